@@ -1,0 +1,113 @@
+"""Make the training, dev and held-out rows from the templates: python examples/returns/make_data.py --seed 7
+
+Facts are drawn so that every rule is well represented and the days crowd around the policy's limits; labels come from
+`policy.py`. Hand-written rows (`data/heldout_hand.jsonl`) are never made here, only checked against.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from policy import CATEGORIES, CONDITIONS, EU, HYGIENE, Facts, answer_for, rule_for
+from templates import TEMPLATES, fill
+from wordings import ABROAD_NAMES
+
+DATA = Path(__file__).resolve().parent / "data"
+RULE_SHARES = {
+    "gift-card": 5, "outside-eu": 12, "defect-90": 11, "defect-late": 9, "hygiene": 10, "no-receipt": 10, "used": 9,
+    "window-14": 9, "window-30": 11, "goodwill-60": 10, "too-late": 12,
+}  # fmt: skip
+LIMITS = (14, 30, 60, 90)
+
+
+def draw_days(draw: random.Random) -> int:
+    """Days since purchase: a third of them within three days of a limit."""
+    chance = draw.random()
+    if chance < 0.34:
+        return draw.choice(LIMITS) + draw.randint(-3, 4)
+    if chance < 0.56:
+        return draw.randint(0, 40)
+    return draw.randint(0, 125) if chance < 0.92 else draw.randint(120, 380)
+
+
+def draw_facts(rule: str, draw: random.Random) -> Facts:
+    """Facts to which this rule applies, drawn by rejection so that the other facts say as little as can be."""
+    for _ in range(100_000):
+        abroad = draw.random() < (0.5 if rule in ("gift-card", "outside-eu") else 0.0)
+        facts = Facts(
+            category=draw.choice((*CATEGORIES, "electronics", "electronics")),
+            days=draw_days(draw),
+            receipt=draw.random() < 0.7,
+            condition=draw.choice(CONDITIONS),
+            country=draw.choice(sorted(ABROAD_NAMES if abroad else EU)),
+        )
+        if rule_for(facts) == rule:
+            return facts
+    raise RuntimeError(f"no facts found for the rule {rule}: is it reachable?")
+
+
+def made_rows(split: str, count: int, seed: int, taken: set[str]) -> Iterator[dict[str, object]]:
+    """`count` rows of one split; a text already in `taken` is drawn again."""
+    draw = random.Random(f"{seed}-{split}")
+    rules, shares = list(RULE_SHARES), list(RULE_SHARES.values())
+    number = 0
+    while number < count:
+        facts = draw_facts(draw.choices(rules, shares)[0], draw)
+        template = draw.choice(TEMPLATES[split])
+        text = fill(template, facts, draw)
+        if normal(text) in taken:
+            continue
+        taken.add(normal(text))
+        number += 1
+        yield {
+            "id": f"{split}-{number:05}", "origin": "template", "parent": template.id, "facts": asdict(facts),
+            "text": text, "label": answer_for(facts),
+        }  # fmt: skip
+
+
+def normal(text: str) -> str:
+    """A text without case, punctuation and spacing, to find near-identical rows."""
+    return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> str:
+    """Write rows and return the file's sha256."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    """Write the three made splits and print what is in them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--train", type=int, default=12000, help="rows")
+    parser.add_argument("--dev", type=int, default=330, help="rows")
+    parser.add_argument("--heldout", type=int, default=400, help="rows")
+    parser.add_argument("--output", type=Path, default=DATA)
+    asked = parser.parse_args()
+    asked.output.mkdir(parents=True, exist_ok=True)
+    hand = DATA / "heldout_hand.jsonl"
+    taken = {normal(str(row["text"])) for row in read_rows(hand)} if hand.exists() else set()
+    for split, count, name in (("heldout", asked.heldout, "heldout_templates"), ("dev", asked.dev, "dev"),
+                               ("train", asked.train, "train")):  # fmt: skip
+        rows = list(made_rows(split, count, asked.seed, taken))
+        digest = write_rows(asked.output / f"{name}.jsonl", rows)
+        rules = Counter(json.loads(str(row["label"]))["rule"] for row in rows)
+        print(f"{name}: {len(rows)} rows, sha256 {digest}")
+        print("  " + ", ".join(f"{rule} {rules[rule]}" for rule in RULE_SHARES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The returns policy as exact code: five facts about a case give one decision and the rule that made it.
+
+The rules are tried in order; the first that applies decides. A limit counts its last day: day 30 is inside
+`window-30`, day 31 is not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Category = Literal[
+    "electronics", "clothing", "shoes", "underwear", "cosmetics", "food", "furniture", "books", "toys", "gift card"
+]
+Condition = Literal["unopened", "opened", "used", "defective"]
+Decision = Literal["approve", "deny", "escalate"]
+
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+DECISIONS: tuple[Decision, ...] = get_args(Decision)
+HYGIENE: frozenset[str] = frozenset({"underwear", "cosmetics", "food"})
+EU: frozenset[str] = frozenset(
+    """Austria;Belgium;Bulgaria;Croatia;Cyprus;Czechia;Denmark;Estonia;Finland;France;Germany;Greece;Hungary;
+    Ireland;Italy;Latvia;Lithuania;Luxembourg;Malta;Netherlands;Poland;Portugal;Romania;Slovakia;Slovenia;Spain;
+    Sweden""".replace("\n", "").replace("    ", "").split(";")
+)  # fmt: skip
+DECISION_OF_RULE: dict[str, Decision] = {
+    "gift-card": "deny",
+    "outside-eu": "escalate",
+    "defect-90": "approve",
+    "defect-late": "escalate",
+    "hygiene": "deny",
+    "no-receipt": "deny",
+    "used": "deny",
+    "window-14": "approve",
+    "window-30": "approve",
+    "goodwill-60": "escalate",
+    "too-late": "deny",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A case. `days` are whole days since the purchase, `country` is where the goods were delivered."""
+
+    category: Category
+    days: int
+    receipt: bool
+    condition: Condition
+    country: str
+
+
+def rule_for(facts: Facts) -> str:
+    """The id of the first rule that applies."""
+    if facts.category == "gift card":
+        return "gift-card"
+    if facts.country not in EU:
+        return "outside-eu"
+    if facts.condition == "defective":
+        return "defect-90" if facts.days <= 90 else "defect-late"
+    if facts.category in HYGIENE and facts.condition != "unopened":
+        return "hygiene"
+    if not facts.receipt:
+        return "no-receipt"
+    if facts.condition == "used":
+        return "used"
+    if facts.category == "electronics" and facts.days <= 14:
+        return "window-14"
+    if facts.category != "electronics" and facts.days <= 30:
+        return "window-30"
+    if facts.days <= 60 and facts.condition == "unopened":
+        return "goodwill-60"
+    return "too-late"
+
+
+def answer_for(facts: Facts) -> str:
+    """The answer in its one fixed form: compact JSON, decision before rule."""
+    rule = rule_for(facts)
+    return json.dumps({"decision": DECISION_OF_RULE[rule], "rule": rule}, separators=(",", ":"))

@@ -1,0 +1,224 @@
+"""Opening an answer: attempt after attempt, until one has an answer that may be committed, or nobody has."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from gateway.errors import Problem
+from gateway.events import BODY, EventSplitter, Progress
+from gateway.ledger import Ledger
+from gateway.request_body import RequestBody
+from router.attempts import Failure, GiveUp, next_attempt
+from router.choice import Choice
+from router.policy import AttemptLimits, Policy
+from serving.engine_client import EngineAnswer
+from serving.errors import EngineError, Failed, Missing, RefusedByEngine, Silent, Truncated
+from serving.replica import Lease
+
+if TYPE_CHECKING:
+    from gateway.app import House
+
+PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
+REST_SECONDS = 1.0
+DRAIN_SECONDS_MAX = 1.0
+
+
+class Answer:
+    """An engine's answer that has begun, and the lease under which it was got. Its holder closes it once.
+
+    A streamed one holds its first events back in `held`, until there are enough of them to commit; one that is not
+    streamed is there as a whole in `body`.
+    """
+
+    def __init__(self, choice: Choice, lease: Lease) -> None:
+        self.choice = choice
+        self.lease = lease
+        self.progress = Progress()
+        self.held: list[bytes] = []
+        self.body = b""
+        self._engine: EngineAnswer | None = None
+        self._splitter = EventSplitter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lease back, and the connection; an answer that was not read to its end is cancelled by that."""
+        if self._engine is not None:
+            self._engine.close()
+        self.lease.give_back(time.monotonic())
+
+    async def begin(
+        self, house: House, body: RequestBody, sent: bytes, headers: dict[str, str], limits: AttemptLimits
+    ) -> None:
+        """Send the request, and read as much of the answer as has to be seen before it may be committed.
+
+        Raises an EngineError for anything that is not a good beginning.
+        """
+        replica = self.lease.replica.config
+        if replica.api_key:
+            headers = {**headers, "Authorization": f"Bearer {replica.api_key}"}
+        silence = limits.answer_timeout_seconds
+        if body.stream:
+            silence = max(limits.first_token_timeout_seconds, limits.inter_token_timeout_seconds)
+        self._engine = await house.engines.post(replica.url, PATHS[body.endpoint], sent, headers, silence)
+        if not body.stream:
+            self._take_whole(await self._engine.read())
+            return
+        complete = self.choice.task is not None and self.choice.task.commit == "complete"
+        while complete or not self.progress.answered:
+            events = await self.next_events()
+            if events is None:
+                break
+            self.held += events
+
+    async def next_events(self) -> list[bytes] | None:
+        """The events for the caller that have come since; None at the end. Raises an EngineError if it broke."""
+        assert self._engine is not None
+        progress = self.progress
+        if progress.done:
+            return None
+        chunk = await self._engine.next_chunk()
+        try:
+            events = self._splitter.feed(chunk) if chunk else [self._splitter.rest()]
+        except ValueError as error:
+            raise Truncated(str(error)) from error
+        found = [event for event in map(progress.take, events) if event is not None]
+        if progress.broken is not None:
+            raise Failed("the engine reported an error inside its stream", body=progress.broken)
+        if chunk or found:
+            return found
+        if progress.finish_reason is None:
+            raise Truncated("the stream ended before the answer was whole")
+        return None
+
+    async def drain(self) -> None:
+        """Read what the engine still sends after its last event, so that the connection can be used again."""
+        assert self._engine is not None
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS_MAX):
+                while await self._engine.next_chunk():
+                    pass
+        except (EngineError, TimeoutError):
+            return
+
+    def _take_whole(self, body: bytes) -> None:
+        try:
+            read = BODY.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Failed("the engine's answer is not JSON of the expected form") from error
+        if read.error is not None or not read.choices:
+            raise Failed("the engine answered with an error inside a 200", body=body)
+        self.body = body
+        self.progress.answer_id = read.id
+        self.progress.usage = read.usage
+        self.progress.finish_reason = read.choices[0].finish_reason
+
+
+async def open_answer(house: House, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger) -> Answer:
+    """Get an answer that can be committed: try, and on a failure do as `next_attempt` says.
+
+    Raises Problem when the attempts are over: the engine's own refusal in its words, or 502, 503, 504.
+    """
+    failures: tuple[Failure, ...] = ()
+    headers = {
+        "Content-Type": "application/json",
+        "X-Request-Id": ledger.record.id,
+        "traceparent": ledger.traceparent,
+    }
+    deadline = ledger.started_at + policy.limits.request_timeout_seconds
+    while True:
+        ledger.chosen(choice)
+        try:
+            return await _attempt(house, policy, body, choice, ledger, headers)
+        except EngineError as error:
+            failed = error
+        _note(house, choice, failed)
+        failures = (*failures, Failure(failed.kind, choice.replica.name, choice.pool.name, failed.retry_after_seconds))
+        now = time.monotonic()
+        step = next_attempt(choice, failures, policy, house.fleet.view(), house.moment(now), deadline - now)
+        if isinstance(step, GiveUp):
+            raise _given_up(step, failed)
+        if step.wait_seconds:
+            await asyncio.sleep(step.wait_seconds)
+        if step.choice.pool.name != choice.pool.name:
+            ledger.fallback_from = choice.pool.name
+        choice = step.choice
+
+
+async def _attempt(
+    house: House, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, headers: dict[str, str]
+) -> Answer:
+    sent = body.for_engine(choice)
+    number = len(ledger.record.attempts) + 1
+    if number > 1:
+        headers = {**headers, "X-Request-Id": f"{ledger.record.id}-{number}"}
+    began = time.monotonic()
+    answer = Answer(choice, house.fleet.replicas[choice.replica.name].lease(began))
+    try:
+        if body.stream:
+            async with asyncio.timeout(policy.limits.first_token_timeout_seconds):
+                await answer.begin(house, body, sent, headers, policy.limits)
+        else:
+            await answer.begin(house, body, sent, headers, policy.limits)
+    except BaseException as error:
+        answer.close()
+        if isinstance(error, TimeoutError):
+            error = Silent("no token within the limit")
+        fault = error.kind if isinstance(error, EngineError) else "cancelled"
+        ledger.attempted(choice, fault, time.monotonic() - began)
+        raise error
+    ledger.attempted(choice, None, time.monotonic() - began)
+    ledger.sent(sent, house.digest_secret)
+    answer.lease.replica.wake()
+    return answer
+
+
+def _note(house: House, choice: Choice, error: EngineError) -> None:
+    """Let a replica rest that failed; one that does not know a version that we route to it has lost it."""
+    if isinstance(error, RefusedByEngine):
+        return
+    replica = house.fleet.replicas[choice.replica.name]
+    if isinstance(error, Missing) and choice.version is not None:
+        replica.loaded -= {choice.version.name}
+    else:
+        replica.rest(time.monotonic(), error.retry_after_seconds or REST_SECONDS)
+    house.fleet.changed()
+
+
+def _given_up(step: GiveUp, error: EngineError) -> Problem:
+    if step.because == "refused":
+        return refusal_of(error)
+    if error.kind == "silent":
+        return Problem("timeout", "No engine answered within the time limit. Try again later.")
+    if error.kind == "overloaded":
+        return Problem("overload", "Every engine is busy. Try again later.", None, step.retry_after_seconds)
+    return Problem("engine_error", "Every attempt at an engine failed. Try again later.")
+
+
+def refusal_of(error: EngineError) -> Problem:
+    """The engine's refusal of a request, in its own words and our shape."""
+    message, code = "The engine refused the request.", ""
+    try:
+        body = msgspec.json.decode(error.body)
+        content = body.get("error", body)
+        message = str(content.get("message") or message)[:2000]
+        code = str(content.get("code") or content.get("type") or "")
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
+        pass
+    text = f"{code} {message}".lower()
+    if "context_length" in text or "maximum context length" in text or "max_model_len" in text:
+        return Problem("context_length_exceeded", message, "messages")
+    if "content_policy" in text or "content_filter" in text or "content policy" in text:
+        return Problem("content_policy", message)
+    return Problem("engine_refused", message)

@@ -1,0 +1,278 @@
+"""The House: all that a gateway owns, built in one place and torn down in reverse; and the application around it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from gateway import admin, endpoints
+from gateway.admission import Admission
+from gateway.callers import Caller, digest_of, new_key, split_key
+from gateway.duties import check_health, on_duty
+from gateway.ledger import Prices
+from gateway.request_body import Endpoint
+from gateway.request_path import walk
+from gateway.settings import Settings, SettingsError
+from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
+from gateway.state import open_state, shared_secret
+from gateway.wire import Call, Receive, Scope, Send
+from monitoring.audit import Audit
+from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.feedback import Coverage, FeedbackStore
+from monitoring.ids import RequestIds
+from monitoring.metrics import Meters
+from monitoring.records import RecordBuffer, RecordStream, flush_until
+from router.choice import Moment
+from router.policy import TaskPolicy
+from serving.adapters.artifact import Base, read_base
+from serving.adapters.reconcile import Reconciler
+from serving.adapters.registry import Registry
+from serving.adapters.store import Store
+from serving.engine_client import AiohttpEngineClient, EngineClient
+from serving.fleet import Fleet
+from serving.shelf import Shelf
+
+log = logging.getLogger(__name__)
+FEEDBACK_STREAM_MAX = 1_000_000
+HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
+
+
+@dataclass(frozen=True)
+class House:
+    """What the gateway is made of. Frozen; each part owns its own state."""
+
+    settings: Settings
+    name: str
+    redis: Redis
+    digest_secret: bytes
+    ids: RequestIds
+    admission: Admission
+    snapshot: SnapshotKeeper
+    fleet: Fleet
+    bases: Mapping[str, Base]
+    engines: EngineClient
+    http: httpx.AsyncClient
+    store: Store
+    registry: Registry
+    reconciler: Reconciler
+    callers: Shelf
+    overrides: Shelf
+    records: RecordBuffer
+    record_stream: RecordStream
+    feedback: FeedbackStore
+    coverage: Coverage
+    audit: Audit
+    meters: Meters
+    prices: Prices
+    pool_limits: TaskPolicy
+    body_bytes_max: int
+
+    def moment(self, now: float) -> Moment:
+        """The time and the chance of one decision."""
+        return Moment(now, time.time(), random.random())  # noqa: S311 - a tie-break, not a secret
+
+
+class Gateway(FastAPI):
+    """The application. The two hot endpoints are plain ASGI: they come before FastAPI's own middleware and router."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = HOT.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if endpoint is None:
+            await super().__call__(scope, receive, send)
+        else:
+            await walk(self.state.house, Call(scope, receive, send), endpoint)
+
+
+def build_app(settings: Settings) -> Gateway:
+    """The application for these settings. Its lifespan builds the House and tears it down."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_house(settings) as house:
+            app.state.house = house
+            _freeze_garbage()
+            yield
+
+    app = Gateway(
+        title="Apprentice",
+        version=installed_version("apprentice-gateway"),
+        summary="Routes each request between a fine-tuned adapter and a general model, and watches both.",
+        lifespan=lifespan,
+        openapi_url="/openapi.json",
+    )
+    endpoints.add_to(app)
+    admin.add_to(app)
+    return app
+
+
+@asynccontextmanager
+async def open_house(settings: Settings) -> AsyncIterator[House]:
+    """Build the House, room by room, and take up its duties. Raises StateError or SettingsError."""
+    async with AsyncExitStack() as stack:
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        redis = await stack.enter_async_context(open_state(redis_url, settings.data_folder))
+        digest_secret = await shared_secret(redis)
+        fixed = await _fixed_callers(settings, redis)
+        meters = Meters(settings.series_max)
+        fleet = Fleet(settings.pool_configs())
+        http = await stack.enter_async_context(httpx.AsyncClient())
+        engines = await stack.enter_async_context(
+            AiohttpEngineClient(settings.limits.connect_timeout_seconds, settings.limits.answer_bytes_max)
+        )
+        store = Store(settings.store)
+        snapshot = SnapshotKeeper(redis, _deployed(settings), fixed, lambda found: _take_in(found, fleet, meters))
+        house = House(
+            settings=settings,
+            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
+            redis=redis,
+            digest_secret=digest_secret,
+            ids=RequestIds(digest_secret),
+            admission=Admission(settings.limits.in_flight_max),
+            snapshot=snapshot,
+            fleet=fleet,
+            bases=_bases(settings),
+            engines=engines,
+            http=http,
+            store=store,
+            registry=Registry(redis),
+            reconciler=Reconciler(fleet, store, http, lambda pool, s: meters.adapter_load_seconds.observe(s, pool)),
+            callers=Shelf(redis, "callers"),
+            overrides=Shelf(redis, "overrides"),
+            records=RecordBuffer(settings.records.pending_max),
+            record_stream=RecordStream(
+                redis,
+                settings.records.retention_seconds,
+                settings.records.stream_records_max,
+                FEEDBACK_STREAM_KEY,
+                FEEDBACK_STREAM_MAX,
+            ),
+            feedback=FeedbackStore(redis, settings.records.retention_seconds, FEEDBACK_STREAM_MAX),
+            coverage=Coverage(),
+            audit=Audit(redis),
+            meters=meters,
+            prices=_prices(settings),
+            pool_limits=TaskPolicy("", None, max_tokens_max=settings.limits.pool_max_tokens_max),
+            body_bytes_max=settings.limits.body_bytes_max,
+        )
+        _read_gauges(house)
+        await snapshot.refresh()
+        await check_health(house)
+        stack.push_async_callback(_flush_last, house)
+        await stack.enter_async_context(on_duty(house))
+        yield house
+
+
+async def _flush_last(house: House) -> None:
+    left = await flush_until(house.records, house.record_stream, lambda _: None, time.monotonic() + 10)
+    if left:
+        log.error("%d records could not be stored before the stop", left)
+
+
+async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
+    """The admin key of the settings; without one, the first start makes one and prints it, this once."""
+    if settings.admin_key is not None:
+        parts = split_key(settings.admin_key.get_secret_value())
+        if parts is None:
+            raise SettingsError("admin_key: it has not the form of a key. `apprentice keygen` makes one.")
+        return {parts[0]: Caller(parts[0], "admin", "admin", digest_of(parts[1]), frozenset({"*"}))}
+    callers = Shelf(redis, "callers")
+    if not any(raw["role"] == "admin" for raw in (await callers.all()).values()):
+        key, public, digest = new_key()
+        await callers.put(public, Caller(public, "first admin", "admin", digest, frozenset({"*"})).to_json(), 0)
+        print(f"The first admin key, shown this once: {key}", flush=True)  # noqa: T201 - never into the log
+    return {}
+
+
+def _deployed(settings: Settings) -> Deployed:
+    tasks = {name: task.policy(name) for name, task in settings.tasks.items()}
+    pools = frozenset(name for name, pool in settings.pools.items() if pool.callable)
+    return Deployed(MappingProxyType(tasks), pools, settings.limits.attempts())
+
+
+def _bases(settings: Settings) -> Mapping[str, Base]:
+    """The base model of each pool that takes adapters."""
+    return MappingProxyType(
+        {
+            name: read_base(pool.base_folder, pool.base_fingerprint)
+            for name, pool in settings.pools.items()
+            if pool.base_folder is not None
+        }
+    )
+
+
+def _prices(settings: Settings) -> Prices:
+    by_pool = {name: pool.price.price() if pool.price else None for name, pool in settings.pools.items()}
+    return Prices(by_pool, by_pool[settings.general_pool])
+
+
+def _take_in(snapshot: Snapshot, fleet: Fleet, meters: Meters) -> None:
+    fleet.know({name: version.view() for name, version in snapshot.versions.items()})
+    for name, version in snapshot.versions.items():
+        if version.state == "retired":
+            meters.forget(name)
+
+
+def _read_gauges(house: House) -> None:
+    """Gauges that are read when Prometheus asks."""
+    meters, fleet = house.meters, house.fleet
+    replicas = fleet.replicas.values()
+    meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in replicas})
+    meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in replicas})
+    meters.records_pending.read_from(lambda: len(house.records))
+    meters.records_oldest_seconds.read_from(house.records.oldest_seconds)
+    meters.snapshot_generation.read_from(lambda: house.snapshot.current.generation)
+    meters.snapshot_age_seconds.read_from(house.snapshot.age_seconds)
+    meters.redis_up.read_from(
+        lambda: float(house.snapshot.age_seconds() < 3 * house.settings.snapshot_interval_seconds + 1)
+    )
+    meters.feedback_coverage_ratio.read_from(house.coverage.ratios)
+    meters.adapter_info.read_from(lambda: _adapter_info(house))
+    meters.adapter_placements.read_from(lambda: _placements(house))
+    meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
+
+
+def _adapter_info(house: House) -> dict[tuple[str, ...], float]:
+    return {
+        (v.task, v.name, v.pool, v.digest.removeprefix("sha256:")[:12], v.state): 1.0
+        for v in house.snapshot.current.versions.values()
+        if v.state != "retired"
+    }
+
+
+def _placements(house: House) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for version in house.snapshot.current.versions.values():
+        if version.state == "retired":
+            continue
+        for replica in house.fleet.in_pool(version.pool):
+            place = (version.name, "ready" if version.name in replica.loaded else "absent")
+            found[place] = found.get(place, 0.0) + 1
+    return found
+
+
+def _freeze_garbage() -> None:
+    """What is there after the start stays: the collector need not walk it at each pass (55 µs a request)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def state_of(app: Any) -> House:
+    """The House of a running application."""
+    house: House = app.state.house
+    return house

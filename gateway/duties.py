@@ -1,0 +1,142 @@
+"""Background duties: what has to happen beside requests. Whatever needs two rooms is a duty here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from monitoring.records import Joined, flush_once
+from serving.health import look
+
+if TYPE_CHECKING:
+    from gateway.app import House
+
+log = logging.getLogger(__name__)
+RECONCILE_INTERVAL_SECONDS = 1.0
+LEASE_SECONDS = 10
+LAG_INTERVAL_SECONDS = 0.1
+RETRY_SECONDS = 0.5
+
+RENEW = """
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
+return 0
+"""
+RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+class DutyLease:
+    """Who of all gateways has a duty: one at a time, for as long as it renews."""
+
+    def __init__(self, redis: Redis, duty: str, owner: str) -> None:
+        self._renew = redis.register_script(RENEW)
+        self._release = redis.register_script(RELEASE)
+        self._key = f"apprentice:duty:{duty}"
+        self._owner = owner
+
+    async def mine(self) -> bool:
+        """Take the duty or keep it. False while another gateway has it. Raises RedisError."""
+        return bool(await self._renew(keys=[self._key], args=[self._owner, LEASE_SECONDS * 1000]))
+
+    async def give_back(self) -> None:
+        """Let another gateway have it at once. Raises RedisError."""
+        await self._release(keys=[self._key], args=[self._owner])
+
+
+@asynccontextmanager
+async def on_duty(house: House) -> AsyncIterator[None]:
+    """All duties run while the block does. One that fails is logged and begun again; it takes nothing else down."""
+    duties: dict[str, Callable[[House], Awaitable[None]]] = {
+        "follow_snapshot": _follow_snapshot,
+        "check_health": _check_health,
+        "reconcile": _reconcile,
+        "flush_records": _flush_records,
+        "watch_lag": _watch_lag,
+    }
+    tasks = [asyncio.create_task(_again_and_again(house, name, duty)) for name, duty in duties.items()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _again_and_again(house: House, name: str, duty: Callable[[House], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await duty(house)
+        except (RedisError, OSError) as error:
+            log.warning("duty %s: Redis can't be reached: %s", name, error)
+        except Exception:
+            log.exception("duty %s failed", name)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _follow_snapshot(house: House) -> None:
+    await house.snapshot.follow(house.settings.snapshot_interval_seconds)
+
+
+async def _check_health(house: House) -> None:
+    while True:
+        await check_health(house)
+        await asyncio.sleep(house.settings.health_interval_seconds)
+
+
+async def check_health(house: House) -> None:
+    """Look at every replica once, and adopt what is loaded there."""
+    await look(house.fleet, house.fleet.replicas.values(), house.http)
+    house.reconciler.adopt(house.snapshot.current.versions.values())
+
+
+async def _reconcile(house: House) -> None:
+    lease = DutyLease(house.redis, "reconcile", house.name)
+    try:
+        while True:
+            if await lease.mine():
+                async with asyncio.TaskGroup() as group:
+                    renewing = group.create_task(_keep(lease))
+                    await house.reconciler.step(house.snapshot.current.versions)
+                    renewing.cancel()
+            await asyncio.sleep(RECONCILE_INTERVAL_SECONDS)
+    finally:
+        await asyncio.shield(lease.give_back())
+
+
+async def _keep(lease: DutyLease) -> None:
+    while True:
+        await asyncio.sleep(LEASE_SECONDS / 3)
+        await lease.mine()
+
+
+async def _flush_records(house: House) -> None:
+    while True:
+        await house.records.some()
+        await asyncio.sleep(house.settings.records.flush_interval_seconds)
+        began = time.monotonic()
+        while await flush_once(house.records, house.record_stream, lambda joined: note_joined(house, joined)):
+            house.meters.records_flush_seconds.observe(time.monotonic() - began)
+            began = time.monotonic()
+            await asyncio.sleep(0)
+
+
+def note_joined(house: House, joined: Joined) -> None:
+    """Count feedback that had waited for its record."""
+    record = joined.record
+    metric = str(joined.feedback.get("metric"))
+    house.meters.feedback.add(1, record.task or "", record.version or "", metric, joined.outcome)
+
+
+async def _watch_lag(house: House) -> None:
+    while True:
+        began = time.monotonic()
+        await asyncio.sleep(LAG_INTERVAL_SECONDS)
+        lag = time.monotonic() - began - LAG_INTERVAL_SECONDS
+        house.meters.event_loop_lag_seconds.observe(max(0.0, lag))

@@ -1,0 +1,287 @@
+"""The table URL → function for callers, beside the two hot endpoints; and the gateway's error shape for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from gateway.callers import Caller, identify
+from gateway.errors import Problem
+from gateway.explain import explain
+from gateway.settings import FeedbackMetricSettings
+from monitoring.feedback import Feedback, Receipt, handle_of
+from monitoring.ids import bare, made_at
+from monitoring.records import Record
+
+if TYPE_CHECKING:
+    from gateway.app import House
+
+YOUNG_SECONDS = 60.0
+RECORD_WAIT_SECONDS = 1.0
+FEEDBACK_BATCH_MAX = 1000
+
+router = APIRouter()
+
+
+def house_of(request: Request) -> House:
+    """The House of the application that serves this request."""
+    house: House = request.app.state.house
+    return house
+
+
+def caller_of(
+    request: Request,
+    authorization: Annotated[str | None, Header(description="`Bearer sk-app-…`")] = None,
+) -> Caller:
+    """Who is calling. Raises Problem (401)."""
+    return identify(house_of(request).snapshot.current.callers, authorization, time.time())
+
+
+Identified = Annotated[Caller, Depends(caller_of)]
+
+
+class FeedbackIn(BaseModel):
+    """One judgement, of a request, of the latest request of a session, or of the latest one about a subject."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: str | None = Field(None, max_length=200, description="Our id, or the `id` in the answer's body.")
+    session: str | None = Field(None, min_length=1, max_length=512, description="As in `x-apprentice-session`.")
+    subject: str | None = Field(None, min_length=1, max_length=512, description="As in `x-apprentice-subject`.")
+    metric: str = Field(max_length=64, description="A declared metric, such as `correct`.")
+    value: StrictBool | StrictInt | StrictFloat | StrictStr = Field(description="As its metric declares.")
+    rater: str | None = Field(None, max_length=200, description="Who judges, if not the caller itself.")
+    feedback_id: str | None = Field(None, min_length=1, max_length=200, description="Makes a second sending harmless.")
+    comment: str | None = Field(None, max_length=4000)
+    demonstration: Any = Field(None, description="What the answer should have been.")
+    tags: dict[str, str] | None = Field(None, max_length=32)
+
+
+class FeedbackBatch(BaseModel):
+    """Several judgements; each gets its own result."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    feedback: list[FeedbackIn] = Field(min_length=1, max_length=FEEDBACK_BATCH_MAX)
+
+
+@router.get("/health/live", tags=["probes"])
+async def live() -> dict[str, str]:
+    """The process runs."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready", tags=["probes"])
+async def ready(request: Request) -> Response:
+    """The gateway takes requests: 503 while it drains, and while no replica at all is up."""
+    house = house_of(request)
+    replicas = {replica.name: replica.up for replica in house.fleet.replicas.values()}
+    status = "draining" if house.admission.draining else "ready" if any(replicas.values()) else "no_replica"
+    return JSONResponse({"status": status, "replicas": replicas}, 200 if status == "ready" else 503)
+
+
+@router.get("/metrics", tags=["probes"])
+async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+    """All metrics, for Prometheus."""
+    body, content_type = house_of(request).meters.exposition(accept)
+    return Response(body, headers={"content-type": content_type})
+
+
+@router.get("/v1/models", tags=["callers"])
+async def models(request: Request, caller: Identified) -> dict[str, Any]:
+    """What this key may put into `model`: tasks, their loaded versions, and pools."""
+    house = house_of(request)
+    snapshot = house.snapshot.current
+    loaded = {name for replica in house.fleet.replicas.values() for name in replica.loaded}
+    named: list[tuple[str, str, int]] = [(task, "task", 0) for task in snapshot.policy.tasks]
+    named += [(v.name, "version", int(v.created_at)) for v in snapshot.versions.values() if v.name in loaded]
+    named += [(pool, "pool", 0) for pool in sorted(snapshot.policy.callable_pools)]
+    allowed = [row for row in named if "*" in caller.models or row[0].partition("@")[0] in caller.models]
+    data = [
+        {"id": name, "object": "model", "created": created, "owned_by": "apprentice", "kind": kind}
+        for name, kind, created in allowed
+    ]
+    return {"object": "list", "data": data}
+
+
+@router.get("/v1/requests/{request_id}", tags=["callers"])
+async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
+    """All that is known of a request: its record, why it went where it went, and its feedback."""
+    house = house_of(request)
+    record = await find_record(house, await _resolve(house, caller, request_id), caller)
+    feedback = await house.feedback.of(record.id)
+    body = {"record": record, "explanation": explain(record), "feedback": feedback}
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+@router.post("/v1/feedback", tags=["callers"])
+async def give_feedback(request: Request, caller: Identified, body: FeedbackIn | FeedbackBatch) -> Response:
+    """Store a judgement, or several. 201 created, 200 the same again; for a batch 200 and a result for each."""
+    house = house_of(request)
+    if isinstance(body, FeedbackIn):
+        status, result = await _give(house, caller, body)
+        return JSONResponse(result, status)
+    results = []
+    for one in body.feedback:
+        try:
+            status, result = await _give(house, caller, one)
+            results.append({"status": status, **result})
+        except Problem as problem:
+            results.append({"status": problem.status, "error": problem.content()})
+    return JSONResponse({"results": results})
+
+
+async def find_record(house: House, request_id: str, caller: Caller) -> Record:
+    """A record that this caller may read; one that was just made is waited for. Raises Problem (404, 503)."""
+    until = time.monotonic() + RECORD_WAIT_SECONDS
+    young = house.ids.genuine(request_id) and time.time() - made_at(request_id) < YOUNG_SECONDS
+    while True:
+        record = house.records.find(request_id) or await house.record_stream.read(request_id)
+        if record is not None and caller.judges in ("*", record.caller):
+            return record
+        if record is not None or not young or time.monotonic() > until:
+            raise Problem("request_not_found", f"No request of yours has the id {request_id[:80]!r}.", "request_id")
+        await asyncio.sleep(0.05)
+
+
+async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, dict[str, Any]]:
+    value = _checked(given, house.settings.feedback_metrics)
+    request_id = await _named(house, caller, given)
+    now = time.time()
+    young = False
+    if house.ids.genuine(request_id):
+        age = now - made_at(request_id)
+        young = age < YOUNG_SECONDS + house.settings.limits.request_timeout_seconds
+        if age > house.settings.records.retention_seconds:
+            raise Problem("feedback_window_over", "The request is too old to be judged.", "request_id")
+    feedback = Feedback(
+        feedback_id=given.feedback_id or "",
+        metric=given.metric,
+        value=value,
+        at=now,
+        caller=caller.public,
+        rater=given.rater,
+        comment=given.comment,
+        demonstration=given.demonstration,
+        tags=given.tags,
+    )
+    if not feedback.feedback_id:
+        feedback.feedback_id = hashlib.sha256(f"{caller.public}{feedback.digest()}".encode()).hexdigest()[:32]
+    receipt = await house.feedback.give(request_id, feedback, caller.judges, young)
+    house.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
+    if receipt.first:
+        house.coverage.judged(receipt.task or "")
+    return _told(receipt, request_id, feedback)
+
+
+def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:
+    if receipt.given == "unknown":
+        raise Problem("request_not_found", f"No request of yours has the id {request_id[:80]!r}.", "request_id")
+    if receipt.given == "conflict":
+        raise Problem("feedback_conflict", "This feedback_id was used for another judgement.", "feedback_id")
+    if receipt.given == "full":
+        raise Problem("feedback_full", "This request has been judged too often.", "request_id")
+    result = {"request_id": request_id, "feedback_id": feedback.feedback_id, "metric": feedback.metric}
+    return (200 if receipt.given == "same" else 201), result
+
+
+def _counted(receipt: Receipt) -> str:
+    return receipt.given if receipt.given in ("created", "same", "pending") else "refused"
+
+
+def _checked(given: FeedbackIn, metrics: dict[str, FeedbackMetricSettings]) -> bool | float | str:
+    spec = metrics.get(given.metric)
+    if spec is None:
+        raise Problem("invalid_value", f"No such metric. Declared are: {', '.join(sorted(metrics))}.", "metric")
+    value = given.value
+    if spec.kind == "boolean" and isinstance(value, bool):
+        return value
+    if spec.kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        low = spec.minimum if spec.minimum is not None else float("-inf")
+        high = spec.maximum if spec.maximum is not None else float("inf")
+        if low <= value <= high and abs(value) != float("inf"):
+            return float(value)
+        raise Problem("invalid_value", f"{given.metric} lies between {low:g} and {high:g}.", "value")
+    if spec.kind == "category" and value in spec.categories:
+        return str(value)
+    wanted = f"one of {', '.join(spec.categories)}" if spec.kind == "category" else f"a {spec.kind}"
+    raise Problem("invalid_value", f"The value of {given.metric} is {wanted}.", "value")
+
+
+async def _named(house: House, caller: Caller, given: FeedbackIn) -> str:
+    names = [name for name in ("request_id", "session", "subject") if getattr(given, name) is not None]
+    if len(names) != 1:
+        raise Problem("invalid_value", "Name one of request_id, session and subject.", "request_id")
+    if given.request_id is not None:
+        return await _resolve(house, caller, given.request_id)
+    kind: Literal["session", "subject"] = "session" if given.session is not None else "subject"
+    handle = handle_of(house.digest_secret, caller.public, kind, given.session or given.subject or "")
+    found = await house.record_stream.latest_of(handle)
+    if found is None:
+        raise Problem("request_not_found", f"No request of yours names this {kind}.", kind)
+    return found
+
+
+async def _resolve(house: House, caller: Caller, said: str) -> str:
+    """Our id from what a caller has: our id, an answer's id with ours in it, or an id of the engine's own."""
+    request_id = bare(said)
+    if request_id != said or house.ids.genuine(said):
+        return request_id
+    handle = handle_of(house.digest_secret, caller.public, "answer", said)
+    return await house.record_stream.latest_of(handle) or said
+
+
+def add_to(app: FastAPI) -> None:
+    """Put the callers' endpoints, and the error shape of all endpoints, into the application."""
+    app.include_router(router)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RedisError, _no_redis)
+    app.add_exception_handler(Exception, _fault)
+
+
+def _answer(problem: Problem) -> Response:
+    headers = {name.decode(): value.decode() for name, value in problem.headers()}
+    return Response(problem.body(), problem.status, headers)
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return _answer(error)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return _answer(Problem("method_not_allowed", "This address does not take this method."))
+    return _answer(Problem("not_found", "There is nothing at this address."))
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "FeedbackIn", "FeedbackBatch")]
+    if first["type"] == "json_invalid":
+        return _answer(Problem("invalid_json", "The body is not valid JSON."))
+    code = {"missing": "missing_field", "extra_forbidden": "unknown_parameter"}.get(first["type"], "invalid_value")
+    param = ".".join(place) or None
+    return _answer(Problem(code, f"{param or 'body'}: {first['msg']}.", param))
+
+
+async def _no_redis(_: Request, __: Exception) -> Response:
+    return _answer(Problem("storage_unavailable", "Redis can't be reached: nothing was stored. Try again later."))
+
+
+async def _fault(_: Request, __: Exception) -> Response:
+    return _answer(Problem("internal_error", "A fault of the gateway. It is logged."))

@@ -1,0 +1,88 @@
+"""What a caller is told when something goes wrong: OpenAI's error shape, from one table (docs/errors.md)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class ErrorSpec(NamedTuple):
+    """An error code's HTTP status, its OpenAI error type, and when a caller gets it."""
+
+    status: int
+    type: str
+    meaning: str
+
+
+ERRORS: dict[str, ErrorSpec] = {
+    "invalid_json": ErrorSpec(400, "invalid_request_error", "The body is not JSON in UTF-8, or not an object."),
+    "invalid_value": ErrorSpec(400, "invalid_request_error", "A field has a wrong type or is out of its bounds."),
+    "missing_field": ErrorSpec(400, "invalid_request_error", "A required field is missing."),
+    "unknown_parameter": ErrorSpec(400, "invalid_request_error", "The gateway does not know this field."),
+    "parameter_not_allowed": ErrorSpec(400, "invalid_request_error", "The task does not allow this field."),
+    "engine_refused": ErrorSpec(400, "invalid_request_error", "The engine refused the request as invalid."),
+    "context_length_exceeded": ErrorSpec(400, "invalid_request_error", "The prompt is too long for the model."),
+    "content_policy": ErrorSpec(400, "invalid_request_error", "The engine's content policy refused the request."),
+    "refused_by_override": ErrorSpec(400, "invalid_request_error", "An admin's rule refuses this request."),
+    "invalid_api_key": ErrorSpec(401, "authentication_error", "The API key is missing, malformed, unknown or expired."),
+    "model_not_allowed": ErrorSpec(403, "permission_error", "The key may not use this model."),
+    "role_required": ErrorSpec(403, "permission_error", "The key's role does not allow this endpoint."),
+    "model_not_found": ErrorSpec(404, "not_found_error", "No task, version or pool has this name."),
+    "request_not_found": ErrorSpec(404, "not_found_error", "No request of yours has this id."),
+    "not_found": ErrorSpec(404, "not_found_error", "There is nothing at this address, or no such object."),
+    "method_not_allowed": ErrorSpec(405, "invalid_request_error", "The address does not take this method."),
+    "feedback_conflict": ErrorSpec(409, "conflict_error", "The feedback id was used for another judgement."),
+    "stale_generation": ErrorSpec(409, "conflict_error", "The object has changed since it was read."),
+    "state_conflict": ErrorSpec(409, "conflict_error", "The object's state does not allow this step."),
+    "feedback_window_over": ErrorSpec(410, "gone_error", "The request is too old to be judged."),
+    "body_too_large": ErrorSpec(413, "invalid_request_error", "The body is longer than the gateway's limit."),
+    "unsupported_media_type": ErrorSpec(415, "invalid_request_error", "The body is not declared as JSON."),
+    "adapter_rejected": ErrorSpec(422, "invalid_request_error", "The adapter did not pass verification."),
+    "feedback_full": ErrorSpec(429, "rate_limit_error", "The request has been judged too often."),
+    "internal_error": ErrorSpec(500, "api_error", "A fault of the gateway; it is logged with the request's id."),
+    "engine_error": ErrorSpec(502, "api_error", "Every attempt at an engine failed."),
+    "stream_broken": ErrorSpec(502, "api_error", "The engine failed inside a stream that had already begun."),
+    "overload": ErrorSpec(503, "overloaded_error", "The gateway or every replica is full."),
+    "no_replica": ErrorSpec(503, "overloaded_error", "No replica can answer now."),
+    "version_not_loaded": ErrorSpec(503, "overloaded_error", "The pinned version is not loaded on any replica."),
+    "storage_unavailable": ErrorSpec(503, "overloaded_error", "Redis can't be reached: nothing was stored."),
+    "draining": ErrorSpec(503, "overloaded_error", "The gateway is shutting down."),
+    "timeout": ErrorSpec(504, "api_error", "No engine answered within the request's time limit."),
+}
+
+
+class Problem(Exception):
+    """An error that a caller gets as it is. `code` is a key of ERRORS; `param` names the field at fault."""
+
+    def __init__(
+        self, code: str, message: str, param: str | None = None, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.spec = ERRORS[code]
+        self.message = message
+        self.param = param
+        self.retry_after_seconds = retry_after_seconds
+        if retry_after_seconds is None and self.spec.status == 503:
+            self.retry_after_seconds = 1.0
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.spec.status
+
+    def body(self) -> bytes:
+        """The OpenAI-shaped error object, as JSON."""
+        return msgspec.json.encode({"error": self.content()})
+
+    def content(self) -> dict[str, Any]:
+        """The error object's fields."""
+        return {"message": self.message, "type": self.spec.type, "param": self.param, "code": self.code}
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that go with the error."""
+        found = [(b"content-type", b"application/json")]
+        if self.retry_after_seconds is not None:
+            found.append((b"retry-after", b"%d" % max(1, round(self.retry_after_seconds))))
+        return found

@@ -1,0 +1,165 @@
+"""An engine's stream, event by event (WHATWG server-sent events), relayed as the bytes that came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+EVENT_BYTES_MAX = 1 << 20
+DONE = b"data: [DONE]\n\n"
+
+
+class TokenDetails(msgspec.Struct):
+    """How many of the prompt's tokens came from the engine's cache."""
+
+    cached_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    """Tokens as the engine counted them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: TokenDetails | None = None
+
+
+class Delta(msgspec.Struct):
+    """What an event adds to a chat answer."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: Raw | None = None
+
+
+class EventChoice(msgspec.Struct):
+    """One alternative of an event or an answer."""
+
+    index: int = 0
+    text: str | None = None
+    delta: Delta | None = None
+    finish_reason: str | None = None
+
+
+class EventBody(msgspec.Struct):
+    """What the gateway reads of an event's JSON, and of a whole answer's."""
+
+    id: str | None = None
+    error: Raw | None = None
+    usage: Usage | None = None
+    choices: list[EventChoice] = []
+
+
+BODY = msgspec.json.Decoder(EventBody)
+
+
+class EventSplitter:
+    """Cuts a byte stream into events, wherever the network cut it. Line ends may be LF or CRLF."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that are whole now, each with its closing blank line. Raises ValueError on an endless one."""
+        data = self._rest + chunk if self._rest else chunk
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        *events, self._rest = data.split(b"\n\n")
+        if len(self._rest) > EVENT_BYTES_MAX:
+            raise ValueError("an event is longer than the gateway's limit")
+        return [event + b"\n\n" for event in events if event]
+
+    def rest(self) -> bytes:
+        """What is left without a closing blank line, made an event; empty if nothing is."""
+        rest, self._rest = self._rest.strip(b"\r\n"), b""
+        return rest + b"\n\n" if rest else b""
+
+
+def payload_of(event: bytes) -> bytes | None:
+    """An event's data, or None for one that carries none (a comment)."""
+    if event.startswith(b"data: ") and event.count(b"\n") == 2:
+        return event[6:-2]
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
+
+
+class Progress:
+    """What has been seen of an answer so far. `chunks` counts events with a token in them."""
+
+    __slots__ = (
+        "answer_id",
+        "broken",
+        "choices_finished",
+        "chunks",
+        "done",
+        "finish_reason",
+        "skipped",
+        "usage",
+        "usage_payload",
+    )
+
+    def __init__(self) -> None:
+        self.answer_id: str | None = None
+        self.usage: Usage | None = None
+        self.usage_payload: bytes | None = None
+        self.finish_reason: str | None = None
+        self.choices_finished = 0
+        self.chunks = 0
+        self.skipped = 0
+        self.done = False
+        self.broken: bytes | None = None
+
+    def take(self, event: bytes) -> bytes | None:
+        """Note an event, and return it if it is for the caller: not a comment, not malformed, not the usage alone."""
+        payload = payload_of(event)
+        if payload is None:
+            return None
+        if payload == b"[DONE]":
+            self.done = True
+            return None
+        try:
+            body = BODY.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.skipped += 1
+            return None
+        if body.error is not None:
+            self.broken = payload
+            return None
+        if self.answer_id is None:
+            self.answer_id = body.id
+        if body.usage is not None:
+            self.usage = body.usage
+            if not body.choices:
+                self.usage_payload = payload
+                return None
+        for choice in body.choices:
+            if choice.finish_reason is not None:
+                self.finish_reason = choice.finish_reason
+                self.choices_finished += 1
+            if _has_token(choice):
+                self.chunks += 1
+        return event
+
+    @property
+    def answered(self) -> bool:
+        """Whether a token, or the end, has come: before that, nothing of the answer is known."""
+        return self.chunks > 0 or self.finish_reason is not None
+
+
+def _has_token(choice: EventChoice) -> bool:
+    delta = choice.delta
+    if delta is None:
+        return bool(choice.text)
+    return bool(delta.content or delta.reasoning_content or delta.refusal or delta.tool_calls)
+
+
+def usage_event(payload: bytes, told: dict[str, Any]) -> bytes:
+    """The engine's usage event as it came, with what the gateway tells of the request spliced in as `apprentice`."""
+    return b"data: " + payload.rstrip()[:-1] + b',"apprentice":' + msgspec.json.encode(told) + b"}\n\n"
+
+
+def error_event(error: dict[str, Any]) -> bytes:
+    """The event that ends a stream which broke after it had begun. No [DONE] follows it."""
+    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"

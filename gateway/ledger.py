@@ -1,0 +1,197 @@
+"""What one request takes and costs: written along the walk, settled once at its end into record and metrics."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gateway.errors import Problem
+from gateway.events import Progress
+from gateway.request_body import RequestBody
+from monitoring.cost import Price, cost, saving
+from monitoring.feedback import handle_of
+from monitoring.records import AttemptRecord, Record
+from router.choice import Choice
+
+if TYPE_CHECKING:
+    from gateway.app import House
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What each pool's engines cost, and what a saving is measured against. None where no price is known."""
+
+    by_pool: dict[str, Price | None]
+    general: Price | None
+
+
+class Ledger:
+    """The record of one request in the making, and the clocks that its times are read from (monotonic seconds)."""
+
+    __slots__ = (
+        "committed_at",
+        "engine_seconds",
+        "fallback_from",
+        "last_chunk_at",
+        "record",
+        "started_at",
+        "traceparent",
+    )
+
+    def __init__(self, record: Record, now: float, traceparent: str | None) -> None:
+        self.record = record
+        self.started_at = now
+        self.traceparent = traceparent or trace_of(record.id)
+        self.engine_seconds = 0.0
+        self.committed_at: float | None = None
+        self.last_chunk_at: float | None = None
+        self.fallback_from: str | None = None
+
+    def asked(
+        self, body: RequestBody, session: str | None, generation: int, secret: bytes, subject: str | None
+    ) -> None:
+        """Note what was asked, and under which names of the caller's own it may be found again."""
+        record = self.record
+        record.model_asked = body.read.model
+        record.stream = body.stream
+        record.policy_generation = generation
+        if session:
+            record.handles.append(handle_of(secret, record.caller, "session", session))
+        if subject:
+            record.handles.append(handle_of(secret, record.caller, "subject", subject))
+
+    def chosen(self, choice: Choice) -> None:
+        """Note where the request goes now."""
+        record = self.record
+        record.task = choice.task.name if choice.task else None
+        record.version = choice.version.name if choice.version else None
+        record.pool = choice.pool.name
+        record.replica = choice.replica.name
+        record.reason = choice.reason
+        record.blueprint = choice.blueprint_of is not None
+        record.override_id = choice.override_id
+        record.probability = choice.probability
+        record.adapter_digest = choice.version.digest if choice.version else None
+
+    def attempted(self, choice: Choice, fault: str | None, seconds: float) -> None:
+        """Note one attempt: how long its engine was waited for, and what went wrong (None: nothing)."""
+        self.engine_seconds += seconds
+        version = choice.version.name if choice.version else None
+        self.record.attempts.append(
+            AttemptRecord(choice.pool.name, choice.replica.name, version, fault, round(seconds, 6))
+        )
+
+    def sent(self, body: bytes, secret: bytes) -> None:
+        """Note the request as its engine got it."""
+        self.record.request_digest = digest(secret, body)
+
+    def committed(self, now: float) -> None:
+        """The answer belongs to the caller from now on."""
+        self.committed_at = self.last_chunk_at = now
+        record = self.record
+        record.overhead_seconds = now - self.started_at - self.engine_seconds
+        record.first_token_seconds = now - self.started_at
+
+    def problem(self, problem: Problem) -> None:
+        """The caller gets an error."""
+        self.record.status = problem.status
+        self.record.error_code = problem.code
+        if problem.code == "stream_broken":
+            self.record.outcome = "truncated"
+        else:
+            self.record.outcome = "refused" if problem.status < 500 else "failed"
+
+    def cancelled(self) -> None:
+        """The caller has gone."""
+        self.record.status = 499
+        self.record.outcome = "cancelled"
+
+    def learned(self, progress: Progress, prices: Prices, shared_seconds: float, secret: bytes) -> None:
+        """Take over what the answer told: tokens, how it ended, and from them the cost so far."""
+        record = self.record
+        record.answer_id = progress.answer_id
+        if progress.answer_id and record.id not in progress.answer_id:
+            record.handles.append(handle_of(secret, record.caller, "answer", progress.answer_id))
+        record.finish_reason = progress.finish_reason
+        usage = progress.usage
+        if usage is not None:
+            record.prompt_tokens = usage.prompt_tokens
+            record.completion_tokens = usage.completion_tokens
+            details = usage.prompt_tokens_details
+            record.cached_prompt_tokens = details.cached_tokens if details else None
+        elif progress.chunks:
+            record.completion_tokens = progress.chunks
+        price = prices.by_pool.get(record.pool or "")
+        record.cost_usd = cost(
+            price, record.prompt_tokens, record.completion_tokens, shared_seconds, record.cached_prompt_tokens
+        )
+        if record.version is not None:
+            record.saving_usd = saving(prices.general, record.cost_usd, record.prompt_tokens, record.completion_tokens)
+
+
+def trace_of(request_id: str) -> str:
+    """A W3C trace context of our own: the request's UUID is the trace, its MAC the span. Not sampled."""
+    text = request_id.replace("-", "")
+    return f"00-{text[:32]}-{text[32:]}{text[:8]}-00"
+
+
+def digest(secret: bytes, data: bytes) -> str:
+    """The keyed digest that stands on records: it proves a text to whoever has it, and tells nobody else of it."""
+    return hashlib.blake2b(data, key=secret, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def settle(house: House, ledger: Ledger, now: float) -> None:
+    """Close the record and count it: the last step of every walk that found its caller, whatever became of it."""
+    record = ledger.record
+    record.duration_seconds = now - ledger.started_at
+    tokens = record.completion_tokens
+    if ledger.committed_at is not None and ledger.last_chunk_at is not None and tokens is not None and tokens > 1:
+        if record.stream:
+            record.token_seconds = (ledger.last_chunk_at - ledger.committed_at) / (tokens - 1)
+        else:
+            record.first_token_seconds = None
+            record.token_seconds = ledger.engine_seconds / tokens
+    if record.outcome == "cancelled":
+        record.wasted_usd, record.cost_usd = record.cost_usd, None
+    if record.outcome == "ok":
+        house.coverage.served(record.task or "")
+    _count(house, ledger)
+    house.records.put(record)
+
+
+def _count(house: House, ledger: Ledger) -> None:
+    record, meters = ledger.record, house.meters
+    task, version, pool = record.task or "", record.version or "", record.pool or ""
+    meters.requests.add(1, task, version, pool, record.reason or "", record.outcome)
+    if record.error_code is not None:
+        meters.refusals.add(1, record.error_code)
+    meters.request_duration_seconds.observe(record.duration_seconds, task, pool)
+    if record.overhead_seconds is not None:
+        meters.overhead_seconds.observe(record.overhead_seconds, task, pool)
+    if record.first_token_seconds is not None:
+        meters.time_to_first_token_seconds.observe(record.first_token_seconds, task, pool)
+    if record.token_seconds is not None:
+        meters.time_per_output_token_seconds.observe(record.token_seconds, task, pool)
+    for attempt in record.attempts:
+        meters.attempts.add(1, attempt.pool, attempt.fault or "answered")
+    if ledger.fallback_from is not None:
+        meters.fallbacks.add(1, task, ledger.fallback_from, pool, record.reason or "")
+    _count_cost(record, meters, (task, version, pool))
+
+
+def _count_cost(record: Record, meters: Any, labels: tuple[str, str, str]) -> None:
+    if record.prompt_tokens is not None:
+        meters.tokens.add(record.prompt_tokens, *labels, "prompt")
+    if record.completion_tokens is not None:
+        meters.tokens.add(record.completion_tokens, *labels, "completion")
+    if record.cost_usd is not None:
+        meters.cost_usd.add(record.cost_usd, *labels, "serve")
+    elif record.wasted_usd is not None:
+        meters.cost_usd.add(record.wasted_usd, *labels, "wasted")
+    elif record.outcome == "ok":
+        meters.cost_unknown.add(1, labels[2])
+    if record.saving_usd is not None:
+        meters.saved(labels[0], record.saving_usd)

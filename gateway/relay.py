@@ -1,0 +1,106 @@
+"""Relaying a committed answer to its caller, as the bytes that the engine sent. Nothing is retried from here on."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import TYPE_CHECKING
+
+from gateway.answer import Answer
+from gateway.errors import Problem
+from gateway.events import DONE, error_event, usage_event
+from gateway.ledger import DIGEST_BYTES, Ledger
+from gateway.request_body import RequestBody
+from gateway.wire import Call, Headers
+from serving.errors import EngineError
+
+if TYPE_CHECKING:
+    from gateway.app import House
+
+JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
+STREAM_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+async def relay(house: House, call: Call, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+    """Commit the answer and send it. Raises Problem if a stream breaks after it has begun."""
+    ledger.committed(time.monotonic())
+    ledger.record.status = 200
+    if body.stream:
+        await _relay_stream(house, call, body, answer, ledger)
+    else:
+        await _relay_whole(house, call, answer, ledger)
+
+
+async def _relay_whole(house: House, call: Call, answer: Answer, ledger: Ledger) -> None:
+    ledger.learned(answer.progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
+    ledger.record.answer_digest = _keyed(house, answer.body).hexdigest()
+    ledger.record.outcome = "ok"
+    headers = JSON_HEADERS + choice_headers(ledger)
+    if ledger.record.cost_usd is not None:
+        headers.append((b"x-apprentice-cost-usd", b"%.9f" % ledger.record.cost_usd))
+    await call.whole(200, headers, answer.body)
+
+
+async def _relay_stream(house: House, call: Call, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+    digest = _keyed(house, b"")
+    progress = answer.progress
+    try:
+        await call.begin(200, STREAM_HEADERS + choice_headers(ledger))
+        events: list[bytes] | None = answer.held
+        while events is not None:
+            if events:
+                part = b"".join(events) if len(events) > 1 else events[0]
+                digest.update(part)
+                ledger.last_chunk_at = time.monotonic()
+                await call.write(part)
+            events = await answer.next_events()
+        ledger.record.outcome = "ok"
+    except EngineError as error:
+        raise Problem("stream_broken", "The engine failed inside the answer: what came is not whole.") from error
+    finally:
+        ledger.learned(progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
+        ledger.record.answer_digest = digest.hexdigest()
+    last = DONE
+    if body.wants_usage and progress.usage_payload:
+        told = {"cost_usd": ledger.record.cost_usd, "request_id": ledger.record.id, "reason": ledger.record.reason}
+        last = usage_event(progress.usage_payload, told) + DONE
+    await call.end(last)
+    await answer.drain()
+
+
+async def refuse(call: Call, problem: Problem, ledger: Ledger | None) -> None:
+    """Tell the caller of a problem: as an answer, or inside a stream that has begun, which then ends without [DONE]."""
+    if call.begun:
+        await call.end(error_event(problem.content()))
+        return
+    headers = problem.headers() + (choice_headers(ledger) if ledger else [])
+    await call.whole(problem.status, headers, problem.body())
+
+
+def choice_headers(ledger: Ledger) -> Headers:
+    """What every answer says of where it came from, and why."""
+    record = ledger.record
+    found = [
+        (b"x-request-id", record.id.encode()),
+        (b"x-apprentice-attempts", b"%d" % len(record.attempts)),
+    ]
+    for name, value in (
+        (b"x-apprentice-task", record.task),
+        (b"x-apprentice-version", record.version),
+        (b"x-apprentice-pool", record.pool),
+        (b"x-apprentice-reason", record.reason),
+        (b"traceparent", ledger.traceparent),
+    ):
+        if value:
+            found.append((name, value.encode()))
+    if record.overhead_seconds is not None:
+        found.append((b"x-apprentice-overhead-ms", b"%.3f" % (record.overhead_seconds * 1000)))
+    return found
+
+
+def _keyed(house: House, data: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(data, key=house.digest_secret, digest_size=DIGEST_BYTES)

@@ -1,0 +1,81 @@
+"""THE WALK: what happens to a request, top to bottom, in one function. The rest of the gateway are its verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from gateway.answer import open_answer
+from gateway.callers import identify
+from gateway.errors import Problem
+from gateway.ledger import Ledger, settle
+from gateway.relay import refuse, relay
+from gateway.request_body import Endpoint, asked_of, read_body
+from gateway.wire import Call, HungUp
+from monitoring.records import Record
+from router.choice import Choice, Refusal, choose
+from router.overrides import needs_text
+
+if TYPE_CHECKING:
+    from gateway.app import House
+
+log = logging.getLogger(__name__)
+
+
+async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
+    """One request: identify → read → admit → score → choose → open → relay → settle."""
+    now = time.monotonic()
+    ledger: Ledger | None = None
+    watch: asyncio.Task[None] | None = None
+    try:
+        snapshot = house.snapshot.current
+        policy = snapshot.policy
+        caller = identify(snapshot.callers, call.header("authorization"), time.time())
+        raw = await call.body(house.body_bytes_max)
+        ledger = Ledger(_record(house, endpoint, caller.public), now, call.traceparent())
+        body = read_body(endpoint, raw)
+        session = body.session(call.header("x-apprentice-session"))
+        ledger.asked(body, session, policy.generation, house.digest_secret, call.header("x-apprentice-subject"))
+        with house.admission.admit():
+            watch = call.hang_up_cancels()
+            async with asyncio.timeout(policy.limits.request_timeout_seconds):
+                asked = asked_of(body, caller.public, caller.models, session, needs_text(policy.overrides))
+                choice = _accepted(choose(asked, policy, house.fleet.view(), house.moment(now)))
+                body.check(choice.task, house.pool_limits)
+                with await open_answer(house, policy, body, choice, ledger) as answer:
+                    await relay(house, call, body, answer, ledger)
+    except Problem as problem:
+        await _tell(call, problem, ledger)
+    except TimeoutError:
+        await _tell(call, Problem("timeout", "The request's time limit is over. Try again later."), ledger)
+    except (HungUp, asyncio.CancelledError):
+        if ledger is not None:
+            ledger.cancelled()
+        if watch is None or not call.hung_up:
+            raise
+    except Exception:
+        log.exception("the walk failed", extra={"request_id": ledger.record.id if ledger else None})
+        await _tell(call, Problem("internal_error", "A fault of the gateway. It is logged."), ledger)
+    finally:
+        if watch is not None:
+            watch.cancel()
+        if ledger is not None:
+            settle(house, ledger, time.monotonic())
+
+
+async def _tell(call: Call, problem: Problem, ledger: Ledger | None) -> None:
+    if ledger is not None:
+        ledger.problem(problem)
+    await refuse(call, problem, ledger)
+
+
+def _accepted(decision: Choice | Refusal) -> Choice:
+    if isinstance(decision, Refusal):
+        raise Problem(decision.code, decision.message, "model" if decision.code.startswith("model") else None)
+    return decision
+
+
+def _record(house: House, endpoint: Endpoint, caller: str) -> Record:
+    return Record(id=house.ids.make(), at=time.time(), endpoint=endpoint, caller=caller, model_asked="")

@@ -1,0 +1,280 @@
+"""Every knob of the gateway, with its bounds, and its unit last in its name. The only reader of the environment.
+
+Values come from apprentice.yaml and from `APPRENTICE_…` variables, which win; `__` goes a level down
+(`APPRENTICE_LIMITS__RETRIES_MAX=1`). An unknown key stops the start and is named. docs/settings.md lists them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from monitoring.cost import Price
+from router.policy import AttemptLimits, CommitPolicy, TaskPolicy
+from serving.fleet import PoolConfig
+from serving.replica import ReplicaConfig
+
+ENVIRONMENT_PREFIX = "APPRENTICE_"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Usd = Annotated[float, Field(ge=0, le=1_000_000)]
+
+
+class SettingsError(Exception):
+    """The configuration can't be used; the message names every key at fault."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, and nothing changes after the start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListenSettings(Section):
+    """Where callers and admins reach the gateway."""
+
+    host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port that the gateway listens on; 0 takes a free one.")
+
+
+class PriceSettings(Section):
+    """What a pool's tokens or replicas cost. By token or by hour; unknown stays unknown."""
+
+    prompt_usd_per_million_tokens: Usd | None = Field(None, description="US dollars for a million prompt tokens.")
+    completion_usd_per_million_tokens: Usd | None = Field(
+        None, description="US dollars for a million completion tokens."
+    )
+    cached_prompt_usd_per_million_tokens: Usd | None = Field(
+        None, description="US dollars for a million prompt tokens that came from the engine's cache."
+    )
+    replica_usd_per_hour: Usd | None = Field(
+        None, description="US dollars for an hour of one replica, shared by the requests on it."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        self.price()
+        return self
+
+    def price(self) -> Price:
+        """As monitoring reckons with it."""
+        return Price(**self.model_dump())
+
+
+class ReplicaSettings(Section):
+    """One engine process of a pool."""
+
+    name: Name = Field(description="Name of the replica, unique in the fleet.")
+    url: str = Field(pattern=r"^https?://[^\s/]+$", description="Address of the engine, without a path.")
+    api_key: SecretStr | None = Field(None, description="Key that the engine wants, if it wants one.")
+    store_folder: str | None = Field(
+        None, pattern=r"^/", description="Where this engine sees the adapter store; unset: where the gateway sees it."
+    )
+    in_flight_max: int = Field(256, ge=1, le=100_000, description="Requests that it may hold at the same time.")
+
+
+class PoolSettings(Section):
+    """Replicas of one base model."""
+
+    base_model: str = Field(min_length=1, max_length=200, description="Name under which its engines serve the base.")
+    replicas: tuple[ReplicaSettings, ...] = Field(min_length=1, description="The engine processes of the pool.")
+    base_folder: Path | None = Field(
+        None, description="Folder with the base model's config.json, for verifying adapters. Unset: no adapters here."
+    )
+    base_fingerprint: str | None = Field(
+        None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="Fingerprint of the base; unset: computed from the weights in base_folder.",
+    )
+    price: PriceSettings | None = Field(None, description="What its answers cost. Unset: unknown.")
+    callable: bool = Field(False, description="Whether a caller may name the pool as its model.")
+
+
+class TaskSettings(Section):
+    """One task: a named, specific job that adapters are trained for."""
+
+    description: str = Field("", max_length=500, description="What the task is, for people.")
+    exit_pool: Name | None = Field("general", description="Pool that answers where the adapter can't; null: an error.")
+    commit: CommitPolicy = Field(
+        "first_token", description="From when on a stream is the caller's: first_token or complete."
+    )
+    parameters_allowed: frozenset[str] = Field(
+        frozenset(), description="Fields that need permission and have it, such as ignore_eos or media."
+    )
+    max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens one may ask for.")
+    n_max: int = Field(1, ge=1, le=128, description="Most alternatives one may ask for.")
+
+    def policy(self, name: str) -> TaskPolicy:
+        """As the router decides with it."""
+        return TaskPolicy(name, self.exit_pool, self.commit, self.parameters_allowed, self.max_tokens_max, self.n_max)
+
+
+class LimitSettings(Section):
+    """What one request may take, and how often it is tried."""
+
+    request_timeout_seconds: Seconds = Field(120.0, description="The whole request, attempts and waits included.")
+    answer_timeout_seconds: Seconds = Field(60.0, description="One attempt whose answer is not streamed.")
+    first_token_timeout_seconds: Seconds = Field(20.0, description="One attempt's wait for its first token, streamed.")
+    inter_token_timeout_seconds: Seconds = Field(20.0, description="The longest silence inside a stream.")
+    connect_timeout_seconds: Seconds = Field(2.0, description="Making a connection to an engine.")
+    retries_max: int = Field(2, ge=0, le=10, description="Tries in one pool after the first.")
+    backoff_seconds: Seconds = Field(0.2, description="First wait before asking the same replica again; then doubled.")
+    retry_after_seconds_max: Seconds = Field(5.0, description="Longest Retry-After that is waited for.")
+    body_bytes_max: int = Field(4 << 20, ge=1024, le=1 << 30, description="Longest body of a request.")
+    answer_bytes_max: int = Field(32 << 20, ge=1024, le=1 << 30, description="Longest answer of an engine.")
+    in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests under way in this gateway.")
+    drain_seconds_max: Seconds = Field(60.0, description="How long a stopping gateway waits for its requests.")
+    pool_max_tokens_max: int = Field(
+        4096, ge=1, le=1_000_000, description="Most completion tokens one may ask of a pool that is named as the model."
+    )
+
+    def attempts(self) -> AttemptLimits:
+        """As the router decides with them."""
+        return AttemptLimits(**{name: getattr(self, name) for name in AttemptLimits.__dataclass_fields__})
+
+
+class RecordSettings(Section):
+    """Records and feedback: how long and how many."""
+
+    retention_seconds: int = Field(
+        7 * 86_400, ge=60, le=366 * 86_400, description="How long a request can be read and judged."
+    )
+    stream_records_max: int = Field(1_000_000, ge=1000, description="Records that the stream in Redis keeps.")
+    pending_max: int = Field(50_000, ge=100, description="Records that wait in memory while Redis is away.")
+    flush_interval_seconds: Seconds = Field(0.02, description="Longest wait of a record in memory.")
+
+
+class FeedbackMetricSettings(Section):
+    """A declared kind of judgement."""
+
+    kind: Literal["boolean", "float", "category"] = Field(description="What its values are.")
+    better: Literal["higher", "lower"] = Field("higher", description="Which way is good; true counts as 1.")
+    minimum: float | None = Field(None, description="Least value of a float.")
+    maximum: float | None = Field(None, description="Greatest value of a float.")
+    categories: tuple[str, ...] = Field((), description="The values that a category may take.")
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    listen: ListenSettings = ListenSettings()
+    data_folder: Path = Field(Path("var/data"), description="Where the gateway keeps what must survive a restart.")
+    store_folder: Path | None = Field(None, description="The adapter store; unset: `store` in the data folder.")
+    redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one in the data folder.")
+    admin_key: SecretStr | None = Field(
+        None, description="An admin key that always works; unset: the first start makes one and prints it once."
+    )
+    pools: dict[Name, PoolSettings] = Field(min_length=1, description="Pools by name.")
+    general_pool: Name = Field("general", description="The pool whose price a saving is measured against.")
+    tasks: dict[Name, TaskSettings] = Field(default_factory=dict, description="Tasks by name.")
+    limits: LimitSettings = LimitSettings()
+    records: RecordSettings = RecordSettings()
+    feedback_metrics: dict[Name, FeedbackMetricSettings] = Field(
+        default_factory=lambda: {"correct": FeedbackMetricSettings(kind="boolean")},
+        description="Declared feedback metrics by name.",
+    )
+    series_max: int = Field(20_000, ge=1000, description="Prometheus series that this gateway may have.")
+    health_interval_seconds: Seconds = Field(1.0, description="Time between two looks at a replica.")
+    snapshot_interval_seconds: Seconds = Field(1.0, description="Longest time until a change by an admin is active.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
+    log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for people.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose content comes in as initial values."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [replica.name for pool in self.pools.values() for replica in pool.replicas]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"pools: replica names are unique in the fleet; used twice: {', '.join(twice)}")
+        if self.general_pool not in self.pools:
+            raise ValueError(f"general_pool: there is no pool {self.general_pool!r}")
+        for name, task in self.tasks.items():
+            if task.exit_pool is not None and task.exit_pool not in self.pools:
+                raise ValueError(f"tasks.{name}.exit_pool: there is no pool {task.exit_pool!r}")
+        both = sorted(self.tasks.keys() & {name for name, pool in self.pools.items() if pool.callable})
+        if both:
+            raise ValueError(f"tasks: a task and a callable pool can't share a name: {', '.join(both)}")
+        return self
+
+    def pool_configs(self) -> list[PoolConfig]:
+        """As serving keeps them."""
+        return [
+            PoolConfig(
+                name,
+                pool.base_model,
+                tuple(_replica_config(name, replica) for replica in pool.replicas),
+                pool.base_folder,
+                pool.base_fingerprint,
+            )
+            for name, pool in self.pools.items()
+        ]
+
+    @property
+    def store(self) -> Path:
+        """Where the adapter store is."""
+        return (self.store_folder or self.data_folder / "store").absolute()
+
+
+def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read file and environment. Raises SettingsError that names each key at fault."""
+    raw: Any = {}
+    if path is not None:
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"The configuration {path} is not YAML: {error}.") from error
+    if not isinstance(raw, dict):
+        raise SettingsError(f"The configuration {path} is not a mapping of keys to values.")
+    _refuse_unknown_variables(os.environ if environment is None else environment)
+    try:
+        return Settings(**raw)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {_said(e)}" for e in error.errors(include_url=False)]
+        raise SettingsError("\n".join([f"The configuration {path or ''} can't be used:", *lines])) from error
+    except TypeError as error:
+        raise SettingsError(f"The configuration {path} has a key that is not text: {error}.") from error
+
+
+def _said(error: Any) -> str:
+    return "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"]).removeprefix("Value error, ")
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    known = {name.upper() for name in Settings.model_fields}
+    for variable in environment:
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            first = variable.removeprefix(ENVIRONMENT_PREFIX).split("__", 1)[0]
+            if first.upper() not in known:
+                raise SettingsError(f"The environment variable {variable} names no setting.")
+
+
+def _replica_config(pool: str, replica: ReplicaSettings) -> ReplicaConfig:
+    key = replica.api_key.get_secret_value() if replica.api_key else None
+    return ReplicaConfig(replica.name, replica.url.rstrip("/"), pool, key, replica.store_folder, replica.in_flight_max)

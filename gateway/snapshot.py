@@ -1,0 +1,118 @@
+"""The policy snapshot: what admins have set, in memory, so that no request looks anything up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.callers import Caller
+from router.overrides import Override
+from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
+from serving.adapters.registry import Registry, Version
+from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Shelf
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All of it at one generation. Replaced as a whole, never changed."""
+
+    generation: int
+    callers: Mapping[str, Caller]
+    policy: Policy
+    versions: Mapping[str, Version]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What the file says: tasks, the pools that may be named as a model, and the limits of attempts."""
+
+    tasks: Mapping[str, TaskPolicy]
+    callable_pools: frozenset[str]
+    limits: AttemptLimits
+
+
+class SnapshotKeeper:
+    """Keeps the present snapshot. Its only mover is `refresh`; `changed` is told of each new one."""
+
+    def __init__(
+        self, redis: Redis, deployed: Deployed, fixed_callers: Mapping[str, Caller], changed: Callable[[Snapshot], None]
+    ) -> None:
+        self._redis = redis
+        self._deployed = deployed
+        self._fixed_callers = fixed_callers
+        self._changed = changed
+        self._registry = Registry(redis)
+        self._callers = Shelf(redis, "callers")
+        self._overrides = Shelf(redis, "overrides")
+        self.fresh_at = 0.0
+        self.current = Snapshot(0, MappingProxyType(dict(fixed_callers)), self._policy(0, {}, {}, {}), {})
+
+    async def refresh(self, force: bool = False) -> Snapshot:
+        """Read the state again if it has changed. Raises RedisError; the last snapshot then stays."""
+        began = time.monotonic()
+        generation = int(await self._redis.get(GENERATION_KEY) or 0)
+        if generation != self.current.generation or force or not self.fresh_at:
+            versions = await self._registry.versions()
+            aliases = await self._registry.aliases()
+            generations = await self._registry.alias_generations()
+            overrides = await self._overrides.all()
+            callers = {name: Caller.from_json(name, raw) for name, raw in (await self._callers.all()).items()}
+            policy = self._policy(
+                generation,
+                {
+                    task: Alias(task, generations.get(task, 0), entry.weights, entry.salt)
+                    for task, entry in aliases.items()
+                },
+                overrides,
+                versions,
+            )
+            self.current = Snapshot(generation, MappingProxyType(callers | dict(self._fixed_callers)), policy, versions)
+            self._changed(self.current)
+        self.fresh_at = began
+        return self.current
+
+    async def follow(self, interval_seconds: float) -> None:
+        """Refresh at every change that is told, and every so often in case one was missed. Runs until cancelled."""
+        while True:
+            try:
+                async with self._redis.pubsub() as told:
+                    await told.subscribe(CHANGED_CHANNEL)
+                    while True:
+                        await self.refresh()
+                        await told.get_message(ignore_subscribe_messages=True, timeout=interval_seconds)
+            except (RedisError, OSError):
+                await asyncio.sleep(interval_seconds)
+
+    def age_seconds(self) -> float:
+        """How long ago the state was last read."""
+        return time.monotonic() - self.fresh_at
+
+    def _policy(
+        self,
+        generation: int,
+        aliases: Mapping[str, Alias],
+        overrides: Mapping[str, Mapping[str, Any]],
+        versions: Mapping[str, Version],
+    ) -> Policy:
+        rules = tuple(override_from(name, raw) for name, raw in sorted(overrides.items()))
+        return Policy(
+            generation,
+            self._deployed.tasks,
+            MappingProxyType(dict(aliases)),
+            self._deployed.callable_pools,
+            rules,
+            self._deployed.limits,
+        )
+
+
+def override_from(name: str, raw: Mapping[str, Any]) -> Override:
+    """An override as it is kept in Redis."""
+    return msgspec.convert({"id": name, **raw}, Override)

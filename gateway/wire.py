@@ -1,0 +1,117 @@
+"""The caller's side of a request on the wire: plain ASGI in, plain ASGI out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from gateway.errors import Problem
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+WANTED = frozenset({b"authorization", b"content-type", b"content-length", b"traceparent"})
+OWN_PREFIX = b"x-apprentice-"
+HEADER_CHARACTERS_MAX = 512
+
+
+class HungUp(Exception):
+    """The caller has gone."""
+
+
+class Call:
+    """One caller's request: its headers, its body, and the way back. `begun` once a byte of the answer is out."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.path: str = scope["path"]
+        self.headers: dict[str, str] = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name in WANTED or name.startswith(OWN_PREFIX)
+        }
+        self.begun = False
+        self.ended = False
+        self.hung_up = False
+        self._receive = receive
+        self._send = send
+
+    def header(self, name: str) -> str | None:
+        """A header that a caller may send us, or None. Longer ones than the limit are refused."""
+        value = self.headers.get(name)
+        if value is not None and len(value) > HEADER_CHARACTERS_MAX:
+            raise Problem("invalid_value", f"The header {name} is longer than {HEADER_CHARACTERS_MAX} characters.")
+        return value
+
+    def traceparent(self) -> str | None:
+        """The caller's W3C trace context, if it is well-formed."""
+        value = self.headers.get("traceparent")
+        return value if value and TRACEPARENT.fullmatch(value) else None
+
+    async def body(self, bytes_max: int) -> bytes:
+        """The whole body. Raises Problem (413, 415) before more than `bytes_max` is held, HungUp if it breaks off."""
+        if not self.headers.get("content-type", "application/json").lower().startswith("application/json"):
+            raise Problem("unsupported_media_type", "Send the body as `Content-Type: application/json`.")
+        if int(self.headers.get("content-length", "0")) > bytes_max:
+            raise _too_large(bytes_max)
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body"):
+            return body if message["type"] == "http.request" else _gone()
+        parts = [body]
+        size = len(body)
+        while message.get("more_body"):
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise HungUp
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > bytes_max:
+                raise _too_large(bytes_max)
+        return b"".join(parts)
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Send status and headers. From here on the answer belongs to the caller."""
+        self.begun = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, body: bytes) -> None:
+        """Send a part of the body; waits while the caller reads slowly."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self, body: bytes = b"") -> None:
+        """Send the last part of the body."""
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer at once."""
+        await self.begin(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.end(body)
+
+    def hang_up_cancels(self) -> asyncio.Task[None]:
+        """Watch the caller, and cancel the present task when it goes. Whoever called this cancels the watch."""
+        walking = asyncio.current_task()
+        assert walking is not None
+        return asyncio.create_task(self._watch(walking))
+
+    async def _watch(self, walking: asyncio.Task[Any]) -> None:
+        message = await self._receive()
+        while message["type"] != "http.disconnect":
+            message = await self._receive()
+        if not self.ended:
+            self.hung_up = True
+            walking.cancel()
+
+
+def _gone() -> bytes:
+    raise HungUp
+
+
+def _too_large(bytes_max: int) -> Problem:
+    return Problem("body_too_large", f"The body is longer than {bytes_max} bytes.")

@@ -1,0 +1,215 @@
+"""Who did what to which object: an append-only chain of entries in a Redis stream, each sealed by a SHA-256
+digest over itself and the digest before it.
+
+The stream's own ids are the entries' numbers (`1-0`, `2-0`, …). XADD refuses an id that is not above the
+last one, so an append is one read and one write, and of two gateways that append at once one is refused and
+tries again on the new end. A Lua script would need no second try but has only SHA-1, for which collisions
+can be made; WATCH and MULTI would need a connection of their own. Numbers without gaps also show a removed
+entry.
+
+A chain shows what was changed, removed or put in, but not that its end was cut off or that all of it was
+replaced: whoever needs that keeps a digest elsewhere now and then, and looks it up later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+STREAM = "apprentice:audit"
+BEFORE_THE_FIRST = "0" * 64
+VALUE_BYTES_MAX = 64 * 1024
+READ_LIMIT_MAX = 1_000
+APPEND_TRIES_MAX = 50
+REFUSED_ID = "equal or smaller than the target stream top item"
+
+
+class AuditConflict(Exception):
+    """The entry could not be appended, since the end of the chain moved each time or is not where it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One action. `number` counts from 1; `at` is in Unix seconds; `actor` is a caller's public id or
+    `system`; `before`, `after` and `evidence` are JSON values; `generation` is the object's after the
+    action; `previous` and `digest` are SHA-256 in hexadecimal digits."""
+
+    number: int
+    at: float
+    actor: str
+    action: str
+    object: str
+    before: Any
+    after: Any
+    evidence: Any
+    generation: int | None
+    previous: str
+    digest: str = ""
+
+
+class Audit:
+    """The audit of all gateways on one Redis, whose errors are passed on: what is not audited must not be
+    done."""
+
+    def __init__(self, redis: Redis, clock: Callable[[], float] = time.time) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._turn = asyncio.Lock()
+
+    async def append(
+        self,
+        actor: str,
+        action: str,
+        object: str,  # noqa: A002
+        *,
+        before: Any = None,
+        after: Any = None,
+        evidence: Any = None,
+        generation: int | None = None,
+    ) -> Entry:
+        """Append one entry, and return it once Redis has it.
+
+        Raises ValueError for what is not JSON or too large, AuditConflict where the end of the chain moved
+        each time or was cut off, and the errors of Redis.
+        """
+        unsealed = Entry(
+            number=0,
+            at=self._clock(),
+            actor=actor,
+            action=action,
+            object=object,
+            before=_as_read("before", before),
+            after=_as_read("after", after),
+            evidence=_as_read("evidence", evidence),
+            generation=generation,
+            previous="",
+        )
+        async with self._turn:
+            for _ in range(APPEND_TRIES_MAX):
+                last = await self._last()
+                entry = _sealed(unsealed, last)
+                if await self._add(entry):
+                    return entry
+        raise AuditConflict(
+            f"{STREAM} does not take entry {entry.number}. Try again; if that changes nothing, entries were "
+            "removed from its end: export it and compare it with an earlier export."
+        )
+
+    async def read(self, after: int = 0, limit: int = 100) -> list[Entry]:
+        """At most `limit` entries, from 1 to READ_LIMIT_MAX, whose number is above `after`; oldest first."""
+        if not 1 <= limit <= READ_LIMIT_MAX:
+            raise ValueError(f"limit is {limit}: give 1 to {READ_LIMIT_MAX}.")
+        rows: Any = await self._redis.xrange(STREAM, min=f"{max(after, 0) + 1}-0", count=limit)
+        return [_entry(number, fields) for number, fields in rows]
+
+    async def _last(self) -> Entry | None:
+        rows: Any = await self._redis.xrevrange(STREAM, count=1)
+        return _entry(*rows[0]) if rows else None
+
+    async def _add(self, entry: Entry) -> bool:
+        """Write the entry where its number says. False where the stream is further on already."""
+        fields: dict[Any, Any] = {**_fields(entry)}
+        try:
+            await self._redis.xadd(STREAM, fields, id=f"{entry.number}-0")
+        except ResponseError as error:
+            if REFUSED_ID not in str(error):
+                raise
+            # The client sends a command again after a broken connection: what stands there may be this entry.
+            there = await self.read(entry.number - 1, 1)
+            return bool(there) and there[0].digest == entry.digest
+        return True
+
+
+def verify(entries: Sequence[Entry]) -> int | None:
+    """The index of the first entry that does not continue the chain or was altered; None where all is well.
+
+    Entries that begin after number 1 are judged from the first of them on: its `previous` is taken as given.
+    """
+    number, previous = 0, BEFORE_THE_FIRST
+    for index, entry in enumerate(entries):
+        if index == 0 and entry.number > 1:
+            number, previous = entry.number - 1, entry.previous
+        if entry.number != number + 1 or entry.previous != previous or entry.digest != _digest(entry):
+            return index
+        number, previous = entry.number, entry.digest
+    return None
+
+
+def _sealed(entry: Entry, last: Entry | None) -> Entry:
+    number, previous = (last.number, last.digest) if last else (0, BEFORE_THE_FIRST)
+    placed = replace(entry, number=number + 1, previous=previous)
+    return replace(placed, digest=_digest(placed))
+
+
+def _digest(entry: Entry) -> str:
+    sealed = [str(entry.number), *(value for name, value in _fields(entry).items() if name != "digest")]
+    return hashlib.sha256(_json(sealed).encode()).hexdigest()
+
+
+def _fields(entry: Entry) -> dict[str, str]:
+    return {
+        "at": repr(entry.at),
+        "actor": entry.actor,
+        "action": entry.action,
+        "object": entry.object,
+        "before": _json(entry.before),
+        "after": _json(entry.after),
+        "evidence": _json(entry.evidence),
+        "generation": _json(entry.generation),
+        "previous": entry.previous,
+        "digest": entry.digest,
+    }
+
+
+def _entry(stream_id: bytes | str, stored: Mapping[bytes | str, bytes | str]) -> Entry:
+    """The entry as stored. What someone altered so that it can't be read is kept as text: then its digest
+    fails."""
+    fields = {_text(name): _text(value) for name, value in stored.items()}
+    at = _parsed(fields.get("at", ""))
+    return Entry(
+        number=int(_text(stream_id).partition("-")[0]),
+        at=at if isinstance(at, float) else float("nan"),
+        actor=fields.get("actor", ""),
+        action=fields.get("action", ""),
+        object=fields.get("object", ""),
+        before=_parsed(fields.get("before", "")),
+        after=_parsed(fields.get("after", "")),
+        evidence=_parsed(fields.get("evidence", "")),
+        generation=_parsed(fields.get("generation", "")),
+        previous=fields.get("previous", ""),
+        digest=fields.get("digest", ""),
+    )
+
+
+def _as_read(name: str, value: Any) -> Any:
+    """The value as it will be read back, so that an entry is the same before and after Redis."""
+    try:
+        text = _json(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} can't be audited, since it is not JSON: {error}.") from error
+    if len(text) > VALUE_BYTES_MAX:
+        raise ValueError(f"{name} has {len(text)} bytes: at most {VALUE_BYTES_MAX}; give its digest instead.")
+    return json.loads(text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,140 @@
+"""Feedback: judgements on records. Acknowledged only once it is stored; stored once, however often it is sent."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+STREAM_KEY = "apprentice:feedback"
+Given = Literal["created", "same", "pending", "conflict", "unknown", "full"]
+FEEDBACK_PER_REQUEST_MAX = 200
+
+GIVE = """
+local index = redis.call('GET', KEYS[1])
+local mine = ARGV[4] == '*'
+if index then
+  local caller = string.match(index, '^[^\\n]*\\n([^\\n]*)')
+  mine = mine or caller == ARGV[4]
+elseif ARGV[5] == '1' then
+  mine = true
+end
+if not mine or (not index and ARGV[5] ~= '1') then return {'unknown', '', 0} end
+local have = redis.call('HGET', KEYS[2], ARGV[1])
+if have then
+  if string.match(have, '^[^\\n]*') == ARGV[2] then return {'same', index or '', 0} end
+  return {'conflict', index or '', 0}
+end
+if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[7]) then return {'full', index or '', 0} end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\\n' .. ARGV[4] .. '\\n' .. ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
+if index then
+  local rest = string.match(index, '^[^\\n]*\\n(.*)$')
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'request', ARGV[9], 'index', rest, 'feedback', ARGV[3])
+  return {'created', index, redis.call('HLEN', KEYS[2]) == 1 and 1 or 0}
+end
+redis.call('SADD', KEYS[4], ARGV[1])
+redis.call('PEXPIRE', KEYS[4], ARGV[6])
+return {'pending', '', redis.call('HLEN', KEYS[2]) == 1 and 1 or 0}
+"""
+
+
+class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One judgement. `value` is a boolean, a float or a category, as its metric declares; `at` in Unix seconds."""
+
+    feedback_id: str
+    metric: str
+    value: bool | float | str
+    at: float
+    caller: str
+    rater: str | None = None
+    comment: str | None = None
+    demonstration: Any = None
+    tags: dict[str, str] | None = None
+
+    def digest(self) -> str:
+        """What has to be the same for a second sending to count as the same feedback."""
+        said = (self.metric, self.value, self.rater, self.comment, self.demonstration, self.tags)
+        return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a feedback; task and version are those of its record, None while that is not yet visible."""
+
+    given: Given
+    first: bool = False
+    task: str | None = None
+    version: str | None = None
+
+
+class FeedbackStore:
+    """Feedback in Redis, by request, and the stream in which detectors read it."""
+
+    def __init__(self, redis: Redis, retention_seconds: int, stream_max: int) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._retention_ms = retention_seconds * 1000
+        self._stream_max = stream_max
+        self._give = redis.register_script(GIVE)
+
+    async def give(self, request_id: str, feedback: Feedback, giver: str, young: bool) -> Receipt:
+        """Store a judgement of a request. `giver` is the caller whose requests it may judge, or `*` for all.
+
+        `young` says that the id is genuine and so new that its record may not be visible yet: the feedback then
+        waits for it. Raises RedisError if it could not be stored: nothing may be acknowledged then.
+        """
+        given, index, first = await self._give(
+            keys=[
+                f"apprentice:record:{request_id}",
+                f"apprentice:feedback:{request_id}",
+                STREAM_KEY,
+                f"apprentice:feedback:{request_id}:pending",
+            ],
+            args=[
+                feedback.feedback_id,
+                feedback.digest(),
+                msgspec.json.encode(feedback),
+                giver,
+                int(young),
+                self._retention_ms,
+                FEEDBACK_PER_REQUEST_MAX,
+                self._stream_max,
+                request_id,
+            ],
+        )
+        parts = index.decode().split("\n") + [""] * 4
+        return Receipt(given.decode(), bool(first), parts[2] or None, parts[3] or None)
+
+    async def of(self, request_id: str) -> list[Feedback]:
+        """All feedback on a request, oldest first."""
+        raw = await self._redis.hgetall(f"apprentice:feedback:{request_id}")
+        found = [msgspec.json.decode(value.split(b"\n", 2)[2], type=Feedback) for value in raw.values()]
+        return sorted(found, key=lambda feedback: feedback.at)
+
+
+class Coverage:
+    """How many of the requests that this gateway served were judged through it, by task, since its start."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, int] = {}
+        self._judged: dict[str, int] = {}
+
+    def served(self, task: str) -> None:
+        """A request of the task was answered."""
+        self._served[task] = self._served.get(task, 0) + 1
+
+    def judged(self, task: str) -> None:
+        """A request of the task got its first feedback."""
+        self._judged[task] = self._judged.get(task, 0) + 1
+
+    def ratios(self) -> dict[tuple[str, ...], float]:
+        """Judged of served, by task; above 1 where another gateway served them."""
+        return {(task,): self._judged.get(task, 0) / served for task, served in self._served.items()}
+
+
+def handle_of(secret: bytes, caller: str, kind: Literal["session", "subject", "answer"], name: str) -> str:
+    """The keyed name of a caller's session, subject or foreign answer id, under which its latest request is found."""
+    return hashlib.blake2b(f"{caller}\n{kind}\n{name}".encode(), key=secret, digest_size=16).hexdigest()

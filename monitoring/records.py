@@ -1,0 +1,221 @@
+"""Records: all that is known of a finished request, on its way to the record stream. docs/records.md lists the fields."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+STREAM_KEY = "apprentice:records"
+BATCH_MAX = 500
+
+
+class AttemptRecord(msgspec.Struct):
+    """One try at an engine. `fault` is None for the one that answered; `seconds` until its answer began or failed."""
+
+    pool: str
+    replica: str
+    version: str | None
+    fault: str | None
+    seconds: float
+
+
+class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """All that is known of a request. Filled along the walk, frozen by convention once it is settled.
+
+    Times are in seconds, cost in US dollars; None means unknown or not applicable, never zero.
+    """
+
+    id: str
+    at: float
+    endpoint: str
+    caller: str
+    model_asked: str
+    stream: bool = False
+    task: str | None = None
+    version: str | None = None
+    pool: str | None = None
+    replica: str | None = None
+    reason: str | None = None
+    outcome: str = "failed"
+    status: int = 500
+    error_code: str | None = None
+    finish_reason: str | None = None
+    attempts: list[AttemptRecord] = []
+    blueprint: bool = False
+    override_id: str | None = None
+    probability: float = 1.0
+    policy_generation: int = 0
+    adapter_digest: str | None = None
+    stack: str | None = None
+    request_digest: str | None = None
+    answer_digest: str | None = None
+    answer_id: str | None = None
+    handles: list[str] = []
+    prompt_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    wasted_usd: float | None = None
+    saving_usd: float | None = None
+    duration_seconds: float = 0.0
+    overhead_seconds: float | None = None
+    first_token_seconds: float | None = None
+    token_seconds: float | None = None
+
+
+FLUSH = """
+local joined = {}
+for i = 4, #ARGV, 4 do
+  local id, index, payload, handles = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local place = 'apprentice:record:' .. id
+  if redis.call('EXISTS', place) == 0 then
+    local entry = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'record', payload)
+    redis.call('SET', place, entry .. '\\n' .. index, 'PX', ARGV[1])
+    for handle in string.gmatch(handles, '[^\\n]+') do
+      redis.call('SET', 'apprentice:handle:' .. handle, id, 'PX', ARGV[1])
+    end
+    local pending = 'apprentice:feedback:' .. id .. ':pending'
+    if redis.call('EXISTS', pending) == 1 then
+      local caller = string.match(index, '^[^\\n]*')
+      local given = 'apprentice:feedback:' .. id
+      for _, name in ipairs(redis.call('SMEMBERS', pending)) do
+        local feedback = redis.call('HGET', given, name)
+        local giver, body = string.match(feedback, '^[^\\n]*\\n([^\\n]*)\\n(.*)$')
+        if giver == caller or giver == '*' then
+          redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'request', id, 'index', index, 'feedback', body)
+          table.insert(joined, {id, 'joined', body})
+        else
+          redis.call('HDEL', given, name)
+          table.insert(joined, {id, 'dropped', body})
+        end
+      end
+      redis.call('DEL', pending)
+    end
+  end
+end
+return joined
+"""
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """Feedback that waited for its record: `joined` to it now, or `dropped` because its giver may not judge it."""
+
+    record: Record
+    outcome: str
+    feedback: dict[str, Any]
+
+
+class RecordBuffer:
+    """Bounded: what can't be taken is counted in `dropped`. Owner: the flushing duty takes out, settling puts in."""
+
+    def __init__(self, pending_max: int) -> None:
+        self._pending_max = pending_max
+        self._pending: deque[Record] = deque()
+        self._some = asyncio.Event()
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def put(self, record: Record) -> None:
+        """Take a settled record in; never waits."""
+        if len(self._pending) >= self._pending_max:
+            self.dropped += 1
+            return
+        self._pending.append(record)
+        if len(self._pending) == 1:
+            self._some.set()
+
+    def find(self, request_id: str) -> Record | None:
+        """A record that is not yet in the stream."""
+        return next((record for record in self._pending if record.id == request_id), None)
+
+    def oldest_seconds(self) -> float:
+        """The age of the oldest record that waits; 0 when none does."""
+        return max(0.0, time.time() - self._pending[0].at) if self._pending else 0.0
+
+    async def some(self) -> None:
+        """Wait until there is a record."""
+        self._some.clear()
+        if not self._pending:
+            await self._some.wait()
+
+    def first(self, count: int) -> list[Record]:
+        """The oldest records, which stay here until `forget` is told that they are stored."""
+        return [self._pending[i] for i in range(min(count, len(self._pending)))]
+
+    def forget(self, count: int) -> None:
+        """Drop the oldest records: they are stored."""
+        for _ in range(count):
+            self._pending.popleft()
+
+
+class RecordStream:
+    """The record stream in Redis, and the index from an id to its place there."""
+
+    def __init__(
+        self, redis: Redis, retention_seconds: int, records_max: int, feedback_stream_key: str, feedback_max: int
+    ) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._retention_ms = retention_seconds * 1000
+        self._records_max = records_max
+        self._feedback_stream_key = feedback_stream_key
+        self._feedback_max = feedback_max
+        self._flush = redis.register_script(FLUSH)
+
+    async def append(self, records: Sequence[Record]) -> list[Joined]:
+        """Store records, in one atomic step, and join the feedback that waits for them. Storing twice is harmless.
+
+        Raises RedisError if Redis can't be reached; the records are then not acknowledged and are to be sent again.
+        """
+        args: list[bytes | str | int] = [self._retention_ms, self._records_max, self._feedback_max]
+        for record in records:
+            index = "\n".join((record.caller, record.task or "", record.version or "", record.pool or ""))
+            args += [record.id, index, msgspec.json.encode(record), "\n".join(record.handles)]
+        answer = await self._flush(keys=[STREAM_KEY, self._feedback_stream_key], args=args)
+        by_id = {record.id: record for record in records}
+        return [
+            Joined(by_id[request_id.decode()], outcome.decode(), msgspec.json.decode(body))
+            for request_id, outcome, body in answer
+        ]
+
+    async def read(self, request_id: str) -> Record | None:
+        """The record of this id, or None where there is none (any more)."""
+        index = await self._redis.get(f"apprentice:record:{request_id}")
+        if index is None:
+            return None
+        entry = index.split(b"\n", 1)[0]
+        found = await self._redis.xrange(STREAM_KEY, entry, entry, count=1)
+        return msgspec.json.decode(found[0][1][b"record"], type=Record) if found else None
+
+    async def latest_of(self, handle: str) -> str | None:
+        """The id of the latest request of a session or about a subject (as `handle_of` names it)."""
+        raw = await self._redis.get(f"apprentice:handle:{handle}")
+        return raw.decode() if raw else None
+
+
+async def flush_once(buffer: RecordBuffer, stream: RecordStream, joined: Callable[[Joined], None]) -> int:
+    """Move one batch from the buffer to the stream; returns how many. Raises RedisError and loses nothing."""
+    batch = buffer.first(BATCH_MAX)
+    if batch:
+        for found in await stream.append(batch):
+            joined(found)
+        buffer.forget(len(batch))
+    return len(batch)
+
+
+async def flush_until(buffer: RecordBuffer, stream: RecordStream, joined: Callable[[Joined], None], at: float) -> int:
+    """Empty the buffer, trying until `at` (monotonic seconds); returns how many records are left behind."""
+    while len(buffer) and time.monotonic() < at:
+        try:
+            await flush_once(buffer, stream, joined)
+        except RedisError:
+            await asyncio.sleep(0.1)
+    return len(buffer)

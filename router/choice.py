@@ -1,0 +1,218 @@
+"""The decision: where a request goes, and why. Pure; the ladder is DESIGN.md's, the first rung that applies wins."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from router.overrides import Subject, first_match
+from router.policy import Alias, Policy, TaskPolicy
+from router.replicas import pick
+from serving.view import FleetView, PoolView, ReplicaView, VersionView
+
+Reason = Literal[
+    "override",
+    "pinned",
+    "degraded",
+    "out_of_scope",
+    "holdout",
+    "adapter",
+    "canary",
+    "contract",
+    "low_confidence",
+    "refusal",
+    "predicted_gain",
+    "no_replica",
+    "overload",
+    "timeout",
+    "engine_error",
+]
+REASONS: tuple[str, ...] = get_args(Reason)
+
+RefusalCode = Literal[
+    "model_not_found",
+    "model_not_allowed",
+    "version_not_loaded",
+    "refused_by_override",
+    "no_replica",
+    "overload",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as the router sees it. `session` is None where the caller named none; `models_allowed` holds the
+    names the caller's key may ask for, or `*`; `text` is empty unless a rule looks at it."""
+
+    model: str
+    caller: str
+    models_allowed: frozenset[str]
+    session: str | None = None
+    metadata: Mapping[str, str] | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where the request goes. `version` is None where a pool's base answers; `blueprint_of` is then the version
+    whose blueprint it needs (None: the caller asked for the base itself). `probability` is that of this arm."""
+
+    task: TaskPolicy | None
+    version: VersionView | None
+    pool: PoolView
+    replica: ReplicaView
+    reason: Reason
+    blueprint_of: VersionView | None = None
+    probability: float = 1.0
+    override_id: str | None = None
+
+    @property
+    def engine_model(self) -> str:
+        """The name by which the engine knows what is to answer."""
+        return self.version.name if self.version else self.pool.base_model
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The request goes nowhere: a code for programs, and a sentence that says what to do."""
+
+    code: RefusalCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The time and the chance of one decision, passed in so that deciding stays pure: `now` in monotonic seconds,
+    `now_unix` in Unix seconds, `draw` uniform in [0, 1)."""
+
+    now: float
+    now_unix: float
+    draw: float
+
+
+def choose(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
+    """Decide one request. Total: every input yields a Choice or a Refusal, and the same input the same one."""
+    task_name, _, pinned_version = asked.model.partition("@")
+    task = policy.tasks.get(task_name)
+    if not _allowed(asked, task_name):
+        return Refusal("model_not_allowed", f"This key may not use the model {asked.model!r}. Ask an admin for it.")
+    if task is None:
+        return _choose_pool(asked, policy, view, moment)
+    subject = Subject(task_name, asked.caller, asked.metadata or {}, asked.text)
+    rule = first_match(policy.overrides, subject, moment.now_unix)
+    alias = policy.aliases.get(task_name)
+    live = _live_version(alias, view, asked.session, moment.draw)
+    if rule is not None:
+        if rule.action == "refuse":
+            return Refusal("refused_by_override", rule.message or "An admin's rule refuses this request.")
+        if rule.action == "general":
+            return _exit(task, live, view, moment, "override", rule.id)
+        named = view.versions.get(rule.version or "")
+        return _serve(task, named, view, moment, "override", 1.0, rule.id)
+    if pinned_version:
+        return _choose_pinned(asked, task, view, moment)
+    if alias is None or live is None:
+        return _exit(task, None, view, moment, "no_replica")
+    share = alias.weights[live.name]
+    reason: Reason = "adapter" if share == max(alias.weights.values()) else "canary"
+    return _serve(task, live, view, moment, reason, share)
+
+
+def general_instead(
+    choice: Choice, view: FleetView, moment: Moment, reason: Reason, avoid: frozenset[str] = frozenset()
+) -> Choice | Refusal:
+    """The task's exit after its adapter could not answer; refused where the exit has nobody to answer either."""
+    if choice.task is None:
+        return Refusal("no_replica", f"No replica of the pool {choice.pool.name!r} can answer. Try again later.")
+    version = choice.version or choice.blueprint_of
+    return _exit(choice.task, version, view, moment, reason, choice.override_id, avoid)
+
+
+def sticky_point(session: str, salt: str) -> float:
+    """A session's fixed place in [0, 1): the same for every gateway, another after each rollout's salt."""
+    digest = hashlib.blake2b(session.encode(), key=salt.encode()[:64], digest_size=7).digest()
+    return int.from_bytes(digest, "big") / (1 << 56)
+
+
+def _allowed(asked: Asked, name: str) -> bool:
+    return "*" in asked.models_allowed or name in asked.models_allowed
+
+
+def _choose_pool(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
+    pool = view.pools.get(asked.model) if asked.model in policy.callable_pools else None
+    if pool is None:
+        return Refusal(
+            "model_not_found", f"The model {asked.model!r} does not exist. GET /v1/models lists those you can use."
+        )
+    replica = pick(pool, None, view.in_flight, moment.now, moment.draw)
+    if isinstance(replica, str):
+        return _lacking(replica, pool.name)
+    return Choice(None, None, pool, replica, "pinned")
+
+
+def _choose_pinned(asked: Asked, task: TaskPolicy, view: FleetView, moment: Moment) -> Choice | Refusal:
+    version = view.versions.get(asked.model)
+    if version is None:
+        return Refusal("model_not_found", f"The version {asked.model!r} does not exist.")
+    if version.state == "quarantined":
+        return Refusal("version_not_loaded", f"{version.name} is quarantined: it failed its probe.")
+    return _serve(task, version, view, moment, "pinned", 1.0)
+
+
+def _live_version(alias: Alias | None, view: FleetView, session: str | None, draw: float) -> VersionView | None:
+    if alias is None:
+        return None
+    point = draw if session is None else sticky_point(session, alias.salt)
+    total = 0.0
+    name = ""
+    for name, weight in alias.weights.items():  # noqa: B007 - the last one takes what rounding leaves
+        total += weight
+        if point < total:
+            break
+    return view.versions.get(name)
+
+
+def _serve(
+    task: TaskPolicy,
+    version: VersionView | None,
+    view: FleetView,
+    moment: Moment,
+    reason: Reason,
+    probability: float,
+    override_id: str | None = None,
+) -> Choice | Refusal:
+    pool = view.pools.get(version.pool) if version else None
+    if version is None or pool is None:
+        return _exit(task, version, view, moment, "no_replica", override_id)
+    replica = pick(pool, version.name, view.in_flight, moment.now, moment.draw)
+    if not isinstance(replica, str):
+        return Choice(task, version, pool, replica, reason, None, probability, override_id)
+    if reason == "pinned":
+        return Refusal("version_not_loaded", f"{version.name} is not loaded on any replica that could take it now.")
+    return _exit(task, version, view, moment, replica, override_id)
+
+
+def _exit(
+    task: TaskPolicy,
+    version: VersionView | None,
+    view: FleetView,
+    moment: Moment,
+    reason: Reason,
+    override_id: str | None = None,
+    avoid: frozenset[str] = frozenset(),
+) -> Choice | Refusal:
+    pool = view.pools.get(task.exit_pool or "")
+    if pool is None:
+        return Refusal("no_replica", f"The task {task.name!r} has no replica that can answer, and no exit.")
+    replica = pick(pool, None, view.in_flight, moment.now, moment.draw, avoid)
+    if isinstance(replica, str):
+        return _lacking(replica, pool.name)
+    return Choice(task, None, pool, replica, reason, version, 1.0, override_id)
+
+
+def _lacking(lack: Literal["no_replica", "overload"], pool: str) -> Refusal:
+    if lack == "overload":
+        return Refusal("overload", f"Every replica of the pool {pool!r} is full. Try again in a moment.")
+    return Refusal("no_replica", f"No replica of the pool {pool!r} can answer now. Try again later.")

@@ -1,0 +1,66 @@
+"""The policy: all that decides a task's routing, frozen, with a generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from router.overrides import Override
+
+CommitPolicy = Literal["first_token", "complete"]
+"""From when on a streamed answer belongs to the caller: with its first token, or only when it is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A task's versions and their weights, which add up to 1. One admin call replaces the whole of it."""
+
+    task: str
+    generation: int
+    weights: Mapping[str, float]
+    salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPolicy:
+    """What an operator deployed for a task: where it runs, where it may go instead, and within which bounds.
+
+    `exit_pool` is the pool that takes over where the adapter may not or cannot answer; None leaves only an error.
+    """
+
+    name: str
+    exit_pool: str | None
+    commit: CommitPolicy = "first_token"
+    parameters_allowed: frozenset[str] = frozenset()
+    max_tokens_max: int = 4096
+    n_max: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLimits:
+    """How often and how long one request may be tried. All of it fits inside `request_timeout_seconds`.
+
+    `answer_timeout_seconds` bounds one attempt whose answer is not streamed: its engine is silent until the end.
+    """
+
+    retries_max: int = 2
+    connect_timeout_seconds: float = 2.0
+    first_token_timeout_seconds: float = 10.0
+    inter_token_timeout_seconds: float = 10.0
+    answer_timeout_seconds: float = 60.0
+    request_timeout_seconds: float = 120.0
+    backoff_seconds: float = 0.2
+    retry_after_seconds_max: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The whole policy as one gateway sees it: the file's tasks, and what admins have set within them."""
+
+    generation: int
+    tasks: Mapping[str, TaskPolicy]
+    aliases: Mapping[str, Alias]
+    callable_pools: frozenset[str]
+    overrides: tuple[Override, ...] = ()
+    limits: AttemptLimits = field(default_factory=AttemptLimits)

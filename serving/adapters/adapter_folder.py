@@ -1,0 +1,184 @@
+"""An adapter's folder: what may lie in it, and how its files are opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from serving.adapters.errors import ArtifactError, shown
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+RUNS_CODE = frozenset(
+    {
+        ".bin",
+        ".pt",
+        ".pth",
+        ".pkl",
+        ".pickle",
+        ".ckpt",
+        ".npy",
+        ".npz",
+        ".joblib",
+        ".dill",
+        ".py",
+        ".pyc",
+        ".so",
+        ".sh",
+        ".h5",
+        ".keras",
+        ".gguf",
+        ".onnx",
+        ".msgpack",
+    }
+)
+TOKENIZER_FILES = frozenset(
+    {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+        "chat_template.json",
+        "chat_template.jinja",
+    }
+)
+IGNORED_SUFFIXES = frozenset(
+    {
+        ".md",
+        ".txt",
+        ".json",
+        ".jsonl",
+        ".yaml",
+        ".yml",
+        ".csv",
+        ".log",
+        ".png",
+        ".svg",
+    }
+)
+IGNORED_FILES = frozenset({"license", "notice", ".gitattributes", ".gitignore"})
+IGNORED_FOLDERS = frozenset({".git", ".cache"})
+
+
+@dataclass(frozen=True)
+class ArtifactLimits:
+    """What an adapter may be at most. `rank_max` is the engines' --max-lora-rank."""
+
+    size_bytes_max: int = 2 << 30
+    config_bytes_max: int = 1 << 20
+    header_bytes_max: int = 8 << 20
+    files_max: int = 100
+    rank_max: int = 64
+    alpha_max: float = 4096.0
+
+
+DEFAULT_LIMITS = ArtifactLimits()
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """The folder's descriptor: all files are opened relative to it, so that nothing moves under our feet."""
+    if folder.is_symlink():
+        raise ArtifactError(
+            "symlink", f"{shown(folder.name)} is a symbolic link: name the folder it leads to."
+        )
+    try:
+        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder.name, error) from None
+    try:
+        yield folder_fd
+    finally:
+        os.close(folder_fd)
+
+
+@contextmanager
+def open_file(folder_fd: int, name: str, size_bytes_max: int) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file of the folder and its size in bytes."""
+    try:
+        file_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder_fd)
+    except FileNotFoundError:
+        raise ArtifactError(
+            "missing_file", f"{name} is not there: save the adapter with save_pretrained."
+        ) from None
+    except OSError as error:
+        raise _unreadable(name, error) from None
+    status = os.fstat(file_fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(file_fd)
+        raise ArtifactError("unexpected_file", f"{name} is not a regular file.")
+    with os.fdopen(file_fd, "rb") as file:
+        if status.st_size > size_bytes_max:
+            raise ArtifactError(
+                "too_large",
+                f"{name} has {status.st_size} bytes, and at most {size_bytes_max} are allowed for it.",
+            )
+        try:
+            yield file, status.st_size
+        except OSError as error:
+            raise _unreadable(name, error) from None
+
+
+def check_files(folder_fd: int, limits: ArtifactLimits) -> None:
+    """Raises ArtifactError for the first entry that may not lie in an adapter's folder."""
+    with os.scandir(folder_fd) as entries:
+        for count, entry in enumerate(sorted(entries, key=lambda each: each.name)):
+            if count >= limits.files_max:
+                raise ArtifactError(
+                    "unexpected_file", f"The folder holds more than {limits.files_max} files."
+                )
+            _check_entry(entry)
+
+
+def _check_entry(entry: os.DirEntry[str]) -> None:
+    name, suffix = entry.name.lower(), os.path.splitext(entry.name.lower())[1]
+    if entry.is_symlink():
+        raise ArtifactError("symlink", f"{shown(entry.name)} is a symbolic link: put the file itself there.")
+    if entry.is_dir(follow_symlinks=False):
+        if name not in IGNORED_FOLDERS:
+            raise ArtifactError(
+                "unexpected_file",
+                f"{shown(entry.name)} is a folder: an adapter is two files in one folder; remove it.",
+            )
+        return
+    if suffix in RUNS_CODE:
+        raise ArtifactError(
+            "pickle",
+            f"{shown(entry.name)} is of a kind that can run code when it is loaded, or is no adapter: only "
+            "safetensors is taken; save with safe_serialization=True and remove the file.",
+        )
+    if name in TOKENIZER_FILES:
+        raise ArtifactError(
+            "tokenizer",
+            f"{shown(entry.name)} belongs to a tokenizer: engines ignore an adapter's own one and use the "
+            "base model's. Remove it if it is the base's; if tokens or a chat template were changed, train "
+            "again without.",
+        )
+    if entry.name in (CONFIG_FILE, WEIGHTS_FILE):
+        return
+    known = suffix in IGNORED_SUFFIXES or os.path.splitext(name)[0] in IGNORED_FILES or name in IGNORED_FILES
+    if not known or not entry.is_file(follow_symlinks=False):
+        raise ArtifactError(
+            "unexpected_file",
+            f"{shown(entry.name)} has no place in an adapter: leave {CONFIG_FILE} and {WEIGHTS_FILE}.",
+        )
+
+
+def _unreadable(name: str, error: Exception) -> ArtifactError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return ArtifactError(
+        "unreadable", f"{shown(name)} can't be read ({reason}): name a folder that holds an adapter."
+    )

@@ -1,0 +1,390 @@
+"""The manifest: what a version is beside its weights. An alias moves all of it together.
+
+As YAML beside the adapter:
+
+    task: returns
+    base_fingerprint: sha256:…        # optional; a claim that verification holds the adapter to
+    contract:                         # optional; what every answer must keep
+      json_schema: {…}                # and/or choices: […], regex: …
+    blueprint:                        # what tells a general model what the adapter carries in its weights
+      system: |
+        …
+      response_format: {…}            # optional, as in a chat request
+      sampling: {temperature: 0}      # optional, for a general model
+    sampling: {temperature: 0}        # optional, for the adapter
+    golden:                           # optional; prompts for the probe, with the answer where it is known
+      - prompt: …
+        expected: …
+    coverage: {…}                     # optional slots for the fitted models
+    calibration: {…}
+    provenance: {…}                   # who, when, data set digest, training notes, evaluation ids
+
+Unknown keys are errors. Dates stay texts, and only `true` and `false` are booleans: `no` in a list of choices
+is a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from serving.adapters import canonical
+from serving.adapters.errors import shown
+
+T = TypeVar("T")
+
+BOOLEAN = "tag:yaml.org,2002:bool"
+FILE_BYTES_MAX = 256 << 10
+TASK = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+SYSTEM_LENGTH_MAX = 100_000
+PROMPT_LENGTH_MAX = 20_000
+GOLDEN_MAX = 100
+CHOICES_MAX = 1000
+TEXT_LENGTH_MAX = 1000
+STOP_MAX = 16
+MAPPING_BYTES_MAX = 64 << 10
+DEPTH_MAX = 32
+
+SAMPLING_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "top_k": (-1, 1_000_000),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repetition_penalty": (0, 10),
+    "max_tokens": (1, 1_000_000),
+    "seed": (-(1 << 63), (1 << 63) - 1),
+}
+WHOLE_NUMBERS = frozenset({"top_k", "max_tokens", "seed"})
+
+
+class ManifestError(Exception):
+    """The manifest can't be used; the text names the key and says what to do."""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What tells a general model what the adapter carries in its weights."""
+
+    system: str
+    response_format: Mapping[str, Any] | None
+    sampling: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A prompt for the probe: the user's message, and the adapter's answer where it is known."""
+
+    prompt: str
+    expected: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a version is beside its bytes; the module's text says what each part means."""
+
+    task: str
+    base_fingerprint: str | None
+    contract: Mapping[str, Any] | None
+    blueprint: Blueprint
+    sampling: Mapping[str, Any]
+    golden: tuple[Golden, ...]
+    provenance: Mapping[str, Any]
+    coverage: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """`sha256:<hex>` of the whole manifest."""
+        return canonical.digest(to_json(self))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a YAML file. Raises ManifestError."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ManifestError(f"{path.name} can't be read ({error.strerror}).") from None
+    if len(raw) > FILE_BYTES_MAX:
+        raise ManifestError(f"{path.name} has more than {FILE_BYTES_MAX} bytes: shorten it.")
+    try:
+        value = _Loader(raw.decode()).get_single_data()
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{path.name} is no valid YAML: {' '.join(str(error).split())}.") from None
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # The parser lets these out where a value is not of its explicit tag.
+        raise ManifestError(f"{path.name} can't be read: {error}.") from None
+    return from_json(value)
+
+
+def from_json(value: Any) -> Manifest:
+    """The manifest in a JSON object, as `to_json` writes it. Raises ManifestError."""
+    read = _Fields("", value)
+    manifest = Manifest(
+        task=read.take("task", _task),
+        base_fingerprint=read.take_or("base_fingerprint", _fingerprint, None),
+        contract=read.take_or("contract", _contract, None),
+        blueprint=read.take("blueprint", _blueprint),
+        sampling=read.take_or("sampling", _sampling, {}),
+        golden=read.take_or("golden", _golden, ()),
+        provenance=read.take_or("provenance", _mapping, {}),
+        coverage=read.take_or("coverage", _mapping, {}),
+        calibration=read.take_or("calibration", _mapping, {}),
+    )
+    read.finish()
+    return manifest
+
+
+def to_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as a JSON object; `from_json` gives the same manifest again."""
+    return {
+        "task": manifest.task,
+        "base_fingerprint": manifest.base_fingerprint,
+        "contract": None if manifest.contract is None else dict(manifest.contract),
+        "blueprint": {
+            "system": manifest.blueprint.system,
+            "response_format": manifest.blueprint.response_format,
+            "sampling": dict(manifest.blueprint.sampling),
+        },
+        "sampling": dict(manifest.sampling),
+        "golden": [{"prompt": each.prompt, "expected": each.expected} for each in manifest.golden],
+        "provenance": dict(manifest.provenance),
+        "coverage": dict(manifest.coverage),
+        "calibration": dict(manifest.calibration),
+    }
+
+
+class _Fields:
+    """One mapping, read key by key; what is left over at the end is an error."""
+
+    def __init__(self, place: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise ManifestError(f"{place or 'The manifest'} must be a mapping of keys to values.")
+        self._place = place
+        self._left = dict(value)
+        self._known: list[str] = []
+
+    def take(self, key: str, read: Callable[[str, Any], T]) -> T:
+        """Raises ManifestError if the key is absent or null."""
+        value = self._pop(key)
+        if value is None:
+            raise ManifestError(f"{self._at(key)} is missing: add it.")
+        return read(self._at(key), value)
+
+    def take_or(self, key: str, read: Callable[[str, Any], T], default: T) -> T:
+        """`default` if the key is absent or null."""
+        value = self._pop(key)
+        return default if value is None else read(self._at(key), value)
+
+    def finish(self) -> None:
+        """Raises ManifestError if a key is left that nobody took."""
+        for key in self._left:
+            raise ManifestError(
+                f"{shown(self._at(str(key)))} is not known here: remove or rename it; known are "
+                f"{', '.join(self._known)}."
+            )
+
+    def _pop(self, key: str) -> Any:
+        self._known.append(key)
+        return self._left.pop(key, None)
+
+    def _at(self, key: str) -> str:
+        return f"{self._place}.{key}" if self._place else key
+
+
+def _task(place: str, value: Any) -> str:
+    if not isinstance(value, str) or not TASK.fullmatch(value):
+        raise ManifestError(
+            f"{place} must be 1 to 63 of a-z, 0-9, - and _, and begin with a letter or digit."
+        )
+    return value
+
+
+def _fingerprint(place: str, value: Any) -> str:
+    if not isinstance(value, str) or not canonical.DIGEST.fullmatch(value):
+        raise ManifestError(
+            f"{place} must be sha256: and 64 hex digits: take it from the base model's folder."
+        )
+    return value
+
+
+def _contract(place: str, value: Any) -> dict[str, Any]:
+    read = _Fields(place, value)
+    contract = {
+        "json_schema": read.take_or("json_schema", _mapping, None),
+        "choices": read.take_or("choices", _choices, None),
+        "regex": read.take_or("regex", _regex, None),
+    }
+    read.finish()
+    kept = {key: part for key, part in contract.items() if part is not None}
+    if not kept:
+        raise ManifestError(f"{place} is empty: give json_schema, choices or regex, or leave it out.")
+    return kept
+
+
+def _choices(place: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not 1 <= len(value) <= CHOICES_MAX:
+        raise ManifestError(f"{place} must be a list of 1 to {CHOICES_MAX} texts.")
+    choices = [_text(f"{place}[{at}]", choice, TEXT_LENGTH_MAX) for at, choice in enumerate(value)]
+    if len(set(choices)) != len(choices):
+        raise ManifestError(f"{place} names a choice twice: remove one.")
+    return choices
+
+
+def _regex(place: str, value: Any) -> str:
+    text = _text(place, value, TEXT_LENGTH_MAX)
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ManifestError(f"{place} is no valid regular expression: {error}.") from None
+    return text
+
+
+def _blueprint(place: str, value: Any) -> Blueprint:
+    read = _Fields(place, value)
+    blueprint = Blueprint(
+        system=read.take("system", lambda at, text: _text(at, text, SYSTEM_LENGTH_MAX)),
+        response_format=read.take_or("response_format", _response_format, None),
+        sampling=read.take_or("sampling", _sampling, {}),
+    )
+    read.finish()
+    return blueprint
+
+
+def _response_format(place: str, value: Any) -> dict[str, Any]:
+    response_format = _mapping(place, value)
+    kind = response_format.get("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise ManifestError(f"{place}.type must be text, json_object or json_schema.")
+    if kind == "json_schema" and not isinstance(response_format.get("json_schema"), dict):
+        raise ManifestError(f"{place}.json_schema is missing: add it, as in a chat request.")
+    return response_format
+
+
+def _sampling(place: str, value: Any) -> dict[str, Any]:
+    sampling = _mapping(place, value)
+    for key, setting in sampling.items():
+        if key == "stop":
+            _check_stop(f"{place}.stop", setting)
+        elif key in SAMPLING_BOUNDS:
+            _check_number(f"{place}.{key}", setting, key)
+        else:
+            known = ", ".join([*SAMPLING_BOUNDS, "stop"])
+            raise ManifestError(
+                f"{shown(f'{place}.{key}')} is not known here: remove or rename it; known are {known}."
+            )
+    return sampling
+
+
+def _check_number(place: str, value: Any, key: str) -> None:
+    low, high = SAMPLING_BOUNDS[key]
+    allowed = (int,) if key in WHOLE_NUMBERS else (int, float)
+    if type(value) not in allowed or not low <= value <= high:
+        kind = "whole number" if key in WHOLE_NUMBERS else "number"
+        raise ManifestError(f"{place} must be a {kind} from {low} to {high}.")
+
+
+def _check_stop(place: str, value: Any) -> None:
+    stops = value if isinstance(value, list) else [value]
+    if not 1 <= len(stops) <= STOP_MAX:
+        raise ManifestError(f"{place} must be a text or a list of 1 to {STOP_MAX} texts.")
+    for at, stop in enumerate(stops):
+        _text(f"{place}[{at}]", stop, TEXT_LENGTH_MAX)
+
+
+def _golden(place: str, value: Any) -> tuple[Golden, ...]:
+    if not isinstance(value, list) or len(value) > GOLDEN_MAX:
+        raise ManifestError(f"{place} must be a list of at most {GOLDEN_MAX} prompts.")
+    return tuple(_golden_one(f"{place}[{at}]", each) for at, each in enumerate(value))
+
+
+def _golden_one(place: str, value: Any) -> Golden:
+    read = _Fields(place, value)
+    golden = Golden(
+        prompt=read.take("prompt", lambda at, text: _text(at, text, PROMPT_LENGTH_MAX)),
+        expected=read.take_or("expected", lambda at, text: _text(at, text, PROMPT_LENGTH_MAX), None),
+    )
+    read.finish()
+    return golden
+
+
+def _text(place: str, value: Any, length_max: int) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > length_max:
+        raise ManifestError(f"{place} must be a text of 1 to {length_max} characters: put it in quotes.")
+    return value
+
+
+def _mapping(place: str, value: Any) -> dict[str, Any]:
+    """Any JSON object within the limits of depth and size."""
+    if not isinstance(value, dict):
+        raise ManifestError(f"{place} must be a mapping of keys to values.")
+    _check_plain(place, value, DEPTH_MAX)
+    try:
+        size_bytes = len(canonical.write(value))
+    except ValueError as error:
+        raise ManifestError(f"{place} can't be used: {error}.") from None
+    if size_bytes > MAPPING_BYTES_MAX:
+        raise ManifestError(f"{place} has {size_bytes} bytes as JSON, over the limit of {MAPPING_BYTES_MAX}.")
+    return value
+
+
+def _check_plain(place: str, value: Any, depth_left: int) -> None:
+    if depth_left == 0:
+        raise ManifestError(f"{place} is nested more than {DEPTH_MAX} deep: flatten it.")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ManifestError(
+                    f"{place} has the key {shown(repr(key))}, which is no text: put it in quotes."
+                )
+            _check_plain(place, inner, depth_left - 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_plain(place, inner, depth_left - 1)
+    elif value is not None and not isinstance(value, str | int | float):
+        raise ManifestError(
+            f"{place} holds a {type(value).__name__}, which JSON does not have: write it as a text."
+        )
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without its surprises: no aliases (a few lines of them can stand for gigabytes), no key
+    twice, dates are texts, and only true and false are booleans."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the parser looks it up on the class and only reads it
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag not in ("tag:yaml.org,2002:timestamp", BOOLEAN)
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None,
+                None,
+                "aliases are not allowed",
+                self.peek_event().start_mark,  # type: ignore[no-untyped-call]
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{shown(str(key.value))} comes twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(BOOLEAN, re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))

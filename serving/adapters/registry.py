@@ -1,0 +1,188 @@
+"""Which versions and aliases there are. Kept in Redis; every change is one atomic step with a generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import msgspec
+from redis.asyncio import Redis
+
+from serving.adapters.artifact import Artifact
+from serving.adapters.manifest import Manifest, to_json
+from serving.shelf import Shelf, Stale
+from serving.view import BlueprintView, VersionView
+
+VersionState = Literal["verified", "ready", "active", "standby", "retired", "quarantined"]
+VERSION_STATES: tuple[VersionState, ...] = get_args(VersionState)
+PLACED: frozenset[VersionState] = frozenset({"ready", "active", "standby"})
+"""States in which every replica of the pool is to have the version loaded."""
+
+STEPS: Mapping[VersionState, frozenset[VersionState]] = {
+    "verified": frozenset({"ready", "quarantined", "retired"}),
+    "ready": frozenset({"active", "verified", "quarantined", "retired"}),
+    "active": frozenset({"standby", "quarantined"}),
+    "standby": frozenset({"active", "verified", "quarantined", "retired"}),
+    "quarantined": frozenset({"verified", "retired"}),
+    "retired": frozenset(),
+}
+VERSIONS_PER_TASK_MAX = 1000
+
+
+class RegistryError(Exception):
+    """A step that the present state does not allow; the message says why and what to do."""
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """A version as it is kept. `name` is also its name on every engine; bytes never change under a name."""
+
+    name: str
+    task: str
+    number: int
+    pool: str
+    state: VersionState
+    digest: str
+    base_fingerprint: str
+    rank: int
+    size_bytes: int
+    manifest: dict[str, Any]
+    manifest_digest: str
+    created_at: float
+    created_by: str
+    note: str = ""
+
+    def view(self) -> VersionView:
+        """As the router sees it."""
+        blueprint = self.manifest.get("blueprint") or {}
+        return VersionView(
+            self.name,
+            self.task,
+            self.pool,
+            self.state,
+            self.digest,
+            self.manifest_digest,
+            self.manifest.get("sampling") or {},
+            BlueprintView(
+                blueprint.get("system") or "",
+                blueprint.get("response_format"),
+                blueprint.get("sampling") or {},
+            ),
+        )
+
+
+class AliasEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A task's versions and their weights, and the salt that makes each rollout draw anew."""
+
+    weights: dict[str, float]
+    salt: str = ""
+    previous: str | None = None
+
+
+class Registry:
+    """The one mover of version states and aliases."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._versions = Shelf(redis, "versions")
+        self._aliases = Shelf(redis, "aliases")
+
+    async def versions(self) -> dict[str, Version]:
+        """All versions by name."""
+        return {name: msgspec.convert(raw, Version) for name, raw in (await self._versions.all()).items()}
+
+    async def version(self, name: str) -> Version:
+        """One version. Raises KeyError where there is none."""
+        raw = await self._versions.get(name)
+        if raw is None:
+            raise KeyError(name)
+        return msgspec.convert(raw, Version)
+
+    async def aliases(self) -> dict[str, AliasEntry]:
+        """All aliases by task."""
+        return {name: msgspec.convert(raw, AliasEntry) for name, raw in (await self._aliases.all()).items()}
+
+    async def alias_generations(self) -> dict[str, int]:
+        """The generation of each alias."""
+        return await self._aliases.generations()
+
+    async def register(self, task: str, pool: str, artifact: Artifact, manifest: Manifest, by: str) -> Version:
+        """Enter a verified adapter as the task's next version; the same bytes and manifest again are the same version.
+
+        Raises RegistryError where a task has too many versions.
+        """
+        content = to_json(manifest)
+        digest = manifest.digest()
+        while True:
+            ours = [version for version in (await self.versions()).values() if version.task == task]
+            for version in ours:
+                if (version.digest, version.manifest_digest) == (
+                    artifact.digest,
+                    digest,
+                ) and version.state != "retired":
+                    return version
+            number = max((version.number for version in ours), default=0) + 1
+            if number > VERSIONS_PER_TASK_MAX:
+                raise RegistryError(f"{task} has {VERSIONS_PER_TASK_MAX} versions: name the task anew.")
+            version = Version(
+                name=f"{task}@v{number}",
+                task=task,
+                number=number,
+                pool=pool,
+                state="verified",
+                digest=artifact.digest,
+                base_fingerprint=artifact.base_fingerprint,
+                rank=artifact.rank,
+                size_bytes=artifact.size_bytes,
+                manifest=content,
+                manifest_digest=digest,
+                created_at=time.time(),
+                created_by=by,
+            )
+            try:
+                await self._versions.put(version.name, msgspec.to_builtins(version), expected_generation=0)
+            except Stale:
+                continue  # another admin has just taken this number
+            return version
+
+    async def move(self, name: str, state: VersionState, note: str = "") -> Version:
+        """Bring a version into another state. Raises RegistryError where that is no step from its present one."""
+        while True:
+            version = await self.version(name)
+            if version.state == state:
+                return version
+            if state not in STEPS[version.state]:
+                raise RegistryError(f"{name} is {version.state}: it can't become {state}.")
+            generation = (await self._versions.generations())[name]
+            moved = msgspec.structs.replace(version, state=state, note=note)
+            try:
+                await self._versions.put(name, msgspec.to_builtins(moved), expected_generation=generation)
+            except Stale:
+                continue
+            return moved
+
+    async def point(self, task: str, weights: Mapping[str, float], expected_generation: int | None) -> int:
+        """Move the task's alias to these versions, at once and as a whole; returns the alias's new generation.
+
+        Raises RegistryError for a version that is not ready, Stale on another generation than the expected one.
+        """
+        versions = await self.versions()
+        for name in weights:
+            version = versions.get(name)
+            if version is None or version.task != task:
+                raise RegistryError(f"{name} is no version of {task}.")
+            if version.state not in PLACED:
+                raise RegistryError(f"{name} is {version.state}: load it first.")
+        if abs(sum(weights.values()) - 1) > 1e-6:
+            raise RegistryError("The weights of an alias add up to 1.")
+        before = (await self.aliases()).get(task)
+        leading = max(before.weights, key=lambda name: before.weights[name]) if before else None
+        generation = await self._aliases.put(
+            task,
+            msgspec.to_builtins(AliasEntry(weights=dict(weights), salt=f"{task}-{time.time_ns():x}", previous=leading)),
+            expected_generation,
+        )
+        for name in weights:
+            await self.move(name, "active")
+        for name in set(before.weights if before else ()) - set(weights):
+            await self.move(name, "standby")
+        return generation

@@ -1,0 +1,168 @@
+"""The store: every adapter under its digest, `STORE/<64 hex digits>/`, written once and never changed.
+
+A path stands for its bytes: an engine that lists the path as an adapter's root serves exactly those. There is
+no way to delete here: an engine that finds a directory gone that it was told of takes all its requests down.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+from serving.adapters import canonical
+from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, open_file, opened
+from serving.adapters.artifact import Artifact, ArtifactLimits, digest_of
+from serving.adapters.errors import ArtifactError, shown
+
+INCOMING = ".incoming-"
+CHUNK_BYTES = 1 << 20
+FILE_MODE = 0o444
+FOLDER_MODE = 0o555
+
+
+class Store:
+    """A content-addressed folder of adapters, which several gateways may share; engines only read it."""
+
+    def __init__(self, folder: Path, limits: ArtifactLimits = DEFAULT_LIMITS) -> None:
+        """Makes the folder if it is not there. Raises OSError if it can't be made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder.resolve()
+        self._limits = limits
+
+    def put(self, source: Path, artifact: Artifact) -> Path:
+        """Copy the verified adapter in `source` into the store and return its folder there.
+
+        The copy is read again and its digest compared: what lies in the store is what was verified. It
+        appears whole or not at all, also after a crash. Putting the same again changes nothing; a copy that has been
+        damaged meanwhile is reported, not replaced.
+
+        Raises ArtifactError `changed` if the source is no longer what was verified, `damaged` as
+        `verify_copy` does; OSError if the disk is full.
+        """
+        target = self.path(artifact.digest)
+        if target.exists():
+            self.verify_copy(artifact.digest)
+            return target
+        incoming = Path(tempfile.mkdtemp(prefix=INCOMING, dir=self.folder))
+        try:
+            self._copy(source, incoming, artifact)
+            _move(incoming, target)
+        finally:
+            if incoming.exists():
+                _remove(incoming)
+        _sync_folder(self.folder)
+        return target
+
+    def path(self, digest: str) -> Path:
+        """The absolute path at which the adapter with this digest lies or would lie.
+
+        Raises ArtifactError `bad_digest`; no other string ever becomes a path.
+        """
+        if not canonical.DIGEST.fullmatch(digest):
+            raise ArtifactError("bad_digest", f"{shown(digest)} is not sha256: and 64 hex digits.")
+        return self.folder / digest.removeprefix("sha256:")
+
+    def holds(self, digest: str) -> bool:
+        """Whether the adapter is there; says nothing of its bytes. Raises ArtifactError `bad_digest`."""
+        return self.path(digest).is_dir()
+
+    def digests(self) -> tuple[str, ...]:
+        """All digests that the store holds, sorted."""
+        names = (f"sha256:{entry.name}" for entry in self.folder.iterdir() if entry.is_dir())
+        return tuple(sorted(name for name in names if canonical.DIGEST.fullmatch(name)))
+
+    def verify_copy(self, digest: str) -> None:
+        """Read the copy and compare it with its name.
+
+        Raises ArtifactError `not_held` if it is not there, `damaged` if it is anything but its two files with
+        exactly these bytes.
+        """
+        folder = self.path(digest)
+        if not self.holds(digest):
+            raise ArtifactError("not_held", f"The store has no {digest}: push the adapter again.")
+        try:
+            names = sorted(entry.name for entry in folder.iterdir())
+            found = digest_of(folder, self._limits) if names == [CONFIG_FILE, WEIGHTS_FILE] else None
+        except (ArtifactError, OSError) as error:
+            raise _damaged(digest, str(error)) from None
+        if found is None:
+            raise _damaged(digest, f"it holds {shown(', '.join(names))}")
+        if found != digest:
+            raise _damaged(digest, f"its bytes have the digest {found}")
+
+    def sweep(self, older_than_seconds: float, now: float) -> int:
+        """Remove what crashed copies left behind and return how many; `now` is the time in epoch seconds.
+
+        Copies under way in another gateway are younger than any sensible `older_than_seconds`.
+        """
+        count = 0
+        for entry in self.folder.glob(f"{INCOMING}*"):
+            if now - entry.stat().st_mtime > older_than_seconds:
+                _remove(entry)
+                count += 1
+        return count
+
+    def _copy(self, source: Path, incoming: Path, artifact: Artifact) -> None:
+        changed = ArtifactError("changed", "The adapter was changed after it was verified: push it again.")
+        copied = 0
+        with opened(source) as source_fd:
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
+                with open_file(source_fd, name, self._limits.size_bytes_max) as (file, size_bytes):
+                    copied += size_bytes
+                    if copied > artifact.size_bytes:
+                        raise changed
+                    _copy_file(file, incoming / name, size_bytes)
+        try:
+            same = digest_of(incoming, self._limits) == artifact.digest
+        except ArtifactError:
+            raise changed from None
+        if not same or copied != artifact.size_bytes:
+            raise changed
+        incoming.chmod(FOLDER_MODE)
+        _sync_folder(incoming)
+
+
+def _copy_file(source: BinaryIO, target: Path, size_bytes: int) -> None:
+    """Exactly `size_bytes`, on disk before this returns."""
+    with target.open("xb") as copy:
+        left = size_bytes
+        while left and (chunk := source.read(min(left, CHUNK_BYTES))):
+            copy.write(chunk)
+            left -= len(chunk)
+        copy.flush()
+        os.fchmod(copy.fileno(), FILE_MODE)
+        os.fsync(copy.fileno())
+
+
+def _move(incoming: Path, target: Path) -> None:
+    """One atomic step; where another gateway was faster with the same bytes, its copy stays."""
+    try:
+        incoming.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder_fd)
+    finally:
+        os.close(folder_fd)
+
+
+def _remove(incoming: Path) -> None:
+    incoming.chmod(stat.S_IRWXU)
+    shutil.rmtree(incoming)
+
+
+def _damaged(digest: str, what: str) -> ArtifactError:
+    return ArtifactError(
+        "damaged",
+        f"The store's copy of {digest} is damaged ({what}): retire its version, and when no engine reads it "
+        "any more restore the folder from a backup.",
+    )

@@ -1,0 +1,84 @@
+"""What an engine can do wrong, as one tree; whatever the HTTP client raises is translated here once.
+
+EngineError                the engine did not give a usable answer
+ ├─ Unreachable            no connection, or it broke before an answer
+ ├─ Silent                 connected, and nothing came within the limit
+ ├─ Overloaded             429 or 503: it says that it is too busy
+ ├─ Failed                 any other 5xx, or an error event inside a 200
+ ├─ Missing                404 for a model that we know it has
+ ├─ Truncated              the answer ended before it was whole
+ └─ RefusedByEngine        4xx: the caller's own mistake, in the engine's words
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from serving.view import FaultKind
+
+
+class EngineError(Exception):
+    """`kind` is what the router decides on; `status` is the engine's HTTP status, None where there was none."""
+
+    kind: ClassVar[FaultKind] = "failed"
+
+    def __init__(
+        self, message: str, status: int | None = None, body: bytes = b"", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+        self.retry_after_seconds = retry_after
+
+
+class Unreachable(EngineError):
+    kind = "unreachable"
+
+
+class Silent(EngineError):
+    kind = "silent"
+
+
+class Overloaded(EngineError):
+    kind = "overloaded"
+
+
+class Failed(EngineError):
+    kind = "failed"
+
+
+class Missing(EngineError):
+    kind = "missing"
+
+
+class Truncated(EngineError):
+    kind = "truncated"
+
+
+class RefusedByEngine(EngineError):
+    kind = "refused"
+
+
+def from_status(status: int, body: bytes, retry_after: str | None) -> EngineError:
+    """The error that an engine's answer of this status (400 and up) is."""
+    message = f"the engine answered {status}"
+    seconds = _seconds(retry_after)
+    if status in (429, 503):
+        return Overloaded(message, status, body, seconds)
+    if status == 404:
+        return Missing(message, status, body)
+    if status == 408:
+        return Silent(message, status, body)
+    if status < 500:
+        return RefusedByEngine(message, status, body)
+    return Failed(message, status, body)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in seconds; its date form is not used by engines and counts as absent."""
+    if retry_after is None:
+        return None
+    try:
+        return min(max(float(retry_after), 0.0), 3600.0)
+    except ValueError:
+        return None

@@ -1,0 +1,54 @@
+"""Is a replica there, and what has it loaded? One look, over the control plane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import httpx
+
+from serving.fleet import Fleet
+from serving.replica import Replica
+
+CHECK_TIMEOUT_SECONDS = 3.0
+
+
+def engine_headers(replica: Replica) -> dict[str, str]:
+    """What the gateway shows an engine that wants a key."""
+    key = replica.config.api_key
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+async def look(fleet: Fleet, replicas: Iterable[Replica], http: httpx.AsyncClient) -> None:
+    """Look at each replica at the same time and write down what is there."""
+    await asyncio.gather(*(_look_at(fleet, replica, http) for replica in replicas))
+
+
+async def _look_at(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> None:
+    before = (replica.up, replica.seen, replica.engine_version)
+    try:
+        (await _get(replica, http, "/health")).raise_for_status()
+        models = (await _get(replica, http, "/v1/models")).raise_for_status().json()["data"]
+        seen = {str(model["id"]): str(model.get("root") or "") for model in models}
+        base_model = fleet.pools[replica.config.pool].base_model
+        replica.up = base_model in seen
+        replica.base_root = seen.get(base_model, "")
+        replica.seen = seen
+        if not replica.engine_version:
+            replica.engine_version = await _engine_version(replica, http)
+    except (httpx.HTTPError, KeyError, TypeError, ValueError):
+        replica.up = False
+        replica.seen = {}
+        replica.engine_version = ""
+    if (replica.up, replica.seen, replica.engine_version) != before:
+        fleet.changed()
+
+
+async def _engine_version(replica: Replica, http: httpx.AsyncClient) -> str:
+    """The engine's build; `unknown` for an OpenAI-compatible engine that has no /version."""
+    answer = await _get(replica, http, "/version")
+    return str(answer.json().get("version", "unknown")) if answer.status_code == 200 else "unknown"
+
+
+async def _get(replica: Replica, http: httpx.AsyncClient, path: str) -> httpx.Response:
+    return await http.get(replica.config.url + path, headers=engine_headers(replica), timeout=CHECK_TIMEOUT_SECONDS)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from monitoring.audit import (
+    BEFORE_THE_FIRST,
+    READ_LIMIT_MAX,
+    STREAM,
+    VALUE_BYTES_MAX,
+    Audit,
+    AuditConflict,
+    Entry,
+    verify,
+)
+
+
+async def three_entries(redis: Redis) -> list[Entry]:
+    audit = Audit(redis, clock=lambda: 1_764_000_000.25)
+    await audit.append("a1b2c3d4e5f6", "version.load", "returns@v3", after={"state": "ready"}, generation=1)
+    await audit.append(
+        "a1b2c3d4e5f6", "alias.move", "returns",
+        before={"returns@v2": 1.0}, after={"returns@v3": 1.0}, generation=7,
+    )  # fmt: skip
+    await audit.append("system", "alias.move", "returns", evidence={"verdict": "degraded", "größe": 0.31})
+    return await audit.read()
+
+
+async def test_an_entry_is_read_back_as_it_was_appended(redis: Redis) -> None:
+    audit = Audit(redis, clock=lambda: 1_764_000_000.1234567)
+    appended = await audit.append(
+        "system",
+        "alias.move",
+        "returns",
+        before=None,
+        after={"b": [1, 2.5], "a": "ü"},
+        evidence="p < 0.01",
+        generation=3,
+    )
+    assert await audit.read() == [appended]
+    assert appended.number == 1
+    assert appended.previous == BEFORE_THE_FIRST
+    assert appended.at == 1_764_000_000.1234567
+    assert appended.after == {"b": [1, 2.5], "a": "ü"}
+    assert (appended.before, appended.evidence, appended.generation) == (None, "p < 0.01", 3)
+
+
+async def test_a_client_that_decodes_reads_the_same(redis: Redis, valkey_socket: str) -> None:
+    entries = await three_entries(redis)
+    async with Redis(unix_socket_path=valkey_socket, decode_responses=True) as decoding:
+        audit = Audit(decoding)
+        assert await audit.read() == entries
+        await audit.append("system", "reload", "apprentice.yaml")
+        assert verify(await audit.read()) is None
+
+
+async def test_entries_form_a_chain(redis: Redis) -> None:
+    entries = await three_entries(redis)
+    assert [entry.number for entry in entries] == [1, 2, 3]
+    assert [entry.previous for entry in entries[1:]] == [entry.digest for entry in entries[:-1]]
+    assert verify(entries) is None
+    assert verify([]) is None
+
+
+async def test_a_part_of_the_chain_verifies_too(redis: Redis) -> None:
+    entries = await three_entries(redis)
+    assert verify(entries[1:]) is None
+    assert verify([entries[0], entries[2]]) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at": 1.0},
+        {"actor": "system"},
+        {"action": "alias.keep"},
+        {"object": "contracts"},
+        {"before": None},
+        {"after": {"returns@v3": 0.5}},
+        {"evidence": "none"},
+        {"generation": 8},
+        {"previous": BEFORE_THE_FIRST},
+        {"digest": BEFORE_THE_FIRST},
+        {"number": 3},
+    ],
+)
+async def test_any_change_to_an_entry_breaks_the_chain_there(redis: Redis, change: dict[str, Any]) -> None:
+    entries = await three_entries(redis)
+    entries[1] = replace(entries[1], **change)
+    assert verify(entries) == 1
+
+
+async def test_an_entry_put_anew_with_a_fitting_digest_breaks_the_next(redis: Redis) -> None:
+    entries = await three_entries(redis)
+    await redis.flushall()
+    forged = await Audit(redis, clock=lambda: entries[0].at).append(
+        "f6e5d4c3b2a1", "version.load", "returns@v3"
+    )
+    assert verify([forged]) is None
+    assert verify([forged, *entries[1:]]) == 1
+
+
+async def test_a_removed_entry_is_missed(redis: Redis) -> None:
+    await three_entries(redis)
+    await redis.xdel(STREAM, "2-0")
+    assert verify(await Audit(redis).read()) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"at": "now"},
+        {"at": "1.0", "actor": "\xff", "after": "{not json", "generation": "[]"},
+        {"at": "1", "digest": "x", "previous": ""},
+    ],
+)
+async def test_a_row_that_someone_else_wrote_can_be_read_and_is_broken(
+    redis: Redis, fields: dict[Any, Any]
+) -> None:
+    await three_entries(redis)
+    await redis.xadd(STREAM, fields, id="4-0")
+    entries = await Audit(redis).read()
+    assert len(entries) == 4
+    assert verify(entries) == 3
+
+
+async def test_gateways_that_append_at_once_make_one_chain(redis: Redis, valkey_socket: str) -> None:
+    async def gateway(name: str) -> None:
+        async with Redis(unix_socket_path=valkey_socket) as client:
+            audit = Audit(client)
+            await asyncio.gather(
+                *(audit.append(name, "policy.set", f"task-{number}") for number in range(20))
+            )
+
+    await asyncio.gather(*(gateway(f"gateway-{number}") for number in range(4)))
+    entries = await Audit(redis).read(limit=READ_LIMIT_MAX)
+    assert len({(entry.actor, entry.object) for entry in entries}) == 80
+    assert [entry.number for entry in entries] == list(range(1, 81))
+    assert verify(entries) is None
+
+
+class SendsTwice(Redis):
+    """A client whose connection broke after the command was carried out, and which therefore sent it again."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        if args[0] == "XADD":
+            await super().execute_command(*args, **options)
+        return await super().execute_command(*args, **options)
+
+
+async def test_a_command_that_was_sent_twice_appends_once(redis: Redis, valkey_socket: str) -> None:
+    async with SendsTwice(unix_socket_path=valkey_socket) as client:
+        audit = Audit(client)
+        await audit.append("system", "reload", "apprentice.yaml")
+        await audit.append("system", "reload", "apprentice.yaml")
+    entries = await Audit(redis).read()
+    assert len(entries) == 2
+    assert verify(entries) is None
+
+
+async def test_an_end_that_was_cut_off_is_told_at_the_next_append(redis: Redis) -> None:
+    await three_entries(redis)
+    await redis.xdel(STREAM, "3-0")
+    with pytest.raises(AuditConflict, match="does not take entry 3"):
+        await Audit(redis).append("system", "reload", "apprentice.yaml")
+
+
+async def test_reading_goes_on_after_a_number_and_within_a_limit(redis: Redis) -> None:
+    entries = await three_entries(redis)
+    audit = Audit(redis)
+    assert await audit.read(after=1, limit=1) == entries[1:2]
+    assert await audit.read(after=3) == []
+    assert await audit.read(after=-1) == entries
+    for limit in (0, READ_LIMIT_MAX + 1):
+        with pytest.raises(ValueError, match="limit is"):
+            await audit.read(limit=limit)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, float("nan"), object(), "x" * VALUE_BYTES_MAX])
+async def test_what_is_no_json_or_too_large_is_refused_and_not_appended(redis: Redis, value: Any) -> None:
+    audit = Audit(redis)
+    with pytest.raises(ValueError, match="evidence"):
+        await audit.append("system", "alias.move", "returns", evidence=value)
+    assert await audit.read() == []
+
+
+async def test_errors_of_redis_are_passed_on(redis: Redis, tmp_path: Any) -> None:
+    await redis.set(STREAM, "not a stream")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await Audit(redis).append("system", "reload", "apprentice.yaml")
+    async with Redis(unix_socket_path=str(tmp_path / "nobody.sock")) as gone:
+        with pytest.raises(RedisConnectionError):
+            await Audit(gone).append("system", "reload", "apprentice.yaml")
