@@ -21,9 +21,7 @@ LOGGERS_OF_LIBRARIES = ("uvicorn", "uvicorn.error", "uvicorn.access")
 PUBLIC_LENGTH = 12
 APPRENTICE_KEY = re.compile(r"sk-app-([\w-]+)")
 BEARER_TOKEN = re.compile(r"(?i)(bearer\s+)(?!sk-app-)[\w.~+/-]{8,}=*")
-OF_EVERY_RECORD = frozenset(
-    {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
-)
+OF_EVERY_RECORD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"})
 
 
 def redact(line: str) -> str:

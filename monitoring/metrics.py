@@ -15,7 +15,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 OTHER = "other"
 PREFIX = "apprentice_"
 SERIES_MAX_DEFAULT = 20_000
-SERIES_MAX_LEAST = 6_000
+SERIES_MAX_LEAST = 1_000
 
 SECONDS_OF_A_REQUEST = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
@@ -44,7 +44,7 @@ metrics that a task takes feedback on. A larger one raises the budget, and every
 
 CLOSED: Mapping[str, int] = {
     "reason": 18,
-    "outcome": 8,
+    "outcome": 12,
     "type": 3,
     "purpose": 6,
     "code": 40,
@@ -96,32 +96,32 @@ def evaluate(formula: str, scale: Mapping[str, int] = SCALE) -> int:
 
 
 TASK_POOL = ("task", "pool")
-BY_TASK_AND_POOL = "(T+2)*P + 1"
+BY_TASK_AND_POOL = "(T+1)*P + 1"
 
 METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_requests_total", "counter", "requests",
         "Finished requests by what answered, why it was chosen and how it ended.",
-        ("task", "version", "pool", "reason", "outcome"), "(T+1)*(V+1)*40 + 144",
+        ("task", "version", "pool", "reason", "outcome"), "(T+1)*(V+1)*40 + 216",
     ),
     Spec(
         "apprentice_request_duration_seconds", "histogram", "seconds",
-        "Time from a request's first byte to the end of its answer, in seconds.",
-        TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_A_REQUEST,
+        "Time from a request's first byte to the end of its answer or error, in seconds.",
+        TASK_POOL, "(T+1)*(P+1) + 1", SECONDS_OF_A_REQUEST,
     ),
     Spec(
         "apprentice_time_to_first_token_seconds", "histogram", "seconds",
-        "Time from a request's first byte to the first token of the engine that answered, in seconds.",
+        "Time from a request's first byte to the first token of its answer, in seconds; streams only.",
         TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_A_REQUEST,
     ),
     Spec(
         "apprentice_time_per_output_token_seconds", "histogram", "seconds",
-        "Mean time for each token after the first of an answer, in seconds.",
+        "Mean time for each token of an answer, in seconds; in a stream, for each after the first.",
         TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_A_TOKEN,
     ),
     Spec(
         "apprentice_overhead_seconds", "histogram", "seconds",
-        "Time a request spent in the gateway itself and not waiting for an engine, in seconds.",
+        "Time from a request's first byte to commit that was not spent on waiting for an engine, in seconds.",
         TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_OVERHEAD,
     ),
     Spec(
@@ -162,12 +162,12 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_attempts_total", "counter", "attempts",
         "Attempts at engines by how each ended; a request may take several.",
-        ("pool", "outcome"), "P*8 + 8",
+        ("pool", "outcome"), "P*11 + 12",
     ),
     Spec(
         "apprentice_feedback_total", "counter", "judgements",
         "Feedback by what became of it.",
-        ("task", "version", "metric", "outcome"), "(T+1)*(V+1)*M*5 + 8",
+        ("task", "version", "metric", "outcome"), "(T+1)*(V+1)*M*5 + 12",
     ),
     Spec(
         "apprentice_feedback_coverage_ratio", "gauge", "ratio, 0 to 1",
@@ -213,7 +213,7 @@ METRICS: tuple[Spec, ...] = (
         "apprentice_records_oldest_seconds", "gauge", "seconds",
         "Age of the oldest record that is not stored yet, in seconds; 0 with none pending.",
     ),
-    Spec("apprentice_redis_up", "gauge", "0 or 1", "1 where the last command to Redis succeeded, else 0."),
+    Spec("apprentice_redis_up", "gauge", "0 or 1", "1 where Redis has answered lately, else 0."),
     Spec(
         "apprentice_event_loop_lag_seconds", "histogram", "seconds",
         "How much later than due the event loop woke a timer, in seconds.",
@@ -329,6 +329,7 @@ class Family(ABC, Generic[Cell]):
         self._meters = meters
         self._own_max = children_max - spec.other_children
         self._cells: dict[tuple[str, ...], Cell] = {}
+        self._others: set[tuple[str, ...]] = set()
         self._closed_seen: dict[str, set[str]] = {label: {OTHER} for label in spec.labels if label in CLOSED}
         if not spec.labels and spec.kind != "gauge":
             self.cell()
@@ -337,11 +338,17 @@ class Family(ABC, Generic[Cell]):
         """The series of these label values, begun if new; `other` once the metric's share is used up."""
         return self._cells.get(labels) or self._begin(labels)
 
-    def remove(self, label: str, value: str) -> None:
-        """Drop every series with this label value, and so give back its room."""
+    def remove(self, label: str, values: Collection[str]) -> None:
+        """Drop every series whose label has one of these values, and so give back its room."""
         place = self.spec.labels.index(label)
-        for labels in [labels for labels in self._cells if labels[place] == value]:
+        for labels in [labels for labels in self._cells if labels[place] in values]:
             del self._cells[labels]
+            self._others.discard(labels)
+
+    def clear(self) -> None:
+        """Drop every series."""
+        self._cells.clear()
+        self._others.clear()
 
     def lines(self) -> Iterator[str]:
         """All series as Prometheus reads them."""
@@ -360,8 +367,9 @@ class Family(ABC, Generic[Cell]):
         if len(labels) != len(names):
             raise TypeError(f"{self.spec.name} has the labels {names}: give one value for each.")
         kept = tuple(map(self._within_closed, names, labels))
-        if kept not in self._cells and len(self._cells) >= self._own_max:
+        if kept not in self._cells and len(self._cells) - len(self._others) >= self._own_max:
             kept = tuple(value if name in CLOSED else OTHER for name, value in zip(names, kept, strict=True))
+            self._others.add(kept)
         if kept != labels:
             self._meters.series_overflow.add(1, self.spec.name)
         if kept not in self._cells:
@@ -423,7 +431,7 @@ class Gauge(Family[Level]):
         """Read anew, where there is something to read from. A reading that fails leaves no series."""
         if self._read is None:
             return
-        self._cells.clear()
+        self.clear()
         try:
             reading = self._read()
             for labels, value in reading.items() if isinstance(reading, Mapping) else [((), reading)]:
@@ -431,7 +439,7 @@ class Gauge(Family[Level]):
                 self.cell(*labels).value += value
         except Exception:
             log.exception("%s could not be read", self.spec.name)
-            self._cells.clear()
+            self.clear()
             self.lost()
 
     def _new(self, labels: str) -> Level:
@@ -451,7 +459,8 @@ class Meters:
     def __init__(self, series_max: int = SERIES_MAX_DEFAULT) -> None:
         if series_max < SERIES_MAX_LEAST:
             raise ValueError(f"{series_max} series are too few: give at least {SERIES_MAX_LEAST}.")
-        self._share = series_max / SERIES_MAX_DEFAULT
+        always = sum(spec.other_children * spec.width for spec in METRICS)
+        self._share = (series_max - always) / (SERIES_MAX_DEFAULT - always)
         self._families: dict[str, Counter | Gauge | Histogram] = {}
         make = self._make
         self.series_overflow = make(Counter, "series_overflow_total")
@@ -493,11 +502,12 @@ class Meters:
         else:
             self.saving_usd.add(usd, task)
 
-    def forget(self, version: str) -> None:
-        """Drop a retired version's series and give their room back. A cell kept of it counts no more."""
+    def forget(self, *versions: str) -> None:
+        """Drop the series of retired versions and give their room back. Cells kept of them count no more."""
+        gone = frozenset(versions)
         for family in self._families.values():
             if "version" in family.spec.labels:
-                family.remove("version", version)
+                family.remove("version", gone)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All series, and their content type: OpenMetrics where `accept` names it, else text 0.0.4."""

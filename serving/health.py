@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 import httpx
@@ -10,6 +11,7 @@ import httpx
 from serving.fleet import Fleet
 from serving.replica import Replica
 
+log = logging.getLogger(__name__)
 CHECK_TIMEOUT_SECONDS = 3.0
 
 
@@ -42,6 +44,8 @@ async def _look_at(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> N
         replica.engine_version = ""
     if (replica.up, replica.seen, replica.engine_version) != before:
         fleet.changed()
+    if replica.up != before[0]:
+        log.warning("replica %s of the pool %s is %s", replica.name, replica.config.pool, "up" if replica.up else "down")
 
 
 async def _engine_version(replica: Replica, http: httpx.AsyncClient) -> str:

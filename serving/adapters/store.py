@@ -37,8 +37,8 @@ class Store:
         """Copy the verified adapter in `source` into the store and return its folder there.
 
         The copy is read again and its digest compared: what lies in the store is what was verified. It
-        appears whole or not at all, also after a crash. Putting the same again changes nothing; a copy that has been
-        damaged meanwhile is reported, not replaced.
+        appears whole or not at all, also after a crash. Putting the same again changes nothing; a copy that
+        has been damaged meanwhile is reported, not replaced.
 
         Raises ArtifactError `changed` if the source is no longer what was verified, `damaged` as
         `verify_copy` does; OSError if the disk is full.

@@ -41,9 +41,7 @@ class DemoModel:
     made: bool
 
 
-async def ensure_demo_model(
-    folder: Path, venv: EngineVenv, log_path: Path, hint: Callable[[str], None]
-) -> DemoModel:
+async def ensure_demo_model(folder: Path, venv: EngineVenv, log_path: Path, hint: Callable[[str], None]) -> DemoModel:
     """Make `folder` hold the demo model's checkpoint; instant where it does already.
 
     It appears whole or not at all: it is made beside `folder` and renamed. Raises LaunchError.

@@ -10,7 +10,8 @@ from pathlib import Path
 class EngineOptions:
     """How one engine is started. Lengths are in tokens, `kv_cache_gib` (CPU only) in GiB of memory.
 
-    The engine answers to all of `served_model_names`. `memory_share` (GPU only) is the part of the device's memory that this engine may take, from 0 to 1.
+    The engine answers to all of `served_model_names`. `memory_share` (GPU only) is the part of the device's memory
+    that this engine may take, from 0 to 1.
     """
 
     python: Path

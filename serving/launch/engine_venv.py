@@ -120,9 +120,7 @@ def find_uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if beside.exists() else shutil.which("uv")
     if uv is None:
-        raise LaunchError(
-            f"uv, which installs the engine, is missing: run `{sys.executable} -m pip install uv`."
-        )
+        raise LaunchError(f"uv, which installs the engine, is missing: run `{sys.executable} -m pip install uv`.")
     return uv
 
 

@@ -54,9 +54,7 @@ class Child:
         self.log_path = log_path
 
     @classmethod
-    async def start(
-        cls, command: Sequence[str], log_path: Path, environment: Mapping[str, str] | None = None
-    ) -> Child:
+    async def start(cls, command: Sequence[str], log_path: Path, environment: Mapping[str, str] | None = None) -> Child:
         """Start `command` with `environment` added to ours. Raises LaunchError where it can't be run."""
         make_room(log_path)
         tethered = (sys.executable, "-I", tether.__file__, str(os.getpid()), *command)
@@ -221,9 +219,7 @@ class EngineProcess:
         """
         self.state = EngineState.STARTING
         self._child = await Child.start(self._command, self._log_path, self._environment)
-        await wait_until_healthy(
-            self._child, f"The engine {self.name}", f"{self.url}/health", timeout_seconds, hint
-        )
+        await wait_until_healthy(self._child, f"The engine {self.name}", f"{self.url}/health", timeout_seconds, hint)
         self.state = EngineState.RUNNING
         self._keeper = asyncio.create_task(self._keep(self._child), name=f"keep engine {self.name}")
 
@@ -259,6 +255,8 @@ class EngineProcess:
         self.state = EngineState.STOPPED
 
     def kill(self) -> None:
-        """End the engine at once. Call `stop` too: it waits for the end and keeps it from starting again."""
+        """End the engine at once and for good. Call `stop` too: it waits for the end."""
+        if self._keeper is not None:
+            self._keeper.cancel()
         if self._child is not None:
             self._child.kill()

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.callers import new_key
 from tests.deploy.cluster import ROOT
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(420), pytest.mark.xdist_group("image")]
 
 IMAGE = "localhost/apprentice:test"
-ADMIN_KEY = "sk-app-imagetest0001-only-for-this-container"
+ADMIN_KEY, _, _ = new_key()
 CONFIG = """
 pools:
   general:
@@ -113,7 +114,8 @@ def test_the_image_serves_read_only_and_without_capabilities(container: str) -> 
 def test_the_image_knows_the_admin_of_its_environment_and_no_one_else(container: str) -> None:
     status, body = ask(container, "/v1/models", ADMIN_KEY)
     assert (status, [model["id"] for model in json.loads(body)["data"]]) == (200, ["general"])
-    status, body = ask(container, "/v1/models", "sk-app-imagetest0002-not-the-key")
+    unknown, _, _ = new_key()
+    status, body = ask(container, "/v1/models", unknown)
     assert status == 401, body
     assert json.loads(body)["error"]["code"] == "invalid_api_key"
 

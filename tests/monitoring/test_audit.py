@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
@@ -99,9 +101,7 @@ async def test_any_change_to_an_entry_breaks_the_chain_there(redis: Redis, chang
 async def test_an_entry_put_anew_with_a_fitting_digest_breaks_the_next(redis: Redis) -> None:
     entries = await three_entries(redis)
     await redis.flushall()
-    forged = await Audit(redis, clock=lambda: entries[0].at).append(
-        "f6e5d4c3b2a1", "version.load", "returns@v3"
-    )
+    forged = await Audit(redis, clock=lambda: entries[0].at).append("f6e5d4c3b2a1", "version.load", "returns@v3")
     assert verify([forged]) is None
     assert verify([forged, *entries[1:]]) == 1
 
@@ -120,9 +120,7 @@ async def test_a_removed_entry_is_missed(redis: Redis) -> None:
         {"at": "1", "digest": "x", "previous": ""},
     ],
 )
-async def test_a_row_that_someone_else_wrote_can_be_read_and_is_broken(
-    redis: Redis, fields: dict[Any, Any]
-) -> None:
+async def test_a_row_that_someone_else_wrote_can_be_read_and_is_broken(redis: Redis, fields: dict[Any, Any]) -> None:
     await three_entries(redis)
     await redis.xadd(STREAM, fields, id="4-0")
     entries = await Audit(redis).read()
@@ -134,9 +132,7 @@ async def test_gateways_that_append_at_once_make_one_chain(redis: Redis, valkey_
     async def gateway(name: str) -> None:
         async with Redis(unix_socket_path=valkey_socket) as client:
             audit = Audit(client)
-            await asyncio.gather(
-                *(audit.append(name, "policy.set", f"task-{number}") for number in range(20))
-            )
+            await asyncio.gather(*(audit.append(name, "policy.set", f"task-{number}") for number in range(20)))
 
     await asyncio.gather(*(gateway(f"gateway-{number}") for number in range(4)))
     entries = await Audit(redis).read(limit=READ_LIMIT_MAX)
@@ -194,6 +190,6 @@ async def test_errors_of_redis_are_passed_on(redis: Redis, tmp_path: Any) -> Non
     await redis.set(STREAM, "not a stream")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await Audit(redis).append("system", "reload", "apprentice.yaml")
-    async with Redis(unix_socket_path=str(tmp_path / "nobody.sock")) as gone:
+    async with Redis(unix_socket_path=str(tmp_path / "nobody.sock"), retry=Retry(NoBackoff(), 0)) as gone:
         with pytest.raises(RedisConnectionError):
             await Audit(gone).append("system", "reload", "apprentice.yaml")

@@ -18,10 +18,7 @@ KEY = f"sk-app-{PUBLIC}-{SECRET}"
 def _logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    others = [
-        (logger, logger.handlers[:], logger.propagate)
-        for logger in map(logging.getLogger, LOGGERS_OF_LIBRARIES)
-    ]
+    others = [(logger, logger.handlers[:], logger.propagate) for logger in map(logging.getLogger, LOGGERS_OF_LIBRARIES)]
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -80,9 +77,7 @@ def test_what_is_no_json_is_written_as_text() -> None:
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_keys_are_cut_down_to_their_public_part_wherever_they_stand(form: Form) -> None:
     log, stream = log_to(form)
-    log.info(
-        "caller sent Authorization: Bearer %s", KEY, extra={"key": KEY, "headers": {"authorization": KEY}}
-    )
+    log.info("caller sent Authorization: Bearer %s", KEY, extra={"key": KEY, "headers": {"authorization": KEY}})
     assert SECRET not in stream.getvalue()
     assert stream.getvalue().count(f"sk-app-{PUBLIC}-…") == 3
 
@@ -114,9 +109,7 @@ def test_redaction(line: str, redacted: str) -> None:
 
 def test_a_line_break_in_a_message_can_not_forge_a_line_of_text() -> None:
     log, stream = log_to("text")
-    log.info(
-        "unknown model %s", "x\r\n2026-01-01T00:00:00 INFO gateway: all is well", extra={"model": "a\nb"}
-    )
+    log.info("unknown model %s", "x\r\n2026-01-01T00:00:00 INFO gateway: all is well", extra={"model": "a\nb"})
     (line,) = stream.getvalue().splitlines()
     assert "gateway.test: unknown model x\\r\\n2026" in line
 
