@@ -138,7 +138,7 @@ async def open_answer(house: House, policy: Policy, body: RequestBody, choice: C
     }
     deadline = ledger.started_at + policy.limits.request_timeout_seconds
     while True:
-        ledger.chosen(choice)
+        ledger.chosen(choice, house.stack(choice))
         try:
             return await _attempt(house, policy, body, choice, ledger, headers)
         except EngineError as error:

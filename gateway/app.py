@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from types import MappingProxyType
-from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -37,7 +36,7 @@ from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from monitoring.records import RecordBuffer, RecordStream, flush_until
-from router.choice import Moment
+from router.choice import Choice, Moment
 from router.policy import TaskPolicy
 from serving.adapters.artifact import Base, read_base
 from serving.adapters.reconcile import Reconciler
@@ -46,6 +45,7 @@ from serving.adapters.store import Store
 from serving.engine_client import AiohttpEngineClient, EngineClient
 from serving.fleet import Fleet
 from serving.shelf import Shelf
+from serving.stack import UNKNOWN, BaseStack, chat_template_of, stack_of
 
 log = logging.getLogger(__name__)
 FEEDBACK_STREAM_MAX = 1_000_000
@@ -79,12 +79,23 @@ class House:
     audit: Audit
     meters: Meters
     prices: Prices
+    stacks: Mapping[str, BaseStack]
     pool_limits: TaskPolicy
     body_bytes_max: int
 
     def moment(self, now: float) -> Moment:
         """The time and the chance of one decision."""
         return Moment(now, time.time(), random.random())  # noqa: S311 - a tie-break, not a secret
+
+    def stack(self, choice: Choice) -> str:
+        """The digest of all that is to answer this choice."""
+        version = choice.version
+        return stack_of(
+            self.stacks[choice.pool.name],
+            self.fleet.replicas[choice.replica.name].engine_version,
+            version.digest if version else None,
+            version.manifest_digest if version else None,
+        )
 
 
 class Gateway(FastAPI):
@@ -135,6 +146,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             AiohttpEngineClient(settings.limits.connect_timeout_seconds, settings.limits.answer_bytes_max)
         )
         store = Store(settings.store)
+        bases = _bases(settings)
         snapshot = SnapshotKeeper(redis, _deployed(settings), fixed, lambda found: _take_in(found, fleet, meters))
         house = House(
             settings=settings,
@@ -145,7 +157,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             admission=Admission(settings.limits.in_flight_max),
             snapshot=snapshot,
             fleet=fleet,
-            bases=_bases(settings),
+            bases=bases,
             engines=engines,
             http=http,
             store=store,
@@ -166,6 +178,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             audit=Audit(redis),
             meters=meters,
             prices=_prices(settings),
+            stacks=_stacks(settings, bases),
             pool_limits=TaskPolicy("", None, max_tokens_max=settings.limits.pool_max_tokens_max),
             body_bytes_max=settings.limits.body_bytes_max,
         )
@@ -211,6 +224,18 @@ def _bases(settings: Settings) -> Mapping[str, Base]:
             name: read_base(pool.base_folder, pool.base_fingerprint)
             for name, pool in settings.pools.items()
             if pool.base_folder is not None
+        }
+    )
+
+
+def _stacks(settings: Settings, bases: Mapping[str, Base]) -> Mapping[str, BaseStack]:
+    return MappingProxyType(
+        {
+            name: BaseStack(
+                bases[name].fingerprint if name in bases else pool.base_fingerprint or UNKNOWN,
+                chat_template_of(pool.base_folder) if pool.base_folder else UNKNOWN,
+            )
+            for name, pool in settings.pools.items()
         }
     )
 
@@ -270,9 +295,3 @@ def _freeze_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-
-
-def state_of(app: Any) -> House:
-    """The House of a running application."""
-    house: House = app.state.house
-    return house

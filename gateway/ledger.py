@@ -63,7 +63,7 @@ class Ledger:
         if subject:
             record.handles.append(handle_of(secret, record.caller, "subject", subject))
 
-    def chosen(self, choice: Choice) -> None:
+    def chosen(self, choice: Choice, stack: str) -> None:
         """Note where the request goes now."""
         record = self.record
         record.task = choice.task.name if choice.task else None
@@ -74,6 +74,7 @@ class Ledger:
         record.blueprint = choice.blueprint_of is not None
         record.override_id = choice.override_id
         record.probability = choice.probability
+        record.stack = stack
         record.adapter_digest = choice.version.digest if choice.version else None
 
     def attempted(self, choice: Choice, fault: str | None, seconds: float) -> None:

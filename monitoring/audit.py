@@ -82,7 +82,7 @@ class Audit:
         """
         unsealed = Entry(
             number=0,
-            at=self._clock(),
+            at=float(self._clock()),
             actor=actor,
             action=action,
             object=object,
@@ -192,22 +192,22 @@ def _entry(stream_id: bytes | str, stored: Mapping[bytes | str, bytes | str]) ->
 def _as_read(name: str, value: Any) -> Any:
     """The value as it will be read back, so that an entry is the same before and after Redis."""
     try:
-        text = _json(value)
-    except (TypeError, ValueError) as error:
+        text = _json(value, nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} can't be audited, since it is not JSON: {error}.") from error
     if len(text) > VALUE_BYTES_MAX:
         raise ValueError(f"{name} has {len(text)} bytes: at most {VALUE_BYTES_MAX}; give its digest instead.")
     return json.loads(text)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def _json(value: Any, nan: bool = True) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=nan)
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -45,6 +45,7 @@ def configure(level: str = "INFO", form: Form = "json", stream: TextIO | None = 
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers[:] = [handler]
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look at each replica helps nobody
     for name in LOGGERS_OF_LIBRARIES:
         logger = logging.getLogger(name)
         logger.handlers.clear()

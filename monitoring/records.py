@@ -1,4 +1,4 @@
-"""Records: all that is known of a finished request, on its way to the record stream. docs/records.md lists the fields."""
+"""Records: all that is known of a finished request, on its way to the stream. docs/records.md lists the fields."""
 
 from __future__ import annotations
 

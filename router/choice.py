@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from router.overrides import Subject, first_match
+from router.overrides import Override, Subject, first_match
 from router.policy import Alias, Policy, TaskPolicy
 from router.replicas import pick
 from serving.view import FleetView, PoolView, ReplicaView, VersionView
@@ -95,29 +95,19 @@ class Moment:
 def choose(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
     """Decide one request. Total: every input yields a Choice or a Refusal, and the same input the same one."""
     task_name, _, pinned_version = asked.model.partition("@")
-    task = policy.tasks.get(task_name)
     if not _allowed(asked, task_name):
         return Refusal("model_not_allowed", f"This key may not use the model {asked.model!r}. Ask an admin for it.")
+    task = policy.tasks.get(task_name)
     if task is None:
         return _choose_pool(asked, policy, view, moment)
-    subject = Subject(task_name, asked.caller, asked.metadata or {}, asked.text)
-    rule = first_match(policy.overrides, subject, moment.now_unix)
     alias = policy.aliases.get(task_name)
     live = _live_version(alias, view, asked.session, moment.draw)
+    rule = first_match(policy.overrides, _subject(task_name, asked), moment.now_unix)
     if rule is not None:
-        if rule.action == "refuse":
-            return Refusal("refused_by_override", rule.message or "An admin's rule refuses this request.")
-        if rule.action == "general":
-            return _exit(task, live, view, moment, "override", rule.id)
-        named = view.versions.get(rule.version or "")
-        return _serve(task, named, view, moment, "override", 1.0, rule.id)
+        return _choose_overruled(rule, task, live, view, moment)
     if pinned_version:
         return _choose_pinned(asked, task, view, moment)
-    if alias is None or live is None:
-        return _exit(task, None, view, moment, "no_replica")
-    share = alias.weights[live.name]
-    reason: Reason = "adapter" if share == max(alias.weights.values()) else "canary"
-    return _serve(task, live, view, moment, reason, share)
+    return _choose_live(task, alias, live, view, moment)
 
 
 def general_instead(
@@ -150,6 +140,30 @@ def _choose_pool(asked: Asked, policy: Policy, view: FleetView, moment: Moment) 
     if isinstance(replica, str):
         return _lacking(replica, pool.name)
     return Choice(None, None, pool, replica, "pinned")
+
+
+def _subject(task: str, asked: Asked) -> Subject:
+    return Subject(task, asked.caller, asked.metadata or {}, asked.text)
+
+
+def _choose_overruled(
+    rule: Override, task: TaskPolicy, live: VersionView | None, view: FleetView, moment: Moment
+) -> Choice | Refusal:
+    if rule.action == "refuse":
+        return Refusal("refused_by_override", rule.message or "An admin's rule refuses this request.")
+    if rule.action == "general":
+        return _exit(task, live, view, moment, "override", rule.id)
+    return _serve(task, view.versions.get(rule.version or ""), view, moment, "override", 1.0, rule.id)
+
+
+def _choose_live(
+    task: TaskPolicy, alias: Alias | None, live: VersionView | None, view: FleetView, moment: Moment
+) -> Choice | Refusal:
+    if alias is None or live is None:
+        return _exit(task, None, view, moment, "no_replica")
+    share = alias.weights[live.name]
+    reason: Reason = "adapter" if share == max(alias.weights.values()) else "canary"
+    return _serve(task, live, view, moment, reason, share)
 
 
 def _choose_pinned(asked: Asked, task: TaskPolicy, view: FleetView, moment: Moment) -> Choice | Refusal:

@@ -45,7 +45,9 @@ async def _look_at(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> N
     if (replica.up, replica.seen, replica.engine_version) != before:
         fleet.changed()
     if replica.up != before[0]:
-        log.warning("replica %s of the pool %s is %s", replica.name, replica.config.pool, "up" if replica.up else "down")
+        log.warning(
+            "replica %s of the pool %s is %s", replica.name, replica.config.pool, "up" if replica.up else "down"
+        )
 
 
 async def _engine_version(replica: Replica, http: httpx.AsyncClient) -> str:

@@ -9,7 +9,7 @@ from serving.view import ReplicaView
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
-    """A replica as configured. `store_folder` is the adapter store as this engine sees it; None: as the gateway does."""
+    """A replica as configured. `store_folder` is the adapter store as its engine sees it; None: as we do."""
 
     name: str
     url: str

@@ -50,6 +50,7 @@ def serve(config: Path) -> None:
             lifespan="on",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             log_config=None,
             timeout_graceful_shutdown=5,
         ),

@@ -41,10 +41,7 @@ ADAPTER_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.25
 GPU_MEMORY_SHARE = 0.9
 ENGINE_BUILDS: Mapping[Kind, str] = {"gpu": "vLLM for CUDA", "cpu": "vLLM for the CPU"}
-TASK_TEXT = (
-    "Hello, I bought a pair of headphones 12 days ago. They are still unopened, I have the receipt,"
-    " and I live in Germany. May I send them back?"
-)
+TASK_TEXT = "I bought a laptop 10 days ago, it is still sealed, I have the receipt and it was delivered to Germany."
 OPEN_TEXT = "How many days are in a week?"
 
 
@@ -137,6 +134,7 @@ class LocalHouse:
         settings = load_settings(self._options.config)
         port = self._options.port or settings.listen.port
         see_that_it_is_free(settings.listen.host, port)
+        see_that_it_is_there(self._options.adapter)
         self._drain_seconds_max = settings.limits.drain_seconds_max
         venv, model = await self.install()
         urls = await self._start_engines(plan_engines(settings, self._options.engines), venv, model)
@@ -292,8 +290,6 @@ async def place_adapter(admin: Admin, task: str, folder: Path, hint: Callable[[s
 
     An adapter that was pushed before is left as it is, and so is the task's alias: an admin may have moved it.
     """
-    if not (folder / "adapter_config.json").exists():
-        raise LaunchError(f"There is no adapter in {folder}: make it with examples/{task}/train.py or name another.")
     known = {one["version"] for one in (await admin.ask("GET", "/admin/v1/adapters"))["adapters"]}
     version = (await admin.ask("POST", "/admin/v1/adapters", {"task": task, "path": str(folder)}))["version"]
     aliases = (await admin.ask("GET", "/admin/v1/aliases"))["aliases"]
@@ -413,6 +409,12 @@ def see_that_it_is_free(host: str, port: int) -> None:
     """Raises LaunchError where something listens on the gateway's port already."""
     if not _is_free(host, port):
         raise LaunchError(f"Port {port} is in use: choose another one, as in `make up PORT={port + 1}`.")
+
+
+def see_that_it_is_there(adapter: Path) -> None:
+    """Raises LaunchError where the folder `adapter` holds none."""
+    if not (adapter / "adapter_config.json").exists():
+        raise LaunchError(f"There is no adapter in {adapter}: make it with examples/{TASK}/train.py, or name another.")
 
 
 def free_port(preferred: int) -> int:

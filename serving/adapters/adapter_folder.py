@@ -92,9 +92,7 @@ DEFAULT_LIMITS = ArtifactLimits()
 def opened(folder: Path) -> Iterator[int]:
     """The folder's descriptor: all files are opened relative to it, so that nothing moves under our feet."""
     if folder.is_symlink():
-        raise ArtifactError(
-            "symlink", f"{shown(folder.name)} is a symbolic link: name the folder it leads to."
-        )
+        raise ArtifactError("symlink", f"{shown(folder.name)} is a symbolic link: name the folder it leads to.")
     try:
         folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
@@ -111,9 +109,7 @@ def open_file(folder_fd: int, name: str, size_bytes_max: int) -> Iterator[tuple[
     try:
         file_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder_fd)
     except FileNotFoundError:
-        raise ArtifactError(
-            "missing_file", f"{name} is not there: save the adapter with save_pretrained."
-        ) from None
+        raise ArtifactError("missing_file", f"{name} is not there: save the adapter with save_pretrained.") from None
     except OSError as error:
         raise _unreadable(name, error) from None
     status = os.fstat(file_fd)
@@ -137,9 +133,7 @@ def check_files(folder_fd: int, limits: ArtifactLimits) -> None:
     with os.scandir(folder_fd) as entries:
         for count, entry in enumerate(sorted(entries, key=lambda each: each.name)):
             if count >= limits.files_max:
-                raise ArtifactError(
-                    "unexpected_file", f"The folder holds more than {limits.files_max} files."
-                )
+                raise ArtifactError("unexpected_file", f"The folder holds more than {limits.files_max} files.")
             _check_entry(entry)
 
 
@@ -179,6 +173,4 @@ def _check_entry(entry: os.DirEntry[str]) -> None:
 
 def _unreadable(name: str, error: Exception) -> ArtifactError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return ArtifactError(
-        "unreadable", f"{shown(name)} can't be read ({reason}): name a folder that holds an adapter."
-    )
+    return ArtifactError("unreadable", f"{shown(name)} can't be read ({reason}): name a folder that holds an adapter.")

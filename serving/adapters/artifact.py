@@ -145,9 +145,7 @@ def _check_base(config: Mapping[str, Any], base: Base, claimed_fingerprint: str 
 def _pair_up(tensors: Mapping[str, Tensor], promise: Promise, base: Base) -> Pairs:
     """The tensors by layer and module, each in its place and of the base's sizes and the promised rank."""
     if not tensors:
-        raise ArtifactError(
-            "empty", f"{WEIGHTS_FILE} holds no tensors: nothing was trained, or nothing was saved."
-        )
+        raise ArtifactError("empty", f"{WEIGHTS_FILE} holds no tensors: nothing was trained, or nothing was saved.")
     sizes, layers = module_sizes(base.config), layer_count(base.config)
     pairs: Pairs = {}
     for name, tensor in tensors.items():

@@ -30,9 +30,7 @@ DIMENSION_MAX = 1 << 24
 LAYERS_MAX = 1000
 
 # Families with q/k/v/o and gate/up/down, one after another in `model.layers.N`, all of one size.
-SPLIT_FAMILIES = frozenset(
-    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "granite"}
-)
+SPLIT_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "granite"})
 # The same with q/k/v in one matrix and gate/up in one matrix.
 FUSED_FAMILIES = frozenset({"phi3"})
 # Here the library's defaults are not "as many as query heads" and "hidden size by heads": they have to be
@@ -67,9 +65,7 @@ def read_base(folder: Path, fingerprint: str | None = None) -> Base:
             raise _bad(folder, f"its weights have the fingerprint {measured}, and {fingerprint} was expected")
         fingerprint = measured
     if fingerprint is None:
-        raise _bad(
-            folder, "it has no *.safetensors weights; give the fingerprint that was taken where they are"
-        )
+        raise _bad(folder, "it has no *.safetensors weights; give the fingerprint that was taken where they are")
     return Base(name_of(folder), fingerprint, config)
 
 
@@ -140,9 +136,7 @@ def layer_count(config: Mapping[str, Any]) -> int:
     """How many layers the base has. Raises ArtifactError `bad_base` if its config does not say."""
     layers = _size(config, "num_hidden_layers")
     if layers > LAYERS_MAX:
-        raise ArtifactError(
-            "bad_base", f"The base model's config.json says {layers} layers, over {LAYERS_MAX}."
-        )
+        raise ArtifactError("bad_base", f"The base model's config.json says {layers} layers, over {LAYERS_MAX}.")
     return layers
 
 
@@ -174,9 +168,7 @@ def _weight_files(folder: Path) -> list[Path]:
             raise _bad(folder, "its model.safetensors.index.json has no weight_map")
         names = set(map(str, index.values()))
         if len(names) > SHARDS_MAX or any("/" in name or not name.endswith(".safetensors") for name in names):
-            raise _bad(
-                folder, "its model.safetensors.index.json names files that are no shards in this folder"
-            )
+            raise _bad(folder, "its model.safetensors.index.json names files that are no shards in this folder")
         return [folder / name for name in sorted(names)]
     single = folder / "model.safetensors"
     return [single] if single.is_file() else []

@@ -28,9 +28,7 @@ def read_object(raw: bytes) -> dict[str, Any]:
 def write(value: Any) -> bytes:
     """The one form: sorted keys, no spaces, ASCII. Raises ValueError where the value is not plain JSON."""
     try:
-        return json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-        ).encode()
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
     except (TypeError, RecursionError) as error:
         raise ValueError(f"it is not plain JSON: {error}") from None
 

@@ -200,17 +200,13 @@ class _Fields:
 
 def _task(place: str, value: Any) -> str:
     if not isinstance(value, str) or not TASK.fullmatch(value):
-        raise ManifestError(
-            f"{place} must be 1 to 63 of a-z, 0-9, - and _, and begin with a letter or digit."
-        )
+        raise ManifestError(f"{place} must be 1 to 63 of a-z, 0-9, - and _, and begin with a letter or digit.")
     return value
 
 
 def _fingerprint(place: str, value: Any) -> str:
     if not isinstance(value, str) or not canonical.DIGEST.fullmatch(value):
-        raise ManifestError(
-            f"{place} must be sha256: and 64 hex digits: take it from the base model's folder."
-        )
+        raise ManifestError(f"{place} must be sha256: and 64 hex digits: take it from the base model's folder.")
     return value
 
 
@@ -276,9 +272,7 @@ def _sampling(place: str, value: Any) -> dict[str, Any]:
             _check_number(f"{place}.{key}", setting, key)
         else:
             known = ", ".join([*SAMPLING_BOUNDS, "stop"])
-            raise ManifestError(
-                f"{shown(f'{place}.{key}')} is not known here: remove or rename it; known are {known}."
-            )
+            raise ManifestError(f"{shown(f'{place}.{key}')} is not known here: remove or rename it; known are {known}.")
     return sampling
 
 
@@ -294,8 +288,8 @@ def _check_stop(place: str, value: Any) -> None:
     stops = value if isinstance(value, list) else [value]
     if not 1 <= len(stops) <= STOP_MAX:
         raise ManifestError(f"{place} must be a text or a list of 1 to {STOP_MAX} texts.")
-    for at, stop in enumerate(stops):
-        _text(f"{place}[{at}]", stop, TEXT_LENGTH_MAX)
+    if not all(isinstance(stop, str) and 1 <= len(stop) <= TEXT_LENGTH_MAX for stop in stops):
+        raise ManifestError(f"{place} must hold texts of 1 to {TEXT_LENGTH_MAX} characters.")
 
 
 def _golden(place: str, value: Any) -> tuple[Golden, ...]:
@@ -340,17 +334,13 @@ def _check_plain(place: str, value: Any, depth_left: int) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ManifestError(
-                    f"{place} has the key {shown(repr(key))}, which is no text: put it in quotes."
-                )
+                raise ManifestError(f"{place} has the key {shown(repr(key))}, which is no text: put it in quotes.")
             _check_plain(place, inner, depth_left - 1)
     elif isinstance(value, list):
         for inner in value:
             _check_plain(place, inner, depth_left - 1)
     elif value is not None and not isinstance(value, str | int | float):
-        raise ManifestError(
-            f"{place} holds a {type(value).__name__}, which JSON does not have: write it as a text."
-        )
+        raise ManifestError(f"{place} holds a {type(value).__name__}, which JSON does not have: write it as a text.")
 
 
 class _Loader(yaml.SafeLoader):
@@ -358,11 +348,7 @@ class _Loader(yaml.SafeLoader):
     twice, dates are texts, and only true and false are booleans."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - the parser looks it up on the class and only reads it
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag not in ("tag:yaml.org,2002:timestamp", BOOLEAN)
-        ]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp", BOOLEAN)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

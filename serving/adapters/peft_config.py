@@ -84,9 +84,7 @@ def read_promise(config: Mapping[str, Any], limits: ArtifactLimits) -> Promise:
             "--max-lora-rank and the limit, or train with a lower rank.",
         )
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= limits.alpha_max:
-        raise _bad_config(
-            f"has lora_alpha {shown(repr(alpha))}, which must be above 0 and at most {limits.alpha_max}"
-        )
+        raise _bad_config(f"has lora_alpha {shown(repr(alpha))}, which must be above 0 and at most {limits.alpha_max}")
     return Promise(rank, float(alpha), _read_targets(config), _read_layers(config))
 
 
@@ -96,9 +94,7 @@ def _check_features(config: Mapping[str, Any]) -> None:
     if config.get("task_type") != "CAUSAL_LM":
         raise unsupported(f"task_type is {shown(str(config.get('task_type')))}", "only CAUSAL_LM is served")
     if config.get("bias", "none") != "none":
-        raise unsupported(
-            f"bias is {shown(str(config['bias']))}", "engines serve no biases; train with bias='none'"
-        )
+        raise unsupported(f"bias is {shown(str(config['bias']))}", "engines serve no biases; train with bias='none'")
     if type(config.get("use_rslora", False)) is not bool:
         raise _bad_config("has a use_rslora that is neither true nor false")
     init = config.get("init_lora_weights", True)
@@ -121,11 +117,7 @@ def _read_targets(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     targets = config.get("target_modules")
     if isinstance(targets, str) and targets:
         return None
-    if (
-        isinstance(targets, list)
-        and 0 < len(targets) <= 10_000
-        and all(isinstance(each, str) for each in targets)
-    ):
+    if isinstance(targets, list) and 0 < len(targets) <= 10_000 and all(isinstance(each, str) for each in targets):
         return tuple(targets)
     raise _bad_config("has no valid target_modules: a list of module names")
 

@@ -84,7 +84,7 @@ class Reconciler:
         return failed
 
     async def load(self, replica: Replica, version: Version) -> None:
-        """Have the version loaded and probed on this replica; nothing is done where it is. Raises LoadError, ProbeError.
+        """Have the version loaded and probed on this replica, if it is not. Raises LoadError, ProbeError.
 
         A refusal ("already loaded") or a timeout is answered by reading what the engine lists, never by a blind retry.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ POLL_SECONDS = 0.25
 HEALTH_TIMEOUT_SECONDS = 2.0
 LOG_BYTES_MAX = 16 * 1024 * 1024
 TAIL_BYTES = 4096
+LINE_PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?")
 RESTART_DELAY_SECONDS_MIN = 1.0
 RESTART_DELAY_SECONDS_MAX = 30.0
 # An engine that lived this long had started properly: its next restart waits the shortest delay again.
@@ -36,6 +38,11 @@ def last_lines(log_path: Path, count: int = 1) -> str:
     except OSError:
         return ""
     return "\n".join([line.strip() for line in text.splitlines() if line.strip()][-count:])
+
+
+def last_words(log_path: Path) -> str:
+    """The log's last line as a person reads it: without the engine's process, level, time and place."""
+    return LINE_PREFIX.sub("", last_lines(log_path))
 
 
 def make_room(log_path: Path) -> None:
@@ -124,7 +131,7 @@ async def run_to_end(
     try:
         async with asyncio.timeout(timeout_seconds):
             while child.exit_code is None:
-                hint(last_lines(log_path))
+                hint(last_words(log_path))
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError as error:
         message = f"{Path(command[0]).name} took longer than {timeout_seconds:.0f} s; its log is {log_path}."
@@ -157,7 +164,7 @@ async def wait_until_healthy(
                 if child.exit_code is not None:
                     said = last_lines(child.log_path, 3)
                     raise LaunchError(f"{name} ended while starting ({said}); its log is {child.log_path}.")
-                hint(last_lines(child.log_path))
+                hint(last_words(child.log_path))
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError as error:
         message = f"{name} did not become healthy in {timeout_seconds:.0f} s; its log is {child.log_path}."

@@ -56,9 +56,7 @@ def test_every_resource_fits_its_kubernetes_schema(cluster: Cluster, tmp_path: P
 
 def test_the_base_holds_the_gateway_redis_and_two_engine_pools(cluster: Cluster) -> None:
     assert {w["metadata"]["name"] for w in cluster.workloads} == {"gateway", "redis", *ENGINES}
-    assert {r["metadata"].get("namespace") for r in cluster.resources if r["kind"] != "Namespace"} == {
-        "apprentice"
-    }
+    assert {r["metadata"].get("namespace") for r in cluster.resources if r["kind"] != "Namespace"} == {"apprentice"}
 
 
 def test_the_namespace_admits_restricted_pods_only(cluster: Cluster) -> None:
@@ -73,9 +71,7 @@ def test_every_pod_runs_restricted(cluster: Cluster) -> None:
         assert security["runAsUser"] > 0, name
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert pod["automountServiceAccountToken"] is False, name
-        assert pod["enableServiceLinks"] is False, (
-            f"{name}: service links would set variables that look like settings"
-        )
+        assert pod["enableServiceLinks"] is False, f"{name}: service links would set variables that look like settings"
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
         assert not [volume for volume in pod["volumes"] if "hostPath" in volume], name
 
@@ -159,9 +155,7 @@ def test_every_mount_has_its_volume_and_every_volume_its_claim(cluster: Cluster)
 def test_every_service_leads_to_pods_that_have_its_port(cluster: Cluster) -> None:
     for service in cluster.of_kind("Service"):
         selector = {"matchLabels": service["spec"]["selector"]}
-        chosen = [
-            w for w in cluster.workloads if matches(selector, pod_labels(cluster)[w["metadata"]["name"]])
-        ]
+        chosen = [w for w in cluster.workloads if matches(selector, pod_labels(cluster)[w["metadata"]["name"]])]
         assert len(chosen) == 1, service["metadata"]["name"]
         (container,) = chosen[0]["spec"]["template"]["spec"]["containers"]
         ports = {port["name"] for port in container["ports"]}
@@ -178,24 +172,18 @@ def test_every_workload_with_replicas_has_a_disruption_budget(cluster: Cluster) 
 def allowed(cluster: Cluster, pod: str, direction: str) -> list[Any]:
     """The rules of every network policy that binds the pod, one list; an unbound pod fails."""
     labels = pod_labels(cluster)[pod]
-    policies = [
-        p["spec"] for p in cluster.of_kind("NetworkPolicy") if matches(p["spec"]["podSelector"], labels)
-    ]
+    policies = [p["spec"] for p in cluster.of_kind("NetworkPolicy") if matches(p["spec"]["podSelector"], labels)]
     binding = [policy for policy in policies if direction.capitalize() in policy["policyTypes"]]
     assert binding, f"no network policy binds {pod}, {direction}"
     return [rule for policy in binding for rule in policy.get(direction, ())]
 
 
 @pytest.mark.parametrize("pod", [*ENGINES, "redis"])
-def test_engines_and_redis_are_reached_from_the_gateway_only_and_reach_nothing(
-    cluster: Cluster, pod: str
-) -> None:
+def test_engines_and_redis_are_reached_from_the_gateway_only_and_reach_nothing(cluster: Cluster, pod: str) -> None:
     (rule,) = allowed(cluster, pod, "ingress")
     (source,) = rule["from"]
     assert source.keys() == {"podSelector"}
-    reached_from = [
-        name for name, labels in pod_labels(cluster).items() if matches(source["podSelector"], labels)
-    ]
+    reached_from = [name for name, labels in pod_labels(cluster).items() if matches(source["podSelector"], labels)]
     assert reached_from == ["gateway"]
     assert len(rule["ports"]) == 1
     assert allowed(cluster, pod, "egress") == []
@@ -209,9 +197,7 @@ def test_the_gateway_reaches_engines_redis_and_names_only(cluster: Cluster) -> N
         if "namespaceSelector" in target:
             assert {port["port"] for port in rule["ports"]} == {53}
         else:
-            reached |= {
-                n for n, labels in pod_labels(cluster).items() if matches(target["podSelector"], labels)
-            }
+            reached |= {n for n, labels in pod_labels(cluster).items() if matches(target["podSelector"], labels)}
     assert reached == {*ENGINES, "redis"}
 
 

@@ -65,15 +65,10 @@ def test_the_gateway_knows_every_replica_of_a_pool_and_no_other(
 
 @pytest.mark.parametrize("pool", ["small", "general"])
 def test_a_pool_names_its_base_as_its_engines_do(cluster: Cluster, settings: Settings, pool: str) -> None:
-    assert (
-        f"--served-model-name={settings.pools[pool].base_model}"
-        in cluster.container(f"engine-{pool}")["args"]
-    )
+    assert f"--served-model-name={settings.pools[pool].base_model}" in cluster.container(f"engine-{pool}")["args"]
 
 
-def test_gateway_and_engines_see_models_and_store_at_the_same_place(
-    cluster: Cluster, settings: Settings
-) -> None:
+def test_gateway_and_engines_see_models_and_store_at_the_same_place(cluster: Cluster, settings: Settings) -> None:
     def mounts(workload: str) -> dict[str, str]:
         return {mount["name"]: mount["mountPath"] for mount in cluster.container(workload)["volumeMounts"]}
 
@@ -88,4 +83,4 @@ def test_gateway_and_engines_see_models_and_store_at_the_same_place(
 def test_the_gateway_outlives_its_prestop_and_its_drain(cluster: Cluster, settings: Settings) -> None:
     pod = cluster.named("Deployment", "gateway")["spec"]["template"]["spec"]
     prestop_seconds = cluster.container("gateway")["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= prestop_seconds + settings.limits.drain_seconds_max + 10
+    assert pod["terminationGracePeriodSeconds"] >= prestop_seconds + settings.limits.drain_seconds_max + 15

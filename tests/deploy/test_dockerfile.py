@@ -39,8 +39,6 @@ def test_the_build_sees_only_what_it_copies() -> None:
     ignore = (ROOT / ".dockerignore").read_text().split()
     assert ignore[0] == "*"
     copied = {
-        path
-        for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
-        for path in line.split()
+        path for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE) for path in line.split()
     }
     assert {line.removeprefix("!") for line in ignore if line.startswith("!")} == copied

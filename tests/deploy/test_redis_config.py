@@ -22,9 +22,7 @@ def store(cluster: Cluster, tmp_path: Path) -> Iterator[redis.Redis]:
     options = f"--requirepass only-here --dir {tmp_path} --port 0 --unixsocket {socket}".split()
     process = subprocess.Popen([program, str(config), *options], stdout=subprocess.DEVNULL)
     retry = Retry(ConstantBackoff(0.05), 100, (redis.ConnectionError, FileNotFoundError))
-    client = redis.Redis(
-        unix_socket_path=str(socket), password="only-here", retry=retry, decode_responses=True
-    )
+    client = redis.Redis(unix_socket_path=str(socket), password="only-here", retry=retry, decode_responses=True)
     try:
         assert client.ping()
         yield client
@@ -34,9 +32,7 @@ def store(cluster: Cluster, tmp_path: Path) -> Iterator[redis.Redis]:
         process.wait(timeout=10)
 
 
-def test_the_redis_of_the_base_keeps_every_write_and_evicts_nothing(
-    store: redis.Redis, tmp_path: Path
-) -> None:
+def test_the_redis_of_the_base_keeps_every_write_and_evicts_nothing(store: redis.Redis, tmp_path: Path) -> None:
     assert store.config_get("append*")["appendonly"] == "yes"
     assert store.config_get("append*")["appendfsync"] == "always"
     assert store.config_get("maxmemory*")["maxmemory-policy"] == "noeviction"
@@ -44,9 +40,7 @@ def test_the_redis_of_the_base_keeps_every_write_and_evicts_nothing(
     assert "feedback" in "".join(path.read_text() for path in tmp_path.glob("appendonlydir/*.incr.aof"))
 
 
-def test_redis_may_hold_half_of_its_memory_limit_so_that_a_rewrite_fits(
-    cluster: Cluster, store: redis.Redis
-) -> None:
+def test_redis_may_hold_half_of_its_memory_limit_so_that_a_rewrite_fits(cluster: Cluster, store: redis.Redis) -> None:
     container = cluster.container("redis")
     limit_gibibytes = int(container["resources"]["limits"]["memory"].removesuffix("Gi"))
     assert int(store.config_get("maxmemory")["maxmemory"]) * 2 <= limit_gibibytes * 2**30

@@ -27,7 +27,8 @@ BASE_CONFIG: Mapping[str, Any] = {
 }
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL_LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
-WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I32": 4}
+
+NUMBERS = [sign * size / 8192 for size in range(64, 512) for sign in (-1, 1)]
 
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
 """Name → (dtype, shape, data)."""
@@ -48,7 +49,7 @@ def write_safetensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] 
 def values(dtype: str, shape: Iterable[int], seed: str) -> bytes:
     """Small random numbers, none of them zero, the same for the same seed."""
     dice = random.Random(seed)
-    numbers = [dice.uniform(0.01, 0.1) * dice.choice((-1, 1)) for _ in range(prod(shape))]
+    numbers = dice.choices(NUMBERS, k=prod(shape))
     if dtype == "BF16":
         return b"".join(struct.pack("<f", number)[2:] for number in numbers)
     kind = {"F32": "f", "F16": "e", "F64": "d", "I32": "i"}[dtype]
@@ -74,9 +75,7 @@ def write_base(folder: Path, config: Mapping[str, Any] = BASE_CONFIG, seed: int 
     return read_base(folder)
 
 
-def adapter_config(
-    base_name: str, rank: int = 4, targets: Iterable[str] = ATTENTION, **changes: Any
-) -> dict[str, Any]:
+def adapter_config(base_name: str, rank: int = 4, targets: Iterable[str] = ATTENTION, **changes: Any) -> dict[str, Any]:
     """adapter_config.json as peft writes it; `changes` replace or add keys."""
     return {
         "alora_invocation_tokens": None,

@@ -24,7 +24,7 @@ from monitoring.audit import (
 
 
 async def three_entries(redis: Redis) -> list[Entry]:
-    audit = Audit(redis, clock=lambda: 1_764_000_000.25)
+    audit = Audit(redis, clock=lambda: 1_764_000_000)
     await audit.append("a1b2c3d4e5f6", "version.load", "returns@v3", after={"state": "ready"}, generation=1)
     await audit.append(
         "a1b2c3d4e5f6", "alias.move", "returns",
@@ -118,6 +118,7 @@ async def test_a_removed_entry_is_missed(redis: Redis) -> None:
         {"at": "now"},
         {"at": "1.0", "actor": "\xff", "after": "{not json", "generation": "[]"},
         {"at": "1", "digest": "x", "previous": ""},
+        {"at": "NaN", "before": '{"x": NaN}', "after": "1e999", "evidence": "[" * 100_000},
     ],
 )
 async def test_a_row_that_someone_else_wrote_can_be_read_and_is_broken(redis: Redis, fields: dict[Any, Any]) -> None:

@@ -1,0 +1,44 @@
+"""The stack: one digest of all that answers a request, so that two answers can be told to come from the same thing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+UNKNOWN = "unknown"
+CACHE_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class BaseStack:
+    """A pool's part of the stack: its base's fingerprint (which covers the dtype) and its chat template's digest."""
+
+    base_fingerprint: str = UNKNOWN
+    chat_template: str = UNKNOWN
+
+
+@lru_cache(maxsize=CACHE_MAX)
+def stack_of(base: BaseStack, engine_version: str, adapter_digest: str | None, manifest_digest: str | None) -> str:
+    """`sha256:<hex>` of adapter, base, engine build, dtype, chat template and manifest.
+
+    A part that can't be known, such as the build of an engine without /version, counts as `unknown`.
+    """
+    parts = (base.base_fingerprint, base.chat_template, engine_version or UNKNOWN, adapter_digest, manifest_digest)
+    return "sha256:" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def chat_template_of(base_folder: Path) -> str:
+    """The digest of the chat template that lies beside a base model's weights, or `unknown`."""
+    template = base_folder / "chat_template.jinja"
+    try:
+        if template.is_file():
+            text = template.read_text(encoding="utf-8")
+        else:
+            config = json.loads((base_folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            text = json.dumps(config["chat_template"])
+    except (OSError, ValueError, KeyError):
+        return UNKNOWN
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from serving.adapters.manifest import Blueprint, Golden, Manifest, ManifestError, from_json, read_manifest, to_json
+
+WHOLE: dict[str, Any] = {
+    "task": "returns",
+    "base_fingerprint": "sha256:" + "ab" * 32,
+    "contract": {"json_schema": {"type": "object", "required": ["decision"]}},
+    "blueprint": {
+        "system": "You decide product returns.\nRule 1: gift cards are never taken back.",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "returns", "schema": {}}},
+        "sampling": {"temperature": 0, "max_tokens": 64},
+    },
+    "sampling": {"temperature": 0.0, "stop": ["\n"]},
+    "golden": [{"prompt": "A gift card, bought 3 days ago.", "expected": '{"decision":"deny"}'}, {"prompt": "Shoes."}],
+    "provenance": {"trained_by": "returns team", "data_digest": "sha256:12", "steps": 120},
+    "coverage": {},
+    "calibration": {"threshold": 0.7},
+}
+LEAST = {"task": "returns", "blueprint": {"system": "Decide."}}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The whole manifest with one key set; a dot leads into a mapping."""
+    copy: dict[str, Any] = json.loads(json.dumps(WHOLE))
+    *places, last = path.split(".")
+    inner = copy
+    for place in places:
+        inner = inner[place]
+    inner[last] = value
+    return copy
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "manifest.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_whole_manifest_is_read_from_yaml(tmp_path: Path) -> None:
+    manifest = read_manifest(written(tmp_path, yaml.safe_dump(WHOLE)))
+    assert manifest == Manifest(
+        task="returns",
+        base_fingerprint=WHOLE["base_fingerprint"],
+        contract=WHOLE["contract"],
+        blueprint=Blueprint(**WHOLE["blueprint"]),
+        sampling=WHOLE["sampling"],
+        golden=(Golden("A gift card, bought 3 days ago.", '{"decision":"deny"}'), Golden("Shoes.")),
+        provenance=WHOLE["provenance"],
+        coverage={},
+        calibration={"threshold": 0.7},
+    )
+
+
+def test_task_and_blueprint_are_enough(tmp_path: Path) -> None:
+    manifest = read_manifest(written(tmp_path, yaml.safe_dump(LEAST)))
+    assert manifest == Manifest("returns", None, None, Blueprint("Decide.", None, {}), {}, (), {})
+
+
+@pytest.mark.parametrize("value", [WHOLE, LEAST])
+def test_manifest_survives_json(value: dict[str, Any]) -> None:
+    manifest = from_json(value)
+    again = from_json(json.loads(json.dumps(to_json(manifest))))
+    assert again == manifest
+    assert again.digest() == manifest.digest()
+
+
+def test_digest_covers_every_part() -> None:
+    manifest = from_json(WHOLE)
+    others = [
+        dataclasses.replace(manifest, **{name: value})
+        for name, value in {
+            "task": "other",
+            "base_fingerprint": None,
+            "contract": None,
+            "blueprint": Blueprint("Decide.", None, {}),
+            "sampling": {},
+            "golden": (),
+            "provenance": {},
+            "coverage": {"a": 1},
+            "calibration": {},
+        }.items()
+    ]
+    assert len({each.digest() for each in [manifest, *others]}) == len(dataclasses.fields(Manifest)) + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("tasks", "tasks"),
+        ("blueprint.sytem", "blueprint.sytem"),
+        ("sampling.temprature", "sampling.temprature"),
+        ("blueprint.sampling.n", "blueprint.sampling.n"),
+        ("contract.schema", "contract.schema"),
+    ],
+)
+def test_unknown_key_is_named_with_the_known_ones(path: str, named: str) -> None:
+    with pytest.raises(ManifestError, match="known are") as caught:
+        from_json(changed(path, 1))
+    assert named in str(caught.value)
+
+
+def test_unknown_key_of_a_golden_prompt_is_named() -> None:
+    with pytest.raises(ManifestError, match=r"golden\[1\]\.answer"):
+        from_json(changed("golden", [{"prompt": "a"}, {"prompt": "b", "answer": "c"}]))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("task", None, "task is missing"),
+        ("task", "Returns Task", "task must be"),
+        ("task", "../etc", "task must be"),
+        ("task", "a" * 64, "task must be"),
+        ("task", 7, "task must be"),
+        ("blueprint", None, "blueprint is missing"),
+        ("blueprint", "text", "blueprint must be a mapping"),
+        ("blueprint.system", None, "blueprint.system is missing"),
+        ("blueprint.system", "  ", "blueprint.system must be a text"),
+        ("blueprint.system", "a" * 100_001, "blueprint.system must be a text"),
+        ("blueprint.response_format", {"type": "xml"}, "response_format.type"),
+        ("blueprint.response_format", {"type": "json_schema"}, "response_format.json_schema"),
+        ("base_fingerprint", "abc", "base_fingerprint must be"),
+        ("contract", {}, "contract is empty"),
+        ("contract", [], "contract must be a mapping"),
+        ("contract.choices", [], "contract.choices must be a list"),
+        ("contract.choices", ["yes", "yes"], "twice"),
+        ("contract.choices", ["yes", False], "contract.choices[1] must be a text"),
+        ("contract.regex", "(", "no valid regular expression"),
+        ("sampling.temperature", 3, "from 0 to 2"),
+        ("sampling.temperature", True, "from 0 to 2"),
+        ("sampling.temperature", float("nan"), "sampling can't be used"),
+        ("sampling.max_tokens", 1.5, "whole number"),
+        ("sampling.stop", [], "sampling.stop"),
+        ("sampling.stop", [1], "sampling.stop must hold texts"),
+        ("sampling.stop", [""], "sampling.stop must hold texts"),
+        ("golden", {"prompt": "a"}, "golden must be a list"),
+        ("golden", [{"expected": "a"}], "golden[0].prompt is missing"),
+        ("golden", [{"prompt": "a", "expected": {"decision": "deny"}}], "golden[0].expected must be a text"),
+        ("golden", [{"prompt": "a"}] * 101, "at most 100"),
+        ("provenance", {"notes": "a" * 70_000}, "over the limit"),
+        ("provenance", {1: "a"}, "put it in quotes"),
+        ("provenance", {"a": {1, 2}}, "JSON does not have"),
+    ],
+)
+def test_wrong_value_is_refused_with_its_place(path: str, value: object, words: str) -> None:
+    manifest = json.loads(json.dumps(WHOLE))
+    *places, last = path.split(".")
+    inner = manifest
+    for place in places:
+        inner = inner[place]
+    inner[last] = value
+    with pytest.raises(ManifestError) as caught:
+        from_json(manifest)
+    assert words in str(caught.value)
+
+
+def test_nesting_has_a_limit() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(40):
+        deep = {"a": deep}
+    with pytest.raises(ManifestError, match="nested more than 32"):
+        from_json(changed("provenance", deep))
+
+
+def test_yaml_surprises_are_switched_off(tmp_path: Path) -> None:
+    text = (
+        "task: returns\nblueprint: {system: Decide.}\ncontract: {choices: [yes, no, on]}\n"
+        "provenance: {made: 2026-11-20, approved: true, signed: false}\n"
+    )
+    manifest = read_manifest(written(tmp_path, text))
+    assert manifest.contract == {"choices": ["yes", "no", "on"]}
+    assert manifest.provenance == {"made": "2026-11-20", "approved": True, "signed": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "must be a mapping"),
+        ("- a", "must be a mapping"),
+        ("task: [", "no valid YAML"),
+        ("task: a\ntask: b", "comes twice"),
+        ("a: &x [1]\nb: *x", "aliases are not allowed"),
+        ("task: !!python/object/apply:os.system [ls]", "no valid YAML"),
+        ("task: !!timestamp foo", "can't be read"),
+        ("task: !!int foo", "can't be read"),
+        ("task: !!bool foo", "can't be read"),
+        ("[" * 20_000, "can't be read"),
+        ("a: \x00", "no valid YAML"),
+        ("#" * 300_000, "has more than"),
+    ],
+)
+def test_text_that_is_no_plain_yaml_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(written(tmp_path, text))
+    assert words in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.yaml").write_bytes(b"task: \xff")
+    with pytest.raises(ManifestError, match="can't be read"):
+        read_manifest(tmp_path / "manifest.yaml")
+
+
+def test_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="No such file"):
+        read_manifest(tmp_path / "manifest.yaml")
+
+
+@given(st.text(alphabet=list("task: returns\n-[]{}&*!|>'\"#,?%@`~<.=e0189_x")) | st.text())
+@example("? [a, b]\n: c")
+@example("<<: {a: 1}\na: 2")
+@example("a: 1:99:99:99.5")
+def test_any_text_is_refused_with_our_own_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(ManifestError):
+        read_manifest(path)
