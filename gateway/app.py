@@ -247,9 +247,9 @@ def _prices(settings: Settings) -> Prices:
 
 def _take_in(snapshot: Snapshot, fleet: Fleet, meters: Meters) -> None:
     fleet.know({name: version.view() for name, version in snapshot.versions.items()})
-    for name, version in snapshot.versions.items():
-        if version.state == "retired":
-            meters.forget(name)
+    retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
+    if retired:
+        meters.forget(*retired)
 
 
 def _read_gauges(house: House) -> None:

