@@ -11,7 +11,7 @@ help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 up: $(VENV)/runtime ## Install what is missing, start engines and gateway, print how to use them
-	@exec $(BIN)/apprentice up --engines $(ENGINES)
+	@exec $(BIN)/apprentice up --engines $(ENGINES) $(if $(PORT),--port $(PORT))
 
 test: check fast engine-test ## Everything: style, types, unit tests, walks, real engines
 

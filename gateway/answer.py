@@ -151,8 +151,6 @@ async def open_answer(house: House, policy: Policy, body: RequestBody, choice: C
             raise _given_up(step, failed)
         if step.wait_seconds:
             await asyncio.sleep(step.wait_seconds)
-        if step.choice.pool.name != choice.pool.name:
-            ledger.fallback_from = choice.pool.name
         choice = step.choice
 
 
@@ -167,7 +165,7 @@ async def _attempt(
     answer = Answer(choice, house.fleet.replicas[choice.replica.name].lease(began))
     try:
         if body.stream:
-            async with asyncio.timeout(policy.limits.first_token_timeout_seconds):
+            async with asyncio.timeout(_hold_seconds(choice, policy.limits)):
                 await answer.begin(house, body, sent, headers, policy.limits)
         else:
             await answer.begin(house, body, sent, headers, policy.limits)
@@ -182,6 +180,12 @@ async def _attempt(
     ledger.sent(sent, house.digest_secret)
     answer.lease.replica.wake()
     return answer
+
+
+def _hold_seconds(choice: Choice, limits: AttemptLimits) -> float:
+    """How long a stream may be held back before it is committed."""
+    complete = choice.task is not None and choice.task.commit == "complete"
+    return limits.answer_timeout_seconds if complete else limits.first_token_timeout_seconds
 
 
 def _note(house: House, choice: Choice, error: EngineError) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gateway.app import House
 
 DIGEST_BYTES = 16
+FALLBACK_REASONS = frozenset({"no_replica", "overload", "timeout", "engine_error"})
+"""Reasons for which a task's exit answers in its adapter's place, though the adapter should have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Ledger:
         record.override_id = choice.override_id
         record.probability = choice.probability
         record.stack = stack
+        if choice.task is not None and choice.version is None and choice.reason in FALLBACK_REASONS:
+            self.fallback_from = choice.blueprint_of.pool if choice.blueprint_of else ""
         record.adapter_digest = choice.version.digest if choice.version else None
 
     def attempted(self, choice: Choice, fault: str | None, seconds: float) -> None:

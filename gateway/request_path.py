@@ -50,10 +50,10 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
         await _tell(call, problem, ledger)
     except TimeoutError:
         await _tell(call, Problem("timeout", "The request's time limit is over. Try again later."), ledger)
-    except (HungUp, asyncio.CancelledError):
+    except (HungUp, asyncio.CancelledError) as gone:
         if ledger is not None:
             ledger.cancelled()
-        if watch is None or not call.hung_up:
+        if isinstance(gone, asyncio.CancelledError) and not call.hung_up:
             raise
     except Exception:
         log.exception("the walk failed", extra={"request_id": ledger.record.id if ledger else None})

@@ -7,6 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 uv=${UV:-.venv/bin/uv}
 [ -x "$uv" ] || uv=$(command -v uv) || { echo "uv was not found: install it, or name it in UV" >&2; exit 2; }
+python=.venv/bin/python
+[ -x "$python" ] || python=python3
 
 mode=${1:-}
 target=requirements
@@ -25,7 +27,7 @@ compile() {
 upgrade=""; [ "$mode" = --upgrade ] && upgrade=yes
 compile gateway.lock pyproject.toml
 compile dev.lock --extra dev --constraint "$target/gateway.lock" pyproject.toml
-python3.11 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+"$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
   | compile build.lock -
 
 pins() { grep -E '^[A-Za-z0-9]' "$1" | sed 's/ *\\$//'; }

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from policy import CATEGORIES, CONDITIONS, EU, HYGIENE, Facts, answer_for, rule_for
+from policy import CATEGORIES, CONDITIONS, EU, Facts, answer_for, rule_for
 from templates import TEMPLATES, fill
 from wordings import ABROAD_NAMES
 

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 
 from policy import Facts
 from wordings import (
-    CONDITION, CONDITION_NOTE, COUNTRY_CODES, DELIVERY, FILLERS, ITEMS, OTHER_NAMES, PURCHASE, RECEIPT, RECEIPT_THIRD,
+    CONDITION,
+    CONDITION_NOTE,
+    COUNTRY_CODES,
+    DELIVERY,
+    FILLERS,
+    ITEMS,
+    OTHER_NAMES,
+    PURCHASE,
+    RECEIPT,
+    RECEIPT_THIRD,
 )  # fmt: skip
 
 
@@ -34,7 +43,9 @@ def _frames(split: str, style: str, noise: str, *texts: str) -> tuple[Template, 
 
 TRAIN = (
     *_frames(
-        "train", "mail", "none",
+        "train",
+        "mail",
+        "none",
         "Dear Sir or Madam,\n\n{P}. {C}. {R}. {D}. May I return it?\n\nYours faithfully",
         "Hello,\n\n{MIX}. Can I send it back?\n\nBest regards",
         "Dear customer service,\n\n{P}. {D}. {R}. {C}. {F}.\n\nKind regards",
@@ -47,7 +58,9 @@ TRAIN = (
         "Subject: refund request\n\nHello, {p}. {D}. {C}, and {r}. {F}. Many thanks!",
     ),
     *_frames(
-        "train", "plain", "none",
+        "train",
+        "plain",
+        "none",
         "{MIX}. Can I return it?",
         "{MIX}. {F}.",
         "{P}. {R}. {C}. {D}.",
@@ -65,7 +78,9 @@ TRAIN = (
         "{C} and {r}. {D}. {P}.",
     ),
     *_frames(
-        "train", "chat", "chat",
+        "train",
+        "chat",
+        "chat",
         "hi, {mix}. can i return it?",
         "hey {p}, {c}, {r}, {d}. refund?",
         "{P}. {C}. {R}. {D}. pls help",
@@ -78,7 +93,9 @@ TRAIN = (
         "good evening. {MIX}",
     ),
     *_frames(
-        "train", "typos", "typos",
+        "train",
+        "typos",
+        "typos",
         "{MIX}. can i retrun it?",
         "{P}. {C}. {R}. {D}. plz answer quick",
         "helo, {mix}. {f}",
@@ -87,7 +104,9 @@ TRAIN = (
         "{mix}, waht now",
     ),
     *_frames(
-        "train", "note", "none",
+        "train",
+        "note",
+        "none",
         "item: {item_bare}\ndays since purchase: {n}\nreceipt: {rn}\ncondition: {cn}\ncountry: {country}",
         "category: {category}\ndays: {n}\nreceipt: {rn}\ncondition: {cn}\ndestination: {country}",
         "{item_bare} | {n} days | receipt {rn} | {cn} | {country}",
@@ -104,7 +123,9 @@ TRAIN = (
         "receipt: {rn}, state: {cn}, age in days: {n}, article: {item_bare}, country: {code}",
     ),
     *_frames(
-        "train", "third", "none",
+        "train",
+        "third",
+        "none",
         "Customer in {country} wants to return {item}. Bought {ago}. Condition: {cn}. {R3}.",
         "A customer from {country} bought {item} {ago}. {R3}. The item is {cn}.",
         "{R3}. {Item}, {cn}, was bought {ago} and delivered to {country}.",
@@ -117,7 +138,9 @@ TRAIN = (
         "Please decide: {item}, {cn}, sent to {country}, {days} since purchase, {r3}.",
     ),
     *_frames(
-        "train", "short", "none",
+        "train",
+        "short",
+        "none",
         "{Item}, {days} old, {cn}, receipt {rn}, {country}. Return?",
         "Return {item}? {days}, {cn}, {rn} receipt, delivered to {country}.",
         "{days} since purchase: {item}. {C}. {R}. {D}.",
@@ -173,7 +196,8 @@ HELDOUT = (
     ),
     *_frames(
         "heldout", "third", "none",
-        "A shopper residing in {country} would like to hand back {item}. The purchase took place {ago}. {R3}. The goods: {cn}.",
+        "A shopper residing in {country} would like to hand back {item}. The purchase took place {ago}. {R3}. "
+        "The goods: {cn}.",
         "From the call log: {item}, sold {ago}, went to {country}, {cn}. {R3}.",
         "Mr Novak's order, {item}, went to {country}. He paid {ago}. {R3}. Inspection says: {cn}.",
         "Colleagues, is this one fine? {Item}; {days} have passed; {r3}; {country}; {cn}.",
@@ -181,28 +205,41 @@ HELDOUT = (
 )  # fmt: skip
 TEMPLATES: dict[str, tuple[Template, ...]] = {"train": TRAIN, "dev": DEV, "heldout": HELDOUT}
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_NAMED_DAYS = {0: ("today", "this morning", "earlier today"), 1: ("yesterday",), 2: ("the day before yesterday",),
-               7: ("a week ago", "one week ago"), 14: ("a fortnight ago",), 45: ("a month and a half ago",)}  # fmt: skip
-_LOOSE_DAYS = {13: "just under two weeks ago", 16: "a bit over two weeks ago", 28: "just under a month ago",
-               33: "a bit over a month ago", 42: "about six weeks ago", 57: "almost two months ago",
-               64: "a little over two months ago", 87: "almost three months ago",
-               95: "a little over three months ago"}  # fmt: skip
+_SMALL = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_NAMED_DAYS = {
+    0: ("today", "this morning", "earlier today"),
+    1: ("yesterday",),
+    2: ("the day before yesterday",),
+    7: ("a week ago", "one week ago"),
+    14: ("a fortnight ago",),
+    45: ("a month and a half ago",),
+}
+_LOOSE_DAYS = {
+    13: "just under two weeks ago",
+    16: "a bit over two weeks ago",
+    28: "just under a month ago",
+    33: "a bit over a month ago",
+    42: "about six weeks ago",
+    57: "almost two months ago",
+    64: "a little over two months ago",
+    87: "almost three months ago",
+    95: "a little over three months ago",
+}
 
 
 def spell(number: int) -> str:
     """A number from 0 to 999 in English words."""
     if number < 20:
-        return _ONES[number]
+        return _SMALL[number]
     if number < 100:
         tens, ones = divmod(number, 10)
-        return _TENS[tens - 2] + (f"-{_ONES[ones]}" if ones else "")
+        return _TENS[tens - 2] + (f"-{_SMALL[ones]}" if ones else "")
     hundreds, rest = divmod(number, 100)
-    return f"{_ONES[hundreds]} hundred" + (f" and {spell(rest)}" if rest else "")
+    return f"{_SMALL[hundreds]} hundred" + (f" and {spell(rest)}" if rest else "")
 
 
 def tell_days(days: int, draw: random.Random) -> str:

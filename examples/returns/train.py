@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,7 +32,7 @@ BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KEPT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TOKENS_MAX = 320
-ATTENTION = "eager"  # 15 % faster than sdpa in bfloat16 on this kind of CPU
+ATTENTION = "eager"  # torch's own attention takes longer than the matrices in bfloat16 on a CPU
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ def plan_batches(examples: list[Example], steps: int, batch: int, draw: random.R
     return batches[:steps]
 
 
-def answer_logits(model: Any, group: list[Example], pad: int, shared: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def answer_logits(
+    model: Any, group: list[Example], pad: int, shared: int
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Logits and labels at the answers' positions only, and each answer's length.
 
     The first `shared` tokens are the same in every row, so they are computed once and their keys and values are
@@ -140,7 +143,7 @@ def measure(model: Any, examples: list[Example], pad: int, shared: int, prefix: 
     return {"loss": loss_sum / tokens, "rule": whole / count, "decision": decisions / count, "wrong": wrong}
 
 
-def save_adapter(model: Any, masters: list[torch.Tensor], output: Path) -> None:
+def save_adapter(model: Any, output: Path) -> None:
     """Write config and bfloat16 tensors, nothing else, and put them in place at once."""
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         model.save_pretrained(scratch, safe_serialization=True, save_embedding_layers=False)
@@ -160,11 +163,13 @@ def save_adapter(model: Any, masters: list[torch.Tensor], output: Path) -> None:
 class Trainer:
     """Owns the model, the float32 masters of its LoRA weights and the optimiser, for one training."""
 
-    def __init__(self, base: Path, rank: int, rate: float, steps: int, warmup: int) -> None:
+    def __init__(self, base: Path, rank: int, rate: float, steps: int, warmup: int, begin: Path | None) -> None:
         base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation=ATTENTION)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, bias="none",
                             target_modules=LINEAR_LAYERS, task_type="CAUSAL_LM")  # fmt: skip
         self.model: Any = get_peft_model(base_model, config, autocast_adapter_dtype=False)
+        if begin is not None:
+            set_peft_model_state_dict(self.model, load_file(begin / "adapter_model.safetensors"))
         self.model.train()
         self.weights = [one for one in self.model.parameters() if one.requires_grad]
         self.masters = [one.detach().float().clone().requires_grad_(True) for one in self.weights]
@@ -198,6 +203,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, default=HERE / "data" / "train.jsonl")
     parser.add_argument("--dev", type=Path, default=HERE / "data" / "dev.jsonl")
     parser.add_argument("--output", type=Path, default=HERE / "adapter")
+    parser.add_argument("--begin", type=Path, help="an adapter to go on from, instead of a fresh one")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=16)
@@ -219,7 +225,8 @@ def main() -> None:
     dev = read_examples(asked.dev, tokenizer)
     prefix = len(tokenizer('{"decision":"approve"', add_special_tokens=False).input_ids)
     shared = shared_prefix(examples + dev)
-    trainer = Trainer(asked.base, asked.rank, asked.learning_rate, asked.steps, asked.warmup_steps)
+    trainer = Trainer(asked.base, asked.rank, asked.learning_rate, asked.steps, asked.warmup_steps,
+                      asked.begin)  # fmt: skip
     batches = plan_batches(examples, asked.steps, asked.batch, random.Random(asked.seed))
     mean_tokens = sum(one.length for one in examples) / len(examples)
     print(f"{len(examples)} training rows of {mean_tokens:.0f} tokens, {len(dev)} dev rows", flush=True)
@@ -239,7 +246,7 @@ def main() -> None:
                   f"wrong {found['wrong']}", flush=True)  # fmt: skip
             if found["rule"] >= best:
                 best = found["rule"]
-                save_adapter(trainer.model, trainer.masters, asked.output)
+                save_adapter(trainer.model, asked.output)
                 print(f"  adapter written to {asked.output}", flush=True)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from gateway.callers import new_key
 from gateway.cli import serve as serving_command
+from gateway.cli.up import up
 from gateway.settings import SettingsError
 from gateway.state import StateError
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(up)
 
 
 @app.command()

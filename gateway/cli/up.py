@@ -225,7 +225,7 @@ class LocalHouse:
             loop.add_signal_handler(number, self._take_signal)
 
     def _take_signal(self) -> None:
-        """The first asks for an orderly stop, the second ends everything at once."""
+        """The first asks for an orderly stop; with the second engines are killed, and the gateway no longer drains."""
         if not self._told_to_stop.is_set():
             self._steps.say("Stopping: what runs is finished first. Ctrl-C again ends it at once.")
             self._told_to_stop.set()
@@ -234,7 +234,8 @@ class LocalHouse:
         for engine in self._engines:
             engine.kill()
         if self._gateway is not None:
-            self._gateway.kill()
+            # Not killed: it has a Valkey to stop.
+            self._gateway.terminate()
 
     async def _unless_told_to_stop(self, work: Coroutine[Any, Any, object]) -> bool:
         """Do `work`; False if told to stop before its end, by when it is cancelled. Raises what it raises."""
@@ -331,7 +332,7 @@ def plan_engines(settings: Settings, engines: int) -> list[EnginePlan]:
     """One engine for every pool, or one for the general pool and one for all the others."""
     general = (settings.general_pool,)
     others = tuple(pool for pool in settings.pools if pool not in general)
-    groups = [("small", others), ("general", general)] if engines == 2 and others else [("engine", others + general)]
+    groups = [("small", others), ("general", general)] if engines == 2 and others else [("local", others + general)]
     return [
         EnginePlan(name, pools, tuple(dict.fromkeys(settings.pools[pool].base_model for pool in pools)))
         for name, pools in groups
@@ -381,7 +382,7 @@ Ctrl-C stops all of it."""
 
 def chat(model: str, text: str) -> str:
     """The body of a chat request, for a shell's single quotes."""
-    return json.dumps({"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 60})
+    return json.dumps({"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 60, "temperature": 0})
 
 
 def kept_key(path: Path) -> str:

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -101,9 +102,10 @@ class Store:
         """
         count = 0
         for entry in self.folder.glob(f"{INCOMING}*"):
-            if now - entry.stat().st_mtime > older_than_seconds:
-                _remove(entry)
-                count += 1
+            with suppress(FileNotFoundError):  # another gateway sweeps as well
+                if now - entry.stat().st_mtime > older_than_seconds:
+                    _remove(entry)
+                    count += 1
         return count
 
     def _copy(self, source: Path, incoming: Path, artifact: Artifact) -> None:

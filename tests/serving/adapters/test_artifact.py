@@ -640,7 +640,8 @@ def test_fingerprint_does_not_depend_on_shards_metadata_or_order(tmp_path: Path)
     one = write_base(tmp_path / "a").fingerprint
     write_base(tmp_path / "b")
     (tmp_path / "b" / "model.safetensors").unlink()
-    tensors, shards = list(base_tensors().items()), {}
+    tensors = list(base_tensors().items())
+    shards: dict[str, str] = {}
     for number, part in enumerate((tensors[10:], tensors[:10])):
         file = f"model-{number:05d}-of-00002.safetensors"
         write_safetensors(tmp_path / "b" / file, dict(reversed(part)), {"total": "2"})

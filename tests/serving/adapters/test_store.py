@@ -77,8 +77,7 @@ def test_many_gateways_put_the_same_at_once(tmp_path: Path, source: Path, artifa
     stores = [Store(tmp_path / "store") for _ in range(8)]
     folders: list[Path] = []
     threads = [
-        threading.Thread(target=lambda store=store: folders.append(store.put(source, artifact)))  # type: ignore[misc]
-        for store in stores
+        threading.Thread(target=lambda store=store: folders.append(store.put(source, artifact))) for store in stores
     ]
     for thread in threads:
         thread.start()

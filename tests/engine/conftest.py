@@ -1,0 +1,143 @@
+"""Two real vLLM engines (small, general), the demo model and the example adapter. Started once for all tests here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.launch.demo_model import ensure_demo_model
+from serving.launch.engine_command import EngineOptions, engine_command, engine_environment
+from serving.launch.engine_venv import ensure_engine_venv
+from serving.launch.process import EngineProcess
+from serving.launch.warm_up import warm_up
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ROOT = Path(__file__).resolve().parents[2]
+VAR = ROOT / "var"
+ADAPTER = ROOT / "examples" / "returns"
+BASE_MODEL = "smollm2-135m-instruct"
+START_TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class RealEngines:
+    """Two engines, and where the base model lies."""
+
+    small: EngineProcess
+    general: EngineProcess
+    model: Path
+
+    def configuration(self, data_folder: Path) -> dict[str, Any]:
+        """A gateway's configuration with these engines as its pools."""
+        return {
+            "data_folder": data_folder,
+            "health_interval_seconds": 0.5,
+            "pools": {
+                "small": {
+                    "base_model": BASE_MODEL,
+                    "base_folder": self.model,
+                    "replicas": [{"name": "small-0", "url": self.small.url}],
+                    "price": {"prompt_usd_per_million_tokens": 0.02, "completion_usd_per_million_tokens": 0.04},
+                },
+                "general": {
+                    "base_model": BASE_MODEL,
+                    "callable": True,
+                    "replicas": [{"name": "general-0", "url": self.general.url}],
+                    "price": {"prompt_usd_per_million_tokens": 0.6, "completion_usd_per_million_tokens": 2.4},
+                },
+            },
+            "tasks": {"returns": {}},
+        }
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@pytest.fixture(scope="session")
+async def engines() -> AsyncIterator[RealEngines]:
+    """Both engines, up and warm."""
+    logs = VAR / "logs"
+    venv = await ensure_engine_venv(VAR / "engine-venv", logs / "engine-venv.log", _say)
+    model = await ensure_demo_model(VAR / "models" / "SmolLM2-135M-Instruct", venv, logs / "demo-model.log", _say)
+    started: list[EngineProcess] = []
+    for name in ("small", "general"):
+        options = EngineOptions(
+            python=venv.python,
+            model=model.folder,
+            served_model_names=(BASE_MODEL,),
+            port=_free_port(),
+            on_gpu=venv.kind == "gpu",
+            memory_share=0.45,
+        )
+        log_path = logs / f"test-engine-{name}.log"
+        command, environment = engine_command(options), engine_environment(options)
+        started.append(
+            EngineProcess(
+                name=name, url=options.url, command=command, environment=environment, log_path=log_path, say=_say
+            )
+        )
+    try:
+        await asyncio.gather(*(engine.start(START_TIMEOUT_SECONDS, lambda _: None) for engine in started))
+        await asyncio.gather(*(warm_up(engine.url, BASE_MODEL) for engine in started))
+        yield RealEngines(started[0], started[1], model.folder)
+    finally:
+        await asyncio.gather(*(engine.stop(30) for engine in started))
+
+
+@pytest.fixture(scope="session")
+async def gateway(engines: RealEngines, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
+    """A gateway in front of both, with the example adapter as the task's version."""
+    data_folder = tmp_path_factory.mktemp("d")
+    async with run_gateway(engines.configuration(data_folder)) as running:
+        await running.place(ADAPTER / "adapter")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def second_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example adapter at nine tenths of its strength: other bytes, and nearly the same answers."""
+    folder = tmp_path_factory.mktemp("second") / "adapter"
+    shutil.copytree(ADAPTER / "adapter", folder)
+    shutil.copy(ADAPTER / "manifest.yaml", folder / "manifest.yaml")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["lora_alpha"] *= 0.9
+    path.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample() -> list[dict[str, Any]]:
+    """A few held-out requests, hand-written, with their labels."""
+    lines = (ADAPTER / "data" / "heldout_hand.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines[:12]]
+
+
+async def until_loaded(gateway: RunningGateway, version: str, seconds: float) -> None:
+    """Wait until the version serves on every replica of its pool. Raises TimeoutError."""
+    async with asyncio.timeout(seconds), gateway.http() as http:
+        while True:
+            try:
+                shown = (await http.get(f"/admin/v1/adapters/{version}")).json()
+            except httpx.HTTPError:
+                shown = {"replicas": {"": False}}
+            if all(shown["replicas"].values()):
+                return
+            await asyncio.sleep(0.2)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,173 @@
+"""The example adapter's data, policy, manifest and figures agree with each other."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+RETURNS = Path(__file__).resolve().parents[2] / "examples" / "returns"
+SPLITS = ("train", "dev", "heldout_templates", "heldout_hand")
+ADAPTER_BYTES_MAX = 6_500_000
+
+
+def load(name: str) -> ModuleType:
+    """A module of the example, which is a folder of scripts and not a package."""
+    spec = importlib.util.spec_from_file_location(name, RETURNS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def policy() -> Any:
+    return load("policy")
+
+
+@pytest.fixture(scope="module")
+def making(policy: Any) -> Any:
+    for name in ("wordings", "templates"):
+        load(name)
+    return load("make_data")
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, list[dict[str, Any]]]:
+    return {
+        split: [json.loads(line) for line in (RETURNS / "data" / f"{split}.jsonl").read_text("utf-8").splitlines()]
+        for split in SPLITS
+    }
+
+
+@pytest.fixture(scope="module")
+def manifest() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((RETURNS / "manifest.yaml").read_text("utf-8"))
+    return found
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_label_is_what_the_policy_says_of_the_facts(rows: dict[str, list[dict[str, Any]]], policy: Any) -> None:
+    for split in SPLITS:
+        for row in rows[split]:
+            assert row["label"] == policy.answer_for(policy.Facts(**row["facts"])), row["id"]
+
+
+def test_a_limit_counts_its_last_day_and_rules_keep_their_order(policy: Any) -> None:
+    def rule(category: str, days: int, condition: str, *, receipt: bool = True, country: str = "Italy") -> str:
+        found: str = policy.rule_for(policy.Facts(category, days, receipt, condition, country))
+        return found
+
+    assert [rule("electronics", days, "opened") for days in (14, 15)] == ["window-14", "too-late"]
+    assert [rule("books", days, "unopened") for days in (30, 31, 60, 61)] == [
+        "window-30", "goodwill-60", "goodwill-60", "too-late",
+    ]  # fmt: skip
+    assert [rule("toys", days, "defective") for days in (90, 91)] == ["defect-90", "defect-late"]
+    assert rule("gift card", 1, "defective", country="Japan") == "gift-card"
+    assert rule("toys", 1, "defective", country="Japan") == "outside-eu"
+    assert rule("food", 1, "used", receipt=False) == "hygiene"
+    assert rule("books", 1, "used", receipt=False) == "no-receipt"
+    assert rule("books", 1, "used") == "used"
+
+
+def test_held_out_rows_share_no_text_and_no_parent_with_training(
+    rows: dict[str, list[dict[str, Any]]], making: Any
+) -> None:
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        for row in rows[split]:
+            text = making.normal(row["text"])
+            assert text not in seen, f"{row['id']} says the same as {seen.get(text)}"
+            seen[text] = row["id"]
+    parents = {split: {row["parent"] for row in rows[split]} for split in SPLITS}
+    for one in SPLITS:
+        for other in SPLITS:
+            assert one == other or not parents[one] & parents[other]
+
+
+def test_held_out_words_are_not_the_training_words(making: Any) -> None:
+    words = sys.modules["wordings"]
+    for bank in (words.RECEIPT, words.RECEIPT_THIRD, words.CONDITION_NOTE):
+        train = {clause for clauses in bank["train"].values() for clause in clauses}
+        assert not train & {clause for clauses in bank["heldout"].values() for clause in clauses}
+    for bank in (words.DELIVERY, words.PURCHASE, words.FILLERS):
+        assert not set(bank["train"]) & set(bank["heldout"])
+    train = {clause for kinds in words.CONDITION["train"].values() for some in kinds.values() for clause in some}
+    held = {clause for kinds in words.CONDITION["heldout"].values() for some in kinds.values() for clause in some}
+    assert not train & held
+
+
+def test_held_out_set_has_a_hundred_hand_written_rows_each_its_own_parent(
+    rows: dict[str, list[dict[str, Any]]],
+) -> None:
+    hand = rows["heldout_hand"]
+    assert len(hand) >= 100
+    assert {row["origin"] for row in hand} == {"hand"}
+    assert len({row["parent"] for row in hand}) == len(hand)
+    assert {row["origin"] for split in SPLITS[:3] for row in rows[split]} == {"template"}
+
+
+def test_every_rule_occurs_in_every_split_and_in_the_contract(
+    rows: dict[str, list[dict[str, Any]]], policy: Any, manifest: dict[str, Any]
+) -> None:
+    for split in SPLITS:
+        assert {json.loads(row["label"])["rule"] for row in rows[split]} == set(policy.DECISION_OF_RULE)
+    fields = manifest["contract"]["json_schema"]["properties"]
+    assert fields["rule"]["enum"] == list(policy.DECISION_OF_RULE)
+    assert fields["decision"]["enum"] == list(policy.DECISIONS)
+    for rule, decision in policy.DECISION_OF_RULE.items():
+        assert re.search(rf"{rule}: .*: {decision}\.", manifest["blueprint"]["system"]), rule
+
+
+def test_rows_are_made_again_the_same_from_the_seed(rows: dict[str, list[dict[str, Any]]], making: Any) -> None:
+    taken = {making.normal(row["text"]) for row in rows["heldout_hand"]}
+    assert list(making.made_rows("heldout", 50, 7, taken)) == rows["heldout_templates"][:50]
+
+
+def test_manifest_names_the_training_data_by_its_digest(manifest: dict[str, Any]) -> None:
+    provenance = manifest["provenance"]
+    assert provenance["data_digest"] == f"sha256:{digest(RETURNS / provenance['data'])}"
+
+
+def test_golden_prompts_expect_one_of_the_contracts_answers(manifest: dict[str, Any], policy: Any) -> None:
+    for probe in manifest["golden"]:
+        answer = json.loads(probe["expected"])
+        assert policy.DECISION_OF_RULE[answer["rule"]] == answer["decision"]
+
+
+def test_adapter_is_small_safetensors_and_names_its_base_neutrally() -> None:
+    files = {path.name: path for path in (RETURNS / "adapter").iterdir()}
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert files["adapter_model.safetensors"].stat().st_size < ADAPTER_BYTES_MAX
+    config = json.loads(files["adapter_config.json"].read_text("utf-8"))
+    assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert config["r"] <= 16 and config["modules_to_save"] is None
+
+
+def test_results_were_measured_on_this_data_and_this_adapter_and_stand_in_the_readme() -> None:
+    arms = json.loads((RETURNS / "data" / "results.json").read_text("utf-8"))["arms"]
+    assert {"base-plain", "base-blueprint", "adapter"} <= set(arms)
+    readme = (RETURNS / "README.md").read_text("utf-8")
+    for arm, found in arms.items():
+        for name, stated in found["sha256"].items():
+            folder = "adapter" if name.startswith("adapter") else "data"
+            if folder == "data" or arm in ("adapter", "routed"):
+                assert stated == digest(RETURNS / folder / name), f"measure {arm} again: {name} has changed"
+        for split, figures in found["splits"].items():
+            cells = " | ".join(
+                f"{figures[name]['share']:.3f} ({figures[name]['low']:.3f} to {figures[name]['high']:.3f})"
+                for name in ("decision", "rule", "valid")
+            )
+            assert f"| {arm} | {split} | {figures['rows']} | {cells} |" in readme

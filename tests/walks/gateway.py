@@ -1,0 +1,82 @@
+"""A real gateway for the walks: the application under uvicorn, on a free port, in the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from openai import AsyncOpenAI
+
+from gateway.app import House, build_app
+from gateway.callers import new_key
+from gateway.settings import Settings
+
+DEADLINE_SECONDS = 20.0
+
+
+@dataclass
+class RunningGateway:
+    """A gateway that answers at `url`; `house` is what it is made of."""
+
+    url: str
+    admin_key: str
+    house: House
+
+    def openai(self, key: str | None = None, retries: int = 0) -> AsyncOpenAI:
+        """The official SDK, pointed at this gateway."""
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.admin_key, max_retries=retries, timeout=20)
+
+    def http(self, key: str | None = None) -> httpx.AsyncClient:
+        """A plain client with a key; `""` sends none."""
+        headers = {} if key == "" else {"Authorization": f"Bearer {key or self.admin_key}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+
+    async def key(self, **caller: Any) -> str:
+        """A new caller's key."""
+        async with self.http() as http:
+            answer = await http.post("/admin/v1/callers", json={"name": "someone", **caller})
+            assert answer.status_code == 201, answer.text
+            return str(answer.json()["key"])
+
+    async def place(self, folder: Path, task: str = "returns", alias: bool = True) -> str:
+        """Import an adapter, load it, and move the task's alias to it."""
+        async with self.http() as http:
+            answer = await http.post("/admin/v1/adapters", json={"task": task, "path": str(folder)})
+            assert answer.status_code == 201, answer.text
+            version = str(answer.json()["version"])
+            answer = await http.post(f"/admin/v1/adapters/{version}/load")
+            assert answer.status_code == 200, answer.text
+            if alias:
+                answer = await http.put(f"/admin/v1/aliases/{task}", json={"version": version})
+                assert answer.status_code == 200, answer.text
+            return version
+
+
+@asynccontextmanager
+async def run_gateway(configuration: dict[str, Any], admin_key: str | None = None) -> AsyncIterator[RunningGateway]:
+    """Run a gateway with this configuration for as long as the block does."""
+    admin_key = admin_key or new_key()[0]
+    settings = Settings(**{**configuration, "admin_key": admin_key, "listen": {"port": 0}})
+    app = build_app(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", access_log=False, log_config=None, proxy_headers=False)
+    )
+    serving = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not server.started:
+                if serving.done():
+                    serving.result()
+                    raise RuntimeError("the gateway did not start")
+                await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield RunningGateway(f"http://127.0.0.1:{port}", admin_key, app.state.house)
+    finally:
+        server.should_exit = True
+        await serving
