@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gateway.callers import Caller, Role, new_key, require
 from gateway.endpoints import caller_of, house_of
 from gateway.errors import Problem
+from gateway.house import House
 from router.overrides import OverrideAction
 from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.manifest import ManifestError, read_manifest
@@ -21,9 +22,6 @@ from serving.adapters.probe import ProbeError
 from serving.adapters.reconcile import LoadError
 from serving.adapters.registry import RegistryError, Version
 from serving.shelf import Stale
-
-if TYPE_CHECKING:
-    from gateway.app import House
 
 OBJECTS_MAX = 1000
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import msgspec
 
 from gateway.errors import Problem
 from gateway.events import BODY, EventSplitter, Progress
+from gateway.house import House
 from gateway.ledger import Ledger
 from gateway.request_body import RequestBody
 from router.attempts import Failure, GiveUp, next_attempt
@@ -19,9 +20,6 @@ from router.policy import AttemptLimits, Policy
 from serving.engine_client import EngineAnswer
 from serving.errors import EngineError, Failed, Missing, RefusedByEngine, Silent, Truncated
 from serving.replica import Lease
-
-if TYPE_CHECKING:
-    from gateway.app import House
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 REST_SECONDS = 1.0

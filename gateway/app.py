@@ -1,17 +1,15 @@
-"""The House: all that a gateway owns, built in one place and torn down in reverse; and the application around it."""
+"""Builds the House in one place, tears it down in reverse, and puts the application around it."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
-import random
 import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from types import MappingProxyType
 
@@ -23,7 +21,7 @@ from gateway import admin, endpoints
 from gateway.admission import Admission
 from gateway.callers import Caller, digest_of, new_key, split_key
 from gateway.duties import check_health, on_duty
-from gateway.ledger import Prices
+from gateway.house import House, Prices
 from gateway.request_body import Endpoint
 from gateway.request_path import walk
 from gateway.settings import Settings, SettingsError
@@ -36,66 +34,19 @@ from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from monitoring.records import RecordBuffer, RecordStream, flush_until
-from router.choice import Choice, Moment
 from router.policy import TaskPolicy
 from serving.adapters.artifact import Base, read_base
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
-from serving.engine_client import AiohttpEngineClient, EngineClient
+from serving.engine_client import AiohttpEngineClient
 from serving.fleet import Fleet
 from serving.shelf import Shelf
-from serving.stack import UNKNOWN, BaseStack, chat_template_of, stack_of
+from serving.stack import UNKNOWN, BaseStack, chat_template_of
 
 log = logging.getLogger(__name__)
 FEEDBACK_STREAM_MAX = 1_000_000
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
-
-
-@dataclass(frozen=True)
-class House:
-    """What the gateway is made of. Frozen; each part owns its own state."""
-
-    settings: Settings
-    name: str
-    redis: Redis
-    digest_secret: bytes
-    ids: RequestIds
-    admission: Admission
-    snapshot: SnapshotKeeper
-    fleet: Fleet
-    bases: Mapping[str, Base]
-    engines: EngineClient
-    http: httpx.AsyncClient
-    store: Store
-    registry: Registry
-    reconciler: Reconciler
-    callers: Shelf
-    overrides: Shelf
-    records: RecordBuffer
-    record_stream: RecordStream
-    feedback: FeedbackStore
-    coverage: Coverage
-    audit: Audit
-    meters: Meters
-    prices: Prices
-    stacks: Mapping[str, BaseStack]
-    pool_limits: TaskPolicy
-    body_bytes_max: int
-
-    def moment(self, now: float) -> Moment:
-        """The time and the chance of one decision."""
-        return Moment(now, time.time(), random.random())  # noqa: S311 - a tie-break, not a secret
-
-    def stack(self, choice: Choice) -> str:
-        """The digest of all that is to answer this choice."""
-        version = choice.version
-        return stack_of(
-            self.stacks[choice.pool.name],
-            self.fleet.replicas[choice.replica.name].engine_version,
-            version.digest if version else None,
-            version.manifest_digest if version else None,
-        )
 
 
 class Gateway(FastAPI):

@@ -7,16 +7,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.house import House
 from monitoring.records import Joined, flush_once
 from serving.health import look
-
-if TYPE_CHECKING:
-    from gateway.app import House
 
 log = logging.getLogger(__name__)
 RECONCILE_INTERVAL_SECONDS = 1.0

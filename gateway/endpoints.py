@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
@@ -18,13 +18,11 @@ from starlette.exceptions import HTTPException
 from gateway.callers import Caller, identify
 from gateway.errors import Problem
 from gateway.explain import explain
+from gateway.house import House
 from gateway.settings import FeedbackMetricSettings
 from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import bare, made_at
 from monitoring.records import Record
-
-if TYPE_CHECKING:
-    from gateway.app import House
 
 YOUNG_SECONDS = 60.0
 RECORD_WAIT_SECONDS = 1.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 
 EVENT_BYTES_MAX = 1 << 20
 DONE = b"data: [DONE]\n\n"
@@ -31,7 +30,7 @@ class Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: Raw | None = None
+    tool_calls: list[Any] | None = None
 
 
 class EventChoice(msgspec.Struct):
@@ -47,7 +46,7 @@ class EventBody(msgspec.Struct):
     """What the gateway reads of an event's JSON, and of a whole answer's."""
 
     id: str | None = None
-    error: Raw | None = None
+    error: Any = None
     usage: Usage | None = None
     choices: list[EventChoice] = []
 

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.errors import Problem
 from gateway.events import Progress
+from gateway.house import House, Prices
 from gateway.request_body import RequestBody
-from monitoring.cost import Price, cost, saving
+from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
 from monitoring.records import AttemptRecord, Record
 from router.choice import Choice
 
-if TYPE_CHECKING:
-    from gateway.app import House
-
 DIGEST_BYTES = 16
 FALLBACK_REASONS = frozenset({"no_replica", "overload", "timeout", "engine_error"})
 """Reasons for which a task's exit answers in its adapter's place, though the adapter should have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """What each pool's engines cost, and what a saving is measured against. None where no price is known."""
-
-    by_pool: dict[str, Price | None]
-    general: Price | None
 
 
 class Ledger:

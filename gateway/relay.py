@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING
 
 from gateway.answer import Answer
 from gateway.errors import Problem
 from gateway.events import DONE, error_event, usage_event
+from gateway.house import House
 from gateway.ledger import DIGEST_BYTES, Ledger
 from gateway.request_body import RequestBody
 from gateway.wire import Call, Headers
 from serving.errors import EngineError
-
-if TYPE_CHECKING:
-    from gateway.app import House
 
 JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 STREAM_HEADERS: Headers = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
 
 from gateway.answer import open_answer
 from gateway.callers import identify
 from gateway.errors import Problem
+from gateway.house import House
 from gateway.ledger import Ledger, settle
 from gateway.relay import refuse, relay
 from gateway.request_body import Endpoint, asked_of, read_body
@@ -17,9 +17,6 @@ from gateway.wire import Call, HungUp
 from monitoring.records import Record
 from router.choice import Choice, Refusal, choose
 from router.overrides import needs_text
-
-if TYPE_CHECKING:
-    from gateway.app import House
 
 log = logging.getLogger(__name__)
 

@@ -95,13 +95,17 @@ def up(
     console = Console()
     local = LocalHouse(UpOptions(engines, port, config, adapter.absolute(), folder.absolute()), Steps(console))
     try:
-        with asyncio.Runner() as runner:
-            runner.run(local.install() if only_install else local.run())
+        asyncio.run(only_installed(local) if only_install else local.run())
     except LaunchError as error:
         typer.echo(f"apprentice: {error}", err=True)
         raise typer.Exit(2) from error
     if local.hurried:
         raise typer.Exit(128 + signal.SIGINT)
+
+
+async def only_installed(local: LocalHouse) -> None:
+    """Install what is missing, and start nothing. Raises LaunchError."""
+    await local.install()
 
 
 class LocalHouse:
@@ -382,7 +386,8 @@ Ctrl-C stops all of it."""
 
 def chat(model: str, text: str) -> str:
     """The body of a chat request, for a shell's single quotes."""
-    return json.dumps({"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 60, "temperature": 0})
+    messages = [{"role": "user", "content": text}]
+    return json.dumps({"model": model, "messages": messages, "max_tokens": 60, "temperature": 0})
 
 
 def kept_key(path: Path) -> str:

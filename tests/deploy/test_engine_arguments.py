@@ -26,7 +26,7 @@ print(json.dumps({
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("pool", ["small", "general"])
 def test_vllm_itself_accepts_the_arguments_of_the_pool(cluster: Cluster, pool: str) -> None:
     container = cluster.container(f"engine-{pool}")
@@ -36,7 +36,7 @@ def test_vllm_itself_accepts_the_arguments_of_the_pool(cluster: Cluster, pool: s
         input=json.dumps(asked),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
     assert parsed.returncode == 0, parsed.stderr

@@ -1,0 +1,482 @@
+"""What an engine can do wrong, each fault a dataclass, and the names under which a model shows one from outside alone.
+
+`engine.faults.add(Status(503), model="small", times=2)` or `POST /__faults` set a rule. A model whose name is in NAMED,
+or begins with such a name and goes on with @, /, : or a dot (`f08-dies-after-40-of-60@v1`), shows that fault unasked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
+
+from tests.fakes.wire import AnswerOver, Exchange
+
+COMPLETIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
+DONE = b"data: [DONE]\n\n"
+
+
+def error_body(status: int, message: str, kind: str, param: str | None = None, code: Any = None) -> dict[str, Any]:
+    """An error as vLLM words it; `code` is the status unless it is given."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": status if code is None else code}}
+
+
+@dataclass
+class Moment:
+    """Where an answer is: how many tokens were made, of how many."""
+
+    exchange: Exchange
+    body: Mapping[str, Any]
+    stream: bool
+    made: int = 0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one answer. Each method is called at its moment, and spoils the answer or does nothing.
+
+    An answer that is not streamed is made before its headers go out: what befalls a token befalls it before them.
+    """
+
+    kind: ClassVar[str] = ""
+
+    async def on_request(self, moment: Moment) -> None:
+        """The request was read, and nothing was done yet."""
+
+    async def before_headers(self, moment: Moment) -> None:
+        """The work is done (a load), or begins (a completion), and no byte was sent."""
+
+    async def before_token(self, moment: Moment) -> None:
+        """`moment.made` tokens were sent."""
+
+    async def before_done(self, moment: Moment) -> None:
+        """All tokens and the usage were sent, but neither `[DONE]` nor the end of the body."""
+
+    def pieces(self, event: bytes) -> list[bytes]:
+        """How an event is written, or all that is to be written at once; an empty list holds it back."""
+        return [event]
+
+
+@dataclass(frozen=True)
+class Status(Fault):
+    """Answers with this status. Without a body, an error in vLLM's shape; `text` is sent as it is instead."""
+
+    kind = "status"
+    status: int = 503
+    body: Mapping[str, Any] | None = None
+    retry_after: float | str | None = None
+    text: str | None = None
+
+    async def on_request(self, moment: Moment) -> None:
+        headers = [] if self.retry_after is None else [("retry-after", f"{self.retry_after}")]
+        if self.text is not None:
+            await moment.exchange.whole(self.status, self.text.encode(), headers, "text/html")
+        else:
+            default = error_body(self.status, f"The engine says {self.status}.", "ServiceError")
+            await moment.exchange.whole(self.status, self.body or default, headers)
+        raise AnswerOver
+
+
+@dataclass(frozen=True)
+class Reset(Fault):
+    """Resets the connection before the headers, without doing the work."""
+
+    kind = "reset"
+
+    async def on_request(self, moment: Moment) -> None:
+        await moment.exchange.reset()
+
+
+@dataclass(frozen=True)
+class Lost(Fault):
+    """Does the work of a control call (it loads, it unloads), then resets the connection instead of answering."""
+
+    kind = "lost"
+
+    async def before_headers(self, moment: Moment) -> None:
+        await moment.exchange.reset()
+
+
+@dataclass(frozen=True)
+class Silent(Fault):
+    """Accepts the request and never answers."""
+
+    kind = "silent"
+
+    async def on_request(self, moment: Moment) -> None:
+        await moment.exchange.hang()
+
+
+@dataclass(frozen=True)
+class SlowHeaders(Fault):
+    """Answers in full, but the headers come this late (a load is done at once, its answer comes late)."""
+
+    kind = "slow_headers"
+    seconds: float = 20.0
+
+    async def before_headers(self, moment: Moment) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+@dataclass(frozen=True)
+class Down(Fault):
+    """For this long from the first request on, every request's connection is reset before the headers."""
+
+    kind = "down"
+    seconds: float = 60.0
+    _since: list[float] = field(default_factory=list, compare=False, repr=False)
+
+    async def on_request(self, moment: Moment) -> None:
+        now = time.monotonic()
+        if not self._since:
+            self._since.append(now)
+        if now - self._since[0] < self.seconds:
+            await moment.exchange.reset()
+
+
+@dataclass(frozen=True)
+class SlowFirstToken(Fault):
+    """Sends the headers at once, and the first token this late."""
+
+    kind = "slow_first_token"
+    seconds: float = 20.0
+
+    async def before_token(self, moment: Moment) -> None:
+        if moment.made == 0:
+            await asyncio.sleep(self.seconds)
+
+
+@dataclass(frozen=True)
+class Tokens(Fault):
+    """Makes the answer this many tokens long: no fault of its own, but the others count on a length."""
+
+    kind = "tokens"
+    count: int = 60
+
+
+@dataclass(frozen=True)
+class Dies(Fault):
+    """The answer breaks off after so many tokens.
+
+    `how`: `close` (the process died: end of the connection, no last chunk), `reset`, `half_chunk` (inside a chunk, then
+    close; not streamed: inside the body), `end` (a proper last chunk, but no finish_reason, usage or [DONE]), `done`
+    (as `end`, with [DONE]: a truncation that looks like success).
+    """
+
+    kind = "dies"
+    after_tokens: int = 40
+    how: Literal["close", "reset", "half_chunk", "end", "done"] = "close"
+
+    async def before_token(self, moment: Moment) -> None:
+        if moment.made < self.after_tokens:
+            return
+        exchange = moment.exchange
+        if self.how == "reset":
+            await exchange.reset()
+        if self.how == "half_chunk":
+            if not exchange.begun:
+                await exchange.begin(200, [("content-type", "application/json")], 4096)
+            await exchange.half_chunk(b'data: {"id":"chatcmpl-half","object":"chat.completion.chunk","choices":[{"in')
+        if self.how in ("end", "done") and exchange.begun:
+            if self.how == "done":
+                await exchange.write(DONE)
+            await exchange.end()
+            raise AnswerOver
+        await exchange.close()
+
+
+@dataclass(frozen=True)
+class Stalls(Fault):
+    """Says nothing for this long after so many tokens, then goes on."""
+
+    kind = "stalls"
+    after_tokens: int = 20
+    seconds: float = 30.0
+
+    async def before_token(self, moment: Moment) -> None:
+        if moment.made == self.after_tokens:
+            await asyncio.sleep(self.seconds)
+
+
+@dataclass(frozen=True)
+class ErrorEvent(Fault):
+    """The engine died under an innocent stream: an error event inside the 200, then [DONE]. Not streamed: HTTP 500."""
+
+    kind = "error_event"
+    after_tokens: int = 5
+    message: str = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+
+    async def before_token(self, moment: Moment) -> None:
+        if moment.made >= self.after_tokens:
+            await send_error(moment, self.message)
+
+
+@dataclass(frozen=True)
+class RawEvent(Fault):
+    """Sends these bytes, among the good events, after so many tokens. Not streamed: they are the whole body."""
+
+    kind = "raw_event"
+    after_tokens: int = 5
+    data: bytes = b'data: {"id":"chatcmpl-x","choices":[{"index":0,"delta":{"content":"br\n\n'
+
+    async def before_token(self, moment: Moment) -> None:
+        if moment.made != self.after_tokens:
+            return
+        if moment.stream:
+            await moment.exchange.write(self.data)
+        else:
+            await moment.exchange.whole(200, self.data, content_type="application/json")
+            raise AnswerOver
+
+
+@dataclass(frozen=True)
+class HugeEvent(Fault):
+    """One event with this many bytes of text in it, after so many tokens."""
+
+    kind = "huge_event"
+    text_bytes: int = 2 << 20
+    after_tokens: int = 5
+
+    async def before_token(self, moment: Moment) -> None:
+        if moment.made == self.after_tokens and moment.stream:
+            event = {"id": "chatcmpl-huge", "object": "chat.completion.chunk", "choices": [
+                {"index": 0, "delta": {"content": "x" * self.text_bytes}, "finish_reason": None}
+            ]}  # fmt: skip
+            await moment.exchange.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+
+@dataclass(frozen=True)
+class NoDone(Fault):
+    """All of the answer and its usage, but no [DONE]: a proper end of the body (`end`), or of the connection (`close`),
+    or neither (`open`: the caller waits)."""
+
+    kind = "no_done"
+    ending: Literal["end", "close", "open"] = "end"
+
+    async def before_done(self, moment: Moment) -> None:
+        if self.ending == "open":
+            await moment.exchange.hang()
+        if self.ending == "close":
+            await moment.exchange.close()
+        await moment.exchange.end()
+        raise AnswerOver
+
+
+@dataclass(frozen=True)
+class EmptyAnswer(Fault):
+    """A well-formed answer without a token in it."""
+
+    kind = "empty_answer"
+
+
+@dataclass(frozen=True)
+class RefusesPrefill(Fault):
+    """Refuses a conversation whose last message is the assistant's, whatever else it asks for."""
+
+    kind = "refuses_prefill"
+
+    async def on_request(self, moment: Moment) -> None:
+        if ends_with_assistant(moment.body):
+            message = "This model does not support assistant message prefill: end with a user message."
+            await moment.exchange.whole(400, error_body(400, message, "BadRequestError", "messages"))
+            raise AnswerOver
+
+
+@dataclass(frozen=True)
+class Framing(Fault):
+    """Valid, unusual framing: events cut into writes of so many bytes, CRLF line ends, comments between events, no
+    space after `data:`, two events in a write (`together`)."""
+
+    kind = "framing"
+    split_bytes: int = 0
+    crlf: bool = False
+    comments: bool = False
+    tight: bool = False
+    together: int = 1
+    _held: list[bytes] = field(default_factory=list, compare=False, repr=False)
+
+    def pieces(self, event: bytes) -> list[bytes]:
+        if self.tight:
+            event = event.replace(b"data: ", b"data:", 1)
+        if self.comments:
+            event = b": ping\n\n" + event
+        if self.crlf:
+            event = event.replace(b"\n", b"\r\n")
+        if self.together > 1:
+            self._held.append(event)
+            if len(self._held) < self.together and b"[DONE]" not in event:
+                return []
+            event = b"".join(self._held)
+            self._held.clear()
+        size = self.split_bytes or len(event)
+        return [event[start : start + size] for start in range(0, len(event), size)]
+
+
+@dataclass(frozen=True)
+
+
+async def send_error(moment: Moment, message: str) -> None:
+    """What vLLM sends when it fails inside an answer: an event and [DONE], or HTTP 500 before any header."""
+    exchange, body = moment.exchange, error_body(500, message, "InternalServerError")
+    if exchange.begun:
+        await exchange.write(b"data: " + json.dumps(body).encode() + b"\n\n")
+        await exchange.write(DONE)
+        await exchange.end()
+    else:
+        await exchange.whole(500, body)
+    raise AnswerOver
+
+
+def ends_with_assistant(body: Mapping[str, Any]) -> bool:
+    """Whether the engine is asked to go on with an assistant's message."""
+    messages = body.get("messages")
+    return isinstance(messages, list) and bool(messages) and messages[-1].get("role") == "assistant"
+
+
+@dataclass
+class Rule:
+    """When faults are shown: for which model and path (`*` patterns), from which matching request on, how often."""
+
+    faults: tuple[Fault, ...]
+    model: str = "*"
+    path: str | None = None
+    times: int | None = None
+    skip: int = 0
+    seen: int = 0
+    shown: int = 0
+
+    def takes(self, path: str, model: str) -> bool:
+        """Whether this request is one to spoil; it is counted."""
+        if not (path in COMPLETIONS if self.path is None else fnmatchcase(path, self.path)):
+            return False
+        if not fnmatchcase(model, self.model):
+            return False
+        self.seen += 1
+        if self.seen <= self.skip or (self.times is not None and self.shown >= self.times):
+            return False
+        self.shown += 1
+        return True
+
+
+POLICY_BODY = error_body(
+    400, "The request was refused by the content policy.", "invalid_request_error", "messages", "content_policy_violation"
+)
+CONTEXT_BODY = error_body(
+    400,
+    "This model's maximum context length is 2048 tokens. However, your prompt contains 4096 input tokens, which exceeds "
+    "this limit even without any output tokens. Please reduce the length of the input prompt.",
+    "BadRequestError",
+    "input_tokens",
+    "context_length_exceeded",
+)
+NAMED: Mapping[str, Callable[[], Rule]] = {
+    "f01-429-once": lambda: Rule((Status(429, retry_after=2),), times=1),
+    "f02-429-forever": lambda: Rule((Status(429),)),
+    "f03-500-once": lambda: Rule((Status(500),), times=1),
+    "f04-503-forever": lambda: Rule((Status(503),)),
+    "f05-reset-before-headers": lambda: Rule((Reset(),)),
+    "f06-silent": lambda: Rule((Silent(),)),
+    "f07-first-token-after-20s": lambda: Rule((SlowFirstToken(20),)),
+    "f08-dies-after-40-of-60": lambda: Rule((Tokens(60), Dies(40))),
+    "f09-stalls-after-20": lambda: Rule((Tokens(60), Stalls(20, 30))),
+    "f10-malformed-event": lambda: Rule((RawEvent(),)),
+    "f11-no-done": lambda: Rule((NoDone(),)),
+    "f12-context-length": lambda: Rule((Status(400, CONTEXT_BODY),)),
+    "f13-content-policy": lambda: Rule((Status(400, POLICY_BODY),)),
+    "f14-dies-and-refuses-prefill": lambda: Rule((RefusesPrefill(), Tokens(60), Dies(40))),
+    "f14-refuses-prefill": lambda: Rule((RefusesPrefill(), Tokens(60))),
+    "f15-down-60s": lambda: Rule((Down(60),)),
+    "f16-503-fallback-answers": lambda: Rule((Status(503),)),
+    "f17-404-for-a-loaded-model": lambda: Rule((Status(404),)),
+    "f18-error-event": lambda: Rule((ErrorEvent(),)),
+    "f19-empty-answer": lambda: Rule((EmptyAnswer(),)),
+    "f20-half-chunk": lambda: Rule((Dies(5, "half_chunk"),)),
+    "f21-reset-mid-stream": lambda: Rule((Dies(5, "reset"),)),
+    "f22-slow-headers": lambda: Rule((SlowHeaders(20),)),
+    "f23-huge-event": lambda: Rule((HugeEvent(),)),
+    "f24-split-writes": lambda: Rule((Framing(split_bytes=7),)),
+    "f25-crlf-and-comments": lambda: Rule((Framing(crlf=True, comments=True),)),
+    "f26-two-events-a-write": lambda: Rule((Framing(together=2),)),
+    "f27-invalid-utf8": lambda: Rule((RawEvent(5, b'data: {"choices":[{"delta":{"content":"\xff\xfe"}}]}\n\n'),)),
+    "f28-ends-unfinished": lambda: Rule((Dies(5, "done"),)),
+    "f29-html": lambda: Rule((Status(200, text="<html>A proxy's page.</html>"),)),
+}
+SHORT = {f"fault-{int(name[1:3])}": name for name in reversed(NAMED)}
+"""`fault-8` is short for `f08-…`."""
+KINDS: Mapping[str, type[Fault]] = {
+    kind.kind: kind
+    for kind in (
+        Status, Reset, Lost, Silent, SlowHeaders, Down, SlowFirstToken, Tokens, Dies, Stalls, ErrorEvent, RawEvent,
+        HugeEvent, NoDone, EmptyAnswer, RefusesPrefill, Framing,
+    )
+}  # fmt: skip
+"""The `kind` of a fault in JSON."""
+
+
+class Faults:
+    """The rules in force. The first that matches is shown; a named model's rule comes after those that were added."""
+
+    def __init__(self) -> None:
+        self.rules: list[Rule] = []
+        self._named: dict[str, Rule] = {}
+
+    def add(
+        self, *faults: Fault, model: str = "*", path: str | None = None, times: int | None = None, skip: int = 0
+    ) -> Rule:
+        """Show these faults together, from now on; `rule.shown` counts. Without a path: on the two completions."""
+        rule = Rule(faults, model, path, times, skip)
+        self.rules.append(rule)
+        return rule
+
+    def add_json(self, wanted: Mapping[str, Any]) -> Rule:
+        """`{"faults": [{"kind": "status", "status": 429}], "model", "path", "times", "skip"}`, or `{"name": "f01-…"}`."""
+        wanted = dict(wanted)
+        if "name" in wanted:
+            named = NAMED[SHORT.get(wanted["name"], wanted["name"])]()
+            wanted = {"times": named.times} | {key: value for key, value in wanted.items() if key != "name"}
+            return self.add(*named.faults, **wanted)
+        faults = [_fault_of(told) for told in wanted.pop("faults")]
+        return self.add(*faults, **wanted)
+
+    def remove(self, rule: Rule) -> None:
+        """End a rule."""
+        self.rules.remove(rule)
+
+    def clear(self) -> None:
+        """End all rules, and begin to count anew for the named models."""
+        self.rules.clear()
+        self._named.clear()
+
+    def on(self, path: str, model: str) -> tuple[Fault, ...]:
+        """The faults that this request meets."""
+        for rule in self._candidates(model):
+            if rule.takes(path, model):
+                return rule.faults
+        return ()
+
+    def _candidates(self, model: str) -> Iterator[Rule]:
+        yield from self.rules
+        name = fault_name(model)
+        if name is not None:
+            if model not in self._named:
+                self._named[model] = NAMED[name]()
+            yield self._named[model]
+
+
+def fault_name(model: str) -> str | None:
+    """The name in NAMED that this model's name is, or begins with."""
+    first = re.split(r"[@/:.]", model, maxsplit=1)[0]
+    first = SHORT.get(first, first)
+    return first if first in NAMED else None
+
+
+def _fault_of(told: Mapping[str, Any]) -> Fault:
+    values = {key: value for key, value in told.items() if key != "kind"}
+    if isinstance(values.get("data"), str):
+        values["data"] = values["data"].encode()
+    return KINDS[told["kind"]](**values)
