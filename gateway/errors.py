@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +16,7 @@ class ErrorSpec(NamedTuple):
     meaning: str
 
 
-ERRORS: dict[str, ErrorSpec] = {
+ERRORS: Mapping[str, ErrorSpec] = {
     "invalid_json": ErrorSpec(400, "invalid_request_error", "The body is not JSON in UTF-8, or not an object."),
     "invalid_value": ErrorSpec(400, "invalid_request_error", "A field has a wrong type or is out of its bounds."),
     "missing_field": ErrorSpec(400, "invalid_request_error", "A required field is missing."),

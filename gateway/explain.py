@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from monitoring.records import Record
 
-REASON_WORDS: dict[str, str] = {
+REASON_WORDS: Mapping[str, str] = {
     "override": "an admin's rule decided",
     "pinned": "the caller asked for it by name",
     "degraded": "the version's verdict is degraded",

@@ -60,12 +60,12 @@ SAMPLING = frozenset(
         "skip_special_tokens",
     }
 )
-COMMON = (
+ON_BOTH = (
     SAMPLING | KEPT_HERE | {"model", "stream", "stream_options", "logprobs", "response_format", "structured_outputs"}
 )
 KNOWN: Mapping[Endpoint, frozenset[str]] = {
-    "chat": COMMON | {"messages", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"},
-    "completions": COMMON | {"prompt", "suffix", "best_of"},
+    "chat": ON_BOTH | {"messages", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"},
+    "completions": ON_BOTH | {"prompt", "suffix", "best_of"},
 }
 SYSTEM_ROLES = ("system", "developer")
 
@@ -179,7 +179,7 @@ class RequestBody:
         elif choice.blueprint_of is not None:
             blueprint = choice.blueprint_of.blueprint
             self._add_sampling(fields, blueprint.sampling)
-            if blueprint.response_format and not ({"response_format", "tools"} & fields.keys()):
+            if blueprint.response_format and not self._shapes_its_answer():
                 fields["response_format"] = blueprint.response_format
             self._add_system(fields, blueprint.system)
         return msgspec.json.encode(fields)
@@ -191,10 +191,18 @@ class RequestBody:
             if getattr(self.read, name, None) is None:
                 fields[name] = value
 
+    def _shapes_its_answer(self) -> bool:
+        """Whether the caller says itself what form the answer has: the blueprint's form then stays out."""
+        named = self._fields.keys() & {"structured_outputs", "tools"}
+        return bool(named) or self.read.response_format is not None
+
     def _add_system(self, fields: dict[str, Any], system: str) -> None:
         if self.endpoint == "completions":
-            if isinstance(self.read.prompt, str):
-                fields["prompt"] = f"{system}\n\n{self.read.prompt}"
+            prompt = self.read.prompt
+            if isinstance(prompt, str):
+                fields["prompt"] = f"{system}\n\n{prompt}"
+            else:
+                fields["prompt"] = [f"{system}\n\n{text}" for text in prompt or []]
             return
         messages: list[Any] = list(MESSAGES.decode(self._fields["messages"]))
         first = (self.read.messages or [])[0]
@@ -208,6 +216,7 @@ class RequestBody:
 def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
     """Read a body. Raises Problem (400) that names what is wrong with it and where."""
     try:
+        body.decode()  # msgspec does not look into what it skips
         fields = RAW_FIELDS.decode(body)
         read = FIELDS.decode(body)
     except msgspec.ValidationError as error:
@@ -216,6 +225,8 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
         raise Problem("invalid_json", f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
         raise Problem("invalid_json", "The body is nested too deeply.") from error
+    if isinstance(read.prompt, list) and not all(isinstance(text, str) for text in read.prompt):
+        raise Problem("invalid_value", "The prompt is text or a list of texts; token ids are not taken.", "prompt")
     wanted = "messages" if endpoint == "chat" else "prompt"
     if getattr(read, wanted) is None:
         raise Problem("missing_field", f"The field {wanted!r} is required.", wanted)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from monitoring.cost import Price
 from router.policy import AttemptLimits, CommitPolicy, TaskPolicy
@@ -258,6 +259,8 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {_said(e)}" for e in error.errors(include_url=False)]
         raise SettingsError("\n".join([f"The configuration {path or ''} can't be used:", *lines])) from error
+    except UnreadableVariable as error:
+        raise SettingsError(f"An environment variable can't be used: {error}.") from error
     except TypeError as error:
         raise SettingsError(f"The configuration {path} has a key that is not text: {error}.") from error
 

@@ -57,22 +57,24 @@ class Call:
         """The whole body. Raises Problem (413, 415) before more than `bytes_max` is held, HungUp if it breaks off."""
         if not self.headers.get("content-type", "application/json").lower().startswith("application/json"):
             raise Problem("unsupported_media_type", "Send the body as `Content-Type: application/json`.")
-        if int(self.headers.get("content-length", "0")) > bytes_max:
+        declared = self.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > bytes_max:
             raise _too_large(bytes_max)
-        message = await self._receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            return body if message["type"] == "http.request" else _gone()
-        parts = [body]
-        size = len(body)
-        while message.get("more_body"):
+        parts: list[bytes] = []
+        size = 0
+        more = True
+        while more:
             message = await self._receive()
             if message["type"] != "http.request":
                 raise HungUp
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+            part: bytes = message.get("body", b"")
+            size += len(part)
             if size > bytes_max:
                 raise _too_large(bytes_max)
+            parts.append(part)
+            more = message.get("more_body", False)
+        if len(parts) == 1:
+            return parts[0]
         return b"".join(parts)
 
     async def begin(self, status: int, headers: Headers) -> None:
@@ -107,10 +109,6 @@ class Call:
         if not self.ended:
             self.hung_up = True
             walking.cancel()
-
-
-def _gone() -> bytes:
-    raise HungUp
 
 
 def _too_large(bytes_max: int) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -39,7 +40,7 @@ class GiveUp:
     retry_after_seconds: float | None = None
 
 
-REASON_OF: dict[FaultKind, Reason] = {
+REASON_OF: Mapping[FaultKind, Reason] = {
     "unreachable": "engine_error",
     "failed": "engine_error",
     "missing": "engine_error",
@@ -75,10 +76,9 @@ def next_attempt(
         if again is not None and again.wait_seconds < seconds_left:
             return again
     silent = frozenset(failure.replica for failure in failures if failure.kind == "silent")
-    if choice.version is not None or choice.reason in ("override", "pinned"):
-        instead = _instead(choice, last, view, moment, silent)
-        if isinstance(instead, Choice):
-            return NextAttempt(instead)
+    instead = _instead(choice, last, view, moment, silent)
+    if isinstance(instead, Choice):
+        return NextAttempt(instead)
     return GiveUp("exhausted", last.retry_after_seconds)
 
 

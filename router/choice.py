@@ -30,6 +30,7 @@ Reason = Literal[
     "engine_error",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
+OUT_OF_SERVICE = frozenset({"quarantined", "retired"})
 
 RefusalCode = Literal[
     "model_not_found",
@@ -94,7 +95,7 @@ class Moment:
 
 def choose(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
     """Decide one request. Total: every input yields a Choice or a Refusal, and the same input the same one."""
-    task_name, _, pinned_version = asked.model.partition("@")
+    task_name, at, _ = asked.model.partition("@")
     if not _allowed(asked, task_name):
         return Refusal("model_not_allowed", f"This key may not use the model {asked.model!r}. Ask an admin for it.")
     task = policy.tasks.get(task_name)
@@ -105,7 +106,7 @@ def choose(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Cho
     rule = first_match(policy.overrides, _subject(task_name, asked), moment.now_unix)
     if rule is not None:
         return _choose_overruled(rule, task, live, view, moment)
-    if pinned_version:
+    if at:
         return _choose_pinned(asked, task, view, moment)
     return _choose_live(task, alias, live, view, moment)
 
@@ -127,7 +128,7 @@ def sticky_point(session: str, salt: str) -> float:
 
 
 def _allowed(asked: Asked, name: str) -> bool:
-    return "*" in asked.models_allowed or name in asked.models_allowed
+    return not asked.models_allowed.isdisjoint(("*", name, asked.model))
 
 
 def _choose_pool(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
@@ -170,8 +171,8 @@ def _choose_pinned(asked: Asked, task: TaskPolicy, view: FleetView, moment: Mome
     version = view.versions.get(asked.model)
     if version is None:
         return Refusal("model_not_found", f"The version {asked.model!r} does not exist.")
-    if version.state == "quarantined":
-        return Refusal("version_not_loaded", f"{version.name} is quarantined: it failed its probe.")
+    if version.state in OUT_OF_SERVICE:
+        return Refusal("version_not_loaded", f"{version.name} is {version.state}: it answers nobody.")
     return _serve(task, version, view, moment, "pinned", 1.0)
 
 
@@ -198,11 +199,13 @@ def _serve(
     override_id: str | None = None,
 ) -> Choice | Refusal:
     pool = view.pools.get(version.pool) if version else None
-    if version is None or pool is None:
+    if version is None or pool is None or version.state in OUT_OF_SERVICE:
         return _exit(task, version, view, moment, "no_replica", override_id)
     replica = pick(pool, version.name, view.in_flight, moment.now, moment.draw)
     if not isinstance(replica, str):
         return Choice(task, version, pool, replica, reason, None, probability, override_id)
+    if reason == "pinned" and replica == "overload":
+        return _lacking(replica, pool.name)
     if reason == "pinned":
         return Refusal("version_not_loaded", f"{version.name} is not loaded on any replica that could take it now.")
     return _exit(task, version, view, moment, replica, override_id)

@@ -12,6 +12,7 @@ EngineError                the engine did not give a usable answer
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from serving.view import FaultKind
@@ -79,6 +80,7 @@ def _seconds(retry_after: str | None) -> float | None:
     if retry_after is None:
         return None
     try:
-        return min(max(float(retry_after), 0.0), 3600.0)
+        seconds = float(retry_after)
     except ValueError:
         return None
+    return min(max(seconds, 0.0), 3600.0) if math.isfinite(seconds) else None

@@ -39,6 +39,6 @@ def chat_template_of(base_folder: Path) -> str:
         else:
             config = json.loads((base_folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             text = json.dumps(config["chat_template"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return UNKNOWN
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -26,14 +26,28 @@ def error_body(status: int, message: str, kind: str, param: str | None = None, c
     return {"error": {"message": message, "type": kind, "param": param, "code": status if code is None else code}}
 
 
+def missing_model(model: str, served: str = "base-model") -> dict[str, Any]:
+    """The body of vLLM's 404 for a model that it does not know."""
+    message = f"The model `{model}` does not exist. Valid aliases: {served}."
+    return error_body(404, message, "NotFoundError", "model")
+
+
 @dataclass
 class Moment:
     """Where an answer is: how many tokens were made, of how many."""
 
     exchange: Exchange
     body: Mapping[str, Any]
-    stream: bool
+    first_at: float
+    """When the fault's rule first took a request, on the monotonic clock."""
     made: int = 0
+    held: list[bytes] = field(default_factory=list)
+    """Events that wait to be written together with the next."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is streamed."""
+        return bool(self.body.get("stream"))
 
 
 @dataclass(frozen=True)
@@ -57,8 +71,8 @@ class Fault:
     async def before_done(self, moment: Moment) -> None:
         """All tokens and the usage were sent, but neither `[DONE]` nor the end of the body."""
 
-    def pieces(self, event: bytes) -> list[bytes]:
-        """How an event is written, or all that is to be written at once; an empty list holds it back."""
+    def pieces(self, event: bytes, moment: Moment) -> list[bytes]:
+        """In which writes an event goes out; none if it is held back for now."""
         return [event]
 
 
@@ -77,9 +91,15 @@ class Status(Fault):
         if self.text is not None:
             await moment.exchange.whole(self.status, self.text.encode(), headers, "text/html")
         else:
-            default = error_body(self.status, f"The engine says {self.status}.", "ServiceError")
-            await moment.exchange.whole(self.status, self.body or default, headers)
+            await moment.exchange.whole(self.status, self.body or self._default(moment), headers)
         raise AnswerOver
+
+    def _default(self, moment: Moment) -> dict[str, Any]:
+        if self.status == 404:
+            return missing_model(str(moment.body.get("model")))
+        kinds = {429: "RateLimitError", 503: "ServiceUnavailableError"}
+        kind = kinds.get(self.status, "InternalServerError" if self.status >= 500 else "BadRequestError")
+        return error_body(self.status, f"The engine answers {self.status}.", kind)
 
 
 @dataclass(frozen=True)
@@ -129,13 +149,9 @@ class Down(Fault):
 
     kind = "down"
     seconds: float = 60.0
-    _since: list[float] = field(default_factory=list, compare=False, repr=False)
 
     async def on_request(self, moment: Moment) -> None:
-        now = time.monotonic()
-        if not self._since:
-            self._since.append(now)
-        if now - self._since[0] < self.seconds:
+        if time.monotonic() - moment.first_at < self.seconds:
             await moment.exchange.reset()
 
 
@@ -298,9 +314,8 @@ class Framing(Fault):
     comments: bool = False
     tight: bool = False
     together: int = 1
-    _held: list[bytes] = field(default_factory=list, compare=False, repr=False)
 
-    def pieces(self, event: bytes) -> list[bytes]:
+    def pieces(self, event: bytes, moment: Moment) -> list[bytes]:
         if self.tight:
             event = event.replace(b"data: ", b"data:", 1)
         if self.comments:
@@ -308,11 +323,11 @@ class Framing(Fault):
         if self.crlf:
             event = event.replace(b"\n", b"\r\n")
         if self.together > 1:
-            self._held.append(event)
-            if len(self._held) < self.together and b"[DONE]" not in event:
+            moment.held.append(event)
+            if len(moment.held) < self.together and b"[DONE]" not in event:
                 return []
-            event = b"".join(self._held)
-            self._held.clear()
+            event = b"".join(moment.held)
+            moment.held.clear()
         size = self.split_bytes or len(event)
         return [event[start : start + size] for start in range(0, len(event), size)]
 
@@ -349,6 +364,7 @@ class Rule:
     skip: int = 0
     seen: int = 0
     shown: int = 0
+    first_at: float = 0.0
 
     def takes(self, path: str, model: str) -> bool:
         """Whether this request is one to spoil; it is counted."""
@@ -356,6 +372,8 @@ class Rule:
             return False
         if not fnmatchcase(model, self.model):
             return False
+        if not self.seen:
+            self.first_at = time.monotonic()
         self.seen += 1
         if self.seen <= self.skip or (self.times is not None and self.shown >= self.times):
             return False
@@ -452,12 +470,9 @@ class Faults:
         self.rules.clear()
         self._named.clear()
 
-    def on(self, path: str, model: str) -> tuple[Fault, ...]:
-        """The faults that this request meets."""
-        for rule in self._candidates(model):
-            if rule.takes(path, model):
-                return rule.faults
-        return ()
+    def on(self, path: str, model: str) -> Rule | None:
+        """The rule that this request meets."""
+        return next((rule for rule in self._candidates(model) if rule.takes(path, model)), None)
 
     def _candidates(self, model: str) -> Iterator[Rule]:
         yield from self.rules

@@ -200,7 +200,7 @@ class _Connection(asyncio.Protocol):
             try:
                 await self._server.handle(exchange)
             except AnswerOver:
-                return
+                pass
             except Exception:
                 self._server.crashes.append(traceback.format_exc())
                 if not exchange.begun:

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.attempts import REASON_OF, SAME_REPLICA_HELPS, Failure, GiveUp, NextAttempt, next_attempt
+from router.choice import Choice, choose
+from router.policy import AttemptLimits, Policy, TaskPolicy
+from serving.view import FaultKind, FleetView
+from tests.router.houses import asked, askeds, fleet, fleets, moment, moments, policies, policy, replica, usual_fleet
+
+KINDS: tuple[FaultKind, ...] = ("unreachable", "silent", "overloaded", "failed", "missing", "truncated", "refused")
+SECONDS = 60.0
+faults = st.tuples(st.sampled_from(KINDS), st.sampled_from([None, 0.0, 0.5, 4.0, 30.0, 3600.0]))
+
+
+def start(model: str = "returns", view: FleetView | None = None, rules: Policy | None = None) -> Choice:
+    decision = choose(asked(model), rules or policy(), view or usual_fleet(), moment(0.0))
+    assert isinstance(decision, Choice)
+    return decision
+
+
+def after(
+    choice: Choice,
+    *kinds: FaultKind,
+    view: FleetView | None = None,
+    rules: Policy | None = None,
+    retry_after: float | None = None,
+    seconds_left: float = SECONDS,
+) -> NextAttempt | GiveUp:
+    """What follows when `choice` fails in these ways, one after the other, on the replica it names."""
+    failures = tuple(Failure(kind, choice.replica.name, choice.pool.name, retry_after) for kind in kinds)
+    return next_attempt(choice, failures, rules or policy(), view or usual_fleet(), moment(), seconds_left)
+
+
+def tried(step: NextAttempt | GiveUp) -> NextAttempt:
+    assert isinstance(step, NextAttempt), step
+    return step
+
+
+def walked(
+    choice: Choice, rules: Policy, view: FleetView, told: list[tuple[FaultKind, float | None]], draw: float
+) -> list[tuple[Choice, FaultKind, float | None, NextAttempt | GiveUp]]:
+    """Fail again and again as told, until the router gives up."""
+    steps = []
+    failures: tuple[Failure, ...] = ()
+    left = SECONDS
+    for kind, retry_after in told:
+        failures = (*failures, Failure(kind, choice.replica.name, choice.pool.name, retry_after))
+        step = next_attempt(choice, failures, rules, view, moment(draw), left)
+        steps.append((choice, kind, retry_after, step))
+        if isinstance(step, GiveUp):
+            return steps
+        left -= step.wait_seconds
+        choice = step.choice
+    pytest.fail(f"no end after {len(told)} attempts")
+
+
+walks = (askeds, policies(), fleets(), moments, st.lists(faults, min_size=16, max_size=16))
+
+
+@given(*walks)
+def test_attempts_come_to_an_end_within_their_bounds(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
+    choice = choose(request, rules, view, now)
+    if not isinstance(choice, Choice):
+        return
+    steps = walked(choice, rules, view, told, now.draw)
+    attempts = Counter(choice.pool.name for choice, *_ in steps)
+    most = rules.limits.retries_max + 1
+    assert all(count <= most + 1 for count in attempts.values())
+    assert len(steps) <= 2 * most
+
+
+@given(*walks)
+def test_a_silent_replica_is_not_asked_twice(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
+    choice = choose(request, rules, view, now)
+    if isinstance(choice, Choice):
+        silent: set[str] = set()
+        for attempt, kind, _, step in walked(choice, rules, view, told, now.draw):
+            silent |= {attempt.replica.name} if kind == "silent" else set()
+            assert isinstance(step, GiveUp) or step.choice.replica.name not in silent
+
+
+@given(*walks)
+def test_what_the_engine_refused_is_never_sent_again(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
+    choice = choose(request, rules, view, now)
+    if isinstance(choice, Choice):
+        for _, kind, _, step in walked(choice, rules, view, told, now.draw):
+            assert (kind == "refused") == (isinstance(step, GiveUp) and step.because == "refused")
+
+
+@given(*walks)
+def test_a_request_keeps_its_version_or_leaves_it_for_the_labelled_exit(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
+    choice = choose(request, rules, view, now)
+    if not isinstance(choice, Choice):
+        return
+    for attempt, kind, _, step in walked(choice, rules, view, told, now.draw):
+        if isinstance(step, GiveUp):
+            continue
+        after_it = step.choice
+        if after_it.version == attempt.version:
+            assert replace(after_it, replica=attempt.replica) == attempt
+            continue
+        assert attempt.version is not None
+        assert after_it.version is None
+        assert attempt.reason != "pinned"
+        assert after_it.reason == REASON_OF[kind]
+        assert after_it.blueprint_of == attempt.version
+        assert after_it.task is not None
+        assert after_it.pool.name == after_it.task.exit_pool
+        assert after_it.override_id == attempt.override_id
+
+
+@given(*walks)
+def test_a_step_is_taken_only_where_somebody_can_answer(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
+    choice = choose(request, rules, view, now)
+    if isinstance(choice, Choice):
+        for _, _, _, step in walked(choice, rules, view, told, now.draw):
+            if isinstance(step, NextAttempt):
+                there = step.choice.replica
+                assert there.up
+                assert step.choice.version is None or step.choice.version.name in there.loaded
+                assert view.in_flight[there.name] < there.in_flight_max
+
+
+@given(*walks)
+def test_waits_end_before_the_deadline_and_keep_to_what_the_engine_asked_for(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
+    choice = choose(request, rules, view, now)
+    if not isinstance(choice, Choice):
+        return
+    waited = 0.0
+    for attempt, kind, retry_after, step in walked(choice, rules, view, told, now.draw):
+        if isinstance(step, GiveUp):
+            continue
+        assert math.isfinite(step.wait_seconds)
+        assert 0 <= step.wait_seconds < SECONDS - waited
+        waited += step.wait_seconds
+        if step.choice.replica == attempt.replica and retry_after is not None and kind in SAME_REPLICA_HELPS:
+            assert retry_after <= rules.limits.retry_after_seconds_max
+            assert step.wait_seconds == retry_after
+        if step.choice.replica != attempt.replica and kind not in SAME_REPLICA_HELPS:
+            assert step.wait_seconds == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "refused"])
+def test_another_replica_of_the_same_version_comes_first_and_at_once(kind: FaultKind) -> None:
+    choice = start()
+    step = tried(after(choice, kind))
+    assert step == NextAttempt(replace(choice, replica=usual_fleet().pools["small"].replicas[1]), 0.0)
+
+
+@pytest.mark.parametrize("kind", sorted(SAME_REPLICA_HELPS))
+def test_the_same_replica_is_asked_again_after_a_wait_where_that_can_help(kind: FaultKind) -> None:
+    alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    step = tried(after(start(view=alone), kind, view=alone))
+    assert step.choice.replica.name == "small-0"
+    assert step.wait_seconds == pytest.approx(AttemptLimits().backoff_seconds)
+    again = tried(after(start(view=alone), kind, kind, view=alone))
+    assert again.wait_seconds == pytest.approx(2 * AttemptLimits().backoff_seconds)
+
+
+@pytest.mark.parametrize("kind", ["unreachable", "silent", "missing"])
+def test_the_exit_takes_over_where_the_same_replica_can_not_help(kind: FaultKind) -> None:
+    alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    step = tried(after(start(view=alone), kind, view=alone))
+    assert (step.choice.replica.name, step.choice.reason, step.wait_seconds) == ("general-0", REASON_OF[kind], 0.0)
+
+
+def test_a_wait_that_the_engine_asks_for_is_kept() -> None:
+    alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    step = tried(after(start(view=alone), "overloaded", view=alone, retry_after=3.0))
+    assert (step.choice.replica.name, step.wait_seconds) == ("small-0", 3.0)
+
+
+def test_a_wait_that_is_too_long_sends_the_request_to_the_exit() -> None:
+    alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    for retry_after, left in ((5.1, SECONDS), (3.0, 2.9)):
+        step = tried(after(start(view=alone), "overloaded", view=alone, retry_after=retry_after, seconds_left=left))
+        assert (step.choice.replica.name, step.choice.reason) == ("general-0", "overload")
+
+
+def test_retries_are_counted_for_each_pool() -> None:
+    kinds: list[FaultKind] = ["failed"] * (AttemptLimits().retries_max + 1)
+    step = tried(after(start(), *kinds))
+    assert (step.choice.pool.name, step.choice.reason) == ("general", "engine_error")
+    none = policy(limits=AttemptLimits(retries_max=0))
+    assert tried(after(start(), "failed", rules=none)).choice.pool.name == "general"
+
+
+def test_nothing_is_tried_once_the_time_is_over() -> None:
+    assert after(start(), "failed", seconds_left=0.0) == GiveUp("exhausted")
+    assert after(start(), "overloaded", seconds_left=-1.0, retry_after=2.0) == GiveUp("exhausted")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "refused"])
+def test_a_pinned_request_never_goes_to_general(kind: FaultKind) -> None:
+    alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    choice = start("returns@v1", alone)
+    assert choice.reason == "pinned"
+    kinds = [kind] * 3
+    assert after(choice, *kinds, view=alone, retry_after=1.0) == GiveUp("exhausted", 1.0)
+
+
+def test_a_task_without_an_exit_gives_up() -> None:
+    rules = policy(tasks={"returns": TaskPolicy("returns", None)})
+    alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    assert after(start(rules=rules, view=alone), "silent", view=alone, rules=rules) == GiveUp("exhausted")
+
+
+def test_an_exit_that_fails_too_gives_up_and_does_not_go_back() -> None:
+    view = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    first = start(view=view)
+    second = tried(after(first, "unreachable", view=view)).choice
+    failures = (Failure("unreachable", "small-0", "small"), Failure("unreachable", "general-0", "general"))
+    assert next_attempt(second, failures, policy(), view, moment(), SECONDS) == GiveUp("exhausted")
+
+
+def test_a_silent_engine_is_not_asked_again_where_it_is_the_exit_too() -> None:
+    view = fleet(replica("small-0", "small", "returns@v1"))
+    rules = policy(tasks={"returns": TaskPolicy("returns", "small")})
+    assert after(start(view=view, rules=rules), "silent", view=view, rules=rules) == GiveUp("exhausted")

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.attempts import REASON_OF, Failure, NextAttempt, next_attempt
+from router.choice import REASONS, Asked, Choice, Moment, Refusal, RefusalCode, choose, general_instead, sticky_point
+from router.overrides import Override
+from router.policy import Alias, Policy, TaskPolicy
+from serving.view import FleetView
+from tests.router.houses import (
+    NOW_UNIX,
+    VERSIONS,
+    asked,
+    askeds,
+    fleet,
+    fleets,
+    moment,
+    moments,
+    policies,
+    policy,
+    replica,
+    usual_fleet,
+    version,
+)
+
+DRAWS = 100_000
+
+
+def chosen(decision: Choice | Refusal | None) -> Choice:
+    assert isinstance(decision, Choice), decision
+    return decision
+
+
+def refused(decision: Choice | Refusal) -> Refusal:
+    assert isinstance(decision, Refusal), decision
+    return decision
+
+
+@given(askeds, policies(), fleets(), moments)
+def test_every_request_is_decided_and_the_same_one_always_in_the_same_way(
+    request: Asked, rules: Policy, view: FleetView, now: Moment
+) -> None:
+    decision = choose(request, rules, view, now)
+    assert decision == choose(request, rules, view, now)
+    if isinstance(decision, Refusal):
+        assert decision.code in get_args(RefusalCode)
+        assert decision.message.endswith(".")
+    else:
+        assert decision.reason in REASONS
+        assert 0 < decision.probability <= 1
+
+
+@given(askeds, policies(), fleets(), moments)
+def test_no_request_goes_where_its_version_is_not_loaded(
+    request: Asked, rules: Policy, view: FleetView, now: Moment
+) -> None:
+    decision = choose(request, rules, view, now)
+    if isinstance(decision, Choice):
+        assert decision.replica.up
+        assert decision.replica in decision.pool.replicas
+        assert view.in_flight[decision.replica.name] < decision.replica.in_flight_max
+        if decision.version is not None:
+            assert decision.version.name in decision.replica.loaded
+            assert decision.engine_model == decision.version.name
+        else:
+            assert decision.engine_model == decision.pool.base_model
+
+
+@given(askeds, policies(), fleets(), moments)
+def test_no_request_gets_a_model_that_its_key_does_not_name(
+    request: Asked, rules: Policy, view: FleetView, now: Moment
+) -> None:
+    name = request.model.partition("@")[0]
+    if not request.models_allowed & {"*", name}:
+        assert refused(choose(request, rules, view, now)).code == "model_not_allowed"
+
+
+@given(askeds, policies(), fleets(), moments)
+def test_a_pinned_request_is_never_answered_by_anything_else(
+    request: Asked, rules: Policy, view: FleetView, now: Moment
+) -> None:
+    decision = choose(request, rules, view, now)
+    if isinstance(decision, Choice) and decision.reason == "pinned":
+        if decision.task is None:
+            assert (decision.pool.name, decision.version) == (request.model, None)
+        else:
+            assert decision.version is not None
+            assert decision.version.name == request.model
+            assert decision.version.state != "quarantined"
+
+
+@given(askeds, policies(), fleets(), moments)
+def test_a_base_that_stands_in_for_a_version_gets_its_blueprint(
+    request: Asked, rules: Policy, view: FleetView, now: Moment
+) -> None:
+    decision = choose(request, rules, view, now)
+    if isinstance(decision, Choice) and decision.version is not None:
+        assert decision.blueprint_of is None
+    if isinstance(decision, Choice) and decision.reason == "override" and decision.version is None:
+        weights = (
+            rules.aliases[decision.task.name].weights if decision.task and decision.task.name in rules.aliases else {}
+        )
+        if set(weights) & set(view.versions) and len(weights) == 1:
+            assert decision.blueprint_of is not None
+
+
+def rung(reason: str) -> Choice:
+    """A decision that has this reason; every active one has an entry here."""
+    empty = fleet(replica("small-0", "small"), replica("general-0", "general"))
+    full = usual_fleet(in_flight={"small-0": 8, "small-1": 8})
+    canary = policy(aliases={"returns": Alias("returns", 1, {"returns@v1": 0.9, "returns@v2": 0.1}, "salt")})
+    rule = policy(overrides=(Override(id="r", action="general", task="returns"),))
+    match reason:
+        case "override":
+            return chosen(choose(asked(), rule, usual_fleet(), moment()))
+        case "pinned":
+            return chosen(choose(asked("returns@v2"), policy(), usual_fleet(), moment()))
+        case "adapter":
+            return chosen(choose(asked(), policy(), usual_fleet(), moment()))
+        case "canary":
+            return chosen(choose(asked(), canary, usual_fleet(), moment(0.95)))
+        case "no_replica":
+            return chosen(choose(asked(), policy(), empty, moment()))
+        case "overload":
+            return chosen(choose(asked(), policy(), full, moment()))
+    kind = next(kind for kind, named in REASON_OF.items() if named == reason)
+    start = rung("adapter")
+    alone = policy(limits=policy().limits.__class__(retries_max=0))
+    failures = (Failure(kind, start.replica.name, "small"),)
+    step = next_attempt(start, failures, alone, usual_fleet(), moment(), 60)
+    assert isinstance(step, NextAttempt)
+    return step.choice
+
+
+ACTIVE = ("override", "pinned", "adapter", "canary", "no_replica", "overload", "timeout", "engine_error")
+RESERVED = ("degraded", "out_of_scope", "holdout", "contract", "low_confidence", "refusal", "predicted_gain")
+
+
+def test_every_reason_is_either_active_or_reserved() -> None:
+    assert sorted(ACTIVE + RESERVED) == sorted(REASONS)
+
+
+@pytest.mark.parametrize("reason", ACTIVE)
+def test_every_active_reason_can_be_reached(reason: str) -> None:
+    assert rung(reason).reason == reason
+
+
+@given(askeds, policies(), fleets(), moments)
+def test_no_reserved_reason_is_ever_given(request: Asked, rules: Policy, view: FleetView, now: Moment) -> None:
+    decision = choose(request, rules, view, now)
+    assert not isinstance(decision, Choice) or decision.reason in ACTIVE
+
+
+def weighted(**shares: float) -> Policy:
+    weights = {f"returns@{name}": share for name, share in shares.items()}
+    return policy(aliases={"returns": Alias("returns", 1, weights, "salt")})
+
+
+def within(count: int, share: float, draws: int = DRAWS) -> bool:
+    """Whether a count is what this share gives, within five standard deviations (missed once in 1.7 million)."""
+    return abs(count - draws * share) <= 5 * math.sqrt(draws * share * (1 - share))
+
+
+def test_shares_of_an_alias_come_out_over_many_requests_without_a_session() -> None:
+    rules, view = weighted(v1=0.7, v2=0.3), usual_fleet()
+    chance = random.Random(1)
+    counted = Counter(
+        chosen(choose(asked(), rules, view, moment(chance.random()))).engine_model for _ in range(DRAWS // 5)
+    )
+    assert within(counted["returns@v2"], 0.3, DRAWS // 5)
+    assert sum(counted.values()) == DRAWS // 5
+
+
+def test_shares_of_an_alias_come_out_over_many_sessions() -> None:
+    points = [sticky_point(f"session {number}", "salt") for number in range(DRAWS)]
+    for low, high in ((0.0, 0.7), (0.7, 0.9), (0.9, 1.0)):
+        assert within(sum(low <= point < high for point in points), high - low)
+
+
+def test_a_new_salt_draws_the_sessions_anew() -> None:
+    both = sum(
+        sticky_point(f"session {n}", "one") < 0.5 and sticky_point(f"session {n}", "two") < 0.5
+        for n in range(DRAWS // 5)
+    )
+    assert within(both, 0.25, DRAWS // 5)
+
+
+@given(st.text(min_size=1, max_size=40), st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
+def test_a_session_keeps_its_version_whatever_is_drawn(session: str, one: float, other: float) -> None:
+    rules, view = weighted(v1=0.5, v2=0.5), usual_fleet()
+    first = chosen(choose(asked(session=session), rules, view, moment(one)))
+    again = chosen(choose(asked(session=session), rules, view, moment(other)))
+    assert first.version == again.version
+
+
+def test_the_share_of_the_arm_stands_on_the_choice() -> None:
+    rules = weighted(v1=0.9, v2=0.1)
+    assert (rung("canary").probability, rung("canary").engine_model) == (0.1, "returns@v2")
+    leading = chosen(choose(asked(), rules, usual_fleet(), moment(0.1)))
+    assert (leading.reason, leading.probability) == ("adapter", 0.9)
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=2, max_size=2), st.floats(0, 1, exclude_max=True))
+def test_rounding_in_the_weights_leaves_no_gap(shares: list[float], draw: float) -> None:
+    total = sum(shares) * (1 + 1e-9)
+    rules = weighted(v1=shares[0] / total, v2=shares[1] / total)
+    assert chosen(choose(asked(), rules, usual_fleet(), moment(draw))).version is not None
+    assert chosen(choose(asked(), rules, usual_fleet(), moment(math.nextafter(1, 0)))).engine_model == "returns@v2"
+
+
+def ruled(*rules: Override, **request: object) -> Choice | Refusal:
+    return choose(asked(**request), policy(overrides=rules), usual_fleet(), moment())
+
+
+def test_the_first_override_that_matches_decides() -> None:
+    to_version = Override(id="a", action="version", version="returns@v2")
+    to_general = Override(id="b", action="general")
+    assert chosen(ruled(to_version, to_general)).engine_model == "returns@v2"
+    decision = chosen(ruled(to_general, to_version))
+    assert (decision.engine_model, decision.override_id, decision.reason) == ("general-base", "b", "override")
+    assert decision.blueprint_of == version("returns@v1")
+
+
+def test_an_override_holds_until_the_second_at_which_it_expires() -> None:
+    def rule(expires_at: float) -> Override:
+        return Override(id="a", action="general", expires_at=expires_at)
+
+    assert chosen(ruled(rule(NOW_UNIX + 0.001))).reason == "override"
+    assert chosen(ruled(rule(NOW_UNIX))).reason == "adapter"
+    assert chosen(ruled(rule(NOW_UNIX - 60))).reason == "adapter"
+
+
+def test_an_override_looks_at_text_without_regard_to_case_and_spaces() -> None:
+    rule = Override(id="a", action="general", contains="FRAGILE  Vase")
+    assert chosen(ruled(rule, text="my fragile vase broke")).reason == "override"
+    assert chosen(ruled(rule, text="my sturdy vase broke")).reason == "adapter"
+
+
+def test_an_override_matches_only_where_all_its_conditions_hold() -> None:
+    rule = Override(id="a", action="general", task="returns", caller="caller1", metadata={"shop": "de"})
+    assert chosen(ruled(rule, metadata={"shop": "de", "x": "y"})).reason == "override"
+    assert chosen(ruled(rule, metadata={"shop": "fr"})).reason == "adapter"
+    assert chosen(ruled(rule, metadata=None)).reason == "adapter"
+    assert chosen(ruled(rule, metadata={"shop": "de"}, caller="caller2")).reason == "adapter"
+
+
+def test_an_override_that_refuses_says_what_the_admin_wrote() -> None:
+    decision = refused(ruled(Override(id="a", action="refuse", message="Closed for stocktaking.")))
+    assert (decision.code, decision.message) == ("refused_by_override", "Closed for stocktaking.")
+
+
+def test_an_override_comes_before_a_pin() -> None:
+    assert chosen(ruled(Override(id="a", action="general"), model="returns@v2")).reason == "override"
+
+
+def test_an_override_to_a_version_that_is_nowhere_goes_to_the_exit() -> None:
+    decision = chosen(ruled(Override(id="a", action="version", version="returns@v9")))
+    assert (decision.engine_model, decision.reason) == ("general-base", "no_replica")
+
+
+def test_a_pin_reaches_no_quarantined_version() -> None:
+    view = usual_fleet(versions=[version("returns@v1", state="quarantined")])
+    assert refused(choose(asked("returns@v1"), policy(), view, moment())).code == "version_not_loaded"
+
+
+def test_a_pin_to_a_version_that_is_not_loaded_is_refused() -> None:
+    view = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    assert refused(choose(asked("returns@v2"), policy(), view, moment())).code == "version_not_loaded"
+
+
+def test_a_task_without_an_alias_goes_to_its_exit_without_a_blueprint() -> None:
+    decision = chosen(choose(asked(), policy(aliases={}), usual_fleet(), moment()))
+    assert (decision.engine_model, decision.reason, decision.blueprint_of) == ("general-base", "no_replica", None)
+
+
+def test_a_task_without_an_exit_is_refused_when_its_version_is_nowhere() -> None:
+    rules = policy(tasks={"returns": TaskPolicy("returns", None)}, aliases={})
+    decision = refused(choose(asked(), rules, usual_fleet(), moment()))
+    assert decision.code == "no_replica"
+    assert "no exit" in decision.message
+
+
+def test_a_pool_may_be_named_only_where_it_is_callable() -> None:
+    assert chosen(choose(asked("general"), policy(), usual_fleet(), moment())).reason == "pinned"
+    assert refused(choose(asked("small"), policy(), usual_fleet(), moment())).code == "model_not_found"
+
+
+@pytest.mark.parametrize("model", ["", "@", "nobody", "returns@v9", "general@v1", "Returns", "returns@v1@v2"])
+def test_what_does_not_exist_is_not_found(model: str) -> None:
+    assert refused(choose(asked(model), policy(), usual_fleet(versions=VERSIONS), moment())).code == "model_not_found"
+
+
+def test_a_full_fleet_is_overloaded_and_an_empty_one_has_no_replica() -> None:
+    full = usual_fleet(in_flight=dict.fromkeys(("small-0", "small-1", "general-0", "general-1"), 8))
+    assert refused(choose(asked(), policy(), full, moment())).code == "overload"
+    assert refused(choose(asked(), policy(), fleet(), moment())).code == "no_replica"
+
+
+def test_general_instead_names_the_blueprint_of_the_version_it_stands_in_for() -> None:
+    start = rung("adapter")
+    decision = chosen(general_instead(start, usual_fleet(), moment(), "engine_error", frozenset({"general-0"})))
+    assert (decision.replica.name, decision.reason) == ("general-1", "engine_error")
+    assert decision.blueprint_of == start.version
+
+
+def test_a_caller_of_a_pool_has_no_exit() -> None:
+    start = chosen(choose(asked("general"), policy(), usual_fleet(), moment()))
+    assert refused(general_instead(start, usual_fleet(), moment(), "engine_error")).code == "no_replica"
