@@ -25,27 +25,26 @@ fast: $(VENV)/development ## All tests but those that need a real engine or buil
 	$(BIN)/pytest -n auto -m "not engine and not image" tests
 
 engine-test: $(VENV)/development ## Tests on real vLLM engines
-	$(BIN)/pytest -m engine --timeout 900 tests/engine
+	$(BIN)/pytest -m engine --timeout 900 tests/engine tests/deploy
 
 image: $(VENV)/development ## Build the container image and run it once
 	$(BIN)/pytest -m image --timeout 900 tests/deploy
 
-$(VENV)/runtime: requirements/gateway.lock pyproject.toml
+$(VENV)/runtime: requirements/gateway.lock requirements/build.lock pyproject.toml
 	@echo "Installing the gateway into $(VENV) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/gateway.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps -e .
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/gateway.lock -r requirements/build.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/development: requirements/dev.lock pyproject.toml
+$(VENV)/development: requirements/dev.lock requirements/build.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.lock
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.lock -r requirements/build.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/runtime
 
-lock: $(VENV)/development ## Make the lock files anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-header pyproject.toml -o requirements/gateway.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-header --extra dev pyproject.toml -o requirements/dev.lock
+lock: ## Make the lock files anew from pyproject.toml
+	requirements/lock.sh
 
 clean: ## Remove what was made at run time, but not models and engines
 	rm -rf $(VENV) var/data var/up

@@ -24,7 +24,7 @@ from gateway.duties import check_health, on_duty
 from gateway.house import House, Prices
 from gateway.request_body import Endpoint
 from gateway.request_path import walk
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings
 from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
 from gateway.state import open_state, shared_secret
 from gateway.wire import Call, Receive, Scope, Send
@@ -151,8 +151,7 @@ async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
     """The admin key of the settings; without one, the first start makes one and prints it, this once."""
     if settings.admin_key is not None:
         parts = split_key(settings.admin_key.get_secret_value())
-        if parts is None:
-            raise SettingsError("admin_key: it has not the form of a key. `apprentice keygen` makes one.")
+        assert parts is not None, "Settings has seen to it"
         return {parts[0]: Caller(parts[0], "admin", "admin", digest_of(parts[1]), frozenset({"*"}))}
     callers = Shelf(redis, "callers")
     if not any(raw["role"] == "admin" for raw in (await callers.all()).values()):

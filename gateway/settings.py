@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
+from gateway.callers import split_key
 from monitoring.cost import Price
 from router.policy import AttemptLimits, CommitPolicy, TaskPolicy
 from serving.fleet import PoolConfig
@@ -85,6 +86,7 @@ class PoolSettings(Section):
 
     base_model: str = Field(min_length=1, max_length=200, description="Name under which its engines serve the base.")
     replicas: tuple[ReplicaSettings, ...] = Field(min_length=1, description="The engine processes of the pool.")
+    api_key: SecretStr | None = Field(None, description="Key that its engines want, where a replica has none itself.")
     base_folder: Path | None = Field(
         None, description="Folder with the base model's config.json, for verifying adapters. Unset: no adapters here."
     )
@@ -217,6 +219,8 @@ class Settings(BaseSettings):
         for name, task in self.tasks.items():
             if task.exit_pool is not None and task.exit_pool not in self.pools:
                 raise ValueError(f"tasks.{name}.exit_pool: there is no pool {task.exit_pool!r}")
+        if self.admin_key is not None and split_key(self.admin_key.get_secret_value()) is None:
+            raise ValueError("admin_key: it has not the form of a key; `apprentice keygen` makes one")
         both = sorted(self.tasks.keys() & {name for name, pool in self.pools.items() if pool.callable})
         if both:
             raise ValueError(f"tasks: a task and a callable pool can't share a name: {', '.join(both)}")
@@ -228,7 +232,7 @@ class Settings(BaseSettings):
             PoolConfig(
                 name,
                 pool.base_model,
-                tuple(_replica_config(name, replica) for replica in pool.replicas),
+                tuple(_replica_config(name, pool, replica) for replica in pool.replicas),
                 pool.base_folder,
                 pool.base_fingerprint,
             )
@@ -257,7 +261,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     try:
         return Settings(**raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {_said(e)}" for e in error.errors(include_url=False)]
+        lines = ["  " + ": ".join(filter(None, (".".join(map(str, e["loc"])), _said(e)))) for e in error.errors()]
         raise SettingsError("\n".join([f"The configuration {path or ''} can't be used:", *lines])) from error
     except UnreadableVariable as error:
         raise SettingsError(f"An environment variable can't be used: {error}.") from error
@@ -278,6 +282,7 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
                 raise SettingsError(f"The environment variable {variable} names no setting.")
 
 
-def _replica_config(pool: str, replica: ReplicaSettings) -> ReplicaConfig:
-    key = replica.api_key.get_secret_value() if replica.api_key else None
-    return ReplicaConfig(replica.name, replica.url.rstrip("/"), pool, key, replica.store_folder, replica.in_flight_max)
+def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> ReplicaConfig:
+    secret = replica.api_key or pool.api_key
+    key = secret.get_secret_value() if secret else None
+    return ReplicaConfig(replica.name, replica.url.rstrip("/"), name, key, replica.store_folder, replica.in_flight_max)

@@ -333,8 +333,6 @@ class Framing(Fault):
 
 
 @dataclass(frozen=True)
-
-
 async def send_error(moment: Moment, message: str) -> None:
     """What vLLM sends when it fails inside an answer: an event and [DONE], or HTTP 500 before any header."""
     exchange, body = moment.exchange, error_body(500, message, "InternalServerError")
@@ -382,7 +380,11 @@ class Rule:
 
 
 POLICY_BODY = error_body(
-    400, "The request was refused by the content policy.", "invalid_request_error", "messages", "content_policy_violation"
+    400,
+    "The request was refused by the content policy.",
+    "invalid_request_error",
+    "messages",
+    "content_policy_violation",
 )
 CONTEXT_BODY = error_body(
     400,

@@ -56,14 +56,13 @@ class Adapters:
         self.resident: OrderedDict[int, str] = OrderedDict()
         """Load number → digest of the weights in memory."""
         self.evicted = 0
-        self.waiting = 0
         self._model = model
         self._loras_max = loras_max
         self._cpu_loras_max = cpu_loras_max
         self._rank_max = rank_max
         self._loads = 0
         self._running: dict[int, int] = {}
-        self._slot_free = asyncio.Condition()
+        self._turns: list[asyncio.Future[None]] = []
         self._prefixes: OrderedDict[tuple[str, str, str], str] = OrderedDict()
 
     @property
@@ -71,6 +70,11 @@ class Adapters:
         """Load numbers whose weights are in memory under no name."""
         named = {adapter.number for adapter in self.registered.values()}
         return [number for number in self.resident if number not in named]
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place among the adapters that run."""
+        return len(self._turns)
 
     @property
     def running(self) -> list[str]:
@@ -127,24 +131,23 @@ class Adapters:
     @asynccontextmanager
     async def slot(self, adapter: Adapter) -> AsyncIterator[None]:
         """Run with this adapter; with too many others in flight, wait without an error."""
-        async with self._slot_free:
-            self.waiting += 1
+        while not self._fits(adapter):
+            turn = asyncio.get_running_loop().create_future()
+            self._turns.append(turn)
             try:
-                await self._slot_free.wait_for(lambda: self._fits(adapter))
+                await turn
             finally:
-                self.waiting -= 1
-            self._running[adapter.number] = self._running.get(adapter.number, 0) + 1
+                self._turns.remove(turn)
+        self._running[adapter.number] = self._running.get(adapter.number, 0) + 1
         try:
             yield
         finally:
             self._running[adapter.number] -= 1
             if not self._running[adapter.number]:
                 del self._running[adapter.number]
-            await asyncio.shield(asyncio.ensure_future(self._tell()))
-
-    async def _tell(self) -> None:
-        async with self._slot_free:
-            self._slot_free.notify_all()
+            for turn in self._turns:
+                if not turn.done():
+                    turn.set_result(None)
 
     def _fits(self, adapter: Adapter) -> bool:
         return adapter.number in self._running or len(self._running) < self._loras_max

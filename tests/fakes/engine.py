@@ -1,0 +1,660 @@
+"""A fake engine: a real HTTP server that behaves like vLLM 0.32 with adapters loaded at runtime, faults included.
+
+In a test: `async with FakeEngine("base-model") as engine: ... engine.url`. By hand, or to be killed:
+`python -m tests.fakes.engine --port 0 --model base-model`, whose first line is its URL.
+What it does wrong on demand stands in tests/fakes/faults.py. `/__faults` and `/__state` are its own and need no key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from tests.fakes import answers
+from tests.fakes.answers import Said, Shape, Speaker, Wording
+from tests.fakes.faults import (
+    COMPLETIONS,
+    DONE,
+    EmptyAnswer,
+    Fault,
+    Faults,
+    Moment,
+    Tokens,
+    ends_with_assistant,
+    error_body,
+    fault_name,
+    missing_model,
+    send_error,
+)
+from tests.fakes.lora import Adapter, AdapterLost, Adapters, Refused, adapter_digest
+from tests.fakes.metrics import exposition
+from tests.fakes.wire import AnswerOver, Exchange, HttpServer
+
+__all__ = ["Call", "FakeEngine", "Seen", "adapter_digest"]
+
+DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+OWN = "/__"
+POLL_SECONDS = 0.002
+STREAM_HEADERS = [("content-type", "text/event-stream; charset=utf-8")]
+
+Outcome = Literal["running", "done", "refused", "cancelled", "failed"]
+
+
+@dataclass(eq=False)
+class Seen:
+    """A completion request as the engine got it, and what became of it.
+
+    `refused`: an HTTP error was its answer. `cancelled`: the caller hung up. `failed`: a fault, a death or a kill ended
+    it. `tokens` is what was made up to then, for all alternatives.
+    """
+
+    path: str
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+    raw: bytes
+    at: float
+    """When it came, on the monotonic clock; `ended_at` likewise."""
+    outcome: Outcome = "running"
+    tokens: int = 0
+    adapter_digest: str | None = None
+    ended_at: float | None = None
+
+    @property
+    def model(self) -> str:
+        """The name that was asked for."""
+        return str(self.body.get("model") or "")
+
+    @property
+    def request_id(self) -> str | None:
+        """The caller's X-Request-Id."""
+        return self.headers.get("x-request-id")
+
+    @property
+    def prompt(self) -> str:
+        """Messages or prompt as one text."""
+        return answers.prompt_of(self.body)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to anything but the completions, and the status it got; None if it got none."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any]
+    status: int | None
+
+
+@dataclass
+class Count:
+    """What /metrics tells since the start."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    finished: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("stop", "length", "abort", "error"), 0))
+    first_token_seconds: list[float] = field(default_factory=lambda: [0, 0.0])
+    """How many, and their sum."""
+
+
+class FakeEngine:
+    """One engine process. All options are attributes too, and may be changed while it runs."""
+
+    def __init__(
+        self,
+        model: str = "base-model",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        version: str = "0.32.0",
+        model_root: str = "/models/base-model",
+        api_key: str | None = None,
+        max_loras: int = 4,
+        max_cpu_loras: int = 16,
+        max_lora_rank: int = 16,
+        max_model_len: int = 2048,
+        n_tokens: int = 16,
+        first_token_delay_seconds: float = 0.0,
+        token_delay_seconds: float = 0.0,
+        load_delay_seconds: float = 0.0,
+        continue_final_message: bool = True,
+        auto_tool_choice: bool = False,
+        dies_with_lost_adapter: bool = True,
+        requests_kept: int = 1000,
+    ) -> None:
+        # what it was started with
+        self.model = model
+        self.version = version
+        self.model_root = model_root
+        self.api_key = api_key
+        self.max_loras = max_loras
+        self.max_cpu_loras = max_cpu_loras
+        self.max_lora_rank = max_lora_rank
+        self.max_model_len = max_model_len
+        self.n_tokens = n_tokens
+        self.first_token_delay_seconds = first_token_delay_seconds
+        self.token_delay_seconds = token_delay_seconds
+        self.load_delay_seconds = load_delay_seconds
+        self.continue_final_message = continue_final_message
+        self.auto_tool_choice = auto_tool_choice
+        self.dies_with_lost_adapter = dies_with_lost_adapter
+        # what a test sets and sees; it outlives a restart
+        self.faults = Faults()
+        self.answers: dict[str, Wording] = {}
+        """Model name (or `*`) → its answer, or a function of the request's body; else a text of the engine's own."""
+        self.requests: deque[Seen] = deque(maxlen=requests_kept)
+        self.calls: deque[Call] = deque(maxlen=requests_kept)
+        self.requests_total = 0
+        # what one start of the engine has; a restart loses it
+        self.started_at = int(time.time())
+        self.dead = False
+        self.draining = False
+        self.in_flight = 0
+        self.count = Count()
+        self.adapters = self._no_adapters()
+        self.ended = asyncio.Event()
+        """Set when the engine has stopped listening by itself: it died, or drained to its end."""
+        self._died = asyncio.Event()
+        self._http = HttpServer(self._handle, host, port)
+        self._dying: asyncio.Task[None] | None = None
+        self.url = f"http://{host}:{self._http.port}"
+
+    async def __aenter__(self) -> Self:
+        await self._http.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
+        self._http.release()
+        if self._http.crashes:
+            raise AssertionError("the fake engine itself has a bug:\n" + self._http.crashes[0])
+
+    # What a test asks and does
+
+    @property
+    def port(self) -> int:
+        """The port, which stays the same through restarts."""
+        return self._http.port
+
+    @property
+    def listening(self) -> bool:
+        """Whether connections are accepted."""
+        return self._http.listening
+
+    @property
+    def cancelled(self) -> list[Seen]:
+        """Completion requests whose caller hung up, oldest first."""
+        return [seen for seen in self.requests if seen.outcome == "cancelled"]
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return len(self._http.connections)
+
+    @property
+    def connections_opened(self) -> int:
+        """Connections accepted since the first start."""
+        return self._http.connections_opened
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+        """Wait for a condition. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(POLL_SECONDS)
+
+    def load(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Load an adapter as the endpoint does, without the way over HTTP. Raises Refused."""
+        self.adapters.load(name, os.fspath(path))
+
+    def speaks(self, model: str) -> Speaker:
+        """Who answers for a model's name: its default text begins `<name>#<first 6 of the digest> says:`."""
+        adapter = self.adapters.registered.get(model)
+        return Speaker(model, answers_digest(model) if adapter is None else self.adapters.resident[adapter.number])
+
+    async def kill(self) -> None:
+        """As kill -9: every connection is dropped and new ones are refused."""
+        await self._http.stop()
+
+    async def restart(self) -> None:
+        """Kill it if it runs, and start it again on the same port. Adapters, drain and death are gone; faults stay."""
+        await self.kill()
+        self.dead = self.draining = False
+        self.in_flight = 0
+        self.count = Count()
+        self.adapters = self._no_adapters()
+        self._died.clear()
+        self.ended.clear()
+        self.started_at = int(time.time())
+        await self._http.start()
+
+    def drain(self) -> None:
+        """As SIGTERM with --shutdown-timeout: what runs finishes, /health stays 200, new completions get 500."""
+        self.draining = True
+
+    async def shut_down(self, timeout_seconds: float = 0.0) -> None:
+        """Drain, wait for what runs, at most so long, and stop. At 0 what runs is cut off at once."""
+        self.drain()
+        with contextlib.suppress(TimeoutError):
+            await self.until(lambda: self.in_flight == 0, timeout_seconds)
+        await self.kill()
+        self.ended.set()
+
+    def die(self) -> None:
+        """As when the engine's core dies: running streams get an error event and [DONE], others 500; then it exits."""
+        self.dead = True
+        self._died.set()
+        if self._dying is None or self._dying.done():
+            self._dying = asyncio.get_running_loop().create_task(self._exit())
+
+    # What a caller meets
+
+    async def _handle(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.path.startswith(OWN):
+            await self._own(exchange)
+        elif self.api_key and request.path.startswith("/v1") and not self._has_key(request.headers):
+            await exchange.whole(401, {"error": "Unauthorized"})
+        elif request.path in COMPLETIONS and request.method == "POST":
+            await self._completion(exchange)
+        else:
+            await self._control(exchange)
+
+    def _has_key(self, headers: Mapping[str, str]) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and secrets.compare_digest(key.encode(), str(self.api_key).encode())
+
+    async def _own(self, exchange: Exchange) -> None:
+        method, path = exchange.request.method, exchange.request.path
+        if path == "/__faults":
+            if method == "POST":
+                self.faults.add_json(json.loads(exchange.request.body))
+            elif method == "DELETE":
+                self.faults.clear()
+            rules = [{**asdict(rule), "faults": [repr(fault) for fault in rule.faults]} for rule in self.faults.rules]
+            await exchange.whole(200, {"rules": rules})
+            return
+        seen = [
+            {"id": one.request_id, "model": one.model, "outcome": one.outcome, "tokens": one.tokens}
+            for one in self.requests
+        ]
+        told = {"pid": os.getpid(), "in_flight": self.in_flight, "requests_total": self.requests_total}
+        await exchange.whole(200, {**told, "connections": self.connections, "requests": seen})
+
+    async def _control(self, exchange: Exchange) -> None:
+        request = exchange.request
+        status: int | None = None
+        body: dict[str, Any] = {}
+        try:
+            if request.body:
+                body = _json_object(request.body)
+            moment, faults = self._faults(exchange, body, str(body.get("lora_name") or ""))
+            for fault in faults:
+                await fault.on_request(moment)
+            status, answer = await self._control_answer(request.method, request.path, body)
+            for fault in faults:
+                await fault.before_headers(moment)
+        except Refused as error:
+            status, answer = error.status, error.body
+        except AnswerOver:
+            self.calls.append(Call(request.method, request.path, body, None))
+            raise
+        self.calls.append(Call(request.method, request.path, body, status))
+        if isinstance(answer, str):
+            await exchange.whole(status, answer.encode(), content_type="text/plain; charset=utf-8")
+        else:
+            await exchange.whole(status, answer)
+
+    async def _control_answer(
+        self, method: str, path: str, body: Mapping[str, Any]
+    ) -> tuple[int, dict[str, Any] | str]:
+        match method, path:
+            case "GET", "/health":
+                return (500 if self.dead else 200), ""
+            case "GET", "/version":
+                return 200, {"version": self.version}
+            case "GET", "/metrics":
+                return 200, exposition(self)
+            case "GET", "/v1/models":
+                return 200, {"object": "list", "data": self._cards()}
+            case "POST", "/v1/load_lora_adapter":
+                in_place = bool(body.get("load_inplace"))
+                return 200, await self._load(_named(body, "lora_name"), _named(body, "lora_path"), in_place)
+            case "POST", "/v1/unload_lora_adapter":
+                return 200, self.adapters.unload(_named(body, "lora_name"))
+            case "POST", "/adapters":
+                return 200, await self._load(_named(body, "name"), _named(body, "src"), False)
+            case "DELETE", _ if path.startswith("/adapters/"):
+                return 200, self.adapters.unload(path.removeprefix("/adapters/"))
+        return 404, {"detail": "Not Found"}
+
+    async def _load(self, name: str, path: str, in_place: bool) -> str:
+        if self.load_delay_seconds:
+            await asyncio.sleep(self.load_delay_seconds)
+        return self.adapters.load(name, path, in_place)
+
+    def _cards(self) -> list[dict[str, Any]]:
+        base = self._card(self.model, self.model_root, None, self.max_model_len)
+        loaded = self.adapters.registered.values()
+        return [base, *(self._card(one.name, one.path, self.model, None) for one in loaded)]
+
+    def _card(self, name: str, root: str, parent: str | None, length: int | None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.started_at,
+            "owned_by": "vllm",
+            "root": root,
+            "parent": parent,
+            "max_model_len": length,
+            "permission": [],
+        }
+
+    async def _completion(self, exchange: Exchange) -> None:
+        request = exchange.request
+        seen = Seen(request.path, request.headers, _json_or_nothing(request.body), request.body, time.monotonic())
+        self.requests.append(seen)
+        self.requests_total += 1
+        self.in_flight += 1
+        try:
+            moment, faults = self._faults(exchange, seen.body, seen.model)
+            for fault in faults:
+                await fault.on_request(moment)
+            await self._answer(exchange, seen, moment, faults)
+            seen.outcome = "done"
+        except Refused as error:
+            seen.outcome = "refused"
+            await exchange.whole(error.status, error.body)
+        except AnswerOver:
+            seen.outcome = "failed" if exchange.begun and not exchange.ended or exchange.ended_by_us else "refused"
+            raise
+        except BaseException:
+            seen.outcome = "failed" if exchange.ended_by_us else "cancelled"
+            raise
+        finally:
+            seen.ended_at = time.monotonic()
+            self.in_flight -= 1
+            if seen.outcome in ("cancelled", "failed"):
+                self.count.finished["abort" if seen.outcome == "cancelled" else "error"] += 1
+
+    def _faults(self, exchange: Exchange, body: Mapping[str, Any], model: str) -> tuple[Moment, tuple[Fault, ...]]:
+        rule = self.faults.on(exchange.request.path, model)
+        moment = Moment(exchange, body, time.monotonic() if rule is None else rule.first_at)
+        return moment, () if rule is None else rule.faults
+
+    async def _answer(self, exchange: Exchange, seen: Seen, moment: Moment, faults: tuple[Fault, ...]) -> None:
+        self._accept(seen)
+        adapter = self.adapters.registered.get(seen.model)
+        run = _Run(self, exchange, seen, moment, faults, adapter)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if adapter is not None:
+                    await stack.enter_async_context(self.adapters.slot(adapter))
+                await run.stream() if seen.body.get("stream") else await run.whole()
+        except AdapterLost as error:
+            if self.dies_with_lost_adapter:
+                self.die()
+            await send_error(moment, DEAD if self.dies_with_lost_adapter else str(error))
+        except EngineDied:
+            await send_error(moment, DEAD)
+
+    def _accept(self, seen: Seen) -> None:
+        """Raises Refused as vLLM does before anything runs."""
+        if self.dead or self.draining:
+            raise Refused(500, DEAD, "InternalServerError")
+        if "json" not in seen.headers.get("content-type", ""):
+            raise _invalid("Unsupported Media Type: Only 'application/json' is allowed", None)
+        body = _json_object(seen.raw)
+        for key, kind in (("messages", list), ("prompt", (str, list))):
+            if (key == "messages") == seen.path.endswith("chat/completions") and not isinstance(body.get(key), kind):
+                raise _invalid(f"{{'type': 'missing', 'loc': 'body.{key}', 'msg': 'Field required'}}", f"body.{key}")
+        known = seen.model in ("", self.model) or seen.model in self.adapters.registered or fault_name(seen.model)
+        if not known:
+            missing = missing_model(seen.model, self.model)["error"]
+            raise Refused(404, missing["message"], missing["type"], missing["param"])
+        self._accept_options(body)
+
+    def _accept_options(self, body: Mapping[str, Any]) -> None:
+        most = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+        if not isinstance(most, int) or most > self.max_model_len:
+            message = f"max_tokens={most} cannot be greater than max_model_len={self.max_model_len}."
+            raise Refused(400, message, "BadRequestError", "max_tokens")
+        prompt = answers.prompt_tokens(body)
+        if prompt + 1 > self.max_model_len:
+            message = (
+                f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains "
+                f"{prompt} input tokens, which exceeds this limit even without any output tokens. Please reduce the "
+                "length of the input prompt."
+            )
+            raise Refused(400, message, "BadRequestError", "input_tokens")
+        if body.get("continue_final_message") and body.get("add_generation_prompt", True):
+            message = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+            raise Refused(400, message, "BadRequestError", "continue_final_message")
+        if not self.continue_final_message and ends_with_assistant(body):
+            message = "This model does not support assistant message prefill: end with a user message."
+            raise Refused(400, message, "BadRequestError", "messages")
+        if body.get("tools") and body.get("tool_choice", "auto") == "auto" and not self.auto_tool_choice:
+            message = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+            raise Refused(400, message, "BadRequestError")
+
+    async def rest(self, seconds: float) -> None:
+        """Let time pass inside an answer. Raises EngineDied as soon as the engine dies."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._died.wait()
+        if self.dead:
+            raise EngineDied
+
+    async def _exit(self) -> None:
+        """The dead engine's end: what is still to be told is told first."""
+        with contextlib.suppress(TimeoutError):
+            await self.until(lambda: self.in_flight == 0, 1.0)
+        await self.kill()
+        self.ended.set()
+
+    def _no_adapters(self) -> Adapters:
+        return Adapters(self.model, self.max_loras, self.max_cpu_loras, self.max_lora_rank)
+
+
+class EngineDied(Exception):
+    """The engine's core died under an answer."""
+
+
+class _Run:
+    """One answer being made and sent."""
+
+    def __init__(
+        self,
+        engine: FakeEngine,
+        exchange: Exchange,
+        seen: Seen,
+        moment: Moment,
+        faults: tuple[Fault, ...],
+        adapter: Adapter | None,
+    ) -> None:
+        self._engine = engine
+        self._exchange = exchange
+        self._seen = seen
+        self._moment = moment
+        self._faults = faults
+        self._adapter = adapter
+        self._prompt = answers.prompt_tokens(seen.body)
+        self._began_at = time.monotonic()
+        request_id = seen.request_id or secrets.token_hex(8)
+        chat = seen.path.endswith("chat/completions")
+        self._shape = Shape(seen.body, chat, request_id, int(time.time()), seen.model or engine.model)
+
+    async def whole(self) -> None:
+        """Make all of the answer, then send it."""
+        said = self._say()
+        async for _ in self._tokens(said):
+            pass
+        for fault in self._faults:
+            await fault.before_headers(self._moment)
+        await self._exchange.whole(200, self._shape.whole(said, self._prompt))
+        self._count(said)
+
+    async def stream(self) -> None:
+        """Send the headers, then an event a token."""
+        for fault in self._faults:
+            await fault.before_headers(self._moment)
+        await self._exchange.begin(200, STREAM_HEADERS)
+        said = self._say()
+        opened = False
+        async for one, number in self._tokens(said):
+            if not opened:
+                for each in said:
+                    await self._send(self._shape.opening(each.index, self._prompt))
+                opened = True
+            await self._send(self._shape.token(one, number, self._prompt))
+        if self._shape.wants_usage:
+            await self._send(self._shape.usage_event(self._prompt, self._seen.tokens))
+        for fault in self._faults:
+            await fault.before_done(self._moment)
+        await self._send(DONE)
+        await self._exchange.end()
+        self._count(said)
+
+    async def _tokens(self, said: list[Said]) -> AsyncIterator[tuple[Said, int]]:
+        """Token by token, at the engine's speed; one without text for an empty answer. Faults strike in between."""
+        engine, moment = self._engine, self._moment
+        for number in range(max(1, *(len(one.tokens) for one in said))):
+            await engine.rest(engine.token_delay_seconds if number else engine.first_token_delay_seconds)
+            if self._adapter is not None and self._adapter.in_place and number:
+                said[:] = self._say()
+            for fault in self._faults:
+                await fault.before_token(moment)
+            if not number:
+                engine.count.first_token_seconds[0] += 1
+                engine.count.first_token_seconds[1] += time.monotonic() - self._began_at
+            for one in said:
+                if number < max(1, len(one.tokens)):
+                    yield one, number
+                    self._seen.tokens += number < len(one.tokens)
+            moment.made += 1
+
+    def _say(self) -> list[Said]:
+        engine, body = self._engine, self._seen.body
+        speaker = self._speaker()
+        self._seen.adapter_digest = None if self._adapter is None else speaker.digest
+        count = next((fault.count for fault in self._faults if isinstance(fault, Tokens)), engine.n_tokens)
+        wording = engine.answers.get(self._seen.model, engine.answers.get("*"))
+        if any(isinstance(fault, EmptyAnswer) for fault in self._faults):
+            wording = ""
+        return [answers.say(speaker, body, index, count, wording) for index in range(int(body.get("n") or 1))]
+
+    def _speaker(self) -> Speaker:
+        name = self._seen.model or self._engine.model
+        if self._adapter is None:
+            return Speaker(name, answers_digest(name))
+        digest = self._engine.adapters.step(self._adapter)
+        return Speaker(name, self._engine.adapters.prefix(self._adapter, self._seen.prompt, digest))
+
+    async def _send(self, event: bytes | None) -> None:
+        if event is None:
+            return
+        pieces = [event]
+        for fault in self._faults:
+            pieces = [piece for whole in pieces for piece in fault.pieces(whole, self._moment)]
+        for number, piece in enumerate(pieces):
+            if number:
+                await asyncio.sleep(0)
+            await self._exchange.write(piece)
+
+    def _count(self, said: list[Said]) -> None:
+        count = self._engine.count
+        count.prompt_tokens += self._prompt
+        count.generation_tokens += self._seen.tokens
+        for one in said:
+            count.finished["length" if one.finish_reason == "length" else "stop"] += 1
+
+
+def answers_digest(name: str) -> str:
+    """The digest that stands for a base model's weights."""
+    return answers.digest_of(name)
+
+
+def _named(body: Mapping[str, Any], key: str) -> str:
+    value = body.get(key)
+    if not isinstance(value, str):
+        kind = "missing" if value is None else "string_type"
+        raise _invalid(f"{{'type': '{kind}', 'loc': 'body.{key}', 'msg': 'Field required'}}", f"body.{key}")
+    return value
+
+
+def _invalid(message: str, param: str | None) -> Refused:
+    return Refused(400, f"1 validation error:\n  {message}", "Bad Request", param)
+
+
+def _json_or_nothing(raw: bytes) -> dict[str, Any]:
+    try:
+        return _json_object(raw)
+    except Refused:
+        return {}
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise _invalid("{'type': 'json_invalid', 'loc': 'body.0', 'msg': 'JSON decode error'}", "body.0") from error
+    if not isinstance(body, dict):
+        raise _invalid("{'type': 'model_attributes_type', 'loc': 'body'}", "body")
+    return body
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    told = vars(options)
+    shutdown_timeout_seconds = told.pop("shutdown_timeout")
+    faults = told.pop("fault")
+    async with FakeEngine(**told) as engine:
+        for wanted in faults:
+            engine.faults.add_json(json.loads(wanted) if wanted.startswith("{") else {"name": wanted})
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        sys.stdout.write(engine.url + "\n")
+        sys.stdout.flush()
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, engine.ended)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if stop.is_set():
+            await engine.shut_down(shutdown_timeout_seconds)
+
+
+def main() -> None:
+    """The command: prints the URL, then serves until SIGTERM, SIGINT or its own death; all end with code 0."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fakes.engine", description=main.__doc__)
+    parser.add_argument("--model", default="base-model")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--version", default="0.32.0")
+    parser.add_argument("--model-root", default="/models/base-model")
+    parser.add_argument("--api-key")
+    for name, default in (("loras", 4), ("cpu-loras", 16), ("lora-rank", 16), ("model-len", 2048)):
+        parser.add_argument(f"--max-{name}", type=int, default=default)
+    parser.add_argument("--n-tokens", type=int, default=16)
+    for name in ("first-token-delay-seconds", "token-delay-seconds", "load-delay-seconds"):
+        parser.add_argument(f"--{name}", type=float, default=0.0)
+    parser.add_argument("--no-continue-final-message", dest="continue_final_message", action="store_false")
+    parser.add_argument("--auto-tool-choice", action="store_true")
+    parser.add_argument("--shutdown-timeout", type=float, default=0.0, help="seconds that what runs may finish in")
+    parser.add_argument("--fault", action="append", default=[], help="a name as f04-503-forever, or a rule in JSON")
+    asyncio.run(_serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
