@@ -14,12 +14,14 @@ from redis.exceptions import RedisError
 from gateway.house import House
 from monitoring.records import Joined, flush_once
 from serving.health import look
+from serving.replica import Replica
 
 log = logging.getLogger(__name__)
 RECONCILE_INTERVAL_SECONDS = 1.0
 LEASE_SECONDS = 10
 LAG_INTERVAL_SECONDS = 0.1
 RETRY_SECONDS = 0.5
+STOP_SECONDS_MAX = 5.0
 
 RENEW = """
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
@@ -57,13 +59,16 @@ async def on_duty(house: House) -> AsyncIterator[None]:
         "flush_records": _flush_records,
         "watch_lag": _watch_lag,
     }
-    tasks = [asyncio.create_task(_again_and_again(house, name, duty)) for name, duty in duties.items()]
+    tasks = [asyncio.create_task(_again_and_again(house, name, duty), name=name) for name, duty in duties.items()]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, stuck = await asyncio.wait(tasks, timeout=STOP_SECONDS_MAX)
+        for task in stuck:
+            log.error("duty %s did not stop: %s", task.get_name(), task.get_stack())
+            task.cancel()
 
 
 async def _again_and_again(house: House, name: str, duty: Callable[[House], Awaitable[None]]) -> None:
@@ -88,9 +93,13 @@ async def _check_health(house: House) -> None:
 
 
 async def check_health(house: House) -> None:
-    """Look at every replica once, and adopt what is loaded there."""
-    await look(house.fleet, house.fleet.replicas.values(), house.http)
-    house.reconciler.adopt(house.snapshot.current.versions.values())
+    """Look at every replica once, and adopt what is loaded there. One that is slow keeps none of the others waiting."""
+    await asyncio.gather(*(_look_and_adopt(house, replica) for replica in house.fleet.replicas.values()))
+
+
+async def _look_and_adopt(house: House, replica: Replica) -> None:
+    await look(house.fleet, replica, house.http)
+    house.reconciler.adopt(replica, house.snapshot.current.versions.values())
 
 
 async def _reconcile(house: House) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Iterable
 
 import httpx
 
@@ -21,12 +19,8 @@ def engine_headers(replica: Replica) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-async def look(fleet: Fleet, replicas: Iterable[Replica], http: httpx.AsyncClient) -> None:
-    """Look at each replica at the same time and write down what is there."""
-    await asyncio.gather(*(_look_at(fleet, replica, http) for replica in replicas))
-
-
-async def _look_at(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> None:
+async def look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> None:
+    """Look at a replica once and write down what is there. One that is down has nothing loaded."""
     before = (replica.up, replica.seen, replica.engine_version)
     try:
         (await _get(replica, http, "/health")).raise_for_status()
@@ -41,6 +35,7 @@ async def _look_at(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> N
     except (httpx.HTTPError, KeyError, TypeError, ValueError):
         replica.up = False
         replica.seen = {}
+        replica.loaded = frozenset()
         replica.engine_version = ""
     if (replica.up, replica.seen, replica.engine_version) != before:
         fleet.changed()

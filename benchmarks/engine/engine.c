@@ -68,7 +68,7 @@ struct connection {
 static struct model *models[MODELS_MAX]; /* the first is the base */
 static int model_count;
 static struct connection *connections[CONNECTIONS_MAX];
-static struct connection queue = {.before = &queue, .after = &queue}; /* by due time, which is the order of arrival */
+static struct connection queue = {.before = &queue, .after = &queue}; /* by due time */
 static int poller;
 static uint64_t pace_ns, answer_id;
 static uint64_t wholes_sent, streams_sent, events_sent, streams_cut;
@@ -256,11 +256,13 @@ static void send_json(struct connection *connection, const char *status, const c
 }
 
 static void enqueue(struct connection *connection, uint64_t due_ns) {
+    struct connection *before = queue.before;
+    while (before != &queue && before->due_ns > due_ns) before = before->before;
     connection->due_ns = due_ns;
-    connection->after = &queue;
-    connection->before = queue.before;
-    queue.before->after = connection;
-    queue.before = connection;
+    connection->before = before;
+    connection->after = before->after;
+    before->after->before = connection;
+    before->after = connection;
 }
 
 static void dequeue(struct connection *connection) {
@@ -280,8 +282,10 @@ static void begin_stream(struct connection *connection, struct model *model, int
     connection->wants_usage = wants_usage;
     connection->next_event = 0;
     connection->id = ++answer_id;
+    /* Streams that begin together don't go on in step: each has an offset of its own within the pace. */
+    uint64_t offset = pace_ns ? connection->id * 0x9e3779b97f4a7c15u % pace_ns : 0;
     send_bytes(connection, HEAD, sizeof HEAD - 1);
-    enqueue(connection, now_ns() + pace_ns);
+    enqueue(connection, now_ns() + offset);
 }
 
 static void next_event(struct connection *connection, uint64_t now) {

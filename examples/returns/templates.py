@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from policy import Facts
 from wordings import (
+    CITIES,
     CONDITION,
     CONDITION_NOTE,
     COUNTRY_CODES,
@@ -303,37 +304,48 @@ def _condition(facts: Facts, split: str, draw: random.Random) -> str:
     return draw.choice(own) if own and draw.random() < 0.45 else draw.choice(bank["any"])
 
 
-def fill(template: Template, facts: Facts, draw: random.Random) -> str:
-    """Tell `facts` in the words of this template's split."""
+def fill(template: Template, facts: Facts, seed: str) -> str:
+    """Tell `facts` in the words of this template's split.
+
+    Each slot draws from a source of its own, so with the same `seed` two cases that differ in one fact are told in the
+    same words but for that fact.
+    """
     split = template.split
-    item = draw.choice(ITEMS[facts.category])
-    country = draw.choice(OTHER_NAMES.get(facts.country, (facts.country,)))
-    ago = tell_ago(facts.days, split, draw)
-    fillers = [
-        draw.choice(FILLERS[split]).format(
-            order=draw.randrange(10000, 99999), price=draw.randrange(5, 400), small=draw.randrange(2, 10)
-        )
-        for _ in range(2)
+
+    def draw(slot: str) -> random.Random:
+        return random.Random(f"{seed}-{slot}")
+
+    item = draw("item").choice(ITEMS[facts.category])
+    country = draw("country").choice(OTHER_NAMES.get(facts.country, (facts.country,)))
+    place = country
+    if facts.country in CITIES and draw("place").random() < 0.25:
+        place = draw("city").choice(CITIES[facts.country]) + draw("joint").choice((", ", " in ", ", ")) + country
+    ago = tell_ago(facts.days, split, draw("ago"))
+    fillers = [_filler(split, draw(f"filler-{number}")) for number in range(2)]
+    receipt_third = draw("receipt third").choice(RECEIPT_THIRD[split][facts.receipt])
+    p, r, c, d = order = [
+        draw("purchase").choice(PURCHASE[split]).format(item=item, ago=ago),
+        draw("receipt").choice(RECEIPT[split][facts.receipt]),
+        _condition(facts, split, draw("condition")),
+        draw("delivery").choice(DELIVERY[split]).format(country=place),
     ]
-    receipt_third = draw.choice(RECEIPT_THIRD[split][facts.receipt])
-    p, r, c, d = (
-        draw.choice(PURCHASE[split]).format(item=item, ago=ago),
-        draw.choice(RECEIPT[split][facts.receipt]),
-        _condition(facts, split, draw),
-        draw.choice(DELIVERY[split]).format(country=country),
-    )
-    order = [p, r, c, d]
-    draw.shuffle(order)
+    draw("order").shuffle(order)
+    yes_or_no = ("yes", "yes", "y", "present") if facts.receipt else ("no", "no", "n", "missing")
     slots = {
         "p": p, "r": r, "c": c, "d": d, "f": fillers[0], "r3": receipt_third,
         "P": _upper(p), "R": _upper(r), "C": _upper(c), "D": _upper(d), "F": _upper(fillers[0]),
         "F2": _upper(fillers[1]), "R3": _upper(receipt_third),
         "MIX": ". ".join(_upper(one) for one in order), "mix": f"{order[0]}, {order[1]}, {order[2]} and {order[3]}",
         "item": item, "Item": _upper(item), "item_bare": re.sub(r"^(a|an) (pair of |set of )?", "", item),
-        "category": facts.category, "ago": ago, "days": tell_days(facts.days, draw), "n": str(facts.days),
-        "rn": draw.choice(("yes", "yes", "y", "present") if facts.receipt else ("no", "no", "n", "missing")),
-        "cn": draw.choice(CONDITION_NOTE[split][facts.condition]), "country": country,
-        "code": COUNTRY_CODES[facts.country], "order": str(draw.randrange(10000, 99999)),
-        "delay": draw.choice(("by courier", "by post", "with express delivery")),
+        "category": facts.category, "ago": ago, "days": tell_days(facts.days, draw("days")), "n": str(facts.days),
+        "rn": draw("yes or no").choice(yes_or_no), "cn": draw("note").choice(CONDITION_NOTE[split][facts.condition]),
+        "country": country, "code": COUNTRY_CODES[facts.country], "order": str(draw("ticket").randrange(10000, 99999)),
+        "delay": draw("delay").choice(("by courier", "by post", "with express delivery")),
     }  # fmt: skip
-    return _noisy(template.text.format(**slots), template.noise, draw)
+    return _noisy(template.text.format(**slots), template.noise, draw("noise"))
+
+
+def _filler(split: str, draw: random.Random) -> str:
+    return draw.choice(FILLERS[split]).format(
+        order=draw.randrange(10000, 99999), price=draw.randrange(5, 400), small=draw.randrange(2, 10)
+    )

@@ -42,6 +42,7 @@ class Example:
     prompt: list[int]
     answer: list[int]
     rule: str
+    family: int = 0
 
     @property
     def length(self) -> int:
@@ -57,7 +58,7 @@ def read_examples(path: Path, tokenizer: Any) -> list[Example]:
         prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
         answer_ids = [*tokenizer(row["label"], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-        example = Example(prompt_ids, answer_ids, json.loads(row["label"])["rule"])
+        example = Example(prompt_ids, answer_ids, json.loads(row["label"])["rule"], row["family"])
         if example.length > TOKENS_MAX:
             raise ValueError(f"row {row['id']} has {example.length} tokens: shorten it to {TOKENS_MAX}")
         examples.append(example)
@@ -65,15 +66,18 @@ def read_examples(path: Path, tokenizer: Any) -> list[Example]:
 
 
 def plan_batches(examples: list[Example], steps: int, batch: int, draw: random.Random) -> list[list[Example]]:
-    """Batches of similar length: shuffle, sort within windows of 40 batches, shuffle the batches."""
+    """Batches of whole families of similar length: shuffle, sort within windows of 40 batches, shuffle the batches."""
+    grouped: dict[int, list[Example]] = {}
+    for one in examples:
+        grouped.setdefault(one.family, []).append(one)
+    families = list(grouped.values())
     batches: list[list[Example]] = []
     while len(batches) < steps:
-        order = examples[:]
-        draw.shuffle(order)
-        for start in range(0, len(order), batch * 40):
-            window = sorted(order[start : start + batch * 40], key=lambda one: one.length)
-            cut = [window[i : i + batch] for i in range(0, len(window), batch)]
-            cut = [group for group in cut if len(group) == batch]
+        draw.shuffle(families)
+        for start in range(0, len(families), batch * 10):
+            window = sorted(families[start : start + batch * 10], key=lambda some: max(one.length for one in some))
+            rows = [one for family in window for one in family]
+            cut = [rows[i : i + batch] for i in range(0, len(rows) - batch + 1, batch)]
             draw.shuffle(cut)
             batches.extend(cut)
     return batches[:steps]

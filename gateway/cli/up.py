@@ -31,7 +31,6 @@ from serving.launch.warm_up import warm_up
 
 TASK = "returns"
 MODEL_NAME = "SmolLM2-135M-Instruct"
-ENGINE_PORT_FIRST = 8101
 ENGINE_START_TIMEOUT_SECONDS = 600.0
 ENGINE_STOP_GRACE_SECONDS = 30.0
 GATEWAY_START_TIMEOUT_SECONDS = 60.0
@@ -47,10 +46,11 @@ OPEN_TEXT = "How many days are in a week?"
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What was asked for: how many engines, the gateway's port (None: as configured), and where things live."""
+    """What was asked for: how many engines, ports (the gateway's None: as configured), and where things live."""
 
     engines: int
     port: int | None
+    engine_port: int
     config: Path
     adapter: Path
     folder: Path
@@ -75,6 +75,10 @@ def up(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port of the gateway; unset: as in the configuration.")
     ] = None,
+    engine_port: Annotated[
+        int,
+        typer.Option(min=1, max=65534, help="Port of the first engine, on the loopback; a free one if it is taken."),
+    ] = 8101,
     config: Annotated[Path, typer.Option(help="The configuration to start from.")] = Path("apprentice.yaml"),
     adapter: Annotated[Path, typer.Option(help="Folder of the adapter that the task `returns` is served by.")] = Path(
         "examples/returns/adapter"
@@ -93,7 +97,9 @@ def up(
     all that it started, a second Ctrl-C ends it at once. Logs are in FOLDER/logs, keys in FOLDER/up.
     """
     console = Console()
-    local = LocalHouse(UpOptions(engines, port, config, adapter.absolute(), folder.absolute()), Steps(console))
+    local = LocalHouse(
+        UpOptions(engines, port, engine_port, config, adapter.absolute(), folder.absolute()), Steps(console)
+    )
     try:
         asyncio.run(only_installed(local) if only_install else local.run())
     except LaunchError as error:
@@ -190,7 +196,7 @@ class LocalHouse:
                 python=venv.python,
                 model=model,
                 served_model_names=plan.served_model_names,
-                port=free_port(ENGINE_PORT_FIRST + len(self._engines)),
+                port=free_port(self._options.engine_port + len(self._engines)),
                 on_gpu=venv.kind == "gpu",
                 memory_share=GPU_MEMORY_SHARE / len(plans),
             )
@@ -205,7 +211,9 @@ class LocalHouse:
             self._engines.append(engine)
             urls |= dict.fromkeys(plan.pools, options.url)
         with self._steps.step("Starting the engine" if len(plans) == 1 else "Starting the engines") as step:
-            starts = [engine.start(ENGINE_START_TIMEOUT_SECONDS, step.hint) for engine in self._engines]
+            starts = [
+                engine.start(ENGINE_START_TIMEOUT_SECONDS, hint_of(engine.name, step.hint)) for engine in self._engines
+            ]
             await asyncio.gather(*starts)
             step.outcome = ", ".join(f"{engine.name} at {engine.url}" for engine in self._engines)
         with self._steps.step("Warming up (the first answer with logprobs is slow)"):
@@ -263,14 +271,14 @@ class Admin:
         self._key = key
 
     async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The answer's object. Raises LaunchError where it is an error, or there is none."""
+        """The answer's object. Raises Refused where it is an error, LaunchError where there is none."""
         headers = {"authorization": f"Bearer {self._key}"}
         try:
             answer = await self._client.request(method, path, json=body, headers=headers)
         except httpx.HTTPError as error:
             raise LaunchError(f"The gateway does not answer {method} {path} ({error!r}): see its log.") from error
         if answer.is_error:
-            raise LaunchError(f"The gateway refused {method} {path}: {answer.text[:500]}")
+            raise Refused(answer.status_code, f"The gateway refused {method} {path}: {answer.text[:500]}")
         told: dict[str, Any] = answer.json()
         return told
 
@@ -278,6 +286,14 @@ class Admin:
         """Whether `key` is a caller's."""
         answer = await self._client.get("/v1/models", headers={"authorization": f"Bearer {key}"})
         return answer.is_success
+
+
+class Refused(LaunchError):
+    """The gateway answered with an error's `status`."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 async def caller_key(admin: Admin, kept: Path) -> str:
@@ -302,8 +318,7 @@ async def place_adapter(admin: Admin, task: str, folder: Path, hint: Callable[[s
         hint("waiting for a healthy replica")
         await _until(lambda: _any_replica_is_up(admin), f"No replica is up after {ADAPTER_TIMEOUT_SECONDS:.0f} s.")
         hint(f"loading {version}")
-        await admin.ask("POST", f"/admin/v1/adapters/{version}/load")
-        await admin.ask("PUT", f"/admin/v1/aliases/{task}", {"version": version})
+        await _until(lambda: _load_and_alias(admin, task, version), f"{version} does not stay loaded: see the log.")
     hint("waiting until it is loaded and probed")
     too_late = f"{task} has no loaded version after {ADAPTER_TIMEOUT_SECONDS:.0f} s: see the gateway's log."
     return f"{task} is {await _until(lambda: _serving_versions(admin, task), too_late)}"
@@ -311,6 +326,18 @@ async def place_adapter(admin: Admin, task: str, folder: Path, hint: Callable[[s
 
 async def _any_replica_is_up(admin: Admin) -> bool:
     return any(replica["up"] for replica in (await admin.ask("GET", "/admin/v1/replicas"))["replicas"])
+
+
+async def _load_and_alias(admin: Admin, task: str, version: str) -> bool:
+    """False where a replica lost the version in between, as one does that restarts."""
+    await admin.ask("POST", f"/admin/v1/adapters/{version}/load")
+    try:
+        await admin.ask("PUT", f"/admin/v1/aliases/{task}", {"version": version})
+    except Refused as refused:
+        if refused.status != httpx.codes.CONFLICT:
+            raise
+        return False
+    return True
 
 
 async def _serving_versions(admin: Admin, task: str) -> str:
@@ -382,6 +409,11 @@ A feedback on the first answer:
 {judge} -d "{{\\"request_id\\":\\"$ID\\",\\"metric\\":\\"correct\\",\\"value\\":true}}"
 
 Ctrl-C stops all of it."""
+
+
+def hint_of(name: str, hint: Callable[[str], None]) -> Callable[[str], None]:
+    """A hint that says whose it is."""
+    return lambda text: hint(f"{name}: {text}" if text else "")
 
 
 def chat(model: str, text: str) -> str:

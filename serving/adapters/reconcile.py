@@ -48,19 +48,17 @@ class Reconciler:
         folder = replica.config.store_folder
         return str(PurePosixPath(folder) / here.name) if folder else str(here)
 
-    def adopt(self, versions: Iterable[Version]) -> None:
-        """Take as loaded whatever a replica lists under a version's name and path; nothing else under that name is."""
-        known = list(versions)
-        for replica in self._fleet.replicas.values():
-            there = frozenset(
-                version.name
-                for version in known
-                if replica.seen.get(version.name) == self.path_on(replica, version)
-                and (replica.name, version.name) not in self._in_doubt
-            )
-            if there != replica.loaded:
-                replica.loaded = there
-                self._fleet.changed()
+    def adopt(self, replica: Replica, versions: Iterable[Version]) -> None:
+        """Take as loaded whatever the replica lists under a version's name and path; nothing else of that name is."""
+        there = frozenset(
+            version.name
+            for version in versions
+            if replica.seen.get(version.name) == self.path_on(replica, version)
+            and (replica.name, version.name) not in self._in_doubt
+        )
+        if there != replica.loaded:
+            replica.loaded = there
+            self._fleet.changed()
 
     async def step(self, versions: Mapping[str, Version]) -> list[str]:
         """One pass over all replicas: load what is missing, unload what is no longer wanted. Returns what failed."""
@@ -125,7 +123,7 @@ class Reconciler:
         began = time.monotonic()
         body = {"lora_name": version.name, "lora_path": path}
         answer = await self._post(replica, "/v1/load_lora_adapter", body)
-        await look(self._fleet, [replica], self._http)
+        await look(self._fleet, replica, self._http)
         there = replica.seen.get(version.name)
         if there == path:
             self._loaded(version.pool, time.monotonic() - began)

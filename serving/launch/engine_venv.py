@@ -33,6 +33,7 @@ REQUIREMENTS: Mapping[Kind, str] = {"gpu": f"vllm=={VLLM_VERSION}", "cpu": f"vll
 ALSO = ("gguf", "accelerate")
 # They come along with vLLM and break its import where their build is not torch's.
 UNWANTED = ("torchaudio", "torchcodec")
+UV = "uv==0.13.9"
 CONSTRAINTS = Path(__file__).with_name("engine-constraints.txt")
 MARKER = "apprentice-engine.json"
 VENV_TIMEOUT_SECONDS = 300.0
@@ -85,7 +86,8 @@ async def ensure_engine_venv(folder: Path, log_path: Path, hint: Callable[[str],
         if marked_digest(folder) == digest:
             return EngineVenv(folder, kind, installed=False)
         try:
-            installed = await _install(find_uv(), folder, kind, log_path, hint)
+            uv = await ensure_uv(tools_beside(folder), log_path, hint)
+            installed = await _install(uv, folder, kind, log_path, hint)
         except LaunchError as error:
             raise LaunchError(f"No engine can be installed here: {ADVICE}. What happened: {error}") from error
         marker = {"digest": digest, "kind": kind, "vllm": VLLM_VERSION}
@@ -115,13 +117,26 @@ def marked_digest(folder: Path) -> str | None:
     return str(marker.get("digest")) if isinstance(marker, dict) and has_our_python(folder) else None
 
 
-def find_uv() -> str:
-    """The path of uv: beside our interpreter, else on the PATH. Raises LaunchError where there is none."""
+def tools_beside(folder: Path) -> Path:
+    """Where what installs the environment in `folder` is kept, if the machine does not have it."""
+    return folder.with_name("tools")
+
+
+def find_uv() -> str | None:
+    """The path of uv: beside our interpreter, else on the PATH; None where there is none."""
     beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    if uv is None:
-        raise LaunchError(f"uv, which installs the engine, is missing: run `{sys.executable} -m pip install uv`.")
-    return uv
+    return str(beside) if beside.exists() else shutil.which("uv")
+
+
+async def ensure_uv(tools: Path, log_path: Path, hint: Callable[[str], None]) -> str:
+    """The path of uv, put into the folder `tools` where the machine has none. Raises LaunchError."""
+    uv = tools / "bin" / "uv"
+    if found := find_uv():
+        return found
+    if not uv.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(tools), UV]
+        await run_to_end(pip, log_path, hint, VENV_TIMEOUT_SECONDS)
+    return str(uv)
 
 
 async def _install(uv: str, folder: Path, kind: Kind, log_path: Path, hint: Callable[[str], None]) -> bool:

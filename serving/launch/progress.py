@@ -71,6 +71,6 @@ class Steps:
             now = self._clock()
             if now - shown >= PLAIN_LINE_EVERY_SECONDS:
                 shown = now
-                self.say(f"  {now - started:.0f} s: {text}")
+                self.say(f"  {now - started:.0f} s{f': {text}' if text else ''}")
 
         yield Step(show)

@@ -14,7 +14,10 @@ Json = Mapping[str, Any]
 Wording = str | Callable[[Json], str]
 """A fixed answer, or one made from the request's body."""
 
-WORDS = tuple("amber birch cedar delta ember flint grove heron inlet jade kelp larch maple north olive pearl".split())
+WORDS = (
+    *("amber", "birch", "cedar", "delta", "ember", "flint", "grove", "heron"),
+    *("inlet", "jade", "kelp", "larch", "maple", "north", "olive", "pearl"),
+)
 FINGERPRINT = "vllm-0.32.0-9decefe0"
 SCHEMA_DEPTH_MAX = 16
 
@@ -44,9 +47,14 @@ class Said:
         return "".join(self.tokens)
 
 
+def digest_of(name: str) -> str:
+    """The digest that stands for the weights of a base model of this name."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 def tokens_of(text: str) -> list[str]:
-    """Text cut into what counts as a token here: a word with the blanks before it, at most 12 letters of it."""
-    return re.findall(r"\s*\S{1,12}|\s+$", text)
+    """Text cut into what counts as a token here: a word with the blanks before it."""
+    return re.findall(r"\s*\S+|\s+$", text)
 
 
 def prompt_of(body: Json) -> str:
@@ -86,8 +94,8 @@ def say(speaker: Speaker, body: Json, index: int, count: int, wording: Wording |
 
 def continues(body: Json) -> bool:
     """Whether the last message is to be gone on with."""
-    messages = body.get("messages")
-    return bool(body.get("continue_final_message")) and bool(messages) and messages[-1].get("role") == "assistant"
+    messages = body.get("messages") or []
+    return bool(body.get("continue_final_message") and messages and messages[-1].get("role") == "assistant")
 
 
 def usage(prompt: int, made: int, whole: bool = False) -> dict[str, Any]:
@@ -151,8 +159,9 @@ class Shape:
 
     def usage_event(self, prompt: int, made: int) -> bytes:
         """The last event, with the usage and no choice."""
-        return _event({**self._chunk_head, "choices": [], "usage": usage(prompt, made),
-                       "system_fingerprint": FINGERPRINT})  # fmt: skip
+        return _event(
+            {**self._chunk_head, "choices": [], "usage": usage(prompt, made), "system_fingerprint": FINGERPRINT}
+        )
 
     def _event(self, choices: list[dict[str, Any]], counted: dict[str, Any], **more: Any) -> bytes:
         told = {**self._chunk_head, "choices": choices, **more}
@@ -161,8 +170,8 @@ class Shape:
     def _choice(self, said: Said) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": said.index}
         if self.chat:
-            message = {"role": "assistant", "content": said.text, "refusal": None, "annotations": None, "audio": None,
-                       "function_call": None}  # fmt: skip
+            message: dict[str, Any] = {"role": "assistant", "content": said.text}
+            message |= dict.fromkeys(("refusal", "annotations", "audio", "function_call"))
             if said.tool is not None:
                 message |= {"content": "", "tool_calls": [_call(said, said.text)]}
             choice["message"] = message | {"reasoning": None}
@@ -189,10 +198,16 @@ class Shape:
             top = int(self._body.get("top_logprobs") or 0)
             return {"content": [_chat_logprob(said, number, top) for number in range(start, end)]}
         offsets = [len("".join(said.tokens[:number])) for number in range(start, end)]
-        tops = [{one["token"]: one["logprob"] for one in _alternatives(said, number, int(wanted) + 1)}
-                for number in range(start, end)]  # fmt: skip
-        return {"text_offset": offsets, "token_logprobs": said.logprobs[start:end], "tokens": said.tokens[start:end],
-                "top_logprobs": tops}  # fmt: skip
+        tops = [
+            {one["token"]: one["logprob"] for one in _alternatives(said, number, int(wanted) + 1)}
+            for number in range(start, end)
+        ]
+        return {
+            "text_offset": offsets,
+            "token_logprobs": said.logprobs[start:end],
+            "tokens": said.tokens[start:end],
+            "top_logprobs": tops,
+        }
 
 
 def _event(told: Json) -> bytes:

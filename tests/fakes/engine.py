@@ -17,73 +17,32 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from tests.fakes import answers
-from tests.fakes.answers import Said, Shape, Speaker, Wording
+from tests.fakes.answers import Speaker, Wording, digest_of, prompt_tokens
 from tests.fakes.faults import (
     COMPLETIONS,
-    DONE,
-    EmptyAnswer,
     Fault,
     Faults,
     Moment,
-    Tokens,
     ends_with_assistant,
     error_body,
     fault_name,
     missing_model,
     send_error,
 )
-from tests.fakes.lora import Adapter, AdapterLost, Adapters, Refused, adapter_digest
+from tests.fakes.lora import AdapterLost, Adapters, Refused, adapter_digest
 from tests.fakes.metrics import exposition
-from tests.fakes.wire import AnswerOver, Exchange, HttpServer
+from tests.fakes.run import EngineDied, Run, Seen
+from tests.fakes.wire import AnswerOver, Exchange, HttpListener
 
 __all__ = ["Call", "FakeEngine", "Seen", "adapter_digest"]
 
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 OWN = "/__"
 POLL_SECONDS = 0.002
-STREAM_HEADERS = [("content-type", "text/event-stream; charset=utf-8")]
-
-Outcome = Literal["running", "done", "refused", "cancelled", "failed"]
-
-
-@dataclass(eq=False)
-class Seen:
-    """A completion request as the engine got it, and what became of it.
-
-    `refused`: an HTTP error was its answer. `cancelled`: the caller hung up. `failed`: a fault, a death or a kill ended
-    it. `tokens` is what was made up to then, for all alternatives.
-    """
-
-    path: str
-    headers: Mapping[str, str]
-    body: Mapping[str, Any]
-    raw: bytes
-    at: float
-    """When it came, on the monotonic clock; `ended_at` likewise."""
-    outcome: Outcome = "running"
-    tokens: int = 0
-    adapter_digest: str | None = None
-    ended_at: float | None = None
-
-    @property
-    def model(self) -> str:
-        """The name that was asked for."""
-        return str(self.body.get("model") or "")
-
-    @property
-    def request_id(self) -> str | None:
-        """The caller's X-Request-Id."""
-        return self.headers.get("x-request-id")
-
-    @property
-    def prompt(self) -> str:
-        """Messages or prompt as one text."""
-        return answers.prompt_of(self.body)
 
 
 @dataclass(frozen=True)
@@ -165,7 +124,7 @@ class FakeEngine:
         self.ended = asyncio.Event()
         """Set when the engine has stopped listening by itself: it died, or drained to its end."""
         self._died = asyncio.Event()
-        self._http = HttpServer(self._handle, host, port)
+        self._http = HttpListener(self._handle, host, port)
         self._dying: asyncio.Task[None] | None = None
         self.url = f"http://{host}:{self._http.port}"
 
@@ -219,17 +178,19 @@ class FakeEngine:
     def speaks(self, model: str) -> Speaker:
         """Who answers for a model's name: its default text begins `<name>#<first 6 of the digest> says:`."""
         adapter = self.adapters.registered.get(model)
-        return Speaker(model, answers_digest(model) if adapter is None else self.adapters.resident[adapter.number])
+        return Speaker(model, digest_of(model) if adapter is None else adapter_digest(adapter.path))
 
     async def kill(self) -> None:
         """As kill -9: every connection is dropped and new ones are refused."""
+        if self._dying is not None:
+            self._dying.cancel()
+            await asyncio.gather(self._dying, return_exceptions=True)
         await self._http.stop()
 
     async def restart(self) -> None:
         """Kill it if it runs, and start it again on the same port. Adapters, drain and death are gone; faults stay."""
         await self.kill()
         self.dead = self.draining = False
-        self.in_flight = 0
         self.count = Count()
         self.adapters = self._no_adapters()
         self._died.clear()
@@ -277,7 +238,11 @@ class FakeEngine:
         method, path = exchange.request.method, exchange.request.path
         if path == "/__faults":
             if method == "POST":
-                self.faults.add_json(json.loads(exchange.request.body))
+                try:
+                    self.faults.add_json(json.loads(exchange.request.body))
+                except (ValueError, KeyError, TypeError) as error:
+                    await exchange.whole(400, error_body(400, f"Not a fault: {error!r}", "BadRequestError"))
+                    return
             elif method == "DELETE":
                 self.faults.clear()
             rules = [{**asdict(rule), "faults": [repr(fault) for fault in rule.faults]} for rule in self.faults.rules]
@@ -310,7 +275,8 @@ class FakeEngine:
             raise
         self.calls.append(Call(request.method, request.path, body, status))
         if isinstance(answer, str):
-            await exchange.whole(status, answer.encode(), content_type="text/plain; charset=utf-8")
+            kind = "text/plain; charset=utf-8" if answer else ""
+            await exchange.whole(status, answer.encode(), content_type=kind)
         else:
             await exchange.whole(status, answer)
 
@@ -319,7 +285,7 @@ class FakeEngine:
     ) -> tuple[int, dict[str, Any] | str]:
         match method, path:
             case "GET", "/health":
-                return (500 if self.dead else 200), ""
+                return (503 if self.dead else 200), ""
             case "GET", "/version":
                 return 200, {"version": self.version}
             case "GET", "/metrics":
@@ -374,10 +340,10 @@ class FakeEngine:
         except Refused as error:
             seen.outcome = "refused"
             await exchange.whole(error.status, error.body)
-        except AnswerOver:
-            seen.outcome = "failed" if exchange.begun and not exchange.ended or exchange.ended_by_us else "refused"
+        except AnswerOver as over:
+            seen.outcome = over.outcome
             raise
-        except BaseException:
+        except asyncio.CancelledError:
             seen.outcome = "failed" if exchange.ended_by_us else "cancelled"
             raise
         finally:
@@ -394,12 +360,12 @@ class FakeEngine:
     async def _answer(self, exchange: Exchange, seen: Seen, moment: Moment, faults: tuple[Fault, ...]) -> None:
         self._accept(seen)
         adapter = self.adapters.registered.get(seen.model)
-        run = _Run(self, exchange, seen, moment, faults, adapter)
+        run = Run(self, exchange, seen, moment, faults, adapter)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 if adapter is not None:
                     await stack.enter_async_context(self.adapters.slot(adapter))
-                await run.stream() if seen.body.get("stream") else await run.whole()
+                await (run.streamed() if moment.stream else run.whole())
         except AdapterLost as error:
             if self.dies_with_lost_adapter:
                 self.die()
@@ -428,7 +394,7 @@ class FakeEngine:
         if not isinstance(most, int) or most > self.max_model_len:
             message = f"max_tokens={most} cannot be greater than max_model_len={self.max_model_len}."
             raise Refused(400, message, "BadRequestError", "max_tokens")
-        prompt = answers.prompt_tokens(body)
+        prompt = prompt_tokens(body)
         if prompt + 1 > self.max_model_len:
             message = (
                 f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains "
@@ -461,129 +427,11 @@ class FakeEngine:
         """The dead engine's end: what is still to be told is told first."""
         with contextlib.suppress(TimeoutError):
             await self.until(lambda: self.in_flight == 0, 1.0)
-        await self.kill()
+        await self._http.stop()
         self.ended.set()
 
     def _no_adapters(self) -> Adapters:
         return Adapters(self.model, self.max_loras, self.max_cpu_loras, self.max_lora_rank)
-
-
-class EngineDied(Exception):
-    """The engine's core died under an answer."""
-
-
-class _Run:
-    """One answer being made and sent."""
-
-    def __init__(
-        self,
-        engine: FakeEngine,
-        exchange: Exchange,
-        seen: Seen,
-        moment: Moment,
-        faults: tuple[Fault, ...],
-        adapter: Adapter | None,
-    ) -> None:
-        self._engine = engine
-        self._exchange = exchange
-        self._seen = seen
-        self._moment = moment
-        self._faults = faults
-        self._adapter = adapter
-        self._prompt = answers.prompt_tokens(seen.body)
-        self._began_at = time.monotonic()
-        request_id = seen.request_id or secrets.token_hex(8)
-        chat = seen.path.endswith("chat/completions")
-        self._shape = Shape(seen.body, chat, request_id, int(time.time()), seen.model or engine.model)
-
-    async def whole(self) -> None:
-        """Make all of the answer, then send it."""
-        said = self._say()
-        async for _ in self._tokens(said):
-            pass
-        for fault in self._faults:
-            await fault.before_headers(self._moment)
-        await self._exchange.whole(200, self._shape.whole(said, self._prompt))
-        self._count(said)
-
-    async def stream(self) -> None:
-        """Send the headers, then an event a token."""
-        for fault in self._faults:
-            await fault.before_headers(self._moment)
-        await self._exchange.begin(200, STREAM_HEADERS)
-        said = self._say()
-        opened = False
-        async for one, number in self._tokens(said):
-            if not opened:
-                for each in said:
-                    await self._send(self._shape.opening(each.index, self._prompt))
-                opened = True
-            await self._send(self._shape.token(one, number, self._prompt))
-        if self._shape.wants_usage:
-            await self._send(self._shape.usage_event(self._prompt, self._seen.tokens))
-        for fault in self._faults:
-            await fault.before_done(self._moment)
-        await self._send(DONE)
-        await self._exchange.end()
-        self._count(said)
-
-    async def _tokens(self, said: list[Said]) -> AsyncIterator[tuple[Said, int]]:
-        """Token by token, at the engine's speed; one without text for an empty answer. Faults strike in between."""
-        engine, moment = self._engine, self._moment
-        for number in range(max(1, *(len(one.tokens) for one in said))):
-            await engine.rest(engine.token_delay_seconds if number else engine.first_token_delay_seconds)
-            if self._adapter is not None and self._adapter.in_place and number:
-                said[:] = self._say()
-            for fault in self._faults:
-                await fault.before_token(moment)
-            if not number:
-                engine.count.first_token_seconds[0] += 1
-                engine.count.first_token_seconds[1] += time.monotonic() - self._began_at
-            for one in said:
-                if number < max(1, len(one.tokens)):
-                    yield one, number
-                    self._seen.tokens += number < len(one.tokens)
-            moment.made += 1
-
-    def _say(self) -> list[Said]:
-        engine, body = self._engine, self._seen.body
-        speaker = self._speaker()
-        self._seen.adapter_digest = None if self._adapter is None else speaker.digest
-        count = next((fault.count for fault in self._faults if isinstance(fault, Tokens)), engine.n_tokens)
-        wording = engine.answers.get(self._seen.model, engine.answers.get("*"))
-        if any(isinstance(fault, EmptyAnswer) for fault in self._faults):
-            wording = ""
-        return [answers.say(speaker, body, index, count, wording) for index in range(int(body.get("n") or 1))]
-
-    def _speaker(self) -> Speaker:
-        name = self._seen.model or self._engine.model
-        if self._adapter is None:
-            return Speaker(name, answers_digest(name))
-        digest = self._engine.adapters.step(self._adapter)
-        return Speaker(name, self._engine.adapters.prefix(self._adapter, self._seen.prompt, digest))
-
-    async def _send(self, event: bytes | None) -> None:
-        if event is None:
-            return
-        pieces = [event]
-        for fault in self._faults:
-            pieces = [piece for whole in pieces for piece in fault.pieces(whole, self._moment)]
-        for number, piece in enumerate(pieces):
-            if number:
-                await asyncio.sleep(0)
-            await self._exchange.write(piece)
-
-    def _count(self, said: list[Said]) -> None:
-        count = self._engine.count
-        count.prompt_tokens += self._prompt
-        count.generation_tokens += self._seen.tokens
-        for one in said:
-            count.finished["length" if one.finish_reason == "length" else "stop"] += 1
-
-
-def answers_digest(name: str) -> str:
-    """The digest that stands for a base model's weights."""
-    return answers.digest_of(name)
 
 
 def _named(body: Mapping[str, Any], key: str) -> str:

@@ -66,7 +66,7 @@ class Fault:
         """The work is done (a load), or begins (a completion), and no byte was sent."""
 
     async def before_token(self, moment: Moment) -> None:
-        """`moment.made` tokens were sent."""
+        """`moment.made` tokens were sent; called once more after the last one."""
 
     async def before_done(self, moment: Moment) -> None:
         """All tokens and the usage were sent, but neither `[DONE]` nor the end of the body."""
@@ -92,7 +92,7 @@ class Status(Fault):
             await moment.exchange.whole(self.status, self.text.encode(), headers, "text/html")
         else:
             await moment.exchange.whole(self.status, self.body or self._default(moment), headers)
-        raise AnswerOver
+        raise AnswerOver("refused")
 
     def _default(self, moment: Moment) -> dict[str, Any]:
         if self.status == 404:
@@ -260,9 +260,11 @@ class HugeEvent(Fault):
 
     async def before_token(self, moment: Moment) -> None:
         if moment.made == self.after_tokens and moment.stream:
-            event = {"id": "chatcmpl-huge", "object": "chat.completion.chunk", "choices": [
-                {"index": 0, "delta": {"content": "x" * self.text_bytes}, "finish_reason": None}
-            ]}  # fmt: skip
+            event = {
+                "id": "chatcmpl-huge",
+                "object": "chat.completion.chunk",
+                "choices": [{"index": 0, "delta": {"content": "x" * self.text_bytes}, "finish_reason": None}],
+            }
             await moment.exchange.write(b"data: " + json.dumps(event).encode() + b"\n\n")
 
 
@@ -280,7 +282,7 @@ class NoDone(Fault):
         if self.ending == "close":
             await moment.exchange.close()
         await moment.exchange.end()
-        raise AnswerOver
+        raise AnswerOver("done")
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,7 @@ class RefusesPrefill(Fault):
         if ends_with_assistant(moment.body):
             message = "This model does not support assistant message prefill: end with a user message."
             await moment.exchange.whole(400, error_body(400, message, "BadRequestError", "messages"))
-            raise AnswerOver
+            raise AnswerOver("refused")
 
 
 @dataclass(frozen=True)
@@ -332,7 +334,6 @@ class Framing(Fault):
         return [event[start : start + size] for start in range(0, len(event), size)]
 
 
-@dataclass(frozen=True)
 async def send_error(moment: Moment, message: str) -> None:
     """What vLLM sends when it fails inside an answer: an event and [DONE], or HTTP 500 before any header."""
     exchange, body = moment.exchange, error_body(500, message, "InternalServerError")
@@ -388,8 +389,8 @@ POLICY_BODY = error_body(
 )
 CONTEXT_BODY = error_body(
     400,
-    "This model's maximum context length is 2048 tokens. However, your prompt contains 4096 input tokens, which exceeds "
-    "this limit even without any output tokens. Please reduce the length of the input prompt.",
+    "This model's maximum context length is 2048 tokens. However, your prompt contains 4096 input tokens, which "
+    "exceeds this limit even without any output tokens. Please reduce the length of the input prompt.",
     "BadRequestError",
     "input_tokens",
     "context_length_exceeded",
@@ -426,15 +427,30 @@ NAMED: Mapping[str, Callable[[], Rule]] = {
     "f28-ends-unfinished": lambda: Rule((Dies(5, "done"),)),
     "f29-html": lambda: Rule((Status(200, text="<html>A proxy's page.</html>"),)),
 }
-SHORT = {f"fault-{int(name[1:3])}": name for name in reversed(NAMED)}
+SHORT = {f"fault-{int(name[1:3])}": name for name in reversed(tuple(NAMED))}
 """`fault-8` is short for `f08-…`."""
 KINDS: Mapping[str, type[Fault]] = {
     kind.kind: kind
     for kind in (
-        Status, Reset, Lost, Silent, SlowHeaders, Down, SlowFirstToken, Tokens, Dies, Stalls, ErrorEvent, RawEvent,
-        HugeEvent, NoDone, EmptyAnswer, RefusesPrefill, Framing,
+        Status,
+        Reset,
+        Lost,
+        Silent,
+        SlowHeaders,
+        Down,
+        SlowFirstToken,
+        Tokens,
+        Dies,
+        Stalls,
+        ErrorEvent,
+        RawEvent,
+        HugeEvent,
+        NoDone,
+        EmptyAnswer,
+        RefusesPrefill,
+        Framing,
     )
-}  # fmt: skip
+}
 """The `kind` of a fault in JSON."""
 
 
@@ -454,7 +470,10 @@ class Faults:
         return rule
 
     def add_json(self, wanted: Mapping[str, Any]) -> Rule:
-        """`{"faults": [{"kind": "status", "status": 429}], "model", "path", "times", "skip"}`, or `{"name": "f01-…"}`."""
+        """`{"faults": [{"kind": "status", "status": 429}], "model", "path", "times", "skip"}` or a `{"name"}` of NAMED.
+
+        Raises KeyError, TypeError for what is not a fault.
+        """
         wanted = dict(wanted)
         if "name" in wanted:
             named = NAMED[SHORT.get(wanted["name"], wanted["name"])]()

@@ -16,8 +16,9 @@ def exposition(engine: FakeEngine) -> str:
     lines: list[str] = []
 
     def add(name: str, kind: str, *samples: str) -> None:
-        lines.append(f"# HELP vllm:{name} As vLLM names it.")
-        lines.append(f"# TYPE vllm:{name} {kind}")
+        told = f"{name}_total" if kind == "counter" else name
+        lines.append(f"# HELP vllm:{told} As vLLM names it.")
+        lines.append(f"# TYPE vllm:{told} {kind}")
         lines.extend(f"vllm:{sample}" for sample in samples)
 
     add("num_requests_running", "gauge", f"num_requests_running{{{label}}} {engine.in_flight - adapters.waiting}")

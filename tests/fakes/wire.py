@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 import httptools
 
@@ -24,7 +24,11 @@ Headers = Iterable[tuple[str, str]]
 
 
 class AnswerOver(Exception):
-    """The answer was ended by the engine, by a fault, before it was whole. Nothing more can be sent."""
+    """A fault has ended the answer, nothing more can be sent. `outcome` is how the request counts."""
+
+    def __init__(self, outcome: Literal["done", "refused", "failed"] = "failed") -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Request:
     query: str
     headers: Mapping[str, str]
     body: bytes
+    keep_alive: bool
 
 
 class Exchange:
@@ -45,7 +50,6 @@ class Exchange:
         self.request = request
         self.begun = False
         self.ended = False
-        self.keep_alive = connection.keep_alive
         self._connection = connection
         self._chunked = False
 
@@ -60,7 +64,7 @@ class Exchange:
         lines = [f"HTTP/1.1 {status} {_phrase(status)}", "server: uvicorn"]
         lines += [f"{name}: {value}" for name, value in headers]
         lines.append("transfer-encoding: chunked" if length is None else f"content-length: {length}")
-        if not self.keep_alive:
+        if not self.request.keep_alive:
             lines.append("connection: close")
         await self.raw(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
@@ -120,17 +124,16 @@ class Exchange:
 class _Connection(asyncio.Protocol):
     """Reads requests one after another; each is answered in a task, which a hang-up cancels."""
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, listener: HttpListener) -> None:
         # for the connection's whole life
         self.transport: asyncio.Transport
         self.writable = asyncio.Event()
         self.cut = False
-        self._server = server
+        self._listener = listener
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
         # for the request being read
-        self.keep_alive = True
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body = bytearray()
@@ -138,11 +141,11 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.writable.set()
-        self._server.connections.add(self)
-        self._server.connections_opened += 1
+        self._listener.connections.add(self)
+        self._listener.connections_opened += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
+        self._listener.connections.discard(self)
         self.writable.set()
         if self._task is not None and not self.cut:
             self._task.cancel()
@@ -187,10 +190,10 @@ class _Connection(asyncio.Protocol):
             self.drop()
 
     def on_message_complete(self) -> None:
-        self.keep_alive = self._parser.should_keep_alive()
+        keep_alive = self._parser.should_keep_alive()
         path, _, query = self._url.decode("latin-1").partition("?")
         method = self._parser.get_method().decode()
-        self._waiting.append(Request(method, path, query, self._headers, bytes(self._body)))
+        self._waiting.append(Request(method, path, query, self._headers, bytes(self._body), keep_alive))
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._answer_all())
 
@@ -198,20 +201,20 @@ class _Connection(asyncio.Protocol):
         while self._waiting and not self.transport.is_closing():
             exchange = Exchange(self, self._waiting.popleft())
             try:
-                await self._server.handle(exchange)
+                await self._listener.handle(exchange)
             except AnswerOver:
                 pass
             except Exception:
-                self._server.crashes.append(traceback.format_exc())
+                self._listener.crashes.append(traceback.format_exc())
                 if not exchange.begun:
                     await exchange.whole(500, b"Internal Server Error", content_type="text/plain")
-            if not exchange.ended or not exchange.keep_alive:
+            if not exchange.ended or not exchange.request.keep_alive:
                 self.cut = True
                 self.transport.close()
                 return
 
 
-class HttpServer:
+class HttpListener:
     """Listens on one port for its whole life, also while it is stopped: nobody else gets the port in between."""
 
     def __init__(self, handle: Callable[[Exchange], Awaitable[None]], host: str, port: int) -> None:
@@ -223,23 +226,23 @@ class HttpServer:
         self._host = host
         self._reserved = _bound(host, port)
         self.port: int = self._reserved.getsockname()[1]
-        self._server: asyncio.Server | None = None
+        self._listener: asyncio.Server | None = None
 
     @property
     def listening(self) -> bool:
         """Whether connections are accepted now; else they are refused."""
-        return self._server is not None
+        return self._listener is not None
 
     async def start(self) -> None:
         """Listen."""
-        assert self._server is None, "the server is started once"
+        assert self._listener is None, "the server is started once"
         loop = asyncio.get_running_loop()
         listening = _bound(self._host, self.port)
-        self._server = await loop.create_server(lambda: _Connection(self), sock=listening, backlog=LISTEN_BACKLOG)
+        self._listener = await loop.create_server(lambda: _Connection(self), sock=listening, backlog=LISTEN_BACKLOG)
 
     async def stop(self) -> None:
         """Refuse new connections and drop all that are open, at once."""
-        server, self._server = self._server, None
+        server, self._listener = self._listener, None
         if server is not None:
             server.close()
         tasks = [task for connection in list(self.connections) if (task := connection.drop()) is not None]
@@ -252,7 +255,8 @@ class HttpServer:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only where the protocol is named; without it each answer waits 40 ms for an ACK
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind((host, port))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from router.choice import Asked, Moment
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
-from serving.view import BlueprintView, FleetView, PoolView, ReplicaView, VersionView
+from serving.view import BlueprintView, FaultKind, FleetView, PoolView, ReplicaView, VersionView
 
 NOW = 1000.0
 NOW_UNIX = 1_800_000_000.0
@@ -19,7 +22,6 @@ TASKS = ("returns", "clauses")
 POOLS = ("small", "general")
 VERSIONS = ("returns@v1", "returns@v2", "clauses@v1")
 EVERYTHING = frozenset({"*"})
-POLICY_FIELDS = frozenset({"overrides", "limits", "aliases", "tasks", "callable_pools"})
 
 
 def version(name: str, pool: str = "small", state: str = "active") -> VersionView:
@@ -76,69 +78,99 @@ def moment(draw: float = 0.5, now: float = NOW) -> Moment:
 
 
 draws = st.floats(0, 1, exclude_max=True)
-moments = st.builds(moment, draws)
-names = st.sampled_from([*TASKS, *POOLS, *VERSIONS, "returns@", "returns@v9", "nobody", "@", ""])
-alone = st.sampled_from([EVERYTHING, frozenset({"returns"}), frozenset({"general"}), frozenset()])
 
 
-@st.composite
-def fleets(draw: st.DrawFn) -> FleetView:
-    replicas = []
-    for pool in POOLS:
-        for number in range(draw(st.integers(0, 3))):
-            loaded = draw(st.frozensets(st.sampled_from(VERSIONS))) if pool == "small" else ()
-            replicas.append(
-                replica(
-                    f"{pool}-{number}",
-                    pool,
-                    *loaded,
-                    up=draw(st.booleans()),
-                    resting_until=draw(st.sampled_from([0.0, NOW - 1, NOW, NOW + 1, NOW + 60])),
-                    in_flight_max=draw(st.integers(1, 3)),
-                )
-            )
-    states = st.sampled_from(["verified", "ready", "active", "standby", "quarantined", "retired"])
-    known = [version(name, state=draw(states)) for name in draw(st.sets(st.sampled_from(VERSIONS)))]
-    return fleet(*replicas, in_flight={r.name: draw(st.integers(0, 4)) for r in replicas}, versions=known)
+class Case(NamedTuple):
+    """One request on some fleet under some policy, and what goes wrong at each attempt: kind and Retry-After."""
+
+    asked: Asked
+    policy: Policy
+    view: FleetView
+    moment: Moment
+    faults: tuple[tuple[FaultKind, float | None], ...]
 
 
-@st.composite
-def overrides(draw: st.DrawFn) -> Override:
-    action = draw(st.sampled_from(["general", "version", "refuse"]))
-    return Override(
-        id=draw(st.sampled_from("abc")),
-        action=action,
-        task=draw(st.sampled_from([None, *TASKS])),
-        contains=draw(st.sampled_from([None, "Fragile", "x"])),
-        caller=draw(st.sampled_from([None, "caller1", "caller2"])),
-        metadata=draw(st.sampled_from([{}, {"shop": "de"}])),
-        version=draw(st.sampled_from([*VERSIONS, "returns@v9"])) if action == "version" else None,
-        expires_at=draw(st.sampled_from([None, NOW_UNIX - 1, NOW_UNIX, NOW_UNIX + 1])),
+def case(seed: int) -> Case:
+    """Any case at all; the same one for the same seed."""
+    chance = random.Random(seed)
+    return Case(any_request(chance), any_policy(chance), any_fleet(chance), moment(chance.random()), any_faults(chance))
+
+
+cases = st.builds(case, st.integers(0, (1 << 32) - 1))
+"""From seeds, not field by field: so they are cheap enough for hundreds of cases a test."""
+many = settings(max_examples=400)
+
+
+def some(chance: random.Random, names: Sequence[str], least: int = 0) -> list[str]:
+    return chance.sample(names, chance.randint(least, len(names)))
+
+
+def any_request(chance: random.Random) -> Asked:
+    models = [*TASKS * 4, *POOLS, *VERSIONS, "returns@v9", "nobody", "@", ""]
+    return Asked(
+        chance.choice(models),
+        chance.choice(["caller1", "caller2"]),
+        chance.choice(
+            [EVERYTHING, EVERYTHING, EVERYTHING, frozenset({"returns"}), frozenset({"general"}), frozenset()]
+        ),
+        chance.choice([None, "", "a session", "ein Gespräch"]),
+        chance.choice([None, {}, {"shop": "de"}]),
+        chance.choice(["", "a fragile vase", "x"]),
     )
 
 
-@st.composite
-def policies(draw: st.DrawFn) -> Policy:
-    tasks = {
-        name: TaskPolicy(name, draw(st.sampled_from([None, "general", "small", "gone"])))
-        for name in draw(st.sets(st.sampled_from(TASKS)))
-    }
+def any_fleet(chance: random.Random) -> FleetView:
+    replicas = [
+        replica(
+            f"{pool}-{number}",
+            pool,
+            *(some(chance, VERSIONS, 1) if pool == "small" else ()),
+            up=chance.random() < 0.9,
+            resting_until=chance.choice([0.0, 0.0, NOW - 1, NOW, NOW + 1, NOW + 60]),
+            in_flight_max=chance.randint(2, 4),
+        )
+        for pool in POOLS
+        for number in range(chance.randint(0, 4))
+    ]
+    states = ["verified", "ready", "active", "active", "standby", "quarantined", "retired"]
+    known = [version(name, state=chance.choice(states)) for name in some(chance, VERSIONS, 1)]
+    return fleet(*replicas, in_flight={r.name: chance.randint(0, 3) for r in replicas}, versions=known)
+
+
+def any_override(chance: random.Random) -> Override:
+    action = chance.choice(["general", "version", "refuse"])
+    return Override(
+        id=chance.choice("abc"),
+        action=action,  # type: ignore[arg-type]
+        task=chance.choice([None, *TASKS]),
+        contains=chance.choice([None, None, "Fragile", "x"]),
+        caller=chance.choice([None, None, "caller1", "caller2"]),
+        metadata=chance.choice([{}, {"shop": "de"}]),
+        version=chance.choice([*VERSIONS, "returns@v9"]) if action == "version" else None,
+        expires_at=chance.choice([None, NOW_UNIX - 1, NOW_UNIX, NOW_UNIX + 1]),
+    )
+
+
+def any_policy(chance: random.Random) -> Policy:
+    exits = [None, "general", "general", "small", "gone"]
     aliases = {}
-    for task in draw(st.sets(st.sampled_from(TASKS))):
-        ours = [name for name in VERSIONS if name.startswith(task)]
-        shares = {name: draw(st.floats(0.01, 1)) for name in draw(st.sets(st.sampled_from(ours), min_size=1))}
-        aliases[task] = Alias(task, 1, {name: s / sum(shares.values()) for name, s in shares.items()}, "salt")
-    limits = AttemptLimits(retries_max=draw(st.integers(0, 4)))
-    rules = tuple(draw(st.lists(overrides(), max_size=3)))
-    return policy(tasks=tasks, aliases=aliases, overrides=rules, limits=limits)
+    for task in some(chance, TASKS, 1):
+        ours = some(chance, [name for name in VERSIONS if name.startswith(task)], 1)
+        shares = [chance.uniform(0.01, 1) for _ in ours]
+        weights = {name: share / sum(shares) for name, share in zip(ours, shares, strict=True)}
+        aliases[task] = Alias(task, 1, weights, "salt")
+    return policy(
+        tasks={name: TaskPolicy(name, chance.choice(exits)) for name in some(chance, TASKS, 1)},
+        aliases=aliases,
+        overrides=tuple(any_override(chance) for _ in range(chance.choice([0, 0, 0, 1, 3]))),
+        limits=AttemptLimits(retries_max=chance.randint(0, 4)),
+    )
 
 
-askeds = st.builds(
-    asked,
-    names,
-    caller=st.sampled_from(["caller1", "caller2"]),
-    models_allowed=alone,
-    session=st.one_of(st.none(), st.text(max_size=8)),
-    metadata=st.sampled_from([None, {}, {"shop": "de"}]),
-    text=st.sampled_from(["", "a fragile vase", "x"]),
-)
+def any_faults(chance: random.Random) -> tuple[tuple[FaultKind, float | None], ...]:
+    """More than any walk may take."""
+    mild = get_args(FaultKind)[:-1]
+    refused = chance.random() < 0.2
+    waits = [None, None, 0.0, 0.5, 4.0, 30.0, 3600.0]
+    found = [(chance.choice(mild), chance.choice(waits)) for _ in range(16)]
+    return (*found[: chance.randint(0, 3)], ("refused", None)) if refused else tuple(found)

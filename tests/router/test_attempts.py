@@ -1,22 +1,20 @@
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from router.attempts import REASON_OF, SAME_REPLICA_HELPS, Failure, GiveUp, NextAttempt, next_attempt
 from router.choice import Choice, choose
 from router.policy import AttemptLimits, Policy, TaskPolicy
 from serving.view import FaultKind, FleetView
-from tests.router.houses import asked, askeds, fleet, fleets, moment, moments, policies, policy, replica, usual_fleet
+from tests.router.houses import Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 
 KINDS: tuple[FaultKind, ...] = ("unreachable", "silent", "overloaded", "failed", "missing", "truncated", "refused")
 SECONDS = 60.0
-faults = st.tuples(st.sampled_from(KINDS), st.sampled_from([None, 0.0, 0.5, 4.0, 30.0, 3600.0]))
 
 
 def start(model: str = "returns", view: FleetView | None = None, rules: Policy | None = None) -> Choice:
@@ -43,108 +41,105 @@ def tried(step: NextAttempt | GiveUp) -> NextAttempt:
     return step
 
 
-def walked(
-    choice: Choice, rules: Policy, view: FleetView, told: list[tuple[FaultKind, float | None]], draw: float
-) -> list[tuple[Choice, FaultKind, float | None, NextAttempt | GiveUp]]:
-    """Fail again and again as told, until the router gives up."""
-    steps = []
+class Step(NamedTuple):
+    """An attempt that failed, and what the router made of it."""
+
+    choice: Choice
+    kind: FaultKind
+    retry_after: float | None
+    then: NextAttempt | GiveUp
+
+
+def walked(case: Case) -> list[Step]:
+    """Fail at each attempt as told, until the router gives up; nothing where there is no first attempt."""
+    choice = choose(*case[:4])
+    steps: list[Step] = []
     failures: tuple[Failure, ...] = ()
     left = SECONDS
-    for kind, retry_after in told:
-        failures = (*failures, Failure(kind, choice.replica.name, choice.pool.name, retry_after))
-        step = next_attempt(choice, failures, rules, view, moment(draw), left)
-        steps.append((choice, kind, retry_after, step))
-        if isinstance(step, GiveUp):
-            return steps
-        left -= step.wait_seconds
-        choice = step.choice
-    pytest.fail(f"no end after {len(told)} attempts")
-
-
-walks = (askeds, policies(), fleets(), moments, st.lists(faults, min_size=16, max_size=16))
-
-
-@given(*walks)
-def test_attempts_come_to_an_end_within_their_bounds(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
-    choice = choose(request, rules, view, now)
     if not isinstance(choice, Choice):
-        return
-    steps = walked(choice, rules, view, told, now.draw)
-    attempts = Counter(choice.pool.name for choice, *_ in steps)
-    most = rules.limits.retries_max + 1
+        return steps
+    for kind, retry_after in case.faults:
+        failures = (*failures, Failure(kind, choice.replica.name, choice.pool.name, retry_after))
+        then = next_attempt(choice, failures, case.policy, case.view, case.moment, left)
+        steps.append(Step(choice, kind, retry_after, then))
+        if isinstance(then, GiveUp):
+            return steps
+        left -= then.wait_seconds
+        choice = then.choice
+    pytest.fail(f"no end after {len(steps)} attempts")
+
+
+@many
+@given(cases)
+def test_attempts_come_to_an_end_within_their_bounds(case: Case) -> None:
+    steps = walked(case)
+    attempts = Counter(step.choice.pool.name for step in steps)
+    most = case.policy.limits.retries_max + 1
     assert all(count <= most + 1 for count in attempts.values())
     assert len(steps) <= 2 * most
 
 
-@given(*walks)
-def test_a_silent_replica_is_not_asked_twice(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
-    choice = choose(request, rules, view, now)
-    if isinstance(choice, Choice):
-        silent: set[str] = set()
-        for attempt, kind, _, step in walked(choice, rules, view, told, now.draw):
-            silent |= {attempt.replica.name} if kind == "silent" else set()
-            assert isinstance(step, GiveUp) or step.choice.replica.name not in silent
+@many
+@given(cases)
+def test_a_silent_replica_is_not_asked_twice(case: Case) -> None:
+    silent: set[str] = set()
+    for choice, kind, _, then in walked(case):
+        silent |= {choice.replica.name} if kind == "silent" else set()
+        assert isinstance(then, GiveUp) or then.choice.replica.name not in silent
 
 
-@given(*walks)
-def test_what_the_engine_refused_is_never_sent_again(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
-    choice = choose(request, rules, view, now)
-    if isinstance(choice, Choice):
-        for _, kind, _, step in walked(choice, rules, view, told, now.draw):
-            assert (kind == "refused") == (isinstance(step, GiveUp) and step.because == "refused")
+@many
+@given(cases)
+def test_what_the_engine_refused_is_never_sent_again(case: Case) -> None:
+    for _, kind, _, then in walked(case):
+        assert (kind == "refused") == (isinstance(then, GiveUp) and then.because == "refused")
 
 
-@given(*walks)
-def test_a_request_keeps_its_version_or_leaves_it_for_the_labelled_exit(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
-    choice = choose(request, rules, view, now)
-    if not isinstance(choice, Choice):
-        return
-    for attempt, kind, _, step in walked(choice, rules, view, told, now.draw):
-        if isinstance(step, GiveUp):
+@many
+@given(cases)
+def test_a_request_keeps_its_version_or_leaves_it_for_the_labelled_exit(case: Case) -> None:
+    for choice, kind, _, then in walked(case):
+        if isinstance(then, GiveUp):
             continue
-        after_it = step.choice
-        if after_it.version == attempt.version:
-            assert replace(after_it, replica=attempt.replica) == attempt
+        if then.choice.version == choice.version:
+            assert replace(then.choice, replica=choice.replica) == choice
             continue
-        assert attempt.version is not None
-        assert after_it.version is None
-        assert attempt.reason != "pinned"
-        assert after_it.reason == REASON_OF[kind]
-        assert after_it.blueprint_of == attempt.version
-        assert after_it.task is not None
-        assert after_it.pool.name == after_it.task.exit_pool
-        assert after_it.override_id == attempt.override_id
+        assert choice.version is not None
+        assert choice.reason != "pinned"
+        assert then.choice.version is None
+        assert then.choice.reason == REASON_OF[kind]
+        assert then.choice.blueprint_of == choice.version
+        assert then.choice.override_id == choice.override_id
+        assert then.choice.task is not None
+        assert then.choice.pool.name == then.choice.task.exit_pool
 
 
-@given(*walks)
-def test_a_step_is_taken_only_where_somebody_can_answer(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
-    choice = choose(request, rules, view, now)
-    if isinstance(choice, Choice):
-        for _, _, _, step in walked(choice, rules, view, told, now.draw):
-            if isinstance(step, NextAttempt):
-                there = step.choice.replica
-                assert there.up
-                assert step.choice.version is None or step.choice.version.name in there.loaded
-                assert view.in_flight[there.name] < there.in_flight_max
+@many
+@given(cases)
+def test_a_step_is_taken_only_where_somebody_can_answer(case: Case) -> None:
+    for _, _, _, then in walked(case):
+        if isinstance(then, NextAttempt):
+            there = then.choice.replica
+            assert there.up
+            assert then.choice.version is None or then.choice.version.name in there.loaded
+            assert case.view.in_flight[there.name] < there.in_flight_max
 
 
-@given(*walks)
-def test_waits_end_before_the_deadline_and_keep_to_what_the_engine_asked_for(request, rules, view, now, told) -> None:  # type: ignore[no-untyped-def]
-    choice = choose(request, rules, view, now)
-    if not isinstance(choice, Choice):
-        return
+@many
+@given(cases)
+def test_waits_end_before_the_deadline_and_keep_to_what_the_engine_asked_for(case: Case) -> None:
     waited = 0.0
-    for attempt, kind, retry_after, step in walked(choice, rules, view, told, now.draw):
-        if isinstance(step, GiveUp):
+    for choice, kind, retry_after, then in walked(case):
+        if isinstance(then, GiveUp):
             continue
-        assert math.isfinite(step.wait_seconds)
-        assert 0 <= step.wait_seconds < SECONDS - waited
-        waited += step.wait_seconds
-        if step.choice.replica == attempt.replica and retry_after is not None and kind in SAME_REPLICA_HELPS:
-            assert retry_after <= rules.limits.retry_after_seconds_max
-            assert step.wait_seconds == retry_after
-        if step.choice.replica != attempt.replica and kind not in SAME_REPLICA_HELPS:
-            assert step.wait_seconds == 0
+        assert 0 <= then.wait_seconds < SECONDS - waited
+        waited += then.wait_seconds
+        same_again = (then.choice.replica, then.choice.version) == (choice.replica, choice.version)
+        if same_again and retry_after is not None:
+            assert retry_after <= case.policy.limits.retry_after_seconds_max
+            assert then.wait_seconds == retry_after
+        if kind not in SAME_REPLICA_HELPS:
+            assert then.wait_seconds == 0
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "refused"])

@@ -10,20 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.attempts import REASON_OF, Failure, NextAttempt, next_attempt
-from router.choice import REASONS, Asked, Choice, Moment, Refusal, RefusalCode, choose, general_instead, sticky_point
+from router.choice import REASONS, Choice, Refusal, RefusalCode, choose, general_instead, sticky_point
 from router.overrides import Override
 from router.policy import Alias, Policy, TaskPolicy
-from serving.view import FleetView
 from tests.router.houses import (
     NOW_UNIX,
     VERSIONS,
+    Case,
     asked,
-    askeds,
+    cases,
     fleet,
-    fleets,
+    many,
     moment,
-    moments,
-    policies,
     policy,
     replica,
     usual_fleet,
@@ -43,12 +41,11 @@ def refused(decision: Choice | Refusal) -> Refusal:
     return decision
 
 
-@given(askeds, policies(), fleets(), moments)
-def test_every_request_is_decided_and_the_same_one_always_in_the_same_way(
-    request: Asked, rules: Policy, view: FleetView, now: Moment
-) -> None:
-    decision = choose(request, rules, view, now)
-    assert decision == choose(request, rules, view, now)
+@many
+@given(cases)
+def test_every_request_is_decided_and_the_same_one_always_in_the_same_way(case: Case) -> None:
+    decision = choose(*case[:4])
+    assert decision == choose(*case[:4])
     if isinstance(decision, Refusal):
         assert decision.code in get_args(RefusalCode)
         assert decision.message.endswith(".")
@@ -57,15 +54,14 @@ def test_every_request_is_decided_and_the_same_one_always_in_the_same_way(
         assert 0 < decision.probability <= 1
 
 
-@given(askeds, policies(), fleets(), moments)
-def test_no_request_goes_where_its_version_is_not_loaded(
-    request: Asked, rules: Policy, view: FleetView, now: Moment
-) -> None:
-    decision = choose(request, rules, view, now)
+@many
+@given(cases)
+def test_no_request_goes_where_its_version_is_not_loaded(case: Case) -> None:
+    decision = choose(*case[:4])
     if isinstance(decision, Choice):
         assert decision.replica.up
         assert decision.replica in decision.pool.replicas
-        assert view.in_flight[decision.replica.name] < decision.replica.in_flight_max
+        assert case.view.in_flight[decision.replica.name] < decision.replica.in_flight_max
         if decision.version is not None:
             assert decision.version.name in decision.replica.loaded
             assert decision.engine_model == decision.version.name
@@ -73,42 +69,35 @@ def test_no_request_goes_where_its_version_is_not_loaded(
             assert decision.engine_model == decision.pool.base_model
 
 
-@given(askeds, policies(), fleets(), moments)
-def test_no_request_gets_a_model_that_its_key_does_not_name(
-    request: Asked, rules: Policy, view: FleetView, now: Moment
-) -> None:
-    name = request.model.partition("@")[0]
-    if not request.models_allowed & {"*", name}:
-        assert refused(choose(request, rules, view, now)).code == "model_not_allowed"
+@many
+@given(cases)
+def test_no_request_gets_a_model_that_its_key_does_not_name(case: Case) -> None:
+    name = case.asked.model.partition("@")[0]
+    if not case.asked.models_allowed & {"*", name}:
+        assert refused(choose(*case[:4])).code == "model_not_allowed"
 
 
-@given(askeds, policies(), fleets(), moments)
-def test_a_pinned_request_is_never_answered_by_anything_else(
-    request: Asked, rules: Policy, view: FleetView, now: Moment
-) -> None:
-    decision = choose(request, rules, view, now)
+@many
+@given(cases)
+def test_a_pinned_request_is_never_answered_by_anything_else(case: Case) -> None:
+    decision = choose(*case[:4])
     if isinstance(decision, Choice) and decision.reason == "pinned":
         if decision.task is None:
-            assert (decision.pool.name, decision.version) == (request.model, None)
+            assert (decision.pool.name, decision.version) == (case.asked.model, None)
         else:
             assert decision.version is not None
-            assert decision.version.name == request.model
+            assert decision.version.name == case.asked.model
             assert decision.version.state != "quarantined"
 
 
-@given(askeds, policies(), fleets(), moments)
-def test_a_base_that_stands_in_for_a_version_gets_its_blueprint(
-    request: Asked, rules: Policy, view: FleetView, now: Moment
-) -> None:
-    decision = choose(request, rules, view, now)
-    if isinstance(decision, Choice) and decision.version is not None:
-        assert decision.blueprint_of is None
-    if isinstance(decision, Choice) and decision.reason == "override" and decision.version is None:
-        weights = (
-            rules.aliases[decision.task.name].weights if decision.task and decision.task.name in rules.aliases else {}
-        )
-        if set(weights) & set(view.versions) and len(weights) == 1:
-            assert decision.blueprint_of is not None
+@many
+@given(cases)
+def test_a_blueprint_is_added_for_a_base_that_stands_in_and_for_nothing_else(case: Case) -> None:
+    decision = choose(*case[:4])
+    if isinstance(decision, Choice) and decision.blueprint_of is not None:
+        assert decision.version is None
+        assert decision.task is not None
+        assert decision.pool.name == decision.task.exit_pool
 
 
 def rung(reason: str) -> Choice:
@@ -152,9 +141,10 @@ def test_every_active_reason_can_be_reached(reason: str) -> None:
     assert rung(reason).reason == reason
 
 
-@given(askeds, policies(), fleets(), moments)
-def test_no_reserved_reason_is_ever_given(request: Asked, rules: Policy, view: FleetView, now: Moment) -> None:
-    decision = choose(request, rules, view, now)
+@many
+@given(cases)
+def test_no_reserved_reason_is_ever_given(case: Case) -> None:
+    decision = choose(*case[:4])
     assert not isinstance(decision, Choice) or decision.reason in ACTIVE
 
 

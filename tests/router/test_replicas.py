@@ -6,35 +6,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.replicas import pick
-from serving.view import FleetView, PoolView
-from tests.router.houses import NOW, VERSIONS, draws, fleets, replica
+from serving.view import PoolView
+from tests.router.houses import NOW, VERSIONS, Case, cases, many, replica
 
 
 def pool(*replicas: object) -> PoolView:
     return PoolView("small", "base", tuple(replicas))  # type: ignore[arg-type]
 
 
-@given(fleets(), st.sampled_from(["small", "general"]), st.sampled_from([None, *VERSIONS]), draws, st.data())
+@many
+@given(cases, st.sampled_from(["small", "general"]), st.sampled_from([None, *VERSIONS]), st.integers(0, 7))
 def test_a_picked_replica_is_up_has_the_version_a_free_place_and_the_least_to_do(
-    view: FleetView, name: str, version: str | None, draw: float, data: st.DataObject
+    case: Case, name: str, version: str | None, avoided: int
 ) -> None:
-    there = view.pools[name].replicas
-    avoid = data.draw(st.frozensets(st.sampled_from([r.name for r in there]))) if there else frozenset()
-    picked = pick(view.pools[name], version, view.in_flight, NOW, draw, avoid)
+    view, there = case.view, case.view.pools[name].replicas
+    avoid = frozenset(replica.name for number, replica in enumerate(there) if avoided >> number & 1)
+    picked = pick(view.pools[name], version, view.in_flight, NOW, case.moment.draw, avoid)
     fit = [r for r in there if r.up and r.name not in avoid and (version is None or version in r.loaded)]
-    if picked == "no_replica":
-        assert not fit
-    elif picked == "overload":
-        assert fit
-    else:
-        assert not isinstance(picked, str)
-        assert picked in fit
-        load = view.in_flight[picked.name]
-        assert load < picked.in_flight_max
-        awake = [r for r in fit if r.resting_until <= NOW and view.in_flight[r.name] < r.in_flight_max]
-        if awake:
-            assert picked in awake
-            assert load == min(view.in_flight[r.name] for r in awake)
+    if isinstance(picked, str):
+        assert picked == ("overload" if fit else "no_replica")
+        return
+    assert picked in fit
+    load = view.in_flight[picked.name]
+    assert load < picked.in_flight_max
+    awake = [r for r in fit if r.resting_until <= NOW and view.in_flight[r.name] < r.in_flight_max]
+    if awake:
+        assert picked in awake
+        assert load == min(view.in_flight[r.name] for r in awake)
 
 
 def test_replicas_that_are_equally_busy_get_equal_shares() -> None:

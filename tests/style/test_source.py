@@ -192,7 +192,7 @@ def test_no_module_holds_state_that_can_change() -> None:
 
 MACHINE_PATHS = re.compile(r"(?<![\w.$})/-])/(?:work|root|home|opt/wheels|Users)/[\w.-]+")
 TEMPORARY_PATHS = re.compile(r"(?<![\w.])/tmp/[\w.-]+")
-REGISTRIES = re.compile(r"pypi\.org|pythonhosted\.org|registry\.npmjs|download\.pytorch|index-url[ =]+\S*://", re.IGNORECASE)
+REGISTRIES = re.compile(r"pypi\.org|pythonhosted\.org|registry\.npmjs|download\.pytorch|index-url[ =]+\S*://")
 UNFINISHED = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX)\b")
 BINARY = (".safetensors", ".png", ".gz", ".parquet")
 

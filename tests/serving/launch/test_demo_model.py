@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.launch import demo_model
+from serving.launch import demo_model, engine_venv
 from serving.launch.demo_model import ensure_demo_model, is_made, is_whole, marker_of
 from serving.launch.engine_venv import EngineVenv
 from serving.launch.errors import LaunchError
@@ -71,7 +71,7 @@ async def test_half_made_model_never_appears(tmp_path: Path, monkeypatch: pytest
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\necho 'no such package'; exit 1\n")
     uv.chmod(0o755)
-    monkeypatch.setattr(demo_model, "find_uv", lambda: str(uv))
+    monkeypatch.setattr(engine_venv, "find_uv", lambda: str(uv))
     folder = tmp_path / "models" / "model"
     with pytest.raises(LaunchError, match="no such package"):
         await ensure_demo_model(folder, no_venv(tmp_path), tmp_path / "log", nothing)

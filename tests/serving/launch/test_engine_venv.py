@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from serving.launch import engine_venv
+from serving.launch import engine_venv, process
 from serving.launch.engine_venv import CONSTRAINTS, ensure_engine_venv, holds_the_engine, install_command
 from serving.launch.errors import LaunchError
 
@@ -155,3 +156,32 @@ def test_constraints_pin_every_release_exactly() -> None:
     lines = [line for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#")]
     assert all(line.count("==") == 1 and "+" not in line for line in lines)
     assert not any(line.startswith(("torchaudio", "torchcodec", "vllm")) for line in lines)
+
+
+def write_wheel_of_uv(folder: Path) -> None:
+    """A wheel under uv's name and release, whose program says that it is one."""
+    name, version = engine_venv.UV.split("==")
+    info = f"{name}-{version}.dist-info"
+    content = {
+        f"{name}-{version}.data/scripts/uv": "#!/bin/sh\necho a small uv\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*content, f"{info}/RECORD"])
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, text in {**content, f"{info}/RECORD": record}.items():
+            entry = zipfile.ZipInfo(path)
+            entry.external_attr = 0o100755 << 16
+            wheel.writestr(entry, text)
+
+
+async def test_machine_without_uv_gets_one_of_its_own_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wheel_of_uv(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(engine_venv, "find_uv", lambda: None)
+    uv = await engine_venv.ensure_uv(tmp_path / "tools", tmp_path / "first.log", nothing)
+    await process.run_to_end([uv], tmp_path / "said", nothing, 20)
+    assert (tmp_path / "said").read_text() == "a small uv\n"
+    assert await engine_venv.ensure_uv(tmp_path / "tools", tmp_path / "second.log", nothing) == uv
+    assert not (tmp_path / "second.log").exists()

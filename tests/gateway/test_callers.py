@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import ast
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import callers
+from gateway.callers import ROLES, Caller, digest_of, identify, new_key, require, split_key
+from gateway.errors import Problem
+
+NOW = 1_800_000_000.0
+
+
+def holder(expires_at: float | None = None, role: callers.Role = "caller") -> tuple[str, Caller]:
+    key, public, digest = new_key()
+    return key, Caller(public, "shop", role, digest, frozenset({"returns"}), expires_at)
+
+
+def refusal(authorization: str | None, *known: Caller, now: float = NOW) -> Problem:
+    with pytest.raises(Problem) as raised:
+        identify({caller.public: caller for caller in known}, authorization, now)
+    assert raised.value.status == 401
+    assert raised.value.code == "invalid_api_key"
+    return raised.value
+
+
+def test_a_key_identifies_its_holder() -> None:
+    key, caller = holder()
+    assert identify({caller.public: caller}, f"Bearer {key}", NOW) is caller
+    assert identify({caller.public: caller}, f"bearer  {key} ", NOW) is caller
+
+
+def test_keys_have_the_announced_form_and_never_repeat() -> None:
+    keys = {new_key()[0] for _ in range(100)}
+    assert len(keys) == 100
+    for key in keys:
+        parts = split_key(key)
+        assert parts is not None
+        public, secret = parts
+        assert key == f"sk-app-{public}-{secret}"
+        assert (len(public), len(secret)) == (12, 43)
+
+
+def test_what_is_kept_of_a_key_holds_no_secret() -> None:
+    key, caller = holder()
+    parts = split_key(key)
+    assert parts is not None
+    assert parts[1] not in repr(caller)
+    assert parts[1] not in str(caller.to_json())
+    assert Caller.from_json(caller.public, caller.to_json()) == caller
+
+
+def test_a_key_ends_at_the_second_at_which_it_expires() -> None:
+    key, caller = holder(expires_at=NOW)
+    assert identify({caller.public: caller}, f"Bearer {key}", NOW - 0.001) is caller
+    assert "expired" in refusal(f"Bearer {key}", caller).message
+    assert "expired" in refusal(f"Bearer {key}", caller, now=NOW + 1).message
+
+
+def test_an_expired_key_is_told_so_only_to_whoever_has_it() -> None:
+    _, caller = holder(expires_at=NOW - 1)
+    assert "expired" not in refusal(f"Bearer sk-app-{caller.public}-guess", caller).message
+
+
+def test_another_ones_secret_does_not_fit() -> None:
+    (mine, one), (theirs, other) = holder(), holder()
+    secret = mine.rpartition(f"{one.public}-")[2]
+    refusal(f"Bearer sk-app-{other.public}-{secret}", one, other)
+    refusal(theirs, one, other)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic dXNlcjpwYXNz",
+        "Bearer sk-proj-abcdefghijkl-secret",
+        "Bearer sk-app-",
+        "Bearer sk-app-abcdefghijkl",
+        "Bearer sk-app-abcdefghijkl-",
+        "Bearer sk-app-short-secret",
+        "Bearer sk-app-abcdefghijklm-secret",
+        "Bearer sk-app-abc/efghijkl-secret",
+        "Bearer sk-app-abcdefghijkl-" + "x" * 200,
+        "sk-app-abcdefghijkl-secret",
+        "Bearer Bearer sk-app-abcdefghijkl-secret",
+    ],
+)
+def test_what_is_no_key_is_refused(authorization: str | None) -> None:
+    refusal(authorization, holder()[1])
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=255), max_size=300))
+def test_no_header_at_all_breaks_the_check(said: str) -> None:
+    refusal(f"Bearer {said}", holder()[1])
+    refusal(said, holder()[1])
+
+
+def test_no_refusal_repeats_what_was_sent() -> None:
+    key, caller = holder()
+    for said in (f"Bearer {key}x", f"Bearer {key[:-1]}", f"Basic {key}"):
+        problem = refusal(said, caller)
+        assert key[8:] not in problem.message
+        assert key[8:].encode() not in problem.body()
+
+
+def test_secrets_are_compared_in_constant_time_also_where_the_caller_is_not_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[tuple[str, str]] = []
+    real = callers.hmac.compare_digest
+
+    def watching(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return real(one, other)
+
+    monkeypatch.setattr(callers.hmac, "compare_digest", watching)
+    key, caller = holder()
+    identify({caller.public: caller}, f"Bearer {key}", NOW)
+    refusal(f"Bearer {key}")
+    assert [one for one, _ in compared] == [caller.secret_digest] * 2
+
+
+def test_nothing_compares_a_digest_with_an_equals_sign() -> None:
+    compared = [
+        ast.unparse(node) for node in ast.walk(ast.parse(inspect.getsource(callers))) if isinstance(node, ast.Compare)
+    ]
+    assert not [text for text in compared if "digest" in text]
+
+
+def test_roles_are_required_by_name() -> None:
+    for role in ROLES:
+        _, caller = holder(role=role)
+        assert require(caller, role) is caller
+    _, caller = holder(role="operator")
+    with pytest.raises(Problem) as raised:
+        require(caller, "admin")
+    assert (raised.value.status, raised.value.code) == (403, "role_required")
+
+
+def test_a_caller_judges_its_own_requests_and_an_operator_all() -> None:
+    _, caller = holder()
+    assert caller.judges == caller.public
+    assert holder(role="operator")[1].judges == "*"
+    assert holder(role="admin")[1].judges == "*"
+
+
+def test_a_digest_is_not_the_secret() -> None:
+    assert digest_of("secret") != "secret"
+    assert digest_of("secret") == digest_of("secret")
+    assert digest_of("secret") != digest_of("Secret")

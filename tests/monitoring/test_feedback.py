@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from monitoring.feedback import (
+    FEEDBACK_PER_REQUEST_MAX,
+    STREAM_KEY,
+    Coverage,
+    Feedback,
+    FeedbackStore,
+    Receipt,
+    handle_of,
+)
+from monitoring.ids import RequestIds
+from monitoring.records import Record, RecordStream
+
+IDS = RequestIds(b"secret")
+RETENTION_SECONDS = 3600
+
+
+def judgement(feedback_id: str = "f1", value: bool | float | str = True, **fields: Any) -> Feedback:
+    usual: dict[str, Any] = {"metric": "correct", "at": time.time(), "caller": "caller1"}
+    return Feedback(feedback_id=feedback_id, value=value, **{**usual, **fields})
+
+
+@pytest.fixture
+def store(redis: Redis) -> FeedbackStore:
+    return FeedbackStore(redis, RETENTION_SECONDS, 1000)
+
+
+@pytest.fixture
+async def request_id(redis: Redis) -> str:
+    """A request of caller1 whose record is stored."""
+    made = Record(
+        id=IDS.make(), at=time.time(), endpoint="chat", caller="caller1", model_asked="returns",
+        task="returns", version="returns@v3", pool="small",
+    )  # fmt: skip
+    await RecordStream(redis, RETENTION_SECONDS, 1000, STREAM_KEY, 1000).append([made])
+    return made.id
+
+
+async def test_feedback_on_a_record_is_created_and_in_the_stream(
+    store: FeedbackStore, request_id: str, redis: Redis
+) -> None:
+    given = judgement(comment="Zeile 1\nline 2 ✓", demonstration={"decision": "deny"}, tags={"a": "b"}, rater="anna")
+    receipt = await store.give(request_id, given, "caller1", young=False)
+    assert receipt == Receipt("created", first=True, task="returns", version="returns@v3")
+    assert await store.of(request_id) == [given]
+    ((_, entry),) = await redis.xrange(STREAM_KEY)
+    assert entry[b"request"].decode() == request_id
+    assert entry[b"index"].decode().split("\n") == ["caller1", "returns", "returns@v3", "small"]
+    assert msgspec.json.decode(entry[b"feedback"], type=Feedback) == given
+
+
+async def test_the_same_feedback_again_changes_nothing(store: FeedbackStore, request_id: str, redis: Redis) -> None:
+    first = judgement()
+    await store.give(request_id, first, "caller1", young=False)
+    again = await store.give(request_id, judgement(at=time.time() + 9), "caller1", young=False)
+    assert (again.given, again.first) == ("same", False)
+    assert await store.of(request_id) == [first]
+    assert await redis.xlen(STREAM_KEY) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"value": False}, {"metric": "rating"}, {"rater": "bob"}, {"comment": "x"}, {"tags": {"a": "b"}}, {"value": 1.0}],
+    ids=str,
+)
+async def test_the_same_id_with_another_judgement_is_a_conflict(
+    store: FeedbackStore, request_id: str, changed: dict[str, Any]
+) -> None:
+    await store.give(request_id, judgement(), "caller1", young=False)
+    assert (await store.give(request_id, judgement(**changed), "caller1", young=False)).given == "conflict"
+    assert len(await store.of(request_id)) == 1
+
+
+async def test_a_second_judgement_is_created_but_not_the_first(store: FeedbackStore, request_id: str) -> None:
+    await store.give(request_id, judgement("f1"), "caller1", young=False)
+    second = await store.give(request_id, judgement("f2", value=False), "caller1", young=False)
+    assert (second.given, second.first) == ("created", False)
+    assert [one.feedback_id for one in await store.of(request_id)] == ["f1", "f2"]
+
+
+async def test_nobody_judges_anothers_request_but_operators_do(store: FeedbackStore, request_id: str) -> None:
+    for young in (False, True):
+        assert (await store.give(request_id, judgement(), "caller2", young=young)).given == "unknown"
+    assert await store.of(request_id) == []
+    assert (await store.give(request_id, judgement(), "*", young=False)).given == "created"
+
+
+async def test_an_old_id_without_a_record_is_unknown(store: FeedbackStore, redis: Redis) -> None:
+    for giver in ("caller1", "*"):
+        assert (await store.give(IDS.make(), judgement(), giver, young=False)).given == "unknown"
+    assert await redis.dbsize() == 0
+
+
+async def test_a_young_id_without_a_record_is_pending_and_then_the_same(store: FeedbackStore, redis: Redis) -> None:
+    request_id = IDS.make()
+    first = await store.give(request_id, judgement(), "caller1", young=True)
+    assert first == Receipt("pending", first=True)
+    assert (await store.give(request_id, judgement(), "caller1", young=True)).given == "same"
+    assert (await store.give(request_id, judgement(value=False), "caller1", young=True)).given == "conflict"
+    assert await redis.xlen(STREAM_KEY) == 0
+    for key in [key async for key in redis.scan_iter()]:
+        assert 0 < await redis.pttl(key) <= RETENTION_SECONDS * 1000
+
+
+async def test_a_request_is_judged_only_so_often(store: FeedbackStore, request_id: str) -> None:
+    for number in range(FEEDBACK_PER_REQUEST_MAX):
+        assert (await store.give(request_id, judgement(f"f{number}"), "caller1", young=False)).given == "created"
+    assert (await store.give(request_id, judgement("one more"), "caller1", young=False)).given == "full"
+    assert (await store.give(request_id, judgement("f7"), "caller1", young=False)).given == "same"
+
+
+async def test_one_of_many_who_send_the_same_at_once_creates_it(store: FeedbackStore, request_id: str) -> None:
+    sent = [store.give(request_id, judgement(), "caller1", young=False) for _ in range(20)]
+    given = [receipt.given for receipt in await asyncio.gather(*sent)]
+    assert sorted(given) == ["created"] + ["same"] * 19
+
+
+@given(st.sampled_from([True, False, 0.0, 1.0, "true", "1"]), st.sampled_from([True, False, 0.0, 1.0, "true", "1"]))
+def test_values_of_different_kinds_are_different_judgements(one: Any, other: Any) -> None:
+    same = (type(one), one) == (type(other), other)
+    assert (judgement(value=one).digest() == judgement(value=other).digest()) == same
+
+
+def test_the_order_of_keys_makes_no_other_judgement() -> None:
+    one = judgement(tags={"a": "1", "b": "2"}, demonstration={"x": 1, "y": {"p": 1, "q": 2}})
+    other = judgement(tags={"b": "2", "a": "1"}, demonstration={"y": {"q": 2, "p": 1}, "x": 1})
+    assert one.digest() == other.digest()
+
+
+def test_coverage_is_of_what_was_served() -> None:
+    coverage = Coverage()
+    assert coverage.ratios() == {}
+    for _ in range(4):
+        coverage.served("returns")
+    coverage.judged("returns")
+    coverage.judged("elsewhere")
+    assert coverage.ratios() == {("returns",): 0.25}
+
+
+def test_a_handle_tells_nothing_and_belongs_to_one_caller_and_one_kind() -> None:
+    handles = {
+        handle_of(secret, caller, kind, "order 7")
+        for secret in (b"one", b"two")
+        for caller in ("caller1", "caller2")
+        for kind in ("session", "subject", "answer")
+    }
+    assert len(handles) == 12
+    assert all(len(handle) == 32 and "order" not in handle for handle in handles)

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as Unreachable
+from redis.exceptions import RedisError
+
+from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.feedback import Feedback, FeedbackStore, handle_of
+from monitoring.ids import RequestIds
+from monitoring.records import (
+    BATCH_MAX,
+    STREAM_KEY,
+    AttemptRecord,
+    Joined,
+    Record,
+    RecordBuffer,
+    RecordStream,
+    flush_once,
+    flush_until,
+)
+
+IDS = RequestIds(b"secret")
+RETENTION_SECONDS = 3600
+
+
+def record(caller: str = "caller1", **fields: Any) -> Record:
+    usual: dict[str, Any] = {"task": "returns", "version": "returns@v3", "pool": "small"}
+    return Record(
+        id=IDS.make(), at=time.time(), endpoint="chat", caller=caller, model_asked="returns", **{**usual, **fields}
+    )
+
+
+def stream_of(redis: Redis, records_max: int = 1_000_000) -> RecordStream:
+    return RecordStream(redis, RETENTION_SECONDS, records_max, FEEDBACK_STREAM_KEY, 1_000_000)
+
+
+def judgement(name: str, caller: str = "caller1") -> Feedback:
+    return Feedback(feedback_id=name, metric="correct", value=True, at=time.time(), caller=caller)
+
+
+class Gone:
+    """A stream whose Redis is away for so many calls, and which may have stored before the answer was lost."""
+
+    def __init__(self, stream: RecordStream, calls: int, stores: bool) -> None:
+        self._stream = stream
+        self._calls = calls
+        self._stores = stores
+
+    async def append(self, records: list[Record]) -> list[Joined]:
+        if self._calls == 0:
+            return await self._stream.append(records)
+        self._calls -= 1
+        if self._stores:
+            await self._stream.append(records)
+        raise Unreachable
+
+
+async def test_a_record_reads_back_as_it_was_written(redis: Redis) -> None:
+    written = record(
+        attempts=[AttemptRecord("small", "small-0", "returns@v3", "silent", 1.5)],
+        cost_usd=0.00012,
+        first_token_seconds=None,
+        outcome="ok",
+        status=200,
+        error_code="ä\n✓",
+    )
+    await stream_of(redis).append([written])
+    assert await stream_of(redis).read(written.id) == written
+
+
+async def test_what_was_never_written_is_not_there(redis: Redis) -> None:
+    assert await stream_of(redis).read(IDS.make()) is None
+    assert await stream_of(redis).read("no id\n at all") is None
+    assert await stream_of(redis).latest_of("nobody") is None
+
+
+async def test_writing_twice_is_harmless(redis: Redis) -> None:
+    stream, three = stream_of(redis), [record() for _ in range(3)]
+    await stream.append(three)
+    await stream.append(three[:2])
+    await stream.append([*three, three[0]])
+    assert await redis.xlen(STREAM_KEY) == 3
+
+
+async def test_a_flush_whose_answer_was_lost_stores_each_record_once(redis: Redis) -> None:
+    buffer = RecordBuffer(100)
+    for _ in range(5):
+        buffer.put(record())
+    gone: Any = Gone(stream_of(redis), calls=1, stores=True)
+    with pytest.raises(RedisError):
+        await flush_once(buffer, gone, lambda _: None)
+    assert len(buffer) == 5
+    assert await flush_once(buffer, gone, lambda _: None) == 5
+    assert (len(buffer), await redis.xlen(STREAM_KEY)) == (0, 5)
+
+
+async def test_nothing_is_lost_while_redis_is_away(redis: Redis) -> None:
+    buffer = RecordBuffer(100)
+    written = [record() for _ in range(5)]
+    for one in written:
+        buffer.put(one)
+    gone: Any = Gone(stream_of(redis), calls=2, stores=False)
+    assert await flush_until(buffer, gone, lambda _: None, time.monotonic() + 10) == 0
+    assert [(await stream_of(redis).read(one.id)) for one in written] == written
+
+
+async def test_what_can_not_be_stored_in_time_is_counted(redis: Redis) -> None:
+    buffer = RecordBuffer(100)
+    buffer.put(record())
+    gone: Any = Gone(stream_of(redis), calls=1000, stores=False)
+    assert await flush_until(buffer, gone, lambda _: None, time.monotonic() + 0.05) == 1
+
+
+async def test_more_records_than_a_batch_go_in_batches(redis: Redis) -> None:
+    buffer = RecordBuffer(10_000)
+    for _ in range(BATCH_MAX + 3):
+        buffer.put(record())
+    stream = stream_of(redis)
+    assert [await flush_once(buffer, stream, lambda _: None) for _ in range(3)] == [BATCH_MAX, 3, 0]
+    assert await redis.xlen(STREAM_KEY) == BATCH_MAX + 3
+
+
+async def test_a_full_buffer_counts_what_it_can_not_take_and_keeps_the_oldest() -> None:
+    buffer = RecordBuffer(2)
+    first, second, third = record(), record(), record()
+    for one in (first, second, third):
+        buffer.put(one)
+    assert (len(buffer), buffer.dropped) == (2, 1)
+    assert buffer.find(first.id) is first
+    assert buffer.find(third.id) is None
+    assert buffer.first(10) == [first, second]
+    buffer.forget(1)
+    assert buffer.first(10) == [second]
+
+
+async def test_whoever_waits_for_a_record_is_woken_by_the_first() -> None:
+    buffer = RecordBuffer(10)
+    waiting = asyncio.create_task(buffer.some())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    buffer.put(record())
+    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(buffer.some(), 5)
+
+
+async def test_the_age_of_the_oldest_record_is_known() -> None:
+    buffer = RecordBuffer(10)
+    assert buffer.oldest_seconds() == 0
+    old = record()
+    old.at -= 30
+    buffer.put(old)
+    buffer.put(record())
+    assert 30 <= buffer.oldest_seconds() < 60
+
+
+async def test_the_stream_is_bounded(redis: Redis) -> None:
+    stream = stream_of(redis, records_max=1000)
+    for _ in range(5):
+        await stream.append([record() for _ in range(500)])
+    assert 1000 <= await redis.xlen(STREAM_KEY) <= 1200
+
+
+async def test_what_leads_to_a_record_ends_with_it(redis: Redis) -> None:
+    handle = handle_of(b"secret", "caller1", "session", "s")
+    await stream_of(redis).append([record(handles=[handle])])
+    keys = [key async for key in redis.scan_iter() if key != STREAM_KEY.encode()]
+    assert len(keys) == 2
+    for key in keys:
+        assert 0 < await redis.pttl(key) <= RETENTION_SECONDS * 1000
+
+
+async def test_a_handle_leads_to_the_latest_of_its_requests(redis: Redis) -> None:
+    stream = stream_of(redis)
+    session = handle_of(b"secret", "caller1", "session", "s")
+    first, second = (
+        record(handles=[session]),
+        record(handles=[session, handle_of(b"secret", "caller1", "subject", "o")]),
+    )
+    await stream.append([first, second])
+    assert await stream.latest_of(session) == second.id
+    assert await stream.latest_of(order) == second.id
+    assert await stream.latest_of(handle_of(b"secret", "caller2", "session", "s")) is None
+    assert await stream.latest_of(handle_of(b"secret", "caller1", "subject", "s")) is None
+
+
+async def test_feedback_that_came_first_is_joined_to_its_record(redis: Redis) -> None:
+    store = FeedbackStore(redis, RETENTION_SECONDS, 1000)
+    late = record()
+    assert (await store.give(late.id, judgement("mine"), "caller1", young=True)).given == "pending"
+    assert (await store.give(late.id, judgement("operators", "op"), "*", young=True)).given == "pending"
+    assert await redis.xlen(FEEDBACK_STREAM_KEY) == 0
+    joined = await stream_of(redis).append([record(), late])
+    assert {(one.record.id, one.outcome, one.feedback["feedback_id"]) for one in joined} == {
+        (late.id, "joined", "mine"),
+        (late.id, "joined", "operators"),
+    }
+    assert await redis.xlen(FEEDBACK_STREAM_KEY) == 2
+    assert {one.feedback_id for one in await store.of(late.id)} == {"mine", "operators"}
+
+
+async def test_feedback_that_came_first_from_somebody_else_is_dropped(redis: Redis) -> None:
+    store = FeedbackStore(redis, RETENTION_SECONDS, 1000)
+    late = record(caller="caller1")
+    await store.give(late.id, judgement("theirs", "caller2"), "caller2", young=True)
+    (dropped,) = await stream_of(redis).append([late])
+    assert (dropped.outcome, dropped.feedback["feedback_id"]) == ("dropped", "theirs")
+    assert await store.of(late.id) == []
+    assert await redis.xlen(FEEDBACK_STREAM_KEY) == 0
+
+
+async def test_feedback_is_joined_once_however_often_its_record_is_written(redis: Redis) -> None:
+    store = FeedbackStore(redis, RETENTION_SECONDS, 1000)
+    late = record()
+    await store.give(late.id, judgement("mine"), "caller1", young=True)
+    assert len(await stream_of(redis).append([late])) == 1
+    assert await stream_of(redis).append([late]) == []
+    assert await redis.xlen(FEEDBACK_STREAM_KEY) == 1
+    assert (await store.give(late.id, judgement("mine"), "caller1", young=True)).given == "same"
+
+
+async def test_nothing_is_told_of_a_batch_that_was_not_stored(redis: Redis) -> None:
+    buffer, told = RecordBuffer(10), []
+    late = record()
+    await FeedbackStore(redis, RETENTION_SECONDS, 1000).give(late.id, judgement("mine"), "caller1", young=True)
+    buffer.put(late)
+    gone: Any = Gone(stream_of(redis), calls=1, stores=False)
+    with pytest.raises(RedisError):
+        await flush_once(buffer, gone, told.append)
+    assert told == []
+    await flush_once(buffer, gone, told.append)
+    assert [one.outcome for one in told] == ["joined"]
+
+
+async def test_a_record_without_task_version_and_pool_leads_to_its_feedback_too(redis: Redis) -> None:
+    bare = record(task=None, version=None, pool=None)
+    await stream_of(redis).append([bare])
+    receipt = await FeedbackStore(redis, RETENTION_SECONDS, 1000).give(
+        bare.id, judgement("mine"), "caller1", young=False
+    )
+    assert (receipt.given, receipt.task, receipt.version) == ("created", None, None)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Shelf, Stale
+
+
+@pytest.fixture
+def shelf(redis: Redis) -> Shelf:
+    return Shelf(redis, "aliases")
+
+
+async def whole(redis: Redis) -> int:
+    return int(await redis.get(GENERATION_KEY) or 0)
+
+
+async def test_an_object_reads_back_as_it_was_put(shelf: Shelf) -> None:
+    value = {"weights": {"returns@v1": 0.25}, "note": "ä\n✓", "none": None, "many": [1, 2.5, True]}
+    assert await shelf.put("returns", value) == 1
+    assert await shelf.get("returns") == value
+    assert await shelf.all() == {"returns": value}
+
+
+async def test_what_was_never_put_is_not_there(shelf: Shelf) -> None:
+    assert await shelf.get("returns") is None
+    assert await shelf.all() == {}
+    assert await shelf.generations() == {}
+
+
+async def test_every_change_raises_the_objects_generation_and_the_whole_states(shelf: Shelf, redis: Redis) -> None:
+    assert [await shelf.put("a", {"n": n}) for n in range(3)] == [1, 2, 3]
+    assert await shelf.put("b", {}) == 1
+    assert await shelf.generations() == {"a": 3, "b": 1}
+    assert await whole(redis) == 4
+
+
+async def test_a_change_to_another_generation_than_expected_is_stale_and_changes_nothing(
+    shelf: Shelf, redis: Redis
+) -> None:
+    await shelf.put("a", {"n": 1}, expected_generation=0)
+    await shelf.put("a", {"n": 2}, expected_generation=1)
+    for expected in (0, 1, 3):
+        with pytest.raises(Stale) as raised:
+            await shelf.put("a", {"n": 9}, expected_generation=expected)
+        assert raised.value.generation == 2
+        assert "a is at generation 2" in str(raised.value)
+        with pytest.raises(Stale):
+            await shelf.delete("a", expected_generation=expected)
+    assert await shelf.get("a") == {"n": 2}
+    assert await whole(redis) == 2
+
+
+async def test_a_deleted_object_is_gone_and_its_generation_goes_on(shelf: Shelf) -> None:
+    await shelf.put("a", {"n": 1})
+    assert await shelf.delete("a", expected_generation=1) == 2
+    assert await shelf.get("a") is None
+    assert await shelf.all() == {}
+    with pytest.raises(Stale):
+        await shelf.put("a", {"n": 1}, expected_generation=0)
+    assert await shelf.put("a", {"n": 3}) == 3
+
+
+async def test_one_of_many_who_change_the_same_object_at_once_wins(shelf: Shelf) -> None:
+    done = await asyncio.gather(
+        *(shelf.put("a", {"n": n}, expected_generation=0) for n in range(20)), return_exceptions=True
+    )
+    assert [one for one in done if not isinstance(one, Stale)] == [1]
+    assert await shelf.generations() == {"a": 1}
+
+
+async def test_kinds_do_not_meet(redis: Redis) -> None:
+    aliases, callers = Shelf(redis, "aliases"), Shelf(redis, "callers")
+    await aliases.put("a", {"kind": "alias"})
+    assert await callers.get("a") is None
+    assert await callers.put("a", {"kind": "caller"}, expected_generation=0) == 1
+
+
+async def test_every_change_is_told_with_the_new_generation_of_the_state(shelf: Shelf, redis: Redis) -> None:
+    async with redis.pubsub() as told:
+        await told.subscribe(CHANGED_CHANNEL)
+        await told.get_message(timeout=5)
+        await shelf.put("a", {})
+        await shelf.delete("a")
+        with pytest.raises(Stale):
+            await shelf.put("a", {}, expected_generation=0)
+        heard = [await told.get_message(timeout=5) for _ in range(2)]
+        assert [message["data"] for message in heard if message] == [b"1", b"2"]
+        assert await told.get_message(timeout=0.05) is None
+
+
+async def test_a_name_may_be_any_text(shelf: Shelf) -> None:
+    for name in ("returns@v1", "ä ✓", "a:b\nc", "*", "0"):
+        await shelf.put(name, {"name": name})
+        assert await shelf.get(name) == {"name": name}

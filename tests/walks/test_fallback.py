@@ -1,0 +1,131 @@
+"""What a caller sees when an engine fails: another try, or a labelled answer from general, or a clear error."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Dies, ErrorEvent, Fault, Reset, Silent, Status
+from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
+SHORT_LIMITS = {"answer_timeout_seconds": 0.3, "first_token_timeout_seconds": 0.3, "backoff_seconds": 0.01}
+
+
+async def test_one_failure_is_tried_again_and_the_caller_sees_nothing_of_it(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    small.faults.add(Status(500), times=1)
+    async with gateway.openai() as client:
+        answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
+    assert answer.parse().model == "returns@v1"
+    assert (answer.headers["x-apprentice-reason"], answer.headers["x-apprentice-attempts"]) == ("adapter", "2")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Status(500), "engine_error"),
+        (Status(503), "overload"),
+        (Status(404), "engine_error"),
+        (Reset(), "engine_error"),
+        (Silent(), "timeout"),
+        (Dies(0, "reset"), "engine_error"),
+        (ErrorEvent(0), "engine_error"),
+        (Status(200, text="<html>A proxy's page.</html>"), "engine_error"),
+    ],
+    ids=["500", "503", "404", "reset", "silent", "dies", "error_event", "html"],
+)
+async def test_an_engine_that_fails_for_good_is_replaced_by_general_with_a_label(
+    configure: Configure,
+    make_adapter: MakeAdapter,
+    small: FakeEngine,
+    general: FakeEngine,
+    fault: Fault,
+    reason: str,
+    stream: bool,
+) -> None:
+    async with run_gateway(configure(limits=SHORT_LIMITS)) as gateway, gateway.openai() as client:
+        await gateway.place(make_adapter(1))
+        rule = small.faults.add(fault, model="returns@*")
+        answer = await client.chat.completions.with_raw_response.create(model="returns", stream=stream, **ASK)
+        if stream:
+            chunks = [chunk async for chunk in answer.parse()]
+            assert chunks[-1].choices[0].finish_reason == "stop"
+            model = chunks[0].model
+        else:
+            model = answer.parse().model
+        async with gateway.http("") as http:
+            metrics = (await http.get("/metrics")).text
+    assert model == "large"
+    assert (answer.headers["x-apprentice-pool"], answer.headers["x-apprentice-reason"]) == ("general", reason)
+    assert "x-apprentice-version" not in answer.headers
+    assert answer.headers["x-apprentice-task"] == "returns"
+    assert general.requests[-1].body["messages"][0] == {"role": "system", "content": BLUEPRINT}
+    assert f'apprentice_fallbacks_total{{task="returns",from="small",to="general",reason="{reason}"}} 1' in metrics
+    assert rule.shown == 1 or not isinstance(fault, (Silent, Reset))
+    assert all(replica.in_flight == 0 for replica in gateway.house.fleet.replicas.values())
+
+
+async def test_a_dead_engine_is_replaced_by_general_and_comes_back_with_its_adapter(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    await small.kill()
+    async with gateway.openai() as client:
+        answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
+        assert answer.headers["x-apprentice-pool"] == "general"
+        assert answer.headers["x-apprentice-reason"] in ("engine_error", "no_replica")
+        replica = gateway.house.fleet.replicas["small-0"]
+        await small.until(lambda: not replica.up)
+        await small.restart()
+        await small.until(lambda: "returns@v1" in replica.loaded, 10)
+        answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
+    assert answer.headers["x-apprentice-version"] == "returns@v1"
+
+
+async def test_with_every_engine_down_the_error_says_when_to_try_again(
+    gateway: RunningGateway, small: FakeEngine, general: FakeEngine
+) -> None:
+    await small.kill()
+    await general.kill()
+    await general.until(lambda: not any(r.up for r in gateway.house.fleet.replicas.values()))
+    async with gateway.openai() as client:
+        with pytest.raises(openai.InternalServerError) as told:
+            await client.chat.completions.create(model="returns", **ASK)
+        assert (told.value.status_code, told.value.code) == (503, "no_replica")
+        assert int(told.value.response.headers["retry-after"]) >= 1
+    async with gateway.http("") as http:
+        assert (await http.get("/health/ready")).status_code == 503
+        assert (await http.get("/health/live")).status_code == 200
+
+
+async def test_a_pinned_version_is_never_replaced(gateway: RunningGateway, small: FakeEngine) -> None:
+    small.faults.add(Status(500), model="returns@*")
+    async with gateway.openai() as client:
+        with pytest.raises(openai.InternalServerError) as told:
+            await client.chat.completions.create(model="returns@v1", **ASK)
+    assert told.value.code == "engine_error"
+
+
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [
+        ("context_length_exceeded", {"error": {"message": "the maximum context length is 10", "code": 400}}),
+        ("content_policy", {"error": {"message": "no", "code": "content_policy_violation"}}),
+        ("engine_refused", {"error": {"message": "temperature must be …", "code": 400}}),
+    ],
+)
+async def test_what_the_engine_refuses_is_told_and_never_sent_again(
+    gateway: RunningGateway, small: FakeEngine, general: FakeEngine, code: str, body: dict[str, object]
+) -> None:
+    rule = small.faults.add(Status(400, body), model="returns@*")
+    before = general.requests_total
+    async with gateway.openai() as client:
+        with pytest.raises(openai.BadRequestError) as told:
+            await client.chat.completions.create(model="returns", **ASK)
+    assert told.value.code == code
+    assert rule.shown == 1
+    assert general.requests_total == before

