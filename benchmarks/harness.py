@@ -8,6 +8,7 @@ Python can start it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -27,16 +28,17 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "var" / "benchmarks"
 PEERS = ROOT / "var" / "peers"
 LOAD_SCRIPT = Path(__file__).with_name("load.lua")
-REALTIME_PRIORITY = 10
+NICENESS = -20
 STOP_SECONDS_MAX = 15.0
 POLL_SECONDS = 0.05
+WRK_SECONDS_MAX = 15
 
 
 class Unmeasurable(Exception):
     """The benchmark can't be run here; the message says what to do."""
 
 
-# ---- goals ------------------------------------------------------------------------------------------------------
+# ---- goals --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def last_line(benchmark: str, report: Mapping[str, Any], goals: Sequence[Goal], 
     return json.dumps(whole, ensure_ascii=False, allow_nan=False)
 
 
-# ---- figures ----------------------------------------------------------------------------------------------------
+# ---- figures ------------------------------------------------------------------------------------
 
 
 def median(values: Iterable[float | None]) -> float | None:
@@ -123,7 +125,7 @@ def rounded(value: Any, digits: int = 4) -> Any:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table for people: the first column to the left, the others to the right."""
-    lines = [list(head), *(["–" if cell is None else f"{rounded(cell)}" for cell in row] for row in rows)]
+    lines = [list(head), *(["-" if cell is None else f"{rounded(cell)}" for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(pairs))
@@ -131,7 +133,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     )
 
 
-# ---- processes --------------------------------------------------------------------------------------------------
+# ---- processes ----------------------------------------------------------------------------------
 
 
 def require(program: str, package: str) -> str:
@@ -143,17 +145,21 @@ def require(program: str, package: str) -> str:
 
 
 def pinning(core: int) -> list[str]:
-    """What stands before a command to pin it to a core, before all that is not measured where that is allowed."""
+    """What stands before a command to pin it to a core, and to give it a high priority where that is allowed."""
     before = [require("taskset", "util-linux"), "-c", str(core)]
-    return [*before, "chrt", "-f", str(REALTIME_PRIORITY)] if scheduling() == "realtime" else before
+    return [*before, "nice", "-n", str(NICENESS)] if scheduling() == "preferred" else before
 
 
 def scheduling() -> str:
-    """`realtime` where this user may put what is measured before everything else on the machine, else `shared`."""
-    if shutil.which("chrt") is None:
-        return "shared"
-    tried = subprocess.run(["chrt", "-f", str(REALTIME_PRIORITY), "true"], capture_output=True, check=False)
-    return "realtime" if tried.returncode == 0 else "shared"
+    """`preferred` where this user may put what is measured before other work on the machine, else `shared`."""
+    tried = subprocess.run(["nice", "-n", str(NICENESS), "nice"], capture_output=True, text=True, check=False)
+    return "preferred" if tried.stdout.strip() == str(NICENESS) else "shared"
+
+
+def prefer(pid: int) -> None:
+    """The same for the group that Linux makes of a session, within which alone a niceness counts."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS), encoding="utf-8")
 
 
 def see_that_there_are_cores(count: int) -> None:
@@ -181,6 +187,7 @@ class Running:
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
+        prefer(self.pid)
 
     def __enter__(self) -> Self:
         return self
@@ -190,7 +197,7 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """Its process id: taskset and chrt have become the command."""
+        """Its process id: taskset and nice have become the command."""
         return self._process.pid
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
@@ -247,7 +254,7 @@ def free_port() -> int:
         return port
 
 
-# ---- asking and loading -----------------------------------------------------------------------------------------
+# ---- asking and loading -------------------------------------------------------------------------
 
 
 def ask(
@@ -321,17 +328,21 @@ class Wrk:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
+        prefer(self._process.pid)
 
     def result(self) -> Load:
         """Wait for its end. Raises Unmeasurable if it did not measure."""
         try:
-            return Load.read(self._process.communicate(timeout=self._seconds + 30)[0])
+            return Load.read(self._process.communicate(timeout=self._seconds + WRK_SECONDS_MAX)[0])
+        except subprocess.TimeoutExpired as error:
+            raise Unmeasurable(f"wrk did not end within {self._seconds + WRK_SECONDS_MAX} s") from error
         finally:
             self._process.kill()
 
 
-# ---- the form of every benchmark ----------------------------------------------------------------------------------
+# ---- the form of every benchmark ----------------------------------------------------------------
 
 
 def say(text: str) -> None:

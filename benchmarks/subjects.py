@@ -25,6 +25,7 @@ from benchmarks.harness import (
     child_named,
     free_port,
     move_to_core,
+    prefer,
     require,
     say,
 )
@@ -33,6 +34,7 @@ ENGINE_SOURCE = Path(__file__).with_name("engine") / "engine.c"
 ADAPTER = ROOT / "examples" / "returns" / "adapter"
 TASK = "returns"
 BASE_MODEL = "smollm2-135m-instruct"
+BASE_NAME = "SmolLM2-135M-Instruct"
 VLLM_ROUTER = "0.1.17"
 START_SECONDS_MAX = 60.0
 
@@ -96,7 +98,7 @@ def unused_key() -> str:
     return f"sk-app-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
 
 
-# ---- the gateway --------------------------------------------------------------------------------------------------
+# ---- the gateway --------------------------------------------------------------------------------
 
 
 def start_gateway(stack: ExitStack, engine: Subject, folder: Path, core: int, valkey_core: int) -> Subject:
@@ -123,6 +125,7 @@ def start_gateway(stack: ExitStack, engine: Subject, folder: Path, core: int, va
     if valkey is None:
         raise Unmeasurable("The gateway's Valkey was not found among its processes.")
     move_to_core(valkey, valkey_core)
+    prefer(valkey)
     return Subject("gateway", port, TASK, key, gateway.pid, valkey)
 
 
@@ -136,7 +139,7 @@ def apprentice() -> str:
 
 def write_configuration(folder: Path, engine_port: int, port: int) -> Path:
     """An apprentice.yaml with one task, the pool of its adapter and general, both on the C engine."""
-    base = folder / "base"
+    base = folder / BASE_NAME
     base.mkdir()
     (base / "config.json").write_text(json.dumps(BASE_CONFIG), encoding="utf-8")
     url = f"http://127.0.0.1:{engine_port}"
@@ -212,7 +215,7 @@ def place_adapter(port: int, admin_key: str, adapter: Path) -> str:
     return str(admin("POST", "callers", {"name": "benchmark"})["key"])
 
 
-# ---- peers --------------------------------------------------------------------------------------------------------
+# ---- peers --------------------------------------------------------------------------------------
 
 
 def vllm_router() -> Path:

@@ -191,7 +191,7 @@ def figures_of(kind: str, load: Load, cpu: Mapping[str, float]) -> dict[str, flo
     return found
 
 
-# ---- before the load: does it do what it is measured for? -------------------------------------------------------------
+# ---- before the load: does it do what it is measured for? ---------------------------------------
 
 
 def check_subject(subject: Subject) -> None:
@@ -228,7 +228,7 @@ def requests_counted(gateway: Subject) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
-# ---- the report ---------------------------------------------------------------------------------------------------------
+# ---- the report ---------------------------------------------------------------------------------
 
 
 def summary(cells: Mapping[Cell, list[dict[str, float]]]) -> dict[str, dict[str, float | None]]:
@@ -323,7 +323,7 @@ def show(report: Mapping[str, Any]) -> str:
     return "\n".join(shown)
 
 
-# ---- running ----------------------------------------------------------------------------------------------------------
+# ---- running ------------------------------------------------------------------------------------
 
 
 def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import TracebackType
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import msgspec
@@ -13,7 +14,7 @@ from gateway.errors import Problem
 from gateway.events import BODY, EventSplitter, Progress
 from gateway.house import House
 from gateway.ledger import Ledger
-from gateway.request_body import RequestBody
+from gateway.request_body import Endpoint, RequestBody
 from router.attempts import Failure, GiveUp, next_attempt
 from router.choice import Choice
 from router.policy import AttemptLimits, Policy
@@ -21,7 +22,7 @@ from serving.engine_client import EngineAnswer
 from serving.errors import EngineError, Failed, Missing, RefusedByEngine, Silent, Truncated
 from serving.replica import Lease
 
-PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
+PATHS: Mapping[Endpoint, str] = MappingProxyType({"chat": "/v1/chat/completions", "completions": "/v1/completions"})
 REST_SECONDS = 1.0
 DRAIN_SECONDS_MAX = 1.0
 
@@ -85,7 +86,7 @@ class Answer:
         assert self._engine is not None
         progress = self.progress
         if progress.done:
-            return None
+            return self._at_the_end()
         chunk = await self._engine.next_chunk()
         try:
             events = self._splitter.feed(chunk) if chunk else [self._splitter.rest()]
@@ -96,9 +97,11 @@ class Answer:
             raise Failed("the engine reported an error inside its stream", body=progress.broken)
         if chunk or found:
             return found
-        if progress.finish_reason is None:
+        return self._at_the_end()
+
+    def _at_the_end(self) -> None:
+        if self.progress.finish_reason is None:
             raise Truncated("the stream ended before the answer was whole")
-        return None
 
     async def drain(self) -> None:
         """Read what the engine still sends after its last event, so that the connection can be used again."""
@@ -142,8 +145,9 @@ async def open_answer(house: House, policy: Policy, body: RequestBody, choice: C
         except EngineError as error:
             failed = error
         _note(house, choice, failed)
-        failures = (*failures, Failure(failed.kind, choice.replica.name, choice.pool.name, failed.retry_after_seconds))
         now = time.monotonic()
+        replica, pool = choice.replica.name, choice.pool.name
+        failures = (*failures, Failure(failed.kind, replica, pool, failed.retry_after_seconds, now))
         step = next_attempt(choice, failures, policy, house.fleet.view(), house.moment(now), deadline - now)
         if isinstance(step, GiveUp):
             raise _given_up(step, failed)

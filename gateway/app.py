@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version as installed_version
 from types import MappingProxyType
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
 from redis.asyncio import Redis
+from starlette.routing import Route
 
 from gateway import admin, endpoints
 from gateway.admission import Admission
@@ -49,15 +51,32 @@ FEEDBACK_STREAM_MAX = 1_000_000
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
 
 
-class Gateway(FastAPI):
-    """The application. The two hot endpoints are plain ASGI: they come before FastAPI's own middleware and router."""
+class Hot:
+    """A hot endpoint: plain ASGI, without dependency injection, response models or middleware."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = HOT.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await walk(scope["app"].state.house, Call(scope, receive, send), self._endpoint)
+
+
+class Gateway(FastAPI):
+    """The application. Its hot endpoints are routes like others, but found before FastAPI's middleware and router."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.hot: Mapping[str, Hot] = MappingProxyType({path: Hot(endpoint) for path, endpoint in HOT.items()})
+        for path, endpoint in self.hot.items():
+            self.router.routes.append(Route(path, endpoint, methods=["POST"]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self.hot.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if endpoint is None:
             await super().__call__(scope, receive, send)
         else:
-            await walk(self.state.house, Call(scope, receive, send), endpoint)
+            scope["app"] = self
+            await endpoint(scope, receive, send)
 
 
 def build_app(settings: Settings) -> Gateway:

@@ -14,12 +14,12 @@ from gateway.request_body import RequestBody
 from gateway.wire import Call, Headers
 from serving.errors import EngineError
 
-JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
-STREAM_HEADERS: Headers = [
+JSON_HEADERS = ((b"content-type", b"application/json"),)
+STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
-]
+)
 
 
 async def relay(house: House, call: Call, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
@@ -36,7 +36,7 @@ async def _relay_whole(house: House, call: Call, answer: Answer, ledger: Ledger)
     ledger.learned(answer.progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
     ledger.record.answer_digest = _keyed(house, answer.body).hexdigest()
     ledger.record.outcome = "ok"
-    headers = JSON_HEADERS + choice_headers(ledger)
+    headers = [*JSON_HEADERS, *choice_headers(ledger)]
     if ledger.record.cost_usd is not None:
         headers.append((b"x-apprentice-cost-usd", b"%.9f" % ledger.record.cost_usd))
     await call.whole(200, headers, answer.body)
@@ -46,7 +46,7 @@ async def _relay_stream(house: House, call: Call, body: RequestBody, answer: Ans
     digest = _keyed(house, b"")
     progress = answer.progress
     try:
-        await call.begin(200, STREAM_HEADERS + choice_headers(ledger))
+        await call.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
         events: list[bytes] | None = answer.held
         while events is not None:
             if events:

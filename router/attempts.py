@@ -16,12 +16,16 @@ GivingUp = Literal["refused", "exhausted"]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that came to nothing before commit. `retry_after_seconds` is the engine's own word, if it gave it."""
+    """An attempt that came to nothing before commit, `at` (monotonic seconds).
+
+    `retry_after_seconds` is the engine's own word, if it gave it.
+    """
 
     kind: FaultKind
     replica: str
     pool: str
     retry_after_seconds: float | None = None
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ REASON_OF: Mapping[FaultKind, Reason] = {
     "silent": "timeout",
     "overloaded": "overload",
 }
+NOT_ASKED_AGAIN: frozenset[FaultKind] = frozenset({"silent", "overloaded", "unreachable"})
+"""Faults after which a replica is not asked in another role either, such as its base in the place of its adapter."""
 SAME_REPLICA_HELPS: frozenset[FaultKind] = frozenset({"failed", "overloaded", "truncated"})
 
 
@@ -75,8 +81,8 @@ def next_attempt(
         again = _again(choice, here, view, moment, policy.limits)
         if again is not None and again.wait_seconds < seconds_left:
             return again
-    silent = frozenset(failure.replica for failure in failures if failure.kind == "silent")
-    instead = _instead(choice, last, view, moment, silent)
+    spent = frozenset(failure.replica for failure in failures if failure.kind in NOT_ASKED_AGAIN)
+    instead = _instead(choice, last, view, moment, spent)
     if isinstance(instead, Choice):
         return NextAttempt(instead)
     return GiveUp("exhausted", last.retry_after_seconds)
@@ -101,17 +107,18 @@ def _again(
     if isinstance(same, str):
         return None
     wait = limits.backoff_seconds * 2 ** (len(here) - 1) * (0.5 + moment.draw)
-    if last.retry_after_seconds is not None:
-        if last.retry_after_seconds > limits.retry_after_seconds_max:
+    asked = [failure for failure in here if failure.replica == same.name and failure.retry_after_seconds is not None]
+    if asked:
+        wait = max(failure.at + (failure.retry_after_seconds or 0.0) - moment.now for failure in asked)
+        if wait > limits.retry_after_seconds_max:
             return None
-        wait = last.retry_after_seconds
-    return NextAttempt(replace(choice, replica=same), wait)
+    return NextAttempt(replace(choice, replica=same), max(wait, 0.0))
 
 
 def _instead(
-    choice: Choice, last: Failure, view: FleetView, moment: Moment, silent: frozenset[str]
+    choice: Choice, last: Failure, view: FleetView, moment: Moment, spent: frozenset[str]
 ) -> Choice | Refusal | None:
     """The exit, unless the request is there already or was pinned to its version by the caller."""
     if choice.reason == "pinned" or choice.version is None:
         return None
-    return general_instead(choice, view, moment, REASON_OF[last.kind], silent)
+    return general_instead(choice, view, moment, REASON_OF[last.kind], spent)

@@ -118,7 +118,8 @@ static const char *const ID_OF[] = {"chatcmpl-7d1f4a9c2b6e4c55@ID@ID@ID@ID@ID@",
 static const char *const USAGE = "\"usage\":{\"prompt_tokens\":231,\"total_tokens\":295,\"completion_tokens\":64,"
                                  "\"prompt_tokens_details\":null}";
 
-static struct cast whole_of(const char *name, int endpoint) {
+/* `shift` makes an adapter's words others than the base model's, as a probe expects. */
+static struct cast whole_of(const char *name, int endpoint, int shift) {
     static const char *const FORM[] = {
         "{\"id\":\"%s\",\"object\":\"chat.completion\",\"created\":1764031339,\"model\":\"%s\",\"choices\":[{\"index\":0,"
         "\"message\":{\"role\":\"assistant\",\"content\":\"%s\",\"refusal\":null,\"annotations\":null,\"audio\":null,"
@@ -131,7 +132,7 @@ static struct cast whole_of(const char *name, int endpoint) {
         "\"kv_transfer_params\":null}"};
     char text[WHOLE_BYTES + 1] = "", body[4 * WHOLE_BYTES], head[256];
     int length = snprintf(body, sizeof body, FORM[endpoint], ID_OF[endpoint], name, text, USAGE);
-    for (int i = 0; length + (int)strlen(WORDS[i % 16]) <= WHOLE_BYTES; i++) {
+    for (int i = shift; length + (int)strlen(WORDS[i % 16]) <= WHOLE_BYTES; i++) {
         strcat(text, WORDS[i % 16]);
         length += (int)strlen(WORDS[i % 16]);
     }
@@ -193,7 +194,7 @@ static void add_model(const char *name, const char *root) {
     copy_text(model->name, name, sizeof model->name);
     copy_text(model->root, root, sizeof model->root);
     for (int endpoint = 0; endpoint < 2; endpoint++) {
-        model->whole[endpoint] = whole_of(model->name, endpoint);
+        model->whole[endpoint] = whole_of(model->name, endpoint, model_count > 0 ? 3 : 0);
         for (int i = 0; i < EVENTS; i++) model->events[endpoint][i] = token_of(model->name, endpoint, i);
         model->events[endpoint][EVENTS] = usage_of(model->name, endpoint);
     }

@@ -16,6 +16,8 @@ from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
 from serving.view import BlueprintView, FaultKind, FleetView, PoolView, ReplicaView, VersionView
 
+ACTIVE = ("override", "pinned", "adapter", "canary", "no_replica", "overload", "timeout", "engine_error")
+RESERVED = ("degraded", "out_of_scope", "holdout", "contract", "low_confidence", "refusal", "predicted_gain")
 NOW = 1000.0
 NOW_UNIX = 1_800_000_000.0
 TASKS = ("returns", "clauses")

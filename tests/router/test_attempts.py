@@ -11,10 +11,11 @@ from router.attempts import REASON_OF, SAME_REPLICA_HELPS, Failure, GiveUp, Next
 from router.choice import Choice, choose
 from router.policy import AttemptLimits, Policy, TaskPolicy
 from serving.view import FaultKind, FleetView
-from tests.router.houses import Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
+from tests.router.houses import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 
 KINDS: tuple[FaultKind, ...] = ("unreachable", "silent", "overloaded", "failed", "missing", "truncated", "refused")
 SECONDS = 60.0
+ATTEMPT_SECONDS = 0.25
 
 
 def start(model: str = "returns", view: FleetView | None = None, rules: Policy | None = None) -> Choice:
@@ -32,7 +33,7 @@ def after(
     seconds_left: float = SECONDS,
 ) -> NextAttempt | GiveUp:
     """What follows when `choice` fails in these ways, one after the other, on the replica it names."""
-    failures = tuple(Failure(kind, choice.replica.name, choice.pool.name, retry_after) for kind in kinds)
+    failures = tuple(Failure(kind, choice.replica.name, choice.pool.name, retry_after, NOW) for kind in kinds)
     return next_attempt(choice, failures, rules or policy(), view or usual_fleet(), moment(), seconds_left)
 
 
@@ -45,8 +46,7 @@ class Step(NamedTuple):
     """An attempt that failed, and what the router made of it."""
 
     choice: Choice
-    kind: FaultKind
-    retry_after: float | None
+    failure: Failure
     then: NextAttempt | GiveUp
 
 
@@ -54,17 +54,19 @@ def walked(case: Case) -> list[Step]:
     """Fail at each attempt as told, until the router gives up; nothing where there is no first attempt."""
     choice = choose(*case[:4])
     steps: list[Step] = []
-    failures: tuple[Failure, ...] = ()
-    left = SECONDS
+    now = case.moment.now
     if not isinstance(choice, Choice):
         return steps
     for kind, retry_after in case.faults:
-        failures = (*failures, Failure(kind, choice.replica.name, choice.pool.name, retry_after))
-        then = next_attempt(choice, failures, case.policy, case.view, case.moment, left)
-        steps.append(Step(choice, kind, retry_after, then))
+        now += ATTEMPT_SECONDS
+        failure = Failure(kind, choice.replica.name, choice.pool.name, retry_after, now)
+        failures = (*(step.failure for step in steps), failure)
+        left = NOW + SECONDS - now
+        then = next_attempt(choice, failures, case.policy, case.view, moment(case.moment.draw, now), left)
+        steps.append(Step(choice, failure, then))
         if isinstance(then, GiveUp):
             return steps
-        left -= then.wait_seconds
+        now += then.wait_seconds
         choice = then.choice
     pytest.fail(f"no end after {len(steps)} attempts")
 
@@ -83,22 +85,22 @@ def test_attempts_come_to_an_end_within_their_bounds(case: Case) -> None:
 @given(cases)
 def test_a_silent_replica_is_not_asked_twice(case: Case) -> None:
     silent: set[str] = set()
-    for choice, kind, _, then in walked(case):
-        silent |= {choice.replica.name} if kind == "silent" else set()
+    for choice, failure, then in walked(case):
+        silent |= {choice.replica.name} if failure.kind == "silent" else set()
         assert isinstance(then, GiveUp) or then.choice.replica.name not in silent
 
 
 @many
 @given(cases)
 def test_what_the_engine_refused_is_never_sent_again(case: Case) -> None:
-    for _, kind, _, then in walked(case):
-        assert (kind == "refused") == (isinstance(then, GiveUp) and then.because == "refused")
+    for _, failure, then in walked(case):
+        assert (failure.kind == "refused") == (isinstance(then, GiveUp) and then.because == "refused")
 
 
 @many
 @given(cases)
 def test_a_request_keeps_its_version_or_leaves_it_for_the_labelled_exit(case: Case) -> None:
-    for choice, kind, _, then in walked(case):
+    for choice, failure, then in walked(case):
         if isinstance(then, GiveUp):
             continue
         if then.choice.version == choice.version:
@@ -107,7 +109,7 @@ def test_a_request_keeps_its_version_or_leaves_it_for_the_labelled_exit(case: Ca
         assert choice.version is not None
         assert choice.reason != "pinned"
         assert then.choice.version is None
-        assert then.choice.reason == REASON_OF[kind]
+        assert then.choice.reason == REASON_OF[failure.kind]
         assert then.choice.blueprint_of == choice.version
         assert then.choice.override_id == choice.override_id
         assert then.choice.task is not None
@@ -117,7 +119,7 @@ def test_a_request_keeps_its_version_or_leaves_it_for_the_labelled_exit(case: Ca
 @many
 @given(cases)
 def test_a_step_is_taken_only_where_somebody_can_answer(case: Case) -> None:
-    for _, _, _, then in walked(case):
+    for _, _, then in walked(case):
         if isinstance(then, NextAttempt):
             there = then.choice.replica
             assert there.up
@@ -127,19 +129,24 @@ def test_a_step_is_taken_only_where_somebody_can_answer(case: Case) -> None:
 
 @many
 @given(cases)
-def test_waits_end_before_the_deadline_and_keep_to_what_the_engine_asked_for(case: Case) -> None:
-    waited = 0.0
-    for choice, kind, retry_after, then in walked(case):
-        if isinstance(then, GiveUp):
-            continue
-        assert 0 <= then.wait_seconds < SECONDS - waited
-        waited += then.wait_seconds
-        same_again = (then.choice.replica, then.choice.version) == (choice.replica, choice.version)
-        if same_again and retry_after is not None:
-            assert retry_after <= case.policy.limits.retry_after_seconds_max
-            assert then.wait_seconds == retry_after
-        if kind not in SAME_REPLICA_HELPS:
-            assert then.wait_seconds == 0
+def test_waits_end_before_the_deadline(case: Case) -> None:
+    for _, failure, then in walked(case):
+        if isinstance(then, NextAttempt):
+            assert 0 <= then.wait_seconds <= max(case.policy.limits.retry_after_seconds_max, 8 * 0.2 * 1.5)
+            assert failure.at + then.wait_seconds < NOW + SECONDS
+            assert failure.kind in SAME_REPLICA_HELPS or then.wait_seconds == 0
+
+
+@many
+@given(cases)
+def test_no_replica_is_asked_again_before_the_time_that_it_named(case: Case) -> None:
+    steps = walked(case)
+    for number, (choice, failure, then) in enumerate(steps):
+        if isinstance(then, NextAttempt) and then.choice.version == choice.version:
+            asked_at = failure.at + then.wait_seconds
+            told = [step.failure for step in steps[: number + 1] if step.choice.version == choice.version]
+            for earlier in (one for one in told if one.replica == then.choice.replica.name):
+                assert asked_at >= earlier.at + (earlier.retry_after_seconds or 0.0) - 1e-6
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "refused"])
@@ -170,6 +177,27 @@ def test_a_wait_that_the_engine_asks_for_is_kept() -> None:
     alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
     step = tried(after(start(view=alone), "overloaded", view=alone, retry_after=3.0))
     assert (step.choice.replica.name, step.wait_seconds) == ("small-0", 3.0)
+
+
+def test_a_wait_that_is_over_leaves_the_usual_one_between_attempts() -> None:
+    alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    failures = (
+        Failure("overloaded", "small-0", "small", 0.5, NOW - 0.6),
+        Failure("failed", "small-0", "small", None, NOW),
+    )
+    step = tried(next_attempt(start(view=alone), failures, policy(), alone, moment(), SECONDS))
+    assert (step.choice.replica.name, step.wait_seconds) == (
+        "small-0",
+        pytest.approx(2 * AttemptLimits().backoff_seconds),
+    )
+
+
+def test_an_engine_that_is_full_is_not_asked_for_its_base_instead() -> None:
+    view = fleet(replica("small-0", "small", "returns@v1"))
+    rules = policy(tasks={"returns": TaskPolicy("returns", "small")})
+    assert after(start(view=view, rules=rules), "overloaded", view=view, rules=rules, retry_after=30.0) == GiveUp(
+        "exhausted", 30.0
+    )
 
 
 def test_a_wait_that_is_too_long_sends_the_request_to_the_exit() -> None:

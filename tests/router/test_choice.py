@@ -14,7 +14,9 @@ from router.choice import REASONS, Choice, Refusal, RefusalCode, choose, general
 from router.overrides import Override
 from router.policy import Alias, Policy, TaskPolicy
 from tests.router.houses import (
+    ACTIVE,
     NOW_UNIX,
+    RESERVED,
     VERSIONS,
     Case,
     asked,
@@ -126,10 +128,6 @@ def rung(reason: str) -> Choice:
     step = next_attempt(start, failures, alone, usual_fleet(), moment(), 60)
     assert isinstance(step, NextAttempt)
     return step.choice
-
-
-ACTIVE = ("override", "pinned", "adapter", "canary", "no_replica", "overload", "timeout", "engine_error")
-RESERVED = ("degraded", "out_of_scope", "holdout", "contract", "low_confidence", "refusal", "predicted_gain")
 
 
 def test_every_reason_is_either_active_or_reserved() -> None:

@@ -195,6 +195,16 @@ def test_ctrl_c_while_it_starts_stops_what_was_begun(installed: Installed) -> No
     assert not installed.processes()
 
 
+def test_second_ctrl_c_ends_it_at_once_and_leaves_nothing(installed: Installed) -> None:
+    process = installed.up()
+    installed.until_it_is_up(process)
+    process.send_signal(signal.SIGINT)
+    until(lambda: "Draining the gateway" in installed.said, lambda: installed.said)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130, installed.said
+    until(lambda: not installed.processes(), lambda: "\n".join(installed.processes()))
+
+
 def test_second_up_beside_the_first_is_refused(installed: Installed) -> None:
     first = installed.up()
     installed.until_it_is_up(first)

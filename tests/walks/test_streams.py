@@ -1,0 +1,143 @@
+"""Streams: relayed whole, whatever the network or the engine does to them, or ended with a clear error."""
+
+from __future__ import annotations
+
+import httpx
+import openai
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Dies, Fault, Framing, NoDone, RawEvent, Stalls, Tokens
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
+
+
+async def streamed(gateway: RunningGateway, **more: object) -> str:
+    """The stream's bytes as text."""
+    async with gateway.http() as http:
+        answer = await http.post("/v1/chat/completions", json={"model": "returns", "stream": True, **ASK, **more})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    return answer.text
+
+
+async def test_a_stream_says_what_a_whole_answer_says(gateway: RunningGateway) -> None:
+    async with gateway.openai() as client:
+        whole = await client.chat.completions.create(model="returns", **ASK)
+        stream = await client.chat.completions.create(model="returns", stream=True, **ASK)
+        said = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+    assert said == whole.choices[0].message.content
+
+
+async def test_usage_is_told_only_to_who_asks_and_then_with_the_cost(gateway: RunningGateway) -> None:
+    without = await streamed(gateway)
+    with_usage = await streamed(gateway, stream_options={"include_usage": True})
+    assert '"usage":{' not in without
+    assert without.endswith("data: [DONE]\n\n")
+    assert '"apprentice":{"cost_usd":' in with_usage
+    assert with_usage.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Framing(split_bytes=7), Framing(crlf=True, comments=True), Framing(together=2), RawEvent(), NoDone()],
+    ids=["split", "crlf_and_comments", "two_at_once", "malformed_event", "no_done"],
+)
+async def test_whatever_the_framing_the_caller_gets_the_whole_answer(
+    gateway: RunningGateway, small: FakeEngine, fault: Fault
+) -> None:
+    async with gateway.openai() as client:
+        whole = await client.chat.completions.create(model="returns", **ASK)
+        small.faults.add(fault, model="returns@*")
+        stream = await client.chat.completions.create(model="returns", stream=True, **ASK)
+        chunks = [chunk async for chunk in stream]
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert said == whole.choices[0].message.content
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("how", ["reset", "half_chunk", "done"])
+async def test_a_stream_that_breaks_after_commit_ends_with_an_error_and_without_done(
+    gateway: RunningGateway, small: FakeEngine, how: str
+) -> None:
+    small.faults.add(Tokens(30), Dies(10, how), model="returns@*")
+    text = await streamed(gateway)
+    assert text.rstrip().splitlines()[-1].startswith('data: {"error":{')
+    assert '"code":"stream_broken"' in text
+    assert "[DONE]" not in text
+    async with gateway.openai() as client:
+        stream = await client.chat.completions.create(model="returns", stream=True, **ASK)
+        with pytest.raises(openai.APIError, match="not whole"):
+            [chunk async for chunk in stream]
+    async with gateway.http() as http:
+        metrics = (await http.get("/metrics")).text
+    assert 'outcome="truncated"} 2' in metrics
+
+
+async def test_a_stream_that_stalls_ends_with_an_error_within_its_limit(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    limits = {"inter_token_timeout_seconds": 0.4, "first_token_timeout_seconds": 0.4}
+    async with run_gateway(configure(limits=limits)) as gateway:
+        await gateway.place(make_adapter(1))
+        small.faults.add(Tokens(30), Stalls(10, 30), model="returns@*")
+        text = await streamed(gateway)
+        await small.until(lambda: small.in_flight == 0)
+    assert '"code":"stream_broken"' in text
+
+
+async def test_with_the_commit_policy_complete_a_broken_stream_is_replaced_as_a_whole(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with run_gateway(configure(tasks={"returns": {"commit": "complete"}})) as gateway:
+        await gateway.place(make_adapter(1))
+        small.faults.add(Tokens(30), Dies(10, "reset"), model="returns@*")
+        text = await streamed(gateway)
+    assert '"model": "large"' in text or '"model":"large"' in text
+    assert "returns@v1" not in text
+    assert text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_connection_is_used_again_after_a_stream(gateway: RunningGateway, small: FakeEngine) -> None:
+    await streamed(gateway)
+    opened = small.connections_opened
+    for _ in range(5):
+        await streamed(gateway)
+    assert small.connections_opened - opened <= 1
+
+
+async def test_logprobs_tools_and_schemas_reach_the_engine_as_they_were_sent(
+    gateway: RunningGateway, small: FakeEngine
+) -> None:
+    schema = {"type": "object", "properties": {"decision": {"type": "string"}}, "required": ["decision"]}
+    tool = {"type": "function", "function": {"name": "decide", "parameters": schema}}
+    choice = {"type": "function", "function": {"name": "decide"}}
+    form = {"type": "json_schema", "json_schema": {"name": "decision", "schema": schema}}
+    async with gateway.openai() as client:
+        told = await client.chat.completions.create(model="returns", logprobs=True, top_logprobs=3, seed=7, **ASK)
+        assert len(told.choices[0].logprobs.content[0].top_logprobs) == 3
+        called = await client.chat.completions.create(model="returns", tools=[tool], tool_choice=choice, **ASK)
+        assert called.choices[0].message.tool_calls[0].function.name == "decide"
+        seen = small.requests[-1].body
+        assert (seen["tools"], seen["tool_choice"]) == ([tool], choice)
+        stream = await client.chat.completions.create(
+            model="returns", tools=[tool], tool_choice=choice, stream=True, **ASK
+        )
+        chunks = [chunk async for chunk in stream]
+        assert any(chunk.choices[0].delta.tool_calls for chunk in chunks if chunk.choices)
+        await client.chat.completions.create(model="returns", response_format=form, **ASK)
+        assert small.requests[-1].body["response_format"] == form
+
+
+async def test_gateways_own_fields_never_reach_an_engine(gateway: RunningGateway, small: FakeEngine) -> None:
+    async with gateway.openai() as client:
+        await client.chat.completions.create(
+            model="returns", user="u-1", metadata={"session_id": "s"}, extra_headers={"x-secret": "1"}, **ASK
+        )
+    seen = small.requests[-1]
+    assert {"user", "metadata"}.isdisjoint(seen.body)
+    headers = httpx.Headers(seen.headers)
+    assert "x-secret" not in headers
+    assert gateway.admin_key not in str(headers)
