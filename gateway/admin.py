@@ -20,7 +20,7 @@ from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.manifest import ManifestError, read_manifest
 from serving.adapters.probe import ProbeError
 from serving.adapters.reconcile import LoadError
-from serving.adapters.registry import RegistryError, Version
+from serving.adapters.registry import RegistryError, Version, VersionState
 from serving.shelf import Stale
 
 OBJECTS_MAX = 1000
@@ -150,27 +150,33 @@ async def load_adapter(request: Request, name: str, admin: Admin) -> dict[str, A
     """Load the version on every replica of its pool and probe it there; it is then ready to be an alias's version."""
     house = house_of(request)
     version = await _version(house, name)
-    replicas = house.fleet.in_pool(version.pool)
+    serving = version.state in ("active", "standby")
+    if not serving:
+        with _conflicts():
+            version = await house.registry.move(name, "staging")
+    replicas = [replica for replica in house.fleet.in_pool(version.pool) if replica.up]
     done = await asyncio.gather(
-        *(house.reconciler.load(replica, version) for replica in replicas if replica.up), return_exceptions=True
+        *(house.reconciler.load(replica, version) for replica in replicas), return_exceptions=True
     )
     failed = [error for error in done if isinstance(error, BaseException)]
+    if not serving:
+        version = await house.registry.move(name, _after_staging(failed, len(done)), "; ".join(map(str, failed)))
+    await _audit(house, admin, "adapter.load", name, None, {"state": version.state}, [str(e) for e in failed])
+    await house.snapshot.refresh()
     for error in failed:
         if not isinstance(error, (LoadError, ProbeError)):
             raise error
-    with _conflicts():
-        if any(isinstance(error, ProbeError) for error in failed) and version.state in ("verified", "ready"):
-            version = await house.registry.move(name, "quarantined", str(failed[0]))
-        elif len(failed) == len(done):
-            text = "; ".join(map(str, failed)) or f"no replica of the pool {version.pool} is up"
-            raise Problem("state_conflict", f"{name} was not loaded: {text}.")
-        elif version.state == "verified":
-            version = await house.registry.move(name, "ready")
-    await _audit(house, admin, "adapter.load", name, None, {"state": version.state}, [str(e) for e in failed])
-    await house.snapshot.refresh()
-    if version.state == "quarantined":
-        raise Problem("state_conflict", f"{name} is quarantined: {version.note}")
+    if len(failed) == len(done):
+        text = version.note or f"no replica of the pool {version.pool} is up"
+        raise Problem("state_conflict", f"{name} was not loaded and is {version.state}: {text}")
     return _shown(house, version)
+
+
+def _after_staging(failed: list[BaseException], tried: int) -> VersionState:
+    """The state that a version has once it was loaded everywhere it could be."""
+    if any(isinstance(error, ProbeError) for error in failed):
+        return "quarantined"
+    return "verified" if len(failed) == tried else "ready"
 
 
 @router.post("/adapters/{name}/unload")

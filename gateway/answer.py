@@ -86,7 +86,8 @@ class Answer:
         assert self._engine is not None
         progress = self.progress
         if progress.done:
-            return self._at_the_end()
+            self._see_that_it_is_whole()
+            return None
         chunk = await self._engine.next_chunk()
         try:
             events = self._splitter.feed(chunk) if chunk else [self._splitter.rest()]
@@ -97,9 +98,10 @@ class Answer:
             raise Failed("the engine reported an error inside its stream", body=progress.broken)
         if chunk or found:
             return found
-        return self._at_the_end()
+        self._see_that_it_is_whole()
+        return None
 
-    def _at_the_end(self) -> None:
+    def _see_that_it_is_whole(self) -> None:
         if self.progress.finish_reason is None:
             raise Truncated("the stream ended before the answer was whole")
 

@@ -116,6 +116,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             AiohttpEngineClient(settings.limits.connect_timeout_seconds, settings.limits.answer_bytes_max)
         )
         store = Store(settings.store)
+        registry = Registry(redis)
         bases = _bases(settings)
         snapshot = SnapshotKeeper(redis, _deployed(settings), fixed, lambda found: _take_in(found, fleet, meters))
         house = House(
@@ -131,8 +132,10 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             engines=engines,
             http=http,
             store=store,
-            registry=Registry(redis),
-            reconciler=Reconciler(fleet, store, http, lambda pool, s: meters.adapter_load_seconds.observe(s, pool)),
+            registry=registry,
+            reconciler=Reconciler(
+                fleet, registry, store, http, lambda pool, s: meters.adapter_load_seconds.observe(s, pool)
+            ),
             callers=Shelf(redis, "callers"),
             overrides=Shelf(redis, "overrides"),
             records=RecordBuffer(settings.records.pending_max),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 RECONCILE_INTERVAL_SECONDS = 1.0
 LEASE_SECONDS = 10
 LAG_INTERVAL_SECONDS = 0.1
-RETRY_SECONDS = 0.5
+RETRY_SECONDS = 0.25
+RETRY_SECONDS_MAX = 2.0
 STOP_SECONDS_MAX = 5.0
 
 RENEW = """
@@ -72,14 +74,18 @@ async def on_duty(house: House) -> AsyncIterator[None]:
 
 
 async def _again_and_again(house: House, name: str, duty: Callable[[House], Awaitable[None]]) -> None:
+    wait_seconds = RETRY_SECONDS
     while True:
+        began = time.monotonic()
         try:
             await duty(house)
         except (RedisError, OSError) as error:
             log.warning("duty %s: Redis can't be reached: %s", name, error)
         except Exception:
             log.exception("duty %s failed", name)
-        await asyncio.sleep(RETRY_SECONDS)
+        lasted = time.monotonic() - began > RETRY_SECONDS_MAX
+        wait_seconds = RETRY_SECONDS if lasted else min(2 * wait_seconds, RETRY_SECONDS_MAX)
+        await asyncio.sleep(wait_seconds)
 
 
 async def _follow_snapshot(house: House) -> None:
@@ -109,11 +115,12 @@ async def _reconcile(house: House) -> None:
             if await lease.mine():
                 async with asyncio.TaskGroup() as group:
                     renewing = group.create_task(_keep(lease))
-                    await house.reconciler.step(house.snapshot.current.versions)
+                    await house.reconciler.step(house.snapshot.current.versions.keys())
                     renewing.cancel()
             await asyncio.sleep(RECONCILE_INTERVAL_SECONDS)
     finally:
-        await asyncio.shield(lease.give_back())
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
 
 
 async def _keep(lease: DutyLease) -> None:

@@ -142,7 +142,7 @@ async def give_feedback(request: Request, caller: Identified, body: FeedbackIn |
 async def find_record(house: House, request_id: str, caller: Caller) -> Record:
     """A record that this caller may read; one that was just made is waited for. Raises Problem (404, 503)."""
     until = time.monotonic() + RECORD_WAIT_SECONDS
-    young = house.ids.genuine(request_id) and time.time() - made_at(request_id) < YOUNG_SECONDS
+    young = house.ids.genuine(request_id, caller.judges) and time.time() - made_at(request_id) < YOUNG_SECONDS
     while True:
         record = house.records.find(request_id) or await house.record_stream.read(request_id)
         if record is not None and caller.judges in ("*", record.caller):
@@ -157,7 +157,7 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
     request_id = await _named(house, caller, given)
     now = time.time()
     young = False
-    if house.ids.genuine(request_id):
+    if house.ids.genuine(request_id, caller.judges):
         age = now - made_at(request_id)
         young = age < YOUNG_SECONDS + house.settings.limits.request_timeout_seconds
         if age > house.settings.records.retention_seconds:

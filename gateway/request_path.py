@@ -75,4 +75,4 @@ def _accepted(decision: Choice | Refusal) -> Choice:
 
 
 def _record(house: House, endpoint: Endpoint, caller: str) -> Record:
-    return Record(id=house.ids.make(), at=time.time(), endpoint=endpoint, caller=caller, model_asked="")
+    return Record(id=house.ids.make(caller), at=time.time(), endpoint=endpoint, caller=caller, model_asked="")

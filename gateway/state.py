@@ -144,7 +144,7 @@ async def _start(folder: Path, socket_path: Path) -> None:
 async def _answers(socket_path: Path) -> bool:
     if not socket_path.exists():
         return False
-    redis = Redis(unix_socket_path=str(socket_path))
+    redis = Redis(unix_socket_path=str(socket_path), **CONNECTION)
     try:
         return bool(await redis.ping())
     except (RedisError, OSError):
@@ -154,7 +154,7 @@ async def _answers(socket_path: Path) -> bool:
 
 
 async def _stop(socket_path: Path) -> None:
-    redis = Redis(unix_socket_path=str(socket_path))
+    redis = Redis(unix_socket_path=str(socket_path), **CONNECTION)
     try:
         await redis.shutdown()
     except (RedisError, OSError) as error:

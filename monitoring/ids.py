@@ -1,4 +1,7 @@
-"""Request ids: a UUIDv7 (RFC 9562) with a short MAC, so that any gateway can tell a genuine id it has never seen."""
+"""Request ids: a UUIDv7 (RFC 9562) with a short MAC, so that any gateway can tell a genuine id it has never seen.
+
+Half of the MAC tells that the id is ours, half whose request it names.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import re
 import time
 
-MAC_BYTES = 4
+MAC_BYTES = 2
 SHAPE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}-[0-9a-f]{8}")
 
 
@@ -18,23 +21,26 @@ class RequestIds:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
-    def make(self) -> str:
-        """A new id; ids made later sort later (by the millisecond)."""
+    def make(self, caller: str) -> str:
+        """A new id for a request of this caller; ids made later sort later (by the millisecond)."""
         raw = bytearray(int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10))
         raw[6] = 0x70 | raw[6] & 0x0F
         raw[8] = 0x80 | raw[8] & 0x3F
         text = raw.hex()
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}-{self._mac(bytes(raw))}"
+        mac = self._mac(bytes(raw)) + self._mac(bytes(raw), caller)
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}-{mac}"
 
-    def genuine(self, request_id: str) -> bool:
-        """Whether this id was made with our secret."""
+    def genuine(self, request_id: str, caller: str = "*") -> bool:
+        """Whether this id was made with our secret, for this caller (`*`: for any)."""
         if not SHAPE.fullmatch(request_id):
             return False
         text = request_id.replace("-", "")
-        return hmac.compare_digest(self._mac(bytes.fromhex(text[:32])), text[32:])
+        raw, half = bytes.fromhex(text[:32]), 32 + 2 * MAC_BYTES
+        ours = hmac.compare_digest(self._mac(raw), text[32:half])
+        return ours and (caller == "*" or hmac.compare_digest(self._mac(raw, caller), text[half:]))
 
-    def _mac(self, raw: bytes) -> str:
-        return hashlib.blake2b(raw, key=self._secret, digest_size=MAC_BYTES).hexdigest()
+    def _mac(self, raw: bytes, caller: str = "") -> str:
+        return hashlib.blake2b(raw + caller.encode(), key=self._secret, digest_size=MAC_BYTES).hexdigest()
 
 
 def made_at(request_id: str) -> float:

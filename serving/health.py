@@ -20,7 +20,15 @@ def engine_headers(replica: Replica) -> dict[str, str]:
 
 
 async def look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> None:
-    """Look at a replica once and write down what is there. One that is down has nothing loaded."""
+    """Look at a replica once and write down what is there. One that is down has nothing loaded.
+
+    One look at a time: what an older one saw is never written over what a newer one did.
+    """
+    async with replica.looking:
+        await _look(fleet, replica, http)
+
+
+async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> None:
     before = (replica.up, replica.seen, replica.engine_version)
     try:
         (await _get(replica, http, "/health")).raise_for_status()

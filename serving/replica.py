@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from serving.view import ReplicaView
@@ -36,6 +37,7 @@ class Replica:
         self.engine_version = ""
         self.base_root = ""
         # what it has loaded, changed by the reconciler: name -> the path that it was loaded from
+        self.looking = asyncio.Lock()
         self.seen: dict[str, str] = {}
         self.loaded: frozenset[str] = frozenset()
 

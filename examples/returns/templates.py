@@ -248,13 +248,13 @@ def tell_days(days: int, draw: random.Random) -> str:
     weeks, rest = divmod(days, 7)
     chance = draw.random()
     plain = "day" if days == 1 else "days"
-    if days >= 7 and weeks <= 14 and chance < (0.45 if rest == 0 else 0.16):
+    if days >= 7 and weeks <= 14 and chance < (0.4 if rest == 0 else 0.1):
         told = spell(weeks) if draw.random() < 0.6 else str(weeks)
         told = ("a week" if draw.random() < 0.5 else "1 week") if weeks == 1 else f"{told} weeks"
         if rest:
             told += f" and {spell(rest) if draw.random() < 0.6 else rest} day{'s' if rest > 1 else ''}"
         return told
-    return f"{spell(days)} {plain}" if chance > 0.75 else f"{days} {plain}"
+    return f"{spell(days)} {plain}" if chance > 0.8 else f"{days} {plain}"
 
 
 def tell_ago(days: int, split: str, draw: random.Random) -> str:

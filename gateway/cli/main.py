@@ -52,3 +52,7 @@ def main() -> None:
     except (SettingsError, StateError) as error:
         print(f"apprentice: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

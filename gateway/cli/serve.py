@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -21,6 +22,11 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._gateway = gateway
         self._drain_seconds_max = drain_seconds_max
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note the signal, but do not raise it again after the stop as uvicorn would: an orderly stop exits with 0."""
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then stop as uvicorn does. A second signal skips the waiting."""

@@ -389,7 +389,9 @@ def how_to_use(url: str, key: str, admin_key_path: Path, engines: int, pools: li
         f"One engine plays every pool ({', '.join(pools)}): adapters on its base, and its base as general."
         " When it is down there is no fallback. ENGINES=2 starts two; apprentice.yaml names engines elsewhere."
     )
-    two = f"Two engines play the pools {', '.join(pools)}: when one is down, the other answers what it may."
+    two = (
+        f"Two engines play the pools {', '.join(pools)}: general answers the tasks of an adapter's engine that is down."
+    )
     ask = f"curl -s {url}/v1/chat/completions -H 'authorization: Bearer {key}' -H 'content-type: application/json'"
     judge = f"curl -s {url}/v1/feedback -H 'authorization: Bearer {key}' -H 'content-type: application/json'"
     return f"""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 import httpx
 
 from serving.adapters.probe import ProbeError, probe
-from serving.adapters.registry import PLACED, Version
+from serving.adapters.registry import PLACED, Registry, Version
 from serving.adapters.store import Store
 from serving.fleet import Fleet
 from serving.health import engine_headers, look
@@ -30,10 +30,16 @@ class Reconciler:
     """Loads and unloads versions on replicas. One gateway's duty at a time; all gateways read what is there."""
 
     def __init__(
-        self, fleet: Fleet, store: Store, http: httpx.AsyncClient, loaded: Callable[[str, float], None]
+        self,
+        fleet: Fleet,
+        registry: Registry,
+        store: Store,
+        http: httpx.AsyncClient,
+        loaded: Callable[[str, float], None],
     ) -> None:
         """`loaded` is told of each load: the pool and how long it took, in seconds."""
         self._fleet = fleet
+        self._registry = registry
         self._store = store
         self._http = http
         self._loaded = loaded
@@ -60,23 +66,28 @@ class Reconciler:
             replica.loaded = there
             self._fleet.changed()
 
-    async def step(self, versions: Mapping[str, Version]) -> list[str]:
-        """One pass over all replicas: load what is missing, unload what is no longer wanted. Returns what failed."""
+    async def step(self, names: Iterable[str]) -> list[str]:
+        """One pass over all replicas: load what is missing, unload what is no longer wanted. Returns what failed.
+
+        A version's state is read anew when its turn comes: an admin may have moved it since the pass began. One that
+        is staging is the business of whoever stages it.
+        """
         failed = []
-        for replica in self._fleet.replicas.values():
-            if not replica.up:
-                continue
-            for version in versions.values():
-                place = (replica.name, version.name)
-                if version.pool != replica.config.pool or self._retry_at.get(place, 0.0) > time.monotonic():
+        for name in list(names):
+            for replica in self._fleet.replicas.values():
+                version = await self._registry.version(name)
+                place = (replica.name, name)
+                if version.pool != replica.config.pool or not replica.up or version.state == "staging":
+                    continue
+                if self._retry_at.get(place, 0.0) > time.monotonic():
                     continue
                 try:
                     if version.state in PLACED:
                         await self.load(replica, version)
-                    elif version.name in replica.seen:
+                    elif name in replica.seen:
                         await self.unload(replica, version)
                 except (LoadError, ProbeError) as error:
-                    log.warning("reconcile: %s", error, extra={"replica": replica.name, "version": version.name})
+                    log.warning("reconcile: %s", error, extra={"replica": replica.name, "version": name})
                     self._retry_at[place] = time.monotonic() + RETRY_SECONDS
                     failed.append(str(error))
         return failed
@@ -116,7 +127,7 @@ class Reconciler:
         answer = await self._post(replica, "/v1/unload_lora_adapter", {"lora_name": version.name})
         if answer is None or answer.status_code not in (200, 404):
             raise LoadError(f"{replica.name} did not unload {version.name}.")
-        replica.seen = {name: root for name, root in replica.seen.items() if name != version.name}
+        await look(self._fleet, replica, self._http)
         self._probed = {key for key in self._probed if key[:2] != (replica.name, version.name)}
 
     async def _load(self, replica: Replica, version: Version, path: str) -> None:

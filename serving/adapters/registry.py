@@ -14,17 +14,18 @@ from serving.adapters.manifest import Manifest, to_json
 from serving.shelf import Shelf, Stale
 from serving.view import BlueprintView, VersionView
 
-VersionState = Literal["verified", "ready", "active", "standby", "retired", "quarantined"]
+VersionState = Literal["verified", "staging", "ready", "active", "standby", "retired", "quarantined"]
 VERSION_STATES: tuple[VersionState, ...] = get_args(VersionState)
 PLACED: frozenset[VersionState] = frozenset({"ready", "active", "standby"})
 """States in which every replica of the pool is to have the version loaded."""
 
 STEPS: Mapping[VersionState, frozenset[VersionState]] = {
-    "verified": frozenset({"ready", "quarantined", "retired"}),
-    "ready": frozenset({"active", "verified", "quarantined", "retired"}),
+    "verified": frozenset({"staging", "retired"}),
+    "staging": frozenset({"ready", "verified", "quarantined"}),
+    "ready": frozenset({"active", "staging", "verified", "quarantined", "retired"}),
     "active": frozenset({"standby", "quarantined"}),
     "standby": frozenset({"active", "verified", "quarantined", "retired"}),
-    "quarantined": frozenset({"verified", "retired"}),
+    "quarantined": frozenset({"staging", "verified", "retired"}),
     "retired": frozenset(),
 }
 VERSIONS_PER_TASK_MAX = 1000

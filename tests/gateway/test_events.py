@@ -72,6 +72,10 @@ def test_any_cut_of_any_lines_gives_the_same_events(lines: list[bytes], places: 
     assert split(cut(data, places)) == split([data])
 
 
+def test_a_carriage_return_that_ends_no_line_is_relayed_as_it_came() -> None:
+    assert split([b"data: a\rb\n\n"]) == [b"data: a\rb\n\n"]
+
+
 def test_one_byte_at_a_time_is_a_cut_too() -> None:
     assert split([bytes([byte]) for byte in WHOLE]) == list(STREAM)
 

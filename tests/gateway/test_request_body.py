@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
@@ -112,7 +112,6 @@ def test_no_json_at_all_breaks_the_reading(endpoint: Endpoint, fields: dict[str,
     holds(endpoint, json.dumps(usual | fields).encode())
 
 
-@settings(max_examples=300)
 @given(endpoints, st.integers(0, 200), st.binary(min_size=1, max_size=2))
 @example("chat", 117, b"\xff")
 def test_a_body_that_was_damaged_on_its_way_breaks_nothing(endpoint: Endpoint, place: int, damage: bytes) -> None:

@@ -14,7 +14,7 @@ from monitoring.records import AttemptRecord, Record
 
 BYTES_MAX = 1024
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-ID = RequestIds(b"secret").make()
+ID = RequestIds(b"secret").make("c")
 
 
 class Wire:

@@ -40,7 +40,7 @@ def store(redis: Redis) -> FeedbackStore:
 async def request_id(redis: Redis) -> str:
     """A request of caller1 whose record is stored."""
     made = Record(
-        id=IDS.make(), at=time.time(), endpoint="chat", caller="caller1", model_asked="returns",
+        id=IDS.make("caller1"), at=time.time(), endpoint="chat", caller="caller1", model_asked="returns",
         task="returns", version="returns@v3", pool="small",
     )  # fmt: skip
     await RecordStream(redis, RETENTION_SECONDS, 1000, STREAM_KEY, 1000).append([made])
@@ -98,12 +98,12 @@ async def test_nobody_judges_anothers_request_but_operators_do(store: FeedbackSt
 
 async def test_an_old_id_without_a_record_is_unknown(store: FeedbackStore, redis: Redis) -> None:
     for giver in ("caller1", "*"):
-        assert (await store.give(IDS.make(), judgement(), giver, young=False)).given == "unknown"
+        assert (await store.give(IDS.make("caller1"), judgement(), giver, young=False)).given == "unknown"
     assert await redis.dbsize() == 0
 
 
 async def test_a_young_id_without_a_record_is_pending_and_then_the_same(store: FeedbackStore, redis: Redis) -> None:
-    request_id = IDS.make()
+    request_id = IDS.make("caller1")
     first = await store.give(request_id, judgement(), "caller1", young=True)
     assert first == Receipt("pending", first=True)
     assert (await store.give(request_id, judgement(), "caller1", young=True)).given == "same"

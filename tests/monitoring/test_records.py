@@ -31,7 +31,12 @@ RETENTION_SECONDS = 3600
 def record(caller: str = "caller1", **fields: Any) -> Record:
     usual: dict[str, Any] = {"task": "returns", "version": "returns@v3", "pool": "small"}
     return Record(
-        id=IDS.make(), at=time.time(), endpoint="chat", caller=caller, model_asked="returns", **{**usual, **fields}
+        id=IDS.make(caller),
+        at=time.time(),
+        endpoint="chat",
+        caller=caller,
+        model_asked="returns",
+        **{**usual, **fields},
     )
 
 
@@ -74,7 +79,7 @@ async def test_a_record_reads_back_as_it_was_written(redis: Redis) -> None:
 
 
 async def test_what_was_never_written_is_not_there(redis: Redis) -> None:
-    assert await stream_of(redis).read(IDS.make()) is None
+    assert await stream_of(redis).read(IDS.make("caller1")) is None
     assert await stream_of(redis).read("no id\n at all") is None
     assert await stream_of(redis).latest_of("nobody") is None
 

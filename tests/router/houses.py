@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from router.choice import Asked, Moment
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
+from serving.adapters.registry import VERSION_STATES
 from serving.view import BlueprintView, FaultKind, FleetView, PoolView, ReplicaView, VersionView
 
 ACTIVE = ("override", "pinned", "adapter", "canary", "no_replica", "overload", "timeout", "engine_error")
@@ -100,7 +101,7 @@ def case(seed: int) -> Case:
 
 cases = st.builds(case, st.integers(0, (1 << 32) - 1))
 """From seeds, not field by field: so they are cheap enough for hundreds of cases a test."""
-many = settings(max_examples=400)
+many = settings(max_examples=max(400, settings().max_examples))
 
 
 def some(chance: random.Random, names: Sequence[str], least: int = 0) -> list[str]:
@@ -134,7 +135,7 @@ def any_fleet(chance: random.Random) -> FleetView:
         for pool in POOLS
         for number in range(chance.randint(0, 4))
     ]
-    states = ["verified", "ready", "active", "active", "standby", "quarantined", "retired"]
+    states = [*VERSION_STATES, "active", "active"]
     known = [version(name, state=chance.choice(states)) for name in some(chance, VERSIONS, 1)]
     return fleet(*replicas, in_flight={r.name: chance.randint(0, 3) for r in replicas}, versions=known)
 

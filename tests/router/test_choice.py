@@ -195,6 +195,21 @@ def test_the_share_of_the_arm_stands_on_the_choice() -> None:
     assert (leading.reason, leading.probability) == ("adapter", 0.9)
 
 
+def test_the_version_with_the_greatest_share_is_the_adapter_however_small_the_share_is() -> None:
+    rules = weighted(v1=0.25, v2=0.375, v3=0.375)
+    view = fleet(replica("small-0", "small", "returns@v1", "returns@v2"), versions=["returns@v1", "returns@v2"])
+    assert chosen(choose(asked(), rules, view, moment(0.5))).reason == "adapter"
+    assert chosen(choose(asked(), rules, view, moment(0.1))).reason == "canary"
+
+
+def test_a_share_ends_where_the_next_begins() -> None:
+    rules = weighted(v1=0.75, v2=0.25)
+    below = chosen(choose(asked(), rules, usual_fleet(), moment(math.nextafter(0.75, 0))))
+    at = chosen(choose(asked(), rules, usual_fleet(), moment(0.75)))
+    assert (below.engine_model, at.engine_model) == ("returns@v1", "returns@v2")
+
+
+@many
 @given(st.lists(st.floats(0.001, 1), min_size=2, max_size=2), st.floats(0, 1, exclude_max=True))
 def test_rounding_in_the_weights_leaves_no_gap(shares: list[float], draw: float) -> None:
     total = sum(shares) * (1 + 1e-9)

@@ -19,7 +19,7 @@ from tests.walks.gateway import RunningGateway, run_gateway
 BASE_MODEL = "tiny-base"
 BLUEPRINT = "Decide the return by the shop's policy."
 Configure = Callable[..., dict[str, Any]]
-MakeAdapter = Callable[[int], Path]
+MakeAdapter = Callable[..., Path]
 Gateways = Callable[..., AbstractAsyncContextManager[RunningGateway]]
 
 
@@ -74,7 +74,7 @@ def base_folder(tmp_path: Path) -> Path:
 def make_adapter(tmp_path: Path) -> MakeAdapter:
     """Makes a valid adapter with its manifest; another number, other bytes."""
 
-    def make(number: int) -> Path:
+    def make(number: int, expected: str | None = None) -> Path:
         folder = tmp_path / f"adapter-{number}"
         folder.mkdir()
         write_adapter(folder, BASE_CONFIG, rank=4, seed=number)
@@ -82,7 +82,7 @@ def make_adapter(tmp_path: Path) -> MakeAdapter:
             "task": "returns",
             "blueprint": {"system": BLUEPRINT, "sampling": {"temperature": 0, "max_tokens": 40}},
             "sampling": {"temperature": 0, "max_tokens": 30},
-            "golden": [{"prompt": "A toaster, sealed, after 3 days."}],
+            "golden": [{"prompt": "A toaster, sealed, after 3 days.", "expected": expected}],
             "provenance": {"number": number},
         }
         (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))

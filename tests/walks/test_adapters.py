@@ -1,0 +1,168 @@
+"""Adapters at runtime, through the admin API: placed, swapped while requests flow, recovered after every restart."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+
+from gateway.callers import new_key
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
+
+
+async def test_a_swap_is_one_call_and_no_request_under_way_changes_its_version(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.n_tokens, small.token_delay_seconds = 40, 0.01
+    await gateway.place(make_adapter(2), alias=False)
+    async with gateway.openai() as client:
+        stream = await client.chat.completions.create(model="returns", stream=True, **ASK)
+        first = await anext(aiter(stream))
+        async with gateway.http() as http:
+            swap = {"version": "returns@v2", "expected_generation": 1}
+            answer = await http.put("/admin/v1/aliases/returns", json=swap)
+            assert answer.json().get("generation") == 2, answer.text
+        after = await client.chat.completions.create(model="returns", max_tokens=2, **ASK)
+        rest = [chunk async for chunk in stream]
+    assert {first.model} | {chunk.model for chunk in rest} == {"returns@v1"}
+    assert rest[-1].choices[0].finish_reason
+    assert after.model == "returns@v2"
+
+
+async def test_swaps_back_and_forth_under_load_drop_and_mix_nothing(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    await gateway.place(make_adapter(2), alias=False)
+    digests = {name: small.speaks(name).digest[:6] for name in ("returns@v1", "returns@v2")}
+    over = asyncio.Event()
+    answered = 0
+
+    async def ask_on(stream: bool) -> None:
+        nonlocal answered
+        async with gateway.openai() as client:
+            while not over.is_set():
+                if stream:
+                    chunks = [
+                        c async for c in await client.chat.completions.create(model="returns", stream=True, **ASK)
+                    ]
+                    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+                    models = {c.model for c in chunks}
+                else:
+                    answer = await client.chat.completions.create(model="returns", **ASK)
+                    text, models = answer.choices[0].message.content or "", {answer.model}
+                assert len(models) == 1
+                assert text.startswith(f"{models.copy().pop()}#{digests[models.pop()]} says:")
+                answered += 1
+
+    asking = [asyncio.create_task(ask_on(number % 2 == 0)) for number in range(6)]
+    async with gateway.http() as http:
+        for number in range(30):
+            swap = {"version": f"returns@v{2 - number % 2}"}
+            assert (await http.put("/admin/v1/aliases/returns", json=swap)).status_code == 200
+            seen = answered
+            while answered < seen + 3 and not any(task.done() for task in asking):
+                await asyncio.sleep(0.002)
+    over.set()
+    await asyncio.gather(*asking)
+    assert answered >= 90
+
+
+async def test_the_same_adapter_again_is_the_same_version(gateway: RunningGateway, tmp_path: Path) -> None:
+    async with gateway.http() as http:
+        body = {"task": "returns", "path": str(tmp_path / "adapter-1")}
+        again = await http.post("/admin/v1/adapters", json=body)
+        listed = (await http.get("/admin/v1/adapters")).json()["adapters"]
+    assert again.json()["version"] == "returns@v1"
+    assert [row["version"] for row in listed] == ["returns@v1"]
+    assert (listed[0]["state"], listed[0]["share"], listed[0]["replicas"]) == ("active", 1.0, {"small-0": True})
+
+
+async def test_a_version_whose_golden_answer_is_another_is_quarantined_and_taken_off(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers["returns@v2"] = "not what its manifest expects"
+    async with gateway.http() as http:
+        folder = make_adapter(2, expected="approve")
+        imported = await http.post("/admin/v1/adapters", json={"task": "returns", "path": str(folder)})
+        assert imported.status_code == 201
+        loaded = await http.post("/admin/v1/adapters/returns@v2/load")
+        assert (loaded.status_code, loaded.json()["error"]["code"]) == (409, "state_conflict")
+        assert "quarantined" in loaded.json()["error"]["message"]
+        moved = await http.put("/admin/v1/aliases/returns", json={"version": "returns@v2"})
+        assert moved.status_code == 409
+    assert "returns@v2" not in small.adapters.registered
+
+
+async def test_a_version_is_unloaded_once_no_alias_sends_to_it(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    await gateway.place(make_adapter(2))
+    async with gateway.http() as http:
+        assert (await http.post("/admin/v1/adapters/returns@v1/unload")).status_code == 200
+        assert set(small.adapters.registered) == {"returns@v2"}
+        assert (await http.post("/admin/v1/adapters/returns@v1/load")).status_code == 200
+        assert (await http.put("/admin/v1/aliases/returns", json={"version": "returns@v1"})).status_code == 200
+    async with gateway.openai() as client:
+        assert (await client.chat.completions.create(model="returns", **ASK)).model == "returns@v1"
+
+
+async def test_a_restarted_gateway_adopts_what_is_loaded_and_loads_nothing_again(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with run_gateway(configure()) as first:
+        await first.place(make_adapter(1))
+    loads = sum(call.path == "/v1/load_lora_adapter" for call in small.calls)
+    async with run_gateway(configure()) as second, second.openai() as client:
+        answer = await client.chat.completions.create(model="returns", **ASK)
+        assert answer.model == "returns@v1"
+        async with second.http() as http:
+            assert (await http.post("/admin/v1/adapters/returns@v1/load")).status_code == 200
+    assert sum(call.path == "/v1/load_lora_adapter" for call in small.calls) == loads
+
+
+async def test_a_second_gateway_sees_a_swap_within_its_interval(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    admin_key = new_key()[0]
+    async with run_gateway(configure(), admin_key) as one, run_gateway(configure(), admin_key) as two:
+        await one.place(make_adapter(1))
+        await one.place(make_adapter(2))
+        async with two.openai() as client, asyncio.timeout(5):
+            while (await client.chat.completions.create(model="returns", **ASK)).model != "returns@v2":
+                await asyncio.sleep(0.02)
+
+
+async def test_other_bytes_under_a_versions_name_are_never_served(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    await small.restart()
+    replica = gateway.house.fleet.replicas["small-0"]
+    small.load("returns@v1", make_adapter(9))
+    await small.until(lambda: replica.seen.get("returns@v1", "").endswith("adapter-9"))
+    async with gateway.openai() as client:
+        answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
+    assert answer.headers["x-apprentice-pool"] == "general"
+    assert answer.headers["x-apprentice-reason"] == "no_replica"
+
+
+async def test_a_key_that_is_deleted_is_refused_at_once(gateway: RunningGateway) -> None:
+    key = await gateway.key()
+    async with gateway.http() as http, gateway.http(key) as caller:
+        assert (await caller.get("/v1/models")).status_code == 200
+        public = key.split("-")[2]
+        assert (await http.delete(f"/admin/v1/callers/{public}")).status_code == 200
+        assert (await caller.get("/v1/models")).status_code == 401
+
+
+async def test_the_audit_tells_who_did_what_and_its_chain_holds(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        entries = (await http.get("/admin/v1/audit?limit=1000")).json()["entries"]
+        limited = await http.get("/admin/v1/audit?limit=1001")
+    assert [entry["action"] for entry in entries] == ["adapter.import", "adapter.load", "alias.move"]
+    assert {entry["actor"] for entry in entries} == {gateway.admin_key.split("-")[2]}
+    assert all(later["previous"] == earlier["digest"] for earlier, later in pairwise(entries))
+    assert limited.status_code == 400
