@@ -95,6 +95,8 @@ def build_app(settings: Settings) -> Gateway:
         summary="Routes each request between a fine-tuned adapter and a general model, and watches both.",
         lifespan=lifespan,
         openapi_url="/openapi.json",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
     )
     endpoints.add_to(app)
     admin.add_to(app)

@@ -129,7 +129,7 @@ class Ledger:
 def trace_of(request_id: str) -> str:
     """A W3C trace context of our own: the request's UUID is the trace, its MAC the span. Not sampled."""
     text = request_id.replace("-", "")
-    return f"00-{text[:32]}-{text[32:]}{text[:8]}-00"
+    return f"00-{text[:32]}-{text[32:48]}-00"
 
 
 def digest(secret: bytes, data: bytes) -> str:
@@ -141,19 +141,25 @@ def settle(house: House, ledger: Ledger, now: float) -> None:
     """Close the record and count it: the last step of every walk that found its caller, whatever became of it."""
     record = ledger.record
     record.duration_seconds = now - ledger.started_at
-    tokens = record.completion_tokens
-    if ledger.committed_at is not None and ledger.last_chunk_at is not None and tokens is not None and tokens > 1:
-        if record.stream:
-            record.token_seconds = (ledger.last_chunk_at - ledger.committed_at) / (tokens - 1)
-        else:
-            record.first_token_seconds = None
-            record.token_seconds = ledger.engine_seconds / tokens
+    if not record.stream:
+        record.first_token_seconds = None
+    record.token_seconds = _token_seconds(ledger)
     if record.outcome == "cancelled":
-        record.wasted_usd, record.cost_usd = record.cost_usd, None
+        record.wasted_usd, record.cost_usd, record.saving_usd = record.cost_usd, None, None
     if record.outcome == "ok":
         house.coverage.served(record.task or "")
     _count(house, ledger)
     house.records.put(record)
+
+
+def _token_seconds(ledger: Ledger) -> float | None:
+    """The time of one completion token: after the first in a stream, of all where the answer came at once."""
+    tokens = ledger.record.completion_tokens
+    if ledger.committed_at is None or ledger.last_chunk_at is None or tokens is None or tokens < 2:
+        return None
+    if ledger.record.stream:
+        return (ledger.last_chunk_at - ledger.committed_at) / (tokens - 1)
+    return ledger.engine_seconds / tokens
 
 
 def _count(house: House, ledger: Ledger) -> None:

@@ -109,10 +109,11 @@ def _again(
     wait = limits.backoff_seconds * 2 ** (len(here) - 1) * (0.5 + moment.draw)
     asked = [failure for failure in here if failure.replica == same.name and failure.retry_after_seconds is not None]
     if asked:
-        wait = max(failure.at + (failure.retry_after_seconds or 0.0) - moment.now for failure in asked)
-        if wait > limits.retry_after_seconds_max:
+        left = max(failure.at + (failure.retry_after_seconds or 0.0) - moment.now for failure in asked)
+        if left > limits.retry_after_seconds_max:
             return None
-    return NextAttempt(replace(choice, replica=same), max(wait, 0.0))
+        wait = max(wait, left)
+    return NextAttempt(replace(choice, replica=same), wait)
 
 
 def _instead(

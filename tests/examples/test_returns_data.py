@@ -22,7 +22,8 @@ ADAPTER_BYTES_MAX = 6_500_000
 def load(name: str) -> ModuleType:
     """A module of the example, which is a folder of scripts and not a package."""
     spec = importlib.util.spec_from_file_location(name, RETURNS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -152,7 +153,8 @@ def test_adapter_is_small_safetensors_and_names_its_base_neutrally() -> None:
     assert files["adapter_model.safetensors"].stat().st_size < ADAPTER_BYTES_MAX
     config = json.loads(files["adapter_config.json"].read_text("utf-8"))
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert config["r"] <= 16 and config["modules_to_save"] is None
+    assert config["r"] <= 16
+    assert config["modules_to_save"] is None
 
 
 def test_results_were_measured_on_this_data_and_this_adapter_and_stand_in_the_readme() -> None:

@@ -19,7 +19,7 @@ def test_an_id_is_a_uuid_of_version_7_and_a_mac() -> None:
     parsed = uuid.UUID(made.rpartition("-")[0])
     assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
     assert SHAPE.fullmatch(made)
-    assert len(made) == 45
+    assert len(made) == 53
 
 
 def test_an_id_is_genuine_for_every_gateway_with_the_secret_and_for_no_other() -> None:
