@@ -11,7 +11,7 @@ class EngineOptions:
     """How one engine is started. Lengths are in tokens, `kv_cache_gib` (CPU only) in GiB of memory.
 
     The engine answers to all of `served_model_names`. `memory_share` (GPU only) is the part of the device's memory
-    that this engine may take, from 0 to 1.
+    that this engine may take, from 0 to 1. `tool_call_parser` reads the model's tool calls, so that tools can be asked.
     """
 
     python: Path
@@ -27,6 +27,7 @@ class EngineOptions:
     kv_cache_gib: int = 1
     memory_share: float = 0.9
     shutdown_timeout_seconds: int = 20
+    tool_call_parser: str = "hermes"
 
     @property
     def url(self) -> str:
@@ -43,6 +44,7 @@ def engine_command(options: EngineOptions) -> list[str]:
     command += ["--max-cpu-loras", str(options.max_cpu_loras), "--max-lora-rank", str(options.max_lora_rank)]
     command += ["--max-model-len", str(options.max_model_len)]
     command += ["--shutdown-timeout", str(options.shutdown_timeout_seconds)]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", options.tool_call_parser]
     command += ["--disable-uvicorn-access-log"]
     if options.on_gpu:
         return [*command, "--gpu-memory-utilization", f"{options.memory_share:.2f}"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from serving.launch.demo_model import ensure_demo_model
 from serving.launch.engine_command import EngineOptions, engine_command, engine_environment
@@ -64,7 +65,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-@pytest.fixture(scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engines() -> AsyncIterator[RealEngines]:
     """Both engines, up and warm."""
     logs = VAR / "logs"
@@ -95,7 +96,7 @@ async def engines() -> AsyncIterator[RealEngines]:
         await asyncio.gather(*(engine.stop(30) for engine in started))
 
 
-@pytest.fixture(scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def gateway(engines: RealEngines, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
     """A gateway in front of both, with the example adapter as the task's version."""
     data_folder = tmp_path_factory.mktemp("d")
