@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.callers import new_key
 from gateway.settings import Settings, load_settings
 from tests.deploy.cluster import Cluster, Resource
 
@@ -31,7 +32,10 @@ def test_the_gateway_can_read_the_configuration_of_the_base(settings: Settings) 
 def test_the_gateway_takes_its_secrets_from_the_environment(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    key = new_key()[0]
     environment = variables(cluster.container("gateway"))
+    assert environment["APPRENTICE_ADMIN_KEY"] == "secret-apprentice_admin_key"
+    environment["APPRENTICE_ADMIN_KEY"] = key
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     config = tmp_path / "apprentice.yaml"
@@ -40,7 +44,7 @@ def test_the_gateway_takes_its_secrets_from_the_environment(
     assert settings.redis_url is not None
     assert settings.redis_url.get_secret_value() == "redis://:secret-redis_password@redis:6379/0"
     assert settings.admin_key is not None
-    assert settings.admin_key.get_secret_value() == "secret-apprentice_admin_key"
+    assert settings.admin_key.get_secret_value() == key
 
 
 def test_the_gateway_listens_where_its_pod_is_probed(cluster: Cluster, settings: Settings) -> None:

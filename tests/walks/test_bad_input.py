@@ -162,7 +162,7 @@ async def test_feedback_that_can_not_be_stored_is_refused_with_the_reason(
 
 async def test_a_forged_id_is_unknown_however_young_it_looks(gateway: RunningGateway) -> None:
     genuine = gateway.house.ids.make(gateway.admin_key.split("-")[2])
-    forged = genuine[:-8] + "".join("1" if digit == "0" else "0" for digit in genuine[-8:])
+    forged = genuine[:-16] + "".join("1" if digit == "0" else "0" for digit in genuine[-16:])
     async with gateway.http() as http:
         answers = [
             await http.post("/v1/feedback", json={"request_id": name, "metric": "correct", "value": True})
