@@ -42,6 +42,7 @@ class Answer:
         self.body = b""
         self._engine: EngineAnswer | None = None
         self._splitter = EventSplitter()
+        self._choices = 1
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +68,7 @@ class Answer:
         replica = self.lease.replica.config
         if replica.api_key:
             headers = {**headers, "Authorization": f"Bearer {replica.api_key}"}
+        self._choices = body.choices
         silence = limits.answer_timeout_seconds
         if body.stream:
             silence = max(limits.first_token_timeout_seconds, limits.inter_token_timeout_seconds)
@@ -102,7 +104,7 @@ class Answer:
         return None
 
     def _see_that_it_is_whole(self) -> None:
-        if self.progress.finish_reason is None:
+        if self.progress.choices_finished < self._choices:
             raise Truncated("the stream ended before the answer was whole")
 
     async def drain(self) -> None:

@@ -10,13 +10,13 @@ EVENT_BYTES_MAX = 1 << 20
 DONE = b"data: [DONE]\n\n"
 
 
-class TokenDetails(msgspec.Struct):
+class TokenDetails(msgspec.Struct, gc=False):
     """How many of the prompt's tokens came from the engine's cache."""
 
     cached_tokens: int | None = None
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, gc=False):
     """Tokens as the engine counted them."""
 
     prompt_tokens: int | None = None
@@ -24,7 +24,7 @@ class Usage(msgspec.Struct):
     prompt_tokens_details: TokenDetails | None = None
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """What an event adds to a chat answer."""
 
     content: str | None = None
@@ -33,16 +33,15 @@ class Delta(msgspec.Struct):
     tool_calls: list[Any] | None = None
 
 
-class EventChoice(msgspec.Struct):
+class EventChoice(msgspec.Struct, gc=False):
     """One alternative of an event or an answer."""
 
-    index: int = 0
     text: str | None = None
     delta: Delta | None = None
     finish_reason: str | None = None
 
 
-class EventBody(msgspec.Struct):
+class EventBody(msgspec.Struct, gc=False):
     """What the gateway reads of an event's JSON, and of a whole answer's."""
 
     id: str | None = None
@@ -115,13 +114,13 @@ class Progress:
         payload = payload_of(event)
         if payload is None:
             return None
-        if payload == b"[DONE]":
-            self.done = True
-            return None
         try:
             body = BODY.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.skipped += 1
+            if payload == b"[DONE]":
+                self.done = True
+            else:
+                self.skipped += 1
             return None
         if body.error is not None:
             self.broken = payload
@@ -137,7 +136,8 @@ class Progress:
             if choice.finish_reason is not None:
                 self.finish_reason = choice.finish_reason
                 self.choices_finished += 1
-            if _has_token(choice):
+            delta = choice.delta
+            if (delta is not None and delta.content) or _has_token(choice):
                 self.chunks += 1
         return event
 

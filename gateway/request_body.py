@@ -138,6 +138,12 @@ class RequestBody:
         self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
         self._fields = fields
 
+    @property
+    def choices(self) -> int:
+        """How many alternatives are asked for: each has an end of its own."""
+        prompts = len(self.read.prompt) if isinstance(self.read.prompt, list) else 1
+        return (self.read.n or 1) * prompts
+
     def session(self, header: str | None) -> str | None:
         """The conversation that this request belongs to, or None where the caller names none."""
         named = (self.read.metadata or {}).get("session_id")

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
-    """One request: identify → read → admit → score → choose → open → relay → settle."""
+    """One request: identify → read → admit → choose → open → relay → settle."""
     now = time.monotonic()
     ledger: Ledger | None = None
     watch: asyncio.Task[None] | None = None
