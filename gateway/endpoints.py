@@ -249,37 +249,39 @@ def add_to(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _fault)
 
 
-def _answer(problem: Problem) -> Response:
+def _answer(request: Request, problem: Problem) -> Response:
+    house_of(request).meters.refusals.add(1, problem.code)
     headers = {name.decode(): value.decode() for name, value in problem.headers()}
     return Response(problem.body(), problem.status, headers)
 
 
-async def _problem(_: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return _answer(error)
+    return _answer(request, error)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return _answer(Problem("method_not_allowed", "This address does not take this method."))
-    return _answer(Problem("not_found", "There is nothing at this address."))
+        return _answer(request, Problem("method_not_allowed", "This address does not take this method."))
+    return _answer(request, Problem("not_found", "There is nothing at this address."))
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "FeedbackIn", "FeedbackBatch")]
     if first["type"] == "json_invalid":
-        return _answer(Problem("invalid_json", "The body is not valid JSON."))
+        return _answer(request, Problem("invalid_json", "The body is not valid JSON."))
     code = {"missing": "missing_field", "extra_forbidden": "unknown_parameter"}.get(first["type"], "invalid_value")
     param = ".".join(place) or None
-    return _answer(Problem(code, f"{param or 'body'}: {first['msg']}.", param))
+    return _answer(request, Problem(code, f"{param or 'body'}: {first['msg']}.", param))
 
 
-async def _no_redis(_: Request, __: Exception) -> Response:
-    return _answer(Problem("storage_unavailable", "Redis can't be reached: nothing was stored. Try again later."))
+async def _no_redis(request: Request, _: Exception) -> Response:
+    text = "Redis can't be reached: nothing was stored. Try again later."
+    return _answer(request, Problem("storage_unavailable", text))
 
 
-async def _fault(_: Request, __: Exception) -> Response:
-    return _answer(Problem("internal_error", "A fault of the gateway. It is logged."))
+async def _fault(request: Request, _: Exception) -> Response:
+    return _answer(request, Problem("internal_error", "A fault of the gateway. It is logged."))

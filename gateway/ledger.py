@@ -166,8 +166,6 @@ def _count(house: House, ledger: Ledger) -> None:
     record, meters = ledger.record, house.meters
     task, version, pool = record.task or "", record.version or "", record.pool or ""
     meters.requests.add(1, task, version, pool, record.reason or "", record.outcome)
-    if record.error_code is not None:
-        meters.refusals.add(1, record.error_code)
     meters.request_duration_seconds.observe(record.duration_seconds, task, pool)
     if record.overhead_seconds is not None:
         meters.overhead_seconds.observe(record.overhead_seconds, task, pool)

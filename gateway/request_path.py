@@ -44,9 +44,9 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
                 with await open_answer(house, policy, body, choice, ledger) as answer:
                     await relay(house, call, body, answer, ledger)
     except Problem as problem:
-        await _tell(call, problem, ledger)
+        await _tell(house, call, problem, ledger)
     except TimeoutError:
-        await _tell(call, Problem("timeout", "The request's time limit is over. Try again later."), ledger)
+        await _tell(house, call, Problem("timeout", "The request's time limit is over. Try again later."), ledger)
     except (HungUp, asyncio.CancelledError) as gone:
         if ledger is not None:
             ledger.cancelled()
@@ -54,7 +54,7 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
             raise
     except Exception:
         log.exception("the walk failed", extra={"request_id": ledger.record.id if ledger else None})
-        await _tell(call, Problem("internal_error", "A fault of the gateway. It is logged."), ledger)
+        await _tell(house, call, Problem("internal_error", "A fault of the gateway. It is logged."), ledger)
     finally:
         if watch is not None:
             watch.cancel()
@@ -62,7 +62,8 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
             settle(house, ledger, time.monotonic())
 
 
-async def _tell(call: Call, problem: Problem, ledger: Ledger | None) -> None:
+async def _tell(house: House, call: Call, problem: Problem, ledger: Ledger | None) -> None:
+    house.meters.refusals.add(1, problem.code)
     if ledger is not None:
         ledger.problem(problem)
     await refuse(call, problem, ledger)
