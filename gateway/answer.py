@@ -176,6 +176,7 @@ async def _attempt(
         else:
             await answer.begin(house, body, sent, headers, policy.limits)
     except BaseException as error:
+        ledger.wasted(house.prices, answer.lease.share(time.monotonic()))
         answer.close()
         if isinstance(error, TimeoutError):
             error = Silent("no token within the limit")
@@ -213,6 +214,8 @@ def _given_up(step: GiveUp, error: EngineError) -> Problem:
         return Problem("timeout", "No engine answered within the time limit. Try again later.")
     if error.kind == "overloaded":
         return Problem("overload", "Every engine is busy. Try again later.", None, step.retry_after_seconds)
+    if error.kind == "unreachable":
+        return Problem("no_replica", "No engine can be reached now. Try again later.", None, step.retry_after_seconds)
     return Problem("engine_error", "Every attempt at an engine failed. Try again later.")
 
 

@@ -48,6 +48,8 @@ from serving.stack import UNKNOWN, BaseStack, chat_template_of
 
 log = logging.getLogger(__name__)
 FEEDBACK_STREAM_MAX = 1_000_000
+WRITE_SECONDS_MAX = 5.0
+"""A record that waits for longer says that Redis takes no writes, even where it can be read."""
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
 
 
@@ -95,6 +97,7 @@ def build_app(settings: Settings) -> Gateway:
         summary="Routes each request between a fine-tuned adapter and a general model, and watches both.",
         lifespan=lifespan,
         openapi_url="/openapi.json",
+        max_body_size=settings.limits.body_bytes_max,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
     )
@@ -113,14 +116,24 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         fixed = await _fixed_callers(settings, redis)
         meters = Meters(settings.series_max)
         fleet = Fleet(settings.pool_configs())
-        http = await stack.enter_async_context(httpx.AsyncClient())
+        http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
         engines = await stack.enter_async_context(
             AiohttpEngineClient(settings.limits.connect_timeout_seconds, settings.limits.answer_bytes_max)
         )
         store = Store(settings.store)
         registry = Registry(redis)
         bases = _bases(settings)
-        snapshot = SnapshotKeeper(redis, _deployed(settings), fixed, lambda found: _take_in(found, fleet, meters))
+        reconciler = Reconciler(
+            fleet,
+            registry,
+            store,
+            {pool: base.fingerprint for pool, base in bases.items()},
+            http,
+            lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool),
+        )
+        snapshot = SnapshotKeeper(
+            redis, _deployed(settings), fixed, lambda found: _take_in(found, fleet, reconciler, meters)
+        )
         house = House(
             settings=settings,
             name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
@@ -135,9 +148,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             http=http,
             store=store,
             registry=registry,
-            reconciler=Reconciler(
-                fleet, registry, store, http, lambda pool, s: meters.adapter_load_seconds.observe(s, pool)
-            ),
+            reconciler=reconciler,
             callers=Shelf(redis, "callers"),
             overrides=Shelf(redis, "overrides"),
             records=RecordBuffer(settings.records.pending_max),
@@ -219,8 +230,10 @@ def _prices(settings: Settings) -> Prices:
     return Prices(by_pool, by_pool[settings.general_pool])
 
 
-def _take_in(snapshot: Snapshot, fleet: Fleet, meters: Meters) -> None:
+def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters) -> None:
     fleet.know({name: version.view() for name, version in snapshot.versions.items()})
+    for replica in fleet.replicas.values():
+        reconciler.adopt(replica, snapshot.versions.values())
     retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
     if retired:
         meters.forget(*retired)
@@ -237,7 +250,10 @@ def _read_gauges(house: House) -> None:
     meters.snapshot_generation.read_from(lambda: house.snapshot.current.generation)
     meters.snapshot_age_seconds.read_from(house.snapshot.age_seconds)
     meters.redis_up.read_from(
-        lambda: float(house.snapshot.age_seconds() < 3 * house.settings.snapshot_interval_seconds + 1)
+        lambda: float(
+            house.snapshot.age_seconds() < 3 * house.settings.snapshot_interval_seconds + 1
+            and house.records.oldest_seconds() < WRITE_SECONDS_MAX
+        )
     )
     meters.feedback_coverage_ratio.read_from(house.coverage.ratios)
     meters.adapter_info.read_from(lambda: _adapter_info(house))

@@ -61,21 +61,29 @@ async def on_duty(house: House) -> AsyncIterator[None]:
         "flush_records": _flush_records,
         "watch_lag": _watch_lag,
     }
-    tasks = [asyncio.create_task(_again_and_again(house, name, duty), name=name) for name, duty in duties.items()]
+    stopping = asyncio.Event()
+    tasks = [
+        asyncio.create_task(_again_and_again(house, name, duty, stopping), name=name) for name, duty in duties.items()
+    ]
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        _, stuck = await asyncio.wait(tasks, timeout=STOP_SECONDS_MAX)
-        for task in stuck:
-            log.error("duty %s did not stop: %s", task.get_name(), task.get_stack())
-            task.cancel()
+        stopping.set()
+        left = set(tasks)
+        until = time.monotonic() + STOP_SECONDS_MAX
+        while left and time.monotonic() < until:
+            for task in left:
+                task.cancel()  # more than once: a library may have taken the first for a time-out of its own
+            _, left = await asyncio.wait(left, timeout=0.2)
+        for task in left:
+            log.error("duty %s did not stop", task.get_name())
 
 
-async def _again_and_again(house: House, name: str, duty: Callable[[House], Awaitable[None]]) -> None:
+async def _again_and_again(
+    house: House, name: str, duty: Callable[[House], Awaitable[None]], stopping: asyncio.Event
+) -> None:
     wait_seconds = RETRY_SECONDS
-    while True:
+    while not stopping.is_set():
         began = time.monotonic()
         try:
             await duty(house)
@@ -115,7 +123,7 @@ async def _reconcile(house: House) -> None:
             if await lease.mine():
                 async with asyncio.TaskGroup() as group:
                     renewing = group.create_task(_keep(lease))
-                    await house.reconciler.step(house.snapshot.current.versions.keys())
+                    await house.reconciler.step(house.snapshot.current.versions)
                     renewing.cancel()
             await asyncio.sleep(RECONCILE_INTERVAL_SECONDS)
     finally:

@@ -224,7 +224,7 @@ async def _named(house: House, caller: Caller, given: FeedbackIn) -> str:
         return await _resolve(house, caller, given.request_id)
     kind: Literal["session", "subject"] = "session" if given.session is not None else "subject"
     handle = handle_of(house.digest_secret, caller.public, kind, given.session or given.subject or "")
-    found = await house.record_stream.latest_of(handle)
+    found = house.records.latest_of(handle) or await house.record_stream.latest_of(handle)
     if found is None:
         raise Problem("request_not_found", f"No request of yours names this {kind}.", kind)
     return found
@@ -236,7 +236,7 @@ async def _resolve(house: House, caller: Caller, said: str) -> str:
     if request_id != said or house.ids.genuine(said):
         return request_id
     handle = handle_of(house.digest_secret, caller.public, "answer", said)
-    return await house.record_stream.latest_of(handle) or said
+    return house.records.latest_of(handle) or await house.record_stream.latest_of(handle) or said
 
 
 def add_to(app: FastAPI) -> None:

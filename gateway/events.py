@@ -28,6 +28,7 @@ class Delta(msgspec.Struct, gc=False):
     """What an event adds to a chat answer."""
 
     content: str | None = None
+    reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: list[Any] | None = None
@@ -151,7 +152,7 @@ def _has_token(choice: EventChoice) -> bool:
     delta = choice.delta
     if delta is None:
         return bool(choice.text)
-    return bool(delta.content or delta.reasoning_content or delta.refusal or delta.tool_calls)
+    return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls)
 
 
 def usage_event(payload: bytes, told: dict[str, Any]) -> bytes:

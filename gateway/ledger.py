@@ -13,6 +13,7 @@ from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
 from monitoring.records import AttemptRecord, Record
 from router.choice import Choice
+from router.policy import Policy
 
 DIGEST_BYTES = 16
 FALLBACK_REASONS = frozenset({"no_replica", "overload", "timeout", "engine_error"})
@@ -41,14 +42,14 @@ class Ledger:
         self.last_chunk_at: float | None = None
         self.fallback_from: str | None = None
 
-    def asked(
-        self, body: RequestBody, session: str | None, generation: int, secret: bytes, subject: str | None
-    ) -> None:
+    def asked(self, body: RequestBody, session: str | None, subject: str | None, policy: Policy, secret: bytes) -> None:
         """Note what was asked, and under which names of the caller's own it may be found again."""
         record = self.record
         record.model_asked = body.read.model
         record.stream = body.stream
-        record.policy_generation = generation
+        record.policy_generation = policy.generation
+        task = body.read.model.partition("@")[0]
+        record.task = task if task in policy.tasks else None
         if session:
             record.handles.append(handle_of(secret, record.caller, "session", session))
         if subject:
@@ -82,6 +83,12 @@ class Ledger:
         """Note the request as its engine got it."""
         self.record.request_digest = digest(secret, body)
 
+    def wasted(self, prices: Prices, shared_seconds: float) -> None:
+        """Note what an attempt cost that came to nothing, where a replica is paid by the hour; tokens are not known."""
+        spent = cost(prices.by_pool.get(self.record.pool or ""), None, None, shared_seconds)
+        if spent is not None:
+            self.record.wasted_usd = (self.record.wasted_usd or 0.0) + spent
+
     def committed(self, now: float) -> None:
         """The answer belongs to the caller from now on."""
         self.committed_at = self.last_chunk_at = now
@@ -91,12 +98,12 @@ class Ledger:
 
     def problem(self, problem: Problem) -> None:
         """The caller gets an error."""
-        self.record.status = problem.status
         self.record.error_code = problem.code
-        if problem.code == "stream_broken":
+        if self.committed_at is not None:
             self.record.outcome = "truncated"
-        else:
-            self.record.outcome = "refused" if problem.status < 500 else "failed"
+            return
+        self.record.status = problem.status
+        self.record.outcome = "refused" if problem.status < 500 else "failed"
 
     def cancelled(self) -> None:
         """The caller has gone."""
@@ -145,11 +152,14 @@ def settle(house: House, ledger: Ledger, now: float) -> None:
         record.first_token_seconds = None
     record.token_seconds = _token_seconds(ledger)
     if record.outcome == "cancelled":
-        record.wasted_usd, record.cost_usd, record.saving_usd = record.cost_usd, None, None
+        if record.cost_usd is not None:
+            record.wasted_usd = (record.wasted_usd or 0.0) + record.cost_usd
+        record.cost_usd = record.saving_usd = None
     if record.outcome == "ok":
         house.coverage.served(record.task or "")
     _count(house, ledger)
-    house.records.put(record)
+    if not house.records.put(record):
+        house.meters.records_dropped.add(1)
 
 
 def _token_seconds(ledger: Ledger) -> float | None:
@@ -185,10 +195,10 @@ def _count_cost(record: Record, meters: Any, labels: tuple[str, str, str]) -> No
         meters.tokens.add(record.prompt_tokens, *labels, "prompt")
     if record.completion_tokens is not None:
         meters.tokens.add(record.completion_tokens, *labels, "completion")
+    if record.wasted_usd is not None:
+        meters.cost_usd.add(record.wasted_usd, *labels, "wasted")
     if record.cost_usd is not None:
         meters.cost_usd.add(record.cost_usd, *labels, "serve")
-    elif record.wasted_usd is not None:
-        meters.cost_usd.add(record.wasted_usd, *labels, "wasted")
     elif record.outcome == "ok":
         meters.cost_unknown.add(1, labels[2])
     if record.saving_usd is not None:

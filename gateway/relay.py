@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import time
 
@@ -14,6 +16,7 @@ from gateway.request_body import RequestBody
 from gateway.wire import Call, Headers
 from serving.errors import EngineError
 
+LAST_SEND_SECONDS_MAX = 1.0
 JSON_HEADERS = ((b"content-type", b"application/json"),)
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -72,7 +75,9 @@ async def _relay_stream(house: House, call: Call, body: RequestBody, answer: Ans
 async def refuse(call: Call, problem: Problem, ledger: Ledger | None) -> None:
     """Tell the caller of a problem: as an answer, or inside a stream that has begun, which then ends without [DONE]."""
     if call.begun:
-        await call.end(error_event(problem.content()))
+        with contextlib.suppress(TimeoutError):  # a caller that reads nothing is not waited for
+            async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
+                await call.end(error_event(problem.content()))
         return
     headers = problem.headers() + (choice_headers(ledger) if ledger else [])
     await call.whole(problem.status, headers, problem.body())

@@ -173,6 +173,9 @@ class RequestBody:
         for name in ("n", "best_of"):
             if (getattr(self.read, name) or 1) > limits.n_max:
                 raise Problem("invalid_value", f"{name} is at most {limits.n_max}.", name)
+        if self.choices > limits.n_max:
+            text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
+            raise Problem("invalid_value", text, "prompt")
 
     def for_engine(self, choice: Choice) -> bytes:
         """The body as this choice's engine gets it: its model, its version's sampling, its blueprint."""

@@ -16,7 +16,6 @@ from gateway.request_body import Endpoint, asked_of, read_body
 from gateway.wire import Call, HungUp
 from monitoring.records import Record
 from router.choice import Choice, Refusal, choose
-from router.overrides import needs_text
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +28,16 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
     try:
         snapshot = house.snapshot.current
         policy = snapshot.policy
-        caller = identify(snapshot.callers, call.header("authorization"), time.time())
-        raw = await call.body(house.body_bytes_max)
-        ledger = Ledger(_record(house, endpoint, caller.public), now, call.traceparent())
-        body = read_body(endpoint, raw)
-        session = body.session(call.header("x-apprentice-session"))
-        ledger.asked(body, session, policy.generation, house.digest_secret, call.header("x-apprentice-subject"))
-        with house.admission.admit():
-            watch = call.hang_up_cancels()
-            async with asyncio.timeout(policy.limits.request_timeout_seconds):
-                asked = asked_of(body, caller.public, caller.models, session, needs_text(policy.overrides))
+        async with asyncio.timeout(policy.limits.request_timeout_seconds):
+            caller = identify(snapshot.callers, call.header("authorization"), time.time())
+            raw = await call.body(house.body_bytes_max)
+            ledger = Ledger(_record(house, endpoint, caller.public), now, call.traceparent())
+            body = read_body(endpoint, raw)
+            session = body.session(call.header("x-apprentice-session"))
+            ledger.asked(body, session, call.header("x-apprentice-subject"), policy, house.digest_secret)
+            with house.admission.admit():
+                watch = call.hang_up_cancels()
+                asked = asked_of(body, caller.public, caller.models, session, policy.text_needed)
                 choice = _accepted(choose(asked, policy, house.fleet.view(), house.moment(now)))
                 body.check(choice.task, house.pool_limits)
                 with await open_answer(house, policy, body, choice, ledger) as answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.callers import Caller
-from router.overrides import Override
+from router.overrides import Override, fold, needs_text
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
 from serving.adapters.registry import Registry, Version
 from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Shelf
@@ -52,32 +52,42 @@ class SnapshotKeeper:
         self._registry = Registry(redis)
         self._callers = Shelf(redis, "callers")
         self._overrides = Shelf(redis, "overrides")
+        self._reading = asyncio.Lock()
         self.fresh_at = 0.0
-        self.current = Snapshot(0, MappingProxyType(dict(fixed_callers)), self._policy(0, {}, {}, {}), {})
+        self.current = Snapshot(0, MappingProxyType(dict(fixed_callers)), self._policy(0, {}, {}), {})
 
-    async def refresh(self, force: bool = False) -> Snapshot:
-        """Read the state again if it has changed. Raises RedisError; the last snapshot then stays."""
-        began = time.monotonic()
-        generation = int(await self._redis.get(GENERATION_KEY) or 0)
-        if generation != self.current.generation or force or not self.fresh_at:
-            versions = await self._registry.versions()
-            aliases = await self._registry.aliases()
-            generations = await self._registry.alias_generations()
-            overrides = await self._overrides.all()
-            callers = {name: Caller.from_json(name, raw) for name, raw in (await self._callers.all()).items()}
-            policy = self._policy(
-                generation,
-                {
-                    task: Alias(task, generations.get(task, 0), entry.weights, entry.salt)
-                    for task, entry in aliases.items()
-                },
-                overrides,
-                versions,
-            )
-            self.current = Snapshot(generation, MappingProxyType(callers | dict(self._fixed_callers)), policy, versions)
-            self._changed(self.current)
-        self.fresh_at = began
-        return self.current
+    async def refresh(self) -> Snapshot:
+        """Read the state again if it has changed. Raises RedisError; the last snapshot then stays.
+
+        One reading at a time, and again where something changed meanwhile, so that a snapshot is of one generation.
+        """
+        async with self._reading:
+            began = time.monotonic()
+            generation = await self._generation()
+            while generation != self.current.generation or not self.fresh_at:
+                found = await self._read(generation)
+                generation = await self._generation()
+                if generation == found.generation:
+                    self.current = found
+                    self.fresh_at = began
+                    self._changed(found)
+            self.fresh_at = began
+            return self.current
+
+    async def _generation(self) -> int:
+        return int(await self._redis.get(GENERATION_KEY) or 0)
+
+    async def _read(self, generation: int) -> Snapshot:
+        aliases = await self._registry.aliases()
+        generations = await self._registry.alias_generations()
+        callers = {name: Caller.from_json(name, raw) for name, raw in (await self._callers.all()).items()}
+        policy = self._policy(
+            generation,
+            {task: Alias(task, generations.get(task, 0), entry.weights, entry.salt) for task, entry in aliases.items()},
+            await self._overrides.all(),
+        )
+        versions = await self._registry.versions()
+        return Snapshot(generation, MappingProxyType(callers | dict(self._fixed_callers)), policy, versions)
 
     async def follow(self, interval_seconds: float) -> None:
         """Refresh at every change that is told, and every so often in case one was missed. Runs until cancelled."""
@@ -100,7 +110,6 @@ class SnapshotKeeper:
         generation: int,
         aliases: Mapping[str, Alias],
         overrides: Mapping[str, Mapping[str, Any]],
-        versions: Mapping[str, Version],
     ) -> Policy:
         rules = tuple(override_from(name, raw) for name, raw in sorted(overrides.items()))
         return Policy(
@@ -110,9 +119,11 @@ class SnapshotKeeper:
             self._deployed.callable_pools,
             rules,
             self._deployed.limits,
+            needs_text(rules),
         )
 
 
 def override_from(name: str, raw: Mapping[str, Any]) -> Override:
-    """An override as it is kept in Redis."""
-    return msgspec.convert({"id": name, **raw}, Override)
+    """An override as it is kept in Redis, its text folded once for all requests."""
+    rule = msgspec.convert({"id": name, **raw}, Override)
+    return replace(rule, contains=fold(rule.contains)) if rule.contains else rule

@@ -31,7 +31,7 @@ class Call:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.path: str = scope["path"]
         self.headers: dict[str, str] = {
-            name.decode("latin-1"): value.decode("latin-1")
+            name.decode("latin-1"): _text(value)
             for name, value in scope["headers"]
             if name in WANTED or name.startswith(OWN_PREFIX)
         }
@@ -109,6 +109,14 @@ class Call:
         if not self.ended:
             self.hung_up = True
             walking.cancel()
+
+
+def _text(value: bytes) -> str:
+    """A header's value: UTF-8, as curl and HTTP libraries send it, else Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _too_large(bytes_max: int) -> Problem:

@@ -76,10 +76,12 @@ for i = 4, #ARGV, 4 do
   local id, index, payload, handles = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local place = 'apprentice:record:' .. id
   if redis.call('EXISTS', place) == 0 then
-    local entry = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'record', payload)
+    local entry = redis.call('XADD', KEYS[1], '*', 'id', id, 'handles', handles, 'record', payload)
     redis.call('SET', place, entry .. '\\n' .. index, 'PX', ARGV[1])
     for handle in string.gmatch(handles, '[^\\n]+') do
-      redis.call('SET', 'apprentice:handle:' .. handle, id, 'PX', ARGV[1])
+      local name = 'apprentice:handle:' .. handle
+      local had = redis.call('GET', name)
+      if not had or had < id then redis.call('SET', name, id, 'PX', ARGV[1]) end
     end
     local pending = 'apprentice:feedback:' .. id .. ':pending'
     if redis.call('EXISTS', pending) == 1 then
@@ -100,6 +102,18 @@ for i = 4, #ARGV, 4 do
     end
   end
 end
+local over = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[2])
+if over > 0 then
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(over, 2000))) do
+    local id, handles = entry[2][2], entry[2][4]
+    redis.call('DEL', 'apprentice:record:' .. id)
+    for handle in string.gmatch(handles, '[^\\n]+') do
+      local name = 'apprentice:handle:' .. handle
+      if redis.call('GET', name) == id then redis.call('DEL', name) end
+    end
+    redis.call('XDEL', KEYS[1], entry[1])
+  end
+end
 return joined
 """
 
@@ -113,25 +127,28 @@ class Joined(msgspec.Struct, frozen=True):
 
 
 class RecordBuffer:
-    """Bounded: what can't be taken is counted in `dropped`. Owner: the flushing duty takes out, settling puts in."""
+    """Bounded. Settling puts in, the flushing duty takes out."""
 
     def __init__(self, pending_max: int) -> None:
         self._pending_max = pending_max
         self._pending: deque[Record] = deque()
         self._some = asyncio.Event()
-        self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def put(self, record: Record) -> None:
-        """Take a settled record in; never waits."""
+    def put(self, record: Record) -> bool:
+        """Take a settled record in, without waiting; False if it is full and the record is lost."""
         if len(self._pending) >= self._pending_max:
-            self.dropped += 1
-            return
+            return False
         self._pending.append(record)
         if len(self._pending) == 1:
             self._some.set()
+        return True
+
+    def latest_of(self, handle: str) -> str | None:
+        """The id of the newest record of a session or subject that is not yet in the stream."""
+        return next((record.id for record in reversed(self._pending) if handle in record.handles), None)
 
     def find(self, request_id: str) -> Record | None:
         """A record that is not yet in the stream."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +13,7 @@ OverrideAction = Literal["general", "version", "refuse"]
 class Override:
     """One rule. Every condition that is set must hold; a rule with none matches each of the task's requests.
 
-    `contains` is searched for in the text of the conversation, without regard to case. `expires_at` is in Unix
+    `contains`, in the form that `fold` gives, is searched for in the text of the conversation. `expires_at` is in Unix
     seconds; an expired rule matches nothing. `version` goes with the action `version`, `message` with `refuse`.
     """
 
@@ -54,7 +53,7 @@ def needs_text(rules: tuple[Override, ...]) -> bool:
 
 def fold(text: str) -> str:
     """The form in which texts are compared: case folded, each run of white space as one space."""
-    return re.sub(r"\s+", " ", text).casefold()
+    return " ".join(text.split()).casefold()
 
 
 def _holds(rule: Override, subject: Subject, now_unix: float) -> bool:
@@ -66,4 +65,4 @@ def _holds(rule: Override, subject: Subject, now_unix: float) -> bool:
         return False
     if any(subject.metadata.get(key) != value for key, value in rule.metadata.items()):
         return False
-    return rule.contains is None or fold(rule.contains) in subject.text
+    return rule.contains is None or rule.contains in subject.text

@@ -56,7 +56,10 @@ class AttemptLimits:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The whole policy as one gateway sees it: the file's tasks, and what admins have set within them."""
+    """The whole policy as one gateway sees it: the file's tasks, and what admins have set within them.
+
+    `text_needed` says whether any override looks at the text of requests.
+    """
 
     generation: int
     tasks: Mapping[str, TaskPolicy]
@@ -64,3 +67,4 @@ class Policy:
     callable_pools: frozenset[str]
     overrides: tuple[Override, ...] = ()
     limits: AttemptLimits = field(default_factory=AttemptLimits)
+    text_needed: bool = False

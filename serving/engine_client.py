@@ -14,6 +14,8 @@ from serving.errors import EngineError, Silent, Truncated, Unreachable, from_sta
 
 ERROR_BODY_BYTES_MAX = 65_536
 READ_BUFFER_BYTES = 1 << 18
+KEEP_ALIVE_SECONDS = 4.0
+"""Less than vLLM's own 5 s: a connection that the engine closes just as it is used again costs a try."""
 
 
 class EngineAnswer(Protocol):
@@ -42,7 +44,7 @@ class EngineClient(Protocol):
     ) -> EngineAnswer:
         """Send `body` and wait for the headers; nothing may be silent for longer than `silence_seconds`.
 
-        Raises an EngineError for whatever is not an answer: no connection, silence, or a status of 400 and up.
+        Raises an EngineError for whatever is not an answer: no connection, silence, or a status other than 2xx.
         """
         ...
 
@@ -58,7 +60,7 @@ class AiohttpEngineClient:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
@@ -83,16 +85,26 @@ class AiohttpEngineClient:
             total=None, sock_connect=self._connect_timeout_seconds, sock_read=silence_seconds
         )
         try:
-            response = await self._session.post(url, data=body, headers=CIMultiDict(headers), timeout=limits)
+            response = await self._post_once_more(url, body, CIMultiDict(headers), limits)
         except aiohttp.ConnectionTimeoutError as error:
             raise Unreachable("the engine did not accept a connection in time") from error
         except TimeoutError as error:
             raise Silent(f"no answer within {silence_seconds:g} s") from error
         except aiohttp.ClientError as error:
             raise Unreachable(f"no answer from the engine: {type(error).__name__}") from error
-        if response.status >= 400:
+        if response.status >= 300:
             raise await _refused(response)
         return _AiohttpAnswer(response, silence_seconds, self._answer_bytes_max)
+
+    async def _post_once_more(
+        self, url: URL, body: bytes, headers: CIMultiDict[str], limits: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        """Post; where a connection was closed before a byte of the answer, once more: it had been kept too long."""
+        assert self._session is not None
+        try:
+            return await self._session.post(url, data=body, headers=headers, timeout=limits, allow_redirects=False)
+        except aiohttp.ServerDisconnectedError:
+            return await self._session.post(url, data=body, headers=headers, timeout=limits, allow_redirects=False)
 
 
 class _AiohttpAnswer:
@@ -130,10 +142,12 @@ class _AiohttpAnswer:
 
 
 async def _refused(response: aiohttp.ClientResponse) -> EngineError:
+    body = b""
     try:
-        body = await response.content.read(ERROR_BODY_BYTES_MAX)
+        while len(body) < ERROR_BODY_BYTES_MAX and (part := await response.content.readany()):
+            body += part
     except (aiohttp.ClientError, TimeoutError):
-        body = b""
+        pass  # what has come of it is told
     finally:
         response.close()
     return from_status(response.status, body, response.headers.get("Retry-After"))

@@ -61,7 +61,7 @@ class RefusedByEngine(EngineError):
 
 
 def from_status(status: int, body: bytes, retry_after: str | None) -> EngineError:
-    """The error that an engine's answer of this status (400 and up) is."""
+    """The error that an engine's answer of this status (anything but 2xx) is."""
     message = f"the engine answered {status}"
     seconds = _seconds(retry_after)
     if status in (429, 503):
@@ -70,6 +70,8 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> EngineErro
         return Missing(message, status, body)
     if status == 408:
         return Silent(message, status, body)
+    if status in (401, 403, 407) or status < 400:
+        return Failed(message, status, body)  # the gateway's own key or address is wrong: no caller can mend that
     if status < 500:
         return RefusedByEngine(message, status, body)
     return Failed(message, status, body)

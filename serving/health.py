@@ -40,7 +40,7 @@ async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> None
         replica.seen = seen
         if not replica.engine_version:
             replica.engine_version = await _engine_version(replica, http)
-    except (httpx.HTTPError, KeyError, TypeError, ValueError):
+    except (httpx.HTTPError, AttributeError, KeyError, TypeError, ValueError):
         replica.up = False
         replica.seen = {}
         replica.loaded = frozenset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -10,13 +12,26 @@ from redis.asyncio import Redis
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
 
-PUT = """
-local have = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
-if ARGV[2] ~= '' and tonumber(ARGV[2]) ~= have then return {0, have} end
-if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1]) else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
-redis.call('HSET', KEYS[2], ARGV[1], have + 1)
-redis.call('PUBLISH', ARGV[4], redis.call('INCR', KEYS[3]))
-return {1, have + 1}
+CHANGE = """
+local count = #KEYS - 1
+for i = 1, count, 2 do
+  local n = (i - 1) / 2 * 3
+  local have = tonumber(redis.call('HGET', KEYS[i + 1], ARGV[n + 1]) or '0')
+  if ARGV[n + 2] ~= '' and tonumber(ARGV[n + 2]) ~= have then return {0, (i + 1) / 2, have} end
+end
+local first
+for i = 1, count, 2 do
+  local n = (i - 1) / 2 * 3
+  if ARGV[n + 3] == '' then
+    redis.call('HDEL', KEYS[i], ARGV[n + 1])
+  else
+    redis.call('HSET', KEYS[i], ARGV[n + 1], ARGV[n + 3])
+  end
+  local now = redis.call('HINCRBY', KEYS[i + 1], ARGV[n + 1], 1)
+  first = first or now
+end
+redis.call('PUBLISH', ARGV[#ARGV], redis.call('INCR', KEYS[#KEYS]))
+return {1, 0, first}
 """
 
 
@@ -25,34 +40,63 @@ class Stale(Exception):
 
     def __init__(self, name: str, generation: int) -> None:
         super().__init__(f"{name} is at generation {generation}, not at the one expected: read it and try again")
+        self.name = name
         self.generation = generation
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object's new value (None: removed), and the generation that it must have now (None: any)."""
+
+    shelf: Shelf
+    name: str
+    value: dict[str, Any] | None
+    expected_generation: int | None = None
+
+
+async def change_together(redis: Redis, changes: Sequence[Change]) -> int:
+    """Make all changes in one atomic step, or none; the new generation of the first object.
+
+    It also raises the generation of the whole state and tells all gateways. Raises Stale for the first object that is
+    not at its expected generation.
+    """
+    keys: list[str] = []
+    args: list[str | bytes | int] = []
+    for change in changes:
+        keys += [change.shelf.values, change.shelf.generation_names]
+        expected = "" if change.expected_generation is None else change.expected_generation
+        args += [change.name, expected, b"" if change.value is None else msgspec.json.encode(change.value)]
+    script = redis.register_script(CHANGE)
+    done, at_fault, generation = await script(keys=[*keys, GENERATION_KEY], args=[*args, CHANGED_CHANNEL])
+    if not done:
+        raise Stale(changes[at_fault - 1].name, generation)
+    return int(generation)
 
 
 class Shelf:
     """One kind of object (versions, aliases, overrides, callers) by name. Values are JSON objects.
 
-    Every change is one atomic step that also raises the generation of the whole state and tells all gateways.
+    `values` and `generation_names` are the keys under which they and their generations stand in Redis.
     """
 
     def __init__(self, redis: Redis, kind: str) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
-        self._values = f"apprentice:{kind}"
-        self._generations = f"apprentice:{kind}:generations"
-        self._put = redis.register_script(PUT)
+        self.values = f"apprentice:{kind}"
+        self.generation_names = f"apprentice:{kind}:generations"
 
     async def all(self) -> dict[str, dict[str, Any]]:
         """Every object by name."""
-        raw = await self._redis.hgetall(self._values)
+        raw = await self._redis.hgetall(self.values)
         return {name.decode(): msgspec.json.decode(value) for name, value in raw.items()}
 
     async def generations(self) -> dict[str, int]:
         """The generation of every object that ever stood here."""
-        raw = await self._redis.hgetall(self._generations)
+        raw = await self._redis.hgetall(self.generation_names)
         return {name.decode(): int(value) for name, value in raw.items()}
 
     async def get(self, name: str) -> dict[str, Any] | None:
         """One object, or None."""
-        raw = await self._redis.hget(self._values, name)
+        raw = await self._redis.hget(self.values, name)
         return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
 
     async def put(self, name: str, value: dict[str, Any], expected_generation: int | None = None) -> int:
@@ -60,17 +104,8 @@ class Shelf:
 
         Raises Stale if `expected_generation` is given and is not the present one; nothing has changed then.
         """
-        return await self._change(name, msgspec.json.encode(value), expected_generation)
+        return await change_together(self._redis, [Change(self, name, value, expected_generation)])
 
     async def delete(self, name: str, expected_generation: int | None = None) -> int:
         """Remove an object; its generation goes on. Raises Stale as `put` does."""
-        return await self._change(name, b"", expected_generation)
-
-    async def _change(self, name: str, value: bytes, expected: int | None) -> int:
-        done, generation = await self._put(
-            keys=[self._values, self._generations, GENERATION_KEY],
-            args=[name, "" if expected is None else expected, value, CHANGED_CHANNEL],
-        )
-        if not done:
-            raise Stale(name, generation)
-        return int(generation)
+        return await change_together(self._redis, [Change(self, name, None, expected_generation)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
 import httpx
@@ -34,13 +34,15 @@ class Reconciler:
         fleet: Fleet,
         registry: Registry,
         store: Store,
+        fingerprints: Mapping[str, str],
         http: httpx.AsyncClient,
         loaded: Callable[[str, float], None],
     ) -> None:
-        """`loaded` is told of each load: the pool and how long it took, in seconds."""
+        """`fingerprints` are the pools' base models'; `loaded` is told of each load: its pool and its seconds."""
         self._fleet = fleet
         self._registry = registry
         self._store = store
+        self._fingerprints = fingerprints
         self._http = http
         self._loaded = loaded
         self._probed: set[tuple[str, str, str]] = set()
@@ -54,67 +56,89 @@ class Reconciler:
         folder = replica.config.store_folder
         return str(PurePosixPath(folder) / here.name) if folder else str(here)
 
+    def fits(self, version: Version) -> bool:
+        """Whether the version was trained on the base model that its pool serves now."""
+        return version.base_fingerprint == self._fingerprints.get(version.pool)
+
     def adopt(self, replica: Replica, versions: Iterable[Version]) -> None:
         """Take as loaded whatever the replica lists under a version's name and path; nothing else of that name is."""
         there = frozenset(
             version.name
             for version in versions
-            if replica.seen.get(version.name) == self.path_on(replica, version)
+            if version.state in PLACED
+            and self.fits(version)
+            and replica.seen.get(version.name) == self.path_on(replica, version)
             and (replica.name, version.name) not in self._in_doubt
         )
         if there != replica.loaded:
             replica.loaded = there
             self._fleet.changed()
 
-    async def step(self, names: Iterable[str]) -> list[str]:
-        """One pass over all replicas: load what is missing, unload what is no longer wanted. Returns what failed.
+    async def step(self, versions: Mapping[str, Version]) -> list[str]:
+        """One pass: on each replica, load what is missing and unload what is no longer wanted. Returns what failed.
 
-        A version's state is read anew when its turn comes: an admin may have moved it since the pass began. One that
-        is staging is the business of whoever stages it.
+        Replicas are seen to beside each other, so that one that hangs keeps no other waiting.
         """
+        passes = (self._step_on(replica, versions) for replica in self._fleet.replicas.values() if replica.up)
+        return [failure for failures in await asyncio.gather(*passes) for failure in failures]
+
+    async def _step_on(self, replica: Replica, versions: Mapping[str, Version]) -> list[str]:
         failed = []
-        for name in list(names):
-            for replica in self._fleet.replicas.values():
-                version = await self._registry.version(name)
-                place = (replica.name, name)
-                if version.pool != replica.config.pool or not replica.up or version.state == "staging":
-                    continue
-                if self._retry_at.get(place, 0.0) > time.monotonic():
-                    continue
-                try:
-                    if version.state in PLACED:
-                        await self.load(replica, version)
-                    elif name in replica.seen:
-                        await self.unload(replica, version)
-                except (LoadError, ProbeError) as error:
-                    log.warning("reconcile: %s", error, extra={"replica": replica.name, "version": name})
-                    self._retry_at[place] = time.monotonic() + RETRY_SECONDS
-                    failed.append(str(error))
+        for name, known in versions.items():
+            if known.pool != replica.config.pool or not self._to_do(replica, known):
+                continue
+            # An admin may have moved it since the snapshot was made; one that is staging is in the hands of who stages.
+            version = await self._registry.version(name)
+            try:
+                if version.state in PLACED:
+                    await self.load(replica, version)
+                elif version.state != "staging":
+                    await self.unload(replica, version)
+            except (LoadError, ProbeError) as error:
+                log.warning("reconcile: %s", error, extra={"replica": replica.name, "version": name})
+                self._retry_at[replica.name, name] = time.monotonic() + RETRY_SECONDS
+                failed.append(str(error))
         return failed
+
+    def _to_do(self, replica: Replica, version: Version) -> bool:
+        if self._retry_at.get((replica.name, version.name), 0.0) > time.monotonic():
+            return False
+        if version.state in PLACED:
+            probed = (replica.name, version.name, replica.engine_version) in self._probed
+            return self.fits(version) and not (version.name in replica.loaded and probed)
+        return version.name in replica.seen
 
     async def load(self, replica: Replica, version: Version) -> None:
         """Have the version loaded and probed on this replica, if it is not. Raises LoadError, ProbeError.
 
         A refusal ("already loaded") or a timeout is answered by reading what the engine lists, never by a blind retry.
         """
+        if not self.fits(version):
+            raise LoadError(f"{version.name} was trained on another base model than the pool {version.pool} serves.")
         path = self.path_on(replica, version)
         place = (replica.name, version.name)
         async with self._locks[replica.name]:
-            if replica.seen.get(version.name) != path:
-                self._in_doubt.add(place)
-                await self._load(replica, version, path)
-            elif version.name in replica.loaded and (*place, replica.engine_version) in self._probed:
+            if replica.seen.get(version.name) == path:
+                if version.name in replica.loaded and (*place, replica.engine_version) in self._probed:
+                    return
+                await self._prove(replica, version)
                 return
+            self._in_doubt.add(place)
             try:
-                await probe(replica, version, self._fleet.pools[version.pool].base_model, self._http)
-            except ProbeError:
-                self._in_doubt.add(place)
-                await self._unload(replica, version)
-                raise
-            self._probed.add((*place, replica.engine_version))
-            self._in_doubt.discard(place)
-            replica.loaded |= {version.name}
-            self._fleet.changed()
+                await self._load(replica, version, path)
+                await self._prove(replica, version)
+            finally:
+                self._in_doubt.discard(place)
+
+    async def _prove(self, replica: Replica, version: Version) -> None:
+        try:
+            await probe(replica, version, self._fleet.pools[version.pool].base_model, self._http)
+        except ProbeError:
+            await self._unload(replica, version)
+            raise
+        self._probed.add((replica.name, version.name, replica.engine_version))
+        replica.loaded |= {version.name}
+        self._fleet.changed()
 
     async def unload(self, replica: Replica, version: Version) -> None:
         """Stop routing there, then have the engine forget the name; running answers finish. Raises LoadError."""

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from serving.adapters.artifact import Artifact
 from serving.adapters.manifest import Manifest, to_json
-from serving.shelf import Shelf, Stale
+from serving.shelf import Change, Shelf, Stale, change_together
 from serving.view import BlueprintView, VersionView
 
 VersionState = Literal["verified", "staging", "ready", "active", "standby", "retired", "quarantined"]
@@ -84,6 +84,7 @@ class Registry:
     """The one mover of version states and aliases."""
 
     def __init__(self, redis: Redis) -> None:
+        self._redis = redis
         self._versions = Shelf(redis, "versions")
         self._aliases = Shelf(redis, "aliases")
 
@@ -166,24 +167,37 @@ class Registry:
 
         Raises RegistryError for a version that is not ready, Stale on another generation than the expected one.
         """
-        versions = await self.versions()
+        if abs(sum(weights.values()) - 1) > 1e-6:
+            raise RegistryError("The weights of an alias add up to 1.")
+        while True:
+            changes = await self._pointing(task, weights, expected_generation)
+            try:
+                return await change_together(self._redis, changes)
+            except Stale as stale:
+                if stale.name == task and expected_generation is not None:
+                    raise  # the alias itself; where a version has moved meanwhile, its new state is looked at
+
+    async def _pointing(self, task: str, weights: Mapping[str, float], expected_generation: int | None) -> list[Change]:
+        """The alias and the states of the versions that it takes up and lets go, as one step from what is now."""
+        generations = await self._versions.generations()
+        alias_generation = (await self._aliases.generations()).get(task, 0)
+        versions, before = await self.versions(), (await self.aliases()).get(task)
+        changes = []
         for name in weights:
             version = versions.get(name)
             if version is None or version.task != task:
                 raise RegistryError(f"{name} is no version of {task}.")
             if version.state not in PLACED:
                 raise RegistryError(f"{name} is {version.state}: load it first.")
-        if abs(sum(weights.values()) - 1) > 1e-6:
-            raise RegistryError("The weights of an alias add up to 1.")
-        before = (await self.aliases()).get(task)
+            changes.append(self._moved(version, "active", generations[name]))
+        left = set(before.weights if before else ()) - set(weights)
+        active = [versions[name] for name in left if name in versions and versions[name].state == "active"]
+        changes += [self._moved(version, "standby", generations[version.name]) for version in active]
         leading = max(before.weights, key=lambda name: before.weights[name]) if before else None
-        generation = await self._aliases.put(
-            task,
-            msgspec.to_builtins(AliasEntry(weights=dict(weights), salt=f"{task}-{time.time_ns():x}", previous=leading)),
-            expected_generation,
-        )
-        for name in weights:
-            await self.move(name, "active")
-        for name in set(before.weights if before else ()) - set(weights):
-            await self.move(name, "standby")
-        return generation
+        entry = AliasEntry(weights=dict(weights), salt=f"{task}-{time.time_ns():x}", previous=leading)
+        expected = alias_generation if expected_generation is None else expected_generation
+        return [Change(self._aliases, task, msgspec.to_builtins(entry), expected), *changes]
+
+    def _moved(self, version: Version, state: VersionState, generation: int) -> Change:
+        moved = msgspec.structs.replace(version, state=state)
+        return Change(self._versions, version.name, msgspec.to_builtins(moved), generation)
