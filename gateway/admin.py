@@ -17,13 +17,14 @@ from gateway.errors import Problem
 from gateway.house import House
 from router.overrides import OverrideAction
 from serving.adapters.artifact import ArtifactError, verify
-from serving.adapters.manifest import ManifestError, read_manifest
+from serving.adapters.manifest import Manifest, ManifestError, read_manifest
 from serving.adapters.probe import ProbeError
 from serving.adapters.reconcile import LoadError
 from serving.adapters.registry import RegistryError, Version, VersionState
 from serving.shelf import Stale
 
 OBJECTS_MAX = 1000
+Short = Annotated[str, Field(max_length=256)]
 
 
 def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
@@ -73,18 +74,20 @@ class OverrideIn(Body):
     """A rule that overrules the routing of a task, or of all."""
 
     action: OverrideAction
-    task: str | None = None
+    task: str | None = Field(None, max_length=63)
     contains: str | None = Field(None, min_length=1, max_length=500, description="Text, without regard to case.")
-    caller: str | None = Field(None, description="A caller's public part.")
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
+    caller: str | None = Field(None, max_length=63, description="A caller's public part.")
+    metadata: dict[Short, Short] = Field(default_factory=dict, max_length=16)
     version: str | None = None
     message: str | None = Field(None, max_length=1000)
-    expires_at: float | None = Field(None, description="Unix seconds.")
+    expires_at: float | None = Field(None, gt=0, allow_inf_nan=False, description="Unix seconds.")
 
     @model_validator(mode="after")
     def _whole(self) -> OverrideIn:
         if (self.action == "version") != (self.version is not None):
             raise ValueError("version goes with the action version, and only with it")
+        if self.version is not None and self.version.partition("@")[0] != self.task:
+            raise ValueError("a version answers its own task alone: give that task")
         return self
 
 
@@ -93,8 +96,8 @@ class CallerIn(Body):
 
     name: str = Field(min_length=1, max_length=100)
     role: Role = "caller"
-    models: list[str] = Field(default_factory=lambda: ["*"], min_length=1, max_length=1000)
-    expires_at: float | None = Field(None, description="Unix seconds.")
+    models: list[Short] = Field(default_factory=lambda: ["*"], min_length=1, max_length=1000)
+    expires_at: float | None = Field(None, gt=0, allow_inf_nan=False, description="Unix seconds.")
 
 
 @router.get("/adapters")
@@ -102,7 +105,8 @@ async def list_adapters(request: Request, _: Operator) -> dict[str, Any]:
     """All versions, with their state, where they are loaded, and their share of their task's requests."""
     house = house_of(request)
     snapshot = await house.snapshot.refresh()
-    return {"adapters": [_shown(house, version) for version in snapshot.versions.values()]}
+    ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
+    return {"adapters": [_shown(house, version) for version in ordered]}
 
 
 @router.get("/adapters/{name}")
@@ -130,6 +134,7 @@ async def import_adapter(request: Request, body: AdapterIn, admin: Admin) -> dic
         manifest = read_manifest(manifest_path)
         if manifest.task != body.task:
             raise Problem("adapter_rejected", f"The manifest is for the task {manifest.task!r}.", "task")
+        _check_bounds(house, body.task, manifest)
         pool = _pool_for(house, body.pool, manifest.base_fingerprint)
         base = house.bases[pool]
         artifact = await asyncio.to_thread(verify, folder, base, claimed_fingerprint=manifest.base_fingerprint)
@@ -160,14 +165,15 @@ async def load_adapter(request: Request, name: str, admin: Admin) -> dict[str, A
     )
     failed = [error for error in done if isinstance(error, BaseException)]
     if not serving:
-        version = await house.registry.move(name, _after_staging(failed, len(done)), "; ".join(map(str, failed)))
+        with _conflicts():
+            version = await house.registry.move(name, _after_staging(failed, len(done)), "; ".join(map(str, failed)))
     await _audit(house, admin, "adapter.load", name, None, {"state": version.state}, [str(e) for e in failed])
     await house.snapshot.refresh()
     for error in failed:
         if not isinstance(error, (LoadError, ProbeError)):
             raise error
     if len(failed) == len(done):
-        text = version.note or f"no replica of the pool {version.pool} is up"
+        text = "; ".join(map(str, failed)) or f"no replica of the pool {version.pool} is up"
         raise Problem("state_conflict", f"{name} was not loaded and is {version.state}: {text}")
     return _shown(house, version)
 
@@ -184,11 +190,8 @@ async def unload_adapter(request: Request, name: str, admin: Admin) -> dict[str,
     """Take the version off every replica. Running answers finish. Refused while an alias sends requests to it."""
     house = house_of(request)
     version = await _version(house, name)
-    aliases = await house.registry.aliases()
-    if name in (aliases[version.task].weights if version.task in aliases else ()):
-        raise Problem("state_conflict", f"The alias {version.task!r} sends requests to {name}: move it first.")
     with _conflicts():
-        version = await house.registry.move(name, "verified")
+        version = await house.registry.withdraw(name)
     await house.snapshot.refresh()
     for replica in house.fleet.in_pool(version.pool):
         if replica.up:
@@ -251,6 +254,10 @@ async def set_override(request: Request, name: str, body: OverrideIn, admin: Adm
     house = house_of(request)
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or len(name) > 63:
         raise Problem("invalid_value", "A rule's name has letters, digits, - and _, at most 63.", "name")
+    if body.task is not None and body.task not in house.settings.tasks:
+        raise Problem("not_found", f"The configuration has no task {body.task!r}.", "task")
+    if body.version is not None:
+        await _version(house, body.version)
     before = await house.overrides.get(name)
     if before is None and len(await house.overrides.all()) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
@@ -332,12 +339,20 @@ async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
 async def read_audit(
     request: Request,
     _: Operator,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """The audit, oldest first: who changed what, when, from what to what. Hash-chained."""
     entries = await house_of(request).audit.read(after, limit)
     return {"entries": [msgspec.to_builtins(entry) for entry in entries]}
+
+
+def _check_bounds(house: House, task: str, manifest: Manifest) -> None:
+    """The version's own sampling keeps the bounds that the operator set. Raises Problem (422)."""
+    most = house.settings.tasks[task].max_tokens_max
+    for sampling in (manifest.sampling, manifest.blueprint.sampling):
+        if sampling.get("max_tokens", 0) > most:
+            raise Problem("adapter_rejected", f"The manifest samples more than the task's {most} tokens.", "path")
 
 
 def _pool_for(house: House, named: str | None, fingerprint: str | None) -> str:

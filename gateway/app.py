@@ -29,7 +29,7 @@ from gateway.request_path import walk
 from gateway.settings import Settings
 from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
 from gateway.state import open_state, shared_secret
-from gateway.wire import Call, Receive, Scope, Send
+from gateway.wire import Call, Receive, Scope, Send, bounded
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Coverage, FeedbackStore
@@ -66,8 +66,9 @@ class Hot:
 class Gateway(FastAPI):
     """The application. Its hot endpoints are routes like others, but found before FastAPI's middleware and router."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, body_bytes_max: int, **options: Any) -> None:
         super().__init__(**options)
+        self.body_bytes_max = body_bytes_max
         self.hot: Mapping[str, Hot] = MappingProxyType({path: Hot(endpoint) for path, endpoint in HOT.items()})
         for path, endpoint in self.hot.items():
             self.router.routes.append(Route(path, endpoint, methods=["POST"]))
@@ -75,6 +76,8 @@ class Gateway(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self.hot.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if endpoint is None:
+            if scope["type"] == "http":
+                receive = bounded(scope, receive, self.body_bytes_max)
             await super().__call__(scope, receive, send)
         else:
             scope["app"] = self
@@ -92,12 +95,12 @@ def build_app(settings: Settings) -> Gateway:
             yield
 
     app = Gateway(
+        settings.limits.body_bytes_max,
         title="Apprentice",
         version=installed_version("apprentice-gateway"),
         summary="Routes each request between a fine-tuned adapter and a general model, and watches both.",
         lifespan=lifespan,
         openapi_url="/openapi.json",
-        max_body_size=settings.limits.body_bytes_max,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
+import uuid
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -27,6 +27,8 @@ from monitoring.records import Record
 YOUNG_SECONDS = 60.0
 RECORD_WAIT_SECONDS = 1.0
 FEEDBACK_BATCH_MAX = 1000
+DEMONSTRATION_BYTES_MAX = 65_536
+FLOAT_MAX = 10**300
 
 router = APIRouter()
 
@@ -104,7 +106,7 @@ async def models(request: Request, caller: Identified) -> dict[str, Any]:
     named: list[tuple[str, str, int]] = [(task, "task", 0) for task in snapshot.policy.tasks]
     named += [(v.name, "version", int(v.created_at)) for v in snapshot.versions.values() if v.name in loaded]
     named += [(pool, "pool", 0) for pool in sorted(snapshot.policy.callable_pools)]
-    allowed = [row for row in named if "*" in caller.models or row[0].partition("@")[0] in caller.models]
+    allowed = [row for row in named if not caller.models.isdisjoint(("*", row[0].partition("@")[0], row[0]))]
     data = [
         {"id": name, "object": "model", "created": created, "owned_by": "apprentice", "kind": kind}
         for name, kind, created in allowed
@@ -142,7 +144,8 @@ async def give_feedback(request: Request, caller: Identified, body: FeedbackIn |
 async def find_record(house: House, request_id: str, caller: Caller) -> Record:
     """A record that this caller may read; one that was just made is waited for. Raises Problem (404, 503)."""
     until = time.monotonic() + RECORD_WAIT_SECONDS
-    young = house.ids.genuine(request_id, caller.judges) and time.time() - made_at(request_id) < YOUNG_SECONDS
+    young_seconds = YOUNG_SECONDS + house.settings.limits.request_timeout_seconds
+    young = house.ids.genuine(request_id, caller.judges) and time.time() - made_at(request_id) < young_seconds
     while True:
         record = house.records.find(request_id) or await house.record_stream.read(request_id)
         if record is not None and caller.judges in ("*", record.caller):
@@ -162,8 +165,12 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
         young = age < YOUNG_SECONDS + house.settings.limits.request_timeout_seconds
         if age > house.settings.records.retention_seconds:
             raise Problem("feedback_window_over", "The request is too old to be judged.", "request_id")
+    if len(msgspec.json.encode((given.demonstration, given.tags))) > DEMONSTRATION_BYTES_MAX:
+        text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."
+        raise Problem("invalid_value", text, "demonstration")
     feedback = Feedback(
-        feedback_id=given.feedback_id or "",
+        feedback_id=given.feedback_id or uuid.uuid4().hex,
+        named=given.feedback_id is not None,
         metric=given.metric,
         value=value,
         at=now,
@@ -173,8 +180,6 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
         demonstration=given.demonstration,
         tags=given.tags,
     )
-    if not feedback.feedback_id:
-        feedback.feedback_id = hashlib.sha256(f"{caller.public}{feedback.digest()}".encode()).hexdigest()[:32]
     receipt = await house.feedback.give(request_id, feedback, caller.judges, young)
     house.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
     if receipt.first:
@@ -189,7 +194,7 @@ def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, d
         raise Problem("feedback_conflict", "This feedback_id was used for another judgement.", "feedback_id")
     if receipt.given == "full":
         raise Problem("feedback_full", "This request has been judged too often.", "request_id")
-    result = {"request_id": request_id, "feedback_id": feedback.feedback_id, "metric": feedback.metric}
+    result = {"request_id": request_id, "feedback_id": receipt.feedback_id, "metric": feedback.metric}
     return (200 if receipt.given == "same" else 201), result
 
 
@@ -205,6 +210,8 @@ def _checked(given: FeedbackIn, metrics: dict[str, FeedbackMetricSettings]) -> b
     if spec.kind == "boolean" and isinstance(value, bool):
         return value
     if spec.kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, int) and abs(value) > FLOAT_MAX:
+            raise Problem("invalid_value", "The value is too large.", "value")
         low = spec.minimum if spec.minimum is not None else float("-inf")
         high = spec.maximum if spec.maximum is not None else float("inf")
         if low <= value <= high and abs(value) != float("inf"):
@@ -245,6 +252,7 @@ def add_to(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(UnicodeEncodeError, _half_a_character)
     app.add_exception_handler(RedisError, _no_redis)
     app.add_exception_handler(Exception, _fault)
 
@@ -264,18 +272,28 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         return _answer(request, Problem("method_not_allowed", "This address does not take this method."))
+    if error.status_code == 413:
+        limit = house_of(request).body_bytes_max
+        return _answer(request, Problem("body_too_large", f"The body is longer than {limit} bytes."))
+    if error.status_code == 400:
+        return _answer(request, Problem("invalid_json", "The body is not JSON in UTF-8, or is nested too deeply."))
     return _answer(request, Problem("not_found", "There is nothing at this address."))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "FeedbackIn", "FeedbackBatch")]
+    place = [str(part) for part in first["loc"][1:] if part not in ("FeedbackIn", "FeedbackBatch")]
     if first["type"] == "json_invalid":
         return _answer(request, Problem("invalid_json", "The body is not valid JSON."))
     code = {"missing": "missing_field", "extra_forbidden": "unknown_parameter"}.get(first["type"], "invalid_value")
     param = ".".join(place) or None
     return _answer(request, Problem(code, f"{param or 'body'}: {first['msg']}.", param))
+
+
+async def _half_a_character(request: Request, _: Exception) -> Response:
+    text = "A text holds half of a surrogate pair, which is no character."
+    return _answer(request, Problem("invalid_value", text))
 
 
 async def _no_redis(request: Request, _: Exception) -> Response:

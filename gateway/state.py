@@ -76,6 +76,7 @@ async def _embedded(folder: Path) -> AsyncIterator[Path]:
     """
     folder = folder.absolute() / "valkey"
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # what is in it proves ids and digests
     socket_path = folder / "valkey.sock"
     if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES_MAX:
         raise StateError(f"The data folder's path is too long for a Unix socket: {folder}. Choose a shorter one.")

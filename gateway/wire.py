@@ -7,6 +7,8 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from gateway.errors import Problem
 
 Scope = MutableMapping[str, Any]
@@ -23,6 +25,25 @@ HEADER_CHARACTERS_MAX = 512
 
 class HungUp(Exception):
     """The caller has gone."""
+
+
+def bounded(scope: Scope, receive: Receive, bytes_max: int) -> Receive:
+    """`receive`, but raising HTTPException (413) instead of giving more than `bytes_max` bytes of a body."""
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    size = int(declared) if declared.isdigit() else 0
+    got = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal got
+        if size > bytes_max:
+            raise HTTPException(413)
+        message = await receive()
+        got += len(message.get("body", b""))
+        if got > bytes_max:
+            raise HTTPException(413)
+        return message
+
+    return receive_bounded
 
 
 class Call:

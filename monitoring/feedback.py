@@ -22,30 +22,43 @@ if index then
 elseif ARGV[5] == '1' then
   mine = true
 end
-if not mine or (not index and ARGV[5] ~= '1') then return {'unknown', '', 0} end
+if not mine or (not index and ARGV[5] ~= '1') then return {'unknown', '', 0, ''} end
+if ARGV[11] == '0' then
+  local last = redis.call('HGET', KEYS[5], ARGV[10])
+  local id = last and string.match(last, '^[^\\n]*')
+  if id and string.sub(last, #id + 2) == ARGV[2] then return {'same', index or '', 0, id} end
+end
 local have = redis.call('HGET', KEYS[2], ARGV[1])
 if have then
-  if string.match(have, '^[^\\n]*') == ARGV[2] then return {'same', index or '', 0} end
-  return {'conflict', index or '', 0}
+  if string.match(have, '^[^\\n]*') == ARGV[2] then return {'same', index or '', 0, ARGV[1]} end
+  return {'conflict', index or '', 0, ''}
 end
-if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[7]) then return {'full', index or '', 0} end
+if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[7]) then return {'full', index or '', 0, ''} end
+local first = redis.call('HLEN', KEYS[2]) == 0 and 1 or 0
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\\n' .. ARGV[4] .. '\\n' .. ARGV[3])
+redis.call('HSET', KEYS[5], ARGV[10], ARGV[1] .. '\\n' .. ARGV[2])
+redis.call('PEXPIRE', KEYS[5], ARGV[6])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 if index then
   local rest = string.match(index, '^[^\\n]*\\n(.*)$')
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'request', ARGV[9], 'index', rest, 'feedback', ARGV[3])
-  return {'created', index, redis.call('HLEN', KEYS[2]) == 1 and 1 or 0}
+  return {'created', index, first, ARGV[1]}
 end
 redis.call('SADD', KEYS[4], ARGV[1])
 redis.call('PEXPIRE', KEYS[4], ARGV[6])
-return {'pending', '', redis.call('HLEN', KEYS[2]) == 1 and 1 or 0}
+return {'pending', '', first, ARGV[1]}
 """
 
 
 class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One judgement. `value` is a boolean, a float or a category, as its metric declares; `at` in Unix seconds."""
+    """One judgement. `value` is a boolean, a float or a category, as its metric declares; `at` in Unix seconds.
+
+    `named` says that its giver named the id: another sending under it is then the same or a conflict. Without a name,
+    a sending is the same again if it says what the latest of its metric and rater said.
+    """
 
     feedback_id: str
+    named: bool = True
     metric: str
     value: bool | float | str
     at: float
@@ -66,6 +79,7 @@ class Receipt:
     """What became of a feedback; task and version are those of its record, None while that is not yet visible."""
 
     given: Given
+    feedback_id: str = ""
     first: bool = False
     task: str | None = None
     version: str | None = None
@@ -86,12 +100,13 @@ class FeedbackStore:
         `young` says that the id is genuine and so new that its record may not be visible yet: the feedback then
         waits for it. Raises RedisError if it could not be stored: nothing may be acknowledged then.
         """
-        given, index, first = await self._give(
+        given, index, first, feedback_id = await self._give(
             keys=[
                 f"apprentice:record:{request_id}",
                 f"apprentice:feedback:{request_id}",
                 STREAM_KEY,
                 f"apprentice:feedback:{request_id}:pending",
+                f"apprentice:feedback:{request_id}:latest",
             ],
             args=[
                 feedback.feedback_id,
@@ -103,10 +118,12 @@ class FeedbackStore:
                 FEEDBACK_PER_REQUEST_MAX,
                 self._stream_max,
                 request_id,
+                f"{feedback.metric}\t{feedback.rater or feedback.caller}",
+                int(feedback.named),
             ],
         )
         parts = index.decode().split("\n") + [""] * 4
-        return Receipt(given.decode(), bool(first), parts[2] or None, parts[3] or None)
+        return Receipt(given.decode(), feedback_id.decode(), bool(first), parts[2] or None, parts[3] or None)
 
     async def of(self, request_id: str) -> list[Feedback]:
         """All feedback on a request, oldest first."""

@@ -22,9 +22,13 @@ class RequestIds:
         self._secret = secret
 
     def make(self, caller: str) -> str:
-        """A new id for a request of this caller; ids made later sort later (by the millisecond)."""
-        raw = bytearray(int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10))
-        raw[6] = 0x70 | raw[6] & 0x0F
+        """A new id for a request of this caller; ids made later sort later, to a quarter of a microsecond.
+
+        The 12 bits after the milliseconds are the fraction of the millisecond (RFC 9562, section 6.2, method 3).
+        """
+        milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+        fraction = rest * 4096 // 1_000_000
+        raw = bytearray((milliseconds << 16 | 0x7000 | fraction).to_bytes(8, "big") + os.urandom(8))
         raw[8] = 0x80 | raw[8] & 0x3F
         text = raw.hex()
         mac = self._mac(bytes(raw)) + self._mac(bytes(raw), caller)

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
+KEEP = b"keep"
 
 CHANGE = """
 local count = #KEYS - 1
@@ -22,13 +23,15 @@ end
 local first
 for i = 1, count, 2 do
   local n = (i - 1) / 2 * 3
-  if ARGV[n + 3] == '' then
-    redis.call('HDEL', KEYS[i], ARGV[n + 1])
-  else
-    redis.call('HSET', KEYS[i], ARGV[n + 1], ARGV[n + 3])
+  if ARGV[n + 3] ~= 'keep' then
+    if ARGV[n + 3] == '' then
+      redis.call('HDEL', KEYS[i], ARGV[n + 1])
+    else
+      redis.call('HSET', KEYS[i], ARGV[n + 1], ARGV[n + 3])
+    end
+    local now = redis.call('HINCRBY', KEYS[i + 1], ARGV[n + 1], 1)
+    first = first or now
   end
-  local now = redis.call('HINCRBY', KEYS[i + 1], ARGV[n + 1], 1)
-  first = first or now
 end
 redis.call('PUBLISH', ARGV[#ARGV], redis.call('INCR', KEYS[#KEYS]))
 return {1, 0, first}
@@ -54,7 +57,16 @@ class Change:
     expected_generation: int | None = None
 
 
-async def change_together(redis: Redis, changes: Sequence[Change]) -> int:
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """One object that must be at this generation for a step to be taken; it stays as it is."""
+
+    shelf: Shelf
+    name: str
+    expected_generation: int
+
+
+async def change_together(redis: Redis, changes: Sequence[Change | Unchanged]) -> int:
     """Make all changes in one atomic step, or none; the new generation of the first object.
 
     It also raises the generation of the whole state and tells all gateways. Raises Stale for the first object that is
@@ -65,12 +77,19 @@ async def change_together(redis: Redis, changes: Sequence[Change]) -> int:
     for change in changes:
         keys += [change.shelf.values, change.shelf.generation_names]
         expected = "" if change.expected_generation is None else change.expected_generation
-        args += [change.name, expected, b"" if change.value is None else msgspec.json.encode(change.value)]
+        args += [change.name, expected, _written(change)]
     script = redis.register_script(CHANGE)
     done, at_fault, generation = await script(keys=[*keys, GENERATION_KEY], args=[*args, CHANGED_CHANNEL])
     if not done:
         raise Stale(changes[at_fault - 1].name, generation)
     return int(generation)
+
+
+def _written(change: Change | Unchanged) -> bytes:
+    """What the script writes: a value, nothing (it removes), or KEEP."""
+    if isinstance(change, Unchanged):
+        return KEEP
+    return b"" if change.value is None else msgspec.json.encode(change.value)
 
 
 class Shelf:

@@ -106,7 +106,7 @@ class Reconciler:
         if version.state in PLACED:
             probed = (replica.name, version.name, replica.engine_version) in self._probed
             return self.fits(version) and not (version.name in replica.loaded and probed)
-        return version.name in replica.seen
+        return replica.seen.get(version.name) == self.path_on(replica, version)
 
     async def load(self, replica: Replica, version: Version) -> None:
         """Have the version loaded and probed on this replica, if it is not. Raises LoadError, ProbeError.

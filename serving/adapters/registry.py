@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from serving.adapters.artifact import Artifact
 from serving.adapters.manifest import Manifest, to_json
-from serving.shelf import Change, Shelf, Stale, change_together
+from serving.shelf import Change, Shelf, Stale, Unchanged, change_together
 from serving.view import BlueprintView, VersionView
 
 VersionState = Literal["verified", "staging", "ready", "active", "standby", "retired", "quarantined"]
@@ -161,6 +161,32 @@ class Registry:
             except Stale:
                 continue
             return moved
+
+    async def withdraw(self, name: str) -> Version:
+        """Bring a version back to `verified`, so that replicas unload it.
+
+        Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment.
+        """
+        while True:
+            version = await self.version(name)
+            alias_generation = (await self._aliases.generations()).get(version.task, 0)
+            alias = (await self.aliases()).get(version.task)
+            if alias is not None and name in alias.weights:
+                raise RegistryError(f"The alias {version.task!r} sends requests to {name}: move it first.")
+            if version.state == "verified":
+                return version
+            if "verified" not in STEPS[version.state]:
+                raise RegistryError(f"{name} is {version.state}: it can't become verified.")
+            generation = (await self._versions.generations())[name]
+            step: list[Change | Unchanged] = [
+                self._moved(version, "verified", generation),
+                Unchanged(self._aliases, version.task, alias_generation),
+            ]
+            try:
+                await change_together(self._redis, step)
+            except Stale:
+                continue
+            return await self.version(name)
 
     async def point(self, task: str, weights: Mapping[str, float], expected_generation: int | None) -> int:
         """Move the task's alias to these versions, at once and as a whole; returns the alias's new generation.

@@ -52,7 +52,7 @@ async def test_feedback_on_a_record_is_created_and_in_the_stream(
 ) -> None:
     given = judgement(comment="Zeile 1\nline 2 ✓", demonstration={"decision": "deny"}, tags={"a": "b"}, rater="anna")
     receipt = await store.give(request_id, given, "caller1", young=False)
-    assert receipt == Receipt("created", first=True, task="returns", version="returns@v3")
+    assert receipt == Receipt("created", "f1", first=True, task="returns", version="returns@v3")
     assert await store.of(request_id) == [given]
     ((_, entry),) = await redis.xrange(STREAM_KEY)
     assert entry[b"request"].decode() == request_id
@@ -105,7 +105,7 @@ async def test_an_old_id_without_a_record_is_unknown(store: FeedbackStore, redis
 async def test_a_young_id_without_a_record_is_pending_and_then_the_same(store: FeedbackStore, redis: Redis) -> None:
     request_id = IDS.make("caller1")
     first = await store.give(request_id, judgement(), "caller1", young=True)
-    assert first == Receipt("pending", first=True)
+    assert first == Receipt("pending", "f1", first=True)
     assert (await store.give(request_id, judgement(), "caller1", young=True)).given == "same"
     assert (await store.give(request_id, judgement(value=False), "caller1", young=True)).given == "conflict"
     assert await redis.xlen(STREAM_KEY) == 0

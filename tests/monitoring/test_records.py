@@ -133,9 +133,8 @@ async def test_more_records_than_a_batch_go_in_batches(redis: Redis) -> None:
 async def test_a_full_buffer_counts_what_it_can_not_take_and_keeps_the_oldest() -> None:
     buffer = RecordBuffer(2)
     first, second, third = record(), record(), record()
-    for one in (first, second, third):
-        buffer.put(one)
-    assert (len(buffer), buffer.dropped) == (2, 1)
+    assert [buffer.put(one) for one in (first, second, third)] == [True, True, False]
+    assert len(buffer) == 2
     assert buffer.find(first.id) is first
     assert buffer.find(third.id) is None
     assert buffer.first(10) == [first, second]

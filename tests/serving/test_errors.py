@@ -17,7 +17,8 @@ from serving.view import FaultKind
     ("status", "kind"),
     [
         (400, RefusedByEngine),
-        (401, RefusedByEngine),
+        (401, Failed),
+        (307, Failed),
         (404, Missing),
         (408, Silent),
         (413, RefusedByEngine),

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from gateway.callers import new_key
+from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -147,6 +148,49 @@ async def test_other_bytes_under_a_versions_name_are_never_served(
         answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
     assert answer.headers["x-apprentice-pool"] == "general"
     assert answer.headers["x-apprentice-reason"] == "no_replica"
+
+
+async def test_a_version_is_not_served_on_another_base_model(
+    configure: Configure, make_adapter: MakeAdapter, base_folder: Path, small: FakeEngine
+) -> None:
+    async with run_gateway(configure()) as first:
+        await first.place(make_adapter(1))
+    write_base(base_folder, BASE_CONFIG, seed=7)
+    async with run_gateway(configure()) as second, second.openai() as client:
+        answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
+        async with second.http() as http:
+            loaded = await http.post("/admin/v1/adapters/returns@v1/load")
+    assert (answer.headers["x-apprentice-pool"], answer.headers["x-apprentice-reason"]) == ("general", "no_replica")
+    assert loaded.status_code == 409
+    assert "another base model" in loaded.json()["error"]["message"]
+
+
+async def test_an_alias_never_ends_on_a_version_that_was_unloaded_meanwhile(
+    gateway: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    await gateway.place(make_adapter(2), alias=False)
+    async with gateway.http() as one, gateway.http() as two:
+        for _ in range(10):
+            assert (await one.post("/admin/v1/adapters/returns@v2/load")).status_code == 200
+            await asyncio.gather(
+                one.put("/admin/v1/aliases/returns", json={"version": "returns@v2"}),
+                two.post("/admin/v1/adapters/returns@v2/unload"),
+            )
+            listed = (await one.get("/admin/v1/adapters")).json()["adapters"]
+            assert [row["state"] for row in listed if row["share"] > 0] == ["active"]
+            assert (await one.put("/admin/v1/aliases/returns", json={"version": "returns@v1"})).status_code == 200
+
+
+async def test_another_installations_adapter_of_the_same_name_is_left_alone(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with gateway.http() as http:
+        body = {"task": "returns", "path": str(make_adapter(2))}
+        assert (await http.post("/admin/v1/adapters", json=body)).json()["version"] == "returns@v2"
+    small.load("returns@v2", make_adapter(3))
+    await small.until(lambda: "returns@v2" in gateway.house.fleet.replicas["small-0"].seen)
+    await gateway.house.reconciler.step(gateway.house.snapshot.current.versions)
+    assert "returns@v2" in small.adapters.registered
 
 
 async def test_a_key_that_is_deleted_is_refused_at_once(gateway: RunningGateway) -> None:

@@ -33,6 +33,7 @@ OK = {"model": "returns", "messages": [{"role": "user", "content": "A toaster"}]
         ({"max_tokens": 1_000_000}, "invalid_value", "max_tokens"),
         ({"n": 16384}, "invalid_value", "n"),
         ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
+        ({"n": 2}, "invalid_value", "n"),
         ({"priority": 1}, "parameter_not_allowed", "priority"),
         ({"cache_salt": "x"}, "parameter_not_allowed", "cache_salt"),
         ({"kv_transfer_params": {}}, "parameter_not_allowed", "kv_transfer_params"),
@@ -150,14 +151,67 @@ async def test_roles_keep_admins_calls_to_admins(gateway: RunningGateway) -> Non
         ({"request_id": "nope", "metric": "correct"}, 400, "missing_field"),
         ({"request_id": "nope", "metric": "correct", "value": True, "extra": 1}, 400, "unknown_parameter"),
         ([], 400, "invalid_value"),
+        ({"request_id": "nope", "metric": "correct", "value": True, "tags": {"\ud800": "x"}}, 400, "invalid_value"),
+        ({"request_id": "nope", "metric": "correct", "value": True, "demonstration": "\ud800"}, 400, "invalid_value"),
+        (
+            {"request_id": "nope", "metric": "correct", "value": True, "demonstration": "x" * 70_000},
+            400,
+            "invalid_value",
+        ),
     ],
 )
 async def test_feedback_that_can_not_be_stored_is_refused_with_the_reason(
     gateway: RunningGateway, body: Any, status: int, code: str
 ) -> None:
     async with gateway.http() as http:
-        answer = await http.post("/v1/feedback", json=body)
+        sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+        answer = await http.post("/v1/feedback", **sent)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+async def test_without_a_key_no_large_body_is_held(gateway: RunningGateway) -> None:
+    async with gateway.http("") as http:
+        answer = await http.post("/v1/feedback", content=b" " * (5 << 20), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("body", [b'{"name":"\xff"}', b"[" * 100_000, b"{"])
+async def test_json_that_is_none_is_told_as_that_everywhere(gateway: RunningGateway, body: bytes) -> None:
+    async with gateway.http() as http:
+        for path in ("/v1/feedback", "/admin/v1/callers"):
+            answer = await http.post(path, content=body, headers={"content-type": "application/json"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"action": "refuse", "expires_at": float("inf")},
+        {"action": "refuse", "expires_at": float("nan")},
+        {"action": "refuse", "metadata": {"k": "x" * 300}},
+        {"action": "version", "version": "returns@v1"},
+        {"action": "version", "version": "other@v1", "task": "returns"},
+        {"action": "version", "task": "returns"},
+        {"action": "refuse", "task": "\ud800"},
+    ],
+)
+async def test_a_rule_that_can_not_hold_is_refused_and_changes_nothing(
+    gateway: RunningGateway, rule: dict[str, Any]
+) -> None:
+    async with gateway.http() as http:
+        answer = await http.put(
+            "/admin/v1/overrides/r", content=json.dumps(rule), headers={"content-type": "application/json"}
+        )
+        assert answer.status_code in (400, 404), answer.text
+        assert (await http.get("/admin/v1/overrides")).json()["overrides"] == []
+
+
+async def test_too_many_prompts_in_one_request_are_refused(gateway: RunningGateway, small: FakeEngine) -> None:
+    before = small.requests_total
+    async with gateway.http() as http:
+        answer = await http.post("/v1/completions", json={"model": "returns", "prompt": [""] * 300})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+    assert small.requests_total == before
 
 
 async def test_a_forged_id_is_unknown_however_young_it_looks(gateway: RunningGateway) -> None:

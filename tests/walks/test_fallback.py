@@ -31,13 +31,15 @@ async def test_one_failure_is_tried_again_and_the_caller_sees_nothing_of_it(
         (Status(500), "engine_error"),
         (Status(503), "overload"),
         (Status(404), "engine_error"),
+        (Status(401), "engine_error"),
+        (Status(307), "engine_error"),
         (Reset(), "engine_error"),
         (Silent(), "timeout"),
         (Dies(0, "reset"), "engine_error"),
         (ErrorEvent(0), "engine_error"),
         (Status(200, text="<html>A proxy's page.</html>"), "engine_error"),
     ],
-    ids=["500", "503", "404", "reset", "silent", "dies", "error_event", "html"],
+    ids=["500", "503", "404", "401", "307", "reset", "silent", "dies", "error_event", "html"],
 )
 async def test_an_engine_that_fails_for_good_is_replaced_by_general_with_a_label(
     configure: Configure,

@@ -122,6 +122,31 @@ async def test_a_session_and_a_subject_name_their_latest_request(gateway: Runnin
     assert unknown.status_code == 404
 
 
+async def test_feedback_by_session_judges_the_latest_answer_however_soon_it_comes(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        for name in ("x-apprentice-session", "x-apprentice-subject"):
+            kind = name.removeprefix("x-apprentice-")
+            for _ in range(20):
+                asked = await http.post(
+                    "/v1/chat/completions", json={"model": "returns", **ASK}, headers={name: "Gespräch-1".encode()}
+                )
+                request_id = asked.headers["x-request-id"]
+                judged = await http.post("/v1/feedback", json={kind: "Gespräch-1", "metric": "correct", "value": True})
+                assert (judged.status_code, judged.json().get("request_id")) == (201, request_id)
+
+
+async def test_a_rater_who_changes_back_is_heard(gateway: RunningGateway) -> None:
+    request_id = await ask(gateway)
+    async with gateway.http() as http:
+        statuses = []
+        for value in (True, True, False, True):
+            feedback = {"request_id": request_id, "metric": "correct", "value": value}
+            statuses.append((await http.post("/v1/feedback", json=feedback)).status_code)
+        told = (await http.get(f"/v1/requests/{request_id}")).json()["feedback"]
+    assert statuses == [201, 200, 201, 201]
+    assert [feedback["value"] for feedback in told] == [True, False, True]
+
+
 async def test_without_redis_requests_go_on_and_feedback_is_refused_not_lost(
     configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
