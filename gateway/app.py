@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from starlette.routing import Route
 
 from gateway import admin, endpoints
@@ -28,8 +29,8 @@ from gateway.request_body import Endpoint
 from gateway.request_path import walk
 from gateway.settings import Settings
 from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
-from gateway.state import open_state, shared_secret
-from gateway.wire import Call, Receive, Scope, Send, bounded
+from gateway.state import StateError, open_state, shared_secret
+from gateway.wire import Call, Message, Receive, Scope, Send, bounded
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Coverage, FeedbackStore
@@ -37,7 +38,7 @@ from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from monitoring.records import RecordBuffer, RecordStream, flush_until
 from router.policy import TaskPolicy
-from serving.adapters.artifact import Base, read_base
+from serving.adapters.artifact import ArtifactError, Base, read_base
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
@@ -69,6 +70,7 @@ class Gateway(FastAPI):
     def __init__(self, body_bytes_max: int, **options: Any) -> None:
         super().__init__(**options)
         self.body_bytes_max = body_bytes_max
+        self.state.not_started = ""
         self.hot: Mapping[str, Hot] = MappingProxyType({path: Hot(endpoint) for path, endpoint in HOT.items()})
         for path, endpoint in self.hot.items():
             self.router.routes.append(Route(path, endpoint, methods=["POST"]))
@@ -78,10 +80,22 @@ class Gateway(FastAPI):
         if endpoint is None:
             if scope["type"] == "http":
                 receive = bounded(scope, receive, self.body_bytes_max)
+            elif scope["type"] == "lifespan":
+                send = self._without_trace(send)
             await super().__call__(scope, receive, send)
         else:
             scope["app"] = self
             await endpoint(scope, receive, send)
+
+    def _without_trace(self, send: Send) -> Send:
+        """`send`, but telling what the user can mend about a failed start as one sentence instead of a trace."""
+
+        async def send_sentence(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.state.not_started:
+                message = {**message, "message": self.state.not_started}
+            await send(message)
+
+        return send_sentence
 
 
 def build_app(settings: Settings) -> Gateway:
@@ -89,7 +103,12 @@ def build_app(settings: Settings) -> Gateway:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_house(settings) as house:
+        async with AsyncExitStack() as stack:
+            try:
+                house = await stack.enter_async_context(open_house(settings))
+            except (StateError, ArtifactError, RedisError, OSError) as error:
+                app.state.not_started = str(error)
+                raise
             app.state.house = house
             _freeze_garbage()
             yield
@@ -112,6 +131,7 @@ def build_app(settings: Settings) -> Gateway:
 @asynccontextmanager
 async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Build the House, room by room, and take up its duties. Raises StateError or SettingsError."""
+    bases = _bases(settings)
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         redis = await stack.enter_async_context(open_state(redis_url, settings.data_folder))
@@ -125,7 +145,6 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         )
         store = Store(settings.store)
         registry = Registry(redis)
-        bases = _bases(settings)
         reconciler = Reconciler(
             fleet,
             registry,

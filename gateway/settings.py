@@ -24,6 +24,7 @@ from serving.replica import ReplicaConfig
 
 ENVIRONMENT_PREFIX = "APPRENTICE_"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+ADDRESS = r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$"
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 
@@ -73,7 +74,10 @@ class ReplicaSettings(Section):
     """One engine process of a pool."""
 
     name: Name = Field(description="Name of the replica, unique in the fleet.")
-    url: str = Field(pattern=r"^https?://[^\s/]+$", description="Address of the engine, without a path.")
+    url: str = Field(
+        pattern=r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$",
+        description="Address of the engine, without a path.",
+    )
     api_key: SecretStr | None = Field(None, description="Key that the engine wants, if it wants one.")
     store_folder: str | None = Field(
         None, pattern=r"^/", description="Where this engine sees the adapter store; unset: where the gateway sees it."

@@ -37,7 +37,11 @@ class StateError(Exception):
 async def open_state(redis_url: str | None, data_folder: Path) -> AsyncIterator[Redis]:
     """A connection to where state lives, for as long as the block runs. Raises StateError if there is none."""
     if redis_url is not None:
-        async with _connected(Redis.from_url(redis_url, **CONNECTION)) as redis:
+        try:
+            client = Redis.from_url(redis_url, **CONNECTION)
+        except ValueError as error:
+            raise StateError(f"redis_url can't be used: {error}.") from error
+        async with _connected(client) as redis:
             yield redis
         return
     async with (
@@ -60,7 +64,7 @@ async def _connected(redis: Redis) -> AsyncIterator[Redis]:
     try:
         try:
             await redis.ping()
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, OverflowError) as error:
             raise StateError(f"Redis can't be reached: {error}. Start it, or unset redis_url.") from error
         yield redis
     finally:
@@ -75,8 +79,11 @@ async def _embedded(folder: Path) -> AsyncIterator[Path]:
     the Valkey that it leaves behind is adopted by the next.
     """
     folder = folder.absolute() / "valkey"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)  # what is in it proves ids and digests
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # what is in it proves ids and digests
+    except OSError as error:
+        raise StateError(f"The data folder {folder} can't be used: {error.strerror}.") from error
     socket_path = folder / "valkey.sock"
     if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES_MAX:
         raise StateError(f"The data folder's path is too long for a Unix socket: {folder}. Choose a shorter one.")

@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 
 from gateway.app import Gateway, build_app
-from gateway.settings import load_settings
+from gateway.settings import ListenSettings, SettingsError, load_settings
 from monitoring.logs import configure
 
 
@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
 def serve(config: Path) -> None:
     """Run the gateway. Raises SettingsError before anything is started."""
     settings = load_settings(config)
+    _see_that_it_is_free(settings.listen)
     configure(settings.log_level, settings.log_format)
     gateway = build_app(settings)
     server = Server(
@@ -64,6 +65,18 @@ def serve(config: Path) -> None:
         settings.limits.drain_seconds_max,
     )
     server.run()
+
+
+def _see_that_it_is_free(listen: ListenSettings) -> None:
+    """Before anything is started: raises SettingsError where the gateway can't listen."""
+    try:
+        socket.create_server((listen.host, listen.port), family=_family(listen.host)).close()
+    except OSError as error:
+        raise SettingsError(f"The gateway can't listen on {listen.host}:{listen.port}: {error.strerror}.") from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def check(config: Path) -> None:

@@ -118,7 +118,7 @@ def test_limits_stand_before_what_there_is_to_run() -> None:
 
 
 def test_the_picture_shows_the_walk_in_its_order() -> None:
-    walk = "identify → read → admit → score → choose → open → relay → settle"
+    walk = "identify → read → admit → choose → open → relay → settle"
     assert walk in README.replace("\n", " ")
     assert walk in (ROOT / "ARCHITECTURE.md").read_text()
     (picture,) = blocks("mermaid")
