@@ -134,7 +134,7 @@ class Bench:
         load = self._wrk(subject, stream, 1 if cell.kind == "latency" else CONNECTIONS, self._seconds).result()
         cpu = {name: seconds - before[name] for name, seconds in used(subject).items()}
         if load.requests == 0:
-            raise Unmeasurable(f"{cell.subject} answered nothing within {self._seconds} s.")
+            raise Unmeasurable(f"{cell.subject} answered nothing within {self._seconds} s ({cell.kind}).")
         return figures_of(cell.kind, load, cpu)
 
     def _paced(self, subject: Subject) -> dict[str, float]:
@@ -365,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = options(
         "walk",
         "The gateway under load beside vllm-router and beside calling the engine directly.",
-        full="7 rounds of 3 seconds a cell",
+        full="7 rounds of 3 seconds a cell: 180 seconds",
         peers="install vllm-router into var/peers first, if it is not there",
     )
     parser.add_argument("--rounds", type=int, help="how often each cell is measured (default 3)")

@@ -35,6 +35,7 @@ enum {
     BODY_MAX_BYTES = 1 << 20,
     HEAD_MAX_BYTES = 64 << 10,
     ID_DIGITS = 16,
+    BLOCKED_NS = 100000,          /* rest of a stream whose reader is slow */
 };
 
 /* Bytes that are sent again and again, with the answer's id patched in. */
@@ -293,13 +294,13 @@ static void next_event(struct connection *connection, uint64_t now) {
     static const char DONE[] = "e\r\ndata: [DONE]\n\n\r\n";
     int last = EVENTS + (connection->wants_usage ? 1 : 0);
     if (connection->out_length > 0) { /* the reader is slow: this stream waits, as one of vLLM's would */
-        enqueue(connection, now + pace_ns);
+        enqueue(connection, now + (pace_ns ? pace_ns : BLOCKED_NS));
         return;
     }
     if (connection->next_event < last) {
         send_cast(connection, &connection->model->events[connection->endpoint][connection->next_event++], connection->id);
         events_sent++;
-        enqueue(connection, now + pace_ns);
+        enqueue(connection, now + (pace_ns ? pace_ns : 1)); /* later than now: the next turn's */
         return;
     }
     send_bytes(connection, DONE, sizeof DONE - 1);
@@ -561,7 +562,6 @@ static void welcome(int door) {
 /* One event for each stream that is due; those that become due meanwhile have their turn in the next round. */
 static void turn(void) {
     uint64_t now = now_ns();
-    struct connection *last = queue.before;
     while (queue.after != &queue && queue.after->due_ns <= now) {
         struct connection *connection = queue.after;
         dequeue(connection);
@@ -569,7 +569,6 @@ static void turn(void) {
         if (!connection->streaming && connection->in_length > 0 && !serve(connection)) {
             hang_up(connection);
         }
-        if (connection == last) return;
     }
 }
 
