@@ -15,6 +15,7 @@ from gateway.events import BODY, EventSplitter, Progress
 from gateway.house import House
 from gateway.ledger import Ledger
 from gateway.request_body import Endpoint, RequestBody
+from gateway.wire import Deadline
 from router.attempts import Failure, GiveUp, next_attempt
 from router.choice import Choice
 from router.policy import AttemptLimits, Policy
@@ -91,11 +92,16 @@ class Answer:
             self._see_that_it_is_whole()
             return None
         chunk = await self._engine.next_chunk()
+        plain = 0 if self._splitter.holds else progress.take_plain(chunk)
+        if plain and plain == len(chunk):
+            return [chunk]
         try:
-            events = self._splitter.feed(chunk) if chunk else [self._splitter.rest()]
+            events = self._splitter.feed(chunk[plain:]) if chunk else [self._splitter.rest()]
         except ValueError as error:
             raise Truncated(str(error)) from error
         found = [event for event in map(progress.take, events) if event is not None]
+        if plain:
+            found.insert(0, chunk[:plain])
         if progress.broken is not None:
             raise Failed("the engine reported an error inside its stream", body=progress.broken)
         if chunk or found:
@@ -111,7 +117,7 @@ class Answer:
         """Read what the engine still sends after its last event, so that the connection can be used again."""
         assert self._engine is not None
         try:
-            async with asyncio.timeout(DRAIN_SECONDS_MAX):
+            with Deadline(DRAIN_SECONDS_MAX):
                 while await self._engine.next_chunk():
                     pass
         except (EngineError, TimeoutError):
@@ -171,7 +177,7 @@ async def _attempt(
     answer = Answer(choice, house.fleet.replicas[choice.replica.name].lease(began))
     try:
         if body.stream:
-            async with asyncio.timeout(_hold_seconds(choice, policy.limits)):
+            with Deadline(_hold_seconds(choice, policy.limits)):
                 await answer.begin(house, body, sent, headers, policy.limits)
         else:
             await answer.begin(house, body, sent, headers, policy.limits)

@@ -42,7 +42,7 @@ from serving.adapters.artifact import ArtifactError, Base, read_base
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
-from serving.engine_client import AiohttpEngineClient
+from serving.engine_client import HttptoolsEngineClient
 from serving.fleet import Fleet
 from serving.shelf import Shelf
 from serving.stack import UNKNOWN, BaseStack, chat_template_of
@@ -141,7 +141,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         fleet = Fleet(settings.pool_configs())
         http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
         engines = await stack.enter_async_context(
-            AiohttpEngineClient(settings.limits.connect_timeout_seconds, settings.limits.answer_bytes_max)
+            HttptoolsEngineClient(settings.limits.connect_timeout_seconds, settings.limits.answer_bytes_max)
         )
         store = Store(settings.store)
         registry = Registry(redis)

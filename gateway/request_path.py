@@ -13,7 +13,7 @@ from gateway.house import House
 from gateway.ledger import Ledger, settle
 from gateway.relay import refuse, relay
 from gateway.request_body import Endpoint, asked_of, read_body
-from gateway.wire import Call, HungUp
+from gateway.wire import Call, Deadline, HungUp
 from monitoring.records import Record
 from router.choice import Choice, Refusal, choose
 
@@ -24,19 +24,17 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
     """One request: identify → read → admit → choose → open → relay → settle."""
     now = time.monotonic()
     ledger: Ledger | None = None
-    watch: asyncio.Task[None] | None = None
     try:
         snapshot = house.snapshot.current
         policy = snapshot.policy
-        async with asyncio.timeout(policy.limits.request_timeout_seconds):
+        with Deadline(policy.limits.request_timeout_seconds):
             caller = identify(snapshot.callers, call.header("authorization"), time.time())
             raw = await call.body(house.body_bytes_max)
             ledger = Ledger(_record(house, endpoint, caller.public), now, call.traceparent())
             body = read_body(endpoint, raw)
             session = body.session(call.header("x-apprentice-session"))
             ledger.asked(body, session, call.header("x-apprentice-subject"), policy, house.digest_secret)
-            with house.admission.admit():
-                watch = call.hang_up_cancels()
+            with house.admission.admit(), call.hang_up_cancels():
                 asked = asked_of(body, caller.public, caller.models, session, policy.text_needed)
                 choice = _accepted(choose(asked, policy, house.fleet.view(), house.moment(now)))
                 body.check(choice.task, house.pool_limits)
@@ -55,8 +53,6 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
         log.exception("the walk failed", extra={"request_id": ledger.record.id if ledger else None})
         await _tell(house, call, Problem("internal_error", "A fault of the gateway. It is logged."), ledger)
     finally:
-        if watch is not None:
-            watch.cancel()
         if ledger is not None:
             settle(house, ledger, time.monotonic())
 

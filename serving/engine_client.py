@@ -1,25 +1,29 @@
-"""The data path to an engine: one POST, and its answer as it comes. A small interface of ours over aiohttp."""
+"""The data path to an engine: one POST, and its answer as it comes. HTTP/1.1 on httptools, kept-alive connections."""
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
+from urllib.parse import urlsplit
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
+import httptools
 
 from serving.errors import EngineError, Silent, Truncated, Unreachable, from_status
 
 ERROR_BODY_BYTES_MAX = 65_536
 READ_BUFFER_BYTES = 1 << 18
+HEAD_BYTES_MAX = 1 << 16
+JOINED_BYTES_MAX = 1 << 16
+IDLE_CONNECTIONS_MAX = 1024
 KEEP_ALIVE_SECONDS = 4.0
 """Less than vLLM's own 5 s: a connection that the engine closes just as it is used again costs a try."""
 
 
 class EngineAnswer(Protocol):
-    """An answer that has begun: status below 400, headers read, body still to come. Its holder closes it once."""
+    """An answer that has begun: status 2xx, headers read, body still to come. Its holder closes it once."""
 
     content_type: str
 
@@ -49,83 +53,312 @@ class EngineClient(Protocol):
         ...
 
 
-class AiohttpEngineClient:
-    """EngineClient over kept-alive aiohttp connections. One per gateway; whoever opened it closes it."""
+class Origin:
+    """One engine's address, and the connections to it that wait for a request."""
+
+    def __init__(self, engine_url: str) -> None:
+        parts = urlsplit(engine_url)
+        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if self.tls else 80)
+        self.authority = parts.netloc.rpartition("@")[2]
+        self.idle: list[Connection] = []
+
+    def take(self, now: float) -> Connection | None:
+        """A connection that is still open, the one used last; None if there is none. Those kept too long are closed."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.open and now - connection.idle_since < KEEP_ALIVE_SECONDS:
+                return connection
+            connection.abort()
+        return None
+
+    def give_back(self, connection: Connection, now: float) -> None:
+        """Keep a connection for the next request, or close one too many."""
+        if connection.open and len(self.idle) < IDLE_CONNECTIONS_MAX:
+            connection.idle_since = now
+            self.idle.append(connection)
+        else:
+            connection.abort()
+
+
+class Connection(asyncio.Protocol):
+    """One connection: `begin` an exchange, wait for `head`, take its `chunk`s, `finish` or `abort`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self.open = False
+        self.idle_since = 0.0
+        # While an exchange is under way:
+        self._busy = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._silence_seconds = 0.0
+        self._heard_at = 0.0
+        self._fault: EngineError | None = None
+        self._parts: list[bytes] = []
+        self._buffered = 0
+        self._paused = False
+        self._head_bytes = 0
+        self._framed = False
+        self.answered = False
+        self.headed = False
+        self.whole = False
+        self.reusable = False
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+
+    # The exchange, in its order.
+
+    def begin(self, head: bytes, body: bytes, silence_seconds: float) -> None:
+        """Send a request."""
+        assert self._transport is not None
+        assert not self._busy
+        self._busy = True
+        self._fault = None
+        self._parts = []
+        self._buffered = self._head_bytes = self.status = 0
+        self._framed = self.answered = self.headed = self.whole = self.reusable = False
+        self.headers = {}
+        self._silence_seconds = silence_seconds
+        self._heard_at = self._loop.time()
+        self._timer = self._loop.call_later(silence_seconds, self._listen)
+        if len(body) > JOINED_BYTES_MAX:
+            self._transport.writelines((head, body))
+        else:
+            self._transport.write(head + body)
+
+    async def head(self) -> None:
+        """Wait for the status and the headers. Raises Silent, Unreachable."""
+        while not self.headed:
+            if self._fault is not None:
+                raise self._fault
+            await self._wait()
+
+    async def chunk(self) -> bytes:
+        """What has arrived since; empty at the end of the answer. Raises Silent, Truncated."""
+        while not self._parts:
+            if self.whole:
+                return b""
+            if self._fault is not None:
+                raise self._fault
+            await self._wait()
+        parts, self._parts, self._buffered = self._parts, [], 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._heard_at = self._loop.time()
+            self._transport.resume_reading()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def finish(self) -> bool:
+        """The exchange is over: whether the connection can be used again."""
+        self._rest()
+        return self.open and self.whole and self.reusable and not self._parts
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        self._rest()
+        self.open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _rest(self) -> None:
+        self._busy = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: EngineError) -> None:
+        if self._busy and self._fault is None and not self.whole:
+            self._fault = error
+        self._wake()
+
+    def _listen(self) -> None:
+        """Silent for too long? What our own caller has not taken yet is no silence of the engine."""
+        now = self._loop.time()
+        if self._paused or self._parts:
+            self._heard_at = now
+        left = self._heard_at + self._silence_seconds - now
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._listen)
+            return
+        self._timer = None
+        what = "nothing came for" if self.headed else "no answer within"
+        self._fail(Silent(f"{what} {self._silence_seconds:g} s"))
+
+    # What the event loop tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of an answer; outside an exchange they are an engine's fault, and the connection is dropped."""
+        if not self._busy or self.whole:
+            self.abort()
+            return
+        self._heard_at = self._loop.time()
+        self.answered = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._broken(type(error).__name__)
+            return
+        if not self.headed:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._broken("its headers are too long")
+                return
+        if self._buffered > READ_BUFFER_BYTES and not self._paused and self._transport is not None and not self.whole:
+            self._paused = True
+            self._transport.pause_reading()
+        if self._parts or self.whole:
+            self._wake()
+
+    def eof_received(self) -> None:
+        """The engine sends no more: the end of an answer that told no length."""
+        if self._busy and self.headed and not self._framed and not self.whole:
+            self.whole = True
+            self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; the exchange under way breaks."""
+        self.open = False
+        self._broken(type(exc).__name__ if exc else "it was closed")
+
+    def _broken(self, why: str) -> None:
+        self.open = False
+        if self.headed:
+            self._fail(Truncated(f"the connection broke inside the answer: {why}"))
+        else:
+            self._fail(Unreachable(f"no answer from the engine: {why}"))
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the parser tells.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; those that matter are kept."""
+        lower = name.lower()
+        if lower in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+        elif lower in (b"content-type", b"retry-after"):
+            self.headers[lower] = value
+
+    def on_headers_complete(self) -> None:
+        """The head is whole; informational ones (1xx) are not the answer's."""
+        status: int = self._parser.get_status_code()
+        if status >= 200:
+            self.status = status
+            self.headed = True
+            self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of the body, without their framing."""
+        self._parts.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole."""
+        if self.headed:
+            self.whole = True
+            self.reusable = self._framed and self._parser.should_keep_alive()
+
+
+class HttptoolsEngineClient:
+    """EngineClient over kept-alive connections. One per gateway; whoever opened it closes it."""
 
     def __init__(self, connect_timeout_seconds: float, answer_bytes_max: int) -> None:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._answer_bytes_max = answer_bytes_max
-        self._urls: dict[tuple[str, str], URL] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._origins: dict[str, Origin] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            read_bufsize=READ_BUFFER_BYTES,
-        )
+        self._loop = asyncio.get_running_loop()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for origin in self._origins.values():
+            while origin.idle:
+                origin.idle.pop().abort()
 
     async def post(
         self, engine_url: str, path: str, body: bytes, headers: Mapping[str, str], silence_seconds: float
     ) -> EngineAnswer:
-        assert self._session is not None, "the client is used inside `async with`"
-        url = self._urls.get((engine_url, path))
-        if url is None:
-            url = self._urls[engine_url, path] = URL(engine_url + path)
-        limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._connect_timeout_seconds, sock_read=silence_seconds
-        )
+        origin = self._origins.get(engine_url)
+        if origin is None:
+            origin = self._origins[engine_url] = Origin(engine_url)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if lines.count("\n") != len(headers):
+            raise ValueError("a header's value has a line end")
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {origin.authority}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+        ).encode("latin-1")
+        assert self._loop is not None, "the client is used inside `async with`"
+        connection = origin.take(self._loop.time())
+        fresh = connection is None
+        while True:
+            if connection is None:
+                connection = await self._connect(origin)
+            try:
+                connection.begin(head, body, silence_seconds)
+                await connection.head()
+                break
+            except BaseException as error:
+                connection.abort()
+                # An engine may close an idle connection at the moment in which we use it.
+                if fresh or connection.answered or not isinstance(error, Unreachable):
+                    raise
+                connection, fresh = None, True
+        if connection.status >= 300:
+            raise await _refused(connection)
+        return _HttptoolsAnswer(origin, connection, self._answer_bytes_max)
+
+    async def _connect(self, origin: Origin) -> Connection:
+        assert self._loop is not None, "the client is used inside `async with`"
+        loop = self._loop
         try:
-            response = await self._post_once_more(url, body, CIMultiDict(headers), limits)
-        except aiohttp.ConnectionTimeoutError as error:
-            raise Unreachable("the engine did not accept a connection in time") from error
+            async with asyncio.timeout(self._connect_timeout_seconds):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop), origin.host, origin.port, ssl=origin.tls
+                )
         except TimeoutError as error:
-            raise Silent(f"no answer within {silence_seconds:g} s") from error
-        except aiohttp.ClientError as error:
-            raise Unreachable(f"no answer from the engine: {type(error).__name__}") from error
-        if response.status >= 300:
-            raise await _refused(response)
-        return _AiohttpAnswer(response, silence_seconds, self._answer_bytes_max)
-
-    async def _post_once_more(
-        self, url: URL, body: bytes, headers: CIMultiDict[str], limits: aiohttp.ClientTimeout
-    ) -> aiohttp.ClientResponse:
-        """Post; where a connection was closed before a byte of the answer, once more: it had been kept too long."""
-        assert self._session is not None
-        try:
-            return await self._session.post(url, data=body, headers=headers, timeout=limits, allow_redirects=False)
-        except aiohttp.ServerDisconnectedError:
-            return await self._session.post(url, data=body, headers=headers, timeout=limits, allow_redirects=False)
+            raise Unreachable("the engine did not accept a connection in time") from error
+        except OSError as error:
+            raise Unreachable(f"no connection to the engine: {type(error).__name__}") from error
+        return connection
 
 
-class _AiohttpAnswer:
-    def __init__(self, response: aiohttp.ClientResponse, silence_seconds: float, bytes_max: int) -> None:
-        self._response = response
-        self._silence_seconds = silence_seconds
+class _HttptoolsAnswer:
+    def __init__(self, origin: Origin, connection: Connection, bytes_max: int) -> None:
+        self._origin = origin
+        self._connection = connection
         self._bytes_left = bytes_max
-        self._whole = False
-        self.content_type = response.headers.get("Content-Type", "")
+        self._closed = False
+        self.content_type = connection.headers.get(b"content-type", b"").decode("latin-1")
 
     async def next_chunk(self) -> bytes:
-        try:
-            chunk = await self._response.content.readany()
-        except TimeoutError as error:
-            raise Silent(f"nothing came for {self._silence_seconds:g} s") from error
-        except aiohttp.ClientError as error:
-            raise Truncated(f"the connection broke inside the answer: {type(error).__name__}") from error
+        chunk = await self._connection.chunk()
         self._bytes_left -= len(chunk)
         if self._bytes_left < 0:
             raise Truncated("the answer is longer than the gateway's limit")
-        self._whole = not chunk
         return chunk
 
     async def read(self) -> bytes:
@@ -135,19 +368,23 @@ class _AiohttpAnswer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        if self._whole:
-            self._response.release()
+        if self._closed:
+            return
+        self._closed = True
+        if self._connection.finish():
+            self._origin.give_back(self._connection, asyncio.get_running_loop().time())
         else:
-            self._response.close()
+            self._connection.abort()
 
 
-async def _refused(response: aiohttp.ClientResponse) -> EngineError:
+async def _refused(connection: Connection) -> EngineError:
     body = b""
     try:
-        while len(body) < ERROR_BODY_BYTES_MAX and (part := await response.content.readany()):
-            body += part
-    except (aiohttp.ClientError, TimeoutError):
-        pass  # what has come of it is told
+        while len(body) < ERROR_BODY_BYTES_MAX and (chunk := await connection.chunk()):
+            body += chunk
+    except EngineError:
+        pass
     finally:
-        response.close()
-    return from_status(response.status, body, response.headers.get("Retry-After"))
+        connection.abort()
+    retry_after = connection.headers.get(b"retry-after", b"").decode("latin-1")
+    return from_status(connection.status, body[:ERROR_BODY_BYTES_MAX], retry_after or None)

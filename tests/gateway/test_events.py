@@ -125,6 +125,32 @@ def test_a_stream_is_relayed_without_its_comments_its_usage_and_its_end() -> Non
     assert (progress.usage.prompt_tokens, progress.usage.completion_tokens) == (7, 2)
 
 
+def seen(progress: Progress) -> tuple[object, ...]:
+    return tuple(getattr(progress, name) for name in Progress.__slots__)
+
+
+PIECES = (*STREAM, chunk("more"), chunk(finish_reason="length"), b"id: 7\ndata: {}\n\n", b"data: {\ndata: }\n\n")
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.lists(st.integers(0, 1 << 12), max_size=4))
+def test_events_that_are_taken_together_say_the_same_as_one_by_one(events: list[bytes], places: list[int]) -> None:
+    for part in cut(b"".join(events), places):
+        together, alone = Progress(), Progress()
+        end = together.take_plain(part)
+        plain = split([part[:end]]) if end else []
+        assert b"".join(plain) == part[:end]
+        assert [alone.take(event) for event in plain] == plain
+        assert seen(together) == seen(alone)
+
+
+def test_a_read_of_tokens_is_plain_up_to_the_usage_and_the_end() -> None:
+    tokens = b"".join(chunk("a") for _ in range(3))
+    assert Progress().take_plain(tokens) == len(tokens)
+    assert Progress().take_plain(tokens + STREAM[-2] + STREAM[-1]) == len(tokens)
+    assert Progress().take_plain(tokens[:-1]) == 2 * len(tokens) // 3
+    assert Progress().take_plain(b"") == Progress().take_plain(STREAM[-1]) == Progress().take_plain(b"data: {") == 0
+
+
 def test_nothing_is_answered_before_the_first_token_or_the_end() -> None:
     progress = Progress()
     for told, answered in ((STREAM[0], False), (STREAM[1], False), (STREAM[2], True)):

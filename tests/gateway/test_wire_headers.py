@@ -8,7 +8,7 @@ import pytest
 from gateway.errors import Problem
 from gateway.ledger import Ledger, trace_of
 from gateway.relay import choice_headers
-from gateway.wire import HEADER_CHARACTERS_MAX, Call, HungUp
+from gateway.wire import HEADER_CHARACTERS_MAX, Call, Deadline, HungUp
 from monitoring.ids import RequestIds
 from monitoring.records import AttemptRecord, Record
 
@@ -150,14 +150,12 @@ async def test_a_caller_who_goes_cancels_the_walk() -> None:
 
     async def walk() -> Call:
         call = Call({"path": "/", "headers": []}, receive, Wire()._send)
-        watch = call.hang_up_cancels()
         gone.set()
         try:
-            await asyncio.Event().wait()
+            with call.hang_up_cancels():
+                await asyncio.Event().wait()
         except asyncio.CancelledError:
             return call
-        finally:
-            watch.cancel()
         raise AssertionError("not cancelled")
 
     call = await asyncio.create_task(walk())
@@ -166,10 +164,38 @@ async def test_a_caller_who_goes_cancels_the_walk() -> None:
 
 async def test_a_caller_who_goes_after_the_end_cancels_nothing() -> None:
     wire = Wire()
-    watch = wire.call.hang_up_cancels()
+    task = asyncio.current_task()
+    assert task is not None
     await wire.call.end()
-    await watch
+    await wire.call.wait_for_hang_up(task)
     assert not wire.call.hung_up
+    assert not task.cancelling()
+
+
+async def test_a_deadline_ends_its_block_and_nothing_after_it() -> None:
+    with pytest.raises(TimeoutError), Deadline(0.01):
+        await asyncio.Event().wait()
+    with Deadline(0.01):
+        pass
+    later = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.03, later.set_result, None)
+    await later
+
+
+async def test_a_cancellation_from_elsewhere_is_no_deadline() -> None:
+    async def work() -> None:
+        with Deadline(10):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    asyncio.get_running_loop().call_soon(task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_outer_deadline_passes_an_inner_one() -> None:
+    with pytest.raises(TimeoutError), Deadline(0.01), Deadline(10):
+        await asyncio.Event().wait()
 
 
 def ledger(**fields: Any) -> Ledger:

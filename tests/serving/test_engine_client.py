@@ -1,0 +1,274 @@
+"""The engine client over real sockets, against an engine that sends exactly the bytes of each test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from serving.engine_client import HttptoolsEngineClient
+from serving.errors import EngineError, Failed, Missing, Overloaded, RefusedByEngine, Silent, Truncated, Unreachable
+
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Scripted:
+    """Answers the n-th request on any connection with the n-th script; keeps what was asked, and by whom."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.scripts: list[Any] = []
+        self.asked: list[tuple[int, bytes]] = []
+        self.connections = 0
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        number = self.connections
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+                self.asked.append((number, head + await reader.readexactly(length)))
+                script = self.scripts.pop(0)
+                for step in script if isinstance(script, list) else [script]:
+                    if step is None:
+                        return
+                    if isinstance(step, asyncio.Event):
+                        await step.wait()
+                        continue
+                    writer.write(step)
+                    await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def talking(
+    *scripts: Any, answer_bytes_max: int = 1 << 20
+) -> AsyncIterator[tuple[Scripted, HttptoolsEngineClient]]:
+    engine = Scripted()
+    engine.scripts = list(scripts)
+    listener = await asyncio.start_server(engine.talk, "127.0.0.1", 0)
+    engine.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with listener, HttptoolsEngineClient(2.0, answer_bytes_max) as client:
+        yield engine, client
+
+
+async def ask(engine: Scripted, client: HttptoolsEngineClient, body: bytes = b"{}", silence_seconds: float = 5) -> Any:
+    headers = {"Content-Type": "application/json"}
+    return await client.post(engine.url, "/v1/chat/completions", body, headers, silence_seconds)
+
+
+async def read(engine: Scripted, client: HttptoolsEngineClient, **more: Any) -> bytes:
+    answer = await ask(engine, client, **more)
+    try:
+        body: bytes = await answer.read()
+        return body
+    finally:
+        answer.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
+async def test_the_request_arrives_as_it_was_given() -> None:
+    async with talking(WHOLE) as (engine, client):
+        assert await read(engine, client, body=b'{"a":1}') == b"{}"
+    head, _, body = engine.asked[0][1].partition(b"\r\n\r\n")
+    assert body == b'{"a":1}'
+    assert head.split(b"\r\n") == [
+        b"POST /v1/chat/completions HTTP/1.1",
+        b"Host: " + engine.url.removeprefix("http://").encode(),
+        b"Content-Type: application/json",
+        b"Content-Length: 7",
+    ]
+
+
+async def test_a_large_body_arrives_whole() -> None:
+    async with talking(WHOLE) as (engine, client):
+        await read(engine, client, body=b"x" * (4 << 20))
+    assert engine.asked[0][1].endswith(b"\r\n\r\n" + b"x" * (4 << 20))
+
+
+async def test_a_connection_is_used_again_after_a_whole_answer_and_dropped_after_half_of_one() -> None:
+    never = asyncio.Event()
+    async with talking(WHOLE, WHOLE, [STREAM_HEAD + b"1\r\na\r\n", never], WHOLE) as (engine, client):
+        await read(engine, client)
+        await read(engine, client)
+        half = await ask(engine, client)
+        assert await half.next_chunk() == b"a"
+        half.close()
+        await read(engine, client)
+        never.set()
+        assert [number for number, _ in engine.asked] == [1, 1, 1, 2]
+
+
+async def test_requests_at_the_same_time_have_connections_of_their_own() -> None:
+    go = asyncio.Event()
+    async with talking([go, WHOLE], [go, WHOLE], WHOLE) as (engine, client):
+        both = asyncio.gather(read(engine, client), read(engine, client))
+        await until(lambda: len(engine.asked) == 2)
+        go.set()
+        assert list(await both) == [b"{}", b"{}"]
+        await read(engine, client)
+        assert engine.connections == 2
+
+
+async def test_a_stream_comes_in_parts_and_ends() -> None:
+    go = asyncio.Event()
+    async with talking([STREAM_HEAD + b"3\r\nabc\r\n", go, b"2\r\nde\r\n0\r\n\r\n"], WHOLE) as (engine, client):
+        answer = await ask(engine, client)
+        assert answer.content_type == "text/event-stream"
+        assert await answer.next_chunk() == b"abc"
+        go.set()
+        assert await answer.read() == b"de"
+        assert await answer.next_chunk() == b""
+        answer.close()
+        answer.close()
+        await read(engine, client)
+        assert engine.connections == 1
+
+
+async def test_any_cut_of_the_bytes_is_the_same_answer() -> None:
+    whole = b"HTTP/1.1 100 Continue\r\n\r\n" + STREAM_HEAD + b"3\r\nabc\r\n0\r\n\r\n"
+    async with talking([whole[at : at + 1] for at in range(len(whole))]) as (engine, client):
+        assert await read(engine, client) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ([STREAM_HEAD + b"3\r\nabc\r\n", None], Truncated),
+        ([WHOLE[:-1], None], Truncated),
+        ([STREAM_HEAD + b"nonsense\r\n"], Truncated),
+        ([b"HTTP/1.1 200 OK\r\n", None], Unreachable),
+        ([b"nonsense\r\n\r\n"], Unreachable),
+        ([None], Unreachable),
+    ],
+)
+async def test_an_answer_that_breaks_is_not_taken_for_a_whole_one(script: list[Any], error: type[EngineError]) -> None:
+    async with talking(script, WHOLE) as (engine, client):
+        with pytest.raises(error):
+            await read(engine, client)
+        assert await read(engine, client) == b"{}"
+
+
+async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
+    async with talking([b"HTTP/1.1 200 OK\r\n\r\nabc", None], WHOLE) as (engine, client):
+        assert await read(engine, client) == b"abc"
+        await read(engine, client)
+        assert engine.connections == 2
+
+
+async def test_a_connection_that_the_engine_closes_is_not_used_again() -> None:
+    closing = WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    async with talking([closing], WHOLE) as (engine, client):
+        await read(engine, client)
+        await read(engine, client)
+        assert engine.connections == 2
+
+
+async def test_a_kept_connection_that_closes_under_a_request_is_replaced_once() -> None:
+    async with talking(WHOLE, [None], WHOLE, [None]) as (engine, client):
+        await read(engine, client)
+        assert await read(engine, client) == b"{}"
+        assert [number for number, _ in engine.asked] == [1, 1, 2]
+
+
+async def test_a_connection_that_was_kept_too_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine_client.KEEP_ALIVE_SECONDS", 0.0)
+    async with talking(WHOLE, WHOLE) as (engine, client):
+        await read(engine, client)
+        await read(engine, client)
+        assert [number for number, _ in engine.asked] == [1, 2]
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    redirect = b"HTTP/1.1 307 Temporary Redirect\r\nlocation: /\r\ncontent-length: 0\r\n\r\n"
+    async with talking([redirect]) as (engine, client):
+        with pytest.raises(EngineError) as raised:
+            await ask(engine, client)
+        assert raised.value.status == 307
+
+
+@pytest.mark.parametrize("begun", [b"", STREAM_HEAD, STREAM_HEAD + b"1\r\na\r\n"])
+async def test_silence_is_told_from_a_broken_connection(begun: bytes) -> None:
+    never = asyncio.Event()
+    async with talking([begun, never]) as (engine, client):
+        with pytest.raises(Silent):
+            await read(engine, client, silence_seconds=0.05)
+        never.set()
+
+
+async def test_a_slow_reader_stops_the_engine_and_is_no_silence_of_it() -> None:
+    part = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    async with talking([STREAM_HEAD, *[part] * 64, b"0\r\n\r\n"], answer_bytes_max=1 << 30) as (engine, client):
+        answer = await ask(engine, client, silence_seconds=0.05)
+        await asyncio.sleep(0.2)
+        size = 0
+        while chunk := await answer.next_chunk():
+            size += len(chunk)
+        answer.close()
+        assert size == 64 * 0x10000
+
+
+async def test_an_answer_over_the_limit_is_cut_off() -> None:
+    async with talking([STREAM_HEAD + b"5\r\nabcde\r\n0\r\n\r\n"], answer_bytes_max=4) as (engine, client):
+        with pytest.raises(Truncated, match="longer than the gateway's limit"):
+            await read(engine, client)
+
+
+async def test_headers_without_an_end_are_cut_off() -> None:
+    endless = b"HTTP/1.1 200 OK\r\n" + b"x-a: " + b"b" * 1000 + b"\r\n" + b"x-b: c\r\n" * 20_000
+    async with talking([endless]) as (engine, client):
+        with pytest.raises(Unreachable):
+            await read(engine, client)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, RefusedByEngine), (404, Missing), (429, Overloaded), (500, Failed), (503, Overloaded)],
+)
+async def test_a_status_is_an_error_with_the_engine_s_own_words(status: int, error: type[EngineError]) -> None:
+    answer = b"HTTP/1.1 %d No\r\nretry-after: 7\r\ncontent-length: 3\r\n\r\nwhy" % status
+    async with talking([answer]) as (engine, client):
+        with pytest.raises(error) as raised:
+            await ask(engine, client)
+        assert (raised.value.status, raised.value.body) == (status, b"why")
+        assert raised.value.retry_after_seconds == (7.0 if error is Overloaded else None)
+
+
+async def test_nobody_listens() -> None:
+    async with talking() as (engine, client):
+        pass
+    async with HttptoolsEngineClient(2.0, 1 << 20) as client:
+        with pytest.raises(Unreachable):
+            await ask(engine, client)
+
+
+async def test_a_cancelled_request_closes_its_connection() -> None:
+    never = asyncio.Event()
+    async with talking([never], WHOLE) as (engine, client):
+        task = asyncio.create_task(ask(engine, client))
+        await until(lambda: len(engine.asked) == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        never.set()
+        await read(engine, client)
+        assert engine.connections == 2
+
+
+async def test_a_line_end_in_a_header_is_refused() -> None:
+    async with talking() as (engine, client):
+        with pytest.raises(ValueError, match="line end"):
+            await client.post(engine.url, "/", b"", {"a": "b\r\nc: d"}, 1.0)
