@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -167,13 +168,18 @@ def save_adapter(model: Any, output: Path) -> None:
 class Trainer:
     """Owns the model, the float32 masters of its LoRA weights and the optimiser, for one training."""
 
-    def __init__(self, base: Path, rank: int, rate: float, steps: int, warmup: int, begin: Path | None) -> None:
+    def __init__(
+        self, base: Path, rank: int, rate: float, steps: int, warmup: int, begin: Path | None, first: int
+    ) -> None:
         base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation=ATTENTION)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, bias="none",
                             target_modules=LINEAR_LAYERS, task_type="CAUSAL_LM")  # fmt: skip
         self.model: Any = get_peft_model(base_model, config, autocast_adapter_dtype=False)
         if begin is not None:
             set_peft_model_state_dict(self.model, load_file(begin / "adapter_model.safetensors"))
+        for name, weight in self.model.named_parameters():
+            found = re.search(r"\.layers\.(\d+)\.", name)
+            weight.requires_grad_("lora_" in name and found is not None and int(found.group(1)) >= first)
         self.model.train()
         self.weights = [one for one in self.model.parameters() if one.requires_grad]
         self.masters = [one.detach().float().clone().requires_grad_(True) for one in self.weights]
@@ -210,6 +216,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--begin", type=Path, help="an adapter to go on from, instead of a fresh one")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--first-layer", type=int, default=0, help="leave the layers below as they are: it is faster")
+    parser.add_argument("--stop-after", type=int, help="end after so many steps of the schedule")
+    parser.add_argument("--short-first", type=int, default=0, help="so many steps on the shortest third of the rows")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -230,8 +239,12 @@ def main() -> None:
     prefix = len(tokenizer('{"decision":"approve"', add_special_tokens=False).input_ids)
     shared = shared_prefix(examples + dev)
     trainer = Trainer(asked.base, asked.rank, asked.learning_rate, asked.steps, asked.warmup_steps,
-                      asked.begin)  # fmt: skip
-    batches = plan_batches(examples, asked.steps, asked.batch, random.Random(asked.seed))
+                      asked.begin, asked.first_layer)  # fmt: skip
+    draw = random.Random(asked.seed)
+    short = sorted(examples, key=lambda one: one.length)[: len(examples) // 3]
+    batches = plan_batches(short, asked.short_first, asked.batch, draw)
+    batches += plan_batches(examples, asked.steps - asked.short_first, asked.batch, draw)
+    batches = batches[: asked.stop_after]
     mean_tokens = sum(one.length for one in examples) / len(examples)
     print(f"{len(examples)} training rows of {mean_tokens:.0f} tokens, {len(dev)} dev rows", flush=True)
     pad, best, recent = tokenizer.pad_token_id, -1.0, 0.0
@@ -239,12 +252,12 @@ def main() -> None:
     for number, group in enumerate(batches, start=1):
         loss = trainer.step(number, group, pad, shared)
         recent = loss if number == 1 else 0.95 * recent + 0.05 * loss
-        if number % 10 == 0 or number == asked.steps:
+        if number % 10 == 0 or number == len(batches):
             spent = time.monotonic() - begun
-            left = spent / number * (asked.steps - number)
-            print(f"step {number}/{asked.steps} loss {recent:.4f} {spent / number:.2f} s/step, "
+            left = spent / number * (len(batches) - number)
+            print(f"step {number}/{len(batches)} loss {recent:.4f} {spent / number:.2f} s/step, "
                   f"{spent / 60:.1f} min spent, {left / 60:.1f} min left", flush=True)  # fmt: skip
-        if number % asked.eval_every == 0 or number == asked.steps:
+        if number % asked.eval_every == 0 or number == len(batches):
             found = measure(trainer.model, dev, pad, shared, prefix)
             print(f"  dev loss {found['loss']:.4f} decision {found['decision']:.3f} rule {found['rule']:.3f} "
                   f"wrong {found['wrong']}", flush=True)  # fmt: skip
