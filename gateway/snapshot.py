@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.callers import Caller
-from router.overrides import Override, fold, needs_text
+from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
 from serving.adapters.registry import Registry, Version
 from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Shelf
@@ -124,6 +124,5 @@ class SnapshotKeeper:
 
 
 def override_from(name: str, raw: Mapping[str, Any]) -> Override:
-    """An override as it is kept in Redis, its text folded once for all requests."""
-    rule = msgspec.convert({"id": name, **raw}, Override)
-    return replace(rule, contains=fold(rule.contains)) if rule.contains else rule
+    """An override as it is kept in Redis."""
+    return msgspec.convert({"id": name, **raw}, Override)

@@ -13,7 +13,7 @@ OverrideAction = Literal["general", "version", "refuse"]
 class Override:
     """One rule. Every condition that is set must hold; a rule with none matches each of the task's requests.
 
-    `contains`, in the form that `fold` gives, is searched for in the text of the conversation. `expires_at` is in Unix
+    `contains` is searched for in the text of the conversation, both in the form that `fold` gives. `expires_at` is in Unix
     seconds; an expired rule matches nothing. `version` goes with the action `version`, `message` with `refuse`.
     """
 
@@ -26,6 +26,10 @@ class Override:
     version: str | None = None
     message: str | None = None
     expires_at: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.contains is not None:  # folded once here, not for each request
+            object.__setattr__(self, "contains", fold(self.contains))
 
 
 @dataclass(frozen=True, slots=True)
