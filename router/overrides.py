@@ -13,8 +13,8 @@ OverrideAction = Literal["general", "version", "refuse"]
 class Override:
     """One rule. Every condition that is set must hold; a rule with none matches each of the task's requests.
 
-    `contains` is searched for in the text of the conversation, both in the form that `fold` gives. `expires_at` is in Unix
-    seconds; an expired rule matches nothing. `version` goes with the action `version`, `message` with `refuse`.
+    `contains` is searched for in the text of the conversation, both in the form that `fold` gives. `expires_at` is in
+    Unix seconds; an expired rule matches nothing. `version` goes with the action `version`, `message` with `refuse`.
     """
 
     id: str

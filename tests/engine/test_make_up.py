@@ -57,5 +57,6 @@ async def test_make_up_starts_all_of_it_and_its_three_lines_work_when_pasted() -
     assert general["model"] == "smollm2-135m-instruct"
     assert general["choices"][0]["message"]["content"]
     assert feedback["metric"] == "correct"
-    assert up.returncode in (0, 2), rest.decode()  # make itself says 2 after Ctrl-C, whatever its command did
+    # make itself says that Ctrl-C ended it, however its command ended
+    assert up.returncode in (0, 2, -signal.SIGINT), rest.decode()
     assert "Stopping the engine" in rest.decode()

@@ -78,7 +78,8 @@ async def test_an_open_question_is_answered_by_general_streamed_and_not(gateway:
 
 async def test_logprobs_schemas_and_tools_pass_through(gateway: RunningGateway) -> None:
     schema = {"type": "object", "properties": {"days": {"type": "integer"}}, "required": ["days"]}
-    tool = {"type": "function", "function": {"name": "count_days", "parameters": schema}}
+    units = {"type": "object", "properties": {"unit": {"enum": ["days", "hours"]}}, "required": ["unit"]}
+    tool = {"type": "function", "function": {"name": "count_days", "parameters": units}}
     async with gateway.openai() as client:
         told = await client.chat.completions.create(
             model="general", messages=user(OPEN_QUESTION), max_tokens=4, logprobs=True, top_logprobs=2
@@ -95,12 +96,14 @@ async def test_logprobs_schemas_and_tools_pass_through(gateway: RunningGateway) 
         called = await client.chat.completions.create(
             model="general",
             messages=user(OPEN_QUESTION),
-            max_tokens=32,
+            max_tokens=96,
             temperature=0,
             tools=[tool],
             tool_choice={"type": "function", "function": {"name": "count_days"}},
         )
+        assert called.choices[0].message.tool_calls, called.model_dump_json()
         assert called.choices[0].message.tool_calls[0].function.name == "count_days"
+        assert json.loads(called.choices[0].message.tool_calls[0].function.arguments)["unit"] in ("days", "hours")
 
 
 async def test_a_swap_while_requests_flow_drops_nothing(
