@@ -182,7 +182,8 @@ def write_results(arm: str, found: dict[str, Any]) -> None:
     """Put the arm into results.json, with the digests of the data and the adapter it was measured on."""
     results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"arms": {}}
     files = {name: HERE / "data" / name for name in SPLITS.values()}
-    files["adapter_model.safetensors"] = HERE / "adapter" / "adapter_model.safetensors"
+    if found["model"] != "base":
+        files["adapter_model.safetensors"] = HERE / "adapter" / "adapter_model.safetensors"
     found["sha256"] = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     results["arms"][arm] = found
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

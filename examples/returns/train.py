@@ -150,6 +150,7 @@ def measure(model: Any, examples: list[Example], pad: int, shared: int, prefix: 
 
 def save_adapter(model: Any, output: Path) -> None:
     """Write config and bfloat16 tensors, nothing else, and put them in place at once."""
+    output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         model.save_pretrained(scratch, safe_serialization=True, save_embedding_layers=False)
         config_path = Path(scratch) / "adapter_config.json"
