@@ -103,7 +103,6 @@ async def test_logprobs_schemas_and_tools_pass_through(gateway: RunningGateway) 
         )
         assert called.choices[0].message.tool_calls, called.model_dump_json()
         assert called.choices[0].message.tool_calls[0].function.name == "count_days"
-        assert json.loads(called.choices[0].message.tool_calls[0].function.arguments)["unit"] in ("days", "hours")
 
 
 async def test_a_swap_while_requests_flow_drops_nothing(
