@@ -96,7 +96,7 @@ async def test_logprobs_schemas_and_tools_pass_through(gateway: RunningGateway) 
         called = await client.chat.completions.create(
             model="general",
             messages=user(OPEN_QUESTION),
-            max_tokens=96,
+            max_tokens=160,
             temperature=0,
             tools=[tool],
             tool_choice={"type": "function", "function": {"name": "count_days"}},
