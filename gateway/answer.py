@@ -21,6 +21,7 @@ from router.choice import Choice
 from router.policy import AttemptLimits, Policy
 from serving.engine_client import EngineAnswer
 from serving.errors import EngineError, Failed, Missing, RefusedByEngine, Silent, Truncated
+from serving.health import engine_headers
 from serving.replica import Lease
 
 PATHS: Mapping[Endpoint, str] = MappingProxyType({"chat": "/v1/chat/completions", "completions": "/v1/completions"})
@@ -66,18 +67,18 @@ class Answer:
 
         Raises an EngineError for anything that is not a good beginning.
         """
-        replica = self.lease.replica.config
-        if replica.api_key:
-            headers = {**headers, "Authorization": f"Bearer {replica.api_key}"}
+        headers = headers | engine_headers(self.lease.replica)
         self._choices = body.choices
         silence = limits.answer_timeout_seconds
         if body.stream:
             silence = max(limits.first_token_timeout_seconds, limits.inter_token_timeout_seconds)
-        self._engine = await house.engines.post(replica.url, PATHS[body.endpoint], sent, headers, silence)
+        self._engine = await house.engines.post(
+            self.lease.replica.config.url, PATHS[body.endpoint], sent, headers, silence
+        )
         if not body.stream:
             self._take_whole(await self._engine.read())
             return
-        complete = self.choice.task is not None and self.choice.task.commit == "complete"
+        complete = _held_to_its_end(self.choice)
         while complete or not self.progress.answered:
             events = await self.next_events()
             if events is None:
@@ -195,10 +196,14 @@ async def _attempt(
     return answer
 
 
+def _held_to_its_end(choice: Choice) -> bool:
+    """Whether the task commits its streams only once they are complete."""
+    return choice.task is not None and choice.task.commit == "complete"
+
+
 def _hold_seconds(choice: Choice, limits: AttemptLimits) -> float:
     """How long a stream may be held back before it is committed."""
-    complete = choice.task is not None and choice.task.commit == "complete"
-    return limits.answer_timeout_seconds if complete else limits.first_token_timeout_seconds
+    return limits.answer_timeout_seconds if _held_to_its_end(choice) else limits.first_token_timeout_seconds
 
 
 def _note(house: House, choice: Choice, error: EngineError) -> None:

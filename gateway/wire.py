@@ -52,7 +52,6 @@ class Call:
     """One caller's request: its headers, its body, and the way back. `begun` once a byte of the answer is out."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.path: str = scope["path"]
         self.headers: dict[str, str] = {
             name.decode("latin-1"): _text(value)
             for name, value in scope["headers"]

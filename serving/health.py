@@ -36,7 +36,6 @@ async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> None
         seen = {str(model["id"]): str(model.get("root") or "") for model in models}
         base_model = fleet.pools[replica.config.pool].base_model
         replica.up = base_model in seen
-        replica.base_root = seen.get(base_model, "")
         replica.seen = seen
         if not replica.engine_version:
             replica.engine_version = await _engine_version(replica, http)

@@ -35,7 +35,6 @@ class Replica:
         self.resting_until = 0.0
         self._rests = 0
         self.engine_version = ""
-        self.base_root = ""
         # what it has loaded, changed by the reconciler: name -> the path that it was loaded from
         self.looking = asyncio.Lock()
         self.seen: dict[str, str] = {}

@@ -152,8 +152,7 @@ class Registry:
             version = await self.version(name)
             if version.state == state:
                 return version
-            if state not in STEPS[version.state]:
-                raise RegistryError(f"{name} is {version.state}: it can't become {state}.")
+            _see_that_it_may(version, state)
             generation = (await self._versions.generations())[name]
             moved = msgspec.structs.replace(version, state=state, note=note)
             try:
@@ -175,8 +174,7 @@ class Registry:
                 raise RegistryError(f"The alias {version.task!r} sends requests to {name}: move it first.")
             if version.state == "verified":
                 return version
-            if "verified" not in STEPS[version.state]:
-                raise RegistryError(f"{name} is {version.state}: it can't become verified.")
+            _see_that_it_may(version, "verified")
             generation = (await self._versions.generations())[name]
             step: list[Change | Unchanged] = [
                 self._moved(version, "verified", generation),
@@ -227,3 +225,9 @@ class Registry:
     def _moved(self, version: Version, state: VersionState, generation: int) -> Change:
         moved = msgspec.structs.replace(version, state=state)
         return Change(self._versions, version.name, msgspec.to_builtins(moved), generation)
+
+
+def _see_that_it_may(version: Version, state: VersionState) -> None:
+    """Raises RegistryError where `state` is no step from the version's present one."""
+    if state not in STEPS[version.state]:
+        raise RegistryError(f"{version.name} is {version.state}: it can't become {state}.")
