@@ -117,10 +117,8 @@ class Registry:
         while True:
             ours = [version for version in (await self.versions()).values() if version.task == task]
             for version in ours:
-                if (version.digest, version.manifest_digest) == (
-                    artifact.digest,
-                    digest,
-                ) and version.state != "retired":
+                same = (version.digest, version.manifest_digest, version.pool) == (artifact.digest, digest, pool)
+                if same and version.state != "retired":
                     return version
             number = max((version.number for version in ours), default=0) + 1
             if number > VERSIONS_PER_TASK_MAX:
