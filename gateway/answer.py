@@ -42,6 +42,8 @@ class Answer:
         self.progress = Progress()
         self.held: list[bytes] = []
         self.body = b""
+        self.kept: list[bytes] | None = None
+        """What was sent, for who has to read it afterwards; None where nobody has."""
         self._engine: EngineAnswer | None = None
         self._splitter = EventSplitter()
         self._choices = 1
@@ -175,7 +177,7 @@ async def _attempt(
     if number > 1:
         headers = {**headers, "X-Request-Id": f"{ledger.record.id}-{number}"}
     began = time.monotonic()
-    answer = Answer(choice, house.fleet.replicas[choice.replica.name].lease(began))
+    answer = Answer(choice, house.fleet.replicas[choice.replica.name].lease(began, choice.engine_model))
     try:
         if body.stream:
             with Deadline(_hold_seconds(choice, policy.limits)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import gc
 import logging
 import os
@@ -20,16 +22,21 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.routing import Route
 
-from gateway import admin, endpoints
+from gateway import admin, admin_adapters, admin_aliases, admin_fleet, admin_state, endpoints, store_files
 from gateway.admission import Admission
 from gateway.callers import Caller, digest_of, new_key, split_key
 from gateway.duties import check_health, on_duty
+from gateway.gauges import read_gauges
 from gateway.house import House, Prices
+from gateway.presence import Presence
 from gateway.request_body import Endpoint
 from gateway.request_path import walk
+from gateway.rollouts import Rollouts
 from gateway.settings import Settings
 from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
 from gateway.state import StateError, open_state, shared_secret
+from gateway.trials import Trials
+from gateway.uploads import UploadLimits, Uploads, is_upload
 from gateway.wire import Call, Message, Receive, Scope, Send, bounded
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
@@ -39,6 +46,7 @@ from monitoring.metrics import Meters
 from monitoring.records import RecordBuffer, RecordStream, flush_until
 from router.policy import TaskPolicy
 from serving.adapters.artifact import ArtifactError, Base, read_base
+from serving.adapters.placer import Placer
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
@@ -49,8 +57,6 @@ from serving.stack import UNKNOWN, BaseStack, chat_template_of
 
 log = logging.getLogger(__name__)
 FEEDBACK_STREAM_MAX = 1_000_000
-WRITE_SECONDS_MAX = 5.0
-"""A record that waits for longer says that Redis takes no writes, even where it can be read."""
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
 
 
@@ -78,7 +84,7 @@ class Gateway(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self.hot.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if endpoint is None:
-            if scope["type"] == "http":
+            if scope["type"] == "http" and not is_upload(scope):  # an upload has limits of its own
                 receive = bounded(scope, receive, self.body_bytes_max)
             elif scope["type"] == "lifespan":
                 send = self._without_trace(send)
@@ -125,6 +131,11 @@ def build_app(settings: Settings) -> Gateway:
     )
     endpoints.add_to(app)
     admin.add_to(app)
+    admin_adapters.add_to(app)
+    admin_aliases.add_to(app)
+    admin_fleet.add_to(app)
+    admin_state.add_to(app)
+    app.include_router(store_files.router)
     return app
 
 
@@ -145,20 +156,18 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         )
         store = Store(settings.store)
         registry = Registry(redis)
-        reconciler = Reconciler(
-            fleet,
-            registry,
-            store,
-            {pool: base.fingerprint for pool, base in bases.items()},
-            http,
-            lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool),
-        )
+        stacks = _stacks(settings, bases)
+        ours = {pool: stacks[pool] for pool in bases}
+        told = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
+        reconciler = Reconciler(fleet, registry, Placer(fleet, redis, store, ours, http, told))
+        stirred = asyncio.Event()
         snapshot = SnapshotKeeper(
-            redis, _deployed(settings), fixed, lambda found: _take_in(found, fleet, reconciler, meters)
+            redis, _deployed(settings), fixed, lambda found: _take_in(found, fleet, reconciler, meters, stirred)
         )
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         house = House(
             settings=settings,
-            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
+            name=name,
             redis=redis,
             digest_secret=digest_secret,
             ids=RequestIds(digest_secret),
@@ -166,6 +175,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             snapshot=snapshot,
             fleet=fleet,
             bases=bases,
+            signers=MappingProxyType({name: base64.b64decode(key) for name, key in settings.signing.trusted.items()}),
             engines=engines,
             http=http,
             store=store,
@@ -173,29 +183,36 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             reconciler=reconciler,
             callers=Shelf(redis, "callers"),
             overrides=Shelf(redis, "overrides"),
+            cordons=Shelf(redis, "cordons"),
             records=RecordBuffer(settings.records.pending_max),
-            record_stream=RecordStream(
-                redis,
-                settings.records.retention_seconds,
-                settings.records.stream_records_max,
-                FEEDBACK_STREAM_KEY,
-                FEEDBACK_STREAM_MAX,
-            ),
+            record_stream=_record_stream(settings, redis),
             feedback=FeedbackStore(redis, settings.records.retention_seconds, FEEDBACK_STREAM_MAX),
             coverage=Coverage(),
             audit=Audit(redis),
             meters=meters,
             prices=_prices(settings),
-            stacks=_stacks(settings, bases),
+            stacks=stacks,
+            presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
+            trials=Trials(),
+            rollouts=Rollouts(redis, digest_secret),
+            uploads=Uploads(store.folder, UploadLimits(settings.limits.adapter_bytes_max, settings.limits.uploads_max)),
+            stirred=stirred,
             pool_limits=TaskPolicy("", None, max_tokens_max=settings.limits.pool_max_tokens_max),
             body_bytes_max=settings.limits.body_bytes_max,
         )
-        _read_gauges(house)
+        read_gauges(house)
         await snapshot.refresh()
         await check_health(house)
         stack.push_async_callback(_flush_last, house)
         await stack.enter_async_context(on_duty(house))
         yield house
+
+
+def _record_stream(settings: Settings, redis: Redis) -> RecordStream:
+    keep = settings.records
+    return RecordStream(
+        redis, keep.retention_seconds, keep.stream_records_max, FEEDBACK_STREAM_KEY, FEEDBACK_STREAM_MAX
+    )
 
 
 async def _flush_last(house: House) -> None:
@@ -252,54 +269,17 @@ def _prices(settings: Settings) -> Prices:
     return Prices(by_pool, by_pool[settings.general_pool])
 
 
-def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters) -> None:
+def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, stirred: asyncio.Event) -> None:
     fleet.know({name: version.view() for name, version in snapshot.versions.items()})
     for replica in fleet.replicas.values():
-        reconciler.adopt(replica, snapshot.versions.values())
+        if replica.cordoned != (replica.name in snapshot.cordons):
+            replica.cordoned = not replica.cordoned
+            fleet.changed()
+        reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
+    stirred.set()
     retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
     if retired:
         meters.forget(*retired)
-
-
-def _read_gauges(house: House) -> None:
-    """Gauges that are read when Prometheus asks."""
-    meters, fleet = house.meters, house.fleet
-    replicas = fleet.replicas.values()
-    meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in replicas})
-    meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in replicas})
-    meters.records_pending.read_from(lambda: len(house.records))
-    meters.records_oldest_seconds.read_from(house.records.oldest_seconds)
-    meters.snapshot_generation.read_from(lambda: house.snapshot.current.generation)
-    meters.snapshot_age_seconds.read_from(house.snapshot.age_seconds)
-    meters.redis_up.read_from(
-        lambda: float(
-            house.snapshot.age_seconds() < 3 * house.settings.snapshot_interval_seconds + 1
-            and house.records.oldest_seconds() < WRITE_SECONDS_MAX
-        )
-    )
-    meters.feedback_coverage_ratio.read_from(house.coverage.ratios)
-    meters.adapter_info.read_from(lambda: _adapter_info(house))
-    meters.adapter_placements.read_from(lambda: _placements(house))
-    meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
-
-
-def _adapter_info(house: House) -> dict[tuple[str, ...], float]:
-    return {
-        (v.task, v.name, v.pool, v.digest.removeprefix("sha256:")[:12], v.state): 1.0
-        for v in house.snapshot.current.versions.values()
-        if v.state != "retired"
-    }
-
-
-def _placements(house: House) -> dict[tuple[str, ...], float]:
-    found: dict[tuple[str, ...], float] = {}
-    for version in house.snapshot.current.versions.values():
-        if version.state == "retired":
-            continue
-        for replica in house.fleet.in_pool(version.pool):
-            place = (version.name, "ready" if version.name in replica.loaded else "absent")
-            found[place] = found.get(place, 0.0) + 1
-    return found
 
 
 def _freeze_garbage() -> None:

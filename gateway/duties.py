@@ -13,12 +13,18 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.house import House
+from gateway.recycling import recycle_some
+from gateway.snapshot import Snapshot
 from monitoring.records import Joined, flush_once
+from serving.adapters.placer import World
+from serving.adapters.registry import RegistryError
 from serving.health import look
 from serving.replica import Replica
 
 log = logging.getLogger(__name__)
 RECONCILE_INTERVAL_SECONDS = 1.0
+PRESENCE_INTERVAL_SECONDS = 0.5
+JUDGE_INTERVAL_SECONDS = 0.5
 LEASE_SECONDS = 10
 LAG_INTERVAL_SECONDS = 0.1
 RETRY_SECONDS = 0.25
@@ -58,6 +64,9 @@ async def on_duty(house: House) -> AsyncIterator[None]:
         "follow_snapshot": _follow_snapshot,
         "check_health": _check_health,
         "reconcile": _reconcile,
+        "tell_presence": _tell_presence,
+        "run_shadows": _run_shadows,
+        "judge_rollouts": _judge_rollouts,
         "flush_records": _flush_records,
         "watch_lag": _watch_lag,
     }
@@ -113,22 +122,86 @@ async def check_health(house: House) -> None:
 
 async def _look_and_adopt(house: House, replica: Replica) -> None:
     await look(house.fleet, replica, house.http)
-    house.reconciler.adopt(replica, house.snapshot.current.versions.values())
+    snapshot = house.snapshot.current
+    if replica.seen.keys() - replica.loaded and replica.up:
+        snapshot = await house.snapshot.refresh()  # what is listed newly may be being probed: read where it stands
+    house.reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
 
 
 async def _reconcile(house: House) -> None:
     lease = DutyLease(house.redis, "reconcile", house.name)
     try:
         while True:
+            house.stirred.clear()
             if await lease.mine():
                 async with asyncio.TaskGroup() as group:
                     renewing = group.create_task(_keep(lease))
-                    await house.reconciler.step(house.snapshot.current.versions)
+                    await reconcile_once(house)
                     renewing.cancel()
-            await asyncio.sleep(RECONCILE_INTERVAL_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECONCILE_INTERVAL_SECONDS):
+                    await house.stirred.wait()
     finally:
         with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
             await lease.give_back()
+
+
+async def reconcile_once(house: House) -> None:
+    """One pass of the reconciler over what the gateways want and have under way. Raises RedisError."""
+    snapshot = await house.snapshot.refresh()
+    await house.presence.tell()
+    roll = await house.presence.present()
+    world = World(
+        idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
+        in_flight=roll.in_flight,
+    )
+    await house.reconciler.step(snapshot.versions, world)
+    await recycle_some(house, roll, snapshot.generation)
+    await _keep_few_standbys(house, snapshot)
+
+
+async def _keep_few_standbys(house: House, snapshot: Snapshot) -> None:
+    """Unload the versions that have been on standby the longest, so that releases do not fill the engines."""
+    for task, settings in house.settings.tasks.items():
+        standbys = sorted(
+            (v for v in snapshot.versions.values() if v.task == task and v.state == "standby"),
+            key=lambda version: version.changed_at,
+            reverse=True,
+        )
+        for version in standbys[settings.standbys_kept :]:
+            note = f"{settings.standbys_kept} newer versions are on standby"
+            with contextlib.suppress(RegistryError):  # an alias has taken it up meanwhile
+                await house.registry.withdraw(version.name, note=note)
+                await house.audit.append("system", "adapter.unload", version.name, after={"note": note})
+
+
+async def _run_shadows(house: House) -> None:
+    await house.trials.run(house)
+
+
+async def _judge_rollouts(house: House) -> None:
+    lease = DutyLease(house.redis, "rollouts", house.name)
+    try:
+        while True:
+            if await lease.mine():
+                async with asyncio.TaskGroup() as group:
+                    renewing = group.create_task(_keep(lease))
+                    await house.rollouts.step(house)
+                    renewing.cancel()
+            await asyncio.sleep(JUDGE_INTERVAL_SECONDS)
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+async def _tell_presence(house: House) -> None:
+    try:
+        while True:
+            await house.presence.tell()
+            await asyncio.sleep(PRESENCE_INTERVAL_SECONDS)
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it is forgotten by itself; the cancellation has to go on
+            await house.presence.leave()
 
 
 async def _keep(lease: DutyLease) -> None:

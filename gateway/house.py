@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx
 from redis.asyncio import Redis
 
 from gateway.admission import Admission
+from gateway.presence import Presence
 from gateway.settings import Settings
 from gateway.snapshot import SnapshotKeeper
+from gateway.uploads import Uploads
 from monitoring.audit import Audit
 from monitoring.cost import Price
 from monitoring.feedback import Coverage, FeedbackStore
@@ -29,6 +33,10 @@ from serving.engine_client import EngineClient
 from serving.fleet import Fleet
 from serving.shelf import Shelf
 from serving.stack import BaseStack, stack_of
+
+if TYPE_CHECKING:  # they do their work in the house, and so import it
+    from gateway.rollouts import Rollouts
+    from gateway.trials import Trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ class House:
     snapshot: SnapshotKeeper
     fleet: Fleet
     bases: Mapping[str, Base]
+    signers: Mapping[str, bytes]
     engines: EngineClient
     http: httpx.AsyncClient
     store: Store
@@ -59,6 +68,7 @@ class House:
     reconciler: Reconciler
     callers: Shelf
     overrides: Shelf
+    cordons: Shelf
     records: RecordBuffer
     record_stream: RecordStream
     feedback: FeedbackStore
@@ -67,6 +77,12 @@ class House:
     meters: Meters
     prices: Prices
     stacks: Mapping[str, BaseStack]
+    presence: Presence
+    trials: Trials
+    rollouts: Rollouts
+    uploads: Uploads
+    stirred: asyncio.Event
+    """Set by each new snapshot: the reconciling duty looks at once."""
     pool_limits: TaskPolicy
     body_bytes_max: int
 

@@ -162,6 +162,20 @@ def settle(house: House, ledger: Ledger, now: float) -> None:
         house.meters.records_dropped.add(1)
 
 
+async def settle_shadow(house: House, ledger: Ledger, now: float, outcome: str) -> None:
+    """Close a shadow's record: its cost is booked as shadow, and no caller's figures change. Raises RedisError."""
+    record = ledger.record
+    record.duration_seconds = now - ledger.started_at
+    record.saving_usd = None
+    task, version, pool = record.task or "", record.version or "", record.pool or ""
+    house.meters.shadow_requests.add(1, task, version, outcome)
+    if record.cost_usd is not None:
+        house.meters.cost_usd.add(record.cost_usd, task, version, pool, "shadow")
+    await house.rollouts.keep_pair(record)
+    if not house.records.put(record):
+        house.meters.records_dropped.add(1)
+
+
 def _token_seconds(ledger: Ledger) -> float | None:
     """The time of one completion token: after the first in a stream, of all where the answer came at once."""
     tokens = ledger.record.completion_tokens

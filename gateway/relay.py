@@ -38,6 +38,8 @@ async def relay(house: House, call: Call, body: RequestBody, answer: Answer, led
 async def _relay_whole(house: House, call: Call, answer: Answer, ledger: Ledger) -> None:
     ledger.learned(answer.progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
     ledger.record.answer_digest = _keyed(house, answer.body).hexdigest()
+    if answer.kept is not None:
+        answer.kept.append(answer.body)
     ledger.record.outcome = "ok"
     headers = [*JSON_HEADERS, *choice_headers(ledger)]
     if ledger.record.cost_usd is not None:
@@ -55,6 +57,8 @@ async def _relay_stream(house: House, call: Call, body: RequestBody, answer: Ans
             if events:
                 part = b"".join(events) if len(events) > 1 else events[0]
                 digest.update(part)
+                if answer.kept is not None:
+                    answer.kept.append(part)
                 ledger.last_chunk_at = time.monotonic()
                 await call.write(part)
             events = await answer.next_events()

@@ -177,6 +177,11 @@ class RequestBody:
             text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
             raise Problem("invalid_value", text, "prompt")
 
+    def whole(self) -> RequestBody:
+        """The same request, asking for its answer at once instead of streamed."""
+        fields = {name: raw for name, raw in self._fields.items() if name not in ("stream", "stream_options")}
+        return RequestBody(self.endpoint, fields, msgspec.structs.replace(self.read, stream=None, stream_options=None))
+
     def for_engine(self, choice: Choice) -> bytes:
         """The body as this choice's engine gets it: its model, its version's sampling, its blueprint."""
         fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in KEPT_HERE}

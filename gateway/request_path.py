@@ -39,7 +39,10 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
                 choice = _accepted(choose(asked, policy, house.fleet.view(), house.moment(now)))
                 body.check(choice.task, house.pool_limits)
                 with await open_answer(house, policy, body, choice, ledger) as answer:
+                    if house.trials.watches(policy, answer.choice):
+                        answer.kept = []
                     await relay(house, call, body, answer, ledger)
+                    house.trials.judge(house, policy, body, answer, ledger)
     except Problem as problem:
         await _tell(house, call, problem, ledger)
     except TimeoutError:

@@ -75,7 +75,7 @@ class ReplicaSettings(Section):
 
     name: Name = Field(description="Name of the replica, unique in the fleet.")
     url: str = Field(
-        pattern=r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$",
+        pattern=ADDRESS,
         description="Address of the engine, without a path.",
     )
     api_key: SecretStr | None = Field(None, description="Key that the engine wants, if it wants one.")
@@ -83,6 +83,12 @@ class ReplicaSettings(Section):
         None, pattern=r"^/", description="Where this engine sees the adapter store; unset: where the gateway sees it."
     )
     in_flight_max: int = Field(256, ge=1, le=100_000, description="Requests that it may hold at the same time.")
+    sidecar_url: str | None = Field(
+        None, pattern=ADDRESS, description="Address of the sidecar that fills this engine's store; unset: it is shared."
+    )
+    recycle_url: str | None = Field(
+        None, pattern=r"^https?://", max_length=2000, description="Where a POST has this engine started anew."
+    )
 
 
 class PoolSettings(Section):
@@ -101,6 +107,14 @@ class PoolSettings(Section):
     )
     price: PriceSettings | None = Field(None, description="What its answers cost. Unset: unknown.")
     callable: bool = Field(False, description="Whether a caller may name the pool as its model.")
+    max_loras: int = Field(4, ge=1, le=10_000, description="Adapters in one batch: the engines' --max-loras.")
+    max_cpu_loras: int = Field(
+        16, ge=2, le=10_000, description="Adapters in an engine's memory: the engines' --max-cpu-loras."
+    )
+    replicas_min: int = Field(0, ge=0, le=1000, description="Replicas that a version is placed on; 0: all of them.")
+    in_flight_target: int = Field(
+        16, ge=1, le=100_000, description="Requests under way for each replica of a version; beyond it gets one more."
+    )
 
 
 class TaskSettings(Section):
@@ -116,6 +130,9 @@ class TaskSettings(Section):
     )
     max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens one may ask for.")
     n_max: int = Field(1, ge=1, le=128, description="Most alternatives one may ask for.")
+    standbys_kept: int = Field(
+        2, ge=1, le=1000, description="Versions on standby that stay loaded; older ones are unloaded."
+    )
 
     def policy(self, name: str) -> TaskPolicy:
         """As the router decides with it."""
@@ -137,6 +154,8 @@ class LimitSettings(Section):
     answer_bytes_max: int = Field(32 << 20, ge=1024, le=1 << 30, description="Longest answer of an engine.")
     in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests under way in this gateway.")
     drain_seconds_max: Seconds = Field(60.0, description="How long a stopping gateway waits for its requests.")
+    adapter_bytes_max: int = Field(2 << 30, ge=1024, le=1 << 40, description="Largest adapter that may be uploaded.")
+    uploads_max: int = Field(2, ge=1, le=100, description="Adapters that may be uploaded at the same time.")
     pool_max_tokens_max: int = Field(
         4096, ge=1, le=1_000_000, description="Most completion tokens one may ask of a pool that is named as the model."
     )
@@ -167,6 +186,23 @@ class FeedbackMetricSettings(Section):
     categories: tuple[str, ...] = Field((), description="The values that a category may take.")
 
 
+class SigningSettings(Section):
+    """Whose signatures on adapters count."""
+
+    required: bool = Field(False, description="Whether an adapter without a trusted signature is rejected.")
+    trusted: dict[Name, Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]] = Field(
+        default_factory=dict, description="Signers and their ed25519 public keys, 32 bytes in base64."
+    )
+
+
+class ReleaseSettings(Section):
+    """Who may release."""
+
+    approver_must_differ: bool = Field(
+        False, description="Whether who pushed a version may not send requests to it (promote, canary, alias)."
+    )
+
+
 class Settings(BaseSettings):
     """The whole configuration."""
 
@@ -194,6 +230,8 @@ class Settings(BaseSettings):
         default_factory=lambda: {"correct": FeedbackMetricSettings(kind="boolean")},
         description="Declared feedback metrics by name.",
     )
+    signing: SigningSettings = SigningSettings()
+    release: ReleaseSettings = ReleaseSettings()
     series_max: int = Field(20_000, ge=1000, description="Prometheus series that this gateway may have.")
     health_interval_seconds: Seconds = Field(1.0, description="Time between two looks at a replica.")
     snapshot_interval_seconds: Seconds = Field(1.0, description="Longest time until a change by an admin is active.")
@@ -239,6 +277,11 @@ class Settings(BaseSettings):
                 tuple(_replica_config(name, pool, replica) for replica in pool.replicas),
                 pool.base_folder,
                 pool.base_fingerprint,
+                pool.max_loras,
+                pool.max_cpu_loras,
+                pool.replicas_min,
+                pool.in_flight_target,
+                self.limits.request_timeout_seconds,
             )
             for name, pool in self.pools.items()
         ]
@@ -289,4 +332,13 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> ReplicaConfig:
     secret = replica.api_key or pool.api_key
     key = secret.get_secret_value() if secret else None
-    return ReplicaConfig(replica.name, replica.url.rstrip("/"), name, key, replica.store_folder, replica.in_flight_max)
+    return ReplicaConfig(
+        replica.name,
+        replica.url,
+        name,
+        key,
+        replica.store_folder,
+        replica.in_flight_max,
+        replica.sidecar_url,
+        replica.recycle_url,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from redis.exceptions import RedisError
 from gateway.callers import Caller
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
-from serving.adapters.registry import Registry, Version
+from serving.adapters.placement import Placement, read_placements
+from serving.adapters.registry import AliasEntry, Registry, Version
 from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Shelf
 
 
@@ -28,6 +30,10 @@ class Snapshot:
     callers: Mapping[str, Caller]
     policy: Policy
     versions: Mapping[str, Version]
+    aliases: Mapping[str, AliasEntry]
+    placements: Mapping[tuple[str, str], Placement]
+    cordons: Mapping[str, str]
+    """Replicas that get no requests now, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +58,12 @@ class SnapshotKeeper:
         self._registry = Registry(redis)
         self._callers = Shelf(redis, "callers")
         self._overrides = Shelf(redis, "overrides")
+        self._placements = Shelf(redis, "placements")
+        self._cordons = Shelf(redis, "cordons")
         self._reading = asyncio.Lock()
+        self._next = asyncio.Event()
         self.fresh_at = 0.0
-        self.current = Snapshot(0, MappingProxyType(dict(fixed_callers)), self._policy(0, {}, {}), {})
+        self.current = Snapshot(0, MappingProxyType(dict(fixed_callers)), self._policy(0, {}, {}), {}, {}, {}, {})
 
     async def refresh(self) -> Snapshot:
         """Read the state again if it has changed. Raises RedisError; the last snapshot then stays.
@@ -71,6 +80,8 @@ class SnapshotKeeper:
                     self.current = found
                     self.fresh_at = began
                     self._changed(found)
+                    self._next.set()
+                    self._next = asyncio.Event()
             self.fresh_at = began
             return self.current
 
@@ -83,11 +94,20 @@ class SnapshotKeeper:
         callers = {name: Caller.from_json(name, raw) for name, raw in (await self._callers.all()).items()}
         policy = self._policy(
             generation,
-            {task: Alias(task, generations.get(task, 0), entry.weights, entry.salt) for task, entry in aliases.items()},
+            {task: _alias(task, generations.get(task, 0), entry) for task, entry in aliases.items()},
             await self._overrides.all(),
         )
         versions = await self._registry.versions()
-        return Snapshot(generation, MappingProxyType(callers | dict(self._fixed_callers)), policy, versions)
+        placements = read_placements(await self._placements.all())
+        cordons = {name: str(raw.get("reason") or "") for name, raw in (await self._cordons.all()).items()}
+        known = MappingProxyType(callers | dict(self._fixed_callers))
+        return Snapshot(generation, known, policy, versions, aliases, placements, cordons)
+
+    async def next(self, seconds: float) -> None:
+        """Wait for a new snapshot, but no longer than so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._next.wait()
 
     async def follow(self, interval_seconds: float) -> None:
         """Refresh at every change that is told, and every so often in case one was missed. Runs until cancelled."""
@@ -121,6 +141,11 @@ class SnapshotKeeper:
             self._deployed.limits,
             needs_text(rules),
         )
+
+
+def _alias(task: str, generation: int, entry: AliasEntry) -> Alias:
+    canary = entry.rollout.version if entry.rollout else None
+    return Alias(task, generation, entry.weights, entry.salt, canary, entry.shadow)
 
 
 def override_from(name: str, raw: Mapping[str, Any]) -> Override:

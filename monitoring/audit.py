@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,6 +109,18 @@ class Audit:
             raise ValueError(f"limit is {limit}: give 1 to {READ_LIMIT_MAX}.")
         rows: Any = await self._redis.xrange(STREAM, min=f"{max(after, 0) + 1}-0", count=limit)
         return [_entry(number, fields) for number, fields in rows]
+
+    async def newest(self, count: int) -> AsyncIterator[Entry]:
+        """The newest entries, at most `count`, the last one first."""
+        left, before = count, "+"
+        while left > 0:
+            rows: Any = await self._redis.xrevrange(STREAM, max=before, count=min(left, READ_LIMIT_MAX))
+            for number, fields in rows:
+                yield _entry(number, fields)
+            if len(rows) < min(left, READ_LIMIT_MAX):
+                return
+            left -= len(rows)
+            before = f"({_text(rows[-1][0])}"
 
     async def _last(self) -> Entry | None:
         rows: Any = await self._redis.xrevrange(STREAM, count=1)

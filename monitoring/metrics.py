@@ -48,7 +48,8 @@ CLOSED: Mapping[str, int] = {
     "type": 3,
     "purpose": 6,
     "code": 40,
-    "state": 8,
+    "state": 11,
+    "action": 4,
     "family": 48,
 }
 """Labels whose values are a closed list in our own code, and how many values each may have, with `other`.
@@ -152,7 +153,7 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_fallbacks_total", "counter", "fallbacks",
         "Requests given to another choice before commit, as the first could not or may not answer.",
-        ("task", "from", "to", "reason"), "(T+1)*P*P*9 + 18",
+        ("task", "from", "to", "reason"), "T*P*9 + 18",
     ),
     Spec(
         "apprentice_refusals_total", "counter", "requests",
@@ -177,7 +178,7 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_adapter_info", "gauge", "always 1",
         "1 for each version known, with the digest of its bytes and its state.",
-        ("task", "version", "pool", "digest", "state"), "T*V*2 + 8",
+        ("task", "version", "pool", "digest", "state"), "T*V*2 + 11",
     ),
     Spec(
         "apprentice_adapter_load_seconds", "histogram", "seconds",
@@ -187,7 +188,32 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_adapter_placements", "gauge", "replicas",
         "Replicas on which a version is in a state.",
-        ("version", "state"), "T*V*5 + 8",
+        ("version", "state"), "T*V*R + 11",
+    ),
+    Spec(
+        "apprentice_adapter_loads_left", "gauge", "loads",
+        "Adapters that a replica's engine takes before something must go.",
+        ("pool", "replica"), "R + 1",
+    ),
+    Spec(
+        "apprentice_adapter_working_set_ratio", "gauge", "ratio",
+        "Versions that are to be on a replica, as a share of the adapters that its engine can hold.",
+        ("pool", "replica"), "R + 1",
+    ),
+    Spec(
+        "apprentice_shadow_requests_total", "counter", "requests",
+        "Requests that a shadow was to answer too: agreed, differed, failed or dropped.",
+        ("task", "version", "outcome"), "T*V*4 + 12",
+    ),
+    Spec(
+        "apprentice_rollout_verdicts_total", "counter", "verdicts",
+        "Canaries on which a verdict was carried out: promote, roll_back or hold.",
+        ("task", "action"), "T*3 + 4",
+    ),
+    Spec(
+        "apprentice_replica_cordoned", "gauge", "0 or 1",
+        "1 where a replica gets no requests because an admin or a recycling has cordoned it, else 0.",
+        ("pool", "replica"), "R + 1",
     ),
     Spec(
         "apprentice_replica_up", "gauge", "0 or 1",
@@ -483,6 +509,11 @@ class Meters:
         self.adapter_info = make(Gauge, "adapter_info")
         self.adapter_load_seconds = make(Histogram, "adapter_load_seconds")
         self.adapter_placements = make(Gauge, "adapter_placements")
+        self.adapter_loads_left = make(Gauge, "adapter_loads_left")
+        self.adapter_working_set_ratio = make(Gauge, "adapter_working_set_ratio")
+        self.shadow_requests = make(Counter, "shadow_requests_total")
+        self.rollout_verdicts = make(Counter, "rollout_verdicts_total")
+        self.replica_cordoned = make(Gauge, "replica_cordoned")
         self.replica_up = make(Gauge, "replica_up")
         self.in_flight = make(Gauge, "in_flight")
         self.records_pending = make(Gauge, "records_pending")

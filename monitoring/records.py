@@ -26,6 +26,14 @@ class AttemptRecord(msgspec.Struct):
     seconds: float
 
 
+class PairRecord(msgspec.Struct):
+    """On a shadow's record: which version answered the caller, whether that kept its contract, its text's digest."""
+
+    version: str
+    contract_kept: bool | None = None
+    text_digest: str | None = None
+
+
 class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     """All that is known of a request. Filled along the walk, frozen by convention once it is settled.
 
@@ -37,6 +45,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     endpoint: str
     caller: str
     model_asked: str
+    purpose: str = "serve"
+    shadow_of: str | None = None
     stream: bool = False
     task: str | None = None
     version: str | None = None
@@ -56,6 +66,10 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     stack: str | None = None
     request_digest: str | None = None
     answer_digest: str | None = None
+    text_digest: str | None = None
+    contract_kept: bool | None = None
+    agrees: bool | None = None
+    pair: PairRecord | None = None
     answer_id: str | None = None
     handles: list[str] = []
     prompt_tokens: int | None = None

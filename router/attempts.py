@@ -96,14 +96,14 @@ def _again(
     if pool is None:
         return None
     tried = frozenset(failure.replica for failure in here)
-    other = pick(pool, version, view.in_flight, moment.now, moment.draw, tried)
+    other = pick(pool, version, view.in_flight, moment.now, moment.draw, tried, choice.key)
     if not isinstance(other, str):
         return NextAttempt(replace(choice, replica=other))
     last = here[-1]
     if last.kind not in SAME_REPLICA_HELPS:
         return None
     hopeless = frozenset(failure.replica for failure in here if failure.kind not in SAME_REPLICA_HELPS)
-    same = pick(pool, version, view.in_flight, moment.now, moment.draw, hopeless)
+    same = pick(pool, version, view.in_flight, moment.now, moment.draw, hopeless, choice.key)
     if isinstance(same, str):
         return None
     wait = limits.backoff_seconds * 2 ** (len(here) - 1) * (0.5 + moment.draw)

@@ -30,7 +30,7 @@ Reason = Literal[
     "engine_error",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
-OUT_OF_SERVICE = frozenset({"quarantined", "retired"})
+OUT_OF_SERVICE = frozenset({"quarantined", "draining", "retired"})
 
 RefusalCode = Literal[
     "model_not_found",
@@ -58,7 +58,8 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Where the request goes. `version` is None where a pool's base answers; `blueprint_of` is then the version
-    whose blueprint it needs (None: the caller asked for the base itself). `probability` is that of this arm."""
+    whose blueprint it needs (None: the caller asked for the base itself). `probability` is that of this arm.
+    `key` is what requests share that are best answered by one replica: the session, else the version."""
 
     task: TaskPolicy | None
     version: VersionView | None
@@ -68,6 +69,7 @@ class Choice:
     blueprint_of: VersionView | None = None
     probability: float = 1.0
     override_id: str | None = None
+    key: str | None = None
 
     @property
     def engine_model(self) -> str:
@@ -105,10 +107,10 @@ def choose(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Cho
     live = _live_version(alias, view, asked.session, moment.draw)
     rule = first_match(policy.overrides, _subject(task_name, asked), moment.now_unix)
     if rule is not None:
-        return _choose_overruled(rule, task, live, view, moment)
+        return _choose_overruled(rule, task, live, view, moment, asked.session)
     if at:
         return _choose_pinned(asked, task, view, moment)
-    return _choose_live(task, alias, live, view, moment)
+    return _choose_live(task, alias, live, view, moment, asked.session)
 
 
 def general_instead(
@@ -118,7 +120,7 @@ def general_instead(
     if choice.task is None:
         return Refusal("no_replica", f"No replica of the pool {choice.pool.name!r} can answer. Try again later.")
     version = choice.version or choice.blueprint_of
-    return _exit(choice.task, version, view, moment, reason, choice.override_id, avoid)
+    return _exit(choice.task, version, view, moment, reason, choice.key, choice.override_id, avoid)
 
 
 def sticky_point(session: str, salt: str) -> float:
@@ -137,10 +139,11 @@ def _choose_pool(asked: Asked, policy: Policy, view: FleetView, moment: Moment) 
         return Refusal(
             "model_not_found", f"The model {asked.model!r} does not exist. GET /v1/models lists those you can use."
         )
-    replica = pick(pool, None, view.in_flight, moment.now, moment.draw)
+    key = asked.session or None
+    replica = pick(pool, None, view.in_flight, moment.now, moment.draw, key=key)
     if isinstance(replica, str):
         return _lacking(replica, pool.name)
-    return Choice(None, None, pool, replica, "pinned")
+    return Choice(None, None, pool, replica, "pinned", key=key)
 
 
 def _subject(task: str, asked: Asked) -> Subject:
@@ -148,23 +151,27 @@ def _subject(task: str, asked: Asked) -> Subject:
 
 
 def _choose_overruled(
-    rule: Override, task: TaskPolicy, live: VersionView | None, view: FleetView, moment: Moment
+    rule: Override, task: TaskPolicy, live: VersionView | None, view: FleetView, moment: Moment, session: str | None
 ) -> Choice | Refusal:
     if rule.action == "refuse":
         return Refusal("refused_by_override", rule.message or "An admin's rule refuses this request.")
     if rule.action == "general":
-        return _exit(task, live, view, moment, "override", rule.id)
-    return _serve(task, view.versions.get(rule.version or ""), view, moment, "override", 1.0, rule.id)
+        return _exit(task, live, view, moment, "override", session, rule.id)
+    return _serve(task, view.versions.get(rule.version or ""), view, moment, "override", 1.0, session, rule.id)
 
 
 def _choose_live(
-    task: TaskPolicy, alias: Alias | None, live: VersionView | None, view: FleetView, moment: Moment
+    task: TaskPolicy,
+    alias: Alias | None,
+    live: VersionView | None,
+    view: FleetView,
+    moment: Moment,
+    session: str | None,
 ) -> Choice | Refusal:
     if alias is None or live is None:
-        return _exit(task, None, view, moment, "no_replica")
-    share = alias.weights[live.name]
-    reason: Reason = "adapter" if share == max(alias.weights.values()) else "canary"
-    return _serve(task, live, view, moment, reason, share)
+        return _exit(task, None, view, moment, "no_replica", session)
+    reason: Reason = "adapter" if live.name == alias.leading else "canary"
+    return _serve(task, live, view, moment, reason, alias.weights[live.name], session)
 
 
 def _choose_pinned(asked: Asked, task: TaskPolicy, view: FleetView, moment: Moment) -> Choice | Refusal:
@@ -173,7 +180,7 @@ def _choose_pinned(asked: Asked, task: TaskPolicy, view: FleetView, moment: Mome
         return Refusal("model_not_found", f"The version {asked.model!r} does not exist.")
     if version.state in OUT_OF_SERVICE:
         return Refusal("version_not_loaded", f"{version.name} is {version.state}: it answers nobody.")
-    return _serve(task, version, view, moment, "pinned", 1.0)
+    return _serve(task, version, view, moment, "pinned", 1.0, asked.session)
 
 
 def _live_version(alias: Alias | None, view: FleetView, session: str | None, draw: float) -> VersionView | None:
@@ -196,19 +203,21 @@ def _serve(
     moment: Moment,
     reason: Reason,
     probability: float,
+    session: str | None,
     override_id: str | None = None,
 ) -> Choice | Refusal:
     pool = view.pools.get(version.pool) if version else None
     if version is None or pool is None or version.state in OUT_OF_SERVICE:
-        return _exit(task, version, view, moment, "no_replica", override_id)
-    replica = pick(pool, version.name, view.in_flight, moment.now, moment.draw)
+        return _exit(task, version, view, moment, "no_replica", session, override_id)
+    key = session or version.name
+    replica = pick(pool, version.name, view.in_flight, moment.now, moment.draw, key=key)
     if not isinstance(replica, str):
-        return Choice(task, version, pool, replica, reason, None, probability, override_id)
+        return Choice(task, version, pool, replica, reason, None, probability, override_id, key)
     if reason == "pinned" and replica == "overload":
         return _lacking(replica, pool.name)
     if reason == "pinned":
         return Refusal("version_not_loaded", f"{version.name} is not loaded on any replica that could take it now.")
-    return _exit(task, version, view, moment, replica, override_id)
+    return _exit(task, version, view, moment, replica, session, override_id)
 
 
 def _exit(
@@ -217,16 +226,18 @@ def _exit(
     view: FleetView,
     moment: Moment,
     reason: Reason,
+    session: str | None,
     override_id: str | None = None,
     avoid: frozenset[str] = frozenset(),
 ) -> Choice | Refusal:
     pool = view.pools.get(task.exit_pool or "")
     if pool is None:
         return Refusal("no_replica", f"The task {task.name!r} has no replica that can answer, and no exit.")
-    replica = pick(pool, None, view.in_flight, moment.now, moment.draw, avoid)
+    key = session or (version.name if version else None)
+    replica = pick(pool, None, view.in_flight, moment.now, moment.draw, avoid, key)
     if isinstance(replica, str):
         return _lacking(replica, pool.name)
-    return Choice(task, None, pool, replica, reason, version, 1.0, override_id)
+    return Choice(task, None, pool, replica, reason, version, 1.0, override_id, key)
 
 
 def _lacking(lack: Literal["no_replica", "overload"], pool: str) -> Refusal:

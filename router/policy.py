@@ -14,12 +14,23 @@ CommitPolicy = Literal["first_token", "complete"]
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A task's versions and their weights, which add up to 1. One admin call replaces the whole of it."""
+    """A task's versions and their weights, which add up to 1. One admin call replaces the whole of it.
+
+    `canary` is the one of them that is on trial; `shadow` are versions that get a copy of a share of the requests.
+    """
 
     task: str
     generation: int
     weights: Mapping[str, float]
     salt: str = ""
+    canary: str | None = None
+    shadow: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def leading(self) -> str:
+        """The version with the greatest weight, a canary aside: the active one."""
+        others = {name: weight for name, weight in self.weights.items() if name != self.canary}
+        return max(others or self.weights, key=lambda name: self.weights[name])
 
 
 @dataclass(frozen=True, slots=True)

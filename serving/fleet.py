@@ -17,6 +17,9 @@ class PoolConfig:
 
     `base_model` is the name under which its engines serve the base; `base_folder` a folder with the base's
     config.json (and weights, if `base_fingerprint` is to be computed); a pool takes adapters if one of them is set.
+    `max_loras` and `max_cpu_loras` are what its engines were started with. A version is placed on `replicas_min`
+    replicas (0: on all), and on one more for each `in_flight_target` requests that it has under way.
+    `drain_seconds_max` bounds the wait for a version's last answers before it is unloaded.
     """
 
     name: str
@@ -24,6 +27,11 @@ class PoolConfig:
     replicas: tuple[ReplicaConfig, ...]
     base_folder: Path | None = None
     base_fingerprint: str | None = None
+    max_loras: int = 4
+    max_cpu_loras: int = 16
+    replicas_min: int = 0
+    in_flight_target: int = 16
+    drain_seconds_max: float = 600.0
 
 
 class Fleet:

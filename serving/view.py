@@ -35,11 +35,13 @@ class VersionView:
     manifest_digest: str
     sampling: Mapping[str, Any]
     blueprint: BlueprintView
+    contract: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """One engine process. `up` is the health check's word; `resting_until` (monotonic seconds) the data path's."""
+    """One engine process. `up` is the health check's word, unless an admin or a recycling has it cordoned;
+    `resting_until` (monotonic seconds) is the data path's."""
 
     name: str
     pool: str

@@ -10,6 +10,9 @@ import typer
 
 from gateway.callers import new_key
 from gateway.cli import serve as serving_command
+from gateway.cli.adapters import adapters
+from gateway.cli.sidecar import sidecar
+from gateway.cli.state import state
 from gateway.cli.up import up
 from gateway.settings import SettingsError
 from gateway.state import StateError
@@ -21,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(up)
+app.add_typer(adapters, name="adapters")
+app.add_typer(state, name="state")
 
 
 @app.command()
@@ -43,6 +48,9 @@ def check(
 def keygen() -> None:
     """Make a key of the right form, for the setting admin_key. It is printed and kept nowhere."""
     print(new_key()[0])
+
+
+app.command()(sidecar)
 
 
 def main() -> None:

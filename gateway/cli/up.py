@@ -36,6 +36,8 @@ ENGINE_STOP_GRACE_SECONDS = 30.0
 GATEWAY_START_TIMEOUT_SECONDS = 60.0
 GATEWAY_STOP_GRACE_SECONDS = 10.0
 ADMIN_TIMEOUT_SECONDS = 60.0
+STAGE_WAIT_SECONDS = 30.0
+"""Below ADMIN_TIMEOUT_SECONDS: the gateway answers before the asking is given up."""
 ADAPTER_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.25
 GPU_MEMORY_SHARE = 0.9
@@ -307,7 +309,7 @@ async def caller_key(admin: Admin, kept: Path) -> str:
 
 
 async def place_adapter(admin: Admin, task: str, folder: Path, hint: Callable[[str], None]) -> str:
-    """Push, load and alias the adapter in `folder`, and wait until the task is served. What serves it then.
+    """Push, stage and alias the adapter in `folder`, and wait until the task is served. What serves it then.
 
     An adapter that was pushed before is left as it is, and so is the task's alias: an admin may have moved it.
     """
@@ -318,7 +320,7 @@ async def place_adapter(admin: Admin, task: str, folder: Path, hint: Callable[[s
         hint("waiting for a healthy replica")
         await _until(lambda: _any_replica_is_up(admin), f"No replica is up after {ADAPTER_TIMEOUT_SECONDS:.0f} s.")
         hint(f"loading {version}")
-        await _until(lambda: _load_and_alias(admin, task, version), f"{version} does not stay loaded: see the log.")
+        await _until(lambda: _stage_and_alias(admin, task, version), f"{version} does not stay loaded: see the log.")
     hint("waiting until it is loaded and probed")
     too_late = f"{task} has no loaded version after {ADAPTER_TIMEOUT_SECONDS:.0f} s: see the gateway's log."
     return f"{task} is {await _until(lambda: _serving_versions(admin, task), too_late)}"
@@ -328,9 +330,9 @@ async def _any_replica_is_up(admin: Admin) -> bool:
     return any(replica["up"] for replica in (await admin.ask("GET", "/admin/v1/replicas"))["replicas"])
 
 
-async def _load_and_alias(admin: Admin, task: str, version: str) -> bool:
-    """False where a replica lost the version in between, as one does that restarts."""
-    await admin.ask("POST", f"/admin/v1/adapters/{version}/load")
+async def _stage_and_alias(admin: Admin, task: str, version: str) -> bool:
+    """False where it is not placed yet, or a replica lost it in between, as one does that restarts."""
+    await admin.ask("POST", f"/admin/v1/adapters/{version}/stage?wait_seconds={STAGE_WAIT_SECONDS:g}")
     try:
         await admin.ask("PUT", f"/admin/v1/aliases/{task}", {"version": version})
     except Refused as refused:
@@ -344,7 +346,7 @@ async def _serving_versions(admin: Admin, task: str) -> str:
     """The task's versions that have a share and are loaded somewhere; empty where one is loaded nowhere."""
     versions = (await admin.ask("GET", "/admin/v1/adapters"))["adapters"]
     shared = [one for one in versions if one["task"] == task and one["share"] > 0]
-    return ", ".join(one["version"] for one in shared) if all(any(one["replicas"].values()) for one in shared) else ""
+    return ", ".join(one["version"] for one in shared) if all(one["ready"] for one in shared) else ""
 
 
 async def _until(ask: Callable[[], Awaitable[str | bool]], too_late: str) -> str | bool:

@@ -17,10 +17,20 @@ As YAML beside the adapter:
         expected: …
     coverage: {…}                     # optional slots for the fitted models
     calibration: {…}
-    provenance: {…}                   # who, when, data set digest, training notes, evaluation ids
+    provenance:                       # optional; where it comes from. Keys of one's own are kept as they are
+      trained_by: returns team        # texts: trained_by, dataset, base_model, framework, command, license, notes
+      trained_at: 2026-11-20T09:30Z   # a date or a time in ISO 8601
+      dataset_digest: sha256:…
+      source: {repository: …, commit: …}
+      run: …                          # the training run's id or address where it was tracked
+      seed: 7
+      parameters: {rank: 8, …}        # what it was trained with
+      metrics: {accuracy: 0.97, …}    # numbers measured by the trainer
+      evaluations: [ev-1, …]          # ids of evaluations
+      tags: {team: returns, …}        # texts of one's own
 
-Unknown keys are errors. Dates stay texts, and only `true` and `false` are booleans: `no` in a list of choices
-is a word.
+Unknown keys are errors, but in provenance and the two slots. Dates stay texts, and only `true` and `false` are
+booleans: `no` in a list of choices is a word.
 """
 
 from __future__ import annotations
@@ -28,6 +38,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +58,8 @@ GOLDEN_MAX = 100
 CHOICES_MAX = 1000
 TEXT_LENGTH_MAX = 1000
 STOP_MAX = 16
+NOTES_LENGTH_MAX = 20_000
+EVALUATIONS_MAX = 100
 MAPPING_BYTES_MAX = 64 << 10
 DEPTH_MAX = 32
 
@@ -133,7 +146,7 @@ def from_json(value: Any) -> Manifest:
         blueprint=read.take("blueprint", _blueprint),
         sampling=read.take_or("sampling", _sampling, {}),
         golden=read.take_or("golden", _golden, ()),
-        provenance=read.take_or("provenance", _mapping, {}),
+        provenance=read.take_or("provenance", _provenance, {}),
         coverage=read.take_or("coverage", _mapping, {}),
         calibration=read.take_or("calibration", _mapping, {}),
     )
@@ -308,6 +321,71 @@ def _golden_one(place: str, value: Any) -> Golden:
     return golden
 
 
+def _provenance(place: str, value: Any) -> dict[str, Any]:
+    """Known keys are of their kind or null; others are free."""
+    provenance = _mapping(place, value)
+    for key, part in provenance.items():
+        if key in PROVENANCE and part is not None:
+            PROVENANCE[key](f"{place}.{key}", part)
+    return provenance
+
+
+def _moment(place: str, value: Any) -> str:
+    try:
+        datetime.fromisoformat(_text(place, value, TEXT_LENGTH_MAX))
+    except ValueError:
+        raise ManifestError(f"{place} must be a date or a time as in 2026-11-20 or 2026-11-20T09:30:00Z.") from None
+    return str(value)
+
+
+def _digest(place: str, value: Any) -> str:
+    if not isinstance(value, str) or not canonical.DIGEST.fullmatch(value):
+        raise ManifestError(f"{place} must be sha256: and 64 hex digits: take it of the data set's file.")
+    return value
+
+
+def _source(place: str, value: Any) -> dict[str, str]:
+    read = _Fields(place, value)
+    source = {key: read.take_or(key, _line, "") for key in ("repository", "commit", "path")}
+    read.finish()
+    return source
+
+
+def _seed(place: str, value: Any) -> int:
+    if type(value) is not int:
+        raise ManifestError(f"{place} must be a whole number.")
+    return value
+
+
+def _metrics(place: str, value: Any) -> dict[str, float]:
+    metrics = _mapping(place, value)
+    for name, number in metrics.items():
+        if type(number) not in (int, float):
+            raise ManifestError(f"{shown(f'{place}.{name}')} must be a number.")
+    return metrics
+
+
+def _evaluations(place: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or len(value) > EVALUATIONS_MAX:
+        raise ManifestError(f"{place} must be a list of at most {EVALUATIONS_MAX} ids.")
+    return [_line(f"{place}[{at}]", each) for at, each in enumerate(value)]
+
+
+def _tags(place: str, value: Any) -> dict[str, str]:
+    tags = _mapping(place, value)
+    for name, text in tags.items():
+        _line(shown(f"{place}.{name}"), text)
+    return tags
+
+
+def _notes(place: str, value: Any) -> str:
+    return _text(place, value, NOTES_LENGTH_MAX)
+
+
+def _line(place: str, value: Any) -> str:
+    return _text(place, value, TEXT_LENGTH_MAX)
+
+
 def _text(place: str, value: Any, length_max: int) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > length_max:
         raise ManifestError(f"{place} must be a text of 1 to {length_max} characters: put it in quotes.")
@@ -341,6 +419,27 @@ def _check_plain(place: str, value: Any, depth_left: int) -> None:
             _check_plain(place, inner, depth_left - 1)
     elif value is not None and not isinstance(value, str | int | float):
         raise ManifestError(f"{place} holds a {type(value).__name__}, which JSON does not have: write it as a text.")
+
+
+PROVENANCE: Mapping[str, Callable[[str, Any], object]] = {
+    "trained_by": _line,
+    "trained_at": _moment,
+    "dataset": _line,
+    "dataset_digest": _digest,
+    "base_model": _line,
+    "framework": _line,
+    "command": _notes,
+    "source": _source,
+    "run": _line,
+    "seed": _seed,
+    "parameters": _mapping,
+    "metrics": _metrics,
+    "evaluations": _evaluations,
+    "license": _line,
+    "notes": _notes,
+    "tags": _tags,
+}
+"""The keys of a provenance that have a kind: what model cards and trackers of training runs ask for."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,49 +1,168 @@
-"""Does a replica really serve this version? A golden prompt at temperature 0 tells it from the base model."""
+"""Does a replica really serve this version? A golden prompt at temperature 0 tells it from the base model, and from
+what the first replica that was probed answered on the same stack."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import msgspec
+from redis.asyncio import Redis
 
 from serving.adapters.registry import Version
 from serving.health import engine_headers
 from serving.replica import Replica
+from serving.shelf import Shelf, Stale
 
 PROBE_TIMEOUT_SECONDS = 60.0
 PROBE_TOKENS_MAX = 48
 LOGPROB_TOLERANCE = 0.02
+"""Closer than this to the base model's logprobs, token by token, is the base model."""
+REFERENCE_TOLERANCE = 0.25
+"""How far the mean logprob of the tokens in common may be from the reference's: batches differ in the last bits."""
+NEAR_TIE = 0.5
+"""Where two answers part, the other's token must have been this close to the first in logprob."""
+STACKS_MAX = 8
 
 
 class ProbeError(Exception):
-    """The replica does not serve the version as it should; the message says how it showed."""
+    """The probe did not succeed. `wrong` says that the replica answered, and not as the version should."""
+
+    def __init__(self, message: str, *, wrong: bool) -> None:
+        super().__init__(message)
+        self.wrong = wrong
 
 
-async def probe(replica: Replica, version: Version, base_model: str, http: httpx.AsyncClient) -> None:
-    """Ask for the first golden answer. Raises ProbeError if it is the base model's, or not the one expected.
+class Token(msgspec.Struct, frozen=True):
+    """One token of an answer: its logprob, and those of the likeliest at its place."""
 
-    Without a golden prompt in the manifest, a fixed one is asked and only the difference from the base is seen.
+    text: str
+    logprob: float
+    top: dict[str, float]
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a model answered to the golden prompt."""
+
+    text: str
+    tokens: list[Token]
+
+
+class References:
+    """The first answer that each version gave on each stack; what other replicas answer is held against it."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._shelf = Shelf(redis, "references")
+
+    async def known(self, model: str, stack: str) -> Reading | None:
+        """The reference for this model and stack, if there is one yet. Raises RedisError."""
+        kept = (await self._shelf.get(model) or {}).get(stack)
+        return None if kept is None else msgspec.convert(kept, Reading)
+
+    async def of(self, version: str, stack: str, reading: Reading) -> Reading:
+        """The reference for this version and stack: `reading` itself, if it is the first. Raises RedisError."""
+        while True:
+            generation = (await self._shelf.generations()).get(version, 0)
+            known = await self._shelf.get(version) or {}
+            if stack in known:
+                return msgspec.convert(known[stack], Reading)
+            kept = dict(list(known.items())[-(STACKS_MAX - 1) :]) | {stack: msgspec.to_builtins(reading)}
+            try:
+                await self._shelf.put(version, kept, generation)
+            except Stale:
+                continue
+            return reading
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The base model of a replica: its name there, the digest of its stack, and whether the replica is idle now."""
+
+    name: str
+    stack: str
+    idle: Callable[[], bool]
+
+
+async def probe(
+    replica: Replica,
+    version: Version,
+    stack: str,
+    base_model: BaseModel,
+    references: References,
+    http: httpx.AsyncClient,
+) -> None:
+    """Ask for the first golden answer. Raises ProbeError if it is the base model's, not the one expected, or not that
+    of the first replica with this stack.
+
+    Without a golden prompt in the manifest, a fixed one is asked.
     """
     golden = (version.manifest.get("golden") or [{"prompt": f"Task: {version.task}."}])[0]
-    answer, logprobs = await _ask(replica, version.name, golden["prompt"], PROBE_TOKENS_MAX, http)
+    reading = await _ask(replica, version.name, golden["prompt"], PROBE_TOKENS_MAX, http)
     expected = golden.get("expected")
-    if expected is not None and answer.strip() != str(expected).strip():
-        raise ProbeError(f"{version.name} answers the golden prompt with {answer[:80]!r}, not {str(expected)[:80]!r}.")
-    base_answer, base_logprobs = await _ask(replica, base_model, golden["prompt"], len(logprobs), http)
-    same = all(abs(a - b) < LOGPROB_TOLERANCE for a, b in zip(logprobs, base_logprobs, strict=False))
-    if answer == base_answer and same:
-        raise ProbeError(f"{version.name} answers as the base model does: the engine does not apply it.")
+    if expected is not None and reading.text.strip() != str(expected).strip():
+        raise ProbeError(
+            f"{version.name} answers the golden prompt with {reading.text[:80]!r}, not {str(expected)[:80]!r}.",
+            wrong=True,
+        )
+    if _same(reading, await _base_reading(replica, base_model, golden["prompt"], references, http)):
+        raise ProbeError(f"{version.name} answers as the base model does: the engine does not apply it.", wrong=True)
+    difference = differs(await references.of(version.name, stack, reading), reading)
+    if difference:
+        said = f"{version.name} answers otherwise on {replica.name} than where it was first: {difference}."
+        raise ProbeError(said, wrong=True)
 
 
-async def _ask(
-    replica: Replica, model: str, prompt: str, tokens: int, http: httpx.AsyncClient
-) -> tuple[str, list[float]]:
+async def _base_reading(
+    replica: Replica, base: BaseModel, prompt: str, references: References, http: httpx.AsyncClient
+) -> Reading:
+    """What the base model says. Kept once it was read on an idle replica: vLLM's CPU build computes the base model's
+    answers wrongly in a batch with adapters', so that one read beside them is good for this once only."""
+    name = "base/" + hashlib.sha256(f"{base.name}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()
+    known = await references.known(name, base.stack)
+    if known is not None:
+        return known
+    idle = base.idle()
+    reading = await _ask(replica, base.name, prompt, PROBE_TOKENS_MAX, http)
+    return await references.of(name, base.stack, reading) if idle and base.idle() else reading
+
+
+def differs(reference: Reading, reading: Reading) -> str:
+    """How an answer differs from the reference beyond what batching does to the last bits; empty where it does not."""
+    shared = 0
+    for one, other in zip(reference.tokens, reading.tokens, strict=False):
+        if one.text != other.text:
+            gap = one.logprob - one.top.get(other.text, float("-inf"))
+            if gap > NEAR_TIE:
+                return f"{other.text!r} where {one.text!r} is expected after {shared} tokens"
+            break
+        shared += 1
+    common = zip(reference.tokens[:shared], reading.tokens[:shared], strict=True)
+    gaps = [abs(one.logprob - other.logprob) for one, other in common]
+    if gaps and sum(gaps) / len(gaps) > REFERENCE_TOLERANCE:
+        return f"its {shared} tokens have other logprobs, by {sum(gaps) / len(gaps):.2f} in the mean"
+    if not reference.tokens and reference.text != reading.text:
+        return f"{reading.text[:80]!r}"
+    return ""
+
+
+def _same(reading: Reading, base: Reading) -> bool:
+    near = all(
+        abs(a.logprob - b.logprob) < LOGPROB_TOLERANCE for a, b in zip(reading.tokens, base.tokens, strict=False)
+    )
+    return reading.text == base.text and near
+
+
+async def _ask(replica: Replica, model: str, prompt: str, tokens: int, http: httpx.AsyncClient) -> Reading:
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
         "temperature": 0,
-        "max_tokens": max(tokens, 1),
+        "max_tokens": tokens,
         "logprobs": True,
+        "top_logprobs": 5,
     }
     try:
         answer = await http.post(
@@ -54,7 +173,13 @@ async def _ask(
         )
         answer.raise_for_status()
         choice = answer.json()["choices"][0]
-        tokens_told = (choice.get("logprobs") or {}).get("content") or []
-        return str(choice["message"]["content"]), [float(token["logprob"]) for token in tokens_told]
-    except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ProbeError(f"{replica.name} did not answer the golden prompt: {type(error).__name__}.") from error
+        told = (choice.get("logprobs") or {}).get("content") or []
+        return Reading(str(choice["message"]["content"]), [_token(each) for each in told])
+    except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        said = f"{replica.name} did not answer the golden prompt: {type(error).__name__}."
+        raise ProbeError(said, wrong=False) from error
+
+
+def _token(told: dict[str, Any]) -> Token:
+    top = {str(each["token"]): float(each["logprob"]) for each in told.get("top_logprobs") or []}
+    return Token(str(told["token"]), float(told["logprob"]), top)

@@ -1,180 +1,219 @@
-"""What should be loaded, and what is: brings each replica from the one to the other, and tells which it serves."""
+"""What should be loaded, and what is: brings each replica from the one to the other, one small step after another.
+
+One gateway has the duty at a time, by a lease; it alone loads, probes, unloads, and writes placements. All
+gateways follow: `adopt` tells which versions a replica may be sent.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Mapping
 
-import httpx
-
-from serving.adapters.probe import ProbeError, probe
-from serving.adapters.registry import PLACED, Registry, Version
-from serving.adapters.store import Store
+from serving.adapters.placement import HELD, Capacity, Listed, Placement, Sight, Step, next_step, read_placements
+from serving.adapters.placer import Pass, Placer, World
+from serving.adapters.registry import PLACED, WANTED, Registry, RegistryError, Version, VersionState
+from serving.adapters.spread import Demand, Room, spread
 from serving.fleet import Fleet
-from serving.health import engine_headers, look
 from serving.replica import Replica
+from serving.shelf import Stale
 
 log = logging.getLogger(__name__)
-LOAD_TIMEOUT_SECONDS = 120.0
-RETRY_SECONDS = 15.0
-
-
-class LoadError(Exception):
-    """A replica did not take a version; the message says which and why."""
+STAGE_SECONDS_MAX = 600.0
+DOWN_SECONDS_MAX = 30.0
+"""A replica that is down for longer is passed over, and its versions are placed elsewhere."""
+STEPS_MAX = 8
+PRIORITY: Mapping[VersionState, int] = {
+    "staging": 0,
+    "ready": 1,
+    "standby": 2,
+    "shadow": 3,
+    "canary": 4,
+    "active": 5,
+}
+"""Who is placed first, and who gives way, where there is not room for all: the highest last."""
 
 
 class Reconciler:
-    """Loads and unloads versions on replicas. One gateway's duty at a time; all gateways read what is there."""
+    """Decides which versions each replica is to hold, and has the placer take the steps there."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        registry: Registry,
-        store: Store,
-        fingerprints: Mapping[str, str],
-        http: httpx.AsyncClient,
-        loaded: Callable[[str, float], None],
-    ) -> None:
-        """`fingerprints` are the pools' base models'; `loaded` is told of each load: its pool and its seconds."""
+    def __init__(self, fleet: Fleet, registry: Registry, placer: Placer) -> None:
         self._fleet = fleet
         self._registry = registry
-        self._store = store
-        self._fingerprints = fingerprints
-        self._http = http
-        self._loaded = loaded
-        self._probed: set[tuple[str, str, str]] = set()
-        self._in_doubt: set[tuple[str, str]] = set()
-        self._retry_at: dict[tuple[str, str], float] = {}
+        self._placer = placer
+        self._down_since: dict[str, float] = {}
         self._locks = {name: asyncio.Lock() for name in fleet.replicas}
-
-    def path_on(self, replica: Replica, version: Version) -> str:
-        """Where this replica's engine finds the version's bytes; the store's path names them by digest."""
-        here = self._store.path(version.digest)
-        folder = replica.config.store_folder
-        return str(PurePosixPath(folder) / here.name) if folder else str(here)
 
     def fits(self, version: Version) -> bool:
         """Whether the version was trained on the base model that its pool serves now."""
-        return version.base_fingerprint == self._fingerprints.get(version.pool)
+        return self._placer.fits(version)
 
-    def adopt(self, replica: Replica, versions: Iterable[Version]) -> None:
-        """Take as loaded whatever the replica lists under a version's name and path; nothing else of that name is."""
+    def capacity(self, replica: Replica, placements: Mapping[tuple[str, str], Placement]) -> Capacity:
+        """How full the replica's engine is."""
+        return self._placer.capacity(replica, placements)
+
+    def adopt(
+        self, replica: Replica, versions: Iterable[Version], placements: Mapping[tuple[str, str], Placement]
+    ) -> None:
+        """Take as loaded what is written down as ready on this very engine process and stack, and listed by it."""
         there = frozenset(
             version.name
             for version in versions
-            if version.state in PLACED
-            and self.fits(version)
-            and replica.seen.get(version.name) == self.path_on(replica, version)
-            and (replica.name, version.name) not in self._in_doubt
+            if version.state in PLACED and self._proven(replica, version, placements.get((replica.name, version.name)))
         )
         if there != replica.loaded:
             replica.loaded = there
             self._fleet.changed()
 
-    async def step(self, versions: Mapping[str, Version]) -> list[str]:
-        """One pass: on each replica, load what is missing and unload what is no longer wanted. Returns what failed.
+    def _proven(self, replica: Replica, version: Version, placement: Placement | None) -> bool:
+        return (
+            placement is not None
+            and placement.state == "ready"
+            and placement.life == replica.life
+            and replica.seen.get(version.name) == self._placer.path_on(replica, version) == placement.path
+            and self.fits(version)
+            and placement.stack == self._placer.stack_on(replica, version)
+        )
 
-        Replicas are seen to beside each other, so that one that hangs keeps no other waiting.
+    async def step(self, versions: Mapping[str, Version], world: World) -> None:
+        """One pass: what is wanted is spread over the replicas, and each replica brought a few steps nearer to it.
+
+        Replicas are seen to beside each other, so that one that hangs keeps no other waiting. Raises RedisError.
         """
-        passes = (self._step_on(replica, versions) for replica in self._fleet.replicas.values() if replica.up)
-        return [failure for failures in await asyncio.gather(*passes) for failure in failures]
+        placements = read_placements(await self._placer.placements.all())
+        now = Pass(versions, placements, await self._placer.placements.generations(), world)
+        for pool in self._fleet.pools:
+            now.plan |= self._spread(pool, now)
+        passes = [self._step_on(replica, now) for replica in self._fleet.replicas.values() if replica.up]
+        for done in await asyncio.gather(*passes, return_exceptions=True):
+            if isinstance(done, Stale):
+                log.warning("reconcile: %s; another gateway has taken over", done)
+            elif isinstance(done, BaseException):
+                raise done
+        await self._settle(now)
 
-    async def _step_on(self, replica: Replica, versions: Mapping[str, Version]) -> list[str]:
-        failed = []
-        for name, known in versions.items():
-            if known.pool != replica.config.pool or not self._to_do(replica, known):
-                continue
-            # An admin may have moved it since the snapshot was made; one that is staging is in the hands of who stages.
-            version = await self._registry.version(name)
-            try:
-                if version.state in PLACED:
-                    await self.load(replica, version)
-                elif version.state != "staging":
-                    await self.unload(replica, version)
-            except (LoadError, ProbeError) as error:
-                log.warning("reconcile: %s", error, extra={"replica": replica.name, "version": name})
-                self._retry_at[replica.name, name] = time.monotonic() + RETRY_SECONDS
-                failed.append(str(error))
-        return failed
+    def _spread(self, pool_name: str, now: Pass) -> dict[str, tuple[str, ...]]:
+        """Which replicas are to hold which version of a pool; nothing for a pool that takes no adapters."""
+        pool = self._fleet.pools[pool_name]
+        wanted = {
+            version.name: Demand(now.world.in_flight(version.name), PRIORITY[version.state])
+            for version in now.versions.values()
+            if version.pool == pool_name and version.state in WANTED and self.fits(version)
+        }
+        if not wanted:
+            return {}
+        rooms = []
+        for replica in self._fleet.in_pool(pool_name):
+            if self._is_there(replica):
+                ours = sum(1 for name in replica.seen if name in now.versions)
+                held = self.capacity(replica, {})
+                rooms.append(Room(replica.name, pool.max_loras, max(0, held.places - (held.registered - ours))))
+        before: dict[str, frozenset[str]] = {
+            name: frozenset(on for (on, version), p in now.placements.items() if version == name and p.state in HELD)
+            for name in wanted
+        }
+        found = dict(spread(wanted, rooms, pool.replicas_min, pool.in_flight_target, before))
+        enough = min(pool.replicas_min or len(rooms), len(rooms))
+        for name in wanted:  # one that is not yet served is placed as a whole, or not at all
+            if now.versions[name].state == "staging" and len(found.get(name, ())) < enough:
+                found[name] = ()
+        return found
 
-    def _to_do(self, replica: Replica, version: Version) -> bool:
-        if self._retry_at.get((replica.name, version.name), 0.0) > time.monotonic():
-            return False
-        if version.state in PLACED:
-            probed = (replica.name, version.name, replica.engine_version) in self._probed
-            return self.fits(version) and not (version.name in replica.loaded and probed)
-        return replica.seen.get(version.name) == self.path_on(replica, version)
+    def _is_there(self, replica: Replica) -> bool:
+        now = time.monotonic()
+        if replica.up:
+            self._down_since.pop(replica.name, None)
+            return True
+        return bool(replica.life) and now - self._down_since.setdefault(replica.name, now) < DOWN_SECONDS_MAX
 
-    async def load(self, replica: Replica, version: Version) -> None:
-        """Have the version loaded and probed on this replica, if it is not. Raises LoadError, ProbeError.
+    async def _step_on(self, replica: Replica, now: Pass) -> None:
+        async with self._locks[replica.name]:
+            pool = replica.config.pool
+            names = [version.name for version in now.versions.values() if version.pool == pool]
+            names += [name for on, name in now.placements if on == replica.name and name not in now.versions]
+            for name in names:
+                for _ in range(STEPS_MAX):
+                    version = now.versions.get(name)
+                    step = self._next(replica, name, version, now)
+                    if step == "none" or not await self._placer.take(step, replica, name, version, now):
+                        break
 
-        A refusal ("already loaded") or a timeout is answered by reading what the engine lists, never by a blind retry.
-        """
+    def _is_wanted(self, replica: Replica, name: str, now: Pass) -> bool:
+        """Whether the plan has it there. It also stays where it is until what the plan has it on is ready, or failed
+        beside one that is."""
+        planned = now.plan.get(name, ())
+        placement = now.placements.get((replica.name, name))
+        if replica.name in planned or placement is None or placement.state != "ready":
+            return replica.name in planned
+        states = {p.state if (p := now.placements.get((target, name))) else None for target in planned}
+        return bool(states) and ("ready" not in states or bool(states - {"ready", "failed"}))
+
+    def _next(self, replica: Replica, name: str, version: Version | None, now: Pass) -> Step:
+        placement = now.placements.get((replica.name, name))
+        if version is None:
+            return "forget" if placement is not None else "none"
+        there = replica.seen.get(name)
+        listed: Listed = "not" if there is None else "elsewhere"
+        if there == self._placer.path_on(replica, version):
+            listed = "here"
+        fits = self.fits(version)
+        sight = Sight(
+            wanted=fits and version.state in WANTED and self._is_wanted(replica, name, now),
+            listed=listed,
+            life=replica.life,
+            stack=self._placer.stack_on(replica, version) if fits else "",
+            idle=now.world.idle(replica.name, name),
+            now=time.time(),
+            asked_at=version.changed_at if version.state == "staging" else 0.0,
+            drain_seconds_max=self._fleet.pools[version.pool].drain_seconds_max,
+        )
+        return next_step(placement, sight)
+
+    async def _settle(self, now: Pass) -> None:
+        """Bring on the versions whose placements allow it: staged ones to ready, drained ones to retired."""
+        for version in now.versions.values():
+            with contextlib.suppress(RegistryError):  # an admin has moved it meanwhile: the next pass sees to it
+                if version.state == "staging":
+                    await self._settle_staged(version, now)
+                elif version.state == "draining" and not self._is_listed(version):
+                    await self._registry.move(version.name, "retired", version.note)
+
+    def _is_listed(self, version: Version) -> bool:
+        up = [replica for replica in self._fleet.in_pool(version.pool) if replica.up]
+        return any(replica.seen.get(version.name) == self._placer.path_on(replica, version) for replica in up)
+
+    async def _settle_staged(self, version: Version, now: Pass) -> None:
+        targets = now.plan.get(version.name, ())
         if not self.fits(version):
-            raise LoadError(f"{version.name} was trained on another base model than the pool {version.pool} serves.")
-        path = self.path_on(replica, version)
-        place = (replica.name, version.name)
-        async with self._locks[replica.name]:
-            if replica.seen.get(version.name) == path:
-                if version.name in replica.loaded and (*place, replica.engine_version) in self._probed:
-                    return
-                await self._prove(replica, version)
-                return
-            self._in_doubt.add(place)
-            try:
-                await self._load(replica, version, path)
-                await self._prove(replica, version)
-            finally:
-                self._in_doubt.discard(place)
-
-    async def _prove(self, replica: Replica, version: Version) -> None:
-        try:
-            await probe(replica, version, self._fleet.pools[version.pool].base_model, self._http)
-        except ProbeError:
-            await self._unload(replica, version)
-            raise
-        self._probed.add((replica.name, version.name, replica.engine_version))
-        replica.loaded |= {version.name}
-        self._fleet.changed()
-
-    async def unload(self, replica: Replica, version: Version) -> None:
-        """Stop routing there, then have the engine forget the name; running answers finish. Raises LoadError."""
-        async with self._locks[replica.name]:
-            await self._unload(replica, version)
-
-    async def _unload(self, replica: Replica, version: Version) -> None:
-        replica.loaded -= {version.name}
-        self._fleet.changed()
-        answer = await self._post(replica, "/v1/unload_lora_adapter", {"lora_name": version.name})
-        if answer is None or answer.status_code not in (200, 404):
-            raise LoadError(f"{replica.name} did not unload {version.name}.")
-        await look(self._fleet, replica, self._http)
-        self._probed = {key for key in self._probed if key[:2] != (replica.name, version.name)}
-
-    async def _load(self, replica: Replica, version: Version, path: str) -> None:
-        began = time.monotonic()
-        body = {"lora_name": version.name, "lora_path": path}
-        answer = await self._post(replica, "/v1/load_lora_adapter", body)
-        await look(self._fleet, replica, self._http)
-        there = replica.seen.get(version.name)
-        if there == path:
-            self._loaded(version.pool, time.monotonic() - began)
+            said = f"{version.name} was trained on another base model than the pool {version.pool} serves."
+            await self._registry.move(version.name, "verified", said)
             return
-        if there is not None:
-            raise LoadError(f"{replica.name} serves other bytes under the name {version.name}: restart that engine.")
-        said = "no answer" if answer is None else f"{answer.status_code} {answer.text[:200]}"
-        raise LoadError(f"{replica.name} did not load {version.name}: {said}.")
+        if not targets:
+            await self._registry.move(version.name, "verified", self._no_target(version))
+            return
+        there = [now.placements.get((replica, version.name)) for replica in targets]
+        failed = [p for p in there if p is not None and p.state == "failed" and p.since >= version.changed_at]
+        ready = [p for p in there if p is not None and p.state == "ready"]
+        notes = "; ".join(placement.note for placement in failed)
+        overdue = time.time() - version.changed_at > STAGE_SECONDS_MAX
+        if any(placement.wrong for placement in failed):
+            await self._registry.move(version.name, "quarantined", notes)
+        elif len(ready) + len(failed) < len(targets) and not overdue:
+            return
+        elif len(ready) >= quorum(len(targets)):
+            await self._registry.move(version.name, "ready", notes)
+        else:
+            await self._registry.move(version.name, "verified", notes or "it took too long to load")
 
-    async def _post(self, replica: Replica, path: str, body: dict[str, str]) -> httpx.Response | None:
-        try:
-            return await self._http.post(
-                replica.config.url + path,
-                json=body,
-                headers=engine_headers(replica),
-                timeout=LOAD_TIMEOUT_SECONDS,
-            )
-        except httpx.HTTPError:
-            return None
+    def _no_target(self, version: Version) -> str:
+        replicas = [replica for replica in self._fleet.in_pool(version.pool) if self._is_there(replica)]
+        if not replicas:
+            return f"no replica of the pool {version.pool} is up"
+        return f"no room: every replica of the pool {version.pool} holds as many adapters as it can"
+
+
+def quorum(replicas: int) -> int:
+    """How many of a version's replicas must be ready before an alias may move to it: more than half."""
+    return replicas // 2 + 1

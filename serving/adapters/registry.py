@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -14,21 +14,31 @@ from serving.adapters.manifest import Manifest, to_json
 from serving.shelf import Change, Shelf, Stale, Unchanged, change_together
 from serving.view import BlueprintView, VersionView
 
-VersionState = Literal["verified", "staging", "ready", "active", "standby", "retired", "quarantined"]
+VersionState = Literal[
+    "verified", "staging", "ready", "shadow", "canary", "active", "standby", "draining", "retired", "quarantined"
+]
 VERSION_STATES: tuple[VersionState, ...] = get_args(VersionState)
-PLACED: frozenset[VersionState] = frozenset({"ready", "active", "standby"})
-"""States in which every replica of the pool is to have the version loaded."""
+PLACED: frozenset[VersionState] = frozenset({"ready", "shadow", "canary", "active", "standby"})
+"""States in which a version is ready on a quorum of its replicas; an alias may send requests to it."""
+WANTED: frozenset[VersionState] = PLACED | {"staging"}
+"""States in which its replicas are to have the version loaded."""
+ROLES: frozenset[VersionState] = frozenset({"shadow", "canary", "active"})
+"""States that an alias gives; it alone takes them away again."""
 
 STEPS: Mapping[VersionState, frozenset[VersionState]] = {
-    "verified": frozenset({"staging", "retired"}),
+    "verified": frozenset({"staging", "draining"}),
     "staging": frozenset({"ready", "verified", "quarantined"}),
-    "ready": frozenset({"active", "staging", "verified", "quarantined", "retired"}),
-    "active": frozenset({"standby", "quarantined"}),
-    "standby": frozenset({"active", "verified", "quarantined", "retired"}),
-    "quarantined": frozenset({"staging", "verified", "retired"}),
+    "ready": frozenset({"shadow", "canary", "active", "staging", "verified", "quarantined", "draining"}),
+    "shadow": frozenset({"ready", "canary", "active", "quarantined"}),
+    "canary": frozenset({"shadow", "active", "standby", "quarantined"}),
+    "active": frozenset({"canary", "standby", "quarantined"}),
+    "standby": frozenset({"shadow", "canary", "active", "verified", "quarantined", "draining"}),
+    "quarantined": frozenset({"staging", "verified", "draining"}),
+    "draining": frozenset({"retired"}),
     "retired": frozenset(),
 }
 VERSIONS_PER_TASK_MAX = 1000
+PREVIOUS_MAX = 10
 
 
 class RegistryError(Exception):
@@ -51,6 +61,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     manifest_digest: str
     created_at: float
     created_by: str
+    changed_at: float = 0.0
+    signed_by: str | None = None
     note: str = ""
 
     def view(self) -> VersionView:
@@ -69,15 +81,44 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
                 blueprint.get("response_format"),
                 blueprint.get("sampling") or {},
             ),
+            self.manifest.get("contract"),
         )
 
 
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """A canary under way: who began it, when (Unix seconds), and the plan by which it is judged (None: by people)."""
+
+    version: str
+    share: float
+    started_at: float
+    by: str
+    plan: dict[str, Any] | None = None
+
+
 class AliasEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A task's versions and their weights, and the salt that makes each rollout draw anew."""
+    """A task's versions and their weights, and the salt that makes each rollout draw anew.
+
+    `shadow` are versions that get a copy of a share of the requests; `previous` those that led before, newest first.
+    """
 
     weights: dict[str, float]
     salt: str = ""
-    previous: str | None = None
+    shadow: dict[str, float] = {}
+    previous: list[str] = []
+    rollout: Rollout | None = None
+
+    @property
+    def leading(self) -> str:
+        """The version with the greatest weight, a canary aside: the active one."""
+        canary = self.rollout.version if self.rollout else None
+        others = {name: weight for name, weight in self.weights.items() if name != canary}
+        return max(others or self.weights, key=lambda name: self.weights[name])
+
+    def role(self, name: str) -> VersionState | None:
+        """The state that this alias gives to a version; None where it has nothing to do with it."""
+        if name in self.weights:
+            return "active" if name == self.leading else "canary"
+        return "shadow" if name in self.shadow else None
 
 
 class Registry:
@@ -101,13 +142,25 @@ class Registry:
 
     async def aliases(self) -> dict[str, AliasEntry]:
         """All aliases by task."""
-        return {name: msgspec.convert(raw, AliasEntry) for name, raw in (await self._aliases.all()).items()}
+        return {name: _alias(raw) for name, raw in (await self._aliases.all()).items()}
+
+    async def alias(self, task: str) -> tuple[AliasEntry | None, int]:
+        """A task's alias (None: it has none) and its generation, which is never newer than the alias."""
+        generation = (await self._aliases.generations()).get(task, 0)
+        raw = await self._aliases.get(task)
+        return (None if raw is None else _alias(raw)), generation
+
+    async def generations(self) -> dict[str, int]:
+        """The generation of each version."""
+        return await self._versions.generations()
 
     async def alias_generations(self) -> dict[str, int]:
         """The generation of each alias."""
         return await self._aliases.generations()
 
-    async def register(self, task: str, pool: str, artifact: Artifact, manifest: Manifest, by: str) -> Version:
+    async def register(
+        self, task: str, pool: str, artifact: Artifact, manifest: Manifest, by: str, signed_by: str | None = None
+    ) -> Version:
         """Enter a verified adapter as the task's next version; the same bytes and manifest again are the same version.
 
         Raises RegistryError where a task has too many versions.
@@ -137,6 +190,8 @@ class Registry:
                 manifest_digest=digest,
                 created_at=time.time(),
                 created_by=by,
+                changed_at=time.time(),
+                signed_by=signed_by,
             )
             try:
                 await self._versions.put(version.name, msgspec.to_builtins(version), expected_generation=0)
@@ -152,15 +207,15 @@ class Registry:
                 return version
             _see_that_it_may(version, state)
             generation = (await self._versions.generations())[name]
-            moved = msgspec.structs.replace(version, state=state, note=note)
+            change = self._moved(version, state, generation, note)
             try:
-                await self._versions.put(name, msgspec.to_builtins(moved), expected_generation=generation)
+                await change_together(self._redis, [change])
             except Stale:
                 continue
-            return moved
+            return msgspec.convert(change.value, Version)
 
-    async def withdraw(self, name: str) -> Version:
-        """Bring a version back to `verified`, so that replicas unload it.
+    async def withdraw(self, name: str, state: Literal["verified", "draining"] = "verified", note: str = "") -> Version:
+        """Have replicas unload a version, and bring it back to `verified`, or on its way to `retired`.
 
         Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment.
         """
@@ -168,14 +223,14 @@ class Registry:
             version = await self.version(name)
             alias_generation = (await self._aliases.generations()).get(version.task, 0)
             alias = (await self.aliases()).get(version.task)
-            if alias is not None and name in alias.weights:
+            if alias is not None and alias.role(name) is not None:
                 raise RegistryError(f"The alias {version.task!r} sends requests to {name}: move it first.")
-            if version.state == "verified":
+            if version.state == state:
                 return version
-            _see_that_it_may(version, "verified")
+            _see_that_it_may(version, state)
             generation = (await self._versions.generations())[name]
             step: list[Change | Unchanged] = [
-                self._moved(version, "verified", generation),
+                self._moved(version, state, generation, note),
                 Unchanged(self._aliases, version.task, alias_generation),
             ]
             try:
@@ -184,45 +239,185 @@ class Registry:
                 continue
             return await self.version(name)
 
-    async def point(self, task: str, weights: Mapping[str, float], expected_generation: int | None) -> int:
+    async def point(self, task: str, weights: Mapping[str, float], expected_generation: int | None = None) -> int:
         """Move the task's alias to these versions, at once and as a whole; returns the alias's new generation.
 
-        Raises RegistryError for a version that is not ready, Stale on another generation than the expected one.
+        Ends a canary and a shadow. Raises RegistryError for a version that is not ready, Stale on another generation
+        than the expected one.
         """
-        if abs(sum(weights.values()) - 1) > 1e-6:
+        if not weights or abs(sum(weights.values()) - 1) > 1e-6:
             raise RegistryError("The weights of an alias add up to 1.")
+        return await self._realias(task, expected_generation, lambda before, _: _led(before, task, dict(weights)))
+
+    async def shadow(self, task: str, name: str, share: float, expected_generation: int | None = None) -> int:
+        """Copy a share of the task's requests to a version, whose answers nobody sees; 0 ends it.
+
+        A canary may be the shadow of the version that leads: both then answer the same inputs.
+        """
+
+        def shadowed(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
+            entry = _there(before, task)
+            on_trial = entry.rollout is not None and entry.rollout.version == name
+            if name in entry.weights and not on_trial:
+                raise RegistryError(f"{name} answers requests of {task}: it can't be its own shadow.")
+            return msgspec.structs.replace(entry, shadow={name: share} if share else {})
+
+        return await self._realias(task, expected_generation, shadowed)
+
+    async def canary(
+        self, task: str, name: str, share: float, by: str, plan: dict[str, Any] | None, expected: int | None = None
+    ) -> int:
+        """Send a share of the task's sessions to a version, and the rest to the one that leads now.
+
+        A session stays where it is when a share is raised: the canary has the beginning of the draw. With the same plan
+        its judgement goes on too, with another it begins anew. If it is the shadow, it stays that as well.
+        """
+
+        def split(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
+            entry = _there(before, task)
+            leading = entry.leading
+            if name == leading:
+                raise RegistryError(f"{name} is the active version of {task}: a canary is another one.")
+            before_it = entry.rollout if entry.rollout is not None and entry.rollout.version == name else None
+            goes_on = before_it is not None and before_it.plan == plan
+            started_at = before_it.started_at if before_it is not None and goes_on else time.time()
+            rollout = Rollout(version=name, share=share, started_at=started_at, by=by, plan=plan)
+            return msgspec.structs.replace(
+                entry,
+                weights={name: share, leading: 1 - share},
+                salt=entry.salt if before_it is not None else _salt(task),
+                rollout=rollout,
+            )
+
+        return await self._realias(task, expected, split)
+
+    async def promote(self, task: str, name: str, expected_generation: int | None = None) -> int:
+        """Make a version the task's one and only; the one that led goes on standby."""
+        return await self._realias(task, expected_generation, lambda before, _: _led(before, task, {name: 1.0}))
+
+    async def roll_back(
+        self, task: str, to: str | None = None, expected_generation: int | None = None, quarantine: str = ""
+    ) -> int:
+        """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
+
+        `quarantine` says why the version that is given up must not serve again before it was staged anew; empty: it
+        stays on standby. Raises RegistryError where there is no version to go back to.
+        """
+
+        def back(before: AliasEntry | None, versions: Mapping[str, Version]) -> AliasEntry:
+            entry = _there(before, task)
+            if entry.rollout is not None and to is None:
+                shadow = {name: share for name, share in entry.shadow.items() if name != entry.rollout.version}
+                return msgspec.structs.replace(entry, weights={entry.leading: 1.0}, shadow=shadow, rollout=None)
+            target = to or next((name for name in entry.previous if _placed(versions, name)), None)
+            if target is None:
+                raise RegistryError(
+                    f"{task} has no version on standby to go back to: stage one of {entry.previous or 'its versions'}."
+                )
+            at = entry.previous.index(target) + 1 if target in entry.previous else 0
+            return msgspec.structs.replace(
+                entry, weights={target: 1.0}, salt=_salt(task), previous=entry.previous[at:], rollout=None, shadow={}
+            )
+
+        return await self._realias(task, expected_generation, back, quarantine)
+
+    async def remove_alias(self, task: str, expected_generation: int | None = None) -> int:
+        """Let the task have no version at all: its exit answers. Raises RegistryError where it has none."""
+        return await self._realias(task, expected_generation, lambda before, _: _there(before, task) and None)
+
+    async def _realias(
+        self,
+        task: str,
+        expected_generation: int | None,
+        made: Callable[[AliasEntry | None, Mapping[str, Version]], AliasEntry | None],
+        quarantine: str = "",
+    ) -> int:
+        """The alias, and the states of the versions that it takes up and lets go, as one step from what is now."""
         while True:
-            changes = await self._pointing(task, weights, expected_generation)
+            generations = await self._versions.generations()
+            alias_generation = (await self._aliases.generations()).get(task, 0)
+            versions, before = await self.versions(), (await self.aliases()).get(task)
+            if expected_generation is not None and expected_generation != alias_generation:
+                raise Stale(task, alias_generation)
+            after = made(before, versions)
+            changes = [
+                self._moved(versions[name], state, generations[name], note)
+                for name, state, note in _role_changes(task, versions, before, after, quarantine)
+            ]
+            value = None if after is None else msgspec.to_builtins(after)
             try:
-                return await change_together(self._redis, changes)
+                return await change_together(
+                    self._redis, [Change(self._aliases, task, value, alias_generation), *changes]
+                )
             except Stale as stale:
                 if stale.name == task and expected_generation is not None:
                     raise  # the alias itself; where a version has moved meanwhile, its new state is looked at
 
-    async def _pointing(self, task: str, weights: Mapping[str, float], expected_generation: int | None) -> list[Change]:
-        """The alias and the states of the versions that it takes up and lets go, as one step from what is now."""
-        generations = await self._versions.generations()
-        alias_generation = (await self._aliases.generations()).get(task, 0)
-        versions, before = await self.versions(), (await self.aliases()).get(task)
-        changes = []
-        for name in weights:
-            version = versions.get(name)
-            if version is None or version.task != task:
-                raise RegistryError(f"{name} is no version of {task}.")
-            if version.state not in PLACED:
-                raise RegistryError(f"{name} is {version.state}: load it first.")
-            changes.append(self._moved(version, "active", generations[name]))
-        left = set(before.weights if before else ()) - set(weights)
-        active = [versions[name] for name in left if name in versions and versions[name].state == "active"]
-        changes += [self._moved(version, "standby", generations[version.name]) for version in active]
-        leading = max(before.weights, key=lambda name: before.weights[name]) if before else None
-        entry = AliasEntry(weights=dict(weights), salt=f"{task}-{time.time_ns():x}", previous=leading)
-        expected = alias_generation if expected_generation is None else expected_generation
-        return [Change(self._aliases, task, msgspec.to_builtins(entry), expected), *changes]
-
-    def _moved(self, version: Version, state: VersionState, generation: int) -> Change:
-        moved = msgspec.structs.replace(version, state=state)
+    def _moved(self, version: Version, state: VersionState, generation: int, note: str = "") -> Change:
+        moved = msgspec.structs.replace(version, state=state, note=note, changed_at=time.time())
         return Change(self._versions, version.name, msgspec.to_builtins(moved), generation)
+
+
+def _role_changes(
+    task: str,
+    versions: Mapping[str, Version],
+    before: AliasEntry | None,
+    after: AliasEntry | None,
+    quarantine: str,
+) -> Iterator[tuple[str, VersionState, str]]:
+    """What becomes of each version that an alias has, or had, a part for. Raises RegistryError for one not ready."""
+    taken = {} if after is None else after.weights | after.shadow
+    for name in taken:
+        version = versions.get(name)
+        if version is None or version.task != task:
+            raise RegistryError(f"{name} is no version of {task}.")
+        if version.state not in PLACED:
+            raise RegistryError(f"{name} is {version.state}: stage it first.")
+        role = after.role(name) if after is not None else None
+        if role is not None and role != version.state:
+            _see_that_it_may(version, role)
+        yield name, role or version.state, ""
+    had = {} if before is None else before.weights | before.shadow
+    for name in had:
+        version = versions.get(name)
+        if name in taken or version is None or version.state not in ROLES:
+            continue
+        if quarantine and version.state != "shadow":
+            yield name, "quarantined", quarantine
+        else:
+            yield name, "ready" if version.state == "shadow" else "standby", ""
+
+
+def _led(before: AliasEntry | None, task: str, weights: dict[str, float]) -> AliasEntry:
+    """The alias with these weights. What led until now is remembered, for the way back."""
+    entry = AliasEntry(weights=weights, salt=_salt(task))
+    if before is None:
+        return entry
+    previous = before.previous
+    if before.leading != entry.leading:
+        previous = [before.leading, *(name for name in previous if name not in (before.leading, entry.leading))]
+    return msgspec.structs.replace(entry, previous=previous[:PREVIOUS_MAX])
+
+
+def _there(alias: AliasEntry | None, task: str) -> AliasEntry:
+    if alias is None:
+        raise RegistryError(f"{task} has no version yet: promote one first.")
+    return alias
+
+
+def _alias(raw: Mapping[str, Any]) -> AliasEntry:
+    previous = raw.get("previous")
+    if not isinstance(previous, list):  # up to 0.1.0 it was the one version before, or none
+        raw = {**raw, "previous": [previous] if previous else []}
+    return msgspec.convert(raw, AliasEntry)
+
+
+def _placed(versions: Mapping[str, Version], name: str) -> bool:
+    return name in versions and versions[name].state in PLACED
+
+
+def _salt(task: str) -> str:
+    return f"{task}-{time.time_ns():x}"
 
 
 def _see_that_it_may(version: Version, state: VersionState) -> None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.callers import new_key
 from serving.launch.demo_model import ensure_demo_model
 from serving.launch.engine_command import EngineOptions, engine_command, engine_environment
-from serving.launch.engine_venv import ensure_engine_venv
+from serving.launch.engine_venv import EngineVenv, ensure_engine_venv
 from serving.launch.process import EngineProcess
 from serving.launch.warm_up import warm_up
+from tests.engine.words import LOGS, TASK, Desk, adapter, loads_of, log_of
 from tests.walks.gateway import RunningGateway, run_gateway
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +31,7 @@ VAR = ROOT / "var"
 ADAPTER = ROOT / "examples" / "returns"
 BASE_MODEL = "smollm2-135m-instruct"
 START_TIMEOUT_SECONDS = 600.0
+SNAPSHOT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,35 +69,67 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def engines() -> AsyncIterator[RealEngines]:
-    """Both engines, up and warm."""
-    logs = VAR / "logs"
-    venv = await ensure_engine_venv(VAR / "engine-venv", logs / "engine-venv.log", _say)
-    model = await ensure_demo_model(VAR / "models" / "SmolLM2-135M-Instruct", venv, logs / "demo-model.log", _say)
-    started: list[EngineProcess] = []
-    for name in ("small", "general"):
-        options = EngineOptions(
-            python=venv.python,
-            model=model.folder,
+@dataclass(frozen=True)
+class TwoReplicas:
+    """Both engines as the replicas of one pool, behind two gateways on one Redis: words@v1 and words@v2 are ready."""
+
+    engines: RealEngines
+    gateways: tuple[RunningGateway, ...]
+    desks: tuple[Desk, ...]
+
+    def loads(self) -> dict[str, list[str]]:
+        """The adapters that either engine has loaded so far."""
+        return {engine.name: loads_of(engine) for engine in (self.engines.small, self.engines.general)}
+
+
+@dataclass(frozen=True)
+class EngineFiles:
+    """What an engine is started from."""
+
+    venv: EngineVenv
+    model: Path
+
+    def engine(self, name: str, **options: Any) -> EngineProcess:
+        """An engine, not yet started."""
+        chosen = EngineOptions(
+            python=self.venv.python,
+            model=self.model,
             served_model_names=(BASE_MODEL,),
             port=_free_port(),
-            on_gpu=venv.kind == "gpu",
-            memory_share=0.45,
+            on_gpu=self.venv.kind == "gpu",
+            **options,
         )
-        log_path = logs / f"test-engine-{name}.log"
-        command, environment = engine_command(options), engine_environment(options)
-        started.append(
-            EngineProcess(
-                name=name, url=options.url, command=command, environment=environment, log_path=log_path, say=_say
-            )
+        command, environment = engine_command(chosen), engine_environment(chosen)
+        return EngineProcess(
+            name=name, url=chosen.url, command=command, environment=environment, log_path=log_of(name), say=_say
         )
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine_files() -> EngineFiles:
+    """vLLM and the demo model, installed and made where they are missing."""
+    venv = await ensure_engine_venv(VAR / "engine-venv", LOGS / "engine-venv.log", _say)
+    model = await ensure_demo_model(VAR / "models" / "SmolLM2-135M-Instruct", venv, LOGS / "demo-model.log", _say)
+    return EngineFiles(venv, model.folder)
+
+
+@asynccontextmanager
+async def run_engines(*engines: EngineProcess) -> AsyncIterator[None]:
+    """Engines that are up and warm for as long as the block runs."""
     try:
-        await asyncio.gather(*(engine.start(START_TIMEOUT_SECONDS, lambda _: None) for engine in started))
-        await asyncio.gather(*(warm_up(engine.url, BASE_MODEL) for engine in started))
-        yield RealEngines(started[0], started[1], model.folder)
+        await asyncio.gather(*(engine.start(START_TIMEOUT_SECONDS, lambda _: None) for engine in engines))
+        await asyncio.gather(*(warm_up(engine.url, BASE_MODEL) for engine in engines))
+        yield
     finally:
-        await asyncio.gather(*(engine.stop(30) for engine in started))
+        await asyncio.gather(*(engine.stop(30) for engine in engines))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engines(engine_files: EngineFiles) -> AsyncIterator[RealEngines]:
+    """Both engines, up and warm."""
+    small, general = (engine_files.engine(name, memory_share=0.45) for name in ("small", "general"))
+    async with run_engines(small, general):
+        yield RealEngines(small, general, engine_files.model)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -103,6 +139,32 @@ async def gateway(engines: RealEngines, tmp_path_factory: pytest.TempPathFactory
     async with run_gateway(engines.configuration(data_folder)) as running:
         await running.place(ADAPTER / "adapter")
         yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def two_replicas(
+    engines: RealEngines, valkey_socket: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[TwoReplicas]:
+    """Two gateways in front of both engines. General has no engine of its own, and nobody looks at what it says."""
+    folder = tmp_path_factory.mktemp("two")
+    admin_key = new_key()[0]
+    configuration = engines.configuration(folder) | {
+        "redis_url": f"unix://{valkey_socket}",
+        "store_folder": folder / "store",
+        "snapshot_interval_seconds": SNAPSHOT_SECONDS,
+        "tasks": {TASK: {}},
+    }
+    configuration["pools"]["small"]["replicas"].append({"name": "small-1", "url": engines.general.url})
+    places = [configuration | {"data_folder": folder / name} for name in ("one", "two")]
+    async with run_gateway(places[0], admin_key) as one, run_gateway(places[1], admin_key) as two:
+        desks = (Desk(one), Desk(two))
+        for name in ("v1", "v2"):
+            version = await asyncio.to_thread(desks[0].push, adapter(folder / name, name))
+            staged = await asyncio.to_thread(desks[0].stage, version)
+            assert staged["ready"] == ["small-0", "small-1"], staged
+        yield TwoReplicas(engines, (one, two), desks)
+        for desk in desks:
+            desk.close()
 
 
 @pytest.fixture(scope="session")

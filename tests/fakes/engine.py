@@ -111,11 +111,13 @@ class FakeEngine:
         self.faults = Faults()
         self.answers: dict[str, Wording] = {}
         """Model name (or `*`) → its answer, or a function of the request's body; else a text of the engine's own."""
+        self.not_applied: set[str] = set()
+        """Adapters that are listed like others, and answer as the base model: their layers are not in it."""
         self.requests: deque[Seen] = deque(maxlen=requests_kept)
         self.calls: deque[Call] = deque(maxlen=requests_kept)
         self.requests_total = 0
         # what one start of the engine has; a restart loses it
-        self.started_at = int(time.time())
+        self.started_at = time.time()
         self.dead = False
         self.draining = False
         self.in_flight = 0
@@ -195,7 +197,7 @@ class FakeEngine:
         self.adapters = self._no_adapters()
         self._died.clear()
         self.ended.clear()
-        self.started_at = int(time.time())
+        self.started_at = time.time()
         await self._http.start()
 
     def drain(self) -> None:
@@ -270,7 +272,7 @@ class FakeEngine:
                 await fault.before_headers(moment)
         except Refused as error:
             status, answer = error.status, error.body
-        except AnswerOver:
+        except (AnswerOver, asyncio.CancelledError):
             self.calls.append(Call(request.method, request.path, body, None))
             raise
         self.calls.append(Call(request.method, request.path, body, status))
@@ -317,7 +319,7 @@ class FakeEngine:
         return {
             "id": name,
             "object": "model",
-            "created": self.started_at,
+            "created": int(self.started_at),
             "owned_by": "vllm",
             "root": root,
             "parent": parent,

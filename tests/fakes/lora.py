@@ -62,6 +62,9 @@ class Adapters:
         self._rank_max = rank_max
         self._loads = 0
         self._running: dict[int, int] = {}
+        self._came_last: dict[int, Adapter] = {}
+        """Load number → the adapter of the running request that came last: all of them step with its path and flag."""
+        self._replaced: set[int] = set()
         self._turns: list[asyncio.Future[None]] = []
         self._prefixes: OrderedDict[tuple[str, str, str], str] = OrderedDict()
 
@@ -99,6 +102,8 @@ class Adapters:
             self._loads += 1
         adapter = Adapter(name, path, known.number if known else self._loads, in_place)
         self._read(adapter)
+        if known is not None:
+            self._replaced.add(adapter.number)
         self.registered[name] = adapter
         return f"Success: LoRA adapter '{name}' added successfully."
 
@@ -112,6 +117,7 @@ class Adapters:
 
     def step(self, adapter: Adapter) -> str:
         """One step with this adapter: the digest of the weights it used. Raises AdapterLost if they can't be read."""
+        adapter = self._came_last.get(adapter.number, adapter)
         if adapter.number in self.resident and not adapter.in_place:
             self.resident.move_to_end(adapter.number)
             return self.resident[adapter.number]
@@ -119,6 +125,10 @@ class Adapters:
             return self._read(adapter)
         except Refused as error:
             raise AdapterLost(str(error)) from error
+
+    def may_change(self, adapter: Adapter) -> bool:
+        """Whether a running answer's weights may be others at its next step: the name was loaded in place."""
+        return adapter.in_place or adapter.number in self._replaced
 
     def prefix(self, adapter: Adapter, prompt: str, digest: str) -> str:
         """Whose work on this prompt is used: the cache knows (name, path), so that other bytes there get a mixture."""
@@ -139,12 +149,13 @@ class Adapters:
             finally:
                 self._turns.remove(turn)
         self._running[adapter.number] = self._running.get(adapter.number, 0) + 1
+        self._came_last[adapter.number] = adapter
         try:
             yield
         finally:
             self._running[adapter.number] -= 1
             if not self._running[adapter.number]:
-                del self._running[adapter.number]
+                del self._running[adapter.number], self._came_last[adapter.number]
             for turn in self._turns:
                 if not turn.done():
                     turn.set_result(None)

@@ -21,6 +21,8 @@ def exposition(engine: FakeEngine) -> str:
         lines.append(f"# TYPE vllm:{told} {kind}")
         lines.extend(f"vllm:{sample}" for sample in samples)
 
+    lines.append("# TYPE process_start_time_seconds gauge")
+    lines.append(f"process_start_time_seconds {engine.started_at}")
     add("num_requests_running", "gauge", f"num_requests_running{{{label}}} {engine.in_flight - adapters.waiting}")
     add("num_requests_waiting", "gauge", f"num_requests_waiting{{{label}}} {adapters.waiting}")
     add("kv_cache_usage_perc", "gauge", f"kv_cache_usage_perc{{{label}}} {min(engine.in_flight / 256, 1.0)}")

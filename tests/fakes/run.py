@@ -113,8 +113,8 @@ class Run:
         engine, moment = self._engine, self._moment
         for number in range(max(1, *(len(one.tokens) for one in said))):
             await engine.rest(engine.token_delay_seconds if number else engine.first_token_delay_seconds)
-            if self._adapter is not None and self._adapter.in_place and number:
-                said[:] = self._say()
+            if self._adapter is not None and number and engine.adapters.may_change(self._adapter):
+                self._say_on(said, number)
             for fault in self._faults:
                 await fault.before_token(moment)
             if not number:
@@ -146,10 +146,17 @@ class Run:
             wording = ""
         return [say(speaker, body, index, count, wording) for index in range(int(body.get("n") or 1))]
 
+    def _say_on(self, said: list[Said], number: int) -> None:
+        """What is still to come, from the weights as they are now; what was made stays."""
+        for one, other in zip(said, self._say(), strict=True):
+            one.tokens[number:], one.logprobs[number:] = other.tokens[number:], other.logprobs[number:]
+
     def _speaker(self) -> Speaker:
         name = self._seen.model or self._engine.model
         if self._adapter is None:
             return Speaker(name, digest_of(name))
+        if name in self._engine.not_applied:
+            return Speaker(self._engine.model, digest_of(self._engine.model))
         digest = self._engine.adapters.step(self._adapter)
         return Speaker(name, self._engine.adapters.prefix(self._adapter, self._seen.prompt, digest))
 

@@ -147,6 +147,23 @@ async def test_in_place_loading_reads_the_disk_at_every_step_and_mixes_two_versi
     assert mixed.split()[-1] == after.split()[-1]
 
 
+@pytest.mark.parametrize("at_first_in_place", [True, False])
+async def test_loading_another_folder_in_place_changes_a_stream_that_runs(
+    engine: FakeEngine, http: httpx.AsyncClient, v1: Path, v2: Path, at_first_in_place: bool
+) -> None:
+    await load(http, "returns", v1, load_inplace=at_first_in_place)
+    whole = (await post(http, chat("returns"))).json()["choices"][0]["message"]["content"]
+    engine.token_delay_seconds = 0.01
+    running = asyncio.create_task(post(http, chat("returns", stream=True)))
+    await engine.until(lambda: engine.in_flight == 1 and engine.requests[-1].tokens >= 3)
+    await load(http, "returns", v2, load_inplace=True)
+    after = (await post(http, chat("returns"))).json()["choices"][0]["message"]["content"]
+    mixed = text_of(events(await running))
+    assert mixed.startswith(" ".join(whole.split()[:3]))
+    assert mixed != whole
+    assert after.startswith(f"returns#{adapter_digest(v2)[:6]} ")
+
+
 async def test_other_bytes_under_the_same_name_and_path_meet_a_stale_cache(
     engine: FakeEngine, http: httpx.AsyncClient, v1: Path, v2: Path
 ) -> None:

@@ -8,12 +8,15 @@ import subprocess
 import timeit
 from collections import Counter as Tally
 from pathlib import Path
+from typing import get_args
 
 import prometheus_client
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from gateway.errors import ERRORS
+from monitoring.degradation.rollout import Action
 from monitoring.metrics import (
     CLOSED,
     METRICS,
@@ -27,6 +30,9 @@ from monitoring.metrics import (
     Spec,
     evaluate,
 )
+from router.choice import REASONS
+from serving.adapters.placement import PLACEMENT_STATES
+from serving.adapters.registry import VERSION_STATES
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -80,16 +86,20 @@ def fill_as_forty_tasks_of_three_versions_do(meters: Meters, tasks_count: int = 
             meters.time_to_first_token_seconds.observe(0.1, task, pool)
             meters.time_per_output_token_seconds.observe(0.01, task, pool)
             meters.overhead_seconds.observe(0.0002, task, pool)
-        for origin, target, reason in itertools.product(POOLS, POOLS, range(9)):
-            meters.fallbacks.add(1, task, origin, target, f"reason-{reason}")
         meters.saved(task, 0.1)
         meters.saved(task, -0.1)
         meters.feedback_coverage_ratio.set(0.5, task)
         if task:
+            for origin, reason in itertools.product(("", "small"), range(9)):
+                meters.fallbacks.add(1, task, origin, "general", f"reason-{reason}")
+            for action in ("promote", "roll_back", "hold"):
+                meters.rollout_verdicts.add(1, task, action)
             for version in versions:
+                for outcome in ("agreed", "differed", "failed", "dropped"):
+                    meters.shadow_requests.add(1, task, version, outcome)
                 for state in range(2):
                     meters.adapter_info.set(1, task, version, "small", "0" * 64, f"state-{state}")
-                for state in range(5):
+                for state in range(SCALE["R"]):
                     meters.adapter_placements.set(1, version, f"state-{state}")
     fill_what_no_task_has(meters)
 
@@ -103,6 +113,9 @@ def fill_what_no_task_has(meters: Meters) -> None:
     for replica in range(SCALE["R"]):
         meters.replica_up.set(1, POOLS[replica % 2], f"replica-{replica}")
         meters.in_flight.set(3, POOLS[replica % 2], f"replica-{replica}")
+        meters.replica_cordoned.set(0, POOLS[replica % 2], f"replica-{replica}")
+        meters.adapter_loads_left.set(12, POOLS[replica % 2], f"replica-{replica}")
+        meters.adapter_working_set_ratio.set(0.2, POOLS[replica % 2], f"replica-{replica}")
     for code in range(CLOSED["code"] - 1):
         meters.refusals.add(1, f"code-{code}")
     for gauge in ("records_pending", "records_oldest_seconds", "redis_up", "snapshot_generation"):
@@ -176,6 +189,18 @@ def test_every_declared_metric_is_made_once_under_its_own_name_and_kind() -> Non
 def test_formulas_are_sums_of_products() -> None:
     assert evaluate("1") == 1
     assert evaluate("(T+1)*V*5 + 8", {"T": 40, "V": 3}) == 41 * 3 * 5 + 8
+
+
+def test_closed_labels_have_room_for_the_lists_in_the_code_and_other() -> None:
+    lists = {
+        "reason": (REASONS,),
+        "code": (ERRORS,),
+        "state": (VERSION_STATES, (*PLACEMENT_STATES, "absent")),
+        "action": (set(get_args(Action)) - {"continue"},),
+        "family": (METRICS,),
+    }
+    for label, values in lists.items():
+        assert max(map(len, values)) < CLOSED[label], label
 
 
 def test_declared_series_fit_into_the_budget() -> None:

@@ -1,17 +1,32 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.replicas import pick
+from router.attempts import Failure, NextAttempt, next_attempt
+from router.choice import Choice, choose
+from router.replicas import BALANCE_MAX, pick
 from serving.view import PoolView
-from tests.router.houses import NOW, VERSIONS, Case, cases, many, replica
+from tests.router.houses import NOW, VERSIONS, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 
 
 def pool(*replicas: object) -> PoolView:
     return PoolView("small", "base", tuple(replicas))  # type: ignore[arg-type]
+
+
+def keyed(there: PoolView, key: str, in_flight: dict[str, int] | None = None, draw: float = 0.0) -> str:
+    """The name of the replica that a key gets."""
+    picked = pick(there, None, in_flight or {}, NOW, draw, key=key)
+    assert not isinstance(picked, str)
+    return picked.name
+
+
+def alike(count: int, **changes: object) -> PoolView:
+    return pool(*(replica(f"http://10.0.0.{n}:8000", "small", **changes) for n in range(count)))
 
 
 @many
@@ -61,3 +76,109 @@ def test_a_pool_without_the_version_has_no_replica_and_a_full_one_is_overloaded(
 def test_a_load_that_is_not_known_counts_as_none() -> None:
     two = pool(replica("small-0", "small"), replica("small-1", "small"))
     assert pick(two, None, {"small-0": 1}, NOW, 0.0) == two.replicas[1]
+
+
+@many
+@given(cases, st.sampled_from(["small", "general"]), st.sampled_from([None, *VERSIONS]), st.text(max_size=9))
+def test_a_key_gets_a_replica_that_fits_and_is_within_the_bound(
+    case: Case, name: str, version: str | None, key: str
+) -> None:
+    view, there = case.view, case.view.pools[name]
+    picked = pick(there, version, view.in_flight, NOW, case.moment.draw, key=key)
+    anyhow = pick(there, version, view.in_flight, NOW, case.moment.draw)
+    if isinstance(picked, str) or isinstance(anyhow, str):
+        assert picked == anyhow
+        return
+    assert pick(there, version, view.in_flight, NOW, 0.25, key=key) == picked, "chance has no say in it"
+    fit = [r for r in there.replicas if r.up and (version is None or version in r.loaded)]
+    awake = [r for r in fit if r.resting_until <= NOW]
+    assert picked in (awake or fit)
+    free = [r for r in awake if view.in_flight[r.name] < r.in_flight_max]
+    if len(free) > 1:
+        held = sum(view.in_flight[r.name] for r in free)
+        assert view.in_flight[picked.name] < math.ceil(BALANCE_MAX * (held + 1) / len(free))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8])
+@pytest.mark.parametrize("form", ["session-{}", "{:032x}", "returns@v{}", "user{}@example.com"])
+def test_keys_are_shared_out_evenly(count: int, form: str) -> None:
+    there = alike(count)
+    counted = Counter(keyed(there, form.format(n)) for n in range(10_000))
+    mean = 10_000 / count
+    assert sum((got - mean) ** 2 / mean for got in counted.values()) < 40
+    assert len(counted) == count
+
+
+def test_the_keys_of_a_replica_that_goes_are_shared_out_evenly_and_no_other_key_moves() -> None:
+    four, three = alike(4), alike(3)
+    gone = four.replicas[3].name
+    moved: Counter[str] = Counter()
+    for n in range(10_000):
+        before, after = keyed(four, f"session-{n}"), keyed(three, f"session-{n}")
+        assert before in (after, gone)
+        moved[after] += before == gone
+    assert all(0.9 < got / (sum(moved.values()) / 3) < 1.1 for got in moved.values())
+
+
+def test_a_busy_first_choice_gives_way_to_the_second_and_gets_its_keys_back() -> None:
+    there = alike(3, in_flight_max=100)
+    first = keyed(there, "a session")
+    assert keyed(there, "a session", {r.name: 4 for r in there.replicas}) == first
+    busy = {r.name: 4 for r in there.replicas} | {first: 9}
+    second = keyed(there, "a session", busy)
+    assert second != first
+    assert keyed(pool(*(r for r in there.replicas if r.name != first)), "a session") == second
+    assert keyed(there, "a session", dict.fromkeys(busy, 9)) == first
+
+
+def test_one_key_alone_never_loads_a_replica_far_above_the_others() -> None:
+    there, in_flight = alike(4, in_flight_max=1000), Counter[str]()
+    for _ in range(400):
+        in_flight[keyed(there, "returns@v1", in_flight)] += 1
+    assert max(in_flight.values()) <= math.ceil(BALANCE_MAX * 400 / 4)
+    assert sum(in_flight.values()) == 400
+
+
+def four_small() -> list[object]:
+    return [replica(f"small-{n}", "small", *VERSIONS) for n in range(4)]
+
+
+def chosen(session: str | None, draw: float) -> Choice:
+    general = [replica(f"general-{n}", "general") for n in range(4)]
+    found = choose(asked(session=session), policy(), fleet(*four_small(), *general), moment(draw))  # type: ignore[arg-type]
+    assert isinstance(found, Choice)
+    return found
+
+
+def test_a_conversation_stays_on_its_replica_and_requests_without_one_on_their_versions() -> None:
+    assert len({chosen("a conversation", draw / 9).replica.name for draw in range(9)}) == 1
+    assert len({chosen(None, draw / 9).replica.name for draw in range(9)}) == 1
+    assert chosen(None, 0.5).key == chosen("", 0.5).key == "returns@v1"
+    assert len({chosen(f"conversation {n}", 0.5).replica.name for n in range(99)}) == 4
+
+
+def test_a_retry_takes_the_keys_next_choice_in_the_pool_and_at_the_exit() -> None:
+    replicas = [*four_small(), *(replica(f"general-{n}", "general") for n in range(4))]
+    view = fleet(*replicas)  # type: ignore[arg-type]
+    choice = chosen("a conversation", 0.5)
+    failed = Failure("unreachable", choice.replica.name, "small", None, NOW)
+    steps = [next_attempt(choice, (failed,), policy(), view, moment(draw / 9), 60.0) for draw in range(9)]
+    assert len({step.choice.replica.name for step in steps if isinstance(step, NextAttempt)}) == 1
+    gone = fleet(*(r for r in replicas if r.pool == "general"))  # type: ignore[attr-defined,arg-type]
+    exits = [next_attempt(choice, (failed,), policy(), gone, moment(draw / 9), 60.0) for draw in range(9)]
+    assert len({step.choice.replica.name for step in exits if isinstance(step, NextAttempt)}) == 1
+    assert all(isinstance(step, NextAttempt) and step.choice.key == "a conversation" for step in exits)
+
+
+def test_the_base_is_asked_by_session_and_without_one_wherever_it_is_quiet() -> None:
+    view = usual_fleet(in_flight={"general-0": 1})
+    for draw in (0.0, 0.9):
+        choice = choose(asked("general"), policy(), view, moment(draw))
+        assert isinstance(choice, Choice)
+        assert (choice.replica.name, choice.key) == ("general-1", None)
+    by_session = {
+        choice.replica.name
+        for draw in range(9)
+        if isinstance(choice := choose(asked("general", session="s"), policy(), view, moment(draw / 9)), Choice)
+    }
+    assert len(by_session) == 1

@@ -13,7 +13,7 @@ def replica() -> Replica:
 
 def test_a_lease_is_counted_until_it_is_given_back() -> None:
     there = replica()
-    one, other = there.lease(1.0), there.lease(1.0)
+    one, other = there.lease(1.0, "base"), there.lease(1.0, "base")
     assert there.in_flight == 2
     one.give_back(2.0)
     assert there.in_flight == 1
@@ -23,7 +23,7 @@ def test_a_lease_is_counted_until_it_is_given_back() -> None:
 
 def test_a_lease_that_is_given_back_twice_is_a_fault_and_is_counted_once() -> None:
     there = replica()
-    first, _ = there.lease(1.0), there.lease(1.0)
+    first, _ = there.lease(1.0, "base"), there.lease(1.0, "base")
     first.give_back(2.0)
     with pytest.raises(RuntimeError, match="given back twice"):
         first.give_back(3.0)
@@ -32,18 +32,18 @@ def test_a_lease_that_is_given_back_twice_is_a_fault_and_is_counted_once() -> No
 
 def test_a_lease_that_was_never_taken_is_a_fault_and_is_not_hidden() -> None:
     with pytest.raises(RuntimeError, match="never taken"):
-        replica().give_back(1.0)
+        replica().give_back(1.0, "base")
 
 
 def test_a_request_alone_pays_for_all_its_time() -> None:
-    lease = replica().lease(10.0)
+    lease = replica().lease(10.0, "base")
     assert lease.share(12.5) == pytest.approx(2.5)
 
 
 def test_requests_beside_one_another_share_the_time() -> None:
     there = replica()
-    first = there.lease(0.0)
-    second = there.lease(4.0)
+    first = there.lease(0.0, "base")
+    second = there.lease(4.0, "base")
     assert first.share(10.0) == pytest.approx(4 + 6 / 2)
     assert second.share(10.0) == pytest.approx(6 / 2)
 
@@ -61,7 +61,7 @@ def test_the_shares_add_up_to_the_time_in_which_the_replica_was_busy(spans: list
         busy += at - since if there.in_flight else 0.0
         since = at
         if begins:
-            leases[number] = there.lease(at)
+            leases[number] = there.lease(at, "base")
         else:
             shares += leases[number].share(at)
             leases[number].give_back(at)

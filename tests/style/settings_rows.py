@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from gateway.settings import ENVIRONMENT_PREFIX, Name, Settings
+from gateway.settings import ENVIRONMENT_PREFIX, Name, Section, Settings
 from tests.style.tables import Row, line
 
 HEADER = ("Key", "Environment variable", "Type and bounds", "Default", "Meaning")
@@ -57,8 +57,11 @@ def kind_of(schema: Mapping[str, Any]) -> str:
     schema = named_only(schema)
     if "enum" in schema:
         return "one of " + ", ".join(f"`{value}`" for value in schema["enum"])
-    if "$ref" in schema or "patternProperties" in schema:
-        return "section" if "$ref" in schema else "sections by name"
+    if "$ref" in schema:
+        return "section"
+    if "patternProperties" in schema:
+        (held,) = schema["patternProperties"].values()
+        return "sections by name" if "$ref" in held else f"{kind_of(held)} by name"
     if schema.get("type") == "array":
         items = schema["items"]
         return "list of sections" if "$ref" in items else f"list of {kind_of(items)}"
@@ -103,8 +106,9 @@ def default_of(schema: Mapping[str, Any], required: bool) -> str:
 
 
 def made_by_default(schema: Mapping[str, Any]) -> str:
-    """The names of the sections that stand there where the file has none."""
-    (field,) = [one for one in Settings.model_fields.values() if one.description == schema["description"]]
+    """The names that stand there where the file has none."""
+    fields = [field for part in (Settings, *Section.__subclasses__()) for field in part.model_fields.values()]
+    (field,) = [one for one in fields if one.description == schema["description"]]
     return ", ".join(f"`{name}`" for name in field.get_default(call_default_factory=True)) or "empty"
 
 

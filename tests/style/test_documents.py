@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway import admin, endpoints
+from gateway import admin, admin_adapters, admin_aliases, admin_fleet, admin_state, endpoints, store_files
 from gateway.app import HOT, build_app
 from gateway.endpoints import FEEDBACK_BATCH_MAX, FeedbackIn
 from gateway.errors import ERRORS
@@ -21,7 +21,7 @@ from gateway.explain import REASON_WORDS
 from gateway.request_body import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
 from gateway.settings import load_settings
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
-from monitoring.records import AttemptRecord, Record
+from monitoring.records import AttemptRecord, PairRecord, Record
 from router.choice import REASONS, RefusalCode
 from serving.view import FaultKind
 from tests.router.houses import ACTIVE, RESERVED
@@ -31,6 +31,8 @@ from tests.style.tables import Row, code, differences, table
 
 DOCUMENTS = sorted(path for path in tracked() if path.endswith(".md"))
 RECORD_HEADER = ("Field", "Type", "Unit", "Meaning", "Null means")
+ROUTERS = (endpoints, admin, admin_adapters, admin_aliases, admin_fleet, admin_state, store_files)
+"""In the order of docs/api.md."""
 
 
 def test_every_setting_is_in_the_document_and_nothing_else() -> None:
@@ -69,7 +71,7 @@ def type_of(annotation: typing.Any) -> tuple[str, bool]:
     kinds = [one for one in typing.get_args(annotation) or (annotation,) if one is not types.NoneType]
     if typing.get_origin(annotation) is list:
         return "list", False
-    names = {str: "text", float: "float", int: "integer", bool: "boolean"}
+    names = {str: "text", float: "float", int: "integer", bool: "boolean", PairRecord: "object"}
     return names[kinds[0]], len(typing.get_args(annotation)) > len(kinds)
 
 
@@ -79,7 +81,7 @@ def unit_of(name: str) -> str | None:
     return "Unix seconds" if name == "at" else units.get(name.rpartition("_")[2])
 
 
-@pytest.mark.parametrize(("kind", "number"), [(Record, 0), (AttemptRecord, 1)])
+@pytest.mark.parametrize(("kind", "number"), [(Record, 0), (AttemptRecord, 1), (PairRecord, 2)])
 def test_every_field_of_a_record_is_in_the_document(kind: type[msgspec.Struct], number: int) -> None:
     found = [rows for rows in all_tables("docs/records.md") if rows[0] == RECORD_HEADER][number][1:]
     fields = {field.name: type_of(field.type) for field in msgspec.structs.fields(kind)}
@@ -139,8 +141,8 @@ WHO = {"Admin": "admin", "Operator": "operator, admin", "Identified": "any key"}
 
 
 def routes() -> Iterator[Row]:
-    for router in (endpoints.router, admin.router):
-        for route in router.routes:
+    for module in ROUTERS:
+        for route in module.router.routes:
             endpoint, (method,) = route.endpoint, route.methods  # type: ignore[attr-defined]
             kinds = [WHO[p.annotation] for p in inspect.signature(endpoint).parameters.values() if p.annotation in WHO]
             what = " ".join((inspect.getdoc(endpoint) or "").split())

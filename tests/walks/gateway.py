@@ -50,7 +50,7 @@ class RunningGateway:
             answer = await http.post("/admin/v1/adapters", json={"task": task, "path": str(folder)})
             assert answer.status_code == 201, answer.text
             version = str(answer.json()["version"])
-            answer = await http.post(f"/admin/v1/adapters/{version}/load")
+            answer = await http.post(f"/admin/v1/adapters/{version}/stage")
             assert answer.status_code == 200, answer.text
             if alias:
                 answer = await http.put(f"/admin/v1/aliases/{task}", json={"version": version})

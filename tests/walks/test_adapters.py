@@ -6,7 +6,10 @@ import asyncio
 from itertools import pairwise
 from pathlib import Path
 
+import yaml
+
 from gateway.callers import new_key
+from gateway.duties import reconcile_once
 from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
@@ -79,7 +82,7 @@ async def test_the_same_adapter_again_is_the_same_version(gateway: RunningGatewa
         listed = (await http.get("/admin/v1/adapters")).json()["adapters"]
     assert again.json()["version"] == "returns@v1"
     assert [row["version"] for row in listed] == ["returns@v1"]
-    assert (listed[0]["state"], listed[0]["share"], listed[0]["replicas"]) == ("active", 1.0, {"small-0": True})
+    assert (listed[0]["state"], listed[0]["share"], listed[0]["ready"]) == ("active", 1.0, ["small-0"])
 
 
 async def test_a_version_whose_golden_answer_is_another_is_quarantined_and_taken_off(
@@ -90,7 +93,7 @@ async def test_a_version_whose_golden_answer_is_another_is_quarantined_and_taken
         folder = make_adapter(2, expected="approve")
         imported = await http.post("/admin/v1/adapters", json={"task": "returns", "path": str(folder)})
         assert imported.status_code == 201
-        loaded = await http.post("/admin/v1/adapters/returns@v2/load")
+        loaded = await http.post("/admin/v1/adapters/returns@v2/stage")
         assert (loaded.status_code, loaded.json()["error"]["code"]) == (409, "state_conflict")
         assert "quarantined" in loaded.json()["error"]["message"]
         moved = await http.put("/admin/v1/aliases/returns", json={"version": "returns@v2"})
@@ -105,7 +108,7 @@ async def test_a_version_is_unloaded_once_no_alias_sends_to_it(
     async with gateway.http() as http:
         assert (await http.post("/admin/v1/adapters/returns@v1/unload")).status_code == 200
         assert set(small.adapters.registered) == {"returns@v2"}
-        assert (await http.post("/admin/v1/adapters/returns@v1/load")).status_code == 200
+        assert (await http.post("/admin/v1/adapters/returns@v1/stage")).status_code == 200
         assert (await http.put("/admin/v1/aliases/returns", json={"version": "returns@v1"})).status_code == 200
     async with gateway.openai() as client:
         assert (await client.chat.completions.create(model="returns", **ASK)).model == "returns@v1"
@@ -121,7 +124,7 @@ async def test_a_restarted_gateway_adopts_what_is_loaded_and_loads_nothing_again
         answer = await client.chat.completions.create(model="returns", **ASK)
         assert answer.model == "returns@v1"
         async with second.http() as http:
-            assert (await http.post("/admin/v1/adapters/returns@v1/load")).status_code == 200
+            assert (await http.post("/admin/v1/adapters/returns@v1/stage")).status_code == 200
     assert sum(call.path == "/v1/load_lora_adapter" for call in small.calls) == loads
 
 
@@ -159,7 +162,7 @@ async def test_a_version_is_not_served_on_another_base_model(
     async with run_gateway(configure()) as second, second.openai() as client:
         answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
         async with second.http() as http:
-            loaded = await http.post("/admin/v1/adapters/returns@v1/load")
+            loaded = await http.post("/admin/v1/adapters/returns@v1/stage")
     assert (answer.headers["x-apprentice-pool"], answer.headers["x-apprentice-reason"]) == ("general", "no_replica")
     assert loaded.status_code == 409
     assert "another base model" in loaded.json()["error"]["message"]
@@ -171,7 +174,7 @@ async def test_an_alias_never_ends_on_a_version_that_was_unloaded_meanwhile(
     await gateway.place(make_adapter(2), alias=False)
     async with gateway.http() as one, gateway.http() as two:
         for _ in range(10):
-            assert (await one.post("/admin/v1/adapters/returns@v2/load")).status_code == 200
+            assert (await one.post("/admin/v1/adapters/returns@v2/stage")).status_code == 200
             await asyncio.gather(
                 one.put("/admin/v1/aliases/returns", json={"version": "returns@v2"}),
                 two.post("/admin/v1/adapters/returns@v2/unload"),
@@ -189,7 +192,7 @@ async def test_another_installations_adapter_of_the_same_name_is_left_alone(
         assert (await http.post("/admin/v1/adapters", json=body)).json()["version"] == "returns@v2"
     small.load("returns@v2", make_adapter(3))
     await small.until(lambda: "returns@v2" in gateway.house.fleet.replicas["small-0"].seen)
-    await gateway.house.reconciler.step(gateway.house.snapshot.current.versions)
+    await reconcile_once(gateway.house)
     assert "returns@v2" in small.adapters.registered
 
 
@@ -206,7 +209,19 @@ async def test_the_audit_tells_who_did_what_and_its_chain_holds(gateway: Running
     async with gateway.http() as http:
         entries = (await http.get("/admin/v1/audit?limit=1000")).json()["entries"]
         limited = await http.get("/admin/v1/audit?limit=1001")
-    assert [entry["action"] for entry in entries] == ["adapter.import", "adapter.load", "alias.move"]
+    assert [entry["action"] for entry in entries] == ["adapter.add", "adapter.stage", "alias.move"]
     assert {entry["actor"] for entry in entries} == {gateway.admin_key.split("-")[2]}
     assert all(later["previous"] == earlier["digest"] for earlier, later in pairwise(entries))
     assert limited.status_code == 400
+
+
+async def test_a_contract_that_can_not_be_checked_is_refused_when_it_is_pushed(
+    gateway: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    folder = make_adapter(2)
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    (folder / "manifest.yaml").write_text(yaml.safe_dump({**manifest, "contract": {"regex": "(unclosed"}}))
+    async with gateway.http() as http:
+        refused = await http.post("/admin/v1/adapters", json={"task": "returns", "path": str(folder)})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "adapter_rejected")
+    assert "contract.regex" in refused.json()["error"]["message"]

@@ -236,7 +236,7 @@ async def test_an_adapter_that_is_none_is_rejected_with_a_sentence(
             "absent": await http.post("/admin/v1/adapters", json={"task": "returns", "path": "/nowhere"}),
             "relative": await http.post("/admin/v1/adapters", json={"task": "returns", "path": "../x"}),
             "no_task": await http.post("/admin/v1/adapters", json={"task": "nothing", "path": str(folder)}),
-            "unknown_version": await http.post("/admin/v1/adapters/returns@v9/load"),
+            "unknown_version": await http.post("/admin/v1/adapters/returns@v9/stage"),
             "not_loaded": await http.put("/admin/v1/aliases/returns", json={"version": "returns@v9"}),
             "stale": await http.put(
                 "/admin/v1/aliases/returns", json={"version": "returns@v1", "expected_generation": 40}

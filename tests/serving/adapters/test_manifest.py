@@ -10,7 +10,16 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from serving.adapters.manifest import Blueprint, Golden, Manifest, ManifestError, from_json, read_manifest, to_json
+from serving.adapters.manifest import (
+    PROVENANCE,
+    Blueprint,
+    Golden,
+    Manifest,
+    ManifestError,
+    from_json,
+    read_manifest,
+    to_json,
+)
 
 WHOLE: dict[str, Any] = {
     "task": "returns",
@@ -149,6 +158,23 @@ def test_unknown_key_of_a_golden_prompt_is_named() -> None:
         ("provenance", {"notes": "a" * 70_000}, "over the limit"),
         ("provenance", {1: "a"}, "put it in quotes"),
         ("provenance", {"a": {1, 2}}, "JSON does not have"),
+        ("provenance", "by the returns team", "provenance must be a mapping"),
+        ("provenance.trained_by", ["a", "b"], "provenance.trained_by must be a text"),
+        ("provenance.trained_at", "last week", "provenance.trained_at must be a date or a time"),
+        ("provenance.trained_at", 2026, "provenance.trained_at must be a text"),
+        ("provenance.dataset_digest", "sha256:12", "provenance.dataset_digest must be sha256: and 64 hex digits"),
+        ("provenance.source", "https://example.com", "provenance.source must be a mapping"),
+        ("provenance.source", {"branch": "main"}, "provenance.source.branch"),
+        ("provenance.seed", "7", "provenance.seed must be a whole number"),
+        ("provenance.seed", True, "provenance.seed must be a whole number"),
+        ("provenance.metrics", {"accuracy": "97 %"}, "'provenance.metrics.accuracy' must be a number"),
+        ("provenance.metrics", [0.97], "provenance.metrics must be a mapping"),
+        ("provenance.evaluations", "ev-1", "provenance.evaluations must be a list"),
+        ("provenance.evaluations", ["ev-1", 2], "provenance.evaluations[1] must be a text"),
+        ("provenance.evaluations", ["ev"] * 101, "at most 100 ids"),
+        ("provenance.tags", {"team": 7}, "'provenance.tags.team' must be a text"),
+        ("provenance.notes", "a" * 20_001, "provenance.notes must be a text"),
+        ("provenance.parameters", 8, "provenance.parameters must be a mapping"),
     ],
 )
 def test_wrong_value_is_refused_with_its_place(path: str, value: object, words: str) -> None:
@@ -161,6 +187,46 @@ def test_wrong_value_is_refused_with_its_place(path: str, value: object, words: 
     with pytest.raises(ManifestError) as caught:
         from_json(manifest)
     assert words in str(caught.value)
+
+
+WHOLE_PROVENANCE: dict[str, Any] = {
+    "trained_by": "returns team",
+    "trained_at": "2026-11-20T09:30:00Z",
+    "dataset": "returns-2026-10",
+    "dataset_digest": "sha256:" + "cd" * 32,
+    "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "framework": "peft 0.21.2",
+    "command": "python train.py --rank 8",
+    "source": {"repository": "https://git.example.com/returns", "commit": "0f3a"},
+    "run": "run-17",
+    "seed": 7,
+    "parameters": {"rank": 8, "steps": [120, 240]},
+    "metrics": {"accuracy": 0.97, "cases": 150},
+    "evaluations": ["ev-1", "ev-2"],
+    "license": "Apache-2.0",
+    "notes": "Two epochs more than v2.",
+    "tags": {"team": "returns"},
+}
+
+
+def test_every_known_key_of_a_provenance_is_kept_as_it_was_said() -> None:
+    assert WHOLE_PROVENANCE.keys() == PROVENANCE.keys()
+    assert from_json(changed("provenance", WHOLE_PROVENANCE)).provenance == WHOLE_PROVENANCE
+
+
+@pytest.mark.parametrize("moment", ["2026-11-20", "2026-11-20T09:30", "2026-11-20T09:30:00+01:00"])
+def test_moment_of_training_is_a_date_or_a_time(moment: str) -> None:
+    assert from_json(changed("provenance", {"trained_at": moment})).provenance == {"trained_at": moment}
+
+
+def test_provenance_takes_keys_of_ones_own_and_null_where_nothing_is_known() -> None:
+    given = {"number": 7, "data_digest": "any", "shop": {"id": 1}, "notes": None, "seed": None}
+    assert from_json(changed("provenance", given)).provenance == given
+
+
+def test_moment_needs_no_quotes_in_yaml(tmp_path: Path) -> None:
+    text = "task: returns\nblueprint: {system: Decide.}\nprovenance: {trained_at: 2026-11-20T09:30:00Z}\n"
+    assert read_manifest(written(tmp_path, text)).provenance == {"trained_at": "2026-11-20T09:30:00Z"}
 
 
 def test_nesting_has_a_limit() -> None:

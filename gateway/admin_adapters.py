@@ -1,0 +1,346 @@
+"""The table URL → function for admins, adapters: what comes in, where it is placed, and why.
+
+Admins say what is wanted; the gateway that has the reconciling duty loads, probes and unloads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field, ValidationError
+
+from gateway.admin import Admin, Body, Operator, audit, conflicts
+from gateway.callers import Caller
+from gateway.endpoints import house_of
+from gateway.errors import Problem
+from gateway.house import House
+from router.contract import ContractError, compile_contract
+from serving.adapters.artifact import Artifact, ArtifactError, verify
+from serving.adapters.manifest import Manifest, ManifestError, read_manifest
+from serving.adapters.placement import HELD, Placement
+from serving.adapters.registry import PLACED, Rollout, Version, VersionState
+from serving.adapters.signature import SignatureError, check, read_signature
+
+WAIT_SECONDS_MAX = 600.0
+POLL_SECONDS = 0.5
+AUDIT_SEARCHED_MAX = 5000
+AUDIT_SHOWN_MAX = 100
+NO_ROOM = ("no room", "has no room")
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+Wait = Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX, allow_inf_nan=False, description="Longest wait, in seconds.")]
+
+
+class AdapterIn(Body):
+    """An adapter to import: a folder on the gateway's machine with its safetensors, configuration and manifest."""
+
+    task: str = Field(max_length=63)
+    path: str = Field(pattern="^/", max_length=4096, description="Absolute path of the folder.")
+    pool: str | None = Field(
+        None, max_length=63, description="The pool it is for; unset: the first whose base it fits."
+    )
+
+
+@router.get("/adapters")
+async def list_adapters(
+    request: Request,
+    _: Operator,
+    task: Annotated[str | None, Query(max_length=63)] = None,
+    state: Annotated[VersionState | None, Query()] = None,
+) -> dict[str, Any]:
+    """All versions, with their state, where they are placed, and their share of their task's requests."""
+    house = house_of(request)
+    snapshot = await house.snapshot.refresh()
+    generations = await house.registry.generations()
+    ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
+    found = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
+    return {"adapters": [_shown(house, version, generations.get(version.name, 0)) for version in found]}
+
+
+@router.get("/adapters/{name}")
+async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, Any]:
+    """One version with its manifest."""
+    house = house_of(request)
+    version = await version_of(house, name)
+    return {**await _told(house, version), "manifest": version.manifest}
+
+
+@router.post("/adapters", status_code=201)
+async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
+    """Verify an adapter, copy it into the store and enter it as the task's next version. No engine hears of it yet.
+
+    JSON imports a folder on the gateway's machine; multipart/form-data uploads the files.
+    """
+    house = house_of(request)
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        async with house.uploads.receive(request) as upload:
+            task, pool = upload.fields.get("task", ""), upload.fields.get("pool")
+            return await _add(house, admin, upload.folder, upload.manifest, upload.signature, task, pool)
+    try:
+        body = AdapterIn.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
+    folder = Path(body.path)
+    manifest = _beside(folder, "manifest.yaml")
+    if manifest is None:
+        raise Problem("adapter_rejected", f"There is no manifest.yaml in {folder} or beside it.", "path")
+    return await _add(house, admin, folder, manifest, _beside(folder, "signature.json"), body.task, body.pool)
+
+
+async def _add(
+    house: House, admin: Caller, folder: Path, manifest_path: Path, signature: Path | None, task: str, pool: str | None
+) -> dict[str, Any]:
+    if task not in house.settings.tasks:
+        raise Problem("not_found", f"The configuration has no task {task[:80]!r}.", "task")
+    try:
+        manifest = read_manifest(manifest_path)
+        if manifest.task != task:
+            raise Problem("adapter_rejected", f"The manifest is for the task {manifest.task!r}.", "task")
+        _check_bounds(house, task, manifest)
+        if manifest.contract is not None:
+            compile_contract(manifest.contract)
+        pool = _pool_for(house, pool, manifest.base_fingerprint)
+        claimed = manifest.base_fingerprint
+        artifact = await asyncio.to_thread(verify, folder, house.bases[pool], claimed_fingerprint=claimed)
+        signer = _signer(house, signature, artifact, manifest)
+        await asyncio.to_thread(house.store.put, folder, artifact)
+    except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
+        await audit(house, admin, "adapter.reject", task, None, None, str(error)[:2000])
+        raise Problem("adapter_rejected", str(error), "path") from error
+    except OSError as error:
+        raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
+    with conflicts():
+        version = await house.registry.register(task, pool, artifact, manifest, admin.public, signer)
+    after = {"digest": version.digest, "pool": pool, "signed_by": signer}
+    await audit(house, admin, "adapter.add", version.name, None, after)
+    return await _told(house, version)
+
+
+@router.post("/adapters/{name}/stage")
+async def stage_adapter(
+    request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 60.0
+) -> dict[str, Any]:
+    """Have the version loaded on its replicas and probed there; once a quorum is ready, an alias may move to it.
+
+    Answers 202 if it is not done within `wait_seconds`: it goes on, and GET shows how far it is.
+    """
+    house = house_of(request)
+    version = await version_of(house, name)
+    if not house.reconciler.fits(version):
+        said = f"{name} was trained on another base model than the pool {version.pool} serves."
+        raise Problem("state_conflict", said)
+    if version.state not in PLACED:
+        with conflicts():
+            version = await house.registry.move(name, "staging")
+        await audit(house, admin, "adapter.stage", name, None, {"state": "staging"})
+        version = await _until(house, name, wait_seconds, lambda found: found.state != "staging")
+    if version.state == "staging":
+        response.status_code = 202
+    elif version.state not in PLACED:
+        code = "no_capacity" if any(words in version.note for words in NO_ROOM) else "state_conflict"
+        raise Problem(code, f"{name} was not loaded and is {version.state}: {version.note}")
+    return await _told(house, version)
+
+
+@router.post("/adapters/{name}/unload")
+async def unload_adapter(
+    request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 30.0
+) -> dict[str, Any]:
+    """Take the version off every replica once its last answer has gone out. Refused while an alias sends to it."""
+    return await _take_off(request, response, name, admin, wait_seconds, "verified")
+
+
+@router.post("/adapters/{name}/retire")
+async def retire_adapter(
+    request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 30.0
+) -> dict[str, Any]:
+    """Give a version up for good: it drains, is unloaded and retired. Its bytes stay in the store, since an engine
+    could still read them."""
+    return await _take_off(request, response, name, admin, wait_seconds, "draining")
+
+
+async def _take_off(
+    request: Request,
+    response: Response,
+    name: str,
+    admin: Caller,
+    wait_seconds: float,
+    state: Literal["verified", "draining"],
+) -> dict[str, Any]:
+    house = house_of(request)
+    before = await version_of(house, name)
+    if not (state == "draining" and before.state == "retired"):
+        with conflicts():
+            await house.registry.withdraw(name, state)
+        action = "adapter.retire" if state == "draining" else "adapter.unload"
+        await audit(house, admin, action, name, {"state": before.state}, {"state": state})
+    version = await _until(
+        house, name, wait_seconds, lambda found: found.state != "draining" and not _held(house, found)
+    )
+    if version.state == "draining" or _held(house, version):
+        response.status_code = 202
+    return await _told(house, version)
+
+
+@router.get("/adapters/{name}/why")
+async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
+    """How the version came to be where it is: its state in words, its placements, and what the audit has on it."""
+    house = house_of(request)
+    version = await version_of(house, name)
+    snapshot = await house.snapshot.refresh()
+    alias = snapshot.aliases.get(version.task)
+    begun = alias.rollout if alias is not None else None
+    rollout = await rollout_shown(house, version.task, begun) if begun and begun.version == name else None
+    return {
+        "version": name,
+        "state": version.state,
+        "words": _words(house, version, rollout),
+        "audit": await _audit_of(house, version),
+        "placements": _placements(house, version),
+        "rollout": rollout,
+    }
+
+
+def _signer(house: House, signature: Path | None, artifact: Artifact, manifest: Manifest) -> str | None:
+    """Whose trusted signature the adapter has. Raises SignatureError for a wrong one, or a missing one that must be."""
+    signing = house.settings.signing
+    if signature is None:
+        if signing.required:
+            raise SignatureError("The adapter is not signed: push it with a signature of a trusted signer.")
+        return None
+    return check(read_signature(signature), artifact.digest, manifest.digest(), house.signers)
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder.parent / name) if path.is_file()), None)
+
+
+def _check_bounds(house: House, task: str, manifest: Manifest) -> None:
+    """The version's own sampling keeps the bounds that the operator set. Raises Problem (422)."""
+    most = house.settings.tasks[task].max_tokens_max
+    for sampling in (manifest.sampling, manifest.blueprint.sampling):
+        if sampling.get("max_tokens", 0) > most:
+            raise Problem("adapter_rejected", f"The manifest samples more than the task's {most} tokens.", "path")
+
+
+def _pool_for(house: House, named: str | None, fingerprint: str | None) -> str:
+    """The pool whose base model the adapter was trained on. Raises Problem (404, 422)."""
+    if named is not None and named not in house.bases:
+        raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
+    candidates = [named] if named else list(house.bases)
+    fitting = [pool for pool in candidates if fingerprint in (None, house.bases[pool].fingerprint)]
+    if not fitting:
+        raise Problem("adapter_rejected", f"No pool serves the adapter's base model ({fingerprint}).", "path")
+    return fitting[0]
+
+
+async def version_of(house: House, name: str) -> Version:
+    """A version. Raises Problem (404)."""
+    try:
+        return await house.registry.version(name)
+    except KeyError:
+        raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
+
+
+async def _until(house: House, name: str, seconds: float, done: Callable[[Version], bool]) -> Version:
+    """The version once `done` holds of it, or as it is when the time is over."""
+    until = time.monotonic() + seconds
+    while True:
+        await house.snapshot.refresh()
+        version = await version_of(house, name)
+        if done(version) or time.monotonic() >= until:
+            return version
+        await house.snapshot.next(POLL_SECONDS)
+
+
+def _held(house: House, version: Version) -> bool:
+    """Whether an engine that is up still lists the version."""
+    return any(p["state"] not in ("ghost", "failed") for p in _placements(house, version) if p["up"])
+
+
+def _placements(house: House, version: Version) -> list[dict[str, Any]]:
+    found: list[Placement] = [p for p in house.snapshot.current.placements.values() if p.version == version.name]
+    return [
+        {
+            "replica": placement.replica,
+            "state": placement.state,
+            "since": placement.since,
+            "up": placement.replica in house.fleet.replicas and house.fleet.replicas[placement.replica].up,
+            "note": placement.note,
+        }
+        for placement in sorted(found, key=lambda placement: placement.replica)
+    ]
+
+
+async def _told(house: House, version: Version) -> dict[str, Any]:
+    await house.snapshot.refresh()
+    return _shown(house, version, (await house.registry.generations()).get(version.name, 0))
+
+
+def _shown(house: House, version: Version, generation: int) -> dict[str, Any]:
+    alias = house.snapshot.current.policy.aliases.get(version.task)
+    placements = _placements(house, version)
+    return {
+        "version": version.name,
+        "task": version.task,
+        "pool": version.pool,
+        "state": version.state,
+        "share": alias.weights.get(version.name, 0.0) if alias else 0.0,
+        "digest": version.digest,
+        "manifest_digest": version.manifest_digest,
+        "base_fingerprint": version.base_fingerprint,
+        "rank": version.rank,
+        "size_bytes": version.size_bytes,
+        "created_at": version.created_at,
+        "created_by": version.created_by,
+        "signed_by": version.signed_by,
+        "note": version.note,
+        "generation": generation,
+        "placements": placements,
+        "wanted": [p["replica"] for p in placements if p["state"] in HELD or p["state"] == "failed"],
+        "ready": [r.name for r in house.fleet.in_pool(version.pool) if r.up and version.name in r.loaded],
+    }
+
+
+async def rollout_shown(house: House, task: str, begun: Rollout) -> dict[str, Any]:
+    """A canary under way, with what its verdict rests on so far."""
+    return {**msgspec.to_builtins(begun), **await house.rollouts.shown(task, begun)}
+
+
+def _words(house: House, version: Version, rollout: dict[str, Any] | None) -> list[str]:
+    """The version's situation, one sentence a fact."""
+    alias = house.snapshot.current.policy.aliases.get(version.task)
+    share = alias.weights.get(version.name, 0.0) if alias else 0.0
+    words = [f"{version.name} is {version.state}" + (f": {version.note}." if version.note else ".")]
+    words.append(f"It gets {share:.1%} of the requests of {version.task}.")
+    for placement in _placements(house, version):
+        note = f" ({placement['note']})" if placement["note"] else ""
+        up = "" if placement["up"] else ", which is down"
+        words.append(f"On {placement['replica']}{up} it is {placement['state']}{note}.")
+    if rollout is not None:
+        unsaid = "no verdict yet" if rollout["plan"] else "judged by people, since it has no plan"
+        words.append(f"Its canary: {rollout['because'].rstrip('.') or unsaid}.")
+    return words
+
+
+async def _audit_of(house: House, version: Version) -> list[dict[str, Any]]:
+    """The newest entries of the audit that speak of the version, oldest first."""
+    found: list[dict[str, Any]] = []
+    async for entry in house.audit.newest(AUDIT_SEARCHED_MAX):
+        of_its_task = entry.object == version.task and f"'{version.name}'" in f"{entry.before} {entry.after}"
+        if entry.object == version.name or of_its_task:
+            found.append(msgspec.to_builtins(entry))
+        if len(found) == AUDIT_SHOWN_MAX:
+            break
+    return found[::-1]
+
+
+def add_to(app: FastAPI) -> None:
+    """Put these endpoints into the application."""
+    app.include_router(router)

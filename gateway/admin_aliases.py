@@ -1,0 +1,244 @@
+"""The table URL → function for admins, releases: who answers a task's requests, on trial or for good.
+
+A release moves an alias in one atomic step. Nothing is loaded for it: what may be sent to is ready before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Query, Request
+from pydantic import Field, model_validator
+
+from gateway.admin import Admin, Body, Operator, audit, conflicts
+from gateway.admin_adapters import rollout_shown, version_of
+from gateway.callers import Caller
+from gateway.endpoints import house_of
+from gateway.errors import Problem
+from gateway.house import House
+from monitoring.degradation.rollout import Plan
+from serving.adapters.placement import HELD
+from serving.adapters.reconcile import quorum
+from serving.adapters.registry import PLACED
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the alias has moved on since.")]
+
+
+class AliasIn(Body):
+    """Where a task's requests go from now on: one version, or versions with weights that add up to 1."""
+
+    version: str | None = Field(None, max_length=100)
+    weights: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = Field(None, max_length=16)
+    expected_generation: Generation = None
+
+    @model_validator(mode="after")
+    def _one(self) -> AliasIn:
+        if (self.version is None) == (self.weights is None):
+            raise ValueError("give either version or weights")
+        return self
+
+
+class ShadowIn(Body):
+    """A version that is to get a copy of a share of the task's requests. Nobody sees its answers; 0 ends it."""
+
+    version: str = Field(max_length=100)
+    share: Share
+    expected_generation: Generation = None
+
+
+class CanaryIn(Body):
+    """A version that is to answer a share of the task's sessions, and the plan by which it is judged, if by itself."""
+
+    version: str = Field(max_length=100)
+    share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+    plan: dict[str, Any] | None = Field(None, max_length=20)
+    expected_generation: Generation = None
+
+
+class PromoteIn(Body):
+    """The version that is to answer all of the task's requests."""
+
+    version: str = Field(max_length=100)
+    expected_generation: Generation = None
+
+
+class RollbackIn(Body):
+    """The way back: a canary ends; without one, the version that led before leads again, or `version`."""
+
+    version: str | None = Field(None, max_length=100)
+    expected_generation: Generation = None
+
+
+@router.get("/aliases")
+async def list_aliases(request: Request, _: Operator) -> dict[str, Any]:
+    """All aliases with their weights, shadows, canaries and generations."""
+    house = house_of(request)
+    snapshot = await house.snapshot.refresh()
+    return {"aliases": {task: await _alias_shown(house, task) for task in sorted(snapshot.aliases)}}
+
+
+@router.get("/aliases/{task}")
+async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]:
+    """One alias; while a canary is on trial, with the evidence so far."""
+    house = house_of(request)
+    await house.snapshot.refresh()
+    return await _alias_shown(house, _known_task(house, task))
+
+
+@router.put("/aliases/{task}")
+async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -> dict[str, Any]:
+    """Swap: from now on the task's new requests go to these versions. Requests under way keep theirs."""
+    house = house_of(request)
+    weights = body.weights or {body.version or "": 1.0}
+    await _see_that_they_may_serve(house, _known_task(house, task), admin, weights)
+    return await _change_alias(
+        house, admin, task, "alias.move", lambda: house.registry.point(task, weights, body.expected_generation)
+    )
+
+
+@router.delete("/aliases/{task}")
+async def remove_alias(
+    request: Request, task: str, admin: Admin, expected_generation: Annotated[int | None, Query(ge=0, le=2**53)] = None
+) -> dict[str, Any]:
+    """Let the task have no version: its exit answers all of its requests."""
+    house = house_of(request)
+    return await _change_alias(
+        house,
+        admin,
+        _known_task(house, task),
+        "alias.remove",
+        lambda: house.registry.remove_alias(task, expected_generation),
+    )
+
+
+@router.post("/aliases/{task}/shadow")
+async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> dict[str, Any]:
+    """Send a copy of a share of the task's requests to a version; its answers are compared, recorded and not shown."""
+    house = house_of(request)
+    _known_task(house, task)
+    if body.share:
+        await _see_that_they_may_serve(house, task, None, {body.version: body.share})
+    expected = body.expected_generation
+    return await _change_alias(
+        house, admin, task, "alias.shadow", lambda: house.registry.shadow(task, body.version, body.share, expected)
+    )
+
+
+@router.post("/aliases/{task}/canary")
+async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> dict[str, Any]:
+    """Let a version answer a share of the task's sessions. With a plan it is promoted or rolled back by itself."""
+    house = house_of(request)
+    _known_task(house, task)
+    plan = None if body.plan is None else _plan(house, body.plan)
+    await _see_that_they_may_serve(house, task, admin, {body.version: body.share})
+    expected = body.expected_generation
+    return await _change_alias(
+        house,
+        admin,
+        task,
+        "alias.canary",
+        lambda: house.registry.canary(task, body.version, body.share, admin.public, plan, expected),
+    )
+
+
+@router.post("/aliases/{task}/promote")
+async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
+    """Make a version the task's one and only. The one that led until now goes on standby, loaded."""
+    house = house_of(request)
+    await _see_that_they_may_serve(house, _known_task(house, task), admin, {body.version: 1.0})
+    expected = body.expected_generation
+    return await _change_alias(
+        house, admin, task, "alias.promote", lambda: house.registry.promote(task, body.version, expected)
+    )
+
+
+@router.post("/aliases/{task}/rollback")
+async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn | None = None) -> dict[str, Any]:
+    """End a canary, or go back to the version that led before: a pointer swap, nothing is loaded."""
+    house = house_of(request)
+    _known_task(house, task)
+    wanted = body or RollbackIn()
+    alias, _ = await house.registry.alias(task)
+    if wanted.version is not None and (alias is None or wanted.version not in alias.previous):
+        await _see_that_they_may_serve(house, task, admin, {wanted.version: 1.0})  # it has not led: no way back
+    return await _change_alias(
+        house,
+        admin,
+        task,
+        "alias.rollback",
+        lambda: house.registry.roll_back(task, wanted.version, wanted.expected_generation),
+    )
+
+
+async def _change_alias(
+    house: House, admin: Caller, task: str, action: str, change: Callable[[], Any]
+) -> dict[str, Any]:
+    """Take one step of a release, enter it into the audit, and show the alias as it is then."""
+    before, _ = await house.registry.alias(task)
+    with conflicts():
+        generation = await change()
+    after, _ = await house.registry.alias(task)
+    was, now = (None if alias is None else msgspec.to_builtins(alias) for alias in (before, after))
+    await audit(house, admin, action, task, was, now, generation=generation)
+    await house.snapshot.refresh()
+    return await _alias_shown(house, task)
+
+
+async def _see_that_they_may_serve(house: House, task: str, admin: Caller | None, weights: dict[str, Any]) -> None:
+    """Raises Problem for a version that is not ready on a quorum of its replicas now, or that its pusher may not
+    release (`admin`; None: nobody will see its answers)."""
+    snapshot = await house.snapshot.refresh()
+    for name in weights:
+        version = await version_of(house, name)
+        pushed_it = admin is not None and admin.public == version.created_by
+        if pushed_it and house.settings.release.approver_must_differ:
+            raise Problem("approver_must_differ", f"{name} was pushed with this key: another admin has to release it.")
+        if version.task != task or version.state not in PLACED:
+            continue  # the registry says it better
+        held = [p for p in snapshot.placements.values() if p.version == name and p.state in HELD | {"failed"}]
+        ready = sum(name in replica.loaded and replica.up for replica in house.fleet.in_pool(version.pool))
+        there = (house.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
+        up = [replica for replica in there if replica is not None and replica.up]
+        if ready < quorum(len(up)):
+            raise Problem(
+                "state_conflict", f"{name} is ready on {ready} of its {len(up)} replicas only: wait, or see `why`."
+            )
+
+
+def _plan(house: House, given: dict[str, Any]) -> dict[str, Any]:
+    """The plan with its defaults filled in. Raises Problem where it can't be used."""
+    try:
+        plan = msgspec.convert(given, Plan)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise Problem("invalid_value", f"The plan can't be used: {error}.", "plan") from None
+    if plan.feedback_metric is not None and plan.feedback_metric not in house.settings.feedback_metrics:
+        raise Problem("invalid_value", f"The metric {plan.feedback_metric!r} is not declared.", "plan")
+    built: dict[str, Any] = msgspec.to_builtins(plan)
+    return built
+
+
+def _known_task(house: House, task: str) -> str:
+    if task not in house.settings.tasks:
+        raise Problem("not_found", f"The configuration has no task {task[:80]!r}.")
+    return task
+
+
+async def _alias_shown(house: House, task: str) -> dict[str, Any]:
+    alias, generation = await house.registry.alias(task)
+    return {
+        "task": task,
+        "weights": alias.weights if alias else {},
+        "shadow": alias.shadow if alias else {},
+        "previous": alias.previous if alias else [],
+        "rollout": await rollout_shown(house, task, alias.rollout) if alias and alias.rollout else None,
+        "generation": generation,
+    }
+
+
+def add_to(app: FastAPI) -> None:
+    """Put these endpoints into the application."""
+    app.include_router(router)

@@ -1,0 +1,121 @@
+"""The table URL → function for admins, replicas: how full they are, and who of them gets no requests for a while."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from pydantic import Field
+
+from gateway.admin import Admin, Body, Operator, audit
+from gateway.endpoints import house_of
+from gateway.errors import Problem
+from gateway.house import House
+from gateway.recycling import begin
+from serving.adapters.placement import Placement
+from serving.replica import Replica
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class CordonIn(Body):
+    """Why a replica is to get no requests."""
+
+    reason: str = Field("", max_length=500)
+
+
+@router.get("/replicas")
+async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
+    """The fleet as this gateway sees it: load, health, adapters, and how many more each engine takes."""
+    house = house_of(request)
+    await house.snapshot.refresh()
+    return {"replicas": [_shown(house, replica) for replica in house.fleet.replicas.values()]}
+
+
+@router.post("/replicas/{name}/cordon")
+async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | None = None) -> dict[str, Any]:
+    """Send the replica no new requests, from any gateway. Those under way finish."""
+    house = house_of(request)
+    replica = _replica(house, name)
+    reason = (body.reason if body else "") or "an admin cordoned it"
+    await house.cordons.put(name, {"reason": reason, "by": admin.public, "at": time.time()})
+    await audit(house, admin, "replica.cordon", name, None, {"reason": reason})
+    await house.snapshot.refresh()
+    return _shown(house, replica)
+
+
+@router.post("/replicas/{name}/uncordon")
+async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
+    """Send the replica requests again."""
+    house = house_of(request)
+    replica = _replica(house, name)
+    before = await house.cordons.get(name)
+    if before is not None:
+        await house.cordons.delete(name)
+        await audit(house, admin, "replica.uncordon", name, before, None)
+        await house.snapshot.refresh()
+    return _shown(house, replica)
+
+
+@router.post("/replicas/{name}/recycle", status_code=202)
+async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
+    """Have the replica's engine started anew, which clears its ghosts: its answers finish, then it is restarted,
+    loaded and probed again before it gets requests. One replica of a pool at a time."""
+    house = house_of(request)
+    replica = _replica(house, name)
+    if replica.config.recycle_url is None:
+        raise Problem(
+            "state_conflict", f"{name} has no recycle_url: cordon it, restart its engine yourself, and uncordon it."
+        )
+    cordoned = await house.cordons.all()
+    if not replica.life:
+        raise Problem("state_conflict", f"{name} is down, or does not say when its process was started: restart it.")
+    pool = house.fleet.in_pool(replica.config.pool)
+    busy = [other.name for other in pool if other.name in cordoned and other is not replica]
+    if busy:
+        raise Problem("state_conflict", f"{', '.join(busy)} gets no requests already: one replica at a time.")
+    await begin(house, replica, admin.public, "it is being recycled")
+    await house.snapshot.refresh()
+    return _shown(house, replica)
+
+
+def _replica(house: House, name: str) -> Replica:
+    if name not in house.fleet.replicas:
+        raise Problem("not_found", f"There is no replica {name[:80]!r}.")
+    return house.fleet.replicas[name]
+
+
+def _shown(house: House, replica: Replica) -> dict[str, Any]:
+    snapshot = house.snapshot.current
+    takes_adapters = replica.config.pool in house.bases
+    full = house.reconciler.capacity(replica, snapshot.placements)
+    capacity = {
+        "max_loras": full.max_loras,
+        "max_cpu_loras": full.max_cpu_loras,
+        "registered": full.registered,
+        "ghosts": full.ghosts,
+        "loads_left": full.loads_left,
+    }
+    placements: list[Placement] = [p for p in snapshot.placements.values() if p.replica == replica.name]
+    return {
+        "name": replica.name,
+        "pool": replica.config.pool,
+        "url": replica.config.url,
+        "up": replica.up,
+        "cordoned": snapshot.cordons.get(replica.name),
+        "engine_version": replica.engine_version,
+        "in_flight": replica.in_flight,
+        "resting_seconds": max(0.0, replica.resting_until - time.monotonic()),
+        "loaded": sorted(replica.loaded),
+        "capacity": capacity if takes_adapters else None,
+        "placements": [
+            {"version": p.version, "state": p.state, "since": p.since, "note": p.note}
+            for p in sorted(placements, key=lambda placement: placement.version)
+        ],
+    }
+
+
+def add_to(app: FastAPI) -> None:
+    """Put these endpoints into the application."""
+    app.include_router(router)

@@ -1,0 +1,304 @@
+"""The table URL → function for admins, the whole state: export, compare, apply. docs/cli.md says what a file holds.
+
+Applying takes four steps. What can't be done at all is refused before the first. Versions are made, in one atomic
+step; those that an alias needs are placed, as by `stage`; then aliases, rules and keys move in one atomic step; at
+last versions are given up. An apply that ends early leaves every alias, rule and key as it was, and can be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from pydantic import Field
+from redis.asyncio import Redis
+
+from gateway.admin import OBJECTS_MAX, Admin, Body, audit, conflicts
+from gateway.callers import Caller
+from gateway.endpoints import house_of
+from gateway.errors import Problem
+from gateway.house import House
+from gateway.state_checks import missing_bytes, see_that_it_can_be_done, valid
+from gateway.state_file import (
+    ABSENT,
+    KINDS,
+    Difference,
+    Held,
+    Kind,
+    Objects,
+    differences,
+    digest_of,
+    kept,
+    shown,
+    written,
+)
+from serving.adapters import manifest as manifests
+from serving.adapters.artifact import ArtifactError, verify
+from serving.adapters.manifest import ManifestError
+from serving.adapters.registry import PLACED, ROLES, STEPS, AliasEntry, RegistryError, Version
+from serving.shelf import Change, Shelf, Stale, Unchanged, change_together
+
+WAIT_SECONDS_MAX = 600.0
+POLL_SECONDS = 0.5
+SWITCH_TRIES_MAX = 20
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+Steps = list[Difference]
+
+
+class HeldIn(Body):
+    """An object of a file: its value (null: it is to be removed), and the generation that it had there."""
+
+    generation: int = Field(ge=0, le=2**53)
+    value: dict[str, Any] | None
+
+
+Section = Annotated[dict[str, HeldIn] | None, Field(None, max_length=100_000)]
+
+
+class StateIn(Body):
+    """A state. A kind that is left out is left as it is."""
+
+    format: Literal[1]
+    versions: Section
+    aliases: Section
+    overrides: Section
+    callers: Section
+
+    def objects(self) -> Objects:
+        """The same, as the pure part reads it."""
+        found: dict[Kind, dict[str, Held]] = {}
+        for kind in KINDS:
+            section: dict[str, HeldIn] | None = getattr(self, kind)
+            if section is not None:
+                found[kind] = {name: Held(one.generation, one.value) for name, one in section.items()}
+        return found
+
+
+class ApplyIn(Body):
+    """A state that is to be the present one from now on."""
+
+    state: StateIn
+    force: bool = Field(False, description="Whether the file's generations do not count.")
+    prune: bool = Field(False, description="Whether aliases, rules and keys that the file does not name are removed.")
+    wait_seconds: float = Field(60.0, ge=0, le=WAIT_SECONDS_MAX, description="Longest wait for versions to be placed.")
+
+
+@router.get("/state")
+async def export_state(
+    request: Request, _: Admin, only: Annotated[list[Kind] | None, Query(max_length=4)] = None
+) -> dict[str, Any]:
+    """All that admins have set, as one moment had it: versions, aliases, rules, and keys without their secrets."""
+    present = await _present(house_of(request).redis)
+    return written({kind: present[kind] for kind in only or KINDS})
+
+
+@router.post("/state/diff")
+async def compare_state(request: Request, body: StateIn, _: Admin, prune: bool = False) -> dict[str, Any]:
+    """What applying a state would do, step by step. Nothing is changed."""
+    house = house_of(request)
+    present, file = await _present(house.redis), valid(body.objects())
+    steps = differences(present, file, prune)
+    rows = [
+        {**step.to_json(), "missing": None if step.action != "create" else missing_bytes(house, step)} for step in steps
+    ]
+    names = [] if prune else [{"kind": kind, "name": name} for kind, name in kept(present, file)]
+    return {"changes": rows, "kept": names}
+
+
+@router.post("/state/adapters", status_code=201)
+async def store_adapter(request: Request, _: Admin) -> dict[str, Any]:
+    """Verify an uploaded adapter and keep its bytes, without making a version of it: for a state to be applied."""
+    house = house_of(request)
+    async with house.uploads.receive(request) as upload:
+        try:
+            told = manifests.read_manifest(upload.manifest)
+            pool = upload.fields.get("pool") or ""
+            if pool not in house.bases:
+                raise Problem("not_found", f"There is no pool {pool[:80]!r} that takes adapters.", "pool")
+            claimed = told.base_fingerprint
+            artifact = await asyncio.to_thread(verify, upload.folder, house.bases[pool], claimed_fingerprint=claimed)
+            await asyncio.to_thread(house.store.put, upload.folder, artifact)
+        except (ArtifactError, ManifestError) as error:
+            raise Problem("adapter_rejected", str(error), "path") from error
+    return {"digest": artifact.digest, "size_bytes": artifact.size_bytes}
+
+
+@router.post("/state/apply")
+async def apply_state(request: Request, response: Response, body: ApplyIn, admin: Admin) -> dict[str, Any]:
+    """Bring the state to that of a file, with its generations as those expected of the present (409 on a stale one).
+
+    Answers 202 where versions are not placed within `wait_seconds`; the same call again goes on from there.
+    """
+    house = house_of(request)
+    evidence = {"state": digest_of(body.state.model_dump(exclude_none=True))}
+    present, file = await _present(house.redis), valid(body.state.objects())
+    steps = differences(present, file, body.prune)
+    await see_that_it_can_be_done(house, admin, steps, body.force)
+    done = await _make_versions(house, admin, steps, evidence)
+    placed, pending = await _place(house, admin, steps, body.wait_seconds)
+    done += placed
+    if pending:
+        response.status_code = 202
+    else:
+        done += await _switch(house, admin, steps, evidence)
+        done += await _give_up(house, admin, steps, evidence)
+    await house.snapshot.refresh()
+    return {"applied": [step.to_json() for step in done], "pending": [step.to_json() for step in pending]}
+
+
+async def _present(redis: Redis) -> Objects:
+    """All objects with their generations, as one moment had them."""
+    async with redis.pipeline(transaction=True) as reading:
+        for kind in KINDS:
+            shelf = Shelf(redis, kind)
+            reading.hgetall(shelf.values)
+            reading.hgetall(shelf.generation_names)
+        raw: list[Mapping[bytes, bytes]] = await reading.execute()
+    found: dict[Kind, dict[str, Held]] = {}
+    for kind, values, generations in zip(KINDS, raw[::2], raw[1::2], strict=True):
+        held = {name.decode(): Held(int(generation), None) for name, generation in generations.items()}
+        for name, value in values.items():
+            generation = held.get(name.decode(), ABSENT).generation
+            held[name.decode()] = Held(generation, msgspec.json.decode(value, type=dict[str, Any]))
+        found[kind] = held
+    return found
+
+
+async def _make_versions(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
+    """One atomic step, taken only if nothing that the apply is about has changed since it was looked at."""
+    made = [step for step in steps if step.kind == "versions" and step.action == "create"]
+    if not made:
+        return []
+    others = [step for step in steps if step not in made and not (step.action == "stage" and step.generation == 0)]
+    names = {step.name for step in made}
+    must_differ = house.settings.release.approver_must_differ
+    changes: list[Change | Unchanged] = [
+        Change(
+            Shelf(house.redis, "versions"),
+            step.name,
+            # Who brings a version in counts as who pushed it, where that must be another than who releases it.
+            {**(step.after or {}), **({"created_by": admin.public} if must_differ else {}), "changed_at": time.time()},
+            step.generation,
+        )
+        for step in made
+    ]
+    changes += [
+        Unchanged(Shelf(house.redis, step.kind), step.name, step.generation)
+        for step in others
+        if not (step.kind == "versions" and step.name in names)
+    ]
+    with conflicts():
+        await change_together(house.redis, changes)
+    await _enter(house, admin, made, evidence)
+    return made
+
+
+async def _place(house: House, admin: Caller, steps: Steps, wait_seconds: float) -> tuple[Steps, Steps]:
+    """Stage what an alias needs, and wait. What is placed, and what is not yet. Raises Problem where one failed."""
+    wanted = {step.name: step for step in steps if step.action == "stage"}
+    for name in wanted:
+        with conflicts():
+            before = (await house.registry.version(name)).state
+            if before not in PLACED and before != "staging":
+                await house.registry.move(name, "staging")
+                await audit(house, admin, "adapter.stage", name, {"state": before}, {"state": "staging"})
+    until = time.monotonic() + wait_seconds
+    while True:
+        await house.snapshot.refresh()
+        states = {name: await house.registry.version(name) for name in wanted}
+        failed = [version for version in states.values() if version.state not in PLACED | {"staging"}]
+        if failed:
+            text = "; ".join(f"{one.name} was not loaded and is {one.state}: {one.note}" for one in failed)
+            raise Problem("state_conflict", f"{text}. Aliases, rules and keys are as they were.")
+        pending = [wanted[name] for name, version in states.items() if version.state == "staging"]
+        if not pending or time.monotonic() >= until:
+            return [step for step in wanted.values() if step not in pending], pending
+        await house.snapshot.next(POLL_SECONDS)
+
+
+async def _switch(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
+    """Aliases with their versions' states, rules and keys, in one atomic step. Raises Problem (409)."""
+    moved = [step for step in steps if step.action in ("create", "change", "remove") and step.kind != "versions"]
+    if not moved:
+        return []
+    for kind, shelf in (("overrides", house.overrides), ("callers", house.callers)):
+        added = sum(step.action == "create" for step in moved if step.kind == kind)
+        if added and added + len(await shelf.all()) > OBJECTS_MAX:
+            raise Problem("state_conflict", f"There would be more than {OBJECTS_MAX} {kind}.")
+    objects = [Change(Shelf(house.redis, step.kind), step.name, _begun(step), step.generation) for step in moved]
+    for tries_left in reversed(range(SWITCH_TRIES_MAX)):
+        generations, versions = await house.registry.generations(), await house.registry.versions()
+        with conflicts():
+            roles = list(_role_changes(house.redis, moved, versions, generations))
+            try:
+                await change_together(house.redis, [*objects, *roles])
+                break
+            except Stale as stale:
+                if stale.name not in versions or not tries_left:
+                    raise  # an object of the file; where a version has moved meanwhile, its new state is looked at
+    await _enter(house, admin, moved, evidence)
+    return moved
+
+
+def _begun(step: Difference) -> dict[str, Any] | None:
+    """The object as it is written: a canary begins now, for its plan counts the time here."""
+    value = step.after
+    if step.kind != "aliases" or value is None or value.get("rollout") is None:
+        return value
+    return {**value, "rollout": {**value["rollout"], "started_at": time.time()}}
+
+
+def _role_changes(
+    redis: Redis, steps: Iterable[Difference], versions: Mapping[str, Version], generations: Mapping[str, int]
+) -> Iterator[Change]:
+    """What becomes of the versions that the aliases take up and let go. Raises RegistryError for one not placed."""
+    shelf = Shelf(redis, "versions")
+    for step in steps:
+        if step.kind != "aliases":
+            continue
+        before, after = (
+            AliasEntry(weights={}) if value is None else msgspec.convert(value, AliasEntry)
+            for value in (step.before, step.after)
+        )
+        taken = after.weights | after.shadow
+        for name in taken | before.weights | before.shadow:
+            version = versions[name]
+            if name in taken:
+                state = after.role(name)
+                if version.state not in PLACED:
+                    raise RegistryError(f"{name} is {version.state} now: apply the state again.")
+            elif version.state in ROLES:
+                state = "ready" if version.state == "shadow" else "standby"
+            else:
+                continue
+            assert state is not None
+            if state != version.state and state not in STEPS[version.state]:
+                raise RegistryError(f"{name} is {version.state}: it can't become {state} in one step.")
+            moved = msgspec.structs.replace(version, state=state, note="", changed_at=time.time())
+            yield Change(shelf, name, cast("dict[str, Any]", msgspec.to_builtins(moved)), generations[name])
+
+
+async def _give_up(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
+    """Retire what the file says is retired; the reconciler unloads it."""
+    retired = [step for step in steps if step.action == "retire"]
+    for step in retired:
+        with conflicts():
+            await house.registry.withdraw(step.name, "draining")
+    await _enter(house, admin, retired, evidence)
+    return retired
+
+
+async def _enter(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> None:
+    """An entry in the audit for each object that was changed."""
+    for step in steps:
+        before, after = shown(step.kind, step.before), shown(step.kind, step.after)
+        await audit(house, admin, "state.apply", step.name, before, after, evidence, step.generation + 1)
+
+
+def add_to(app: FastAPI) -> None:
+    """Put these endpoints into the application."""
+    app.include_router(router)

@@ -1,0 +1,443 @@
+"""`apprentice adapters`: what an admin does with versions, from the push to the retirement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
+from gateway.cli.push import find_package, upload
+from gateway.cli.tables import Printer, Row, brief, moment, share, since, size
+from gateway.cli.watch import (
+    Failed,
+    canary_lines,
+    evidence_rows,
+    evidence_table,
+    see_that_it_is_placed,
+    until_judged,
+    until_placed,
+)
+
+PLAN = "Plan of an automatic verdict (with --auto)"
+
+
+def _plan(text: str) -> Any:
+    """An option of the plan; unset, the gateway's default applies, which the text names."""
+    return typer.Option(rich_help_panel=PLAN, help=text)
+
+
+adapters = typer.Typer(
+    help="Push, place, release and roll back the versions of a task's adapter.", no_args_is_help=True
+)
+GONE = ("ghost", "failed")
+"""Placements in which an engine no longer answers with a version."""
+VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")]
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
+Generation = Annotated[
+    int | None,
+    typer.Option(
+        "--expected-generation",
+        metavar="N",
+        min=0,
+        help="Refuse to act if the task's alias has been changed since it was at generation N (see `show TASK`).",
+    ),
+]
+Share = Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Share of the task's requests: 0.1 is 10 %.")]
+
+
+@adapters.command()
+@asks_gateway
+def push(
+    client: AdminClient,
+    out: Printer,
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder with adapter_config.json and adapter_model.safetensors, as training wrote it."),
+    ],
+    task: Annotated[str | None, typer.Option(help="The task; unset: the manifest's.")] = None,
+    pool: Annotated[str | None, typer.Option(help="The pool to serve it; unset: the first whose base it fits.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="The manifest; unset: manifest.yaml in the folder, else beside it.")
+    ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="Sign it with this ed25519 private key (needs --signer).")
+    ] = None,
+    signer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Under which name the gateway trusts the key.")
+    ] = None,
+) -> None:
+    """Send an adapter to the gateway, which verifies it and makes it the task's next version.
+
+    No engine hears of it yet: `stage` loads it. The same adapter again is the same version.
+    """
+    if (sign is None) != (signer is None):
+        raise Unusable("--sign and --signer go together: a key, and the name under which the gateway trusts it.")
+    package = find_package(folder, task, manifest, sign, signer or "")
+    told = upload(client, out, "/adapters", package, pool)
+    if not out.answer(told):
+        signed = f", signed by {told['signed_by']}" if told.get("signed_by") else ""
+        rank_and_size = f"rank {told['rank']}, {size(told['size_bytes'])}"
+        out.say(f"{told['version']} is {told['state']}: for the pool {told['pool']}, {rank_and_size}{signed}.")
+        if told["state"] == "verified":
+            out.note(f"Next: apprentice adapters stage {told['version']}")
+
+
+@adapters.command("list")
+@asks_gateway
+def list_versions(
+    client: AdminClient,
+    out: Printer,
+    task: Annotated[str | None, typer.Option(help="Only this task's versions.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only versions in this state, such as active.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Retired versions too.")] = False,
+) -> None:
+    """List the versions, with their states, their shares of the requests and where they are placed."""
+    told = client.get("/adapters", task=task, state=state)
+    if out.answer(told):
+        return
+    versions = [one for one in told["adapters"] if everything or state or one["state"] != "retired"]
+    if not versions:
+        out.note("There are no versions. Send one: apprentice adapters push FOLDER")
+        return
+    columns = ("version", "state", "share", "pool", "replicas", "rank", "size", "age", "note")
+    out.table(columns, (_version_row(one) for one in versions))
+
+
+def _version_row(told: dict[str, Any]) -> Row:
+    placed = f"{len(told['ready'])}/{len(told['wanted'])}" if told["wanted"] or told["ready"] else "-"
+    return (
+        told["version"],
+        told["state"],
+        share(told["share"]),
+        told["pool"],
+        placed,
+        told["rank"],
+        size(told["size_bytes"]),
+        since(told["created_at"]),
+        told["note"] or "",
+    )
+
+
+@adapters.command()
+@asks_gateway
+def show(
+    client: AdminClient,
+    out: Printer,
+    name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for its alias.")],
+) -> None:
+    """Show all that is known of a version; or a task's alias: who gets which share, and the generation."""
+    if "@" not in name:
+        alias = client.get(f"/aliases/{quote(name, safe='')}")
+        if not out.answer(alias):
+            _show_alias(out, alias)
+        return
+    told = client.get(f"/adapters/{_quoted(name)}")
+    if out.answer(told):
+        return
+    signed = told.get("signed_by")
+    out.pairs(
+        [
+            ("version", told["version"]),
+            ("state", told["state"]),
+            ("note", told["note"]),
+            ("share", share(told["share"])),
+            ("pool", told["pool"]),
+            ("pushed", f"{moment(told['created_at'])} by {told['created_by']}"),
+            ("signed by", signed),
+            ("rank and size", f"{told['rank']}, {size(told['size_bytes'])}"),
+            ("digest", told["digest"]),
+            ("manifest", told["manifest_digest"]),
+            ("base", told["base_fingerprint"]),
+            ("generation", told["generation"]),
+        ]
+    )
+    _show_placements(out, told)
+
+
+def _show_placements(out: Printer, told: dict[str, Any]) -> None:
+    placements = {one["replica"]: one for one in told["placements"]}
+    missing = [{"replica": name, "state": "absent"} for name in told["wanted"] if name not in placements]
+    rows = [
+        (
+            one["replica"],
+            one["state"],
+            "yes" if one["replica"] in told["wanted"] else "no",
+            since(one.get("since")),
+            one.get("note") or "",
+        )
+        for one in [*placements.values(), *missing]
+    ]
+    if rows:
+        out.say("")
+        out.table(("replica", "placement", "wanted", "since", "note"), rows)
+
+
+def _show_alias(out: Printer, alias: dict[str, Any]) -> None:
+    out.pairs(
+        [
+            ("task", alias["task"]),
+            ("versions", ", ".join(f"{name} {share(part)}" for name, part in alias["weights"].items())),
+            ("shadow", ", ".join(f"{name} {share(part)}" for name, part in (alias.get("shadow") or {}).items())),
+            ("before", ", ".join(alias.get("previous") or [])),
+            ("generation", alias["generation"]),
+        ]
+    )
+    if alias.get("rollout"):
+        out.say("")
+        for line in canary_lines(alias):
+            out.say(line)
+        columns, rows = evidence_table(alias["rollout"]["evidence"])
+        if rows:
+            out.table(columns, rows)
+
+
+@adapters.command()
+@asks_gateway
+def stage(
+    client: AdminClient,
+    out: Printer,
+    version: VersionName,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.0, max=3600.0, help="How long to wait for it; 0: not at all.")
+    ] = 300.0,
+) -> None:
+    """Load a version on its replicas and probe it there. No request goes to it yet.
+
+    Ends with exit code 1 where it could not be placed, or not in time.
+    """
+    began = client.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0)
+    told = until_placed(client, out, began, wait)
+    out.answer(told)
+    sentence = see_that_it_is_placed(told, wait)
+    if not out.json_only:
+        out.say(sentence)
+
+
+@adapters.command()
+@asks_gateway
+def shadow(
+    client: AdminClient, out: Printer, version: VersionName, share: Share, expected_generation: Generation = None
+) -> None:
+    """Copy a share of the task's requests to a version. Its answers are compared and recorded, and shown to nobody.
+
+    --share 0 ends it.
+    """
+    task = _task_of(version)
+    told = client.post(f"/aliases/{task}/shadow", {"version": version, "share": share} | _expected(expected_generation))
+    _tell_alias(out, told)
+
+
+@adapters.command()
+@asks_gateway
+def canary(
+    client: AdminClient,
+    out: Printer,
+    version: VersionName,
+    share: Share,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Let the gateway promote it or roll it back by itself, by this plan.")
+    ] = False,
+    alpha: Annotated[float | None, _plan("Chance of a wrong verdict over the whole canary (0.05).")] = None,
+    margin: Annotated[float | None, _plan("How much worse is still as good: 0.02 is 2 points (0.02).")] = None,
+    latency_ratio_max: Annotated[float | None, _plan("How many times slower is still as good (1.5).")] = None,
+    requests_min: Annotated[int | None, _plan("Requests it has answered before it is promoted (200).")] = None,
+    seconds_min: Annotated[float | None, _plan("Seconds before it is promoted (0).")] = None,
+    seconds_max: Annotated[float | None, _plan("Seconds after which --on-timeout applies (86400).")] = None,
+    feedback_metric: Annotated[str | None, _plan("A feedback metric that must not be worse (none).")] = None,
+    shadow_required: Annotated[bool | None, _plan("Whether shadow pairs must show it to be no worse (no).")] = None,
+    on_timeout: Annotated[
+        Literal["hold", "roll_back", "promote"] | None, _plan("What happens where there is no verdict in time (hold).")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show how it stands until it ends. Exit code 1 if it is rolled back.")
+    ] = False,
+    expected_generation: Generation = None,
+) -> None:
+    """Send a share of the task's sessions to a version, and the rest to the one that leads now.
+
+    A session stays with the version it got. Given again, it changes the share.
+
+    Without --auto people judge: `promote` or `rollback` ends it.
+    """
+    given = {
+        "alpha": alpha,
+        "margin": margin,
+        "latency_ratio_max": latency_ratio_max,
+        "requests_min": requests_min,
+        "seconds_min": seconds_min,
+        "seconds_max": seconds_max,
+        "feedback_metric": feedback_metric,
+        "shadow_required": shadow_required,
+        "on_timeout": on_timeout,
+    }
+    plan = {name: value for name, value in given.items() if value is not None}
+    if plan and not auto:
+        option = f"--{next(iter(plan)).replace('_', '-')}"
+        raise Unusable(f"{option} is a part of the plan of an automatic verdict: give --auto as well.")
+    body = {"version": version, "share": share} | ({"plan": plan} if auto else {}) | _expected(expected_generation)
+    told = client.post(f"/aliases/{_task_of(version)}/canary", body)
+    if watch:
+        told = until_judged(client, out, told, version)
+    _tell_alias(out, told)
+    if watch and told["rollout"] is None and version not in told["weights"]:
+        raise Failed(f"{version} was rolled back. See why: apprentice adapters why {version}")
+
+
+@adapters.command()
+@asks_gateway
+def promote(client: AdminClient, out: Printer, version: VersionName, expected_generation: Generation = None) -> None:
+    """Send all of the task's requests to a version. The one that led goes on standby, ready for a rollback."""
+    body = {"version": version} | _expected(expected_generation)
+    _tell_alias(out, client.post(f"/aliases/{_task_of(version)}/promote", body))
+
+
+@adapters.command()
+@asks_gateway
+def rollback(
+    client: AdminClient,
+    out: Printer,
+    task: TaskName,
+    to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="Where to; unset: what led before.")] = None,
+    expected_generation: Generation = None,
+) -> None:
+    """End the task's canary; where there is none, go back to the version that led before.
+
+    At once: that version is still loaded.
+    """
+    body = ({"version": to} if to else {}) | _expected(expected_generation)
+    _tell_alias(out, client.post(f"/aliases/{quote(task, safe='')}/rollback", body))
+
+
+@adapters.command()
+@asks_gateway
+def unload(client: AdminClient, out: Printer, version: VersionName) -> None:
+    """Take a version off its replicas, once its running answers are finished. `stage` brings it back.
+
+    Refused while requests go to it.
+    """
+    _tell_version(out, client.post(f"/adapters/{_quoted(version)}/unload"))
+
+
+@adapters.command()
+@asks_gateway
+def retire(client: AdminClient, out: Printer, version: VersionName) -> None:
+    """Give a version up for good. Its number is never used again, and its bytes stay in the store.
+
+    Refused while requests go to it.
+    """
+    _tell_version(out, client.post(f"/adapters/{_quoted(version)}/retire"))
+
+
+@adapters.command()
+@asks_gateway
+def why(
+    client: AdminClient,
+    out: Printer,
+    name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for all that serve it.")],
+) -> None:
+    """Tell why a version is in the state it is in: what happened to it, and what the replicas and its canary say."""
+    if "@" in name:
+        told = client.get(f"/adapters/{_quoted(name)}/why")
+        if not out.answer(told):
+            _tell_why(out, told)
+        return
+    alias = client.get(f"/aliases/{quote(name, safe='')}")
+    names = [*alias["weights"], *(alias.get("shadow") or {})]
+    versions = {each: client.get(f"/adapters/{_quoted(each)}/why") for each in names}
+    if out.answer({"alias": alias, "versions": versions}):
+        return
+    _show_alias(out, alias)
+    for each in versions.values():
+        out.say("")
+        _tell_why(out, each)
+
+
+def _tell_why(out: Printer, told: dict[str, Any]) -> None:
+    for sentence in told["words"]:
+        out.say(sentence)
+    if told["audit"]:
+        out.say("")
+        out.table(("when", "who", "what", "became"), (_entry_row(entry) for entry in told["audit"]))
+
+
+def _entry_row(entry: dict[str, Any]) -> Row:
+    return moment(entry["at"]), entry["actor"], entry["action"], _became(entry["after"])[:120]
+
+
+def _became(after: Any) -> str:
+    """What an entry of the audit says that an object is since then."""
+    if isinstance(after, dict) and "weights" in after:
+        copied = [f"copied to {name} {share(part)}" for name, part in (after.get("shadow") or {}).items()]
+        return ", ".join([*(f"{name} {share(part)}" for name, part in after["weights"].items()), *copied])
+    return ", ".join(f"{name} {brief(value)}".strip() for name, value in evidence_rows(after) if value != "-")
+
+
+@adapters.command()
+@asks_gateway
+def replicas(client: AdminClient, out: Printer) -> None:
+    """List the replicas: what is placed on each, and how many adapters it can still take."""
+    told = client.get("/replicas")
+    if not out.answer(told):
+        columns = ("replica", "pool", "state", "in flight", "adapters", "ghosts", "loads left", "placed")
+        out.table(columns, (_replica_row(one) for one in told["replicas"]))
+
+
+def _replica_row(told: dict[str, Any]) -> Row:
+    capacity = told.get("capacity") or {}
+    state = "cordoned" if told.get("cordoned") else "up" if told["up"] else "down"
+    held = f"{capacity.get('registered', 0)} of {capacity.get('max_cpu_loras', '-')}"
+    return (
+        told["name"],
+        told["pool"],
+        state,
+        told["in_flight"],
+        held if capacity else "-",
+        capacity.get("ghosts") if capacity else None,
+        capacity.get("loads_left") if capacity else None,
+        ", ".join(_placed(told)) or "-",
+    )
+
+
+def _placed(told: dict[str, Any]) -> Iterator[str]:
+    """The versions on a replica, each with its state where it is not ready."""
+    for one in told.get("placements") or []:
+        yield one["version"] if one["state"] == "ready" else f"{one['version']} ({one['state']})"
+
+
+def _tell_version(out: Printer, told: dict[str, Any]) -> None:
+    if out.answer(told):
+        return
+    left = [f"{one['replica']} ({one['state']})" for one in told["placements"] if one["state"] not in GONE]
+    more = f", and still on {', '.join(left)}: its last answers go out" if left else ""
+    out.say(f"{told['version']} is {told['state']}{more}.")
+
+
+def _tell_alias(out: Printer, told: dict[str, Any]) -> None:
+    """What the requests of a task do from now on."""
+    if out.answer(told):
+        return
+    parts = [f"{name} {share(part)}" for name, part in told["weights"].items()]
+    copied = [f"{name} {share(part)}" for name, part in (told.get("shadow") or {}).items()]
+    more = f"; copied to {', '.join(copied)}" if copied else ""
+    out.say(f"{told['task']} is served by {', '.join(parts)}{more} (generation {told['generation']}).")
+
+
+def _expected(generation: int | None) -> dict[str, int]:
+    return {} if generation is None else {"expected_generation": generation}
+
+
+def _task_of(version: str) -> str:
+    """Raises Unusable for what is no version."""
+    return quote(_quoted(version).partition("@")[0], safe="")
+
+
+def _quoted(version: str) -> str:
+    """A version's name within an address. Raises Unusable for what is no version."""
+    task, at, number = version.partition("@")
+    if not (task and at and number):
+        raise Unusable(f"{version!r} is no version: write task@number, such as returns@v3.")
+    return quote(version, safe="@")

@@ -1,0 +1,304 @@
+"""The admin API as a command asks it: where the gateway is, with which key, and what went wrong in one line.
+
+CommandError     what ends a command; its text is one line that says what to do
+├─ Refused       the gateway answered with an error (exit code 1)
+└─ Unusable      the command can't be carried out as it was given, or nothing answers (exit code 2)
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import ipaddress
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import httpx
+import typer
+import yaml
+
+from gateway.callers import split_key
+from gateway.cli.tables import Printer
+
+URL_VARIABLE = "APPRENTICE_URL"
+KEY_VARIABLE = "APPRENTICE_KEY"
+DEFAULT_URL = "http://127.0.0.1:8080"
+LOCAL_KEPT = Path("var/up")
+"""Where `apprentice up` keeps its configuration and its admin key."""
+CONNECT_TIMEOUT_SECONDS = 5.0
+ANSWER_TIMEOUT_SECONDS = 60.0
+ERROR_TEXT_MAX = 2000
+
+WHAT_TO_DO: Mapping[str, str] = {
+    "invalid_api_key": f"Give an admin's key with --key-file or in {KEY_VARIABLE}.",
+    "role_required": f"Give an admin's key with --key-file or in {KEY_VARIABLE}.",
+}
+"""What the command line adds to the gateway's own words."""
+
+
+class CommandError(Exception):
+    """What ends a command; `exit_code` is what the shell sees."""
+
+    exit_code = 2
+
+
+class Refused(CommandError):
+    """The gateway answered with an error: its HTTP `status` and its `code` (docs/errors.md)."""
+
+    exit_code = 1
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        more = WHAT_TO_DO.get(code)
+        super().__init__(" ".join([message, f"({code})", *([more] if more else [])]))
+        self.status = status
+        self.code = code
+
+
+class Unusable(CommandError):
+    """The command can't be carried out as it was given, or no gateway answers."""
+
+
+class AdminClient:
+    """Asks one gateway with one key. Answers are JSON objects; every call raises Refused and Unusable."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        timeout = httpx.Timeout(ANSWER_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+        headers = {"authorization": f"Bearer {key}"}
+        # No proxy of the environment: an admin's key goes to the gateway that was named, and nowhere else.
+        self._http = httpx.Client(base_url=f"{url}/admin/v1", headers=headers, timeout=timeout, trust_env=False)
+
+    def close(self) -> None:
+        """Give up its connections."""
+        self._http.close()
+
+    def get(self, path: str, **query: str | list[str] | None) -> dict[str, Any]:
+        """Read `path`; a query's value that is None is left out."""
+        return self._ask("GET", path, params=_given(query))
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, **query: str | float | None) -> dict[str, Any]:
+        """Post `body`. A query's `wait_seconds` are waited for beside the usual time."""
+        patience = ANSWER_TIMEOUT_SECONDS + float(query.get("wait_seconds") or 0)
+        timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT_SECONDS)
+        return self._ask("POST", path, json=body or {}, params=_given(query), timeout=timeout)
+
+    def upload(self, path: str, fields: Mapping[str, str], files: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Post a form. `files` are file names and open files, which are read as they are sent."""
+        # The gateway reads all of an adapter when the upload is over, before it answers.
+        timeout = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
+        parts = [(name, (name, file, "application/octet-stream")) for name, file in files]
+        return self._ask("POST", path, data=dict(fields), files=parts, timeout=timeout)
+
+    def download(self, path: str, target: Path) -> None:
+        """Write the bytes at `path` to `target`, which appears whole or not at all."""
+        partial = target.with_name(f".{target.name}.partial")
+        with self._told(), self._http.stream("GET", path) as answer:
+            if answer.is_error:
+                answer.read()
+                raise _refusal(answer)
+            with partial.open("wb") as file:
+                file.writelines(answer.iter_bytes())
+        partial.replace(target)
+
+    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        with self._told():
+            answer = self._http.request(method, path, **options)
+            if not answer.is_success:
+                raise _refusal(answer)
+            told = answer.json()
+        if not isinstance(told, dict):
+            raise Unusable(f"{self.url} does not answer as a gateway does: is the address right?")
+        return told
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever httpx raises, in words."""
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            text = f"No gateway answers at {self.url} ({_said(error)}): start it, or name it with --gateway."
+            raise Unusable(text) from error
+        except httpx.HTTPError as error:
+            raise Unusable(f"{self.url} gave no answer ({_said(error)}): see its log, then try again.") from error
+        except ValueError as error:
+            raise Unusable(f"{self.url} does not answer as a gateway does: is the address right?") from error
+
+
+def _given(query: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _refusal(answer: httpx.Response) -> CommandError:
+    """The gateway's error object, or what stands in its place where something else answered."""
+    try:
+        told = answer.json()["error"]
+        return Refused(answer.status_code, str(told["code"]), str(told["message"])[:ERROR_TEXT_MAX])
+    except (ValueError, KeyError, TypeError):
+        text = f"{answer.url} answered {answer.status_code}, not as a gateway does: is the address right?"
+        return Unusable(text)
+
+
+def find_gateway(asked: str | None, local: Path = LOCAL_KEPT) -> str:
+    """The gateway's address without a path: as asked for, else that of `apprentice up` here, else DEFAULT_URL.
+
+    Raises Unusable for what is no address.
+    """
+    url = (asked or _local_url(local) or DEFAULT_URL).rstrip("/").removesuffix("/v1")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Unusable(f"{url[:200]!r} is no address: write it as in {DEFAULT_URL}.")
+    return url
+
+
+def find_key(url: str, key: str | None, key_file: Path | None, local: Path = LOCAL_KEPT) -> str:
+    """The admin key: of the file, else `key`, else the one that `apprentice up` keeps here, for this machine alone.
+
+    Raises Unusable where there is none.
+    """
+    if key_file is not None:
+        key = _read_key(key_file)
+    elif key is None and _is_here(url) and (local / "admin-key").exists():
+        key = _read_key(local / "admin-key")
+    if key is None:
+        text = f"There is no admin key for {url}: give one with --key-file, or in {KEY_VARIABLE}."
+        raise Unusable(text)
+    if split_key(key.strip()) is None:
+        raise Unusable("The key has not the form sk-app-…: take the one that the gateway's first start printed.")
+    return key.strip()
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise Unusable(f"The key file {path} can't be read: {said}.") from error
+
+
+def _local_url(local: Path) -> str | None:
+    """Where the gateway of `apprentice up` listens; None where none was ever started here."""
+    try:
+        listen = (yaml.safe_load((local / "apprentice.yaml").read_text(encoding="utf-8")) or {}).get("listen") or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
+        return None
+    host = str(listen.get("host", "127.0.0.1"))
+    return f"http://{f'[{host}]' if ':' in host else host}:{listen.get('port', 8080)}"
+
+
+def _is_here(url: str) -> bool:
+    """Whether the address can only be this machine's: a key that lies here is told to no other."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+PANEL = "Gateway and output"
+CONNECTION = (
+    inspect.Parameter(
+        "gateway",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str | None,
+            typer.Option(
+                "--gateway",
+                envvar=URL_VARIABLE,
+                metavar="URL",
+                rich_help_panel=PANEL,
+                help=f"The gateway's address. Unset: the one that `apprentice up` started here, else {DEFAULT_URL}.",
+            ),
+        ],
+    ),
+    inspect.Parameter(
+        "key_file",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            Path | None,
+            typer.Option(
+                "--key-file",
+                rich_help_panel=PANEL,
+                help="A file with an admin's key. Unset: the key in the environment, else the one that "
+                "`apprentice up` keeps here.",
+            ),
+        ],
+    ),
+    inspect.Parameter(
+        "key",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str | None,
+            typer.Option(
+                "--key",
+                envvar=KEY_VARIABLE,
+                rich_help_panel=PANEL,
+                help="The key itself. Better in the environment: others on this machine can see a command's options.",
+            ),
+        ],
+    ),
+    inspect.Parameter(
+        "json_only",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[
+            bool,
+            typer.Option(
+                "--json",
+                rich_help_panel=PANEL,
+                help="Print the admin API's answer as JSON, and nothing else, to stdout.",
+            ),
+        ],
+    ),
+)
+"""The options that every command of the admin API takes."""
+
+
+def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first two arguments, a client and a printer, are made from the options of CONNECTION.
+
+    A CommandError becomes one line on stderr and an exit code.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own = list(signature.parameters.values())[2:]
+
+    @functools.wraps(command)
+    def run(*, gateway: str | None, key_file: Path | None, key: str | None, json_only: bool, **asked: Any) -> None:
+        try:
+            url = find_gateway(gateway)
+            client = AdminClient(url, find_key(url, key, key_file))
+            try:
+                command(client, Printer(json_only), **asked)
+            finally:
+                client.close()
+        except CommandError as error:
+            typer.echo(f"apprentice: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(error.exit_code) from error
+
+    parameters = [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *CONNECTION]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises Unusable."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Unusable(f"{path} can't be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise Unusable(f"{path} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise Unusable(f"{path} holds no JSON object.")
+    return value

@@ -1,0 +1,108 @@
+"""An adapter's files on this machine, and their way to a gateway."""
+
+from __future__ import annotations
+
+import io
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.tables import Printer
+from gateway.uploads import MANIFEST_FILE, SIGNATURE_FILE
+from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from serving.adapters.artifact import ArtifactError, digest_of
+from serving.adapters.manifest import ManifestError, read_manifest
+from serving.adapters.signature import SignatureError, read_signature, sign, written
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is sent: the adapter's folder, its manifest, the task, and a signature's bytes (None: unsigned)."""
+
+    folder: Path
+    manifest: Path
+    task: str
+    signature: bytes | None
+
+
+def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key: Path | None, signer: str) -> Package:
+    """What lies in `folder`, signed with `sign_key` where one is given. Raises Unusable that says what is missing."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise Unusable(f"There is no {name} in {folder}: name the folder that the training has written.")
+    places = [manifest] if manifest else [folder / MANIFEST_FILE, folder.parent / MANIFEST_FILE]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        text = f"There is no {MANIFEST_FILE} in {folder} or beside it: write one, or name it with --manifest."
+        raise Unusable(text if manifest is None else f"There is no file {manifest}.")
+    try:
+        told = read_manifest(path)
+        if task is not None and told.task != task:
+            raise Unusable(f"{path} is for the task {told.task}, not for {task}: leave --task out, or mend it.")
+        signature = _signature(folder, told.digest(), sign_key, signer)
+    except (ManifestError, ArtifactError, SignatureError) as error:
+        raise Unusable(str(error)) from error
+    except OSError as error:
+        raise Unusable(f"{folder} can't be read: {error.strerror}.") from error
+    return Package(folder, path, told.task, signature)
+
+
+def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer: str) -> bytes | None:
+    """A new signature, or the one that lies in the folder already. Raises SignatureError, ArtifactError, OSError."""
+    kept = folder / SIGNATURE_FILE
+    if sign_key is None:
+        return written(read_signature(kept)) if kept.is_file() else None
+    try:
+        key = sign_key.read_bytes()
+    except OSError as error:
+        raise Unusable(f"The signing key {sign_key} can't be read: {error.strerror}.") from error
+    return written(sign(key, signer, digest_of(folder), manifest_digest))
+
+
+def upload(client: AdminClient, out: Printer, path: str, package: Package, pool: str | None = None) -> dict[str, Any]:
+    """Send a package to `path`, with a bar of its bytes; what the gateway answers. Raises CommandError."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    sources = [
+        (MANIFEST_FILE, package.manifest),
+        (CONFIG_FILE, package.folder / CONFIG_FILE),
+        (WEIGHTS_FILE, package.folder / WEIGHTS_FILE),
+    ]
+    fields = {"task": package.task} | ({"pool": pool} if pool else {})
+    with ExitStack() as stack, out.progress(*columns) as progress:
+        try:
+            total = sum(source.stat().st_size for _, source in sources)
+            bar = progress.add_task("Sending", total=total)
+            opened = [(name, stack.enter_context(Sent(source, bar, progress))) for name, source in sources]
+        except OSError as error:
+            raise Unusable(f"{package.folder} can't be read: {error.strerror}.") from error
+        files: list[tuple[str, Any]] = list(opened)
+        if package.signature is not None:
+            files.insert(1, (SIGNATURE_FILE, package.signature))
+        return client.upload(path, fields, files)
+
+
+class Sent(io.FileIO):
+    """A file that tells a bar how much of it was read."""
+
+    def __init__(self, path: Path, bar: Any, progress: Any) -> None:
+        super().__init__(path, "rb")
+        self._bar = bar
+        self._progress = progress
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As any file; at the end of the last one the gateway is verifying what came."""
+        data = super().read(-1 if size is None else size)
+        self._progress.update(self._bar, advance=len(data))
+        if self._progress.finished:
+            self._progress.update(self._bar, description="Verifying")
+        return data

@@ -1,0 +1,256 @@
+"""`apprentice state`: all that admins have set, as a file: for backups, for git, and for another cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway, read_json
+from gateway.cli.push import find_package, upload
+from gateway.cli.tables import Printer, Row, brief
+from gateway.cli.watch import Failed, evidence_rows
+from gateway.uploads import MANIFEST_FILE
+from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from serving.adapters.artifact import ArtifactError, digest_of
+
+state = typer.Typer(
+    help="Export, compare and apply all that admins have set: versions, aliases, rules and keys.", no_args_is_help=True
+)
+StateFile = Annotated[Path, typer.Argument(metavar="FILE", help="A state, as `state export` wrote it.")]
+Adapters = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder with the adapters' bytes, each under its digest."),
+]
+Prune = Annotated[bool, typer.Option("--prune", help="Remove aliases, rules and keys that are not in the file, too.")]
+ROUND_SECONDS = 60.0
+UNTOLD = ("salt", "previous", "manifest digest", "signed by")
+"""What is told of an object's change only where nothing else changes."""
+
+
+class Objects(StrEnum):
+    """The kinds of objects in a state."""
+
+    VERSIONS = "versions"
+    ALIASES = "aliases"
+    OVERRIDES = "overrides"
+    CALLERS = "callers"
+
+
+ONE: Mapping[str, str] = {"versions": "version", "aliases": "alias", "overrides": "override", "callers": "caller"}
+"""What one object of a kind is called."""
+
+
+@state.command()
+@asks_gateway
+def export(
+    client: AdminClient,
+    out: Printer,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; unset: to stdout.")
+    ] = None,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Fetch the bytes of all versions that are not retired into this folder, too."),
+    ] = None,
+    only: Annotated[
+        list[Objects] | None,
+        typer.Option(help="Export this kind of objects alone; may be given several times."),
+    ] = None,
+) -> None:
+    """Write all that admins have set as one JSON file. The same state is the same file, so that it can lie in git.
+
+    Keys are in it by the digests of their secrets. Bytes of adapters are not; --adapters fetches them.
+    """
+    told = client.get("/state", only=[kind.value for kind in only] if only else None)
+    text = json.dumps(told, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    if adapters is not None:
+        _fetch(client, out, told, adapters)
+    if output is None:
+        out.stdout.out(text, end="", highlight=False)
+        return
+    try:
+        partial = output.with_name(f".{output.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(output)
+    except OSError as error:
+        raise Unusable(f"{output} can't be written: {error.strerror}.") from error
+    if not out.answer(told):
+        counts = ", ".join(_counted(kind, told[kind]) for kind in Objects if kind in told)
+        out.say(f"Wrote {output}: {counts}.")
+
+
+def _counted(kind: Objects, part: dict[str, Any]) -> str:
+    return f"{len(part)} {kind if len(part) != 1 else ONE[kind]}"
+
+
+def _fetch(client: AdminClient, out: Printer, told: dict[str, Any], folder: Path) -> None:
+    """Each adapter's two files, and a manifest, in a folder of its digest; what is there already is left."""
+    wanted = {one["value"]["digest"]: one["value"] for one in _living(told)}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with out.progress(*columns) as progress:
+        for digest, version in progress.track(sorted(wanted.items()), description="Fetching adapters"):
+            target = folder / digest.removeprefix("sha256:")
+            try:
+                target.mkdir(parents=True, exist_ok=True)
+                if not _is_whole(target, digest):
+                    for name in (CONFIG_FILE, WEIGHTS_FILE):
+                        client.download(f"/store/{digest}/{name}", target / name)
+                    if not _is_whole(target, digest):
+                        raise Unusable(f"The bytes fetched into {target} are not {digest}: see the gateway's log.")
+                (target / MANIFEST_FILE).write_text(yaml.safe_dump(version["manifest"], sort_keys=False))
+            except OSError as error:
+                raise Unusable(f"{target} can't be written: {error.strerror}.") from error
+
+
+def _living(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The versions of a state that are not given up."""
+    versions: dict[str, dict[str, Any]] = told.get("versions") or {}
+    return (one for one in versions.values() if one["value"] and one["value"]["state"] not in ("draining", "retired"))
+
+
+def _is_whole(folder: Path, digest: str) -> bool:
+    try:
+        return digest_of(folder) == digest
+    except (ArtifactError, OSError):
+        return False
+
+
+@state.command()
+@asks_gateway
+def diff(
+    client: AdminClient,
+    out: Printer,
+    file: StateFile,
+    prune: Prune = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with exit code 1 where the file differs from what is there.")
+    ] = False,
+) -> None:
+    """Compare a file with what is there now, and tell what `state apply` would do. Nothing is changed."""
+    told = _compare(client, read_json(file), prune)
+    if not out.answer(told):
+        _tell(out, told)
+    if exit_code and told["changes"]:
+        raise typer.Exit(1)
+
+
+@state.command("apply")
+@asks_gateway
+def apply_file(
+    client: AdminClient,
+    out: Printer,
+    file: StateFile,
+    adapters: Adapters = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Apply it though objects were changed since the file was written.")
+    ] = False,
+    prune: Prune = False,
+    wait: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, max=86_400.0, help="How long versions may take to be placed."),
+    ] = 600.0,
+) -> None:
+    """Bring what is there to what is in the file: make versions, place those that an alias needs, then move aliases.
+
+    Nothing is done where any of it can't be: an object that was changed since the export (--force overrules that),
+    another base model, bytes that the store does not have.
+
+    Aliases, rules and keys move together, in one step, at the end.
+    """
+    content = read_json(file)
+    told = _compare(client, content, prune)
+    if dry_run:
+        if not out.answer(told):
+            _tell(out, told)
+        return
+    _upload_missing(client, out, content, told, adapters)
+    body = {"state": content, "force": force, "prune": prune}
+    applied: list[dict[str, Any]] = []
+    left = wait
+    while True:
+        patience = min(left, ROUND_SECONDS)
+        answer = client.post("/state/apply", {**body, "wait_seconds": patience})
+        applied += answer["applied"]
+        left -= patience
+        if not answer["pending"] or left <= 0:
+            break
+        out.note(f"Waiting for {_names(answer['pending'])} to be placed.")
+    out.answer({"applied": applied, "pending": answer["pending"]})
+    if answer["pending"]:
+        text = f"{_names(answer['pending'])} not placed after {wait:g} s: aliases, rules and keys are as they were"
+        raise Failed(
+            f"{text}. Apply it again to go on, or see: apprentice adapters why {_names(answer['pending'][:1])}"
+        )
+    if not out.json_only:
+        _tell(out, {"changes": applied, "kept": []}, done=True)
+
+
+def _compare(client: AdminClient, content: dict[str, Any], prune: bool) -> dict[str, Any]:
+    return client.post("/state/diff", content, prune=str(prune).lower())
+
+
+def _upload_missing(
+    client: AdminClient, out: Printer, content: dict[str, Any], told: dict[str, Any], adapters: Path | None
+) -> None:
+    """Send the bytes that the store does not have. Raises CommandError, before anything is applied."""
+    sent: set[str] = set()
+    for change in told["changes"]:
+        digest = change.get("missing")
+        if digest is None or digest in sent:
+            continue
+        if adapters is None:
+            text = (
+                f"The gateway's store has no bytes of {change['name']} ({digest}): give their folder with --adapters."
+            )
+            raise Unusable(text)
+        folder = adapters / digest.removeprefix("sha256:")
+        if not _is_whole(folder, digest):
+            raise Unusable(f"{folder} does not hold the bytes of {change['name']} ({digest}).")
+        version = content["versions"][change["name"]]["value"]
+        package = find_package(folder, version["task"], None, None, "")
+        upload(client, out, "/state/adapters", package, version["pool"])
+        sent.add(digest)
+        out.note(f"Sent the bytes of {change['name']}.")
+
+
+def _names(changes: list[dict[str, Any]]) -> str:
+    return ", ".join(change["name"] for change in changes)
+
+
+def _tell(out: Printer, told: dict[str, Any], done: bool = False) -> None:
+    if not told["changes"]:
+        out.say("There is nothing to do: what is there is what is in the file.")
+    else:
+        out.table(("step", "kind", "name", "what", "note"), (_row(change, done) for change in told["changes"]))
+    if told["kept"]:
+        names = ", ".join(one["name"] for one in told["kept"])
+        out.note(f"Not in the file, and left as they are: {names}.")
+
+
+def _row(change: dict[str, Any], done: bool) -> Row:
+    note, what = change["note"], "" if change["action"] == "conflict" else _what(change)
+    if change.get("missing"):
+        note = f"its bytes ({brief(change['missing'])}) are to be sent with --adapters"
+    elif change["stale"] and not done:
+        note = f"changed since: at generation {change['generation']}, the file has {change['expected_generation']}"
+    return change["action"], ONE[change["kind"]], change["name"], what, note
+
+
+def _what(change: dict[str, Any]) -> str:
+    """What changes about an object, in a line."""
+    before, after = (dict(evidence_rows(change[side])) if change[side] else {} for side in ("before", "after"))
+    names = [name for name in before | after if before.get(name, "-") != after.get(name, "-")]
+    told = [name for name in names if name not in UNTOLD] or names
+    if before and after:
+        parts = [f"{name} {brief(before.get(name, '-'))} → {brief(after.get(name, '-'))}" for name in told]
+    else:
+        parts = [f"{name} {brief((before or after)[name])}" for name in told]
+    return ", ".join(parts)[:160]

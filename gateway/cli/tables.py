@@ -1,0 +1,142 @@
+"""What a command prints: tables for people on a terminal, plain columns elsewhere, or the API's JSON alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+Row = Sequence[Any]
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+STYLES: Mapping[str, str] = {
+    "active": "bold green",
+    "ready": "green",
+    "canary": "yellow",
+    "shadow": "yellow",
+    "standby": "cyan",
+    "quarantined": "bold red",
+    "failed": "bold red",
+    "retired": "dim",
+    "down": "bold red",
+}
+"""How a state's name looks on a terminal."""
+
+
+class Printer:
+    """Prints a command's answer to stdout, and what happens meanwhile to stderr."""
+
+    def __init__(self, json_only: bool) -> None:
+        self.json_only = json_only
+        self.stdout = Console(highlight=False)
+        self.stderr = Console(stderr=True, highlight=False)
+
+    def answer(self, told: Mapping[str, Any]) -> bool:
+        """With --json, print what the API told; whether it did, so that nothing else is to be printed."""
+        if self.json_only:
+            self.stdout.out(json.dumps(told, indent=2, ensure_ascii=False), highlight=False)
+        return self.json_only
+
+    def say(self, text: str) -> None:
+        """A line of the answer."""
+        self.stdout.print(Text(readable(text)), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A line beside the answer: what was done, or goes on."""
+        if not self.json_only:
+            self.stderr.print(Text(readable(text)), soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Row]) -> None:
+        """A table. Where stdout is no terminal: columns of text, without a frame and without colours."""
+        cells = [[readable(cell) for cell in row] for row in rows]
+        if self.stdout.is_terminal:
+            self.stdout.print(framed(columns, cells))
+            return
+        for line in plain_lines(columns, cells):
+            self.stdout.out(line, highlight=False)
+
+    def pairs(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """Names and values, one pair a line; a value that is None is left out."""
+        kept = [(name, readable(value)) for name, value in pairs if value not in (None, "")]
+        width = max((len(name) for name, _ in kept), default=0)
+        for name, value in kept:
+            line = Text(f"{name.ljust(width)}  ", style="dim")
+            self.stdout.print(line.append(Text(value, style=STYLES.get(value, "not dim"))), soft_wrap=True)
+
+    @contextmanager
+    def progress(self, *columns: Any) -> Iterator[Progress]:
+        """A bar on stderr, while the block runs: on a terminal alone, and never with --json."""
+        shown = self.stderr.is_terminal and not self.json_only
+        with Progress(*columns, console=self.stderr, transient=True, disable=not shown) as progress:
+            yield progress
+
+
+def framed(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
+    """A table for a terminal."""
+    table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for row in cells:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def plain_lines(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table as lines: the columns' names, then a line a row; two spaces between columns."""
+    rows = [[name.upper() for name in columns], *cells]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def readable(value: Any) -> str:
+    """A value as people read it. What a terminal would take as a command is no longer one: texts come from others."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))
+
+
+def brief(value: str) -> str:
+    """A value, and of a digest as much as tells it from others."""
+    return f"{value[:19]}…" if DIGEST.fullmatch(value) else value
+
+
+def share(part: float | None) -> str:
+    """A share of requests, in per cent."""
+    return f"{100 * part:g} %" if part else "-"
+
+
+def size(size_bytes: int) -> str:
+    """A size in bytes, kB or MB."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    return f"{size_bytes / 1000:.0f} kB" if size_bytes < 1_000_000 else f"{size_bytes / 1_000_000:.1f} MB"
+
+
+def moment(unix_seconds: float | None) -> str:
+    """A time in UTC, to the second."""
+    if not unix_seconds:
+        return "-"
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def since(unix_seconds: float | None) -> str:
+    """How long ago a time is, in its greatest unit."""
+    if not unix_seconds:
+        return "-"
+    seconds = max(0.0, time.time() - unix_seconds)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,153 @@
+"""Waiting for what a gateway does by itself: a version that is being placed, a canary that is being judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+from urllib.parse import quote
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from gateway.cli.admin_client import AdminClient, CommandError
+from gateway.cli.tables import Printer, framed, readable, share, since
+from serving.adapters.registry import PLACED
+
+POLL_SECONDS = 0.5
+VERDICTS: Mapping[str, str] = {
+    "continue": "none yet",
+    "hold": "held, for people to judge",
+    "promote": "promote",
+    "roll_back": "roll back",
+}
+"""A verdict in words."""
+CANARY_POLL_SECONDS = 1.0
+
+
+class Failed(CommandError):
+    """What was waited for came to nothing; the text says why."""
+
+    exit_code = 1
+
+
+def wait(seconds: float) -> None:
+    """Let time pass."""
+    time.sleep(seconds)  # noqa: TID251 - a command waits for a gateway: it has no event loop to block
+
+
+def until_placed(client: AdminClient, out: Printer, told: dict[str, Any], wait_seconds: float) -> dict[str, Any]:
+    """The version once it is no longer staging, or as it is when `wait_seconds` are over. Raises CommandError."""
+    name = str(told["version"])
+    deadline = time.monotonic() + wait_seconds
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:g} of {task.total:g} replicas"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[hint]}"),
+    )
+    with out.progress(*columns) as progress:
+        bar = progress.add_task(f"Placing {name}", total=1, hint="")
+        while told["state"] == "staging" and time.monotonic() < deadline:
+            total, done = len(told["wanted"]) or 1, len(told["ready"])
+            progress.update(bar, total=total, completed=done, hint=_hint(told).replace("[", "("))
+            wait(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+            told = client.get(f"/adapters/{quote(name, safe='@')}")
+    return told
+
+
+def _hint(told: dict[str, Any]) -> str:
+    """What the replicas that are not ready yet are about."""
+    states = [f"{one['replica']} {one['state']}" for one in told["placements"] if one["state"] != "ready"]
+    return readable(", ".join(states))[:100]
+
+
+def see_that_it_is_placed(told: dict[str, Any], wait_seconds: float) -> str:
+    """A sentence about where a version is placed. Raises Failed where it is not, though it was waited for."""
+    name, state = told["version"], told["state"]
+    ready, wanted = len(told["ready"]), len(told["wanted"])
+    if state in PLACED:
+        return f"{name} is {state}, on {ready} of {wanted} replicas."
+    if state == "staging" and not wait_seconds:
+        return f"{name} is being loaded and probed. See how far it is: apprentice adapters show {name}"
+    if state == "staging":
+        text = (
+            f"{name} is on {ready} of {wanted} replicas after {wait_seconds:g} s, and still being loaded: {_hint(told)}"
+        )
+        raise Failed(f"{text}. See why: apprentice adapters why {name}")
+    notes = [told.get("note"), *(one.get("note") for one in told["placements"])]
+    said = "; ".join(dict.fromkeys(str(note) for note in notes if note)) or "no replica took it"
+    raise Failed(f"{name} could not be placed and is {state}: {said.rstrip('.')}.")
+
+
+def until_judged(client: AdminClient, out: Printer, alias: dict[str, Any], version: str) -> dict[str, Any]:
+    """The task's `alias` once the canary has ended, or is held for people to judge; how it stands meanwhile, live."""
+    on_terminal = out.stderr.is_terminal and not out.json_only
+    last = ""
+    with Live(console=out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext() as live:
+        while True:
+            rollout = alias.get("rollout")
+            if rollout is None or rollout["version"] != version or rollout["verdict"] == "hold":
+                return alias
+            if live is not None:
+                parts = [Text(line) for line in canary_lines(alias)]
+                columns, rows = evidence_table(rollout["evidence"])
+                live.update(Group(*parts, framed(columns, rows), Text("Ctrl-C ends the watching alone.")), refresh=True)
+            elif (line := " ".join(canary_lines(alias))) != last:
+                out.note(line)
+                last = line
+            wait(CANARY_POLL_SECONDS)
+            alias = client.get(f"/aliases/{quote(alias['task'], safe='')}")
+
+
+def canary_lines(alias: dict[str, Any]) -> list[str]:
+    """Sentences about a canary under way."""
+    rollout = alias["rollout"]
+    begun = f"since {since(rollout['started_at'])}, by {rollout['by']}"
+    lines = [f"Canary: {rollout['version']} has {share(rollout['share'])} of {alias['task']}, {begun}."]
+    if rollout["plan"] is None:
+        return [*lines, "It has no plan: promote or rollback ends it."]
+    verdict = VERDICTS.get(rollout["verdict"], rollout["verdict"])
+    return [*lines, f"Verdict: {verdict}. {rollout['because']}".strip()]
+
+
+def evidence_table(evidence: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """What a verdict rests on, a row for each signal: the tests' e-values, each beside the one that would show it."""
+    columns = ("signal", "pairs", "canary minus active", "shown worse", "shown no worse", "needed")
+    return columns, [_signal_row(name, seen) for name, seen in (evidence.get("signals") or {}).items()]
+
+
+def _signal_row(name: str, seen: dict[str, Any]) -> list[str]:
+    mean = seen["mean_difference"]
+    if name == "latency":
+        slower = seen.get("share_slower")
+        difference = "-" if slower is None else f"{slower:.0%} over {seen['ratio']:g} times as long"
+    else:
+        difference = "-" if mean is None else f"{100 * mean:+.1f} points"
+    row = [name, seen["pairs"], difference, _test(seen["harm"]), _test(seen["no_worse"]), seen["required"]]
+    return [readable(cell) for cell in row]
+
+
+def _test(test: dict[str, Any]) -> str:
+    if test["threshold"] is None:
+        return "not looked at"
+    told = f"e {test['e_value']:.3g} of {test['threshold']:.3g}"
+    return f"yes, {told}" if test["shown"] else told
+
+
+def evidence_rows(evidence: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """All that a JSON value holds, a row for each part, named by its place in it."""
+    if isinstance(evidence, dict):
+        for key, value in evidence.items():
+            yield from evidence_rows(value, f"{name} {key}".strip())
+    elif isinstance(evidence, list) and any(isinstance(one, dict | list) for one in evidence):
+        for at, value in enumerate(evidence, 1):
+            yield from evidence_rows(value, f"{name} {at}".strip())
+    else:
+        value = ", ".join(map(readable, evidence)) if isinstance(evidence, list) else readable(evidence)
+        yield name.replace("_", " "), value or "-"

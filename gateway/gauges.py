@@ -1,0 +1,82 @@
+"""Gauges that are read from the House when Prometheus asks, and kept by nobody."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+
+from gateway.house import House
+from serving.adapters.placement import HELD
+
+WRITE_SECONDS_MAX = 5.0
+"""A record that waits for longer says that Redis takes no writes, even where it can be read."""
+
+
+def read_gauges(house: House) -> None:
+    """Tell the meters where to read them."""
+    meters, fleet = house.meters, house.fleet
+    replicas = fleet.replicas.values()
+    meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in replicas})
+    meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in replicas})
+    meters.records_pending.read_from(lambda: len(house.records))
+    meters.records_oldest_seconds.read_from(house.records.oldest_seconds)
+    meters.snapshot_generation.read_from(lambda: house.snapshot.current.generation)
+    meters.snapshot_age_seconds.read_from(house.snapshot.age_seconds)
+    meters.redis_up.read_from(
+        lambda: float(
+            house.snapshot.age_seconds() < 3 * house.settings.snapshot_interval_seconds + 1
+            and house.records.oldest_seconds() < WRITE_SECONDS_MAX
+        )
+    )
+    meters.feedback_coverage_ratio.read_from(house.coverage.ratios)
+    meters.adapter_info.read_from(lambda: _adapter_info(house))
+    meters.adapter_placements.read_from(lambda: _placements(house))
+    meters.adapter_loads_left.read_from(lambda: _loads_left(house))
+    meters.adapter_working_set_ratio.read_from(lambda: _places_wanted(house))
+    meters.replica_cordoned.read_from(lambda: {(r.config.pool, r.name): float(r.cordoned) for r in replicas})
+    meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
+
+
+def _adapter_info(house: House) -> dict[tuple[str, ...], float]:
+    return {
+        (v.task, v.name, v.pool, v.digest.removeprefix("sha256:")[:12], v.state): 1.0
+        for v in house.snapshot.current.versions.values()
+        if v.state != "retired"
+    }
+
+
+def _placements(house: House) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    snapshot = house.snapshot.current
+    for version in snapshot.versions.values():
+        if version.state == "retired":
+            continue
+        for replica in house.fleet.in_pool(version.pool):
+            placement = snapshot.placements.get((replica.name, version.name))
+            place = (version.name, placement.state if placement else "absent")
+            found[place] = found.get(place, 0.0) + 1
+    return found
+
+
+def _loads_left(house: House) -> dict[tuple[str, ...], float]:
+    placements = house.snapshot.current.placements
+    return {
+        (replica.config.pool, replica.name): float(house.reconciler.capacity(replica, placements).loads_left)
+        for pool in house.bases
+        for replica in house.fleet.in_pool(pool)
+        if replica.up
+    }
+
+
+def _places_wanted(house: House) -> dict[tuple[str, ...], float]:
+    """The working set: how full each replica is of versions that are to be loaded there, from 0 to 1."""
+    snapshot = house.snapshot.current
+    found: dict[tuple[str, ...], float] = {}
+    for pool in house.bases:
+        for replica in house.fleet.in_pool(pool):
+            wanted = sum(
+                1
+                for (on, name), placement in snapshot.placements.items()
+                if on == replica.name and placement.state in HELD and name in snapshot.versions
+            )
+            found[pool, replica.name] = wanted / house.reconciler.capacity(replica, {}).places
+    return found

@@ -1,0 +1,128 @@
+"""Engines started anew, one of a pool at a time, so that what they have of unloaded versions goes with them.
+
+A replica that is being recycled gets no new requests; its answers finish; its engine is restarted at its `recycle_url`;
+the reconciler loads and probes its versions again; then it gets requests again. How far it is stands beside its cordon
+in Redis, so that another gateway goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import msgspec
+
+from gateway.house import House
+from gateway.presence import Roll
+from serving.adapters.placement import HELD, Placement
+from serving.replica import Replica
+from serving.shelf import Stale
+
+log = logging.getLogger(__name__)
+RESTART_TIMEOUT_SECONDS = 30.0
+BACK_SECONDS_MAX = 900.0
+"""A replica that is not back with all its versions by then stays cordoned, for people to look at."""
+
+
+class Cordon(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a replica gets no requests, by whom and since when (Unix seconds).
+
+    For one that is being recycled: the engine process that is to go, and when it was told to.
+    """
+
+    reason: str = ""
+    by: str = ""
+    at: float = 0.0
+    recycle: bool = False
+    life: str = ""
+    restarted_at: float = 0.0
+    stuck: bool = False
+
+
+async def recycle_some(house: House, roll: Roll, generation: int) -> None:
+    """One step for each replica that is being recycled; begins with one where ghosts take the last room. Raises
+    RedisError."""
+    await house.snapshot.refresh()
+    raw = await house.cordons.all()
+    cordons = {name: msgspec.convert(told, Cordon) for name, told in raw.items() if name in house.fleet.replicas}
+    for name, cordon in cordons.items():
+        if cordon.recycle and not cordon.stuck:
+            with contextlib.suppress(Stale):  # an admin has changed it meanwhile
+                await _go_on(house, roll, generation, house.fleet.replicas[name], cordon)
+    for pool in house.bases:
+        replicas = house.fleet.in_pool(pool)
+        if not any(replica.name in cordons for replica in replicas):
+            full = _fullest(house, replicas)
+            if full is not None:
+                await begin(house, full, "system", "ghosts take its last room: it is being recycled")
+
+
+async def begin(house: House, replica: Replica, by: str, reason: str) -> None:
+    """Have a replica recycled. Raises RedisError."""
+    kept = (await house.cordons.generations()).get(replica.name, 0)
+    with contextlib.suppress(Stale):  # another was faster
+        await _note(house, replica.name, Cordon(reason=reason, by=by, at=time.time(), recycle=True), kept)
+        await house.audit.append(by, "replica.recycle", replica.name, after={"reason": reason})
+
+
+def _fullest(house: House, replicas: list[Replica]) -> Replica | None:
+    """A replica that takes no more loads because of ghosts, if the others of its pool serve all that it does."""
+    placements = house.snapshot.current.placements
+    for replica in replicas:
+        full = house.reconciler.capacity(replica, placements)
+        others = [other for other in replicas if other is not replica and other.up]
+        if not replica.up or replica.config.recycle_url is None or full.loads_left or not full.ghosts or not others:
+            continue
+        if replica.loaded <= frozenset().union(*(other.loaded for other in others)):
+            return replica
+    return None
+
+
+async def _go_on(house: House, roll: Roll, generation: int, replica: Replica, cordon: Cordon) -> None:
+    """Restart it once nobody has anything under way there; give it requests again once all of it is back."""
+    now = time.time()
+    kept = (await house.cordons.generations()).get(replica.name, 0)
+    if not cordon.restarted_at:
+        overdue = now - cordon.at > house.fleet.pools[replica.config.pool].drain_seconds_max
+        if roll.idle(replica.name, None, generation) or overdue:
+            told = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now)
+            kept = await _note(house, replica.name, told, kept)
+            if why := await _restart(house, replica):
+                await _give_up(house, replica, told, kept, f"the call to its recycle_url failed ({why})")
+    elif replica.up and replica.life != cordon.life and _is_whole(house.snapshot.current.placements, replica):
+        await house.cordons.delete(replica.name, kept)
+        seconds = round(now - cordon.at, 1)
+        await house.audit.append("system", "replica.uncordon", replica.name, after={"recycled_in_seconds": seconds})
+    elif now - cordon.restarted_at > BACK_SECONDS_MAX:
+        await _give_up(house, replica, cordon, kept, "it did not come back from being recycled")
+
+
+async def _give_up(house: House, replica: Replica, cordon: Cordon, generation: int, why: str) -> None:
+    reason = f"{why}: look at its engine, then uncordon it"
+    log.error("replica %s: %s", replica.name, reason)
+    await _note(house, replica.name, msgspec.structs.replace(cordon, reason=reason, stuck=True), generation)
+
+
+def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica) -> bool:
+    """Whether every version that is to be there is ready on the engine process of now."""
+    held = [p for (on, _), p in placements.items() if on == replica.name and p.state in HELD | {"failed"}]
+    return all(p.state == "ready" and p.life == replica.life for p in held)
+
+
+async def _restart(house: House, replica: Replica) -> str:
+    """Why it could not be asked to; empty where it was."""
+    try:
+        answer = await house.http.post(replica.config.recycle_url or "", timeout=RESTART_TIMEOUT_SECONDS)
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        return str(error).split("\n")[0][:200] or type(error).__name__
+    return ""
+
+
+async def _note(house: House, name: str, cordon: Cordon, generation: int) -> int:
+    told: dict[str, Any] = msgspec.to_builtins(cordon)
+    return await house.cordons.put(name, told, generation)

@@ -1,0 +1,273 @@
+"""Canaries that are judged by themselves: reads the record and feedback streams, and promotes or rolls back.
+
+The verdict is `monitoring.degradation.rollout`'s, and depends on what was read alone. How far the streams were read is
+kept with it in one value in Redis: another gateway goes on where this one stopped, and comes to the same verdict.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.house import House
+from gateway.ledger import digest
+from gateway.settings import FeedbackMetricSettings
+from gateway.trials import normal
+from monitoring.degradation import rollout
+from monitoring.degradation.rollout import Outcome, Plan, ShadowPair, Verdict
+from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
+from monitoring.records import AttemptRecord, PairRecord, Record
+from serving.adapters.registry import AliasEntry, RegistryError
+from serving.adapters.registry import Rollout as Begun
+from serving.shelf import Stale
+
+log = logging.getLogger(__name__)
+BATCH_MAX = 1000
+BATCHES_MAX = 50
+JUDGED_MAX = 2000
+PAIR_SECONDS = 7 * 86_400
+OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
+"""Faults of an attempt that say nothing of the version that was asked."""
+
+
+class Seen(msgspec.Struct):
+    """What a verdict looks at in a record."""
+
+    model_asked: str
+    outcome: str
+    override_id: str | None = None
+    task: str | None = None
+    version: str | None = None
+    purpose: str = "serve"
+    attempts: list[AttemptRecord] = []
+    duration_seconds: float = 0.0
+    contract_kept: bool | None = None
+    pair: PairRecord | None = None
+
+
+class Judged(msgspec.Struct, kw_only=True):
+    """How a canary stands: the test's state, how far each stream was read, and what was decided. Kept as JSON."""
+
+    id: str
+    state: rollout.Rollout
+    records_read: str
+    feedback_read: str
+    given: list[str] = []
+    demonstrated: list[str] = []
+    action: str = "continue"
+    because: str = ""
+    evidence: dict[str, Any] = {}
+    held: bool = False
+
+
+class Rollouts:
+    """Judges the canaries that have a plan. Owner of how each of them stands; one gateway's duty at a time."""
+
+    def __init__(self, redis: Redis, secret: bytes) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._secret = secret
+
+    async def shown(self, task: str, begun: Begun) -> dict[str, Any]:
+        """How a canary stands: its verdict so far, why, and the evidence."""
+        judged = await self._read(task, begun)
+        return {"verdict": judged.action, "because": judged.because, "evidence": judged.evidence}
+
+    async def step(self, house: House) -> None:
+        """Judge every canary by what has come since, and act on the verdicts. Raises RedisError."""
+        for task, alias in (await house.registry.aliases()).items():
+            if alias.rollout is not None and alias.rollout.plan is not None:
+                await self._judge(house, task, alias, alias.rollout)
+
+    async def _judge(self, house: House, task: str, alias: AliasEntry, begun: Begun) -> None:
+        plan = msgspec.convert(begun.plan, Plan)
+        judged = await self._read(task, begun)
+        arms = {begun.version: "canary", alias.leading: "active"}
+        await self._take_records(judged, plan, task, arms)
+        await self._take_feedback(house, judged, plan, task, arms)
+        found = rollout.verdict(judged.state, plan, time.time() - begun.started_at)
+        judged.action, judged.because, judged.evidence = found.action, found.because, found.evidence
+        await self._redis.set(_key(task), msgspec.json.encode(judged))
+        await self._act(house, task, begun, judged, found)
+
+    async def _act(self, house: House, task: str, begun: Begun, judged: Judged, found: Verdict) -> None:
+        """Do as the verdict says, once, and with its evidence in the audit."""
+        if found.action == "continue" or (found.action == "hold" and judged.held):
+            return
+        alias, generation = await house.registry.alias(task)
+        if alias is None or alias.rollout != begun:
+            return
+        try:
+            if found.action == "promote":
+                generation = await house.registry.promote(task, begun.version, generation)
+            elif found.action == "roll_back":
+                generation = await house.registry.roll_back(task, None, generation, quarantine=found.because)
+        except (Stale, RegistryError) as error:
+            log.warning("the verdict on %s was not carried out: %s", begun.version, error)
+            return
+        judged.held = found.action == "hold"
+        await self._redis.set(_key(task), msgspec.json.encode(judged))
+        house.meters.rollout_verdicts.add(1, task, found.action)
+        log.warning("canary %s: %s. %s", begun.version, found.action, found.because)
+        action = {"promote": "alias.promote", "roll_back": "alias.rollback", "hold": "alias.hold"}[found.action]
+        await house.audit.append(
+            "system",
+            action,
+            task,
+            before=alias.weights,
+            after={"version": begun.version, "action": found.action, "because": found.because},
+            evidence=found.evidence,
+            generation=generation,
+        )
+
+    async def _take_records(self, judged: Judged, plan: Plan, task: str, arms: dict[str, Any]) -> None:
+        for _ in range(BATCHES_MAX):
+            rows = await self._redis.xrange(RECORDS_STREAM_KEY, f"({judged.records_read}", "+", count=BATCH_MAX)
+            for entry, fields in rows:
+                judged.records_read = entry.decode()
+                seen = msgspec.json.decode(fields[b"record"], type=Seen)
+                if seen.task != task:
+                    continue
+                if seen.purpose == "shadow":
+                    pair = _pair(seen, arms)
+                    judged.state = rollout.observe_pair(judged.state, plan, pair) if pair else judged.state
+                    continue
+                outcome = _outcome(seen, arms)
+                judged.state = rollout.observe(judged.state, plan, outcome) if outcome else judged.state
+            if len(rows) < BATCH_MAX:
+                return
+
+    async def _take_feedback(self, house: House, judged: Judged, plan: Plan, task: str, arms: dict[str, Any]) -> None:
+        for _ in range(BATCHES_MAX):
+            rows = await self._redis.xrange(FEEDBACK_STREAM_KEY, f"({judged.feedback_read}", "+", count=BATCH_MAX)
+            for entry, fields in rows:
+                judged.feedback_read = entry.decode()
+                index = [*fields[b"index"].decode().split("\n"), "", "", ""]
+                request, said = fields[b"request"].decode(), msgspec.json.decode(fields[b"feedback"])
+                if index[1] != task or index[2] not in arms:
+                    continue
+                if said.get("demonstration") is not None:
+                    await self._take_demonstration(judged, plan, request, said["demonstration"], arms)
+                if plan.feedback_metric is None or said.get("metric") != plan.feedback_metric:
+                    continue
+                bad = badness(house.settings.feedback_metrics[plan.feedback_metric], said.get("value"))
+                if bad is None or request in judged.given or not await _was_drawn(house, request):
+                    continue
+                judged.given = [*judged.given[-JUDGED_MAX + 1 :], request]  # the first word on a request counts
+                judged.state = rollout.observe(judged.state, plan, Outcome(arm=arms[index[2]], badness=bad))
+            if len(rows) < BATCH_MAX:
+                return
+
+    async def _take_demonstration(
+        self, judged: Judged, plan: Plan, request: str, demonstration: Any, arms: dict[str, Any]
+    ) -> None:
+        """The right answer to a request that was shadowed judges both arms, once."""
+        raw = await self._redis.get(_pair_key(request))
+        if raw is None or request in judged.demonstrated:
+            return
+        judged.demonstrated = [*judged.demonstrated[-JUDGED_MAX + 1 :], request]
+        texts: dict[str, str] = msgspec.json.decode(raw)
+        by_arm = {arms[version]: told for version, told in texts.items() if version in arms}
+        if len(by_arm) == 2:
+            text = demonstration if isinstance(demonstration, str) else msgspec.json.encode(demonstration).decode()
+            right = digest(self._secret, normal(text))
+            pair = ShadowPair(canary_wrong=by_arm["canary"] != right, active_wrong=by_arm["active"] != right)
+            judged.state = rollout.observe_pair(judged.state, plan, pair)
+
+    async def keep_pair(self, shadow: Record) -> None:
+        """Remember the digests of what a version and its shadow answered, until somebody tells what is right.
+
+        Only where contracts don't tell it already: a pair is judged once. Raises RedisError.
+        """
+        pair, version = shadow.pair, shadow.version
+        if pair is None or not pair.text_digest or version is None or shadow.shadow_of is None:
+            return
+        if _is_judged_by_contract(shadow) or _says_nothing(shadow.attempts):
+            return
+        texts = {version: shadow.text_digest or "", pair.version: pair.text_digest}
+        await self._redis.set(_pair_key(shadow.shadow_of), msgspec.json.encode(texts), ex=PAIR_SECONDS)
+
+    async def _read(self, task: str, begun: Begun) -> Judged:
+        """How the canary stands; one that has just begun stands at the beginning."""
+        raw = await self._redis.get(_key(task))
+        known = msgspec.json.decode(raw, type=Judged) if raw else None
+        name = f"{begun.version} {begun.started_at}"
+        if known is not None and known.id == name:
+            return known
+        start = f"{int(begun.started_at * 1000)}-0"
+        plan = msgspec.convert(begun.plan or {}, Plan)
+        return Judged(id=name, state=rollout.start(plan), records_read=start, feedback_read=start)
+
+
+def _key(task: str) -> str:
+    return f"apprentice:rollout:{task}"
+
+
+def _pair_key(request: str) -> str:
+    return f"apprentice:pair:{request}"
+
+
+def _outcome(seen: Seen, arms: dict[str, Any]) -> Outcome | None:
+    """What a record says of an arm: of the version that was asked first. None where it says nothing of either."""
+    asked = seen.attempts[0] if seen.attempts else None
+    if asked is None or asked.version not in arms or not _is_drawn(seen) or seen.outcome == "cancelled":
+        return None
+    if _says_nothing(seen.attempts):
+        return None
+    arm = arms[asked.version]
+    if seen.version != asked.version or seen.outcome != "ok":
+        return Outcome(arm=arm, error=True)
+    broken = None if seen.contract_kept is None else not seen.contract_kept
+    return Outcome(arm=arm, error=False, contract_broken=broken, latency_seconds=seen.duration_seconds)
+
+
+def _pair(seen: Seen, arms: dict[str, Any]) -> ShadowPair | None:
+    """Both arms' answers to one request, judged by their contract; None where one has none, or is of neither arm."""
+    if seen.pair is None or seen.version not in arms or seen.pair.version not in arms:
+        return None
+    if not _is_judged_by_contract(seen) or _says_nothing(seen.attempts):
+        return None
+    shadow_wrong = seen.outcome != "ok" or seen.contract_kept is False
+    served_wrong = not seen.pair.contract_kept
+    if arms[seen.version] == "canary":
+        return ShadowPair(canary_wrong=shadow_wrong, active_wrong=served_wrong)
+    return ShadowPair(canary_wrong=served_wrong, active_wrong=shadow_wrong)
+
+
+def _is_judged_by_contract(shadow: Seen | Record) -> bool:
+    """Whether contracts tell which of a pair's answers is wrong; a shadow that failed is. Else a demonstration may."""
+    if shadow.pair is None or shadow.pair.contract_kept is None:
+        return False
+    return shadow.outcome != "ok" or shadow.contract_kept is not None
+
+
+def _says_nothing(attempts: list[AttemptRecord]) -> bool:
+    return bool(attempts) and attempts[0].fault in OUR_FAULTS
+
+
+def _is_drawn(seen: Seen | Record) -> bool:
+    """Whether chance decided which arm a request went to: no caller who pinned it, and no admin's rule."""
+    return "@" not in seen.model_asked and seen.override_id is None
+
+
+async def _was_drawn(house: House, request: str) -> bool:
+    record = await house.record_stream.read(request)
+    return record is not None and _is_drawn(record)
+
+
+def badness(metric: FeedbackMetricSettings, value: Any) -> float | None:
+    """How bad a value is, from 0 to 1; None for a metric without an order, or a float without bounds."""
+    if metric.kind == "boolean" and isinstance(value, bool):
+        good = float(value)
+    elif metric.kind == "float" and metric.minimum is not None and metric.maximum is not None:
+        span = metric.maximum - metric.minimum
+        if not isinstance(value, int | float) or span <= 0:
+            return None
+        good = min(1.0, max(0.0, (value - metric.minimum) / span))
+    else:
+        return None
+    return 1.0 - good if metric.better == "higher" else good

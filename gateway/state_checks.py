@@ -1,0 +1,181 @@
+"""What has to hold before a state is applied: each object has its form, and what it needs is here."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, cast
+
+import msgspec
+from pydantic import ValidationError
+
+from gateway.admin import CallerIn, OverrideIn
+from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller
+from gateway.errors import Problem
+from gateway.house import House
+from gateway.state_file import GIVEN_UP, Difference, Held, Kind, Objects
+from router.contract import ContractError, compile_contract
+from serving.adapters import manifest as manifests
+from serving.adapters.artifact import ArtifactError, verify
+from serving.adapters.manifest import ManifestError
+from serving.adapters.registry import AliasEntry, Version
+
+HASH = re.compile(r"[0-9a-f]{64}")
+RULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+
+
+def valid(file: Objects) -> Objects:
+    """The file, each of its objects in the one form of its kind. Raises Problem (400) that names the one at fault."""
+    found: dict[Kind, dict[str, Held]] = {}
+    for kind, section in file.items():
+        found[kind] = {}
+        for name, held in section.items():
+            try:
+                value = None if held.value is None else _formed(kind, name, held.value)
+            except (ValueError, KeyError, TypeError, ContractError, ManifestError, msgspec.ValidationError) as error:
+                said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                text = f"{kind}: {name[:80]} can't be used: {said.removeprefix('Value error, ').rstrip('.')}."
+                raise Problem("invalid_value", text, kind) from None
+            found[kind][name] = Held(held.generation, value)
+    return found
+
+
+def _formed(kind: Kind, name: str, value: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError (pydantic's too), KeyError, TypeError, ContractError, ManifestError, ValidationError."""
+    if kind == "versions":
+        version = msgspec.convert(value, Version)
+        _check_version(name, version)
+        return cast("dict[str, Any]", msgspec.to_builtins(version))
+    if kind == "aliases":
+        alias = msgspec.convert(value, AliasEntry)
+        _check_alias(name, alias)
+        return cast("dict[str, Any]", msgspec.to_builtins(alias))
+    if kind == "overrides":
+        if not RULE_NAME.fullmatch(name):
+            raise ValueError("a rule's name has letters, digits, - and _, at most 63")
+        return OverrideIn.model_validate(value).model_dump(exclude_none=True)
+    caller = Caller.from_json(name, value)
+    _check_caller(caller)
+    return caller.to_json()
+
+
+def _check_version(name: str, version: Version) -> None:
+    if (version.name, f"{version.task}@v{version.number}") != (name, name):
+        raise ValueError("its name, task and number do not belong together")
+    if version.state in GIVEN_UP:
+        return
+    told = manifests.from_json(version.manifest)
+    if (told.task, told.digest()) != (version.task, version.manifest_digest):
+        raise ValueError("its manifest is not the one that its manifest_digest names")
+    if told.contract is not None:
+        compile_contract(told.contract)
+
+
+def _check_alias(task: str, alias: AliasEntry) -> None:
+    names = [*alias.weights, *alias.shadow, *alias.previous, *([alias.rollout.version] if alias.rollout else [])]
+    if not alias.weights or abs(sum(alias.weights.values()) - 1) > 1e-6:
+        raise ValueError("the weights of an alias add up to 1")
+    if min(*alias.weights.values(), *alias.shadow.values(), 1.0) <= 0 or any(s > 1 for s in alias.shadow.values()):
+        raise ValueError("weights and shares are above 0, and at most 1")
+    if any(name.partition("@")[0] != task for name in names):
+        raise ValueError("an alias has versions of its own task alone")
+    if alias.rollout is not None and (len(alias.weights) < 2 or alias.rollout.version not in alias.weights):
+        raise ValueError("a canary is one of two versions or more that have weights")
+
+
+def _check_caller(caller: Caller) -> None:
+    if len(caller.public) != PUBLIC_LENGTH or not set(caller.public) <= set(ALPHABET):
+        raise ValueError(f"a key's public part has {PUBLIC_LENGTH} letters and digits")
+    if not HASH.fullmatch(caller.secret_digest):
+        raise ValueError("its secret_digest is no SHA-256 in 64 hex digits")
+    CallerIn(name=caller.name, role=caller.role, models=sorted(caller.models), expires_at=caller.expires_at)
+
+
+async def see_that_it_can_be_done(house: House, admin: Caller, steps: list[Difference], force: bool) -> None:
+    """Raises Problem for the first step that can't be taken, before any is."""
+    for step in steps:
+        if step.action == "conflict":
+            raise Problem("state_conflict", f"{step.name}: {step.note}.")
+        if step.stale and not force:
+            text = (
+                f"{step.kind}: {step.name} is at generation {step.generation}, and the file has {step.expected}: it "
+                "was changed since. Export the state again, or apply with force."
+            )
+            raise Problem("stale_generation", text)
+        _check_against_house(house, admin, step)
+    made = {step.name for step in steps if step.action == "create" and step.kind == "versions"}
+    for step in steps:
+        if step.kind == "aliases" and step.after is not None:
+            await _check_approver(house, admin, step, made)
+    for step in steps:
+        if step.kind == "versions" and step.action == "create" and (step.after or {})["state"] != "retired":
+            await _check_bytes(house, msgspec.convert(step.after, Version))
+
+
+def _check_against_house(house: House, admin: Caller, step: Difference) -> None:
+    after = step.after
+    if step.kind == "callers" and step.name == admin.public:
+        kept_parts = {key: (after or {}).get(key) for key in ("role", "secret_digest")}
+        if kept_parts != {key: (step.before or {}).get(key) for key in kept_parts}:
+            raise Problem("state_conflict", "It would take away the key that you apply it with: keep that in the file.")
+    if after is None:
+        return
+    task = step.name if step.kind == "aliases" else after.get("task")
+    if step.kind != "callers" and task is not None and task not in house.settings.tasks:
+        raise Problem("not_found", f"{step.name}: the configuration here has no task {str(task)[:80]!r}.", step.kind)
+    if step.kind == "versions" and step.action == "create" and after["state"] != "retired":
+        _check_base(house, msgspec.convert(after, Version))
+
+
+def _check_base(house: House, version: Version) -> None:
+    base = house.bases.get(version.pool)
+    if base is None:
+        raise Problem("state_conflict", f"{version.name} is for the pool {version.pool}, which takes no adapters here.")
+    if base.fingerprint != version.base_fingerprint:
+        text = (
+            f"{version.name} was trained on a base model with the fingerprint {version.base_fingerprint}, and the pool "
+            f"{version.pool} serves {base.fingerprint} here: it has to be trained on this base."
+        )
+        raise Problem("state_conflict", text)
+    most = house.settings.tasks[version.task].max_tokens_max
+    told = manifests.from_json(version.manifest)
+    if max(told.sampling.get("max_tokens", 0), told.blueprint.sampling.get("max_tokens", 0)) > most:
+        raise Problem(
+            "state_conflict", f"{version.name}: its manifest samples more than the task's {most} tokens here."
+        )
+    if house.settings.signing.required:
+        text = f"{version.name}: adapters must be signed here, and a state holds no signatures: push it, signed."
+        raise Problem("state_conflict", text)
+
+
+async def _check_approver(house: House, admin: Caller, step: Difference, made: set[str]) -> None:
+    """Raises Problem where who brings a version in would also release it, and may not."""
+    if not house.settings.release.approver_must_differ:
+        return
+    versions = await house.registry.versions()
+    for name in (step.after or {})["weights"]:
+        if name in made or (name in versions and versions[name].created_by == admin.public):
+            text = f"{name} comes in by this key: another admin has to apply the alias {step.name}."
+            raise Problem("approver_must_differ", text)
+
+
+async def _check_bytes(house: House, version: Version) -> None:
+    """Whether the store's bytes are the version's, and fit the pool's base here. Raises Problem (409, 422)."""
+    try:
+        if not house.store.holds(version.digest):
+            text = f"{version.name}: the store here has no {version.digest}. Upload it: state apply --adapters FOLDER."
+            raise Problem("state_conflict", text)
+        folder, base = house.store.path(version.digest), house.bases[version.pool]
+        artifact = await asyncio.to_thread(verify, folder, base, claimed_fingerprint=version.base_fingerprint)
+    except ArtifactError as error:
+        raise Problem("adapter_rejected", f"{version.name}: {error}") from error
+    if (artifact.digest, artifact.rank, artifact.size_bytes) != (version.digest, version.rank, version.size_bytes):
+        raise Problem("adapter_rejected", f"{version.name}: the store's copy of {version.digest} is another adapter.")
+
+
+def missing_bytes(house: House, step: Difference) -> str | None:
+    """The digest of the bytes that a version needs and the store has not."""
+    value = step.after or {}
+    if step.kind != "versions" or value["state"] == "retired" or house.store.holds(value["digest"]):
+        return None
+    return str(value["digest"])

@@ -1,0 +1,235 @@
+"""The state that admins have set, as one file that can lie in git: its form, and what differs from the present. Pure.
+
+    {"format": 1,
+     "versions":  {"returns@v1": {"generation": 3, "value": {…}}},
+     "aliases":   {"returns":    {"generation": 1, "value": {…}}},
+     "overrides": {…}, "callers": {…}}
+
+A kind that the file leaves out is left as it is. So is an object that it does not name, unless `prune` is asked for; a
+value of null removes one. Versions are never removed: their names stand for their bytes for good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
+
+import msgspec
+
+from serving.adapters.registry import PLACED, PREVIOUS_MAX, AliasEntry
+
+FORMAT = 1
+Kind = Literal["versions", "aliases", "overrides", "callers"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Action = Literal["create", "change", "remove", "retire", "stage", "conflict"]
+IDENTITY = ("task", "number", "pool", "digest", "base_fingerprint", "rank", "size_bytes", "manifest_digest")
+"""What a version's name stands for. It never changes."""
+GIVEN_UP = ("draining", "retired")
+SHOWN: Mapping[Kind, tuple[str, ...]] = {
+    "versions": ("state", "pool", "digest", "manifest_digest", "created_by", "signed_by"),
+    "callers": ("name", "role", "expires_at"),
+}
+"""What is shown of an object that is long or secret; all of the others."""
+
+
+class Held(NamedTuple):
+    """An object with its generation; a value of None: there is none, or none any more."""
+
+    generation: int
+    value: dict[str, Any] | None
+
+
+ABSENT = Held(0, None)
+Objects = Mapping[Kind, Mapping[str, Held]]
+"""Objects by kind and name. A kind that is not in it is not spoken of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One step from the present to the file. `generation` is the object's present one, `expected` the file's."""
+
+    kind: Kind
+    name: str
+    action: Action
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    generation: int
+    expected: int | None = None
+    note: str = ""
+
+    @property
+    def stale(self) -> bool:
+        """Whether the object has been changed since the file was written. One that never was here is not."""
+        return self.expected is not None and self.generation not in (0, self.expected)
+
+    def to_json(self) -> dict[str, Any]:
+        """As an admin sees it."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "action": self.action,
+            "before": shown(self.kind, self.before),
+            "after": shown(self.kind, self.after),
+            "generation": self.generation,
+            "expected_generation": self.expected,
+            "stale": self.stale,
+            "note": self.note,
+        }
+
+
+def shown(kind: Kind, value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An object without what is secret, and without a version's whole manifest."""
+    kept = SHOWN.get(kind)
+    return value if value is None or kept is None else {key: value.get(key) for key in kept}
+
+
+def written(objects: Objects) -> dict[str, Any]:
+    """The file's content, sorted by name, so that the same state is the same text. What is gone is left out."""
+    kinds: dict[str, Any] = {
+        kind: {
+            name: {"generation": held.generation, "value": held.value}
+            for name, held in sorted(objects[kind].items())
+            if held.value is not None
+        }
+        for kind in KINDS
+        if kind in objects
+    }
+    return {"format": FORMAT, **kinds}
+
+
+def digest_of(state: Mapping[str, Any]) -> str:
+    """`sha256:<hex>` of a file's content, whatever its layout."""
+    text = json.dumps(state, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def differences(present: Objects, file: Objects, prune: bool) -> list[Difference]:
+    """All steps from the present to the file, in the order in which they are taken."""
+    versions = list(_version_steps(present, file))
+    aliases = [_with_history(step) for step in _steps("aliases", present, file, prune, alias_content)]
+    others = [step for kind in KINDS[2:] for step in _steps(kind, present, file, prune, _json)]
+    created = [step for step in versions if step.action == "create"]
+    taken = {name for alias in _aliases_then(present, aliases) for name in _names(alias)}
+    given_up = [_unless_taken(step, taken) for step in versions if step.action != "create"]
+    return [*created, *_stagings(present, created, aliases), *aliases, *others, *given_up]
+
+
+def kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
+    """What stands here and is not spoken of by the file, though its kind is."""
+    for kind in KINDS:
+        for name, held in sorted(present[kind].items()):
+            if kind in file and held.value is not None and name not in file[kind]:
+                yield kind, name
+
+
+def _version_steps(present: Objects, file: Objects) -> Iterator[Difference]:
+    """Versions that are to be made, and those that are to be retired."""
+    for name, wanted in sorted(file.get("versions", {}).items()):
+        here = present["versions"].get(name, ABSENT)
+        action, after, note = _version_step(here.value, wanted.value)
+        if action is not None:
+            yield Difference("versions", name, action, here.value, after, here.generation, wanted.generation, note)
+
+
+def _version_step(
+    before: dict[str, Any] | None, wanted: dict[str, Any] | None
+) -> tuple[Action | None, dict[str, Any] | None, str]:
+    """What is to be done about a version (None: nothing), what it is then, and why it can't be done where it can't."""
+    if wanted is None:
+        note = "a version is never removed: write the state retired, to give it up"
+        return (None if before is None else "conflict"), None, note
+    if before is None:
+        return "create", _as_made(wanted), ""
+    different = [key for key in IDENTITY if before.get(key) != wanted.get(key)]
+    if different:
+        return "conflict", wanted, f"here this name stands for another version ({', '.join(different)} differ)"
+    if wanted.get("state") in GIVEN_UP and before["state"] not in GIVEN_UP:
+        return "retire", {**before, "state": "retired"}, ""
+    return None, None, ""
+
+
+def _as_made(value: dict[str, Any]) -> dict[str, Any]:
+    """A version as it begins here: on no replica. What was given up or under suspicion stays so."""
+    state = value.get("state")
+    begun = "retired" if state in GIVEN_UP else "quarantined" if state == "quarantined" else "verified"
+    return {**value, "state": begun, "note": value.get("note") or "" if begun != "verified" else ""}
+
+
+def _steps(
+    kind: Kind, present: Objects, file: Objects, prune: bool, content: Callable[[dict[str, Any]], Any]
+) -> Iterator[Difference]:
+    """Objects of which one is put in the place of another. Equal is what has equal `content`."""
+    if kind not in file:
+        return
+    named = file[kind]
+    gone = [name for name, held in present[kind].items() if prune and held.value is not None and name not in named]
+    for name in sorted([*named, *gone]):
+        here, wanted = present[kind].get(name, ABSENT), named.get(name)
+        before, after = here.value, wanted.value if wanted is not None else None
+        same = before is after is None or (before and after and content(before) == content(after))
+        if not same:
+            action: Action = "remove" if after is None else "create" if before is None else "change"
+            expected = None if wanted is None else wanted.generation
+            yield Difference(kind, name, action, before, after, here.generation, expected)
+
+
+def alias_content(value: dict[str, Any]) -> Any:
+    """What counts of an alias: who gets what. Its salt, its history and when its canary began are of the present."""
+    entry = msgspec.to_builtins(msgspec.convert(value, AliasEntry))
+    if entry["rollout"] is not None:
+        entry["rollout"]["started_at"] = 0.0
+    return {key: part for key, part in entry.items() if key not in ("salt", "previous")}
+
+
+def _with_history(step: Difference) -> Difference:
+    """The step, keeping the way back: what led until now is what a rollback goes to."""
+    if step.action != "change":
+        return step
+    before, after = (msgspec.convert(value, AliasEntry) for value in (step.before, step.after))
+    led = [before.leading, *before.previous]
+    previous = [name for name in dict.fromkeys(led) if name != after.leading][:PREVIOUS_MAX]
+    return replace(step, after={**(step.after or {}), "previous": previous})
+
+
+def _aliases_then(present: Objects, steps: list[Difference]) -> Iterator[dict[str, Any]]:
+    """The aliases as they will be."""
+    changed = {step.name: step.after for step in steps}
+    then = {name: held.value for name, held in present["aliases"].items()} | changed
+    return (value for value in then.values() if value is not None)
+
+
+def _names(alias: dict[str, Any]) -> set[str]:
+    """The versions that an alias sends requests to, or copies of them."""
+    return set(alias["weights"]) | set(alias.get("shadow") or {})
+
+
+def _unless_taken(step: Difference, taken: set[str]) -> Difference:
+    if step.action == "retire" and step.name in taken:
+        note = "its task's alias sends requests to it: move the alias in the file as well"
+        return replace(step, action="conflict", note=note)
+    return step
+
+
+def _stagings(present: Objects, created: list[Difference], aliases: list[Difference]) -> Iterator[Difference]:
+    """What has to be placed before an alias can move to it."""
+    there = {name: held for name, held in present["versions"].items() if held.value is not None}
+    there |= {step.name: Held(step.generation, step.after) for step in created}
+    needed = sorted({name for step in aliases if step.after is not None for name in _names(step.after)})
+    for name in needed:
+        here = there.get(name, ABSENT)
+        if here.value is None:
+            note = "an alias of the file needs it, and there is no such version, neither here nor in the file"
+            yield Difference("versions", name, "conflict", None, None, here.generation, note=note)
+        elif here.value["state"] in GIVEN_UP:
+            note = "an alias of the file needs it, and it is retired: no version comes back from there"
+            yield Difference("versions", name, "conflict", here.value, None, here.generation, note=note)
+        elif here.value["state"] not in PLACED:
+            after = {**here.value, "state": "ready"}
+            yield Difference("versions", name, "stage", here.value, after, here.generation)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True)

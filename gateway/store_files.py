@@ -1,0 +1,36 @@
+"""The store's bytes over HTTP, for the sidecars of replicas that do not share its volume."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse
+
+from gateway.admin import Operator
+from gateway.endpoints import house_of
+from gateway.errors import Problem
+from serving.adapters.errors import ArtifactError
+from serving.adapters.pull import FILES
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class StoreFile(FileResponse):
+    """A file of the store, sent in larger pieces than a web page's."""
+
+    chunk_size = 1 << 20
+
+
+@router.get("/store/{digest}/{file}", response_class=StoreFile)
+def read_store_file(request: Request, digest: str, file: str, _: Operator) -> StoreFile:
+    """The bytes of one file of an adapter, by its digest, for sidecars. They never change."""
+    store = house_of(request).store
+    try:
+        path = store.path(digest) / file
+    except ArtifactError as error:
+        raise Problem("not_found", str(error), "digest") from None
+    if file not in FILES:
+        raise Problem("not_found", f"An adapter has the files {' and '.join(FILES)} here.", "file")
+    if not path.is_file():
+        raise Problem("not_found", f"The store has no {digest}.", "digest")
+    headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{digest}/{file}"'}
+    return StoreFile(path, media_type="application/octet-stream", headers=headers)

@@ -1,0 +1,120 @@
+"""Does an answer keep its task's contract? Compiled once for each version, then checked before commit.
+
+A contract is a mapping of `json_schema`, `choices` and `regex`; all that are set must hold of the answer's text as it
+is, without a trim, since that text is what the caller gets. Patterns, also those inside a schema, are matched in linear
+time, and nothing outside of the schema is ever read. What a contract says of a broken answer holds no word of the
+answer, so that it can be logged where texts are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+
+ANSWER_LENGTH_MAX = 1 << 16
+"""Characters of an answer that are checked; a longer one is broken."""
+PATTERN_BYTES_MAX = 1 << 20
+"""Memory of one compiled pattern, and of its cache while it is matched."""
+MESSAGE_LENGTH_MAX = 300
+KEYS = ("json_schema", "choices", "regex")
+
+
+class ContractError(Exception):
+    """The contract can't be used; the text names the key and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What every answer of a version must keep."""
+
+    schema: jsonschema_rs.Validator | None = None
+    choices: frozenset[str] | None = None
+    regex: jsonschema_rs.Validator | None = None
+
+    def broken_by(self, text: str) -> str | None:
+        """A sentence that says how this answer breaks the contract; None where it keeps it."""
+        if len(text) > ANSWER_LENGTH_MAX:
+            return f"The answer has more than the {ANSWER_LENGTH_MAX} characters that a contract allows."
+        if self.choices is not None and text not in self.choices:
+            return f"The answer is none of the {len(self.choices)} choices."
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError:
+            return "The answer is no valid Unicode."
+        if self.regex is not None and not self.regex.is_valid(text):
+            return "The answer does not match the regex from its beginning to its end."
+        return None if self.schema is None else _broken_by(self.schema, encoded)
+
+
+def compile_contract(contract: Mapping[str, Any]) -> Contract:
+    """The contract of a manifest, ready to be checked. Raises ContractError."""
+    unknown = [key for key in contract if key not in KEYS]
+    if unknown:
+        raise ContractError(f"contract.{unknown[0]} is not known: a contract has {', '.join(KEYS)}.")
+    schema, choices, regex = (contract.get(key) for key in KEYS)
+    if schema is None and choices is None and regex is None:
+        raise ContractError("contract is empty: give json_schema, choices or regex, or leave it out.")
+    return Contract(
+        None if schema is None else _schema(schema),
+        None if choices is None else _choices(choices),
+        None if regex is None else _regex(regex),
+    )
+
+
+def _broken_by(schema: jsonschema_rs.Validator, encoded: bytes) -> str | None:
+    try:
+        value = msgspec.json.decode(encoded)
+    except (msgspec.DecodeError, RecursionError):
+        return "The answer is no JSON that can be read."
+    try:
+        schema.validate(value)
+    except jsonschema_rs.ValidationError as error:
+        # Neither its message nor its instance_path: they quote the answer.
+        place = "/".join(map(str, error.schema_path))[:MESSAGE_LENGTH_MAX]
+        return f"The answer's JSON breaks the schema at {place or 'its root'}."
+    except ValueError:
+        return "The answer's JSON can't be held against the schema."
+    return None
+
+
+def _schema(schema: Any) -> jsonschema_rs.Validator:
+    if not isinstance(schema, dict):
+        raise ContractError("contract.json_schema must be a mapping: give a JSON schema.")
+    try:
+        return _validator(schema)
+    except (ValueError, RecursionError) as error:
+        raise ContractError(f"contract.json_schema is no schema that can be used: {_first_line(error)}.") from None
+
+
+def _choices(choices: Any) -> frozenset[str]:
+    if not isinstance(choices, list | tuple) or not choices or not all(isinstance(choice, str) for choice in choices):
+        raise ContractError("contract.choices must be a list of texts: give at least one.")
+    return frozenset(choices)
+
+
+def _regex(regex: Any) -> jsonschema_rs.Validator:
+    if not isinstance(regex, str):
+        raise ContractError("contract.regex must be a text: put it in quotes.")
+    try:
+        _validator({"pattern": regex})  # alone first: `a)|(?:b` would be valid inside of the group
+        return _validator({"pattern": f"^(?:{regex})$"})
+    except ValueError:
+        raise ContractError(
+            "contract.regex can't be used: it must be a regular expression without look-around and back references, "
+            "which can't be matched in linear time, and compile to at most "
+            f"{PATTERN_BYTES_MAX >> 20} MiB: lower the bounds of its repetitions, or write what it counts as a schema."
+        ) from None
+
+
+def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
+    """Raises ValueError where the schema is not valid, or refers to anything outside of it."""
+    linear = jsonschema_rs.RegexOptions(size_limit=PATTERN_BYTES_MAX, dfa_size_limit=PATTERN_BYTES_MAX)
+    return jsonschema_rs.validator_for(schema, pattern_options=linear, offline=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).partition("\n")[0] or type(error).__name__).rstrip(".")[:MESSAGE_LENGTH_MAX]

@@ -1,0 +1,53 @@
+"""A folder on the store's own disk for an adapter that is on its way in. It is gone afterwards, whatever happens.
+
+After a crash it stays, under a name that no digest has, until `Store.sweep` removes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import secrets
+import shutil
+import stat
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from serving.adapters.store import INCOMING
+
+log = logging.getLogger(__name__)
+FREE_BYTES_MIN = 256 << 20
+"""What stays free on the store's disk: Redis may keep its file there."""
+
+
+@asynccontextmanager
+async def incoming_folder(store_folder: Path) -> AsyncIterator[Path]:
+    """A fresh folder, for as long as the block lasts. Raises OSError if it can't be made."""
+    folder = store_folder / f"{INCOMING}{secrets.token_hex(8)}"
+    try:
+        await to_its_end(lambda: folder.mkdir(stat.S_IRWXU))
+        yield folder
+    finally:
+        await to_its_end(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def append(path: Path, pieces: Iterable[bytes], size_bytes: int, free_bytes_min: int) -> None:
+    """Add pieces of `size_bytes` in sum to a file; blocks. Raises OSError, also where too little room would be left."""
+    if shutil.disk_usage(path.parent).free - size_bytes < free_bytes_min:
+        raise OSError(errno.ENOSPC, "too little room is left on its disk")
+    with path.open("ab") as file:
+        file.writelines(pieces)
+
+
+async def to_its_end(work: Callable[[], object]) -> None:
+    """Work in a thread, awaited to its end also when cancelled: a thread can't be, and would go on behind our back."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        if error := working.exception():
+            log.warning("what was stopped had failed as well", exc_info=error)
+        raise

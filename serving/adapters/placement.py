@@ -1,0 +1,144 @@
+"""A version on a replica: which state it is in, and what the next step is. Pure; docs/adapters.md draws the states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import msgspec
+
+PlacementState = Literal["loading", "probing", "ready", "closing", "drained", "unloading", "ghost", "unknown", "failed"]
+"""`absent` is the state of what has no placement."""
+PLACEMENT_STATES: tuple[PlacementState, ...] = get_args(PlacementState)
+HELD: frozenset[PlacementState] = frozenset({"loading", "probing", "ready", "unknown"})
+"""States in which a replica is on its way to a version, or has it."""
+
+Step = Literal["none", "load", "probe", "reopen", "close", "drain", "unload", "ghost", "lost", "forget", "block"]
+Listed = Literal["here", "elsewhere", "not"]
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """A version on a replica, as it is kept. Its one mover is the reconciler that has the duty.
+
+    `life` is the engine process that it holds for, `stack` what was probed; `since` and `retry_at` are in Unix seconds.
+    `ghosts` counts copies that were unloaded in this life: the engine forgot their name, but has their weights.
+    `wrong` says that it failed by what it answered.
+    """
+
+    replica: str
+    version: str
+    state: PlacementState
+    path: str
+    life: str = ""
+    stack: str = ""
+    since: float = 0.0
+    ghosts: int = 0
+    failures: int = 0
+    retry_at: float = 0.0
+    wrong: bool = False
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name on the shelf."""
+        return placement_key(self.replica, self.version)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the shelf keeps it."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+
+def placement_key(replica: str, version: str) -> str:
+    """The name of a placement on its shelf."""
+    return f"{replica}/{version}"
+
+
+def read_placements(raw: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Placement]:
+    """The placements of a shelf, by replica and version."""
+    found = (msgspec.convert(value, Placement) for value in raw.values())
+    return {(placement.replica, placement.version): placement for placement in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is to be seen of a version on a replica now.
+
+    `listed` says whether the engine lists the name, and with our path; `fits` whether it is to be there and may be;
+    `idle` that no gateway holds a lease on it; `life` and `stack` are the engine's of now; `asked_at` (Unix seconds)
+    when its version last changed its state: what failed before is forgotten.
+    """
+
+    wanted: bool
+    listed: Listed
+    life: str
+    stack: str
+    idle: bool
+    now: float
+    asked_at: float = 0.0
+    drain_seconds_max: float = 600.0
+
+
+def next_step(placement: Placement | None, sight: Sight) -> Step:
+    """What the reconciler does next about a version on a replica that is up. Total: every input has one step."""
+    if placement is not None and placement.life and sight.life and placement.life != sight.life:
+        return "lost"  # the engine was started anew: whatever held for the old one is void, ghosts too
+    if sight.listed == "elsewhere":
+        if sight.wanted:
+            return "block"
+        return "none" if placement is None or placement.state == "ghost" else "forget"
+    if sight.wanted:
+        return _step_to_ready(placement, sight)
+    return _step_to_absent(placement, sight)
+
+
+def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
+    if placement is None:
+        return "probe" if sight.listed == "here" else "load"
+    proven = placement.stack == sight.stack
+    if placement.state in ("failed", "unknown"):
+        if placement.since >= sight.asked_at and placement.retry_at > sight.now:
+            return "none"
+        if sight.listed == "here":
+            return "unload" if placement.state == "failed" else "probe"
+    if sight.listed == "not":
+        return "load"
+    if placement.state == "ready" and proven:
+        return "none"
+    return "reopen" if placement.state in ("closing", "drained") and proven else "probe"
+
+
+def _step_to_absent(placement: Placement | None, sight: Sight) -> Step:
+    state = None if placement is None else placement.state
+    if sight.listed == "here":
+        if state == "closing" and placement is not None:
+            overdue = sight.now - placement.since > sight.drain_seconds_max
+            return "drain" if sight.idle or overdue else "none"
+        return "unload" if state in ("drained", "unloading") else "close"
+    if state is None or state == "ghost":
+        return "none"
+    return "forget" if state == "failed" else "ghost"
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many adapters a replica's engine can hold, and holds: registered names (whoever loaded them) and ghosts.
+
+    An engine that is asked for one more than `max_cpu_loras` reads adapters from disk again inside its step.
+    """
+
+    max_loras: int
+    max_cpu_loras: int
+    registered: int
+    ghosts: int
+
+    @property
+    def places(self) -> int:
+        """Adapters that it may hold at all; one place stays free."""
+        return self.max_cpu_loras - 1
+
+    @property
+    def loads_left(self) -> int:
+        """Loads that it takes before anything must go."""
+        return max(0, self.places - self.registered - self.ghosts)

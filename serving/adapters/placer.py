@@ -1,0 +1,336 @@
+"""Takes one step with a version on one replica: writes it down, has the engine do it, and writes down what came of it.
+
+Every step is written down before it is taken, so that whoever comes after a crash reads where things stand, and looks
+at the engine before it does anything again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import httpx
+import msgspec
+from redis.asyncio import Redis
+
+from serving.adapters.placement import Capacity, Placement, PlacementState, Step, placement_key
+from serving.adapters.probe import BaseModel, ProbeError, References, probe
+from serving.adapters.pull import PullError, ensure_on
+from serving.adapters.registry import Version
+from serving.adapters.store import Store
+from serving.fleet import Fleet
+from serving.health import engine_headers, look
+from serving.replica import Replica
+from serving.shelf import Shelf
+from serving.stack import BaseStack, stack_of
+
+log = logging.getLogger(__name__)
+LOAD_TIMEOUT_SECONDS = 120.0
+FAILED_RETRY_SECONDS = 15.0
+UNKNOWN_RETRY_SECONDS = 1.0
+RETRY_SECONDS_MAX = 120.0
+WAS_LOADED: frozenset[PlacementState] = frozenset({"probing", "ready", "closing", "drained", "unloading"})
+"""States in which the engine has its weights: where it lists the name no more, they are there as a ghost."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the reconciler has to know of the gateways: whether any holds a lease on a version of a replica (None: on
+    anything there), and how many requests for a version they have in flight, as a smoothed mean."""
+
+    idle: Callable[[str, str | None], bool]
+    in_flight: Callable[[str], float]
+
+
+@dataclass(slots=True)
+class Pass:
+    """One pass over the fleet: what was written down when it began, and since."""
+
+    versions: Mapping[str, Version]
+    placements: dict[tuple[str, str], Placement]
+    generations: dict[str, int]
+    world: World
+    plan: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Placer:
+    """Loads, probes and unloads versions on replicas: the one mover of placements."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        redis: Redis,
+        store: Store,
+        stacks: Mapping[str, BaseStack],
+        http: httpx.AsyncClient,
+        loaded: Callable[[str, float], None],
+    ) -> None:
+        """`stacks` are the pools' base models; `loaded` is told of each load: its pool and its seconds."""
+        self._fleet = fleet
+        self.placements = Shelf(redis, "placements")
+        self._references = References(redis)
+        self._store = store
+        self._stacks = stacks
+        self._http = http
+        self._loaded = loaded
+
+    def path_on(self, replica: Replica, version: Version) -> str:
+        """Where this replica's engine finds the version's bytes; the store's path names them by digest."""
+        here = self._store.path(version.digest)
+        folder = replica.config.store_folder
+        return str(PurePosixPath(folder) / here.name) if folder else str(here)
+
+    def fits(self, version: Version) -> bool:
+        """Whether the version was trained on the base model that its pool serves now."""
+        stack = self._stacks.get(version.pool)
+        return stack is not None and version.base_fingerprint == stack.base_fingerprint
+
+    def stack_on(self, replica: Replica, version: Version) -> str:
+        """The digest of all that answers when this version is asked on this replica."""
+        base = self._stacks[version.pool]
+        return stack_of(base, replica.engine_version, version.digest, version.manifest_digest)
+
+    def capacity(self, replica: Replica, placements: Mapping[tuple[str, str], Placement]) -> Capacity:
+        """How full the replica's engine is."""
+        pool = self._fleet.pools[replica.config.pool]
+        ghosts = sum(p.ghosts for (on, _), p in placements.items() if on == replica.name and p.life == replica.life)
+        registered = sum(1 for name in replica.seen if name not in self.base_names(replica))
+        return Capacity(pool.max_loras, pool.max_cpu_loras, registered, ghosts)
+
+    def base_names(self, replica: Replica) -> frozenset[str]:
+        """Names under which the engine lists the base itself: those with the base's own root."""
+        base_model = self._fleet.pools[replica.config.pool].base_model
+        root = replica.seen.get(base_model)
+        return frozenset(name for name, path in replica.seen.items() if path == root) | {base_model}
+
+    async def take(self, step: Step, replica: Replica, name: str, version: Version | None, now: Pass) -> bool:
+        """Take one step; whether another may follow in this pass."""
+        placement = now.placements.get((replica.name, name))
+        if version is None or step in ("lost", "forget"):
+            await self._forget(replica, name, placement, now, lost=step == "lost")
+            return step == "lost"
+        if step == "load":
+            return await self._load(replica, version, now)
+        if step == "probe":
+            await self._prove(replica, version, now)
+            return False
+        if step == "unload":
+            return await self._unload(replica, version, now)
+        if step == "block":
+            if placement is None or placement.state != "failed":
+                said = f"{replica.name} serves other bytes under the name {name}: restart that engine."
+                await self._fail(replica, version, now, said)
+            return False
+        state: dict[str, PlacementState] = {
+            "reopen": "ready",
+            "close": "closing",
+            "drain": "drained",
+            "ghost": "ghost",
+        }
+        ghosts = (placement.ghosts if placement else 0) + (step == "ghost")
+        await self._write(replica, version, now, state[step], ghosts=ghosts)
+        return step == "drain"
+
+    async def _forget(self, replica: Replica, name: str, placement: Placement | None, now: Pass, *, lost: bool) -> None:
+        """Delete what is written of a placement; where copies of it are still in the engine, they stay as ghosts."""
+        key = placement_key(replica.name, name)
+        if placement is None:
+            return
+        if placement.ghosts and not lost:
+            kept = msgspec.structs.replace(placement, state="ghost", since=time.time(), failures=0, retry_at=0.0)
+            generation = await self.placements.put(key, kept.to_json(), now.generations.get(key, 0))
+            now.placements[replica.name, name] = kept
+        else:
+            generation = await self.placements.delete(key, now.generations.get(key, 0))
+            del now.placements[replica.name, name]
+        now.generations[key] = generation
+
+    async def _write(
+        self, replica: Replica, version: Version, now: Pass, state: PlacementState, **changed: Any
+    ) -> Placement:
+        """Write down where a version stands on a replica, before anything is done about it. Raises Stale."""
+        place = (replica.name, version.name)
+        before = now.placements.get(place)
+        ghosts = before.ghosts if before and before.life == replica.life else 0
+        told: dict[str, Any] = {
+            "ghosts": ghosts,
+            "failures": before.failures if before and state != "ready" else 0,
+            "stack": before.stack if before else "",
+            **changed,
+        }
+        placement = Placement(
+            replica=replica.name,
+            version=version.name,
+            state=state,
+            path=self.path_on(replica, version),
+            life=replica.life,
+            since=time.time(),
+            **told,
+        )
+        key = placement.key
+        now.generations[key] = await self.placements.put(key, placement.to_json(), now.generations.get(key, 0))
+        now.placements[place] = placement
+        return placement
+
+    async def _fail(self, replica: Replica, version: Version, now: Pass, why: str, *, wrong: bool = False) -> None:
+        """It did not work: try again after a while, longer each time."""
+        await self._put_off(replica, version, now, "failed", FAILED_RETRY_SECONDS, why, wrong)
+
+    async def _put_off(
+        self,
+        replica: Replica,
+        version: Version,
+        now: Pass,
+        state: PlacementState,
+        seconds: float,
+        why: str,
+        wrong: bool = False,
+    ) -> None:
+        before = now.placements.get((replica.name, version.name))
+        failures = (before.failures if before else 0) + 1
+        wait = min(seconds * 2 ** min(failures - 1, 8), RETRY_SECONDS_MAX)
+        log.warning("reconcile: %s", why, extra={"replica": replica.name, "version": version.name})
+        await self._write(
+            replica, version, now, state, failures=failures, retry_at=time.time() + wait, note=why, wrong=wrong
+        )
+
+    async def _load(self, replica: Replica, version: Version, now: Pass) -> bool:
+        """Have the engine load it. A refusal or a silence is answered by reading what the engine lists."""
+        if not await self._has_room(replica, now):
+            full = self.capacity(replica, now.placements)
+            said = (
+                f"{replica.name} has no room for {version.name}: {full.registered} adapters and {full.ghosts} ghosts "
+                f"of at most {full.places}. Unload or retire versions, or recycle the replica."
+            )
+            await self._fail(replica, version, now, said)
+            return False
+        before = now.placements.get((replica.name, version.name))
+        gone = before is not None and before.state in WAS_LOADED and bool(replica.life)
+        path = self.path_on(replica, version)
+        ghosts = before.ghosts if before and before.life == replica.life else 0
+        await self._write(replica, version, now, "loading", ghosts=ghosts + gone)
+        began = time.monotonic()
+        if replica.config.sidecar_url is not None:
+            try:
+                await ensure_on(replica.config.sidecar_url, version.digest, self._http)
+            except PullError as error:
+                await self._fail(replica, version, now, str(error))
+                return False
+        answer = await self._post(replica, "/v1/load_lora_adapter", {"lora_name": version.name, "lora_path": path})
+        await look(self._fleet, replica, self._http)
+        there = replica.seen.get(version.name)
+        if there == path:
+            self._loaded(version.pool, time.monotonic() - began)
+            return True
+        if there is not None:
+            await self._fail(replica, version, now, f"{replica.name} serves other bytes under the name {version.name}.")
+        elif answer is None:
+            said = f"{replica.name} did not say whether it loaded {version.name}."
+            await self._put_off(replica, version, now, "unknown", UNKNOWN_RETRY_SECONDS, said)
+        else:
+            said = f"{replica.name} did not load {version.name}: {answer.status_code} {answer.text[:200]}."
+            await self._fail(replica, version, now, said)
+        return False
+
+    async def _has_room(self, replica: Replica, now: Pass) -> bool:
+        """Whether the engine takes one more without reading adapters from disk again.
+
+        Where only ghosts are in the way, the versions that serve are asked for a token each: then the ghosts are what
+        was used the longest ago, and the first of them gives way to the load.
+        """
+        full = self.capacity(replica, now.placements)
+        if full.loads_left:
+            return True
+        if full.registered >= full.places or not full.ghosts:
+            return False
+        if not await self._keep_warm(replica):
+            return False
+        oldest = min(
+            (p for (on, _), p in now.placements.items() if on == replica.name and p.ghosts and p.life == replica.life),
+            key=lambda placement: placement.since,
+        )
+        left = msgspec.structs.replace(oldest, ghosts=oldest.ghosts - 1)
+        key = oldest.key
+        if left.ghosts or left.state != "ghost":
+            now.generations[key] = await self.placements.put(key, left.to_json(), now.generations.get(key, 0))
+            now.placements[oldest.replica, oldest.version] = left
+        else:
+            await self._forget(replica, oldest.version, left, now, lost=True)
+        return True
+
+    async def _keep_warm(self, replica: Replica) -> bool:
+        """Have every adapter that the engine lists answer one token, so that it is what was used last."""
+        for name in sorted(replica.seen.keys() - self.base_names(replica)):
+            body = {"model": name, "prompt": "a", "max_tokens": 1}
+            answer = await self._post(replica, "/v1/completions", body)
+            if answer is None or answer.status_code != 200:
+                return False
+        return True
+
+    async def _prove(self, replica: Replica, version: Version, now: Pass) -> None:
+        """Probe it: it is ready once it answers as it should, and is taken off again if it does not."""
+        stack = self.stack_on(replica, version)
+        await self._write(replica, version, now, "probing")
+        try:
+            name = self._fleet.pools[version.pool].base_model
+            base = stack_of(self._stacks[version.pool], replica.engine_version, None, None)
+            base_model = BaseModel(name, base, lambda: not replica.in_flight and now.world.idle(replica.name, None))
+            await probe(replica, version, stack, base_model, self._references, self._http)
+        except ProbeError as error:
+            if not error.wrong:
+                await self._put_off(replica, version, now, "unknown", UNKNOWN_RETRY_SECONDS, str(error))
+                return
+            await self._fail(replica, version, now, str(error), wrong=True)
+            await self._forget_name(replica, version)
+            failed = now.placements[replica.name, version.name]
+            await self._write(
+                replica,
+                version,
+                now,
+                "failed",
+                ghosts=failed.ghosts + (version.name not in replica.seen),
+                failures=failed.failures,
+                retry_at=failed.retry_at,
+                note=failed.note,
+                wrong=True,
+            )
+            return
+        await self._write(replica, version, now, "ready", stack=stack)
+
+    async def _unload(self, replica: Replica, version: Version, now: Pass) -> bool:
+        """Have the engine forget the name; answers under way finish. What it has of it stays as a ghost."""
+        before = now.placements.get((replica.name, version.name))
+        if before is None or before.state != "failed":
+            before = await self._write(replica, version, now, "unloading")
+        if not await self._forget_name(replica, version):
+            await self._put_off(
+                replica,
+                version,
+                now,
+                "unloading",
+                UNKNOWN_RETRY_SECONDS,
+                f"{replica.name} did not unload {version.name}.",
+            )
+            return False
+        await self._write(replica, version, now, "ghost", ghosts=before.ghosts + 1)
+        return True
+
+    async def _forget_name(self, replica: Replica, version: Version) -> bool:
+        answer = await self._post(replica, "/v1/unload_lora_adapter", {"lora_name": version.name})
+        await look(self._fleet, replica, self._http)
+        return answer is not None and answer.status_code in (200, 404) and version.name not in replica.seen
+
+    async def _post(self, replica: Replica, path: str, body: dict[str, Any]) -> httpx.Response | None:
+        try:
+            return await self._http.post(
+                replica.config.url + path,
+                json=body,
+                headers=engine_headers(replica),
+                timeout=LOAD_TIMEOUT_SECONDS,
+            )
+        except httpx.HTTPError:
+            return None

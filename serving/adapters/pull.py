@@ -1,0 +1,206 @@
+"""Adapters for engines that do not share the gateway's store: pulled from the gateway, by digest, by a sidecar.
+
+On the gateway's side `ensure_on` asks a replica's sidecar for an adapter before a load; in the sidecar a `Puller`
+fetches its two files, and lets them into the sidecar's own store only if they have the digest that was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, ArtifactLimits
+from serving.adapters.artifact import digest_of
+from serving.adapters.errors import ArtifactError, shown
+from serving.adapters.incoming import FREE_BYTES_MIN, append, incoming_folder, to_its_end
+from serving.adapters.store import FILE_MODE, FOLDER_MODE, Store
+
+FILES = (CONFIG_FILE, WEIGHTS_FILE)
+ENSURE_SECONDS_MAX = 120.0
+PULL_SECONDS_MAX = 1800.0
+CONNECT_SECONDS_MAX = 5.0
+SILENCE_SECONDS_MAX = 60.0
+AT_ONCE_MAX = 2
+WAITING_MAX = 64
+WRITE_BYTES = 1 << 20
+KEY_BYTES_MAX = 1024
+SENTENCE_LENGTH_MAX = 300
+
+
+class PullError(Exception):
+    """The adapter is not in place; the text says why and what to do."""
+
+
+class NotThere(PullError):
+    """The gateway's store has no such adapter."""
+
+
+async def ensure_on(sidecar_url: str, digest: str, http: httpx.AsyncClient) -> None:
+    """Have the sidecar at this address hold the adapter; returns when it does.
+
+    It may be asked again at any time: a pull goes on when nobody waits for it, and is joined by who asks next.
+    Raises PullError, also where it lasts longer than ENSURE_SECONDS_MAX.
+    """
+    timeout = httpx.Timeout(ENSURE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
+    try:
+        answer = await http.post(f"{sidecar_url}/adapters/{digest}", timeout=timeout)
+    except httpx.ConnectError as error:
+        raise PullError(f"The sidecar at {sidecar_url} can't be reached ({error}): is it running?") from None
+    except httpx.TimeoutException:
+        said = f"The sidecar at {sidecar_url} did not have {digest} in place within {ENSURE_SECONDS_MAX:g} s."
+        raise PullError(f"{said} It goes on, and the next try joins it.") from None
+    except httpx.HTTPError as error:
+        raise PullError(f"The sidecar at {sidecar_url} broke off ({error}).") from None
+    if answer.status_code != httpx.codes.OK or digest not in answer.text:
+        raise PullError(f"The sidecar at {sidecar_url} does not hold the adapter: {_sentence_in(answer)}")
+
+
+class Puller:
+    """Brings adapters into a store of the sidecar's own. It owns the pulls under way: one for a digest."""
+
+    def __init__(
+        self,
+        store: Store,
+        gateway_url: str,
+        key_path: Path,
+        http: httpx.AsyncClient,
+        limits: ArtifactLimits = DEFAULT_LIMITS,
+        free_bytes_min: int = FREE_BYTES_MIN,
+    ) -> None:
+        """`key_path` holds an operator's key; it is read anew for each pull, so that it can be exchanged."""
+        self._store = store
+        self._gateway_url = gateway_url.rstrip("/")
+        self._key_path = key_path
+        self._http = http
+        self._sizes_max: Mapping[str, int] = {
+            CONFIG_FILE: limits.config_bytes_max,
+            WEIGHTS_FILE: limits.size_bytes_max,
+        }
+        self._limits = limits
+        self._free_bytes_min = free_bytes_min
+        self._at_once = asyncio.Semaphore(AT_ONCE_MAX)
+        self._pulls: dict[str, asyncio.Task[None]] = {}
+
+    def holds(self, digest: str) -> bool:
+        """Whether the adapter is in place. Raises ArtifactError `bad_digest`."""
+        return self._store.holds(digest)
+
+    async def ensure(self, digest: str) -> None:
+        """Return when the adapter is in place, whole and with the right bytes; pull it if it is not there.
+
+        Who asks for a digest that is being pulled waits for that pull, which goes on when nobody waits any more.
+        Raises ArtifactError `bad_digest`, NotThere or PullError.
+        """
+        self._store.path(digest)
+        pull = self._pulls.get(digest)
+        if pull is None:
+            if len(self._pulls) >= WAITING_MAX:
+                raise PullError(f"{WAITING_MAX} adapters are being pulled already: try again later.")
+            pull = asyncio.create_task(self._pull(digest))
+            self._pulls[digest] = pull
+            pull.add_done_callback(lambda done: self._forget(digest, done))
+        await asyncio.shield(pull)
+
+    async def close(self) -> None:
+        """Stop the pulls under way; nothing half is left of them."""
+        pulls = list(self._pulls.values())
+        for pull in pulls:
+            pull.cancel()
+        await asyncio.gather(*pulls, return_exceptions=True)
+
+    def _forget(self, digest: str, pull: asyncio.Task[None]) -> None:
+        del self._pulls[digest]
+        if not pull.cancelled():
+            pull.exception()  # nobody may be left who asks for it
+
+    async def _pull(self, digest: str) -> None:
+        try:
+            async with self._at_once, asyncio.timeout(PULL_SECONDS_MAX):
+                if self._store.holds(digest):
+                    await to_its_end(lambda: self._store.verify_copy(digest))
+                else:
+                    await self._fetch(digest)
+        except TimeoutError:
+            raise PullError(f"{digest} took longer than {PULL_SECONDS_MAX:g} s: is the gateway near enough?") from None
+        except ArtifactError as error:
+            raise PullError(str(error)) from None
+        except OSError as error:
+            raise PullError(f"{digest} can't be kept ({error.strerror}): make room for the sidecar's store.") from None
+
+    async def _fetch(self, digest: str) -> None:
+        await to_its_end(lambda: self._store.sweep(PULL_SECONDS_MAX, time.time()))
+        key = await asyncio.to_thread(self._key)
+        async with incoming_folder(self._store.folder) as folder:
+            for name in FILES:
+                await self._fetch_file(digest, name, folder / name, key)
+            await to_its_end(lambda: self._let_in(digest, folder))
+
+    async def _fetch_file(self, digest: str, name: str, path: Path, key: str) -> None:
+        headers = {"authorization": f"Bearer {key}", "accept-encoding": "identity"}
+        timeout = httpx.Timeout(SILENCE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
+        url = f"{self._gateway_url}/admin/v1/store/{digest}/{name}"
+        try:
+            async with self._http.stream("GET", url, headers=headers, timeout=timeout) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    await answer.aread()
+                    kind = NotThere if answer.status_code == httpx.codes.NOT_FOUND else PullError
+                    raise kind(f"The gateway at {self._gateway_url} does not give {digest}: {_sentence_in(answer)}")
+                await self._keep(answer, path, self._sizes_max[name])
+        except httpx.HTTPError as error:
+            said = f"The gateway at {self._gateway_url} broke off or can't be reached"
+            raise PullError(f"{said} ({type(error).__name__} {error}).") from None
+
+    async def _keep(self, answer: httpx.Response, path: Path, size_bytes_max: int) -> None:
+        got = 0
+        async for piece in answer.aiter_raw(WRITE_BYTES):
+            got += len(piece)
+            if got > size_bytes_max:
+                raise PullError(f"The gateway's {path.name} has more than {size_bytes_max} bytes, the limit here.")
+            await to_its_end(partial(append, path, [piece], len(piece), self._free_bytes_min))
+
+    def _let_in(self, digest: str, folder: Path) -> None:
+        """Into the store in one atomic step, if the bytes are the digest's. What is on disk is what was read back."""
+        found = digest_of(folder, self._limits)
+        if found != digest:
+            raise PullError(f"What the gateway gave for {digest} has the digest {found}: its store is damaged.")
+        for name in FILES:
+            (folder / name).chmod(FILE_MODE)
+            _sync(folder / name)
+        folder.chmod(FOLDER_MODE)
+        _sync(folder)
+        try:
+            folder.rename(self._store.path(digest))
+        except OSError:
+            if not self._store.holds(digest):  # else another sidecar on this volume was faster
+                raise
+        _sync(self._store.folder)
+
+    def _key(self) -> str:
+        try:
+            with self._key_path.open(encoding="utf-8") as file:
+                return file.read(KEY_BYTES_MAX).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PullError(f"The key in {self._key_path} can't be read: {error}.") from None
+
+
+def _sync(path: Path) -> None:
+    """On disk before this returns."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sentence_in(answer: httpx.Response) -> str:
+    """What an error of ours says, or the status and a little of what came instead."""
+    try:
+        return str(answer.json()["error"]["message"])[:SENTENCE_LENGTH_MAX]
+    except (ValueError, LookupError, TypeError):
+        return f"{answer.status_code} {shown(answer.text)}."

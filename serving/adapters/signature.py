@@ -1,0 +1,168 @@
+"""Who vouches for an adapter: an optional ed25519 signature over its digest and its manifest's digest.
+
+As signature.json beside the adapter:
+
+    {"signer": "returns-team", "algorithm": "ed25519", "signature": "<64 bytes in base64>"}
+
+What is signed is MESSAGE with both digests, so that neither the bytes nor what is said of them can be exchanged. The
+name alone proves nothing: `check` holds the signature to the key that the operator trusts under this name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from serving.adapters import canonical
+from serving.adapters.errors import shown
+
+ALGORITHM = "ed25519"
+MESSAGE = "apprentice-adapter-v1\n{adapter_digest}\n{manifest_digest}\n"
+FILE_BYTES_MAX = 4 << 10
+SIGNER_LENGTH_MAX = 100
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+KEYS = ("algorithm", "signature", "signer")
+
+
+class SignatureError(Exception):
+    """The signature or a key can't be used, or does not hold; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who says to have signed, and the 64 bytes that prove it or do not."""
+
+    signer: str
+    signature: bytes
+
+
+def sign(key_pem: bytes, signer: str, adapter_digest: str, manifest_digest: str) -> Signature:
+    """Sign both digests (`sha256:<hex>`) with an ed25519 private key in PEM (PKCS 8, without a passphrase).
+
+    `openssl genpkey -algorithm ed25519` makes such a key. Raises SignatureError.
+    """
+    key = _private_key(key_pem)
+    return Signature(_signer(signer), key.sign(_message(adapter_digest, manifest_digest)))
+
+
+def check(signature: Signature, adapter_digest: str, manifest_digest: str, trusted: Mapping[str, bytes]) -> str:
+    """The signer's name, if its trusted key (32 bytes) made the signature of both digests. Raises SignatureError."""
+    key = trusted.get(signature.signer)
+    if key is None:
+        known = ", ".join(sorted(trusted)) or "nobody"
+        raise SignatureError(f"It is signed by {shown(signature.signer)}, and trusted here are: {known}.")
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature.signature, _message(adapter_digest, manifest_digest))
+    except InvalidSignature:
+        raise SignatureError(
+            f"The signature of {shown(signature.signer)} does not hold for these bytes and this manifest: they were "
+            "changed after it, or it was made with another key. Sign them again."
+        ) from None
+    except ValueError as error:
+        raise SignatureError(f"The trusted key of {shown(signature.signer)} can't be used: {error}.") from None
+    return signature.signer
+
+
+def read_signature(path: Path) -> Signature:
+    """The signature in a signature.json. Raises SignatureError."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise SignatureError(f"{path.name} can't be read ({error.strerror}).") from None
+    if len(raw) > FILE_BYTES_MAX:
+        raise SignatureError(f"{path.name} has more than {FILE_BYTES_MAX} bytes: it holds one signature and no more.")
+    try:
+        return _from_json(canonical.read_object(raw))
+    except ValueError as error:
+        raise SignatureError(f"{path.name} is not the JSON of a signature: {error}.") from None
+
+
+def written(signature: Signature) -> bytes:
+    """The signature as signature.json holds it."""
+    encoded = base64.b64encode(signature.signature).decode()
+    value = {"signer": signature.signer, "algorithm": ALGORITHM, "signature": encoded}
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
+def new_key() -> tuple[bytes, str]:
+    """A new private key in PEM, and its public key in base64 as the setting signing.trusted takes it."""
+    key = Ed25519PrivateKey.generate()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), _public(key)
+
+
+def public_key(key_pem: bytes) -> str:
+    """The public key in base64 that belongs to a private key in PEM. Raises SignatureError."""
+    return _public(_private_key(key_pem))
+
+
+def read_public_key(text: str) -> bytes:
+    """A trusted key's 32 bytes from its base64. Raises SignatureError."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise SignatureError(f"A public key is {KEY_BYTES} bytes in base64, 44 characters: take the raw ed25519 key.")
+    return key
+
+
+def _public(key: Ed25519PrivateKey) -> str:
+    return base64.b64encode(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
+
+
+def _private_key(key_pem: bytes) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(key_pem, password=None)
+    except TypeError:
+        raise SignatureError("The key is locked with a passphrase: give it unlocked, from a secret store.") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise SignatureError(
+            "The key is no private key in PEM: `openssl genpkey -algorithm ed25519` makes one."
+        ) from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SignatureError("The key is not of the kind ed25519: `openssl genpkey -algorithm ed25519` makes one.")
+    return key
+
+
+def _message(adapter_digest: str, manifest_digest: str) -> bytes:
+    for digest in (adapter_digest, manifest_digest):
+        if not canonical.DIGEST.fullmatch(digest):
+            raise SignatureError(f"{shown(digest)} is not sha256: and 64 hex digits.")
+    return MESSAGE.format(adapter_digest=adapter_digest, manifest_digest=manifest_digest).encode()
+
+
+def _from_json(value: Mapping[str, Any]) -> Signature:
+    if sorted(value) != list(KEYS):
+        raise ValueError(f"it needs the keys {', '.join(KEYS)}, and no others")
+    if value["algorithm"] != ALGORITHM:
+        raise ValueError(f"its algorithm must be {ALGORITHM}")
+    try:
+        signature = base64.b64decode(value["signature"], validate=True)
+    except (TypeError, ValueError):
+        signature = b""
+    if len(signature) != SIGNATURE_BYTES:
+        raise ValueError(f"its signature must be {SIGNATURE_BYTES} bytes in base64")
+    return Signature(_signer(value["signer"]), signature)
+
+
+def _signer(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > SIGNER_LENGTH_MAX or not value.isprintable():
+        raise SignatureError(f"A signer is a name of 1 to {SIGNER_LENGTH_MAX} printable characters.")
+    return value

@@ -1,0 +1,167 @@
+"""Which replicas of a pool are to hold which version. Pure: the reconciler makes it true.
+
+Rendezvous hashing (highest random weight, Thaler and Ravishankar 1998) with a bounded number of versions a replica
+(Mirrokni, Thorup and Zadimoghaddam 2016): each version has its own order of the replicas, so that one which comes or
+goes moves only what it must. What is placed stays, even where another place would be more even: a move costs a load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+BALANCE_MAX = 1.25
+"""How many times the mean of versions a replica takes while another one has fewer."""
+SHRINK_BELOW_RATIO = 0.6
+"""A copy goes only when the rest would then run below this part of their target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is asked of a version: the smoothed mean of its requests in flight over all gateways, and its priority
+    (higher is placed first: active before canary before standby before ready)."""
+
+    in_flight: float
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a replica can take: `max_loras` versions at once in a batch, `places` versions of ours at all."""
+
+    name: str
+    max_loras: int
+    places: int
+
+
+def spread(
+    demands: Mapping[str, Demand],
+    replicas: Sequence[Room],
+    replicas_min: int,
+    in_flight_target: int,
+    before: Mapping[str, frozenset[str]],
+) -> Mapping[str, tuple[str, ...]]:
+    """The replicas that are to hold each version, the version's first choice first; none where there is no place.
+
+    A version gets `replicas_min` copies (0: one on every replica), more once it has more than `in_flight_target`
+    requests in flight a copy, and `before` says where it is now. What is placed and still wanted gives way only to
+    a version of higher priority, and copies for load take only what nobody needs. Total: it raises for no input.
+    """
+    rooms = {room.name: room for room in replicas}
+    copies_min = min(replicas_min, len(rooms)) if replicas_min > 0 else len(rooms)
+    held = {version: before.get(version, frozenset()) & rooms.keys() for version in demands}
+    wanted = {
+        version: _copies(demand.in_flight, len(held[version]), copies_min, len(rooms), in_flight_target)
+        for version, demand in demands.items()
+    }
+    plan = _Plan(demands, rooms, sum(wanted.values()))
+    plan.keep(wanted, held)
+    ranked = sorted(demands, key=lambda version: (-demands[version].priority, version))
+    groups = [list(group) for _, group in groupby(ranked, key=lambda version: demands[version].priority)]
+    for group in groups:
+        plan.fill(group, dict.fromkeys(group, copies_min), displace=True)
+    for group in groups:
+        plan.fill(group, wanted, displace=False)
+    return plan.placed()
+
+
+def _copies(in_flight: float, now: int, copies_min: int, copies_max: int, in_flight_target: int) -> int:
+    """How many copies a version is to have that has `now` of them."""
+    target = max(1, in_flight_target)
+    enough = max(copies_min, _filled(in_flight / target, copies_max))
+    ample = max(copies_min, _filled(in_flight / (target * SHRINK_BELOW_RATIO), copies_max))
+    return max(enough, min(now, ample))
+
+
+def _filled(copies: float, copies_max: int) -> int:
+    return math.ceil(min(copies, copies_max)) if copies > 0 else 0
+
+
+def _weight(version: str, replica: str) -> int:
+    digest = hashlib.blake2b(f"{version}\n{replica}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+class _Plan:
+    """Who holds what, while it is being decided: by version, and the same by replica."""
+
+    def __init__(self, demands: Mapping[str, Demand], rooms: Mapping[str, Room], copies: int) -> None:
+        self._demands = demands
+        self._rooms = rooms
+        self._even = math.ceil(BALANCE_MAX * copies / len(rooms)) if rooms else 0
+        self._replicas_of: dict[str, set[str]] = {version: set() for version in demands}
+        self._versions_on: dict[str, set[str]] = {replica: set() for replica in rooms}
+        self._order = {
+            version: sorted(rooms, key=lambda replica: (-_weight(version, replica), replica)) for version in demands
+        }
+
+    def keep(self, wanted: Mapping[str, int], held: Mapping[str, Iterable[str]]) -> None:
+        """Leave what is there where it is, up to the copies wanted and the places of each replica."""
+        for version, replicas in held.items():
+            for replica in [name for name in self._order[version] if name in replicas][: wanted[version]]:
+                self._put(version, replica)
+        for replica, versions in sorted(self._versions_on.items()):
+            over = len(versions) - max(0, self._rooms[replica].places)
+            for version in sorted(versions, key=self._goes_first)[: max(0, over)]:
+                self._take(version, replica)
+
+    def fill(self, versions: Sequence[str], wanted: Mapping[str, int], displace: bool) -> None:
+        """Give each of the versions its next copy, in turn, until it has what is wanted or no place is left."""
+        for copies in range(1, max(wanted[version] for version in versions) + 1):
+            for version in versions:
+                if len(self._replicas_of[version]) < min(copies, wanted[version]):
+                    self._place(version, displace)
+
+    def placed(self) -> dict[str, tuple[str, ...]]:
+        """The replicas of each version, in the version's own order."""
+        return {
+            version: tuple(replica for replica in self._order[version] if replica in replicas)
+            for version, replicas in self._replicas_of.items()
+        }
+
+    def _place(self, version: str, displace: bool) -> None:
+        there = [replica for replica in self._order[version] if replica not in self._replicas_of[version]]
+        for limit in (self._evenly, self._batched, self._at_all):
+            for replica in there:
+                if len(self._versions_on[replica]) < limit(self._rooms[replica]):
+                    return self._put(version, replica)
+        if displace:
+            self._displace(version, there)
+        return None
+
+    def _displace(self, version: str, there: Sequence[str]) -> None:
+        """Take the place of the least of those of lower priority, if there is one."""
+        lower = [
+            (self._goes_first(other), at, other)
+            for at, replica in enumerate(there)
+            for other in self._versions_on[replica]
+            if self._demands[other].priority < self._demands[version].priority
+        ]
+        if lower:
+            _, at, other = min(lower)
+            self._take(other, there[at])
+            self._put(version, there[at])
+
+    def _goes_first(self, version: str) -> tuple[int, int, str]:
+        """Lowest priority first, and of those the one with the most copies."""
+        return self._demands[version].priority, -len(self._replicas_of[version]), version
+
+    def _evenly(self, room: Room) -> int:
+        return min(self._even, room.max_loras, room.places)
+
+    def _batched(self, room: Room) -> int:
+        return min(room.max_loras, room.places)
+
+    def _at_all(self, room: Room) -> int:
+        return room.places
+
+    def _put(self, version: str, replica: str) -> None:
+        self._replicas_of[version].add(replica)
+        self._versions_on[replica].add(version)
+
+    def _take(self, version: str, replica: str) -> None:
+        self._replicas_of[version].remove(replica)
+        self._versions_on[replica].remove(version)

@@ -1,0 +1,88 @@
+"""Canaries on real vLLM that are judged by themselves: one with a wrong scaling goes back, a good one is promoted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from benchmarks.swap_callers import under_load
+from benchmarks.swap_counts import FAULTS, Answer, Swap, count
+from tests.engine.conftest import TwoReplicas
+from tests.engine.words import TASK, Desk, ShortAnswers, adapter, references, wait_until
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+ACTIVE, GOOD = f"{TASK}@v1", f"{TASK}@v2"
+# Answers of a few words and whole ones are asked for side by side, so that latency says little here.
+PLAN = {"alpha": 0.05, "margin": 0.2, "requests_min": 10, "latency_ratio_max": 100.0, "seconds_max": 600.0}
+OF_THE_GATEWAY = ("refused", "broken", "fallbacks")
+ANY_TIME = Swap(2, 0.0, float("inf"))
+
+
+def judge(desk: Desk, version: str, share: float, shadow: float = 0.0) -> list[Answer]:
+    """Have callers ask while a canary is on trial, until the verdict; what they got."""
+
+    def on_trial() -> None:
+        desk.call("POST", f"aliases/{TASK}/canary", {"version": version, "share": share, "plan": PLAN})
+        if shadow:
+            desk.call("POST", f"aliases/{TASK}/shadow", {"version": version, "share": shadow})
+        wait_until(lambda: desk.call("GET", f"aliases/{TASK}")["rollout"] is None, f"the verdict on {version}")
+
+    desk.point(ACTIVE)
+    return under_load(desk.target(), ShortAnswers(6, 0.1), 5, on_trial)
+
+
+def fault_counts(answers: list[Answer], names: tuple[str, ...]) -> dict[str, Any]:
+    """Faults of those names; any version may have answered."""
+    found = count(answers, [ANY_TIME], references(), 1, TASK + "@v{}")
+    return {name: found[name] for name in names}
+
+
+def verdict_of_the_system(desk: Desk, action: str, version: str) -> dict[str, Any]:
+    """The audit's last entry of an action: by whom, of which version, on what evidence."""
+    entry = desk.audit(action)[-1]
+    assert (entry["actor"], entry["after"]["version"]) == ("system", version)
+    return dict(entry["evidence"]["signals"])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def bad(two_replicas: TwoReplicas, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """v1 with a scaling 16 times too large: its files are in order, so that it can be entered."""
+    folder = tmp_path_factory.mktemp("bad") / "adapter"
+    return await asyncio.to_thread(two_replicas.desks[0].push, adapter(folder, "bad"))
+
+
+async def test_a_canary_with_a_wrong_scaling_is_rolled_back_by_itself_for_its_broken_contract(
+    two_replicas: TwoReplicas, bad: str
+) -> None:
+    desk, _ = two_replicas.desks
+    await asyncio.to_thread(desk.stage, bad)
+    answers = await asyncio.to_thread(judge, desk, bad, 0.5)
+    assert fault_counts(answers, OF_THE_GATEWAY) == dict.fromkeys(OF_THE_GATEWAY, 0)
+    assert desk.call("GET", f"aliases/{TASK}")["weights"] == {ACTIVE: 1.0}
+    assert desk.call("GET", f"adapters/{bad}")["state"] == "quarantined"
+    assert verdict_of_the_system(desk, "alias.rollback", bad)["contract"]["harm"]["shown"]
+    assert {desk.ask()[0] for _ in range(4)} == {ACTIVE}
+
+
+async def test_its_shadow_finds_it_out_before_many_callers_get_its_answers(two_replicas: TwoReplicas, bad: str) -> None:
+    desk, _ = two_replicas.desks
+    await asyncio.to_thread(desk.stage, bad)
+    answers = await asyncio.to_thread(judge, desk, bad, 0.01, 1.0)
+    assert fault_counts(answers, OF_THE_GATEWAY) == dict.fromkeys(OF_THE_GATEWAY, 0)
+    shown = desk.call("GET", f"aliases/{TASK}")
+    assert (shown["weights"], shown["shadow"]) == ({ACTIVE: 1.0}, {})
+    assert desk.call("GET", f"adapters/{bad}")["state"] == "quarantined"
+    assert verdict_of_the_system(desk, "alias.rollback", bad)["shadow"]["harm"]["shown"]
+
+
+async def test_a_good_canary_is_promoted_by_itself(two_replicas: TwoReplicas) -> None:
+    desk, _ = two_replicas.desks
+    answers = await asyncio.to_thread(judge, desk, GOOD, 0.5)
+    assert fault_counts(answers, FAULTS) == dict.fromkeys(FAULTS, 0)
+    assert desk.call("GET", f"aliases/{TASK}")["weights"] == {GOOD: 1.0}
+    signals = verdict_of_the_system(desk, "alias.promote", GOOD)
+    assert all(signals[name]["no_worse"]["shown"] for name in ("error", "contract", "latency"))
+    assert {desk.ask()[0] for _ in range(4)} == {GOOD}

@@ -1,0 +1,150 @@
+"""The pure part of a state's export, comparison and application."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.state_file import (
+    ABSENT,
+    FORMAT,
+    KINDS,
+    Difference,
+    Held,
+    Kind,
+    Objects,
+    differences,
+    digest_of,
+    kept,
+    written,
+)
+
+NAMES = ("returns@v1", "returns@v2", "returns@v3")
+
+
+def version(number: int, state: str = "ready", **changes: Any) -> dict[str, Any]:
+    identity = {"task": "returns", "number": number, "pool": "small", "digest": f"sha256:{number}"}
+    return {"name": f"returns@v{number}", "state": state, "note": "", **identity, **changes}
+
+
+def objects(**kinds: dict[str, Held]) -> Objects:
+    return {kind: kinds.get(kind, {}) for kind in KINDS}
+
+
+VERSIONS = {name: Held(1, version(at)) for at, name in enumerate(NAMES, 1)}
+aliases = st.sampled_from(NAMES).map(lambda name: {"weights": {name: 1.0}})
+rules = st.sampled_from(["general", "refuse"]).map(lambda action: {"action": action})
+
+
+def shelf(values: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Held]]:
+    held = st.builds(Held, st.integers(0, 3), st.none() | values)
+    return st.dictionaries(st.sampled_from(["a", "b", "c"]), held, max_size=3)
+
+
+states = st.builds(lambda a, o: objects(versions=VERSIONS, aliases=a, overrides=o), shelf(aliases), shelf(rules))
+
+
+def applied(present: Objects, steps: Iterable[Difference]) -> Objects:
+    """The state after these steps, each of which raises its object's generation."""
+    after: dict[Kind, dict[str, Held]] = {kind: dict(section) for kind, section in present.items()}
+    for step in steps:
+        assert step.action in ("create", "change", "remove")
+        assert step.before == after[step.kind].get(step.name, ABSENT).value
+        after[step.kind][step.name] = Held(step.generation + 1, step.after)
+    return after
+
+
+def values(state: Objects) -> dict[str, Any]:
+    return {
+        kind: {
+            name: held.value and {key: part for key, part in held.value.items() if key != "previous"}
+            for name, held in section.items()
+            if held.value is not None
+        }
+        for kind, section in state.items()
+    }
+
+
+@given(present=states, file=states, prune=st.booleans())
+def test_after_the_steps_of_a_comparison_there_is_nothing_left_to_do(
+    present: Objects, file: Objects, prune: bool
+) -> None:
+    after = applied(present, differences(present, file, prune))
+    assert differences(after, file, prune) == []
+    if prune:
+        assert values(after) == values(file)
+    for kind, name in kept(present, file):
+        assert prune or after[kind][name].value == present[kind][name].value
+
+
+@given(state=states)
+def test_a_state_is_no_different_from_what_was_written_of_it(state: Objects) -> None:
+    content = written(state)
+    read = {
+        kind: {name: Held(one["generation"], one["value"]) for name, one in content[kind].items()} for kind in KINDS
+    }
+    assert content["format"] == FORMAT
+    assert differences(state, read, prune=True) == []
+    assert digest_of(content) == digest_of(dict(reversed(content.items())))
+
+
+@given(present=states, file=states)
+def test_only_what_was_there_and_has_moved_on_is_stale(present: Objects, file: Objects) -> None:
+    for step in differences(present, file, prune=False):
+        generation = present[step.kind].get(step.name, ABSENT).generation
+        assert step.stale == (generation not in (0, file[step.kind][step.name].generation))
+
+
+def test_steps_come_in_the_order_in_which_they_are_taken() -> None:
+    present = objects(versions={"returns@v1": Held(4, version(1, "active")), "returns@v3": Held(2, version(3))})
+    file = objects(
+        versions={
+            "returns@v1": Held(4, version(1, "active")),
+            "returns@v2": Held(3, version(2, "active")),
+            "returns@v3": Held(2, version(3, "retired")),
+        },
+        aliases={"returns": Held(1, {"weights": {"returns@v2": 1.0}})},
+        overrides={"a": Held(0, {"action": "general"})},
+    )
+    steps = differences(present, file, prune=False)
+    assert [(step.action, step.name) for step in steps] == [
+        ("create", "returns@v2"),
+        ("stage", "returns@v2"),
+        ("create", "returns"),
+        ("create", "a"),
+        ("retire", "returns@v3"),
+    ]
+    assert [(step.after or {}).get("state") for step in steps[:2]] == ["verified", "ready"]
+
+
+def test_a_kind_that_the_file_leaves_out_is_left_as_it_is() -> None:
+    present = objects(overrides={"a": Held(1, {"action": "general"})})
+    assert differences(present, {"aliases": {}}, prune=True) == []
+    assert list(kept(present, {"aliases": {}})) == []
+
+
+def test_a_change_of_an_alias_keeps_the_way_back() -> None:
+    before = {"weights": {"returns@v2": 1.0}, "previous": ["returns@v1"]}
+    present = objects(versions=VERSIONS, aliases={"returns": Held(2, before)})
+    file = objects(aliases={"returns": Held(2, {"weights": {"returns@v3": 1.0}, "previous": []})})
+    (step,) = differences(present, file, prune=False)
+    assert (step.after or {})["previous"] == ["returns@v2", "returns@v1"]
+
+
+def test_what_begins_here_is_on_no_replica_and_what_was_given_up_stays_so() -> None:
+    states_there = ("active", "staging", "quarantined", "draining", "retired")
+    file = objects(versions={f"returns@v{n}": Held(1, version(n, s)) for n, s in enumerate(states_there, 1)})
+    begun = [(step.after or {})["state"] for step in differences(objects(), file, prune=False)]
+    assert begun == ["verified", "verified", "quarantined", "retired", "retired"]
+
+
+def test_secrets_and_whole_manifests_are_not_shown() -> None:
+    caller = {"name": "shop", "role": "caller", "secret_digest": "0" * 64, "models": ["*"], "expires_at": None}
+    file = objects(
+        versions={"returns@v1": Held(1, version(1, manifest={"task": "returns"}))}, callers={"abc": Held(1, caller)}
+    )
+    for step in differences(objects(), file, prune=False):
+        assert not {"secret_digest", "manifest"} & set(step.to_json()["after"])

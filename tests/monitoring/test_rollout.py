@@ -1,0 +1,347 @@
+"""The verdict on a canary: what promotes it, what rolls it back, what waits, and that any gateway says the same."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitoring.degradation import rollout
+from monitoring.degradation.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, Rollout, ShadowPair, Verdict
+
+PLAN = Plan()
+arms = st.sampled_from(["canary", "active"])
+known = st.none() | st.booleans()
+outcomes = st.builds(
+    Outcome,
+    arm=arms,
+    error=known,
+    contract_broken=known,
+    latency_seconds=st.none() | st.floats(0, 1e6),
+    badness=st.none() | st.floats(0, 1),
+)
+pairs = st.builds(ShadowPair, canary_wrong=st.booleans(), active_wrong=st.booleans())
+
+
+def good(arm: Arm, **more: Any) -> Outcome:
+    return Outcome(**{"arm": arm, "error": False, "latency_seconds": 0.2, **more})
+
+
+def seen(plan: Plan, *happened: Outcome | ShadowPair, state: Rollout | None = None) -> Rollout:
+    state = state or rollout.start(plan)
+    for one in happened:
+        if isinstance(one, Outcome):
+            state = rollout.observe(state, plan, one)
+        else:
+            state = rollout.observe_pair(state, plan, one)
+    return state
+
+
+def both(count: int, canary: Outcome | None = None, active: Outcome | None = None) -> Iterator[Outcome]:
+    for _ in range(count):
+        yield active or good("active")
+        yield canary or good("canary")
+
+
+def judged(plan: Plan, *happened: Outcome | ShadowPair, seconds: float = 60.0) -> Verdict:
+    return rollout.verdict(seen(plan, *happened), plan, seconds)
+
+
+# ---- promotion -----------------------------------------------------------------------------------
+
+
+def test_a_canary_that_is_as_good_is_promoted_once_enough_is_seen() -> None:
+    found = judged(PLAN, *both(300))
+    assert found.action == "promote"
+    assert found.because == "After 300 requests it is shown to be no worse: error, latency."
+
+
+def test_it_waits_for_the_requests_that_the_plan_asks_for() -> None:
+    found = judged(Plan(requests_min=301), *both(300))
+    assert found.action == "continue"
+    assert "300 of 301 canary requests were seen" in found.because
+
+
+def test_it_waits_for_the_seconds_that_the_plan_asks_for() -> None:
+    plan = Plan(seconds_min=600)
+    state = seen(plan, *both(300))
+    assert rollout.verdict(state, plan, 599).action == "continue"
+    assert "599 of 600 s have passed" in rollout.verdict(state, plan, 599).because
+    assert rollout.verdict(state, plan, 600).action == "promote"
+
+
+def test_errors_and_latency_are_always_required() -> None:
+    without_latency = judged(PLAN, *both(300, good("canary", latency_seconds=None)))
+    assert without_latency.action == "continue"
+    assert without_latency.because.endswith("not yet shown to be no worse: latency.")
+
+
+def test_contracts_are_required_where_there_is_one() -> None:
+    late = [good("active", contract_broken=False), good("canary", contract_broken=False)]
+    found = judged(PLAN, *both(300), *late)
+    assert (found.action, found.evidence["signals"]["contract"]["required"]) == ("continue", True)
+    assert "not yet shown to be no worse: contract" in found.because
+
+
+def test_feedback_is_required_where_the_plan_names_its_metric() -> None:
+    plan = Plan(feedback_metric="correct")
+    assert "no worse: feedback" in judged(plan, *both(300)).because
+    judgements = both(300, Outcome(arm="canary", badness=0.0), Outcome(arm="active", badness=0.0))
+    assert judged(plan, *both(300), *judgements).action == "promote"
+
+
+def test_shadow_pairs_are_required_where_the_plan_says_so() -> None:
+    plan = Plan(shadow_required=True)
+    equal = [ShadowPair(canary_wrong=False, active_wrong=False)] * 300
+    assert judged(plan, *both(300)).action == "continue"
+    assert judged(plan, *both(300), *equal).action == "promote"
+
+
+def test_late_feedback_is_no_request() -> None:
+    state = seen(PLAN, Outcome(arm="canary", badness=1.0), Outcome(arm="active", badness=0.0))
+    assert (state.canary_requests, state.active_requests) == (0, 0)
+    assert state.feedback.harm.observed == 1
+
+
+# ---- rolling back --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "worse", "words"),
+    [
+        ("error", {"error": True, "latency_seconds": None}, "errors are more than 2 points more frequent"),
+        ("contract", {"contract_broken": True}, "broken contracts are more than 2 points more frequent"),
+        ("latency", {"latency_seconds": 0.31}, "more than half of its answers take over 1.5 times as long"),
+        ("feedback", {"badness": 1.0}, "feedback is more than 2 points worse"),
+    ],
+)
+def test_harm_in_any_signal_rolls_back_at_once(name: str, worse: dict[str, Any], words: str) -> None:
+    plan = Plan(feedback_metric="correct")
+    fine = good("active", contract_broken=False, badness=0.0)
+    found = judged(plan, *both(14, good("canary", **{"contract_broken": False, "badness": 0.0, **worse}), fine))
+    assert found.action == "roll_back"
+    assert words in found.because
+    assert [one for one in SIGNALS if found.evidence["signals"][one]["harm"]["shown"]] == [name]
+
+
+def test_harm_on_the_same_inputs_rolls_back_and_says_how_sure_it_is() -> None:
+    found = judged(PLAN, *[ShadowPair(canary_wrong=True, active_wrong=False)] * 10)
+    assert found.action == "roll_back"
+    assert "on the same inputs it is wrong more than 0 points more often" in found.because
+    assert "+100.0 points in 10 pairs" in found.because
+    assert "threshold 40)" in found.because
+
+
+def test_harm_rolls_back_before_a_promotion_and_after_the_time() -> None:
+    happened: list[Outcome | ShadowPair] = [*both(300), *[ShadowPair(canary_wrong=True, active_wrong=False)] * 10]
+    assert judged(PLAN, *happened).action == "roll_back"
+    assert judged(Plan(on_timeout="promote"), *happened, seconds=1e6).action == "roll_back"
+
+
+def test_harm_that_was_shown_once_stays_shown_however_seldom_anybody_looks() -> None:
+    happened = [ShadowPair(canary_wrong=True, active_wrong=False)] * 10
+    happened += [ShadowPair(canary_wrong=False, active_wrong=True)] * 50
+    found = judged(PLAN, *happened)
+    assert found.action == "roll_back"
+    assert found.evidence["signals"]["shadow"]["harm"]["e_value"] < 1
+
+
+def test_feedback_that_the_plan_does_not_name_rolls_nothing_back() -> None:
+    worse = both(50, Outcome(arm="canary", badness=1.0), Outcome(arm="active", badness=0.0))
+    found = judged(PLAN, *worse)
+    assert found.action == "continue"
+    assert found.evidence["signals"]["feedback"]["harm"]["threshold"] is None
+
+
+def test_an_outage_of_both_arms_is_nobody_s_harm() -> None:
+    draw = random.Random(3)
+    state, worst = rollout.start(PLAN), 0.0
+    for n in range(4_000):
+        out = (n // 100) % 4 == 3
+        arm: Arm = "canary" if draw.random() < 0.3 else "active"
+        state = seen(PLAN, good(arm, error=out or draw.random() < 0.02), state=state)
+        worst = max(worst, state.error.harm.log_e_max)
+    assert math.exp(worst) < 1 / (PLAN.alpha * rollout.shares_of_alpha(PLAN)["error"])
+
+
+def test_an_outage_that_finds_values_waiting_takes_an_e_value_from_one_to_seven_at_most() -> None:
+    waiting = [good("active")] * 100
+    state = seen(PLAN, *waiting, *[good("canary", error=True)] * 100)
+    assert state.error.harm.observed == WAITING_MAX
+    assert math.exp(state.error.harm.log_e_max) < 7
+
+
+# ---- time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_timeout", ["hold", "roll_back", "promote"])
+def test_without_a_verdict_the_plan_decides_when_the_time_is_over(on_timeout: Any) -> None:
+    plan = Plan(on_timeout=on_timeout, seconds_max=100)
+    assert rollout.verdict(rollout.start(plan), plan, 99).action == "continue"
+    found = rollout.verdict(rollout.start(plan), plan, 100)
+    assert found.action == on_timeout
+    assert found.because.startswith("No verdict after 100 s (0 of 200 canary requests were seen; ")
+
+
+# ---- pairs ---------------------------------------------------------------------------------------
+
+
+def test_the_rarer_arm_loses_nothing_and_the_other_keeps_its_latest() -> None:
+    happened = [good("active", latency_seconds=float(n)) for n in range(20)]
+    state = seen(PLAN, *happened)
+    assert state.latency.active == tuple(float(n) for n in range(20 - WAITING_MAX, 20))
+    assert state.latency.unpaired == 20 - WAITING_MAX
+    state = seen(PLAN, good("canary"), state=state)
+    assert (state.latency.harm.observed, len(state.latency.active), state.latency.canary) == (1, WAITING_MAX - 1, ())
+
+
+def test_a_canary_that_comes_first_is_compared_the_same_way_round() -> None:
+    slow, quick = good("canary", latency_seconds=9.0), good("active", latency_seconds=1.0)
+    assert seen(PLAN, slow, quick).latency.harm.total == seen(PLAN, quick, slow).latency.harm.total == 1.0
+
+
+def test_with_equal_shares_nine_tenths_of_the_requests_find_a_partner() -> None:
+    draw = random.Random(5)
+    state = seen(PLAN, *(good("canary" if draw.random() < 0.5 else "active") for _ in range(4_000)))
+    assert state.error.harm.observed * 2 / 4_000 > 0.85
+
+
+# ---- guarantee -----------------------------------------------------------------------------------
+
+
+def test_good_canaries_are_rolled_back_no_more_often_than_the_plan_says() -> None:
+    plan = Plan(alpha=0.2, feedback_metric="correct")
+    rolled_back = 0
+    for n in range(100):
+        draw = random.Random(n)
+        state = rollout.start(plan)
+        for _ in range(300):
+            canary = draw.random() < 0.5
+            rate = 0.07 if canary else 0.05
+            happened = Outcome(
+                arm="canary" if canary else "active",
+                error=draw.random() < rate,
+                contract_broken=draw.random() < rate,
+                latency_seconds=draw.random() * (1.5 if canary else 1.0),
+                badness=float(draw.random() < rate),
+            )
+            pair = ShadowPair(canary_wrong=draw.random() < 0.2, active_wrong=draw.random() < 0.2)
+            state = seen(plan, happened, pair, state=state)
+        rolled_back += rollout.verdict(state, plan, 1).action == "roll_back"
+    assert rolled_back <= 100 * 0.2 + 3.1 * math.sqrt(100 * 0.2 * 0.8)
+
+
+@given(st.none() | st.just("correct"))
+def test_the_shares_of_alpha_add_up_to_one(metric: str | None) -> None:
+    shares = rollout.shares_of_alpha(Plan(feedback_metric=metric))
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert set(shares) == set(SIGNALS)
+
+
+# ---- state ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(st.lists(outcomes | pairs, max_size=60), st.integers(0, 60))
+def test_a_gateway_that_goes_on_from_the_saved_state_says_the_same(
+    happened: list[Outcome | ShadowPair], cut: int
+) -> None:
+    plan = Plan(feedback_metric="correct", requests_min=1)
+    saved = msgspec.json.encode(seen(plan, *happened[:cut]))
+    resumed = seen(plan, *happened[cut:], state=msgspec.json.decode(saved, type=Rollout))
+    straight = seen(plan, *happened)
+    assert resumed == straight
+    assert rollout.verdict(resumed, plan, 5.0) == rollout.verdict(straight, plan, 5.0)
+
+
+@settings(max_examples=60)
+@given(st.lists(outcomes | pairs, max_size=60), st.floats(0, 1e6))
+def test_every_verdict_is_json_without_nan_and_says_why(happened: list[Outcome | ShadowPair], seconds: float) -> None:
+    found = judged(PLAN, *happened, seconds=seconds)
+    json.dumps(found.evidence, allow_nan=False)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Verdict) == found
+    assert found.because.endswith(".")
+    assert set(found.evidence["signals"]) == set(SIGNALS)
+
+
+def test_the_state_stays_small() -> None:
+    draw = random.Random(1)
+    happened = [
+        Outcome(
+            arm="active" if draw.random() < 0.9 else "canary",
+            error=draw.random() < 0.1,
+            contract_broken=draw.random() < 0.1,
+            latency_seconds=draw.random(),
+            badness=draw.random(),
+        )
+        for _ in range(5_000)
+    ]
+    assert len(msgspec.json.encode(seen(PLAN, *happened))) < 5_000
+
+
+def test_looking_and_observing_change_nothing_that_was_there() -> None:
+    state = seen(PLAN, *both(20))
+    before = msgspec.json.encode(state)
+    rollout.verdict(state, PLAN, 3.0)
+    seen(PLAN, *both(5), ShadowPair(canary_wrong=True, active_wrong=False), state=state)
+    assert msgspec.json.encode(state) == before
+
+
+@pytest.mark.parametrize("moved", [{"margin": 0.03}, {"latency_ratio_max": 2.0}, {"shadow_harm_margin": 0.01}])
+def test_a_plan_with_other_margins_asks_for_a_fresh_start(moved: dict[str, Any]) -> None:
+    state, plan = rollout.start(PLAN), Plan(**moved)
+    for ask in (
+        lambda: rollout.observe(state, plan, good("canary")),
+        lambda: rollout.observe_pair(state, plan, ShadowPair(canary_wrong=True, active_wrong=True)),
+        lambda: rollout.verdict(state, plan, 1.0),
+    ):
+        with pytest.raises(ValueError, match="start the canary's judgement afresh"):
+            ask()
+
+
+# ---- bounds --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"alpha": 0.0},
+        {"alpha": 0.6},
+        {"alpha": math.nan},
+        {"margin": -0.01},
+        {"margin": 0.6},
+        {"latency_ratio_max": 0.9},
+        {"requests_min": 0},
+        {"seconds_max": 0.5},
+        {"seconds_min": 86_401},
+        {"shadow_harm_margin": 0.03},
+        {"on_timeout": "wait"},
+        {"feedback_metric": ""},
+    ],
+)
+def test_a_plan_out_of_bounds_is_refused_with_the_name_of_what_is_wrong(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Plan(**wrong)
+
+
+def test_a_plan_comes_from_json_with_the_same_bounds_and_no_unknown_field() -> None:
+    assert msgspec.json.decode(b"{}", type=Plan) == PLAN
+    assert msgspec.json.decode(msgspec.json.encode(PLAN), type=Plan) == PLAN
+    for raw in (b'{"alpha": 2}', b'{"alhpa": 0.05}', b'{"on_timeout": "wait"}', b'{"requests_min": "many"}'):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(raw, type=Plan)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"badness": 1.1}, {"latency_seconds": -1.0}, {"latency_seconds": math.nan}, {"arm": "shadow"}]
+)
+def test_an_outcome_that_can_t_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        good(**{"arm": "canary", **wrong})

@@ -1,0 +1,148 @@
+"""Steps of a release over HTTP, and what there is to see after them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import yaml
+
+from monitoring.records import STREAM_KEY
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+SECONDS_MAX = 20.0
+MESSAGES = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
+V1, V2 = "returns@v1", "returns@v2"
+QUICK = {"limits": {"retries_max": 0, "backoff_seconds": 0.01}}
+EASY = {"margin": 0.5, "latency_ratio_max": 100, "requests_min": 10}
+"""A plan under which a good canary is promoted after some ten requests."""
+STRICT = {"latency_ratio_max": 100}
+"""A plan under which a bad one is rolled back after some ten, and nobody is promoted before 200."""
+CONTRACT = {"choices": ["approve", "reject"]}
+
+
+async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
+    """What `holds` gives, once it gives something."""
+    async with asyncio.timeout(SECONDS_MAX):
+        while not (found := await holds()):
+            await asyncio.sleep(0.01)
+    return found
+
+
+def with_contract(folder: Path) -> Path:
+    """The same adapter, with a contract in its manifest."""
+    path = folder / "manifest.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"contract": CONTRACT}))
+    return folder
+
+
+async def ask(http: httpx.AsyncClient, session: str = "", **more: Any) -> httpx.Response:
+    """Ask the task, and get a 200."""
+    headers = {"x-apprentice-session": session} if session else {}
+    answer = await http.post(
+        "/v1/chat/completions", json={"model": "returns", "messages": MESSAGES, **more}, headers=headers
+    )
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def step(http: httpx.AsyncClient, name: str, status: int = 200, **body: Any) -> dict[str, Any]:
+    """Take one step of a release of `returns`, and get this status."""
+    answer = await http.post(f"/admin/v1/aliases/returns/{name}", json=body)
+    assert answer.status_code == status, answer.text
+    return dict(answer.json())
+
+
+def loads_of(engine: FakeEngine) -> int:
+    """How often the engine was told to load an adapter."""
+    return sum(call.path == "/v1/load_lora_adapter" for call in engine.calls)
+
+
+async def alias(http: httpx.AsyncClient) -> dict[str, Any]:
+    """The alias of `returns`, with its canary's evidence."""
+    return dict((await http.get("/admin/v1/aliases/returns")).json())
+
+
+async def states(http: httpx.AsyncClient) -> dict[str, str]:
+    """The state of each version."""
+    listed = (await http.get("/admin/v1/adapters")).json()["adapters"]
+    return {row["version"]: row["state"] for row in listed}
+
+
+async def audit_of(http: httpx.AsyncClient, action: str) -> list[dict[str, Any]]:
+    """The audit's entries of one action, oldest first."""
+    entries = (await http.get("/admin/v1/audit?limit=1000")).json()["entries"]
+    return [entry for entry in entries if entry["action"] == action]
+
+
+async def record_of(http: httpx.AsyncClient, answer: httpx.Response) -> dict[str, Any]:
+    """The record of a request."""
+    return dict((await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"])
+
+
+async def shadows(gateway: RunningGateway) -> list[dict[str, Any]]:
+    """The records of all shadow requests that were answered so far."""
+    rows = await gateway.house.redis.xrange(STREAM_KEY)
+    records = [msgspec.json.decode(fields[b"record"]) for _, fields in rows]
+    return [record for record in records if record["purpose"] == "shadow"]
+
+
+async def metric(http: httpx.AsyncClient, name: str, *labels: str) -> float:
+    """The sum of a metric's series that have all of these labels."""
+    lines = (await http.get("/metrics")).text.splitlines()
+    series = [line for line in lines if line.startswith(name + "{") and all(label in line for label in labels)]
+    return sum(float(line.split("} ")[1].split()[0]) for line in series)
+
+
+async def asked_until_it_ends(
+    http: httpx.AsyncClient, after: Callable[[httpx.Response], Awaitable[None]] | None = None
+) -> dict[str, Any]:
+    """Ask in ever new sessions until the canary has ended by itself; the alias as it is then."""
+    async with asyncio.timeout(SECONDS_MAX):
+        number = 0
+        while True:
+            for _ in range(10):
+                number += 1
+                answer = await ask(http, f"session {number}")
+                if after is not None:
+                    await after(answer)
+            shown = await alias(http)
+            if shown["rollout"] is None:
+                return shown
+
+
+async def rolled_back(http: httpx.AsyncClient, shown: dict[str, Any], signal_name: str) -> dict[str, Any]:
+    """See that the canary is in quarantine because of this signal alone; the audit's entry."""
+    assert shown["weights"] == {V1: 1.0}
+    assert await states(http) == {V1: "active", V2: "quarantined"}
+    [entry] = await until(lambda: audit_of(http, "alias.rollback"))
+    assert (entry["actor"], entry["object"]) == ("system", "returns")
+    harmful = [name for name, one in entry["evidence"]["signals"].items() if one["harm"]["shown"]]
+    assert harmful == [signal_name]
+    assert entry["after"]["because"].startswith("It is shown that ")
+    return dict(entry)
+
+
+@asynccontextmanager
+async def two_versions(
+    configure: Configure, make_adapter: MakeAdapter, contract: bool = False, **sections: Any
+) -> AsyncIterator[tuple[RunningGateway, httpx.AsyncClient]]:
+    """A gateway that serves `returns@v1` and has `returns@v2` ready, and an admin's client."""
+    folders = [with_contract(make_adapter(n)) if contract else make_adapter(n) for n in (1, 2)]
+    async with run_gateway(configure(**QUICK | sections)) as running, running.http() as http:
+        await running.place(folders[0])
+        await running.place(folders[1], alias=False)
+        yield running, http
+
+
+async def as_many(found: Awaitable[list[Any]], count: int) -> list[Any]:
+    """What was found, once it is so many; else nothing."""
+    rows = await found
+    return rows if len(rows) >= count else []

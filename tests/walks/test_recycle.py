@@ -1,0 +1,173 @@
+"""Cordons and recycling: a replica without new requests, and an engine started anew so that its ghosts go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.fakes.wire import Exchange, HttpListener
+from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
+
+
+class Supervisor:
+    """Starts its engine anew when it is asked to, as a service manager would."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.asked = 0
+        self.status = 202
+        self._http = HttpListener(self._handle, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._http.port}/restart"
+
+    async def _handle(self, exchange: Exchange) -> None:
+        self.asked += 1
+        if self.status == 202:
+            await self.engine.restart()
+        await exchange.whole(self.status, {})
+
+    async def __aenter__(self) -> Supervisor:
+        await self._http.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.stop()
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[FakeEngine]:
+    async with FakeEngine(BASE_MODEL, n_tokens=8) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def supervisor(small: FakeEngine) -> AsyncIterator[Supervisor]:
+    async with Supervisor(small) as running:
+        yield running
+
+
+@asynccontextmanager
+async def two_replicas(
+    configure: Configure, small: FakeEngine, second: FakeEngine, supervisor: Supervisor, **pool: Any
+) -> AsyncIterator[RunningGateway]:
+    configuration = configure()
+    configuration["pools"]["small"] |= {
+        "replicas": [
+            {"name": "small-0", "url": small.url, "recycle_url": supervisor.url},
+            {"name": "small-1", "url": second.url},
+        ],
+        **pool,
+    }
+    async with run_gateway(configuration) as running:
+        yield running
+
+
+async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_cordoned_replica_gets_no_new_requests_until_it_is_uncordoned(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+) -> None:
+    async with two_replicas(configure, small, second, supervisor) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http() as http, gateway.openai() as client:
+            shown = (await http.post("/admin/v1/replicas/small-0/cordon", json={"reason": "a new driver"})).json()
+            assert shown["cordoned"] == "a new driver"
+            before = len(small.requests)
+            for _ in range(20):
+                assert (await client.chat.completions.create(model="returns", **ASK)).model == "returns@v1"
+            assert len(small.requests) == before
+            assert (await http.post("/admin/v1/replicas/small-0/uncordon")).json()["cordoned"] is None
+            async with asyncio.timeout(10):
+                while len(small.requests) == before:
+                    await client.chat.completions.create(model="returns", **ASK)
+
+
+async def test_a_recycled_replica_finishes_its_answers_is_started_anew_and_serves_again_without_an_error(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+) -> None:
+    async with two_replicas(configure, small, second, supervisor) as gateway:
+        await gateway.place(make_adapter(1))
+        replica = gateway.house.fleet.replicas["small-0"]
+        life = replica.life
+        small.token_delay_seconds = second.token_delay_seconds = 0.02
+        over = asyncio.Event()
+
+        async def ask_on() -> int:
+            answered = 0
+            async with gateway.openai() as client:
+                while not over.is_set():
+                    stream = await client.chat.completions.create(model="returns", stream=True, **ASK)
+                    chunks = [chunk async for chunk in stream]
+                    assert {chunk.model for chunk in chunks} == {"returns@v1"}
+                    assert chunks[-1].choices[0].finish_reason
+                    answered += 1
+            return answered
+
+        asking = [asyncio.create_task(ask_on()) for _ in range(4)]
+        async with gateway.http() as http:
+            assert (await http.post("/admin/v1/replicas/small-0/recycle")).status_code == 202
+            await until(lambda: replica.life != life and "returns@v1" in replica.loaded and not replica.cordoned)
+            seen = small.requests_total
+            await until(lambda: small.requests_total > seen + 4 or any(task.done() for task in asking))
+            over.set()
+            assert min(await asyncio.gather(*asking)) >= 1
+            entries = (await http.get("/admin/v1/audit?limit=100")).json()["entries"]
+    assert supervisor.asked == 1
+    assert [entry["action"] for entry in entries][-2:] == ["replica.recycle", "replica.uncordon"]
+
+
+async def test_a_replica_whose_ghosts_leave_no_load_is_recycled_by_itself(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+) -> None:
+    small.max_cpu_loras = second.max_cpu_loras = 3
+    await small.restart()
+    await second.restart()
+    async with two_replicas(configure, small, second, supervisor, max_cpu_loras=3) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http() as http:
+            version = await gateway.place(make_adapter(2), alias=False)
+            assert (await http.post(f"/admin/v1/adapters/{version}/unload")).status_code == 200
+            await until(lambda: supervisor.asked == 1 and "small-0" not in gateway.house.snapshot.current.cordons)
+            rows = {row["name"]: row for row in (await http.get("/admin/v1/replicas")).json()["replicas"]}
+    assert rows["small-0"]["capacity"]["ghosts"] == 0
+    assert rows["small-0"]["loaded"] == ["returns@v1"]
+    assert rows["small-1"]["capacity"]["ghosts"] == 1
+
+
+async def test_a_restart_that_fails_leaves_the_replica_cordoned_with_the_reason(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+) -> None:
+    supervisor.status = 500
+    async with two_replicas(configure, small, second, supervisor) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http() as http, gateway.openai() as client:
+            await http.post("/admin/v1/replicas/small-0/recycle")
+            cordons = gateway.house.snapshot
+            await until(lambda: "recycle_url failed" in cordons.current.cordons.get("small-0", ""))
+            assert (await client.chat.completions.create(model="returns", **ASK)).model == "returns@v1"
+            assert (await http.post("/admin/v1/replicas/small-0/uncordon")).json()["cordoned"] is None
+
+
+async def test_one_replica_of_a_pool_at_a_time_and_only_where_it_can_be_started_anew(
+    configure: Configure, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+) -> None:
+    async with two_replicas(configure, small, second, supervisor) as gateway, gateway.http() as http:
+        refused = await http.post("/admin/v1/replicas/small-1/recycle")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "state_conflict")
+        assert "recycle_url" in refused.json()["error"]["message"]
+        await http.post("/admin/v1/replicas/small-1/cordon")
+        refused = await http.post("/admin/v1/replicas/small-0/recycle")
+        assert "one replica at a time" in refused.json()["error"]["message"]
+        assert (await http.post("/admin/v1/replicas/nobody/recycle")).status_code == 404
+    assert supervisor.asked == 0

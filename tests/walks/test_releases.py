@@ -1,0 +1,250 @@
+"""Releases through the admin API: an alias that moves as one, sessions that stay in their arm, shadows nobody sees."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+
+from gateway.trials import AT_ONCE_MAX, QUEUE_MAX
+from router.choice import sticky_point
+from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Silent, Status
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import (
+    STRICT,
+    V1,
+    V2,
+    alias,
+    as_many,
+    ask,
+    metric,
+    record_of,
+    shadows,
+    states,
+    step,
+    two_versions,
+    until,
+)
+
+# ---- the alias -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["shadow", "canary", "promote", "rollback"])
+async def test_a_step_from_another_generation_than_the_alias_has_changes_nothing(
+    configure: Configure, make_adapter: MakeAdapter, name: str
+) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        await step(http, "promote", version=V2)
+        before, held = await alias(http), await states(http)
+        share = {"share": 0.5} if name in ("shadow", "canary") else {}
+        error = await step(http, name, 409, version=V1, expected_generation=1, **share)
+        assert "generation" in error["error"]["message"]
+        assert (await alias(http), await states(http)) == (before, held)
+
+
+@pytest.mark.parametrize("name", ["canary", "promote", "rollback"])
+async def test_who_pushed_a_version_may_not_release_it_and_another_admin_may(
+    configure: Configure, make_adapter: MakeAdapter, name: str
+) -> None:
+    share = {"share": 0.5} if name == "canary" else {}
+    async with run_gateway(configure(release={"approver_must_differ": True})) as running:
+        other = await running.key(role="admin")
+        async with running.http() as pusher, running.http(other) as approver:
+            for number in (1, 2):
+                await running.place(make_adapter(number), alias=False)
+            await step(approver, "promote", version=V1)
+            error = await step(pusher, name, 403, version=V2, **share)
+            assert error["error"]["code"] == "approver_must_differ"
+            assert (await alias(pusher))["weights"] == {V1: 1.0}
+            assert V2 in (await step(approver, name, version=V2, **share))["weights"]
+
+
+async def test_who_pushed_a_version_may_go_back_to_it_once_it_has_led(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with run_gateway(configure(release={"approver_must_differ": True})) as running:
+        other = await running.key(role="admin")
+        async with running.http() as pusher, running.http(other) as approver:
+            for number in (1, 2):
+                await running.place(make_adapter(number), alias=False)
+                await step(approver, "promote", version=f"returns@v{number}")
+            assert (await step(pusher, "rollback", version=V1))["weights"] == {V1: 1.0}
+
+
+async def test_a_version_that_is_not_ready_is_not_promoted_and_the_refusal_says_what_to_do(
+    gateway: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    async with gateway.http() as http:
+        body = {"task": "returns", "path": str(make_adapter(2))}
+        assert (await http.post("/admin/v1/adapters", json=body)).status_code == 201
+        for name, share in (("promote", {}), ("canary", {"share": 0.1}), ("shadow", {"share": 0.1})):
+            error = (await step(http, name, 409, version=V2, **share))["error"]
+            assert (error["code"], error["message"]) == ("state_conflict", f"{V2} is verified: stage it first.")
+        assert (await alias(http))["generation"] == 1
+
+
+async def test_a_version_whose_replica_went_down_is_not_promoted(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await small.kill()
+        await small.until(lambda: not running.house.fleet.replicas["small-0"].up)
+        error = (await step(http, "promote", 409, version=V2))["error"]
+        assert error["message"] == f"{V2} is ready on 0 of its 0 replicas only: wait, or see `why`."
+        await small.restart()
+
+
+async def test_promotion_and_the_way_back_move_pointers_and_load_nothing(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        changes = [call for call in small.calls if call.method == "POST"]
+        for taken, body, leader, other in (
+            ("promote", {"version": V2}, V2, V1),
+            ("rollback", {}, V1, V2),
+            ("canary", {"version": V2, "share": 0.999}, V1, V2),
+            ("rollback", {}, V1, V2),
+        ):
+            await step(http, taken, **body)
+            served_by = (await ask(http, "session 1")).json()["model"]
+            on_trial = taken == "canary"
+            assert served_by == (V2 if on_trial else leader)
+            assert await states(http) == {leader: "active", other: "canary" if on_trial else "standby"}
+        assert [call for call in small.calls if call.method == "POST"] == changes
+
+
+# ---- who gets the canary -------------------------------------------------------------------------
+
+
+async def test_a_canary_gets_its_share_of_sessions_each_stays_in_its_arm_and_records_say_so(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await step(http, "canary", version=V2, share=0.3)
+        salt = running.house.snapshot.current.policy.aliases["returns"].salt
+        first = {}
+        for number in range(60):
+            asked = [await ask(http, f"user {number}"), await ask(http, user=f"user {number}")]
+            models = {answer.json()["model"] for answer in asked}
+            assert models == {V2 if sticky_point(f"user {number}", salt) < 0.3 else V1}
+            first[number] = models.pop()
+            record = await record_of(http, asked[0])
+            told = (record["version"], record["reason"], record["probability"])
+            assert told == ((V2, "canary", 0.3) if first[number] == V2 else (V1, "adapter", pytest.approx(0.7)))
+        await step(http, "canary", version=V2, share=0.6)
+        later = {number: (await ask(http, f"user {number}")).json()["model"] for number in range(60)}
+        assert {number for number in first if first[number] == V2} < {n for n in later if later[n] == V2}
+        assert 6 <= Counter(first.values())[V2] <= 30
+
+
+async def test_the_judgement_goes_on_when_the_share_is_raised_and_begins_anew_with_another_plan(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        plan = {**STRICT, "requests_min": 5000}
+
+        async def seen() -> int:
+            await running.house.rollouts.step(running.house)
+            return int((await alias(http))["rollout"]["evidence"]["canary_requests"])
+
+        await step(http, "canary", version=V2, share=0.9, plan=plan)
+        for number in range(20):
+            await ask(http, f"session {number}")
+        counted = await until(seen)
+        await step(http, "canary", version=V2, share=0.95, plan=plan)
+        assert await seen() >= counted
+        await step(http, "canary", version=V2, share=0.95, plan=plan | {"alpha": 0.01})
+        assert await seen() == 0
+
+
+# ---- shadows -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("agrees", [False, True])
+async def test_a_shadow_answers_a_copy_that_nobody_sees_and_its_cost_is_booked_as_shadow(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, stream: bool, agrees: bool
+) -> None:
+    small.answers |= {V1: "approve it", V2: "approve  it" if agrees else "reject it"}
+    async with two_versions(configure, make_adapter) as (running, http):
+        await step(http, "shadow", version=V2, share=1.0)
+        answer = await ask(http, stream=stream)
+        [shadow] = await until(lambda: shadows(running))
+        primary = await record_of(http, answer)
+        assert "reject" not in answer.text
+        assert answer.headers["x-apprentice-version"] == primary["version"] == V1
+        assert (shadow["version"], shadow["shadow_of"], shadow["caller"]) == (V2, primary["id"], "")
+        assert (shadow["agrees"], shadow["outcome"], shadow["saving_usd"]) == (agrees, "ok", None)
+        assert shadow["pair"]["version"] == V1
+        assert shadow["cost_usd"] > 0
+        booked = await metric(http, "apprentice_cost_usd_total", 'purpose="shadow"')
+        assert booked == pytest.approx(shadow["cost_usd"])
+        assert await metric(http, "apprentice_cost_usd_total", 'purpose="serve"') == pytest.approx(primary["cost_usd"])
+        assert await metric(http, "apprentice_requests_total") == 1
+        outcome = f'outcome="{"agreed" if agrees else "differed"}"'
+        assert await metric(http, "apprentice_shadow_requests_total", outcome) == 1
+
+
+async def test_a_shadow_that_fails_is_recorded_and_neither_its_callers_nor_its_replica_feel_it(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await step(http, "shadow", version=V2, share=1.0)
+        small.faults.add(Status(500), model=V2)
+        for _ in range(5):
+            assert (await ask(http)).headers["x-apprentice-reason"] == "adapter"
+        found = await until(lambda: as_many(shadows(running), 5))
+        assert {(one["outcome"], one["agrees"], one["attempts"][0]["fault"]) for one in found} == {
+            ("failed", None, "failed")
+        }
+        assert running.house.fleet.replicas["small-0"].resting_until < time.monotonic()
+        assert await metric(http, "apprentice_shadow_requests_total", 'outcome="failed"') == 5
+
+
+async def test_shadows_that_hang_keep_no_caller_waiting_and_what_the_queue_can_not_hold_is_counted(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await step(http, "shadow", version=V2, share=1.0)
+        small.faults.add(Silent(), model=V2)
+        dropped = ("apprentice_shadow_requests_total", 'outcome="dropped"')
+        for _ in range(AT_ONCE_MAX):
+            await ask(http)
+        await small.until(lambda: sum(seen.model == V2 for seen in small.requests) == AT_ONCE_MAX)
+        for _ in range(QUEUE_MAX):
+            await ask(http)
+        assert await metric(http, *dropped) == 0
+        for _ in range(7):
+            assert (await ask(http)).json()["model"] == V1
+        assert await metric(http, *dropped) == 7
+        assert await shadows(running) == []
+        assert small.in_flight == AT_ONCE_MAX
+
+
+async def test_a_shadow_that_hangs_is_given_up_after_the_time_an_answer_may_take(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    limits = {"answer_timeout_seconds": 0.3, "retries_max": 0}
+    async with two_versions(configure, make_adapter, limits=limits) as (running, http):
+        await step(http, "shadow", version=V2, share=1.0)
+        small.faults.add(Silent(), model=V2)
+        await ask(http)
+        [shadow] = await until(lambda: shadows(running))
+        assert (shadow["outcome"], shadow["attempts"][0]["fault"]) == ("failed", "silent")
+
+
+async def test_a_share_of_nothing_ends_a_shadow(configure: Configure, make_adapter: MakeAdapter) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        await step(http, "shadow", version=V2, share=0.5)
+        assert await states(http) == {V1: "active", V2: "shadow"}
+        assert (await step(http, "shadow", version=V2, share=0))["shadow"] == {}
+        assert await states(http) == {V1: "active", V2: "ready"}
+
+
+async def test_the_active_version_is_nobodys_shadow(configure: Configure, make_adapter: MakeAdapter) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        error = await step(http, "shadow", 409, version=V1, share=0.5)
+        assert "can't be its own shadow" in error["error"]["message"]

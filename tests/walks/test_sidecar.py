@@ -1,0 +1,490 @@
+"""Over real sockets: a gateway that gives its store's files, a sidecar that pulls them, and who asks the sidecar."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from gateway import store_files
+from gateway.app import build_app
+from gateway.callers import new_key
+from gateway.cli.sidecar import build_sidecar, sidecar
+from gateway.house import House
+from gateway.settings import Settings, SettingsError
+from serving.adapters import pull
+from serving.adapters.artifact import digest_of, verify
+from serving.adapters.manifest import read_manifest
+from serving.adapters.pull import NotThere, Puller, PullError, ensure_on
+from serving.adapters.signature import new_key as new_signing_key
+from serving.adapters.signature import sign, written
+from serving.adapters.store import Store
+from tests.fakes.adapters import write_adapter
+from tests.walks.conftest import Configure, MakeAdapter
+
+DEADLINE_SECONDS = 50.0
+UNKNOWN = "sha256:" + "0" * 64
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@asynccontextmanager
+async def served(app: Any) -> AsyncIterator[str]:
+    """The application's address, for as long as the block does."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", access_log=False, log_config=None)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not server.started:
+                assert not serving.done()
+                await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@dataclass
+class Giving:
+    """A gateway that gives its store's files: `asked` are the files it was asked for, `go` lets its answers out."""
+
+    url: str
+    house: House
+    keys: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def store(self) -> Store:
+        return self.house.store
+
+
+@pytest.fixture
+async def gateway(configure: Configure) -> AsyncIterator[Giving]:
+    keys = {"admin": new_key()[0]}
+    app = build_app(Settings(**configure(), admin_key=keys["admin"], listen={"port": 0}))
+    app.include_router(store_files.router)
+    giving: Giving | None = None
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        if giving is not None and scope.get("path", "").startswith("/admin/v1/store/"):
+            giving.asked.append(scope["path"].rpartition("/")[2])
+            await giving.go.wait()
+        await app(scope, receive, send)
+
+    async with served(counted) as url:
+        giving = Giving(url, app.state.house, keys)
+        giving.go.set()
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {keys['admin']}"}) as http:
+            for role in ("caller", "operator"):
+                answer = await http.post(f"{url}/admin/v1/callers", json={"name": role, "role": role})
+                keys[role] = answer.json()["key"]
+        yield giving
+
+
+@pytest.fixture
+def digest(gateway: Giving, tmp_path: Path) -> str:
+    """The digest of an adapter that the gateway's store holds."""
+    source = write_adapter(tmp_path / "adapter", seed=1)
+    artifact = verify(source, gateway.house.bases["small"])
+    gateway.store.put(source, artifact)
+    return artifact.digest
+
+
+@pytest.fixture
+def key_path(gateway: Giving, tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_text(gateway.keys["operator"] + "\n")
+    return path
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Store:
+    """The sidecar's store."""
+    return Store(tmp_path / "engine-store")
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_SECONDS) as client:
+        yield client
+
+
+@pytest.fixture
+async def url(own: Store, gateway: Giving, key_path: Path) -> AsyncIterator[str]:
+    """The address of a running sidecar."""
+    async with served(build_sidecar(own, gateway.url, key_path)) as address:
+        yield address
+
+
+def lying_in(store: Store) -> list[str]:
+    return sorted(entry.name for entry in store.folder.iterdir())
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def test_the_sidecar_has_the_same_bytes_in_place_when_it_says_so(
+    url: str, http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str
+) -> None:
+    assert (await http.get(f"{url}/adapters/{digest}")).status_code == 404
+    await ensure_on(url, digest, http)
+    answer = await http.get(f"{url}/adapters/{digest}")
+    assert (answer.status_code, answer.json()) == (200, {"digest": digest, "state": "held"})
+    own.verify_copy(digest)
+    for name in FILES:
+        assert (own.path(digest) / name).read_bytes() == (gateway.store.path(digest) / name).read_bytes()
+        assert stat.S_IMODE((own.path(digest) / name).stat().st_mode) == 0o444
+    assert stat.S_IMODE(own.path(digest).stat().st_mode) == 0o555
+    assert lying_in(own) == [digest.removeprefix("sha256:")]
+    assert (await http.get(f"{url}/health")).json() == {"status": "live"}
+
+
+async def test_an_adapter_that_is_in_place_is_not_fetched_again(
+    url: str, http: httpx.AsyncClient, gateway: Giving, digest: str
+) -> None:
+    for _ in range(3):
+        await ensure_on(url, digest, http)
+    assert gateway.asked == list(FILES)
+
+
+async def test_many_who_ask_at_once_wait_for_one_pull(
+    url: str, http: httpx.AsyncClient, gateway: Giving, digest: str
+) -> None:
+    gateway.go.clear()
+    asking = [asyncio.create_task(ensure_on(url, digest, http)) for _ in range(8)]
+    await until(lambda: gateway.asked)
+    gateway.go.set()
+    await asyncio.gather(*asking)
+    assert gateway.asked == list(FILES)
+
+
+async def test_a_pull_goes_on_when_nobody_waits_for_it(
+    url: str, http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str
+) -> None:
+    gateway.go.clear()
+    asking = asyncio.create_task(ensure_on(url, digest, http))
+    await until(lambda: gateway.asked)
+    asking.cancel()
+    await asyncio.wait([asking])
+    gateway.go.set()
+    await until(lambda: own.holds(digest))
+
+
+async def test_an_adapter_that_the_gateway_does_not_hold_is_told_so(
+    url: str, http: httpx.AsyncClient, own: Store, gateway: Giving
+) -> None:
+    answer = await http.post(f"{url}/adapters/{UNKNOWN}")
+    assert answer.status_code == 404
+    with pytest.raises(PullError, match=f"does not hold the adapter: The gateway at .* The store has no {UNKNOWN}"):
+        await ensure_on(url, UNKNOWN, http)
+    assert lying_in(own) == []
+
+
+@pytest.mark.parametrize("name", ["x", "sha256:..", "..%2F..%2Fetc", "%2e%2e", "sha256:" + "A" * 64, "returns@v1"])
+async def test_a_name_that_is_no_digest_never_becomes_a_path(
+    url: str, http: httpx.AsyncClient, own: Store, gateway: Giving, name: str
+) -> None:
+    for method in ("GET", "POST"):
+        assert (await http.request(method, f"{url}/adapters/{name}")).status_code == 404
+    assert gateway.asked == []
+    assert lying_in(own) == []
+
+
+async def test_bytes_that_are_not_the_digests_never_lie_under_it(
+    url: str, http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, tmp_path: Path
+) -> None:
+    weights = gateway.store.path(digest) / FILES[1]
+    weights.chmod(0o644)
+    write_adapter(tmp_path / "other", seed=2)
+    shutil.copyfile(tmp_path / "other" / FILES[1], weights)
+    with pytest.raises(PullError, match="its store is damaged"):
+        await ensure_on(url, digest, http)
+    assert lying_in(own) == []
+
+
+async def test_a_file_that_is_no_adapters_is_refused_with_what_is_wrong(
+    url: str, http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str
+) -> None:
+    weights = gateway.store.path(digest) / FILES[1]
+    weights.chmod(0o644)
+    weights.write_bytes(b"no tensors")
+    with pytest.raises(PullError, match="does not hold the adapter: "):
+        await ensure_on(url, digest, http)
+    assert lying_in(own) == []
+
+
+async def test_a_copy_that_was_damaged_in_the_sidecars_store_is_reported(
+    url: str, http: httpx.AsyncClient, own: Store, digest: str
+) -> None:
+    await ensure_on(url, digest, http)
+    config = own.path(digest) / FILES[0]
+    config.chmod(0o644)
+    config.write_text("{}")
+    with pytest.raises(PullError, match="is damaged"):
+        await ensure_on(url, digest, http)
+
+
+async def test_a_key_that_the_gateway_refuses_is_said_and_can_be_exchanged_without_a_restart(
+    url: str, http: httpx.AsyncClient, gateway: Giving, digest: str, key_path: Path
+) -> None:
+    key_path.write_text(gateway.keys["caller"])
+    with pytest.raises(PullError, match="needs a key with the role operator or admin"):
+        await ensure_on(url, digest, http)
+    key_path.write_text(new_key()[0])
+    with pytest.raises(PullError, match="The API key is not known"):
+        await ensure_on(url, digest, http)
+    key_path.unlink()
+    with pytest.raises(PullError, match="can't be read"):
+        await ensure_on(url, digest, http)
+    key_path.write_text(gateway.keys["admin"])
+    await ensure_on(url, digest, http)
+
+
+async def test_a_gateway_that_is_away_is_said_and_asked_again_the_next_time(
+    http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path, unused_tcp_port: int
+) -> None:
+    async with served(build_sidecar(own, f"http://127.0.0.1:{unused_tcp_port}", key_path)) as url:
+        with pytest.raises(PullError, match="broke off or can't be reached"):
+            await ensure_on(url, digest, http)
+        assert lying_in(own) == []
+
+
+async def test_a_sidecar_that_is_away_is_said(http: httpx.AsyncClient, unused_tcp_port: int) -> None:
+    with pytest.raises(PullError, match="can't be reached"):
+        await ensure_on(f"http://127.0.0.1:{unused_tcp_port}", UNKNOWN, http)
+
+
+async def test_something_else_at_the_sidecars_address_is_said(http: httpx.AsyncClient, gateway: Giving) -> None:
+    with pytest.raises(PullError, match="There is nothing at this address"):
+        await ensure_on(gateway.url, UNKNOWN, http)
+
+    async def welcome(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"Welcome!"})
+
+    async with served(welcome) as url:
+        with pytest.raises(PullError, match="200 'Welcome!'"):
+            await ensure_on(url, UNKNOWN, http)
+
+
+async def test_a_sidecar_that_takes_too_long_is_not_waited_for_and_goes_on(
+    url: str, http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "ENSURE_SECONDS_MAX", 0.1)
+    gateway.go.clear()
+    with pytest.raises(PullError, match="the next try joins it"):
+        await ensure_on(url, digest, http)
+    gateway.go.set()
+    await until(lambda: own.holds(digest))
+
+
+@asynccontextmanager
+async def breaking(gateway: Giving, digest: str, name: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A gateway that gives this file only in part; it breaks off when the event is set."""
+    told = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        file = head.split()[1].rpartition("/")[2]
+        data = (gateway.store.path(digest) / file).read_bytes()
+        size = len(data) + (file == name)
+        writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\nconnection: close\r\n\r\n".encode() + data)
+        await writer.drain()
+        if file == name:
+            await told.wait()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", told
+    finally:
+        told.set()
+        server.close()
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_a_gateway_that_breaks_off_leaves_nothing_and_is_asked_again(
+    http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path, name: str
+) -> None:
+    async with breaking(gateway, digest, name) as (address, told):
+        told.set()
+        async with served(build_sidecar(own, address, key_path)) as url:
+            with pytest.raises(PullError, match="broke off"):
+                await ensure_on(url, digest, http)
+    assert lying_in(own) == []
+
+
+async def test_a_sidecar_that_is_stopped_while_it_pulls_leaves_nothing(
+    http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path
+) -> None:
+    async with breaking(gateway, digest, FILES[1]) as (address, _):
+        puller = Puller(own, address, key_path, http)
+        asking = asyncio.create_task(puller.ensure(digest))
+        await until(lambda: list(own.folder.glob(f".incoming-*/{FILES[0]}")))
+        await puller.close()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert lying_in(own) == []
+
+
+async def test_the_sidecars_disk_is_not_filled_to_the_brim(
+    http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path
+) -> None:
+    free_bytes_min = 2 * shutil.disk_usage(own.folder).free
+    puller = Puller(own, gateway.url, key_path, http, free_bytes_min=free_bytes_min)
+    with pytest.raises(PullError, match="too little room is left"):
+        await puller.ensure(digest)
+    assert lying_in(own) == []
+
+
+async def test_pulls_have_a_limit(
+    http: httpx.AsyncClient, own: Store, gateway: Giving, key_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "WAITING_MAX", 3)
+    gateway.go.clear()
+    puller = Puller(own, gateway.url, key_path, http)
+    asking = [asyncio.create_task(puller.ensure(f"sha256:{number:064x}")) for number in range(3)]
+    await until(lambda: len(gateway.asked) == 2)
+    with pytest.raises(PullError, match="3 adapters are being pulled already"):
+        await puller.ensure(UNKNOWN.replace("0", "f"))
+    gateway.go.set()
+    assert {type(end) for end in await asyncio.gather(*asking, return_exceptions=True)} == {NotThere}
+
+
+@asynccontextmanager
+async def process(own: Store, address: str, key_path: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A sidecar in a process of its own."""
+    run = "import typer; from gateway.cli.sidecar import sidecar; typer.run(sidecar)"
+    options = ["--store", own.folder, "--gateway", address, "--key-file", key_path, "--listen", f"127.0.0.1:{port}"]
+    running = await asyncio.create_subprocess_exec(sys.executable, "-c", run, *options, cwd=Path(__file__).parents[2])
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS), httpx.AsyncClient(trust_env=False) as http:
+            while True:
+                assert running.returncode is None
+                try:
+                    await http.get(f"http://127.0.0.1:{port}/health")
+                    break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.02)
+        yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.wait()
+
+
+@pytest.mark.timeout(180)
+async def test_a_sidecar_that_is_killed_while_it_pulls_holds_nothing_half_and_pulls_it_when_it_is_back(
+    http: httpx.AsyncClient, own: Store, gateway: Giving, digest: str, key_path: Path, unused_tcp_port: int
+) -> None:
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    async with (
+        breaking(gateway, digest, FILES[1]) as (address, _),
+        process(own, address, key_path, unused_tcp_port) as running,
+    ):
+        asking = asyncio.create_task(ensure_on(url, digest, http))
+        await until(lambda: list(own.folder.glob(f".incoming-*/{FILES[0]}")))
+        running.kill()
+        with pytest.raises(PullError):
+            await asking
+    assert own.digests() == ()
+    (left,) = own.folder.glob(".incoming-*")
+    long_ago = time.time() - pull.PULL_SECONDS_MAX - 60
+    os.utime(left, (long_ago, long_ago))
+
+    async with process(own, gateway.url, key_path, unused_tcp_port) as running:
+        assert (await http.get(f"{url}/adapters/{digest}")).status_code == 404
+        await ensure_on(url, digest, http)
+        own.verify_copy(digest)
+        assert lying_in(own) == [digest.removeprefix("sha256:")]
+        running.send_signal(signal.SIGTERM)
+        assert await running.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"listen": "8090"}, "HOST:PORT"),
+        ({"listen": "localhost:99999"}, "HOST:PORT"),
+        ({"gateway": "apprentice"}, "no address"),
+        ({"gateway": "http://apprentice:8080/v1"}, "without a path"),
+        ({"key_file": Path("not-there")}, "is not there"),
+        ({"store": Path("/proc/store")}, "can't be made"),
+    ],
+)
+def test_options_that_can_not_be_used_are_said_before_anything_starts(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "key").write_text(new_key()[0])
+    options = {"store": tmp_path / "store", "gateway": "http://apprentice:8080", "key_file": tmp_path / "key"}
+    with pytest.raises(SettingsError, match=words):
+        sidecar(**{**options, "listen": "127.0.0.1:8090", **change})
+
+
+async def test_the_gateway_gives_an_adapters_files_to_operators_alone(
+    gateway: Giving, digest: str, http: httpx.AsyncClient
+) -> None:
+    path = f"{gateway.url}/admin/v1/store/{digest}/{FILES[0]}"
+    assert (await http.get(path)).status_code == 401
+    for role, status in [("caller", 403), ("operator", 200), ("admin", 200)]:
+        answer = await http.get(path, headers={"authorization": f"Bearer {gateway.keys[role]}"})
+        assert answer.status_code == status
+    assert json.loads(answer.content)["r"] == 4
+    assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+    assert answer.headers["etag"] == f'"{digest}/{FILES[0]}"'
+    assert answer.headers["content-type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", "..", "%2e%2e%2f%2e%2e", "adapter_config.json%00", "adapter_config.json/x", "", "."]
+)
+async def test_the_gateway_gives_no_other_file(
+    gateway: Giving, digest: str, http: httpx.AsyncClient, path: str
+) -> None:
+    headers = {"authorization": f"Bearer {gateway.keys['admin']}"}
+    for folder in (digest, UNKNOWN, "x", "..", "%2e%2e"):
+        assert (await http.get(f"{gateway.url}/admin/v1/store/{folder}/{path}", headers=headers)).status_code == 404
+    assert (await http.get(f"{gateway.url}/admin/v1/store/{UNKNOWN}/{FILES[0]}", headers=headers)).status_code == 404
+
+
+def form_of(folder: Path) -> dict[str, Any]:
+    files = [("file", (path.name, path.read_bytes())) for path in sorted(folder.iterdir())]
+    return {"data": {"task": "returns"}, "files": files}
+
+
+async def test_an_adapter_that_was_pushed_reaches_an_engine_that_shares_no_disk_with_the_gateway(
+    url: str, http: httpx.AsyncClient, own: Store, gateway: Giving, make_adapter: MakeAdapter
+) -> None:
+    folder = make_adapter(3)
+    pem, _ = new_signing_key()
+    signature = sign(pem, "returns-team", digest_of(folder), read_manifest(folder / "manifest.yaml").digest())
+    (folder / "signature.json").write_bytes(written(signature))
+    headers = {"authorization": f"Bearer {gateway.keys['admin']}"}
+    where = f"{gateway.url}/admin/v1/adapters"
+    answer = await http.post(where, headers=headers, **form_of(folder))
+    assert answer.status_code == 422
+    assert "signed by 'returns-team', and trusted here are: nobody" in answer.json()["error"]["message"]
+    (folder / "signature.json").unlink()
+    answer = await http.post(where, headers=headers, **form_of(folder))
+    assert answer.status_code == 201, answer.text
+    assert lying_in(gateway.store) == [answer.json()["digest"].removeprefix("sha256:")]
+    await ensure_on(url, answer.json()["digest"], http)
+    assert (own.path(answer.json()["digest"]) / FILES[1]).read_bytes() == (folder / FILES[1]).read_bytes()

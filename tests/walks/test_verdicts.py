@@ -1,0 +1,277 @@
+"""Canaries judged by themselves: rolled back, promoted, held, or left to people; by one gateway or the next."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import yaml
+
+from gateway.callers import new_key
+from monitoring.records import STREAM_KEY
+from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import SlowHeaders, Status
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import run_gateway
+from tests.walks.releases import (
+    EASY,
+    QUICK,
+    STRICT,
+    V1,
+    V2,
+    alias,
+    as_many,
+    ask,
+    asked_until_it_ends,
+    audit_of,
+    loads_of,
+    metric,
+    record_of,
+    rolled_back,
+    shadows,
+    states,
+    step,
+    two_versions,
+    until,
+)
+from tests.walks.test_process import served
+
+# ---- bad canaries --------------------------------------------------------------------------------
+
+
+async def test_a_canary_that_fails_is_rolled_back_by_itself_and_quarantined(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        loads = loads_of(small)
+        small.faults.add(Status(500), model=V2)
+        await step(http, "canary", version=V2, share=0.5, plan=STRICT)
+        entry = await rolled_back(http, await asked_until_it_ends(http), "error")
+        assert "errors are more than 2 points more frequent" in entry["after"]["because"]
+        assert await metric(http, "apprentice_rollout_verdicts_total", 'action="roll_back"') == 1
+        assert loads_of(small) == loads
+        why = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()
+        assert why["words"][0] == f"{V2} is quarantined: {entry['after']['because']}."
+        assert [one["action"] for one in why["audit"]][-1] == "alias.rollback"
+        assert (await step(http, "promote", 409, version=V2))["error"]["message"].endswith("stage it first.")
+
+
+async def test_a_canary_that_breaks_its_contract_is_rolled_back_by_itself(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers |= {V1: "approve", V2: "well, approve"}
+    async with two_versions(configure, make_adapter, contract=True) as (_, http):
+        await step(http, "canary", version=V2, share=0.5, plan=STRICT)
+        entry = await rolled_back(http, await asked_until_it_ends(http), "contract")
+        assert "broken contracts are more than 2 points more frequent" in entry["after"]["because"]
+
+
+async def test_a_canary_that_is_slow_is_rolled_back_by_itself(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        small.faults.add(SlowHeaders(0.15), model=V2)
+        await step(http, "canary", version=V2, share=0.5, plan={"latency_ratio_max": 2})
+        entry = await rolled_back(http, await asked_until_it_ends(http), "latency")
+        assert "take over 2 times as long" in entry["after"]["because"]
+
+
+async def test_a_canary_that_feedback_finds_worse_is_rolled_back_by_itself(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+
+        async def judge(answer: httpx.Response) -> None:
+            good = answer.headers["x-apprentice-version"] == V1
+            body = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": good}
+            assert (await http.post("/v1/feedback", json=body)).status_code == 201
+
+        await step(http, "canary", version=V2, share=0.5, plan=STRICT | {"feedback_metric": "correct"})
+        entry = await rolled_back(http, await asked_until_it_ends(http, judge), "feedback")
+        assert "feedback is more than 2 points worse" in entry["after"]["because"]
+
+
+async def test_a_canary_that_is_worse_on_the_same_inputs_is_rolled_back_though_hardly_anybody_meets_it(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers |= {V1: "approve", V2: "well, approve"}
+    async with two_versions(configure, make_adapter, contract=True) as (running, http):
+        await step(http, "shadow", version=V2, share=1.0)
+        shown = await step(http, "canary", version=V2, share=1e-9, plan=STRICT)
+        assert shown["shadow"] == {V2: 1.0}
+        await rolled_back(http, await asked_until_it_ends(http), "shadow")
+        assert (await alias(http))["shadow"] == {}
+        assert {one["version"] for one in await shadows(running)} == {V2}
+
+
+async def test_a_demonstration_judges_both_answers_to_a_request_that_was_shadowed(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers |= {V1: "approve", V2: "reject"}
+    async with two_versions(configure, make_adapter) as (running, http):
+        await step(http, "canary", version=V2, share=1e-9, plan=STRICT)
+        await step(http, "shadow", version=V2, share=1.0)
+
+        async def demonstrate(answer: httpx.Response) -> None:
+            request_id = answer.headers["x-request-id"]
+
+            async def is_kept_or_over() -> bool:
+                kept = await running.house.redis.exists(f"apprentice:pair:{request_id}")
+                return bool(kept) or (await alias(http))["rollout"] is None
+
+            await until(is_kept_or_over)
+            body = {"request_id": request_id, "metric": "correct", "value": True, "demonstration": " approve "}
+            assert (await http.post("/v1/feedback", json=body)).status_code == 201
+            again = await http.post("/v1/feedback", json=body | {"rater": "somebody else"})
+            assert again.status_code == 201
+
+        entry = await rolled_back(http, await asked_until_it_ends(http, demonstrate), "shadow")
+        assert entry["evidence"]["signals"]["shadow"]["pairs"] <= len(await shadows(running))
+        assert entry["evidence"]["signals"]["shadow"]["mean_difference"] == 1.0
+
+
+async def test_a_pair_that_contracts_have_judged_is_not_judged_again(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers |= {V1: "approve", V2: "reject"}
+    async with two_versions(configure, make_adapter, contract=True) as (running, http):
+        await step(http, "canary", version=V2, share=1e-9, plan=STRICT)
+        await step(http, "shadow", version=V2, share=1.0)
+        answer = await ask(http)
+        await until(lambda: shadows(running))
+        body = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": True}
+        assert (await http.post("/v1/feedback", json=body | {"demonstration": "approve"})).status_code == 201
+        await running.house.rollouts.step(running.house)
+        told = (await alias(http))["rollout"]["evidence"]["signals"]["shadow"]
+        assert (told["pairs"], told["mean_difference"]) == (1, 0.0)
+
+
+async def test_requests_that_name_the_canary_or_follow_a_rule_are_no_evidence(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await step(http, "canary", version=V2, share=0.5, plan=STRICT | {"feedback_metric": "correct"})
+        rule = {"action": "version", "task": "returns", "version": V2, "metadata": {"team": "testers"}}
+        assert (await http.put("/admin/v1/overrides/testers", json=rule)).status_code == 200
+        for more in ({"model": V2}, {"metadata": {"team": "testers"}}):
+            answer = await ask(http, **more)
+            assert answer.json()["model"] == V2
+            body = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": False}
+            await record_of(http, answer)
+            assert (await http.post("/v1/feedback", json=body)).status_code == 201
+        await until(lambda: running.house.redis.xlen("apprentice:feedback"))
+        await running.house.rollouts.step(running.house)
+        evidence = (await alias(http))["rollout"]["evidence"]
+        waiting = await running.house.redis.get("apprentice:rollout:returns")
+        assert evidence["canary_requests"] == 0
+        assert msgspec.json.decode(waiting)["state"]["feedback"]["canary"] == []
+
+
+# ---- good ones, and those that are left to people -------------------------------------------------
+
+
+async def test_a_canary_that_is_as_good_is_promoted_by_itself_with_the_evidence_in_the_audit(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        loads = loads_of(small)
+        await step(http, "canary", version=V2, share=0.5, plan=EASY)
+        shown = await asked_until_it_ends(http)
+        assert (shown["weights"], shown["previous"]) == ({V2: 1.0}, [V1])
+        assert await states(http) == {V1: "standby", V2: "active"}
+        [entry] = await until(lambda: audit_of(http, "alias.promote"))
+        assert entry["actor"] == "system"
+        assert entry["evidence"]["canary_requests"] >= EASY["requests_min"]
+        assert all(entry["evidence"]["signals"][name]["no_worse"]["shown"] for name in ("error", "latency"))
+        assert (await step(http, "rollback"))["weights"] == {V1: 1.0}
+        assert loads_of(small) == loads
+
+
+async def test_a_canary_without_a_plan_is_never_moved_by_itself(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        small.faults.add(Status(500), model=V2)
+        await step(http, "canary", version=V2, share=0.5)
+        before = await alias(http)
+        for number in range(60):
+            await ask(http, f"session {number}")
+        await until(lambda: as_many(running.house.redis.xrange(STREAM_KEY), 60))
+        await running.house.rollouts.step(running.house)
+        assert await alias(http) == before
+        assert before["rollout"]["verdict"] == "continue"
+        words = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()["words"]
+        assert words[-1] == "Its canary: judged by people, since it has no plan."
+
+
+async def test_a_canary_without_a_verdict_in_its_time_is_held_and_why_says_what_it_waits_for(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await step(http, "canary", version=V2, share=0.5, plan={"seconds_max": 1})
+        [entry] = await until(lambda: audit_of(http, "alias.hold"))
+        because = entry["after"]["because"]
+        assert because.startswith("No verdict after 1 s (0 of 200 canary requests were seen; ")
+        for _ in range(3):
+            await running.house.rollouts.step(running.house)
+        assert len(await audit_of(http, "alias.hold")) == 1
+        assert (await alias(http))["weights"] == {V2: 0.5, V1: 0.5}
+        words = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()["words"]
+        assert words[-1] == f"Its canary: {because}"
+
+
+async def test_a_plan_that_can_not_be_used_is_refused_and_named(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (_, http):
+        for plan, word in (({"alpha": 2}, "alpha"), ({"alhpa": 0.1}, "alhpa"), ({"feedback_metric": "x"}, "'x'")):
+            error = (await step(http, "canary", 400, version=V2, share=0.5, plan=plan))["error"]
+            assert (error["code"], word in error["message"]) == ("invalid_value", True)
+        assert (await alias(http))["rollout"] is None
+
+
+# ---- two gateways --------------------------------------------------------------------------------
+
+
+async def test_a_second_gateway_goes_on_with_the_judgement_where_a_killed_one_stopped(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, tmp_path: Path
+) -> None:
+    key = new_key()[0]
+    configuration = configure(**QUICK, listen={"port": 0})
+    config = tmp_path / "apprentice.yaml"
+    plain = msgspec.to_builtins(configuration, enc_hook=str)
+    config.write_text(yaml.safe_dump(plain))
+    plan = STRICT | {"alpha": 1e-6}
+    async with served(config, key) as first:
+        async with httpx.AsyncClient(base_url=first.url, headers={"Authorization": f"Bearer {key}"}) as http:
+            for number in (1, 2):
+                body = {"task": "returns", "path": str(make_adapter(number))}
+                assert (await http.post("/admin/v1/adapters", json=body)).status_code == 201
+                assert (await http.post(f"/admin/v1/adapters/returns@v{number}/stage")).status_code == 200
+            await step(http, "promote", version=V1)
+            small.faults.add(Status(500), model=V2)
+            await step(http, "canary", version=V2, share=0.5, plan=plan)
+            for number in range(20):
+                await ask(http, f"before {number}")
+            evidence = await until(lambda: _evidence_of(http, 20))
+        await first.stop(signal.SIGKILL)
+        async with run_gateway(configuration, key) as second, second.http() as http:
+            begun = (await alias(http))["rollout"]
+            assert begun["evidence"] == evidence
+            asked = len(small.requests)
+            entry = await rolled_back(http, await asked_until_it_ends(http), "error")
+            told = entry["evidence"]["signals"]["error"]
+            assert told["pairs"] > evidence["signals"]["error"]["pairs"]
+            records = await second.house.redis.xlen(STREAM_KEY)
+            seen = entry["evidence"]["canary_requests"] + entry["evidence"]["active_requests"]
+            assert 20 < seen <= records
+            assert len(small.requests) > asked
+
+
+async def _evidence_of(http: httpx.AsyncClient, requests: int) -> dict[str, Any] | None:
+    evidence: dict[str, Any] = (await alias(http))["rollout"]["evidence"]
+    seen = evidence and evidence["canary_requests"] + evidence["active_requests"]
+    return evidence if seen == requests else None
