@@ -3,8 +3,10 @@
 false rollbacks   good canaries through the whole judgement (errors, contracts, latency, feedback, shadow pairs), the
                   last world exactly at every bound; and the test alone over many more pairs, exactly at its bound
 false promotions  the other test alone at its bound: canaries exactly at the margin that are shown to be no worse
-shadow pairs      how many until 5 points of harm are found and until an equal canary is shown to be no worse, by the
-                  active version's error rate and by how many of its errors the canary does not share
+promotions        equal canaries through the whole judgement until they are promoted: how many, after how many requests
+shadow pairs      how many until the harm (5 points) is found and until an equal canary is shown to be no worse, by the
+                  active version's error rate (baseline) and by how many of its errors the canary does not share. The
+                  goal stands where that is a tenth, at baselines of 5% and of 10%
 errors            the same of arms that answer different requests, which is why it takes more of them
 usual test        a one-sided paired z-test at alpha, looked at every 100 pairs, on the same simulated pairs
 
@@ -40,7 +42,10 @@ HARM_PAIRS_MAX = 10_000
 BASELINES = (0.05, 0.10, 0.20)
 ERROR_RATES = (0.0, 0.01, 0.02, 0.05, 0.10)
 UNSHARED = (0.1, 0.3)
-REFERENCE = (0.10, 0.1)
+GOAL_BASELINES = (0.05, 0.10)
+GOAL_UNSHARED = 0.1
+PROMOTED_GOAL = 0.95
+PROMOTION_REQUESTS_MAX = 5_000
 FEEDBACK_SHARE = 0.2
 SHADOW_SHARE = 0.1
 LATENCY_SIGMA = 0.5
@@ -242,6 +247,22 @@ def false_rollbacks(plan: Plan, canaries: int, requests_max: int, seed: int) -> 
     return found
 
 
+def promotions(plan: Plan, canaries: int, seed: int) -> dict[str, Any]:
+    """Equal canaries through the whole judgement, until they are promoted or have had 5,000 requests."""
+    found = {}
+    for world in (World("equal_0", 0.0), *WORLDS[:2]):
+        say(f"{canaries} equal canaries until they are promoted, {world.name}")
+        draws = (random.Random(f"{seed} promotion {world.name} {n}") for n in range(canaries))
+        ended = [judged(world, plan, PROMOTION_REQUESTS_MAX, draw) for draw in draws]
+        took = sorted(requests for action, requests in ended if action == "promote")
+        found[world.name] = {
+            **rate_of(len(took), canaries),
+            "median": statistics.median_low(took) if took else None,
+            "nine_in_ten": took[len(took) * 9 // 10] if took else None,
+        }
+    return found
+
+
 def tests_at_their_bound(plan: Plan, canaries: int, pairs_max: int, seed: int) -> dict[str, Any]:
     """How often a test alone rejects although the mean lies exactly at its bound; alpha is not divided here."""
     say(f"{canaries} canaries exactly at the bound, {pairs_max} pairs")
@@ -259,20 +280,20 @@ def tests_at_their_bound(plan: Plan, canaries: int, pairs_max: int, seed: int) -
     return found
 
 
-def shadow_pairs(plan: Plan, canaries: int, seed: int) -> list[dict[str, Any]]:
-    """By baseline and agreement; a quarter of the canaries in every row but the one on which the goal stands."""
+def shadow_pairs(plan: Plan, canaries: int, baselines: Sequence[float], harm: float, seed: int) -> list[dict[str, Any]]:
+    """By baseline and agreement; a quarter of the canaries in every row but those on which the goal stands."""
     say("Shadow pairs until harm is found, and until an equal canary is accepted")
     return [
-        shadow_row(plan, baseline, unshared, canaries if (baseline, unshared) == REFERENCE else canaries // 4, seed)
-        for baseline in BASELINES
-        for unshared in (*UNSHARED, 1 - baseline - HARM)
+        shadow_row(plan, baseline, unshared, canaries if unshared == GOAL_UNSHARED else canaries // 4, harm, seed)
+        for baseline in baselines
+        for unshared in (*UNSHARED, 1 - baseline - harm)
     ]
 
 
-def shadow_row(plan: Plan, baseline: float, unshared: float, canaries: int, seed: int) -> dict[str, Any]:
+def shadow_row(plan: Plan, baseline: float, unshared: float, canaries: int, points: float, seed: int) -> dict[str, Any]:
     """Pairs to find harm and to accept an equal canary, ours and the usual test's."""
     alpha = rollout.shares_of_alpha(plan)["shadow"] * plan.alpha
-    harmful, equal = Pairs.correlated(baseline, unshared, HARM), Pairs.correlated(baseline, unshared, 0.0)
+    harmful, equal = Pairs.correlated(baseline, unshared, points), Pairs.correlated(baseline, unshared, 0.0)
     harm, accept = sequential.start("above", plan.shadow_harm_margin), sequential.start("below", plan.margin)
 
     def draws(of: str) -> Iterator[random.Random]:
@@ -320,11 +341,12 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     plan = Plan(alpha=asked.alpha, margin=asked.margin)
     rollbacks = false_rollbacks(plan, asked.canaries, asked.requests, asked.seed)
     bounds = tests_at_their_bound(plan, asked.canaries, asked.pairs, asked.seed)
-    shadow = shadow_pairs(plan, asked.canaries, asked.seed)
+    promoted = promotions(plan, asked.canaries // 10, asked.seed)
+    shadow = shadow_pairs(plan, asked.canaries, asked.baselines, asked.harm, asked.seed)
     apart = errors_apart(plan, asked.canaries // 4, asked.seed)
     worst = max(rollbacks.values(), key=lambda one: one["rate"])
     bound = max(bounds.values(), key=lambda one: one["rate"])
-    at = next(row for row in shadow if (row["baseline"], row["unshared"]) == REFERENCE)
+    on_goal = {f"{100 * row['baseline']:g}": row for row in shadow if row["unshared"] == GOAL_UNSHARED}
     usual = max(shadow, key=lambda row: row["usual_false"]["rate"])["usual_false"]
     return {
         "seed": asked.seed,
@@ -333,19 +355,24 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "pairs_max": asked.pairs,
         "alpha": asked.alpha,
         "margin": asked.margin,
+        "harm": asked.harm,
+        "baselines": asked.baselines,
         "figures": {
             "false_rollback_rate": worst["rate"],
             "false_rollback_rate_low": worst["low"],
             "false_rollback_rate_high": worst["high"],
             "at_the_bound_rate": bound["rate"],
             "at_the_bound_rate_low": bound["low"],
-            "harm_pairs": at["harm"]["median"],
-            "harm_pairs_low": at["harm"]["low"],
-            "harm_pairs_high": at["harm"]["high"],
-            "equal_pairs": at["equal"]["median"],
+            **{f"harm_pairs_{name}": row["harm"]["median"] for name, row in on_goal.items()},
+            **{f"harm_pairs_{name}_low": row["harm"]["low"] for name, row in on_goal.items()},
+            **{f"harm_pairs_{name}_high": row["harm"]["high"] for name, row in on_goal.items()},
+            **{f"equal_pairs_{name}": row["equal"]["median"] for name, row in on_goal.items()},
+            "promoted_rate": promoted["equal_1"]["rate"],
+            "promoted_rate_high": promoted["equal_1"]["high"],
             "usual_false_rollback_rate": usual["rate"],
         },
         "worlds": rollbacks,
+        "promotions": promoted,
         "tests_at_their_bound": bounds,
         "shadow": shadow,
         "errors_apart": apart,
@@ -357,7 +384,10 @@ def show(report: Mapping[str, Any]) -> str:
     """The tables for people."""
     worlds: Mapping[str, Mapping[str, Any]] = report["worlds"]
     bounds: Mapping[str, Mapping[str, Any]] = report["tests_at_their_bound"]
-    head = ["whole judgement of good canaries", "rolled back", "99% from", "to", "promoted", "canary requests"]
+    head = [
+        f"good canaries, {report['requests_max']} requests",
+        *("rolled back", "99% from", "to", "promoted", "canary requests"),
+    ]
     names = ("rate", "low", "high", "promoted", "requests_to_promotion")
     shadow_head = [
         "active wrong, errors not shared",
@@ -389,7 +419,13 @@ def show(report: Mapping[str, Any]) -> str:
                 [[name, *(one[part] for part in names[:3])] for name, one in bounds.items()],
             ),
             "",
-            "Shadow pairs (medians) until 5 points of harm are found, and until an equal canary is no worse",
+            table(
+                [f"equal canaries, {PROMOTION_REQUESTS_MAX} requests", "promoted", "median after", "nine in ten after"],
+                [[name, one["rate"], one["median"], one["nine_in_ten"]] for name, one in report["promotions"].items()],
+            ),
+            "",
+            f"Shadow pairs (medians) until {100 * report['harm']:g} points of harm are found, and until an "
+            "equal canary is no worse",
             table(shadow_head, rows),
             "",
             "Pairs of requests of either arm (medians): equal errors are no worse, and more errors are found",
@@ -413,13 +449,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "canary",
         "The verdict on a canary: false rollbacks, pairs to find harm, pairs to accept an equal one. "
         "All is simulated: --seed sets every draw.",
-        full="2,000 canaries a row, up to 1,000 requests or 20,000 pairs each: about 70 seconds of CPU time",
+        full="2,000 canaries a row, up to 1,000 requests or 20,000 pairs each: 135 seconds of CPU time",
     )
     parser.add_argument("--canaries", type=int, help="simulated canaries a row, at least 100 (default 1000)")
     parser.add_argument(
-        "--requests", type=int, help="canary requests after which a simulated canary ends (default 500)"
+        "--requests", type=int, help="canary requests after which a simulated canary ends (default 400)"
     )
     parser.add_argument("--pairs", type=int, help="pairs of every test at its bound (default 5000)")
+    parser.add_argument(
+        "--baselines", type=float, nargs="+", default=BASELINES, help="the active version's error rates"
+    )
+    parser.add_argument("--harm", type=float, default=HARM, help="how much more often the canary errs (default 0.05)")
     parser.add_argument("--alpha", type=float, default=0.05, help="the plan's alpha (default 0.05)")
     parser.add_argument("--margin", type=float, default=0.02, help="the plan's margin (default 0.02)")
     asked = parser.parse_args(arguments)
@@ -428,15 +468,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked.pairs = asked.pairs or (20_000 if asked.full else 5_000)
     if asked.canaries < 100:
         parser.error("--canaries: at least 100, or no interval says anything")
+    if not all(0 < baseline < 1 - asked.harm for baseline in asked.baselines) or asked.harm <= 0:
+        parser.error("--baselines, --harm: rates above 0 that make at most 1 together")
     try:
         Plan(alpha=asked.alpha, margin=asked.margin)
     except ValueError as error:
         parser.error(str(error))
-    goals = (
+    goals = [
         Goal("false_rollback_rate_low", at_most=asked.alpha),
         Goal("at_the_bound_rate_low", at_most=asked.alpha),
-        Goal("harm_pairs_low", at_most=HARM_PAIRS_GOAL),
-    )
+        Goal("promoted_rate_high", at_least=PROMOTED_GOAL),
+    ]
+    if asked.harm == HARM:
+        there = [baseline for baseline in GOAL_BASELINES if baseline in asked.baselines]
+        goals += [Goal(f"harm_pairs_{100 * baseline:g}_low", at_most=HARM_PAIRS_GOAL) for baseline in there]
     return conclude("canary", lambda: measure(asked), goals, None if asked.json else show)
 
 

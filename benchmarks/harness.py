@@ -170,24 +170,33 @@ def see_that_there_are_cores(count: int) -> None:
 
 
 class Running:
-    """A process on a core of its own, with its log; stopped at the end of the `with` block, whatever happens."""
+    """A process on a core of its own, with its log; stopped at the end of the `with` block, whatever happens.
+
+    With a core of None it takes any, and no priority before other work.
+    """
 
     def __init__(
-        self, name: str, command: Sequence[str], core: int, log: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        core: int | None,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [*pinning(core), *command],
+                [*([] if core is None else pinning(core)), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
-        prefer(self.pid)
+        if core is not None:
+            prefer(self.pid)
 
     def __enter__(self) -> Self:
         return self

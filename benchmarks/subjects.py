@@ -210,7 +210,7 @@ def place_adapter(port: int, admin_key: str, adapter: Path) -> str:
         return found
 
     version = admin("POST", "adapters", {"task": TASK, "path": str(adapter)})["version"]
-    admin("POST", f"adapters/{version}/load")
+    admin("POST", f"adapters/{version}/stage")
     admin("PUT", f"aliases/{TASK}", {"version": version})
     return str(admin("POST", "callers", {"name": "benchmark"})["key"])
 

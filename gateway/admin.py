@@ -89,6 +89,11 @@ async def set_override(request: Request, name: str, body: OverrideIn, admin: Adm
         raise Problem("not_found", f"The configuration has no task {body.task!r}.", "task")
     if body.version is not None and body.version not in house.snapshot.current.versions:
         raise Problem("not_found", f"There is no version {body.version[:80]!r}.", "version")
+    version = house.snapshot.current.versions.get(body.version or "")
+    if version is not None and version.created_by == admin.public and house.settings.release.approver_must_differ:
+        raise Problem(
+            "approver_must_differ", f"{version.name} was pushed with this key: another admin has to send to it."
+        )
     before = await house.overrides.get(name)
     if before is None and len(await house.overrides.all()) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")

@@ -21,6 +21,7 @@ from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.uploads import is_upload
 from router.contract import ContractError, compile_contract
 from serving.adapters.artifact import Artifact, ArtifactError, verify
 from serving.adapters.manifest import Manifest, ManifestError, read_manifest
@@ -32,7 +33,7 @@ WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
 AUDIT_SEARCHED_MAX = 5000
 AUDIT_SHOWN_MAX = 100
-NO_ROOM = ("no room", "has no room")
+NO_ROOM = "no room"
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Wait = Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX, allow_inf_nan=False, description="Longest wait, in seconds.")]
 
@@ -78,7 +79,7 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     JSON imports a folder on the gateway's machine; multipart/form-data uploads the files.
     """
     house = house_of(request)
-    if request.headers.get("content-type", "").startswith("multipart/"):
+    if is_upload(request.scope):
         async with house.uploads.receive(request) as upload:
             task, pool = upload.fields.get("task", ""), upload.fields.get("pool")
             return await _add(house, admin, upload.folder, upload.manifest, upload.signature, task, pool)
@@ -99,7 +100,7 @@ async def _add(
     if task not in house.settings.tasks:
         raise Problem("not_found", f"The configuration has no task {task[:80]!r}.", "task")
     try:
-        manifest = read_manifest(manifest_path)
+        manifest = await asyncio.to_thread(read_manifest, manifest_path)
         if manifest.task != task:
             raise Problem("adapter_rejected", f"The manifest is for the task {manifest.task!r}.", "task")
         _check_bounds(house, task, manifest)
@@ -143,7 +144,7 @@ async def stage_adapter(
     if version.state == "staging":
         response.status_code = 202
     elif version.state not in PLACED:
-        code = "no_capacity" if any(words in version.note for words in NO_ROOM) else "state_conflict"
+        code = "no_capacity" if NO_ROOM in version.note else "state_conflict"
         raise Problem(code, f"{name} was not loaded and is {version.state}: {version.note}")
     return await _told(house, version)
 
@@ -260,7 +261,7 @@ async def _until(house: House, name: str, seconds: float, done: Callable[[Versio
 
 
 def _held(house: House, version: Version) -> bool:
-    """Whether an engine that is up still lists the version."""
+    """Whether a replica that is up still has the version, or is on its way to it or off it."""
     return any(p["state"] not in ("ghost", "failed") for p in _placements(house, version) if p["up"])
 
 

@@ -15,13 +15,15 @@ from pydantic import Field, model_validator
 from gateway.admin import Admin, Body, Operator, audit, conflicts
 from gateway.admin_adapters import rollout_shown, version_of
 from gateway.callers import Caller
+from gateway.duties import check_health
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.snapshot import Snapshot
 from monitoring.degradation.rollout import Plan
 from serving.adapters.placement import HELD
 from serving.adapters.reconcile import quorum
-from serving.adapters.registry import PLACED
+from serving.adapters.registry import PLACED, Version
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -199,14 +201,21 @@ async def _see_that_they_may_serve(house: House, task: str, admin: Caller | None
             raise Problem("approver_must_differ", f"{name} was pushed with this key: another admin has to release it.")
         if version.task != task or version.state not in PLACED:
             continue  # the registry says it better
-        held = [p for p in snapshot.placements.values() if p.version == name and p.state in HELD | {"failed"}]
-        ready = sum(name in replica.loaded and replica.up for replica in house.fleet.in_pool(version.pool))
-        there = (house.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
-        up = [replica for replica in there if replica is not None and replica.up]
-        if ready < quorum(len(up)):
-            raise Problem(
-                "state_conflict", f"{name} is ready on {ready} of its {len(up)} replicas only: wait, or see `why`."
-            )
+        ready, up = _ready_and_up(house, snapshot, version)
+        if ready < quorum(up):
+            await check_health(house)  # another gateway has loaded it, and this one has not looked since
+            ready, up = _ready_and_up(house, snapshot, version)
+        if ready < quorum(up):
+            said = f"{name} is ready on {ready} of its {up} replicas only: wait, or see `why`."
+            raise Problem("state_conflict", said)
+
+
+def _ready_and_up(house: House, snapshot: Snapshot, version: Version) -> tuple[int, int]:
+    """On how many replicas the version is ready, and how many of those that are to have it are up."""
+    held = [p for p in snapshot.placements.values() if p.version == version.name and p.state in HELD | {"failed"}]
+    there = (house.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
+    ready = sum(version.name in replica.loaded and replica.up for replica in house.fleet.in_pool(version.pool))
+    return ready, sum(replica is not None and replica.up for replica in there)
 
 
 def _plan(house: House, given: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import Field
 
-from gateway.admin import Admin, Body, Operator, audit
+from gateway.admin import Admin, Body, Operator, audit, conflicts
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.recycling import begin
+from gateway.recycling import Busy, begin
 from serving.adapters.placement import Placement
 from serving.replica import Replica
 
@@ -68,14 +68,13 @@ async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
         raise Problem(
             "state_conflict", f"{name} has no recycle_url: cordon it, restart its engine yourself, and uncordon it."
         )
-    cordoned = await house.cordons.all()
     if not replica.life:
         raise Problem("state_conflict", f"{name} is down, or does not say when its process was started: restart it.")
-    pool = house.fleet.in_pool(replica.config.pool)
-    busy = [other.name for other in pool if other.name in cordoned and other is not replica]
-    if busy:
-        raise Problem("state_conflict", f"{', '.join(busy)} gets no requests already: one replica at a time.")
-    await begin(house, replica, admin.public, "it is being recycled")
+    try:
+        with conflicts():
+            await begin(house, replica, admin.public, "it is being recycled")
+    except Busy as busy:
+        raise Problem("state_conflict", str(busy)) from None
     await house.snapshot.refresh()
     return _shown(house, replica)
 

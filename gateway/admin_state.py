@@ -39,7 +39,7 @@ from gateway.state_file import (
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.manifest import ManifestError
-from serving.adapters.registry import PLACED, ROLES, STEPS, AliasEntry, RegistryError, Version
+from serving.adapters.registry import PLACED, AliasEntry, Version, role_changes
 from serving.shelf import Change, Shelf, Stale, Unchanged, change_together
 
 WAIT_SECONDS_MAX = 600.0
@@ -100,7 +100,7 @@ async def export_state(
 async def compare_state(request: Request, body: StateIn, _: Admin, prune: bool = False) -> dict[str, Any]:
     """What applying a state would do, step by step. Nothing is changed."""
     house = house_of(request)
-    present, file = await _present(house.redis), valid(body.objects())
+    present, file = await _present(house.redis), await asyncio.to_thread(valid, body.objects())
     steps = differences(present, file, prune)
     rows = [
         {**step.to_json(), "missing": None if step.action != "create" else missing_bytes(house, step)} for step in steps
@@ -115,7 +115,7 @@ async def store_adapter(request: Request, _: Admin) -> dict[str, Any]:
     house = house_of(request)
     async with house.uploads.receive(request) as upload:
         try:
-            told = manifests.read_manifest(upload.manifest)
+            told = await asyncio.to_thread(manifests.read_manifest, upload.manifest)
             pool = upload.fields.get("pool") or ""
             if pool not in house.bases:
                 raise Problem("not_found", f"There is no pool {pool[:80]!r} that takes adapters.", "pool")
@@ -135,7 +135,7 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
     """
     house = house_of(request)
     evidence = {"state": digest_of(body.state.model_dump(exclude_none=True))}
-    present, file = await _present(house.redis), valid(body.state.objects())
+    present, file = await _present(house.redis), await asyncio.to_thread(valid, body.state.objects())
     steps = differences(present, file, body.prune)
     await see_that_it_can_be_done(house, admin, steps, body.force)
     done = await _make_versions(house, admin, steps, evidence)
@@ -261,24 +261,10 @@ def _role_changes(
         if step.kind != "aliases":
             continue
         before, after = (
-            AliasEntry(weights={}) if value is None else msgspec.convert(value, AliasEntry)
-            for value in (step.before, step.after)
+            None if value is None else msgspec.convert(value, AliasEntry) for value in (step.before, step.after)
         )
-        taken = after.weights | after.shadow
-        for name in taken | before.weights | before.shadow:
-            version = versions[name]
-            if name in taken:
-                state = after.role(name)
-                if version.state not in PLACED:
-                    raise RegistryError(f"{name} is {version.state} now: apply the state again.")
-            elif version.state in ROLES:
-                state = "ready" if version.state == "shadow" else "standby"
-            else:
-                continue
-            assert state is not None
-            if state != version.state and state not in STEPS[version.state]:
-                raise RegistryError(f"{name} is {version.state}: it can't become {state} in one step.")
-            moved = msgspec.structs.replace(version, state=state, note="", changed_at=time.time())
+        for name, state, note in role_changes(step.name, versions, before, after):
+            moved = msgspec.structs.replace(versions[name], state=state, note=note, changed_at=time.time())
             yield Change(shelf, name, cast("dict[str, Any]", msgspec.to_builtins(moved)), generations[name])
 
 

@@ -57,6 +57,8 @@ from serving.stack import UNKNOWN, BaseStack, chat_template_of
 
 log = logging.getLogger(__name__)
 FEEDBACK_STREAM_MAX = 1_000_000
+CRASHED_AFTER_SECONDS = 7200.0
+"""An adapter that has been coming in for so long, by its folder's time, was left behind by a gateway that died."""
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
 
 
@@ -160,6 +162,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         ours = {pool: stacks[pool] for pool in bases}
         told = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
         reconciler = Reconciler(fleet, registry, Placer(fleet, redis, store, ours, http, told))
+        records, audit = _record_stream(settings, redis), Audit(redis)
         stirred = asyncio.Event()
         snapshot = SnapshotKeeper(
             redis, _deployed(settings), fixed, lambda found: _take_in(found, fleet, reconciler, meters, stirred)
@@ -185,22 +188,23 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             overrides=Shelf(redis, "overrides"),
             cordons=Shelf(redis, "cordons"),
             records=RecordBuffer(settings.records.pending_max),
-            record_stream=_record_stream(settings, redis),
+            record_stream=records,
             feedback=FeedbackStore(redis, settings.records.retention_seconds, FEEDBACK_STREAM_MAX),
             coverage=Coverage(),
-            audit=Audit(redis),
+            audit=audit,
             meters=meters,
             prices=_prices(settings),
             stacks=stacks,
             presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
             trials=Trials(),
-            rollouts=Rollouts(redis, digest_secret),
+            rollouts=Rollouts(redis, digest_secret, registry, records, settings.feedback_metrics, audit, meters),
             uploads=Uploads(store.folder, UploadLimits(settings.limits.adapter_bytes_max, settings.limits.uploads_max)),
             stirred=stirred,
             pool_limits=TaskPolicy("", None, max_tokens_max=settings.limits.pool_max_tokens_max),
             body_bytes_max=settings.limits.body_bytes_max,
         )
         read_gauges(house)
+        await asyncio.to_thread(store.sweep, CRASHED_AFTER_SECONDS, time.time())
         await snapshot.refresh()
         await check_health(house)
         stack.push_async_callback(_flush_last, house)

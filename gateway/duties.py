@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from gateway.house import House
 from gateway.recycling import recycle_some
+from gateway.shadows import run_shadows
 from gateway.snapshot import Snapshot
 from monitoring.records import Joined, flush_once
 from serving.adapters.placer import World
@@ -32,7 +33,7 @@ RETRY_SECONDS_MAX = 2.0
 STOP_SECONDS_MAX = 5.0
 
 RENEW = """
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 2 end
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
 return 0
 """
@@ -47,10 +48,38 @@ class DutyLease:
         self._release = redis.register_script(RELEASE)
         self._key = f"apprentice:duty:{duty}"
         self._owner = owner
+        self.taken_anew = False
+        """Set when the duty was taken, not just kept: another gateway may have had it since. For its user to clear."""
 
     async def mine(self) -> bool:
         """Take the duty or keep it. False while another gateway has it. Raises RedisError."""
-        return bool(await self._renew(keys=[self._key], args=[self._owner, LEASE_SECONDS * 1000]))
+        held = int(await self._renew(keys=[self._key], args=[self._owner, LEASE_SECONDS * 1000]))
+        self.taken_anew = self.taken_anew or held == 2
+        return held > 0
+
+    async def do(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do some of the duty if it is this gateway's; it is kept meanwhile, and the work is cancelled once another
+        gateway has it. Whether it was done to its end. Raises what `work` raises, and RedisError."""
+        if not await self.mine():
+            return False
+        tasks = working, _ = asyncio.ensure_future(work()), asyncio.ensure_future(self._keep())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+            return working.done()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        """Renew it; returns once another gateway has it."""
+        held = True
+        while held:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            held = await self.mine()
 
     async def give_back(self) -> None:
         """Let another gateway have it at once. Raises RedisError."""
@@ -111,8 +140,20 @@ async def _follow_snapshot(house: House) -> None:
 
 async def _check_health(house: House) -> None:
     while True:
+        began_at = house.snapshot.current.generation
+        until = time.monotonic() + house.settings.health_interval_seconds
         await check_health(house)
-        await asyncio.sleep(house.settings.health_interval_seconds)
+        while (left := until - time.monotonic()) > 0:
+            if house.snapshot.current.generation != began_at and _has_more_than_seen(house):
+                break  # another gateway has loaded it, and an alias may move to it at once
+            await house.snapshot.next(left)
+
+
+def _has_more_than_seen(house: House) -> bool:
+    """Whether a replica that is up is written down to have a version ready that was not to be seen there yet."""
+    up = {replica.name: replica.seen for replica in house.fleet.replicas.values() if replica.up}
+    placements = house.snapshot.current.placements.values()
+    return any(p.state == "ready" and p.version not in up[p.replica] for p in placements if p.replica in up)
 
 
 async def check_health(house: House) -> None:
@@ -121,27 +162,35 @@ async def check_health(house: House) -> None:
 
 
 async def _look_and_adopt(house: House, replica: Replica) -> None:
-    await look(house.fleet, replica, house.http)
     snapshot = house.snapshot.current
-    if replica.seen.keys() - replica.loaded and replica.up:
-        snapshot = await house.snapshot.refresh()  # what is listed newly may be being probed: read where it stands
+    written = (p.life for p in snapshot.placements.values() if p.replica == replica.name)
+    await look(house.fleet, replica, house.http, anew=any(life != replica.life for life in written))
+    snapshot = house.snapshot.current
+    if replica.up and (replica.seen.keys() & snapshot.versions.keys()) - replica.loaded:
+        with contextlib.suppress(RedisError, OSError):  # without Redis by what was last read
+            snapshot = await house.snapshot.refresh()  # what is listed newly may be being probed: read where it stands
     house.reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
 
 
 async def _reconcile(house: House) -> None:
     lease = DutyLease(house.redis, "reconcile", house.name)
+
+    async def pass_over_fleet() -> None:
+        if lease.taken_anew:
+            lease.taken_anew = False
+            await check_health(house)  # what was last seen may be from before the other's last step
+        await reconcile_once(house)
+
     try:
         while True:
             house.stirred.clear()
-            if await lease.mine():
-                async with asyncio.TaskGroup() as group:
-                    renewing = group.create_task(_keep(lease))
-                    await reconcile_once(house)
-                    renewing.cancel()
+            if not await lease.do(pass_over_fleet):
+                await house.reconciler.stop()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RECONCILE_INTERVAL_SECONDS):
                     await house.stirred.wait()
     finally:
+        await house.reconciler.stop()
         with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
             await lease.give_back()
 
@@ -156,7 +205,7 @@ async def reconcile_once(house: House) -> None:
         in_flight=roll.in_flight,
     )
     await house.reconciler.step(snapshot.versions, world)
-    await recycle_some(house, roll, snapshot.generation)
+    await recycle_some(house)
     await _keep_few_standbys(house, snapshot)
 
 
@@ -176,18 +225,14 @@ async def _keep_few_standbys(house: House, snapshot: Snapshot) -> None:
 
 
 async def _run_shadows(house: House) -> None:
-    await house.trials.run(house)
+    await run_shadows(house)
 
 
 async def _judge_rollouts(house: House) -> None:
     lease = DutyLease(house.redis, "rollouts", house.name)
     try:
         while True:
-            if await lease.mine():
-                async with asyncio.TaskGroup() as group:
-                    renewing = group.create_task(_keep(lease))
-                    await house.rollouts.step(house)
-                    renewing.cancel()
+            await lease.do(house.rollouts.step)
             await asyncio.sleep(JUDGE_INTERVAL_SECONDS)
     finally:
         with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
@@ -199,15 +244,10 @@ async def _tell_presence(house: House) -> None:
         while True:
             await house.presence.tell()
             await asyncio.sleep(PRESENCE_INTERVAL_SECONDS)
-    finally:
-        with contextlib.suppress(RedisError, OSError):  # it is forgotten by itself; the cancellation has to go on
+    except asyncio.CancelledError:  # not where Redis failed for a moment: what is under way here still counts
+        with contextlib.suppress(RedisError, OSError):  # it is forgotten by itself
             await house.presence.leave()
-
-
-async def _keep(lease: DutyLease) -> None:
-    while True:
-        await asyncio.sleep(LEASE_SECONDS / 3)
-        await lease.mine()
+        raise
 
 
 async def _flush_records(house: House) -> None:

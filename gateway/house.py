@@ -7,15 +7,16 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import httpx
 from redis.asyncio import Redis
 
 from gateway.admission import Admission
 from gateway.presence import Presence
+from gateway.rollouts import Rollouts
 from gateway.settings import Settings
 from gateway.snapshot import SnapshotKeeper
+from gateway.trials import Trials
 from gateway.uploads import Uploads
 from monitoring.audit import Audit
 from monitoring.cost import Price
@@ -33,10 +34,6 @@ from serving.engine_client import EngineClient
 from serving.fleet import Fleet
 from serving.shelf import Shelf
 from serving.stack import BaseStack, stack_of
-
-if TYPE_CHECKING:  # they do their work in the house, and so import it
-    from gateway.rollouts import Rollouts
-    from gateway.trials import Trials
 
 
 @dataclass(frozen=True, slots=True)

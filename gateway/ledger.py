@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from gateway.errors import Problem
@@ -11,11 +10,11 @@ from gateway.house import House, Prices
 from gateway.request_body import RequestBody
 from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
+from monitoring.ids import digest
 from monitoring.records import AttemptRecord, Record
 from router.choice import Choice
 from router.policy import Policy
 
-DIGEST_BYTES = 16
 FALLBACK_REASONS = frozenset({"no_replica", "overload", "timeout", "engine_error"})
 """Reasons for which a task's exit answers in its adapter's place, though the adapter should have."""
 
@@ -139,11 +138,6 @@ def trace_of(request_id: str) -> str:
     return f"00-{text[:32]}-{text[32:48]}-00"
 
 
-def digest(secret: bytes, data: bytes) -> str:
-    """The keyed digest that stands on records: it proves a text to whoever has it, and tells nobody else of it."""
-    return hashlib.blake2b(data, key=secret, digest_size=DIGEST_BYTES).hexdigest()
-
-
 def settle(house: House, ledger: Ledger, now: float) -> None:
     """Close the record and count it: the last step of every walk that found its caller, whatever became of it."""
     record = ledger.record
@@ -171,9 +165,9 @@ async def settle_shadow(house: House, ledger: Ledger, now: float, outcome: str) 
     house.meters.shadow_requests.add(1, task, version, outcome)
     if record.cost_usd is not None:
         house.meters.cost_usd.add(record.cost_usd, task, version, pool, "shadow")
-    await house.rollouts.keep_pair(record)
     if not house.records.put(record):
         house.meters.records_dropped.add(1)
+    await house.rollouts.keep_pair(record)
 
 
 def _token_seconds(ledger: Ledger) -> float | None:

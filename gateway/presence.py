@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,13 +12,14 @@ from serving.fleet import Fleet
 
 KEY = "apprentice:gateways"
 GONE_SECONDS = 5.0
-"""A gateway that has not told of itself for so long is gone; the engines have cancelled what it had under way."""
+"""A gateway that has not told of itself for so long is gone, and engines cancel the answers of a process that is gone.
+One that is only cut off from Redis goes on by its last snapshot: docs/adapters.md tells what that means."""
 SMOOTHING_SECONDS = 30.0
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What one gateway tells of itself. `at` is in Unix seconds; `holds` are its leases by replica and model;
-    `demand` its requests in flight by version, as a mean over the last half minute."""
+    """What one gateway tells of itself. `at` is Redis's own time in Unix seconds; `holds` are its leases by replica and
+    model; `demand` its requests in flight by version, as a mean over the last half minute."""
 
     at: float
     generation: int
@@ -36,14 +36,15 @@ class Presence:
         name: str,
         fleet: Fleet,
         generation: Callable[[], int],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], Awaitable[float]] | None = None,
     ) -> None:
-        """`generation` tells by which snapshot this gateway decides now."""
+        """`generation` tells by which snapshot this gateway decides now; `clock` is Redis's if it is None, since the
+        clocks of two machines need not agree."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._name = name
         self._fleet = fleet
         self._generation = generation
-        self._clock = clock
+        self._clock = clock or self._redis_time
         self._demand: dict[str, float] = {}
         self._told_at: float | None = None
 
@@ -52,7 +53,7 @@ class Presence:
         # The generation first: a lease taken after it was read is taken by a snapshot at least as new.
         generation = self._generation()
         holds = {replica.name: dict(replica.holds) for replica in self._fleet.replicas.values() if replica.holds}
-        now = self._clock()
+        now = await self._clock()
         self._smooth(holds, now)
         told = Told(now, generation, holds, self._demand)
         await self._redis.hset(KEY, self._name, msgspec.json.encode(told))
@@ -65,11 +66,15 @@ class Presence:
         """All gateways that have told of themselves lately; those that are gone are forgotten. Raises RedisError."""
         raw = await self._redis.hgetall(KEY)
         told = {name: msgspec.json.decode(line, type=Told) for name, line in raw.items()}
-        since = self._clock() - GONE_SECONDS
+        since = await self._clock() - GONE_SECONDS
         gone = [name for name, line in told.items() if line.at < since]
         if gone:
             await self._redis.hdel(KEY, *gone)
         return Roll([line for line in told.values() if line.at >= since])
+
+    async def _redis_time(self) -> float:
+        seconds, microseconds = await self._redis.time()
+        return float(seconds) + float(microseconds) / 1e6
 
     def _smooth(self, holds: Mapping[str, Mapping[str, int]], now: float) -> None:
         """An exponential mean of the requests in flight by version; what has faded away is dropped."""

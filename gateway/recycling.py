@@ -17,13 +17,15 @@ import httpx
 import msgspec
 
 from gateway.house import House
-from gateway.presence import Roll
 from serving.adapters.placement import HELD, Placement
 from serving.replica import Replica
-from serving.shelf import Stale
+from serving.shelf import Change, Stale, Unchanged, change_together
 
 log = logging.getLogger(__name__)
 RESTART_TIMEOUT_SECONDS = 30.0
+UNHEARD_SECONDS = 120.0
+"""An engine that is still the same process by then is told again: the gateway that had told it may have died first."""
+TRIES_MAX = 3
 BACK_SECONDS_MAX = 900.0
 """A replica that is not back with all its versions by then stays cordoned, for people to look at."""
 
@@ -31,7 +33,8 @@ BACK_SECONDS_MAX = 900.0
 class Cordon(msgspec.Struct, frozen=True, kw_only=True):
     """Why a replica gets no requests, by whom and since when (Unix seconds).
 
-    For one that is being recycled: the engine process that is to go, and when it was told to.
+    For one that is being recycled: the engine process that is to go, when and how often it was told to, and why it had
+    been cordoned before.
     """
 
     reason: str = ""
@@ -40,33 +43,59 @@ class Cordon(msgspec.Struct, frozen=True, kw_only=True):
     recycle: bool = False
     life: str = ""
     restarted_at: float = 0.0
+    tries: int = 0
+    was: str = ""
     stuck: bool = False
 
 
-async def recycle_some(house: House, roll: Roll, generation: int) -> None:
+class Busy(Exception):
+    """Another replica of the pool gets no requests: one at a time."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"{', '.join(names)} gets no requests already: one replica of a pool at a time.")
+
+
+async def recycle_some(house: House) -> None:
     """One step for each replica that is being recycled; begins with one where ghosts take the last room. Raises
     RedisError."""
-    await house.snapshot.refresh()
+    kept = await house.cordons.generations()
     raw = await house.cordons.all()
     cordons = {name: msgspec.convert(told, Cordon) for name, told in raw.items() if name in house.fleet.replicas}
+    generation = (await house.snapshot.refresh()).generation  # at least that of the cordons
     for name, cordon in cordons.items():
         if cordon.recycle and not cordon.stuck:
             with contextlib.suppress(Stale):  # an admin has changed it meanwhile
-                await _go_on(house, roll, generation, house.fleet.replicas[name], cordon)
+                await _go_on(house, generation, house.fleet.replicas[name], cordon, kept.get(name, 0))
     for pool in house.bases:
         replicas = house.fleet.in_pool(pool)
         if not any(replica.name in cordons for replica in replicas):
             full = _fullest(house, replicas)
             if full is not None:
-                await begin(house, full, "system", "ghosts take its last room: it is being recycled")
+                with contextlib.suppress(Stale, Busy):  # an admin was faster
+                    await begin(house, full, "system", "ghosts take its last room: it is being recycled")
 
 
 async def begin(house: House, replica: Replica, by: str, reason: str) -> None:
-    """Have a replica recycled. Raises RedisError."""
-    kept = (await house.cordons.generations()).get(replica.name, 0)
-    with contextlib.suppress(Stale):  # another was faster
-        await _note(house, replica.name, Cordon(reason=reason, by=by, at=time.time(), recycle=True), kept)
-        await house.audit.append(by, "replica.recycle", replica.name, after={"reason": reason})
+    """Have a replica recycled. Raises Busy if another of its pool gets no requests, also if that begins at this very
+    moment, Stale if the replica's own cordon changes, RedisError."""
+    kept = await house.cordons.generations()
+    cordons = await house.cordons.all()
+    others = [other.name for other in house.fleet.in_pool(replica.config.pool) if other is not replica]
+    if busy := [name for name in others if name in cordons]:
+        raise Busy(busy)
+    was = msgspec.convert(cordons.get(replica.name, {}), Cordon)
+    told = Cordon(reason=reason, by=by, at=time.time(), recycle=True, was="" if was.recycle else was.reason)
+    step: list[Change | Unchanged] = [
+        Change(house.cordons, replica.name, msgspec.to_builtins(told), kept.get(replica.name, 0)),
+        *(Unchanged(house.cordons, name, kept.get(name, 0)) for name in others),
+    ]
+    try:
+        await change_together(house.redis, step)
+    except Stale as stale:
+        if stale.name == replica.name:
+            raise
+        raise Busy([stale.name]) from None
+    await house.audit.append(by, "replica.recycle", replica.name, after={"reason": reason})
 
 
 def _fullest(house: House, replicas: list[Replica]) -> Replica | None:
@@ -82,21 +111,26 @@ def _fullest(house: House, replicas: list[Replica]) -> Replica | None:
     return None
 
 
-async def _go_on(house: House, roll: Roll, generation: int, replica: Replica, cordon: Cordon) -> None:
+async def _go_on(house: House, generation: int, replica: Replica, cordon: Cordon, kept: int) -> None:
     """Restart it once nobody has anything under way there; give it requests again once all of it is back."""
     now = time.time()
-    kept = (await house.cordons.generations()).get(replica.name, 0)
-    if not cordon.restarted_at:
+    unheard = replica.up and replica.life == cordon.life and now - cordon.restarted_at > UNHEARD_SECONDS
+    if not cordon.restarted_at or (unheard and cordon.tries < TRIES_MAX):
         overdue = now - cordon.at > house.fleet.pools[replica.config.pool].drain_seconds_max
+        await house.presence.tell()
+        roll = await house.presence.present()
         if roll.idle(replica.name, None, generation) or overdue:
-            told = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now)
+            told = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now, tries=cordon.tries + 1)
             kept = await _note(house, replica.name, told, kept)
             if why := await _restart(house, replica):
                 await _give_up(house, replica, told, kept, f"the call to its recycle_url failed ({why})")
     elif replica.up and replica.life != cordon.life and _is_whole(house.snapshot.current.placements, replica):
-        await house.cordons.delete(replica.name, kept)
+        if cordon.was:
+            await _note(house, replica.name, Cordon(reason=cordon.was, by=cordon.by, at=now), kept)
+        else:
+            await house.cordons.delete(replica.name, kept)
         seconds = round(now - cordon.at, 1)
-        await house.audit.append("system", "replica.uncordon", replica.name, after={"recycled_in_seconds": seconds})
+        await house.audit.append("system", "replica.recycled", replica.name, after={"seconds": seconds})
     elif now - cordon.restarted_at > BACK_SECONDS_MAX:
         await _give_up(house, replica, cordon, kept, "it did not come back from being recycled")
 
@@ -114,10 +148,12 @@ def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica)
 
 
 async def _restart(house: House, replica: Replica) -> str:
-    """Why it could not be asked to; empty where it was."""
+    """Why it could not be asked to; empty where it was, also if the answer is slow to come."""
     try:
         answer = await house.http.post(replica.config.recycle_url or "", timeout=RESTART_TIMEOUT_SECONDS)
         answer.raise_for_status()
+    except httpx.ReadTimeout:
+        return ""
     except httpx.HTTPError as error:
         return str(error).split("\n")[0][:200] or type(error).__name__
     return ""

@@ -11,9 +11,10 @@ from gateway.answer import Answer
 from gateway.errors import Problem
 from gateway.events import DONE, error_event, usage_event
 from gateway.house import House
-from gateway.ledger import DIGEST_BYTES, Ledger
+from gateway.ledger import Ledger
 from gateway.request_body import RequestBody
 from gateway.wire import Call, Headers
+from monitoring.ids import DIGEST_BYTES
 from serving.errors import EngineError
 
 LAST_SEND_SECONDS_MAX = 1.0

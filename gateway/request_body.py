@@ -139,6 +139,11 @@ class RequestBody:
         self._fields = fields
 
     @property
+    def size(self) -> int:
+        """Its fields' bytes, their names aside."""
+        return sum(memoryview(raw).nbytes for raw in self._fields.values())
+
+    @property
     def choices(self) -> int:
         """How many alternatives are asked for: each has an end of its own."""
         prompts = len(self.read.prompt) if isinstance(self.read.prompt, list) else 1

@@ -13,6 +13,7 @@ from gateway.house import House
 from gateway.ledger import Ledger, settle
 from gateway.relay import refuse, relay
 from gateway.request_body import Endpoint, asked_of, read_body
+from gateway.shadows import judge
 from gateway.wire import Call, Deadline, HungUp
 from monitoring.records import Record
 from router.choice import Choice, Refusal, choose
@@ -26,10 +27,10 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
     ledger: Ledger | None = None
     try:
         snapshot = house.snapshot.current
-        policy = snapshot.policy
-        with Deadline(policy.limits.request_timeout_seconds):
+        with Deadline(snapshot.policy.limits.request_timeout_seconds):
             caller = identify(snapshot.callers, call.header("authorization"), time.time())
             raw = await call.body(house.body_bytes_max)
+            policy = house.snapshot.current.policy  # a slow body may have outlasted the one that it began under
             ledger = Ledger(_record(house, endpoint, caller.public), now, call.traceparent())
             body = read_body(endpoint, raw)
             session = body.session(call.header("x-apprentice-session"))
@@ -42,7 +43,7 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
                     if house.trials.watches(policy, answer.choice):
                         answer.kept = []
                     await relay(house, call, body, answer, ledger)
-                    house.trials.judge(house, policy, body, answer, ledger)
+                    judge(house, policy, body, answer, ledger)
     except Problem as problem:
         await _tell(house, call, problem, ledger)
     except TimeoutError:

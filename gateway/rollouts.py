@@ -8,29 +8,34 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from gateway.house import House
-from gateway.ledger import digest
 from gateway.settings import FeedbackMetricSettings
 from gateway.trials import normal
+from monitoring.audit import Audit
 from monitoring.degradation import rollout
 from monitoring.degradation.rollout import Outcome, Plan, ShadowPair, Verdict
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.ids import digest
+from monitoring.metrics import Meters
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
-from monitoring.records import AttemptRecord, PairRecord, Record
-from serving.adapters.registry import AliasEntry, RegistryError
+from monitoring.records import AttemptRecord, PairRecord, Record, RecordStream
+from serving.adapters.registry import AliasEntry, Registry, RegistryError
 from serving.adapters.registry import Rollout as Begun
 from serving.shelf import Stale
 
 log = logging.getLogger(__name__)
-BATCH_MAX = 1000
-BATCHES_MAX = 50
+BATCH_MAX = 200
+BATCHES_MAX = 250
 JUDGED_MAX = 2000
 PAIR_SECONDS = 7 * 86_400
+KEPT_SECONDS = 180 * 86_400
+"""Longer than a plan may last."""
 OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
 """Faults of an attempt that say nothing of the version that was asked."""
 
@@ -68,53 +73,77 @@ class Judged(msgspec.Struct, kw_only=True):
 class Rollouts:
     """Judges the canaries that have a plan. Owner of how each of them stands; one gateway's duty at a time."""
 
-    def __init__(self, redis: Redis, secret: bytes) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        secret: bytes,
+        registry: Registry,
+        records: RecordStream,
+        metrics: Mapping[str, FeedbackMetricSettings],
+        audit: Audit,
+        meters: Meters,
+    ) -> None:
+        """`metrics` are the declared feedback metrics by name."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._secret = secret
+        self._registry = registry
+        self._records = records
+        self._metrics = metrics
+        self._audit = audit
+        self._meters = meters
 
     async def shown(self, task: str, begun: Begun) -> dict[str, Any]:
         """How a canary stands: its verdict so far, why, and the evidence."""
         judged = await self._read(task, begun)
         return {"verdict": judged.action, "because": judged.because, "evidence": judged.evidence}
 
-    async def step(self, house: House) -> None:
-        """Judge every canary by what has come since, and act on the verdicts. Raises RedisError."""
-        for task, alias in (await house.registry.aliases()).items():
-            if alias.rollout is not None and alias.rollout.plan is not None:
-                await self._judge(house, task, alias, alias.rollout)
+    async def step(self) -> None:
+        """Judge every canary by what has come since, and act on the verdicts. Raises RedisError.
 
-    async def _judge(self, house: House, task: str, alias: AliasEntry, begun: Begun) -> None:
+        One that can't be judged is logged, and keeps none of the others waiting.
+        """
+        for task, alias in (await self._registry.aliases()).items():
+            if alias.rollout is None or alias.rollout.plan is None:
+                continue
+            try:
+                await self._judge(task, alias, alias.rollout)
+            except RedisError:
+                raise
+            except Exception:
+                log.exception("the canary %s can't be judged", alias.rollout.version)
+
+    async def _judge(self, task: str, alias: AliasEntry, begun: Begun) -> None:
         plan = msgspec.convert(begun.plan, Plan)
         judged = await self._read(task, begun)
         arms = {begun.version: "canary", alias.leading: "active"}
         await self._take_records(judged, plan, task, arms)
-        await self._take_feedback(house, judged, plan, task, arms)
+        await self._take_feedback(judged, plan, task, arms)
         found = rollout.verdict(judged.state, plan, time.time() - begun.started_at)
         judged.action, judged.because, judged.evidence = found.action, found.because, found.evidence
-        await self._redis.set(_key(task), msgspec.json.encode(judged))
-        await self._act(house, task, begun, judged, found)
+        await self._redis.set(_key(task), msgspec.json.encode(judged), ex=KEPT_SECONDS)
+        await self._act(task, begun, judged, found)
 
-    async def _act(self, house: House, task: str, begun: Begun, judged: Judged, found: Verdict) -> None:
+    async def _act(self, task: str, begun: Begun, judged: Judged, found: Verdict) -> None:
         """Do as the verdict says, once, and with its evidence in the audit."""
         if found.action == "continue" or (found.action == "hold" and judged.held):
             return
-        alias, generation = await house.registry.alias(task)
+        alias, generation = await self._registry.alias(task)
         if alias is None or alias.rollout != begun:
             return
         try:
             if found.action == "promote":
-                generation = await house.registry.promote(task, begun.version, generation)
+                generation = await self._registry.promote(task, begun.version, generation)
             elif found.action == "roll_back":
-                generation = await house.registry.roll_back(task, None, generation, quarantine=found.because)
+                generation = await self._registry.roll_back(task, None, generation, quarantine=found.because)
         except (Stale, RegistryError) as error:
             log.warning("the verdict on %s was not carried out: %s", begun.version, error)
             return
         judged.held = found.action == "hold"
-        await self._redis.set(_key(task), msgspec.json.encode(judged))
-        house.meters.rollout_verdicts.add(1, task, found.action)
+        await self._redis.set(_key(task), msgspec.json.encode(judged), ex=KEPT_SECONDS)
+        self._meters.rollout_verdicts.add(1, task, found.action)
         log.warning("canary %s: %s. %s", begun.version, found.action, found.because)
         action = {"promote": "alias.promote", "roll_back": "alias.rollback", "hold": "alias.hold"}[found.action]
-        await house.audit.append(
+        await self._audit.append(
             "system",
             action,
             task,
@@ -141,7 +170,7 @@ class Rollouts:
             if len(rows) < BATCH_MAX:
                 return
 
-    async def _take_feedback(self, house: House, judged: Judged, plan: Plan, task: str, arms: dict[str, Any]) -> None:
+    async def _take_feedback(self, judged: Judged, plan: Plan, task: str, arms: dict[str, Any]) -> None:
         for _ in range(BATCHES_MAX):
             rows = await self._redis.xrange(FEEDBACK_STREAM_KEY, f"({judged.feedback_read}", "+", count=BATCH_MAX)
             for entry, fields in rows:
@@ -154,8 +183,8 @@ class Rollouts:
                     await self._take_demonstration(judged, plan, request, said["demonstration"], arms)
                 if plan.feedback_metric is None or said.get("metric") != plan.feedback_metric:
                     continue
-                bad = badness(house.settings.feedback_metrics[plan.feedback_metric], said.get("value"))
-                if bad is None or request in judged.given or not await _was_drawn(house, request):
+                bad = badness(self._metrics[plan.feedback_metric], said.get("value"))
+                if bad is None or request in judged.given or not await self._was_drawn(request):
                     continue
                 judged.given = [*judged.given[-JUDGED_MAX + 1 :], request]  # the first word on a request counts
                 judged.state = rollout.observe(judged.state, plan, Outcome(arm=arms[index[2]], badness=bad))
@@ -190,6 +219,10 @@ class Rollouts:
             return
         texts = {version: shadow.text_digest or "", pair.version: pair.text_digest}
         await self._redis.set(_pair_key(shadow.shadow_of), msgspec.json.encode(texts), ex=PAIR_SECONDS)
+
+    async def _was_drawn(self, request: str) -> bool:
+        record = await self._records.read(request)
+        return record is not None and _is_drawn(record)
 
     async def _read(self, task: str, begun: Begun) -> Judged:
         """How the canary stands; one that has just begun stands at the beginning."""
@@ -252,11 +285,6 @@ def _says_nothing(attempts: list[AttemptRecord]) -> bool:
 def _is_drawn(seen: Seen | Record) -> bool:
     """Whether chance decided which arm a request went to: no caller who pinned it, and no admin's rule."""
     return "@" not in seen.model_asked and seen.override_id is None
-
-
-async def _was_drawn(house: House, request: str) -> bool:
-    record = await house.record_stream.read(request)
-    return record is not None and _is_drawn(record)
 
 
 def badness(metric: FeedbackMetricSettings, value: Any) -> float | None:

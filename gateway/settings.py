@@ -154,7 +154,7 @@ class LimitSettings(Section):
     answer_bytes_max: int = Field(32 << 20, ge=1024, le=1 << 30, description="Longest answer of an engine.")
     in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests under way in this gateway.")
     drain_seconds_max: Seconds = Field(60.0, description="How long a stopping gateway waits for its requests.")
-    adapter_bytes_max: int = Field(2 << 30, ge=1024, le=1 << 40, description="Largest adapter that may be uploaded.")
+    adapter_bytes_max: int = Field(2 << 30, ge=1024, le=2 << 30, description="Largest adapter that may be uploaded.")
     uploads_max: int = Field(2, ge=1, le=100, description="Adapters that may be uploaded at the same time.")
     pool_max_tokens_max: int = Field(
         4096, ge=1, le=1_000_000, description="Most completion tokens one may ask of a pool that is named as the model."

@@ -14,6 +14,7 @@ from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.state_file import GIVEN_UP, Difference, Held, Kind, Objects
+from monitoring.degradation.rollout import Plan
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
@@ -21,6 +22,7 @@ from serving.adapters.manifest import ManifestError
 from serving.adapters.registry import AliasEntry, Version
 
 HASH = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 RULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 
@@ -62,6 +64,9 @@ def _formed(kind: Kind, name: str, value: dict[str, Any]) -> dict[str, Any]:
 def _check_version(name: str, version: Version) -> None:
     if (version.name, f"{version.task}@v{version.number}") != (name, name):
         raise ValueError("its name, task and number do not belong together")
+    for digest in (version.digest, version.manifest_digest, version.base_fingerprint):
+        if not DIGEST.fullmatch(digest):
+            raise ValueError(f"{digest[:80]!r} is no SHA-256 (sha256: and 64 hex digits)")
     if version.state in GIVEN_UP:
         return
     told = manifests.from_json(version.manifest)
@@ -81,6 +86,8 @@ def _check_alias(task: str, alias: AliasEntry) -> None:
         raise ValueError("an alias has versions of its own task alone")
     if alias.rollout is not None and (len(alias.weights) < 2 or alias.rollout.version not in alias.weights):
         raise ValueError("a canary is one of two versions or more that have weights")
+    if alias.rollout is not None and alias.rollout.plan is not None:
+        msgspec.convert(alias.rollout.plan, Plan)
 
 
 def _check_caller(caller: Caller) -> None:
@@ -105,7 +112,7 @@ async def see_that_it_can_be_done(house: House, admin: Caller, steps: list[Diffe
         _check_against_house(house, admin, step)
     made = {step.name for step in steps if step.action == "create" and step.kind == "versions"}
     for step in steps:
-        if step.kind == "aliases" and step.after is not None:
+        if step.kind in ("aliases", "overrides") and step.after is not None:
             await _check_approver(house, admin, step, made)
     for step in steps:
         if step.kind == "versions" and step.action == "create" and (step.after or {})["state"] != "retired":
@@ -123,6 +130,11 @@ def _check_against_house(house: House, admin: Caller, step: Difference) -> None:
     task = step.name if step.kind == "aliases" else after.get("task")
     if step.kind != "callers" and task is not None and task not in house.settings.tasks:
         raise Problem("not_found", f"{step.name}: the configuration here has no task {str(task)[:80]!r}.", step.kind)
+    plan = (after.get("rollout") or {}).get("plan") if step.kind == "aliases" else None
+    metric = (plan or {}).get("feedback_metric")
+    if metric is not None and metric not in house.settings.feedback_metrics:
+        text = f"{step.name}: its canary is judged by {metric!r}, and no such metric is declared here."
+        raise Problem("state_conflict", text)
     if step.kind == "versions" and step.action == "create" and after["state"] != "retired":
         _check_base(house, msgspec.convert(after, Version))
 
@@ -153,9 +165,10 @@ async def _check_approver(house: House, admin: Caller, step: Difference, made: s
     if not house.settings.release.approver_must_differ:
         return
     versions = await house.registry.versions()
-    for name in (step.after or {})["weights"]:
+    after = step.after or {}
+    for name in after["weights"] if step.kind == "aliases" else filter(None, [after.get("version")]):
         if name in made or (name in versions and versions[name].created_by == admin.public):
-            text = f"{name} comes in by this key: another admin has to apply the alias {step.name}."
+            text = f"{name} comes in by this key: another admin has to apply {step.kind} {step.name}."
             raise Problem("approver_must_differ", text)
 
 

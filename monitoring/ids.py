@@ -1,6 +1,7 @@
-"""Request ids: a UUIDv7 (RFC 9562) with a short MAC, so that any gateway can tell a genuine id it has never seen.
+"""Names that prove themselves: request ids, and the keyed digests of texts.
 
-Half of the MAC tells that the id is ours, half whose request it names.
+A request id is a UUIDv7 (RFC 9562) with a short MAC, so that any gateway can tell a genuine id it has never seen. Half
+of the MAC tells that the id is ours, half whose request it names.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import time
 
 MAC_BYTES = 4
+DIGEST_BYTES = 16
 SHAPE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}-[0-9a-f]{16}")
 
 
@@ -56,3 +58,8 @@ def bare(text: str) -> str:
     """Our id within an answer's `id` (engines put a prefix before it, a retry a number after it), else the text."""
     found = SHAPE.search(text) if len(text) < 200 else None
     return found[0] if found else text
+
+
+def digest(secret: bytes, data: bytes) -> str:
+    """The keyed digest that stands on records: it proves a text to whoever has it, and tells nobody else of it."""
+    return hashlib.blake2b(data, key=secret, digest_size=DIGEST_BYTES).hexdigest()

@@ -21,23 +21,24 @@ def engine_headers(replica: Replica) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-async def look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> None:
+async def look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, *, anew: bool = False) -> None:
     """Look at a replica once and write down what is there. One that is down has nothing loaded.
 
+    Which engine process it is, is read again if it was down, if a name has vanished, or if `anew` asks for it.
     One look at a time: what an older one saw is never written over what a newer one did.
     """
     async with replica.looking:
-        await _look(fleet, replica, http)
+        await _look(fleet, replica, http, anew)
 
 
-async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient) -> None:
+async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: bool) -> None:
     up, seen, engine_version, life = replica.up, replica.seen, replica.engine_version, replica.life
     before = (up, seen, engine_version, life)
     try:
         (await _get(replica, http, "/health")).raise_for_status()
         models = (await _get(replica, http, "/v1/models")).raise_for_status().json()["data"]
         seen = {str(model["id"]): str(model.get("root") or "") for model in models}
-        if not up or not before[1].keys() <= seen.keys():  # it may have been started anew meanwhile
+        if anew or not up or not before[1].keys() <= seen.keys():  # it may have been started anew meanwhile
             engine_version = await _engine_version(replica, http)
             life = await _life(replica, http)
         up = fleet.pools[replica.config.pool].base_model in seen

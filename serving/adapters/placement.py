@@ -65,7 +65,7 @@ def read_placements(raw: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str
 class Sight:
     """What is to be seen of a version on a replica now.
 
-    `listed` says whether the engine lists the name, and with our path; `fits` whether it is to be there and may be;
+    `wanted` says whether it is to be there and may be; `listed` whether the engine lists the name, and with our path;
     `idle` that no gateway holds a lease on it; `life` and `stack` are the engine's of now; `asked_at` (Unix seconds)
     when its version last changed its state: what failed before is forgotten.
     """
@@ -97,13 +97,17 @@ def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
     if placement is None:
         return "probe" if sight.listed == "here" else "load"
     proven = placement.stack == sight.stack
-    if placement.state in ("failed", "unknown"):
-        if placement.since >= sight.asked_at and placement.retry_at > sight.now:
-            return "none"
-        if sight.listed == "here":
-            return "unload" if placement.state == "failed" else "probe"
+    if (
+        placement.state in ("failed", "unknown")
+        and placement.since >= sight.asked_at
+        and placement.retry_at > sight.now
+    ):
+        return "none"
     if sight.listed == "not":
-        return "load"
+        # vLLM 0.32 ends where a name is loaded again while answers of its unloaded copy run (docs/swap.md)
+        return "none" if placement.ghosts and not sight.idle else "load"
+    if placement.state == "failed":
+        return "unload" if sight.idle else "none"
     if placement.state == "ready" and proven:
         return "none"
     return "reopen" if placement.state in ("closing", "drained") and proven else "probe"
@@ -115,7 +119,9 @@ def _step_to_absent(placement: Placement | None, sight: Sight) -> Step:
         if state == "closing" and placement is not None:
             overdue = sight.now - placement.since > sight.drain_seconds_max
             return "drain" if sight.idle or overdue else "none"
-        return "unload" if state in ("drained", "unloading") else "close"
+        if state not in ("drained", "unloading") or placement is None:
+            return "close"
+        return "none" if placement.retry_at > sight.now else "unload"
     if state is None or state == "ghost":
         return "none"
     return "forget" if state == "failed" else "ghost"

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 LOAD_TIMEOUT_SECONDS = 120.0
 FAILED_RETRY_SECONDS = 15.0
 UNKNOWN_RETRY_SECONDS = 1.0
+WAIT_SECONDS = 1.0
 RETRY_SECONDS_MAX = 120.0
 WAS_LOADED: frozenset[PlacementState] = frozenset({"probing", "ready", "closing", "drained", "unloading"})
 """States in which the engine has its weights: where it lists the name no more, they are there as a ghost."""
@@ -176,9 +177,11 @@ class Placer:
         now.placements[place] = placement
         return placement
 
-    async def _fail(self, replica: Replica, version: Version, now: Pass, why: str, *, wrong: bool = False) -> None:
-        """It did not work: try again after a while, longer each time."""
-        await self._put_off(replica, version, now, "failed", FAILED_RETRY_SECONDS, why, wrong)
+    async def _fail(
+        self, replica: Replica, version: Version, now: Pass, why: str, *, wrong: bool = False, gone: bool = False
+    ) -> None:
+        """It did not work: try again after a while, longer each time. `gone`: it was loaded, and its ghost is left."""
+        await self._put_off(replica, version, now, "failed", FAILED_RETRY_SECONDS, why, wrong, gone)
 
     async def _put_off(
         self,
@@ -189,30 +192,27 @@ class Placer:
         seconds: float,
         why: str,
         wrong: bool = False,
+        gone: bool = False,
     ) -> None:
         before = now.placements.get((replica.name, version.name))
+        ghosts = (before.ghosts if before and before.life == replica.life else 0) + gone
+        told = {"note": why, "wrong": wrong, "ghosts": ghosts}
         failures = (before.failures if before else 0) + 1
         wait = min(seconds * 2 ** min(failures - 1, 8), RETRY_SECONDS_MAX)
         log.warning("reconcile: %s", why, extra={"replica": replica.name, "version": version.name})
-        await self._write(
-            replica, version, now, state, failures=failures, retry_at=time.time() + wait, note=why, wrong=wrong
-        )
+        await self._write(replica, version, now, state, failures=failures, retry_at=time.time() + wait, **told)
 
     async def _load(self, replica: Replica, version: Version, now: Pass) -> bool:
         """Have the engine load it. A refusal or a silence is answered by reading what the engine lists."""
-        if not await self._has_room(replica, now):
-            full = self.capacity(replica, now.placements)
-            said = (
-                f"{replica.name} has no room for {version.name}: {full.registered} adapters and {full.ghosts} ghosts "
-                f"of at most {full.places}. Unload or retire versions, or recycle the replica."
-            )
-            await self._fail(replica, version, now, said)
-            return False
+        await look(self._fleet, replica, self._http, anew=True)
+        if not replica.up or version.name in replica.seen:
+            return False  # the last look was too old
         before = now.placements.get((replica.name, version.name))
+        if before is not None and before.life != replica.life:
+            before = None
         gone = before is not None and before.state in WAS_LOADED and bool(replica.life)
         path = self.path_on(replica, version)
-        ghosts = before.ghosts if before and before.life == replica.life else 0
-        await self._write(replica, version, now, "loading", ghosts=ghosts + gone)
+        await self._write(replica, version, now, "loading", ghosts=(before.ghosts if before else 0) + gone)
         began = time.monotonic()
         if replica.config.sidecar_url is not None:
             try:
@@ -220,10 +220,15 @@ class Placer:
             except PullError as error:
                 await self._fail(replica, version, now, str(error))
                 return False
+        full = not self.capacity(replica, now.placements).loads_left
+        if not await self._has_room(replica, version, now):
+            return False
         answer = await self._post(replica, "/v1/load_lora_adapter", {"lora_name": version.name, "lora_path": path})
         await look(self._fleet, replica, self._http)
         there = replica.seen.get(version.name)
         if there == path:
+            if full:
+                await self._write_off_oldest_ghost(replica, now)
             self._loaded(version.pool, time.monotonic() - began)
             return True
         if there is not None:
@@ -236,23 +241,40 @@ class Placer:
             await self._fail(replica, version, now, said)
         return False
 
-    async def _has_room(self, replica: Replica, now: Pass) -> bool:
-        """Whether the engine takes one more without reading adapters from disk again.
+    async def _has_room(self, replica: Replica, version: Version, now: Pass) -> bool:
+        """Whether the engine takes one more without reading adapters from disk again; writes down why, where not.
 
         Where only ghosts are in the way, the versions that serve are asked for a token each: then the ghosts are what
-        was used the longest ago, and the first of them gives way to the load.
+        was used the longest ago, and the first of them gives way to the load. A version that is new to its replicas
+        must have room on each of them before it is loaded on the first.
         """
+        targets = now.plan.get(version.name, ()) if version.state == "staging" else (replica.name,)
+        for target in map(self._fleet.replicas.__getitem__, targets):
+            full = self.capacity(target, now.placements)
+            if full.registered < full.places or version.name in target.seen:
+                continue
+            if leaving := [name for name in sorted(target.seen) if self._is_leaving(target, name, now)]:
+                note = f"it waits until {leaving[0]} is unloaded from {target.name}"
+                await self._write(replica, version, now, "unknown", retry_at=time.time() + WAIT_SECONDS, note=note)
+            else:
+                await self._fail(replica, version, now, f"{target.name} has {_no_room(version, full)}")
+            return False
         full = self.capacity(replica, now.placements)
-        if full.loads_left:
+        if full.loads_left or (full.ghosts and await self._keep_warm(replica)):
             return True
-        if full.registered >= full.places or not full.ghosts:
-            return False
-        if not await self._keep_warm(replica):
-            return False
-        oldest = min(
-            (p for (on, _), p in now.placements.items() if on == replica.name and p.ghosts and p.life == replica.life),
-            key=lambda placement: placement.since,
-        )
+        await self._fail(replica, version, now, f"{replica.name} has {_no_room(version, full)}")
+        return False
+
+    def _is_leaving(self, replica: Replica, name: str, now: Pass) -> bool:
+        placement = now.placements.get((replica.name, name))
+        return placement is not None and placement.state in ("closing", "drained", "unloading")
+
+    async def _write_off_oldest_ghost(self, replica: Replica, now: Pass) -> None:
+        """The engine has thrown out what was used the longest ago, for the load."""
+        ghosts = [p for (on, _), p in now.placements.items() if on == replica.name and p.life == replica.life]
+        oldest = min((p for p in ghosts if p.ghosts), key=lambda placement: placement.since, default=None)
+        if oldest is None:
+            return
         left = msgspec.structs.replace(oldest, ghosts=oldest.ghosts - 1)
         key = oldest.key
         if left.ghosts or left.state != "ghost":
@@ -260,7 +282,6 @@ class Placer:
             now.placements[oldest.replica, oldest.version] = left
         else:
             await self._forget(replica, oldest.version, left, now, lost=True)
-        return True
 
     async def _keep_warm(self, replica: Replica) -> bool:
         """Have every adapter that the engine lists answer one token, so that it is what was used last."""
@@ -284,20 +305,10 @@ class Placer:
             if not error.wrong:
                 await self._put_off(replica, version, now, "unknown", UNKNOWN_RETRY_SECONDS, str(error))
                 return
-            await self._fail(replica, version, now, str(error), wrong=True)
+            probed = replica.life
             await self._forget_name(replica, version)
-            failed = now.placements[replica.name, version.name]
-            await self._write(
-                replica,
-                version,
-                now,
-                "failed",
-                ghosts=failed.ghosts + (version.name not in replica.seen),
-                failures=failed.failures,
-                retry_at=failed.retry_at,
-                note=failed.note,
-                wrong=True,
-            )
+            gone = version.name not in replica.seen and replica.life == probed
+            await self._fail(replica, version, now, str(error), wrong=True, gone=gone)  # one note: verdict and ghost
             return
         await self._write(replica, version, now, "ready", stack=stack)
 
@@ -324,6 +335,10 @@ class Placer:
         await look(self._fleet, replica, self._http)
         return answer is not None and answer.status_code in (200, 404) and version.name not in replica.seen
 
+    async def forget_references(self, version: str) -> None:
+        """Its next probe on any replica is the first again. Raises RedisError."""
+        await self._references.forget(version)
+
     async def _post(self, replica: Replica, path: str, body: dict[str, Any]) -> httpx.Response | None:
         try:
             return await self._http.post(
@@ -334,3 +349,10 @@ class Placer:
             )
         except httpx.HTTPError:
             return None
+
+
+def _no_room(version: Version, full: Capacity) -> str:
+    return (
+        f"no room for {version.name}: {full.registered} adapters and {full.ghosts} ghosts of at most {full.places}. "
+        "Unload or retire versions, or recycle the replica."
+    )

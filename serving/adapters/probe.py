@@ -62,6 +62,11 @@ class References:
         kept = (await self._shelf.get(model) or {}).get(stack)
         return None if kept is None else msgspec.convert(kept, Reading)
 
+    async def forget(self, version: str) -> None:
+        """Its next answer on any stack is the first again. Raises RedisError."""
+        if await self._shelf.get(version) is not None:
+            await self._shelf.delete(version)
+
     async def of(self, version: str, stack: str, reading: Reading) -> Reading:
         """The reference for this version and stack: `reading` itself, if it is the first. Raises RedisError."""
         while True:

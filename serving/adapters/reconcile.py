@@ -25,6 +25,7 @@ STAGE_SECONDS_MAX = 600.0
 DOWN_SECONDS_MAX = 30.0
 """A replica that is down for longer is passed over, and its versions are placed elsewhere."""
 STEPS_MAX = 8
+PASS_SECONDS_MAX = 5.0
 PRIORITY: Mapping[VersionState, int] = {
     "staging": 0,
     "ready": 1,
@@ -44,7 +45,7 @@ class Reconciler:
         self._registry = registry
         self._placer = placer
         self._down_since: dict[str, float] = {}
-        self._locks = {name: asyncio.Lock() for name in fleet.replicas}
+        self._under_way: dict[str, asyncio.Task[None]] = {}
 
     def fits(self, version: Version) -> bool:
         """Whether the version was trained on the base model that its pool serves now."""
@@ -80,19 +81,36 @@ class Reconciler:
     async def step(self, versions: Mapping[str, Version], world: World) -> None:
         """One pass: what is wanted is spread over the replicas, and each replica brought a few steps nearer to it.
 
-        Replicas are seen to beside each other, so that one that hangs keeps no other waiting. Raises RedisError.
+        Replicas are seen to beside each other. What takes longer than PASS_SECONDS_MAX on one goes on beside the next
+        passes, which leave that replica alone meanwhile. Raises RedisError.
         """
         placements = read_placements(await self._placer.placements.all())
         now = Pass(versions, placements, await self._placer.placements.generations(), world)
         for pool in self._fleet.pools:
             now.plan |= self._spread(pool, now)
-        passes = [self._step_on(replica, now) for replica in self._fleet.replicas.values() if replica.up]
-        for done in await asyncio.gather(*passes, return_exceptions=True):
-            if isinstance(done, Stale):
-                log.warning("reconcile: %s; another gateway has taken over", done)
-            elif isinstance(done, BaseException):
-                raise done
+        for replica in self._fleet.replicas.values():
+            if replica.up and replica.name not in self._under_way:
+                self._under_way[replica.name] = asyncio.create_task(self._step_on(replica, now))
+        try:
+            if self._under_way:
+                await asyncio.wait(self._under_way.values(), timeout=PASS_SECONDS_MAX)
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+        for name in [name for name, task in self._under_way.items() if task.done()]:
+            try:
+                self._under_way.pop(name).result()
+            except Stale as stale:
+                log.warning("reconcile: %s; another gateway has taken over", stale)
         await self._settle(now)
+
+    async def stop(self) -> None:
+        """Take no further step: this gateway stops, or another one has the duty."""
+        tasks = list(self._under_way.values())
+        self._under_way.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spread(self, pool_name: str, now: Pass) -> dict[str, tuple[str, ...]]:
         """Which replicas are to hold which version of a pool; nothing for a pool that takes no adapters."""
@@ -129,16 +147,20 @@ class Reconciler:
         return bool(replica.life) and now - self._down_since.setdefault(replica.name, now) < DOWN_SECONDS_MAX
 
     async def _step_on(self, replica: Replica, now: Pass) -> None:
-        async with self._locks[replica.name]:
-            pool = replica.config.pool
-            names = [version.name for version in now.versions.values() if version.pool == pool]
-            names += [name for on, name in now.placements if on == replica.name and name not in now.versions]
-            for name in names:
-                for _ in range(STEPS_MAX):
-                    version = now.versions.get(name)
-                    step = self._next(replica, name, version, now)
-                    if step == "none" or not await self._placer.take(step, replica, name, version, now):
-                        break
+        """Steps on one replica, for the most important versions first; none by what was read too long ago."""
+        until = time.monotonic() + PASS_SECONDS_MAX
+        ours = [version for version in now.versions.values() if version.pool == replica.config.pool]
+        ours.sort(key=lambda version: (-PRIORITY.get(version.state, -1), version.name))
+        names = [version.name for version in ours]
+        names += [name for on, name in now.placements if on == replica.name and name not in now.versions]
+        for name in names:
+            for _ in range(STEPS_MAX):
+                if not replica.up or time.monotonic() > until:
+                    return
+                version = now.versions.get(name)
+                step = self._next(replica, name, version, now)
+                if step == "none" or not await self._placer.take(step, replica, name, version, now):
+                    break
 
     def _is_wanted(self, replica: Replica, name: str, now: Pass) -> bool:
         """Whether the plan has it there. It also stays where it is until what the plan has it on is ready, or failed
@@ -179,6 +201,7 @@ class Reconciler:
                     await self._settle_staged(version, now)
                 elif version.state == "draining" and not self._is_listed(version):
                     await self._registry.move(version.name, "retired", version.note)
+                    await self._placer.forget_references(version.name)
 
     def _is_listed(self, version: Version) -> bool:
         up = [replica for replica in self._fleet.in_pool(version.pool) if replica.up]
@@ -200,6 +223,7 @@ class Reconciler:
         overdue = time.time() - version.changed_at > STAGE_SECONDS_MAX
         if any(placement.wrong for placement in failed):
             await self._registry.move(version.name, "quarantined", notes)
+            await self._placer.forget_references(version.name)  # the first replica may have been the wrong one
         elif len(ready) + len(failed) < len(targets) and not overdue:
             return
         elif len(ready) >= quorum(len(targets)):

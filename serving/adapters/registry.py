@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
@@ -29,8 +30,8 @@ STEPS: Mapping[VersionState, frozenset[VersionState]] = {
     "verified": frozenset({"staging", "draining"}),
     "staging": frozenset({"ready", "verified", "quarantined"}),
     "ready": frozenset({"shadow", "canary", "active", "staging", "verified", "quarantined", "draining"}),
-    "shadow": frozenset({"ready", "canary", "active", "quarantined"}),
-    "canary": frozenset({"shadow", "active", "standby", "quarantined"}),
+    "shadow": frozenset({"ready", "canary", "active", "standby", "quarantined"}),
+    "canary": frozenset({"shadow", "active", "standby", "ready", "quarantined"}),
     "active": frozenset({"canary", "standby", "quarantined"}),
     "standby": frozenset({"shadow", "canary", "active", "verified", "quarantined", "draining"}),
     "quarantined": frozenset({"staging", "verified", "draining"}),
@@ -122,7 +123,7 @@ class AliasEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry:
-    """The one mover of version states and aliases."""
+    """The one mover of version states and aliases; a state file moves several at once, by the same `role_changes`."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -172,7 +173,7 @@ class Registry:
             for version in ours:
                 same = (version.digest, version.manifest_digest, version.pool) == (artifact.digest, digest, pool)
                 if same and version.state != "retired":
-                    return version
+                    return version if signed_by in (None, version.signed_by) else await self._sign(version, signed_by)
             number = max((version.number for version in ours), default=0) + 1
             if number > VERSIONS_PER_TASK_MAX:
                 raise RegistryError(f"{task} has {VERSIONS_PER_TASK_MAX} versions: name the task anew.")
@@ -198,6 +199,14 @@ class Registry:
             except Stale:
                 continue  # another admin has just taken this number
             return version
+
+    async def _sign(self, version: Version, signed_by: str) -> Version:
+        while True:
+            generation = (await self._versions.generations())[version.name]
+            signed = msgspec.structs.replace(await self.version(version.name), signed_by=signed_by)
+            with contextlib.suppress(Stale):
+                await self._versions.put(version.name, msgspec.to_builtins(signed), generation)
+                return signed
 
     async def move(self, name: str, state: VersionState, note: str = "") -> Version:
         """Bring a version into another state. Raises RegistryError where that is no step from its present one."""
@@ -342,7 +351,7 @@ class Registry:
             after = made(before, versions)
             changes = [
                 self._moved(versions[name], state, generations[name], note)
-                for name, state, note in _role_changes(task, versions, before, after, quarantine)
+                for name, state, note in role_changes(task, versions, before, after, quarantine)
             ]
             value = None if after is None else msgspec.to_builtins(after)
             try:
@@ -358,12 +367,12 @@ class Registry:
         return Change(self._versions, version.name, msgspec.to_builtins(moved), generation)
 
 
-def _role_changes(
+def role_changes(
     task: str,
     versions: Mapping[str, Version],
     before: AliasEntry | None,
     after: AliasEntry | None,
-    quarantine: str,
+    quarantine: str = "",
 ) -> Iterator[tuple[str, VersionState, str]]:
     """What becomes of each version that an alias has, or had, a part for. Raises RegistryError for one not ready."""
     taken = {} if after is None else after.weights | after.shadow
@@ -382,10 +391,11 @@ def _role_changes(
         version = versions.get(name)
         if name in taken or version is None or version.state not in ROLES:
             continue
+        led = before is not None and (name == before.leading or name in before.previous)
         if quarantine and version.state != "shadow":
             yield name, "quarantined", quarantine
         else:
-            yield name, "ready" if version.state == "shadow" else "standby", ""
+            yield name, "standby" if led else "ready", ""
 
 
 def _led(before: AliasEntry | None, task: str, weights: dict[str, float]) -> AliasEntry:
@@ -417,7 +427,7 @@ def _placed(versions: Mapping[str, Version], name: str) -> bool:
 
 
 def _salt(task: str) -> str:
-    return f"{task}-{time.time_ns():x}"
+    return f"{time.time_ns():x}-{task}"
 
 
 def _see_that_it_may(version: Version, state: VersionState) -> None:

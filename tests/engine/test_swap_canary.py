@@ -11,7 +11,7 @@ import pytest_asyncio
 from benchmarks.swap_callers import under_load
 from benchmarks.swap_counts import FAULTS, Answer, Swap, count
 from tests.engine.conftest import TwoReplicas
-from tests.engine.words import TASK, Desk, ShortAnswers, adapter, references, wait_until
+from tests.engine.words import TASK, Desk, ShortAnswers, adapter, in_a_thread, references, target, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 ACTIVE, GOOD = f"{TASK}@v1", f"{TASK}@v2"
@@ -31,7 +31,7 @@ def judge(desk: Desk, version: str, share: float, shadow: float = 0.0) -> list[A
         wait_until(lambda: desk.call("GET", f"aliases/{TASK}")["rollout"] is None, f"the verdict on {version}")
 
     desk.point(ACTIVE)
-    return under_load(desk.target(), ShortAnswers(6, 0.1), 5, on_trial)
+    return under_load(target(desk), ShortAnswers(6, 0.1), 5, on_trial)
 
 
 def fault_counts(answers: list[Answer], names: tuple[str, ...]) -> dict[str, Any]:
@@ -54,12 +54,13 @@ async def bad(two_replicas: TwoReplicas, tmp_path_factory: pytest.TempPathFactor
     return await asyncio.to_thread(two_replicas.desks[0].push, adapter(folder, "bad"))
 
 
-async def test_a_canary_with_a_wrong_scaling_is_rolled_back_by_itself_for_its_broken_contract(
+@in_a_thread
+def test_a_canary_with_a_wrong_scaling_is_rolled_back_by_itself_for_its_broken_contract(
     two_replicas: TwoReplicas, bad: str
 ) -> None:
     desk, _ = two_replicas.desks
-    await asyncio.to_thread(desk.stage, bad)
-    answers = await asyncio.to_thread(judge, desk, bad, 0.5)
+    desk.stage(bad)
+    answers = judge(desk, bad, 0.5)
     assert fault_counts(answers, OF_THE_GATEWAY) == dict.fromkeys(OF_THE_GATEWAY, 0)
     assert desk.call("GET", f"aliases/{TASK}")["weights"] == {ACTIVE: 1.0}
     assert desk.call("GET", f"adapters/{bad}")["state"] == "quarantined"
@@ -67,10 +68,11 @@ async def test_a_canary_with_a_wrong_scaling_is_rolled_back_by_itself_for_its_br
     assert {desk.ask()[0] for _ in range(4)} == {ACTIVE}
 
 
-async def test_its_shadow_finds_it_out_before_many_callers_get_its_answers(two_replicas: TwoReplicas, bad: str) -> None:
+@in_a_thread
+def test_its_shadow_finds_it_out_before_many_callers_get_its_answers(two_replicas: TwoReplicas, bad: str) -> None:
     desk, _ = two_replicas.desks
-    await asyncio.to_thread(desk.stage, bad)
-    answers = await asyncio.to_thread(judge, desk, bad, 0.01, 1.0)
+    desk.stage(bad)
+    answers = judge(desk, bad, 0.01, 1.0)
     assert fault_counts(answers, OF_THE_GATEWAY) == dict.fromkeys(OF_THE_GATEWAY, 0)
     shown = desk.call("GET", f"aliases/{TASK}")
     assert (shown["weights"], shown["shadow"]) == ({ACTIVE: 1.0}, {})
@@ -78,9 +80,10 @@ async def test_its_shadow_finds_it_out_before_many_callers_get_its_answers(two_r
     assert verdict_of_the_system(desk, "alias.rollback", bad)["shadow"]["harm"]["shown"]
 
 
-async def test_a_good_canary_is_promoted_by_itself(two_replicas: TwoReplicas) -> None:
+@in_a_thread
+def test_a_good_canary_is_promoted_by_itself(two_replicas: TwoReplicas) -> None:
     desk, _ = two_replicas.desks
-    answers = await asyncio.to_thread(judge, desk, GOOD, 0.5)
+    answers = judge(desk, GOOD, 0.5)
     assert fault_counts(answers, FAULTS) == dict.fromkeys(FAULTS, 0)
     assert desk.call("GET", f"aliases/{TASK}")["weights"] == {GOOD: 1.0}
     signals = verdict_of_the_system(desk, "alias.promote", GOOD)

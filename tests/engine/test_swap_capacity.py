@@ -1,13 +1,15 @@
-"""An engine that holds three adapters, behind the gateway and without it: more than fit, and bytes that are gone."""
+"""An engine that holds three adapters: recorded traces, more versions than fit, and the same without the gateway."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,17 +24,22 @@ from tests.engine.words import (
     TASK,
     Desk,
     adapter,
+    in_a_thread,
     life_of,
     listed_by,
     loads_of,
     references,
+    target,
+    wait_until,
 )
 from tests.walks.gateway import run_gateway
+from tests.walks.swap_trace import read_trace, replay
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 MAX_LORAS, MAX_CPU_LORAS = 2, 3
 LIVE = f"{TASK}@v1"
 REPLACED = 4
+TRACES = Path(__file__).resolve().parent / "traces"
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,19 @@ class Tight:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def tight(engine_files: EngineFiles, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tight]:
-    """An engine of its own, since it does not survive the last test; words@v1 leads, and words@v2 is ready."""
-    folder = tmp_path_factory.mktemp("tight")
+async def tight_engine(engine_files: EngineFiles) -> AsyncIterator[EngineProcess]:
+    """An engine of these tests' own, since it does not survive the last of them."""
     engine = engine_files.engine("tight", max_loras=MAX_LORAS, max_cpu_loras=MAX_CPU_LORAS)
+    async with run_engines(engine):
+        yield engine
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def tight(
+    engine_files: EngineFiles, tight_engine: EngineProcess, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Tight]:
+    """A gateway in front of it: words@v1 leads, and words@v2 is ready."""
+    folder, engine = tmp_path_factory.mktemp("tight"), tight_engine
     pool = {
         "base_model": BASE_MODEL,
         "base_folder": engine_files.model,
@@ -71,7 +87,7 @@ async def tight(engine_files: EngineFiles, tmp_path_factory: pytest.TempPathFact
         "pools": {"small": pool, "general": general},
         "tasks": {TASK: {}},
     }
-    async with run_engines(engine), run_gateway(configuration) as gateway:
+    async with run_gateway(configuration) as gateway:
         made = Tight(engine, Desk(gateway), folder)
         await asyncio.to_thread(fill, made)
         yield made
@@ -91,21 +107,54 @@ def another(tight: Tight, number: int) -> str:
     return tight.desk.push(folder if folder.exists() else adapter(folder, "v2", strength=1 + number / 200))
 
 
-async def test_versions_that_do_not_fit_are_refused_before_the_engine_is_touched(tight: Tight) -> None:
-    def refuse_three() -> None:
-        before = tight.touched()
-        for number in range(1, 4):
-            version = another(tight, number)
-            answer = tight.desk.answer("POST", f"adapters/{version}/stage")
-            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "no_capacity"), answer.text
-        assert tight.touched() == before
-        assert len(tight.stored()) == 5, "they are entered, and wait"
-
-    await asyncio.to_thread(refuse_three)
+def of_one_replica(trace: dict[str, Any], replica: str) -> dict[str, Any]:
+    """The part of a trace that one engine saw. One token is enough of an answer: compared is its status."""
+    steps = [copy.deepcopy(step) for step in trace["steps"] if step["replica"] == replica]
+    for step in steps:
+        if "max_tokens" in step.get("body", {}):
+            step["body"]["max_tokens"] = 1
+    return trace | {"steps": steps}
 
 
-async def test_versions_retired_and_others_staged_delete_no_bytes_and_leave_the_engine_alive(tight: Tight) -> None:
-    life = await asyncio.to_thread(life_of, tight.engine)
+@pytest.mark.parametrize("name", sorted(path.name for path in TRACES.iterdir()))
+async def test_what_gateways_asked_the_fake_engine_is_answered_alike_by_vllm(
+    name: str, tight_engine: EngineProcess, tmp_path: Path
+) -> None:
+    """A restart of the fake is told by unloading all: what the engine lists is empty in either case."""
+    trace = read_trace(TRACES / name)
+    labels = {step["body"]["lora_path"] for step in trace["steps"] if "lora_path" in step.get("body", {})}
+    folders = {label: adapter(tmp_path / label, "v1", 1 + at / 200) for at, label in enumerate(sorted(labels))}
+
+    async def unload_all(_: str) -> None:
+        async with httpx.AsyncClient(base_url=tight_engine.url, timeout=60) as http:
+            for listed in (await asyncio.to_thread(listed_by, tight_engine)).keys() - {BASE_MODEL}:
+                await http.post("/v1/unload_lora_adapter", json={"lora_name": listed})
+
+    life = await asyncio.to_thread(life_of, tight_engine)
+    assert labels
+    for replica in trace["replicas"]:
+        part = of_one_replica(trace, replica)
+        differences = await replay(part, {replica: tight_engine.url}, folders, unload_all, BASE_MODEL)
+        assert differences == []
+        await unload_all(replica)
+    assert await asyncio.to_thread(life_of, tight_engine) == life
+
+
+@in_a_thread
+def test_versions_that_do_not_fit_are_refused_before_the_engine_is_touched(tight: Tight) -> None:
+    before = tight.touched()
+    stored = len(tight.stored())
+    for number in range(1, 4):
+        version = another(tight, number)
+        answer = tight.desk.answer("POST", f"adapters/{version}/stage")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "no_capacity"), answer.text
+    assert tight.touched() == before
+    assert len(tight.stored()) == stored + 3, "they are entered, and wait"
+
+
+@in_a_thread
+def test_versions_retired_and_others_staged_delete_no_bytes_and_leave_the_engine_alive(tight: Tight) -> None:
+    life = life_of(tight.engine)
 
     def replace_one_after_another() -> None:
         stored, version = tight.stored(), f"{TASK}@v2"
@@ -118,36 +167,33 @@ async def test_versions_retired_and_others_staged_delete_no_bytes_and_leave_the_
             assert (model, text.split()[0]) == (version, "hammer")
         assert stored.items() <= tight.stored().items()
 
-    answers = await asyncio.to_thread(under_load, tight.desk.target(), Crowd(2, 0.5), 4, replace_one_after_another)
+    answers = under_load(target(tight.desk), Crowd(2, 0.5), 4, replace_one_after_another)
     found = count(answers, [], references(), 1, TASK + "@v{}")
     assert {name: found[name] for name in FAULTS} == dict.fromkeys(FAULTS, 0)
     assert found["answers"] > REPLACED
-    assert await asyncio.to_thread(life_of, tight.engine) == life
+    assert life_of(tight.engine) == life
     assert tight.engine.restarts == 0
 
 
-async def test_without_the_gateway_the_same_ends_the_engine(tight: Tight) -> None:
+def ask_for_a_token(engine: EngineProcess, model: str) -> None:
+    """One request to the engine itself, whatever it answers."""
+    turns = [{"role": "user", "content": PROMPTS[0]}]
+    httpx.post(
+        f"{engine.url}/v1/chat/completions", json={"model": model, "messages": turns, "max_tokens": 1}, timeout=60
+    )
+
+
+@in_a_thread
+def test_without_the_gateway_the_same_ends_the_engine(tight: Tight) -> None:
     """The last test here: it shows that the attack is one, on the very engine that outlived it behind the gateway."""
     engine = tight.engine
     folders = [adapter(tight.folder / f"raw-{number}", "v1") for number in range(MAX_CPU_LORAS + 1)]
-
-    def ask(name: str) -> None:
-        turns = [{"role": "user", "content": PROMPTS[0]}]
-        asked = {"model": name, "messages": turns, "max_tokens": 1}
-        httpx.post(f"{engine.url}/v1/chat/completions", json=asked, timeout=60)
-
-    def register_more_than_fit_and_delete_one() -> None:
-        for folder in folders:
-            loaded = {"lora_name": folder.name, "lora_path": str(folder)}
-            httpx.post(f"{engine.url}/v1/load_lora_adapter", json=loaded, timeout=60).raise_for_status()
-            ask(folder.name)
-        shutil.rmtree(folders[0])
-        with contextlib.suppress(httpx.HTTPError):
-            ask(folders[0].name)
-
-    assert engine.pid is not None
-    await asyncio.to_thread(register_more_than_fit_and_delete_one)
-    async with asyncio.timeout(60):
-        while engine.state is EngineState.RUNNING and not engine.restarts:
-            await asyncio.sleep(0.1)
-    engine.kill()
+    for folder in folders:
+        loaded = {"lora_name": folder.name, "lora_path": str(folder)}
+        httpx.post(f"{engine.url}/v1/load_lora_adapter", json=loaded, timeout=60).raise_for_status()
+        ask_for_a_token(engine, folder.name)
+    assert engine.state is EngineState.RUNNING
+    shutil.rmtree(folders[0])
+    with contextlib.suppress(httpx.HTTPError):
+        ask_for_a_token(engine, folders[0].name)
+    wait_until(lambda: engine.state is not EngineState.RUNNING, "the engine has ended", 60)

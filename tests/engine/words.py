@@ -5,11 +5,13 @@ Callers run in threads, as those of benchmarks.swap do, so that whatever drives 
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,14 +116,25 @@ class Desk:
         told = answer.json()
         return str(told["model"]), str(told["choices"][0]["message"]["content"])
 
-    def target(self) -> Target:
-        """What callers ask here."""
-        return Target(self.port, TASK, self.key, PROMPTS)
-
     def audit(self, action: str) -> list[dict[str, Any]]:
         """The audit's entries of an action, oldest first."""
         entries = self.call("GET", "audit?limit=1000")["entries"]
         return [entry for entry in entries if entry["action"] == action]
+
+
+def target(*desks: Desk, lag_seconds: float = 0.0) -> Target:
+    """What callers ask, at one gateway or at several in turn; those after the first may lag behind a swap."""
+    return Target([desk.port for desk in desks], TASK, desks[0].key, PROMPTS, lag_seconds)
+
+
+def in_a_thread(test: Callable[..., None]) -> Callable[..., Coroutine[Any, Any, None]]:
+    """A plain test beside gateways that run in the event loop: what blocks it must not block them."""
+
+    @functools.wraps(test)
+    async def run(*given: Any, **named: Any) -> None:
+        await asyncio.to_thread(test, *given, **named)
+
+    return run
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:

@@ -155,9 +155,9 @@ class Run:
         name = self._seen.model or self._engine.model
         if self._adapter is None:
             return Speaker(name, digest_of(name))
+        digest = self._engine.adapters.step(self._adapter)
         if name in self._engine.not_applied:
             return Speaker(self._engine.model, digest_of(self._engine.model))
-        digest = self._engine.adapters.step(self._adapter)
         return Speaker(name, self._engine.adapters.prefix(self._adapter, self._seen.prompt, digest))
 
     async def _send(self, event: bytes | None) -> None:

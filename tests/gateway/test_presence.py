@@ -13,7 +13,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def __call__(self) -> float:
+    async def __call__(self) -> float:
         return self.now
 
 

@@ -17,7 +17,7 @@ from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 40.0
 MESSAGES = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
 V1, V2 = "returns@v1", "returns@v2"
 QUICK = {"limits": {"retries_max": 0, "backoff_seconds": 0.01}}
@@ -40,6 +40,13 @@ def with_contract(folder: Path) -> Path:
     """The same adapter, with a contract in its manifest."""
     path = folder / "manifest.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"contract": CONTRACT}))
+    return folder
+
+
+def of_task(task: str, folder: Path) -> Path:
+    """The same adapter, made for another task."""
+    path = folder / "manifest.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"task": task}))
     return folder
 
 

@@ -124,7 +124,7 @@ async def test_a_recycled_replica_finishes_its_answers_is_started_anew_and_serve
             assert min(await asyncio.gather(*asking)) >= 1
             entries = (await http.get("/admin/v1/audit?limit=100")).json()["entries"]
     assert supervisor.asked == 1
-    assert [entry["action"] for entry in entries][-2:] == ["replica.recycle", "replica.uncordon"]
+    assert [entry["action"] for entry in entries][-2:] == ["replica.recycle", "replica.recycled"]
 
 
 async def test_a_replica_whose_ghosts_leave_no_load_is_recycled_by_itself(
@@ -168,6 +168,6 @@ async def test_one_replica_of_a_pool_at_a_time_and_only_where_it_can_be_started_
         assert "recycle_url" in refused.json()["error"]["message"]
         await http.post("/admin/v1/replicas/small-1/cordon")
         refused = await http.post("/admin/v1/replicas/small-0/recycle")
-        assert "one replica at a time" in refused.json()["error"]["message"]
+        assert "one replica of a pool at a time" in refused.json()["error"]["message"]
         assert (await http.post("/admin/v1/replicas/nobody/recycle")).status_code == 404
     assert supervisor.asked == 0

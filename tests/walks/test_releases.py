@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from gateway.trials import AT_ONCE_MAX, QUEUE_MAX
+from gateway.shadows import AT_ONCE_MAX
+from gateway.trials import QUEUE_MAX
 from router.choice import sticky_point
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
@@ -102,17 +103,17 @@ async def test_promotion_and_the_way_back_move_pointers_and_load_nothing(
 ) -> None:
     async with two_versions(configure, make_adapter) as (_, http):
         changes = [call for call in small.calls if call.method == "POST"]
-        for taken, body, leader, other in (
-            ("promote", {"version": V2}, V2, V1),
-            ("rollback", {}, V1, V2),
-            ("canary", {"version": V2, "share": 0.999}, V1, V2),
-            ("rollback", {}, V1, V2),
+        for taken, body, leader, other, its_state in (
+            ("promote", {"version": V2}, V2, V1, "standby"),
+            ("rollback", {}, V1, V2, "standby"),
+            ("canary", {"version": V2, "share": 0.999}, V1, V2, "canary"),
+            ("rollback", {}, V1, V2, "ready"),
         ):
             await step(http, taken, **body)
             served_by = (await ask(http, "session 1")).json()["model"]
             on_trial = taken == "canary"
             assert served_by == (V2 if on_trial else leader)
-            assert await states(http) == {leader: "active", other: "canary" if on_trial else "standby"}
+            assert await states(http) == {leader: "active", other: its_state}
         assert [call for call in small.calls if call.method == "POST"] == changes
 
 
@@ -147,7 +148,7 @@ async def test_the_judgement_goes_on_when_the_share_is_raised_and_begins_anew_wi
         plan = {**STRICT, "requests_min": 5000}
 
         async def seen() -> int:
-            await running.house.rollouts.step(running.house)
+            await running.house.rollouts.step()
             return int((await alias(http))["rollout"]["evidence"]["canary_requests"])
 
         await step(http, "canary", version=V2, share=0.9, plan=plan)

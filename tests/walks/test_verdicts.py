@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.walks.gateway import run_gateway
 from tests.walks.releases import (
     EASY,
     QUICK,
+    SECONDS_MAX,
     STRICT,
     V1,
     V2,
@@ -29,6 +32,7 @@ from tests.walks.releases import (
     audit_of,
     loads_of,
     metric,
+    of_task,
     record_of,
     rolled_back,
     shadows,
@@ -67,6 +71,24 @@ async def test_a_canary_that_breaks_its_contract_is_rolled_back_by_itself(
         await step(http, "canary", version=V2, share=0.5, plan=STRICT)
         entry = await rolled_back(http, await asked_until_it_ends(http), "contract")
         assert "broken contracts are more than 2 points more frequent" in entry["after"]["because"]
+
+
+async def test_a_canary_that_can_not_be_judged_keeps_no_other_waiting(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter, tasks={"alarms": {}, "returns": {}}) as (running, http):
+        await step(http, "canary", version=V2, share=0.5, plan=STRICT)
+        await until(lambda: running.house.redis.exists("apprentice:rollout:returns"))
+        await running.house.redis.set("apprentice:rollout:returns", "no state of a canary")
+        for number in (3, 4):
+            await running.place(of_task("alarms", make_adapter(number)), task="alarms", alias=number == 3)
+        small.faults.add(Status(500), model="alarms@v2")
+        body = {"version": "alarms@v2", "share": 0.5, "plan": STRICT}
+        assert (await http.post("/admin/v1/aliases/alarms/canary", json=body)).status_code == 200
+        async with asyncio.timeout(SECONDS_MAX):
+            while "alarms@v2" in running.house.snapshot.current.policy.aliases["alarms"].weights:
+                await ask(http, uuid.uuid4().hex, model="alarms")
+        assert (await states(http))["alarms@v2"] == "quarantined"
 
 
 async def test_a_canary_that_is_slow_is_rolled_back_by_itself(
@@ -144,9 +166,24 @@ async def test_a_pair_that_contracts_have_judged_is_not_judged_again(
         await until(lambda: shadows(running))
         body = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": True}
         assert (await http.post("/v1/feedback", json=body | {"demonstration": "approve"})).status_code == 201
-        await running.house.rollouts.step(running.house)
+        await running.house.rollouts.step()
         told = (await alias(http))["rollout"]["evidence"]["signals"]["shadow"]
         assert (told["pairs"], told["mean_difference"]) == (1, 0.0)
+
+
+async def test_a_shadow_whose_engine_was_only_busy_is_no_evidence(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers |= {V1: "approve"}
+    async with two_versions(configure, make_adapter, contract=True) as (running, http):
+        small.faults.add(Status(503), model=V2)
+        await step(http, "canary", version=V2, share=1e-9, plan=STRICT)
+        await step(http, "shadow", version=V2, share=1.0)
+        await ask(http)
+        [shadow] = await until(lambda: shadows(running))
+        assert shadow["attempts"][0]["fault"] == "overloaded"
+        await running.house.rollouts.step()
+        assert (await alias(http))["rollout"]["evidence"]["signals"]["shadow"]["pairs"] == 0
 
 
 async def test_requests_that_name_the_canary_or_follow_a_rule_are_no_evidence(
@@ -163,7 +200,7 @@ async def test_requests_that_name_the_canary_or_follow_a_rule_are_no_evidence(
             await record_of(http, answer)
             assert (await http.post("/v1/feedback", json=body)).status_code == 201
         await until(lambda: running.house.redis.xlen("apprentice:feedback"))
-        await running.house.rollouts.step(running.house)
+        await running.house.rollouts.step()
         evidence = (await alias(http))["rollout"]["evidence"]
         waiting = await running.house.redis.get("apprentice:rollout:returns")
         assert evidence["canary_requests"] == 0
@@ -200,7 +237,7 @@ async def test_a_canary_without_a_plan_is_never_moved_by_itself(
         for number in range(60):
             await ask(http, f"session {number}")
         await until(lambda: as_many(running.house.redis.xrange(STREAM_KEY), 60))
-        await running.house.rollouts.step(running.house)
+        await running.house.rollouts.step()
         assert await alias(http) == before
         assert before["rollout"]["verdict"] == "continue"
         words = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()["words"]
@@ -216,7 +253,7 @@ async def test_a_canary_without_a_verdict_in_its_time_is_held_and_why_says_what_
         because = entry["after"]["because"]
         assert because.startswith("No verdict after 1 s (0 of 200 canary requests were seen; ")
         for _ in range(3):
-            await running.house.rollouts.step(running.house)
+            await running.house.rollouts.step()
         assert len(await audit_of(http, "alias.hold")) == 1
         assert (await alias(http))["weights"] == {V2: 0.5, V1: 0.5}
         words = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()["words"]

@@ -1,0 +1,121 @@
+"""What a shadow would have said: its answers to requests that their callers have had answered, compared and recorded.
+
+A shadow's requests run a few at a time beside the callers'. Nobody sees their answers; their cost is booked as shadow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+
+from gateway.answer import Answer
+from gateway.house import House
+from gateway.ledger import Ledger, settle_shadow
+from gateway.request_body import RequestBody
+from gateway.trials import ShadowJob, contract_kept, normal, text_of
+from gateway.wire import Deadline
+from monitoring.ids import digest
+from monitoring.records import PairRecord, Record
+from router.policy import Policy
+from router.replicas import pick
+from serving.errors import EngineError
+from serving.view import VersionView
+
+log = logging.getLogger(__name__)
+AT_ONCE_MAX = 4
+
+
+def judge(house: House, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+    """Note whether an answer that was watched kept its contract, and have shadows answer the same request."""
+    if answer.kept is None or body.choices != 1:
+        return
+    choice, record = answer.choice, ledger.record
+    assert choice.task is not None, "that is what watches() looks for"
+    assert choice.version is not None, "that is what watches() looks for"
+    text = text_of(answer.kept, body.stream)
+    if text is None:
+        return
+    record.contract_kept = contract_kept(choice.version, text)
+    record.text_digest = digest(house.digest_secret, normal(text))
+    for name, share in policy.aliases[choice.task.name].shadow.items():
+        if name == choice.version.name or house.moment(0.0).draw >= share:
+            continue
+        if not house.trials.offer(ShadowJob(name, share, policy, body, choice, record, text)):
+            house.meters.shadow_requests.add(1, choice.task.name, name, "dropped")
+
+
+async def run_shadows(house: House) -> None:
+    """Have shadows answer what is queued. Runs until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE_MAX):
+            group.create_task(_run_one_by_one(house))
+
+
+async def _run_one_by_one(house: House) -> None:
+    while True:
+        job = await house.trials.next()
+        try:
+            await _run(house, job)
+        except Exception:
+            log.exception("a shadow request failed", extra={"request_id": job.record.id})
+
+
+async def _run(house: House, job: ShadowJob) -> None:
+    """One shadow request: sent, compared, recorded and paid for as a shadow. Its failure is an outcome like others."""
+    task = job.choice.task.name if job.choice.task else ""
+    view = house.fleet.view()
+    version = view.versions.get(job.version)
+    pool = view.pools.get(version.pool) if version else None
+    now = time.monotonic()
+    if version is None or pool is None:
+        return
+    replica = pick(pool, version.name, view.in_flight, now, house.moment(now).draw)
+    if isinstance(replica, str):
+        house.meters.shadow_requests.add(1, task, job.version, "dropped")
+        return
+    choice = dataclasses.replace(job.choice, version=version, pool=pool, replica=replica, blueprint_of=None)
+    ledger = Ledger(_record(house, job), now, None)
+    ledger.chosen(choice, house.stack(choice))
+    ledger.record.probability = job.probability
+    answer = Answer(choice, house.fleet.replicas[replica.name].lease(now, version.name))
+    headers = {"Content-Type": "application/json", "X-Request-Id": ledger.record.id, "traceparent": ledger.traceparent}
+    limits = job.policy.limits
+    fault: str | None = None
+    with answer:
+        try:
+            with Deadline(limits.answer_timeout_seconds):
+                body = job.body.whole()
+                await answer.begin(house, body, body.for_engine(choice), headers, limits)
+        except (EngineError, TimeoutError) as error:
+            fault = error.kind if isinstance(error, EngineError) else "silent"
+        ledger.attempted(choice, fault, time.monotonic() - now)
+        ledger.learned(answer.progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
+    outcome = "failed"
+    if fault is None:
+        outcome = _compare(house, job, version, text_of([answer.body], stream=False) or "", ledger.record)
+    await settle_shadow(house, ledger, time.monotonic(), outcome)
+
+
+def _record(house: House, job: ShadowJob) -> Record:
+    primary = job.record
+    return Record(
+        id=house.ids.make(""),
+        at=time.time(),
+        endpoint=primary.endpoint,
+        caller="",
+        model_asked=primary.model_asked,
+        purpose="shadow",
+        shadow_of=primary.id,
+        policy_generation=primary.policy_generation,
+        pair=PairRecord(primary.version or "", primary.contract_kept, primary.text_digest),
+    )
+
+
+def _compare(house: House, job: ShadowJob, version: VersionView, text: str, record: Record) -> str:
+    record.outcome, record.status = "ok", 200
+    record.contract_kept = contract_kept(version, text)
+    record.text_digest = digest(house.digest_secret, normal(text))
+    record.agrees = normal(text) == normal(job.text)
+    return "agreed" if record.agrees else "differed"

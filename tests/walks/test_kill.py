@@ -1,0 +1,367 @@
+"""kill -9 at every step: of a gateway before and after each note that it makes, of a replica under each call.
+
+A proxy stands between the gateway's process and Valkey. It stops all traffic at the note that a test names, so that
+the process is killed exactly there, with the note made or not made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.callers import new_key
+from gateway.presence import KEY as PRESENCE_KEY
+from serving.adapters import reconcile
+from serving.adapters.placement import PlacementState, read_placements
+from serving.shelf import Shelf
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.test_process import Process, served
+from tests.walks.two_replicas import (
+    LEASE_KEY,
+    LOAD,
+    UNLOAD,
+    Hold,
+    called,
+    callers,
+    lists,
+    loads,
+    push,
+    shown,
+    until,
+    until_ready,
+    with_two,
+)
+
+When = Literal["before", "after"]
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[FakeEngine]:
+    """The pool's second engine."""
+    async with FakeEngine(BASE_MODEL, n_tokens=8) as engine:
+        yield engine
+
+
+class Gate:
+    """A proxy in front of Valkey that lets everything through up to one note of a placement, and nothing after it."""
+
+    def __init__(self, valkey: str) -> None:
+        self.stopped = asyncio.Event()
+        self._valkey = valkey
+        self._note: re.Pattern[bytes] | None = None
+        self._when: When = "after"
+        self._over = asyncio.Event()
+        self._pumps: set[asyncio.Task[None]] = set()
+
+    def stop_at(self, version: str, state: PlacementState, when: When, ghosts: int | None = None) -> None:
+        """From now on wait for the note that the version has this state on a replica, and so many ghosts.
+
+        `before`: the note is not made.
+        """
+        note = rb'"version":"%b","state":"%b"' % (version.encode(), state.encode())
+        if ghosts is not None:
+            note += rb'.*"ghosts":%d\b' % ghosts
+        self._note, self._when = re.compile(note), when
+
+    @asynccontextmanager
+    async def open(self, socket: Path) -> AsyncIterator[str]:
+        """Listen there for as long as the block lasts; the URL."""
+        server = await asyncio.start_unix_server(self._serve, str(socket))
+        try:
+            yield f"unix://{socket}"
+        finally:
+            self._over.set()
+            server.close()
+            await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_valkey, to_valkey = await asyncio.open_unix_connection(self._valkey)
+        for pump in (self._pump(reader, to_valkey, asks=True), self._pump(from_valkey, writer, asks=False)):
+            task = asyncio.create_task(pump)
+            self._pumps.add(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, asks: bool) -> None:
+        over = asyncio.ensure_future(self._over.wait())
+        try:
+            while not self._over.is_set():
+                reading = asyncio.ensure_future(reader.read(1 << 16))
+                await asyncio.wait((reading, over), return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    reading.cancel()
+                    break
+                data = reading.result()
+                if not data:
+                    break
+                if self.stopped.is_set():
+                    await over
+                if asks and self._note is not None and self._note.search(data):
+                    self.stopped.set()
+                    if self._when == "before":
+                        await over
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            over.cancel()
+            writer.close()
+
+
+@dataclass
+class Pair:
+    """A gateway's process that has the duty, and another gateway that is to take it over."""
+
+    process: Process
+    gate: Gate
+    gateway: RunningGateway
+    redis: Redis
+    engines: tuple[FakeEngine, FakeEngine]
+
+    async def kill(self) -> None:
+        """kill -9; what Redis still has of the process runs out at once instead of after its seconds."""
+        await self.process.stop(signal.SIGKILL)
+        for key in await self.redis.hkeys(PRESENCE_KEY):
+            if key.decode() != self.gateway.house.name:
+                await self.redis.hdel(PRESENCE_KEY, key)
+        await self.redis.delete(LEASE_KEY)
+
+    async def owner(self) -> str:
+        """Which gateway has the duty."""
+        return (await self.redis.get(LEASE_KEY) or b"").decode()
+
+    async def come_to_rest(self, version: str, *states: str) -> None:
+        """Wait until the version has this state on each replica, for its present engine process."""
+        lives = {replica.name: replica.life for replica in self.gateway.house.fleet.in_pool("small")}
+
+        async def is_there() -> bool:
+            kept = read_placements(await Shelf(self.redis, "placements").all())
+            found = [kept.get((name, version)) for name in lives]
+            return all(p is not None and p.state in states and p.life == lives[p.replica] for p in found)
+
+        await until(is_there, f"{version} {states}")
+
+
+@pytest.fixture
+async def pair(
+    configure: Configure,
+    make_adapter: MakeAdapter,
+    small: FakeEngine,
+    other: FakeEngine,
+    valkey_socket: str,
+    redis: Redis,
+    tmp_path: Path,
+) -> AsyncIterator[Pair]:
+    """Both gateways, over two replicas on which `returns@v1` serves; the process has the duty."""
+    gate, key = Gate(valkey_socket), new_key()[0]
+    configuration = with_two(configure, other)
+    path = tmp_path / "apprentice.yaml"
+    # beside Valkey's socket: the path of one may hold 104 bytes on some systems, and tmp_path is long
+    async with gate.open(Path(f"{valkey_socket}.gate")) as redis_url:
+        its_own = {"redis_url": redis_url, "listen": {"port": 0}, "log_format": "text"}
+        path.write_text(json.dumps({**configuration, **its_own}, default=str))
+        async with served(path, key) as process:
+
+            async def has_the_duty() -> bool:
+                return bool(await redis.exists(LEASE_KEY))
+
+            await until(has_the_duty, "the process has the duty")
+            async with run_gateway(configuration, key) as gateway:
+                two = Pair(process, gate, gateway, redis, (small, other))
+                await gateway.place(make_adapter(1))
+                await until_ready(gateway, "returns@v1")
+                assert await two.owner() != gateway.house.name
+                yield two
+
+
+ON_THE_WAY_IN = [
+    ("loading", "before"),
+    ("loading", "after"),
+    ("probing", "before"),
+    ("probing", "after"),
+    ("ready", "before"),
+    ("ready", "after"),
+]
+ON_THE_WAY_OUT = [
+    ("closing", "before"),
+    ("closing", "after"),
+    ("drained", "after"),
+    ("unloading", "before"),
+    ("unloading", "after"),
+    ("ghost", "before"),
+    ("ghost", "after"),
+]
+
+
+@pytest.mark.parametrize(("state", "when"), ON_THE_WAY_IN)
+async def test_a_gateway_killed_on_the_way_in_is_followed_by_one_that_loads_nothing_twice(
+    pair: Pair, make_adapter: MakeAdapter, state: PlacementState, when: When
+) -> None:
+    version = await push(pair.gateway, make_adapter(2))
+    pair.gate.stop_at(version, state, when)
+    async with callers(pair.gateway) as asked, pair.gateway.http() as http:
+        assert (await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=0")).status_code == 202
+        await pair.gate.stopped.wait()
+        await pair.kill()
+        await pair.come_to_rest(version, "ready")
+        await until_ready(pair.gateway, version)
+    asked.only("returns@v1")
+    assert [called(engine, LOAD, version) for engine in pair.engines] == [[200], [200]]
+    assert [called(engine, LOAD, "returns@v1") for engine in pair.engines] == [[200], [200]]
+    assert (await shown(pair.gateway, version))["state"] == "ready"
+    assert await pair.owner() == pair.gateway.house.name
+
+
+@pytest.mark.parametrize(("state", "when"), ON_THE_WAY_OUT)
+async def test_a_gateway_killed_on_the_way_out_is_followed_by_one_that_unloads_and_counts_the_ghost(
+    pair: Pair, make_adapter: MakeAdapter, state: PlacementState, when: When
+) -> None:
+    version = await pair.gateway.place(make_adapter(2), alias=False)
+    await until_ready(pair.gateway, version)
+    pair.gate.stop_at(version, state, when)
+    async with callers(pair.gateway) as asked, pair.gateway.http() as http:
+        assert (await http.post(f"/admin/v1/adapters/{version}/unload?wait_seconds=0")).status_code == 202
+        await pair.gate.stopped.wait()
+        await pair.kill()
+        await pair.come_to_rest(version, "ghost")
+        replicas = (await http.get("/admin/v1/replicas")).json()["replicas"]
+    asked.only("returns@v1")
+    assert not any(lists(engine, version) for engine in pair.engines)
+    assert [len(engine.adapters.ghosts) for engine in pair.engines] == [1, 1]
+    assert [row["capacity"]["ghosts"] for row in replicas if row["pool"] == "small"] == [1, 1]
+    assert loads(pair.engines, version) == 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_gateway_killed_at_its_verdict_on_a_wrong_adapter_leaves_it_to_the_next(
+    pair: Pair, make_adapter: MakeAdapter, when: When
+) -> None:
+    version = await push(pair.gateway, make_adapter(2))
+    for engine in pair.engines:
+        engine.not_applied.add(version)
+    pair.gate.stop_at(version, "failed", when, ghosts=1)
+    async with callers(pair.gateway) as asked, pair.gateway.http() as http:
+        assert (await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=0")).status_code == 202
+        await pair.gate.stopped.wait()
+        await pair.kill()
+
+        async def is_done() -> bool:
+            state = (await shown(pair.gateway, version))["state"]
+            return state == "quarantined" and not any(lists(engine, version) for engine in pair.engines)
+
+        await until(is_done, "quarantined and off")
+
+        async def ghosts_are_counted() -> bool:
+            replicas = (await http.get("/admin/v1/replicas")).json()["replicas"]
+            counted = [row["capacity"]["ghosts"] for row in replicas if row["pool"] == "small"]
+            return counted == [len(engine.adapters.ghosts) for engine in pair.engines]
+
+        await until(ghosts_are_counted, "ghosts as many as written down")
+    asked.only("returns@v1")
+
+
+@pytest.mark.parametrize("after_work", [False, True], ids=["before it has loaded", "after it has loaded"])
+async def test_a_gateway_killed_while_an_engine_loads_is_followed_by_one_that_looks_first(
+    pair: Pair, make_adapter: MakeAdapter, after_work: bool
+) -> None:
+    version = await push(pair.gateway, make_adapter(2))
+    held = Hold(after_work)
+    pair.engines[0].faults.add(held, path=LOAD, times=1)
+    async with callers(pair.gateway) as asked, pair.gateway.http() as http:
+        assert (await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=0")).status_code == 202
+        await held.met.wait()
+        await pair.kill()
+        await pair.come_to_rest(version, "ready")
+    asked.only("returns@v1")
+    assert called(pair.engines[0], LOAD, version) == ([None] if after_work else [None, 200])
+    assert called(pair.engines[1], LOAD, version) == [200]
+
+
+@pytest.fixture
+async def gateway(configure: Configure, make_adapter: MakeAdapter, other: FakeEngine) -> AsyncIterator[RunningGateway]:
+    """One gateway, over two replicas on which `returns@v1` serves."""
+    async with run_gateway(with_two(configure, other)) as running:
+        await running.place(make_adapter(1))
+        await until_ready(running, "returns@v1")
+        yield running
+
+
+@pytest.mark.parametrize("at", ["load, before", "load, after", "probe"])
+async def test_a_replica_killed_while_it_takes_a_version_in_comes_back_with_all_of_them(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, at: str
+) -> None:
+    version = await push(gateway, make_adapter(2))
+    held = Hold(after_work="after" in at)
+    if at == "probe":
+        other.faults.add(held, model=version, times=1)
+    else:
+        other.faults.add(held, path=LOAD, times=1)
+    async with callers(gateway) as asked, gateway.http() as http:
+        staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
+        await held.met.wait()
+        await other.kill()
+        replica = gateway.house.fleet.replicas["small-1"]
+        await until(lambda: not replica.up, "seen to be down")
+        other.calls.clear()
+        await other.restart()
+        assert (await staging).status_code == 200
+        for name in ("returns@v1", version):
+            await until_ready(gateway, name)
+    asked.only("returns@v1")
+    assert called(small, LOAD) == [200, 200]
+    assert sorted(call.body["lora_name"] for call in other.calls if call.path == LOAD) == ["returns@v1", version]
+    assert called(other, LOAD) == [200, 200]
+
+
+async def test_a_replica_killed_while_it_unloads_comes_back_without_the_version(
+    gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
+) -> None:
+    version = await gateway.place(make_adapter(2), alias=False)
+    await until_ready(gateway, version)
+    held = Hold()
+    other.faults.add(held, path=UNLOAD, times=1)
+    async with callers(gateway) as asked, gateway.http() as http:
+        assert (await http.post(f"/admin/v1/adapters/{version}/unload?wait_seconds=0")).status_code == 202
+        await held.met.wait()
+        await other.kill()
+        replica = gateway.house.fleet.replicas["small-1"]
+        await until(lambda: not replica.up, "seen to be down")
+        await other.restart()
+        await until_ready(gateway, "returns@v1")
+        await until(lambda: not lists(small, version), "unloaded")
+        replicas = (await http.get("/admin/v1/replicas")).json()["replicas"]
+    asked.only("returns@v1")
+    assert not lists(other, version)
+    assert [row["capacity"]["ghosts"] for row in replicas if row["pool"] == "small"] == [1, 0]
+
+
+async def test_a_version_is_released_without_a_replica_that_stays_down(
+    gateway: RunningGateway, make_adapter: MakeAdapter, other: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "DOWN_SECONDS_MAX", 0.5)
+    version = await push(gateway, make_adapter(2))
+    held = Hold()
+    other.faults.add(held, path=LOAD, times=1)
+    async with callers(gateway) as asked, gateway.http() as http:
+        staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
+        await held.met.wait()
+        await other.kill()
+        assert (await staging).status_code == 200
+        await until_ready(gateway, version, ["small-0"])
+        answer = await http.put("/admin/v1/aliases/returns", json={"version": version})
+        assert answer.status_code == 200, answer.text
+        await other.restart()
+        await until_ready(gateway, version)
+    asked.only("returns@v1", version)
+    assert loads([other], version) == 1
