@@ -22,21 +22,23 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.routing import Route
 
-from gateway import admin, admin_adapters, admin_aliases, admin_fleet, admin_state, endpoints, store_files
+from gateway import endpoints
+from gateway.admin import adapters, aliases, audit, fleet, keys, overrides, state, store_files
+from gateway.admin.uploads import UploadLimits, Uploads, is_upload
 from gateway.admission import Admission
 from gateway.callers import Caller, digest_of, new_key, split_key
-from gateway.duties import check_health, on_duty
+from gateway.duties.health import check_health
+from gateway.duties.presence import Presence
+from gateway.duties.rollouts import Rollouts
+from gateway.duties.rota import on_duty
+from gateway.duties.trials import Trials
 from gateway.gauges import read_gauges
 from gateway.house import House, Prices
-from gateway.presence import Presence
 from gateway.request_body import Endpoint
 from gateway.request_path import walk
-from gateway.rollouts import Rollouts
 from gateway.settings import Settings
 from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
 from gateway.state import StateError, open_state, shared_secret
-from gateway.trials import Trials
-from gateway.uploads import UploadLimits, Uploads, is_upload
 from gateway.wire import Call, Message, Receive, Scope, Send, bounded
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
@@ -132,12 +134,8 @@ def build_app(settings: Settings) -> Gateway:
         redoc_url=None,
     )
     endpoints.add_to(app)
-    admin.add_to(app)
-    admin_adapters.add_to(app)
-    admin_aliases.add_to(app)
-    admin_fleet.add_to(app)
-    admin_state.add_to(app)
-    app.include_router(store_files.router)
+    for part in (overrides, keys, audit, adapters, aliases, fleet, state, store_files):
+        app.include_router(part.router)
     return app
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import httpx
 from redis.asyncio import Redis
 
+from gateway.admin.uploads import Uploads
 from gateway.admission import Admission
-from gateway.presence import Presence
-from gateway.rollouts import Rollouts
+from gateway.duties.presence import Presence
+from gateway.duties.rollouts import Rollouts
+from gateway.duties.trials import Trials
 from gateway.settings import Settings
 from gateway.snapshot import SnapshotKeeper
-from gateway.trials import Trials
-from gateway.uploads import Uploads
 from monitoring.audit import Audit
 from monitoring.cost import Price
 from monitoring.feedback import Coverage, FeedbackStore

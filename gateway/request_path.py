@@ -8,12 +8,12 @@ import time
 
 from gateway.answer import open_answer
 from gateway.callers import identify
+from gateway.duties.shadows import judge
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger, settle
 from gateway.relay import refuse, relay
 from gateway.request_body import Endpoint, asked_of, read_body
-from gateway.shadows import judge
 from gateway.wire import Call, Deadline, HungUp
 from monitoring.records import Record
 from router.choice import Choice, Refusal, choose

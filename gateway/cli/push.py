@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from gateway.admin.uploads import MANIFEST_FILE, SIGNATURE_FILE
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.tables import Printer
-from gateway.uploads import MANIFEST_FILE, SIGNATURE_FILE
 from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from serving.adapters.artifact import ArtifactError, digest_of
 from serving.adapters.manifest import ManifestError, read_manifest

@@ -12,11 +12,11 @@ import typer
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
+from gateway.admin.uploads import MANIFEST_FILE
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway, read_json
 from gateway.cli.push import find_package, upload
 from gateway.cli.tables import Printer, Row, brief
 from gateway.cli.watch import Failed, evidence_rows
-from gateway.uploads import MANIFEST_FILE
 from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from serving.adapters.artifact import ArtifactError, digest_of
 

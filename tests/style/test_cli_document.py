@@ -10,9 +10,9 @@ from typing import Any
 
 from typer.main import get_command
 
+from gateway.admin.state_file import FORMAT, KINDS
 from gateway.cli.admin_client import DEFAULT_URL, KEY_VARIABLE, LOCAL_KEPT, URL_VARIABLE
 from gateway.cli.main import app
-from gateway.state_file import FORMAT, KINDS
 from tests.style.source import ROOT
 from tests.style.tables import code, differences, table
 

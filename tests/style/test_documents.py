@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway import admin, admin_adapters, admin_aliases, admin_fleet, admin_state, endpoints, store_files
+from gateway import endpoints
+from gateway.admin import adapters, aliases, audit, fleet, keys, overrides, state, store_files
 from gateway.app import HOT, build_app
 from gateway.endpoints import FEEDBACK_BATCH_MAX, FeedbackIn
 from gateway.errors import ERRORS
@@ -31,7 +32,7 @@ from tests.style.tables import Row, code, differences, table
 
 DOCUMENTS = sorted(path for path in tracked() if path.endswith(".md"))
 RECORD_HEADER = ("Field", "Type", "Unit", "Meaning", "Null means")
-ROUTERS = (endpoints, admin, admin_adapters, admin_aliases, admin_fleet, admin_state, store_files)
+ROUTERS = (endpoints, overrides, keys, audit, adapters, aliases, fleet, state, store_files)
 """In the order of docs/api.md."""
 
 

@@ -15,10 +15,10 @@ from typing import Any, cast
 import httpx
 from redis.asyncio import Redis
 
-from gateway.duties import check_health
+from gateway.duties.health import check_health
+from gateway.duties.presence import KEY as PRESENCE_KEY
+from gateway.duties.presence import Presence
 from gateway.house import House
-from gateway.presence import KEY as PRESENCE_KEY
-from gateway.presence import Presence
 from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.artifact import Artifact, Base, verify
@@ -149,7 +149,7 @@ class Gateway:
         await self.presence.tell()
 
     async def step(self) -> None:
-        """One pass of the duty, as gateway.duties.reconcile_once has it."""
+        """One pass of the duty, as gateway.duties.reconciling has it."""
         snapshot = await self.snapshot.refresh()
         await self.presence.tell()
         roll = await self.presence.present()

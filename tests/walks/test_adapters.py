@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from gateway.callers import new_key
-from gateway.duties import reconcile_once
+from gateway.duties.reconciling import reconcile_once
 from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter

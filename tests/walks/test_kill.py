@@ -20,7 +20,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.presence import KEY as PRESENCE_KEY
+from gateway.duties.presence import KEY as PRESENCE_KEY
 from serving.adapters import reconcile
 from serving.adapters.placement import PlacementState, read_placements
 from serving.shelf import Shelf

@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.duties import reconcile_once
+from gateway.duties.reconciling import reconcile_once
 from serving.adapters import placer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders

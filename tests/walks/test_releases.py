@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from gateway.shadows import AT_ONCE_MAX
-from gateway.trials import QUEUE_MAX
+from gateway.duties.shadows import AT_ONCE_MAX
+from gateway.duties.trials import QUEUE_MAX
 from router.choice import sticky_point
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status

@@ -20,7 +20,7 @@ import httpx
 import pytest
 import uvicorn
 
-from gateway import store_files
+from gateway.admin import store_files
 from gateway.app import build_app
 from gateway.callers import new_key
 from gateway.cli.sidecar import build_sidecar, sidecar

@@ -13,17 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from redis.asyncio import Redis
 
-from gateway.admin import OBJECTS_MAX, Admin, Body, audit, conflicts
-from gateway.callers import Caller
-from gateway.endpoints import house_of
-from gateway.errors import Problem
-from gateway.house import House
-from gateway.state_checks import missing_bytes, see_that_it_can_be_done, valid
-from gateway.state_file import (
+from gateway.admin.access import OBJECTS_MAX, Admin, Body, conflicts
+from gateway.admin.audit import audit
+from gateway.admin.state_checks import missing_bytes, see_that_it_can_be_done, valid
+from gateway.admin.state_file import (
     ABSENT,
     KINDS,
     Difference,
@@ -36,6 +33,10 @@ from gateway.state_file import (
     shown,
     written,
 )
+from gateway.callers import Caller
+from gateway.endpoints import house_of
+from gateway.errors import Problem
+from gateway.house import House
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.manifest import ManifestError
@@ -283,8 +284,3 @@ async def _enter(house: House, admin: Caller, steps: Steps, evidence: dict[str, 
     for step in steps:
         before, after = shown(step.kind, step.before), shown(step.kind, step.after)
         await audit(house, admin, "state.apply", step.name, before, after, evidence, step.generation + 1)
-
-
-def add_to(app: FastAPI) -> None:
-    """Put these endpoints into the application."""
-    app.include_router(router)

@@ -20,8 +20,8 @@ from fastapi.responses import JSONResponse, Response
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.admin.uploads import FIELDS, FILES, UploadLimits, Uploads, is_upload
 from gateway.errors import Problem
-from gateway.uploads import FIELDS, FILES, UploadLimits, Uploads, is_upload
 from gateway.wire import Message
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import Field, model_validator
 
-from gateway.admin import Admin, Body, Operator, audit, conflicts
-from gateway.admin_adapters import rollout_shown, version_of
+from gateway.admin.access import Admin, Body, Operator, conflicts
+from gateway.admin.adapters import rollout_shown, version_of
+from gateway.admin.audit import audit
 from gateway.callers import Caller
-from gateway.duties import check_health
+from gateway.duties.health import check_health
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
@@ -246,8 +247,3 @@ async def _alias_shown(house: House, task: str) -> dict[str, Any]:
         "rollout": await rollout_shown(house, task, alias.rollout) if alias and alias.rollout else None,
         "generation": generation,
     }
-
-
-def add_to(app: FastAPI) -> None:
-    """Put these endpoints into the application."""
-    app.include_router(router)

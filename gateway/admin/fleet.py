@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.admin import Admin, Body, Operator, audit, conflicts
+from gateway.admin.access import Admin, Body, Operator, conflicts
+from gateway.admin.audit import audit
+from gateway.duties.recycling import Busy, begin
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.recycling import Busy, begin
 from serving.adapters.placement import Placement
 from serving.replica import Replica
 
@@ -113,8 +114,3 @@ def _shown(house: House, replica: Replica) -> dict[str, Any]:
             for p in sorted(placements, key=lambda placement: placement.version)
         ],
     }
-
-
-def add_to(app: FastAPI) -> None:
-    """Put these endpoints into the application."""
-    app.include_router(router)

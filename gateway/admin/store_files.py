@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
-from gateway.admin import Operator
+from gateway.admin.access import Operator
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from serving.adapters.errors import ArtifactError

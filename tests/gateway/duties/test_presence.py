@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from gateway.presence import GONE_SECONDS, KEY, SMOOTHING_SECONDS, Presence, Roll, Told
+from gateway.duties.presence import GONE_SECONDS, KEY, SMOOTHING_SECONDS, Presence, Roll, Told
 from serving.fleet import Fleet, PoolConfig
 from serving.replica import ReplicaConfig
 

@@ -15,8 +15,8 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.duties.trials import normal
 from gateway.settings import FeedbackMetricSettings
-from gateway.trials import normal
 from monitoring.audit import Audit
 from monitoring.degradation import rollout
 from monitoring.degradation.rollout import Outcome, Plan, ShadowPair, Verdict

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.state_file import (
+from gateway.admin.state_file import (
     ABSENT,
     FORMAT,
     KINDS,

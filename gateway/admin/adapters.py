@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
-from gateway.admin import Admin, Body, Operator, audit, conflicts
+from gateway.admin.access import Admin, Body, Operator, conflicts
+from gateway.admin.audit import audit
+from gateway.admin.uploads import is_upload
 from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.uploads import is_upload
 from router.contract import ContractError, compile_contract
 from serving.adapters.artifact import Artifact, ArtifactError, verify
 from serving.adapters.manifest import Manifest, ManifestError, read_manifest
@@ -340,8 +341,3 @@ async def _audit_of(house: House, version: Version) -> list[dict[str, Any]]:
         if len(found) == AUDIT_SHOWN_MAX:
             break
     return found[::-1]
-
-
-def add_to(app: FastAPI) -> None:
-    """Put these endpoints into the application."""
-    app.include_router(router)

@@ -9,11 +9,12 @@ from typing import Any, cast
 import msgspec
 from pydantic import ValidationError
 
-from gateway.admin import CallerIn, OverrideIn
+from gateway.admin.keys import CallerIn
+from gateway.admin.overrides import OverrideIn
+from gateway.admin.state_file import GIVEN_UP, Difference, Held, Kind, Objects
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.state_file import GIVEN_UP, Difference, Held, Kind, Objects
 from monitoring.degradation.rollout import Plan
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests

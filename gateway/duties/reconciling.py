@@ -1,0 +1,71 @@
+"""The duty of one gateway: engines come to hold what admins want, and what nobody needs any more is unloaded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from redis.exceptions import RedisError
+
+from gateway.duties.health import check_health
+from gateway.duties.lease import DutyLease
+from gateway.duties.recycling import recycle_some
+from gateway.house import House
+from gateway.snapshot import Snapshot
+from serving.adapters.placer import World
+from serving.adapters.registry import RegistryError
+
+RECONCILE_INTERVAL_SECONDS = 1.0
+
+
+async def keep_reconciling(house: House) -> None:
+    """One pass a second, and one at each new snapshot, while this gateway has the lease. Raises RedisError."""
+    lease = DutyLease(house.redis, "reconcile", house.name)
+
+    async def pass_over_fleet() -> None:
+        if lease.taken_anew:
+            lease.taken_anew = False
+            await check_health(house)  # what was last seen may be from before the other's last step
+        await reconcile_once(house)
+
+    try:
+        while True:
+            house.stirred.clear()
+            if not await lease.do(pass_over_fleet):
+                await house.reconciler.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECONCILE_INTERVAL_SECONDS):
+                    await house.stirred.wait()
+    finally:
+        await house.reconciler.stop()
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+async def reconcile_once(house: House) -> None:
+    """One pass of the reconciler over what the gateways want and have under way. Raises RedisError."""
+    snapshot = await house.snapshot.refresh()
+    await house.presence.tell()
+    roll = await house.presence.present()
+    world = World(
+        idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
+        in_flight=roll.in_flight,
+    )
+    await house.reconciler.step(snapshot.versions, world)
+    await recycle_some(house)
+    await _keep_few_standbys(house, snapshot)
+
+
+async def _keep_few_standbys(house: House, snapshot: Snapshot) -> None:
+    """Unload the versions that have been on standby the longest, so that releases do not fill the engines."""
+    for task, settings in house.settings.tasks.items():
+        standbys = sorted(
+            (v for v in snapshot.versions.values() if v.task == task and v.state == "standby"),
+            key=lambda version: version.changed_at,
+            reverse=True,
+        )
+        for version in standbys[settings.standbys_kept :]:
+            note = f"{settings.standbys_kept} newer versions are on standby"
+            with contextlib.suppress(RegistryError):  # an alias has taken it up meanwhile
+                await house.registry.withdraw(version.name, note=note)
+                await house.audit.append("system", "adapter.unload", version.name, after={"note": note})

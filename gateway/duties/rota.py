@@ -1,0 +1,131 @@
+"""All duties, and how they are begun again: the table of what happens beside requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from redis.exceptions import RedisError
+
+from gateway.duties.health import keep_checking_health
+from gateway.duties.lease import DutyLease
+from gateway.duties.reconciling import keep_reconciling
+from gateway.duties.shadows import run_shadows
+from gateway.house import House
+from monitoring.records import Joined, flush_once
+
+log = logging.getLogger(__name__)
+PRESENCE_INTERVAL_SECONDS = 0.5
+JUDGE_INTERVAL_SECONDS = 0.5
+LAG_INTERVAL_SECONDS = 0.1
+RETRY_SECONDS = 0.25
+RETRY_SECONDS_MAX = 2.0
+STOP_SECONDS_MAX = 5.0
+
+
+@asynccontextmanager
+async def on_duty(house: House) -> AsyncIterator[None]:
+    """All duties run while the block does. One that fails is logged and begun again; it takes nothing else down."""
+    duties: dict[str, Callable[[House], Awaitable[None]]] = {
+        "follow_snapshot": _follow_snapshot,
+        "check_health": keep_checking_health,
+        "reconcile": keep_reconciling,
+        "tell_presence": _tell_presence,
+        "run_shadows": _run_shadows,
+        "judge_rollouts": _judge_rollouts,
+        "flush_records": _flush_records,
+        "watch_lag": _watch_lag,
+    }
+    stopping = asyncio.Event()
+    tasks = [
+        asyncio.create_task(_again_and_again(house, name, duty, stopping), name=name) for name, duty in duties.items()
+    ]
+    try:
+        yield
+    finally:
+        stopping.set()
+        left = set(tasks)
+        until = time.monotonic() + STOP_SECONDS_MAX
+        while left and time.monotonic() < until:
+            for task in left:
+                task.cancel()  # more than once: a library may have taken the first for a time-out of its own
+            _, left = await asyncio.wait(left, timeout=0.2)
+        for task in left:
+            log.error("duty %s did not stop", task.get_name())
+
+
+async def _again_and_again(
+    house: House, name: str, duty: Callable[[House], Awaitable[None]], stopping: asyncio.Event
+) -> None:
+    wait_seconds = RETRY_SECONDS
+    while not stopping.is_set():
+        began = time.monotonic()
+        try:
+            await duty(house)
+        except (RedisError, OSError) as error:
+            log.warning("duty %s: Redis can't be reached: %s", name, error)
+        except Exception:
+            log.exception("duty %s failed", name)
+        lasted = time.monotonic() - began > RETRY_SECONDS_MAX
+        wait_seconds = RETRY_SECONDS if lasted else min(2 * wait_seconds, RETRY_SECONDS_MAX)
+        await asyncio.sleep(wait_seconds)
+
+
+async def _follow_snapshot(house: House) -> None:
+    await house.snapshot.follow(house.settings.snapshot_interval_seconds)
+
+
+async def _run_shadows(house: House) -> None:
+    await run_shadows(house)
+
+
+async def _judge_rollouts(house: House) -> None:
+    lease = DutyLease(house.redis, "rollouts", house.name)
+    try:
+        while True:
+            await lease.do(house.rollouts.step)
+            await asyncio.sleep(JUDGE_INTERVAL_SECONDS)
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+async def _tell_presence(house: House) -> None:
+    try:
+        while True:
+            await house.presence.tell()
+            await asyncio.sleep(PRESENCE_INTERVAL_SECONDS)
+    except asyncio.CancelledError:  # not where Redis failed for a moment: what is under way here still counts
+        with contextlib.suppress(RedisError, OSError):  # it is forgotten by itself
+            await house.presence.leave()
+        raise
+
+
+async def _flush_records(house: House) -> None:
+    while True:
+        await house.records.some()
+        await asyncio.sleep(house.settings.records.flush_interval_seconds)
+        began = time.monotonic()
+        while await flush_once(house.records, house.record_stream, lambda joined: note_joined(house, joined)):
+            house.meters.records_flush_seconds.observe(time.monotonic() - began)
+            began = time.monotonic()
+            await asyncio.sleep(0)
+
+
+def note_joined(house: House, joined: Joined) -> None:
+    """Count feedback that had waited for its record."""
+    record = joined.record
+    metric = str(joined.feedback.get("metric"))
+    house.meters.feedback.add(1, record.task or "", record.version or "", metric, joined.outcome)
+
+
+async def _watch_lag(house: House) -> None:
+    while True:
+        began = time.monotonic()
+        await asyncio.sleep(LAG_INTERVAL_SECONDS)
+        lag = time.monotonic() - began - LAG_INTERVAL_SECONDS
+        house.meters.event_loop_lag_seconds.observe(max(0.0, lag))
