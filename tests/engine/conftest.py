@@ -194,8 +194,8 @@ async def until_loaded(gateway: RunningGateway, version: str, seconds: float) ->
             try:
                 shown = (await http.get(f"/admin/v1/adapters/{version}")).json()
             except httpx.HTTPError:
-                shown = {"replicas": {"": False}}
-            if all(shown["replicas"].values()):
+                shown = {"wanted": []}
+            if shown["wanted"] and set(shown["wanted"]) == set(shown["ready"]):
                 return
             await asyncio.sleep(0.2)
 
