@@ -101,7 +101,7 @@ async def test_logprobs_schemas_and_tools_pass_through(gateway: RunningGateway) 
             tools=[tool],
             tool_choice={"type": "function", "function": {"name": "count_days"}},
         )
-        # whether a 135M model closes the call's braces within the tokens is its own affair; the name it has from the tool
+        # whether so small a model closes the braces in time is its own affair; the name it has from the tool
         assert "count_days" in called.choices[0].message.model_dump_json(), called.model_dump_json()
 
 
