@@ -18,7 +18,7 @@ class PoolConfig:
     `base_model` is the name under which its engines serve the base; `base_folder` a folder with the base's
     config.json (and weights, if `base_fingerprint` is to be computed); a pool takes adapters if one of them is set.
     `max_loras` and `max_cpu_loras` are what its engines were started with. A version is placed on `replicas_min`
-    replicas (0: on all), and on one more for each `in_flight_target` requests that it has under way.
+    replicas (0: on all), and on more while it has over `in_flight_target` requests under way for each.
     `drain_seconds_max` bounds the wait for a version's last answers before it is unloaded.
     """
 

@@ -25,8 +25,7 @@ from monitoring.ids import digest
 from monitoring.metrics import Meters
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 from monitoring.records import AttemptRecord, PairRecord, Record, RecordStream
-from serving.adapters.registry import AliasEntry, Registry, RegistryError
-from serving.adapters.registry import Rollout as Begun
+from serving.adapters.registry import AliasEntry, Registry, RegistryError, Rollout
 from serving.shelf import Stale
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class Judged(msgspec.Struct, kw_only=True):
     """How a canary stands: the test's state, how far each stream was read, and what was decided. Kept as JSON."""
 
     id: str
-    state: rollout.Rollout
+    state: rollout.Tally
     records_read: str
     feedback_read: str
     given: list[str] = []
@@ -92,7 +91,7 @@ class Rollouts:
         self._audit = audit
         self._meters = meters
 
-    async def shown(self, task: str, begun: Begun) -> dict[str, Any]:
+    async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
         """How a canary stands: its verdict so far, why, and the evidence."""
         judged = await self._read(task, begun)
         return {"verdict": judged.action, "because": judged.because, "evidence": judged.evidence}
@@ -112,7 +111,7 @@ class Rollouts:
             except Exception:
                 log.exception("the canary %s can't be judged", alias.rollout.version)
 
-    async def _judge(self, task: str, alias: AliasEntry, begun: Begun) -> None:
+    async def _judge(self, task: str, alias: AliasEntry, begun: Rollout) -> None:
         plan = msgspec.convert(begun.plan, Plan)
         judged = await self._read(task, begun)
         arms = {begun.version: "canary", alias.leading: "active"}
@@ -123,7 +122,7 @@ class Rollouts:
         await self._redis.set(_key(task), msgspec.json.encode(judged), ex=KEPT_SECONDS)
         await self._act(task, begun, judged, found)
 
-    async def _act(self, task: str, begun: Begun, judged: Judged, found: Verdict) -> None:
+    async def _act(self, task: str, begun: Rollout, judged: Judged, found: Verdict) -> None:
         """Do as the verdict says, once, and with its evidence in the audit."""
         if found.action == "continue" or (found.action == "hold" and judged.held):
             return
@@ -224,7 +223,7 @@ class Rollouts:
         record = await self._records.read(request)
         return record is not None and _is_drawn(record)
 
-    async def _read(self, task: str, begun: Begun) -> Judged:
+    async def _read(self, task: str, begun: Rollout) -> Judged:
         """How the canary stands; one that has just begun stands at the beginning."""
         raw = await self._redis.get(_key(task))
         known = msgspec.json.decode(raw, type=Judged) if raw else None

@@ -124,8 +124,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     unpaired: int = 0
 
 
-class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a canary's judgement: keep it as JSON (msgspec), at most some 5 KB.
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted of a canary so far, the state of its judgement: keep it as JSON (msgspec), at most some 5 KB.
 
     `bounds` are the plan's margin, latency_ratio_max and shadow_harm_margin that it was started with.
     """
@@ -148,10 +148,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any]
 
 
-def start(plan: Plan) -> Rollout:
+def start(plan: Plan) -> Tally:
     """The state before the first outcome."""
     rate = _evidence(plan.margin, plan.margin)
-    return Rollout(
+    return Tally(
         bounds=_bounds(plan),
         error=rate,
         contract=rate,
@@ -161,13 +161,13 @@ def start(plan: Plan) -> Rollout:
     )
 
 
-def observe(state: Rollout, plan: Plan, outcome: Outcome) -> Rollout:
+def observe(state: Tally, plan: Plan, outcome: Outcome) -> Tally:
     """The state after an outcome, in the order in which outcomes came. Raises ValueError if the plan's bounds moved."""
     _see_that_it_is_the_plan(state, plan)
     canary = outcome.arm == "canary"
     counted = outcome.error is not None
     ratio = plan.latency_ratio_max
-    return Rollout(
+    return Tally(
         bounds=state.bounds,
         canary_requests=state.canary_requests + (canary and counted),
         active_requests=state.active_requests + (not canary and counted),
@@ -179,13 +179,13 @@ def observe(state: Rollout, plan: Plan, outcome: Outcome) -> Rollout:
     )
 
 
-def observe_pair(state: Rollout, plan: Plan, pair: ShadowPair) -> Rollout:
+def observe_pair(state: Tally, plan: Plan, pair: ShadowPair) -> Tally:
     """The state after a judged shadow pair. Raises ValueError if the plan's bounds moved."""
     _see_that_it_is_the_plan(state, plan)
     return msgspec.structs.replace(state, shadow=_seen(state.shadow, float(pair.canary_wrong - pair.active_wrong)))
 
 
-def verdict(state: Rollout, plan: Plan, seconds_running: float) -> Verdict:
+def verdict(state: Tally, plan: Plan, seconds_running: float) -> Verdict:
     """What is to be done after so many seconds. Raises ValueError if the plan's bounds moved.
 
     Harm that was shown at any time rolls back, whatever came later. Promotion asks for the evidence as it stands now.
@@ -273,7 +273,7 @@ def _evidence(harm_margin: float, margin: float) -> Evidence:
 # ---- what is shown, and what is missing -----------------------------------------------------------
 
 
-def _required(state: Rollout, plan: Plan) -> list[Signal]:
+def _required(state: Tally, plan: Plan) -> list[Signal]:
     """The signals that must show "no worse" before a promotion."""
     contract = state.contract
     wanted: Mapping[Signal, bool] = {
@@ -286,7 +286,7 @@ def _required(state: Rollout, plan: Plan) -> list[Signal]:
     return [name for name in SIGNALS if wanted[name]]
 
 
-def _missing(state: Rollout, plan: Plan, required: list[Signal], seconds_running: float) -> list[str]:
+def _missing(state: Tally, plan: Plan, required: list[Signal], seconds_running: float) -> list[str]:
     found = []
     if state.canary_requests < plan.requests_min:
         found.append(f"{state.canary_requests} of {plan.requests_min} canary requests were seen")
@@ -298,18 +298,18 @@ def _missing(state: Rollout, plan: Plan, required: list[Signal], seconds_running
     return found
 
 
-def _of(state: Rollout, name: Signal) -> Evidence:
+def _of(state: Tally, name: Signal) -> Evidence:
     found: Evidence = getattr(state, name)
     return found
 
 
-def _harm_excess(state: Rollout, plan: Plan, shares: Mapping[Signal, float], name: Signal) -> float:
+def _harm_excess(state: Tally, plan: Plan, shares: Mapping[Signal, float], name: Signal) -> float:
     """The logarithm of how far the evidence of harm went over its threshold; negative if it never reached it."""
     share = shares[name]
     return _of(state, name).harm.log_e_max + math.log(share * plan.alpha) if share else -math.inf
 
 
-def _harm_words(name: Signal, state: Rollout, plan: Plan, shares: Mapping[Signal, float]) -> str:
+def _harm_words(name: Signal, state: Tally, plan: Plan, shares: Mapping[Signal, float]) -> str:
     harm = _of(state, name).harm
     said = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
     if name == "latency":
@@ -363,6 +363,6 @@ def _bounds(plan: Plan) -> tuple[float, float, float]:
     return (float(plan.margin), float(plan.latency_ratio_max), float(plan.shadow_harm_margin))
 
 
-def _see_that_it_is_the_plan(state: Rollout, plan: Plan) -> None:
+def _see_that_it_is_the_plan(state: Tally, plan: Plan) -> None:
     if state.bounds != (plan.margin, plan.latency_ratio_max, plan.shadow_harm_margin):
         raise ValueError("The plan's margins or latency ratio moved: start the canary's judgement afresh.")

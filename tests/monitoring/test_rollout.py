@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.degradation import rollout
-from monitoring.degradation.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, Rollout, ShadowPair, Verdict
+from monitoring.degradation.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, Tally, ShadowPair, Verdict
 
 PLAN = Plan()
 arms = st.sampled_from(["canary", "active"])
@@ -34,7 +34,7 @@ def good(arm: Arm, **more: Any) -> Outcome:
     return Outcome(**{"arm": arm, "error": False, "latency_seconds": 0.2, **more})
 
 
-def seen(plan: Plan, *happened: Outcome | ShadowPair, state: Rollout | None = None) -> Rollout:
+def seen(plan: Plan, *happened: Outcome | ShadowPair, state: Tally | None = None) -> Tally:
     state = state or rollout.start(plan)
     for one in happened:
         if isinstance(one, Outcome):
@@ -255,7 +255,7 @@ def test_a_gateway_that_goes_on_from_the_saved_state_says_the_same(
 ) -> None:
     plan = Plan(feedback_metric="correct", requests_min=1)
     saved = msgspec.json.encode(seen(plan, *happened[:cut]))
-    resumed = seen(plan, *happened[cut:], state=msgspec.json.decode(saved, type=Rollout))
+    resumed = seen(plan, *happened[cut:], state=msgspec.json.decode(saved, type=Tally))
     straight = seen(plan, *happened)
     assert resumed == straight
     assert rollout.verdict(resumed, plan, 5.0) == rollout.verdict(straight, plan, 5.0)
