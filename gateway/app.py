@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
 import logging
 import os
@@ -51,6 +50,7 @@ from serving.adapters.artifact import ArtifactError, Base, read_base
 from serving.adapters.placer import Placer
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
+from serving.adapters.signature import read_public_key
 from serving.adapters.store import Store
 from serving.engine_client import HttptoolsEngineClient
 from serving.fleet import Fleet
@@ -176,7 +176,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             snapshot=snapshot,
             fleet=fleet,
             bases=bases,
-            signers=MappingProxyType({name: base64.b64decode(key) for name, key in settings.signing.trusted.items()}),
+            signers=MappingProxyType({name: read_public_key(key) for name, key in settings.signing.trusted.items()}),
             engines=engines,
             http=http,
             store=store,

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.callers import split_key
 from monitoring.cost import Price
 from router.policy import AttemptLimits, CommitPolicy, TaskPolicy
+from serving.adapters.signature import SignatureError, read_public_key
 from serving.fleet import PoolConfig
 from serving.replica import ReplicaConfig
 
@@ -186,11 +187,19 @@ class FeedbackMetricSettings(Section):
     categories: tuple[str, ...] = Field((), description="The values that a category may take.")
 
 
+def _see_that_it_is_a_key(text: str) -> str:
+    try:
+        read_public_key(text)
+    except SignatureError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 class SigningSettings(Section):
     """Whose signatures on adapters count."""
 
     required: bool = Field(False, description="Whether an adapter without a trusted signature is rejected.")
-    trusted: dict[Name, Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]] = Field(
+    trusted: dict[Name, Annotated[str, AfterValidator(_see_that_it_is_a_key)]] = Field(
         default_factory=dict, description="Signers and their ed25519 public keys, 32 bytes in base64."
     )
 

@@ -17,9 +17,9 @@ from redis.exceptions import RedisError
 from gateway.callers import Caller
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
-from serving.adapters.placement import Placement, read_placements
+from serving.adapters.placement import Placement
 from serving.adapters.registry import AliasEntry, Registry, Version
-from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Shelf
+from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Mirror, Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class SnapshotKeeper:
         self._fixed_callers = fixed_callers
         self._changed = changed
         self._registry = Registry(redis)
-        self._callers = Shelf(redis, "callers")
-        self._overrides = Shelf(redis, "overrides")
-        self._placements = Shelf(redis, "placements")
+        self._callers = Mirror(Shelf(redis, "callers"), Caller.from_json)
+        self._overrides = Mirror(Shelf(redis, "overrides"), override_from)
+        self._placements = Mirror(Shelf(redis, "placements"), lambda _, raw: msgspec.convert(raw, Placement))
         self._cordons = Shelf(redis, "cordons")
         self._reading = asyncio.Lock()
         self._next = asyncio.Event()
@@ -91,14 +91,14 @@ class SnapshotKeeper:
     async def _read(self, generation: int) -> Snapshot:
         aliases = await self._registry.aliases()
         generations = await self._registry.alias_generations()
-        callers = {name: Caller.from_json(name, raw) for name, raw in (await self._callers.all()).items()}
+        callers = await self._callers.all()
         policy = self._policy(
             generation,
             {task: _alias(task, generations.get(task, 0), entry) for task, entry in aliases.items()},
             await self._overrides.all(),
         )
         versions = await self._registry.versions()
-        placements = read_placements(await self._placements.all())
+        placements = {(p.replica, p.version): p for p in (await self._placements.all()).values()}
         cordons = {name: str(raw.get("reason") or "") for name, raw in (await self._cordons.all()).items()}
         known = MappingProxyType(callers | dict(self._fixed_callers))
         return Snapshot(generation, known, policy, versions, aliases, placements, cordons)
@@ -129,9 +129,9 @@ class SnapshotKeeper:
         self,
         generation: int,
         aliases: Mapping[str, Alias],
-        overrides: Mapping[str, Mapping[str, Any]],
+        overrides: Mapping[str, Override],
     ) -> Policy:
-        rules = tuple(override_from(name, raw) for name, raw in sorted(overrides.items()))
+        rules = tuple(rule for _, rule in sorted(overrides.items()))
         return Policy(
             generation,
             self._deployed.tasks,

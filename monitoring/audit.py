@@ -28,8 +28,17 @@ STREAM = "apprentice:audit"
 BEFORE_THE_FIRST = "0" * 64
 VALUE_BYTES_MAX = 64 * 1024
 READ_LIMIT_MAX = 1_000
+SEARCHED_AT_ONCE_MAX = 50
+"""Entries that a search reads at once: a reply is taken apart without letting others have the event loop."""
 APPEND_TRIES_MAX = 50
 REFUSED_ID = "equal or smaller than the target stream top item"
+
+ENTER = """
+if redis.call('HGET', KEYS[2], ARGV[2]) ~= ARGV[3] then return 0 end
+redis.call('XADD', KEYS[1], ARGV[1], unpack(ARGV, 4))
+redis.call('HDEL', KEYS[2], ARGV[2])
+return 1
+"""
 
 
 class AuditConflict(Exception):
@@ -64,7 +73,7 @@ class Audit:
         self._clock = clock
         self._turn = asyncio.Lock()
 
-    async def append(
+    def draft(
         self,
         actor: str,
         action: str,
@@ -75,12 +84,9 @@ class Audit:
         evidence: Any = None,
         generation: int | None = None,
     ) -> Entry:
-        """Append one entry, and return it once Redis has it.
-
-        Raises ValueError for what is not JSON or too large, AuditConflict where the end of the chain moved
-        each time or was cut off, and the errors of Redis.
-        """
-        unsealed = Entry(
+        """An entry as of now that has no place in the chain yet. Raises ValueError for what is not JSON or too
+        large."""
+        return Entry(
             number=0,
             at=float(self._clock()),
             actor=actor,
@@ -92,16 +98,37 @@ class Audit:
             generation=generation,
             previous="",
         )
+
+    async def append(self, actor: str, action: str, object: str, **more: Any) -> Entry:  # noqa: A002
+        """Append one entry, and return it once Redis has it; `more` is what `draft` takes.
+
+        Raises ValueError as `draft` does, AuditConflict where the end of the chain moved each time or was cut
+        off, and the errors of Redis.
+        """
+        draft = self.draft(actor, action, object, **more)
         async with self._turn:
             for _ in range(APPEND_TRIES_MAX):
-                last = await self._last()
-                entry = _sealed(unsealed, last)
+                entry = _sealed(draft, await self._last())
                 if await self._add(entry):
                     return entry
-        raise AuditConflict(
-            f"{STREAM} does not take entry {entry.number}. Try again; if that changes nothing, entries were "
-            "removed from its end: export it and compare it with an earlier export."
-        )
+        raise _conflict(entry)
+
+    async def enter(self, key: str, name: str) -> Entry | None:
+        """Append the draft that stands under a name in a Redis hash, as JSON, and remove it there, in one step:
+        it becomes one entry, however many try and wherever they are killed.
+
+        None where no draft stands there, or none any more. Raises AuditConflict and the errors of Redis as
+        `append` does.
+        """
+        async with self._turn:
+            for _ in range(APPEND_TRIES_MAX):
+                written: Any = await self._redis.hget(key, name)
+                if written is None:
+                    return None
+                entry = _sealed(Entry(**json.loads(written)), await self._last())
+                if await self._add_and_remove(entry, key, name, written):
+                    return entry
+        raise _conflict(entry)
 
     async def read(self, after: int = 0, limit: int = 100) -> list[Entry]:
         """At most `limit` entries, from 1 to READ_LIMIT_MAX, whose number is above `after`; oldest first."""
@@ -110,14 +137,17 @@ class Audit:
         rows: Any = await self._redis.xrange(STREAM, min=f"{max(after, 0) + 1}-0", count=limit)
         return [_entry(number, fields) for number, fields in rows]
 
-    async def newest(self, count: int) -> AsyncIterator[Entry]:
-        """The newest entries, at most `count`, the last one first."""
-        left, before = count, "+"
+    async def naming(self, name: str, searched_max: int) -> AsyncIterator[Entry]:
+        """Of the newest `searched_max` entries those on the object `name`, and those whose `before` or `after` has
+        it as a key or a text; the last one first. Only these are decoded."""
+        left, before = searched_max, "+"
         while left > 0:
-            rows: Any = await self._redis.xrevrange(STREAM, max=before, count=min(left, READ_LIMIT_MAX))
+            count = min(left, SEARCHED_AT_ONCE_MAX)
+            rows: Any = await self._redis.xrevrange(STREAM, max=before, count=count)
             for number, fields in rows:
-                yield _entry(number, fields)
-            if len(rows) < min(left, READ_LIMIT_MAX):
+                if _names(fields, name):
+                    yield _entry(number, fields)
+            if len(rows) < count:
                 return
             left -= len(rows)
             before = f"({_text(rows[-1][0])}"
@@ -139,6 +169,18 @@ class Audit:
             return bool(there) and there[0].digest == entry.digest
         return True
 
+    async def _add_and_remove(self, entry: Entry, key: str, name: str, written: bytes | str) -> bool:
+        """Write the entry of a draft where its number says. False where the stream is further on already, or the
+        draft is gone."""
+        fields = [text for field in _fields(entry).items() for text in field]
+        script = self._redis.register_script(ENTER)
+        try:
+            return bool(await script(keys=[STREAM, key], args=[f"{entry.number}-0", name, written, *fields]))
+        except ResponseError as error:
+            if REFUSED_ID not in str(error):
+                raise
+            return False
+
 
 def verify(entries: Sequence[Entry]) -> int | None:
     """The index of the first entry that does not continue the chain or was altered; None where all is well.
@@ -153,6 +195,13 @@ def verify(entries: Sequence[Entry]) -> int | None:
             return index
         number, previous = entry.number, entry.digest
     return None
+
+
+def _conflict(entry: Entry) -> AuditConflict:
+    return AuditConflict(
+        f"{STREAM} does not take entry {entry.number}. Try again; if that changes nothing, entries were "
+        "removed from its end: export it and compare it with an earlier export."
+    )
 
 
 def _sealed(entry: Entry, last: Entry | None) -> Entry:
@@ -199,6 +248,15 @@ def _entry(stream_id: bytes | str, stored: Mapping[bytes | str, bytes | str]) ->
         previous=fields.get("previous", ""),
         digest=fields.get("digest", ""),
     )
+
+
+def _names(stored: Mapping[bytes | str, bytes | str], name: str) -> bool:
+    """Whether an entry as stored is on the object `name`, or changed something in which it is a key or a text."""
+    fields = {_text(field): value for field, value in stored.items()}
+    if _text(fields.get("object", "")) == name:
+        return True
+    quoted = _json(name)
+    return any(quoted in _text(fields.get(field, "")) for field in ("before", "after"))
 
 
 def _as_read(name: str, value: Any) -> Any:

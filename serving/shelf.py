@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -12,6 +13,9 @@ from redis.asyncio import Redis
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
 KEEP = b"keep"
+CONVERTED_AT_ONCE_MAX = 20
+"""Objects that a mirror converts before it lets others have the event loop."""
+T = TypeVar("T")
 
 CHANGE = """
 local count = #KEYS - 1
@@ -105,8 +109,12 @@ class Shelf:
 
     async def all(self) -> dict[str, dict[str, Any]]:
         """Every object by name."""
+        return {name: msgspec.json.decode(value) for name, value in (await self.written()).items()}
+
+    async def written(self) -> dict[str, bytes]:
+        """Every object's JSON by name, as it stands in Redis."""
         raw = await self._redis.hgetall(self.values)
-        return {name.decode(): msgspec.json.decode(value) for name, value in raw.items()}
+        return {name.decode(): value for name, value in raw.items()}
 
     async def generations(self) -> dict[str, int]:
         """The generation of every object that ever stood here."""
@@ -128,3 +136,31 @@ class Shelf:
     async def delete(self, name: str, expected_generation: int | None = None) -> int:
         """Remove an object; its generation goes on. Raises Stale as `put` does."""
         return await change_together(self._redis, [Change(self, name, None, expected_generation)])
+
+
+class Mirror(Generic[T]):
+    """A shelf's objects, converted; what has not changed since the last reading is the same object as then.
+
+    So they must be such as nobody changes. `made` makes one of its name and JSON value.
+    """
+
+    def __init__(self, shelf: Shelf, made: Callable[[str, dict[str, Any]], T]) -> None:
+        self._shelf = shelf
+        self._made = made
+        self._known: dict[str, tuple[bytes, T]] = {}
+
+    async def all(self) -> dict[str, T]:
+        """Every object by name. Raises RedisError, and what `made` raises; what was known is then still known."""
+        known: dict[str, tuple[bytes, T]] = {}
+        converted = 0
+        for name, written in (await self._shelf.written()).items():
+            before = self._known.get(name)
+            if before is not None and before[0] == written:
+                known[name] = before
+                continue
+            known[name] = written, self._made(name, msgspec.json.decode(written))
+            converted += 1
+            if converted % CONVERTED_AT_ONCE_MAX == 0:
+                await asyncio.sleep(0)
+        self._known = known
+        return {name: value for name, (_, value) in known.items()}

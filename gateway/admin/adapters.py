@@ -334,9 +334,8 @@ def _words(house: House, version: Version, rollout: dict[str, Any] | None) -> li
 async def _audit_of(house: House, version: Version) -> list[dict[str, Any]]:
     """The newest entries of the audit that speak of the version, oldest first."""
     found: list[dict[str, Any]] = []
-    async for entry in house.audit.newest(AUDIT_SEARCHED_MAX):
-        of_its_task = entry.object == version.task and f"'{version.name}'" in f"{entry.before} {entry.after}"
-        if entry.object == version.name or of_its_task:
+    async for entry in house.audit.naming(version.name, AUDIT_SEARCHED_MAX):
+        if entry.object in (version.name, version.task):
             found.append(msgspec.to_builtins(entry))
         if len(found) == AUDIT_SHOWN_MAX:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from gateway.cli.state import state
 from gateway.cli.up import up
 from gateway.settings import SettingsError
 from gateway.state import StateError
+from serving.adapters import signature
 
 app = typer.Typer(
     help="Route between fine-tuned adapters and a general model, and watch both.",
@@ -45,9 +47,31 @@ def check(
 
 
 @app.command()
-def keygen() -> None:
-    """Make a key of the right form, for the setting admin_key. It is printed and kept nowhere."""
-    print(new_key()[0])
+def keygen(
+    signing: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a new key that signs adapters to FILE, and print its public key."),
+    ] = None,
+) -> None:
+    """Make a key for the setting admin_key, printed and kept nowhere; or one that signs adapters, kept in a file.
+
+    Of a key that signs adapters the public key is printed, as signing.trusted takes it; only the file's owner can read
+    the private one, which `apprentice adapters push --sign FILE` takes.
+    """
+    print(new_key()[0] if signing is None else _new_signing_key(signing))
+
+
+def _new_signing_key(path: Path) -> str:
+    """Write a new private key to `path`; its public key. Raises SettingsError where something is there already."""
+    key = signature.new_key()
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+            opened.write(key)
+    except FileExistsError as error:
+        raise SettingsError(f"--signing {path} is there already, and is left as it is: name a new file.") from error
+    except OSError as error:
+        raise SettingsError(f"--signing {path} can't be written: {error.strerror}.") from error
+    return signature.public_key(key)
 
 
 app.command()(sidecar)

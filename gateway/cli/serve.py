@@ -15,18 +15,22 @@ from gateway.settings import ListenSettings, SettingsError, load_settings
 from monitoring.logs import configure
 
 
-class Server(uvicorn.Server):
-    """uvicorn, but it drains before it closes: ready turns 503 first, and the requests under way finish."""
+class OrderlyServer(uvicorn.Server):
+    """uvicorn, but an orderly stop exits with 0."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note the signal, but do not raise it again after the stop as uvicorn would."""
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
+
+
+class Server(OrderlyServer):
+    """It drains before it closes: ready turns 503 first, and the requests under way finish."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, drain_seconds_max: float) -> None:
         super().__init__(config)
         self._gateway = gateway
         self._drain_seconds_max = drain_seconds_max
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note the signal, but do not raise it again after the stop as uvicorn would: an orderly stop exits with 0."""
-        super().handle_exit(sig, frame)
-        self._captured_signals.clear()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then stop as uvicorn does. A second signal skips the waiting."""

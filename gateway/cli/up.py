@@ -60,11 +60,13 @@ class UpOptions:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """One engine to start, and the pools whose replica it plays."""
+    """One engine to start, the pools whose replica it plays, and the adapters it takes: as many as each of them."""
 
     name: str
     pools: tuple[str, ...]
     served_model_names: tuple[str, ...]
+    max_loras: int
+    max_cpu_loras: int
 
 
 def up(
@@ -200,6 +202,8 @@ class LocalHouse:
                 served_model_names=plan.served_model_names,
                 port=free_port(self._options.engine_port + len(self._engines)),
                 on_gpu=venv.kind == "gpu",
+                max_loras=plan.max_loras,
+                max_cpu_loras=plan.max_cpu_loras,
                 memory_share=GPU_MEMORY_SHARE / len(plans),
             )
             engine = EngineProcess(
@@ -367,7 +371,13 @@ def plan_engines(settings: Settings, engines: int) -> list[EnginePlan]:
     others = tuple(pool for pool in settings.pools if pool not in general)
     groups = [("small", others), ("general", general)] if engines == 2 and others else [("local", others + general)]
     return [
-        EnginePlan(name, pools, tuple(dict.fromkeys(settings.pools[pool].base_model for pool in pools)))
+        EnginePlan(
+            name,
+            pools,
+            tuple(dict.fromkeys(settings.pools[pool].base_model for pool in pools)),
+            max(settings.pools[pool].max_loras for pool in pools),
+            max(settings.pools[pool].max_cpu_loras for pool in pools),
+        )
         for name, pools in groups
     ]
 

@@ -109,6 +109,3 @@ class Roll:
     def in_flight(self, version: str) -> float:
         """Requests for a version that are under way, over all gateways, as a smoothed mean."""
         return sum(told.demand.get(version, 0.0) for told in self._told)
-
-    def __len__(self) -> int:
-        return len(self._told)

@@ -26,17 +26,28 @@ from monitoring.metrics import Meters
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 from monitoring.records import AttemptRecord, PairRecord, Record, RecordStream
 from serving.adapters.registry import AliasEntry, Registry, RegistryError, Rollout
-from serving.shelf import Stale
+from serving.shelf import Change, Shelf, Stale
 
 log = logging.getLogger(__name__)
 BATCH_MAX = 200
 BATCHES_MAX = 250
 JUDGED_MAX = 2000
 PAIR_SECONDS = 7 * 86_400
+PAIRS_MAX = 10_000
+"""Pairs of a task that wait for a demonstration, some 3 MB in Redis; beyond it the oldest is forgotten."""
 KEPT_SECONDS = 180 * 86_400
 """Longer than a plan may last."""
 OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
 """Faults of an attempt that say nothing of the version that was asked."""
+AUDITED_AS: Mapping[str, str] = {"promote": "alias.promote", "roll_back": "alias.rollback", "hold": "alias.hold"}
+
+KEEP_PAIR = """
+local known = redis.call('EXISTS', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+if known == 0 then redis.call('LPUSH', KEYS[2], KEYS[1]) end
+while redis.call('LLEN', KEYS[2]) > tonumber(ARGV[3]) do redis.call('DEL', redis.call('RPOP', KEYS[2])) end
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+"""
 
 
 class Seen(msgspec.Struct):
@@ -55,7 +66,7 @@ class Seen(msgspec.Struct):
 
 
 class Judged(msgspec.Struct, kw_only=True):
-    """How a canary stands: the test's state, how far each stream was read, and what was decided. Kept as JSON."""
+    """How a canary stands: its tally, how far each stream was read, and what was decided. Kept as JSON."""
 
     id: str
     state: rollout.Tally
@@ -90,6 +101,8 @@ class Rollouts:
         self._metrics = metrics
         self._audit = audit
         self._meters = meters
+        self._verdicts = Shelf(redis, "verdicts")
+        self._keep_pair = redis.register_script(KEEP_PAIR)
 
     async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
         """How a canary stands: its verdict so far, why, and the evidence."""
@@ -99,17 +112,22 @@ class Rollouts:
     async def step(self) -> None:
         """Judge every canary by what has come since, and act on the verdicts. Raises RedisError.
 
-        One that can't be judged is logged, and keeps none of the others waiting.
+        Verdicts that were carried out, and not entered into the audit before their gateway was killed, are entered
+        first. A canary that can't be judged is logged, and keeps none of the others waiting.
         """
-        for task, alias in (await self._registry.aliases()).items():
-            if alias.rollout is None or alias.rollout.plan is None:
-                continue
+        left = await self._verdicts.written()
+        aliases = await self._registry.aliases()
+        for task in {**left, **aliases}:
             try:
-                await self._judge(task, alias, alias.rollout)
+                if task in left:
+                    await self._audit.enter(self._verdicts.values, task)
+                alias = aliases.get(task)
+                if alias is not None and alias.rollout is not None and alias.rollout.plan is not None:
+                    await self._judge(task, alias, alias.rollout)
             except RedisError:
                 raise
             except Exception:
-                log.exception("the canary %s can't be judged", alias.rollout.version)
+                log.exception("the canary of %s can't be judged", task)
 
     async def _judge(self, task: str, alias: AliasEntry, begun: Rollout) -> None:
         plan = msgspec.convert(begun.plan, Plan)
@@ -123,34 +141,46 @@ class Rollouts:
         await self._act(task, begun, judged, found)
 
     async def _act(self, task: str, begun: Rollout, judged: Judged, found: Verdict) -> None:
-        """Do as the verdict says, once, and with its evidence in the audit."""
+        """Do as the verdict says, once, and with its evidence in the audit.
+
+        The entry's draft is written in the same step as what is done, so that the next one enters it if this one is
+        killed in between.
+        """
         if found.action == "continue" or (found.action == "hold" and judged.held):
             return
         alias, generation = await self._registry.alias(task)
         if alias is None or alias.rollout != begun:
             return
-        try:
-            if found.action == "promote":
-                generation = await self._registry.promote(task, begun.version, generation)
-            elif found.action == "roll_back":
-                generation = await self._registry.roll_back(task, None, generation, quarantine=found.because)
-        except (Stale, RegistryError) as error:
-            log.warning("the verdict on %s was not carried out: %s", begun.version, error)
-            return
-        judged.held = found.action == "hold"
-        await self._redis.set(_key(task), msgspec.json.encode(judged), ex=KEPT_SECONDS)
-        self._meters.rollout_verdicts.add(1, task, found.action)
-        log.warning("canary %s: %s. %s", begun.version, found.action, found.because)
-        action = {"promote": "alias.promote", "roll_back": "alias.rollback", "hold": "alias.hold"}[found.action]
-        await self._audit.append(
+        draft = self._audit.draft(
             "system",
-            action,
+            AUDITED_AS[found.action],
             task,
             before=alias.weights,
             after={"version": begun.version, "action": found.action, "because": found.because},
             evidence=found.evidence,
-            generation=generation,
+            generation=generation if found.action == "hold" else generation + 1,
         )
+        noted = Change(self._verdicts, task, msgspec.to_builtins(draft))
+        try:
+            if found.action == "promote":
+                await self._registry.promote(task, begun.version, generation, noted)
+            elif found.action == "roll_back":
+                await self._registry.roll_back(task, None, generation, found.because, noted)
+            else:
+                await self._hold(task, judged, noted)
+        except (Stale, RegistryError) as error:
+            log.warning("the verdict on %s was not carried out: %s", begun.version, error)
+            return
+        self._meters.rollout_verdicts.add(1, task, found.action)
+        log.warning("canary %s: %s. %s", begun.version, found.action, found.because)
+        await self._audit.enter(self._verdicts.values, task)
+
+    async def _hold(self, task: str, judged: Judged, noted: Change) -> None:
+        judged.held = True
+        async with self._redis.pipeline(transaction=True) as both:
+            both.set(_key(task), msgspec.json.encode(judged), ex=KEPT_SECONDS)
+            both.hset(self._verdicts.values, task, msgspec.json.encode(noted.value))
+            await both.execute()
 
     async def _take_records(self, judged: Judged, plan: Plan, task: str, arms: dict[str, Any]) -> None:
         for _ in range(BATCHES_MAX):
@@ -209,7 +239,8 @@ class Rollouts:
     async def keep_pair(self, shadow: Record) -> None:
         """Remember the digests of what a version and its shadow answered, until somebody tells what is right.
 
-        Only where contracts don't tell it already: a pair is judged once. Raises RedisError.
+        Only where contracts don't tell it already: a pair is judged once. Of a task's pairs only the newest PAIRS_MAX
+        are kept, and none longer than PAIR_SECONDS; one that is forgotten judges nothing. Raises RedisError.
         """
         pair, version = shadow.pair, shadow.version
         if pair is None or not pair.text_digest or version is None or shadow.shadow_of is None:
@@ -217,7 +248,10 @@ class Rollouts:
         if _is_judged_by_contract(shadow) or _says_nothing(shadow.attempts):
             return
         texts = {version: shadow.text_digest or "", pair.version: pair.text_digest}
-        await self._redis.set(_pair_key(shadow.shadow_of), msgspec.json.encode(texts), ex=PAIR_SECONDS)
+        await self._keep_pair(
+            keys=[_pair_key(shadow.shadow_of), f"apprentice:pairs:{shadow.task}"],
+            args=[msgspec.json.encode(texts), PAIR_SECONDS, PAIRS_MAX],
+        )
 
     async def _was_drawn(self, request: str) -> bool:
         record = await self._records.read(request)

@@ -125,7 +125,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted of a canary so far, the state of its judgement: keep it as JSON (msgspec), at most some 5 KB.
+    """What was counted of a canary so far, which its verdict rests on: keep it as JSON (msgspec), at most some 5 KB.
 
     `bounds` are the plan's margin, latency_ratio_max and shadow_harm_margin that it was started with.
     """

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from serving.adapters.artifact import Artifact
 from serving.adapters.manifest import Manifest, to_json
-from serving.shelf import Change, Shelf, Stale, Unchanged, change_together
+from serving.shelf import Change, Mirror, Shelf, Stale, Unchanged, change_together
 from serving.view import BlueprintView, VersionView
 
 VersionState = Literal[
@@ -129,10 +129,12 @@ class Registry:
         self._redis = redis
         self._versions = Shelf(redis, "versions")
         self._aliases = Shelf(redis, "aliases")
+        self._version_mirror = Mirror(self._versions, lambda _, raw: msgspec.convert(raw, Version))
+        self._alias_mirror = Mirror(self._aliases, lambda _, raw: _alias(raw))
 
     async def versions(self) -> dict[str, Version]:
         """All versions by name."""
-        return {name: msgspec.convert(raw, Version) for name, raw in (await self._versions.all()).items()}
+        return await self._version_mirror.all()
 
     async def version(self, name: str) -> Version:
         """One version. Raises KeyError where there is none."""
@@ -143,7 +145,7 @@ class Registry:
 
     async def aliases(self) -> dict[str, AliasEntry]:
         """All aliases by task."""
-        return {name: _alias(raw) for name, raw in (await self._aliases.all()).items()}
+        return await self._alias_mirror.all()
 
     async def alias(self, task: str) -> tuple[AliasEntry | None, int]:
         """A task's alias (None: it has none) and its generation, which is never newer than the alias."""
@@ -300,17 +302,28 @@ class Registry:
 
         return await self._realias(task, expected, split)
 
-    async def promote(self, task: str, name: str, expected_generation: int | None = None) -> int:
-        """Make a version the task's one and only; the one that led goes on standby."""
-        return await self._realias(task, expected_generation, lambda before, _: _led(before, task, {name: 1.0}))
+    async def promote(
+        self, task: str, name: str, expected_generation: int | None = None, beside: Change | None = None
+    ) -> int:
+        """Make a version the task's one and only; the one that led goes on standby. The change `beside` is made in the
+        same step."""
+        return await self._realias(
+            task, expected_generation, lambda before, _: _led(before, task, {name: 1.0}), beside=beside
+        )
 
     async def roll_back(
-        self, task: str, to: str | None = None, expected_generation: int | None = None, quarantine: str = ""
+        self,
+        task: str,
+        to: str | None = None,
+        expected_generation: int | None = None,
+        quarantine: str = "",
+        beside: Change | None = None,
     ) -> int:
         """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
 
         `quarantine` says why the version that is given up must not serve again before it was staged anew; empty: it
-        stays on standby. Raises RegistryError where there is no version to go back to.
+        stays on standby. The change `beside` is made in the same step. Raises RegistryError where there is no version
+        to go back to.
         """
 
         def back(before: AliasEntry | None, versions: Mapping[str, Version]) -> AliasEntry:
@@ -328,7 +341,7 @@ class Registry:
                 entry, weights={target: 1.0}, salt=_salt(task), previous=entry.previous[at:], rollout=None, shadow={}
             )
 
-        return await self._realias(task, expected_generation, back, quarantine)
+        return await self._realias(task, expected_generation, back, quarantine, beside)
 
     async def remove_alias(self, task: str, expected_generation: int | None = None) -> int:
         """Let the task have no version at all: its exit answers. Raises RegistryError where it has none."""
@@ -340,6 +353,7 @@ class Registry:
         expected_generation: int | None,
         made: Callable[[AliasEntry | None, Mapping[str, Version]], AliasEntry | None],
         quarantine: str = "",
+        beside: Change | None = None,
     ) -> int:
         """The alias, and the states of the versions that it takes up and lets go, as one step from what is now."""
         while True:
@@ -353,6 +367,8 @@ class Registry:
                 self._moved(versions[name], state, generations[name], note)
                 for name, state, note in role_changes(task, versions, before, after, quarantine)
             ]
+            if beside is not None:
+                changes.append(beside)
             value = None if after is None else msgspec.to_builtins(after)
             try:
                 return await change_together(

@@ -55,7 +55,8 @@ class Signature:
 def sign(key_pem: bytes, signer: str, adapter_digest: str, manifest_digest: str) -> Signature:
     """Sign both digests (`sha256:<hex>`) with an ed25519 private key in PEM (PKCS 8, without a passphrase).
 
-    `openssl genpkey -algorithm ed25519` makes such a key. Raises SignatureError.
+    `apprentice keygen --signing FILE` makes such a key, and so does `openssl genpkey -algorithm ed25519`. Raises
+    SignatureError.
     """
     key = _private_key(key_pem)
     return Signature(_signer(signer), key.sign(_message(adapter_digest, manifest_digest)))
@@ -101,15 +102,15 @@ def written(signature: Signature) -> bytes:
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
-def new_key() -> tuple[bytes, str]:
-    """A new private key in PEM, and its public key in base64 as the setting signing.trusted takes it."""
-    key = Ed25519PrivateKey.generate()
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), _public(key)
+def new_key() -> bytes:
+    """A new private key in PEM, as `sign` takes it."""
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def public_key(key_pem: bytes) -> str:
-    """The public key in base64 that belongs to a private key in PEM. Raises SignatureError."""
-    return _public(_private_key(key_pem))
+    """The public key of a private key in PEM: in base64, as signing.trusted takes it. Raises SignatureError."""
+    raw = _private_key(key_pem).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return base64.b64encode(raw).decode()
 
 
 def read_public_key(text: str) -> bytes:
@@ -119,12 +120,11 @@ def read_public_key(text: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != KEY_BYTES:
-        raise SignatureError(f"A public key is {KEY_BYTES} bytes in base64, 44 characters: take the raw ed25519 key.")
+        raise SignatureError(
+            f"A public key is {KEY_BYTES} bytes in base64, 44 characters: take the line that "
+            "`apprentice keygen --signing FILE` prints."
+        )
     return key
-
-
-def _public(key: Ed25519PrivateKey) -> str:
-    return base64.b64encode(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
 
 
 def _private_key(key_pem: bytes) -> Ed25519PrivateKey:
@@ -134,10 +134,10 @@ def _private_key(key_pem: bytes) -> Ed25519PrivateKey:
         raise SignatureError("The key is locked with a passphrase: give it unlocked, from a secret store.") from None
     except (ValueError, UnsupportedAlgorithm):
         raise SignatureError(
-            "The key is no private key in PEM: `openssl genpkey -algorithm ed25519` makes one."
+            "The key is no private key in PEM: `apprentice keygen --signing FILE` makes one."
         ) from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise SignatureError("The key is not of the kind ed25519: `openssl genpkey -algorithm ed25519` makes one.")
+        raise SignatureError("The key is not of the kind ed25519: `apprentice keygen --signing FILE` makes one.")
     return key
 
 

@@ -71,11 +71,6 @@ class Store:
         """Whether the adapter is there; says nothing of its bytes. Raises ArtifactError `bad_digest`."""
         return self.path(digest).is_dir()
 
-    def digests(self) -> tuple[str, ...]:
-        """All digests that the store holds, sorted."""
-        names = (f"sha256:{entry.name}" for entry in self.folder.iterdir() if entry.is_dir())
-        return tuple(sorted(name for name in names if canonical.DIGEST.fullmatch(name)))
-
     def verify_copy(self, digest: str) -> None:
         """Read the copy and compare it with its name.
 

@@ -1,7 +1,9 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from gateway.callers import new_key
 from gateway.settings import Settings, load_settings
@@ -70,6 +72,51 @@ def test_the_gateway_knows_every_replica_of_a_pool_and_no_other(
 @pytest.mark.parametrize("pool", ["small", "general"])
 def test_a_pool_names_its_base_as_its_engines_do(cluster: Cluster, settings: Settings, pool: str) -> None:
     assert f"--served-model-name={settings.pools[pool].base_model}" in cluster.container(f"engine-{pool}")["args"]
+
+
+def flags(cluster: Cluster, pool: str) -> dict[str, str]:
+    """What a pool's engines are started with, by name: `--max-loras=4` is max_loras, "4"."""
+    found = (argument.removeprefix("--").partition("=") for argument in cluster.container(f"engine-{pool}")["args"])
+    return {name.replace("-", "_"): value for name, _, value in found}
+
+
+@pytest.mark.parametrize("pool", ["small", "general"])
+def test_a_pool_has_the_bounds_of_adapters_that_its_engines_have_and_both_say_them(
+    cluster: Cluster, settings: Settings, pool: str
+) -> None:
+    bounds = ("max_loras", "max_cpu_loras")
+    started, pool_settings = flags(cluster, pool), settings.pools[pool]
+    written: dict[str, Any] = yaml.safe_load(cluster.config("apprentice-config", "apprentice.yaml"))["pools"][pool]
+    said = {name: written[name] for name in bounds if name in written}
+    assert said == {name: int(started[name]) for name in bounds if name in started}
+    takes_adapters = pool_settings.base_folder is not None or pool_settings.base_fingerprint is not None
+    assert takes_adapters is ("enable_lora" in started)
+    assert len(said) == (2 if takes_adapters else 0)
+    if takes_adapters:
+        assert pool_settings.max_cpu_loras > pool_settings.max_loras, "a swap has no room"
+
+
+def test_every_engine_that_loads_adapters_reads_the_gateways_store_where_its_replica_says(
+    cluster: Cluster, settings: Settings
+) -> None:
+    def store(kind: str, name: str) -> tuple[Resource, Resource]:
+        """The mount of the store and its claim, in a workload's pods."""
+        pod = cluster.named(kind, name)["spec"]["template"]["spec"]
+        (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "adapters"]
+        (volume,) = [one for one in pod["volumes"] if one["name"] == "adapters"]
+        return mount, volume["persistentVolumeClaim"]
+
+    mount, claim = store("Deployment", "gateway")
+    assert "readOnly" not in mount | claim, "the gateways write the store"
+    assert cluster.named("PersistentVolumeClaim", claim["claimName"])["spec"]["accessModes"] == ["ReadWriteMany"]
+    pools = [pool for pool in settings.pools if "enable_lora" in flags(cluster, pool)]
+    assert pools == ["small"]
+    for pool in pools:
+        mount, of_engine = store("StatefulSet", f"engine-{pool}")
+        assert (mount["readOnly"], of_engine) == (True, {**claim, "readOnly": True})
+        for replica in settings.pools[pool].replicas:
+            assert replica.sidecar_url is None, "a shared store needs no sidecar"
+            assert (replica.store_folder or str(settings.store)) == mount["mountPath"]
 
 
 def test_gateway_and_engines_see_models_and_store_at_the_same_place(cluster: Cluster, settings: Settings) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from serving.launch.engine_venv import EngineVenv, ensure_engine_venv
 from serving.launch.process import EngineProcess
 from serving.launch.warm_up import warm_up
 from tests.engine.words import LOGS, TASK, Desk, adapter, loads_of, log_of
+from tests.fakes.ports import free_port
 from tests.walks.gateway import RunningGateway, run_gateway
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,7 @@ class EngineFiles:
             python=self.venv.python,
             model=self.model,
             served_model_names=(BASE_MODEL,),
-            port=_free_port(),
+            port=free_port(),
             on_gpu=self.venv.kind == "gpu",
             **options,
         )
@@ -198,9 +198,3 @@ async def until_loaded(gateway: RunningGateway, version: str, seconds: float) ->
             if shown["wanted"] and set(shown["wanted"]) == set(shown["ready"]):
                 return
             await asyncio.sleep(0.2)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

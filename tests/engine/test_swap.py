@@ -20,7 +20,7 @@ KILLED = "small-1"
 
 
 def swap_and_ask(first: Desk) -> list[Swap]:
-    """Forwards by a new alias and backwards by a rollback, each followed by one request."""
+    """Forwards by a new alias and backwards by a rollback, each followed by two requests."""
     made = []
     for number in [2, 1] * (SWAPS // 2):
         sent_at = time.monotonic()
@@ -29,7 +29,8 @@ def swap_and_ask(first: Desk) -> list[Swap]:
         else:
             first.roll_back()
         made.append(Swap(number, sent_at, time.monotonic()))
-        assert first.ask()[0] == f"{TASK}@v{number}"
+        for _ in range(2):
+            assert first.ask()[0] == f"{TASK}@v{number}"
     return made
 
 
@@ -46,8 +47,8 @@ def test_swaps_under_load_drop_break_and_mix_nothing_and_load_nothing(two_replic
     asked = target(first, second, lag_seconds=2 * SNAPSHOT_SECONDS)
     answers = under_load(asked, Crowd(6, 0.5), 1, swap)
     found = count(answers, swaps, references(), 1, TASK + "@v{}")
-    assert {name: found[name] for name in FAULTS} == NO_FAULTS
-    assert found["answers_that_could_be_stale"] >= SWAPS / 2
+    assert {name: found[name] for name in FAULTS} == NO_FAULTS, [each.broken for each in answers if each.broken]
+    assert found["answers_that_could_be_stale"], "besides those that were asked for after each swap"
     assert two_replicas.loads() == loads
 
 

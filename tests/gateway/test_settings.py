@@ -189,6 +189,12 @@ def test_an_error_repeats_no_secret(tmp_path: Path) -> None:
     assert "sk-app-not-a-key" not in told
 
 
+@pytest.mark.parametrize("key", ["short", "", "A" * 44, "ä" * 44, "-----BEGIN PUBLIC KEY-----"])
+def test_a_trusted_key_that_is_none_is_told_at_the_start_with_its_signer(tmp_path: Path, key: str) -> None:
+    told = said(tmp_path, {**LEAST, "signing": {"trusted": {"returns-team": key}}})
+    assert "signing.trusted.returns-team: A public key is 32 bytes in base64, 44 characters: take the line" in told
+
+
 def test_a_replica_has_its_pools_key_unless_it_has_its_own(tmp_path: Path) -> None:
     replicas = [{"name": "a", "url": "http://a"}, {"name": "b", "url": "http://b", "api_key": "own"}]
     (pool,) = loaded(tmp_path, with_pool(api_key="shared", replicas=replicas)).pool_configs()

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -14,6 +15,7 @@ from redis.exceptions import ResponseError
 from monitoring.audit import (
     BEFORE_THE_FIRST,
     READ_LIMIT_MAX,
+    SEARCHED_AT_ONCE_MAX,
     STREAM,
     VALUE_BYTES_MAX,
     Audit,
@@ -146,7 +148,7 @@ class SendsTwice(Redis):
     """A client whose connection broke after the command was carried out, and which therefore sent it again."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        if args[0] == "XADD":
+        if args[0] in ("XADD", "EVALSHA"):
             await super().execute_command(*args, **options)
         return await super().execute_command(*args, **options)
 
@@ -159,6 +161,52 @@ async def test_a_command_that_was_sent_twice_appends_once(redis: Redis, valkey_s
     entries = await Audit(redis).read()
     assert len(entries) == 2
     assert verify(entries) is None
+
+
+DRAFTS = "drafts"
+
+
+async def drafted(redis: Redis, name: str, **more: Any) -> Entry:
+    draft = Audit(redis, clock=lambda: 1_764_000_000.5).draft("system", "alias.hold", name, **more)
+    await redis.hset(DRAFTS, name, msgspec.json.encode(draft))
+    return draft
+
+
+async def test_a_draft_becomes_an_entry_and_is_gone(redis: Redis) -> None:
+    entries = await three_entries(redis)
+    draft = await drafted(redis, "returns", before={"a": 0.1}, evidence={"größe": [1, None]}, generation=3)
+    entry = await Audit(redis).enter(DRAFTS, "returns")
+    assert entry is not None
+    assert entry == replace(draft, number=4, previous=entries[-1].digest, digest=entry.digest)
+    assert await Audit(redis).read() == [*entries, entry]
+    assert verify([*entries, entry]) is None
+    assert await Audit(redis).enter(DRAFTS, "returns") is None
+    assert await redis.hgetall(DRAFTS) == {}
+
+
+async def test_a_draft_that_many_enter_at_once_becomes_one_entry(redis: Redis, valkey_socket: str) -> None:
+    async def gateway(number: int) -> list[Entry | None]:
+        async with SendsTwice(unix_socket_path=valkey_socket) as client:
+            audit = Audit(client)
+            await audit.append("system", "reload", f"gateway {number}")
+            return [await audit.enter(DRAFTS, name) for name in ("returns", "contracts")]
+
+    for name in ("returns", "contracts"):
+        await drafted(redis, name)
+    await asyncio.gather(*map(gateway, range(5)))
+    entries = await Audit(redis).read()
+    assert sorted(entry.object for entry in entries if entry.action == "alias.hold") == ["contracts", "returns"]
+    assert len(entries) == 7
+    assert verify(entries) is None
+
+
+async def test_a_draft_stays_where_it_is_until_the_audit_takes_it(redis: Redis) -> None:
+    await three_entries(redis)
+    await redis.xdel(STREAM, "3-0")
+    await drafted(redis, "returns")
+    with pytest.raises(AuditConflict, match="does not take entry 3"):
+        await Audit(redis).enter(DRAFTS, "returns")
+    assert await redis.hlen(DRAFTS) == 1
 
 
 async def test_an_end_that_was_cut_off_is_told_at_the_next_append(redis: Redis) -> None:
@@ -177,6 +225,48 @@ async def test_reading_goes_on_after_a_number_and_within_a_limit(redis: Redis) -
     for limit in (0, READ_LIMIT_MAX + 1):
         with pytest.raises(ValueError, match="limit is"):
             await audit.read(limit=limit)
+
+
+async def naming(redis: Redis, name: str, searched_max: int = 1_000) -> list[int]:
+    return [entry.number async for entry in Audit(redis).naming(name, searched_max)]
+
+
+async def test_a_search_finds_a_name_as_object_key_or_text_and_no_name_that_begins_with_it(redis: Redis) -> None:
+    audit = Audit(redis)
+    await audit.append("system", "version.load", "returns@v1")
+    await audit.append("system", "alias.move", "returns", before={"returns@v10": 1.0}, after={"returns@v1": 1.0})
+    await audit.append("system", "alias.move", "returns", before={"returns@v10": 1.0}, after={"returns@v11": 1.0})
+    await audit.append("system", "alias.rollback", "returns", before={"previous": [["returns@v1"]]})
+    await audit.append("system", "adapter.stage", "returns@v10", evidence={"returns@v1": "beside it"})
+    await audit.append("system", "override.set", 'say "ü"', after={"text": 'say "ü"'})
+    assert await naming(redis, "returns@v1") == [4, 2, 1]
+    assert await naming(redis, "returns@v10") == [5, 3, 2]
+    assert await naming(redis, 'say "ü"') == [6]
+    assert await naming(redis, "returns@v") == []
+
+
+async def test_a_search_goes_over_many_reads_and_ends_where_it_was_told(redis: Redis) -> None:
+    audit = Audit(redis)
+    many = 2 * SEARCHED_AT_ONCE_MAX + 10
+    for number in range(1, many + 1):
+        await audit.append("system", "policy.set", "odd" if number % 2 else "even")
+    assert await naming(redis, "odd") == [number for number in range(many, 0, -1) if number % 2]
+    assert await naming(redis, "odd", SEARCHED_AT_ONCE_MAX + 3) == [
+        number for number in range(many, many - SEARCHED_AT_ONCE_MAX - 3, -1) if number % 2
+    ]
+    assert await naming(redis, "odd", 0) == []
+
+
+async def test_a_search_with_a_client_that_decodes_finds_the_same(redis: Redis, valkey_socket: str) -> None:
+    await three_entries(redis)
+    async with Redis(unix_socket_path=valkey_socket, decode_responses=True) as decoding:
+        assert await naming(decoding, "returns@v3") == await naming(redis, "returns@v3") == [2, 1]
+
+
+async def test_a_search_decodes_what_it_gives_and_nothing_else(redis: Redis) -> None:
+    entries = await three_entries(redis)
+    await redis.xadd(STREAM, {"object": b"\xff", "after": "{not json"}, id="4-0")
+    assert [entry async for entry in Audit(redis).naming("returns@v2", 1_000)] == [entries[1]]
 
 
 @pytest.mark.parametrize("value", [{1, 2}, float("nan"), object(), "x" * VALUE_BYTES_MAX])

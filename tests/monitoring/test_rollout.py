@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.degradation import rollout
-from monitoring.degradation.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, Tally, ShadowPair, Verdict
+from monitoring.degradation.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, ShadowPair, Tally, Verdict
 
 PLAN = Plan()
 arms = st.sampled_from(["canary", "active"])

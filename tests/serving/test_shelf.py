@@ -1,11 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Shelf, Stale
+from serving.shelf import (
+    CHANGED_CHANNEL,
+    CONVERTED_AT_ONCE_MAX,
+    GENERATION_KEY,
+    Change,
+    Mirror,
+    Shelf,
+    Stale,
+    change_together,
+)
 
 
 @pytest.fixture
@@ -95,3 +105,83 @@ async def test_a_name_may_be_any_text(shelf: Shelf) -> None:
     for name in ("returns@v1", "ä ✓", "a:b\nc", "*", "0"):
         await shelf.put(name, {"name": name})
         assert await shelf.get(name) == {"name": name}
+
+
+# ---- mirrors ---------------------------------------------------------------------------------------
+
+
+class Converted:
+    """What a mirror makes of an object; all that were made stand in `made`, in order."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def __call__(self, name: str, value: dict[str, Any]) -> tuple[str, int]:
+        self.made.append(name)
+        return name, value["n"]
+
+
+async def test_a_mirror_converts_again_only_what_has_changed(shelf: Shelf) -> None:
+    converted = Converted()
+    mirror = Mirror(shelf, converted)
+    assert await mirror.all() == {}
+    for n, name in enumerate("abc"):
+        await shelf.put(name, {"n": n})
+    first = await mirror.all()
+    assert first == {"a": ("a", 0), "b": ("b", 1), "c": ("c", 2)}
+    await shelf.put("b", {"n": 9})
+    await shelf.put("c", {"n": 2})  # another generation, the same bytes
+    second = await mirror.all()
+    assert second == first | {"b": ("b", 9)}
+    assert (second["a"] is first["a"], second["c"] is first["c"]) == (True, True)
+    assert sorted(converted.made) == ["a", "b", "b", "c"]
+
+
+async def test_what_is_deleted_is_gone_from_a_mirror_and_converted_anew_when_it_comes_back(shelf: Shelf) -> None:
+    converted = Converted()
+    mirror = Mirror(shelf, converted)
+    await shelf.put("a", {"n": 1})
+    first = await mirror.all()
+    await shelf.delete("a")
+    assert await mirror.all() == {}
+    await shelf.put("a", {"n": 1})
+    assert await mirror.all() == first
+    assert converted.made == ["a", "a"]
+
+
+async def test_a_reading_belongs_to_who_asked_for_it(shelf: Shelf) -> None:
+    mirror = Mirror(shelf, Converted())
+    await shelf.put("a", {"n": 1})
+    (await mirror.all()).clear()
+    assert await mirror.all() == {"a": ("a", 1)}
+
+
+async def test_one_that_can_not_be_converted_is_an_error_until_it_is_mended(shelf: Shelf) -> None:
+    mirror = Mirror(shelf, Converted())
+    await shelf.put("a", {"n": 1})
+    first = await mirror.all()
+    await shelf.put("b", {})
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            await mirror.all()
+    await shelf.put("b", {"n": 2})
+    second = await mirror.all()
+    assert second["a"] is first["a"]
+    assert second["b"] == ("b", 2)
+
+
+async def test_others_have_the_loop_while_a_mirror_converts_many(shelf: Shelf, redis: Redis) -> None:
+    many = 5 * CONVERTED_AT_ONCE_MAX
+    await change_together(redis, [Change(shelf, f"{n}", {"n": n}) for n in range(many)])
+    converted = Converted()
+    seen: set[int] = set()
+
+    async def look() -> None:
+        while True:
+            seen.add(len(converted.made))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    assert len(await Mirror(shelf, converted).all()) == many
+    looking.cancel()
+    assert seen >= set(range(0, many, CONVERTED_AT_ONCE_MAX))

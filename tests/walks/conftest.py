@@ -37,6 +37,13 @@ async def small() -> AsyncIterator[FakeEngine]:
 
 
 @pytest.fixture
+async def other() -> AsyncIterator[FakeEngine]:
+    """A second engine of that pool, for a configuration that names it."""
+    async with FakeEngine(BASE_MODEL, n_tokens=8) as engine:
+        yield engine
+
+
+@pytest.fixture
 async def general() -> AsyncIterator[FakeEngine]:
     """The engine of the general pool."""
     async with FakeEngine("large", n_tokens=8) as engine:

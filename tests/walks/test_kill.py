@@ -7,6 +7,7 @@ the process is killed exactly there, with the note made or not made.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import signal
@@ -21,12 +22,15 @@ from redis.asyncio import Redis
 
 from gateway.callers import new_key
 from gateway.duties.presence import KEY as PRESENCE_KEY
+from monitoring.audit import ENTER, verify
 from serving.adapters import reconcile
 from serving.adapters.placement import PlacementState, read_placements
 from serving.shelf import Shelf
 from tests.fakes.engine import FakeEngine
-from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
+from tests.fakes.faults import Status
+from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import ask, audit_of
 from tests.walks.test_process import Process, served
 from tests.walks.two_replicas import (
     LEASE_KEY,
@@ -45,17 +49,11 @@ from tests.walks.two_replicas import (
 )
 
 When = Literal["before", "after"]
-
-
-@pytest.fixture
-async def other() -> AsyncIterator[FakeEngine]:
-    """The pool's second engine."""
-    async with FakeEngine(BASE_MODEL, n_tokens=8) as engine:
-        yield engine
+ROLLOUTS_LEASE_KEY = "apprentice:duty:rollouts"
 
 
 class Gate:
-    """A proxy in front of Valkey that lets everything through up to one note of a placement, and nothing after it."""
+    """A proxy in front of Valkey that lets everything through up to one note, and nothing after it."""
 
     def __init__(self, valkey: str) -> None:
         self.stopped = asyncio.Event()
@@ -73,7 +71,11 @@ class Gate:
         note = rb'"version":"%b","state":"%b"' % (version.encode(), state.encode())
         if ghosts is not None:
             note += rb'.*"ghosts":%d\b' % ghosts
-        self._note, self._when = re.compile(note), when
+        self.stop_at_bytes(note, when)
+
+    def stop_at_bytes(self, pattern: bytes, when: When) -> None:
+        """From now on wait for a command that has this in it. `before`: Valkey does not get it."""
+        self._note, self._when = re.compile(pattern), when
 
     @asynccontextmanager
     async def open(self, socket: Path) -> AsyncIterator[str]:
@@ -135,7 +137,7 @@ class Pair:
         for key in await self.redis.hkeys(PRESENCE_KEY):
             if key.decode() != self.gateway.house.name:
                 await self.redis.hdel(PRESENCE_KEY, key)
-        await self.redis.delete(LEASE_KEY)
+        await self.redis.delete(LEASE_KEY, ROLLOUTS_LEASE_KEY)
 
     async def owner(self) -> str:
         """Which gateway has the duty."""
@@ -269,6 +271,46 @@ async def test_a_gateway_killed_at_its_verdict_on_a_wrong_adapter_leaves_it_to_t
 
         await until(ghosts_are_counted, "ghosts as many as written down")
     asked.only("returns@v1")
+
+
+VERDICTS = [("alias.rollback", {"latency_ratio_max": 100}), ("alias.hold", {"seconds_max": 1})]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("at", ["draft", "entry"])
+@pytest.mark.parametrize(("action", "plan"), VERDICTS)
+async def test_a_verdict_on_a_canary_is_entered_once_with_its_evidence_wherever_its_gateway_is_killed(
+    pair: Pair, make_adapter: MakeAdapter, action: str, plan: dict[str, float], at: str, when: When
+) -> None:
+    version = await pair.gateway.place(make_adapter(2), alias=False)
+    await until_ready(pair.gateway, version)
+    await pair.redis.script_load(ENTER)  # or else the first command at the entry is only refused
+    for engine in pair.engines:
+        engine.faults.add(Status(500), model=version)
+    forms = {"draft": b'"action":"%b"', "entry": b"\r\n%b\r\n"}
+    pair.gate.stop_at_bytes(forms[at] % re.escape(action).encode(), when)
+    async with pair.gateway.http() as http:
+        canary = {"version": version, "share": 0.5, "plan": plan}
+        assert (await http.post("/admin/v1/aliases/returns/canary", json=canary)).status_code == 200
+        sessions = itertools.count()
+        while not pair.gate.stopped.is_set():
+            await ask(http, f"session {next(sessions)}")
+        await pair.kill()
+
+        async def is_entered() -> bool:
+            return bool(await audit_of(http, action))
+
+        await until(is_entered, "entered")
+        for _ in range(2):
+            await pair.gateway.house.rollouts.step()
+        [entry] = await audit_of(http, action)
+        alias = (await http.get("/admin/v1/aliases/returns")).json()
+    assert (entry["object"], entry["after"]["version"]) == ("returns", version)
+    assert entry["generation"] == alias["generation"]
+    assert (alias["rollout"] is None) == (action == "alias.rollback")
+    assert set(entry["evidence"]["signals"]) >= {"error", "latency"}
+    assert verify(await pair.gateway.house.audit.read(limit=1000)) is None
+    assert await pair.redis.hlen("apprentice:verdicts") == 0
 
 
 @pytest.mark.parametrize("after_work", [False, True], ids=["before it has loaded", "after it has loaded"])

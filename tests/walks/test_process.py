@@ -149,6 +149,9 @@ async def test_kill_9_loses_no_acknowledged_feedback_and_the_next_gateway_takes_
         assert (await http.post("/v1/feedback", json=feedback)).status_code == 201
         assert (await http.post("/admin/v1/callers", json={"name": "kept"})).status_code == 201
         assert (await http.get(f"/v1/requests/{request_id}")).status_code == 200
+        async with asyncio.timeout(5):
+            while "apprentice_records_pending 0" not in (await http.get("/metrics")).text:  # the window of records
+                await asyncio.sleep(0.02)
         assert await process.stop(signal.SIGKILL) == -signal.SIGKILL
     async with served(config, key) as again, client(again, key) as http:
         told = (await http.get(f"/v1/requests/{request_id}")).json()

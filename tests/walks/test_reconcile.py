@@ -17,7 +17,7 @@ from gateway.duties.reconciling import reconcile_once
 from serving.adapters import placer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders
-from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
+from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.two_replicas import (
     ASK,
@@ -41,13 +41,6 @@ from tests.walks.two_replicas import (
     until_ready,
     with_two,
 )
-
-
-@pytest.fixture
-async def other() -> AsyncIterator[FakeEngine]:
-    """The pool's second engine."""
-    async with FakeEngine(BASE_MODEL, n_tokens=8) as engine:
-        yield engine
 
 
 @pytest.fixture

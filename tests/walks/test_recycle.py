@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.wire import Exchange, HttpListener
-from tests.walks.conftest import BASE_MODEL, Configure, MakeAdapter
+from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
@@ -42,12 +42,6 @@ class Supervisor:
 
 
 @pytest.fixture
-async def second() -> AsyncIterator[FakeEngine]:
-    async with FakeEngine(BASE_MODEL, n_tokens=8) as engine:
-        yield engine
-
-
-@pytest.fixture
 async def supervisor(small: FakeEngine) -> AsyncIterator[Supervisor]:
     async with Supervisor(small) as running:
         yield running
@@ -55,13 +49,13 @@ async def supervisor(small: FakeEngine) -> AsyncIterator[Supervisor]:
 
 @asynccontextmanager
 async def two_replicas(
-    configure: Configure, small: FakeEngine, second: FakeEngine, supervisor: Supervisor, **pool: Any
+    configure: Configure, small: FakeEngine, other: FakeEngine, supervisor: Supervisor, **pool: Any
 ) -> AsyncIterator[RunningGateway]:
     configuration = configure()
     configuration["pools"]["small"] |= {
         "replicas": [
             {"name": "small-0", "url": small.url, "recycle_url": supervisor.url},
-            {"name": "small-1", "url": second.url},
+            {"name": "small-1", "url": other.url},
         ],
         **pool,
     }
@@ -76,9 +70,9 @@ async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
 
 
 async def test_a_cordoned_replica_gets_no_new_requests_until_it_is_uncordoned(
-    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
 ) -> None:
-    async with two_replicas(configure, small, second, supervisor) as gateway:
+    async with two_replicas(configure, small, other, supervisor) as gateway:
         await gateway.place(make_adapter(1))
         async with gateway.http() as http, gateway.openai() as client:
             shown = (await http.post("/admin/v1/replicas/small-0/cordon", json={"reason": "a new driver"})).json()
@@ -94,13 +88,13 @@ async def test_a_cordoned_replica_gets_no_new_requests_until_it_is_uncordoned(
 
 
 async def test_a_recycled_replica_finishes_its_answers_is_started_anew_and_serves_again_without_an_error(
-    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
 ) -> None:
-    async with two_replicas(configure, small, second, supervisor) as gateway:
+    async with two_replicas(configure, small, other, supervisor) as gateway:
         await gateway.place(make_adapter(1))
         replica = gateway.house.fleet.replicas["small-0"]
         life = replica.life
-        small.token_delay_seconds = second.token_delay_seconds = 0.02
+        small.token_delay_seconds = other.token_delay_seconds = 0.02
         over = asyncio.Event()
 
         async def ask_on() -> int:
@@ -128,12 +122,12 @@ async def test_a_recycled_replica_finishes_its_answers_is_started_anew_and_serve
 
 
 async def test_a_replica_whose_ghosts_leave_no_load_is_recycled_by_itself(
-    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
 ) -> None:
-    small.max_cpu_loras = second.max_cpu_loras = 3
+    small.max_cpu_loras = other.max_cpu_loras = 3
     await small.restart()
-    await second.restart()
-    async with two_replicas(configure, small, second, supervisor, max_cpu_loras=3) as gateway:
+    await other.restart()
+    async with two_replicas(configure, small, other, supervisor, max_cpu_loras=3) as gateway:
         await gateway.place(make_adapter(1))
         async with gateway.http() as http:
             version = await gateway.place(make_adapter(2), alias=False)
@@ -146,10 +140,10 @@ async def test_a_replica_whose_ghosts_leave_no_load_is_recycled_by_itself(
 
 
 async def test_a_restart_that_fails_leaves_the_replica_cordoned_with_the_reason(
-    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
 ) -> None:
     supervisor.status = 500
-    async with two_replicas(configure, small, second, supervisor) as gateway:
+    async with two_replicas(configure, small, other, supervisor) as gateway:
         await gateway.place(make_adapter(1))
         async with gateway.http() as http, gateway.openai() as client:
             await http.post("/admin/v1/replicas/small-0/recycle")
@@ -160,9 +154,9 @@ async def test_a_restart_that_fails_leaves_the_replica_cordoned_with_the_reason(
 
 
 async def test_one_replica_of_a_pool_at_a_time_and_only_where_it_can_be_started_anew(
-    configure: Configure, small: FakeEngine, second: FakeEngine, supervisor: Supervisor
+    configure: Configure, small: FakeEngine, other: FakeEngine, supervisor: Supervisor
 ) -> None:
-    async with two_replicas(configure, small, second, supervisor) as gateway, gateway.http() as http:
+    async with two_replicas(configure, small, other, supervisor) as gateway, gateway.http() as http:
         refused = await http.post("/admin/v1/replicas/small-1/recycle")
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "state_conflict")
         assert "recycle_url" in refused.json()["error"]["message"]

@@ -72,6 +72,20 @@ def command_for(running: RunningGateway) -> Command:
     return command
 
 
+async def ok(command: Command, *words: str) -> Said:
+    """What a command that is to succeed ends with."""
+    said = await command(*words)
+    assert said.exit_code == 0, said.err
+    return said
+
+
+async def served_by(running: RunningGateway, key: str | None = None) -> str:
+    """The version that answers a request of the task `returns`."""
+    messages: Any = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
+    async with running.openai(key) as client:
+        return (await client.chat.completions.create(model="returns", messages=messages)).model
+
+
 @pytest.fixture
 def apprentice(gateway: RunningGateway) -> Command:
     """`apprentice …` for the gateway whose task `returns` is served by `returns@v1`."""

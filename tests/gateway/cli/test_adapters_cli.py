@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -20,25 +19,12 @@ from gateway.callers import new_key
 from gateway.cli.admin_client import DEFAULT_URL, Unusable, find_gateway, find_key
 from gateway.cli.tables import moment, plain_lines, readable, share, since, size
 from gateway.cli.watch import evidence_rows
-from serving.adapters import signature
 from tests.fakes.engine import FakeEngine
-from tests.gateway.cli.conftest import Command, Said, command_for, in_a_process, run
+from tests.gateway.cli.conftest import Command, command_for, in_a_process, ok, run, served_by
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
-ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
 ESCAPE = "\x1b["
-
-
-async def served_by(gateway: RunningGateway) -> str:
-    async with gateway.openai() as client:
-        return (await client.chat.completions.create(model="returns", **ASK)).model
-
-
-async def ok(command: Command, *words: str) -> Said:
-    said = await command(*words)
-    assert said.exit_code == 0, said.err
-    return said
 
 
 async def test_a_new_version_is_pushed_staged_promoted_and_rolled_back(
@@ -272,10 +258,8 @@ async def test_the_manifest_may_lie_beside_the_folder_or_elsewhere(
 
 
 async def test_an_adapter_is_signed_on_the_way(configure: Configure, make_adapter: MakeAdapter, tmp_path: Path) -> None:
-    key, public = signature.new_key()
-    (tmp_path / "key.pem").write_bytes(key)
-    (tmp_path / "other.pem").write_bytes(signature.new_key()[0])
-    signing = {"required": True, "trusted": {"returns-team": public}}
+    made = [run("keygen", "--signing", str(tmp_path / name)) for name in ("key.pem", "other.pem")]
+    signing = {"required": True, "trusted": {"returns-team": made[0].out.strip()}}
     async with run_gateway(configure(signing=signing)) as running:
         apprentice = command_for(running)
         push = ("adapters", "push", str(make_adapter(1)))
@@ -284,6 +268,8 @@ async def test_an_adapter_is_signed_on_the_way(configure: Configure, make_adapte
             assert (refused.exit_code, "(adapter_rejected)" in refused.err) == (1, True)
         signed = await ok(apprentice, *push, "--sign", str(tmp_path / "key.pem"), "--signer", "returns-team")
         assert signed.out.endswith(", signed by returns-team.\n")
+        (listed,) = (await ok(apprentice, "adapters", "list", "--json")).json["adapters"]
+        assert (listed["version"], listed["signed_by"]) == ("returns@v1", "returns-team")
 
 
 async def test_a_key_that_apprentice_up_keeps_here_is_found_and_told_to_this_machine_alone(

@@ -17,18 +17,11 @@ from redis.asyncio import Redis
 from serving.shelf import Shelf
 from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
-from tests.gateway.cli.conftest import Command, Said, command_for
+from tests.gateway.cli.conftest import Command, command_for, ok, served_by
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
-ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
 State = dict[str, Any]
-
-
-async def ok(command: Command, *words: str) -> Said:
-    said = await command(*words)
-    assert said.exit_code == 0, said.err
-    return said
 
 
 async def refused(command: Command, *words: str, code: str) -> str:
@@ -51,11 +44,6 @@ def edit(path: Path, change: Callable[[State], object]) -> str:
     change(content)
     path.write_text(json.dumps(content))
     return str(path)
-
-
-async def served_by(running: RunningGateway, key: str | None = None) -> str:
-    async with running.openai(key) as client:
-        return (await client.chat.completions.create(model="returns", **ASK)).model
 
 
 async def aliases(running: RunningGateway) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from gateway.settings import load_settings
 from serving.launch import demo_model, engine_venv
 from serving.launch.errors import LaunchError
 from tests.fakes.adapters import ALL_LINEAR, BASE_CONFIG, write_adapter, write_base
+from tests.fakes.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_SECONDS = 50.0
@@ -98,12 +99,6 @@ def until(condition: Callable[[], bool], told: Callable[[], str]) -> None:
     while not condition():
         assert time.monotonic() < deadline, told()
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_configuration(home: Path) -> None:
@@ -242,6 +237,15 @@ def test_engines_are_planned_from_the_configurations_pools() -> None:
         ("small", ("small",)),
         ("general", ("general",)),
     ]
+
+
+def test_an_engine_takes_as_many_adapters_as_the_pools_that_it_plays(tmp_path: Path) -> None:
+    configured = yaml.safe_load((ROOT / "apprentice.yaml").read_text())
+    configured["pools"]["small"] |= {"max_loras": 8, "max_cpu_loras": 40}
+    (tmp_path / "apprentice.yaml").write_text(yaml.safe_dump(configured))
+    settings = load_settings(tmp_path / "apprentice.yaml", {})
+    assert [(plan.max_loras, plan.max_cpu_loras) for plan in plan_engines(settings, 1)] == [(8, 40)]
+    assert [(plan.max_loras, plan.max_cpu_loras) for plan in plan_engines(settings, 2)] == [(8, 40), (4, 16)]
 
 
 def test_local_configuration_changes_only_addresses_and_is_valid(tmp_path: Path) -> None:

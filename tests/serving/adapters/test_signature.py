@@ -47,8 +47,8 @@ def pem_of(secret: bytes) -> bytes:
 
 @pytest.fixture
 def key() -> tuple[bytes, bytes]:
-    pem, public = new_key()
-    return pem, read_public_key(public)
+    pem = new_key()
+    return pem, read_public_key(public_key(pem))
 
 
 def test_what_was_signed_is_checked_with_the_signers_trusted_key(key: tuple[bytes, bytes]) -> None:

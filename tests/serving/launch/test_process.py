@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,15 +17,10 @@ import pytest
 from serving.launch import process
 from serving.launch.errors import LaunchError
 from serving.launch.process import Child, EngineProcess, EngineState, run_to_end, wait_until_healthy
+from tests.fakes.ports import free_port
 
 HERE = Path(__file__).parent
 DEADLINE_SECONDS = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def small_engine(port: int, *flags: str) -> list[str]:

@@ -1,0 +1,94 @@
+"""What the judging of canaries keeps in Redis: pairs that wait for a demonstration, and verdicts not yet entered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from gateway.duties import rollouts
+from gateway.duties.rollouts import PAIR_SECONDS, Rollouts
+from monitoring.audit import Audit
+from monitoring.metrics import Meters
+from monitoring.records import PairRecord, Record, RecordStream
+from serving.adapters.registry import Registry
+from serving.shelf import Shelf
+
+
+def judging(redis: Redis) -> Rollouts:
+    records = RecordStream(redis, 60, 1000, "apprentice:feedback", 1000)
+    return Rollouts(redis, b"secret", Registry(redis), records, {}, Audit(redis), Meters())
+
+
+def shadow(request: str, task: str = "returns", **more: Any) -> Record:
+    """The record of a shadow's answer to a request that no contract judges."""
+    return Record(
+        id=f"shadow of {request}",
+        at=1.0,
+        endpoint="/v1/chat/completions",
+        caller="",
+        model_asked=task,
+        purpose="shadow",
+        shadow_of=request,
+        task=task,
+        version=f"{task}@v2",
+        outcome="ok",
+        text_digest="b" * 64,
+        pair=PairRecord(f"{task}@v1", None, "a" * 64),
+        **more,
+    )
+
+
+async def kept(redis: Redis) -> set[str]:
+    """The requests whose pairs are in Redis."""
+    return {key.decode().removeprefix("apprentice:pair:") async for key in redis.scan_iter("apprentice:pair:*")}
+
+
+async def test_a_pair_is_kept_for_its_time(redis: Redis) -> None:
+    await judging(redis).keep_pair(shadow("one"))
+    raw = await redis.get("apprentice:pair:one")
+    assert msgspec.json.decode(raw or b"") == {"returns@v1": "a" * 64, "returns@v2": "b" * 64}
+    assert PAIR_SECONDS - 60 < await redis.ttl("apprentice:pair:one") <= PAIR_SECONDS
+    assert PAIR_SECONDS - 60 < await redis.ttl("apprentice:pairs:returns") <= PAIR_SECONDS
+
+
+async def test_of_a_flood_of_pairs_the_newest_are_kept_and_no_other_tasks_are_lost(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "PAIRS_MAX", 5)
+    judge = judging(redis)
+    await judge.keep_pair(shadow("of another task", task="contracts"))
+    for number in range(20):
+        await judge.keep_pair(shadow(f"{number}"))
+    assert await kept(redis) == {"of another task", "15", "16", "17", "18", "19"}
+    assert await redis.llen("apprentice:pairs:returns") == 5
+
+
+async def test_two_shadows_of_one_request_take_one_place(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "PAIRS_MAX", 2)
+    judge = judging(redis)
+    for request in ("one", "two", "two", "two"):
+        await judge.keep_pair(shadow(request))
+    assert await kept(redis) == {"one", "two"}
+    assert await redis.llen("apprentice:pairs:returns") == 2
+
+
+async def test_a_verdict_that_was_left_is_entered_also_where_its_task_has_no_alias_any_more(redis: Redis) -> None:
+    draft = Audit(redis).draft("system", "alias.rollback", "returns", evidence={"pairs": 3}, generation=7)
+    await Shelf(redis, "verdicts").put("returns", msgspec.to_builtins(draft))
+    judge = judging(redis)
+    for _ in range(2):
+        await judge.step()
+    [entry] = await Audit(redis).read()
+    assert (entry.action, entry.evidence, entry.generation, entry.at) == ("alias.rollback", {"pairs": 3}, 7, draft.at)
+
+
+async def test_a_verdict_that_can_not_be_entered_keeps_no_other_waiting(redis: Redis) -> None:
+    verdicts = Shelf(redis, "verdicts")
+    await verdicts.put("alarms", {"no": "draft"})
+    await verdicts.put("returns", msgspec.to_builtins(Audit(redis).draft("system", "alias.hold", "returns")))
+    await judging(redis).step()
+    assert [entry.object for entry in await Audit(redis).read()] == ["returns"]
+    assert set(await verdicts.all()) == {"alarms"}
