@@ -223,6 +223,11 @@ class Running:
         """The end of its log."""
         return self.log.read_text(encoding="utf-8", errors="replace")[-600:].strip() or "its log is empty"
 
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to its whole group if it does not go."""
         if self._process.poll() is None:

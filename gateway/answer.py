@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
@@ -10,22 +11,23 @@ from typing import Self
 
 import msgspec
 
+from gateway.begun import Begun, head_of
 from gateway.errors import Problem
-from gateway.events import BODY, EventSplitter, Progress
+from gateway.events import BODY, EventSplitter, Progress, see_that_it_is_text
 from gateway.house import House
 from gateway.ledger import Ledger
-from gateway.request_body import Endpoint, RequestBody
+from gateway.parameters import Endpoint
+from gateway.request_body import RequestBody
 from gateway.wire import Deadline
-from router.attempts import Failure, GiveUp, next_attempt
+from router.attempts import Failure, GiveUp, NextAttempt, next_attempt
 from router.choice import Choice
 from router.policy import AttemptLimits, Policy
 from serving.engine_client import EngineAnswer
-from serving.errors import EngineError, Failed, Missing, RefusedByEngine, Silent, Truncated
+from serving.errors import EngineError, Failed, Missing, RefusedByEngine, Silent, TooLong, Truncated
 from serving.health import engine_headers
 from serving.replica import Lease
 
-PATHS: Mapping[Endpoint, str] = MappingProxyType({"chat": "/v1/chat/completions", "completions": "/v1/completions"})
-REST_SECONDS = 1.0
+PATHS: Mapping[Endpoint, str] = MappingProxyType({"chat": "/chat/completions", "completions": "/completions"})
 DRAIN_SECONDS_MAX = 1.0
 
 
@@ -33,20 +35,28 @@ class Answer:
     """An engine's answer that has begun, and the lease under which it was got. Its holder closes it once.
 
     A streamed one holds its first events back in `held`, until there are enough of them to commit; one that is not
-    streamed is there as a whole in `body`.
+    streamed is there as a whole in `body`. One that goes on with an answer that had `begun` elsewhere holds that too.
     """
 
-    def __init__(self, choice: Choice, lease: Lease) -> None:
+    def __init__(self, choice: Choice, lease: Lease, begun: Begun | None = None) -> None:
         self.choice = choice
         self.lease = lease
+        self.begun = begun
         self.progress = Progress()
-        self.held: list[bytes] = []
+        self.held: list[bytes] = list(begun.held) if begun else []
         self.body = b""
         self.kept: list[bytes] | None = None
         """What was sent, for who has to read it afterwards; None where nobody has."""
+        self.failures: tuple[Failure, ...] = ()
+        """The attempts before this one."""
         self._engine: EngineAnswer | None = None
         self._splitter = EventSplitter()
         self._choices = 1
+        self._first = b""
+        self._committed = begun is not None and begun.committed
+        self._share: float | None = None
+        self._fault: EngineError | None = None
+        """What is wrong with what comes next."""
 
     def __enter__(self) -> Self:
         return self
@@ -58,9 +68,17 @@ class Answer:
 
     def close(self) -> None:
         """Give the lease back, and the connection; an answer that was not read to its end is cancelled by that."""
+        if self._share is not None:
+            return
+        now = time.monotonic()
+        self._share = self.lease.share(now)
         if self._engine is not None:
             self._engine.close()
-        self.lease.give_back(time.monotonic())
+        self.lease.give_back(now)
+
+    def share(self, now: float) -> float:
+        """The engine time (seconds) that it answers for: up to `now`, or up to when it was closed."""
+        return self.lease.share(now) if self._share is None else self._share
 
     async def begin(
         self, house: House, body: RequestBody, sent: bytes, headers: dict[str, str], limits: AttemptLimits
@@ -71,49 +89,125 @@ class Answer:
         """
         headers = headers | engine_headers(self.lease.replica)
         self._choices = body.choices
-        silence = limits.answer_timeout_seconds
-        if body.stream:
-            silence = max(limits.first_token_timeout_seconds, limits.inter_token_timeout_seconds)
-        self._engine = await house.engines.post(
-            self.lease.replica.config.url, PATHS[body.endpoint], sent, headers, silence
-        )
+        url, path = self.lease.replica.config.base_url, PATHS[body.endpoint]
         if not body.stream:
+            self._engine = await house.engines.post(url, path, sent, headers, limits.answer_timeout_seconds)
             self._take_whole(await self._engine.read())
             return
-        complete = _held_to_its_end(self.choice)
-        while complete or not self.progress.answered:
+        if house.fleet.continues and body.may_go_on():
+            self.progress.said = []
+        began_at = time.monotonic()
+        silence = max(limits.first_token_timeout_seconds, limits.inter_token_timeout_seconds)
+        try:
+            with Deadline(limits.first_token_timeout_seconds):
+                self._engine = await house.engines.post(url, path, sent, headers, silence)
+                await self._hold(1)
+        except TimeoutError as error:
+            raise Silent("no token within the limit") from error
+        wanted = tokens_before_commit(self.choice) - self.tokens_before
+        if wanted > 1 and not self._committed:
+            until = began_at + (self._hold_seconds_max() or limits.answer_timeout_seconds)
+            await self._hold_on(wanted, until - time.monotonic())
+        self._first = self.held[0] if self.held else b""
+        self._committed = True
+
+    async def _hold(self, tokens: float) -> None:
+        """Hold events back until so many tokens, or the end, have come."""
+        progress = self.progress
+        while progress.chunks < tokens and (tokens > 1 or not progress.answered):
             events = await self.next_events()
             if events is None:
-                break
+                return
             self.held += events
+            if self._fault is not None:  # it has come already: better now than after commit
+                raise self._fault
+
+    async def _hold_on(self, tokens: float, seconds: float) -> None:
+        """Hold for no longer than that: what is there is committed then, but not where all of it was to be there."""
+        try:
+            with Deadline(max(seconds, 0.0)):
+                await self._hold(tokens)
+        except TimeoutError as error:
+            if tokens == math.inf:
+                raise Silent("the answer was not complete within the limit") from error
+
+    def _hold_seconds_max(self) -> float | None:
+        return self.choice.task.hold_seconds_max if self.choice.task else None
+
+    @property
+    def tokens_before(self) -> int:
+        """Tokens that were there before this engine went on."""
+        return self.begun.tokens if self.begun else 0
+
+    def unsent(self) -> list[bytes]:
+        """The events that were held back, to be sent now."""
+        held, self.held = self.held, []
+        return held
+
+    def so_far(self) -> Begun | None:
+        """What there is of the answer, for another engine to go on with; None where there is nothing, or none may."""
+        progress, begun = self.progress, self.begun
+        if progress.said is None or progress.finish_reason is not None:
+            return None
+        if not progress.said:
+            return begun
+        text = (begun.text if begun else "") + "".join(progress.said)
+        head = begun.head if begun else head_of(self._first or self.held[0])
+        return Begun(text, self.tokens_before + progress.chunks, head, tuple(self.held), self._committed)
+
+    def take_over(self, other: Answer) -> None:
+        """Become the answer that goes on in this one's place, which is closed."""
+        if other.choice.version != self.choice.version:
+            self.kept = None  # it is neither's own
+        self.choice, self.lease, self.begun = other.choice, other.lease, other.begun
+        self.progress, self.held = other.progress, other.held
+        self._engine, self._splitter, self._share = other._engine, other._splitter, None
+        self._fault = other._fault
+
+    def total(self) -> Progress:
+        """What has been seen of the whole answer, with what another engine had begun."""
+        return self.progress if self.begun is None else self.begun.total(self.progress)
 
     async def next_events(self) -> list[bytes] | None:
         """The events for the caller that have come since; None at the end. Raises an EngineError if it broke."""
         assert self._engine is not None
         progress = self.progress
-        if progress.done:
+        if self._fault is not None:
+            raise self._fault
+        if progress.done or (progress.usage_payload is not None and self._finished):
             self._see_that_it_is_whole()
             return None
-        chunk = await self._engine.next_chunk()
+        try:
+            chunk = await self._engine.next_chunk()
+        except Truncated:
+            if self._finished:  # all of it had come: only the end of the connection was not as it should be
+                progress.done = True
+                return None
+            raise
         plain = 0 if self._splitter.holds else progress.take_plain(chunk)
         if plain and plain == len(chunk):
-            return [chunk]
+            return [chunk] if self.begun is None else self.begun.spliced([chunk])
+        found = [chunk[:plain]] if plain else []
         try:
             events = self._splitter.feed(chunk[plain:]) if chunk else [self._splitter.rest()]
+            found += [event for event in map(progress.take, events) if event is not None]
         except ValueError as error:
-            raise Truncated(str(error)) from error
-        found = [event for event in map(progress.take, events) if event is not None]
-        if plain:
-            found.insert(0, chunk[:plain])
+            self._fault = Truncated(str(error))
         if progress.broken is not None:
-            raise Failed("the engine reported an error inside its stream", body=progress.broken)
-        if chunk or found:
-            return found
+            self._fault = Failed("the engine reported an error inside its stream", body=progress.broken)
+        if self._fault is not None and not found:
+            raise self._fault
+        if chunk or found:  # what came before a fault is the caller's: it is counted, and gone on from
+            return found if self.begun is None else self.begun.spliced(found)
         self._see_that_it_is_whole()
         return None
 
+    @property
+    def _finished(self) -> bool:
+        return self.progress.choices_finished >= self._choices
+
     def _see_that_it_is_whole(self) -> None:
-        if self.progress.choices_finished < self._choices:
+        if not self._finished:
             raise Truncated("the stream ended before the answer was whole")
 
     async def drain(self) -> None:
@@ -128,6 +222,7 @@ class Answer:
 
     def _take_whole(self, body: bytes) -> None:
         try:
+            see_that_it_is_text(body)
             read = BODY.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Failed("the engine's answer is not JSON of the expected form") from error
@@ -145,84 +240,127 @@ async def open_answer(house: House, policy: Policy, body: RequestBody, choice: C
     Raises Problem when the attempts are over: the engine's own refusal in its words, or 502, 503, 504.
     """
     failures: tuple[Failure, ...] = ()
-    headers = {
-        "Content-Type": "application/json",
-        "X-Request-Id": ledger.record.id,
-        "traceparent": ledger.traceparent,
-    }
-    deadline = ledger.started_at + policy.limits.request_timeout_seconds
+    begun: Begun | None = None
     while True:
         ledger.chosen(choice, house.stack(choice))
-        try:
-            return await _attempt(house, policy, body, choice, ledger, headers)
-        except EngineError as error:
-            failed = error
-        _note(house, choice, failed)
-        now = time.monotonic()
-        replica, pool = choice.replica.name, choice.pool.name
-        failures = (*failures, Failure(failed.kind, replica, pool, failed.retry_after_seconds, now))
-        step = next_attempt(choice, failures, policy, house.fleet.view(), house.moment(now), deadline - now)
+        answer, failed = await attempt(house, policy, body, choice, ledger, begun)
+        if failed is None:
+            ledger.record.continued = int(begun is not None)
+            answer.failures = failures
+            return answer
+        failures = (*failures, failure_of(answer, failed))
+        step, begun = next_step(house, policy, body, answer, failed, failures, ledger)
+        spent = answer.share(time.monotonic())
+        made = begun.tokens - answer.tokens_before if begun else 0
+        if made:
+            ledger.went_on(choice.pool.name, made, spent)
+        else:
+            ledger.wasted(house.prices, choice.pool.name, spent)
+        if begun is None:
+            ledger.begins_anew(house.prices)
         if isinstance(step, GiveUp):
-            raise _given_up(step, failed)
+            ledger.record.reason = step.reason or ledger.record.reason
+            problem = _given_up(step, failed)
+            problem.final = problem.final or problem.status >= 500  # all attempts have been made
+            raise problem
         if step.wait_seconds:
             await asyncio.sleep(step.wait_seconds)
         choice = step.choice
 
 
-async def _attempt(
-    house: House, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, headers: dict[str, str]
-) -> Answer:
-    sent = body.for_engine(choice)
+async def attempt(
+    house: House, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, begun: Begun | None
+) -> tuple[Answer, EngineError | None]:
+    """Try one engine once: an answer that may be committed, or one that is closed, with what went wrong.
+
+    With `begun` it is asked to go on with that. Whatever comes of it is noted in the ledger and at the replica.
+    """
+    ledger.record.dropped = body.lost_by(choice.pool.engine)
+    sent = begun and begun.body(body, choice)
+    sent = sent or body.for_engine(choice)
     number = len(ledger.record.attempts) + 1
-    if number > 1:
-        headers = {**headers, "X-Request-Id": f"{ledger.record.id}-{number}"}
-    began = time.monotonic()
-    answer = Answer(choice, house.fleet.replicas[choice.replica.name].lease(began, choice.engine_model))
+    headers = {
+        "Content-Type": "application/json",
+        "X-Request-Id": ledger.record.id if number == 1 else f"{ledger.record.id}-{number}",
+        "traceparent": ledger.traceparent,
+    }
+    began_at = time.monotonic()
+    replica = house.fleet.replicas[choice.replica.name]
+    answer = Answer(choice, replica.lease(began_at, choice.engine_model), begun)
+    ledger.leave = house.exits.went(choice, ledger.leave, body, ledger.record)
     try:
-        if body.stream:
-            with Deadline(_hold_seconds(choice, policy.limits)):
-                await answer.begin(house, body, sent, headers, policy.limits)
-        else:
-            await answer.begin(house, body, sent, headers, policy.limits)
-    except BaseException as error:
-        ledger.wasted(house.prices, answer.lease.share(time.monotonic()))
+        await answer.begin(house, body, sent, headers, policy.limits)
+    except EngineError as error:
         answer.close()
-        if isinstance(error, TimeoutError):
-            error = Silent("no token within the limit")
-        fault = error.kind if isinstance(error, EngineError) else "cancelled"
-        ledger.attempted(choice, fault, time.monotonic() - began)
-        raise error
-    ledger.attempted(choice, None, time.monotonic() - began)
+        note_fault(house, choice, error)
+        ledger.attempted(choice, error.kind, time.monotonic() - began_at)
+        return answer, error
+    except BaseException:
+        answer.close()
+        now = time.monotonic()
+        ledger.wasted(house.prices, choice.pool.name, answer.share(now))
+        ledger.attempted(choice, "cancelled", now - began_at)
+        raise
+    now = time.monotonic()
+    ledger.attempted(choice, None, now - began_at)
     ledger.sent(sent, house.digest_secret)
-    answer.lease.replica.wake()
-    return answer
+    replica.answered(now, choice.engine_model)
+    return answer, None
 
 
-def _held_to_its_end(choice: Choice) -> bool:
-    """Whether the task commits its streams only once they are complete."""
-    return choice.task is not None and choice.task.commit == "complete"
+def failure_of(answer: Answer, failed: EngineError) -> Failure:
+    """An attempt's failure as the router sees it. A refusal to go on with a part of an answer is not the caller's."""
+    choice = answer.choice
+    kind = "truncated" if answer.begun is not None and isinstance(failed, RefusedByEngine) else failed.kind
+    return Failure(kind, choice.replica.name, choice.pool.name, failed.retry_after_seconds, time.monotonic())
 
 
-def _hold_seconds(choice: Choice, limits: AttemptLimits) -> float:
-    """How long a stream may be held back before it is committed."""
-    return limits.answer_timeout_seconds if _held_to_its_end(choice) else limits.first_token_timeout_seconds
+def next_step(
+    house: House,
+    policy: Policy,
+    body: RequestBody,
+    answer: Answer,
+    failed: EngineError,
+    failures: tuple[Failure, ...],
+    ledger: Ledger,
+) -> tuple[NextAttempt | GiveUp, Begun | None]:
+    """What follows a failed attempt, by the router's word: to go on with what there is (told beside it), or anew."""
+    now = time.monotonic()
+    left = ledger.started_at + policy.limits.request_timeout_seconds - now
+    view, moment = house.fleet.view(), house.moment(now)
+    begun = None if isinstance(failed, RefusedByEngine) else answer.so_far()
+    if begun is not None:
+        step = next_attempt(answer.choice, failures, policy, view, moment, left, going_on=True)
+        if isinstance(step, NextAttempt) and begun.body(body, step.choice) is not None:
+            return step, begun
+    return next_attempt(answer.choice, failures, policy, view, moment, left), None
 
 
-def _note(house: House, choice: Choice, error: EngineError) -> None:
-    """Let a replica rest that failed; one that does not know a version that we route to it has lost it."""
-    if isinstance(error, RefusedByEngine):
-        return
+def tokens_before_commit(choice: Choice) -> float:
+    """How many tokens of a stream are held back before it is committed."""
+    return choice.task.tokens_before_commit if choice.task is not None else 1
+
+
+def note_fault(house: House, choice: Choice, error: EngineError, begun: bool = False) -> None:
+    """Count a fault against its replica or version; a replica that does not know a version routed to it has lost it.
+
+    `begun` says that the answer had begun well.
+    """
     replica = house.fleet.replicas[choice.replica.name]
     if isinstance(error, Missing) and choice.version is not None:
         replica.loaded -= {choice.version.name}
-    else:
-        replica.rest(time.monotonic(), error.retry_after_seconds or REST_SECONDS)
-    house.fleet.changed()
+        house.fleet.changed()
+        return
+    now = time.monotonic()
+    jitter = house.moment(now).draw
+    replica.failed(now, choice.engine_model, error.kind, jitter, error.retry_after_seconds, begun)
 
 
 def _given_up(step: GiveUp, error: EngineError) -> Problem:
     if step.because == "refused":
         return refusal_of(error)
+    if step.because == "exit_capped":
+        return Problem("exit_capped", "The task has sent as much to its exit as it may. Try again later.")
     if error.kind == "silent":
         return Problem("timeout", "No engine answered within the time limit. Try again later.")
     if error.kind == "overloaded":
@@ -243,7 +381,7 @@ def refusal_of(error: EngineError) -> Problem:
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
         pass
     text = f"{code} {message}".lower()
-    if "context_length" in text or "maximum context length" in text or "max_model_len" in text:
+    if isinstance(error, TooLong):
         return Problem("context_length_exceeded", message, "messages")
     if "content_policy" in text or "content_filter" in text or "content policy" in text:
         return Problem("content_policy", message)

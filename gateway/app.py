@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -22,46 +23,54 @@ from redis.exceptions import RedisError
 from starlette.routing import Route
 
 from gateway import endpoints
-from gateway.admin import adapters, aliases, audit, fleet, keys, overrides, state, store_files
+from gateway.admin import adapters, aliases, audit, fleet, keys, overrides, reload, state, store_files
 from gateway.admin.uploads import UploadLimits, Uploads, is_upload
 from gateway.admission import Admission
 from gateway.callers import Caller, digest_of, new_key, split_key
+from gateway.deployment import Deployment, bounds_of, caps_of, deployed_of
+from gateway.durability import Durability, SettledSend
+from gateway.duties.flushing import open_flow
 from gateway.duties.health import check_health
 from gateway.duties.presence import Presence
 from gateway.duties.rollouts import Rollouts
 from gateway.duties.rota import on_duty
 from gateway.duties.trials import Trials
+from gateway.exits import Exits
 from gateway.gauges import read_gauges
-from gateway.house import House, Prices
-from gateway.request_body import Endpoint
+from gateway.house import House
+from gateway.limits import Limits
+from gateway.openapi import described
+from gateway.parameters import Endpoint
 from gateway.request_path import walk
 from gateway.settings import Settings
-from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
-from gateway.state import StateError, open_state, shared_secret
-from gateway.wire import Call, Message, Receive, Scope, Send, bounded
+from gateway.snapshot import Snapshot, SnapshotKeeper
+from gateway.state import Lives, StateError, open_state, shared_secret
+from gateway.wire import Call, Message, Receive, Scope, Send, bounded, unstored
 from monitoring.audit import Audit
-from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
-from monitoring.records import RecordBuffer, RecordStream, flush_until
-from router.policy import TaskPolicy
 from serving.adapters.artifact import ArtifactError, Base, read_base
 from serving.adapters.placer import Placer
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.signature import read_public_key
 from serving.adapters.store import Store
-from serving.engine_client import HttptoolsEngineClient
+from serving.engine_client import EngineClient, HttptoolsEngineClient
 from serving.fleet import Fleet
 from serving.shelf import Shelf
 from serving.stack import UNKNOWN, BaseStack, chat_template_of
+from serving.tls import TlsError, Trust, TrustingTransport
 
 log = logging.getLogger(__name__)
-FEEDBACK_STREAM_MAX = 1_000_000
 CRASHED_AFTER_SECONDS = 7200.0
 """An adapter that has been coming in for so long, by its folder's time, was left behind by a gateway that died."""
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+PROBES = frozenset({"/health/live", "/health/ready"})
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
+PARTS = (endpoints, overrides, keys, audit, adapters, aliases, fleet, state, store_files, reload)
+"""What the addresses that are not hot are in."""
 
 
 class Hot:
@@ -77,9 +86,8 @@ class Hot:
 class Gateway(FastAPI):
     """The application. Its hot endpoints are routes like others, but found before FastAPI's middleware and router."""
 
-    def __init__(self, body_bytes_max: int, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.body_bytes_max = body_bytes_max
         self.state.not_started = ""
         self.hot: Mapping[str, Hot] = MappingProxyType({path: Hot(endpoint) for path, endpoint in HOT.items()})
         for path, endpoint in self.hot.items():
@@ -88,14 +96,28 @@ class Gateway(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self.hot.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if endpoint is None:
-            if scope["type"] == "http" and not is_upload(scope):  # an upload has limits of its own
-                receive = bounded(scope, receive, self.body_bytes_max)
+            if scope["type"] == "http":
+                house: House = self.state.house
+                send = unstored(send)
+                if not is_upload(scope):  # an upload has limits of its own
+                    receive = bounded(scope, receive, house.body_bytes_max)
+                if scope["method"] == "HEAD" and scope["path"] in PROBES:
+                    scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
+                elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
+                    send = SettledSend(house.durability, send, house.meters.refusals)
             elif scope["type"] == "lifespan":
                 send = self._without_trace(send)
             await super().__call__(scope, receive, send)
         else:
             scope["app"] = self
             await endpoint(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document at /openapi.json."""
+        if self.openapi_schema is None:
+            routes = [route for part in PARTS for route in part.router.routes]
+            self.openapi_schema = described(super().openapi(), routes, HOT)
+        return self.openapi_schema
 
     def _without_trace(self, send: Send) -> Send:
         """`send`, but telling what the user can mend about a failed start as one sentence instead of a trace."""
@@ -108,15 +130,18 @@ class Gateway(FastAPI):
         return send_sentence
 
 
-def build_app(settings: Settings) -> Gateway:
-    """The application for these settings. Its lifespan builds the House and tears it down."""
+def build_app(settings: Settings, config: Path | None = None) -> Gateway:
+    """The application for these settings. Its lifespan builds the House and tears it down.
+
+    `config` is the file that they came from, where there is one to read again.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                house = await stack.enter_async_context(open_house(settings))
-            except (StateError, ArtifactError, RedisError, OSError) as error:
+                house = await stack.enter_async_context(open_house(settings, config))
+            except (StateError, ArtifactError, RedisError, TlsError, OSError) as error:
                 app.state.not_started = str(error)
                 raise
             app.state.house = house
@@ -124,7 +149,6 @@ def build_app(settings: Settings) -> Gateway:
             yield
 
     app = Gateway(
-        settings.limits.body_bytes_max,
         title="Apprentice",
         version=installed_version("apprentice-gateway"),
         summary="Routes each request between a fine-tuned adapter and a general model, and watches both.",
@@ -132,47 +156,47 @@ def build_app(settings: Settings) -> Gateway:
         openapi_url="/openapi.json",
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a body that is sent twice, or not at all, is worse than a 404
     )
     endpoints.add_to(app)
-    for part in (overrides, keys, audit, adapters, aliases, fleet, state, store_files):
+    for part in PARTS[1:]:
         app.include_router(part.router)
     return app
 
 
 @asynccontextmanager
-async def open_house(settings: Settings) -> AsyncIterator[House]:
+async def open_house(settings: Settings, config: Path | None = None) -> AsyncIterator[House]:
     """Build the House, room by room, and take up its duties. Raises StateError or SettingsError."""
     bases = _bases(settings)
     async with AsyncExitStack() as stack:
-        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-        redis = await stack.enter_async_context(open_state(redis_url, settings.data_folder))
+        redis, durability = await stack.enter_async_context(_open_state(settings))
         digest_secret = await shared_secret(redis)
         fixed = await _fixed_callers(settings, redis)
         meters = Meters(settings.series_max)
         fleet = Fleet(settings.pool_configs())
-        http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
-        engines = await stack.enter_async_context(
-            HttptoolsEngineClient(settings.limits.connect_timeout_seconds, settings.limits.answer_bytes_max)
-        )
+        http, engines = await stack.enter_async_context(_open_clients(settings, fleet))
         store = Store(settings.store)
         registry = Registry(redis)
         stacks = _stacks(settings, bases)
         ours = {pool: stacks[pool] for pool in bases}
         told = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
         reconciler = Reconciler(fleet, registry, Placer(fleet, redis, store, ours, http, told))
-        records, audit = _record_stream(settings, redis), Audit(redis)
+        audit = Audit(redis)
         stirred = asyncio.Event()
         snapshot = SnapshotKeeper(
-            redis, _deployed(settings), fixed, lambda found: _take_in(found, fleet, reconciler, meters, stirred)
+            redis, deployed_of(settings), fixed, lambda found: _take_in(found, fleet, reconciler, meters, stirred)
         )
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
+        flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
         house = House(
-            settings=settings,
+            deployment=Deployment(settings, config),
             name=name,
             redis=redis,
+            durability=durability,
             digest_secret=digest_secret,
             ids=RequestIds(digest_secret),
-            admission=Admission(settings.limits.in_flight_max),
+            admission=Admission(settings.limits, meters, fleet.has_room),
             snapshot=snapshot,
             fleet=fleet,
             bases=bases,
@@ -183,44 +207,59 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             registry=registry,
             reconciler=reconciler,
             callers=Shelf(redis, "callers"),
+            limits=limits,
+            exits=Exits(caps_of(settings), settings.limits.general_share_window_seconds, limits),
             overrides=Shelf(redis, "overrides"),
             cordons=Shelf(redis, "cordons"),
-            records=RecordBuffer(settings.records.pending_max),
-            record_stream=records,
+            records=flow.buffer,
+            record_stream=flow.stream,
+            flow=flow,
             feedback=FeedbackStore(redis, settings.records.retention_seconds, FEEDBACK_STREAM_MAX),
             coverage=Coverage(),
             audit=audit,
             meters=meters,
-            prices=_prices(settings),
             stacks=stacks,
             presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
             trials=Trials(),
-            rollouts=Rollouts(redis, digest_secret, registry, records, settings.feedback_metrics, audit, meters),
+            rollouts=Rollouts(redis, digest_secret, registry, flow.stream, settings.feedback_metrics, audit, meters),
             uploads=Uploads(store.folder, UploadLimits(settings.limits.adapter_bytes_max, settings.limits.uploads_max)),
             stirred=stirred,
-            pool_limits=TaskPolicy("", None, max_tokens_max=settings.limits.pool_max_tokens_max),
-            body_bytes_max=settings.limits.body_bytes_max,
         )
         read_gauges(house)
         await asyncio.to_thread(store.sweep, CRASHED_AFTER_SECONDS, time.time())
         await snapshot.refresh()
+        await house.exits.begin()
         await check_health(house)
-        stack.push_async_callback(_flush_last, house)
         await stack.enter_async_context(on_duty(house))
         yield house
 
 
-def _record_stream(settings: Settings, redis: Redis) -> RecordStream:
-    keep = settings.records
-    return RecordStream(
-        redis, keep.retention_seconds, keep.stream_records_max, FEEDBACK_STREAM_KEY, FEEDBACK_STREAM_MAX
-    )
+@asynccontextmanager
+async def _open_clients(settings: Settings, fleet: Fleet) -> AsyncIterator[tuple[httpx.AsyncClient, EngineClient]]:
+    """The clients towards engines, of the control plane and of requests. Raises TlsError."""
+    trust = Trust(lambda: [replica.config for replica in fleet.replicas.values()])
+    limits = settings.limits
+    async with (
+        httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http,
+        HttptoolsEngineClient(limits.connect_timeout_seconds, limits.answer_bytes_max, trust.context_for) as engines,
+    ):
+        yield http, engines
 
 
-async def _flush_last(house: House) -> None:
-    left = await flush_until(house.records, house.record_stream, lambda _: None, time.monotonic() + 10)
-    if left:
-        log.error("%d records could not be stored before the stop", left)
+@asynccontextmanager
+async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durability]]:
+    """Where state lives, looked at. Raises StateError where it can't be reached, or may be dropped."""
+    redis_url = settings.redis_address()
+    if settings.redis_tls is not None:
+        settings.redis_tls.files().context()  # says which file is at fault, where redis-py does not
+    lives, limits = Lives(), settings.redis
+    async with open_state(redis_url, settings.data_folder, lives) as redis:
+        durability = Durability(redis, lives, limits.replicas_acked_min, limits.acked_timeout_seconds)
+        await durability.begin()
+        try:
+            yield redis, durability
+        finally:
+            await durability.close()
 
 
 async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
@@ -235,12 +274,6 @@ async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
         await callers.put(public, Caller(public, "first admin", "admin", digest, frozenset({"*"})).to_json(), 0)
         print(f"The first admin key, shown this once: {key}", flush=True)  # noqa: T201 - never into the log
     return {}
-
-
-def _deployed(settings: Settings) -> Deployed:
-    tasks = {name: task.policy(name) for name, task in settings.tasks.items()}
-    pools = frozenset(name for name, pool in settings.pools.items() if pool.callable)
-    return Deployed(MappingProxyType(tasks), pools, settings.limits.attempts())
 
 
 def _bases(settings: Settings) -> Mapping[str, Base]:
@@ -266,11 +299,6 @@ def _stacks(settings: Settings, bases: Mapping[str, Base]) -> Mapping[str, BaseS
     )
 
 
-def _prices(settings: Settings) -> Prices:
-    by_pool = {name: pool.price.price() if pool.price else None for name, pool in settings.pools.items()}
-    return Prices(by_pool, by_pool[settings.general_pool])
-
-
 def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, stirred: asyncio.Event) -> None:
     fleet.know({name: version.view() for name, version in snapshot.versions.items()})
     for replica in fleet.replicas.values():
@@ -279,6 +307,7 @@ def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: M
             fleet.changed()
         reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
     stirred.set()
+    meters.expect_verdicts(snapshot.policy.tasks)
     retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
     if retired:
         meters.forget(*retired)

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,41 @@ PUBLIC_LENGTH = 12
 ALPHABET = string.ascii_lowercase + string.digits
 
 
+LimitName = Literal["requests_per_minute", "tokens_per_minute", "usd_per_day", "usd_per_month"]
+LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimits:
+    """What a key may take of all gateways together; None where it is not bounded. Days and months are UTC's."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    usd_per_day: float | None = None
+    usd_per_month: float | None = None
+
+    def items(self) -> Iterator[tuple[LimitName, float]]:
+        """The limits that there are, in the order of LIMIT_NAMES."""
+        for name in LIMIT_NAMES:
+            value = getattr(self, name)
+            if value is not None:
+                yield name, value
+
+
+def limits_of(raw: Mapping[str, float | None] | None) -> CallerLimits | None:
+    """The limits of these values; None where no value is set. Raises TypeError for a name that is no limit."""
+    given = {name: value for name, value in (raw or {}).items() if value is not None}
+    return CallerLimits(**given) if given else None  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """The secret that a key had before it was rotated; it works until `until` (Unix seconds)."""
+
+    secret_digest: str
+    until: float
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who holds a key. `public` names the caller everywhere; `models` are the names it may ask for, or `*`."""
@@ -29,6 +64,8 @@ class Caller:
     secret_digest: str
     models: frozenset[str]
     expires_at: float | None = None
+    limits: CallerLimits | None = None
+    former: Former | None = None
 
     @property
     def judges(self) -> str:
@@ -36,28 +73,52 @@ class Caller:
         return self.public if self.role == "caller" else "*"
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept in Redis: no secret is in it, only its digest."""
-        return {
+        """As it is kept in Redis: no secret is in it, only its digest. What is not set is left out."""
+        found: dict[str, Any] = {
             "name": self.name,
             "role": self.role,
             "secret_digest": self.secret_digest,
             "models": sorted(self.models),
             "expires_at": self.expires_at,
         }
+        if self.limits is not None:
+            found["limits"] = dict(self.limits.items())
+        if self.former is not None:
+            found["former"] = {"secret_digest": self.former.secret_digest, "until": self.former.until}
+        return found
 
     @staticmethod
     def from_json(public: str, raw: Mapping[str, Any]) -> Caller:
-        """The reverse of `to_json`."""
+        """The reverse of `to_json`; entries from before there were limits and rotation have neither."""
+        former = raw.get("former")
         return Caller(
-            public, raw["name"], raw["role"], raw["secret_digest"], frozenset(raw["models"]), raw["expires_at"]
+            public,
+            raw["name"],
+            raw["role"],
+            raw["secret_digest"],
+            frozenset(raw["models"]),
+            raw["expires_at"],
+            limits_of(raw.get("limits")),
+            None if former is None else Former(former["secret_digest"], former["until"]),
         )
+
+
+def new_secret() -> tuple[str, str]:
+    """A new secret, and its digest."""
+    secret = secrets.token_urlsafe(32)
+    return secret, digest_of(secret)
 
 
 def new_key() -> tuple[str, str, str]:
     """A new key: the whole of it, to be shown once; its public part; its secret's digest."""
     public = "".join(secrets.choice(ALPHABET) for _ in range(PUBLIC_LENGTH))
-    secret = secrets.token_urlsafe(32)
-    return f"{PREFIX}{public}-{secret}", public, digest_of(secret)
+    secret, digest = new_secret()
+    return whole_key(public, secret), public, digest
+
+
+def whole_key(public: str, secret: str) -> str:
+    """A key as its holder sends it."""
+    return f"{PREFIX}{public}-{secret}"
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -83,8 +144,11 @@ def identify(callers: Mapping[str, Caller], authorization: str | None, now_unix:
         raise Problem("invalid_api_key", "The Authorization header holds no key of the form `Bearer sk-app-…`.")
     public, secret = parts
     caller = callers.get(public)
-    known = caller.secret_digest if caller else ""
-    if not hmac.compare_digest(digest_of(secret), known) or caller is None:
+    former = caller.former if caller else None
+    given = digest_of(secret)
+    fits = hmac.compare_digest(given, caller.secret_digest if caller else "")
+    fitted = hmac.compare_digest(given, former.secret_digest if former else "")  # compared whether it counts or not
+    if caller is None or not (fits or (fitted and former is not None and now_unix < former.until)):
         raise Problem("invalid_api_key", "The API key is not known. Ask an admin for a new one.")
     if caller.expires_at is not None and caller.expires_at <= now_unix:
         raise Problem("invalid_api_key", "The API key has expired. Ask an admin for a new one.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from gateway.callers import Caller, identify
+from gateway.durability import NotSettled, not_settled
 from gateway.errors import Problem
 from gateway.explain import explain
 from gateway.house import House
@@ -24,6 +26,7 @@ from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import bare, made_at
 from monitoring.records import Record
 
+log = logging.getLogger(__name__)
 YOUNG_SECONDS = 60.0
 RECORD_WAIT_SECONDS = 1.0
 FEEDBACK_BATCH_MAX = 1000
@@ -86,8 +89,9 @@ async def ready(request: Request) -> Response:
     """The gateway takes requests: 503 while it drains, and while no replica at all is up."""
     house = house_of(request)
     replicas = {replica.name: replica.up for replica in house.fleet.replicas.values()}
-    status = "draining" if house.admission.draining else "ready" if any(replicas.values()) else "no_replica"
-    return JSONResponse({"status": status, "replicas": replicas}, 200 if status == "ready" else 503)
+    status = "draining" if house.admission.leaving else "ready" if any(replicas.values()) else "no_replica"
+    told = {"status": status, "replicas": replicas, "state_durable": house.durability.kept.durable}
+    return JSONResponse(told, 200 if status == "ready" else 503)
 
 
 @router.get("/metrics", tags=["probes"])
@@ -114,6 +118,12 @@ async def models(request: Request, caller: Identified) -> dict[str, Any]:
     return {"object": "list", "data": data}
 
 
+@router.get("/v1/usage", tags=["callers"])
+async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
+    """The key's own limits, and what was spent in their present windows."""
+    return {"public": caller.public, "name": caller.name, "usage": await house_of(request).limits.usage(caller)}
+
+
 @router.get("/v1/requests/{request_id}", tags=["callers"])
 async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
     """All that is known of a request: its record, why it went where it went, and its feedback."""
@@ -128,23 +138,35 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
 async def give_feedback(request: Request, caller: Identified, body: FeedbackIn | FeedbackBatch) -> Response:
     """Store a judgement, or several. 201 created, 200 the same again; for a batch 200 and a result for each."""
     house = house_of(request)
+    mark = house.durability.mark()
     if isinstance(body, FeedbackIn):
         status, result = await _give(house, caller, body)
+        try:
+            await house.durability.settle(mark)
+        except NotSettled as error:
+            raise not_settled(error, f" Its feedback_id is {result['feedback_id']!r}.") from error
         return JSONResponse(result, status)
-    results = []
+    results: list[dict[str, Any]] = []
     for one in body.feedback:
         try:
             status, result = await _give(house, caller, one)
             results.append({"status": status, **result})
         except Problem as problem:
             results.append({"status": problem.status, "error": problem.content()})
+    try:
+        await house.durability.settle(mark)
+    except NotSettled as error:
+        lost = not_settled(error)
+        house.meters.refusals.add(1, lost.code)
+        refused = {"status": lost.status, "error": lost.content()}
+        results = [one if "error" in one else {**one, **refused} for one in results]
     return JSONResponse({"results": results})
 
 
 async def find_record(house: House, request_id: str, caller: Caller) -> Record:
     """A record that this caller may read; one that was just made is waited for. Raises Problem (404, 503)."""
     until = time.monotonic() + RECORD_WAIT_SECONDS
-    young_seconds = YOUNG_SECONDS + house.settings.limits.request_timeout_seconds
+    young_seconds = YOUNG_SECONDS + house.settings.limits.request_timeout_seconds + house.flow.oldest_seconds()
     young = house.ids.genuine(request_id, caller.judges) and time.time() - made_at(request_id) < young_seconds
     while True:
         record = house.records.find(request_id) or await house.record_stream.read(request_id)
@@ -162,7 +184,7 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
     young = False
     if house.ids.genuine(request_id, caller.judges):
         age = now - made_at(request_id)
-        young = age < YOUNG_SECONDS + house.settings.limits.request_timeout_seconds
+        young = age < YOUNG_SECONDS + house.settings.limits.request_timeout_seconds + house.flow.oldest_seconds()
         if age > house.settings.records.retention_seconds:
             raise Problem("feedback_window_over", "The request is too old to be judged.", "request_id")
     if len(msgspec.json.encode((given.demonstration, given.tags))) > DEMONSTRATION_BYTES_MAX:
@@ -231,7 +253,7 @@ async def _named(house: House, caller: Caller, given: FeedbackIn) -> str:
         return await _resolve(house, caller, given.request_id)
     kind: Literal["session", "subject"] = "session" if given.session is not None else "subject"
     handle = handle_of(house.digest_secret, caller.public, kind, given.session or given.subject or "")
-    found = house.records.latest_of(handle) or await house.record_stream.latest_of(handle)
+    found = house.flow.latest_of(handle) or await house.record_stream.latest_of(handle)
     if found is None:
         raise Problem("request_not_found", f"No request of yours names this {kind}.", kind)
     return found
@@ -243,7 +265,7 @@ async def _resolve(house: House, caller: Caller, said: str) -> str:
     if request_id != said or house.ids.genuine(said):
         return request_id
     handle = handle_of(house.digest_secret, caller.public, "answer", said)
-    return house.records.latest_of(handle) or await house.record_stream.latest_of(handle) or said
+    return house.flow.latest_of(handle) or await house.record_stream.latest_of(handle) or said
 
 
 def add_to(app: FastAPI) -> None:
@@ -271,7 +293,9 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return _answer(request, Problem("method_not_allowed", "This address does not take this method."))
+        problem = Problem("method_not_allowed", "This address does not take this method.")
+        problem.told += [(b"allow", allowed.encode()) for allowed in [(error.headers or {}).get("Allow")] if allowed]
+        return _answer(request, problem)
     if error.status_code == 413:
         limit = house_of(request).body_bytes_max
         return _answer(request, Problem("body_too_large", f"The body is longer than {limit} bytes."))
@@ -288,7 +312,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
         return _answer(request, Problem("invalid_json", "The body is not valid JSON."))
     code = {"missing": "missing_field", "extra_forbidden": "unknown_parameter"}.get(first["type"], "invalid_value")
     param = ".".join(place) or None
-    return _answer(request, Problem(code, f"{param or 'body'}: {first['msg']}.", param))
+    return _answer(request, Problem(code, f"{param or 'body'}: {first['msg'].rstrip('.')}.", param))
 
 
 async def _half_a_character(request: Request, _: Exception) -> Response:
@@ -297,9 +321,15 @@ async def _half_a_character(request: Request, _: Exception) -> Response:
 
 
 async def _no_redis(request: Request, _: Exception) -> Response:
-    text = "Redis can't be reached: nothing was stored. Try again later."
+    text = "Redis can't be reached: what was sent may not be stored. Try again later."
+    if request.method in ("GET", "HEAD"):
+        text = "Redis can't be reached, so this can't be read now. Requests go on by what was read last."
     return _answer(request, Problem("storage_unavailable", text))
 
 
-async def _fault(request: Request, _: Exception) -> Response:
-    return _answer(request, Problem("internal_error", "A fault of the gateway. It is logged."))
+async def _fault(request: Request, error: Exception) -> Response:
+    request_id = house_of(request).ids.make("")
+    log.error("a request failed", exc_info=error, extra={"request_id": request_id, "path": request.url.path})
+    response = _answer(request, Problem("internal_error", "A fault of the gateway. It is logged with this id."))
+    response.headers["x-request-id"] = request_id
+    return response

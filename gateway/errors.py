@@ -17,11 +17,14 @@ class ErrorSpec(NamedTuple):
 
 
 ERRORS: Mapping[str, ErrorSpec] = {
+    "invalid_http": ErrorSpec(400, "invalid_request_error", "What was sent is no HTTP request."),
     "invalid_json": ErrorSpec(400, "invalid_request_error", "The body is not JSON in UTF-8, or not an object."),
     "invalid_value": ErrorSpec(400, "invalid_request_error", "A field has a wrong type or is out of its bounds."),
     "missing_field": ErrorSpec(400, "invalid_request_error", "A required field is missing."),
     "unknown_parameter": ErrorSpec(400, "invalid_request_error", "The gateway does not know this field."),
-    "parameter_not_allowed": ErrorSpec(400, "invalid_request_error", "The task does not allow this field."),
+    "parameter_not_allowed": ErrorSpec(
+        400, "invalid_request_error", "The task, or the pool's engine, does not take this field."
+    ),
     "engine_refused": ErrorSpec(400, "invalid_request_error", "The engine refused the request as invalid."),
     "context_length_exceeded": ErrorSpec(400, "invalid_request_error", "The prompt is too long for the model."),
     "content_policy": ErrorSpec(400, "invalid_request_error", "The engine's content policy refused the request."),
@@ -38,21 +41,37 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "stale_generation": ErrorSpec(409, "conflict_error", "The object has changed since it was read."),
     "state_conflict": ErrorSpec(409, "conflict_error", "The object's state does not allow this step."),
     "no_capacity": ErrorSpec(409, "conflict_error", "The engines have no room for another adapter."),
+    "restart_required": ErrorSpec(409, "conflict_error", "The new configuration needs the gateway started anew."),
     "feedback_window_over": ErrorSpec(410, "gone_error", "The request is too old to be judged."),
     "body_too_large": ErrorSpec(413, "invalid_request_error", "The body is longer than the gateway's limit."),
     "unsupported_media_type": ErrorSpec(415, "invalid_request_error", "The body is not declared as JSON."),
     "adapter_rejected": ErrorSpec(422, "invalid_request_error", "The adapter did not pass verification."),
+    "configuration_invalid": ErrorSpec(422, "invalid_request_error", "The configuration can't be used."),
     "feedback_full": ErrorSpec(429, "rate_limit_error", "The request has been judged too often."),
+    "caller_busy": ErrorSpec(429, "rate_limit_error", "The key has as many requests waiting as it may."),
+    "rate_limit_exceeded": ErrorSpec(429, "rate_limit_error", "The key's requests or tokens of this minute are taken."),
+    "budget_exceeded": ErrorSpec(429, "insufficient_quota", "The key's money of this day or month is spent."),
+    "head_too_large": ErrorSpec(431, "invalid_request_error", "The request's headers are too many or too long."),
     "internal_error": ErrorSpec(500, "api_error", "A fault of the gateway; it is logged with the request's id."),
     "engine_error": ErrorSpec(502, "api_error", "Every attempt at an engine failed."),
     "stream_broken": ErrorSpec(502, "api_error", "The engine failed inside a stream that had already begun."),
     "overload": ErrorSpec(503, "overloaded_error", "The gateway or every replica is full."),
     "no_replica": ErrorSpec(503, "overloaded_error", "No replica can answer now."),
     "version_not_loaded": ErrorSpec(503, "overloaded_error", "The pinned version is not loaded on any replica."),
-    "storage_unavailable": ErrorSpec(503, "overloaded_error", "Redis can't be reached: nothing was stored."),
+    "exit_capped": ErrorSpec(503, "overloaded_error", "The task has sent as much to its exit as it may."),
+    "storage_unavailable": ErrorSpec(
+        503, "overloaded_error", "Redis can't be reached, or did not store it durably in time: it may be lost."
+    ),
     "draining": ErrorSpec(503, "overloaded_error", "The gateway is shutting down."),
     "timeout": ErrorSpec(504, "api_error", "No engine answered within the request's time limit."),
 }
+
+FINAL = frozenset(
+    {code for code, spec in ERRORS.items() if spec.status == 409}
+    | {"feedback_full", "budget_exceeded", "engine_error", "timeout"}
+)
+"""Codes after which a request is of no use again: it would meet the same, or all attempts at engines have been made.
+OpenAI's clients send what has a 409, a 429 or a 5xx twice more, unless they are told not to."""
 
 
 class Problem(Exception):
@@ -67,6 +86,10 @@ class Problem(Exception):
         self.message = message
         self.param = param
         self.retry_after_seconds = retry_after_seconds
+        self.told: list[tuple[bytes, bytes]] = []
+        """Headers of this problem alone."""
+        self.final = code in FINAL
+        """Whether clients that try again by themselves are told not to."""
         if retry_after_seconds is None and self.spec.status == 503:
             self.retry_after_seconds = 1.0
 
@@ -85,7 +108,9 @@ class Problem(Exception):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with the error."""
-        found = [(b"content-type", b"application/json")]
+        found = [(b"content-type", b"application/json"), *self.told]
         if self.retry_after_seconds is not None:
             found.append((b"retry-after", b"%d" % max(1, round(self.retry_after_seconds))))
+        if self.final:
+            found.append((b"x-should-retry", b"false"))
         return found

@@ -90,7 +90,11 @@ def payload_of(event: bytes) -> bytes | None:
 
 
 class Progress:
-    """What has been seen of an answer so far. `chunks` counts events with a token in them."""
+    """What has been seen of an answer so far. `chunks` counts events with a token in them.
+
+    `said` is its text, kept where another engine may have to go on with it; None where that may not be, as where
+    it is more than text.
+    """
 
     __slots__ = (
         "answer_id",
@@ -99,6 +103,7 @@ class Progress:
         "chunks",
         "done",
         "finish_reason",
+        "said",
         "skipped",
         "usage",
         "usage_payload",
@@ -114,6 +119,7 @@ class Progress:
         self.skipped = 0
         self.done = False
         self.broken: bytes | None = None
+        self.said: list[str] | None = None
 
     def take_plain(self, chunk: bytes) -> int:
         """Note the events at the front of `chunk` that go to the caller as they came; returns how many bytes they are.
@@ -125,6 +131,8 @@ class Progress:
         if not end:
             return 0
         try:
+            if not chunk.isascii():
+                chunk[:end].decode()  # see_that_it_is_text, of the part that is taken
             bodies = BODY.decode_lines(chunk[6 : end - 2].replace(b"\n\ndata: ", b"\n"))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 0
@@ -142,6 +150,7 @@ class Progress:
         if payload is None:
             return None
         try:
+            see_that_it_is_text(payload)
             body = BODY.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             if payload == b"[DONE]":
@@ -170,6 +179,14 @@ class Progress:
             delta = choice.delta
             if (delta is not None and delta.content) or _has_token(choice):
                 self.chunks += 1
+                if self.said is not None:
+                    self._keep(delta)
+
+    def _keep(self, delta: Delta | None) -> None:
+        if delta is None or delta.tool_calls or delta.reasoning or delta.reasoning_content or delta.refusal:
+            self.said = None
+        elif self.said is not None and delta.content:
+            self.said.append(delta.content)
 
     @property
     def answered(self) -> bool:
@@ -186,6 +203,12 @@ def _end_of_plain(chunk: bytes) -> int:
         limit -= len(DONE) + 2
     blank = chunk.rfind(b"\n\n", 0, limit)
     return blank + 2 if blank > 0 else 0
+
+
+def see_that_it_is_text(data: bytes) -> None:
+    """Raises UnicodeDecodeError: msgspec does not look into what it skips, and clients do."""
+    if not data.isascii():
+        data.decode()
 
 
 def _has_token(choice: EventChoice) -> bool:

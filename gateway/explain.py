@@ -22,6 +22,7 @@ REASON_WORDS: Mapping[str, str] = {
     "overload": "every replica of the version was full or said that it was",
     "timeout": "the version's engine was silent for too long",
     "engine_error": "the version's engine failed",
+    "context_length": "the prompt was too long for the version's engine",
 }
 
 
@@ -41,5 +42,7 @@ def explain(record: Record) -> list[str]:
         f"{attempt.fault or 'answered'} after {attempt.seconds:.3f} s."
         for number, attempt in enumerate(record.attempts, 1)
     ]
+    if record.continued:
+        told.append("What an engine had begun before it failed was gone on with by the next that answered.")
     told.append(f"It ended as {record.outcome} with status {record.status}.")
     return told

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Mapping
 from importlib.metadata import version as installed_version
+from types import MappingProxyType
 
 from gateway.house import House
 from serving.adapters.placement import HELD
+from serving.breaker import BreakerState
 
 WRITE_SECONDS_MAX = 5.0
-"""A record that waits for longer says that Redis takes no writes, even where it can be read."""
+"""Records that are not taken for longer say that Redis takes no writes, even where it can be read."""
+
+BREAKER_STATES: Mapping[BreakerState, float] = MappingProxyType({"closed": 0.0, "half_open": 1.0, "open": 2.0})
 
 
 def read_gauges(house: House) -> None:
     """Tell the meters where to read them."""
     meters, fleet = house.meters, house.fleet
-    replicas = fleet.replicas.values()
-    meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in replicas})
-    meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in replicas})
-    meters.records_pending.read_from(lambda: len(house.records))
-    meters.records_oldest_seconds.read_from(house.records.oldest_seconds)
+    meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in fleet.replicas.values()})
+    meters.queue_length.read_from(house.admission.waiting_by_priority)
+    meters.configuration_loaded_at_seconds.read_from(lambda: house.deployment.loaded_at)
+    meters.breaker_state.read_from(lambda: _breaker_states(house))
+    meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in fleet.replicas.values()})
+    meters.tasks.read_from(lambda: float(len(asyncio.all_tasks())))
+    meters.records_pending.read_from(lambda: house.flow.pending)
+    meters.records_oldest_age_seconds.read_from(house.flow.oldest_seconds)
+    meters.records_spool_bytes.read_from(lambda: house.flow.spool_bytes)
+    meters.records_spool_bytes_max.read_from(lambda: house.settings.records.spool_bytes_max)
     meters.snapshot_generation.read_from(lambda: house.snapshot.current.generation)
     meters.snapshot_age_seconds.read_from(house.snapshot.age_seconds)
     meters.redis_up.read_from(
         lambda: float(
             house.snapshot.age_seconds() < 3 * house.settings.snapshot_interval_seconds + 1
-            and house.records.oldest_seconds() < WRITE_SECONDS_MAX
+            and house.flow.unanswered_seconds() < WRITE_SECONDS_MAX
         )
     )
+    meters.state_durable.read_from(lambda: float(house.durability.kept.durable))
     meters.feedback_coverage_ratio.read_from(house.coverage.ratios)
     meters.adapter_info.read_from(lambda: _adapter_info(house))
     meters.adapter_placements.read_from(lambda: _placements(house))
     meters.adapter_loads_left.read_from(lambda: _loads_left(house))
     meters.adapter_working_set_ratio.read_from(lambda: _places_wanted(house))
-    meters.replica_cordoned.read_from(lambda: {(r.config.pool, r.name): float(r.cordoned) for r in replicas})
+    meters.replica_cordoned.read_from(
+        lambda: {(r.config.pool, r.name): float(r.cordoned) for r in fleet.replicas.values()}
+    )
     meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
+
+
+def _breaker_states(house: House) -> dict[tuple[str, ...], float]:
+    now = time.monotonic()
+    replicas = house.fleet.replicas.values()
+    return {(r.config.pool, r.name): BREAKER_STATES[r.breaker_state(now)] for r in replicas}
 
 
 def _adapter_info(house: House) -> dict[tuple[str, ...], float]:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httpx
 from redis.asyncio import Redis
 
 from gateway.admin.uploads import Uploads
 from gateway.admission import Admission
+from gateway.deployment import Deployment, Prices
+from gateway.durability import Durability
 from gateway.duties.presence import Presence
 from gateway.duties.rollouts import Rollouts
 from gateway.duties.trials import Trials
+from gateway.exits import Exits
+from gateway.limits import Limits
 from gateway.settings import Settings
 from gateway.snapshot import SnapshotKeeper
 from monitoring.audit import Audit
-from monitoring.cost import Price
 from monitoring.feedback import Coverage, FeedbackStore
+from monitoring.flow import RecordFlow
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from monitoring.records import RecordBuffer, RecordStream
@@ -36,21 +42,14 @@ from serving.shelf import Shelf
 from serving.stack import BaseStack, stack_of
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """What each pool's engines cost, and what a saving is measured against. None where no price is known."""
-
-    by_pool: dict[str, Price | None]
-    general: Price | None
-
-
 @dataclass(frozen=True)
 class House:
     """What the gateway is made of. Frozen; each part owns its own state."""
 
-    settings: Settings
+    deployment: Deployment
     name: str
     redis: Redis
+    durability: Durability
     digest_secret: bytes
     ids: RequestIds
     admission: Admission
@@ -64,15 +63,17 @@ class House:
     registry: Registry
     reconciler: Reconciler
     callers: Shelf
+    limits: Limits
+    exits: Exits
     overrides: Shelf
     cordons: Shelf
     records: RecordBuffer
     record_stream: RecordStream
+    flow: RecordFlow
     feedback: FeedbackStore
     coverage: Coverage
     audit: Audit
     meters: Meters
-    prices: Prices
     stacks: Mapping[str, BaseStack]
     presence: Presence
     trials: Trials
@@ -80,12 +81,35 @@ class House:
     uploads: Uploads
     stirred: asyncio.Event
     """Set by each new snapshot: the reconciling duty looks at once."""
-    pool_limits: TaskPolicy
-    body_bytes_max: int
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force; a reload changes them."""
+        return self.deployment.settings
+
+    @property
+    def prices(self) -> Prices:
+        """What the pools cost."""
+        return self.deployment.prices
+
+    @property
+    def pool_limits(self) -> TaskPolicy:
+        """What one may ask of a pool that is named as the model."""
+        return self.deployment.pool_limits
+
+    @property
+    def body_bytes_max(self) -> int:
+        """Longest body of a request."""
+        return self.deployment.body_bytes_max
 
     def moment(self, now: float) -> Moment:
         """The time and the chance of one decision."""
-        return Moment(now, time.time(), random.random())  # noqa: S311 - a tie-break, not a secret
+        return Moment(now, time.time(), random.random(), self.exits.closed)  # noqa: S311 - a tie-break, not a secret
+
+    def cache_salt(self, caller: str, task: TaskPolicy | None) -> str | None:
+        """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
+        isolation = (task or self.pool_limits).cache_isolation
+        return salt_of(self.digest_secret, caller) if isolation == "caller" else None
 
     def stack(self, choice: Choice) -> str:
         """The digest of all that is to answer this choice."""
@@ -96,3 +120,9 @@ class House:
             version.digest if version else None,
             version.manifest_digest if version else None,
         )
+
+
+@lru_cache(maxsize=4096)
+def salt_of(secret: bytes, caller: str) -> str:
+    """A caller's own salt of engines' prefix caches: nobody without the secret can make it, and it tells no name."""
+    return hashlib.blake2b(caller.encode(), key=secret, digest_size=16, person=b"cache_salt").hexdigest()

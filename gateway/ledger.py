@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.deployment import Prices
 from gateway.errors import Problem
 from gateway.events import Progress
-from gateway.house import House, Prices
+from gateway.exits import Leave
+from gateway.house import House
+from gateway.limits import Hold
 from gateway.request_body import RequestBody
 from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
@@ -15,7 +18,7 @@ from monitoring.records import AttemptRecord, Record
 from router.choice import Choice
 from router.policy import Policy
 
-FALLBACK_REASONS = frozenset({"no_replica", "overload", "timeout", "engine_error"})
+FALLBACK_REASONS = frozenset({"no_replica", "overload", "timeout", "engine_error", "context_length"})
 """Reasons for which a task's exit answers in its adapter's place, though the adapter should have."""
 
 
@@ -26,10 +29,14 @@ class Ledger:
         "committed_at",
         "engine_seconds",
         "fallback_from",
+        "hold",
         "last_chunk_at",
+        "leave",
+        "parts",
         "record",
         "started_at",
         "traceparent",
+        "waited_seconds",
     )
 
     def __init__(self, record: Record, now: float, traceparent: str | None) -> None:
@@ -37,9 +44,17 @@ class Ledger:
         self.started_at = now
         self.traceparent = traceparent or trace_of(record.id)
         self.engine_seconds = 0.0
+        self.waited_seconds = 0.0
+        """How long it waited for a place."""
         self.committed_at: float | None = None
         self.last_chunk_at: float | None = None
         self.fallback_from: str | None = None
+        self.hold: Hold | None = None
+        """What it has taken of its key's limits."""
+        self.leave: Leave | None = None
+        """Its leave to go to its task's exit, where that is capped."""
+        self.parts: list[tuple[str, int, float]] = []
+        """What engines made of the answer before another went on: pool, tokens, shared seconds."""
 
     def asked(self, body: RequestBody, session: str | None, subject: str | None, policy: Policy, secret: bytes) -> None:
         """Note what was asked, and under which names of the caller's own it may be found again."""
@@ -82,17 +97,27 @@ class Ledger:
         """Note the request as its engine got it."""
         self.record.request_digest = digest(secret, body)
 
-    def wasted(self, prices: Prices, shared_seconds: float) -> None:
+    def wasted(self, prices: Prices, pool: str, shared_seconds: float) -> None:
         """Note what an attempt cost that came to nothing, where a replica is paid by the hour; tokens are not known."""
-        spent = cost(prices.by_pool.get(self.record.pool or ""), None, None, shared_seconds)
+        spent = cost(prices.by_pool.get(pool), None, None, shared_seconds)
         if spent is not None:
             self.record.wasted_usd = (self.record.wasted_usd or 0.0) + spent
+
+    def went_on(self, pool: str, tokens: int, shared_seconds: float) -> None:
+        """Note a part of the answer that another engine goes on with."""
+        self.parts.append((pool, tokens, shared_seconds))
+
+    def begins_anew(self, prices: Prices) -> None:
+        """Nobody goes on with the parts that there are."""
+        for pool, _, shared_seconds in self.parts:
+            self.wasted(prices, pool, shared_seconds)
+        self.parts.clear()
 
     def committed(self, now: float) -> None:
         """The answer belongs to the caller from now on."""
         self.committed_at = self.last_chunk_at = now
         record = self.record
-        record.overhead_seconds = now - self.started_at - self.engine_seconds
+        record.overhead_seconds = now - self.started_at - self.waited_seconds - self.engine_seconds
         record.first_token_seconds = now - self.started_at
 
     def problem(self, problem: Problem) -> None:
@@ -125,11 +150,30 @@ class Ledger:
         elif progress.chunks:
             record.completion_tokens = progress.chunks
         price = prices.by_pool.get(record.pool or "")
-        record.cost_usd = cost(
-            price, record.prompt_tokens, record.completion_tokens, shared_seconds, record.cached_prompt_tokens
-        )
+        if self.parts:
+            record.cost_usd = self._cost_of_parts(prices, shared_seconds)
+        else:
+            record.cost_usd = cost(
+                price, record.prompt_tokens, record.completion_tokens, shared_seconds, record.cached_prompt_tokens
+            )
         if record.version is not None:
             record.saving_usd = saving(prices.general, record.cost_usd, record.prompt_tokens, record.completion_tokens)
+
+    def _cost_of_parts(self, prices: Prices, shared_seconds: float) -> float | None:
+        """What the engines took together: each read the prompt, and as part of it what was there before.
+
+        How long the prompt was in another pool, whose template is another, is not known.
+        """
+        record, made, total = self.record, 0, 0.0
+        rest = (record.completion_tokens or 0) - sum(tokens for _, tokens, _ in self.parts)
+        for pool, tokens, seconds in (*self.parts, (record.pool or "", rest, shared_seconds)):
+            prompt = record.prompt_tokens if pool == record.pool else None
+            spent = cost(prices.by_pool.get(pool), None if prompt is None else prompt + made, tokens, seconds)
+            if spent is None:
+                return None
+            total += spent
+            made += tokens
+        return total
 
 
 def trace_of(request_id: str) -> str:
@@ -149,6 +193,9 @@ def settle(house: House, ledger: Ledger, now: float) -> None:
         if record.cost_usd is not None:
             record.wasted_usd = (record.wasted_usd or 0.0) + record.cost_usd
         record.cost_usd = record.saving_usd = None
+    if ledger.hold is not None:
+        ledger.hold.settle(record)
+    house.exits.settle(record, ledger.leave)
     if record.outcome == "ok":
         house.coverage.served(record.task or "")
     _count(house, ledger)
@@ -193,6 +240,8 @@ def _count(house: House, ledger: Ledger) -> None:
         meters.time_per_output_token_seconds.observe(record.token_seconds, task, pool)
     for attempt in record.attempts:
         meters.attempts.add(1, attempt.pool, attempt.fault or "answered")
+    if record.error_code == "exit_capped":
+        meters.exit_capped.add(1, task, record.reason or "")
     if ledger.fallback_from is not None:
         meters.fallbacks.add(1, task, ledger.fallback_from, pool, record.reason or "")
     _count_cost(record, meters, (task, version, pool))

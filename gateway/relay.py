@@ -1,4 +1,7 @@
-"""Relaying a committed answer to its caller, as the bytes that the engine sent. Nothing is retried from here on."""
+"""Relaying a committed answer to its caller, as the bytes that the engine sent. Nothing is retried from here on.
+
+A stream that breaks may be gone on with by another engine (gateway/continuation.py).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from typing import Any
 
 from gateway.answer import Answer
+from gateway.continuation import go_on
 from gateway.errors import Problem
 from gateway.events import DONE, error_event, usage_event
 from gateway.house import House
@@ -15,6 +20,8 @@ from gateway.ledger import Ledger
 from gateway.request_body import RequestBody
 from gateway.wire import Call, Headers
 from monitoring.ids import DIGEST_BYTES
+from monitoring.records import Record
+from router.policy import Policy
 from serving.errors import EngineError
 
 LAST_SEND_SECONDS_MAX = 1.0
@@ -26,12 +33,12 @@ STREAM_HEADERS = (
 )
 
 
-async def relay(house: House, call: Call, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+async def relay(house: House, call: Call, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
     """Commit the answer and send it. Raises Problem if a stream breaks after it has begun."""
     ledger.committed(time.monotonic())
     ledger.record.status = 200
     if body.stream:
-        await _relay_stream(house, call, body, answer, ledger)
+        await _relay_stream(house, call, policy, body, answer, ledger)
     else:
         await _relay_whole(house, call, answer, ledger)
 
@@ -48,12 +55,13 @@ async def _relay_whole(house: House, call: Call, answer: Answer, ledger: Ledger)
     await call.whole(200, headers, answer.body)
 
 
-async def _relay_stream(house: House, call: Call, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+async def _relay_stream(
+    house: House, call: Call, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
+) -> None:
     digest = _keyed(house, b"")
-    progress = answer.progress
     try:
         await call.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
-        events: list[bytes] | None = answer.held
+        events: list[bytes] | None = answer.unsent()
         while events is not None:
             if events:
                 part = b"".join(events) if len(events) > 1 else events[0]
@@ -62,19 +70,29 @@ async def _relay_stream(house: House, call: Call, body: RequestBody, answer: Ans
                     answer.kept.append(part)
                 ledger.last_chunk_at = time.monotonic()
                 await call.write(part)
-            events = await answer.next_events()
+            try:
+                events = await answer.next_events()
+            except EngineError as failed:
+                await go_on(house, policy, body, answer, ledger, failed)
+                events = answer.unsent()
         ledger.record.outcome = "ok"
-    except EngineError as error:
-        raise Problem("stream_broken", "The engine failed inside the answer: what came is not whole.") from error
     finally:
-        ledger.learned(progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
+        progress = answer.total()
+        ledger.learned(progress, house.prices, answer.share(time.monotonic()), house.digest_secret)
         ledger.record.answer_digest = digest.hexdigest()
     last = DONE
     if body.wants_usage and progress.usage_payload:
-        told = {"cost_usd": ledger.record.cost_usd, "request_id": ledger.record.id, "reason": ledger.record.reason}
-        last = usage_event(progress.usage_payload, told) + DONE
+        last = usage_event(progress.usage_payload, _told(ledger.record)) + DONE
     await call.end(last)
     await answer.drain()
+
+
+def _told(record: Record) -> dict[str, Any]:
+    """What a stream's last event tells of the request; where it went on after commit, also who ended it."""
+    told: dict[str, Any] = {"cost_usd": record.cost_usd, "request_id": record.id, "reason": record.reason}
+    if record.continued:
+        told |= {"continued": record.continued, "version": record.version, "pool": record.pool}
+    return told
 
 
 async def refuse(call: Call, problem: Problem, ledger: Ledger | None) -> None:
@@ -100,10 +118,13 @@ def choice_headers(ledger: Ledger) -> Headers:
         (b"x-apprentice-version", record.version),
         (b"x-apprentice-pool", record.pool),
         (b"x-apprentice-reason", record.reason),
+        (b"x-apprentice-dropped", ",".join(record.dropped)),
         (b"traceparent", ledger.traceparent),
     ):
         if value:
             found.append((name, value.encode()))
+    if ledger.hold is not None:
+        found += ledger.hold.purse.headers()
     if record.overhead_seconds is not None:
         found.append((b"x-apprentice-overhead-ms", b"%.3f" % (record.overhead_seconds * 1000)))
     return found

@@ -4,123 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Raw
 
 from gateway.errors import Problem
+from gateway.parameters import (
+    BYTES_MAX,
+    GATEWAY_ALONE,
+    GOES_ON,
+    KEPT_HERE,
+    KNOWN,
+    NEUTRAL,
+    ON_REQUEST,
+    OPENAI,
+    SHAPES_THE_ANSWER,
+    Endpoint,
+    Fields,
+    Message,
+)
 from router.choice import Asked, Choice
 from router.overrides import fold
 from router.policy import TaskPolicy
+from serving.view import EngineKind
 
-Endpoint = Literal["chat", "completions"]
-Logprob = Annotated[int, Meta(ge=0, le=20)]
-Small = Annotated[float, Meta(ge=-2, le=2)]
-
-KEPT_HERE = frozenset({"metadata", "store", "prompt_cache_key", "safety_identifier", "service_tier", "user"})
-"""Fields that the gateway takes and no engine gets."""
-GATEWAY_ALONE = frozenset({"priority", "request_id", "cache_salt"})
-"""Fields that engines take and only the gateway may set."""
-ON_REQUEST = frozenset(
-    {
-        "kv_transfer_params",
-        "vllm_xargs",
-        "chat_template",
-        "chat_template_kwargs",
-        "mm_processor_kwargs",
-        "documents",
-        "add_generation_prompt",
-        "continue_final_message",
-        "ignore_eos",
-        "prompt_logprobs",
-        "echo",
-        "media",
-    }
-)
-"""Fields that a task must allow by name; `media` stands for message parts that are not text."""
-SAMPLING = frozenset(
-    {
-        "max_tokens",
-        "max_completion_tokens",
-        "n",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "frequency_penalty",
-        "presence_penalty",
-        "repetition_penalty",
-        "seed",
-        "stop",
-        "stop_token_ids",
-        "min_tokens",
-        "logit_bias",
-        "include_stop_str_in_output",
-        "skip_special_tokens",
-    }
-)
-ON_BOTH = (
-    SAMPLING | KEPT_HERE | {"model", "stream", "stream_options", "logprobs", "response_format", "structured_outputs"}
-)
-KNOWN: Mapping[Endpoint, frozenset[str]] = {
-    "chat": ON_BOTH | {"messages", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"},
-    "completions": ON_BOTH | {"prompt", "suffix", "best_of"},
-}
 SYSTEM_ROLES = ("system", "developer")
-
-
-class Part(msgspec.Struct):
-    """A part of a message's content."""
-
-    type: str
-    text: str | None = None
-
-
-class Message(msgspec.Struct):
-    """A message, as far as routing reads it; the rest of it goes to the engine as it came."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
-
-
-class StreamOptions(msgspec.Struct):
-    """What a caller may ask of a stream."""
-
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
-class Fields(msgspec.Struct):
-    """The fields with types and bounds; what is not named here is relayed unread."""
-
-    model: Annotated[str, Meta(min_length=1, max_length=256)]
-    messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
-    prompt: str | list[Any] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    n: Annotated[int, Meta(ge=1)] | None = None
-    best_of: Annotated[int, Meta(ge=1)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    frequency_penalty: Small | None = None
-    presence_penalty: Small | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    seed: int | None = None
-    stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
-    logprobs: bool | Logprob | None = None
-    top_logprobs: Logprob | None = None
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=512)] | None = None
-    response_format: dict[str, Any] | None = None
-    user: str | None = None
-    prompt_cache_key: str | None = None
-    metadata: dict[str, Any] | None = None
-
-
 FIELDS = msgspec.json.Decoder(Fields)
 RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
 MESSAGES = msgspec.json.Decoder(list[Raw])
@@ -136,6 +45,8 @@ class RequestBody:
         self.read = read
         self.stream = bool(read.stream)
         self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
+        self.cache_salt: str | None = None
+        """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
         self._fields = fields
 
     @property
@@ -165,30 +76,86 @@ class RequestBody:
             return fold(prompt if isinstance(prompt, str) else " ".join(p for p in prompt or [] if isinstance(p, str)))
         return fold("\n".join(_text_of(message) for message in self.read.messages or []))
 
-    def check(self, task: TaskPolicy | None, defaults: TaskPolicy) -> None:
-        """Hold the body against what the task allows. Raises Problem (400) naming the field at fault."""
+    def check(self, task: TaskPolicy | None, defaults: TaskPolicy, engine: EngineKind = "vllm") -> None:
+        """Hold the body against what the task allows. Raises Problem (400) naming the field at fault.
+
+        Without a task the caller has named a pool, and may ask only for what its `engine` can keep.
+        """
         limits = task or defaults
         for name in self._fields.keys() - KNOWN[self.endpoint]:
             _check_extra(name, limits)
         if "media" not in limits.parameters_allowed and any(_has_media(m) for m in self.read.messages or []):
             raise Problem("parameter_not_allowed", f"{_of(limits)} takes text only.", "messages")
+        self._check_counts(limits)
+        for name in BYTES_MAX.keys() & self._fields.keys():
+            if memoryview(self._fields[name]).nbytes > BYTES_MAX[name]:
+                raise Problem("invalid_value", f"{name} is at most {BYTES_MAX[name]:,} bytes of JSON.", name)
+        if task is None and engine != "vllm":
+            for name in self.lost_by(engine):
+                raise Problem("parameter_not_allowed", f"This model's engine does not take {name!r}.", name)
+
+    def _check_counts(self, limits: TaskPolicy) -> None:
+        read = self.read
+        tokens_max = limits.max_tokens_max
         for name in ("max_tokens", "max_completion_tokens"):
-            if (getattr(self.read, name) or 0) > limits.max_tokens_max:
-                raise Problem("invalid_value", f"{name} is at most {limits.max_tokens_max}.", name)
+            if (getattr(read, name) or 0) > tokens_max:
+                raise Problem("invalid_value", f"{name} is at most {tokens_max}.", name)
+        if read.min_tokens and read.min_tokens > (read.max_completion_tokens or read.max_tokens or tokens_max):
+            raise Problem("invalid_value", f"min_tokens is at most max_tokens, and at most {tokens_max}.", "min_tokens")
         for name in ("n", "best_of"):
-            if (getattr(self.read, name) or 1) > limits.n_max:
+            if (getattr(read, name) or 1) > limits.n_max:
                 raise Problem("invalid_value", f"{name} is at most {limits.n_max}.", name)
         if self.choices > limits.n_max:
             text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
             raise Problem("invalid_value", text, "prompt")
 
+    def lost_by(self, engine: EngineKind) -> list[str]:
+        """The fields whose values the caller asked for, and that an engine of this kind does not know."""
+        if engine == "vllm":
+            return []
+        return sorted(name for name in self._fields.keys() - OPENAI[self.endpoint] - KEPT_HERE if self._asks_for(name))
+
+    def _asks_for(self, name: str) -> bool:
+        """Whether the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
+        value = msgspec.json.decode(self._fields[name])
+        if name == "structured_outputs" and self._schema() is not None:
+            return False
+        return value is not None and value not in NEUTRAL.get(name, ())
+
+    def _schema(self) -> Raw | None:
+        """The JSON schema in `structured_outputs`, where there is one and it can be said as a response format."""
+        form = self.read.structured_outputs
+        if form is None or self.endpoint != "chat" or self.read.response_format is not None:
+            return None
+        raw = bytes(form.json)
+        if raw[:1] == b'"':
+            raw = msgspec.json.decode(raw, type=str).encode()
+        return Raw(raw) if raw[:1] == b"{" else None
+
     def whole(self) -> RequestBody:
         """The same request, asking for its answer at once instead of streamed."""
         fields = {name: raw for name, raw in self._fields.items() if name not in ("stream", "stream_options")}
-        return RequestBody(self.endpoint, fields, msgspec.structs.replace(self.read, stream=None, stream_options=None))
+        read = msgspec.structs.replace(self.read, stream=None, stream_options=None)
+        body = RequestBody(self.endpoint, fields, read)
+        body.cache_salt = self.cache_salt
+        return body
+
+    def may_go_on(self) -> bool:
+        """Whether another engine may go on with a part of its streamed answer: one text, without a form or tools."""
+        messages = self.read.messages
+        if not messages or messages[-1].role != "user" or self.choices != 1 or not self._fields.keys() <= GOES_ON:
+            return False
+        return not any(_has_media(message) for message in messages)
 
     def for_engine(self, choice: Choice) -> bytes:
-        """The body as this choice's engine gets it: its model, its version's sampling, its blueprint."""
+        """The body as this choice's engine gets it: its model, its version's sampling, its blueprint.
+
+        Raises Problem (503) where a pool stands in for an adapter whose engine can't give the answer its form.
+        """
+        return msgspec.json.encode(self.fields_for(choice))
+
+    def fields_for(self, choice: Choice) -> dict[str, Any]:
+        """The fields of that body: values, or the caller's own JSON as it came (Raw)."""
         fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in KEPT_HERE}
         fields["model"] = choice.engine_model
         if self.stream:
@@ -201,7 +168,23 @@ class RequestBody:
             if blueprint.response_format and not self._shapes_its_answer():
                 fields["response_format"] = blueprint.response_format
             self._add_system(fields, blueprint.system)
-        return msgspec.json.encode(fields)
+        if choice.pool.engine == "openai":
+            return self._in_openais_words(fields, choice)
+        if self.cache_salt is not None:
+            fields["cache_salt"] = self.cache_salt
+        return fields
+
+    def _in_openais_words(self, fields: dict[str, Any], choice: Choice) -> dict[str, Any]:
+        """Of the fields, those of OpenAI's API: an engine of which no more is known refuses others, or ignores them."""
+        for name in self.lost_by(choice.pool.engine):
+            if name in SHAPES_THE_ANSWER:
+                text = f"The pool {choice.pool.name!r}, which answers in the adapter's place, can't keep {name!r}."
+                raise Problem("no_replica", f"{text} Try again later, or leave it out.", name)
+        schema = self._schema()
+        if schema is not None:
+            fields["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        known = OPENAI[self.endpoint]
+        return {name: value for name, value in fields.items() if name in known}
 
     def _add_sampling(self, fields: dict[str, Any], sampling: Mapping[str, Any]) -> None:
         for name, value in sampling.items():
@@ -260,9 +243,10 @@ def asked_of(body: RequestBody, caller: str, models: frozenset[str], session: st
 
 def _invalid(message: str) -> Problem:
     missing = MISSING_FIELD.search(message)
-    if missing:
-        return Problem("missing_field", f"The field {missing[1]!r} is required.", missing[1])
     place = AT_FIELD.search(message)
+    if missing:
+        name = f"{place[1]}.{missing[1]}" if place and place[1] else missing[1]
+        return Problem("missing_field", f"The field {name!r} is required.", name)
     return Problem("invalid_value", f"{message}.", place[1] if place and place[1] else None)
 
 
@@ -288,4 +272,6 @@ def _text_of(message: Message) -> str:
 
 
 def _has_media(message: Message) -> bool:
-    return isinstance(message.content, list) and any(part.type not in ("text", "refusal") for part in message.content)
+    return isinstance(message.content, list) and any(
+        part.type not in ("text", "refusal") or part.uuid is not None for part in message.content
+    )

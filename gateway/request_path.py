@@ -12,8 +12,10 @@ from gateway.duties.shadows import judge
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger, settle
+from gateway.parameters import Endpoint
+from gateway.queue import priority_of, wait_for_place, wait_for_room
 from gateway.relay import refuse, relay
-from gateway.request_body import Endpoint, asked_of, read_body
+from gateway.request_body import asked_of, read_body
 from gateway.wire import Call, Deadline, HungUp
 from monitoring.records import Record
 from router.choice import Choice, Refusal, choose
@@ -35,23 +37,34 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
             body = read_body(endpoint, raw)
             session = body.session(call.header("x-apprentice-session"))
             ledger.asked(body, session, call.header("x-apprentice-subject"), policy, house.digest_secret)
-            with house.admission.admit(), call.hang_up_cancels():
+            priority = priority_of(call.header("x-apprentice-priority"), body)
+            ledger.hold = await house.limits.take(caller, body, len(raw))
+            with house.admission.admit(caller.public, priority) as place, call.hang_up_cancels():
+                if not place.held:
+                    await wait_for_place(place, ledger)
                 asked = asked_of(body, caller.public, caller.models, session, policy.text_needed)
-                choice = _accepted(choose(asked, policy, house.fleet.view(), house.moment(now)))
-                body.check(choice.task, house.pool_limits)
+                decision = choose(asked, policy, house.fleet.view(), house.moment(now))
+                if decision.__class__ is Refusal:
+                    decision = await wait_for_room(house, place, asked, policy, decision, ledger)
+                choice = _accepted(decision, ledger)
+                body.check(choice.task, house.pool_limits, choice.pool.engine)
+                body.cache_salt = house.cache_salt(caller.public, choice.task)
                 with await open_answer(house, policy, body, choice, ledger) as answer:
                     if house.trials.watches(policy, answer.choice):
                         answer.kept = []
-                    await relay(house, call, body, answer, ledger)
+                    await relay(house, call, policy, body, answer, ledger)
                     judge(house, policy, body, answer, ledger)
     except Problem as problem:
         await _tell(house, call, problem, ledger)
     except TimeoutError:
         await _tell(house, call, Problem("timeout", "The request's time limit is over. Try again later."), ledger)
     except (HungUp, asyncio.CancelledError) as gone:
-        if ledger is not None:
+        ended = isinstance(gone, asyncio.CancelledError) and not call.hung_up
+        if ended and house.admission.over:
+            await _tell(house, call, house.admission.shed("draining"), ledger)
+        elif ledger is not None:
             ledger.cancelled()
-        if isinstance(gone, asyncio.CancelledError) and not call.hung_up:
+        if ended and not house.admission.over:
             raise
     except Exception:
         log.exception("the walk failed", extra={"request_id": ledger.record.id if ledger else None})
@@ -68,8 +81,9 @@ async def _tell(house: House, call: Call, problem: Problem, ledger: Ledger | Non
     await refuse(call, problem, ledger)
 
 
-def _accepted(decision: Choice | Refusal) -> Choice:
+def _accepted(decision: Choice | Refusal, ledger: Ledger) -> Choice:
     if isinstance(decision, Refusal):
+        ledger.record.reason = decision.reason
         raise Problem(decision.code, decision.message, "model" if decision.code.startswith("model") else None)
     return decision
 

@@ -10,41 +10,38 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlencode
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.callers import split_key
+from gateway.pool_rules import faults_of
+from gateway.sections import DoorLimits, ListenSettings, QueueLimits, Seconds, Section
+from gateway.slices import RedisGone
 from monitoring.cost import Price
-from router.policy import AttemptLimits, CommitPolicy, TaskPolicy
+from router.policy import COMMIT_POLICIES, AttemptLimits, CacheIsolation, TaskPolicy
 from serving.adapters.signature import SignatureError, read_public_key
 from serving.fleet import PoolConfig
 from serving.replica import ReplicaConfig
+from serving.tls import TlsFiles
+from serving.view import EngineKind
 
 ENVIRONMENT_PREFIX = "APPRENTICE_"
+COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
+"""What the commands that ask a gateway read (docs/cli.md): no settings, and no fault either."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 ADDRESS = r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$"
-Seconds = Annotated[float, Field(gt=0, le=3600)]
+ENGINE_ADDRESS = ADDRESS[:-1] + r"(/[A-Za-z0-9._~%-]+)*/?$"
+OTHERS_HEALTH_INTERVAL_SECONDS = 15.0
+"""Between two looks at an engine that may be someone else's, who may count or bill them."""
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 
 
 class SettingsError(Exception):
     """The configuration can't be used; the message names every key at fault."""
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, and nothing changes after the start."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ListenSettings(Section):
-    """Where callers and admins reach the gateway."""
-
-    host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port that the gateway listens on; 0 takes a free one.")
 
 
 class PriceSettings(Section):
@@ -71,13 +68,31 @@ class PriceSettings(Section):
         return Price(**self.model_dump())
 
 
+class TlsSettings(Section):
+    """Certificates in PEM files, read at the start."""
+
+    ca_file: Path | None = Field(None, description="Whom to trust, and nobody else; unset: whom the system trusts.")
+    cert_file: Path | None = Field(None, description="Certificate that the gateway shows (mTLS). Unset: none.")
+    key_file: Path | None = Field(None, description="Its key, not encrypted; unset: it stands in cert_file.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file: it needs its certificate in cert_file")
+        return self
+
+    def files(self) -> TlsFiles:
+        """As serving opens them."""
+        return TlsFiles(*(str(path) if path else None for path in (self.ca_file, self.cert_file, self.key_file)))
+
+
 class ReplicaSettings(Section):
     """One engine process of a pool."""
 
     name: Name = Field(description="Name of the replica, unique in the fleet.")
     url: str = Field(
-        pattern=ADDRESS,
-        description="Address of the engine, without a path.",
+        pattern=ENGINE_ADDRESS,
+        description="Address of the engine; with `engine: openai` all before `/chat/completions`, such as `…/v1`.",
     )
     api_key: SecretStr | None = Field(None, description="Key that the engine wants, if it wants one.")
     store_folder: str | None = Field(
@@ -96,8 +111,15 @@ class PoolSettings(Section):
     """Replicas of one base model."""
 
     base_model: str = Field(min_length=1, max_length=200, description="Name under which its engines serve the base.")
+    engine: EngineKind = Field(
+        "vllm", description="What its engines are: openai for any that speak OpenAI's API. Those take no adapters."
+    )
     replicas: tuple[ReplicaSettings, ...] = Field(min_length=1, description="The engine processes of the pool.")
     api_key: SecretStr | None = Field(None, description="Key that its engines want, where a replica has none itself.")
+    tls: TlsSettings | None = Field(None, description="Certificates towards https:// engines. Unset: the system's.")
+    health_interval_seconds: Seconds | None = Field(
+        None, description="Time between two looks at a replica. Unset: the gateway's; 15 with `engine: openai`."
+    )
     base_folder: Path | None = Field(
         None, description="Folder with the base model's config.json, for verifying adapters. Unset: no adapters here."
     )
@@ -112,9 +134,18 @@ class PoolSettings(Section):
     max_cpu_loras: int = Field(
         16, ge=2, le=10_000, description="Adapters in an engine's memory: the engines' --max-cpu-loras."
     )
+    max_lora_rank: int = Field(
+        16, ge=1, le=512, description="Highest rank of an adapter: the engines' --max-lora-rank. Checked at the push."
+    )
     replicas_min: int = Field(0, ge=0, le=1000, description="Replicas that a version is placed on; 0: all of them.")
     in_flight_target: int = Field(
         16, ge=1, le=100_000, description="Requests under way for each replica of a version; beyond it gets one more."
+    )
+    continues: bool = Field(
+        False, description="Whether its engines go on with an assistant's message (continue_final_message)."
+    )
+    context_tokens_max: int | None = Field(
+        None, ge=1, le=100_000_000, description="Tokens that its engines take, prompt and answer. Unset: unknown."
     )
 
 
@@ -123,8 +154,13 @@ class TaskSettings(Section):
 
     description: str = Field("", max_length=500, description="What the task is, for people.")
     exit_pool: Name | None = Field("general", description="Pool that answers where the adapter can't; null: an error.")
-    commit: CommitPolicy = Field(
-        "first_token", description="From when on a stream is the caller's: first_token or complete."
+    commit: str = Field(
+        "first_token",
+        pattern=COMMIT_POLICIES,
+        description="From when on a stream is the caller's: first_token, tokens:N or complete.",
+    )
+    hold_seconds_max: Seconds | None = Field(
+        None, description="Longest that a stream is held back for that; unset: limits.answer_timeout_seconds."
     )
     parameters_allowed: frozenset[str] = Field(
         frozenset(), description="Fields that need permission and have it, such as ignore_eos or media."
@@ -134,13 +170,31 @@ class TaskSettings(Section):
     standbys_kept: int = Field(
         2, ge=1, le=1000, description="Versions on standby that stay loaded; older ones are unloaded."
     )
+    cache_isolation: CacheIsolation | None = Field(
+        None, description="Whose prompts share an engine's cache; unset: as the gateway's cache_isolation."
+    )
+    general_share_max: float | None = Field(
+        None, ge=0, le=1, description="Largest share of the task's requests that its exit pool answers. Unset: all."
+    )
+    general_usd_per_day: float | None = Field(
+        None, gt=0, le=1_000_000, description="US dollars that its exit pool may cost in a day of UTC. Unset: no cap."
+    )
 
-    def policy(self, name: str) -> TaskPolicy:
+    def policy(self, name: str, cache_isolation: CacheIsolation = "caller") -> TaskPolicy:
         """As the router decides with it."""
-        return TaskPolicy(name, self.exit_pool, self.commit, self.parameters_allowed, self.max_tokens_max, self.n_max)
+        return TaskPolicy(
+            name,
+            self.exit_pool,
+            self.commit,
+            self.parameters_allowed,
+            self.max_tokens_max,
+            self.n_max,
+            self.hold_seconds_max,
+            self.cache_isolation or cache_isolation,
+        )
 
 
-class LimitSettings(Section):
+class LimitSettings(DoorLimits, QueueLimits):
     """What one request may take, and how often it is tried."""
 
     request_timeout_seconds: Seconds = Field(120.0, description="The whole request, attempts and waits included.")
@@ -154,11 +208,25 @@ class LimitSettings(Section):
     body_bytes_max: int = Field(4 << 20, ge=1024, le=1 << 30, description="Longest body of a request.")
     answer_bytes_max: int = Field(32 << 20, ge=1024, le=1 << 30, description="Longest answer of an engine.")
     in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests under way in this gateway.")
-    drain_seconds_max: Seconds = Field(60.0, description="How long a stopping gateway waits for its requests.")
+    drain_seconds_max: Seconds = Field(
+        60.0, description="How long a stopping gateway waits for its requests; what is left then is ended."
+    )
     adapter_bytes_max: int = Field(2 << 30, ge=1024, le=2 << 30, description="Largest adapter that may be uploaded.")
     uploads_max: int = Field(2, ge=1, le=100, description="Adapters that may be uploaded at the same time.")
     pool_max_tokens_max: int = Field(
         4096, ge=1, le=1_000_000, description="Most completion tokens one may ask of a pool that is named as the model."
+    )
+    redis_gone: RedisGone = Field(
+        "open", description="What keys' limits do without Redis, once their slices are spent: open lets all through."
+    )
+    slice_share: float = Field(
+        0.02, gt=0, le=1, description="Share of a key's limit that one gateway leases at once, to spend without asking."
+    )
+    lease_timeout_seconds: float = Field(
+        0.5, gt=0, le=60, description="Longest wait for such a slice, of a request and of the duty that fetches them."
+    )
+    general_share_window_seconds: Seconds = Field(
+        600.0, description="Over how long a task's general_share_max is counted."
     )
 
     def attempts(self) -> AttemptLimits:
@@ -173,8 +241,33 @@ class RecordSettings(Section):
         7 * 86_400, ge=60, le=366 * 86_400, description="How long a request can be read and judged."
     )
     stream_records_max: int = Field(1_000_000, ge=1000, description="Records that the stream in Redis keeps.")
-    pending_max: int = Field(50_000, ge=100, description="Records that wait in memory while Redis is away.")
+    unarchived_records_max: int = Field(
+        250_000, ge=0, description="Records beyond these that the stream keeps as long as they are not archived."
+    )
+    pending_max: int = Field(50_000, ge=100, description="Records that wait in memory where the spool takes none.")
     flush_interval_seconds: Seconds = Field(0.02, description="Longest wait of a record in memory.")
+    spool_after_seconds: Seconds = Field(
+        0.2, description="Records that Redis has not taken after so long are spooled to disk."
+    )
+    spool_bytes_max: int = Field(
+        1 << 30, ge=1 << 16, le=1 << 40, description="Largest spool of this gateway; beyond it the oldest go."
+    )
+    spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between two syncs of the spool to the disk.")
+    archive: bool = Field(True, description="Whether records and feedback are written to Parquet files.")
+    archive_folder: Path | None = Field(None, description="Where to; unset: `records` in the data folder.")
+    archive_interval_seconds: Seconds = Field(300.0, description="Time between two writings of all that has come.")
+    archive_retention_days: int = Field(366, ge=1, le=36_600, description="Days of records that the archive keeps.")
+
+
+class RedisSettings(Section):
+    """What an acknowledgement waits for, where state is kept in a Redis that is configured."""
+
+    replicas_acked_min: int = Field(
+        0, ge=0, le=16, description="Replicas of Redis that must have it on disk before it is acknowledged."
+    )
+    acked_timeout_seconds: float = Field(
+        5.0, gt=0, le=9, description="Longest wait until what is acknowledged is on disk."
+    )
 
 
 class FeedbackMetricSettings(Section):
@@ -227,6 +320,10 @@ class Settings(BaseSettings):
     data_folder: Path = Field(Path("var/data"), description="Where the gateway keeps what must survive a restart.")
     store_folder: Path | None = Field(None, description="The adapter store; unset: `store` in the data folder.")
     redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one in the data folder.")
+    redis_tls: TlsSettings | None = Field(
+        None, description="Certificates towards a rediss:// redis_url. Unset: the system's."
+    )
+    redis: RedisSettings = RedisSettings()
     admin_key: SecretStr | None = Field(
         None, description="An admin key that always works; unset: the first start makes one and prints it once."
     )
@@ -241,7 +338,10 @@ class Settings(BaseSettings):
     )
     signing: SigningSettings = SigningSettings()
     release: ReleaseSettings = ReleaseSettings()
-    series_max: int = Field(20_000, ge=1000, description="Prometheus series that this gateway may have.")
+    series_max: int = Field(21_000, ge=1000, description="Prometheus series that this gateway may have.")
+    cache_isolation: CacheIsolation = Field(
+        "caller", description="Whose prompts share an engine's prefix cache: one caller's own, or everybody's (none)."
+    )
     health_interval_seconds: Seconds = Field(1.0, description="Time between two looks at a replica.")
     snapshot_interval_seconds: Seconds = Field(1.0, description="Longest time until a change by an admin is active.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
@@ -270,12 +370,29 @@ class Settings(BaseSettings):
         for name, task in self.tasks.items():
             if task.exit_pool is not None and task.exit_pool not in self.pools:
                 raise ValueError(f"tasks.{name}.exit_pool: there is no pool {task.exit_pool!r}")
+            exit_pool = self.pools.get(task.exit_pool or "")
+            if task.general_usd_per_day is not None and (exit_pool is None or exit_pool.price is None):
+                raise ValueError(f"tasks.{name}.general_usd_per_day: its exit pool needs a price")
         if self.admin_key is not None and split_key(self.admin_key.get_secret_value()) is None:
             raise ValueError("admin_key: it has not the form of a key; `apprentice keygen` makes one")
+        if self.redis.replicas_acked_min and self.redis_url is None:
+            raise ValueError("redis.replicas_acked_min: the embedded Valkey has no replicas; set redis_url")
         both = sorted(self.tasks.keys() & {name for name, pool in self.pools.items() if pool.callable})
         if both:
             raise ValueError(f"tasks: a task and a callable pool can't share a name: {', '.join(both)}")
+        if faults := list(faults_of(self.pools)):
+            raise ValueError("; ".join(faults))
+        if self.redis_tls is not None and not str(self.redis_address()).startswith("rediss://"):
+            raise ValueError("redis_tls: it needs a redis_url that begins with rediss://")
         return self
+
+    def redis_address(self) -> str | None:
+        """`redis_url` as redis-py reads it, with the files of `redis_tls`."""
+        if self.redis_url is None or self.redis_tls is None:
+            return self.redis_url.get_secret_value() if self.redis_url else None
+        url, files = self.redis_url.get_secret_value(), self.redis_tls.files()
+        options = {"ssl_ca_certs": files.ca_file, "ssl_certfile": files.cert_file, "ssl_keyfile": files.key_file}
+        return f"{url}{'&' if '?' in url else '?'}{urlencode({key: value for key, value in options.items() if value})}"
 
     def pool_configs(self) -> list[PoolConfig]:
         """As serving keeps them."""
@@ -291,9 +408,19 @@ class Settings(BaseSettings):
                 pool.replicas_min,
                 pool.in_flight_target,
                 self.limits.request_timeout_seconds,
+                pool.continues,
+                pool.context_tokens_max,
+                pool.engine,
+                pool.health_interval_seconds
+                or (OTHERS_HEALTH_INTERVAL_SECONDS if pool.engine == "openai" else self.health_interval_seconds),
             )
             for name, pool in self.pools.items()
         ]
+
+    @property
+    def archive(self) -> Path:
+        """Where records are archived."""
+        return (self.records.archive_folder or self.data_folder / "records").absolute()
 
     @property
     def store(self) -> Path:
@@ -332,10 +459,11 @@ def _said(error: Any) -> str:
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     known = {name.upper() for name in Settings.model_fields}
     for variable in environment:
-        if variable.startswith(ENVIRONMENT_PREFIX):
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in COMMAND_LINE_VARIABLES:
             first = variable.removeprefix(ENVIRONMENT_PREFIX).split("__", 1)[0]
             if first.upper() not in known:
-                raise SettingsError(f"The environment variable {variable} names no setting.")
+                text = f"The environment variable {variable} names no setting: unset it, or name one of"
+                raise SettingsError(f"{text} docs/settings.md, such as APPRENTICE_LISTEN__PORT for listen.port.")
 
 
 def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> ReplicaConfig:
@@ -343,11 +471,13 @@ def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> 
     key = secret.get_secret_value() if secret else None
     return ReplicaConfig(
         replica.name,
-        replica.url,
+        replica.url.rstrip("/"),
         name,
         key,
         replica.store_folder,
         replica.in_flight_max,
         replica.sidecar_url,
         replica.recycle_url,
+        pool.engine,
+        pool.tls.files() if pool.tls else None,
     )

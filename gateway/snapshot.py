@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -77,13 +77,25 @@ class SnapshotKeeper:
                 found = await self._read(generation)
                 generation = await self._generation()
                 if generation == found.generation:
-                    self.current = found
+                    self.current = self._as_deployed(found)
                     self.fresh_at = began
-                    self._changed(found)
+                    self._changed(self.current)
                     self._next.set()
                     self._next = asyncio.Event()
             self.fresh_at = began
             return self.current
+
+    def deploy(self, deployed: Deployed) -> None:
+        """Go by another file from now on; what admins have set stays as it is."""
+        self._deployed = deployed
+        self.current = self._as_deployed(self.current)
+        self._changed(self.current)
+
+    def _as_deployed(self, found: Snapshot) -> Snapshot:
+        """A snapshot by the file as it is now: it may have been read again while the state was."""
+        tasks, pools, limits = self._deployed.tasks, self._deployed.callable_pools, self._deployed.limits
+        policy = replace(found.policy, tasks=tasks, callable_pools=pools, limits=limits)
+        return replace(found, policy=policy)
 
     async def _generation(self) -> int:
         return int(await self._redis.get(GENERATION_KEY) or 0)

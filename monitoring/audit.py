@@ -28,6 +28,8 @@ STREAM = "apprentice:audit"
 BEFORE_THE_FIRST = "0" * 64
 VALUE_BYTES_MAX = 64 * 1024
 READ_LIMIT_MAX = 1_000
+SEARCHED_MAX = 50_000
+"""Entries that one search looks at, at most."""
 SEARCHED_AT_ONCE_MAX = 50
 """Entries that a search reads at once: a reply is taken apart without letting others have the event loop."""
 APPEND_TRIES_MAX = 50
@@ -62,6 +64,29 @@ class Entry:
     generation: int | None
     previous: str
     digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries are looked for: by action, object and actor (None: any), from `since` on (Unix seconds)."""
+
+    action: str | None = None
+    object: str | None = None
+    actor: str | None = None
+    since: float = 0.0
+
+    def has(self, entry: Entry) -> bool:
+        """Whether the entry is one of them."""
+        asked = ((self.action, entry.action), (self.object, entry.object), (self.actor, entry.actor))
+        return entry.at >= self.since and all(wanted in (None, found) for wanted, found in asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search came to; `next_after` is where it is to go on, None where it is at its end."""
+
+    entries: list[Entry]
+    next_after: int | None
 
 
 class Audit:
@@ -136,6 +161,49 @@ class Audit:
             raise ValueError(f"limit is {limit}: give 1 to {READ_LIMIT_MAX}.")
         rows: Any = await self._redis.xrange(STREAM, min=f"{max(after, 0) + 1}-0", count=limit)
         return [_entry(number, fields) for number, fields in rows]
+
+    async def find(self, wanted: Wanted, after: int, limit: int, newest: bool = False) -> Found:
+        """At most `limit` entries above the number `after` that are wanted, the oldest or the newest first.
+
+        At most SEARCHED_MAX entries are looked at.
+        """
+        entries: list[Entry] = []
+        looked_at, last = 0, after
+        at_once = limit if wanted == Wanted() else READ_LIMIT_MAX
+        async for entry in self.newest(SEARCHED_MAX, after) if newest else self._oldest(SEARCHED_MAX, after, at_once):
+            looked_at, last = looked_at + 1, entry.number
+            if newest and entry.at < wanted.since:
+                return Found(entries, None)
+            if wanted.has(entry):
+                entries.append(entry)
+            if len(entries) == limit:
+                break
+        else:
+            if looked_at < SEARCHED_MAX:
+                return Found(entries, None)
+        return Found(entries, None if newest else last)
+
+    async def _oldest(self, count: int, after: int, at_once: int) -> AsyncIterator[Entry]:
+        """The entries above the number `after`, at most `count`, the first one first."""
+        for _ in range(0, count, at_once):
+            entries = await self.read(after, at_once)
+            for entry in entries:
+                yield entry
+            if len(entries) < at_once:
+                return
+            after = entries[-1].number
+
+    async def newest(self, count: int, after: int = 0) -> AsyncIterator[Entry]:
+        """The newest entries above the number `after`, at most `count`, the last one first."""
+        left, before, least = count, "+", f"{after + 1}-0"
+        while left > 0:
+            rows: Any = await self._redis.xrevrange(STREAM, max=before, min=least, count=min(left, READ_LIMIT_MAX))
+            for number, fields in rows:
+                yield _entry(number, fields)
+            if len(rows) < min(left, READ_LIMIT_MAX):
+                return
+            left -= len(rows)
+            before = f"({_text(rows[-1][0])}"
 
     async def naming(self, name: str, searched_max: int) -> AsyncIterator[Entry]:
         """Of the newest `searched_max` entries those on the object `name`, and those whose `before` or `after` has

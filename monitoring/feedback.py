@@ -10,6 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 
 STREAM_KEY = "apprentice:feedback"
+STREAM_MAX = 1_000_000
 Given = Literal["created", "same", "pending", "conflict", "unknown", "full"]
 FEEDBACK_PER_REQUEST_MAX = 200
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 OTHER = "other"
 PREFIX = "apprentice_"
-SERIES_MAX_DEFAULT = 20_000
+SERIES_MAX_DEFAULT = 21_000
 SERIES_MAX_LEAST = 1_000
 
 SECONDS_OF_A_REQUEST = (
@@ -47,10 +47,12 @@ CLOSED: Mapping[str, int] = {
     "outcome": 12,
     "type": 3,
     "purpose": 6,
-    "code": 40,
+    "code": 56,
+    "cause": 6,
+    "priority": 3,
     "state": 11,
     "action": 4,
-    "family": 48,
+    "family": 64,
 }
 """Labels whose values are a closed list in our own code, and how many values each may have, with `other`.
 Every other label is open: its values come from configuration or from admins."""
@@ -158,7 +160,40 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_refusals_total", "counter", "requests",
         "Errors sent to callers, by the error's code.",
-        ("code",), "40",
+        ("code",), "56",
+    ),
+    Spec(
+        "apprentice_requests_shed_total", "counter", "requests",
+        "Requests that got no place, by why.",
+        ("cause",), "6",
+    ),
+    Spec(
+        "apprentice_queue_length", "gauge", "requests",
+        "Requests that wait for a place in this gateway or on a replica, by their class.",
+        ("priority",), "3",
+    ),
+    Spec(
+        "apprentice_queue_seconds", "histogram", "seconds",
+        "How long a request that had to wait waited for a place, in seconds, whatever came of it.",
+        ("priority",), "3", SECONDS_OF_A_WRITE,
+    ),
+    Spec(
+        "apprentice_configuration_reloads_total", "counter", "reloads",
+        "Readings of the configuration while the gateway runs, by what came of them.",
+        ("outcome",), "12",
+    ),
+    Spec(
+        "apprentice_configuration_loaded_at_seconds", "gauge", "Unix seconds",
+        "When the configuration that this gateway goes by was read, in Unix seconds.",
+    ),
+    Spec(
+        "apprentice_limits_unenforced_total", "counter", "requests",
+        "Requests let through without holding a limit, since Redis did not answer.",
+    ),
+    Spec(
+        "apprentice_exit_capped_total", "counter", "requests",
+        "Requests refused because their task had sent as much to its exit as it may, by why they were to go there.",
+        ("task", "reason"), "T + 18",
     ),
     Spec(
         "apprentice_attempts_total", "counter", "attempts",
@@ -216,6 +251,11 @@ METRICS: tuple[Spec, ...] = (
         ("pool", "replica"), "R + 1",
     ),
     Spec(
+        "apprentice_breaker_state", "gauge", "0, 1 or 2",
+        "State of a replica's breakers, the worst of them: 0 closed, 1 half-open, 2 open.",
+        ("pool", "replica"), "R + 1",
+    ),
+    Spec(
         "apprentice_replica_up", "gauge", "0 or 1",
         "1 where the replica's last health check passed, else 0.",
         ("pool", "replica"), "R + 1",
@@ -225,10 +265,14 @@ METRICS: tuple[Spec, ...] = (
         "Requests that this gateway holds on a replica at this moment.",
         ("pool", "replica"), "R + 1",
     ),
-    Spec("apprentice_records_pending", "gauge", "records", "Records in the buffer that are not stored yet."),
+    Spec(
+        "apprentice_tasks", "gauge", "tasks",
+        "Tasks of the event loop: those of the duties, and at most three for each connection that is served.",
+    ),
+    Spec("apprentice_records_pending", "gauge", "records", "Records in memory and spool that are not stored yet."),
     Spec(
         "apprentice_records_dropped_total", "counter", "records",
-        "Records lost because the buffer was full.",
+        "Records lost because spool or buffer was full, or the disk damaged them.",
     ),
     Spec(
         "apprentice_records_flush_seconds", "histogram", "seconds",
@@ -236,10 +280,24 @@ METRICS: tuple[Spec, ...] = (
         bounds=SECONDS_OF_A_WRITE,
     ),
     Spec(
-        "apprentice_records_oldest_seconds", "gauge", "seconds",
+        "apprentice_records_oldest_age_seconds", "gauge", "seconds",
         "Age of the oldest record that is not stored yet, in seconds; 0 with none pending.",
     ),
+    Spec("apprentice_records_spool_bytes", "gauge", "bytes", "Size of this gateway's spool of records on disk."),
+    Spec("apprentice_records_spool_bytes_max", "gauge", "bytes", "Size at which the spool drops its oldest records."),
+    Spec(
+        "apprentice_records_archived_total", "counter", "records",
+        "Records that this gateway wrote to Parquet files.",
+    ),
+    Spec(
+        "apprentice_records_unarchived_dropped_total", "counter", "records",
+        "Records that the stream dropped before they were written to Parquet files.",
+    ),
     Spec("apprentice_redis_up", "gauge", "0 or 1", "1 where Redis has answered lately, else 0."),
+    Spec(
+        "apprentice_state_durable", "gauge", "0 or 1",
+        "1 where what is acknowledged is on the disk of Redis, 0 where Redis may forget it when it ends.",
+    ),
     Spec(
         "apprentice_event_loop_lag_seconds", "histogram", "seconds",
         "How much later than due the event loop woke a timer, in seconds.",
@@ -261,12 +319,12 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_series_overflow_total", "counter", "updates",
         "Updates counted under other because their metric had used its share of the series budget.",
-        ("family",), "48",
+        ("family",), "64",
     ),
     Spec(
         "apprentice_measurements_lost_total", "counter", "updates",
         "Updates that were no finite number of at least 0, and gauges that could not be read: our fault.",
-        ("family",), "48",
+        ("family",), "64",
     ),
 )  # fmt: skip
 
@@ -364,6 +422,11 @@ class Family(ABC, Generic[Cell]):
         """The series of these label values, begun if new; `other` once the metric's share is used up."""
         return self._cells.get(labels) or self._begin(labels)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether new label values still get a series of their own."""
+        return len(self._cells) - len(self._others) < self._own_max
+
     def remove(self, label: str, values: Collection[str]) -> None:
         """Drop every series whose label has one of these values, and so give back its room."""
         place = self.spec.labels.index(label)
@@ -393,7 +456,7 @@ class Family(ABC, Generic[Cell]):
         if len(labels) != len(names):
             raise TypeError(f"{self.spec.name} has the labels {names}: give one value for each.")
         kept = tuple(map(self._within_closed, names, labels))
-        if kept not in self._cells and len(self._cells) - len(self._others) >= self._own_max:
+        if kept not in self._cells and not self.has_room:
             kept = tuple(value if name in CLOSED else OTHER for name, value in zip(names, kept, strict=True))
             self._others.add(kept)
         if kept != labels:
@@ -482,7 +545,7 @@ class Meters:
     below SERIES_MAX_LEAST.
     """
 
-    def __init__(self, series_max: int = SERIES_MAX_DEFAULT) -> None:
+    def __init__(self, series_max: int = SERIES_MAX_DEFAULT) -> None:  # noqa: PLR0915 - one line a metric
         if series_max < SERIES_MAX_LEAST:
             raise ValueError(f"{series_max} series are too few: give at least {SERIES_MAX_LEAST}.")
         always = sum(spec.other_children * spec.width for spec in METRICS)
@@ -503,6 +566,13 @@ class Meters:
         self.overspend_usd = make(Counter, "overspend_usd_total")
         self.fallbacks = make(Counter, "fallbacks_total")
         self.refusals = make(Counter, "refusals_total")
+        self.requests_shed = make(Counter, "requests_shed_total")
+        self.queue_length = make(Gauge, "queue_length")
+        self.queue_seconds = make(Histogram, "queue_seconds")
+        self.configuration_reloads = make(Counter, "configuration_reloads_total")
+        self.configuration_loaded_at_seconds = make(Gauge, "configuration_loaded_at_seconds")
+        self.limits_unenforced = make(Counter, "limits_unenforced_total")
+        self.exit_capped = make(Counter, "exit_capped_total")
         self.attempts = make(Counter, "attempts_total")
         self.feedback = make(Counter, "feedback_total")
         self.feedback_coverage_ratio = make(Gauge, "feedback_coverage_ratio")
@@ -514,17 +584,31 @@ class Meters:
         self.shadow_requests = make(Counter, "shadow_requests_total")
         self.rollout_verdicts = make(Counter, "rollout_verdicts_total")
         self.replica_cordoned = make(Gauge, "replica_cordoned")
+        self.breaker_state = make(Gauge, "breaker_state")
         self.replica_up = make(Gauge, "replica_up")
         self.in_flight = make(Gauge, "in_flight")
+        self.tasks = make(Gauge, "tasks")
         self.records_pending = make(Gauge, "records_pending")
         self.records_dropped = make(Counter, "records_dropped_total")
         self.records_flush_seconds = make(Histogram, "records_flush_seconds")
-        self.records_oldest_seconds = make(Gauge, "records_oldest_seconds")
+        self.records_oldest_age_seconds = make(Gauge, "records_oldest_age_seconds")
+        self.records_spool_bytes = make(Gauge, "records_spool_bytes")
+        self.records_spool_bytes_max = make(Gauge, "records_spool_bytes_max")
+        self.records_archived = make(Counter, "records_archived_total")
+        self.records_unarchived_dropped = make(Counter, "records_unarchived_dropped_total")
         self.redis_up = make(Gauge, "redis_up")
+        self.state_durable = make(Gauge, "state_durable")
         self.event_loop_lag_seconds = make(Histogram, "event_loop_lag_seconds")
         self.snapshot_generation = make(Gauge, "snapshot_generation")
         self.snapshot_age_seconds = make(Gauge, "snapshot_age_seconds")
         self.build_info = make(Gauge, "build_info")
+
+    def expect_verdicts(self, tasks: Collection[str]) -> None:
+        """Begin the verdicts of these tasks at 0, so that the first is seen as an increase; while there is room."""
+        for task in tasks:
+            for action in ("promote", "roll_back", "hold"):
+                if self.rollout_verdicts.has_room:
+                    self.rollout_verdicts.cell(task, action)
 
     def saved(self, task: str, usd: float) -> None:
         """Count a saving in US dollars; one below 0 goes to overspend, since a counter never goes down."""

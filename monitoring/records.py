@@ -1,19 +1,17 @@
-"""Records: all that is known of a finished request, on its way to the stream. docs/records.md lists the fields."""
+"""Records: all that is known of a finished request, and the stream in Redis. docs/records.md lists the fields."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 STREAM_KEY = "apprentice:records"
-BATCH_MAX = 500
 
 
 class AttemptRecord(msgspec.Struct):
@@ -58,7 +56,9 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     error_code: str | None = None
     finish_reason: str | None = None
     attempts: list[AttemptRecord] = []
+    continued: int = 0
     blueprint: bool = False
+    dropped: list[str] = []
     override_id: str | None = None
     probability: float = 1.0
     policy_generation: int = 0
@@ -86,7 +86,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
 
 FLUSH = """
 local joined = {}
-for i = 4, #ARGV, 4 do
+for i = 5, #ARGV, 4 do
   local id, index, payload, handles = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local place = 'apprentice:record:' .. id
   if redis.call('EXISTS', place) == 0 then
@@ -116,9 +116,26 @@ for i = 4, #ARGV, 4 do
     end
   end
 end
+local unarchived = 0
 local over = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[2])
 if over > 0 then
+  local archiving = tonumber(ARGV[4])
+  local done_time, done_number = 0, 0
+  if archiving >= 0 then
+    local done = redis.call('HGET', 'apprentice:archive:records', 'done') or '0-0'
+    done_time, done_number = string.match(done, '^(%d+)-(%d+)$')
+    done_time, done_number = tonumber(done_time), tonumber(done_number)
+  end
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(over, 2000))) do
+    if archiving >= 0 then
+      local time, number = string.match(entry[1], '^(%d+)-(%d+)$')
+      time, number = tonumber(time), tonumber(number)
+      if time > done_time or (time == done_time and number > done_number) then
+        if over <= archiving then break end
+        unarchived = unarchived + 1
+      end
+    end
+    over = over - 1
     local id, handles = entry[2][2], entry[2][4]
     redis.call('DEL', 'apprentice:record:' .. id)
     for handle in string.gmatch(handles, '[^\\n]+') do
@@ -128,7 +145,7 @@ if over > 0 then
     redis.call('XDEL', KEYS[1], entry[1])
   end
 end
-return joined
+return {joined, unarchived}
 """
 
 
@@ -172,6 +189,10 @@ class RecordBuffer:
         """The age of the oldest record that waits; 0 when none does."""
         return max(0.0, time.time() - self._pending[0].at) if self._pending else 0.0
 
+    def wake(self) -> None:
+        """Let whoever waits for `some` look again, though there may be no record here."""
+        self._some.set()
+
     async def some(self) -> None:
         """Wait until there is a record."""
         self._some.clear()
@@ -182,23 +203,34 @@ class RecordBuffer:
         """The oldest records, which stay here until `forget` is told that they are stored."""
         return [self._pending[i] for i in range(min(count, len(self._pending)))]
 
-    def forget(self, count: int) -> None:
-        """Drop the oldest records: they are stored."""
-        for _ in range(count):
-            self._pending.popleft()
+    def forget(self, records: Sequence[Record]) -> None:
+        """Drop the oldest records, those that `first` gave: they are stored. Some that are gone already are none."""
+        for record in records:
+            if self._pending and self._pending[0] is record:
+                self._pending.popleft()
 
 
 class RecordStream:
     """The record stream in Redis, and the index from an id to its place there."""
 
     def __init__(
-        self, redis: Redis, retention_seconds: int, records_max: int, feedback_stream_key: str, feedback_max: int
+        self,
+        redis: Redis,
+        retention_seconds: int,
+        records_max: int,
+        feedback_stream_key: str,
+        feedback_max: int,
+        unarchived_max: int | None = None,
     ) -> None:
+        """With `unarchived_max` a record stays until it is archived, but never more of them over `records_max`."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = retention_seconds * 1000
         self._records_max = records_max
         self._feedback_stream_key = feedback_stream_key
         self._feedback_max = feedback_max
+        self._unarchived_max = -1 if unarchived_max is None else unarchived_max
+        self.unarchived_dropped = 0
+        """Records that this gateway's flushes had to drop before they were archived, since its start."""
         self._flush = redis.register_script(FLUSH)
 
     async def append(self, records: Sequence[Record]) -> list[Joined]:
@@ -206,11 +238,14 @@ class RecordStream:
 
         Raises RedisError if Redis can't be reached; the records are then not acknowledged and are to be sent again.
         """
-        args: list[bytes | str | int] = [self._retention_ms, self._records_max, self._feedback_max]
+        args: list[bytes | str | int] = [
+            *(self._retention_ms, self._records_max, self._feedback_max, self._unarchived_max)
+        ]
         for record in records:
             index = "\n".join((record.caller, record.task or "", record.version or "", record.pool or ""))
             args += [record.id, index, msgspec.json.encode(record), "\n".join(record.handles)]
-        answer = await self._flush(keys=[STREAM_KEY, self._feedback_stream_key], args=args)
+        answer, unarchived = await self._flush(keys=[STREAM_KEY, self._feedback_stream_key], args=args)
+        self.unarchived_dropped += int(unarchived)
         by_id = {record.id: record for record in records}
         return [
             Joined(by_id[request_id.decode()], outcome.decode(), msgspec.json.decode(body))
@@ -230,23 +265,3 @@ class RecordStream:
         """The id of the latest request of a session or about a subject (as `handle_of` names it)."""
         raw = await self._redis.get(f"apprentice:handle:{handle}")
         return raw.decode() if raw else None
-
-
-async def flush_once(buffer: RecordBuffer, stream: RecordStream, joined: Callable[[Joined], None]) -> int:
-    """Move one batch from the buffer to the stream; returns how many. Raises RedisError and loses nothing."""
-    batch = buffer.first(BATCH_MAX)
-    if batch:
-        for found in await stream.append(batch):
-            joined(found)
-        buffer.forget(len(batch))
-    return len(batch)
-
-
-async def flush_until(buffer: RecordBuffer, stream: RecordStream, joined: Callable[[Joined], None], at: float) -> int:
-    """Empty the buffer, trying until `at` (monotonic seconds); returns how many records are left behind."""
-    while len(buffer) and time.monotonic() < at:
-        try:
-            await flush_once(buffer, stream, joined)
-        except RedisError:
-            await asyncio.sleep(0.1)
-    return len(buffer)

@@ -11,7 +11,7 @@ from router.policy import AttemptLimits, Policy
 from router.replicas import pick
 from serving.view import FaultKind, FleetView
 
-GivingUp = Literal["refused", "exhausted"]
+GivingUp = Literal["refused", "exhausted", "exit_capped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,12 @@ class NextAttempt:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Tell the caller: `refused` passes the engine's own refusal on, `exhausted` says that nobody could answer."""
+    """Tell the caller: `refused` passes the engine's own refusal on, `exhausted` says that nobody could answer,
+    `exit_capped` that the exit could have, and may not now; `reason` is why it would have gone there."""
 
     because: GivingUp
     retry_after_seconds: float | None = None
+    reason: Reason | None = None
 
 
 REASON_OF: Mapping[FaultKind, Reason] = {
@@ -51,6 +53,7 @@ REASON_OF: Mapping[FaultKind, Reason] = {
     "truncated": "engine_error",
     "silent": "timeout",
     "overloaded": "overload",
+    "too_long": "context_length",
 }
 NOT_ASKED_AGAIN: frozenset[FaultKind] = frozenset({"silent", "overloaded", "unreachable"})
 """Faults after which a replica is not asked in another role either, such as its base in the place of its adapter."""
@@ -64,28 +67,47 @@ def next_attempt(
     view: FleetView,
     moment: Moment,
     seconds_left: float,
+    going_on: bool = False,
 ) -> NextAttempt | GiveUp:
     """Decide what follows the last of `failures`.
 
     The order: another replica of the same version; the same one again where that can help, once the wait it asked
     for fits; the task's exit, labelled with its reason; giving up. A request never changes its version, a silent
-    replica is not asked twice, and what the engine refused as the caller's own mistake is never sent again.
+    replica is not asked twice, and what the engine refused as the caller's own mistake is never sent again; a prompt
+    that is too long for this pool goes to an exit that is known to take longer ones. With `going_on`, for an answer
+    of which a part is there, only pools whose engines continue one come into question.
     """
     last = failures[-1]
-    if last.kind == "refused":
-        return GiveUp("refused")
+    if last.kind in ("refused", "too_long"):
+        larger = _instead(choice, last, view, moment, frozenset()) if _exit_takes_more(choice, last, view) else None
+        return NextAttempt(larger) if isinstance(larger, Choice) and seconds_left > 0 else GiveUp("refused")
     if seconds_left <= 0:
         return GiveUp("exhausted")
     here = [failure for failure in failures if failure.pool == choice.pool.name]
-    if len(here) <= policy.limits.retries_max:
+    if len(here) <= policy.limits.retries_max and (choice.pool.continues or not going_on):
         again = _again(choice, here, view, moment, policy.limits)
         if again is not None and again.wait_seconds < seconds_left:
             return again
     spent = frozenset(failure.replica for failure in failures if failure.kind in NOT_ASKED_AGAIN)
     instead = _instead(choice, last, view, moment, spent)
-    if isinstance(instead, Choice):
+    if isinstance(instead, Choice) and (_continues(instead) or not going_on):
         return NextAttempt(instead)
+    if isinstance(instead, Refusal) and instead.code == "exit_capped":
+        return GiveUp("exit_capped", None, instead.reason)
     return GiveUp("exhausted", last.retry_after_seconds)
+
+
+def _exit_takes_more(choice: Choice, last: Failure, view: FleetView) -> bool:
+    """Whether a prompt was too long for this pool, and the task's exit is known to take longer ones."""
+    there = view.pools.get(choice.task.exit_pool or "") if choice.task and last.kind == "too_long" else None
+    most, here = there.context_tokens_max if there else None, choice.pool.context_tokens_max
+    return most is not None and here is not None and most > here
+
+
+def _continues(choice: Choice) -> bool:
+    """Whether a choice can go on with text; a form that is asked for by the blueprint begins anew, so that can't."""
+    blueprint = choice.blueprint_of.blueprint if choice.blueprint_of else None
+    return choice.pool.continues and not (blueprint and blueprint.response_format)
 
 
 def _again(
@@ -96,7 +118,10 @@ def _again(
     if pool is None:
         return None
     tried = frozenset(failure.replica for failure in here)
-    other = pick(pool, version, view.in_flight, moment.now, moment.draw, tried, choice.key)
+    has_exit = choice.version is not None and choice.task is not None and choice.task.exit_pool is not None
+    spare_open = has_exit and choice.reason != "pinned"
+    on_trial = choice.reason == "canary"
+    other = pick(pool, version, view.in_flight, moment.now, moment.draw, tried, choice.key, spare_open, on_trial)
     if not isinstance(other, str):
         return NextAttempt(replace(choice, replica=other))
     last = here[-1]

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from router.overrides import Override, Subject, first_match
 from router.policy import Alias, Policy, TaskPolicy
-from router.replicas import pick
+from router.replicas import Lack, pick
 from serving.view import FleetView, PoolView, ReplicaView, VersionView
 
 Reason = Literal[
@@ -28,9 +28,12 @@ Reason = Literal[
     "overload",
     "timeout",
     "engine_error",
+    "context_length",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 OUT_OF_SERVICE = frozenset({"quarantined", "draining", "retired"})
+ADAPTER_STANDS_IN: frozenset[Reason] = frozenset({"out_of_scope", "holdout", "predicted_gain"})
+"""Reasons for the exit for which the adapter answers all the same where the exit is closed."""
 
 RefusalCode = Literal[
     "model_not_found",
@@ -39,6 +42,7 @@ RefusalCode = Literal[
     "refused_by_override",
     "no_replica",
     "overload",
+    "exit_capped",
 ]
 
 
@@ -79,20 +83,24 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The request goes nowhere: a code for programs, and a sentence that says what to do."""
+    """The request goes nowhere: a code for programs, and a sentence that says what to do. `reason` is why it would
+    have gone to an exit that is closed."""
 
     code: RefusalCode
     message: str
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
     """The time and the chance of one decision, passed in so that deciding stays pure: `now` in monotonic seconds,
-    `now_unix` in Unix seconds, `draw` uniform in [0, 1)."""
+    `now_unix` in Unix seconds, `draw` uniform in [0, 1). `exits_closed` holds the tasks that have sent as much to their
+    exit as they may."""
 
     now: float
     now_unix: float
     draw: float
+    exits_closed: frozenset[str] = frozenset()
 
 
 def choose(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
@@ -210,14 +218,34 @@ def _serve(
     if version is None or pool is None or version.state in OUT_OF_SERVICE:
         return _exit(task, version, view, moment, "no_replica", session, override_id)
     key = session or version.name
-    replica = pick(pool, version.name, view.in_flight, moment.now, moment.draw, key=key)
-    if not isinstance(replica, str):
-        return Choice(task, version, pool, replica, reason, None, probability, override_id, key)
-    if reason == "pinned" and replica == "overload":
-        return _lacking(replica, pool.name)
-    if reason == "pinned":
-        return Refusal("version_not_loaded", f"{version.name} is not loaded on any replica that could take it now.")
-    return _exit(task, version, view, moment, replica, session, override_id)
+    instead: Choice | Refusal | None = None
+    for spare_open in (True, False) if reason != "pinned" else (False,):
+        replica = pick(
+            pool,
+            version.name,
+            view.in_flight,
+            moment.now,
+            moment.draw,
+            frozenset(),
+            key,
+            spare_open,
+            reason == "canary",
+        )
+        if not isinstance(replica, str):
+            return Choice(task, version, pool, replica, reason, None, probability, override_id, key)
+        if reason == "pinned":
+            return _lacking_pinned(replica, version, pool)
+        instead = _exit(task, version, view, moment, replica, session, override_id, frozenset(), spare_open)
+        if isinstance(instead, Choice):
+            return instead
+    assert instead is not None
+    return instead
+
+
+def _lacking_pinned(lack: Lack, version: VersionView, pool: PoolView) -> Refusal:
+    if lack == "overload":
+        return _lacking(lack, pool.name)
+    return Refusal("version_not_loaded", f"{version.name} is not loaded on any replica that could take it now.")
 
 
 def _exit(
@@ -229,18 +257,39 @@ def _exit(
     session: str | None,
     override_id: str | None = None,
     avoid: frozenset[str] = frozenset(),
+    spare_open: bool = False,
 ) -> Choice | Refusal:
     pool = view.pools.get(task.exit_pool or "")
     if pool is None:
         return Refusal("no_replica", f"The task {task.name!r} has no replica that can answer, and no exit.")
     key = session or (version.name if version else None)
-    replica = pick(pool, None, view.in_flight, moment.now, moment.draw, avoid, key)
+    if task.name in moment.exits_closed:
+        return _instead_of_exit(task, version, view, moment, reason, key)
+    replica = pick(pool, None, view.in_flight, moment.now, moment.draw, avoid, key, spare_open)
     if isinstance(replica, str):
         return _lacking(replica, pool.name)
     return Choice(task, None, pool, replica, reason, version, 1.0, override_id, key)
 
 
-def _lacking(lack: Literal["no_replica", "overload"], pool: str) -> Refusal:
+def _instead_of_exit(
+    task: TaskPolicy,
+    version: VersionView | None,
+    view: FleetView,
+    moment: Moment,
+    reason: Reason,
+    key: str | None,
+) -> Choice | Refusal:
+    """Past the exit's cap: the adapter where the reason allows it, else nobody."""
+    pool = view.pools.get(version.pool) if version and reason in ADAPTER_STANDS_IN else None
+    if version is not None and pool is not None and version.state not in OUT_OF_SERVICE:
+        replica = pick(pool, version.name, view.in_flight, moment.now, moment.draw, key=key)
+        if not isinstance(replica, str):
+            return Choice(task, version, pool, replica, reason, key=key)
+    text = f"The task {task.name!r} has sent as much to {task.exit_pool} as it may. Try again later."
+    return Refusal("exit_capped", text, reason)
+
+
+def _lacking(lack: Lack, pool: str) -> Refusal:
     if lack == "overload":
         return Refusal("overload", f"Every replica of the pool {pool!r} is full. Try again in a moment.")
     return Refusal("no_replica", f"No replica of the pool {pool!r} can answer now. Try again later.")

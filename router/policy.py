@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from router.overrides import Override
 
-CommitPolicy = Literal["first_token", "complete"]
-"""From when on a streamed answer belongs to the caller: with its first token, or only when it is complete."""
+CacheIsolation = Literal["caller", "none"]
+"""Whose prompts share an engine's prefix cache: one caller's own, or everybody's."""
+COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
+"""From when on a streamed answer belongs to the caller: with its first token, with so many, or when it is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +41,25 @@ class TaskPolicy:
     """What an operator deployed for a task: where it runs, where it may go instead, and within which bounds.
 
     `exit_pool` is the pool that takes over where the adapter may not or cannot answer; None leaves only an error.
+    `commit` is one of COMMIT_POLICIES; `hold_seconds_max` how long a stream is held back for it (None: as long as an
+    answer may take).
     """
 
     name: str
     exit_pool: str | None
-    commit: CommitPolicy = "first_token"
+    commit: str = "first_token"
     parameters_allowed: frozenset[str] = frozenset()
     max_tokens_max: int = 4096
     n_max: int = 1
+    hold_seconds_max: float | None = None
+    cache_isolation: CacheIsolation = "caller"
+
+    @property
+    def tokens_before_commit(self) -> float:
+        """How many tokens of a stream are held back before it is committed; infinity for all of them."""
+        if self.commit == "first_token":
+            return 1
+        return math.inf if self.commit == "complete" else int(self.commit.partition(":")[2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
-from serving.view import PoolView, ReplicaView
+from serving.view import CircuitView, PoolView, ReplicaView
 
 Lack = Literal["no_replica", "overload"]
 """Why no replica could be picked: none is there for it, or all that are there are full."""
@@ -32,14 +32,18 @@ def pick(
     draw: float,
     avoid: frozenset[str] = frozenset(),
     key: str | None = None,
+    spare_open: bool = False,
+    on_trial: bool = False,
 ) -> ReplicaView | Lack:
     """A replica of the pool that serves the version (None: the base).
 
     With a key: the key's first choice of those whose load is within the bound, the same one at every gateway. Without
     one: the least busy, ties broken by `draw` in [0, 1).
 
-    Replicas that rest after a fault are passed over, unless all of them rest: then the one that rests the shortest
-    is tried, since a refusal helps nobody. `avoid` holds replicas that this request must not be sent to again.
+    Replicas that rest after a fault, or are being probed, are passed over, unless all of them are: then the least bad
+    is tried, since a refusal helps nobody. With `spare_open`, for who has somewhere else to go, none is tried whose
+    breaker is open. `avoid` holds replicas that this request must not be sent to again. A version that is `on_trial` is
+    asked however often it failed itself, so that its verdict has something to go by.
     """
     there = [
         replica
@@ -48,9 +52,14 @@ def pick(
     ]
     if not there:
         return "no_replica"
-    awake = [replica for replica in there if replica.resting_until <= now] or [
-        min(there, key=lambda replica: replica.resting_until)
-    ]
+    model = "" if on_trial else version or pool.base_model
+    awake = [replica for replica in there if _is_awake(replica, model, now)]
+    if not awake:
+        if spare_open:
+            there = [replica for replica in there if not any(circuit.open for circuit in _circuits(replica, model))]
+            if not there:
+                return "no_replica"
+        awake = [min(there, key=lambda replica: _badness(replica, model))]
     free = [replica for replica in awake if in_flight.get(replica.name, 0) < replica.in_flight_max]
     if not free:
         return "overload"
@@ -59,6 +68,27 @@ def pick(
     if key is None:
         return _least_busy(free, in_flight, draw)
     return _first_choice(free, in_flight, key)
+
+
+def _is_awake(replica: ReplicaView, model: str, now: float) -> bool:
+    if replica.resting_until > now:
+        return False
+    if not replica.circuits:
+        return True
+    return not any(circuit.probing or circuit.resting_until > now for circuit in _circuits(replica, model))
+
+
+def _circuits(replica: ReplicaView, model: str) -> list[CircuitView]:
+    """The replica's own, and that of the model on it, as far as they have failed lately."""
+    found = (replica.circuits.get(""), replica.circuits.get(model))
+    return [circuit for circuit in found if circuit is not None]
+
+
+def _badness(replica: ReplicaView, model: str) -> tuple[bool, float]:
+    """Of replicas that all rest, the one to try: first those that are not open, then that which rests the shortest."""
+    circuits = _circuits(replica, model)
+    rests = max((circuit.resting_until for circuit in circuits), default=0.0)
+    return any(circuit.open for circuit in circuits), max(rests, replica.resting_until)
 
 
 def _first_choice(replicas: Sequence[ReplicaView], in_flight: Mapping[str, int], key: str) -> ReplicaView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self, cast
 from urllib.parse import urlsplit
@@ -48,17 +48,23 @@ class EngineClient(Protocol):
     ) -> EngineAnswer:
         """Send `body` and wait for the headers; nothing may be silent for longer than `silence_seconds`.
 
+        `path` is appended to the path of `engine_url`, if that has one.
+
         Raises an EngineError for whatever is not an answer: no connection, silence, or a status other than 2xx.
         """
         ...
 
 
 class Origin:
-    """One engine's address, and the connections to it that wait for a request."""
+    """One engine's address, and the connections to it that wait for a request. `path` is what all its paths begin with.
 
-    def __init__(self, engine_url: str) -> None:
+    `tls` replaces what the system trusts, where the address is an https:// one.
+    """
+
+    def __init__(self, engine_url: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(engine_url)
-        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self.tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self.path = parts.path.rstrip("/")
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if self.tls else 80)
         self.authority = parts.netloc.rpartition("@")[2]
@@ -282,9 +288,15 @@ class Connection(asyncio.Protocol):
 class HttptoolsEngineClient:
     """EngineClient over kept-alive connections. One per gateway; whoever opened it closes it."""
 
-    def __init__(self, connect_timeout_seconds: float, answer_bytes_max: int) -> None:
+    def __init__(
+        self,
+        connect_timeout_seconds: float,
+        answer_bytes_max: int,
+        context_for: Callable[[str], ssl.SSLContext | None] = lambda _: None,
+    ) -> None:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._answer_bytes_max = answer_bytes_max
+        self._context_for = context_for
         self._origins: dict[str, Origin] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -304,12 +316,13 @@ class HttptoolsEngineClient:
     ) -> EngineAnswer:
         origin = self._origins.get(engine_url)
         if origin is None:
-            origin = self._origins[engine_url] = Origin(engine_url)
+            origin = self._origins[engine_url] = Origin(engine_url, self._context_for(engine_url))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if lines.count("\n") != len(headers):
             raise ValueError("a header's value has a line end")
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {origin.authority}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+            f"POST {origin.path}{path} HTTP/1.1\r\nHost: {origin.authority}\r\nUser-Agent: apprentice\r\n"
+            f"{lines}Content-Length: {len(body)}\r\n\r\n"
         ).encode("latin-1")
         assert self._loop is not None, "the client is used inside `async with`"
         connection = origin.take(self._loop.time())

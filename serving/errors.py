@@ -8,6 +8,7 @@ EngineError                the engine did not give a usable answer
  ├─ Missing                404 for a model that we know it has
  ├─ Truncated              the answer ended before it was whole
  └─ RefusedByEngine        4xx: the caller's own mistake, in the engine's words
+     └─ TooLong            the prompt does not fit this model; a larger one may take it
 """
 
 from __future__ import annotations
@@ -57,7 +58,15 @@ class Truncated(EngineError):
 
 
 class RefusedByEngine(EngineError):
-    kind = "refused"
+    kind: ClassVar[FaultKind] = "refused"
+
+
+class TooLong(RefusedByEngine):
+    kind = "too_long"
+
+
+TOO_LONG_WORDS = (b"context_length", b"maximum context length", b"max_model_len")
+"""Of them, one stands in what vLLM and OpenAI's API say of a prompt that is too long."""
 
 
 def from_status(status: int, body: bytes, retry_after: str | None) -> EngineError:
@@ -70,10 +79,11 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> EngineErro
         return Missing(message, status, body)
     if status == 408:
         return Silent(message, status, body)
-    if status in (401, 403, 407) or status < 400:
-        return Failed(message, status, body)  # the gateway's own key or address is wrong: no caller can mend that
+    if status in (401, 402, 403, 407) or status < 400:
+        return Failed(message, status, body)  # our own key, account or address: no caller can mend that
     if status < 500:
-        return RefusedByEngine(message, status, body)
+        too_long = status in (400, 413) and any(words in body.lower() for words in TOO_LONG_WORDS)
+        return (TooLong if too_long else RefusedByEngine)(message, status, body)
     return Failed(message, status, body)
 
 

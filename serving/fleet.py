@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from serving.replica import Replica, ReplicaConfig
-from serving.view import FleetView, PoolView, VersionView
+from serving.view import EngineKind, FleetView, PoolView, VersionView
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,9 @@ class PoolConfig:
     config.json (and weights, if `base_fingerprint` is to be computed); a pool takes adapters if one of them is set.
     `max_loras` and `max_cpu_loras` are what its engines were started with. A version is placed on `replicas_min`
     replicas (0: on all), and on more while it has over `in_flight_target` requests under way for each.
-    `drain_seconds_max` bounds the wait for a version's last answers before it is unloaded.
+    `drain_seconds_max` bounds the wait for a version's last answers before it is unloaded. `continues` and
+    `context_tokens_max` are as the router sees them (PoolView), and so is `engine`. Its replicas are looked at once in
+    `health_interval_seconds`.
     """
 
     name: str
@@ -32,6 +34,14 @@ class PoolConfig:
     replicas_min: int = 0
     in_flight_target: int = 16
     drain_seconds_max: float = 600.0
+    continues: bool = False
+    context_tokens_max: int | None = None
+    engine: EngineKind = "vllm"
+    health_interval_seconds: float = 1.0
+
+
+LEAVING_SECONDS_MAX = 3600.0
+"""Longer than any request takes: whoever chose a replica before it left has ended by then."""
 
 
 class Fleet:
@@ -39,9 +49,12 @@ class Fleet:
 
     def __init__(self, pools: Iterable[PoolConfig]) -> None:
         self.pools: Mapping[str, PoolConfig] = {pool.name: pool for pool in pools}
-        self.replicas: Mapping[str, Replica] = {
-            config.name: Replica(config) for pool in self.pools.values() for config in pool.replicas
-        }
+        self.continues = any(pool.continues for pool in self.pools.values())
+        """Whether there is a pool whose engines go on with an answer that has begun."""
+        self._replicas = _Replicas(
+            {config.name: Replica(config, self.changed) for pool in self.pools.values() for config in pool.replicas}
+        )
+        self.replicas: Mapping[str, Replica] = self._replicas
         self._versions: Mapping[str, VersionView] = {}
         self._view: FleetView | None = None
         self._load = _Load(self.replicas)
@@ -49,12 +62,13 @@ class Fleet:
     def view(self) -> FleetView:
         """The picture of this moment."""
         if self._view is None:
-            pools = {
-                pool.name: PoolView(pool.name, pool.base_model, tuple(r.view() for r in self.in_pool(pool.name)))
-                for pool in self.pools.values()
-            }
+            pools = {pool.name: self._pool_view(pool) for pool in self.pools.values()}
             self._view = FleetView(MappingProxyType(pools), self._versions, self._load)
         return self._view
+
+    def _pool_view(self, pool: PoolConfig) -> PoolView:
+        replicas = tuple(replica.view() for replica in self.in_pool(pool.name))
+        return PoolView(pool.name, pool.base_model, replicas, pool.continues, pool.context_tokens_max, pool.engine)
 
     def changed(self) -> None:
         """Say that a replica's health, rest or adapters have changed."""
@@ -65,9 +79,46 @@ class Fleet:
         self._versions = MappingProxyType(dict(versions))
         self._view = None
 
+    def take_in(self, pools: Iterable[PoolConfig], now: float) -> None:
+        """Go by these pools from `now` (monotonic seconds) on; they are the same, their replicas may be others.
+
+        One that is configured no more gets no new requests, and is known until those that hold it have ended.
+        """
+        self.pools = {pool.name: pool for pool in pools}
+        self.continues = any(pool.continues for pool in self.pools.values())
+        known = dict(self._replicas)
+        kept = self._replicas.leaving
+        for name in [name for name, (one, at) in kept.items() if not one.in_flight and now - at > LEAVING_SECONDS_MAX]:
+            del kept[name]
+        self._replicas.clear()
+        for config in (config for pool in self.pools.values() for config in pool.replicas):
+            replica = known.pop(config.name, None) or kept.pop(config.name, (None, 0.0))[0]
+            if replica is None or replica.config.place != config.place:
+                replica = Replica(config, self.changed)
+            replica.config = config
+            self._replicas[config.name] = replica
+        kept.update({name: (replica, now) for name, replica in known.items()})
+        self._view = None
+
+    def has_room(self, name: str) -> bool:
+        """Whether a replica is there and could take one more request."""
+        replica = self.replicas.get(name)
+        return replica is not None and replica.up and not replica.cordoned and replica.has_room
+
     def in_pool(self, pool: str) -> list[Replica]:
         """The replicas of a pool, in the order of the configuration."""
         return [replica for replica in self.replicas.values() if replica.config.pool == pool]
+
+
+class _Replicas(dict[str, Replica]):
+    """Replicas by name. Those that have left the configuration are found by who knows their name, and not listed."""
+
+    def __init__(self, replicas: Mapping[str, Replica]) -> None:
+        super().__init__(replicas)
+        self.leaving: dict[str, tuple[Replica, float]] = {}
+
+    def __missing__(self, name: str) -> Replica:
+        return self.leaving[name][0]
 
 
 class _Load(Mapping[str, int]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 
 import httpx
 
@@ -12,6 +13,7 @@ from serving.replica import Replica
 
 log = logging.getLogger(__name__)
 CHECK_TIMEOUT_SECONDS = 3.0
+SAYS_NO = frozenset({401, 403, 502, 503, 504})
 LIFE = re.compile(r"^process_start_time_seconds\s+(\S+)", re.MULTILINE)
 
 
@@ -33,24 +35,58 @@ async def look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, *, anew:
 
 async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: bool) -> None:
     up, seen, engine_version, life = replica.up, replica.seen, replica.engine_version, replica.life
-    before = (up, seen, engine_version, life)
+    before, trouble = (up, seen, engine_version, life), ""
     try:
-        (await _get(replica, http, "/health")).raise_for_status()
-        models = (await _get(replica, http, "/v1/models")).raise_for_status().json()["data"]
-        seen = {str(model["id"]): str(model.get("root") or "") for model in models}
-        if anew or not up or not before[1].keys() <= seen.keys():  # it may have been started anew meanwhile
-            engine_version = await _engine_version(replica, http)
-            life = await _life(replica, http)
-        up = fleet.pools[replica.config.pool].base_model in seen
-    except (httpx.HTTPError, AttributeError, KeyError, TypeError, ValueError):
-        up, seen = False, {}
+        if replica.config.engine == "openai":
+            await _ask_for_its_models(replica, http)
+            up, engine_version = True, "unknown"
+        else:
+            (await _get(replica, http, "/health")).raise_for_status()
+            models = (await _get(replica, http, "/v1/models")).raise_for_status().json()["data"]
+            seen = {str(model["id"]): str(model.get("root") or "") for model in models}
+            if anew or not up or not before[1].keys() <= seen.keys():  # it may have been started anew meanwhile
+                engine_version = await _engine_version(replica, http)
+                life = await _life(replica, http)
+            base_model = fleet.pools[replica.config.pool].base_model
+            up = base_model in seen
+            trouble = "" if up else f"it does not serve {base_model!r}, the pool's base_model"
+    except (httpx.HTTPError, httpx.InvalidURL, AttributeError, KeyError, TypeError, ValueError) as error:
+        up, seen, trouble = False, {}, _trouble(error)
         replica.loaded = frozenset()
     # all at once: whoever reads a replica between two awaits sees one moment of it
     replica.up, replica.seen, replica.engine_version, replica.life = up, seen, engine_version, life
     if (up, seen, engine_version, life) != before:
         fleet.changed()
-    if up != before[0]:
-        log.warning("replica %s of the pool %s is %s", replica.name, replica.config.pool, "up" if up else "down")
+    if up and not before[0]:
+        replica.came_up(time.monotonic())
+    if (up, trouble) != (before[0], replica.trouble):
+        what, level = ("up", logging.INFO) if up else (f"down: {trouble}", logging.WARNING)
+        log.log(level, "replica %s of the pool %s is %s", replica.name, replica.config.pool, what)
+    replica.trouble = trouble
+
+
+async def _ask_for_its_models(replica: Replica, http: httpx.AsyncClient) -> None:
+    """Any answer says that somebody is there, and a list of models may be missing, or leave ours out.
+
+    Raises HTTPStatusError for what no request would get past: our key, another address, or nobody behind a proxy.
+    """
+    url = f"{replica.config.base_url}/models"
+    headers = engine_headers(replica)
+    async with http.stream("GET", url, headers=headers, timeout=CHECK_TIMEOUT_SECONDS) as answer:
+        if answer.is_redirect or answer.status_code in SAYS_NO:
+            raise httpx.HTTPStatusError("", request=answer.request, response=answer)
+
+
+def _trouble(error: Exception) -> str:
+    """Why a replica is down, in words."""
+    if not isinstance(error, httpx.HTTPStatusError):
+        return f"{type(error).__name__}: {error}"[:300]
+    status = error.response.status_code
+    if status in (401, 403):
+        return f"it answers {status}: the pool's or the replica's api_key is missing, wrong, or not allowed there"
+    if error.response.is_redirect:
+        return f"it answers {status}: its url leads elsewhere, and redirects are not followed"
+    return f"it answers {status}"
 
 
 async def _engine_version(replica: Replica, http: httpx.AsyncClient) -> str:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.view import ReplicaView
+from serving.breaker import Breaker, BreakerState
+from serving.tls import TlsFiles
+from serving.view import EngineKind, FaultKind, ReplicaView
+
+OF_MODEL: frozenset[FaultKind] = frozenset({"failed", "missing", "truncated"})
+"""Faults that say something of the model that was asked, while others on its replica may answer."""
+OF_REPLICA: frozenset[FaultKind] = frozenset({"unreachable", "silent", "overloaded"})
+WHOLE = ""
+"""The replica's own place among the breakers, which are named after models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +22,8 @@ class ReplicaConfig:
     """A replica as configured.
 
     `store_folder` is the adapter store as its engine sees it (None: as we do); `sidecar_url` where its store is filled
-    by a sidecar that pulls adapters by digest; `recycle_url` where a POST has its engine started anew.
+    by a sidecar that pulls adapters by digest; `recycle_url` where a POST has its engine started anew. `engine` says
+    what is known of it; where that is no more than OpenAI's API, `url` may have a path. `tls`: see TlsFiles.
     """
 
     name: str
@@ -24,14 +34,27 @@ class ReplicaConfig:
     in_flight_max: int = 256
     sidecar_url: str | None = None
     recycle_url: str | None = None
+    engine: EngineKind = "vllm"
+    tls: TlsFiles | None = None
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What makes it the same engine: pool and address, and how it is spoken to."""
+        return self.pool, self.url, self.engine, self.tls
+
+    @property
+    def base_url(self) -> str:
+        """Where OpenAI's API begins: `/chat/completions` and `/models` are below it."""
+        return self.url if self.engine == "openai" else f"{self.url}/v1"
 
 
 class Replica:
     """State of one replica. Owner: the fleet. Changed by leases, the health check and the snapshot only."""
 
-    def __init__(self, config: ReplicaConfig) -> None:
+    def __init__(self, config: ReplicaConfig, changed: Callable[[], None] = lambda: None) -> None:
         self.config = config
         self.name = config.name
+        self._changed = changed
         # load, changed by leases
         self.in_flight = 0
         self.holds: dict[str, int] = {}
@@ -40,8 +63,12 @@ class Replica:
         self._changed_at = 0.0
         # health, changed by the health check and by failed attempts
         self.up = False
-        self.resting_until = 0.0
-        self._rests = 0
+        self._breakers: dict[str, Breaker] = {}
+        """Of the replica and of models on it, from a fault until it is forgotten."""
+        self.trouble = ""
+        """Why it is down, in words; empty where it is up, or where nothing answers."""
+        self.looked_at = float("-inf")
+        """When the health check last began to look, in monotonic seconds."""
         self.engine_version = ""
         self.life = ""
         """Tells one process of the engine from the next; empty where the engine does not say."""
@@ -55,12 +82,25 @@ class Replica:
     def lease(self, now: float, model: str) -> Lease:
         """One request's hold on this replica and on the model that answers it, from `now` (monotonic seconds).
 
-        Its holder gives it back once.
+        Its holder gives it back once. Under an open breaker it is the one request that is let through.
         """
         began_at = self.shared_seconds(now)
         self.in_flight += 1
         self.holds[model] = self.holds.get(model, 0) + 1
-        return Lease(self, began_at, model)
+        probes: tuple[Breaker, ...] = ()
+        if self._breakers:
+            probes = tuple(breaker for breaker in self._of(model) if breaker.open and not breaker.probing)
+            for breaker in probes:
+                breaker.probing = True
+            if probes:
+                self._changed()
+        return Lease(self, began_at, model, probes)
+
+    def probed(self, probes: tuple[Breaker, ...]) -> None:
+        """For leases only: a request that was let through has ended, whatever became of it."""
+        for breaker in probes:
+            breaker.probing = False
+        self._changed()
 
     def give_back(self, now: float, model: str) -> None:
         """For leases only: one of them has ended."""
@@ -83,17 +123,64 @@ class Replica:
             self.loaded,
             self.resting_until,
             self.config.in_flight_max,
+            {name: one.view() for name, one in self._breakers.items()},
         )
 
-    def rest(self, now: float, seconds: float, seconds_max: float = 30.0) -> None:
-        """Pass this replica over for a while after a fault; longer each time it fails again."""
-        self.resting_until = max(self.resting_until, now + min(seconds * 2**self._rests, seconds_max))
-        self._rests = min(self._rests + 1, 8)
+    @property
+    def has_room(self) -> bool:
+        """Whether it could hold one more request."""
+        return self.in_flight < self.config.in_flight_max
 
-    def wake(self) -> None:
-        """It answered: the next fault starts with a short rest again."""
-        self._rests = 0
-        self.resting_until = 0.0
+    @property
+    def resting_until(self) -> float:
+        """Until when the replica as a whole is passed over, in monotonic seconds."""
+        breaker = self._breakers.get(WHOLE)
+        return breaker.resting_until if breaker else 0.0
+
+    def breaker_state(self, now: float) -> BreakerState:
+        """Of its breakers, its own and those of models on it, the one that is furthest from closed."""
+        states = {breaker.state(now) for breaker in self._breakers.values()}
+        return "open" if "open" in states else "half_open" if "half_open" in states else "closed"
+
+    def failed(
+        self,
+        now: float,
+        model: str,
+        kind: FaultKind,
+        jitter: float,
+        rest_seconds: float | None = None,
+        begun: bool = False,
+    ) -> None:
+        """Count a fault against the replica, or against the model that was asked; see Breaker.failed.
+
+        Faults of another kind count against nobody.
+        """
+        name = model if kind in OF_MODEL else WHOLE if kind in OF_REPLICA else None
+        if name is None:
+            return
+        breaker = self._breakers.get(name)
+        if breaker is None:
+            breaker = self._breakers[name] = Breaker()
+        breaker.failed(now, jitter, rest_seconds, begun)
+        self._changed()
+
+    def answered(self, now: float, model: str) -> None:
+        """Count a good answer of a model: what was open closes."""
+        if not self._breakers:
+            return
+        changed = [breaker.answered(now) for breaker in self._of(model)]
+        self._breakers = {name: one for name, one in self._breakers.items() if not one.forgotten(now)}
+        if any(changed):
+            self._changed()
+
+    def came_up(self, now: float) -> None:
+        """The health check saw the engine come up: the next request may try it."""
+        for breaker in self._breakers.values():
+            breaker.may_be_well(now)
+        self._changed()
+
+    def _of(self, model: str) -> list[Breaker]:
+        return [one for one in (self._breakers.get(WHOLE), self._breakers.get(model)) if one is not None]
 
     def shared_seconds(self, now: float) -> float:
         """A clock that runs at 1/n while n requests are in flight: n of them pay for one engine second together."""
@@ -106,10 +193,11 @@ class Replica:
 class Lease:
     """One request's hold on a replica. Given back exactly once, by the object that holds it."""
 
-    __slots__ = ("_began_at", "_held", "_model", "replica")
+    __slots__ = ("_began_at", "_held", "_model", "_probes", "replica")
 
-    def __init__(self, replica: Replica, began_at: float, model: str) -> None:
+    def __init__(self, replica: Replica, began_at: float, model: str, probes: tuple[Breaker, ...] = ()) -> None:
         self.replica = replica
+        self._probes = probes
         self._model = model
         self._began_at = began_at
         self._held = True
@@ -123,4 +211,6 @@ class Lease:
         if not self._held:
             raise RuntimeError(f"replica {self.replica.name}: a lease was given back twice")
         self._held = False
+        if self._probes:
+            self.replica.probed(self._probes)
         self.replica.give_back(now, self._model)

@@ -46,7 +46,7 @@ class Stale(Exception):
     """The object has moved on: `generation` is where it is now. Read it again, then decide again."""
 
     def __init__(self, name: str, generation: int) -> None:
-        super().__init__(f"{name} is at generation {generation}, not at the one expected: read it and try again")
+        super().__init__(f"{name} is at generation {generation}, not at the one expected: read it and try again.")
         self.name = name
         self.generation = generation
 

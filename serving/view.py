@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FaultKind = Literal["unreachable", "silent", "overloaded", "failed", "missing", "truncated", "refused"]
+FaultKind = Literal["unreachable", "silent", "overloaded", "failed", "missing", "truncated", "too_long", "refused"]
 """What can go wrong at an engine, as the router sees it; serving.errors translates each fault into one of these."""
+
+
+EngineKind = Literal["vllm", "openai"]
+"""What is known of an engine: that it is vLLM, or no more than that it speaks OpenAI's API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,23 @@ class VersionView:
 
 
 @dataclass(frozen=True, slots=True)
+class CircuitView:
+    """What is asked of who failed: others are preferred until `resting_until` (monotonic seconds).
+
+    While it is `open`, it is asked only where nobody else can answer, and after its rest by one request at a time:
+    `probing` says that there is one.
+    """
+
+    resting_until: float = 0.0
+    open: bool = False
+    probing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaView:
     """One engine process. `up` is the health check's word, unless an admin or a recycling has it cordoned;
-    `resting_until` (monotonic seconds) is the data path's."""
+    `resting_until` (monotonic seconds) is the data path's. `circuits` holds what has failed lately: the replica
+    itself under the empty name, and the models on it by theirs."""
 
     name: str
     pool: str
@@ -49,15 +67,23 @@ class ReplicaView:
     loaded: frozenset[str]
     resting_until: float
     in_flight_max: int
+    circuits: Mapping[str, CircuitView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """The replicas of one base model; `base_model` is the name under which its engines serve the base."""
+    """The replicas of one base model; `base_model` is the name under which its engines serve the base.
+
+    `continues` says that its engines go on with an assistant's message that has begun; `context_tokens_max` how many
+    tokens they take, prompt and answer together, if it is known.
+    """
 
     name: str
     base_model: str
     replicas: tuple[ReplicaView, ...]
+    continues: bool = False
+    context_tokens_max: int | None = None
+    engine: EngineKind = "vllm"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
+from redis.exceptions import RedisError
 
 from gateway.callers import Caller, require
 from gateway.endpoints import caller_of
 from gateway.errors import Problem
+from gateway.house import House
+from gateway.snapshot import Snapshot
 from serving.adapters.registry import RegistryError
 from serving.shelf import Stale
 
 OBJECTS_MAX = 1000
+READ_SECONDS_MAX = 2.0
+"""Longest wait for the state; then what was read last is told."""
 Short = Annotated[str, Field(max_length=256)]
 
 
-def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-    """The caller, if it is an admin. Raises Problem (401, 403)."""
-    return require(caller, "admin")
+def admin_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+    """The caller, if it is an admin. Raises Problem (401, 403; 400 for an address that says what is not known)."""
+    return _asked_rightly(request, require(caller, "admin"))
 
 
-def operator_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-    """The caller, if it is an operator or an admin. Raises Problem (401, 403)."""
-    return require(caller, "operator", "admin")
+def operator_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+    """The caller, if it is an operator or an admin. Raises Problem as `admin_of` does."""
+    return _asked_rightly(request, require(caller, "operator", "admin"))
+
+
+def _asked_rightly(request: Request, caller: Caller) -> Caller:
+    """The caller, if the address's query has nothing that the endpoint does not know. Raises Problem (400)."""
+    if not request.query_params:
+        return caller
+    route: APIRoute = request.scope["route"]
+    known = [field.alias for field in route.dependant.query_params]
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        named = ", ".join(name[:80] for name in dict.fromkeys(unknown))
+        raise Problem("unknown_parameter", f"The address has no parameter {named[:400]}: {takes}.", unknown[0][:80])
+    return caller
 
 
 Admin = Annotated[Caller, Depends(admin_of)]
@@ -35,6 +56,15 @@ class Body(BaseModel):
     """A body of an admin call: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+async def seen(house: House) -> tuple[Snapshot, bool]:
+    """The state as it is now, or as it was last read where Redis can't be reached (True)."""
+    try:
+        async with asyncio.timeout(READ_SECONDS_MAX):
+            return await house.snapshot.refresh(), False
+    except (RedisError, OSError):
+        return house.snapshot.current, True
 
 
 class conflicts:  # noqa: N801 - reads as a verb where it is used

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
-from gateway.admin.access import Admin, Body, Operator, conflicts
+from gateway.admin.access import Admin, Body, Operator, conflicts, seen
 from gateway.admin.audit import audit
 from gateway.admin.uploads import is_upload
 from gateway.callers import Caller
@@ -24,11 +24,11 @@ from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
 from router.contract import ContractError, compile_contract
-from serving.adapters.artifact import Artifact, ArtifactError, verify
+from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, verify
 from serving.adapters.manifest import Manifest, ManifestError, read_manifest
 from serving.adapters.placement import HELD, Placement
 from serving.adapters.registry import PLACED, Rollout, Version, VersionState
-from serving.adapters.signature import SignatureError, check, read_signature
+from serving.adapters.signature import SignatureError, as_text, check, read_signature
 
 WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
@@ -56,13 +56,15 @@ async def list_adapters(
     task: Annotated[str | None, Query(max_length=63)] = None,
     state: Annotated[VersionState | None, Query()] = None,
 ) -> dict[str, Any]:
-    """All versions, with their state, where they are placed, and their share of their task's requests."""
+    """All versions, with their state, where they are placed, and their share of their task's requests. `stale` where
+    Redis can't be reached: then as they were last read, without generations."""
     house = house_of(request)
-    snapshot = await house.snapshot.refresh()
-    generations = await house.registry.generations()
+    snapshot, stale = await seen(house)
+    generations = {} if stale else await house.registry.generations()
     ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
     found = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
-    return {"adapters": [_shown(house, version, generations.get(version.name, 0)) for version in found]}
+    rows = [_shown(house, version, None if stale else generations.get(version.name, 0)) for version in found]
+    return {"adapters": rows, "stale": stale, "upload_bytes_max": house.settings.limits.adapter_bytes_max}
 
 
 @router.get("/adapters/{name}")
@@ -89,10 +91,9 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     except ValidationError as error:
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
     folder = Path(body.path)
-    manifest = _beside(folder, "manifest.yaml")
-    if manifest is None:
-        raise Problem("adapter_rejected", f"There is no manifest.yaml in {folder} or beside it.", "path")
-    return await _add(house, admin, folder, manifest, _beside(folder, "signature.json"), body.task, body.pool)
+    return await _add(
+        house, admin, folder, _manifest_of(folder), _beside(folder, "signature.json"), body.task, body.pool
+    )
 
 
 async def _add(
@@ -108,9 +109,9 @@ async def _add(
         if manifest.contract is not None:
             compile_contract(manifest.contract)
         pool = _pool_for(house, pool, manifest.base_fingerprint)
-        claimed = manifest.base_fingerprint
-        artifact = await asyncio.to_thread(verify, folder, house.bases[pool], claimed_fingerprint=claimed)
-        signer = _signer(house, signature, artifact, manifest)
+        claimed, limits = manifest.base_fingerprint, limits_of(house, pool)
+        artifact = await asyncio.to_thread(verify, folder, house.bases[pool], limits, claimed_fingerprint=claimed)
+        signer, proof = _signer(house, signature, artifact, manifest)
         await asyncio.to_thread(house.store.put, folder, artifact)
     except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
         await audit(house, admin, "adapter.reject", task, None, None, str(error)[:2000])
@@ -118,7 +119,7 @@ async def _add(
     except OSError as error:
         raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
     with conflicts():
-        version = await house.registry.register(task, pool, artifact, manifest, admin.public, signer)
+        version = await house.registry.register(task, pool, artifact, manifest, admin.public, signer, proof)
     after = {"digest": version.digest, "pool": pool, "signed_by": signer}
     await audit(house, admin, "adapter.add", version.name, None, after)
     return await _told(house, version)
@@ -146,7 +147,7 @@ async def stage_adapter(
         response.status_code = 202
     elif version.state not in PLACED:
         code = "no_capacity" if NO_ROOM in version.note else "state_conflict"
-        raise Problem(code, f"{name} was not loaded and is {version.state}: {version.note}")
+        raise Problem(code, f"{name} was not loaded and is {version.state}: {version.note.rstrip('.')}.")
     return await _told(house, version)
 
 
@@ -209,14 +210,33 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     }
 
 
-def _signer(house: House, signature: Path | None, artifact: Artifact, manifest: Manifest) -> str | None:
-    """Whose trusted signature the adapter has. Raises SignatureError for a wrong one, or a missing one that must be."""
+def _signer(
+    house: House, signature: Path | None, artifact: Artifact, manifest: Manifest
+) -> tuple[str, str] | tuple[None, None]:
+    """Whose trusted signature the adapter has, and the signature. Raises SignatureError for a wrong one, or a missing
+    one that must be."""
     signing = house.settings.signing
     if signature is None:
         if signing.required:
             raise SignatureError("The adapter is not signed: push it with a signature of a trusted signer.")
-        return None
-    return check(read_signature(signature), artifact.digest, manifest.digest(), house.signers)
+        return None, None
+    proof = read_signature(signature)
+    return check(proof, artifact.digest, manifest.digest(), house.signers), as_text(proof)
+
+
+def limits_of(house: House, pool: str) -> ArtifactLimits:
+    """What an adapter for a pool may be at most."""
+    return ArtifactLimits(rank_max=house.settings.pools[pool].max_lora_rank)
+
+
+def _manifest_of(folder: Path) -> Path:
+    """Raises Problem (422) where there is no such folder, or no manifest in it or beside it."""
+    if not folder.is_dir():
+        raise Problem("adapter_rejected", f"On the gateway's machine there is no folder {folder}.", "path")
+    manifest = _beside(folder, "manifest.yaml")
+    if manifest is None:
+        raise Problem("adapter_rejected", f"There is no manifest.yaml in {folder} or beside it.", "path")
+    return manifest
 
 
 def _beside(folder: Path, name: str) -> Path | None:
@@ -285,7 +305,7 @@ async def _told(house: House, version: Version) -> dict[str, Any]:
     return _shown(house, version, (await house.registry.generations()).get(version.name, 0))
 
 
-def _shown(house: House, version: Version, generation: int) -> dict[str, Any]:
+def _shown(house: House, version: Version, generation: int | None) -> dict[str, Any]:
     alias = house.snapshot.current.policy.aliases.get(version.task)
     placements = _placements(house, version)
     return {
@@ -319,10 +339,10 @@ def _words(house: House, version: Version, rollout: dict[str, Any] | None) -> li
     """The version's situation, one sentence a fact."""
     alias = house.snapshot.current.policy.aliases.get(version.task)
     share = alias.weights.get(version.name, 0.0) if alias else 0.0
-    words = [f"{version.name} is {version.state}" + (f": {version.note}." if version.note else ".")]
-    words.append(f"It gets {share:.1%} of the requests of {version.task}.")
+    words = [f"{version.name} is {version.state}" + (f": {version.note.rstrip('.')}." if version.note else ".")]
+    words.append(f"It gets {100 * share:.4g} % of the requests of {version.task}.")
     for placement in _placements(house, version):
-        note = f" ({placement['note']})" if placement["note"] else ""
+        note = f" ({placement['note'].rstrip('.')})" if placement["note"] else ""
         up = "" if placement["up"] else ", which is down"
         words.append(f"On {placement['replica']}{up} it is {placement['state']}{note}.")
     if rollout is not None:

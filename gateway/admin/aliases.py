@@ -73,7 +73,14 @@ class RollbackIn(Body):
     """The way back: a canary ends; without one, the version that led before leads again, or `version`."""
 
     version: str | None = Field(None, max_length=100)
+    canary_only: bool = Field(False, description="Only end a canary: 409 where there is none, and nobody else moves.")
     expected_generation: Generation = None
+
+    @model_validator(mode="after")
+    def _one(self) -> RollbackIn:
+        if self.canary_only and self.version is not None:
+            raise ValueError("give either version or canary_only")
+        return self
 
 
 @router.get("/aliases")
@@ -173,22 +180,26 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
         admin,
         task,
         "alias.rollback",
-        lambda: house.registry.roll_back(task, wanted.version, wanted.expected_generation),
+        lambda: house.registry.roll_back(
+            task, wanted.version, wanted.expected_generation, canary_only=wanted.canary_only
+        ),
     )
 
 
 async def _change_alias(
     house: House, admin: Caller, task: str, action: str, change: Callable[[], Any]
 ) -> dict[str, Any]:
-    """Take one step of a release, enter it into the audit, and show the alias as it is then."""
-    before, _ = await house.registry.alias(task)
+    """Take one step of a release, enter it into the audit, and show the alias as it is then. `changed` is false where
+    it was so already."""
+    before, was_at = await house.registry.alias(task)
     with conflicts():
         generation = await change()
     after, _ = await house.registry.alias(task)
     was, now = (None if alias is None else msgspec.to_builtins(alias) for alias in (before, after))
-    await audit(house, admin, action, task, was, now, generation=generation)
+    if generation != was_at:
+        await audit(house, admin, action, task, was, now, generation=generation)
     await house.snapshot.refresh()
-    return await _alias_shown(house, task)
+    return {**await _alias_shown(house, task), "changed": generation != was_at}
 
 
 async def _see_that_they_may_serve(house: House, task: str, admin: Caller | None, weights: dict[str, Any]) -> None:
@@ -224,7 +235,7 @@ def _plan(house: House, given: dict[str, Any]) -> dict[str, Any]:
     try:
         plan = msgspec.convert(given, Plan)
     except (msgspec.ValidationError, ValueError) as error:
-        raise Problem("invalid_value", f"The plan can't be used: {error}.", "plan") from None
+        raise Problem("invalid_value", f"The plan can't be used: {str(error).rstrip('.')}.", "plan") from None
     if plan.feedback_metric is not None and plan.feedback_metric not in house.settings.feedback_metrics:
         raise Problem("invalid_value", f"The metric {plan.feedback_metric!r} is not declared.", "plan")
     built: dict[str, Any] = msgspec.to_builtins(plan)

@@ -11,6 +11,7 @@ from gateway.admin.access import Operator
 from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.house import House
+from monitoring.audit import Wanted
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -35,9 +36,17 @@ async def audit(
 async def read_audit(
     request: Request,
     _: Operator,
-    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    after: Annotated[int, Query(ge=0, le=2**53, description="Only entries with a greater number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    action: Annotated[str | None, Query(max_length=100, description="Only this, such as alias.rollback.")] = None,
+    of: Annotated[
+        str | None, Query(alias="object", max_length=200, description="Only of this, such as a task.")
+    ] = None,
+    actor: Annotated[str | None, Query(max_length=100, description="Only by this key (its public part).")] = None,
+    since: Annotated[float, Query(ge=0, le=2**53, description="Only from then on, in Unix seconds.")] = 0.0,
+    newest: Annotated[bool, Query(description="The newest first, not the oldest.")] = False,
 ) -> dict[str, Any]:
-    """The audit, oldest first: who changed what, when, from what to what. Hash-chained."""
-    entries = await house_of(request).audit.read(after, limit)
-    return {"entries": [msgspec.to_builtins(entry) for entry in entries]}
+    """The audit, oldest first: who changed what, when, from what to what. Hash-chained. `next_after` is the `after`
+    that goes on from there, null at its end."""
+    found = await house_of(request).audit.find(Wanted(action, of, actor, since), after, limit, newest)
+    return {"entries": [msgspec.to_builtins(entry) for entry in found.entries], "next_after": found.next_after}

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.admin.access import Admin, Body, Operator, conflicts
+from gateway.admin.access import Admin, Body, Operator, conflicts, seen
 from gateway.admin.audit import audit
 from gateway.duties.recycling import Busy, begin
 from gateway.endpoints import house_of
@@ -28,10 +28,11 @@ class CordonIn(Body):
 
 @router.get("/replicas")
 async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
-    """The fleet as this gateway sees it: load, health, adapters, and how many more each engine takes."""
+    """The fleet as this gateway sees it: load, health, adapters, and how many more each engine takes. `stale` where
+    Redis can't be reached: then placements and cordons are as they were last read."""
     house = house_of(request)
-    await house.snapshot.refresh()
-    return {"replicas": [_shown(house, replica) for replica in house.fleet.replicas.values()]}
+    stale = (await seen(house))[1]
+    return {"replicas": [_shown(house, replica) for replica in house.fleet.replicas.values()], "stale": stale}
 
 
 @router.post("/replicas/{name}/cordon")
@@ -86,6 +87,12 @@ def _replica(house: House, name: str) -> Replica:
     return house.fleet.replicas[name]
 
 
+def in_order(version: str) -> tuple[str, int]:
+    """By task, then by number: v2 before v10."""
+    task, _, number = version.rpartition("@v")
+    return task, int(number) if number.isdecimal() else 0
+
+
 def _shown(house: House, replica: Replica) -> dict[str, Any]:
     snapshot = house.snapshot.current
     takes_adapters = replica.config.pool in house.bases
@@ -107,10 +114,10 @@ def _shown(house: House, replica: Replica) -> dict[str, Any]:
         "engine_version": replica.engine_version,
         "in_flight": replica.in_flight,
         "resting_seconds": max(0.0, replica.resting_until - time.monotonic()),
-        "loaded": sorted(replica.loaded),
+        "loaded": sorted(replica.loaded, key=in_order),
         "capacity": capacity if takes_adapters else None,
         "placements": [
             {"version": p.version, "state": p.state, "since": p.since, "note": p.note}
-            for p in sorted(placements, key=lambda placement: placement.version)
+            for p in sorted(placements, key=lambda placement: in_order(placement.version))
         ],
     }

@@ -1,19 +1,37 @@
-"""The table URL → function for admins, API keys. A key is shown once, when it is made."""
+"""The table URL → function for admins, API keys. A secret is shown once, when it is made."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.admin.access import OBJECTS_MAX, Admin, Body, Operator, Short
+from gateway.admin.access import OBJECTS_MAX, Admin, Body, Operator, Short, conflicts
 from gateway.admin.audit import audit
-from gateway.callers import Caller, Role, new_key
+from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
 from gateway.endpoints import house_of
 from gateway.errors import Problem
+from gateway.house import House
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
+OVERLAP_SECONDS_MAX = 30 * 86_400
+
+
+class LimitsIn(Body):
+    """What a key may take of all gateways together; what is left out is not bounded."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000_000)
+    tokens_per_minute: int | None = Field(None, ge=1, le=1_000_000_000_000)
+    usd_per_day: float | None = Field(None, gt=0, le=1_000_000, allow_inf_nan=False)
+    usd_per_month: float | None = Field(None, gt=0, le=1_000_000, allow_inf_nan=False)
+
+    def limits(self) -> CallerLimits | None:
+        """The same, as a caller has them."""
+        return limits_of(self.model_dump())
 
 
 class CallerIn(Body):
@@ -23,6 +41,24 @@ class CallerIn(Body):
     role: Role = "caller"
     models: list[Short] = Field(default_factory=lambda: ["*"], min_length=1, max_length=1000)
     expires_at: float | None = Field(None, gt=0, allow_inf_nan=False, description="Unix seconds.")
+    limits: LimitsIn = LimitsIn()
+
+
+class CallerChange(Body):
+    """What is to be changed of a key. Of `limits`, too, only what is named is changed; null takes a limit away."""
+
+    name: str | None = Field(None, min_length=1, max_length=100)
+    models: list[Short] | None = Field(None, min_length=1, max_length=1000)
+    expires_at: float | None = Field(None, gt=0, allow_inf_nan=False, description="Unix seconds; null: never.")
+    limits: LimitsIn | None = Field(None, description="null: none.")
+
+
+class RotateIn(Body):
+    """How a key gets a new secret."""
+
+    overlap_seconds: float = Field(
+        3600, ge=0, le=OVERLAP_SECONDS_MAX, description="How long the old secret works beside the new one."
+    )
 
 
 @router.get("/callers")
@@ -38,12 +74,60 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     house = house_of(request)
     if len(house.snapshot.current.callers) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} keys already: delete some.")
+    _see_that_it_is_to_come(body.expires_at)
     key, public, digest = new_key()
-    caller = Caller(public, body.name, body.role, digest, frozenset(body.models), body.expires_at)
+    models, limits = frozenset(body.models), body.limits.limits()
+    caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits)
     await house.callers.put(public, caller.to_json(), 0)
     await audit(house, admin, "caller.make", public, None, _caller_shown(caller))
     await house.snapshot.refresh()
     return {**_caller_shown(caller), "key": key}
+
+
+@router.get("/callers/{public}")
+async def read_caller(request: Request, public: str, _: Operator) -> dict[str, Any]:
+    """One key, with what was spent in the present windows of its limits."""
+    house = house_of(request)
+    caller = (await house.snapshot.refresh()).callers.get(public)
+    if caller is None:
+        raise _no_key(public)
+    return {**_caller_shown(caller), "usage": await house.limits.usage(caller)}
+
+
+@router.patch("/callers/{public}")
+async def change_caller(request: Request, public: str, body: CallerChange, admin: Admin) -> dict[str, Any]:
+    """Change a key's limits, models, name or expiry, on every gateway within the snapshot's interval."""
+    house = house_of(request)
+    before, generation = await _kept(house, public)
+    given = body.model_fields_set
+    changed = replace(
+        before,
+        name=body.name if body.name is not None else before.name,
+        models=frozenset(body.models) if body.models is not None else before.models,
+        expires_at=body.expires_at if "expires_at" in given else before.expires_at,
+        limits=_limits_changed(before, body) if "limits" in given else before.limits,
+    )
+    if changed.expires_at != before.expires_at:
+        _see_that_it_is_to_come(changed.expires_at)
+    await _put(house, changed, generation)
+    await audit(house, admin, "caller.change", public, _caller_shown(before), _caller_shown(changed))
+    await house.snapshot.refresh()
+    return _caller_shown(changed)
+
+
+@router.post("/callers/{public}/rotate")
+async def rotate_caller(request: Request, public: str, body: RotateIn, admin: Admin) -> dict[str, Any]:
+    """Give a key a new secret, shown here alone. The old one works beside it until the overlap is over."""
+    house = house_of(request)
+    before, generation = await _kept(house, public)
+    secret, digest = new_secret()
+    until = time.time() + body.overlap_seconds
+    former = Former(before.secret_digest, until) if body.overlap_seconds else None
+    changed = replace(before, secret_digest=digest, former=former)
+    await _put(house, changed, generation)
+    await audit(house, admin, "caller.rotate", public, _caller_shown(before), _caller_shown(changed))
+    await house.snapshot.refresh()
+    return {**_caller_shown(changed), "key": whole_key(public, secret)}
 
 
 @router.delete("/callers/{public}")
@@ -52,14 +136,46 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
     house = house_of(request)
     before = await house.callers.get(public)
     if before is None:
-        raise Problem("not_found", f"There is no key {public[:20]!r} that could be deleted.")
+        raise _no_key(public)
     await house.callers.delete(public)
     await audit(house, admin, "caller.delete", public, {"name": before["name"], "role": before["role"]}, None)
     await house.snapshot.refresh()
     return {"public": public}
 
 
+async def _kept(house: House, public: str) -> tuple[Caller, int]:
+    """A key as it is kept in Redis, and its generation. Raises Problem (404)."""
+    generation = (await house.callers.generations()).get(public, 0)
+    raw = await house.callers.get(public)
+    if raw is None:
+        raise _no_key(public)
+    return Caller.from_json(public, raw), generation
+
+
+async def _put(house: House, caller: Caller, generation: int) -> None:
+    with conflicts():
+        await house.callers.put(caller.public, caller.to_json(), generation)
+
+
+def _limits_changed(before: Caller, body: CallerChange) -> CallerLimits | None:
+    if body.limits is None:
+        return None
+    had: Mapping[str, float | None] = dict(before.limits.items()) if before.limits else {}
+    return limits_of({**had, **body.limits.model_dump(exclude_unset=True)})
+
+
+def _see_that_it_is_to_come(expires_at: float | None) -> None:
+    if expires_at is not None and expires_at <= time.time():
+        raise Problem("invalid_value", "expires_at is in the past: give Unix seconds that are to come.", "expires_at")
+
+
+def _no_key(public: str) -> Problem:
+    return Problem("not_found", f"There is no key {public[:20]!r} among those that were made here.")
+
+
 def _caller_shown(caller: Caller) -> dict[str, Any]:
-    shown = {"public": caller.public, **caller.to_json()}
+    shown = {"public": caller.public, "limits": {}, **caller.to_json()}
     del shown["secret_digest"]
+    former = shown.pop("former", None)
+    shown["former_until"] = former["until"] if former else None
     return shown

@@ -2,7 +2,8 @@
 
 Applying takes four steps. What can't be done at all is refused before the first. Versions are made, in one atomic
 step; those that an alias needs are placed, as by `stage`; then aliases, rules and keys move in one atomic step; at
-last versions are given up. An apply that ends early leaves every alias, rule and key as it was, and can be repeated.
+last the way back of new aliases is placed beside, and versions are given up. An apply that ends early leaves every
+alias, rule and key as it was, and can be repeated.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -18,6 +20,7 @@ from pydantic import Field
 from redis.asyncio import Redis
 
 from gateway.admin.access import OBJECTS_MAX, Admin, Body, conflicts
+from gateway.admin.adapters import limits_of
 from gateway.admin.audit import audit
 from gateway.admin.state_checks import missing_bytes, see_that_it_can_be_done, valid
 from gateway.admin.state_file import (
@@ -30,6 +33,8 @@ from gateway.admin.state_file import (
     differences,
     digest_of,
     kept,
+    left_at,
+    rebased,
     shown,
     written,
 )
@@ -37,15 +42,18 @@ from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.state import installation_id
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.manifest import ManifestError
-from serving.adapters.registry import PLACED, AliasEntry, Version, role_changes
+from serving.adapters.registry import PLACED, AliasEntry, Version, new_salt, role_changes
 from serving.shelf import Change, Shelf, Stale, Unchanged, change_together
 
 WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
 SWITCH_TRIES_MAX = 20
+LEFT_AT_KEY = "apprentice:state:left_at"
+"""A hash for each other installation: at which generation its last file has left each object here."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Steps = list[Difference]
 
@@ -64,6 +72,7 @@ class StateIn(Body):
     """A state. A kind that is left out is left as it is."""
 
     format: Literal[1]
+    installation: str | None = Field(None, pattern="^[0-9a-f]{16}$", description="Whose generations they are.")
     versions: Section
     aliases: Section
     overrides: Section
@@ -84,6 +93,7 @@ class ApplyIn(Body):
 
     state: StateIn
     force: bool = Field(False, description="Whether the file's generations do not count.")
+    dry_run: bool = Field(False, description="Whether only to see that it can be done; bytes may be missing then.")
     prune: bool = Field(False, description="Whether aliases, rules and keys that the file does not name are removed.")
     wait_seconds: float = Field(60.0, ge=0, le=WAIT_SECONDS_MAX, description="Longest wait for versions to be placed.")
 
@@ -93,21 +103,23 @@ async def export_state(
     request: Request, _: Admin, only: Annotated[list[Kind] | None, Query(max_length=4)] = None
 ) -> dict[str, Any]:
     """All that admins have set, as one moment had it: versions, aliases, rules, and keys without their secrets."""
-    present = await _present(house_of(request).redis)
-    return written({kind: present[kind] for kind in only or KINDS})
+    redis = house_of(request).redis
+    present = await _present(redis)
+    return written({kind: present[kind] for kind in only or KINDS}, await installation_id(redis))
 
 
 @router.post("/state/diff")
 async def compare_state(request: Request, body: StateIn, _: Admin, prune: bool = False) -> dict[str, Any]:
     """What applying a state would do, step by step. Nothing is changed."""
     house = house_of(request)
-    present, file = await _present(house.redis), await asyncio.to_thread(valid, body.objects())
-    steps = differences(present, file, prune)
+    present = await _present(house.redis)
+    file = await _read(house, body, present)
+    steps = _steps(house, present, file, prune)
     rows = [
         {**step.to_json(), "missing": None if step.action != "create" else missing_bytes(house, step)} for step in steps
     ]
     names = [] if prune else [{"kind": kind, "name": name} for kind, name in kept(present, file)]
-    return {"changes": rows, "kept": names}
+    return {"changes": rows, "kept": names, "from_here": await _is_from_here(house, body)}
 
 
 @router.post("/state/adapters", status_code=201)
@@ -120,8 +132,9 @@ async def store_adapter(request: Request, _: Admin) -> dict[str, Any]:
             pool = upload.fields.get("pool") or ""
             if pool not in house.bases:
                 raise Problem("not_found", f"There is no pool {pool[:80]!r} that takes adapters.", "pool")
-            claimed = told.base_fingerprint
-            artifact = await asyncio.to_thread(verify, upload.folder, house.bases[pool], claimed_fingerprint=claimed)
+            claimed, limits = told.base_fingerprint, limits_of(house, pool)
+            base, folder = house.bases[pool], upload.folder
+            artifact = await asyncio.to_thread(verify, folder, base, limits, claimed_fingerprint=claimed)
             await asyncio.to_thread(house.store.put, upload.folder, artifact)
         except (ArtifactError, ManifestError) as error:
             raise Problem("adapter_rejected", str(error), "path") from error
@@ -136,19 +149,63 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
     """
     house = house_of(request)
     evidence = {"state": digest_of(body.state.model_dump(exclude_none=True))}
-    present, file = await _present(house.redis), await asyncio.to_thread(valid, body.state.objects())
-    steps = differences(present, file, body.prune)
-    await see_that_it_can_be_done(house, admin, steps, body.force)
+    present = await _present(house.redis)
+    file = await _read(house, body.state, present)
+    steps = _steps(house, present, file, body.prune)
+    from_here = await _is_from_here(house, body.state)
+    await see_that_it_can_be_done(house, admin, steps, body.force, from_here, bytes_too=not body.dry_run)
+    if body.dry_run:
+        return {"applied": [], "pending": []}
     done = await _make_versions(house, admin, steps, evidence)
     placed, pending = await _place(house, admin, steps, body.wait_seconds)
     done += placed
     if pending:
         response.status_code = 202
     else:
-        done += await _switch(house, admin, steps, evidence)
-        done += await _give_up(house, admin, steps, evidence)
+        moved = await _switch(house, admin, steps, evidence)
+        done += moved + await _place_beside(house, admin, steps) + await _give_up(house, admin, steps, evidence)
+        if not from_here:
+            await _remember(house.redis, body.state.installation or "", left_at(present, file, moved))
     await house.snapshot.refresh()
     return {"applied": [step.to_json() for step in done], "pending": [step.to_json() for step in pending]}
+
+
+async def _is_from_here(house: House, state: StateIn) -> bool:
+    """Whether the file's generations are those of this installation; one that does not say is taken to be."""
+    return state.installation in (None, await installation_id(house.redis))
+
+
+async def _read(house: House, state: StateIn, present: Objects) -> Objects:
+    """The file, with the generations that are expected here. Raises Problem (400)."""
+    file = await asyncio.to_thread(valid, state.objects())
+    if await _is_from_here(house, state):
+        return file
+    raw: Mapping[bytes, bytes] = await cast("Any", house.redis).hgetall(f"{LEFT_AT_KEY}:{state.installation}")
+    places = {tuple(place.decode().split(" ", 1)): int(generation) for place, generation in raw.items()}
+    return rebased(file, present, cast("Mapping[tuple[str, str], int]", places))
+
+
+async def _remember(redis: Redis, installation: str, left: Mapping[tuple[str, str], int]) -> None:
+    """Keep at which generation each object of another installation's file is here: its next file expects it there.
+
+    If the gateway is killed just before, the next file is stale until the same one is applied again.
+    """
+    if left:
+        fields = {f"{kind} {name}": generation for (kind, name), generation in left.items()}
+        await cast("Any", redis).hset(f"{LEFT_AT_KEY}:{installation}", mapping=fields)
+
+
+def _steps(house: House, present: Objects, file: Objects, prune: bool) -> Steps:
+    """All steps, with a note where a key's models are none of this installation."""
+    standbys = {name: task.standbys_kept for name, task in house.settings.tasks.items()}
+    known = {"*", *standbys, *house.settings.pools, *present["versions"], *file.get("versions", {})}
+    steps = differences(present, file, prune, standbys)
+    for at, step in enumerate(steps):
+        models = (step.after or {}).get("models") or () if step.kind == "callers" else ()
+        unknown = [name[:80] for name in models if name not in known]
+        if unknown:
+            steps[at] = replace(step, note=f"there is no model {', '.join(unknown)} here")
+    return steps
 
 
 async def _present(redis: Redis) -> Objects:
@@ -246,11 +303,14 @@ async def _switch(house: House, admin: Caller, steps: Steps, evidence: dict[str,
 
 
 def _begun(step: Difference) -> dict[str, Any] | None:
-    """The object as it is written: a canary begins now, for its plan counts the time here."""
+    """The object as it is written: an alias has a salt, and its canary begins now, for its plan counts time here."""
     value = step.after
-    if step.kind != "aliases" or value is None or value.get("rollout") is None:
+    if step.kind != "aliases" or value is None:
         return value
-    return {**value, "rollout": {**value["rollout"], "started_at": time.time()}}
+    begun = {**value, "salt": value.get("salt") or new_salt(step.name)}
+    if begun.get("rollout") is not None:
+        begun["rollout"] = {**begun["rollout"], "started_at": time.time()}
+    return begun
 
 
 def _role_changes(
@@ -269,6 +329,18 @@ def _role_changes(
             yield Change(shelf, name, cast("dict[str, Any]", msgspec.to_builtins(moved)), generations[name])
 
 
+async def _place_beside(house: House, admin: Caller, steps: Steps) -> Steps:
+    """Stage what led before an alias that is new here. It is not waited for, and a failure stands in its note."""
+    beside = [step for step in steps if step.action == "standby"]
+    for step in beside:
+        with conflicts():
+            await house.registry.move(step.name, "staging")
+        await audit(
+            house, admin, "adapter.stage", step.name, {"state": (step.before or {})["state"]}, {"state": "staging"}
+        )
+    return beside
+
+
 async def _give_up(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
     """Retire what the file says is retired; the reconciler unloads it."""
     retired = [step for step in steps if step.action == "retire"]
@@ -283,4 +355,5 @@ async def _enter(house: House, admin: Caller, steps: Steps, evidence: dict[str, 
     """An entry in the audit for each object that was changed."""
     for step in steps:
         before, after = shown(step.kind, step.before), shown(step.kind, step.after)
-        await audit(house, admin, "state.apply", step.name, before, after, evidence, step.generation + 1)
+        told = {**evidence, "changed": step.changed} if step.changed else evidence
+        await audit(house, admin, "state.apply", step.name, before, after, told, step.generation + 1)

@@ -9,10 +9,10 @@ from typing import Any, cast
 import msgspec
 from pydantic import ValidationError
 
-from gateway.admin.keys import CallerIn
+from gateway.admin.keys import CallerIn, LimitsIn
 from gateway.admin.overrides import OverrideIn
 from gateway.admin.state_file import GIVEN_UP, Difference, Held, Kind, Objects
-from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller
+from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, LimitName, Role
 from gateway.errors import Problem
 from gateway.house import House
 from monitoring.degradation.rollout import Plan
@@ -20,11 +20,50 @@ from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.manifest import ManifestError
-from serving.adapters.registry import AliasEntry, Version
+from serving.adapters.registry import AliasEntry, Rollout, Version
+from serving.adapters.signature import SignatureError, check, from_text
 
 HASH = re.compile(r"[0-9a-f]{64}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 RULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+
+
+OF_MSGSPEC = re.compile(
+    r"Object (?P<kind>missing required|contains unknown) field `(?P<field>[^`]*)`(?: - at `\$\.(?P<inside>[^`]*)`)?"
+)
+
+
+class VersionIn(Version, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A version as a file has it."""
+
+
+class RolloutIn(Rollout, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A canary as a file has it."""
+
+
+class AliasIn(AliasEntry, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An alias as a file has it."""
+
+    rollout: RolloutIn | None = None
+
+
+class FormerIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A rotated key's secret before, as a file has it."""
+
+    secret_digest: str
+    until: float
+
+
+class KeyIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key as a file has it."""
+
+    name: str
+    role: Role
+    secret_digest: str
+    models: list[str]
+    expires_at: float | None = None
+    limits: dict[LimitName, int | float] | None = None
+    former: FormerIn | None = None
 
 
 def valid(file: Objects) -> Objects:
@@ -36,28 +75,47 @@ def valid(file: Objects) -> Objects:
             try:
                 value = None if held.value is None else _formed(kind, name, held.value)
             except (ValueError, KeyError, TypeError, ContractError, ManifestError, msgspec.ValidationError) as error:
-                said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-                text = f"{kind}: {name[:80]} can't be used: {said.removeprefix('Value error, ').rstrip('.')}."
+                text = f"{kind}: {name[:80]} {_said(error).rstrip('.')}."
                 raise Problem("invalid_value", text, kind) from None
             found[kind][name] = Held(held.generation, value)
     return found
 
 
+def _said(error: Exception) -> str:
+    """What is wrong with an object, with its field, so that it follows the object's name."""
+    place, text, kind = "", str(error), ""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place, text, kind = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "), first["type"]
+    elif (found := OF_MSGSPEC.fullmatch(text)) is not None:
+        kind = {"missing required": "missing", "contains unknown": "extra_forbidden"}[found["kind"]]
+        place = ".".join(filter(None, (found["inside"], found["field"])))
+    elif isinstance(error, msgspec.ValidationError):
+        text, _, path = text.partition(" - at `$.")
+        place = path.rstrip("`")
+    if kind == "missing":
+        return f"misses the field {place}"
+    if kind == "extra_forbidden":
+        return f"has a field {place}, and there is no such field"
+    return f"can't be used: {f'{place}: ' if place else ''}{text}"
+
+
 def _formed(kind: Kind, name: str, value: dict[str, Any]) -> dict[str, Any]:
     """Raises ValueError (pydantic's too), KeyError, TypeError, ContractError, ManifestError, ValidationError."""
     if kind == "versions":
-        version = msgspec.convert(value, Version)
+        version = msgspec.convert(value, VersionIn)
         _check_version(name, version)
         return cast("dict[str, Any]", msgspec.to_builtins(version))
     if kind == "aliases":
-        alias = msgspec.convert(value, AliasEntry)
+        alias = msgspec.convert(value, AliasIn)
         _check_alias(name, alias)
         return cast("dict[str, Any]", msgspec.to_builtins(alias))
     if kind == "overrides":
         if not RULE_NAME.fullmatch(name):
             raise ValueError("a rule's name has letters, digits, - and _, at most 63")
         return OverrideIn.model_validate(value).model_dump(exclude_none=True)
-    caller = Caller.from_json(name, value)
+    told = msgspec.convert(value, KeyIn)
+    caller = Caller.from_json(name, cast("dict[str, Any]", msgspec.to_builtins(told)))
     _check_caller(caller)
     return caller.to_json()
 
@@ -96,28 +154,48 @@ def _check_caller(caller: Caller) -> None:
         raise ValueError(f"a key's public part has {PUBLIC_LENGTH} letters and digits")
     if not HASH.fullmatch(caller.secret_digest):
         raise ValueError("its secret_digest is no SHA-256 in 64 hex digits")
-    CallerIn(name=caller.name, role=caller.role, models=sorted(caller.models), expires_at=caller.expires_at)
+    if caller.former is not None and not (HASH.fullmatch(caller.former.secret_digest) and caller.former.until > 0):
+        raise ValueError("its former secret has a secret_digest in 64 hex digits, and the time until which it works")
+    limits = LimitsIn.model_validate(dict(caller.limits.items()) if caller.limits else {})
+    models, expires_at = sorted(caller.models), caller.expires_at
+    CallerIn(name=caller.name, role=caller.role, models=models, expires_at=expires_at, limits=limits)
 
 
-async def see_that_it_can_be_done(house: House, admin: Caller, steps: list[Difference], force: bool) -> None:
-    """Raises Problem for the first step that can't be taken, before any is."""
+async def see_that_it_can_be_done(
+    house: House, admin: Caller, steps: list[Difference], force: bool, from_here: bool, bytes_too: bool
+) -> None:
+    """Raises Problem for the first step that can't be taken, before any is. `from_here` tells whose generations the
+    file's are; without `bytes_too` the store may miss what is yet to be sent."""
     for step in steps:
         if step.action == "conflict":
             raise Problem("state_conflict", f"{step.name}: {step.note}.")
         if step.stale and not force:
-            text = (
-                f"{step.kind}: {step.name} is at generation {step.generation}, and the file has {step.expected}: it "
-                "was changed since. Export the state again, or apply with force."
-            )
-            raise Problem("stale_generation", text)
+            raise Problem("stale_generation", _stale(step, from_here))
         _check_against_house(house, admin, step)
     made = {step.name for step in steps if step.action == "create" and step.kind == "versions"}
     for step in steps:
         if step.kind in ("aliases", "overrides") and step.after is not None:
             await _check_approver(house, admin, step, made)
-    for step in steps:
+    for step in steps if bytes_too else ():
         if step.kind == "versions" and step.action == "create" and (step.after or {})["state"] != "retired":
             await _check_bytes(house, msgspec.convert(step.after, Version))
+
+
+def _stale(step: Difference, from_here: bool) -> str:
+    """Why the object is not at the generation that is expected, and what to do."""
+    at = f"{step.kind}: {step.name} is at generation {step.generation}"
+    if from_here:
+        text = f"{at}, and the file has {step.expected}: it was changed since."
+        return f"{text} Export the state again, or apply with force."
+    if not step.expected:
+        return (
+            f"{at} here, and no file of the installation that this one is from has made it. "
+            "Compare them (`state diff`), then apply with force."
+        )
+    return (
+        f"{at} here, and the last file of that installation left it at {step.expected}: it was changed here since. "
+        "Compare them (`state diff`), then apply with force."
+    )
 
 
 def _check_against_house(house: House, admin: Caller, step: Difference) -> None:
@@ -157,8 +235,19 @@ def _check_base(house: House, version: Version) -> None:
             "state_conflict", f"{version.name}: its manifest samples more than the task's {most} tokens here."
         )
     if house.settings.signing.required:
-        text = f"{version.name}: adapters must be signed here, and a state holds no signatures: push it, signed."
-        raise Problem("state_conflict", text)
+        _check_signature(house, version)
+
+
+def _check_signature(house: House, version: Version) -> None:
+    """Raises Problem (409) where no signer who is trusted here has signed the version."""
+    if version.signature is None:
+        text = f"{version.name}: adapters must be signed here, and the file has no signature of it: push it, signed, "
+        raise Problem("state_conflict", f"{text}where it comes from, and export the state again; or push it here.")
+    try:
+        signature = from_text(version.signed_by or "", version.signature)
+        check(signature, version.digest, version.manifest_digest, house.signers)
+    except SignatureError as error:
+        raise Problem("state_conflict", f"{version.name}: {error}") from error
 
 
 async def _check_approver(house: House, admin: Caller, step: Difference, made: set[str]) -> None:

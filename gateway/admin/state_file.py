@@ -1,9 +1,11 @@
 """The state that admins have set, as one file that can lie in git: its form, and what differs from the present. Pure.
 
-    {"format": 1,
+    {"format": 1, "installation": "0123456789abcdef",
      "versions":  {"returns@v1": {"generation": 3, "value": {…}}},
      "aliases":   {"returns":    {"generation": 1, "value": {…}}},
      "overrides": {…}, "callers": {…}}
+
+`installation` is whose generations they are: in another one they say nothing, and `rebased` puts others in their place.
 
 A kind that the file leaves out is left as it is. So is an object that it does not name, unless `prune` is asked for; a
 value of null removes one. Versions are never removed: their names stand for their bytes for good.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -24,15 +26,17 @@ from serving.adapters.registry import PLACED, PREVIOUS_MAX, AliasEntry
 FORMAT = 1
 Kind = Literal["versions", "aliases", "overrides", "callers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Action = Literal["create", "change", "remove", "retire", "stage", "conflict"]
+Action = Literal["create", "change", "remove", "retire", "stage", "standby", "conflict"]
 IDENTITY = ("task", "number", "pool", "digest", "base_fingerprint", "rank", "size_bytes", "manifest_digest")
 """What a version's name stands for. It never changes."""
 GIVEN_UP = ("draining", "retired")
 SHOWN: Mapping[Kind, tuple[str, ...]] = {
     "versions": ("state", "pool", "digest", "manifest_digest", "created_by", "signed_by"),
-    "callers": ("name", "role", "expires_at"),
+    "callers": ("name", "role", "models", "expires_at", "limits"),
 }
 """What is shown of an object that is long or secret; all of the others."""
+SECRETS: Mapping[str, str] = {"secret_digest": "secret", "former": "former secret"}
+"""What the change of a field is called whose value is not told."""
 
 
 class Held(NamedTuple):
@@ -65,6 +69,13 @@ class Difference:
         """Whether the object has been changed since the file was written. One that never was here is not."""
         return self.expected is not None and self.generation not in (0, self.expected)
 
+    @property
+    def changed(self) -> list[str]:
+        """The fields in which before and after differ, also those that are not shown."""
+        before, after = self.before or {}, self.after or {}
+        names = [name for name in before | after if (before.get(name) or None) != (after.get(name) or None)]
+        return [SECRETS.get(name, name) for name in names] if before and after else []
+
     def to_json(self) -> dict[str, Any]:
         """As an admin sees it."""
         return {
@@ -73,6 +84,7 @@ class Difference:
             "action": self.action,
             "before": shown(self.kind, self.before),
             "after": shown(self.kind, self.after),
+            "changed": self.changed,
             "generation": self.generation,
             "expected_generation": self.expected,
             "stale": self.stale,
@@ -86,7 +98,7 @@ def shown(kind: Kind, value: dict[str, Any] | None) -> dict[str, Any] | None:
     return value if value is None or kept is None else {key: value.get(key) for key in kept}
 
 
-def written(objects: Objects) -> dict[str, Any]:
+def written(objects: Objects, installation: str) -> dict[str, Any]:
     """The file's content, sorted by name, so that the same state is the same text. What is gone is left out."""
     kinds: dict[str, Any] = {
         kind: {
@@ -97,7 +109,7 @@ def written(objects: Objects) -> dict[str, Any]:
         for kind in KINDS
         if kind in objects
     }
-    return {"format": FORMAT, **kinds}
+    return {"format": FORMAT, "installation": installation, **kinds}
 
 
 def digest_of(state: Mapping[str, Any]) -> str:
@@ -106,15 +118,45 @@ def digest_of(state: Mapping[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def differences(present: Objects, file: Objects, prune: bool) -> list[Difference]:
-    """All steps from the present to the file, in the order in which they are taken."""
+def rebased(file: Objects, present: Objects, left_at: Mapping[tuple[str, str], int]) -> Objects:
+    """The file of another installation, with the generations that its objects are expected to have here: those at which
+    its last file left them (by kind and name), and 0 for what stands here and no file of it has made. A version is
+    known by its content alone."""
+
+    def expected(kind: Kind, name: str) -> int:
+        here = present[kind].get(name, ABSENT)
+        unknown = here.generation if kind == "versions" or here.value is None else 0
+        return left_at.get((kind, name), unknown)
+
+    return {
+        kind: {name: Held(expected(kind, name), held.value) for name, held in section.items()}
+        for kind, section in file.items()
+    }
+
+
+def left_at(present: Objects, file: Objects, moved: Iterable[Difference]) -> dict[tuple[str, str], int]:
+    """The generation of each of the file's objects, by kind and name, once it is applied."""
+    then = {(step.kind, step.name): step.generation + 1 for step in moved}
+    names = ((kind, name) for kind, section in file.items() if kind != "versions" for name in section)
+    return {(kind, name): then.get((kind, name), present[kind].get(name, ABSENT).generation) for kind, name in names}
+
+
+def differences(
+    present: Objects, file: Objects, prune: bool, standbys: Mapping[str, int] | None = None
+) -> list[Difference]:
+    """All steps from the present to the file, in the order in which they are taken. `standbys` is how many versions of
+    a task that led before are placed beside an alias that is new here."""
     versions = list(_version_steps(present, file))
     aliases = [_with_history(step) for step in _steps("aliases", present, file, prune, alias_content)]
     others = [step for kind in KINDS[2:] for step in _steps(kind, present, file, prune, _json)]
     created = [step for step in versions if step.action == "create"]
     taken = {name for alias in _aliases_then(present, aliases) for name in _names(alias)}
     given_up = [_unless_taken(step, taken) for step in versions if step.action != "create"]
-    return [*created, *_stagings(present, created, aliases), *aliases, *others, *given_up]
+    there = {name: held for name, held in present["versions"].items() if held.value is not None}
+    there |= {step.name: Held(step.generation, step.after) for step in created}
+    staged = list(_stagings(there, aliases))
+    beside = _standbys(there, aliases, {step.name for step in staged}, standbys or {})
+    return [*created, *staged, *aliases, *others, *beside, *given_up]
 
 
 def kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
@@ -213,10 +255,8 @@ def _unless_taken(step: Difference, taken: set[str]) -> Difference:
     return step
 
 
-def _stagings(present: Objects, created: list[Difference], aliases: list[Difference]) -> Iterator[Difference]:
-    """What has to be placed before an alias can move to it."""
-    there = {name: held for name, held in present["versions"].items() if held.value is not None}
-    there |= {step.name: Held(step.generation, step.after) for step in created}
+def _stagings(there: Mapping[str, Held], aliases: list[Difference]) -> Iterator[Difference]:
+    """What has to be placed before an alias can move to it; `there` are the versions once the file's are made."""
     needed = sorted({name for step in aliases if step.after is not None for name in _names(step.after)})
     for name in needed:
         here = there.get(name, ABSENT)
@@ -229,6 +269,25 @@ def _stagings(present: Objects, created: list[Difference], aliases: list[Differe
         elif here.value["state"] not in PLACED:
             after = {**here.value, "state": "ready"}
             yield Difference("versions", name, "stage", here.value, after, here.generation)
+
+
+def _standbys(
+    there: Mapping[str, Held], aliases: list[Difference], staged: set[str], kept_by_task: Mapping[str, int]
+) -> Iterator[Difference]:
+    """The way back of aliases that are new here: the newest of what led before is placed as well."""
+    for step in aliases:
+        left = kept_by_task.get(step.name, 0)
+        for name in (step.after or {}).get("previous") or () if step.action == "create" else ():
+            here = there.get(name, ABSENT)
+            if here.value is None:
+                note = f"the alias {step.name} of the file has it among `previous`, and there is no such version"
+                yield Difference("versions", name, "conflict", None, None, here.generation, note=note)
+            elif left and here.value["state"] not in (*GIVEN_UP, "quarantined"):
+                left -= 1
+                if here.value["state"] not in PLACED and name not in staged:
+                    after = {**here.value, "state": "staging"}
+                    note = "it led before: the way back, which is not waited for"
+                    yield Difference("versions", name, "standby", here.value, after, here.generation, note=note)
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse
 from gateway.admin.access import Operator
 from gateway.endpoints import house_of
 from gateway.errors import Problem
+from gateway.wire import Receive, Scope, Send
 from serving.adapters.errors import ArtifactError
 from serving.adapters.pull import FILES
 
@@ -15,9 +16,14 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
 class StoreFile(FileResponse):
-    """A file of the store, sent in larger pieces than a web page's."""
+    """A file of the store, sent in larger pieces than a web page's, and always whole: nobody asks for parts of it."""
 
     chunk_size = 1 << 20
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, whatever range is asked for: errors in a range would be told in another shape than ours."""
+        headers = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
 
 @router.get("/store/{digest}/{file}", response_class=StoreFile)
@@ -33,4 +39,5 @@ def read_store_file(request: Request, digest: str, file: str, _: Operator) -> St
     if not path.is_file():
         raise Problem("not_found", f"The store has no {digest}.", "digest")
     headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{digest}/{file}"'}
+    headers["accept-ranges"] = "none"
     return StoreFile(path, media_type="application/octet-stream", headers=headers)

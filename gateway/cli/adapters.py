@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -10,13 +9,15 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
+from gateway.cli.audit import entry_row
+from gateway.cli.listing import replica_row, version_row
 from gateway.cli.push import find_package, upload
-from gateway.cli.tables import Printer, Row, brief, moment, share, since, size
+from gateway.cli.tables import Printer, moment, share, since, size
 from gateway.cli.watch import (
     Failed,
     canary_lines,
-    evidence_rows,
     evidence_table,
+    left_alone,
     see_that_it_is_placed,
     until_judged,
     until_placed,
@@ -28,6 +29,17 @@ PLAN = "Plan of an automatic verdict (with --auto)"
 def _plan(text: str) -> Any:
     """An option of the plan; unset, the gateway's default applies, which the text names."""
     return typer.Option(rich_help_panel=PLAN, help=text)
+
+
+def _canary_share(text: str) -> float:
+    """Above 0 and below 1: the rest is for the version that leads."""
+    try:
+        part = float(text)
+    except ValueError:
+        part = 0.0
+    if not 0 < part < 1:
+        raise typer.BadParameter(f"{text[:40]!r} is no number above 0 and below 1.")
+    return part
 
 
 adapters = typer.Typer(
@@ -47,6 +59,15 @@ Generation = Annotated[
     ),
 ]
 Share = Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Share of the task's requests: 0.1 is 10 %.")]
+CanaryShare = Annotated[
+    float,
+    typer.Option(
+        "--share",
+        metavar="0<X<1",
+        parser=_canary_share,
+        help="Share of the task's sessions, above 0 and below 1: 0.1 is 10 %.",
+    ),
+]
 
 
 @adapters.command()
@@ -56,7 +77,10 @@ def push(
     out: Printer,
     folder: Annotated[
         Path,
-        typer.Argument(help="Folder with adapter_config.json and adapter_model.safetensors, as training wrote it."),
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder with adapter_config.json and adapter_model.safetensors, as training wrote it.",
+        ),
     ],
     task: Annotated[str | None, typer.Option(help="The task; unset: the manifest's.")] = None,
     pool: Annotated[str | None, typer.Option(help="The pool to serve it; unset: the first whose base it fits.")] = None,
@@ -99,27 +123,13 @@ def list_versions(
     told = client.get("/adapters", task=task, state=state)
     if out.answer(told):
         return
+    _tell_if_stale(out, told)
     versions = [one for one in told["adapters"] if everything or state or one["state"] != "retired"]
     if not versions:
         out.note("There are no versions. Send one: apprentice adapters push FOLDER")
         return
     columns = ("version", "state", "share", "pool", "replicas", "rank", "size", "age", "note")
-    out.table(columns, (_version_row(one) for one in versions))
-
-
-def _version_row(told: dict[str, Any]) -> Row:
-    placed = f"{len(told['ready'])}/{len(told['wanted'])}" if told["wanted"] or told["ready"] else "-"
-    return (
-        told["version"],
-        told["state"],
-        share(told["share"]),
-        told["pool"],
-        placed,
-        told["rank"],
-        size(told["size_bytes"]),
-        since(told["created_at"]),
-        told["note"] or "",
-    )
+    out.table(columns, (version_row(one) for one in versions))
 
 
 @adapters.command()
@@ -209,8 +219,9 @@ def stage(
 
     Ends with exit code 1 where it could not be placed, or not in time.
     """
-    began = client.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0)
-    told = until_placed(client, out, began, wait)
+    with left_alone(out, f"{version} goes on being placed", f"show {version}"):
+        began = client.post(f"/adapters/{_quoted(version)}/stage", wait_seconds=0)
+        told = until_placed(client, out, began, wait)
     out.answer(told)
     sentence = see_that_it_is_placed(told, wait)
     if not out.json_only:
@@ -237,7 +248,7 @@ def canary(
     client: AdminClient,
     out: Printer,
     version: VersionName,
-    share: Share,
+    share: CanaryShare,
     auto: Annotated[
         bool, typer.Option("--auto", help="Let the gateway promote it or roll it back by itself, by this plan.")
     ] = False,
@@ -248,6 +259,9 @@ def canary(
     seconds_min: Annotated[float | None, _plan("Seconds before it is promoted (0).")] = None,
     seconds_max: Annotated[float | None, _plan("Seconds after which --on-timeout applies (86400).")] = None,
     feedback_metric: Annotated[str | None, _plan("A feedback metric that must not be worse (none).")] = None,
+    shadow_harm_margin: Annotated[
+        float | None, _plan("How much worse on the same inputs is not yet harm; at most the margin (0).")
+    ] = None,
     shadow_required: Annotated[bool | None, _plan("Whether shadow pairs must show it to be no worse (no).")] = None,
     on_timeout: Annotated[
         Literal["hold", "roll_back", "promote"] | None, _plan("What happens where there is no verdict in time (hold).")
@@ -271,6 +285,7 @@ def canary(
         "seconds_min": seconds_min,
         "seconds_max": seconds_max,
         "feedback_metric": feedback_metric,
+        "shadow_harm_margin": shadow_harm_margin,
         "shadow_required": shadow_required,
         "on_timeout": on_timeout,
     }
@@ -302,13 +317,19 @@ def rollback(
     out: Printer,
     task: TaskName,
     to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="Where to; unset: what led before.")] = None,
+    canary_only: Annotated[
+        bool, typer.Option("--canary", help="Only end the canary: refused where there is none, so no leader moves.")
+    ] = False,
     expected_generation: Generation = None,
 ) -> None:
     """End the task's canary; where there is none, go back to the version that led before.
 
-    At once: that version is still loaded.
+    At once: that version is still loaded. Whoever means the canary alone says --canary: it may have ended by itself.
     """
-    body = ({"version": to} if to else {}) | _expected(expected_generation)
+    if to and canary_only:
+        raise Unusable("--to and --canary do not go together: a canary ends, and the version that led leads on.")
+    wanted = {"version": to} if to else {"canary_only": True} if canary_only else {}
+    body = wanted | _expected(expected_generation)
     _tell_alias(out, client.post(f"/aliases/{quote(task, safe='')}/rollback", body))
 
 
@@ -361,19 +382,7 @@ def _tell_why(out: Printer, told: dict[str, Any]) -> None:
         out.say(sentence)
     if told["audit"]:
         out.say("")
-        out.table(("when", "who", "what", "became"), (_entry_row(entry) for entry in told["audit"]))
-
-
-def _entry_row(entry: dict[str, Any]) -> Row:
-    return moment(entry["at"]), entry["actor"], entry["action"], _became(entry["after"])[:120]
-
-
-def _became(after: Any) -> str:
-    """What an entry of the audit says that an object is since then."""
-    if isinstance(after, dict) and "weights" in after:
-        copied = [f"copied to {name} {share(part)}" for name, part in (after.get("shadow") or {}).items()]
-        return ", ".join([*(f"{name} {share(part)}" for name, part in after["weights"].items()), *copied])
-    return ", ".join(f"{name} {brief(value)}".strip() for name, value in evidence_rows(after) if value != "-")
+        out.table(("when", "who", "what", "became"), (entry_row(entry) for entry in told["audit"]))
 
 
 @adapters.command()
@@ -382,30 +391,9 @@ def replicas(client: AdminClient, out: Printer) -> None:
     """List the replicas: what is placed on each, and how many adapters it can still take."""
     told = client.get("/replicas")
     if not out.answer(told):
+        _tell_if_stale(out, told)
         columns = ("replica", "pool", "state", "in flight", "adapters", "ghosts", "loads left", "placed")
-        out.table(columns, (_replica_row(one) for one in told["replicas"]))
-
-
-def _replica_row(told: dict[str, Any]) -> Row:
-    capacity = told.get("capacity") or {}
-    state = "cordoned" if told.get("cordoned") else "up" if told["up"] else "down"
-    held = f"{capacity.get('registered', 0)} of {capacity.get('max_cpu_loras', '-')}"
-    return (
-        told["name"],
-        told["pool"],
-        state,
-        told["in_flight"],
-        held if capacity else "-",
-        capacity.get("ghosts") if capacity else None,
-        capacity.get("loads_left") if capacity else None,
-        ", ".join(_placed(told)) or "-",
-    )
-
-
-def _placed(told: dict[str, Any]) -> Iterator[str]:
-    """The versions on a replica, each with its state where it is not ready."""
-    for one in told.get("placements") or []:
-        yield one["version"] if one["state"] == "ready" else f"{one['version']} ({one['state']})"
+        out.table(columns, (replica_row(one) for one in told["replicas"]))
 
 
 def _tell_version(out: Printer, told: dict[str, Any]) -> None:
@@ -423,7 +411,15 @@ def _tell_alias(out: Printer, told: dict[str, Any]) -> None:
     parts = [f"{name} {share(part)}" for name, part in told["weights"].items()]
     copied = [f"{name} {share(part)}" for name, part in (told.get("shadow") or {}).items()]
     more = f"; copied to {', '.join(copied)}" if copied else ""
+    if told.get("changed") is False:
+        out.say(f"{', '.join(told['weights'])} leads {told['task']} already: nothing was changed.")
+        return
     out.say(f"{told['task']} is served by {', '.join(parts)}{more} (generation {told['generation']}).")
+
+
+def _tell_if_stale(out: Printer, told: dict[str, Any]) -> None:
+    if told.get("stale"):
+        out.note("The gateway can't reach Redis: this is what it read last, and nothing can be changed now.")
 
 
 def _expected(generation: int | None) -> dict[str, int]:
@@ -432,7 +428,7 @@ def _expected(generation: int | None) -> dict[str, int]:
 
 def _task_of(version: str) -> str:
     """Raises Unusable for what is no version."""
-    return quote(_quoted(version).partition("@")[0], safe="")
+    return _quoted(version).partition("@")[0]
 
 
 def _quoted(version: str) -> str:
@@ -440,4 +436,4 @@ def _quoted(version: str) -> str:
     task, at, number = version.partition("@")
     if not (task and at and number):
         raise Unusable(f"{version!r} is no version: write task@number, such as returns@v3.")
-    return quote(version, safe="@")
+    return f"{quote(task, safe='')}@{quote(number, safe='')}"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import typer
@@ -45,17 +45,27 @@ class CommandError(Exception):
 
     exit_code = 2
 
+    def content(self) -> dict[str, Any]:
+        """As --json tells it: in the shape of the gateway's own errors."""
+        return {"message": str(self), "type": None, "param": None, "code": None}
+
 
 class Refused(CommandError):
     """The gateway answered with an error: its HTTP `status` and its `code` (docs/errors.md)."""
 
     exit_code = 1
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, told: Mapping[str, Any] | None = None) -> None:
+        """`told` is the gateway's error object."""
         more = WHAT_TO_DO.get(code)
         super().__init__(" ".join([message, f"({code})", *([more] if more else [])]))
         self.status = status
         self.code = code
+        self._told = told
+
+    def content(self) -> dict[str, Any]:
+        """The gateway's own error object."""
+        return dict(self._told) if self._told else {**super().content(), "code": self.code}
 
 
 class Unusable(CommandError):
@@ -85,6 +95,14 @@ class AdminClient:
         patience = ANSWER_TIMEOUT_SECONDS + float(query.get("wait_seconds") or 0)
         timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT_SECONDS)
         return self._ask("POST", path, json=body or {}, params=_given(query), timeout=timeout)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Change what is at `path` by `body`."""
+        return self._ask("PATCH", path, json=body)
+
+    def delete(self, path: str) -> dict[str, Any]:
+        """Remove what is at `path`."""
+        return self._ask("DELETE", path)
 
     def upload(self, path: str, fields: Mapping[str, str], files: list[tuple[str, Any]]) -> dict[str, Any]:
         """Post a form. `files` are file names and open files, which are read as they are sent."""
@@ -140,9 +158,9 @@ def _refusal(answer: httpx.Response) -> CommandError:
     """The gateway's error object, or what stands in its place where something else answered."""
     try:
         told = answer.json()["error"]
-        return Refused(answer.status_code, str(told["code"]), str(told["message"])[:ERROR_TEXT_MAX])
+        return Refused(answer.status_code, str(told["code"]), str(told["message"])[:ERROR_TEXT_MAX], told)
     except (ValueError, KeyError, TypeError):
-        text = f"{answer.url} answered {answer.status_code}, not as a gateway does: is the address right?"
+        text = f"{unquote(str(answer.url))} answered {answer.status_code}, not as a gateway does: is the address right?"
         return Unusable(text)
 
 
@@ -275,14 +293,17 @@ def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*, gateway: str | None, key_file: Path | None, key: str | None, json_only: bool, **asked: Any) -> None:
+        out = Printer(json_only)
         try:
             url = find_gateway(gateway)
             client = AdminClient(url, find_key(url, key, key_file))
             try:
-                command(client, Printer(json_only), **asked)
+                command(client, out, **asked)
             finally:
                 client.close()
         except CommandError as error:
+            if json_only and not out.answered:
+                out.answer({"error": error.content()})
             typer.echo(f"apprentice: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(error.exit_code) from error
 

@@ -12,6 +12,11 @@ import typer
 from gateway.callers import new_key
 from gateway.cli import serve as serving_command
 from gateway.cli.adapters import adapters
+from gateway.cli.audit import audit
+from gateway.cli.doctor import doctor
+from gateway.cli.keys import keys
+from gateway.cli.records import records
+from gateway.cli.reload import reload
 from gateway.cli.sidecar import sidecar
 from gateway.cli.state import state
 from gateway.cli.up import up
@@ -28,6 +33,8 @@ app = typer.Typer(
 app.command()(up)
 app.add_typer(adapters, name="adapters")
 app.add_typer(state, name="state")
+app.add_typer(keys, name="keys")
+app.add_typer(records, name="records")
 
 
 @app.command()
@@ -44,6 +51,11 @@ def check(
 ) -> None:
     """Validate a configuration and say what it holds; nothing is started."""
     serving_command.check(config)
+
+
+app.command()(audit)
+app.command()(doctor)
+app.command()(reload)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from gateway.admin.uploads import MANIFEST_FILE, SIGNATURE_FILE
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.tables import Printer
-from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, check_files, opened
 from serving.adapters.artifact import ArtifactError, digest_of
 from serving.adapters.manifest import ManifestError, read_manifest
 from serving.adapters.signature import SignatureError, read_signature, sign, written
@@ -30,7 +30,12 @@ class Package:
 
 
 def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key: Path | None, signer: str) -> Package:
-    """What lies in `folder`, signed with `sign_key` where one is given. Raises Unusable that says what is missing."""
+    """What lies in `folder`, signed with `sign_key` where one is given.
+
+    Raises Unusable that says what is missing, or what may not lie there: the same as the gateway's own import refuses.
+    """
+    if not folder.is_dir():
+        raise Unusable(f"There is no folder {folder}: name the one that the training has written.")
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise Unusable(f"There is no {name} in {folder}: name the folder that the training has written.")
@@ -40,6 +45,8 @@ def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key
         text = f"There is no {MANIFEST_FILE} in {folder} or beside it: write one, or name it with --manifest."
         raise Unusable(text if manifest is None else f"There is no file {manifest}.")
     try:
+        with opened(folder) as folder_fd:
+            check_files(folder_fd, DEFAULT_LIMITS)
         told = read_manifest(path)
         if task is not None and told.task != task:
             raise Unusable(f"{path} is for the task {told.task}, not for {task}: leave --task out, or mend it.")
@@ -64,7 +71,10 @@ def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer
 
 
 def upload(client: AdminClient, out: Printer, path: str, package: Package, pool: str | None = None) -> dict[str, Any]:
-    """Send a package to `path`, with a bar of its bytes; what the gateway answers. Raises CommandError."""
+    """Send a package to `path`, with a bar of its bytes; what the gateway answers. Raises CommandError.
+
+    What is too large for the gateway, or a key that it does not take, is refused before anything is sent.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -78,9 +88,13 @@ def upload(client: AdminClient, out: Printer, path: str, package: Package, pool:
         (WEIGHTS_FILE, package.folder / WEIGHTS_FILE),
     ]
     fields = {"task": package.task} | ({"pool": pool} if pool else {})
+    bytes_max = client.get("/adapters", task=package.task).get("upload_bytes_max")
     with ExitStack() as stack, out.progress(*columns) as progress:
         try:
             total = sum(source.stat().st_size for _, source in sources)
+            if bytes_max is not None and total > bytes_max:
+                text = f"{package.folder} has {total} bytes, and the gateway takes at most {bytes_max}"
+                raise Unusable(f"{text} (limits.adapter_bytes_max): nothing was sent.")
             bar = progress.add_task("Sending", total=total)
             opened = [(name, stack.enter_context(Sent(source, bar, progress))) for name, source in sources]
         except OSError as error:

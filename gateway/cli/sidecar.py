@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import httpx
@@ -14,7 +15,6 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from gateway.cli.serve import OrderlyServer
 from gateway.settings import ADDRESS, SettingsError
 from monitoring.logs import configure
 from serving.adapters.errors import ArtifactError
@@ -71,7 +71,15 @@ def sidecar(
         log_config=None,
         timeout_graceful_shutdown=5,
     )
-    OrderlyServer(config).run()
+    _Orderly(config).run()
+
+
+class _Orderly(uvicorn.Server):
+    """uvicorn, but an orderly stop exits with 0: it does not raise the signal again."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
 
 
 def _listen(text: str) -> tuple[str, int]:

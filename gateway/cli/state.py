@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +31,7 @@ Adapters = Annotated[
 ]
 Prune = Annotated[bool, typer.Option("--prune", help="Remove aliases, rules and keys that are not in the file, too.")]
 ROUND_SECONDS = 60.0
+WHAT_CHARACTERS_MAX = 1000
 UNTOLD = ("salt", "previous", "manifest digest", "signed by")
 """What is told of an object's change only where nothing else changes."""
 
@@ -77,7 +79,9 @@ def export(
         return
     try:
         partial = output.with_name(f".{output.name}.partial")
-        partial.write_text(text, encoding="utf-8")
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)  # it holds digests of keys' secrets: its writer's alone
         partial.replace(output)
     except OSError as error:
         raise Unusable(f"{output} can't be written: {error.strerror}.") from error
@@ -171,8 +175,10 @@ def apply_file(
         if not out.answer(told):
             _tell(out, told)
         return
-    _upload_missing(client, out, content, told, adapters)
     body = {"state": content, "force": force, "prune": prune}
+    if any(change.get("missing") for change in told["changes"]):
+        client.post("/state/apply", {**body, "dry_run": True})  # what is refused is refused before bytes are sent
+        _upload_missing(client, out, content, told, adapters)
     applied: list[dict[str, Any]] = []
     left = wait
     while True:
@@ -229,18 +235,23 @@ def _tell(out: Printer, told: dict[str, Any], done: bool = False) -> None:
     if not told["changes"]:
         out.say("There is nothing to do: what is there is what is in the file.")
     else:
-        out.table(("step", "kind", "name", "what", "note"), (_row(change, done) for change in told["changes"]))
+        here = told.get("from_here", True)
+        out.table(("step", "kind", "name", "what", "note"), (_row(change, done, here) for change in told["changes"]))
     if told["kept"]:
         names = ", ".join(one["name"] for one in told["kept"])
         out.note(f"Not in the file, and left as they are: {names}.")
 
 
-def _row(change: dict[str, Any], done: bool) -> Row:
+def _row(change: dict[str, Any], done: bool, from_here: bool) -> Row:
     note, what = change["note"], "" if change["action"] == "conflict" else _what(change)
     if change.get("missing"):
         note = f"its bytes ({brief(change['missing'])}) are to be sent with --adapters"
     elif change["stale"] and not done:
         note = f"changed since: at generation {change['generation']}, the file has {change['expected_generation']}"
+        if not from_here:
+            left = change["expected_generation"]
+            note = f"changed here since: at generation {change['generation']}, its last file left it at {left}"
+            note = note if left else "made here, by no file of that installation"
     return change["action"], ONE[change["kind"]], change["name"], what, note
 
 
@@ -251,6 +262,14 @@ def _what(change: dict[str, Any]) -> str:
     told = [name for name in names if name not in UNTOLD] or names
     if before and after:
         parts = [f"{name} {brief(before.get(name, '-'))} → {brief(after.get(name, '-'))}" for name in told]
+        seen = {name for name in before | after if before.get(name, "-") != after.get(name, "-")}
+        parts += [f"{name} changed" for name in _unseen(change["changed"], seen) if name not in UNTOLD or not parts]
     else:
         parts = [f"{name} {brief((before or after)[name])}" for name in told]
-    return ", ".join(parts)[:160]
+    return ", ".join(parts)[:WHAT_CHARACTERS_MAX]
+
+
+def _unseen(changed: list[str], seen: set[str]) -> list[str]:
+    """The changed fields of which nothing is shown."""
+    words = [name.replace("_", " ") for name in changed]
+    return [name for name in words if not any(one == name or one.startswith(f"{name} ") for one in seen)]

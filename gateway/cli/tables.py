@@ -37,12 +37,14 @@ class Printer:
 
     def __init__(self, json_only: bool) -> None:
         self.json_only = json_only
+        self.answered = False
         self.stdout = Console(highlight=False)
         self.stderr = Console(stderr=True, highlight=False)
 
     def answer(self, told: Mapping[str, Any]) -> bool:
         """With --json, print what the API told; whether it did, so that nothing else is to be printed."""
         if self.json_only:
+            self.answered = True
             self.stdout.out(json.dumps(told, indent=2, ensure_ascii=False), highlight=False)
         return self.json_only
 
@@ -118,9 +120,11 @@ def share(part: float | None) -> str:
 
 
 def size(size_bytes: int) -> str:
-    """A size in bytes, kB or MB."""
+    """A size in bytes, kB, MB or GB."""
     if size_bytes < 1000:
         return f"{size_bytes} B"
+    if size_bytes >= 1_000_000_000:
+        return f"{size_bytes / 1_000_000_000:.1f} GB"
     return f"{size_bytes / 1000:.0f} kB" if size_bytes < 1_000_000 else f"{size_bytes / 1_000_000:.1f} MB"
 
 

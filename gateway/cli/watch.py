@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +26,8 @@ VERDICTS: Mapping[str, str] = {
 }
 """A verdict in words."""
 CANARY_POLL_SECONDS = 1.0
+PIPE_SECONDS = 30.0
+"""Where no terminal shows it live, what a verdict waits for is told no oftener; the verdict and the share at once."""
 
 
 class Failed(CommandError):
@@ -61,6 +63,16 @@ def until_placed(client: AdminClient, out: Printer, told: dict[str, Any], wait_s
     return told
 
 
+@contextmanager
+def left_alone(out: Printer, what: str, look: str) -> Iterator[None]:
+    """Where Ctrl-C ends the waiting: say that nothing else has ended, and where to look."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        out.note(f"{what}: see how far it is with `apprentice adapters {look}`.")
+        raise
+
+
 def _hint(told: dict[str, Any]) -> str:
     """What the replicas that are not ready yet are about."""
     states = [f"{one['replica']} {one['state']}" for one in told["placements"] if one["state"] != "ready"]
@@ -80,7 +92,7 @@ def see_that_it_is_placed(told: dict[str, Any], wait_seconds: float) -> str:
             f"{name} is on {ready} of {wanted} replicas after {wait_seconds:g} s, and still being loaded: {_hint(told)}"
         )
         raise Failed(f"{text}. See why: apprentice adapters why {name}")
-    notes = [told.get("note"), *(one.get("note") for one in told["placements"])]
+    notes = [told["note"]] if told.get("note") else [one.get("note") for one in told["placements"]]
     said = "; ".join(dict.fromkeys(str(note) for note in notes if note)) or "no replica took it"
     raise Failed(f"{name} could not be placed and is {state}: {said.rstrip('.')}.")
 
@@ -88,8 +100,9 @@ def see_that_it_is_placed(told: dict[str, Any], wait_seconds: float) -> str:
 def until_judged(client: AdminClient, out: Printer, alias: dict[str, Any], version: str) -> dict[str, Any]:
     """The task's `alias` once the canary has ended, or is held for people to judge; how it stands meanwhile, live."""
     on_terminal = out.stderr.is_terminal and not out.json_only
-    last = ""
-    with Live(console=out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext() as live:
+    last, told_at = ("", ""), -PIPE_SECONDS
+    screen = Live(console=out.stderr, auto_refresh=False, transient=True) if on_terminal else nullcontext()
+    with screen as live, left_alone(out, f"The canary {version} goes on", f"show {alias['task']}"):
         while True:
             rollout = alias.get("rollout")
             if rollout is None or rollout["version"] != version or rollout["verdict"] == "hold":
@@ -98,9 +111,11 @@ def until_judged(client: AdminClient, out: Printer, alias: dict[str, Any], versi
                 parts = [Text(line) for line in canary_lines(alias)]
                 columns, rows = evidence_table(rollout["evidence"])
                 live.update(Group(*parts, framed(columns, rows), Text("Ctrl-C ends the watching alone.")), refresh=True)
-            elif (line := " ".join(canary_lines(alias))) != last:
-                out.note(line)
-                last = line
+            else:
+                now = (f"{rollout['share']} {rollout['verdict']}", rollout["because"])
+                if now[0] != last[0] or (now != last and time.monotonic() - told_at >= PIPE_SECONDS):
+                    out.note(" ".join(canary_lines(alias)))
+                    last, told_at = now, time.monotonic()
             wait(CANARY_POLL_SECONDS)
             alias = client.get(f"/aliases/{quote(alias['task'], safe='')}")
 
@@ -126,7 +141,7 @@ def _signal_row(name: str, seen: dict[str, Any]) -> list[str]:
     mean = seen["mean_difference"]
     if name == "latency":
         slower = seen.get("share_slower")
-        difference = "-" if slower is None else f"{slower:.0%} over {seen['ratio']:g} times as long"
+        difference = "-" if slower is None else f"{100 * slower:.0f} % over {seen['ratio']:g} times as long"
     else:
         difference = "-" if mean is None else f"{100 * mean:+.1f} points"
     row = [name, seen["pairs"], difference, _test(seen["harm"]), _test(seen["no_worse"]), seen["required"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterable
 
 from redis.exceptions import RedisError
 
@@ -14,30 +15,46 @@ from serving.replica import Replica
 
 
 async def keep_checking_health(house: House) -> None:
-    """Look once an interval, and at once where there is more than was seen. Ends with its task."""
+    """Look once an interval of each pool, and at once where there is more than was seen. Ends with its task."""
+    replicas = house.fleet.replicas.values()
     while True:
         began_at = house.snapshot.current.generation
-        until = time.monotonic() + house.settings.health_interval_seconds
-        await check_health(house)
+        now = time.monotonic()
+        more = _with_more_than_seen(house)
+        await _look_at(house, [one for one in replicas if one.name in more or _due_at(house, one) <= now])
+        until = min(_due_at(house, replica) for replica in replicas)
         while (left := until - time.monotonic()) > 0:
-            if house.snapshot.current.generation != began_at and _has_more_than_seen(house):
+            if house.snapshot.current.generation != began_at and _with_more_than_seen(house):
                 break  # another gateway has loaded it, and an alias may move to it at once
             await house.snapshot.next(left)
 
 
-def _has_more_than_seen(house: House) -> bool:
-    """Whether a replica that is up is written down to have a version ready that was not to be seen there yet."""
+def _due_at(house: House, replica: Replica) -> float:
+    """When it is to be looked at again, in monotonic seconds."""
+    return replica.looked_at + house.fleet.pools[replica.config.pool].health_interval_seconds
+
+
+def _with_more_than_seen(house: House) -> set[str]:
+    """Replicas that are up, and are written down to have a version ready that was not to be seen there yet."""
     up = {replica.name: replica.seen for replica in house.fleet.replicas.values() if replica.up}
     placements = house.snapshot.current.placements.values()
-    return any(p.state == "ready" and p.version not in up[p.replica] for p in placements if p.replica in up)
+    return {p.replica for p in placements if p.state == "ready" and p.replica in up and p.version not in up[p.replica]}
 
 
 async def check_health(house: House) -> None:
-    """Look at every replica once, and adopt what is loaded there. One that is slow keeps none of the others waiting."""
-    await asyncio.gather(*(_look_and_adopt(house, replica) for replica in house.fleet.replicas.values()))
+    """Look at every replica once, and adopt what is loaded there; one that takes no adapters only if it is due."""
+    now = time.monotonic()
+    replicas = house.fleet.replicas.values()
+    await _look_at(house, [one for one in replicas if one.config.engine == "vllm" or _due_at(house, one) <= now])
+
+
+async def _look_at(house: House, replicas: Iterable[Replica]) -> None:
+    """One that is slow keeps none of the others waiting."""
+    await asyncio.gather(*(_look_and_adopt(house, replica) for replica in replicas))
 
 
 async def _look_and_adopt(house: House, replica: Replica) -> None:
+    replica.looked_at = time.monotonic()
     snapshot = house.snapshot.current
     written = (p.life for p in snapshot.placements.values() if p.replica == replica.name)
     await look(house.fleet, replica, house.http, anew=any(life != replica.life for life in written))

@@ -16,6 +16,7 @@ from serving.adapters.placer import World
 from serving.adapters.registry import RegistryError
 
 RECONCILE_INTERVAL_SECONDS = 1.0
+NOTE_CHARACTERS_MAX = 2000
 
 
 async def keep_reconciling(house: House) -> None:
@@ -51,7 +52,11 @@ async def reconcile_once(house: House) -> None:
         idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
         in_flight=roll.in_flight,
     )
-    await house.reconciler.step(snapshot.versions, world)
+    for version in await house.reconciler.step(snapshot.versions, world):
+        after = {"state": version.state, "note": version.note[:NOTE_CHARACTERS_MAX]}
+        await house.audit.append(
+            "system", "adapter.stage_failed", version.name, before={"state": "staging"}, after=after
+        )
     await recycle_some(house)
     await _keep_few_standbys(house, snapshot)
 

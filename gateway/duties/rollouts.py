@@ -104,6 +104,10 @@ class Rollouts:
         self._verdicts = Shelf(redis, "verdicts")
         self._keep_pair = redis.register_script(KEEP_PAIR)
 
+    def take_in(self, metrics: Mapping[str, FeedbackMetricSettings]) -> None:
+        """Go by these declared feedback metrics from now on."""
+        self._metrics = metrics
+
     async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
         """How a canary stands: its verdict so far, why, and the evidence."""
         judged = await self._read(task, begun)

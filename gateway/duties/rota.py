@@ -11,17 +11,21 @@ from contextlib import asynccontextmanager
 
 from redis.exceptions import RedisError
 
+from gateway.duties.archiving import keep_archiving
 from gateway.duties.health import keep_checking_health
 from gateway.duties.lease import DutyLease
 from gateway.duties.reconciling import keep_reconciling
 from gateway.duties.shadows import run_shadows
 from gateway.house import House
-from monitoring.records import Joined, flush_once
 
 log = logging.getLogger(__name__)
 PRESENCE_INTERVAL_SECONDS = 0.5
 JUDGE_INTERVAL_SECONDS = 0.5
 LAG_INTERVAL_SECONDS = 0.1
+STATE_INTERVAL_SECONDS = 30.0
+OUTAGE_INTERVAL_SECONDS = 0.5
+WELL_SECONDS = 4.0
+"""Longer than the wait between two tries of a duty."""
 RETRY_SECONDS = 0.25
 RETRY_SECONDS_MAX = 2.0
 STOP_SECONDS_MAX = 5.0
@@ -30,19 +34,24 @@ STOP_SECONDS_MAX = 5.0
 @asynccontextmanager
 async def on_duty(house: House) -> AsyncIterator[None]:
     """All duties run while the block does. One that fails is logged and begun again; it takes nothing else down."""
+    stopping, outage = asyncio.Event(), Outage()
     duties: dict[str, Callable[[House], Awaitable[None]]] = {
         "follow_snapshot": _follow_snapshot,
         "check_health": keep_checking_health,
         "reconcile": keep_reconciling,
         "tell_presence": _tell_presence,
+        "lease_slices": _lease_slices,
         "run_shadows": _run_shadows,
         "judge_rollouts": _judge_rollouts,
         "flush_records": _flush_records,
+        "archive_records": keep_archiving,
         "watch_lag": _watch_lag,
+        "watch_state": _watch_state,
+        "watch_outage": outage.watch,
     }
-    stopping = asyncio.Event()
     tasks = [
-        asyncio.create_task(_again_and_again(house, name, duty, stopping), name=name) for name, duty in duties.items()
+        asyncio.create_task(_again_and_again(house, name, duty, stopping, outage), name=name)
+        for name, duty in duties.items()
     ]
     try:
         yield
@@ -58,16 +67,46 @@ async def on_duty(house: House) -> AsyncIterator[None]:
             log.error("duty %s did not stop", task.get_name())
 
 
+class Outage:
+    """Whether Redis fails the duties. The log has an outage's beginning and its end, and not each try between them."""
+
+    def __init__(self) -> None:
+        self._began_at: float | None = None
+        self._failed_at = 0.0
+
+    def failed(self, duty: str, error: Exception) -> None:
+        """A duty has failed, and is tried again."""
+        self._failed_at = time.monotonic()
+        if self._began_at is None:
+            self._began_at = self._failed_at
+            log.warning("Redis can't be reached: %s. Requests go on; duties wait for it, such as %s", error, duty)
+
+    async def watch(self, house: House) -> None:
+        """Say so when it is over: Redis was read since, and no duty has failed for a while."""
+        while True:
+            await asyncio.sleep(OUTAGE_INTERVAL_SECONDS)
+            quiet = time.monotonic() - self._failed_at > WELL_SECONDS
+            if self._began_at is not None and quiet and house.snapshot.fresh_at > self._failed_at:
+                log.warning("Redis answers again, after %.0f s", self._failed_at - self._began_at)
+                self._began_at = None
+
+
 async def _again_and_again(
-    house: House, name: str, duty: Callable[[House], Awaitable[None]], stopping: asyncio.Event
+    house: House,
+    name: str,
+    duty: Callable[[House], Awaitable[None]],
+    stopping: asyncio.Event,
+    outage: Outage,
 ) -> None:
     wait_seconds = RETRY_SECONDS
     while not stopping.is_set():
         began = time.monotonic()
         try:
             await duty(house)
-        except (RedisError, OSError) as error:
-            log.warning("duty %s: Redis can't be reached: %s", name, error)
+        except (RedisError, ConnectionError, TimeoutError) as error:
+            outage.failed(name, error)
+        except OSError as error:
+            log.warning("duty %s: %s", name, error)
         except Exception:
             log.exception("duty %s failed", name)
         lasted = time.monotonic() - began > RETRY_SECONDS_MAX
@@ -105,22 +144,12 @@ async def _tell_presence(house: House) -> None:
         raise
 
 
+async def _lease_slices(house: House) -> None:
+    await house.limits.slices.keep(house.exits.look)
+
+
 async def _flush_records(house: House) -> None:
-    while True:
-        await house.records.some()
-        await asyncio.sleep(house.settings.records.flush_interval_seconds)
-        began = time.monotonic()
-        while await flush_once(house.records, house.record_stream, lambda joined: note_joined(house, joined)):
-            house.meters.records_flush_seconds.observe(time.monotonic() - began)
-            began = time.monotonic()
-            await asyncio.sleep(0)
-
-
-def note_joined(house: House, joined: Joined) -> None:
-    """Count feedback that had waited for its record."""
-    record = joined.record
-    metric = str(joined.feedback.get("metric"))
-    house.meters.feedback.add(1, record.task or "", record.version or "", metric, joined.outcome)
+    await house.flow.run()
 
 
 async def _watch_lag(house: House) -> None:
@@ -129,3 +158,9 @@ async def _watch_lag(house: House) -> None:
         await asyncio.sleep(LAG_INTERVAL_SECONDS)
         lag = time.monotonic() - began - LAG_INTERVAL_SECONDS
         house.meters.event_loop_lag_seconds.observe(max(0.0, lag))
+
+
+async def _watch_state(house: House) -> None:
+    while True:
+        await asyncio.sleep(STATE_INTERVAL_SECONDS)
+        await house.durability.look()

@@ -71,7 +71,7 @@ async def _run(house: House, job: ShadowJob) -> None:
     now = time.monotonic()
     if version is None or pool is None:
         return
-    replica = pick(pool, version.name, view.in_flight, now, house.moment(now).draw)
+    replica = pick(pool, version.name, view.in_flight, now, house.moment(now).draw, spare_open=True)
     if isinstance(replica, str):
         house.meters.shadow_requests.add(1, task, job.version, "dropped")
         return

@@ -313,7 +313,7 @@ def _harm_words(name: Signal, state: Tally, plan: Plan, shares: Mapping[Signal, 
     harm = _of(state, name).harm
     said = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
     if name == "latency":
-        seen = f"{_share_slower(harm):.0%} of {harm.observed} pairs"
+        seen = f"{100 * _share_slower(harm):.0f} % of {harm.observed} pairs"
     else:
         seen = f"{100 * (sequential.mean(harm) or 0.0):+.1f} points in {harm.observed} pairs"
     threshold = sequential.told(-math.log(shares[name] * plan.alpha))

@@ -75,13 +75,13 @@ IGNORED_FOLDERS = frozenset({".git", ".cache"})
 
 @dataclass(frozen=True)
 class ArtifactLimits:
-    """What an adapter may be at most. `rank_max` is the engines' --max-lora-rank."""
+    """What an adapter may be at most. `rank_max` is what any engine takes; a pool's engines may take less."""
 
     size_bytes_max: int = 2 << 30
     config_bytes_max: int = 1 << 20
     header_bytes_max: int = 8 << 20
     files_max: int = 100
-    rank_max: int = 64
+    rank_max: int = 512
     alpha_max: float = 4096.0
 
 

@@ -35,8 +35,10 @@ async def incoming_folder(store_folder: Path) -> AsyncIterator[Path]:
 
 def append(path: Path, pieces: Iterable[bytes], size_bytes: int, free_bytes_min: int) -> None:
     """Add pieces of `size_bytes` in sum to a file; blocks. Raises OSError, also where too little room would be left."""
-    if shutil.disk_usage(path.parent).free - size_bytes < free_bytes_min:
-        raise OSError(errno.ENOSPC, "too little room is left on its disk")
+    free = shutil.disk_usage(path.parent).free
+    if free - size_bytes < free_bytes_min:
+        said = f"{free >> 20} MiB are free, and {free_bytes_min >> 20} MiB must stay so"
+        raise OSError(errno.ENOSPC, f"too little room is left on its disk: {said}")
     with path.open("ab") as file:
         file.writelines(pieces)
 

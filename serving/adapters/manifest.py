@@ -133,7 +133,10 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError) as error:
         # The parser lets these out where a value is not of its explicit tag.
         raise ManifestError(f"{path.name} can't be read: {error}.") from None
-    return from_json(value)
+    try:
+        return from_json(value)
+    except ManifestError as error:
+        raise ManifestError(f"{path.name}: {error}") from None
 
 
 def from_json(value: Any) -> Manifest:

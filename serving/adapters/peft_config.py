@@ -80,8 +80,8 @@ def read_promise(config: Mapping[str, Any], limits: ArtifactLimits) -> Promise:
     if rank > limits.rank_max:
         raise ArtifactError(
             "rank_too_high",
-            f"Its rank is {rank}, and the engines take at most {limits.rank_max}: raise "
-            "--max-lora-rank and the limit, or train with a lower rank.",
+            f"Its rank is {rank}, and the engines take at most {limits.rank_max}: train with a lower rank, or raise "
+            "the engines' --max-lora-rank and with it the pool's max_lora_rank.",
         )
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= limits.alpha_max:
         raise _bad_config(f"has lora_alpha {shown(repr(alpha))}, which must be above 0 and at most {limits.alpha_max}")

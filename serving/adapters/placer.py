@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -34,6 +34,7 @@ FAILED_RETRY_SECONDS = 15.0
 UNKNOWN_RETRY_SECONDS = 1.0
 WAIT_SECONDS = 1.0
 RETRY_SECONDS_MAX = 120.0
+ENGINE_TEXT_MAX = 160
 WAS_LOADED: frozenset[PlacementState] = frozenset({"probing", "ready", "closing", "drained", "unloading"})
 """States in which the engine has its weights: where it lists the name no more, they are there as a ghost."""
 
@@ -237,9 +238,14 @@ class Placer:
             said = f"{replica.name} did not say whether it loaded {version.name}."
             await self._put_off(replica, version, now, "unknown", UNKNOWN_RETRY_SECONDS, said)
         else:
-            said = f"{replica.name} did not load {version.name}: {answer.status_code} {answer.text[:200]}."
-            await self._fail(replica, version, now, said)
+            await self._fail(replica, version, now, self._not_loaded(replica, version, answer))
         return False
+
+    def _not_loaded(self, replica: Replica, version: Version, answer: httpx.Response) -> str:
+        """Why an engine refused a load, in short, and what to do where that is known."""
+        if not self._store.holds(version.digest):
+            return f"The gateway's store has lost the bytes of {version.name}: push its adapter again, then stage it."
+        return f"{replica.name} did not load {version.name} ({answer.status_code}): {_in_short(answer)}."
 
     async def _has_room(self, replica: Replica, version: Version, now: Pass) -> bool:
         """Whether the engine takes one more without reading adapters from disk again; writes down why, where not.
@@ -257,13 +263,23 @@ class Placer:
                 note = f"it waits until {leaving[0]} is unloaded from {target.name}"
                 await self._write(replica, version, now, "unknown", retry_at=time.time() + WAIT_SECONDS, note=note)
             else:
-                await self._fail(replica, version, now, f"{target.name} has {_no_room(version, full)}")
+                await self._fail(replica, version, now, self.no_room(version.pool, now))
             return False
         full = self.capacity(replica, now.placements)
         if full.loads_left or (full.ghosts and await self._keep_warm(replica)):
             return True
-        await self._fail(replica, version, now, f"{replica.name} has {_no_room(version, full)}")
+        await self._fail(replica, version, now, self.no_room(version.pool, now))
         return False
+
+    def no_room(self, pool: str, now: Pass) -> str:
+        """That a pool's engines have no place for one more version, and what to do."""
+        up = [replica for replica in self._fleet.in_pool(pool) if replica.up]
+        full = [replica.name for replica in up if not self.capacity(replica, now.placements).loads_left]
+        names = ", ".join(full or (replica.name for replica in up))
+        return (
+            f"no room in the pool {pool}: {names} can take no more adapters. "
+            "Unload or retire versions, or recycle a replica that holds ghosts, then stage it again."
+        )
 
     def _is_leaving(self, replica: Replica, name: str, now: Pass) -> bool:
         placement = now.placements.get((replica.name, name))
@@ -351,8 +367,25 @@ class Placer:
             return None
 
 
-def _no_room(version: Version, full: Capacity) -> str:
-    return (
-        f"no room for {version.name}: {full.registered} adapters and {full.ghosts} ghosts of at most {full.places}. "
-        "Unload or retire versions, or recycle the replica."
-    )
+def together(placements: Iterable[Placement]) -> str:
+    """The placements' notes, one after another; what is the same but for the replica is told once."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for placement in placements:
+        note = placement.note
+        found.setdefault(note.replace(placement.replica, ""), (note, []))[1].append(placement.replica)
+    told = []
+    for note, replicas in found.values():
+        others = [name for name in replicas[1:] if name not in note] if replicas[0] in note else []
+        told.append(f"{note.rstrip('.')}; the same on {', '.join(others)}." if others else note)
+    return " ".join(told)
+
+
+def _in_short(answer: httpx.Response) -> str:
+    """An engine's own words, without the JSON around them."""
+    try:
+        told = answer.json()
+        text = told.get("error", told).get("message") or answer.text
+    except (ValueError, AttributeError):
+        text = answer.text
+    words = " ".join(str(text).split()).rstrip(".")
+    return words if len(words) <= ENGINE_TEXT_MAX else f"{words[: ENGINE_TEXT_MAX - 1]}…"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from serving.adapters.placement import HELD, Capacity, Listed, Placement, Sight, Step, next_step, read_placements
-from serving.adapters.placer import Pass, Placer, World
+from serving.adapters.placer import Pass, Placer, World, together
 from serving.adapters.registry import PLACED, WANTED, Registry, RegistryError, Version, VersionState
 from serving.adapters.spread import Demand, Room, spread
 from serving.fleet import Fleet
@@ -78,8 +78,9 @@ class Reconciler:
             and placement.stack == self._placer.stack_on(replica, version)
         )
 
-    async def step(self, versions: Mapping[str, Version], world: World) -> None:
+    async def step(self, versions: Mapping[str, Version], world: World) -> list[Version]:
         """One pass: what is wanted is spread over the replicas, and each replica brought a few steps nearer to it.
+        Returns the versions whose staging has come to nothing; their notes say why.
 
         Replicas are seen to beside each other. What takes longer than PASS_SECONDS_MAX on one goes on beside the next
         passes, which leave that replica alone meanwhile. Raises RedisError.
@@ -101,8 +102,8 @@ class Reconciler:
             try:
                 self._under_way.pop(name).result()
             except Stale as stale:
-                log.warning("reconcile: %s; another gateway has taken over", stale)
-        await self._settle(now)
+                log.warning("reconcile: another gateway has taken over: %s", stale)
+        return await self._settle(now)
 
     async def stop(self) -> None:
         """Take no further step: this gateway stops, or another one has the duty."""
@@ -193,49 +194,51 @@ class Reconciler:
         )
         return next_step(placement, sight)
 
-    async def _settle(self, now: Pass) -> None:
+    async def _settle(self, now: Pass) -> list[Version]:
         """Bring on the versions whose placements allow it: staged ones to ready, drained ones to retired."""
+        given_up: list[Version] = []
         for version in now.versions.values():
             with contextlib.suppress(RegistryError):  # an admin has moved it meanwhile: the next pass sees to it
                 if version.state == "staging":
-                    await self._settle_staged(version, now)
+                    settled = await self._settle_staged(version, now)
+                    given_up += [settled] if settled is not None and settled.state != "ready" else []
                 elif version.state == "draining" and not self._is_listed(version):
                     await self._registry.move(version.name, "retired", version.note)
                     await self._placer.forget_references(version.name)
+        return given_up
 
     def _is_listed(self, version: Version) -> bool:
         up = [replica for replica in self._fleet.in_pool(version.pool) if replica.up]
         return any(replica.seen.get(version.name) == self._placer.path_on(replica, version) for replica in up)
 
-    async def _settle_staged(self, version: Version, now: Pass) -> None:
+    async def _settle_staged(self, version: Version, now: Pass) -> Version | None:
+        """The version as it is once its staging has ended; None while it goes on."""
         targets = now.plan.get(version.name, ())
         if not self.fits(version):
             said = f"{version.name} was trained on another base model than the pool {version.pool} serves."
-            await self._registry.move(version.name, "verified", said)
-            return
+            return await self._registry.move(version.name, "verified", said)
         if not targets:
-            await self._registry.move(version.name, "verified", self._no_target(version))
-            return
+            return await self._registry.move(version.name, "verified", self._no_target(version, now))
         there = [now.placements.get((replica, version.name)) for replica in targets]
         failed = [p for p in there if p is not None and p.state == "failed" and p.since >= version.changed_at]
         ready = [p for p in there if p is not None and p.state == "ready"]
-        notes = "; ".join(placement.note for placement in failed)
+        notes = together(failed)
         overdue = time.time() - version.changed_at > STAGE_SECONDS_MAX
         if any(placement.wrong for placement in failed):
-            await self._registry.move(version.name, "quarantined", notes)
+            moved = await self._registry.move(version.name, "quarantined", notes)
             await self._placer.forget_references(version.name)  # the first replica may have been the wrong one
-        elif len(ready) + len(failed) < len(targets) and not overdue:
-            return
-        elif len(ready) >= quorum(len(targets)):
-            await self._registry.move(version.name, "ready", notes)
-        else:
-            await self._registry.move(version.name, "verified", notes or "it took too long to load")
+            return moved
+        if len(ready) + len(failed) < len(targets) and not overdue:
+            return None
+        if len(ready) >= quorum(len(targets)):
+            return await self._registry.move(version.name, "ready", notes)
+        return await self._registry.move(version.name, "verified", notes or "it took too long to load")
 
-    def _no_target(self, version: Version) -> str:
+    def _no_target(self, version: Version, now: Pass) -> str:
         replicas = [replica for replica in self._fleet.in_pool(version.pool) if self._is_there(replica)]
         if not replicas:
-            return f"no replica of the pool {version.pool} is up"
-        return f"no room: every replica of the pool {version.pool} holds as many adapters as it can"
+            return f"no replica of the pool {version.pool} is up: see `replicas`, and stage it again once one is."
+        return self._placer.no_room(version.pool, now)
 
 
 def quorum(replicas: int) -> int:

@@ -64,6 +64,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str
     changed_at: float = 0.0
     signed_by: str | None = None
+    signature: str | None = None
     note: str = ""
 
     def view(self) -> VersionView:
@@ -162,7 +163,14 @@ class Registry:
         return await self._aliases.generations()
 
     async def register(
-        self, task: str, pool: str, artifact: Artifact, manifest: Manifest, by: str, signed_by: str | None = None
+        self,
+        task: str,
+        pool: str,
+        artifact: Artifact,
+        manifest: Manifest,
+        by: str,
+        signed_by: str | None = None,
+        signature: str | None = None,
     ) -> Version:
         """Enter a verified adapter as the task's next version; the same bytes and manifest again are the same version.
 
@@ -175,7 +183,8 @@ class Registry:
             for version in ours:
                 same = (version.digest, version.manifest_digest, version.pool) == (artifact.digest, digest, pool)
                 if same and version.state != "retired":
-                    return version if signed_by in (None, version.signed_by) else await self._sign(version, signed_by)
+                    known = signed_by is None or (signed_by, signature) == (version.signed_by, version.signature)
+                    return version if known else await self._sign(version, signed_by, signature)
             number = max((version.number for version in ours), default=0) + 1
             if number > VERSIONS_PER_TASK_MAX:
                 raise RegistryError(f"{task} has {VERSIONS_PER_TASK_MAX} versions: name the task anew.")
@@ -195,6 +204,7 @@ class Registry:
                 created_by=by,
                 changed_at=time.time(),
                 signed_by=signed_by,
+                signature=signature,
             )
             try:
                 await self._versions.put(version.name, msgspec.to_builtins(version), expected_generation=0)
@@ -202,10 +212,11 @@ class Registry:
                 continue  # another admin has just taken this number
             return version
 
-    async def _sign(self, version: Version, signed_by: str) -> Version:
+    async def _sign(self, version: Version, signed_by: str | None, signature: str | None) -> Version:
         while True:
             generation = (await self._versions.generations())[version.name]
-            signed = msgspec.structs.replace(await self.version(version.name), signed_by=signed_by)
+            present = await self.version(version.name)
+            signed = msgspec.structs.replace(present, signed_by=signed_by, signature=signature)
             with contextlib.suppress(Stale):
                 await self._versions.put(version.name, msgspec.to_builtins(signed), generation)
                 return signed
@@ -296,7 +307,7 @@ class Registry:
             return msgspec.structs.replace(
                 entry,
                 weights={name: share, leading: 1 - share},
-                salt=entry.salt if before_it is not None else _salt(task),
+                salt=entry.salt if before_it is not None else new_salt(task),
                 rollout=rollout,
             )
 
@@ -318,12 +329,13 @@ class Registry:
         expected_generation: int | None = None,
         quarantine: str = "",
         beside: Change | None = None,
+        canary_only: bool = False,
     ) -> int:
         """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
 
         `quarantine` says why the version that is given up must not serve again before it was staged anew; empty: it
-        stays on standby. The change `beside` is made in the same step. Raises RegistryError where there is no version
-        to go back to.
+        stays on standby. The change `beside` is made in the same step. `canary_only` moves no leader. Raises
+        RegistryError where there is nothing to go back from, or to.
         """
 
         def back(before: AliasEntry | None, versions: Mapping[str, Version]) -> AliasEntry:
@@ -331,14 +343,16 @@ class Registry:
             if entry.rollout is not None and to is None:
                 shadow = {name: share for name, share in entry.shadow.items() if name != entry.rollout.version}
                 return msgspec.structs.replace(entry, weights={entry.leading: 1.0}, shadow=shadow, rollout=None)
+            if canary_only:
+                raise RegistryError(f"{task} has no canary: {entry.leading} leads it, and nothing was changed.")
+            if to is not None and _leads_alone(entry, to):
+                return entry
             target = to or next((name for name in entry.previous if _placed(versions, name)), None)
             if target is None:
-                raise RegistryError(
-                    f"{task} has no version on standby to go back to: stage one of {entry.previous or 'its versions'}."
-                )
+                raise RegistryError(_no_way_back(task, entry, versions))
             at = entry.previous.index(target) + 1 if target in entry.previous else 0
             return msgspec.structs.replace(
-                entry, weights={target: 1.0}, salt=_salt(task), previous=entry.previous[at:], rollout=None, shadow={}
+                entry, weights={target: 1.0}, salt=new_salt(task), previous=entry.previous[at:], rollout=None, shadow={}
             )
 
         return await self._realias(task, expected_generation, back, quarantine, beside)
@@ -363,6 +377,8 @@ class Registry:
             if expected_generation is not None and expected_generation != alias_generation:
                 raise Stale(task, alias_generation)
             after = made(before, versions)
+            if after is before:
+                return alias_generation
             changes = [
                 self._moved(versions[name], state, generations[name], note)
                 for name, state, note in role_changes(task, versions, before, after, quarantine)
@@ -397,7 +413,7 @@ def role_changes(
         if version is None or version.task != task:
             raise RegistryError(f"{name} is no version of {task}.")
         if version.state not in PLACED:
-            raise RegistryError(f"{name} is {version.state}: stage it first.")
+            raise RegistryError(_given_up(version) or f"{name} is {version.state}: stage it first.")
         role = after.role(name) if after is not None else None
         if role is not None and role != version.state:
             _see_that_it_may(version, role)
@@ -416,13 +432,20 @@ def role_changes(
 
 def _led(before: AliasEntry | None, task: str, weights: dict[str, float]) -> AliasEntry:
     """The alias with these weights. What led until now is remembered, for the way back."""
-    entry = AliasEntry(weights=weights, salt=_salt(task))
+    entry = AliasEntry(weights=weights, salt=new_salt(task))
     if before is None:
         return entry
+    if list(weights) == [before.leading] and _leads_alone(before, before.leading):
+        return before
     previous = before.previous
     if before.leading != entry.leading:
         previous = [before.leading, *(name for name in previous if name not in (before.leading, entry.leading))]
     return msgspec.structs.replace(entry, previous=previous[:PREVIOUS_MAX])
+
+
+def _leads_alone(alias: AliasEntry, name: str) -> bool:
+    """Whether the version answers all requests already, with nothing on trial beside it."""
+    return set(alias.weights) == {name} and alias.rollout is None and not alias.shadow
 
 
 def _there(alias: AliasEntry | None, task: str) -> AliasEntry:
@@ -442,11 +465,36 @@ def _placed(versions: Mapping[str, Version], name: str) -> bool:
     return name in versions and versions[name].state in PLACED
 
 
-def _salt(task: str) -> str:
+def new_salt(task: str) -> str:
+    """What makes a rollout draw its sessions anew."""
     return f"{time.time_ns():x}-{task}"
 
 
 def _see_that_it_may(version: Version, state: VersionState) -> None:
     """Raises RegistryError where `state` is no step from the version's present one."""
     if state not in STEPS[version.state]:
-        raise RegistryError(f"{version.name} is {version.state}: it can't become {state}.")
+        raise RegistryError(_given_up(version) or f"{version.name} is {version.state}: it can't become {state}.")
+
+
+def _given_up(version: Version) -> str:
+    """What to do instead of bringing back a version that was given up for good; empty for any other."""
+    if version.state not in ("draining", "retired"):
+        return ""
+    return f"{version.name} is {version.state}, for good: push its adapter again, which makes a new version."
+
+
+def _no_way_back(task: str, entry: AliasEntry, versions: Mapping[str, Version]) -> str:
+    """Why no version that led before can lead again, and what to do."""
+    ours = sorted((one for one in versions.values() if one.task == task), key=lambda one: -one.number)
+    others = [one for one in ours if one.name not in entry.weights and one.state in PLACED]
+    if others:
+        there = ", ".join(f"{one.name} ({one.state})" for one in others)
+        name = others[0].name
+        return (
+            f"Before {entry.leading} nothing led {task} that is still loaded; loaded is {there}. "
+            f"Promote {name}, or roll back to {name} by its name."
+        )
+    before = [name for name in entry.previous if name in versions and not _given_up(versions[name])]
+    stageable = before or [one.name for one in ours if one.name not in entry.weights and not _given_up(one)]
+    todo = f"stage one of {', '.join(stageable)}, then promote it" if stageable else "push another adapter"
+    return f"{task} has no other version that is loaded: {todo}."

@@ -102,6 +102,19 @@ def written(signature: Signature) -> bytes:
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
+def as_text(signature: Signature) -> str:
+    """The proof in base64, as it is kept with a version, whose `signed_by` has the signer."""
+    return base64.b64encode(signature.signature).decode()
+
+
+def from_text(signer: str, text: str) -> Signature:
+    """The reverse of `as_text`. Raises SignatureError."""
+    try:
+        return _from_json({"signer": signer, "algorithm": ALGORITHM, "signature": text})
+    except ValueError as error:
+        raise SignatureError(f"Its signature can't be read: {error}.") from None
+
+
 def new_key() -> bytes:
     """A new private key in PEM, as `sign` takes it."""
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

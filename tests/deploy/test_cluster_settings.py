@@ -84,14 +84,14 @@ def flags(cluster: Cluster, pool: str) -> dict[str, str]:
 def test_a_pool_has_the_bounds_of_adapters_that_its_engines_have_and_both_say_them(
     cluster: Cluster, settings: Settings, pool: str
 ) -> None:
-    bounds = ("max_loras", "max_cpu_loras")
+    bounds = ("max_loras", "max_cpu_loras", "max_lora_rank")
     started, pool_settings = flags(cluster, pool), settings.pools[pool]
     written: dict[str, Any] = yaml.safe_load(cluster.config("apprentice-config", "apprentice.yaml"))["pools"][pool]
     said = {name: written[name] for name in bounds if name in written}
     assert said == {name: int(started[name]) for name in bounds if name in started}
     takes_adapters = pool_settings.base_folder is not None or pool_settings.base_fingerprint is not None
     assert takes_adapters is ("enable_lora" in started)
-    assert len(said) == (2 if takes_adapters else 0)
+    assert len(said) == (len(bounds) if takes_adapters else 0)
     if takes_adapters:
         assert pool_settings.max_cpu_loras > pool_settings.max_loras, "a swap has no room"
 

@@ -155,6 +155,7 @@ async def two_replicas(
         "tasks": {TASK: {}},
     }
     configuration["pools"]["small"]["replicas"].append({"name": "small-1", "url": engines.general.url})
+    configuration["pools"]["small"]["continues"] = True
     places = [configuration | {"data_folder": folder / name} for name in ("one", "two")]
     async with run_gateway(places[0], admin_key) as one, run_gateway(places[1], admin_key) as two:
         desks = (Desk(one), Desk(two))

@@ -53,7 +53,7 @@ def test_swaps_under_load_drop_break_and_mix_nothing_and_load_nothing(two_replic
 
 
 @in_a_thread
-def test_a_killed_replica_is_out_of_rotation_until_its_versions_are_loaded_and_probed_again(
+def test_a_killed_replicas_streams_go_on_elsewhere_and_it_is_out_of_rotation_until_it_was_loaded_and_probed_again(
     two_replicas: TwoReplicas,
 ) -> None:
     first, _ = two_replicas.desks
@@ -79,10 +79,9 @@ def test_a_killed_replica_is_out_of_rotation_until_its_versions_are_loaded_and_p
     first.point(live)
     loaded_before = loads_of(engine)
     answers = under_load(target(first), Crowd(6, 0.5), 3, kill_and_wait_until_it_is_out)
-    cut = [each for each in answers if each.broken]
-    assert all(each.stream and each.sent_at < each.began_at <= killed_at for each in cut), cut
-    found = count([each for each in answers if not each.broken], [], references(), 1, TASK + "@v{}")
-    assert {name: found[name] for name in FAULTS} == NO_FAULTS
+    found = count(answers, [], references(), 1, TASK + "@v{}")
+    assert {name: found[name] for name in FAULTS} == NO_FAULTS, [each.broken for each in answers if each.broken]
+    assert any(each.sent_at < killed_at < each.ended_at for each in answers)
     wait_until(lambda: ready() == ["small-0", KILLED], f"{KILLED} is back")
     assert life_of(engine) != first_life
     again = loads_of(engine)[len(loaded_before) :]

@@ -14,11 +14,12 @@ import json
 import os
 import secrets
 import signal
+import ssl
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from tests.fakes.answers import Speaker, Wording, digest_of, prompt_tokens
@@ -43,6 +44,15 @@ __all__ = ["Call", "FakeEngine", "Seen", "adapter_digest"]
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 OWN = "/__"
 POLL_SECONDS = 0.002
+OPENAI_FIELDS = frozenset(
+    (
+        *("model", "messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"),
+        *("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "stop", "logit_bias", "logprobs"),
+        *("top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"),
+        *("suffix", "best_of", "echo", "user", "metadata", "store", "service_tier"),
+    )
+)
+"""What a bare engine knows, as OpenAI's reference has it."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,11 @@ class FakeEngine:
         auto_tool_choice: bool = False,
         dies_with_lost_adapter: bool = True,
         requests_kept: int = 1000,
+        bare: bool = False,
+        base_path: str = "/v1",
+        models_status: int = 404,
+        tells_usage: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         # what it was started with
         self.model = model
@@ -107,6 +122,12 @@ class FakeEngine:
         self.continue_final_message = continue_final_message
         self.auto_tool_choice = auto_tool_choice
         self.dies_with_lost_adapter = dies_with_lost_adapter
+        self.bare = bare
+        """Whether it knows no more than OpenAI's completions, with any model's name; `models_status` is its answer to
+        GET /models, `base_path` what its paths begin with instead of /v1."""
+        self.base_path = base_path
+        self.models_status = models_status
+        self.tells_usage = tells_usage
         # what a test sets and sees; it outlives a restart
         self.faults = Faults()
         self.answers: dict[str, Wording] = {}
@@ -126,9 +147,9 @@ class FakeEngine:
         self.ended = asyncio.Event()
         """Set when the engine has stopped listening by itself: it died, or drained to its end."""
         self._died = asyncio.Event()
-        self._http = HttpListener(self._handle, host, port)
+        self._http = HttpListener(self._handle, host, port, tls)
         self._dying: asyncio.Task[None] | None = None
-        self.url = f"http://{host}:{self._http.port}"
+        self.url = f"{'https' if tls else 'http'}://{host}:{self._http.port}"
 
     async def __aenter__(self) -> Self:
         await self._http.start()
@@ -223,6 +244,10 @@ class FakeEngine:
 
     async def _handle(self, exchange: Exchange) -> None:
         request = exchange.request
+        if self.base_path != "/v1" and not request.path.startswith(OWN):
+            below = request.path.removeprefix(self.base_path)
+            path = f"/v1{below}" if below != request.path else "/elsewhere"
+            request = exchange.request = replace(request, path=path)
         if request.path.startswith(OWN):
             await self._own(exchange)
         elif self.api_key and request.path.startswith("/v1") and not self._has_key(request.headers):
@@ -251,7 +276,14 @@ class FakeEngine:
             await exchange.whole(200, {"rules": rules})
             return
         seen = [
-            {"id": one.request_id, "model": one.model, "outcome": one.outcome, "tokens": one.tokens}
+            {
+                "id": one.request_id,
+                "model": one.model,
+                "outcome": one.outcome,
+                "tokens": one.tokens,
+                "at": one.at,
+                "goes_on": ends_with_assistant(one.body),
+            }
             for one in self.requests
         ]
         told = {"pid": os.getpid(), "in_flight": self.in_flight, "requests_total": self.requests_total}
@@ -285,6 +317,11 @@ class FakeEngine:
     async def _control_answer(
         self, method: str, path: str, body: Mapping[str, Any]
     ) -> tuple[int, dict[str, Any] | str]:
+        if self.bare:
+            error = error_body(self.models_status, "It is not there.", "invalid_request_error")
+            if (method, path) != ("GET", "/v1/models"):
+                return 404, error
+            return self.models_status, {"object": "list", "data": []} if self.models_status == 200 else error
         match method, path:
             case "GET", "/health":
                 return (503 if self.dead else 200), ""
@@ -299,6 +336,8 @@ class FakeEngine:
                 return 200, await self._load(_named(body, "lora_name"), _named(body, "lora_path"), in_place)
             case "POST", "/v1/unload_lora_adapter":
                 return 200, self.adapters.unload(_named(body, "lora_name"))
+            case _, "/v1/load_lora_adapter" | "/v1/unload_lora_adapter":
+                return 405, {"detail": "Method Not Allowed"}
             case "POST", "/adapters":
                 return 200, await self._load(_named(body, "name"), _named(body, "src"), False)
             case "DELETE", _ if path.startswith("/adapters/"):
@@ -385,8 +424,11 @@ class FakeEngine:
         for key, kind in (("messages", list), ("prompt", (str, list))):
             if (key == "messages") == seen.path.endswith("chat/completions") and not isinstance(body.get(key), kind):
                 raise _invalid(f"{{'type': 'missing', 'loc': 'body.{key}', 'msg': 'Field required'}}", f"body.{key}")
+        unknown = sorted(body.keys() - OPENAI_FIELDS) if self.bare else []
+        if unknown:
+            raise Refused(400, f"Unrecognized request argument supplied: {unknown[0]}", "invalid_request_error")
         known = seen.model in ("", self.model) or seen.model in self.adapters.registered or fault_name(seen.model)
-        if not known:
+        if not known and not self.bare:
             missing = missing_model(seen.model, self.model)["error"]
             raise Refused(404, missing["message"], missing["type"], missing["param"])
         self._accept_options(body)
@@ -501,6 +543,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, default=0.0)
     parser.add_argument("--no-continue-final-message", dest="continue_final_message", action="store_false")
     parser.add_argument("--auto-tool-choice", action="store_true")
+    parser.add_argument("--bare", action="store_true", help="no more than OpenAI's completions, with any model's name")
+    parser.add_argument("--base-path", default="/v1")
     parser.add_argument("--shutdown-timeout", type=float, default=0.0, help="seconds that what runs may finish in")
     parser.add_argument("--fault", action="append", default=[], help="a name as f04-503-forever, or a rule in JSON")
     asyncio.run(_serve(parser.parse_args()))

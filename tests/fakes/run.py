@@ -90,7 +90,8 @@ class Run:
         await self._make(said)
         for fault in self._faults:
             await fault.before_headers(self._moment)
-        await self._exchange.whole(200, self._shape.whole(said, self._prompt))
+        answer = self._shape.whole(said, self._prompt)
+        await self._exchange.whole(200, answer if self._engine.tells_usage else answer | {"usage": None})
         self._count(said)
 
     async def streamed(self) -> None:
@@ -100,7 +101,7 @@ class Run:
         await self._exchange.begin(200, STREAM_HEADERS)
         said = self._say()
         await self._make(said)
-        if self._shape.wants_usage:
+        if self._shape.wants_usage and self._engine.tells_usage:
             await self._send(self._shape.usage_event(self._prompt, self._seen.tokens))
         for fault in self._faults:
             await fault.before_done(self._moment)

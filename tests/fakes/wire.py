@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import traceback
 from collections import deque
@@ -217,13 +218,16 @@ class _Connection(asyncio.Protocol):
 class HttpListener:
     """Listens on one port for its whole life, also while it is stopped: nobody else gets the port in between."""
 
-    def __init__(self, handle: Callable[[Exchange], Awaitable[None]], host: str, port: int) -> None:
+    def __init__(
+        self, handle: Callable[[Exchange], Awaitable[None]], host: str, port: int, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.handle = handle
         self.connections: set[_Connection] = set()
         self.connections_opened = 0
         self.crashes: list[str] = []
         """Tracebacks of bugs in `handle` itself."""
         self._host = host
+        self._tls = tls
         self._reserved = _bound(host, port)
         self.port: int = self._reserved.getsockname()[1]
         self._listener: asyncio.Server | None = None
@@ -238,7 +242,9 @@ class HttpListener:
         assert self._listener is None, "the server is started once"
         loop = asyncio.get_running_loop()
         listening = _bound(self._host, self.port)
-        self._listener = await loop.create_server(lambda: _Connection(self), sock=listening, backlog=LISTEN_BACKLOG)
+        self._listener = await loop.create_server(
+            lambda: _Connection(self), sock=listening, backlog=LISTEN_BACKLOG, ssl=self._tls
+        )
 
     async def stop(self) -> None:
         """Refuse new connections and drop all that are open, at once."""

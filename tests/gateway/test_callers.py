@@ -2,13 +2,26 @@ from __future__ import annotations
 
 import ast
 import inspect
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import callers
-from gateway.callers import ROLES, Caller, digest_of, identify, new_key, require, split_key
+from gateway.callers import (
+    ROLES,
+    Caller,
+    CallerLimits,
+    Former,
+    digest_of,
+    identify,
+    new_key,
+    new_secret,
+    require,
+    split_key,
+    whole_key,
+)
 from gateway.errors import Problem
 
 NOW = 1_800_000_000.0
@@ -124,7 +137,7 @@ def test_secrets_are_compared_in_constant_time_also_where_the_caller_is_not_know
     key, caller = holder()
     identify({caller.public: caller}, f"Bearer {key}", NOW)
     refusal(f"Bearer {key}")
-    assert [one for one, _ in compared] == [caller.secret_digest] * 2
+    assert [one for one, _ in compared] == [caller.secret_digest] * 4, "the former secret too"
 
 
 def test_nothing_compares_a_digest_with_an_equals_sign() -> None:
@@ -132,6 +145,27 @@ def test_nothing_compares_a_digest_with_an_equals_sign() -> None:
         ast.unparse(node) for node in ast.walk(ast.parse(inspect.getsource(callers))) if isinstance(node, ast.Compare)
     ]
     assert not [text for text in compared if "digest" in text]
+
+
+def test_both_secrets_of_a_rotated_key_work_until_the_second_at_which_the_overlap_is_over() -> None:
+    key, before = holder()
+    secret, digest = new_secret()
+    caller = replace(before, secret_digest=digest, former=Former(before.secret_digest, NOW))
+    known = {caller.public: caller}
+    for each in (key, whole_key(caller.public, secret)):
+        assert identify(known, f"Bearer {each}", NOW - 0.001) is caller
+    assert identify(known, f"Bearer {whole_key(caller.public, secret)}", NOW) is caller
+    assert "not known" in refusal(f"Bearer {key}", caller, now=NOW).message
+    assert Caller.from_json(caller.public, caller.to_json()) == caller
+
+
+def test_limits_are_kept_and_an_entry_from_before_there_were_any_is_read() -> None:
+    _, caller = holder()
+    assert set(caller.to_json()) == {"name", "role", "secret_digest", "models", "expires_at"}
+    limited = replace(caller, limits=CallerLimits(requests_per_minute=60, usd_per_day=0.5))
+    assert limited.to_json()["limits"] == {"requests_per_minute": 60, "usd_per_day": 0.5}
+    assert Caller.from_json(caller.public, limited.to_json()) == limited
+    assert Caller.from_json(caller.public, {**limited.to_json(), "limits": {}}) == caller
 
 
 def test_roles_are_required_by_name() -> None:

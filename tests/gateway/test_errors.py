@@ -8,9 +8,9 @@ import httpx2
 import openai
 import pytest
 
-from gateway.errors import ERRORS, Problem
+from gateway.errors import ERRORS, FINAL, Problem
 
-STATUSES = {400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429, 500, 502, 503, 504}
+STATUSES = {400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429, 431, 500, 502, 503, 504}
 
 
 @pytest.mark.parametrize("code", ERRORS)
@@ -38,6 +38,13 @@ def test_what_may_pass_says_when_to_come_again(code: str) -> None:
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, b"1"), (0.4, b"1"), (1.6, b"2"), (30.0, b"30"), (3600.0, b"3600")])
 def test_a_wait_is_told_in_whole_seconds_of_at_least_one(seconds: float, told: bytes) -> None:
     assert dict(Problem("overload", "Full.", None, seconds).headers())[b"retry-after"] == told
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_clients_are_told_not_to_try_again_where_that_is_of_no_use(code: str) -> None:
+    told = dict(Problem(code, "No.").headers()).get(b"x-should-retry")
+    assert (told == b"false") == (code in FINAL)
+    assert told is None or ERRORS[code].status in (409, 429) or ERRORS[code].status >= 500, "they would not anyway"
 
 
 def test_what_will_not_pass_has_no_wait() -> None:

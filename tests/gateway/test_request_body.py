@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -9,16 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.request_body import (
-    GATEWAY_ALONE,
-    KEPT_HERE,
-    KNOWN,
-    ON_REQUEST,
-    Endpoint,
-    RequestBody,
-    asked_of,
-    read_body,
-)
+from gateway.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST, OPENAI, Endpoint
+from gateway.request_body import RequestBody, asked_of, read_body
 from router.choice import Choice
 from router.policy import TaskPolicy
 from serving.view import BlueprintView, PoolView
@@ -56,6 +49,12 @@ def by_general(blueprint: bool = True) -> Choice:
     return Choice(TASK if blueprint else None, None, pool, there, "no_replica", VERSION if blueprint else None)
 
 
+def by_openai(blueprint: bool = True) -> Choice:
+    """A pool of which no more is known than that it speaks OpenAI's API."""
+    choice = by_general(blueprint)
+    return replace(choice, pool=replace(choice.pool, engine="openai"))
+
+
 def sent(body: RequestBody, choice: Choice) -> dict[str, Any]:
     """What the engine reads."""
     found: dict[str, Any] = json.loads(body.for_engine(choice))
@@ -75,6 +74,7 @@ def accepted(endpoint: Endpoint, raw: bytes) -> RequestBody | None:
     """The body, or None where it was refused, as the caller's own mistake and in words that can be sent."""
     try:
         body = read_body(endpoint, raw)
+        body.lost_by("openai")
         body.check(TASK, DEFAULTS)
     except Problem as found:
         refusal = found
@@ -95,6 +95,8 @@ def holds(endpoint: Endpoint, raw: bytes) -> None:
         assert found["model"] == choice.engine_model
         assert not found.keys() & (KEPT_HERE | GATEWAY_ALONE)
         assert found.keys() <= KNOWN[endpoint]
+    with contextlib.suppress(Problem):
+        assert json.loads(body.for_engine(by_openai()).decode()).keys() <= OPENAI[endpoint]
     asked_of(body, "caller1", frozenset({"*"}), body.session(None), with_text=True)
 
 
@@ -188,7 +190,7 @@ def test_a_field_of_a_wrong_type_or_out_of_bounds_is_named(fields: dict[str, Any
         ("chat", {"model": "returns"}, "messages"),
         ("chat", {"model": "returns", "messages": None}, "messages"),
         ("completions", {"model": "returns", "messages": MESSAGES}, "prompt"),
-        ("chat", {"model": "returns", "messages": [{"content": "x"}]}, "role"),
+        ("chat", {"model": "returns", "messages": [{"content": "x"}]}, "messages[0].role"),
     ],
 )
 def test_a_field_that_is_missing_is_named(endpoint: Endpoint, fields: dict[str, Any], param: str) -> None:
@@ -257,9 +259,14 @@ def test_all_that_is_known_passes_in_a_plain_form(endpoint: Endpoint) -> None:
         "response_format": {"type": "text"},
         "metadata": {"a": "b"},
         "stream_options": {"include_usage": True},
-        "user": "u",
-        "prompt_cache_key": "k",
+        "logit_bias": {"7": 1},
+        "stop_token_ids": [7],
+        "structured_outputs": {"choice": ["a"]},
+        "tool_choice": "auto",
     }
+    values |= dict.fromkeys(("user", "prompt_cache_key", "safety_identifier", "service_tier"), "x")
+    values |= dict.fromkeys(("suffix", "reasoning_effort"), "x")
+    values |= dict.fromkeys(("include_stop_str_in_output", "skip_special_tokens", "parallel_tool_calls", "store"), True)
     body = read_body(
         endpoint, json.dumps({name: values.get(name, 1) for name in sorted(KNOWN[endpoint] - {"stream"})}).encode()
     )

@@ -8,7 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from gateway.callers import new_key
-from gateway.settings import Settings, SettingsError, load_settings
+from gateway.cli.admin_client import KEY_VARIABLE, URL_VARIABLE
+from gateway.settings import COMMAND_LINE_VARIABLES, Settings, SettingsError, load_settings
 from router.policy import AttemptLimits
 from tests.style.source import ROOT
 
@@ -166,6 +167,18 @@ def test_a_variable_that_can_not_be_read_is_an_error_of_the_configuration(
 ) -> None:
     monkeypatch.setenv(name, "nonsense")
     assert name.removeprefix("APPRENTICE_").split("__")[-1].lower() in said(tmp_path, LEAST).lower()
+
+
+def test_the_variables_of_the_command_line_stop_no_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {URL_VARIABLE, KEY_VARIABLE} == COMMAND_LINE_VARIABLES
+    for name in COMMAND_LINE_VARIABLES:
+        monkeypatch.setenv(name, "http://127.0.0.1:8080")
+    loaded(tmp_path, LEAST)
+
+
+def test_an_unknown_variable_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APPRENTICE_KEYS", "x")
+    assert "APPRENTICE_KEYS names no setting: unset it, or name one of" in said(tmp_path, LEAST)
 
 
 def test_variables_of_others_are_none_of_our_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,7 @@ def fill_as_forty_tasks_of_three_versions_do(meters: Meters, tasks_count: int = 
         if task:
             for origin, reason in itertools.product(("", "small"), range(9)):
                 meters.fallbacks.add(1, task, origin, "general", f"reason-{reason}")
+            meters.exit_capped.add(1, task, "no_replica")
             for action in ("promote", "roll_back", "hold"):
                 meters.rollout_verdicts.add(1, task, action)
             for version in versions:
@@ -112,13 +113,21 @@ def fill_what_no_task_has(meters: Meters) -> None:
             meters.attempts.add(1, pool, f"outcome-{outcome}")
     for replica in range(SCALE["R"]):
         meters.replica_up.set(1, POOLS[replica % 2], f"replica-{replica}")
+        meters.breaker_state.set(0, POOLS[replica % 2], f"replica-{replica}")
         meters.in_flight.set(3, POOLS[replica % 2], f"replica-{replica}")
         meters.replica_cordoned.set(0, POOLS[replica % 2], f"replica-{replica}")
         meters.adapter_loads_left.set(12, POOLS[replica % 2], f"replica-{replica}")
         meters.adapter_working_set_ratio.set(0.2, POOLS[replica % 2], f"replica-{replica}")
+    meters.requests_shed.add(1, "queue_full")
+    meters.queue_length.set(1, "batch")
+    meters.queue_seconds.observe(0.2, "batch")
+    meters.configuration_reloads.add(1, "applied")
+    meters.configuration_loaded_at_seconds.set(1)
+    meters.limits_unenforced.add(1)
     for code in range(CLOSED["code"] - 1):
         meters.refusals.add(1, f"code-{code}")
-    for gauge in ("records_pending", "records_oldest_seconds", "redis_up", "snapshot_generation"):
+    spool = ("records_spool_bytes", "records_spool_bytes_max", "records_pending", "records_oldest_age_seconds")
+    for gauge in (*spool, "redis_up", "state_durable", "snapshot_generation", "tasks"):
         getattr(meters, gauge).set(1)
     meters.snapshot_age_seconds.set(0.25)
     meters.records_flush_seconds.observe(0.002)
@@ -441,3 +450,14 @@ def test_an_update_takes_less_time_than_prometheus_client_needs() -> None:
     ours_seconds = min(timeit.repeat(lambda: meters.requests.add(1, *labels), number=5_000, repeat=7))
     their_seconds = min(timeit.repeat(lambda: theirs.labels(*labels).inc(), number=5_000, repeat=7))
     assert ours_seconds < their_seconds
+
+
+def test_verdicts_to_come_stand_at_zero_and_take_no_room_of_others() -> None:
+    meters = Meters()
+    tasks = [f"task-{number}" for number in range(200)]
+    meters.expect_verdicts(tasks)
+    meters.expect_verdicts(tasks)
+    found = {name: number for (name, _), number in samples(meters).items() if "verdicts" in name or "overflow" in name}
+    assert set(found.values()) == {0.0}
+    assert 0 < series_by_metric(meters)["apprentice_rollout_verdicts_total"] <= evaluate("T*3 + 4")
+    assert not [name for name in found if "overflow" in name]

@@ -4,25 +4,12 @@ import asyncio
 import time
 from typing import Any
 
-import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as Unreachable
-from redis.exceptions import RedisError
 
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore, handle_of
 from monitoring.ids import RequestIds
-from monitoring.records import (
-    BATCH_MAX,
-    STREAM_KEY,
-    AttemptRecord,
-    Joined,
-    Record,
-    RecordBuffer,
-    RecordStream,
-    flush_once,
-    flush_until,
-)
+from monitoring.records import STREAM_KEY, AttemptRecord, Record, RecordBuffer, RecordStream
 
 IDS = RequestIds(b"secret")
 RETENTION_SECONDS = 3600
@@ -40,29 +27,12 @@ def record(caller: str = "caller1", **fields: Any) -> Record:
     )
 
 
-def stream_of(redis: Redis, records_max: int = 1_000_000) -> RecordStream:
-    return RecordStream(redis, RETENTION_SECONDS, records_max, FEEDBACK_STREAM_KEY, 1_000_000)
+def stream_of(redis: Redis, records_max: int = 1_000_000, unarchived_max: int | None = None) -> RecordStream:
+    return RecordStream(redis, RETENTION_SECONDS, records_max, FEEDBACK_STREAM_KEY, 1_000_000, unarchived_max)
 
 
 def judgement(name: str, caller: str = "caller1") -> Feedback:
     return Feedback(feedback_id=name, metric="correct", value=True, at=time.time(), caller=caller)
-
-
-class Gone:
-    """A stream whose Redis is away for so many calls, and which may have stored before the answer was lost."""
-
-    def __init__(self, stream: RecordStream, calls: int, stores: bool) -> None:
-        self._stream = stream
-        self._calls = calls
-        self._stores = stores
-
-    async def append(self, records: list[Record]) -> list[Joined]:
-        if self._calls == 0:
-            return await self._stream.append(records)
-        self._calls -= 1
-        if self._stores:
-            await self._stream.append(records)
-        raise Unreachable
 
 
 async def test_a_record_reads_back_as_it_was_written(redis: Redis) -> None:
@@ -92,44 +62,6 @@ async def test_writing_twice_is_harmless(redis: Redis) -> None:
     assert await redis.xlen(STREAM_KEY) == 3
 
 
-async def test_a_flush_whose_answer_was_lost_stores_each_record_once(redis: Redis) -> None:
-    buffer = RecordBuffer(100)
-    for _ in range(5):
-        buffer.put(record())
-    gone: Any = Gone(stream_of(redis), calls=1, stores=True)
-    with pytest.raises(RedisError):
-        await flush_once(buffer, gone, lambda _: None)
-    assert len(buffer) == 5
-    assert await flush_once(buffer, gone, lambda _: None) == 5
-    assert (len(buffer), await redis.xlen(STREAM_KEY)) == (0, 5)
-
-
-async def test_nothing_is_lost_while_redis_is_away(redis: Redis) -> None:
-    buffer = RecordBuffer(100)
-    written = [record() for _ in range(5)]
-    for one in written:
-        buffer.put(one)
-    gone: Any = Gone(stream_of(redis), calls=2, stores=False)
-    assert await flush_until(buffer, gone, lambda _: None, time.monotonic() + 10) == 0
-    assert [(await stream_of(redis).read(one.id)) for one in written] == written
-
-
-async def test_what_can_not_be_stored_in_time_is_counted(redis: Redis) -> None:
-    buffer = RecordBuffer(100)
-    buffer.put(record())
-    gone: Any = Gone(stream_of(redis), calls=1000, stores=False)
-    assert await flush_until(buffer, gone, lambda _: None, time.monotonic() + 0.05) == 1
-
-
-async def test_more_records_than_a_batch_go_in_batches(redis: Redis) -> None:
-    buffer = RecordBuffer(10_000)
-    for _ in range(BATCH_MAX + 3):
-        buffer.put(record())
-    stream = stream_of(redis)
-    assert [await flush_once(buffer, stream, lambda _: None) for _ in range(3)] == [BATCH_MAX, 3, 0]
-    assert await redis.xlen(STREAM_KEY) == BATCH_MAX + 3
-
-
 async def test_a_full_buffer_counts_what_it_can_not_take_and_keeps_the_oldest() -> None:
     buffer = RecordBuffer(2)
     first, second, third = record(), record(), record()
@@ -138,7 +70,8 @@ async def test_a_full_buffer_counts_what_it_can_not_take_and_keeps_the_oldest() 
     assert buffer.find(first.id) is first
     assert buffer.find(third.id) is None
     assert buffer.first(10) == [first, second]
-    buffer.forget(1)
+    buffer.forget([first])
+    buffer.forget([first])
     assert buffer.first(10) == [second]
 
 
@@ -167,6 +100,22 @@ async def test_the_stream_is_bounded(redis: Redis) -> None:
     for _ in range(5):
         await stream.append([record() for _ in range(500)])
     assert 1000 <= await redis.xlen(STREAM_KEY) <= 1200
+
+
+async def test_what_is_not_archived_is_trimmed_beyond_a_hard_limit_only_and_counted(redis: Redis) -> None:
+    stream = stream_of(redis, records_max=100, unarchived_max=50)
+    await stream.append([record() for _ in range(150)])
+    assert (await redis.xlen(STREAM_KEY), stream.unarchived_dropped) == (150, 0)
+    await stream.append([record() for _ in range(7)])
+    assert (await redis.xlen(STREAM_KEY), stream.unarchived_dropped) == (150, 7)
+    done = (await redis.xrange(STREAM_KEY, count=20))[-1][0]
+    await redis.hset("apprentice:archive:records", "done", done)
+    await stream.append([record()])
+    assert (await redis.xlen(STREAM_KEY), stream.unarchived_dropped) == (131, 7)
+    last = (await redis.xrevrange(STREAM_KEY, count=1))[0][0]
+    await redis.hset("apprentice:archive:records", "done", last)
+    await stream.append([record()])
+    assert (await redis.xlen(STREAM_KEY), stream.unarchived_dropped) == (100, 7)
 
 
 async def test_what_leads_to_a_record_ends_with_it(redis: Redis) -> None:
@@ -225,19 +174,6 @@ async def test_feedback_is_joined_once_however_often_its_record_is_written(redis
     assert await stream_of(redis).append([late]) == []
     assert await redis.xlen(FEEDBACK_STREAM_KEY) == 1
     assert (await store.give(late.id, judgement("mine"), "caller1", young=True)).given == "same"
-
-
-async def test_nothing_is_told_of_a_batch_that_was_not_stored(redis: Redis) -> None:
-    buffer, told = RecordBuffer(10), []
-    late = record()
-    await FeedbackStore(redis, RETENTION_SECONDS, 1000).give(late.id, judgement("mine"), "caller1", young=True)
-    buffer.put(late)
-    gone: Any = Gone(stream_of(redis), calls=1, stores=False)
-    with pytest.raises(RedisError):
-        await flush_once(buffer, gone, told.append)
-    assert told == []
-    await flush_once(buffer, gone, told.append)
-    assert [one.outcome for one in told] == ["joined"]
 
 
 async def test_a_record_without_task_version_and_pool_leads_to_its_feedback_too(redis: Redis) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
@@ -15,9 +15,10 @@ from router.choice import Asked, Moment
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
 from serving.adapters.registry import VERSION_STATES
-from serving.view import BlueprintView, FaultKind, FleetView, PoolView, ReplicaView, VersionView
+from serving.view import BlueprintView, CircuitView, FaultKind, FleetView, PoolView, ReplicaView, VersionView
 
-ACTIVE = ("override", "pinned", "adapter", "canary", "no_replica", "overload", "timeout", "engine_error")
+FAILED = ("no_replica", "overload", "timeout", "engine_error", "context_length")
+ACTIVE = ("override", "pinned", "adapter", "canary", *FAILED)
 RESERVED = ("degraded", "out_of_scope", "holdout", "contract", "low_confidence", "refusal", "predicted_gain")
 NOW = 1000.0
 NOW_UNIX = 1_800_000_000.0
@@ -39,9 +40,18 @@ def replica(name: str, pool: str, *loaded: str, **changes: Any) -> ReplicaView:
     return replace(view, **changes)
 
 
-def fleet(*replicas: ReplicaView, in_flight: dict[str, int] | None = None, versions: Any = VERSIONS) -> FleetView:
-    """The pools small and general with these replicas."""
-    pools = {name: PoolView(name, f"{name}-base", tuple(r for r in replicas if r.pool == name)) for name in POOLS}
+def fleet(
+    *replicas: ReplicaView,
+    in_flight: dict[str, int] | None = None,
+    versions: Any = VERSIONS,
+    pools: Mapping[str, Mapping[str, Any]] | None = None,
+) -> FleetView:
+    """The pools small and general with these replicas; `pools` holds what else is to be known of them."""
+    more = pools or {}
+    pools = {
+        name: PoolView(name, f"{name}-base", tuple(r for r in replicas if r.pool == name), **more.get(name, {}))
+        for name in POOLS
+    }
     known = {one.name: one for one in (v if isinstance(v, VersionView) else version(v) for v in versions)}
     return FleetView(MappingProxyType(pools), MappingProxyType(known), MappingProxyType(in_flight or {}))
 
@@ -131,13 +141,27 @@ def any_fleet(chance: random.Random) -> FleetView:
             up=chance.random() < 0.9,
             resting_until=chance.choice([0.0, 0.0, NOW - 1, NOW, NOW + 1, NOW + 60]),
             in_flight_max=chance.randint(2, 4),
+            circuits=any_circuits(chance),
         )
         for pool in POOLS
         for number in range(chance.randint(0, 4))
     ]
     states = [*VERSION_STATES, "active", "active"]
     known = [version(name, state=chance.choice(states)) for name in some(chance, VERSIONS, 1)]
-    return fleet(*replicas, in_flight={r.name: chance.randint(0, 3) for r in replicas}, versions=known)
+    told = {
+        name: {"continues": chance.random() < 0.5, "context_tokens_max": chance.choice([None, 2048, 8192])}
+        for name in POOLS
+    }
+    in_flight = {r.name: chance.randint(0, 3) for r in replicas}
+    return fleet(*replicas, in_flight=in_flight, versions=known, pools=told)
+
+
+def any_circuits(chance: random.Random) -> dict[str, CircuitView]:
+    return {
+        name: CircuitView(chance.choice([0.0, NOW - 1, NOW + 1, NOW + 9]), chance.random() < 0.5, chance.random() < 0.2)
+        for name in some(chance, ["", "small-base", *VERSIONS])
+        if chance.random() < 0.3
+    }
 
 
 def any_override(chance: random.Random) -> Override:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -93,8 +93,12 @@ def test_a_silent_replica_is_not_asked_twice(case: Case) -> None:
 @many
 @given(cases)
 def test_what_the_engine_refused_is_never_sent_again(case: Case) -> None:
-    for _, failure, then in walked(case):
-        assert (failure.kind == "refused") == (isinstance(then, GiveUp) and then.because == "refused")
+    for choice, failure, then in walked(case):
+        given_up = isinstance(then, GiveUp) and then.because == "refused"
+        if failure.kind != "too_long":
+            assert (failure.kind == "refused") == given_up
+        elif not given_up and isinstance(then, NextAttempt):
+            assert (then.choice.pool.context_tokens_max or 0) > (choice.pool.context_tokens_max or 0)
 
 
 @many
@@ -147,6 +151,14 @@ def test_no_replica_is_asked_again_before_the_time_that_it_named(case: Case) -> 
             told = [step.failure for step in steps[: number + 1] if step.choice.version == choice.version]
             for earlier in (one for one in told if one.replica == then.choice.replica.name):
                 assert asked_at >= earlier.at + (earlier.retry_after_seconds or 0.0) - 1e-6
+
+
+@many
+@given(cases)
+def test_a_step_that_goes_on_with_an_answer_is_to_a_pool_that_can(case: Case) -> None:
+    for choice, failure, _ in walked(case):
+        step = next_attempt(choice, (failure,), case.policy, case.view, moment(now=failure.at), SECONDS, going_on=True)
+        assert isinstance(step, GiveUp) or failure.kind == "too_long" or step.choice.pool.continues
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "refused"])
@@ -243,7 +255,63 @@ def test_an_exit_that_fails_too_gives_up_and_does_not_go_back() -> None:
     assert next_attempt(second, failures, policy(), view, moment(), SECONDS) == GiveUp("exhausted")
 
 
+def pools_of(small: dict[str, Any], general: dict[str, Any]) -> FleetView:
+    return fleet(
+        replica("small-0", "small", "returns@v1"),
+        replica("general-0", "general"),
+        pools={"small": small, "general": general},
+    )
+
+
+@pytest.mark.parametrize(
+    ("small", "general", "goes_on"),
+    [(2048, 8192, True), (8192, 2048, False), (2048, 2048, False), (None, 8192, False), (2048, None, False)],
+)
+def test_a_prompt_that_is_too_long_goes_to_an_exit_that_is_known_to_take_more(
+    small: int | None, general: int | None, goes_on: bool
+) -> None:
+    view = pools_of({"context_tokens_max": small}, {"context_tokens_max": general})
+    step = after(start(view=view), "too_long", view=view)
+    if goes_on:
+        assert (tried(step).choice.pool.name, tried(step).choice.reason) == ("general", "context_length")
+    else:
+        assert step == GiveUp("refused")
+
+
+def test_a_pinned_prompt_that_is_too_long_is_refused() -> None:
+    view = pools_of({"context_tokens_max": 2048}, {"context_tokens_max": 8192})
+    assert after(start("returns@v1", view), "too_long", view=view) == GiveUp("refused")
+
+
+@pytest.mark.parametrize(
+    ("small", "general", "kind", "expected"),
+    [
+        (True, True, "truncated", "small-0"),
+        (True, True, "silent", "general-0"),
+        (False, True, "truncated", "general-0"),
+        (True, False, "silent", None),
+        (False, False, "truncated", None),
+    ],
+)
+def test_an_answer_goes_on_only_in_a_pool_that_continues(
+    small: bool, general: bool, kind: FaultKind, expected: str | None
+) -> None:
+    view = pools_of({"continues": small}, {"continues": general})
+    choice = start(view=view)
+    failures = (Failure(kind, "small-0", "small", None, NOW),)
+    step = next_attempt(choice, failures, policy(), view, moment(), SECONDS, going_on=True)
+    assert (step.choice.replica.name if isinstance(step, NextAttempt) else None) == expected
+
+
 def test_a_silent_engine_is_not_asked_again_where_it_is_the_exit_too() -> None:
     view = fleet(replica("small-0", "small", "returns@v1"))
     rules = policy(tasks={"returns": TaskPolicy("returns", "small")})
     assert after(start(view=view, rules=rules), "silent", view=view, rules=rules) == GiveUp("exhausted")
+
+
+def test_past_the_cap_an_adapter_that_fails_is_given_up_and_says_why() -> None:
+    view = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
+    failures = (Failure("silent", "small-0", "small"),)
+    late = replace(moment(), exits_closed=frozenset({"returns"}))
+    step = next_attempt(start(view=view), failures, policy(), view, late, SECONDS)
+    assert step == GiveUp("exit_capped", None, "timeout")

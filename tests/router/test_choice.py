@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -10,11 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.attempts import REASON_OF, Failure, NextAttempt, next_attempt
-from router.choice import REASONS, Choice, Refusal, RefusalCode, choose, general_instead, sticky_point
+from router.choice import (
+    ADAPTER_STANDS_IN,
+    REASONS,
+    Choice,
+    Moment,
+    Reason,
+    Refusal,
+    RefusalCode,
+    choose,
+    general_instead,
+    sticky_point,
+)
 from router.overrides import Override
 from router.policy import Alias, Policy, TaskPolicy
+from serving.view import CircuitView
 from tests.router.houses import (
     ACTIVE,
+    NOW,
     NOW_UNIX,
     RESERVED,
     VERSIONS,
@@ -102,6 +116,21 @@ def test_a_blueprint_is_added_for_a_base_that_stands_in_and_for_nothing_else(cas
         assert decision.pool.name == decision.task.exit_pool
 
 
+def test_a_request_goes_to_the_exit_while_its_versions_breakers_are_open_and_back_through_a_half_open_one() -> None:
+    for version_open, exit_open, until, expected in (
+        (True, False, NOW + 9, "general-0"),
+        (True, True, NOW + 9, "small-0"),
+        (True, False, NOW - 1, "small-0"),
+        (False, False, NOW + 9, "small-0"),
+    ):
+        view = fleet(
+            replica("small-0", "small", "returns@v1", circuits={"": CircuitView(until, open=version_open)}),
+            replica("general-0", "general", circuits={"": CircuitView(NOW + 9, open=exit_open)} if exit_open else {}),
+        )
+        found = chosen(choose(asked(), policy(), view, moment()))
+        assert (found.replica.name, found.reason == "no_replica") == (expected, expected == "general-0")
+
+
 def rung(reason: str) -> Choice:
     """A decision that has this reason; every active one has an entry here."""
     empty = fleet(replica("small-0", "small"), replica("general-0", "general"))
@@ -122,10 +151,11 @@ def rung(reason: str) -> Choice:
         case "overload":
             return chosen(choose(asked(), policy(), full, moment()))
     kind = next(kind for kind, named in REASON_OF.items() if named == reason)
-    start = rung("adapter")
+    larger = usual_fleet(pools={"small": {"context_tokens_max": 2048}, "general": {"context_tokens_max": 8192}})
+    start = chosen(choose(asked(), policy(), larger, moment()))
     alone = policy(limits=policy().limits.__class__(retries_max=0))
     failures = (Failure(kind, start.replica.name, "small"),)
-    step = next_attempt(start, failures, alone, usual_fleet(), moment(), 60)
+    step = next_attempt(start, failures, alone, larger, moment(), 60)
     assert isinstance(step, NextAttempt)
     return step.choice
 
@@ -316,3 +346,26 @@ def test_general_instead_names_the_blueprint_of_the_version_it_stands_in_for() -
 def test_a_caller_of_a_pool_has_no_exit() -> None:
     start = chosen(choose(asked("general"), policy(), usual_fleet(), moment()))
     assert refused(general_instead(start, usual_fleet(), moment(), "engine_error")).code == "no_replica"
+
+
+def closed(*tasks: str) -> Moment:
+    return replace(moment(), exits_closed=frozenset(tasks))
+
+
+def test_past_its_cap_a_task_goes_to_its_adapter_or_nowhere_and_other_tasks_are_not_concerned() -> None:
+    full = usual_fleet(in_flight=dict.fromkeys(("small-0", "small-1"), 8))
+    assert chosen(choose(asked(), policy(), usual_fleet(), closed("returns"))).reason == "adapter"
+    refusal = refused(choose(asked(), policy(), full, closed("returns")))
+    assert (refusal.code, refusal.reason) == ("exit_capped", "overload")
+    assert chosen(choose(asked(), policy(), full, closed("other"))).pool.name == "general"
+    assert chosen(choose(asked("general"), policy(), full, closed("returns"))).pool.name == "general"
+
+
+@pytest.mark.parametrize("reason", sorted(ADAPTER_STANDS_IN))
+def test_past_the_cap_the_adapter_answers_where_the_reason_allows_it(reason: Reason) -> None:
+    start = rung("adapter")
+    decision = chosen(general_instead(start, usual_fleet(), closed("returns"), reason))
+    assert (decision.version, decision.reason, decision.blueprint_of) == (start.version, reason, None)
+    assert refused(general_instead(start, usual_fleet(), closed("returns"), "engine_error")).code == "exit_capped"
+    gone = fleet(replica("general-0", "general"))
+    assert refused(general_instead(start, gone, closed("returns"), reason)).code == "exit_capped"

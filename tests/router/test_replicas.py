@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from router.attempts import Failure, NextAttempt, next_attempt
 from router.choice import Choice, choose
 from router.replicas import BALANCE_MAX, pick
-from serving.view import PoolView
+from serving.view import CircuitView, PoolView, ReplicaView
 from tests.router.houses import NOW, VERSIONS, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 
 
@@ -44,10 +44,53 @@ def test_a_picked_replica_is_up_has_the_version_a_free_place_and_the_least_to_do
     assert picked in fit
     load = view.in_flight[picked.name]
     assert load < picked.in_flight_max
-    awake = [r for r in fit if r.resting_until <= NOW and view.in_flight[r.name] < r.in_flight_max]
+    model = version or view.pools[name].base_model
+    awake = [r for r in fit if not rests(r, model) and view.in_flight[r.name] < r.in_flight_max]
     if awake:
         assert picked in awake
         assert load == min(view.in_flight[r.name] for r in awake)
+
+
+def rests(there: ReplicaView, model: str) -> bool:
+    circuits = [there.circuits[name] for name in ("", model) if name in there.circuits]
+    return there.resting_until > NOW or any(one.probing or one.resting_until > NOW for one in circuits)
+
+
+def test_what_one_model_failed_at_keeps_nobody_else_from_its_replica() -> None:
+    failed = {"returns@v2": CircuitView(NOW + 9, open=True)}
+    two = pool(
+        replica("small-0", "small", "returns@v1", "returns@v2", circuits=failed),
+        replica("small-1", "small", "returns@v1", "returns@v2"),
+    )
+    busy = {"small-1": 5}
+    assert pick(two, "returns@v1", busy, NOW, 0.0) == two.replicas[0]
+    assert pick(two, "returns@v2", busy, NOW, 0.0) == two.replicas[1]
+
+
+def test_a_version_on_trial_is_asked_however_often_it_failed_but_not_where_its_replica_did() -> None:
+    for failed, expected in (("returns@v2", "small-0"), ("", None)):
+        circuits = {failed: CircuitView(NOW + 9, open=True)}
+        one = pool(replica("small-0", "small", "returns@v2", circuits=circuits))
+        found = pick(one, "returns@v2", {}, NOW, 0.0, spare_open=True, on_trial=True)
+        assert (None if isinstance(found, str) else found.name) == expected
+
+
+def test_a_half_open_replica_takes_one_request_and_no_second_beside_it() -> None:
+    for probing in (False, True):
+        one = pool(replica("small-0", "small", circuits={"": CircuitView(NOW - 1, open=True, probing=probing)}))
+        spared = pick(one, None, {}, NOW, 0.0, spare_open=True)
+        assert spared == ("no_replica" if probing else one.replicas[0])
+
+
+def test_where_all_are_open_the_least_bad_is_tried_by_who_has_nowhere_else_to_go() -> None:
+    two = pool(
+        replica("small-0", "small", circuits={"": CircuitView(NOW + 3, open=True)}),
+        replica("small-1", "small", circuits={"": CircuitView(NOW + 2, open=True)}),
+    )
+    assert pick(two, None, {}, NOW, 0.0) == two.replicas[1]
+    assert pick(two, None, {}, NOW, 0.0, spare_open=True) == "no_replica"
+    rests_only = pool(*two.replicas, replica("small-2", "small", circuits={"": CircuitView(NOW + 9)}))
+    assert pick(rests_only, None, {}, NOW, 0.0, spare_open=True) == rests_only.replicas[2]
 
 
 def test_replicas_that_are_equally_busy_get_equal_shares() -> None:
@@ -91,7 +134,7 @@ def test_a_key_gets_a_replica_that_fits_and_is_within_the_bound(
         return
     assert pick(there, version, view.in_flight, NOW, 0.25, key=key) == picked, "chance has no say in it"
     fit = [r for r in there.replicas if r.up and (version is None or version in r.loaded)]
-    awake = [r for r in fit if r.resting_until <= NOW]
+    awake = [r for r in fit if not rests(r, version or view.pools[name].base_model)]
     assert picked in (awake or fit)
     free = [r for r in awake if view.in_flight[r.name] < r.in_flight_max]
     if len(free) > 1:

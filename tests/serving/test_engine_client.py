@@ -88,9 +88,19 @@ async def test_the_request_arrives_as_it_was_given() -> None:
     assert head.split(b"\r\n") == [
         b"POST /v1/chat/completions HTTP/1.1",
         b"Host: " + engine.url.removeprefix("http://").encode(),
+        b"User-Agent: apprentice",
         b"Content-Type: application/json",
         b"Content-Length: 7",
     ]
+
+
+@pytest.mark.parametrize(("below", "path"), [("", ""), ("/", ""), ("/openai/v1", "/openai/v1"), ("/v1/", "/v1")])
+async def test_an_engines_address_may_have_a_path_of_its_own(below: str, path: str) -> None:
+    async with talking(WHOLE) as (engine, client):
+        answer = await client.post(engine.url + below, "/chat/completions", b"{}", {}, 1.0)
+        assert await answer.read() == b"{}"
+        answer.close()
+    assert engine.asked[0][1].startswith(f"POST {path}/chat/completions HTTP/1.1\r\n".encode())
 
 
 async def test_a_large_body_arrives_whole() -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.replica import Replica, ReplicaConfig
+from serving.view import FaultKind
 
 
 def replica() -> Replica:
@@ -69,25 +72,135 @@ def test_the_shares_add_up_to_the_time_in_which_the_replica_was_busy(spans: list
     assert there.in_flight == 0
 
 
-def test_rests_grow_with_each_fault_up_to_a_limit_and_start_anew_after_an_answer() -> None:
+def fail(there: Replica, at: float, kind: FaultKind = "unreachable", model: str = "base", **more: Any) -> None:
+    there.failed(at, model, kind, 0.0, **more)
+
+
+def test_one_fault_lets_it_rest_and_three_in_a_row_open_it() -> None:
     there = replica()
-    rests = []
-    for _ in range(7):
-        there.resting_until = 0.0
-        there.rest(100.0, 1.0)
-        rests.append(there.resting_until - 100.0)
-    assert rests == [1, 2, 4, 8, 16, 30, 30]
-    there.wake()
-    assert there.resting_until == 0.0
-    there.rest(100.0, 1.0)
+    fail(there, 100.0)
+    assert (there.resting_until, there.breaker_state(100.0)) == (101.0, "closed")
+    fail(there, 101.0)
+    fail(there, 102.0)
+    assert (there.resting_until, there.breaker_state(102.5)) == (103.0, "open")
+    assert there.breaker_state(103.0) == "half_open"
+
+
+def test_open_rests_grow_to_fifteen_seconds_and_an_answer_starts_anew() -> None:
+    there = replica()
+    now, rests = 100.0, []
+    for _ in range(3):
+        fail(there, now)
+    for _ in range(6):
+        rests.append(there.resting_until - now)
+        now = there.resting_until
+        fail(there, now)
+    assert rests == [1, 2, 4, 8, 15, 15]
+    there.answered(now, "base")
+    assert (there.resting_until, there.breaker_state(now)) == (0.0, "closed")
+
+
+def test_faults_of_requests_that_were_sent_before_it_opened_do_not_lengthen_its_rest() -> None:
+    there = replica()
+    for _ in range(50):
+        fail(there, 100.0)
     assert there.resting_until == 101.0
 
 
-def test_a_later_fault_never_shortens_a_rest() -> None:
+def test_chance_shortens_an_open_rest_by_at_most_a_quarter() -> None:
     there = replica()
-    there.rest(100.0, 20.0)
-    there.rest(100.0, 0.5)
+    for _ in range(3):
+        there.failed(100.0, "base", "silent", 0.999)
+    assert 100.75 <= there.resting_until < 100.76
+
+
+def test_half_of_what_a_short_window_saw_opens_it_too() -> None:
+    there = replica()
+    for number in range(5):
+        assert there.breaker_state(100.0 + number) == "closed"
+        fail(there, 100.0 + number)
+        if number < 4:
+            there.answered(100.5 + number, "base")
+    assert there.breaker_state(104.0) == "open"
+
+
+def test_answers_that_begin_well_and_all_break_open_it() -> None:
+    there = replica()
+    for number in range(5):
+        there.answered(100.0 + number, "returns@v1")
+        fail(there, 100.5 + number, "truncated", "returns@v1", begun=True)
+    assert there.breaker_state(104.5) == "open"
+
+
+def test_a_fault_now_and_then_among_many_answers_opens_nothing() -> None:
+    there = replica()
+    for number in range(200):
+        now = 100.0 + number / 10
+        if number % 10:
+            there.answered(now, "base")
+        else:
+            fail(there, now)
+        assert there.breaker_state(now) == "closed"
+
+
+def test_half_open_lets_exactly_one_request_through_and_takes_it_back_if_that_is_cancelled() -> None:
+    there = replica()
+    for _ in range(3):
+        fail(there, 100.0)
+    probe = there.lease(101.0, "base")
+    other = there.lease(101.0, "base")
+    assert there.view().circuits[""].probing
+    other.give_back(101.1)
+    assert there.view().circuits[""].probing
+    probe.give_back(102.0)
+    assert not there.view().circuits[""].probing
+    assert there.breaker_state(102.0) == "half_open"
+
+
+@pytest.mark.parametrize("kind", ["refused", "too_long"])
+def test_what_a_caller_got_wrong_counts_against_nobody(kind: FaultKind) -> None:
+    there = replica()
+    for _ in range(10):
+        fail(there, 100.0, kind)
+    assert not there.view().circuits
+
+
+def test_what_one_version_fails_at_is_its_own_and_a_silent_engine_is_all_of_theirs() -> None:
+    there = replica()
+    for _ in range(3):
+        fail(there, 100.0, "failed", "returns@v2")
+    assert there.resting_until == 0.0
+    assert there.view().circuits["returns@v2"].open
+    there.answered(100.1, "returns@v1")
+    assert there.view().circuits["returns@v2"].open
+    fail(there, 100.2, "silent", "returns@v2")
+    assert there.resting_until == 101.2
+
+
+def test_a_wait_that_the_engine_asks_for_is_its_rest_and_is_never_shortened_by_a_later_fault() -> None:
+    there = replica()
+    fail(there, 100.0, "overloaded", rest_seconds=20.0)
+    fail(there, 100.0, "overloaded")
     assert there.resting_until == 120.0
+    fail(there, 100.0, "overloaded", rest_seconds=3600.0)
+    assert there.resting_until == 130.0
+
+
+def test_an_engine_that_was_seen_to_come_up_is_tried_at_once() -> None:
+    there = replica()
+    for _ in range(3):
+        fail(there, 100.0)
+    there.came_up(100.2)
+    assert there.breaker_state(100.2) == "half_open"
+
+
+def test_a_fault_is_forgotten_after_answers_and_a_while() -> None:
+    there = replica()
+    fail(there, 100.0)
+    there.answered(101.0, "base")
+    assert there.view().circuits
+    there.answered(111.5, "base")
+    assert not there.view().circuits
 
 
 def test_the_picture_is_frozen_and_does_not_follow_the_replica() -> None:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from gateway.settings import ENVIRONMENT_PREFIX, Name, Section, Settings
+from gateway.sections import Section
+from gateway.settings import ENVIRONMENT_PREFIX, Name, Settings
 from tests.style.tables import Row, line
 
 HEADER = ("Key", "Environment variable", "Type and bounds", "Default", "Meaning")

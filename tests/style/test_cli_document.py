@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from gateway.admin.state_file import FORMAT, KINDS
 from gateway.cli.admin_client import DEFAULT_URL, KEY_VARIABLE, LOCAL_KEPT, URL_VARIABLE
+from gateway.cli.entry import STOPPED
 from gateway.cli.main import app
 from tests.style.source import ROOT
 from tests.style.tables import code, differences, table
@@ -39,6 +40,10 @@ def test_every_command_is_in_the_document_and_nothing_else() -> None:
     assert not differences(DOCUMENT, wanted, found)
 
 
+def test_the_exit_code_after_ctrl_c_is_in_the_document() -> None:
+    assert f"· {STOPPED} Ctrl-C" in TEXT
+
+
 def examples() -> Iterator[list[str]]:
     """The command lines of the document's examples, in words."""
     for block in re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL):
@@ -63,7 +68,7 @@ def test_every_example_is_one_that_the_command_takes() -> None:
 def test_every_command_of_the_admin_api_takes_the_same_options_of_the_gateway() -> None:
     told = [code(row[0]) for row in table(DOCUMENT, "Option", "Environment", "Meaning")]
     for name, command in commands():
-        if name.split()[1] in ("adapters", "state"):
+        if name.split()[1] in ("adapters", "audit", "keys", "reload", "state"):
             options = [parameter.opts[0] for parameter in command.params]
             assert options[-len(told) :] == told, name
     assert f"`{URL_VARIABLE}`" in TEXT

@@ -14,12 +14,14 @@ import msgspec
 import pytest
 
 from gateway import endpoints
-from gateway.admin import adapters, aliases, audit, fleet, keys, overrides, state, store_files
+from gateway.admin import adapters, aliases, audit, fleet, keys, overrides, reload, state, store_files
+from gateway.admin.access import Body
 from gateway.app import HOT, build_app
+from gateway.callers import Role
 from gateway.endpoints import FEEDBACK_BATCH_MAX, FeedbackIn
 from gateway.errors import ERRORS
 from gateway.explain import REASON_WORDS
-from gateway.request_body import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
+from gateway.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
 from gateway.settings import load_settings
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
 from monitoring.records import AttemptRecord, PairRecord, Record
@@ -32,7 +34,7 @@ from tests.style.tables import Row, code, differences, table
 
 DOCUMENTS = sorted(path for path in tracked() if path.endswith(".md"))
 RECORD_HEADER = ("Field", "Type", "Unit", "Meaning", "Null means")
-ROUTERS = (endpoints, overrides, keys, audit, adapters, aliases, fleet, state, store_files)
+ROUTERS = (endpoints, overrides, keys, audit, adapters, aliases, fleet, state, store_files, reload)
 """In the order of docs/api.md."""
 
 
@@ -150,6 +152,27 @@ def routes() -> Iterator[Row]:
             yield method, route.path, kinds[0] if kinds else "anyone", what  # type: ignore[attr-defined]
 
 
+def test_every_body_that_admins_send_is_in_the_document_with_its_fields() -> None:
+    found = {code(row[0]): row[1] for row in table("docs/api.md", "Call", "Fields")}
+    for module in ROUTERS:
+        for route in module.router.routes:
+            endpoint, (method,) = route.endpoint, route.methods  # type: ignore[attr-defined]
+            hints = typing.get_type_hints(endpoint).values()
+            for body in (kind for hint in hints for kind in (hint, *typing.get_args(hint)) if is_body(kind)):
+                call = f"{method} {route.path}"  # type: ignore[attr-defined]
+                assert call in found, call
+                fields = set() if "state file" in found[call] else set(body.model_fields)
+                assert not [name for name in fields if f"`{name}`" not in found[call]], call
+
+
+def is_body(kind: typing.Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, Body)
+
+
+def test_the_roles_of_keys_are_in_the_document() -> None:
+    assert [code(row[0]) for row in table("docs/api.md", "Role", "May")] == list(typing.get_args(Role))
+
+
 def test_every_endpoint_of_the_admins_asks_for_a_role() -> None:
     assert {who for _, path, who, _ in routes() if path.startswith("/admin/")} == {"admin", "operator, admin"}
     assert not [path for method, path, who, _ in routes() if who == "operator, admin" and method != "GET"]
@@ -158,7 +181,7 @@ def test_every_endpoint_of_the_admins_asks_for_a_role() -> None:
 def test_every_header_of_an_answer_is_in_the_document() -> None:
     told = {code(row[0]) for row in all_tables("docs/api.md")[3][1:]}
     source = "".join((ROOT / "gateway" / name).read_text() for name in ("relay.py", "errors.py"))
-    sent = set(re.findall(r'b"(x-apprentice-[a-z-]+|x-request-id|traceparent|retry-after)"', source))
+    sent = set(re.findall(r'b"(x-apprentice-[a-z-]+|x-request-id|x-should-retry|traceparent|retry-after)"', source))
     assert told == sent
 
 

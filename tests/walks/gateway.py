@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from openai import AsyncOpenAI
 
 from gateway.app import House, build_app
 from gateway.callers import new_key
+from gateway.listeners import OrderlyServer
 from gateway.settings import Settings
 
 DEADLINE_SECONDS = 20.0
@@ -27,6 +27,8 @@ class RunningGateway:
     url: str
     admin_key: str
     house: House
+    addresses: tuple[tuple[str, int], ...] = ()
+    """Of all its listeners, that of callers first."""
 
     def openai(self, key: str | None = None, retries: int = 0) -> AsyncOpenAI:
         """The official SDK, pointed at this gateway."""
@@ -59,14 +61,16 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def run_gateway(configuration: dict[str, Any], admin_key: str | None = None) -> AsyncIterator[RunningGateway]:
-    """Run a gateway with this configuration for as long as the block does."""
+async def run_gateway(
+    configuration: dict[str, Any], admin_key: str | None = None, config: Path | None = None
+) -> AsyncIterator[RunningGateway]:
+    """Run a gateway with this configuration for as long as the block does; `config` is what a reload reads."""
     admin_key = admin_key or new_key()[0]
-    settings = Settings(**{**configuration, "admin_key": admin_key, "listen": {"port": 0}})
-    app = build_app(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", access_log=False, log_config=None, proxy_headers=False)
+    settings = Settings(
+        **{**configuration, "admin_key": admin_key, "listen": {"port": 0, **configuration.get("listen", {})}}
     )
+    app = build_app(settings, config)
+    server = OrderlyServer(settings, app)
     serving = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -75,8 +79,8 @@ async def run_gateway(configuration: dict[str, Any], admin_key: str | None = Non
                     serving.result()
                     raise RuntimeError("the gateway did not start")
                 await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield RunningGateway(f"http://127.0.0.1:{port}", admin_key, app.state.house)
+        addresses = tuple(server.addresses)
+        yield RunningGateway(f"http://127.0.0.1:{addresses[0][1]}", admin_key, app.state.house, addresses)
     finally:
         server.should_exit = True
         await serving

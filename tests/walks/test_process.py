@@ -120,25 +120,111 @@ async def test_the_first_start_prints_an_admin_key_once(config: Path) -> None:
             assert (await http.get("/admin/v1/callers")).status_code == 200
 
 
-async def test_sigterm_turns_ready_off_finishes_streams_and_loses_no_record(config: Path) -> None:
+def configured(config: Path, **limits: object) -> None:
+    """Give the configuration these limits."""
+    content = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump(content | {"limits": limits}))
+
+
+async def until_not_ready(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(5):
+        while (await http.get("/health/ready")).status_code != 503:
+            await asyncio.sleep(0.01)
+
+
+async def until_closed(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(5):
+        with contextlib.suppress(httpx.ConnectError):
+            while (await http.get("/health/ready")).status_code == 503:
+                await asyncio.sleep(0.01)
+
+
+async def test_sigterm_turns_ready_off_then_closes_finishes_streams_and_loses_no_record(config: Path) -> None:
+    configured(config, drain_seconds_min=0.5)
     key = new_key()[0]
     async with served(config, key) as process, client(process, key) as http, client(process, key) as other:
         async with http.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
             lines = answer.aiter_lines()
             await anext(lines)
             process.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(5):
-                while (await other.get("/health/ready")).status_code != 503:
-                    await asyncio.sleep(0.01)
-            refused = await other.post("/v1/chat/completions", json=ASK)
+            await until_not_ready(other)
+            taken = await other.post("/v1/chat/completions", json=ASK)
+            await until_closed(other)
             rest = [line async for line in lines]
-        request_id = answer.headers["x-request-id"]
+        request_ids = [taken.headers["x-request-id"], answer.headers["x-request-id"]]
         assert await process.process.wait() == 0
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert (taken.status_code, taken.headers["connection"]) == (200, "close")
     assert rest[-2] == "data: [DONE]"
     async with served(config, key) as again, client(again, key) as http:
+        records = [(await http.get(f"/v1/requests/{one}")).json()["record"] for one in request_ids]
+    assert [record["outcome"] for record in records] == ["ok", "ok"]
+
+
+async def test_what_is_left_when_the_time_to_drain_is_over_ends_with_an_error(config: Path) -> None:
+    configured(config, drain_seconds_max=0.2)
+    key = new_key()[0]
+    async with served(config, key) as process, client(process, key) as http:
+        rest, request_id = await stopped_inside_a_stream(config, process, http)
+        assert await process.process.wait() == 0
+    assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "draining"
+    assert "data: [DONE]" not in rest
+    async with served(config, key) as again, client(again, key) as http:
         record = (await http.get(f"/v1/requests/{request_id}")).json()["record"]
-    assert record["outcome"] == "ok"
+    assert (record["outcome"], record["error_code"], record["status"]) == ("truncated", "draining", 200)
+    assert record["completion_tokens"] > 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_waits_for_nothing_and_still_loses_no_record(
+    config: Path, second: signal.Signals
+) -> None:
+    configured(config, drain_seconds_min=60, drain_seconds_max=60)
+    key = new_key()[0]
+    async with served(config, key) as process, client(process, key) as http:
+        rest, request_id = await stopped_inside_a_stream(config, process, http, second)
+        assert await asyncio.wait_for(process.process.wait(), 10) == 0
+    configured(config)
+    assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "draining"
+    async with served(config, key) as again, client(again, key) as http:
+        assert (await http.get(f"/v1/requests/{request_id}")).json()["record"]["outcome"] == "truncated"
+
+
+async def stopped_inside_a_stream(
+    config: Path, process: Process, http: httpx.AsyncClient, second: signal.Signals | None = None
+) -> tuple[list[str], str]:
+    """The rest of a stream that stood still at SIGTERM, and its id; after `second`, if it is given."""
+    engine = yaml.safe_load(config.read_text())["pools"]["general"]["replicas"][0]["url"]
+    async with httpx.AsyncClient() as faults:
+        stalls = {"kind": "stalls", "after_tokens": 3, "seconds": 60}
+        assert (await faults.post(f"{engine}/__faults", json={"faults": [stalls]})).is_success
+    async with http.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        process.process.send_signal(signal.SIGTERM)
+        if second is not None:
+            async with httpx.AsyncClient(base_url=process.url) as other:
+                await until_not_ready(other)
+            process.process.send_signal(second)
+        return [line async for line in lines], answer.headers["x-request-id"]
+
+
+async def test_sighup_has_the_configuration_read_again_and_a_bad_one_keeps_the_old_one(config: Path) -> None:
+    key = new_key()[0]
+    async with served(config, key) as process, client(process, key) as http:
+        configured(config, pool_max_tokens_max=10)
+        process.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(5):
+            while (await http.post("/v1/chat/completions", json=ASK | {"max_tokens": 11})).status_code != 400:
+                await asyncio.sleep(0.01)
+        configured(config, pool_max_tokens_max="many")
+        process.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(5):
+            while 'reloads_total{outcome="refused"} 1' not in (await http.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+        assert (await http.post("/v1/chat/completions", json=ASK | {"max_tokens": 10})).status_code == 200
+        assert "limits.pool_max_tokens_max" in "".join(process.said)
+        entry = (await http.get("/admin/v1/audit")).json()["entries"][-1]
+    assert (entry["actor"], entry["action"]) == ("system", "configuration.reload")
 
 
 async def test_kill_9_loses_no_acknowledged_feedback_and_the_next_gateway_takes_valkey_over(config: Path) -> None:
@@ -148,16 +234,50 @@ async def test_kill_9_loses_no_acknowledged_feedback_and_the_next_gateway_takes_
         feedback = {"request_id": request_id, "metric": "correct", "value": True}
         assert (await http.post("/v1/feedback", json=feedback)).status_code == 201
         assert (await http.post("/admin/v1/callers", json={"name": "kept"})).status_code == 201
-        assert (await http.get(f"/v1/requests/{request_id}")).status_code == 200
         async with asyncio.timeout(5):
-            while "apprentice_records_pending 0" not in (await http.get("/metrics")).text:  # the window of records
-                await asyncio.sleep(0.02)
+            while "\napprentice_records_pending 0" not in (await http.get("/metrics")).text:
+                await asyncio.sleep(0.01)
         assert await process.stop(signal.SIGKILL) == -signal.SIGKILL
     async with served(config, key) as again, client(again, key) as http:
         told = (await http.get(f"/v1/requests/{request_id}")).json()
         callers = (await http.get("/admin/v1/callers")).json()["callers"]
     assert told["feedback"][0]["value"] is True
     assert "kept" in [caller["name"] for caller in callers]
+
+
+async def test_a_valkey_that_is_killed_alone_is_started_again_and_has_all_that_was_acknowledged(config: Path) -> None:
+    key = new_key()[0]
+    async with served(config, key) as process, client(process, key) as http:
+        assert (await http.post("/admin/v1/callers", json={"name": "before"})).status_code == 201
+        for _ in range(2):
+            os.kill(await valkey_pid(config), signal.SIGKILL)
+            answers = [(await http.post("/v1/chat/completions", json=ASK)).status_code for _ in range(3)]
+            assert answers == [200, 200, 200]
+            async with asyncio.timeout(10):
+                while (await http.post("/admin/v1/callers", json={"name": "after"})).status_code != 201:
+                    await asyncio.sleep(0.02)
+        names = [caller["name"] for caller in (await http.get("/admin/v1/callers")).json()["callers"]]
+        assert {"before", "after"} <= set(names)
+        assert "was started again" in "".join(process.said)
+
+
+async def test_of_two_gateways_one_starts_the_killed_valkey_again_even_if_it_had_only_adopted_it(config: Path) -> None:
+    key = new_key()[0]
+    async with served(config, key) as one, served(config, key) as two, client(two, key) as http:
+        await one.stop(signal.SIGKILL)
+        os.kill(await valkey_pid(config), signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while (await http.post("/admin/v1/callers", json={"name": "after"})).status_code != 201:
+                await asyncio.sleep(0.02)
+
+
+async def valkey_pid(config: Path) -> int:
+    async with Redis(unix_socket_path=str(config.parent / "valkey" / "valkey.sock")) as redis:
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(RedisError, OSError):
+                    return int((await redis.info("server"))["process_id"])
+                await asyncio.sleep(0.02)
 
 
 async def test_two_gateways_on_one_folder_share_its_valkey_and_the_last_one_stops_it(config: Path) -> None:

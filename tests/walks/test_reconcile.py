@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -336,7 +337,14 @@ async def test_without_room_it_is_refused_before_any_engine_hears_of_it(
     before = [(len(called(e, LOAD)), len(called(e, UNLOAD)), list(e.adapters.registered)) for e in (small, other)]
     async with tight.http() as http:
         answer = await http.post(f"/admin/v1/adapters/{version}/stage")
+        again = await http.post(f"/admin/v1/adapters/{version}/stage")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "no_capacity")
+    full = "small-1" if strangers else "small-0, small-1"
+    assert answer.json()["error"]["message"] == (
+        f"{version} was not loaded and is verified: no room in the pool small: {full} can take no more adapters. "
+        "Unload or retire versions, or recycle a replica that holds ghosts, then stage it again."
+    )
+    assert again.json() == answer.json()
     after = [(len(called(e, LOAD)), len(called(e, UNLOAD)), list(e.adapters.registered)) for e in (small, other)]
     assert after == before
     assert (await shown(tight, version))["state"] == "verified"
@@ -444,3 +452,18 @@ async def test_a_replica_that_is_gone_from_the_configuration_does_not_stop_a_swa
         async with callers(second) as asked:
             pass
     asked.only("returns@v1")
+
+
+async def test_what_every_engine_refuses_is_told_once_in_the_engines_own_words(
+    two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
+) -> None:
+    for engine in (small, other):
+        engine.max_lora_rank = 2
+        await engine.restart()
+    version = await push(two, make_adapter(2))
+    async with two.http() as http:
+        answer = await http.post(f"/admin/v1/adapters/{version}/stage")
+    message = answer.json()["error"]["message"]
+    assert message.count("LoRA rank 4 is greater than max_lora_rank 2") == 1, message
+    assert re.search(r"small-[01] did not load returns@v2 \(500\): .*; the same on small-[01]\.$", message), message
+    assert "{" not in message

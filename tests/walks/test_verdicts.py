@@ -58,7 +58,7 @@ async def test_a_canary_that_fails_is_rolled_back_by_itself_and_quarantined(
         assert await metric(http, "apprentice_rollout_verdicts_total", 'action="roll_back"') == 1
         assert loads_of(small) == loads
         why = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()
-        assert why["words"][0] == f"{V2} is quarantined: {entry['after']['because']}."
+        assert why["words"][0] == f"{V2} is quarantined: {entry['after']['because']}"
         assert [one["action"] for one in why["audit"]][-1] == "alias.rollback"
         assert (await step(http, "promote", 409, version=V2))["error"]["message"].endswith("stage it first.")
 

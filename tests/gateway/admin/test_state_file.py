@@ -19,6 +19,8 @@ from gateway.admin.state_file import (
     differences,
     digest_of,
     kept,
+    left_at,
+    rebased,
     written,
 )
 
@@ -82,7 +84,7 @@ def test_after_the_steps_of_a_comparison_there_is_nothing_left_to_do(
 
 @given(state=states)
 def test_a_state_is_no_different_from_what_was_written_of_it(state: Objects) -> None:
-    content = written(state)
+    content = written(state, "0" * 16)
     read = {
         kind: {name: Held(one["generation"], one["value"]) for name, one in content[kind].items()} for kind in KINDS
     }
@@ -148,3 +150,46 @@ def test_secrets_and_whole_manifests_are_not_shown() -> None:
     )
     for step in differences(objects(), file, prune=False):
         assert not {"secret_digest", "manifest"} & set(step.to_json()["after"])
+
+
+@given(present=states, file=states)
+def test_a_file_of_another_installation_is_stale_only_where_something_was_changed_here_since(
+    present: Objects, file: Objects
+) -> None:
+    first = rebased(file, present, {})
+    for step in differences(present, first, prune=False):
+        assert step.stale == (step.before is not None and step.generation > 0)
+    steps = differences(present, first, prune=False)
+    after, left = applied(present, steps), left_at(present, file, steps)
+    other = objects(overrides={name: Held(9, {"action": "general", "message": "x"}) for name in file["overrides"]})
+    for step in differences(after, rebased(other, after, left), prune=False):
+        assert not step.stale
+    moved = {
+        kind: {name: Held(held.generation + 1, held.value) for name, held in section.items()}
+        for kind, section in after.items()
+    }
+    for step in differences(moved, rebased(other, moved, left), prune=False):
+        assert step.stale == (step.generation > 0)
+
+
+def test_every_changed_field_is_named_and_of_a_secret_that_it_has_changed() -> None:
+    before = {"name": "shop", "role": "caller", "secret_digest": "0" * 64, "models": ["*"], "expires_at": None}
+    after = {**before, "secret_digest": "1" * 64, "models": ["returns"], "limits": {"requests_per_minute": 5}}
+    present, file = objects(callers={"abc": Held(1, before)}), objects(callers={"abc": Held(1, after)})
+    (step,) = differences(present, file, prune=False)
+    told = step.to_json()
+    assert told["changed"] == ["secret", "models", "limits"]
+    assert "1" * 64 not in str(told)
+
+
+def test_what_led_before_a_new_alias_is_placed_beside_and_no_more_than_are_kept() -> None:
+    alias = {"weights": {"returns@v4": 1.0}, "previous": ["returns@v3", "returns@v2", "returns@v1"]}
+    made = {f"returns@v{n}": Held(1, version(n, "retired" if n == 3 else "standby")) for n in (1, 2, 3, 4)}
+    file = objects(versions=made, aliases={"returns": Held(1, alias)})
+    steps = differences(objects(), file, prune=False, standbys={"returns": 1})
+    assert [step.name for step in steps if step.action == "standby"] == ["returns@v2"]
+    changed = objects(versions=made, aliases={"returns": Held(1, {"weights": {"returns@v1": 1.0}})})
+    assert not [s for s in differences(changed, file, prune=False, standbys={"returns": 1}) if s.action == "standby"]
+    gone = objects(versions={"returns@v4": made["returns@v4"]}, aliases=file["aliases"])
+    conflicts = [step.name for step in differences(objects(), gone, prune=False) if step.action == "conflict"]
+    assert conflicts == ["returns@v3", "returns@v2", "returns@v1"]

@@ -211,7 +211,7 @@ async def test_what_the_gateway_refuses_is_one_line_and_exit_code_1(
         (("list", "--key", stranger), "invalid_api_key"),
     ):
         said = await apprentice("adapters", *words, "--json")
-        assert (said.exit_code, said.out) == (1, ""), said
+        assert (said.exit_code, said.json["error"]["code"]) == (1, code), said
         assert re.fullmatch(rf"apprentice: [^\n]+ \({code}\)[^\n]*\n", said.err), said.err
     assert "--key-file" in (await apprentice("adapters", "list", "--key", stranger)).err
     assert (await ok(apprentice, "adapters", "list", "--key", operator)).out
@@ -374,3 +374,20 @@ def test_evidence_is_shown_whatever_its_form() -> None:
         ("rows 1 a", "1"),
         ("x", "-"),
     ]
+
+
+async def test_only_a_canary_ends_where_that_is_said_and_what_leads_already_stays(
+    gateway: RunningGateway, apprentice: Command, make_adapter: MakeAdapter
+) -> None:
+    await gateway.place(make_adapter(2))
+    await ok(apprentice, "adapters", "canary", "returns@v1", "--share", "0.5")
+    ended = await ok(apprentice, "adapters", "rollback", "returns", "--canary")
+    assert ended.out.startswith("returns is served by returns@v2 100 %")
+    again = await apprentice("adapters", "rollback", "returns", "--canary")
+    assert (again.exit_code, again.out) == (1, "")
+    assert "returns has no canary: returns@v2 leads it, and nothing was changed." in again.err
+    both = await apprentice("adapters", "rollback", "returns", "--canary", "--to", "returns@v1")
+    assert (both.exit_code, "--to and --canary do not go together" in both.err) == (2, True)
+    for words in (("promote", "returns@v2"), ("rollback", "returns", "--to", "returns@v2")):
+        said = await ok(apprentice, "adapters", *words)
+        assert said.out == "returns@v2 leads returns already: nothing was changed.\n"

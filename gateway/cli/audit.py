@@ -1,0 +1,63 @@
+"""`apprentice audit`: who changed what, and when."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
+from gateway.cli.records import moment_of
+from gateway.cli.tables import Printer, Row, brief, moment, share
+from gateway.cli.watch import evidence_rows
+from gateway.settings import SettingsError
+
+
+@asks_gateway
+def audit(
+    client: AdminClient,
+    out: Printer,
+    action: Annotated[str | None, typer.Option(metavar="ACTION", help="Only this, such as alias.rollback.")] = None,
+    of: Annotated[
+        str | None, typer.Option("--object", metavar="NAME", help="Only of this: a task, a version, a rule, a key.")
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Only by this key (its public part), or `system`.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="From when on: 2026-03-01, or so long ago: 36h, 7d.")
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="At most the newest N.")] = 50,
+) -> None:
+    """Show who changed what and when, the newest last. With --json: the evidence too, the newest first."""
+    try:
+        begin = None if since is None else str(moment_of(since, time.time()))
+    except SettingsError as error:
+        raise Unusable(str(error)) from error
+    query = {"action": action, "object": of, "actor": actor, "since": begin}
+    told = client.get("/audit", newest="true", limit=str(limit), **query)
+    if out.answer(told):
+        return
+    if not told["entries"]:
+        out.say("There is no such entry.")
+        return
+    columns = ("number", "when", "who", "action", "object", "became")
+    out.table(columns, (_row(entry) for entry in reversed(told["entries"])))
+
+
+def _row(entry: dict[str, Any]) -> Row:
+    when, who, what, then = entry_row(entry)
+    return entry["number"], when, who, what, entry["object"], then
+
+
+def entry_row(entry: dict[str, Any]) -> Row:
+    """An entry's time, actor and action, and what its object is since then."""
+    return moment(entry["at"]), entry["actor"], entry["action"], _became(entry["after"])[:120]
+
+
+def _became(after: Any) -> str:
+    if isinstance(after, dict) and "weights" in after:
+        copied = [f"copied to {name} {share(part)}" for name, part in (after.get("shadow") or {}).items()]
+        return ", ".join([*(f"{name} {share(part)}" for name, part in after["weights"].items()), *copied])
+    return ", ".join(f"{name} {brief(value)}".strip() for name, value in evidence_rows(after) if value != "-")

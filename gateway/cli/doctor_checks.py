@@ -1,0 +1,153 @@
+"""What `apprentice doctor` finds on this machine and at the engines."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from gateway.cli.tables import size
+from gateway.settings import PoolSettings, ReplicaSettings, Settings
+
+FREE_BYTES_WARNED = 5 << 30
+FREE_BYTES_MIN = 500 << 20
+DESCRIPTORS_KEPT = 200
+ANSWER_SECONDS_MAX = 5.0
+MAX_LORAS = re.compile(r'^vllm:lora_requests_info\{[^}]*max_lora="(\d+)"', re.MULTILINE)
+"""vLLM tells it once an adapter has been asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check, what was found, and what to do where it is not well."""
+
+    check: str
+    kind: Literal["ok", "warning", "problem"]
+    found: str
+    advice: str = ""
+
+
+def ok(check: str, found: str) -> Finding:
+    """All is well."""
+    return Finding(check, "ok", found)
+
+
+def warning(check: str, found: str, advice: str) -> Finding:
+    """A gateway runs with it, and may be sorry."""
+    return Finding(check, "warning", found, advice)
+
+
+def problem(check: str, found: str, advice: str) -> Finding:
+    """A gateway does not run with it, or loses or refuses what it should not."""
+    return Finding(check, "problem", found, advice)
+
+
+def check_folder(check: str, folder: Path) -> Finding:
+    """Whether a folder can be written, and how much space is left. One that is missing is made at the start."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        return problem(check, f"{folder} can't be written", f"Give this user {there}, or name another folder.")
+    free = shutil.disk_usage(there).free
+    found = f"{folder}, {size(free)} free" + ("" if there == folder.absolute() else ", made at the start")
+    if free < FREE_BYTES_MIN:
+        return problem(check, found, "Make room: what is acknowledged has to be written.")
+    if free < FREE_BYTES_WARNED:
+        return warning(check, found, "Make room before it is full.")
+    return ok(check, found)
+
+
+def check_descriptors(settings: Settings) -> Finding:
+    """Whether a gateway may hold as many connections as its limits allow: each request has two."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * settings.limits.in_flight_max + DESCRIPTORS_KEPT
+    found = f"{allowed} may be open, {wanted} may be needed"
+    if allowed == resource.RLIM_INFINITY or allowed >= wanted:
+        return ok("file descriptors", found)
+    how = f"`ulimit -n {wanted}`" if most == resource.RLIM_INFINITY or most >= wanted else "the machine's limit"
+    return warning("file descriptors", found, f"Raise it ({how}), or lower limits.in_flight_max.")
+
+
+async def check_gateway(settings: Settings) -> Finding:
+    """Whether a gateway listens where the configuration says, and is ready. Its certificate is not judged."""
+    host = settings.listen.host
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    url = f"{'https' if settings.listen.tls else 'http'}://{shown}:{settings.listen.port}"
+    try:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as http:  # noqa: S501 - no secret is sent
+            told = (await http.get(f"{url}/health/ready", timeout=ANSWER_SECONDS_MAX)).json()
+        status, durable = str(told["status"]), told.get("state_durable")
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return warning("gateway", f"none at {url}", "`apprentice serve` starts it, if it is to run now.")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return problem("gateway", f"at {url} is something else", "End that, or set another listen.port.")
+    if status == "no_replica":
+        return problem("gateway", f"{url}: no replica is up", "Start the engines.")
+    if status != "ready":
+        return warning("gateway", f"{url}: {status}", "Wait, or start it again.")
+    return ok("gateway", f"{url} is ready, its state {'durable' if durable else 'not durable'}")
+
+
+async def check_engines(settings: Settings, http: httpx.AsyncClient) -> AsyncIterator[Finding]:
+    """Each engine: whether it is there, serves its base, takes adapters where it has to, and as many as is said."""
+    for name, pool in settings.pools.items():
+        for replica in pool.replicas:
+            found = await _engine(name, pool, replica, http)
+            yield found
+            if found.kind != "problem" and pool.base_folder is not None:
+                yield await _adapters(pool, replica, http)
+
+
+async def _get(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient, path: str) -> httpx.Response:
+    secret = replica.api_key or pool.api_key
+    headers = {"Authorization": f"Bearer {secret.get_secret_value()}"} if secret else {}
+    return await http.get(replica.url + path, headers=headers, timeout=ANSWER_SECONDS_MAX)
+
+
+async def _engine(pool_name: str, pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient) -> Finding:
+    check = f"engine {replica.name}"
+    try:
+        answer = await _get(pool, replica, http, "/v1/models")
+        if answer.status_code in (401, 403):
+            return problem(check, f"{replica.url} refuses the key", f"Set pools.{pool_name}.api_key to the engine's.")
+        models = [str(model["id"]) for model in answer.raise_for_status().json()["data"]]
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return problem(check, f"{replica.url}: {type(error).__name__}", "Start it, or mend its url.")
+    except (ValueError, KeyError, TypeError):
+        return problem(check, f"{replica.url} does not list its models", "Mend its url: it is no engine.")
+    if pool.base_model not in models:
+        listed = ", ".join(models[:4]) or "nothing"
+        advice = f"Set pools.{pool_name}.base_model to its model, or start it with {pool.base_model}."
+        return problem(check, f"it serves {listed}", advice)
+    return ok(check, f"{replica.url} serves {pool.base_model}")
+
+
+async def _adapters(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient) -> Finding:
+    """A GET of an address that takes a POST alone is a 405 where there is one, and loads nothing."""
+    check = f"adapters on {replica.name}"
+    try:
+        endpoint = await _get(pool, replica, http, "/v1/load_lora_adapter")
+        metrics = await _get(pool, replica, http, "/metrics")
+    except httpx.HTTPError as error:
+        return problem(check, type(error).__name__, "Start the engine.")
+    if endpoint.status_code == 404:
+        return problem(
+            check,
+            "they can't be loaded at runtime",
+            "Start the engine with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
+        )
+    told = MAX_LORAS.search(metrics.text) if metrics.status_code == 200 else None
+    if told is None:
+        return ok(check, "they can be loaded; how many it has not told yet")
+    if int(told[1]) != pool.max_loras:
+        found = f"it takes {told[1]} in a batch, max_loras says {pool.max_loras}"
+        return warning(check, found, f"Set max_loras of the pool to {told[1]}, or start the engine with another.")
+    return ok(check, f"they can be loaded, {told[1]} in a batch")

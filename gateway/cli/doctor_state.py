@@ -1,0 +1,129 @@
+"""What `apprentice doctor` finds where state lives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.cli.doctor_checks import Finding, ok, problem, warning
+from gateway.cli.tables import size
+from gateway.durability import Kept, look_at
+from gateway.settings import Settings
+from gateway.state import StateError, open_state
+from monitoring.records import STREAM_KEY
+
+CLOCK_SECONDS_WARNED = 1.0
+CLOCK_SECONDS_MAX = 30.0
+RECORD_BYTES = 2_500
+"""What a record takes in Redis with its index, where there are too few to measure."""
+RECORDS_TO_MEASURE = 100
+
+
+async def check_state(settings: Settings) -> AsyncIterator[Finding]:
+    """The Redis that is configured, or the embedded Valkey if it runs: it is not started for this."""
+    socket_path = settings.data_folder.absolute() / "valkey" / "valkey.sock"
+    if settings.redis_url is None and not socket_path.exists():
+        yield ok("redis", "an embedded Valkey, which the gateway starts: durable, on this machine alone")
+        return
+    url = settings.redis_address() or f"unix://{socket_path}"
+    try:
+        async with open_state(url, settings.data_folder) as redis:
+            async for finding in _checks(settings, redis):
+                yield finding
+    except (StateError, RedisError, OSError) as error:
+        if settings.redis_url is None:
+            yield ok("redis", "the embedded Valkey does not run: the gateway starts it")
+        else:
+            yield problem("redis", f"{error}", "Start it, or mend redis_url.")
+
+
+async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
+    kept = await look_at(redis)
+    yield _reached(settings, kept)
+    yield _durability(kept)
+    yield _replicas(settings, kept)
+    yield _eviction(kept)
+    yield await _memory(settings, redis, kept)
+    yield await _clock(redis)
+
+
+def _reached(settings: Settings, kept: Kept) -> Finding:
+    where = "configured" if settings.redis_url else "embedded"
+    found = f"{kept.product} {kept.version or 'of an unknown version'}, {where}"
+    if kept.role in ("slave", "replica"):
+        return problem("redis", f"{found}, a replica", "Point redis_url to the primary: a replica takes no writes.")
+    return ok("redis", found)
+
+
+def _durability(kept: Kept) -> Finding:
+    fsync = "not told" if kept.append_fsync is None else kept.append_fsync
+    found = "no append-only file" if kept.append_only is False else f"append-only file, fsync {fsync}"
+    if (lack := kept.lack()) is not None:
+        return problem("durability", found, lack)
+    if kept.append_only is None:
+        return warning("durability", "it does not tell whether it keeps a file", "Ask its provider for an AOF.")
+    return ok("durability", found + ("" if kept.append_fsync == "always" else "; acknowledgements take over a second"))
+
+
+def _replicas(settings: Settings, kept: Kept) -> Finding:
+    wanted = settings.redis.replicas_acked_min
+    found = f"{'unknown' if kept.replicas is None else kept.replicas} replicas, {wanted} have to acknowledge"
+    if kept.replicas is not None and kept.replicas < wanted:
+        advice = "Attach them, or lower redis.replicas_acked_min: feedback and admins' changes are refused."
+        return problem("replicas of redis", found, advice)
+    if wanted and not kept.waits:
+        return warning("replicas of redis", found, "Without WAITAOF (7.2) they acknowledge from memory: update it.")
+    return ok("replicas of redis", found)
+
+
+def _eviction(kept: Kept) -> Finding:
+    if (fault := kept.eviction_fault()) is not None:
+        return problem("eviction", f"maxmemory-policy {kept.eviction}", fault)
+    if kept.eviction is None:
+        return warning("eviction", "it does not tell its maxmemory-policy", "See that it is noeviction.")
+    limit = f"maxmemory {size(kept.memory_bytes_max)}" if kept.memory_bytes_max else "without maxmemory"
+    return ok("eviction", f"{kept.eviction}, {limit}")
+
+
+async def _memory(settings: Settings, redis: Redis, kept: Kept) -> Finding:
+    """Whether as many records as the stream may keep find room beside what is there."""
+    limit = kept.memory_bytes_max or kept.machine_bytes
+    if limit is None or kept.memory_bytes is None:
+        return warning("memory", "it does not tell how much it has", "See that it has room for the records.")
+    count, taken = await _records(redis)
+    each = taken / count if count >= RECORDS_TO_MEASURE else RECORD_BYTES
+    left = max(0, settings.records.stream_records_max - count)
+    needed = kept.memory_bytes + left * each
+    found = f"{size(kept.memory_bytes)} of {size(limit)}; full of records {size(int(needed))}"
+    if kept.memory_bytes > 0.9 * limit:
+        return problem("memory", found, "Give it more now: soon it takes no writes.")
+    if needed > 0.8 * limit:
+        return warning("memory", found, "Give it more, or lower records.stream_records_max.")
+    return ok("memory", found)
+
+
+async def _records(redis: Any) -> tuple[int, int]:
+    """How many records the stream has, and the bytes that they take."""
+    try:
+        count = int(await redis.xlen(STREAM_KEY))
+        return count, int(await redis.memory_usage(STREAM_KEY, samples=50) or 0) if count else 0
+    except RedisError:
+        return 0, 0
+
+
+async def _clock(redis: Redis) -> Finding:
+    """The difference between this clock and Redis's, to half of what the asking took."""
+    began = time.time()
+    told: Any = await redis.time()
+    ended = time.time()
+    apart = abs(float(told[0]) + float(told[1]) / 1e6 - (began + ended) / 2)
+    found = f"{apart:.3f} s from Redis's, to {(ended - began) / 2:.3f} s"
+    if apart > CLOCK_SECONDS_MAX:
+        return problem("clock", found, "Set both by NTP: expiries, ids and windows go by it.")
+    if apart > CLOCK_SECONDS_WARNED:
+        return warning("clock", found, "Set both by NTP.")
+    return ok("clock", found)

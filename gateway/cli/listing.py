@@ -1,0 +1,67 @@
+"""A line of a list: what is to be known of a version, or of a replica, at one look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gateway.cli.tables import Row, share, since, size
+from serving.adapters.registry import PLACED
+
+NOTE_MAX = 60
+"""Letters of a note in a list; `why` has all of it."""
+
+
+def version_row(told: dict[str, Any]) -> Row:
+    """A version as the admin API tells it."""
+    placed = f"{len(told['ready'])}/{len(told['wanted'])}" if told["wanted"] or told["ready"] else "-"
+    return (
+        told["version"],
+        told["state"],
+        share(told["share"]),
+        told["pool"],
+        placed,
+        told["rank"],
+        size(told["size_bytes"]),
+        since(told["created_at"]),
+        _in_short(_note(told)),
+    )
+
+
+def _note(told: dict[str, Any]) -> str:
+    """What is to be known of a version: its own note, or that replicas which are to have it are without it."""
+    missing = [name for name in told["wanted"] if name not in told["ready"]]
+    if told["note"] or told["state"] not in PLACED or (told["ready"] and not missing):
+        return str(told["note"] or "")
+    without = [one for one in told["placements"] if one["replica"] in missing]
+    states = ", ".join(f"{one['replica']} is {one['state'] if one['up'] else 'down'}" for one in without)
+    return f"ready on {len(told['ready'])} of {len(told['wanted'])} replicas{': ' if states else ''}{states}"
+
+
+def _in_short(note: str) -> str:
+    return note if len(note) <= NOTE_MAX else f"{note[: NOTE_MAX - 1].rstrip()}…"
+
+
+def replica_row(told: dict[str, Any]) -> Row:
+    """A replica as the admin API tells it."""
+    capacity = told.get("capacity") or {}
+    state = "cordoned" if told.get("cordoned") else "up" if told["up"] else "down"
+    if not told["up"]:
+        capacity = {}  # what its engine held is gone, or not known
+    held = f"{capacity.get('registered', 0)} of {capacity.get('max_cpu_loras', '-')}"
+    return (
+        told["name"],
+        told["pool"],
+        state,
+        told["in_flight"],
+        held if capacity else "-",
+        capacity.get("ghosts") if capacity else None,
+        capacity.get("loads_left") if capacity else None,
+        ", ".join(_placed(told)) or "-",
+    )
+
+
+def _placed(told: dict[str, Any]) -> Iterator[str]:
+    """The versions on a replica, each with its state where it is not ready."""
+    for one in told.get("placements") or []:
+        yield one["version"] if one["state"] == "ready" else f"{one['version']} ({one['state']})"

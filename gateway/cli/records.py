@@ -1,0 +1,141 @@
+"""`apprentice records`: what the archive holds, read from its files. No gateway is asked, and nothing is changed."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from gateway.cli.tables import Printer, size
+from gateway.settings import SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from monitoring.archive import Asked
+
+records = typer.Typer(help="Export and count the archived records and feedback.", no_args_is_help=True)
+AGO = re.compile(r"(\d{1,6})(h|d)")
+HOUR_SECONDS = 3600
+
+
+class Kind(StrEnum):
+    """The datasets of an archive."""
+
+    RECORDS = "records"
+    FEEDBACK = "feedback"
+
+
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="From when on: 2026-03-01, 2026-03-01T12:00 (UTC), or so long ago: 36h, 7d."),
+]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before when; as --since.")]
+Task = Annotated[str | None, typer.Option(help="Of this task alone.")]
+Which = Annotated[Kind, typer.Option(help="Records, or the feedback on them.")]
+Config = Annotated[Path, typer.Option(help="The configuration, which names the archive's folder.")]
+Folder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The archive's folder; then no configuration is read.")
+]
+
+
+@records.command()
+def export(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to: FILE.parquet, FILE.csv or FILE.jsonl.")],
+    since: Since = None,
+    until: Until = None,
+    task: Task = None,
+    dataset: Which = Kind.RECORDS,
+    config: Config = Path("apprentice.yaml"),
+    folder: Folder = None,
+) -> None:
+    """Write archived records, or the feedback on them, to one file: Parquet, CSV or JSON lines.
+
+    Records that were made in the last minutes are not yet in the archive (records.archive_interval_seconds).
+    """
+    # duckdb is half as large as all the rest: only who reads the archive loads it.
+    from monitoring import archive  # noqa: PLC0415
+
+    with _told():
+        found = archive.export(_folder(config, folder), _asked(since, until, task, dataset), out)
+    print(f"Wrote {out}: {found} {'rows' if found != 1 else 'row'}, {size(out.stat().st_size)}.")
+
+
+@records.command()
+def count(
+    since: Since = None,
+    until: Until = None,
+    task: Task = None,
+    dataset: Which = Kind.RECORDS,
+    config: Config = Path("apprentice.yaml"),
+    folder: Folder = None,
+    json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
+) -> None:
+    """Count archived records, or the feedback on them, by day."""
+    from monitoring import archive  # noqa: PLC0415
+
+    with _told():
+        days = archive.count(_folder(config, folder), _asked(since, until, task, dataset))
+    out = Printer(json_only)
+    rows: list[dict[str, Any]] = [
+        {"day": day.day, "rows": day.rows, "files": day.files, "size_bytes": day.size_bytes} for day in days
+    ]
+    if not out.answer({"dataset": dataset.value, "rows": sum(day.rows for day in days), "days": rows}):
+        cells = [(day.day, day.rows, day.files, size(day.size_bytes)) for day in days]
+        total = ("all", *(sum(getattr(day, name) for day in days) for name in ("rows", "files")))
+        cells.append((*total, size(sum(day.size_bytes for day in days))))
+        out.table(("day", dataset.value, "files", "size of files"), cells)
+
+
+def moment_of(said: str, now: float) -> float:
+    """A time in Unix seconds from what was said of it: a day, a moment (UTC unless it says otherwise), or an age.
+
+    Raises SettingsError for anything else.
+    """
+    ago = AGO.fullmatch(said)
+    if ago is not None:
+        return now - int(ago[1]) * HOUR_SECONDS * (24 if ago[2] == "d" else 1)
+    try:
+        moment = datetime.fromisoformat(said)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise SettingsError(f"{said!r} is no time: write 2026-03-01, 2026-03-01T12:00, 36h or 7d.") from error
+
+
+def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind) -> Asked:
+    from monitoring.archive import Asked  # noqa: PLC0415
+
+    now = time.time()
+    first, last = (moment_of(said, now) if said is not None else None for said in (since, until))
+    return Asked("feedback" if dataset is Kind.FEEDBACK else "records", first, last, task)
+
+
+def _folder(config: Path, folder: Path | None) -> Path:
+    return folder if folder is not None else load_settings(config).archive
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever the reading raises, as one line on stderr and exit code 2."""
+    import duckdb  # noqa: PLC0415
+
+    from monitoring.archive import Nothing  # noqa: PLC0415
+
+    try:
+        yield
+    except (Nothing, SettingsError, ValueError) as error:
+        _end(str(error))
+    except OSError as error:
+        _end(f"{error.filename}: {error.strerror}.")
+    except duckdb.Error as error:
+        _end(f"The archive can't be read, or the file can't be written: {error}")
+
+
+def _end(text: str) -> NoReturn:
+    typer.echo(f"apprentice: {' '.join(text.split())}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,50 @@
+"""Going on with a stream that broke after it was committed: another engine continues its text, or nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from gateway.answer import Answer, attempt, failure_of, next_step, note_fault
+from gateway.errors import Problem
+from gateway.house import House
+from gateway.ledger import Ledger
+from gateway.request_body import RequestBody
+from router.attempts import GiveUp
+from router.policy import Policy
+from serving.errors import EngineError, RefusedByEngine
+
+
+async def go_on(
+    house: House, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger, failed: EngineError
+) -> None:
+    """Put another engine's answer in the place of this one, to go on where it broke.
+
+    Where that may not be, or nobody can: raises Problem. An engine that does not take a part of an answer is not asked
+    for the whole of it, since a part has been sent.
+    """
+    answer.close()
+    note_fault(house, answer.choice, failed, begun=True)
+    last = answer
+    while True:
+        answer.failures = (*answer.failures, failure_of(last, failed))
+        step, begun = next_step(house, policy, body, last, failed, answer.failures, ledger)
+        if isinstance(step, GiveUp) or begun is None:
+            raise _broken() from failed
+        if step.wait_seconds:
+            await asyncio.sleep(step.wait_seconds)
+        other, fault = await attempt(house, policy, body, step.choice, ledger, begun)
+        if fault is None:
+            ledger.went_on(answer.choice.pool.name, begun.tokens - answer.tokens_before, answer.share(time.monotonic()))
+            ledger.record.continued += 1
+            ledger.chosen(step.choice, house.stack(step.choice))
+            answer.take_over(other)
+            return
+        ledger.wasted(house.prices, other.choice.pool.name, other.share(time.monotonic()))
+        if isinstance(fault, RefusedByEngine):
+            raise _broken() from fault
+        last, failed = other, fault
+
+
+def _broken() -> Problem:
+    return Problem("stream_broken", "The engine failed inside the answer: what came is not whole.")

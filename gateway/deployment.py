@@ -1,0 +1,80 @@
+"""What the configuration says, as this gateway goes by it now; and what is made of it, each thing in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from gateway.exits import Cap
+from gateway.limits import Bound, bound_of
+from gateway.settings import Settings
+from gateway.snapshot import Deployed
+from monitoring.cost import Price
+from router.policy import TaskPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What each pool's engines cost, and what a saving is measured against. None where no price is known."""
+
+    by_pool: dict[str, Price | None]
+    general: Price | None
+
+
+class Deployment:
+    """The configuration in force. Its only mover is `take_in`; what else depends on it is moved beside it."""
+
+    __slots__ = ("body_bytes_max", "config", "loaded_at", "pool_limits", "prices", "settings", "turn")
+
+    def __init__(self, settings: Settings, config: Path | None = None) -> None:
+        """`config` is the file that it came from, where there is one to read again."""
+        self.config = config
+        self.turn = asyncio.Lock()
+        """One reading at a time."""
+        self.take_in(settings)
+
+    def take_in(self, settings: Settings) -> None:
+        """Go by these settings from now on."""
+        self.settings = settings
+        self.prices = prices_of(settings)
+        self.pool_limits = TaskPolicy(
+            "", None, max_tokens_max=settings.limits.pool_max_tokens_max, cache_isolation=settings.cache_isolation
+        )
+        self.body_bytes_max = settings.limits.body_bytes_max
+        self.loaded_at = time.time()
+        """Unix seconds."""
+
+
+def deployed_of(settings: Settings) -> Deployed:
+    """What the policy takes from the settings."""
+    tasks = {name: task.policy(name, settings.cache_isolation) for name, task in settings.tasks.items()}
+    pools = frozenset(name for name, pool in settings.pools.items() if pool.callable)
+    return Deployed(MappingProxyType(tasks), pools, settings.limits.attempts())
+
+
+def prices_of(settings: Settings) -> Prices:
+    """The prices of pools."""
+    by_pool = {name: pool.price.price() if pool.price else None for name, pool in settings.pools.items()}
+    return Prices(by_pool, by_pool[settings.general_pool])
+
+
+def bounds_of(settings: Settings) -> Mapping[str, Bound]:
+    """What a request is thought to take at most, by what may stand in `model`."""
+    prices = prices_of(settings).by_pool
+    adapted = [prices[name] for name, pool in settings.pools.items() if pool.base_folder is not None]
+    pools = {name: bound_of(settings.limits.pool_max_tokens_max, [price]) for name, price in prices.items()}
+    tasks = {
+        name: bound_of(task.max_tokens_max, [*adapted, prices.get(task.exit_pool or "")])
+        for name, task in settings.tasks.items()
+    }
+    return MappingProxyType(pools | tasks)
+
+
+def caps_of(settings: Settings) -> Mapping[str, Cap]:
+    """What tasks may send to their exits."""
+    tasks = settings.tasks.items()
+    return {name: Cap(task.general_share_max, task.general_usd_per_day) for name, task in tasks}

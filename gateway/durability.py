@@ -1,0 +1,334 @@
+"""Acknowledged means durable: what Redis does with a write, and the wait until it has done it.
+
+Redis with `appendfsync always` answers a write once it is on the disk. With `everysec` it answers before: there an
+acknowledgement waits for WAITAOF, which tells when all that its connection has written is on the disk, and on the disks
+of so many replicas. Replication and the append-only file have one order, so a mark that is written after an answered
+write, on any connection to the same process, is durable no sooner than that write: one mark and one WAITAOF stand for
+all who wait at that moment. Whether it is the same process, `Lives` tells.
+
+WAITAOF alone is not enough: Redis 7.4 (redis/redis#13793) and Valkey 9.1 answer it before they have synced, where less
+than a second has passed since their last sync. So a sync that began after the mark is waited for as well: if none was
+under way at the mark, `everysec` begins one within a second; it is over when none is under way after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from gateway.errors import Problem
+from gateway.state import Lives, StateError
+from gateway.wire import Message, Send
+
+log = logging.getLogger(__name__)
+MARK_KEY = "apprentice:acknowledged"
+NO_SYNC = "no-appendfsync-on-rewrite"
+ASKED_KEY = "apprentice:acknowledging"
+ROUNDS_MAX = 8
+"""Waits under way at the same time. With `everysec` each takes more than a second; who comes when all are, shares the
+next one."""
+SYNC_BEGUN_SECONDS = 1.2
+"""After so long a sync has begun: a second, and twice the 100 ms by which the clock of Redis is late."""
+POLL_SECONDS = 0.02
+NOT_SETTLED = "It may have been stored, but not durably in time. Look whether it was, or send it again."
+
+
+class NotSettled(Exception):
+    """What was written may be lost when Redis or its machine fails now: it can't be acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a Redis tells of how it keeps what is written. None: it does not tell. Sizes are in bytes."""
+
+    product: str = "Redis"
+    version: str | None = None
+    append_only: bool | None = None
+    append_fsync: str | None = None
+    syncs_always: bool = True
+    """False with `no-appendfsync-on-rewrite yes`: nothing is synced while it rewrites its file."""
+    eviction: str | None = None
+    memory_bytes_max: int | None = None
+    memory_bytes: int | None = None
+    machine_bytes: int | None = None
+    replicas: int | None = None
+    role: str | None = None
+    waits: bool = False
+    """Whether it has WAITAOF (Redis and Valkey from 7.2 on)."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is acknowledged is on its disk."""
+        if self.append_only is False or self.append_fsync == "no" or not self.syncs_always:
+            return False
+        return self.append_fsync == "always" or self.waits
+
+    def lack(self) -> str | None:
+        """What is missing for it to be durable, as a sentence that says what to do; None where nothing is."""
+        if self.append_only is False:
+            return (
+                f"{self.product} is not durable: it has no append-only file, and forgets what is acknowledged when it "
+                "ends. Set appendonly yes and appendfsync always."
+            )
+        if self.append_fsync == "no":
+            return (
+                f"{self.product} is not durable: appendfsync is no, so that its machine may forget what is "
+                "acknowledged. Set appendfsync always."
+            )
+        if not self.syncs_always:
+            return (
+                f"{self.product} is not durable: while it rewrites its file it syncs nothing. Set "
+                "no-appendfsync-on-rewrite no."
+            )
+        if not self.durable:
+            return (
+                f"{self.product} is not durable: it has no WAITAOF, and may forget the last second of what is "
+                "acknowledged. Take version 7.2 or later, or set appendfsync always."
+            )
+        return None
+
+    def eviction_fault(self) -> str | None:
+        """Why it can't keep state, or None."""
+        if self.eviction in (None, "noeviction") or not self.memory_bytes_max:
+            return None
+        return (
+            f"{self.product} may drop what admins have set, feedback and audit: its maxmemory-policy is "
+            f"{self.eviction}. Set maxmemory-policy noeviction."
+        )
+
+
+async def look_at(redis: Redis) -> Kept:
+    """What this Redis does with what is written. What a provider forbids to ask is None. Raises RedisError."""
+    info = {**await _info(redis, "server"), **await _info(redis, "persistence")}
+    info |= {**await _info(redis, "memory"), **await _info(redis, "replication")}
+    asked = {name: await _configured(redis, name) for name in ("appendonly", "appendfsync", NO_SYNC)}
+    enabled = info.get("aof_enabled")
+    append_only = asked["appendonly"] == "yes" if asked["appendonly"] is not None else None
+    version = info.get("valkey_version") or info.get("redis_version")
+    return Kept(
+        product="Valkey" if "valkey_version" in info else "Redis",
+        version=None if version is None else str(version),
+        append_only=append_only if enabled is None else bool(enabled),
+        append_fsync=asked["appendfsync"],
+        syncs_always=asked[NO_SYNC] != "yes",
+        eviction=info.get("maxmemory_policy"),
+        memory_bytes_max=info.get("maxmemory"),
+        memory_bytes=info.get("used_memory"),
+        machine_bytes=info.get("total_system_memory"),
+        replicas=info.get("connected_slaves"),
+        role=info.get("role"),
+        waits=await _takes_waitaof(redis),
+    )
+
+
+async def _info(redis: Redis, section: str) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = await redis.info(section)
+    except ResponseError:
+        return {}
+    return told
+
+
+async def _configured(redis: Redis, name: str) -> str | None:
+    try:
+        told: Any = await redis.config_get(name)
+    except ResponseError:
+        return None
+    found = {_text(key): _text(value) for key, value in told.items()}
+    return found.get(name)
+
+
+async def _takes_waitaof(redis: Redis) -> bool:
+    try:
+        await redis.execute_command("WAITAOF", 0, 0, 1)  # type: ignore[no-untyped-call]
+    except ResponseError:
+        return False
+    return True
+
+
+def _text(told: bytes | str) -> str:
+    return told.decode() if isinstance(told, bytes) else told
+
+
+class Durability:
+    """Lets acknowledgements wait until what they acknowledge is durable. Those that wait share their WAITAOFs."""
+
+    def __init__(self, redis: Redis, lives: Lives, replicas_acked_min: int, timeout_seconds: float) -> None:
+        self._redis = redis
+        self._lives = lives
+        self._replicas_min = replicas_acked_min
+        self._timeout_seconds = timeout_seconds
+        self._slots = asyncio.Semaphore(ROUNDS_MAX)
+        self._group: asyncio.Future[str] | None = None
+        self._rounds: set[asyncio.Task[None]] = set()
+        self._looked_in = -1
+        self.kept = Kept()
+
+    async def look(self) -> Kept:
+        """Ask Redis again how it keeps what is written, and log what has changed for the worse. Raises RedisError."""
+        count = self._lives.count
+        kept = await look_at(self._redis)
+        if (lack := kept.lack()) != self.kept.lack() or self._looked_in < 0:
+            level = logging.WARNING if lack else logging.INFO
+            log.log(level, "%s", lack or f"{kept.product} {kept.version} keeps on disk what is acknowledged")
+        if (fault := kept.eviction_fault()) is not None and self._looked_in >= 0:
+            log.error("%s", fault)
+        self.kept, self._looked_in = kept, count
+        return kept
+
+    async def begin(self) -> None:
+        """The look at the start. Raises StateError where Redis may drop state, and RedisError."""
+        kept = await self.look()
+        if (fault := kept.eviction_fault()) is not None:
+            raise StateError(fault)
+        if kept.eviction is None:
+            log.warning("%s does not tell its maxmemory-policy: see that it is noeviction", kept.product)
+
+    def mark(self) -> int:
+        """To be taken before the first write of what is to be acknowledged, and given to `settle`."""
+        return self._lives.count
+
+    async def settle(self, mark: int) -> None:
+        """Wait until all that was written since `mark` was taken is as durable as it is to be.
+
+        Raises NotSettled where that does not come in time, or Redis is another process meanwhile.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                if self._looked_in != self._lives.count:
+                    await self.look()
+                if self._command() is None:
+                    return
+                failed = await asyncio.shield(self._next_round())
+        except TimeoutError:
+            raise NotSettled(f"{NOT_SETTLED} (no answer in {self._timeout_seconds:g} s)") from None
+        except (RedisError, OSError) as error:
+            raise NotSettled(f"{NOT_SETTLED} ({type(error).__name__})") from error
+        if failed:
+            raise NotSettled(f"{NOT_SETTLED} ({failed})")
+        if mark != self._lives.count:
+            raise NotSettled(f"{NOT_SETTLED} (Redis was started anew, or another one took over)")
+
+    def _command(self) -> tuple[Any, ...] | None:
+        """What to wait with, or None if there is nothing to wait for."""
+        milliseconds = max(1, int(self._timeout_seconds * 1000))
+        syncs = self.kept.append_only is not False and self.kept.append_fsync != "no"
+        if self.kept.waits and (self._replicas_min or (syncs and self.kept.append_fsync != "always")):
+            return ("WAITAOF", int(syncs), self._replicas_min, milliseconds)
+        return ("WAIT", self._replicas_min, milliseconds) if self._replicas_min else None
+
+    def _next_round(self) -> asyncio.Future[str]:
+        """The round that has not asked yet: what is answered before it asks is covered by it."""
+        if self._group is None:
+            self._group = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(self._round(self._group))
+            self._rounds.add(task)
+            task.add_done_callback(self._rounds.discard)
+        return self._group
+
+    async def _round(self, group: asyncio.Future[str]) -> None:
+        """Ask once for all in the group, who are told what is missing: nothing if the text is empty."""
+        try:
+            async with self._slots:
+                self._group = None  # whoever comes from now on waits for the next
+                group.set_result(await self._asked())
+        except (RedisError, OSError, TimeoutError) as error:
+            group.set_result(f"Redis: {type(error).__name__}")
+        except BaseException:
+            group.cancel()
+            raise
+
+    async def _asked(self) -> str:
+        command = self._command()
+        if command is None:
+            return ""
+        late = self.kept.append_only is not False and self.kept.append_fsync not in ("always", "no")
+        asked_at = await self._mark_between_syncs() if late else 0.0
+        missing = await self._waited(command)
+        return missing or (await self._synced_since(asked_at) if late and self.kept.append_only is not False else "")
+
+    async def _mark_between_syncs(self) -> float:
+        """Write while no sync is under way: the next to begin covers it. When that was, at the latest."""
+        while True:
+            async with self._redis.pipeline(transaction=False) as one_connection:
+                one_connection.incr(ASKED_KEY)
+                one_connection.info("persistence")
+                _, info = await one_connection.execute(raise_on_error=False)
+            if isinstance(info, Exception) or not info.get("aof_pending_bio_fsync"):
+                return time.monotonic()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _synced_since(self, marked_at: float) -> str:
+        """Wait until the sync after a mark has begun and is over."""
+        await asyncio.sleep(marked_at + SYNC_BEGUN_SECONDS - time.monotonic())
+        await self._redis.ping()  # before it answers it begins the sync that is due
+        while True:
+            info = await _info(self._redis, "persistence")
+            if not info.get("aof_pending_bio_fsync"):
+                return "" if info.get("aof_last_write_status", "ok") == "ok" else "Redis can't write its file"
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _waited(self, command: tuple[Any, ...]) -> str:
+        async with self._redis.pipeline(transaction=False) as one_connection:
+            one_connection.incr(MARK_KEY)
+            one_connection.execute_command(*command)
+            try:
+                _, reached = await one_connection.execute()
+            except ResponseError as error:
+                if "appendonly is disabled" not in str(error):
+                    raise
+                self.kept = replace(self.kept, append_only=False)  # it had not told
+                log.warning("%s", self.kept.lack())
+                return "" if (again := self._command()) is None else await self._waited(again)
+        copies = reached if isinstance(reached, list) else [1, reached]
+        if copies[0] < int(command[0] == "WAITAOF" and command[1]):
+            return "it is not on the disk of Redis"
+        if copies[1] < self._replicas_min:
+            return f"{copies[1]} of {self._replicas_min} replicas have it"
+        return ""
+
+    async def close(self) -> None:
+        """End what is under way; nobody waits for it any more."""
+        for task in self._rounds:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._rounds, return_exceptions=True)
+
+
+def not_settled(error: NotSettled, more: str = "") -> Problem:
+    """What the caller is told, who must not take it for stored."""
+    return Problem("storage_unavailable", f"{error}{more}")
+
+
+class SettledSend:
+    """`send` of a change by an admin: an answer that says that it was done goes out once it is durable."""
+
+    def __init__(self, durability: Durability, send: Send, refused: Any) -> None:
+        self._durability = durability
+        self._send = send
+        self._refused = refused
+        self._mark = durability.mark()
+        self._unsettled = False
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on; where the change did not settle in time, a 503 instead of the answer."""
+        if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
+            try:
+                await self._durability.settle(self._mark)
+            except NotSettled as error:
+                self._unsettled = True
+                await self._tell(not_settled(error))
+        if not self._unsettled:
+            await self._send(message)
+
+    async def _tell(self, problem: Problem) -> None:
+        self._refused.add(1, problem.code)
+        await self._send({"type": "http.response.start", "status": problem.status, "headers": problem.headers()})
+        await self._send({"type": "http.response.body", "body": problem.body()})

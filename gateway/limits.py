@@ -1,0 +1,305 @@
+"""What a caller may take: requests and tokens a minute, US dollars a day and a month. Taken before a request is routed,
+by an estimate, and settled at its end with the truth; docs/limits.md tells what that holds and what it does not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from gateway.callers import Caller, CallerLimits, LimitName
+from gateway.errors import Problem
+from gateway.request_body import RequestBody
+from gateway.settings import LimitSettings
+from gateway.slices import SPAN_SECONDS, Allowance, Slice, Slices, Span, spent
+from monitoring.cost import SECONDS_PER_HOUR, Price
+from monitoring.metrics import Meters
+from monitoring.records import Record
+
+NANOS = 1_000_000_000
+"""Money is counted in whole billionths of a US dollar: a token may cost less than a millionth."""
+BYTES_PER_TOKEN = 3
+HOUR_PRICED_SECONDS = 5.0
+"""What a request is thought to take of a replica that is paid by the hour, until it is known."""
+PURSES_MAX = 2000
+REQUESTS, TOKENS, MONEY = range(3)
+KINDS: Mapping[LimitName, int] = {
+    "requests_per_minute": REQUESTS,
+    "tokens_per_minute": TOKENS,
+    "usd_per_day": MONEY,
+    "usd_per_month": MONEY,
+}
+HEADER_NAMES = (
+    (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"),
+    (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
+)
+RETRY_AFTER_SECONDS_MAX = 3600.0
+SPANS: Mapping[LimitName, Span] = {
+    "requests_per_minute": "minute",
+    "tokens_per_minute": "minute",
+    "usd_per_day": "day",
+    "usd_per_month": "month",
+}
+UNITS: Mapping[LimitName, int] = {
+    "requests_per_minute": 1,
+    "tokens_per_minute": 1,
+    "usd_per_day": NANOS,
+    "usd_per_month": NANOS,
+}
+WORDS: Mapping[LimitName, str] = {
+    "requests_per_minute": "requests a minute",
+    "tokens_per_minute": "tokens a minute",
+    "usd_per_day": "US dollars a day",
+    "usd_per_month": "US dollars a month",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a request for one model is thought to take at most; money in billionths of a US dollar."""
+
+    completion_tokens: int
+    prompt_token_nanos: float = 0.0
+    completion_token_nanos: float = 0.0
+    request_nanos: float = 0.0
+
+    def tokens(self, body: RequestBody, size: int) -> tuple[int, int]:
+        """Tokens of a prompt of `size` bytes, and of the answers that may follow."""
+        asked = body.read.max_completion_tokens or body.read.max_tokens or self.completion_tokens
+        return size // BYTES_PER_TOKEN + 1, asked * body.choices
+
+    def nanos(self, prompt_tokens: int, completion_tokens: int) -> int:
+        """The cost of so many tokens, rounded up."""
+        of_tokens = prompt_tokens * self.prompt_token_nanos + completion_tokens * self.completion_token_nanos
+        return int(of_tokens + self.request_nanos) + 1
+
+
+UNKNOWN = Bound(1)
+
+
+def bound_of(completion_tokens: int, prices: list[Price | None]) -> Bound:
+    """The bound of a model that any of these may answer: the dearest counts; what is not known does not."""
+    known = [price for price in prices if price is not None]
+    return Bound(
+        completion_tokens,
+        max([0.0, *(1000 * (price.prompt_usd_per_million_tokens or 0.0) for price in known)]),
+        max([0.0, *(1000 * (price.completion_usd_per_million_tokens or 0.0) for price in known)]),
+        max([0.0, *(NANOS * HOUR_PRICED_SECONDS * (p.replica_usd_per_hour or 0.0) / SECONDS_PER_HOUR for p in known)]),
+    )
+
+
+def nanos_of(record: Record) -> int:
+    """What a request has cost, in billionths of a US dollar: failed attempts too, and what is unknown not at all."""
+    return round(((record.cost_usd or 0.0) + (record.wasted_usd or 0.0)) * NANOS)
+
+
+class Purse:
+    """One key's allowances, for as long as it is asked with and its limits stand."""
+
+    __slots__ = ("allowances", "limits", "names")
+
+    def __init__(self, limits: CallerLimits, allowances: Mapping[LimitName, Allowance]) -> None:
+        self.limits = limits
+        self.names = tuple(allowances)
+        self.allowances = tuple((one, KINDS[name]) for name, one in allowances.items())
+        """Each with its place in what a request needs. Those of a minute come first."""
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """OpenAI's headers of the limits that the key has: the limit, what is left of it, and until when."""
+        found: list[tuple[bytes, bytes]] = []
+        now = time.monotonic()
+        for allowance, kind in self.allowances:
+            if kind == MONEY:
+                break
+            held = allowance.slice_at(now)
+            left, seconds = allowance.limit, SPAN_SECONDS["minute"]
+            if held is not None:
+                left = min(allowance.limit, max(0, allowance.limit - held.total) + max(0, held.free))
+                seconds = max(1, math.ceil(held.ends_at - now))
+            limit, remaining, reset = HEADER_NAMES[kind]
+            found += ((limit, b"%d" % allowance.limit), (remaining, b"%d" % left), (reset, b"%ds" % seconds))
+        return found
+
+
+Taken = tuple[Slice, int, int]
+"""Of which slice, how much, and of which kind."""
+
+
+class Hold:
+    """What one request has taken of its key's allowances. It is settled once."""
+
+    __slots__ = ("_prompt_tokens", "_taken", "purse")
+
+    def __init__(self, purse: Purse, taken: list[Taken], prompt_tokens: int) -> None:
+        self.purse = purse
+        self._taken: list[Taken] | None = taken
+        self._prompt_tokens = prompt_tokens
+
+    def settle(self, record: Record) -> None:
+        """Give back what was reserved, and take what was really spent. Raises RuntimeError the second time."""
+        if self._taken is None:
+            raise RuntimeError("what a request has taken is settled once")
+        for held, reserved, kind in self._taken:
+            held.reserved -= reserved
+            held.used += 1 if kind == REQUESTS else self._tokens(record) if kind == TOKENS else nanos_of(record)
+        self._taken = None
+
+    def _tokens(self, record: Record) -> int:
+        """Tokens of the answer; of a prompt that no engine has counted, the estimate."""
+        if record.prompt_tokens is None and record.completion_tokens is None:
+            return 0
+        prompt = self._prompt_tokens if record.prompt_tokens is None else record.prompt_tokens
+        return prompt + (record.completion_tokens or 0)
+
+
+class Limits:
+    """Takes and refuses by keys' limits. Owner of their purses; the slices in them are fetched by a duty."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        gateway: str,
+        bounds: Mapping[str, Bound],
+        meters: Meters,
+        settings: LimitSettings,
+    ) -> None:
+        """`gateway` is this gateway's name, which no other has, and it had in no other life."""
+        self._redis = redis
+        self._meters = meters
+        self._purses: dict[str, Purse] = {}
+        self.slices = Slices(redis, gateway)
+        self.take_in(bounds, settings)
+
+    def take_in(self, bounds: Mapping[str, Bound], settings: LimitSettings) -> None:
+        """Go by these from now on. `bounds` are those of all that may stand in `model`, a task's for its versions."""
+        self._bounds = bounds
+        self._wait_seconds = self.slices.timeout_seconds = settings.lease_timeout_seconds
+        self.slices.share = settings.slice_share
+        self.open_without_redis = settings.redis_gone == "open"
+        """Whether requests are let through where Redis is gone and no slice is left."""
+
+    async def take(self, caller: Caller, body: RequestBody, size: int) -> Hold | None:
+        """Take a request's share of its key's limits, `size` being its body's bytes: None where the key has none.
+
+        Raises Problem: 429 where a limit is reached, 503 where Redis is gone and nobody may pass without it.
+        """
+        limits = caller.limits
+        if limits is None:
+            return None
+        purse = self._purses.get(caller.public)
+        if purse is None or purse.limits != limits or purse.allowances[0][0].forgotten:
+            purse = self._purse(caller.public, limits)
+        bound = self.bound(body.read.model)
+        prompt, completion = bound.tokens(body, size)
+        needs = (1, prompt + completion, bound.nanos(prompt, completion))
+        now = time.monotonic()
+        for allowance, kind in purse.allowances:
+            held = allowance.slice_at(now)
+            if held is None or held.held - held.used - held.reserved < min(needs[kind], allowance.limit):
+                await self._wait(purse, needs)
+                break
+        return Hold(purse, self._taken(purse, needs), prompt)
+
+    def bound(self, model: str) -> Bound:
+        """What a request for this model is thought to take at most."""
+        return self._bounds.get(model) or self._bounds.get(model.partition("@")[0]) or UNKNOWN
+
+    async def usage(self, caller: Caller) -> dict[str, Any]:
+        """What was spent in the present windows of the key's limits, by all gateways. Raises RedisError."""
+        if caller.limits is None:
+            return {}
+        allowances = self._purse(caller.public, caller.limits).allowances
+        now = time.monotonic()
+        found = await spent(self._redis, [(allowance.key, allowance.span) for allowance, _ in allowances])
+        told: dict[str, Any] = {}
+        of_each = zip(caller.limits.items(), allowances, found, strict=True)
+        for (name, limit), (allowance, kind), (said, ends_at) in of_each:
+            held = allowance.slice_at(now)
+            units = said + (held.used - held.told_used if held is not None else 0)
+            used = units / NANOS if kind == MONEY else units
+            told[name] = {"limit": limit, "spent": used, "left": max(0, limit - used), "resets_at": ends_at}
+        return told
+
+    def _purse(self, public: str, limits: CallerLimits) -> Purse:
+        if len(self._purses) > PURSES_MAX:
+            self._purses = {name: one for name, one in self._purses.items() if not one.allowances[0][0].forgotten}
+        allowances = {
+            name: self.slices.allowance(f"key:{public}", name, SPANS[name], max(1, round(value * UNITS[name])))
+            for name, value in limits.items()
+        }
+        purse = self._purses[public] = Purse(limits, allowances)
+        return purse
+
+    def _taken(self, purse: Purse, needs: tuple[int, int, int]) -> list[Taken]:
+        """Reserve what a request needs. Where there is no slice, it was let through without."""
+        now = time.monotonic()
+        taken = []
+        for allowance, kind in purse.allowances:
+            allowance.touched_at = now
+            held = allowance.now
+            if held is None:
+                continue
+            need = min(needs[kind], allowance.limit)
+            held.reserved += need
+            if need > allowance.need:
+                allowance.expect(need)
+            if 2 * (held.held - held.used - held.reserved) < allowance.target and not held.dry:
+                self.slices.feed(allowance)
+            taken.append((held, need, kind))
+        return taken
+
+    async def _wait(self, purse: Purse, needs: tuple[int, int, int]) -> None:
+        """Wait for slices that are large enough, but not for long. Raises Problem."""
+        until = time.monotonic() + self._wait_seconds
+        while True:
+            now = time.monotonic()
+            lacking = list(_lacking(purse, needs, now))
+            if any(allowance.now is not None and allowance.now.dry for allowance, _ in lacking):
+                raise _over(purse, lacking, now)
+            if not lacking:
+                return
+            if self.slices.gone or now >= until:
+                if not self.open_without_redis:
+                    text = "Redis can't be reached, and the key's limits can't be held without it. Try again later."
+                    raise Problem("storage_unavailable", text)
+                self.let_through()
+                return
+            for allowance, need in lacking:
+                allowance.touched_at = now
+                allowance.asked += need
+                allowance.expect(max(need, allowance.need))
+                self.slices.feed(allowance)
+            await self.slices.round_over(until - now)
+
+    def let_through(self) -> None:
+        """Count a request that could not be held against its limits."""
+        self._meters.limits_unenforced.add(1)
+
+
+def _lacking(purse: Purse, needs: tuple[int, int, int], now: float) -> Iterator[tuple[Allowance, int]]:
+    for allowance, kind in purse.allowances:
+        held = allowance.slice_at(now)
+        need = min(needs[kind], allowance.limit)
+        if held is None or held.free < need:
+            yield allowance, need
+
+
+def _over(purse: Purse, lacking: list[tuple[Allowance, int]], now: float) -> Problem:
+    """The refusal of a request that a limit has no room for; a budget goes before a rate."""
+    dry = [(one, one.now.ends_at - now) for one, _ in lacking if one.now is not None and one.now.dry]
+    allowance, left = max(dry, key=lambda each: each[1])
+    name = purse.names[[one for one, _ in purse.allowances].index(allowance)]
+    seconds = max(1, math.ceil(left))
+    text = f"The key may take {allowance.limit / UNITS[name]:g} {WORDS[name]}, and they are taken. "
+    if KINDS[name] == MONEY:
+        code, more = "budget_exceeded", "Ask an admin for a larger budget."
+    else:
+        code, more = "rate_limit_exceeded", f"Try again in {seconds} s; a smaller max_tokens takes fewer tokens."
+    problem = Problem(code, text + more, None, min(seconds, RETRY_AFTER_SECONDS_MAX))
+    problem.told = purse.headers()
+    return problem

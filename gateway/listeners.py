@@ -1,0 +1,191 @@
+"""Where the gateway listens, what it shows at each place, and how it stops: ready turns 503 first, answers finish."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+
+from gateway.admin.uploads import is_upload
+from gateway.app import Gateway
+from gateway.connection import Connection, Door
+from gateway.errors import Problem
+from gateway.reload import reload_on_signal
+from gateway.sections import ListenSettings
+from gateway.settings import Settings
+from gateway.wire import Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+PROBES = "/health/"
+METRICS = "/metrics"
+ADMIN = "/admin/"
+OF_ADMINS = (ADMIN, "/openapi.json", PROBES)
+LOOK_SECONDS = 0.05
+END_SECONDS_MAX = 2.0
+CLOSE_SECONDS_MAX = 5
+SECURITY_HEADERS = (("x-content-type-options", "nosniff"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address that the gateway listens on: for whom, and which paths it shows or hides there (None: shows all)."""
+
+    whom: str
+    host: str
+    port: int
+    shown: tuple[str, ...] | None = None
+    hidden: tuple[str, ...] = ()
+
+
+def addresses_of(listen: ListenSettings) -> Iterator[Address]:
+    """All of them, that of callers first."""
+    elsewhere = (*([ADMIN] if listen.admin else []), *([METRICS] if listen.metrics else []))
+    yield Address("callers", listen.host, listen.port, None, elsewhere)
+    if listen.admin is not None:
+        yield Address("admins", listen.admin.host, listen.admin.port, OF_ADMINS)
+    if listen.metrics is not None:
+        yield Address("metrics", listen.metrics.host, listen.metrics.port, (METRICS, PROBES))
+
+
+class Face:
+    """The application as one listener shows it: what is not shown there is a 404, as if it were nowhere."""
+
+    def __init__(self, app: Gateway, place: Address) -> None:
+        self._app = app
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        shown, path = self._place.shown, scope["path"]
+        if path.startswith(self._place.hidden) or (shown is not None and not path.startswith(shown)):
+            problem = Problem("not_found", "There is nothing at this address.")
+            body = problem.body()
+            headers = [*problem.headers(), (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+        else:
+            await self._app(scope, receive, send)
+
+
+class OrderlyServer(uvicorn.Server):
+    """uvicorn on all listeners, with one lifespan. It drains before it closes; a second signal skips the waiting."""
+
+    def __init__(self, settings: Settings, gateway: Gateway) -> None:
+        tls = settings.listen.tls
+        super().__init__(
+            uvicorn.Config(
+                gateway,
+                loop="uvloop",
+                http=Connection,
+                ws="none",
+                lifespan="on",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                log_config=None,
+                headers=list(SECURITY_HEADERS),
+                timeout_keep_alive=settings.limits.keep_alive_seconds_max,  # type: ignore[arg-type]
+                timeout_graceful_shutdown=CLOSE_SECONDS_MAX,
+                ssl_certfile=tls.cert_file if tls else None,
+                ssl_keyfile=str(tls.key_file) if tls else None,
+            )
+        )
+        self._gateway = gateway
+        self._settings = settings
+        self._doors: list[Door] = []
+        self._signals = 0
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each listener, that of callers first."""
+        return [listener.sockets[0].getsockname()[:2] for listener in self.servers]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note the signal, but do not raise it again after the stop as uvicorn would: an orderly stop exits with 0.
+
+        The second one skips the waiting, the third one the order too.
+        """
+        self._signals += 1
+        self.should_exit = True
+        if self._signals > 2:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Build the House, then listen."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        self.servers = []
+        try:
+            for place in addresses_of(self._settings.listen):
+                await self._listen(place)
+        except OSError as error:
+            log.error("the gateway can't listen: %s", error)
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
+        reload_on_signal(self._gateway.state.house)
+        self.started = True
+
+    async def _listen(self, place: Address) -> None:
+        limits, tls = self._settings.limits, self.config.ssl
+        whole = place.shown is None and not place.hidden
+        door = Door(self._gateway if whole else Face(self._gateway, place), limits, is_upload)
+        make = partial(Connection, self.config, self.server_state, self.lifespan.state, door)
+        self._doors.append(door)
+        listener = await asyncio.get_running_loop().create_server(
+            make,
+            place.host,
+            place.port,
+            ssl=tls,
+            backlog=self.config.backlog,
+            ssl_handshake_timeout=limits.head_seconds_max if tls else None,
+        )
+        self.servers.append(listener)
+        host, port = listener.sockets[0].getsockname()[:2]
+        address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("the gateway is running on %s for %s", address, place.whom)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Not ready; then closed to newcomers; what is under way finishes, or is ended; then uvicorn's own stop."""
+        admission, limits = self._gateway.state.house.admission, self._gateway.state.house.settings.limits
+        admission.leaving = True
+        for door in self._doors:
+            door.leaving = True
+        await self._wait(asyncio.sleep(limits.drain_seconds_min), limits.drain_seconds_min)
+        for listener in self.servers:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        if not await self._wait(admission.drained(), limits.drain_seconds_max):
+            log.warning("%d requests were still under way when the time to drain was over", admission.in_flight)
+            admission.over = True
+            await self._end()
+        await super().shutdown(sockets)
+
+    async def _wait(self, ending: Awaitable[object], seconds: float) -> bool:
+        """Wait for something to end, no longer than so many seconds, and not after a second signal. Whether it did."""
+        task = asyncio.ensure_future(ending)
+        await asyncio.sleep(0)  # it begins, whatever comes
+        until = asyncio.get_running_loop().time() + seconds
+        while not task.done() and self._signals < 2 and asyncio.get_running_loop().time() < until:
+            await asyncio.wait([task], timeout=LOOK_SECONDS)
+        done: bool = task.done()
+        task.cancel()
+        return done
+
+    async def _end(self) -> None:
+        """End what is still under way: a stream that has begun with the error as its last event."""
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=END_SECONDS_MAX)

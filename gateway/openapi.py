@@ -1,0 +1,396 @@
+"""The document at /openapi.json: what FastAPI knows of the endpoints, and what it can't know, said by hand.
+
+By hand are the two hot endpoints, whose fields come from gateway/parameters.py; every error of every endpoint, with
+the codes that it may have; keys and roles; headers; and bodies that are no JSON of a fixed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from fastapi.routing import APIRoute
+from msgspec import Raw
+
+from gateway.admin.access import admin_of, operator_of
+from gateway.admin.uploads import FIELDS as FORM_FIELDS
+from gateway.admin.uploads import FILES, NEEDED
+from gateway.endpoints import caller_of
+from gateway.errors import ERRORS, FINAL
+from gateway.parameters import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
+from serving.adapters.pull import FILES as STORE_FILES
+
+Json = dict[str, Any]
+
+ANYWHERE = ("invalid_http", "head_too_large", "internal_error", "overload")
+"""What any request may be told, before it is known what it is for."""
+OF_KEYS = ("invalid_api_key",)
+OF_ROLES = ("role_required",)
+OF_JSON = ("invalid_json", "invalid_value", "missing_field", "unknown_parameter", "body_too_large")
+OF_FORMS = (*OF_JSON[1:], "unsupported_media_type", "adapter_rejected")
+OF_STATE = ("storage_unavailable",)
+OF_RELEASES = ("not_found", "stale_generation", "state_conflict")
+HOT_ERRORS = (
+    *(*ANYWHERE, *OF_KEYS, *OF_JSON, *OF_STATE, "unsupported_media_type", "parameter_not_allowed"),
+    *("engine_refused", "context_length_exceeded", "content_policy", "refused_by_override"),
+    *("model_not_allowed", "model_not_found", "caller_busy", "rate_limit_exceeded", "budget_exceeded"),
+    *("engine_error", "no_replica", "version_not_loaded", "exit_capped", "draining", "timeout"),
+)
+IN_STREAMS = ("stream_broken", "timeout", "draining", "internal_error")
+"""What a stream that has begun may end with, as an event."""
+OWN: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "read_request": ("request_not_found",),
+        "give_feedback": ("request_not_found", "feedback_conflict", "feedback_window_over", "feedback_full"),
+        "set_override": ("not_found", "approver_must_differ", "state_conflict"),
+        "delete_override": ("not_found",),
+        "make_caller": ("state_conflict",),
+        "read_caller": ("not_found",),
+        "change_caller": ("not_found", "stale_generation", "state_conflict"),
+        "rotate_caller": ("not_found", "stale_generation", "state_conflict"),
+        "delete_caller": ("not_found",),
+        "read_adapter": ("not_found",),
+        "add_adapter": (*OF_RELEASES, *OF_FORMS, "invalid_json"),
+        "stage_adapter": (*OF_RELEASES, "no_capacity"),
+        "unload_adapter": OF_RELEASES,
+        "retire_adapter": OF_RELEASES,
+        "why": ("not_found",),
+        "read_alias": ("not_found",),
+        "move_alias": (*OF_RELEASES, "approver_must_differ"),
+        "remove_alias": OF_RELEASES,
+        "shadow": (*OF_RELEASES, "approver_must_differ"),
+        "canary": (*OF_RELEASES, "approver_must_differ"),
+        "promote": (*OF_RELEASES, "approver_must_differ"),
+        "roll_back": (*OF_RELEASES, "approver_must_differ"),
+        "cordon": ("not_found",),
+        "uncordon": ("not_found",),
+        "recycle": OF_RELEASES,
+        "store_adapter": ("not_found", *OF_FORMS),
+        "apply_state": (*OF_RELEASES, "adapter_rejected", "approver_must_differ"),
+        "read_store_file": ("not_found", "invalid_value"),
+        "reload_configuration": ("configuration_invalid", "restart_required", "state_conflict"),
+    }
+)
+"""What an endpoint may tell of its own, by the name of its function."""
+
+TOO_LONG: Mapping[str, Any] = {"type": "string", "maxLength": 512}
+HOT_HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "x-apprentice-session": ("The conversation that the request belongs to.", TOO_LONG),
+        "x-apprentice-subject": ("What the request is about: feedback may name it.", TOO_LONG),
+        "x-apprentice-priority": (
+            "Whether it may wait behind others.",
+            {"type": "string", "enum": ["interactive", "batch"]},
+        ),
+        "traceparent": ("The W3C trace context, passed on to the engine.", {"type": "string", "maxLength": 512}),
+    }
+)
+ANSWER_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "x-request-id": "Our id of the request.",
+        "x-apprentice-task": "The task.",
+        "x-apprentice-version": "The version that answers.",
+        "x-apprentice-pool": "The pool that answers.",
+        "x-apprentice-reason": "Why it went there.",
+        "x-apprentice-attempts": "Attempts at engines, the last one included.",
+        "x-apprentice-dropped": "Fields that the answering engine does not know.",
+        "x-apprentice-overhead-ms": "Milliseconds until commit that were not spent on waiting for an engine.",
+        "x-apprentice-cost-usd": "The cost, of answers that are not streamed.",
+        "traceparent": "The trace context that the engine got.",
+    }
+)
+EVENTS = (
+    "Events as OpenAI's API has them, ended by `data: [DONE]`. A stream that fails ends with `data: ` and an error "
+    f"instead, whose code is one of {', '.join(IN_STREAMS)}."
+)
+AGAIN: Mapping[str, Any] = {
+    "description": "Seconds to wait before the next try.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+FINALLY: Mapping[str, Any] = {
+    "description": "`false` where trying again is of no use: OpenAI's clients then leave it.",
+    "schema": {"type": "string", "const": "false"},
+}
+TEXT: Mapping[str, Any] = {"schema": {"type": "string"}}
+OBJECT: Mapping[str, Any] = {"schema": {"type": "object"}}
+
+
+def described(document: Json, routes: Iterable[object], hot: Mapping[str, Endpoint]) -> Json:
+    """FastAPI's document of these routes, with all that it can't know; `hot` are the hot endpoints by their path."""
+    schemas: Json = document["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["Error"] = _error_schema()
+    for route in routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            for method in route.methods or ():
+                _complete(document["paths"][route.path][method.lower()], route)
+    fields = _fields(schemas)
+    for path, endpoint in hot.items():
+        document["paths"][path] = {"post": _hot(endpoint, fields, schemas)}
+    key = {"type": "http", "scheme": "bearer", "bearerFormat": "sk-app-<public12>-<secret>"}
+    document["components"]["securitySchemes"] = {"key": key}
+    return document
+
+
+def _complete(operation: Json, route: APIRoute) -> None:
+    """What FastAPI leaves open of one operation: who may use it, its errors, and the form of what it answers."""
+    called = _called(route)
+    roles = ["admin"] if admin_of in called else ["operator", "admin"] if operator_of in called else []
+    keyed = bool(roles) or caller_of in called
+    codes = [*ANYWHERE, *OWN.get(route.name, ())]
+    if keyed:
+        operation["security"] = [{"key": roles}]
+        codes += OF_KEYS + ((*OF_ROLES, "unknown_parameter") if roles else ())
+        codes += OF_STATE if route.name != "models" else ()
+    parameters = [each for each in operation.get("parameters", ()) if each["in"] != "header"]
+    operation.pop("parameters", None)
+    if parameters:
+        operation["parameters"] = parameters
+    if "requestBody" in operation:
+        codes += OF_JSON
+    if any(each["in"] == "query" for each in parameters):
+        codes.append("invalid_value")
+    operation["responses"].pop("422", None)
+    OF_OTHER_FORM.get(route.name, lambda _: None)(operation)
+    for status, answer in _error_answers(codes).items():
+        told = operation["responses"].setdefault(status, answer)
+        if told is not answer:  # the same status has a body of the endpoint's own
+            forms = [part["content"]["application/json"]["schema"] for part in (told, answer)]
+            told["content"]["application/json"]["schema"] = {"anyOf": forms}
+
+
+def _called(route: APIRoute) -> list[Any]:
+    """All that is called before the endpoint, for what it depends on."""
+    found: list[Any] = []
+    left = list(route.dependant.dependencies)
+    while left:
+        each = left.pop()
+        found.append(each.call)
+        left += each.dependencies
+    return found
+
+
+def _error_schema() -> Json:
+    content = {
+        "message": {"type": "string", "description": "What is wrong, and what to do."},
+        "type": {"type": "string", "enum": sorted({spec.type for spec in ERRORS.values()})},
+        "param": {"type": ["string", "null"], "description": "The field at fault."},
+        "code": {"type": "string", "enum": sorted(ERRORS)},
+    }
+    error = {
+        "type": "object",
+        "properties": content,
+        "required": ["message", "type", "param", "code"],
+        "additionalProperties": False,
+    }
+    description = "What every error is told as, in OpenAI's form."
+    return {
+        "type": "object",
+        "description": description,
+        "properties": {"error": error},
+        "required": ["error"],
+        "additionalProperties": False,
+    }
+
+
+def _error_answers(codes: Iterable[str]) -> Json:
+    """The answers with an error, by status, each with the codes that it may have."""
+    by_status: dict[int, list[str]] = {}
+    for code in sorted(set(codes)):
+        by_status.setdefault(ERRORS[code].status, []).append(code)
+    return {str(status): _error_answer(found) for status, found in sorted(by_status.items())}
+
+
+def _error_answer(codes: list[str]) -> Json:
+    described = "\n".join(f"- `{code}`: {ERRORS[code].meaning}" for code in codes)
+    known = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+    answer: Json = {
+        "description": described,
+        "content": {"application/json": {"schema": {"allOf": [{"$ref": "#/components/schemas/Error"}, known]}}},
+    }
+    headers = {}
+    if ERRORS[codes[0]].status in (429, 503):
+        headers["retry-after"] = AGAIN
+    if FINAL.intersection(codes) or "no_replica" in codes:  # after all attempts, that is final too
+        headers["x-should-retry"] = FINALLY
+    if headers:
+        answer["headers"] = headers
+    return answer
+
+
+# ---- the hot endpoints ----------------------------------------------------------------------------
+
+
+def _hot(endpoint: Endpoint, fields: Json, schemas: Json) -> Json:
+    name = "ChatCompletion" if endpoint == "chat" else "Completion"
+    schemas[f"{name}Request"] = _body_schema(endpoint, fields)
+    schemas[name] = _answer_schema(endpoint)
+    headers = {name: {"description": told, "schema": {"type": "string"}} for name, told in ANSWER_HEADERS.items()}
+    content = {
+        "application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}},
+        "text/event-stream": {"schema": {"type": "string", "description": EVENTS}},
+    }
+    what = "a chat" if endpoint == "chat" else "a prompt"
+    body = {"schema": {"$ref": f"#/components/schemas/{name}Request"}}
+    return {
+        "tags": ["callers"],
+        "summary": "Chat completion" if endpoint == "chat" else "Completion",
+        "description": f"Answer {what}, streamed or not, by a task's adapter or a general model.",
+        "operationId": "chat_completion" if endpoint == "chat" else "completion",
+        "security": [{"key": []}],
+        "parameters": [
+            {"name": header, "in": "header", "required": False, "description": told, "schema": schema}
+            for header, (told, schema) in HOT_HEADERS.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {
+            "200": {"description": "The answer, or its events.", "headers": headers, "content": content},
+            **_error_answers(HOT_ERRORS),
+        },
+    }
+
+
+def _fields(schemas: Json) -> Json:
+    """The schema of each field of a body, from the code's own table; what they refer to goes into `schemas`."""
+    types = {field.name: field.type for field in msgspec.structs.fields(Fields)}
+    types["structured_outputs"] = _without_raw() | None
+    found, referred = msgspec.json.schema_components(tuple(types.values()), ref_template="#/components/schemas/{name}")
+    schemas.update(referred)
+    return dict(zip(types, found, strict=True))
+
+
+def _without_raw() -> Any:
+    """StructuredOutputs, but with any JSON where the gateway reads none."""
+    fields: list[Any] = [
+        (field.name, Any if field.type is Raw else field.type, None)
+        for field in msgspec.structs.fields(StructuredOutputs)
+    ]
+    made = msgspec.defstruct("StructuredOutputs", fields, forbid_unknown_fields=True)
+    made.__doc__ = StructuredOutputs.__doc__
+    return made
+
+
+def _body_schema(endpoint: Endpoint, fields: Json) -> Json:
+    """The body of a hot endpoint. What a task has to allow is there too; its bounds may be narrower."""
+    wanted = "messages" if endpoint == "chat" else "prompt"
+    found = {name: dict(fields.get(name, {})) for name in sorted(KNOWN[endpoint] | ON_REQUEST - {"media"})}
+    for name in found.keys() & BYTES_MAX.keys():
+        found[name]["description"] = f"At most {BYTES_MAX[name]:,} bytes of JSON."
+    for name in found.keys() & ON_REQUEST:
+        found[name]["description"] = "Refused unless the task's `parameters_allowed` names it."
+    if endpoint == "chat":
+        found["messages"] = fields["messages"]["anyOf"][0]
+    else:
+        found["prompt"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    return {"type": "object", "properties": found, "required": ["model", wanted], "additionalProperties": False}
+
+
+def _answer_schema(endpoint: Endpoint) -> Json:
+    """A whole answer, as far as the gateway has read it: it is sent on as its engine gave it."""
+    said: Json = {"message": {"type": "object"}} if endpoint == "chat" else {"text": {"type": "string"}}
+    counts = {"prompt_tokens": {"type": ["integer", "null"]}, "completion_tokens": {"type": ["integer", "null"]}}
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": ["string", "null"]},
+            "model": {"type": "string", "description": "What answered."},
+            "choices": {"type": "array", "minItems": 1, "items": {"type": "object", "properties": said}},
+            "usage": {"type": ["object", "null"], "properties": counts},
+        },
+        "required": ["choices"],
+    }
+
+
+# ---- what is no JSON of a fixed form ---------------------------------------------------------------
+
+
+def _as_json(operation: Json) -> None:
+    operation["responses"]["200"]["content"] = {"application/json": OBJECT}
+
+
+def _as_judged(operation: Json) -> None:
+    operation["responses"]["200"] = {
+        "description": "The same was given before; or the results of a batch.",
+        "content": {"application/json": OBJECT},
+    }
+    operation["responses"]["201"] = {"description": "Stored.", "content": {"application/json": OBJECT}}
+
+
+def _as_ready(operation: Json) -> None:
+    operation["responses"]["200"]["content"] = {"application/json": OBJECT}
+    states = {"status": {"type": "string", "enum": ["draining", "no_replica"]}}
+    not_ready = {"type": "object", "properties": states, "required": ["status"]}
+    operation["responses"]["503"] = {
+        "description": "Not ready: it drains, or no replica is up.",
+        "content": {"application/json": {"schema": not_ready}},
+    }
+
+
+def _as_metrics(operation: Json) -> None:
+    content = {"text/plain": TEXT, "application/openmetrics-text": TEXT}
+    operation["responses"]["200"]["content"] = content
+
+
+def _as_file(operation: Json) -> None:
+    operation["responses"]["200"] = {
+        "description": "The bytes.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+    for each in operation["parameters"]:
+        if each["name"] == "file":
+            each["schema"]["enum"] = list(STORE_FILES)
+
+
+def _or_later(operation: Json) -> None:
+    """It may be answered before it is done."""
+    operation["responses"]["202"] = {
+        "description": "Not done within the wait: it goes on.",
+        "content": {"application/json": OBJECT},
+    }
+
+
+def _as_form(operation: Json) -> None:
+    operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _form()}}}
+
+
+def _as_form_or_json(operation: Json) -> None:
+    _as_form(operation)
+    fields = {
+        "task": {"type": "string", "maxLength": 63},
+        "path": {"type": "string", "pattern": "^/", "maxLength": 4096},
+        "pool": {"type": ["string", "null"], "maxLength": 63},
+    }
+    folder = {"type": "object", "properties": fields, "required": ["task", "path"], "additionalProperties": False}
+    operation["requestBody"]["content"]["application/json"] = {"schema": folder}
+
+
+def _form() -> Json:
+    def part(most: int | None) -> Iterator[tuple[str, Any]]:
+        yield "type", "string"
+        yield "format", "binary"
+        if most is not None:
+            yield "description", f"At most {most:,} bytes."
+
+    fields: Json = {name: {"type": "string", "maxLength": most} for name, most in FORM_FIELDS.items()}
+    files = {name: dict(part(most)) for name, most in FILES.items()}
+    return {"type": "object", "properties": fields | files, "required": list(NEEDED), "additionalProperties": False}
+
+
+OF_OTHER_FORM = MappingProxyType(
+    {
+        "ready": _as_ready,
+        "metrics": _as_metrics,
+        "read_request": _as_json,
+        "give_feedback": _as_judged,
+        "add_adapter": _as_form_or_json,
+        "store_adapter": _as_form,
+        "stage_adapter": _or_later,
+        "unload_adapter": _or_later,
+        "retire_adapter": _or_later,
+        "apply_state": _or_later,
+        "read_store_file": _as_file,
+    }
+)

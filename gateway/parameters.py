@@ -1,0 +1,239 @@
+"""The fields of a body: which there are, who may set them, and their types and bounds. docs/api.md lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+Endpoint = Literal["chat", "completions"]
+
+KEPT_HERE = frozenset({"metadata", "store", "prompt_cache_key", "safety_identifier", "service_tier", "user"})
+"""Fields that the gateway takes and no engine gets."""
+GATEWAY_ALONE = frozenset({"priority", "request_id", "cache_salt"})
+"""Fields that engines take and only the gateway may set."""
+ON_REQUEST = frozenset(
+    {
+        "kv_transfer_params",
+        "vllm_xargs",
+        "chat_template",
+        "chat_template_kwargs",
+        "mm_processor_kwargs",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "ignore_eos",
+        "prompt_logprobs",
+        "echo",
+        "media",
+    }
+)
+"""Fields that a task must allow by name; `media` stands for message parts that are not text."""
+OPENAI_SAMPLING = frozenset(
+    {
+        "max_tokens",
+        "n",
+        "temperature",
+        "top_p",
+        "frequency_penalty",
+        "presence_penalty",
+        "seed",
+        "stop",
+        "logit_bias",
+    }
+)
+SAMPLING = OPENAI_SAMPLING | {
+    "max_completion_tokens",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop_token_ids",
+    "min_tokens",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+}
+ON_BOTH = (
+    SAMPLING | KEPT_HERE | {"model", "stream", "stream_options", "logprobs", "response_format", "structured_outputs"}
+)
+OF_CHAT = frozenset({"messages", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"})
+OF_COMPLETIONS = frozenset({"prompt", "suffix", "best_of"})
+KNOWN: Mapping[Endpoint, frozenset[str]] = MappingProxyType(
+    {"chat": ON_BOTH | OF_CHAT, "completions": ON_BOTH | OF_COMPLETIONS}
+)
+_OPENAI_BOTH = OPENAI_SAMPLING | {"model", "stream", "stream_options", "logprobs"}
+OPENAI: Mapping[Endpoint, frozenset[str]] = MappingProxyType(
+    {
+        "chat": _OPENAI_BOTH | OF_CHAT | {"max_completion_tokens", "response_format"},
+        "completions": _OPENAI_BOTH | OF_COMPLETIONS | {"echo"},
+    }
+)
+"""What an engine gets of which nothing is known but that it speaks OpenAI's API."""
+GOES_ON = KEPT_HERE | {
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "n",
+    "logit_bias",
+    "skip_special_tokens",
+    "cache_salt",
+}
+"""Fields whose meaning holds for the rest of an answer too, when another engine goes on with it."""
+SHAPES_THE_ANSWER = frozenset({"response_format", "structured_outputs"})
+"""Fields without which an answer would have another form than its caller reads."""
+NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "top_k": (0, -1),
+        "min_p": (0,),
+        "repetition_penalty": (1,),
+        "min_tokens": (0,),
+        "stop_token_ids": ([],),
+        "include_stop_str_in_output": (False,),
+        "skip_special_tokens": (True,),
+        "ignore_eos": (False,),
+        "add_generation_prompt": (True,),
+        "continue_final_message": (False,),
+        "response_format": ({"type": "text"},),
+    }
+)
+"""Values that ask for what happens anyway: an engine that does not know the field loses nothing."""
+BYTES_MAX: Mapping[str, int] = MappingProxyType(
+    {
+        "response_format": 65_536,
+        "structured_outputs": 65_536,
+        "tools": 262_144,
+        "tool_choice": 4096,
+        "metadata": 16_384,
+    }
+)
+"""The longest JSON of a field that has no other bound."""
+
+TOKEN_ID_MAX = (1 << 31) - 1
+Name = Annotated[str, Meta(max_length=512)]
+Logprob = Annotated[int, Meta(ge=0, le=20)]
+Small = Annotated[float, Meta(ge=-2, le=2)]
+Tokens = Annotated[int, Meta(ge=1)]
+TokenId = Annotated[int, Meta(ge=0, le=TOKEN_ID_MAX)]
+Stop = Annotated[str, Meta(min_length=1, max_length=256)]
+Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+
+
+class Part(msgspec.Struct):
+    """A part of a message's content. With a `uuid` vLLM reads any medium's address in it, whatever its type."""
+
+    type: str
+    text: str | None = None
+    uuid: Any = None
+
+
+class Message(msgspec.Struct):
+    """A message, as far as routing reads it; the rest of it goes to the engine as it came."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    """What a caller may ask of a stream."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    """The form of the answer, as OpenAI's API has it; its schema goes to the engine as it came."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+
+
+class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):
+    """The form of the answer, as vLLM has it."""
+
+    json: Raw = Raw()
+    regex: Annotated[str, Meta(max_length=4096)] | None = None
+    choice: Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(max_length=1024)] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: str | None = None
+    disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
+    whitespace_pattern: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class ToolFunction(msgspec.Struct):
+    """A function that a tool stands for; its parameters go to the engine as they came."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class Tool(msgspec.Struct):
+    """A tool that the answer may call."""
+
+    type: Literal["function", "custom"]
+    function: ToolFunction | None = None
+
+
+class ToolChoice(msgspec.Struct):
+    """A tool that the answer has to call."""
+
+    type: Annotated[str, Meta(max_length=64)]
+    function: ToolFunction | None = None
+
+
+class Fields(msgspec.Struct):
+    """The fields with types and bounds; what is not named here is relayed unread, once a task has allowed it."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
+    prompt: str | list[Any] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    n: Tokens | None = None
+    best_of: Tokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=TOKEN_ID_MAX)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    frequency_penalty: Small | None = None
+    presence_penalty: Small | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    seed: Seed | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=16)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    ignore_eos: bool | None = None
+    echo: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    prompt_logprobs: bool | Logprob | None = None
+    logprobs: bool | Logprob | None = None
+    top_logprobs: Logprob | None = None
+    tools: Annotated[list[Tool], Meta(max_length=512)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    suffix: str | None = None
+    user: Name | None = None
+    prompt_cache_key: Name | None = None
+    safety_identifier: Name | None = None
+    service_tier: Name | None = None
+    store: bool | None = None
+    metadata: Annotated[dict[str, Any], Meta(max_length=64)] | None = None

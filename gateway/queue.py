@@ -1,0 +1,51 @@
+"""How a request waits: in which class, and for a replica with room where all that could answer are full."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from gateway.admission import Place, Priority
+from gateway.errors import Problem
+from gateway.house import House
+from gateway.ledger import Ledger
+from gateway.request_body import RequestBody
+from router.choice import Asked, Choice, Refusal, choose
+from router.policy import Policy
+from router.waiting import awaited_replicas
+
+
+def priority_of(header: str | None, body: RequestBody) -> Priority:
+    """The class of a request: a caller may have it wait behind others, by header or as OpenAI does, never before them.
+
+    Raises Problem (400) for another value of the header.
+    """
+    if header is not None and header not in ("interactive", "batch"):
+        raise Problem("invalid_value", "The header x-apprentice-priority is `interactive` or `batch`.")
+    return "batch" if header == "batch" or body.read.service_tier == "flex" else "interactive"
+
+
+async def wait_for_place(place: Place, ledger: Ledger) -> None:
+    """Wait for a place in the gateway. Raises Problem (429, 503) where the queue is full, or the wait too long."""
+    await place.turn()
+    ledger.waited_seconds = place.waited_seconds
+
+
+async def wait_for_room(
+    house: House, place: Place, asked: Asked, policy: Policy, decision: Choice | Refusal, ledger: Ledger
+) -> Choice | Refusal:
+    """Where every replica that could answer is full: wait in line and choose again, by one draw.
+
+    Raises Problem (429, 503) where the queue is full, or the wait too long. Any other decision is returned as it is.
+    """
+    moment = house.moment(time.monotonic())
+    waited = False
+    while isinstance(decision, Refusal) and decision.code == "overload":
+        await place.turn(awaited_replicas(asked, policy, house.fleet.view(), moment.now_unix))
+        waited = True
+        moment = replace(moment, now=time.monotonic(), now_unix=time.time(), exits_closed=house.exits.closed)
+        decision = choose(asked, policy, house.fleet.view(), moment)
+    if waited:
+        ledger.waited_seconds = place.waited_seconds
+        place.go_on()
+    return decision

@@ -1,0 +1,248 @@
+"""Reading the configuration again while the gateway runs: it is validated, then swapped whole or not at all.
+
+What can't be changed so is named, and then nothing is changed. docs/reload.md lists what can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+
+from gateway.deployment import bounds_of, caps_of, deployed_of
+from gateway.duties.health import check_health
+from gateway.errors import Problem
+from gateway.house import House
+from gateway.settings import Settings, SettingsError, load_settings
+from monitoring.audit import AuditConflict
+
+log = logging.getLogger(__name__)
+SYSTEM = "system"
+HIDDEN = "(hidden)"
+AUDITED_MAX = 500
+CHANGEABLE = (
+    "tasks.*",
+    "feedback_metrics.*",
+    "release.*",
+    "general_pool",
+    "cache_isolation",
+    "log_level",
+    "pools.*.replicas.*",
+    "pools.*.api_key",
+    "pools.*.price.*",
+    "pools.*.callable",
+    "pools.*.replicas_min",
+    "pools.*.in_flight_target",
+    "pools.*.health_interval_seconds",
+    "pools.*.continues",
+    "pools.*.context_tokens_max",
+    "limits.request_timeout_seconds",
+    "limits.answer_timeout_seconds",
+    "limits.first_token_timeout_seconds",
+    "limits.inter_token_timeout_seconds",
+    "limits.retries_max",
+    "limits.backoff_seconds",
+    "limits.retry_after_seconds_max",
+    "limits.body_bytes_max",
+    "limits.in_flight_max",
+    "limits.queue_max",
+    "limits.queue_seconds_max",
+    "limits.caller_share_max",
+    "limits.batch_share_min",
+    "limits.drain_seconds_min",
+    "limits.drain_seconds_max",
+    "limits.pool_max_tokens_max",
+    "limits.redis_gone",
+    "limits.slice_share",
+    "limits.lease_timeout_seconds",
+    "limits.general_share_window_seconds",
+)
+"""What a reload changes: `*` stands for one name, and at the end for all that is below, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between two configurations, by its key. None stands for what is not there; secrets are hidden."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What came of a reading: `applied`, `same`, or `dry_run`; with the keys that would need a restart."""
+
+    outcome: str
+    changes: tuple[Change, ...]
+    restart_required: tuple[str, ...] = ()
+
+
+async def reload(house: House, actor: str, dry_run: bool = False) -> Reloaded:
+    """Read the configuration again and go by it, or with `dry_run` only tell what would change.
+
+    Raises Problem where it can't be used, or needs a restart, and the errors of the audit: then nothing has changed.
+    """
+    async with house.deployment.turn:
+        try:
+            found = await _read_again(house, actor, dry_run)
+        except Problem as problem:
+            if not dry_run:
+                house.meters.configuration_reloads.add(1, "refused")
+                log.error("the configuration was not taken, the old one stays: %s", problem.message)
+            raise
+        except (RedisError, OSError, AuditConflict) as error:
+            house.meters.configuration_reloads.add(1, "failed")
+            log.error("the configuration was not taken, the old one stays: the audit can't be written: %s", error)
+            raise
+        if not dry_run:
+            house.meters.configuration_reloads.add(1, found.outcome)
+            keys = ", ".join(change.path for change in found.changes) or "nothing"
+            log.info("the configuration was read again; changed: %s", keys)
+    if found.outcome == "applied":
+        await check_health(house)  # whoever is new in the fleet
+    return found
+
+
+async def _read_again(house: House, actor: str, dry_run: bool) -> Reloaded:
+    config = house.deployment.config
+    if config is None:
+        raise Problem("state_conflict", "This gateway was not started from a file: there is nothing to read again.")
+    settings = await asyncio.to_thread(_load, config)
+    changes = tuple(differences(house.settings, settings))
+    fixed = tuple(restarts(house.settings, settings, changes))
+    if dry_run:
+        return Reloaded("dry_run", changes, fixed)
+    if fixed:
+        raise Problem("restart_required", f"These need a restart, and nothing was changed: {', '.join(fixed)}.")
+    if changes:
+        told = changes[:AUDITED_MAX]
+        await house.audit.append(
+            actor,
+            "configuration.reload",
+            config.name,
+            before={change.path: _cut(change.before) for change in told},
+            after={change.path: _cut(change.after) for change in told},
+            evidence={"changes": len(changes)},
+        )
+        go_by(house, settings)
+    return Reloaded("applied" if changes else "same", changes)
+
+
+def _load(config: Path) -> Settings:
+    try:
+        return load_settings(config)
+    except SettingsError as error:
+        raise Problem("configuration_invalid", str(error)) from error
+
+
+def go_by(house: House, settings: Settings) -> None:
+    """Go by these settings from now on, all at once: what may fail is made before anything is moved."""
+    bounds, caps = bounds_of(settings), caps_of(settings)
+    deployed, pools = deployed_of(settings), settings.pool_configs()
+    before = house.settings
+    house.deployment.take_in(settings)
+    house.admission.take_in(settings.limits)
+    house.limits.take_in(bounds, settings.limits)
+    house.exits.take_in(caps, settings.limits.general_share_window_seconds)
+    house.exits.look()
+    house.rollouts.take_in(settings.feedback_metrics)
+    house.fleet.take_in(pools, time.monotonic())
+    house.snapshot.deploy(deployed)
+    if before.log_level != settings.log_level:
+        logging.getLogger().setLevel(settings.log_level)
+
+
+def differences(before: Settings, after: Settings) -> Iterator[Change]:
+    """What differs, key by key, in the order of the document; secrets are compared, and never shown."""
+    yield from _differences("", before.model_dump(), after.model_dump())
+
+
+def restarts(before: Settings, after: Settings, changes: tuple[Change, ...]) -> Iterator[str]:
+    """The keys among the changes that need a restart."""
+    yield from (change.path for change in changes if not _is_changeable(change.path))
+    pool_of = {replica.name: name for name, pool in before.pools.items() for replica in pool.replicas}
+    for name, pool in after.pools.items():
+        urls = {replica.url for old in (before.pools.get(name),) if old is not None for replica in old.replicas}
+        for replica in pool.replicas:
+            moved = pool_of.get(replica.name, name) != name
+            if moved or (pool.tls is not None and replica.url not in urls):  # its certificates were opened at the start
+                yield f"pools.{name}.replicas.{replica.name}"
+
+
+def _is_changeable(path: str) -> bool:
+    return any(re.fullmatch(_pattern(known), path) for known in CHANGEABLE)
+
+
+def _pattern(known: str) -> str:
+    if known.endswith(".*"):
+        return _pattern(known[:-2]) + r"(\..*)?"
+    return re.escape(known).replace(r"\*", r"[^.]+")
+
+
+def _differences(path: str, before: Any, after: Any) -> Iterator[Change]:
+    before, after = _by_name(before), _by_name(after)
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in [*before, *(name for name in after if name not in before)]:
+            yield from _differences(f"{path}.{name}" if path else name, before.get(name), after.get(name))
+    elif before != after:
+        yield Change(path, _shown(path, before), _shown(path, after))
+
+
+def _by_name(value: Any) -> Any:
+    """A list of named sections as sections by name."""
+    if isinstance(value, tuple) and value and all(isinstance(one, Mapping) and "name" in one for one in value):
+        return {one["name"]: one for one in value}
+    return value
+
+
+def _shown(path: str, value: Any) -> Any:
+    if isinstance(value, SecretStr) or (value is not None and path.endswith("recycle_url")):
+        return HIDDEN
+    value = _by_name(value)
+    if isinstance(value, Mapping):
+        return {name: _shown(f"{path}.{name}", one) for name, one in value.items() if one is not None}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _cut(value: Any) -> Any:
+    text = str(value)
+    return value if len(text) <= AUDITED_MAX else f"{text[:AUDITED_MAX]}…"
+
+
+def reload_on_signal(house: House) -> None:
+    """From now on SIGHUP has the configuration read again, where there is a file. What goes wrong is in the log."""
+    if house.deployment.config is None:
+        return
+    tasks: set[asyncio.Task[None]] = set()
+
+    def begin() -> None:
+        task = asyncio.get_running_loop().create_task(_reload_and_log(house))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    with contextlib.suppress(RuntimeError, ValueError):  # another thread's loop gets no signals
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
+
+
+async def _reload_and_log(house: House) -> None:
+    try:
+        await reload(house, SYSTEM)
+    except (Problem, RedisError, OSError, AuditConflict):
+        return  # it is in the log and in the metric
+    except Exception:
+        log.exception("the configuration could not be read again")

@@ -1,0 +1,79 @@
+"""What sections of the configuration are made of, and those that say how callers get in: listeners, door and queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, and nothing changes after it has been read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OwnListenSettings(Section):
+    """A listener of its own."""
+
+    host: str = Field("127.0.0.1", description="Address that it listens on.")
+    port: int = Field(ge=0, le=65535, description="Port that it listens on; 0 takes a free one.")
+
+
+class ListenTlsSettings(Section):
+    """The gateway's own certificate, in PEM files."""
+
+    cert_file: Path = Field(description="The certificate, with those that lead to its root.")
+    key_file: Path = Field(description="Its key, not encrypted.")
+
+
+class ListenSettings(Section):
+    """Where callers and admins reach the gateway."""
+
+    host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port that the gateway listens on; 0 takes a free one.")
+    admin: OwnListenSettings | None = Field(
+        None, description="Where the admin API is reached, and then nowhere else. Unset: where callers are."
+    )
+    metrics: OwnListenSettings | None = Field(
+        None, description="Where /metrics is reached, and then nowhere else. Unset: where callers are."
+    )
+    tls: ListenTlsSettings | None = Field(None, description="The certificate of all listeners. Unset: plain HTTP.")
+
+
+class DoorLimits(Section):
+    """What one connection may take."""
+
+    connections_max: int = Field(10_000, ge=1, le=1_000_000, description="Connections that one listener keeps open.")
+    head_bytes_max: int = Field(32_768, ge=1024, le=1 << 20, description="Longest head of a request: line and headers.")
+    headers_max: int = Field(100, ge=8, le=10_000, description="Headers that a request may have.")
+    head_seconds_max: Seconds = Field(
+        10.0, description="Longest time until a request's head is there, TLS handshake aside; then it is closed."
+    )
+    body_seconds_max: Seconds = Field(
+        60.0, description="Longest time until a request's body is there, uploads of adapters aside; then it is closed."
+    )
+    keep_alive_seconds_max: Seconds = Field(
+        75.0, description="How long a connection is kept open between two requests."
+    )
+
+
+class QueueLimits(Section):
+    """What waits for a place, and how long."""
+
+    queue_max: int = Field(
+        1000, ge=0, le=100_000, description="Requests that may wait for a place here or on a replica; 0: none waits."
+    )
+    queue_seconds_max: Seconds = Field(5.0, description="Longest wait for a place.")
+    caller_share_max: float = Field(
+        0.5, gt=0, le=1, description="Share of the queue that one key may fill, and of the places while others wait."
+    )
+    batch_share_min: float = Field(
+        0.05, ge=0, le=0.5, description="Share of the free places that batch requests get while interactive ones wait."
+    )
+    drain_seconds_min: float = Field(
+        0.0, ge=0, le=3600, description="How long a stopping gateway still takes requests, though it is not ready."
+    )

@@ -1,0 +1,414 @@
+"""Slices of limits: what this gateway may spend without asking, leased in Redis by one script, all gateways together
+never more than the limit. docs/limits.md tells what follows from that.
+
+A gateway says how much of a window's limit it holds and how much more it wants; the script takes what it held before
+out of the window's total, adds what it holds now, and grants as much as the limit still has room for. A gateway that
+knows of no slice gets back what stands there as its own. So a reply that was lost takes nothing for good, and a gateway
+that is gone has spent what it held until the window is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+Span = Literal["minute", "day", "month"]
+RedisGone = Literal["open", "closed"]
+SPAN_SECONDS: Mapping[Span, int] = MappingProxyType({"minute": 60, "day": 86_400, "month": 31 * 86_400})
+PREFIX = "apprentice:limits:"
+INTERVAL_SECONDS = 0.25
+"""Time between two looks at all slices: what is spent is told, what is not needed is given back."""
+TELL_SECONDS = 1.0
+IDLE_SECONDS = 10.0
+"""A slice that nobody has spent from for so long is given back."""
+AHEAD_SECONDS = 2.0
+"""So long before a window is over, who spends now gets its slice of the next one."""
+EARLY_SECONDS = 0.05
+"""How much too early a slice may be spent from: the time of a call to Redis is not known exactly."""
+ORDERS_MAX = 200
+
+LEASE = """
+local function month_of(day)
+  local z = day + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local years = doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)
+  local yoe = math.floor(years / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local month = math.floor((5 * doy + 2) / 153) + 3
+  return (yoe + era * 400) * 12 + month - 1
+end
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local windows = {
+  minute = math.floor(now / 60), day = math.floor(now / 86400), month = month_of(math.floor(now / 86400))
+}
+local told = {string.format('%.6f', now)}
+for i = 1, #KEYS do
+  local at = (i - 1) * 8 + 2
+  local current = windows[ARGV[at + 1]]
+  local window = tonumber(ARGV[at + 2]) or current + tonumber(ARGV[at + 3])
+  local held, wanted = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+  local used, limit = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
+  local total = 0
+  if window >= current then
+    local key = KEYS[i] .. ':' .. string.format('%d', window)
+    local before = redis.call('HGET', key, 'by:' .. ARGV[1])
+    local seq, had, spent = 0, 0, 0
+    if before then
+      local first, second, third = string.match(before, '^(%d+) (%d+) (%d+)')
+      seq, had, spent = tonumber(first), tonumber(second), tonumber(third)
+    end
+    total = tonumber(redis.call('HGET', key, 'total') or '0')
+    if tonumber(ARGV[at]) > seq then
+      if ARGV[at + 2] == '' then
+        held, used = had, spent
+      end
+      total = total - had + held
+      local granted = math.max(0, math.min(wanted, limit - total))
+      total, held = total + granted, held + granted
+      local line = string.format('%s %.0f %.0f', ARGV[at], held, used)
+      redis.call('HSET', key, 'total', string.format('%.0f', total), 'by:' .. ARGV[1], line)
+      if not before then redis.call('EXPIRE', key, 4 * ({minute = 60, day = 86400, month = 2678400})[ARGV[at + 1]]) end
+    end
+  end
+  told[#told + 1] = window
+  told[#told + 1] = held
+  told[#told + 1] = used
+  told[#told + 1] = total
+end
+return told
+"""
+
+
+class Slice:
+    """What this gateway holds of one window. Amounts are whole units; `ends_at` is in monotonic seconds.
+
+    `used` is what is known to be spent, `reserved` what requests under way may still spend. `total` is what all
+    gateways hold together, as Redis last said; `dry` says that the limit has no room for more.
+    """
+
+    __slots__ = (
+        "begins_at",
+        "dry",
+        "ends_at",
+        "held",
+        "reserved",
+        "told_at",
+        "told_held",
+        "told_used",
+        "total",
+        "used",
+        "window",
+    )
+
+    def __init__(self, window: int, begins_at: float, ends_at: float, used: int = 0) -> None:
+        self.window = window
+        self.begins_at = begins_at
+        self.ends_at = ends_at
+        self.used = used
+        self.held = 0
+        self.reserved = 0
+        self.total = 0
+        self.dry = False
+        self.told_held = 0
+        self.told_used = used
+        self.told_at = 0.0
+
+    @property
+    def free(self) -> int:
+        """What may still be spent; below 0 where more was spent than held."""
+        return self.held - self.used - self.reserved
+
+
+class Allowance:
+    """One limit of one subject, such as a key's tokens a minute, as this gateway has it: its slices and its wants.
+
+    `target` is how much this gateway likes to have free; `asked` what requests wait for that the slice had not;
+    `need` the most that one request needed lately. One that nobody spends from is `forgotten`, unless it is `kept`.
+    """
+
+    __slots__ = (
+        "ahead",
+        "asked",
+        "forgotten",
+        "kept",
+        "key",
+        "limit",
+        "need",
+        "now",
+        "span",
+        "step",
+        "target",
+        "touched_at",
+    )
+
+    def __init__(self, subject: str, kind: str, span: Span, limit: int, step: int) -> None:
+        self.key = f"{PREFIX}{subject}:{kind}"
+        self.span = span
+        self.limit = limit
+        self.step = self.target = step
+        self.kept = False
+        self.forgotten = False
+        self.now: Slice | None = None
+        self.ahead: Slice | None = None
+        self.asked = 0
+        self.need = 0
+        self.touched_at = time.monotonic()
+
+    def slice_at(self, now: float) -> Slice | None:
+        """The present window's slice, if there is one. It turns over to the one that was leased ahead."""
+        held = self.now
+        if held is not None and now < held.ends_at:
+            return held
+        self.now = held = self.ahead
+        if held is None:
+            return None
+        if now < held.begins_at - EARLY_SECONDS:
+            self.now = None
+            return None
+        self.ahead = None
+        return held if now < held.ends_at else None
+
+    def expect(self, need: int) -> None:
+        """Requests need so much now: twice as much, or the step, is to be free."""
+        self.need = need
+        self.target = min(self.limit, max(self.step, 2 * need))
+
+    def change(self, limit: int, step: int) -> None:
+        """An admin has changed the limit: what is held and not spent goes back, and is asked for anew."""
+        self.limit = limit
+        self.step = step
+        self.ahead = None
+        self.expect(self.need)
+        if self.now is not None:
+            self.now.held = min(self.now.held, self.now.used + self.now.reserved)
+            self.now.dry = False
+
+
+@dataclass(slots=True)
+class Order:
+    """What Redis is asked of one allowance in one window (None: the present one, or with `ahead` the next)."""
+
+    allowance: Allowance
+    of: Slice | None
+    held: int
+    wanted: int
+    used: int
+    ahead: int = 0
+
+
+class Slices:
+    """All slices of this gateway. Its duty is `keep`; who needs a slice now waits for `round_over`."""
+
+    def __init__(self, redis: Redis, gateway: str, share: float = 0.02, timeout_seconds: float = 0.5) -> None:
+        """A slice is this share of its limit, or more; `timeout_seconds` is the longest that Redis is waited for."""
+        self._gateway = gateway
+        self.share = share
+        self.timeout_seconds = timeout_seconds
+        self._lease: Any = redis.register_script(LEASE)
+        self._allowances: dict[str, Allowance] = {}
+        self._hungry: set[Allowance] = set()
+        self._wanted = asyncio.Event()
+        self._round_over = asyncio.Event()
+        self._looked_at = 0.0
+        self._sequence = 0
+        self.gone = False
+        """Whether Redis did not answer when it was last asked."""
+
+    def allowance(self, subject: str, kind: str, span: Span, limit: int) -> Allowance:
+        """The allowance for this limit, begun if there is none; changed, if it had another limit."""
+        step = max(1, int(limit * self.share))
+        found = Allowance(subject, kind, span, limit, step)
+        known = self._allowances.setdefault(found.key, found)
+        if known.limit != limit:
+            known.change(limit, step)
+        return known
+
+    def feed(self, allowance: Allowance) -> None:
+        """Have a slice fetched for it, at once and beside the request that noticed."""
+        self._hungry.add(allowance)
+        self._wanted.set()
+
+    async def round_over(self, seconds: float) -> None:
+        """Wait until Redis was asked, or could not be, but no longer than so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._round_over.wait()
+        except TimeoutError:
+            return
+
+    async def keep(self, looked: Callable[[], object]) -> None:
+        """Fetch, tell and give back slices, with a call to `looked` after each time. Runs until cancelled.
+
+        What was not spent is given back then.
+        """
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(INTERVAL_SECONDS):
+                        await self._wanted.wait()
+                except TimeoutError:
+                    pass
+                await self.round(time.monotonic() - self._looked_at >= INTERVAL_SECONDS)
+                looked()
+                if self.gone:
+                    await asyncio.sleep(INTERVAL_SECONDS)
+        except asyncio.CancelledError:
+            await self.round(leaving=True)
+            raise
+
+    async def round(self, whole: bool = True, leaving: bool = False) -> None:
+        """Ask Redis once for what is wanted now. Where it does not answer, `gone` says so.
+
+        A `whole` round looks at all slices, another at those that run low; with `leaving` what is not spent goes back.
+        """
+        self._wanted.clear()
+        now = time.monotonic()
+        if leaving:
+            orders = list(self._last_orders(now))
+        elif whole:
+            self._looked_at = now
+            orders = list(self._all_orders(now))
+        else:
+            orders = [order for one in self._hungry if (order := self._top_up(one, now)) is not None]
+        self._hungry.clear()
+        try:
+            for first in range(0, len(orders) or int(self.gone), ORDERS_MAX):
+                await self._ask(orders[first : first + ORDERS_MAX])
+                self.gone = False
+        except (RedisError, OSError, TimeoutError):
+            self.gone = True
+        finally:
+            self._round_over.set()
+            self._round_over = asyncio.Event()
+
+    async def _ask(self, orders: list[Order]) -> None:
+        args: list[str | int] = [self._gateway]
+        for order in orders:
+            self._sequence += 1
+            window = "" if order.of is None else order.of.window
+            args += [self._sequence, order.allowance.span, window, order.ahead]
+            args += [order.held, order.wanted, order.used, order.allowance.limit]
+        began = time.monotonic()
+        async with asyncio.timeout(self.timeout_seconds):
+            reply = await self._lease(keys=[order.allowance.key for order in orders], args=args)
+        at = began - float(reply[0])
+        """What a time of Redis's is in ours, plus this."""
+        for order, window, held, used, total in zip(
+            orders, reply[1::4], reply[2::4], reply[3::4], reply[4::4], strict=True
+        ):
+            _take_in(order, window, held, used, total, at)
+
+    def _all_orders(self, now: float) -> Iterator[Order]:
+        for allowance in list(self._allowances.values()):
+            held = allowance.slice_at(now)
+            idle = not allowance.kept and now - allowance.touched_at > IDLE_SECONDS
+            if idle and (held is None or not held.reserved):
+                yield from self._forget(allowance, held)
+                continue
+            allowance.expect(allowance.need - allowance.need // 16)
+            order = self._top_up(allowance, now) or _news(allowance, held, now)
+            if order is not None:
+                yield order
+            if held is not None and allowance.ahead is None and held.ends_at - now < AHEAD_SECONDS:
+                yield Order(allowance, None, 0, allowance.target, 0, 1)
+
+    def _forget(self, allowance: Allowance, held: Slice | None) -> Iterator[Order]:
+        del self._allowances[allowance.key]
+        allowance.forgotten = True
+        for one in (held, allowance.ahead):
+            if one is not None:
+                one.held = one.used
+                yield Order(allowance, one, one.used, 0, one.used)
+        allowance.now = allowance.ahead = None
+
+    def _last_orders(self, now: float) -> Iterator[Order]:
+        for allowance in self._allowances.values():
+            for held in (allowance.slice_at(now), allowance.ahead):
+                if held is not None:
+                    held.held = held.used + held.reserved
+                    yield Order(allowance, held, held.held, 0, held.used)
+
+    def _top_up(self, allowance: Allowance, now: float) -> Order | None:
+        held = allowance.slice_at(now)
+        asked, allowance.asked = allowance.asked, 0
+        target = allowance.target
+        if held is None:
+            return Order(allowance, None, 0, asked + target, 0) if asked or allowance.kept else None
+        free = held.free
+        if asked <= free and 2 * free >= target:
+            return None
+        held.held = max(held.held, held.used + held.reserved)
+        wanted = min(allowance.limit, max(target, asked + target // 2) - max(free, 0))
+        return Order(allowance, held, held.held, wanted, held.used)
+
+
+def _news(allowance: Allowance, held: Slice | None, now: float) -> Order | None:
+    """What is to be told and given back of a slice from which enough is free."""
+    if held is None or now - held.told_at < TELL_SECONDS:
+        return None
+    if held.free > 2 * allowance.target:
+        held.held = held.used + held.reserved + allowance.target
+    if (held.used, held.held) == (held.told_used, held.told_held):
+        return None
+    return Order(allowance, held, held.held, 0, held.used)
+
+
+def _take_in(order: Order, window: int, held: int, used: int, total: int, at: float) -> None:
+    """Note what Redis says that this gateway holds; `at` is what a Unix time of Redis's is in monotonic time."""
+    allowance, taken = order.allowance, order.of
+    begins, ends = (moment + at for moment in bounds_of(allowance.span, window))
+    if taken is None:
+        taken = Slice(window, begins, ends, used)
+        if order.ahead:
+            allowance.ahead = taken
+        else:
+            allowance.now = taken
+    taken.begins_at, taken.ends_at = begins, ends
+    taken.held = taken.told_held = held
+    taken.told_used = used
+    taken.told_at = time.monotonic()
+    taken.total = total
+    taken.dry = total >= allowance.limit
+
+
+def bounds_of(span: Span, window: int) -> tuple[float, float]:
+    """When a window begins and ends, in Unix seconds; days and months are UTC's."""
+    if span != "month":
+        seconds = SPAN_SECONDS[span]
+        return float(window * seconds), float((window + 1) * seconds)
+    first, after = (datetime(at // 12, at % 12 + 1, 1, tzinfo=UTC) for at in (window, window + 1))
+    return first.timestamp(), after.timestamp()
+
+
+def window_at(span: Span, unix_seconds: float) -> int:
+    """The number of the window that holds this time."""
+    if span != "month":
+        return int(unix_seconds // SPAN_SECONDS[span])
+    moment = datetime.fromtimestamp(unix_seconds, UTC)
+    return moment.year * 12 + moment.month - 1
+
+
+async def spent(redis: Redis, keys: Iterable[tuple[str, Span]]) -> list[tuple[int, float]]:
+    """What all gateways say they have spent of each in its present window, and when that ends, in Unix seconds.
+
+    Raises RedisError.
+    """
+    reading: Any = redis
+    seconds, micros = await reading.time()
+    found = []
+    for key, span in keys:
+        window = window_at(span, seconds + micros / 1e6)
+        raw: Mapping[bytes, bytes] = await reading.hgetall(f"{key}:{window}")
+        used = sum(int(line.split()[2]) for name, line in raw.items() if name.startswith(b"by:"))
+        found.append((used, bounds_of(span, window)[1]))
+    return found

@@ -1,0 +1,214 @@
+"""The archive: records and feedback as Parquet files by day, `DATASET/day=YYYY-MM-DD/part-FIRST-LAST.parquet`.
+
+DuckDB reads and writes them. It takes some 60 ms to import, and no gateway imports this file: writing is done by a
+process of its own (archive_run.py), reading by the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import msgspec
+
+from monitoring.records import Record
+
+Dataset = Literal["records", "feedback"]
+THREADS_MAX = 1
+MEMORY = "512MB"
+SCALARS: Mapping[type, str] = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
+
+
+class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """One judgement in the archive: with what is known of its record, and its value in the column of its kind.
+
+    `demonstration` and `tags` are JSON as text.
+    """
+
+    request: str
+    at: float
+    caller: str
+    task: str | None = None
+    version: str | None = None
+    pool: str | None = None
+    feedback_id: str
+    metric: str
+    value_boolean: bool | None = None
+    value_float: float | None = None
+    value_category: str | None = None
+    rater: str | None = None
+    comment: str | None = None
+    demonstration: str | None = None
+    tags: str | None = None
+
+
+ROWS: Mapping[Dataset, type[msgspec.Struct]] = types.MappingProxyType({"records": Record, "feedback": FeedbackRow})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What of a dataset is wanted. Times in Unix seconds: from `since` on, before `until`; None: without a bound."""
+
+    dataset: Dataset = "records"
+    since: float | None = None
+    until: float | None = None
+    task: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What there is of one day: rows as asked for, files and their bytes."""
+
+    day: str
+    rows: int
+    files: int
+    size_bytes: int
+
+
+class Nothing(Exception):
+    """There is no file of what was asked for."""
+
+
+def columns_of(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """The columns of a dataset, and their types as DuckDB writes them, in the fields' order."""
+    return {field.name: column_type(field.type) for field in msgspec.structs.fields(struct)}
+
+
+def column_type(annotation: Any) -> str:
+    """The type of a column for a field's type. Raises KeyError for one that no dataset has."""
+    kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if kind is not types.NoneType]
+    if typing.get_origin(annotation) is list:
+        return f"{column_type(kinds[0])}[]"
+    if issubclass(kinds[0], msgspec.Struct):
+        inner = ", ".join(f'"{name}" {kind}' for name, kind in columns_of(kinds[0]).items())
+        return f"STRUCT({inner})"
+    return SCALARS[kinds[0]]
+
+
+def day_of(at: float) -> str:
+    """The day in UTC of a time in Unix seconds: the name of its folder."""
+    return datetime.fromtimestamp(at, UTC).strftime("day=%Y-%m-%d")
+
+
+def write_part(dataset: Dataset, lines: Path, target: Path) -> int:
+    """Write a file of JSON lines as Parquet; it appears whole and synced, or not at all. Returns its size in bytes.
+
+    What is there under the name already is the same, and is left.
+    """
+    if target.exists():
+        return 0
+    columns = ", ".join(f"'{name}': '{kind}'" for name, kind in columns_of(ROWS[dataset]).items())
+    partial = lines.with_suffix(".parquet")
+    with _connected() as connection:
+        connection.execute(
+            f"COPY (SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})) "  # noqa: S608
+            f"TO {_quoted(partial)} (FORMAT parquet, COMPRESSION zstd)",
+            [str(lines)],
+        )
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    size = partial.stat().st_size
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(target)
+    for folder in (target.parent, target.parent.parent):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return size
+
+
+def count(folder: Path, asked: Asked) -> list[Day]:
+    """Rows by day. Raises Nothing where there is no file."""
+    by_day: dict[str, list[Path]] = {}
+    for path in _files(folder, asked):
+        by_day.setdefault(path.parent.name.removeprefix("day="), []).append(path)
+    where, values = _where(asked)
+    found = []
+    with _connected() as connection:
+        for day, paths in by_day.items():
+            row = connection.execute(f"SELECT count(*) FROM {_read(paths)} {where}", values).fetchone()  # noqa: S608
+            found.append(Day(day, row[0] if row else 0, len(paths), sum(path.stat().st_size for path in paths)))
+    return found
+
+
+def export(folder: Path, asked: Asked, target: Path) -> int:
+    """Write what is asked for to one file, whose ending names its form: .parquet, .csv or .jsonl. Returns the rows.
+
+    In CSV, what is nested is JSON. The file appears whole or not at all. Raises Nothing, OSError, and ValueError for
+    another ending.
+    """
+    forms = {
+        ".parquet": "FORMAT parquet, COMPRESSION zstd",
+        ".csv": "FORMAT csv, HEADER",
+        ".jsonl": "FORMAT json, ARRAY false",
+    }
+    form = forms.get(target.suffix)
+    if form is None:
+        raise ValueError(f"{target} ends in none of {', '.join(forms)}.")
+    paths = list(_files(folder, asked))
+    columns = columns_of(ROWS[asked.dataset])
+    nested = [name for name, kind in columns.items() if target.suffix == ".csv" and not kind.isalpha()]
+    chosen = ", ".join(f'to_json("{name}") AS "{name}"' if name in nested else f'"{name}"' for name in columns)
+    where, values = _where(asked)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(2, "there is no such folder", str(target.parent))
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with _connected() as connection:
+            query = f"SELECT {chosen} FROM {_read(paths)} {where}"  # noqa: S608 - our own names; values are bound
+            written = connection.execute(f"COPY ({query}) TO {_quoted(partial)} ({form})", values).fetchone()
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return written[0] if written else 0
+
+
+def _connected() -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory, which loads nothing from elsewhere."""
+    return duckdb.connect(
+        config={
+            "threads": str(THREADS_MAX),
+            "memory_limit": MEMORY,
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        }
+    )
+
+
+def _files(folder: Path, asked: Asked) -> Iterator[Path]:
+    """The files that may hold what is asked for, in the order of their days."""
+    first = day_of(asked.since) if asked.since is not None else ""
+    last = day_of(asked.until) if asked.until is not None else "day=9999"
+    there = False
+    for day in sorted((folder / asked.dataset).glob("day=*")):
+        for path in sorted(day.glob("part-*.parquet")):
+            if first <= day.name <= last:
+                there = True
+                yield path
+    if not there:
+        raise Nothing(f"There are no {asked.dataset} of that time in {folder}.")
+
+
+def _read(paths: Sequence[Path]) -> str:
+    listed = ", ".join(_quoted(path) for path in paths)
+    return f"read_parquet([{listed}], union_by_name=true, hive_partitioning=false)"
+
+
+def _where(asked: Asked) -> tuple[str, list[Any]]:
+    wanted = [('"at" >= ?', asked.since), ('"at" < ?', asked.until), ('"task" = ?', asked.task)]
+    given = [(condition, value) for condition, value in wanted if value is not None]
+    text = " AND ".join(condition for condition, _ in given)
+    return f"WHERE {text}" if text else "", [value for _, value in given]
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

@@ -1,0 +1,232 @@
+"""One writing of the archive, in a process of its own: all that has come into the streams since the last one.
+
+`python -m monitoring.archive_run` reads a Job as a line of JSON, and prints a Report. It ends at once when its input
+is closed: it never outlives the gateway that began it.
+
+How far it has got stands in Redis, `apprentice:archive:DATASET`. A range of entries is `planned` there before its first
+file appears, and `done` once all are there. Whoever comes after a crash does the planned range again, under the same
+names: what is there is left, what is missing is written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from redis import Redis
+
+from monitoring.archive import Dataset, FeedbackRow, day_of, write_part
+from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.feedback import Feedback
+from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
+from monitoring.records import Record
+
+STREAMS: Mapping[Dataset, str] = MappingProxyType({"records": RECORDS_STREAM_KEY, "feedback": FEEDBACK_STREAM_KEY})
+PART_ENTRIES_MAX = 50_000
+READ_MAX = 500
+NICENESS = 10
+PARTIAL = ".partial-"
+PARTIAL_SECONDS_MAX = 3600.0
+DAY_SECONDS = 86_400.0
+
+PLAN = """
+local planned = redis.call('HGET', KEYS[1], 'planned')
+if planned then return planned end
+if (redis.call('HGET', KEYS[1], 'done') or '') ~= ARGV[1] then return '' end
+redis.call('HSET', KEYS[1], 'planned', ARGV[2])
+return ARGV[2]
+"""
+NOTE = """
+if redis.call('HGET', KEYS[1], 'planned') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'done', ARGV[2])
+redis.call('HDEL', KEYS[1], 'planned')
+return 1
+"""
+
+
+class Job(msgspec.Struct):
+    """What to do: read from that Redis, write into that folder, and keep so many days of it."""
+
+    redis_url: str
+    folder: str
+    retention_days: int
+    part_entries_max: int = PART_ENTRIES_MAX
+
+
+class Report(msgspec.Struct):
+    """What was done: entries written, those that could not be read and lie beside, files and their bytes."""
+
+    records: int = 0
+    feedback: int = 0
+    unreadable: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Staged:
+    """A range of entries as JSON lines, a file for each day; None where a range is not known."""
+
+    folder: Path
+    first: str | None = None
+    last: str | None = None
+    entries: int = 0
+    unreadable: int = 0
+    files: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, entry: str, day: str, line: bytes) -> None:
+        """Put an entry behind the others of its day."""
+        file = self.files.get(day)
+        if file is None:
+            file = self.files[day] = (self.folder / f"{day}.jsonl").open("wb")
+        file.write(line + b"\n")
+        self.first = self.first or entry
+        self.last = entry
+        self.entries += 1
+
+    def close(self) -> list[tuple[str, Path]]:
+        """The days, and the file of each."""
+        for file in self.files.values():
+            file.close()
+        return [(day, Path(file.name)) for day, file in sorted(self.files.items())]
+
+
+def run(job: Job) -> Report:
+    """Write what has come. Raises RedisError and OSError; what is done by then stays done."""
+    began = time.monotonic()
+    report, folder = Report(), Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder, job.retention_days)
+    with Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
+        for dataset in STREAMS:
+            while _write_range(redis, dataset, folder, job.part_entries_max, report):
+                pass
+    report.seconds = round(time.monotonic() - began, 3)
+    return report
+
+
+def _write_range(redis: Any, dataset: Dataset, folder: Path, entries_max: int, report: Report) -> bool:
+    """Write one range of entries; whether there may be more."""
+    key = f"apprentice:archive:{dataset}"
+    done, planned = (raw.decode() if raw else "" for raw in redis.hmget(key, "done", "planned"))
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as scratch:
+        staged = Staged(Path(scratch))
+        first, _, last = planned.partition(" ")
+        low, high = (first, last) if planned else (f"({done}" if done else "-", "+")
+        for entry, day, line in _rows(redis, dataset, low, high, None if planned else entries_max, staged):
+            staged.add(entry, day, line)
+        days = staged.close()
+        if not planned:
+            if staged.first is None:
+                return False
+            planned = f"{staged.first} {staged.last}"
+            if redis.eval(PLAN, 1, key, done, planned).decode() != planned:
+                return True  # another gateway has gone on meanwhile: look again
+            first, last = staged.first, staged.last or ""
+        for day, lines in days:
+            name = f"part-{first}-{last}"
+            if day == "unreadable":
+                (folder / day).mkdir(exist_ok=True)
+                lines.replace(folder / day / f"{dataset}-{first}-{last}.jsonl")
+                continue
+            size = write_part(dataset, lines, folder / dataset / day / f"{name}.parquet")
+            report.files += bool(size)
+            report.size_bytes += size
+    if redis.eval(NOTE, 1, key, planned, last):
+        report.records += staged.entries if dataset == "records" else 0
+        report.feedback += staged.entries if dataset == "feedback" else 0
+        report.unreadable += staged.unreadable
+    return True
+
+
+def _rows(
+    redis: Any, dataset: Dataset, low: str, high: str, entries_max: int | None, staged: Staged
+) -> Iterator[tuple[str, str, bytes]]:
+    """Entries of a stream as (id, day, JSON in the dataset's columns)."""
+    left = entries_max
+    while left is None or left > 0:
+        found = redis.xrange(STREAMS[dataset], low, high, count=READ_MAX if left is None else min(READ_MAX, left))
+        for raw, fields in found:
+            entry = raw.decode()
+            try:
+                at, line = _record(fields) if dataset == "records" else _feedback(fields)
+                yield entry, day_of(at), line
+            except (msgspec.DecodeError, KeyError, ValueError, OverflowError, OSError):
+                staged.unreadable += 1
+                told = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+                yield entry, "unreadable", msgspec.json.encode({"entry": entry, **told})
+            low = f"({entry}"
+        if not found:
+            return
+        left = None if left is None else left - len(found)
+
+
+def _record(fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
+    record = msgspec.json.decode(fields[b"record"], type=Record)
+    return record.at, msgspec.json.encode(record)
+
+
+def _feedback(fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
+    said = msgspec.json.decode(fields[b"feedback"], type=Feedback)
+    _, task, version, pool = [*fields[b"index"].decode().split("\n"), "", "", ""][:4]
+    value = said.value
+    row = FeedbackRow(
+        request=fields[b"request"].decode(),
+        at=said.at,
+        caller=said.caller,
+        task=task or None,
+        version=version or None,
+        pool=pool or None,
+        feedback_id=said.feedback_id,
+        metric=said.metric,
+        value_boolean=value if isinstance(value, bool) else None,
+        value_float=float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None,
+        value_category=value if isinstance(value, str) else None,
+        rater=said.rater,
+        comment=said.comment,
+        demonstration=None if said.demonstration is None else msgspec.json.encode(said.demonstration).decode(),
+        tags=None if said.tags is None else msgspec.json.encode(said.tags).decode(),
+    )
+    return said.at, msgspec.json.encode(row)
+
+
+def _sweep(folder: Path, retention_days: int) -> None:
+    """Remove the days that are too old, and what a run that was killed left half done."""
+    oldest = day_of(time.time() - retention_days * DAY_SECONDS)
+    for dataset in STREAMS:
+        for day in (folder / dataset).glob("day=*"):
+            if day.name < oldest:
+                shutil.rmtree(day, ignore_errors=True)
+    for left in folder.glob(f"{PARTIAL}*"):
+        if time.time() - left.stat().st_mtime > PARTIAL_SECONDS_MAX:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _end_with_the_input() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def main() -> None:
+    """Do the job that the input names, and say what was done."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    threading.Thread(target=_end_with_the_input, daemon=True).start()
+    os.nice(NICENESS)
+    sys.stdout.buffer.write(msgspec.json.encode(run(job)) + b"\n")
+    sys.stdout.buffer.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""How records flow: from the buffer in memory into the stream, and by way of the spool while Redis does not take them.
+
+A record is in memory alone for at most flush_interval_seconds before it is sent. Where Redis has not answered within
+spool_after_seconds, or is away, it is written to the spool at the next tick, flush_interval_seconds later at most. As
+long as the spool holds anything, records go there first, so that they reach the stream in their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from redis.exceptions import RedisError
+
+from monitoring.records import Joined, Record, RecordBuffer, RecordStream
+from monitoring.spool import Spool
+
+log = logging.getLogger(__name__)
+BATCH_MAX = 500
+REPLAY_MAX = 100
+"""Fewer than in a flush: all of a replay holds the event loop, and nobody waits for it. As many where Redis is slow."""
+SLOW_SECONDS = 0.05
+SPILL_MAX = 200
+HANDLES_MAX = 100_000
+RETRY_SECONDS = 0.25
+TAKE_OVER_SECONDS = 10.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When records are sent, when they are spooled instead, and how often the spool is synced to disk."""
+
+    flush_interval_seconds: float
+    spool_after_seconds: float
+    spool_sync_interval_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Whom the flow tells: of joined feedback, of so many lost records, of the seconds that a batch took."""
+
+    joined: Callable[[Joined], None]
+    dropped: Callable[[int], None]
+    flushed: Callable[[float], None]
+
+
+class RecordFlow:
+    """Moves records on. Owner of the spool, which one thread of its own reads and writes."""
+
+    def __init__(self, buffer: RecordBuffer, stream: RecordStream, spool: Spool, pace: Pace, told: Told) -> None:
+        self.buffer = buffer
+        self.stream = stream
+        self._spool = spool
+        self._pace = pace
+        self._told = told
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._handles: OrderedDict[str, str] = OrderedDict()
+        self._away = False
+        self._asked_at: float | None = None
+        self._took = 0.0
+        self._lost_told = 0
+
+    @property
+    def pending(self) -> int:
+        """Records that are not known to be in the stream, in memory and in the spool."""
+        return len(self.buffer) + self._spool.records
+
+    @property
+    def spool_bytes(self) -> int:
+        """Size of the spool's segments."""
+        return self._spool.size_bytes
+
+    def oldest_seconds(self) -> float:
+        """The age of the oldest record that is not known to be in the stream; 0 where there is none."""
+        at = self._spool.oldest_at
+        return max(self.buffer.oldest_seconds(), time.time() - at if at is not None else 0.0)
+
+    def unanswered_seconds(self) -> float:
+        """For how long Redis has taken no record though it was sent some; 0 where it has answered the last time."""
+        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
+
+    def latest_of(self, handle: str) -> str | None:
+        """The id of the newest record of a session or subject that is not yet in the stream."""
+        return self.buffer.latest_of(handle) or self._handles.get(handle)
+
+    async def open(self) -> None:
+        """Lock this gateway's part of the spool. Raises OSError where the disk does not let it."""
+        await self._in_thread(self._spool.open)
+
+    async def run(self) -> None:
+        """Keep records flowing until cancelled. Redis may be away meanwhile."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_sending())
+            group.create_task(self._keep_spooling())
+            group.create_task(self._keep_spool())
+
+    async def stop(self, until: float) -> int:
+        """Empty the buffer into the stream, or else onto the disk, trying the stream until then (monotonic seconds).
+
+        Returns how many records are left behind, in the spool where the disk takes them.
+        """
+        try:
+            async with asyncio.timeout(self._pace.spool_after_seconds):
+                while len(self.buffer) and not self._spool.records:
+                    await self._flush_some()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note_away(error)
+        await self._spill()
+        await self._synced()
+        while self.pending and time.monotonic() < until:
+            try:
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
+                    await (self._replay_some() if self._spool.records else self._flush_some())
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(0.1)
+        left = self.pending
+        try:
+            await self._in_thread(self._spool.close)
+        except OSError as error:
+            log.error("the spool can't be closed: %s", error)
+        self._thread.shutdown(wait=False)
+        return left
+
+    async def _keep_sending(self) -> None:
+        while True:
+            if not self._spool.records:
+                await self.buffer.some()
+                await asyncio.sleep(self._pace.flush_interval_seconds)
+            try:
+                if self._spool.records:
+                    await self._replay_some()
+                elif await self._flush_some() >= BATCH_MAX:
+                    continue
+            except (RedisError, OSError) as error:
+                self._note_away(error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _keep_spooling(self) -> None:
+        while True:
+            await self.buffer.some()
+            await asyncio.sleep(self._pace.flush_interval_seconds)
+            if self._spool.records or self._away or self.unanswered_seconds() >= self._pace.spool_after_seconds:
+                await self._spill()
+
+    async def _keep_spool(self) -> None:
+        """Sync it, and take over what dead gateways left."""
+        looked_at = -TAKE_OVER_SECONDS
+        while True:
+            try:
+                if time.monotonic() - looked_at >= TAKE_OVER_SECONDS:
+                    looked_at = time.monotonic()
+                    if await self._in_thread(self._spool.take_over):
+                        self.buffer.wake()
+            except OSError as error:
+                log.error("spools can't be taken over: %s", error)
+            await asyncio.sleep(self._pace.spool_sync_interval_seconds)
+            if self._spool.is_dirty:
+                await self._synced()
+
+    async def _flush_some(self) -> int:
+        """Move one batch from the buffer to the stream; returns how many. Raises RedisError and loses nothing."""
+        batch = self.buffer.first(BATCH_MAX)
+        if batch:
+            await self._append(batch)
+            self.buffer.forget(batch)
+        return len(batch)
+
+    async def _replay_some(self) -> None:
+        """Move one batch from the spool to the stream. Raises RedisError and OSError, and loses nothing."""
+        payloads = await self._in_thread(self._spool.first, REPLAY_MAX if self._took < SLOW_SECONDS else BATCH_MAX)
+        records, unreadable = _decoded(payloads)
+        if records:
+            await self._append(records)
+        await self._in_thread(self._spool.forget)
+        lost, self._lost_told = self._spool.lost - self._lost_told, self._spool.lost
+        if lost + unreadable:
+            self._told.dropped(lost + unreadable)
+        if not self._spool.records:
+            self._handles.clear()
+
+    async def _append(self, records: list[Record]) -> None:
+        began = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = began
+        for found in await self.stream.append(records):
+            self._told.joined(found)
+        self._asked_at = None
+        if self._away:
+            self._away = False
+            log.warning("Redis takes records again; %d wait in the spool", self._spool.records)
+        self._took = time.monotonic() - began
+        self._told.flushed(self._took)
+
+    async def _spill(self) -> None:
+        """Write all that is in memory now to the spool. Where the disk does not take it, it stays in memory."""
+        left = len(self.buffer)
+        while left > 0 and (batch := self.buffer.first(min(left, SPILL_MAX))):
+            left -= len(batch)
+            payloads = [msgspec.json.encode(record) for record in batch]
+            try:
+                dropped = await self._in_thread(self._spool.append, payloads, batch[0].at)
+            except OSError as error:
+                log.error("%d records can't be spooled: %s", len(self.buffer), error)
+                return
+            for record in batch:
+                for handle in record.handles:
+                    self._handles[handle] = record.id
+            while len(self._handles) > HANDLES_MAX:
+                self._handles.popitem(last=False)
+            self.buffer.forget(batch)
+            if dropped:
+                self._told.dropped(dropped)
+
+    async def _synced(self) -> None:
+        try:
+            await self._in_thread(self._spool.sync)
+        except OSError as error:
+            log.error("the spool can't be synced: %s", error)
+
+    def _note_away(self, error: BaseException) -> None:
+        if not self._away:
+            log.warning("Redis takes no records, they go to the spool: %s", error or type(error).__name__)
+        self._away = True
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+
+
+def _decoded(payloads: list[bytes]) -> tuple[list[Record], int]:
+    """The records, and how many are none: another version may have written them."""
+    records: list[Record] = []
+    for payload in payloads:
+        try:
+            records.append(msgspec.json.decode(payload, type=Record))
+        except msgspec.DecodeError:
+            log.exception("a record of the spool can't be read")
+    return records, len(payloads) - len(records)

@@ -1,0 +1,280 @@
+"""The spool: records on disk while Redis is away. Segments that only grow, replayed in order, then removed.
+
+Each gateway writes files of its own, `NAME.NUMBER.spool`, and holds a lock on `NAME.lock` for as long as it lives.
+Whoever gets the lock of another takes its segments over. A frame is the length of a record's JSON and its CRC-32,
+each in 4 bytes, little-endian, then the JSON; what a killed gateway left behind half written is cut.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+log = logging.getLogger(__name__)
+FRAME = struct.Struct("<II")
+FRAME_BYTES_MAX = 1 << 24
+SEGMENT_BYTES = 4 << 20
+SEGMENTS_LEAST = 8
+"""So many segments fit into the bound at least: one is what is dropped at a time."""
+READ_BYTES = 1 << 18
+
+
+class _When(msgspec.Struct):
+    at: float = 0.0
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file: `size` in bytes as far as it is whole, `records` in it, and how far it is replayed."""
+
+    path: Path
+    owner: str
+    size: int = 0
+    records: int = 0
+    offset: int = 0
+    replayed: int = 0
+
+
+class Spool:
+    """Owner of a gateway's segments, and of those that it took over. Not thread-safe: one thread calls it at a time.
+
+    `records`, `size_bytes` and `oldest_at` (Unix seconds, None where nothing waits) may be read from any thread.
+    """
+
+    def __init__(self, folder: Path, name: str, bytes_max: int) -> None:
+        self.records = 0
+        self.size_bytes = 0
+        self.oldest_at: float | None = None
+        self.is_dirty = False
+        self.lost = 0
+        """Records that were damaged on the disk, since the start."""
+        self._folder = folder
+        self._name = name
+        self._bytes_max = bytes_max
+        self._segment_bytes = min(SEGMENT_BYTES, bytes_max // SEGMENTS_LEAST)
+        self._segments: list[Segment] = []
+        self._locks: dict[str, int] = {}
+        self._writing: int | None = None
+        self._number = 0
+        self._read: tuple[Segment, int, int] | None = None
+
+    def open(self) -> None:
+        """Make the folder, and lock this gateway's name. Raises OSError."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._lock(self._name):
+            raise OSError(f"The spool {self._folder} has a gateway {self._name} already.")
+
+    def append(self, payloads: Sequence[bytes], first_at: float) -> int:
+        """Write records behind all others; returns how many of the oldest had to go for them.
+
+        They outlive this process from now on, and the machine after `sync`. Raises OSError, and then none is written.
+        """
+        segment = self._segment()
+        data = b"".join(FRAME.pack(len(payload), zlib.crc32(payload)) + payload for payload in payloads)
+        assert self._writing is not None, "_segment has opened it"
+        self.is_dirty = True
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._writing, left) :]
+        except OSError:
+            os.ftruncate(self._writing, segment.size)
+            raise
+        segment.size += len(data)
+        segment.records += len(payloads)
+        self.size_bytes += len(data)
+        self.records += len(payloads)
+        self.oldest_at = first_at if self.oldest_at is None else self.oldest_at
+        return self._drop_oldest()
+
+    def sync(self) -> None:
+        """Have the disk keep what was written. Raises OSError."""
+        if self._writing is not None and self.is_dirty:
+            os.fsync(self._writing)
+        self.is_dirty = False
+
+    def first(self, count: int) -> list[bytes]:
+        """The oldest records, at most so many, which stay here until `forget`. Fewer may come, none where none is left.
+
+        Damaged ones are left out.
+        """
+        while self._segments:
+            segment = self._segments[0]
+            try:
+                payloads, end, damaged = _frames(segment, count)
+            except FileNotFoundError:
+                payloads, end, damaged = [], segment.offset, segment.records - segment.replayed
+            if damaged:
+                log.error("%d records of %s are damaged or gone", damaged, segment.path)
+                self.lost += damaged
+            if end == segment.offset:
+                self._remove(segment)
+                continue
+            self._read = (segment, end, len(payloads) + damaged)
+            if payloads:
+                self.oldest_at = _at(payloads[0])
+            return payloads
+        return []
+
+    def forget(self) -> None:
+        """What `first` returned last is stored elsewhere. A segment that is read to its end is removed."""
+        if self._read is None:
+            return
+        segment, end, count = self._read
+        self._read = None
+        if segment not in self._segments:
+            return
+        segment.offset = end
+        segment.replayed += count
+        self.records -= count
+        if segment.offset >= segment.size:
+            self._remove(segment)
+
+    def take_over(self) -> int:
+        """Take over the segments of gateways that are no more; returns how many records that were. Raises OSError."""
+        found: dict[str, list[Path]] = {}
+        for path in self._folder.iterdir():
+            owner, _, number = path.name.removesuffix(".spool").removesuffix(".lock").rpartition(".")
+            if path.suffix == ".spool" and number.isdigit():
+                found.setdefault(owner, []).append(path)
+            elif path.suffix == ".lock":
+                found.setdefault(path.name.removesuffix(".lock"), [])
+        taken: list[Segment] = []
+        for owner, paths in sorted(found.items()):
+            if owner in self._locks or not self._lock(owner):
+                continue
+            taken += [_measured(path, owner) for path in sorted(paths)]
+            if not paths:
+                self._unlock(owner)
+        records = sum(segment.records for segment in taken)
+        if taken:
+            log.warning("%d records of gateways that are no more wait in the spool", records)
+            self._segments[:0] = taken
+            self._read = None
+            self.records += records
+            self.size_bytes += sum(segment.size for segment in taken)
+            self.first(1)
+            self._read = None
+        return records
+
+    def close(self) -> None:
+        """Let another gateway have what is left. Raises OSError where the disk does not keep it."""
+        try:
+            self.sync()
+        finally:
+            self._end_writing()
+            for owner in list(self._locks):
+                self._unlock(owner)
+
+    def _segment(self) -> Segment:
+        """The segment to write to."""
+        last = self._segments[-1] if self._segments else None
+        if self._writing is not None and last is not None and last.size < self._segment_bytes:
+            return last
+        self.sync()
+        self._end_writing()
+        self._number += 1
+        segment = Segment(self._folder / f"{self._name}.{self._number:08}.spool", self._name)
+        self._writing = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._segments.append(segment)
+        return segment
+
+    def _end_writing(self) -> None:
+        if self._writing is not None:
+            os.close(self._writing)
+            self._writing = None
+
+    def _drop_oldest(self) -> int:
+        dropped = 0
+        while self.size_bytes > self._bytes_max and len(self._segments) > 1:
+            segment = self._segments[0]
+            dropped += segment.records - segment.replayed
+            self._remove(segment)
+        return dropped
+
+    def _remove(self, segment: Segment) -> None:
+        if self._writing is not None and segment is self._segments[-1]:
+            self._end_writing()
+            self.is_dirty = False
+        self._segments.remove(segment)
+        segment.path.unlink(missing_ok=True)
+        self.size_bytes -= segment.size
+        self.records -= segment.records - segment.replayed
+        if not self._segments:
+            self.oldest_at = None
+        if segment.owner != self._name and all(other.owner != segment.owner for other in self._segments):
+            self._unlock(segment.owner)
+
+    def _lock(self, owner: str) -> bool:
+        """Whether the gateway of this name is no more, or is this one."""
+        path = self._folder / f"{owner}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(path).st_ino != os.fstat(descriptor).st_ino:
+                raise FileNotFoundError(path)
+        except (BlockingIOError, FileNotFoundError):
+            os.close(descriptor)
+            return False
+        self._locks[owner] = descriptor
+        return True
+
+    def _unlock(self, owner: str) -> None:
+        if not any(self._folder.glob(f"{owner}.*.spool")):
+            (self._folder / f"{owner}.lock").unlink(missing_ok=True)
+        os.close(self._locks.pop(owner))
+
+
+def _frames(segment: Segment, count: int) -> tuple[list[bytes], int, int]:
+    """Records of a segment from where it is replayed to: at most so many, the offset behind them, and how many more
+    of them are damaged."""
+    with segment.path.open("rb") as file:
+        file.seek(segment.offset)
+        data = file.read(min(READ_BYTES, segment.size - segment.offset))
+        if len(data) >= FRAME.size:
+            length = FRAME.unpack_from(data)[0]
+            data += file.read(max(0, FRAME.size + length - len(data)))
+    payloads: list[bytes] = []
+    at = damaged = 0
+    while len(payloads) + damaged < count and len(data) - at >= FRAME.size:
+        length, check = FRAME.unpack_from(data, at)
+        end = at + FRAME.size + length
+        if end > len(data):
+            break
+        payload = data[at + FRAME.size : end]
+        at = end
+        if zlib.crc32(payload) == check:
+            payloads.append(payload)
+        else:
+            damaged += 1
+    return payloads, segment.offset + at, damaged
+
+
+def _measured(path: Path, owner: str) -> Segment:
+    """A segment as far as its frames are whole: what comes after them was being written when its gateway was killed."""
+    data = path.read_bytes()
+    at = records = 0
+    while len(data) - at >= FRAME.size:
+        length = FRAME.unpack_from(data, at)[0]
+        if not 0 < length <= FRAME_BYTES_MAX or at + FRAME.size + length > len(data):
+            break
+        at += FRAME.size + length
+        records += 1
+    if at < len(data):
+        log.warning("the last %d bytes of %s are no whole record", len(data) - at, path)
+    return Segment(path, owner, size=at, records=records)
+
+
+def _at(payload: bytes) -> float:
+    try:
+        return msgspec.json.decode(payload, type=_When).at
+    except msgspec.DecodeError:
+        return 0.0

@@ -1,0 +1,100 @@
+"""TLS towards engines: whom we trust, and who we are. Certificates are read once, at the start."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import httpx
+
+
+class TlsError(Exception):
+    """Certificates or keys can't be used; the message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. `ca_file` alone is trusted where it is set, else what the system trusts; `cert_file` and `key_file`
+    are what we show to who asks for a certificate (mTLS). The key is not encrypted."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """What connections are made with: certificates and host names are verified. Raises TlsError."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise TlsError(f"The CA file {self.ca_file} can't be used: {error}.") from error
+        if self.cert_file:
+            try:
+                context.load_cert_chain(self.cert_file, self.key_file, password=lambda: b"")
+            except OSError as error:
+                pair = f"{self.cert_file} with the key {self.key_file or self.cert_file}"
+                raise TlsError(f"The certificate {pair} can't be used: {error}.") from error
+        return context
+
+
+class Addressed(Protocol):
+    """Who is reached at a url, maybe with TLS of its own."""
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        ...
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files that it is reached with, None where the system's trust is enough."""
+        ...
+
+
+def origin_of(url: str) -> str:
+    """The part of an address that a connection is made to: `https://host:443`."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+class Trust:
+    """The TLS of each origin, as the replicas have it that there are now; their files were read at the start."""
+
+    def __init__(self, addressed: Callable[[], Iterable[Addressed]]) -> None:
+        """`addressed` tells all replicas of the moment. Raises TlsError."""
+        self._addressed = addressed
+        self._contexts = {tls: tls.context() for tls in {one.tls for one in addressed()} if tls is not None}
+
+    def context_for(self, url: str) -> ssl.SSLContext | None:
+        """What a connection to this address is made with; None where the system's trust is enough."""
+        origin = origin_of(url)
+        for one in self._addressed():
+            if one.tls is not None and origin_of(one.url) == origin:
+                return self._contexts[one.tls]
+        return None
+
+
+class TrustingTransport(httpx.AsyncBaseTransport):
+    """For the control plane: each origin is reached with its own TLS."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._plain = httpx.AsyncHTTPTransport(verify=ssl.create_default_context())  # as requests have it
+        self._others: dict[ssl.SSLContext, httpx.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send it by the transport of its origin."""
+        context = self._trust.context_for(str(request.url)) if request.url.scheme == "https" else None
+        if context is None:
+            return await self._plain.handle_async_request(request)
+        if context not in self._others:
+            self._others[context] = httpx.AsyncHTTPTransport(verify=context)
+        return await self._others[context].handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for transport in (self._plain, *self._others.values()):
+            await transport.aclose()

@@ -1,0 +1,138 @@
+"""`apprentice doctor`, of real engines, Valkeys and folders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Status
+from tests.fakes.valkey import APPENDS, valkey
+from tests.gateway.cli.conftest import Said, run
+from tests.walks.conftest import Configure
+from tests.walks.gateway import run_gateway
+
+Doctor = Callable[..., Awaitable[Said]]
+
+
+@pytest.fixture
+def doctor(configure: Configure, tmp_path: Path) -> Doctor:
+    """`apprentice doctor` for a configuration; keyword arguments replace whole sections of it."""
+
+    async def doctored(*words: str, **sections: Any) -> Said:
+        path = tmp_path / "apprentice.yaml"
+        path.write_text(yaml.safe_dump(json.loads(json.dumps(configure(**sections), default=str))))
+        return await asyncio.to_thread(run, "doctor", "--config", str(path), *words)
+
+    return doctored
+
+
+def by_check(said: Said) -> Mapping[str, tuple[str, str, str]]:
+    return {one["check"]: (one["kind"], one["found"], one["advice"]) for one in said.json["findings"]}
+
+
+async def test_where_all_is_well_it_says_so_and_ends_with_0(doctor: Doctor, configure: Configure) -> None:
+    always = ("--appendonly", "yes", "--appendfsync", "always")
+    async with valkey(*always) as at, run_gateway(configure(redis_url=at.url)) as gateway:
+        port = int(gateway.url.rpartition(":")[2])
+        said = await doctor("--json", redis_url=at.url, listen={"port": port}, limits={"in_flight_max": 10})
+    found = by_check(said)
+    assert not [check for check, (kind, *_) in found.items() if kind == "problem"], found
+    assert said.exit_code == 0
+    assert set(found) == {
+        *("configuration", "redis", "durability", "replicas of redis", "eviction", "memory", "clock"),
+        *("data folder", "store folder", "engine small-0", "adapters on small-0", "engine general-0"),
+        *("file descriptors", "gateway"),
+    }
+    assert found["durability"][:2] == ("ok", "append-only file, fsync always")
+    assert found["gateway"][1].endswith("is ready, its state durable")
+
+
+async def test_people_get_a_table_with_what_to_do(doctor: Doctor) -> None:
+    said = await doctor()
+    assert said.exit_code == 1
+    lines = said.out.splitlines()
+    assert lines[0].split() == ["CHECK", "FOUND", "WHAT", "TO", "DO"]
+    (durability,) = (line for line in lines if " durability " in line)
+    assert durability.startswith("PROBLEM")
+    assert "Set appendonly yes and appendfsync always." in durability
+    assert lines[-1].startswith("1 problems, ")
+
+
+async def test_a_configuration_that_can_not_be_used_is_the_only_finding(doctor: Doctor) -> None:
+    said = await doctor("--json", colour="blue")
+    ((check, (kind, found, _)),) = by_check(said).items()
+    assert (check, kind, said.exit_code) == ("configuration", "problem", 1)
+    assert "colour: unknown key" in found
+
+
+async def test_a_redis_that_waits_is_well_and_missing_replicas_are_not(doctor: Doctor) -> None:
+    async with valkey(*APPENDS) as at:
+        found = by_check(await doctor("--json", redis_url=at.url, redis={"replicas_acked_min": 1}))
+    kind, said, _ = found["durability"]
+    assert (kind, said) == ("ok", "append-only file, fsync everysec; acknowledgements take over a second")
+    assert found["replicas of redis"][0] == "problem"
+
+
+async def test_a_redis_that_may_drop_state_or_is_short_of_memory_is_a_problem(doctor: Doctor) -> None:
+    async with valkey(*APPENDS, "--maxmemory", "1mb", "--maxmemory-policy", "volatile-ttl") as at:
+        found = by_check(await doctor("--json", redis_url=at.url))
+    assert found["eviction"][:2] == ("problem", "maxmemory-policy volatile-ttl")
+    assert found["memory"][0] == "problem"
+
+
+async def test_a_replica_of_redis_is_no_place_for_state(doctor: Doctor) -> None:
+    async with valkey(*APPENDS, "--replicaof", "127.0.0.1 1") as at:
+        kind, said, advice = by_check(await doctor("--json", redis_url=at.url))["redis"]
+    assert kind == "problem"
+    assert said.endswith("a replica")
+    assert "primary" in advice
+
+
+async def test_a_redis_that_is_away_is_a_problem_and_the_rest_is_checked(doctor: Doctor) -> None:
+    found = by_check(await doctor("--json", redis_url="redis://127.0.0.1:1"))
+    assert found["redis"][0] == "problem"
+    assert found["engine small-0"][0] == "ok"
+
+
+async def test_an_embedded_valkey_is_not_started_for_it(doctor: Doctor, tmp_path: Path) -> None:
+    found = by_check(await doctor("--json", redis_url=None))
+    assert found["redis"][0] == "ok"
+    assert not (tmp_path / "data").exists()
+
+
+async def test_engines_that_are_down_or_serve_something_else_are_named(
+    doctor: Doctor, configure: Configure, general: FakeEngine
+) -> None:
+    pools = configure()["pools"]
+    pools["small"]["replicas"].append({"name": "small-1", "url": "http://127.0.0.1:1"})
+    pools["small"]["replicas"].append({"name": "small-2", "url": general.url})
+    found = by_check(await doctor("--json", pools=pools))
+    assert found["engine small-0"][0] == "ok"
+    assert found["engine small-1"][:2] == ("problem", "http://127.0.0.1:1: ConnectError")
+    assert found["engine small-2"][:2] == ("problem", "it serves large")
+
+
+async def test_an_engine_that_loads_nothing_at_runtime_is_a_problem(doctor: Doctor, small: FakeEngine) -> None:
+    small.faults.add(Status(404), path="/v1/load_lora_adapter", times=1)
+    kind, _, advice = by_check(await doctor("--json"))["adapters on small-0"]
+    assert kind == "problem"
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in advice
+
+
+async def test_folders_that_can_not_be_are_a_problem(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    found = by_check(await doctor("--json", store_folder=str(tmp_path / "file" / "store")))
+    assert found["store folder"][0] == "problem"
+    assert found["data folder"][0] in ("ok", "warning")
+
+
+async def test_something_else_on_the_gateways_port_is_a_problem(doctor: Doctor, small: FakeEngine) -> None:
+    found = by_check(await doctor("--json", listen={"port": int(small.url.rpartition(":")[2])}))
+    assert found["gateway"][0] == "problem"

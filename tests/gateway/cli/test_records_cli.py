@@ -1,0 +1,109 @@
+"""`apprentice records …` over what gateways archived: each record once, whoever of them wrote it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.records import moment_of
+from gateway.settings import SettingsError
+from tests.gateway.cli.conftest import Said, run
+from tests.walks.conftest import Configure
+from tests.walks.gateway import run_gateway
+
+ASK = {"model": "general", "messages": [{"role": "user", "content": "How many days are in a week?"}]}
+
+
+async def said(*words: str) -> Said:
+    return await asyncio.to_thread(run, *words)
+
+
+async def ok(*words: str) -> Said:
+    ended = await said(*words)
+    assert ended.exit_code == 0, ended.err
+    return ended
+
+
+@pytest.fixture
+async def archived(configure: Configure, tmp_path: Path) -> AsyncIterator[tuple[Path, list[str]]]:
+    """The archive of two gateways that run, and the ids of the requests that they served; one of them is judged."""
+    keep = {"archive_interval_seconds": 0.1, "archive_folder": str(tmp_path / "archive")}
+    async with (
+        run_gateway(configure(records=keep)) as one,
+        run_gateway(configure(records=keep), one.admin_key) as two,
+        one.http() as first,
+        two.http() as second,
+    ):
+        served = []
+        for http in (first, second) * 10:
+            answer = await http.post("/v1/chat/completions", json=ASK)
+            served.append(answer.headers["x-request-id"])
+        judged = {"request_id": served[0], "metric": "correct", "value": True}
+        assert (await first.post("/v1/feedback", json=judged)).status_code == 201
+
+        async def counted(dataset: str) -> int:
+            ended = await said(
+                "records", "count", "--json", "--dataset", dataset, "--folder", str(tmp_path / "archive")
+            )
+            return int(ended.json["rows"]) if ended.exit_code == 0 else 0
+
+        async with asyncio.timeout(30):
+            while await counted("records") < 20 or await counted("feedback") < 1:
+                await asyncio.sleep(0.05)
+        told = (await first.get("/metrics")).text + (await second.get("/metrics")).text
+        lines = [line.split() for line in told.splitlines() if line.startswith("apprentice_records_archived_total ")]
+        assert sum(float(value) for _, value in lines) == 20
+        yield tmp_path / "archive", served
+
+
+async def test_what_two_gateways_served_is_counted_and_exported_once(
+    archived: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, served = archived
+    counted = await ok("records", "count", "--folder", str(folder))
+    lines = counted.out.splitlines()
+    assert lines[0].split() == ["DAY", "RECORDS", "FILES", "SIZE", "OF", "FILES"]
+    assert lines[-1].split()[:2] == ["all", "20"]
+    out = tmp_path / "all.jsonl"
+    told = await ok("records", "export", "--folder", str(folder), "--since", "1h", "--out", str(out))
+    assert told.out.startswith(f"Wrote {out}: 20 rows, ")
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sorted(row["id"] for row in rows) == sorted(served)
+    assert {(row["pool"], row["outcome"]) for row in rows} == {("general", "ok")}
+    await ok("records", "export", "--dataset", "feedback", "--folder", str(folder), "--out", str(out))
+    (judged,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (judged["request"], judged["value_boolean"], judged["pool"]) == (served[0], True, "general")
+    assert (await ok("records", "count", "--folder", str(folder), "--task", "returns", "--json")).json["rows"] == 0
+
+
+async def test_what_can_not_be_is_one_line_and_writes_nothing(archived: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder = ("--folder", str(archived[0]))
+    for words, told in (
+        (("count", "--folder", str(tmp_path / "none")), "There are no records"),
+        (("count", "--config", str(tmp_path / "none.yaml")), "can't be read"),
+        (("count", *folder, "--since", "yesterday"), "'yesterday' is no time"),
+        (("export", *folder, "--out", str(tmp_path / "x.xlsx")), "ends in none of"),
+        (("export", *folder, "--out", str(tmp_path / "no" / "x.csv")), "there is no such folder"),
+        (("export", *folder, "--until", "2001-01-01", "--out", str(tmp_path / "x.csv")), "There are no records"),
+    ):
+        ended = await said("records", *words)
+        assert (ended.exit_code, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+        assert ended.err.startswith("apprentice: ")
+        assert told in ended.err
+    assert not list(tmp_path.glob("*x.*"))
+
+
+def test_times_are_days_moments_and_ages() -> None:
+    now = 1_772_366_400.0
+    assert moment_of("2026-03-01", now) == moment_of("2026-03-01T00:00Z", now) == now - 43_200
+    assert moment_of("2026-03-01T13:00+01:00", now) == now
+    assert (moment_of("36h", now), moment_of("7d", now)) == (now - 36 * 3600, now - 7 * 86_400)
+    assert moment_of("1h", time.time()) < time.time()
+    for wrong in ("yesterday", "7w", "", "2026-13-01", "-1h"):
+        with pytest.raises(SettingsError):
+            moment_of(wrong, now)

@@ -1,0 +1,227 @@
+"""What `apprentice` says: advice that can be followed, one way of writing, and nothing that a script can't read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.main import get_command
+
+from gateway.admin.fleet import in_order
+from gateway.cli.main import app
+from monitoring.degradation.rollout import Plan
+from tests.fakes.engine import FakeEngine
+from tests.gateway.cli.conftest import Command, in_a_process, run
+from tests.walks.conftest import MakeAdapter
+from tests.walks.gateway import RunningGateway
+from tests.walks.two_replicas import LOAD, Hold, go_down, until
+
+PROGRAM = str(Path(sys.executable).with_name("apprentice"))
+
+
+@pytest.fixture
+async def staged(apprentice: Command, make_adapter: MakeAdapter) -> Command:
+    """`apprentice …` where returns@v1 leads and returns@v2 is ready."""
+    for words in (("push", str(make_adapter(2))), ("stage", "returns@v2")):
+        said = await apprentice("adapters", *words)
+        assert said.exit_code == 0, said.err
+    return apprentice
+
+
+def commands(group: Any = None, path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, command in (group or get_command(app)).commands.items():
+        found |= commands(command, f"{path}{name} ") if hasattr(command, "commands") else {f"{path}{name}": command}
+    return found
+
+
+# ---- advice ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rollback_after_a_rollback_says_how_to_lead_with_what_is_loaded(staged: Command) -> None:
+    for words in (("promote", "returns@v2"), ("rollback", "returns")):
+        assert (await staged("adapters", *words)).exit_code == 0
+    again = await staged("adapters", "rollback", "returns")
+    assert again.exit_code == 1
+    assert "returns@v2 (standby). Promote returns@v2, or roll back to returns@v2 by its name." in again.err
+    assert "stage" not in again.err.replace("(state_conflict)", "")
+    followed = await staged("adapters", "rollback", "returns", "--to", "returns@v2")
+    assert followed.out.startswith("returns is served by returns@v2 100 %")
+
+
+async def test_a_rollback_with_nothing_loaded_names_what_can_be_staged_and_nothing_that_is_retired(
+    gateway: RunningGateway, staged: Command, make_adapter: MakeAdapter
+) -> None:
+    for words in (("retire", "returns@v2"), ("push", str(make_adapter(3)))):
+        assert (await staged("adapters", *words)).exit_code == 0
+    refused = await staged("adapters", "rollback", "returns")
+    assert "no other version that is loaded: stage one of returns@v3, then promote it." in refused.err
+    assert (await staged("adapters", "retire", "returns@v3")).exit_code == 0
+    refused = await staged("adapters", "rollback", "returns")
+    assert "no other version that is loaded: push another adapter." in refused.err
+
+
+@pytest.mark.parametrize("step", [("stage",), ("promote",), ("canary", "--share", "0.1")])
+async def test_a_retired_version_is_pushed_again_and_never_staged(staged: Command, step: tuple[str, ...]) -> None:
+    assert (await staged("adapters", "retire", "returns@v2")).exit_code == 0
+    refused = await staged("adapters", step[0], "returns@v2", *step[1:])
+    assert refused.exit_code == 1
+    assert "returns@v2 is retired, for good: push its adapter again, which makes a new version." in refused.err
+
+
+# ---- the form of what is said ----------------------------------------------------------------------------------------
+
+
+async def test_a_refusal_ends_with_one_full_stop_and_names_things_as_they_were_written(staged: Command) -> None:
+    canary = ("canary", "returns@v2", "--share", "0.2", "--auto")
+    for words, told in (
+        ((*canary, "--alpha", "7"), "alpha is 7"),
+        ((*canary, "--margin", "0.02", "--shadow-harm-margin", "0.4"), "shadow_harm_margin is 0.4"),
+        (("promote", "returns@v2", "--expected-generation", "9"), "read it and try again. (stale_generation)"),
+        (("promote", "no task@v1"), "'no task'"),
+        (("show", "returns@v 9"), "'returns@v 9'"),
+        (("rollback", "no task"), "'no task'"),
+    ):
+        refused = await staged("adapters", *words)
+        assert (refused.exit_code, told in refused.err) == (1, True), refused.err
+        assert re.fullmatch(r"apprentice: .*[^.]\. \(\w+\)\n", refused.err), refused.err
+        assert "%" not in refused.err
+
+
+async def test_a_share_is_written_in_one_way(staged: Command) -> None:
+    assert "It gets 100 % of the requests of returns.\n" in (await staged("adapters", "why", "returns@v1")).out
+    assert "It gets 0 % of the requests of returns.\n" in (await staged("adapters", "why", "returns@v2")).out
+
+
+async def test_a_refusal_is_json_too_where_json_is_asked_for(gateway: RunningGateway, apprentice: Command) -> None:
+    refused = await apprentice("adapters", "show", "returns@v9", "--json")
+    async with gateway.http() as http:
+        answer = await http.get("/admin/v1/adapters/returns@v9")
+    assert (refused.exit_code, refused.json) == (1, answer.json())
+    unusable = await apprentice("adapters", "stage", "returns", "--json")
+    error = unusable.json["error"]
+    assert (unusable.exit_code, list(error)) == (2, ["message", "type", "param", "code"])
+    assert unusable.err == f"apprentice: {error['message']}\n"
+
+
+async def test_what_came_to_nothing_is_one_json_document(
+    apprentice: Command, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers["returns@v2"] = "not what its manifest expects"
+    await apprentice("adapters", "push", str(make_adapter(2, expected="approve")))
+    failed = await apprentice("adapters", "stage", "returns@v2", "--json")
+    assert (failed.exit_code, failed.json["state"]) == (1, "quarantined")
+
+
+# ---- lists -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_long_note_is_shortened_in_the_list_and_whole_in_why(
+    apprentice: Command, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    small.answers["returns@v2"] = "not what its manifest expects " * 4
+    await apprentice("adapters", "push", str(make_adapter(2, expected="approve")))
+    await apprentice("adapters", "stage", "returns@v2")
+    line = (await apprentice("adapters", "list")).out.splitlines()[2]
+    note = line[line.index("returns@v2 answers") :]
+    assert len(note) <= 60
+    assert note.endswith("…")
+    assert "not 'approve'." in (await apprentice("adapters", "why", "returns@v2")).out
+
+
+async def test_a_version_that_is_ready_nowhere_and_an_engine_that_is_down_say_so(
+    gateway: RunningGateway, apprentice: Command, small: FakeEngine
+) -> None:
+    await go_down(gateway, small)
+    listed = (await apprentice("adapters", "list")).out
+    assert "0/1" in listed
+    assert "ready on 0 of 1 replicas: small-0 is down" in listed
+    (row,) = [line.split() for line in (await apprentice("adapters", "replicas")).out.splitlines() if "small-0" in line]
+    assert row == ["small-0", "small", "down", "0", "-", "-", "-", "returns@v1"]
+
+
+def test_versions_are_in_the_order_of_their_numbers() -> None:
+    names = ["returns@v10", "returns@v2", "a@v3", "returns@v1", "returns"]
+    assert sorted(names, key=in_order) == ["returns", "a@v3", "returns@v1", "returns@v2", "returns@v10"]
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", ["0", "1", "1.5", "nan", "much"])
+async def test_a_canary_without_a_share_or_with_all_of_it_is_refused_before_a_gateway_is_asked(share: str) -> None:
+    said = await asyncio.to_thread(run, "adapters", "canary", "returns@v2", "--share", share)
+    assert (said.exit_code, "above 0 and below 1" in " ".join(said.err.split())) == (2, True)
+
+
+def test_every_field_of_a_plan_has_an_option() -> None:
+    options = {option for parameter in commands()["adapters canary"].params for option in parameter.opts}
+    fields = {f"--{field.name.replace('_', '-')}" for field in msgspec.structs.fields(Plan)}
+    assert not fields - options
+
+
+def test_every_argument_is_written_in_capitals() -> None:
+    for name, command in commands().items():
+        for parameter in command.params:
+            if parameter.param_type_name == "argument":
+                assert str(parameter.metavar).isupper(), f"{name}: {parameter.name}"
+
+
+# ---- waiting, and Ctrl-C ---------------------------------------------------------------------------------------------
+
+
+async def test_a_canary_watched_into_a_pipe_is_a_line_a_change(gateway: RunningGateway, staged: Command) -> None:
+    watching = asyncio.create_task(
+        in_a_process(gateway)("adapters", "canary", "returns@v2", "--share", "0.5", "--watch")
+    )
+    async with gateway.http() as http:
+
+        async def has_lasted() -> bool:
+            rollout = (await http.get("/admin/v1/aliases/returns")).json()["rollout"]
+            return rollout is not None and time.time() - rollout["started_at"] > 2.2
+
+        await until(has_lasted)
+    assert (await staged("adapters", "rollback", "returns")).exit_code == 0
+    watched = await watching
+    assert watched.err.count("Canary: returns@v2 has 50 %") == 1, watched.err
+
+
+def test_ctrl_c_while_the_commands_are_loaded_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    command = [sys.executable, "-m", "gateway.cli.entry", "adapters", "list"]
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+async def test_ctrl_c_while_a_version_is_placed_says_that_it_goes_on_and_it_does(
+    gateway: RunningGateway, apprentice: Command, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    hold = Hold()
+    small.faults.add(hold, path=LOAD)
+    await apprentice("adapters", "push", str(make_adapter(2)))
+    variables = {**os.environ, "APPRENTICE_URL": gateway.url, "APPRENTICE_KEY": gateway.admin_key}
+    process = await asyncio.create_subprocess_exec(
+        *(PROGRAM, "adapters", "stage", "returns@v2"), env=variables, stderr=asyncio.subprocess.PIPE
+    )
+    await hold.met.wait()
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    hold.let_go.set()
+    assert process.returncode == 130
+    told = "returns@v2 goes on being placed: see how far it is with `apprentice adapters show returns@v2`.\n"
+    assert err.decode() == told
+
+    async def is_ready() -> bool:
+        return (await apprentice("adapters", "show", "returns@v2", "--json")).json["state"] == "ready"
+
+    await until(is_ready)

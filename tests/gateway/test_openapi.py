@@ -1,0 +1,235 @@
+"""The document at /openapi.json says what is raised: each endpoint's errors are those that its code can come to."""
+
+from __future__ import annotations
+
+import ast
+import json
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.app import HOT, PARTS, build_app
+from gateway.errors import ERRORS, Problem
+from gateway.openapi import ANSWER_HEADERS, ANYWHERE, HOT_HEADERS, IN_STREAMS, OF_JSON, OF_STATE
+from gateway.parameters import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
+from gateway.request_body import read_body
+from gateway.request_path import walk
+from gateway.settings import load_settings
+from router.choice import RefusalCode
+from router.policy import TaskPolicy
+from tests.style.source import ROOT, files, tree
+from tests.style.tables import code, table, tables
+
+BY_THE_FRAME = {*ANYWHERE, *OF_JSON, *OF_STATE}
+"""What FastAPI, Redis or the connection may bring to any endpoint: its own code need not raise it."""
+OF_ADDRESSES = {"method_not_allowed", "not_found"}
+"""What an address says for which there is no operation."""
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return build_app(load_settings(ROOT / "apprentice.yaml")).openapi()
+
+
+def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), path, operation
+
+
+def codes_of(operation: Mapping[str, Any]) -> set[str]:
+    """All error codes that an operation's answers name, each under its own status."""
+    found: set[str] = set()
+    for status, answer in operation["responses"].items():
+        told = _codes_in(answer["content"]) if status >= "400" else set()
+        assert {ERRORS[code].status for code in told} <= {int(status)}
+        found |= told
+    return found
+
+
+def _codes_in(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        if list(value) == ["code"]:
+            return set(value["code"]["enum"])
+        return set().union(*map(_codes_in, value.values()))
+    return set().union(*map(_codes_in, value)) if isinstance(value, list) else set()
+
+
+@dataclass
+class Part:
+    """A function, a class or a module's name: the codes that it has, and what it uses."""
+
+    codes: set[str] = field(default_factory=set)
+    names: set[tuple[str, str]] = field(default_factory=set)
+
+
+class Code:
+    """The gateway's code as a graph of names: who uses a name can come to what that raises.
+
+    A method is found by what it is called on, as our names go: `house.uploads.receive` is the one of Uploads.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[tuple[str, str], Part] = {}
+        for path in files("gateway"):
+            module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+            if module not in ("gateway.openapi", "gateway.errors"):
+                self._read(module, tree(path))
+
+    def _read(self, module: str, parsed: ast.Module) -> None:
+        imported: dict[str, tuple[str, str]] = {}
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gateway"):
+                imported |= {each.asname or each.name: (node.module or "", each.name) for each in node.names}
+        for node in parsed.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                self._add(module, node.name, node, imported)
+            elif isinstance(node, ast.ClassDef):
+                names = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+                for each in names:
+                    self._add(module, f"{node.name}.{each.name}", each, imported)
+                special = {(module, f"{node.name}.{each.name}") for each in names if each.name.startswith("__")}
+                self.parts[module, node.name] = Part(names=special)
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                self._add(module, node.targets[0].id, node.value, imported)
+
+    def _add(self, module: str, name: str, node: ast.AST, imported: Mapping[str, tuple[str, str]]) -> None:
+        part = self.parts[module, name] = Part()
+        used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+        if "Problem" in used:
+            constants = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+            part.codes = {each for each in constants if isinstance(each, str) and each in ERRORS}
+        part.names = {imported.get(each, (module, each)) for each in used - {"Problem"}}
+        for each in ast.walk(node):
+            if isinstance(each, ast.Attribute):
+                of = each.value.attr if isinstance(each.value, ast.Attribute) else getattr(each.value, "id", "")
+                of = name.partition(".")[0] if of == "self" else of
+                part.names.add((of.strip("_").lower().removesuffix("s"), each.attr))
+
+    def raised(self, module: str, name: str) -> set[str]:
+        """All codes that it can come to."""
+        methods: dict[str, list[tuple[str, str]]] = {}
+        for at in self.parts:
+            if "." in at[1]:
+                methods.setdefault(at[1].partition(".")[2], []).append(at)
+        seen: set[tuple[str, str]] = set()
+        left, found = [(module, name)], set[str]()
+        while left:
+            at = left.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            part = self.parts.get(at)
+            if part is not None:
+                found |= part.codes
+                left += part.names
+            elif at[0] and not at[0].startswith("gateway."):
+                left += [each for each in methods.get(at[1], ()) if at[0] in each[1].partition(".")[0].lower()]
+        return found
+
+
+@pytest.fixture(scope="module")
+def written() -> Code:
+    return Code()
+
+
+FUNCTIONS = {
+    (method, route.path): (part.__name__, route.endpoint.__name__)
+    for part in PARTS
+    for route in part.router.routes
+    for method in route.methods  # type: ignore[attr-defined]
+} | {("POST", path): (walk.__module__, walk.__name__) for path in HOT}
+
+
+def test_every_endpoint_is_described_and_nothing_else(document: dict[str, Any]) -> None:
+    assert {(method, path) for method, path, _ in operations(document)} == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(FUNCTIONS))
+def test_an_endpoint_names_the_errors_that_its_code_can_come_to_and_no_others(
+    document: dict[str, Any], written: Code, method: str, path: str
+) -> None:
+    told = codes_of(document["paths"][path][method.lower()])
+    raised = written.raised(*FUNCTIONS[method, path])
+    if path in HOT:
+        raised = (raised | {*typing.get_args(RefusalCode)}) - {"stream_broken"}
+    assert not raised - told, "the document leaves them out"
+    assert not told - raised - BY_THE_FRAME, "nothing raises them there"
+
+
+def test_all_errors_of_the_table_are_told_somewhere(document: dict[str, Any]) -> None:
+    told = set().union(*(codes_of(operation) for *_, operation in operations(document)))
+    wanted = {code(row[0]) for row in table("docs/errors.md", "Code", "Status", "Type", "When")}
+    assert wanted == told | {*IN_STREAMS} | OF_ADDRESSES
+    assert (
+        set(document["components"]["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"]) == wanted
+    )
+
+
+def test_every_status_from_400_on_has_an_error_or_says_what_else(document: dict[str, Any]) -> None:
+    other = {(path, status) for _, path, each in operations(document) for status in each["responses"] if status >= "400"
+             and "anyOf" in each["responses"][status]["content"]["application/json"]["schema"]}  # fmt: skip
+    assert other == {("/health/ready", "503")}
+    schema = document["components"]["schemas"]["Error"]
+    for name in ERRORS:
+        jsonschema.validate({"error": Problem(name, "A sentence.", "a field").content()}, schema)
+
+
+def test_every_operation_says_who_may_use_it(document: dict[str, Any]) -> None:
+    roles = {path: set(*each["security"][0].values()) for _, path, each in operations(document) if "security" in each}
+    assert {path for _, path, _ in operations(document)} - set(roles) == {"/health/live", "/health/ready", "/metrics"}
+    assert {path for path, names in roles.items() if names} == {path for path in roles if path.startswith("/admin/")}
+    assert not [one for *_, each in operations(document) for one in each.get("parameters", ())
+                if one["name"].lower() == "authorization"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "endpoint"), HOT.items())
+def test_the_body_of_a_hot_endpoint_has_the_fields_that_the_gateway_reads(
+    document: dict[str, Any], path: str, endpoint: Endpoint
+) -> None:
+    schema = body_schema(document, path)
+    assert set(schema["properties"]) == (KNOWN[endpoint] | ON_REQUEST) - {"media"}
+    assert not schema["properties"].keys() & GATEWAY_ALONE
+    bounded = [name for name, told in schema["properties"].items() if not told.keys() - {"description"}]
+    assert set(bounded) <= ON_REQUEST, "fields whose types the code has are told"
+
+
+def test_the_headers_of_a_hot_endpoint_are_those_of_the_document_for_people() -> None:
+    asked, answered = (
+        {code(row[0]) for row in rows[1:]} for rows in tables("docs/api.md") if rows[0] == ("Header", "Meaning")
+    )
+    assert asked == {*HOT_HEADERS, "authorization"}
+    assert answered == {*ANSWER_HEADERS, "retry-after", "x-should-retry"}
+
+
+def body_schema(document: Mapping[str, Any], path: str) -> dict[str, Any]:
+    name = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    found: dict[str, Any] = document["components"]["schemas"][name.rpartition("/")[2]]
+    return found
+
+
+values = st.none() | st.booleans() | st.integers(-3, 600) | st.floats(-3, 3) | st.text(max_size=3)
+anything = st.recursive(
+    values, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "json", "7"]), inner)
+)
+fields = st.sampled_from(sorted((KNOWN["chat"] | KNOWN["completions"]) - {"model"}))
+
+
+@given(st.sampled_from(sorted(HOT)), st.dictionaries(fields, anything, max_size=3))
+def test_a_body_that_the_gateway_reads_is_one_that_the_document_allows(
+    document: dict[str, Any], path: str, chosen: dict[str, Any]
+) -> None:
+    needed: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": "x"}
+    body = {"model": "returns", **needed, **chosen}
+    try:
+        read_body(HOT[path], json.dumps(body).encode()).check(None, TaskPolicy("", None, max_tokens_max=500, n_max=500))
+    except Problem:
+        return
+    checked = jsonschema.Draft202012Validator({**body_schema(document, path), "components": document["components"]})
+    assert not [error.message for error in checked.iter_errors(body)]

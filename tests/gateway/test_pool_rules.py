@@ -1,0 +1,128 @@
+"""Settings of pools that can't go together, and what serving gets of those that can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway.test_settings import LEAST, loaded, said, with_pool
+
+
+def engine(url: str = "https://api.example.com/openai/v1", **changes: Any) -> dict[str, Any]:
+    return {"engine": "openai", "base_model": "any/thing:1@2", "replicas": [{"name": "a", "url": url}]} | changes
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("https://api.example.com/v1", "https://api.example.com/v1"),
+        ("https://api.example.com/v1/", "https://api.example.com/v1"),
+        ("https://host:8443/openai/v1.1~x_y", "https://host:8443/openai/v1.1~x_y"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+    ],
+)
+def test_an_openai_engines_address_may_have_a_path(tmp_path: Path, url: str, base: str) -> None:
+    (pool,) = loaded(tmp_path, {"pools": {"general": engine(url)}}).pool_configs()
+    assert (pool.engine, pool.replicas[0].base_url, pool.health_interval_seconds) == ("openai", base, 15.0)
+
+
+def test_vllms_api_is_below_v1_and_it_is_looked_at_as_often_as_the_gateway_says(tmp_path: Path) -> None:
+    (pool,) = loaded(tmp_path, {**LEAST, "health_interval_seconds": 0.5}).pool_configs()
+    assert (pool.engine, pool.replicas[0].base_url) == ("vllm", "http://127.0.0.1:8101/v1")
+    assert pool.health_interval_seconds == 0.5
+    (pool,) = loaded(tmp_path, with_pool(health_interval_seconds=3)).pool_configs()
+    assert pool.health_interval_seconds == 3
+
+
+@pytest.mark.parametrize(
+    "url", ["https://h/v1?api-version=1", "https://h/a b", "https://h//v1", "https://h/v1#x", "h/v1"]
+)
+def test_an_address_that_requests_can_not_be_put_below_is_refused(tmp_path: Path, url: str) -> None:
+    assert "pools.general.replicas.0.url" in said(tmp_path, {"pools": {"general": engine(url)}})
+
+
+def test_vllm_has_no_path_and_the_way_out_is_named(tmp_path: Path) -> None:
+    told = said(tmp_path, with_pool(replicas=[{"name": "g", "url": "http://h/v1"}]))
+    assert "pools.general.replicas.0.url" in told
+    assert "engine: openai" in told
+
+
+@pytest.mark.parametrize("key", ["base_folder", "base_fingerprint"])
+def test_adapters_can_not_be_placed_on_an_openai_pool(tmp_path: Path, key: str) -> None:
+    value = {"base_folder": "/models/x", "base_fingerprint": "sha256:" + "0" * 64}[key]
+    assert f"pools.general.{key}: adapters can't be placed" in said(
+        tmp_path, {"pools": {"general": engine(**{key: value})}}
+    )
+
+
+@pytest.mark.parametrize("key", ["store_folder", "sidecar_url", "recycle_url"])
+def test_nor_on_one_of_its_replicas(tmp_path: Path, key: str) -> None:
+    value = "/store" if key == "store_folder" else "http://h:1"
+    replicas = [{"name": "a", "url": "http://h/v1", key: value}]
+    told = said(tmp_path, {"pools": {"general": engine(replicas=replicas)}})
+    assert f"pools.general.replicas.0.{key}: adapters can't be placed" in told
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    tls = {"ca_file": "/ca.pem"}
+    told = said(tmp_path, {"pools": {"general": engine("http://h/v1", base_folder="/x", tls=tls)}})
+    assert "base_folder" in told
+    assert "no https:// address" in told
+
+
+def test_one_engine_is_reached_in_one_way(tmp_path: Path) -> None:
+    tls = {"ca_file": "/ca.pem"}
+    other = engine("https://api.example.com/other", replicas=[{"name": "b", "url": "https://api.example.com:443/v2"}])
+    loaded(tmp_path, {"pools": {"general": engine(tls=tls), "other": {**other, "tls": tls}}})
+    assert "pools.other.tls: the pool 'general'" in said(
+        tmp_path, {"pools": {"general": engine(tls=tls), "other": other}}
+    )
+
+
+def test_tls_files_reach_serving(tmp_path: Path) -> None:
+    tls = {"ca_file": "/ca.pem", "cert_file": "/c.pem", "key_file": "/k.pem"}
+    (pool,) = loaded(tmp_path, {"pools": {"general": engine(tls=tls)}}).pool_configs()
+    files = pool.replicas[0].tls
+    assert files is not None
+    assert (files.ca_file, files.cert_file, files.key_file) == ("/ca.pem", "/c.pem", "/k.pem")
+
+
+def test_a_key_without_its_certificate_is_refused(tmp_path: Path) -> None:
+    assert "key_file" in said(tmp_path, {"pools": {"general": engine(tls={"key_file": "/k.pem"})}})
+
+
+def test_redis_by_tls_is_one_address_for_its_client(tmp_path: Path) -> None:
+    tls = {"ca_file": "/my ca.pem", "cert_file": "/c.pem"}
+    settings = loaded(tmp_path, {**LEAST, "redis_url": "rediss://u:p@h:6380/1", "redis_tls": tls})
+    assert settings.redis_address() == "rediss://u:p@h:6380/1?ssl_ca_certs=%2Fmy+ca.pem&ssl_certfile=%2Fc.pem"
+    settings = loaded(tmp_path, {**LEAST, "redis_url": "rediss://h?db=1", "redis_tls": tls})
+    assert str(settings.redis_address()).startswith("rediss://h?db=1&ssl_ca_certs=")
+    assert loaded(tmp_path, {**LEAST, "redis_url": "redis://h"}).redis_address() == "redis://h"
+    assert loaded(tmp_path, LEAST).redis_address() is None
+
+
+@pytest.mark.parametrize("url", ["redis://h:6379", "unix:///run/valkey.sock", None])
+def test_files_for_a_redis_that_is_not_reached_by_tls_are_refused(tmp_path: Path, url: str | None) -> None:
+    content = {**LEAST, "redis_tls": {"ca_file": "/ca.pem"}} | ({"redis_url": url} if url else {})
+    assert "redis_tls: it needs a redis_url" in said(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("gateways", "tasks", "wanted"),
+    [
+        (None, None, "caller"),
+        ("none", None, "none"),
+        ("none", "caller", "caller"),
+        ("caller", "none", "none"),
+    ],
+)
+def test_a_tasks_cache_isolation_goes_before_the_gateways(
+    tmp_path: Path, gateways: str | None, tasks: str | None, wanted: str
+) -> None:
+    task = {"cache_isolation": tasks} if tasks else {}
+    content = {**LEAST, "tasks": {"returns": task}} | ({"cache_isolation": gateways} if gateways else {})
+    settings = loaded(tmp_path, content)
+    assert settings.tasks["returns"].policy("returns", settings.cache_isolation).cache_isolation == wanted

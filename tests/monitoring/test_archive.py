@@ -1,0 +1,309 @@
+"""The archive: every record and every judgement is in one Parquet file, once, whatever was killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from monitoring import archive, archive_run
+from monitoring.archive import Asked, Day, Nothing
+from monitoring.archive_run import Job, Report
+from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.feedback import Feedback, FeedbackStore
+from monitoring.records import STREAM_KEY, AttemptRecord, PairRecord, Record
+from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
+from tests.style.tables import code, table, tables
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
+DAY_SECONDS = 86_400
+
+KILLED = """
+import os, sys
+from monitoring import archive_run
+{hook}
+archive_run.main()
+"""
+AFTER_RENAME = """
+whole = archive_run.write_part
+def write_part(*told):
+    whole(*told)
+    os.kill(os.getpid(), 9)
+archive_run.write_part = write_part
+"""
+BEFORE_RENAME = """
+archive_run.write_part = lambda *told: os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def job(valkey_socket: str, tmp_path: Path) -> Job:
+    return Job(f"unix://{valkey_socket}", str(tmp_path / "archive"), retention_days=36_600)
+
+
+def begun(job: Job, hook: str = "") -> subprocess.Popen[bytes]:
+    """A run in a process of its own, which goes on."""
+    command = [sys.executable, "-c", KILLED.format(hook=hook)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(msgspec.json.encode(job) + b"\n")
+    process.stdin.flush()
+    return process
+
+
+def child(job: Job, hook: str = "") -> int:
+    """A run in a process of its own; its exit code."""
+    with begun(job, hook) as process:
+        return process.wait(60)
+
+
+def parts(job: Job, dataset: str = "records") -> list[Path]:
+    return sorted(Path(job.folder, dataset).rglob("*.parquet"))
+
+
+def rows(paths: list[Path]) -> list[dict[str, Any]]:
+    connection = duckdb.connect()
+    found = connection.execute("SELECT * FROM read_parquet(?, hive_partitioning=false)", [[str(p) for p in paths]])
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def whole() -> Record:
+    return record(
+        attempts=[AttemptRecord("small", "small-0", "returns@v3", "silent", 1.5)],
+        pair=PairRecord("returns@v2", True, "aa"),
+        handles=["h1", "h2"],
+        cost_usd=0.25,
+        prompt_tokens=7,
+        stream=True,
+        error_code="ä\n✓",
+    )
+
+
+async def put(redis: Redis, *records: Record) -> None:
+    await stream_of(redis).append(list(records))
+
+
+def on(day: int, **fields: Any) -> Record:
+    made = record(**fields)
+    made.at = NOON + day * DAY_SECONDS
+    return made
+
+
+async def test_a_record_comes_back_from_its_file_as_it_was(redis: Redis, job: Job) -> None:
+    first, second = whole(), record(task=None)
+    await put(redis, first, second)
+    report = archive_run.run(job)
+    assert (report.records, report.feedback, report.files, report.unreadable) == (2, 0, 1, 0)
+    (path,) = parts(job)
+    assert path.parent.name == archive.day_of(first.at)
+    assert [msgspec.convert(row, Record) for row in rows([path])] == [first, second]
+    assert report.size_bytes == path.stat().st_size
+
+
+def test_the_columns_are_those_of_the_document() -> None:
+    kinds = {row[0]: code(row[1]) for row in table("docs/records.md", "Type", "Type in Parquet")}
+    told = [found for found in tables("docs/records.md") if found[0][:2] == ("Field", "Type")]
+    records, attempts, pair = (
+        {code(row[0]): kinds[row[1].removesuffix(" or null")] for row in found[1:]} for found in told[:3]
+    )
+    columns = archive.columns_of(Record)
+    assert list(columns) == list(records)
+    inner = {"attempts": (attempts, "[]"), "pair": (pair, "")}
+    for name, kind in columns.items():
+        if name in inner:
+            fields, many = inner[name]
+            told_inner = ", ".join(f'"{field}" {inner_kind}' for field, inner_kind in fields.items())
+            assert kind == f"STRUCT({told_inner}){many}"
+        else:
+            assert kind == records[name], name
+    feedback = {code(row[0]): kinds[row[1].removesuffix(" or null")] for row in told[3][1:]}
+    assert archive.columns_of(archive.FeedbackRow) == feedback
+
+
+async def test_the_file_has_the_columns_that_were_declared(redis: Redis, job: Job) -> None:
+    await put(redis, whole())
+    archive_run.run(job)
+    described = duckdb.connect().execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(parts(job)[0])]).fetchall()
+    found = {name: kind for name, kind, *_ in described if name != "day"}
+    plain = {name: kind.replace('"', "") for name, kind in archive.columns_of(Record).items()}
+    assert {name: kind.replace('"', "") for name, kind in found.items()} == plain
+
+
+async def test_days_have_folders_and_what_comes_later_files_of_its_own(redis: Redis, job: Job) -> None:
+    made = [on(0), on(1), on(0), on(2)]
+    await put(redis, *made)
+    assert archive_run.run(job).files == 3
+    more = on(1)
+    await put(redis, more)
+    assert archive_run.run(job) == Report(
+        records=1, files=1, size_bytes=parts(job)[2].stat().st_size, seconds=pytest.approx(1, abs=30)
+    )
+    assert [path.parent.name for path in parts(job)] == [
+        "day=2026-03-01",
+        "day=2026-03-02",
+        "day=2026-03-02",
+        "day=2026-03-03",
+    ]
+    assert sorted(row["id"] for row in rows(parts(job))) == sorted(one.id for one in [*made, more])
+    before = parts(job)
+    assert archive_run.run(job).records == 0
+    assert parts(job) == before
+
+
+async def test_many_entries_make_several_parts_and_each_is_in_one(redis: Redis, job: Job) -> None:
+    made = [record() for _ in range(1234)]
+    for at in range(0, 1234, 200):
+        await put(redis, *made[at : at + 200])
+    job.part_entries_max = 500
+    assert archive_run.run(job).records == 1234
+    assert len(parts(job)) == 3
+    assert [row["id"] for row in rows(parts(job))] == [one.id for one in made]
+
+
+@pytest.mark.parametrize("hook", [AFTER_RENAME, BEFORE_RENAME], ids=["after a rename", "before a rename"])
+async def test_a_run_killed_at_a_rename_is_done_again_under_the_same_names(redis: Redis, job: Job, hook: str) -> None:
+    made = [on(0), on(1), on(2)]
+    await put(redis, *made)
+    assert child(job, hook) == -9
+    there = {path: path.stat().st_ino for path in parts(job)}
+    assert len(there) == (1 if hook == AFTER_RENAME else 0)
+    later = on(0)
+    await put(redis, later)
+    assert child(job) == 0
+    assert sorted(row["id"] for row in rows(parts(job))) == sorted(one.id for one in [*made, later])
+    assert len(parts(job)) == 4
+    assert {path: path.stat().st_ino for path in there} == there
+    assert await redis.hget("apprentice:archive:records", "planned") is None
+
+
+async def test_of_two_that_write_at_once_neither_writes_what_the_other_has(redis: Redis, job: Job) -> None:
+    made = [record() for _ in range(300)]
+    await put(redis, *made)
+    job.part_entries_max = 50
+    both = [begun(job) for _ in range(2)]
+    told = []
+    for one in both:
+        assert one.stdout is not None
+        told.append(msgspec.json.decode(one.stdout.read(), type=Report))
+        one.communicate()
+        assert one.returncode == 0
+    assert sum(report.records for report in told) == 300
+    assert sorted(row["id"] for row in rows(parts(job))) == sorted(one.id for one in made)
+
+
+async def test_a_run_ends_with_the_gateway_that_began_it(redis: Redis, job: Job) -> None:
+    hook = "import threading\narchive_run.run = lambda job: threading.Event().wait()"
+    with begun(job, hook) as one:
+        assert one.stdin is not None
+        one.stdin.close()
+        assert one.wait(20) == 1
+
+
+async def test_feedback_is_in_the_archive_with_its_records_task_and_version(redis: Redis, job: Job) -> None:
+    store, judged = FeedbackStore(redis, RETENTION_SECONDS, 1000), record()
+    values: list[Any] = [True, 0.5, "damaged"]
+    early = Feedback(
+        feedback_id="early",
+        metric="correct",
+        value=False,
+        at=NOON,
+        caller="caller1",
+        demonstration={"a": 1},
+        tags={"x": "y"},
+        comment="no",
+        rater="r",
+    )
+    assert (await store.give(judged.id, early, "caller1", young=True)).given == "pending"
+    await put(redis, judged)
+    for number, value in enumerate(values):
+        said = Feedback(feedback_id=f"f{number}", metric=f"m{number}", value=value, at=NOON, caller="caller1")
+        assert (await store.give(judged.id, said, "caller1", young=False)).given == "created"
+    assert archive_run.run(job).feedback == 4
+    (path,) = parts(job, "feedback")
+    assert path.parent.name == "day=2026-03-01"
+    found = {row["feedback_id"]: row for row in rows([path])}
+    assert {(row["request"], row["task"], row["version"], row["pool"]) for row in found.values()} == {
+        (judged.id, "returns", "returns@v3", "small")
+    }
+    assert [found[f"f{n}"][f"value_{kind}"] for n, kind in enumerate(("boolean", "float", "category"))] == values
+    told = found["early"]
+    assert (told["value_boolean"], told["rater"], told["comment"]) == (False, "r", "no")
+    assert (json.loads(told["demonstration"]), json.loads(told["tags"])) == ({"a": 1}, {"x": "y"})
+    assert archive_run.run(job).feedback == 0
+
+
+async def test_what_can_not_be_read_is_kept_beside_and_stops_nothing(redis: Redis, job: Job) -> None:
+    await redis.xadd(STREAM_KEY, {"id": "x", "handles": "", "record": b"\xff{"})
+    await redis.xadd(FEEDBACK_STREAM_KEY, {"request": "x"})
+    good = record()
+    await put(redis, good)
+    report = archive_run.run(job)
+    assert (report.unreadable, [row["id"] for row in rows(parts(job))]) == (2, [good.id])
+    kept = sorted(Path(job.folder, "unreadable").iterdir())
+    assert [path.name.partition("-")[0] for path in kept] == ["feedback", "records"]
+    assert json.loads(kept[1].read_text())["id"] == "x"
+
+
+async def test_days_that_are_too_old_are_removed_and_what_a_killed_run_left(redis: Redis, job: Job) -> None:
+    made = [record() for _ in range(2)]
+    made[0].at -= 10 * DAY_SECONDS
+    await put(redis, *made)
+    archive_run.run(job)
+    assert len(parts(job)) == 2
+    job.retention_days = 5
+    archive_run.run(job)
+    assert [row["id"] for row in rows(parts(job))] == [made[1].id]
+    assert sorted(path.name for path in Path(job.folder).iterdir()) == ["records"]
+
+
+async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: Job, tmp_path: Path) -> None:
+    made = [on(0, task="a"), on(1, task="b"), on(1, task="a", handles=["h"]), on(2, task="a")]
+    await put(redis, *made)
+    archive_run.run(job)
+    folder = Path(job.folder)
+    asked = Asked(since=NOON + 1, until=NOON + 2 * DAY_SECONDS, task="a")
+    for ending in (".parquet", ".csv", ".jsonl"):
+        target = tmp_path / f"it's{ending}"
+        assert archive.export(folder, asked, target) == 1
+        assert archive.export(folder, asked, target) == 1
+    assert [row["id"] for row in rows([tmp_path / "it's.parquet"])] == [made[2].id]
+    (line,) = (tmp_path / "it's.jsonl").read_text().splitlines()
+    assert msgspec.json.decode(line, type=Record) == made[2]
+    csv = (tmp_path / "it's.csv").read_text().splitlines()
+    assert csv[0].split(",")[:3] == ["id", "at", "endpoint"]
+    assert (len(csv), '[""h""]' in csv[1]) == (2, True)
+    assert archive.export(folder, Asked(task="nobody"), tmp_path / "none.jsonl") == 0
+    assert archive.export(folder, Asked(), tmp_path / "all.jsonl") == 4
+    with pytest.raises(ValueError, match="ends in none of"):
+        archive.export(folder, Asked(), tmp_path / "x.txt")
+    with pytest.raises(Nothing):
+        archive.export(folder, Asked(since=time.time()), tmp_path / "x.csv")
+    with pytest.raises(Nothing):
+        archive.count(tmp_path / "nowhere", Asked())
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".csv", ".jsonl", ".jsonl", ".jsonl", ".parquet"]
+
+
+async def test_days_are_counted(redis: Redis, job: Job) -> None:
+    await put(redis, on(0, task="a"), on(1, task="b"), on(1, task="a"))
+    archive_run.run(job)
+    sizes = [path.stat().st_size for path in parts(job)]
+    folder = Path(job.folder)
+    assert archive.count(folder, Asked()) == [Day("2026-03-01", 1, 1, sizes[0]), Day("2026-03-02", 2, 1, sizes[1])]
+    assert [day.rows for day in archive.count(folder, Asked(task="b"))] == [0, 1]
+    assert [day.day for day in archive.count(folder, Asked(until=NOON + 1))] == ["2026-03-01"]
+
+
+def test_no_gateway_imports_what_writes_the_archive() -> None:
+    code = "import sys, gateway.app, gateway.cli.main; print('duckdb' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.strip() == "False"

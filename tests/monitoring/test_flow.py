@@ -1,0 +1,245 @@
+"""Records on their way: none is lost and none is stored twice, whether Redis answers, is slow, or is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as Unreachable
+
+from monitoring.feedback import FeedbackStore
+from monitoring.flow import BATCH_MAX, Pace, RecordFlow, Told
+from monitoring.records import STREAM_KEY, Joined, Record, RecordBuffer
+from monitoring.spool import Spool
+from tests.monitoring.test_records import RETENTION_SECONDS, judgement, record, stream_of
+
+PACE = Pace(flush_interval_seconds=0.005, spool_after_seconds=0.05, spool_sync_interval_seconds=0.05)
+
+
+class Door:
+    """A stream that can be shut: it is away, or hangs; or loses its next answers after it has stored."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._stream = stream_of(redis)
+        self.unarchived_dropped = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self.hangs = False
+        self.answers_lost = 0
+        self.asked = 0
+
+    async def append(self, records: list[Record]) -> list[Joined]:
+        self.asked += 1
+        if self.hangs:
+            await self.open.wait()
+        if not self.open.is_set():
+            raise Unreachable("shut")
+        told = await self._stream.append(records)
+        if self.answers_lost:
+            self.answers_lost -= 1
+            raise Unreachable("answer lost")
+        return told
+
+
+class Flowing:
+    """A flow over a door, with all that it told."""
+
+    def __init__(self, redis: Redis, folder: Path, name: str = "one", bytes_max: int = 1 << 20) -> None:
+        self.redis = redis
+        self.door: Any = Door(redis)
+        self.buffer = RecordBuffer(10_000)
+        self.spool = Spool(folder, name, bytes_max)
+        self.joined: list[Joined] = []
+        self.dropped: list[int] = []
+        told = Told(self.joined.append, self.dropped.append, lambda _: None)
+        self.flow = RecordFlow(self.buffer, self.door, self.spool, PACE, told)
+
+    def put(self, count: int) -> list[Record]:
+        made = [record() for _ in range(count)]
+        assert all(self.buffer.put(one) for one in made)
+        return made
+
+    async def stored(self) -> list[str]:
+        return [fields[b"id"].decode() for _, fields in await self.redis.xrange(STREAM_KEY)]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        await self.flow.open()
+        task = asyncio.create_task(self.flow.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def flowing(redis: Redis, tmp_path: Path) -> Flowing:
+    return Flowing(redis, tmp_path / "spool")
+
+
+def ids(records: list[Record]) -> list[str]:
+    return [one.id for one in records]
+
+
+async def test_records_go_into_the_stream_in_their_order_and_nothing_to_the_disk(flowing: Flowing) -> None:
+    async with flowing.running():
+        made = flowing.put(2 * BATCH_MAX + 3)
+        await until(lambda: not flowing.flow.pending)
+        assert await flowing.stored() == ids(made)
+        assert not list((flowing.spool._folder).glob("*.spool"))
+        await flowing.flow.stop(time.monotonic() + 5)
+    assert not list(flowing.spool._folder.iterdir())
+
+
+async def test_a_flush_whose_answer_was_lost_stores_each_record_once(flowing: Flowing) -> None:
+    flowing.door.answers_lost = 2
+    async with flowing.running():
+        made = flowing.put(5)
+        await until(lambda: not flowing.flow.pending)
+        assert flowing.door.asked == 3
+    assert await flowing.stored() == ids(made)
+
+
+async def test_while_redis_is_away_records_lie_on_disk_and_then_come_in_their_order(flowing: Flowing) -> None:
+    flowing.door.open.clear()
+    async with flowing.running():
+        made = flowing.put(700)
+        await until(lambda: flowing.spool.records == 700)
+        assert len(flowing.buffer) == 0
+        assert flowing.flow.pending == 700
+        assert 0 < flowing.flow.oldest_seconds() < 20
+        assert flowing.flow.unanswered_seconds() > 0
+        assert flowing.flow.spool_bytes > 700 * 500
+        made += flowing.put(50)
+        await until(lambda: not flowing.spool.is_dirty)
+        flowing.door.open.set()
+        made += flowing.put(50)
+        await until(lambda: not flowing.flow.pending)
+        assert (flowing.flow.spool_bytes, flowing.flow.oldest_seconds(), flowing.flow.unanswered_seconds()) == (0, 0, 0)
+    assert await flowing.stored() == ids(made)
+    assert flowing.dropped == []
+    assert not list(flowing.spool._folder.glob("*.spool"))
+
+
+async def test_a_redis_that_hangs_keeps_no_record_in_memory_for_long(flowing: Flowing) -> None:
+    flowing.door.hangs = True
+    flowing.door.open.clear()
+    async with flowing.running():
+        made = flowing.put(10)
+        await until(lambda: flowing.spool.records == 10)
+        assert flowing.door.asked == 1
+        flowing.door.open.set()
+        await until(lambda: not flowing.flow.pending)
+    assert await flowing.stored() == ids(made)
+
+
+async def test_a_name_leads_to_its_latest_request_though_that_lies_on_disk(flowing: Flowing) -> None:
+    flowing.door.open.clear()
+    async with flowing.running():
+        first, second = record(handles=["a", "b"]), record(handles=["a"])
+        for one in (first, second):
+            flowing.buffer.put(one)
+        await until(lambda: flowing.spool.records == 2)
+        assert flowing.flow.latest_of("a") == second.id
+        assert flowing.flow.latest_of("b") == first.id
+        flowing.door.open.set()
+        await until(lambda: not flowing.flow.pending)
+        assert flowing.flow.latest_of("a") is None
+
+
+async def test_feedback_is_told_once_however_often_its_record_is_sent(flowing: Flowing) -> None:
+    late = record()
+    await FeedbackStore(flowing.redis, RETENTION_SECONDS, 1000).give(late.id, judgement("mine"), "caller1", young=True)
+    flowing.door.open.clear()
+    async with flowing.running():
+        flowing.buffer.put(late)
+        await until(lambda: flowing.spool.records == 1)
+        assert flowing.joined == []
+        flowing.door.open.set()
+        await until(lambda: not flowing.flow.pending)
+    assert [one.outcome for one in flowing.joined] == ["joined"]
+
+
+async def test_a_spool_that_is_full_drops_the_oldest_and_counts_them(redis: Redis, tmp_path: Path) -> None:
+    flowing = Flowing(redis, tmp_path / "spool", bytes_max=1 << 17)
+    flowing.door.open.clear()
+    async with flowing.running():
+        made: list[Record] = []
+        for _ in range(20):
+            made += flowing.put(50)
+            await until(lambda: not len(flowing.buffer))
+        assert flowing.flow.spool_bytes <= 1 << 17
+        kept = flowing.spool.records
+        assert sum(flowing.dropped) == 1000 - kept > 0
+        flowing.door.open.set()
+        await until(lambda: not flowing.flow.pending)
+    assert await flowing.stored() == ids(made[-kept:])
+
+
+async def test_a_stop_without_redis_leaves_all_on_disk_for_the_next_gateway(redis: Redis, tmp_path: Path) -> None:
+    one = Flowing(redis, tmp_path / "spool")
+    one.door.open.clear()
+    async with one.running():
+        made = one.put(30)
+    assert await one.flow.stop(time.monotonic() + 0.1) == 30
+    two = Flowing(redis, tmp_path / "spool", "two")
+    async with two.running():
+        await until(lambda: len(list((tmp_path / "spool").glob("*.spool"))) == 0)
+    assert await two.stored() == ids(made)
+    assert await two.flow.stop(time.monotonic() + 5) == 0
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+async def test_the_spool_of_a_gateway_that_lives_is_left_alone(redis: Redis, tmp_path: Path) -> None:
+    one, two = Flowing(redis, tmp_path / "spool"), Flowing(redis, tmp_path / "spool", "two")
+    one.door.open.clear()
+    async with one.running(), two.running():
+        one.put(5)
+        await until(lambda: one.spool.records == 5)
+        assert two.spool.take_over() == 0
+        assert two.flow.pending == 0
+        one.door.open.set()
+        await until(lambda: not one.flow.pending)
+
+
+async def test_where_the_disk_takes_nothing_records_stay_in_memory(flowing: Flowing, tmp_path: Path) -> None:
+    flowing.door.open.clear()
+    async with flowing.running():
+        for path in (tmp_path / "spool").iterdir():
+            path.unlink()
+        (tmp_path / "spool").rmdir()
+        made = flowing.put(5)
+        await until(lambda: flowing.door.asked > 1)
+        assert flowing.flow.pending == 5
+        flowing.door.open.set()
+        await until(lambda: not flowing.flow.pending)
+    assert await flowing.stored() == ids(made)
+
+
+async def test_a_record_on_disk_that_can_not_be_read_is_counted_and_stops_nothing(
+    flowing: Flowing, tmp_path: Path
+) -> None:
+    before = Spool(tmp_path / "spool", "before", 1 << 20)
+    before.open()
+    good = record()
+    before.append([b'{"id": 3}', msgspec.json.encode(good)], time.time())
+    before.close()
+    async with flowing.running():
+        await until(lambda: flowing.dropped)
+        await until(lambda: not flowing.flow.pending)
+    assert await flowing.stored() == [good.id]
+    assert flowing.dropped == [1]

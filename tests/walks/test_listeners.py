@@ -1,0 +1,95 @@
+"""Listeners of their own for the admin API and the metrics, and TLS on all of them."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.cli.serve import serve
+from gateway.settings import SettingsError
+from tests.fakes.certificates import Authority
+from tests.walks.conftest import Configure
+from tests.walks.gateway import run_gateway
+
+ASK: dict[str, Any] = {"model": "general", "messages": [{"role": "user", "content": "How many days has a week?"}]}
+ADMINS, METRICS, CALLERS, PROBE = "/admin/v1/callers", "/metrics", "/v1/models", "/health/live"
+
+
+async def test_unset_all_is_where_callers_are(configure: Configure) -> None:
+    async with run_gateway(configure()) as gateway, gateway.http() as http:
+        assert len(gateway.addresses) == 1
+        assert [(await http.get(path)).status_code for path in (ADMINS, METRICS, CALLERS, PROBE)] == [200] * 4
+
+
+@pytest.mark.parametrize(
+    ("own", "shown"),
+    [
+        (("admin",), ({METRICS, CALLERS, PROBE}, {ADMINS, PROBE})),
+        (("metrics",), ({ADMINS, CALLERS, PROBE}, {METRICS, PROBE})),
+        (("admin", "metrics"), ({CALLERS, PROBE}, {ADMINS, PROBE}, {METRICS, PROBE})),
+    ],
+)
+async def test_what_has_a_listener_of_its_own_is_nowhere_else(
+    configure: Configure, own: tuple[str, ...], shown: tuple[set[str], ...]
+) -> None:
+    listen = {name: {"port": 0} for name in own}
+    async with run_gateway(configure(listen=listen)) as gateway:
+        headers = {"authorization": f"Bearer {gateway.admin_key}"}
+        for (host, port), paths in zip(gateway.addresses, shown, strict=True):
+            async with httpx.AsyncClient(base_url=f"http://{host}:{port}", headers=headers) as http:
+                answers = {path: await http.get(path) for path in (ADMINS, METRICS, CALLERS, PROBE)}
+                assert {path for path, answer in answers.items() if answer.status_code == 200} == paths
+                hidden = [answer for path, answer in answers.items() if path not in paths]
+                assert {(answer.status_code, answer.json()["error"]["code"]) for answer in hidden} == {
+                    (404, "not_found")
+                }
+                asked = await http.post("/v1/chat/completions", json=ASK)
+                assert asked.status_code == (200 if CALLERS in paths else 404)
+
+
+@pytest.mark.parametrize(
+    "path", ["//admin/v1/callers", "/%61dmin/v1/callers", "/v1/../admin/v1/callers", "/admin//v1/callers"]
+)
+async def test_no_spelling_of_an_address_gets_round_it(configure: Configure, path: str) -> None:
+    async with run_gateway(configure(listen={"admin": {"port": 0}})) as gateway, gateway.http() as http:
+        answer = await http.get(httpx.URL(gateway.url).copy_with(raw_path=path.encode()))
+    assert answer.status_code == 404
+
+
+async def test_with_a_certificate_all_listeners_speak_tls_and_nothing_else(
+    configure: Configure, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("gateway")
+    listen = {"tls": {"cert_file": pair.cert, "key_file": pair.key}, "admin": {"port": 0}}
+    trust = ssl.create_default_context(cafile=authority.ca)
+    async with run_gateway(configure(listen=listen)) as gateway:
+        headers = {"authorization": f"Bearer {gateway.admin_key}"}
+        async with httpx.AsyncClient(headers=headers, verify=trust) as http:
+            (host, port), (admin_host, admin_port) = gateway.addresses
+            answer = await http.post(f"https://{host}:{port}/v1/chat/completions", json=ASK)
+            assert answer.status_code == 200
+            assert (await http.get(f"https://{admin_host}:{admin_port}{ADMINS}")).status_code == 200
+            for other in (port, admin_port):
+                with pytest.raises(httpx.TransportError):
+                    await http.get(f"http://{host}:{other}{PROBE}")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("  tls: {cert_file: nowhere.pem, key_file: nowhere.key}\n", "listen.tls"),
+        ("  admin: {host: 192.0.2.1, port: 9}\n", "can't listen on 192.0.2.1:9"),
+    ],
+)
+def test_what_can_not_be_listened_on_is_told_before_anything_is_started(tmp_path: Path, more: str, said: str) -> None:
+    config = tmp_path / "apprentice.yaml"
+    pool = "{base_model: m, replicas: [{name: a, url: 'http://127.0.0.1:9'}]}"
+    config.write_text(f"data_folder: {tmp_path}/data\nlisten:\n  port: 0\n{more}pools:\n  general: {pool}\n")
+    with pytest.raises(SettingsError, match=said):
+        serve(config)
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,47 @@
+"""What probes and people who type addresses meet: HEAD, a slash too many, and a fault of our own."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from tests.walks.conftest import Configure
+from tests.walks.gateway import RunningGateway, run_gateway
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+async def test_a_probe_may_ask_for_the_head_alone(gateway: RunningGateway, path: str) -> None:
+    async with gateway.http("") as http:
+        whole, head = await http.get(path), await http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+async def test_ready_says_whether_state_is_durable(gateway: RunningGateway) -> None:
+    async with gateway.http("") as http:
+        assert (await http.get("/health/ready")).json()["state_durable"] is False  # the tests' Valkey keeps no file
+        assert "\napprentice_state_durable 0" in (await http.get("/metrics")).text
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/models/"), ("POST", "/v1/feedback/"), ("POST", "/v1/chat/completions/")]
+)
+async def test_a_slash_too_many_is_a_404_and_redirects_nobody(gateway: RunningGateway, method: str, path: str) -> None:
+    async with gateway.http() as http:
+        answer = await http.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_a_fault_of_ours_is_logged_with_the_id_that_its_answer_carries(
+    configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with run_gateway(configure()) as gateway:
+        await gateway.house.redis.hset("apprentice:overrides", "broken", json.dumps(["no", "object"]))
+        with caplog.at_level(logging.ERROR, logger="gateway.endpoints"):
+            async with gateway.http() as http:
+                answer = await http.get("/admin/v1/overrides")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    request_id = answer.headers["x-request-id"]
+    assert request_id in [getattr(record, "request_id", "") for record in caplog.records]

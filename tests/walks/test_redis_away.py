@@ -1,0 +1,48 @@
+"""While Redis is away: admins read what was read last, and the log says it once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from gateway.duties.rota import WELL_SECONDS
+from tests.fakes.valkey import valkey
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import run_gateway
+
+
+async def test_admins_read_what_was_read_last_and_the_log_has_an_outages_beginning_and_end_alone(
+    configure: Configure, make_adapter: MakeAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="gateway.duties.rota")
+
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "gateway.duties.rota"]
+
+    async with valkey() as redis, run_gateway(configure(redis_url=redis.url)) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        fresh = (await http.get("/admin/v1/adapters")).json()
+        assert (fresh["stale"], fresh["adapters"][0]["generation"] > 0) == (False, True)
+        await redis.end()
+        async with asyncio.timeout(20):
+            while not said():
+                await asyncio.sleep(0.01)
+        stale = (await http.get("/admin/v1/adapters")).json()
+        assert stale == {**fresh, "stale": True, "adapters": [{**fresh["adapters"][0], "generation": None}]}
+        replicas = (await http.get("/admin/v1/replicas")).json()
+        assert (replicas["stale"], replicas["replicas"][0]["loaded"]) == (True, ["returns@v1"])
+        unread = await http.get("/admin/v1/state")
+        assert (unread.status_code, unread.json()["error"]["code"]) == (503, "storage_unavailable")
+        assert "can't be read now" in unread.json()["error"]["message"]
+        refused = await http.put("/admin/v1/overrides/a", json={"action": "general"})
+        assert "what was sent may not be stored" in refused.json()["error"]["message"]
+        await redis.start()
+        async with asyncio.timeout(20 + WELL_SECONDS):
+            while len(said()) < 2:
+                await asyncio.sleep(0.01)
+        assert (await http.get("/admin/v1/replicas")).json()["stale"] is False
+    began, ended = said()
+    assert began.startswith("Redis can't be reached: ")
+    assert ended.startswith("Redis answers again, after ")

@@ -1,0 +1,196 @@
+"""OpenAI's own clients, in Python and in Node: their classes for our errors, and that their retries add no load."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.errors import ERRORS, FINAL
+from gateway.openapi import IN_STREAMS
+from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Fault, Reset, Silent, Status
+from tests.style.source import ROOT
+from tests.walks.fault_world import ASK, World, calls, world
+from tests.walks.stand_in import MESSAGE, StandIn, stand_in
+
+__all__ = ["world"]
+
+KINDS: Mapping[int, str] = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    409: "ConflictError",
+    422: "UnprocessableEntityError",
+    429: "RateLimitError",
+}
+"""What the clients make of a status; from 500 on it is InternalServerError, else their general class."""
+GENERAL = {"python": "APIStatusError", "node": "APIError"}
+RETRIES = 2
+NODE = Path(__file__).with_name("node")
+INSTALLED = ROOT / "var" / "node-sdk"
+
+
+def kind_of(code: str, sdk: str) -> str:
+    status = ERRORS[code].status
+    return "InternalServerError" if status >= 500 else KINDS.get(status, GENERAL[sdk])
+
+
+@pytest.fixture
+async def erring() -> AsyncIterator[StandIn]:
+    """A stand-in that answers with the error that is asked for."""
+    async with stand_in() as running:
+        yield running
+
+
+async def ask(url: str, model: str, key: str = "sk-app-x", stream: bool = False, retries: int = 0) -> openai.APIError:
+    """One request by the client in Python: the error that it raised."""
+    async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=retries, timeout=20) as client:
+        try:
+            answer: Any = await client.chat.completions.create(model=model, messages=ASK, stream=stream)  # type: ignore[call-overload]
+            async for _ in answer:
+                pass
+        except openai.APIError as error:
+            return error
+    pytest.fail("it was answered")
+
+
+async def test_the_python_client_raises_its_own_class_for_every_error(erring: StandIn) -> None:
+    for code, spec in ERRORS.items():
+        raised = await ask(erring.url, code)
+        assert type(raised).__name__ == kind_of(code, "python"), code
+        assert isinstance(raised, openai.APIStatusError)
+        assert (raised.status_code, raised.code, raised.type, raised.param) == (
+            spec.status,
+            code,
+            spec.type,
+            "messages",
+        )
+        assert MESSAGE in raised.message
+
+
+@pytest.mark.parametrize("code", IN_STREAMS)
+async def test_the_python_client_raises_an_error_inside_a_stream_with_our_code(erring: StandIn, code: str) -> None:
+    raised = await ask(erring.url, code, stream=True, retries=RETRIES)
+    assert type(raised) is openai.APIError
+    assert (raised.code, raised.type, raised.message) == (code, ERRORS[code].type, MESSAGE)
+    assert erring.asked[code] == 1, "what has begun is not asked for again"
+
+
+async def test_the_python_client_asks_once_where_asking_again_is_of_no_use(erring: StandIn) -> None:
+    await asyncio.gather(*(ask(erring.url, code, retries=RETRIES) for code in FINAL))
+    assert erring.asked == dict.fromkeys(FINAL, 1)
+
+
+async def test_the_python_client_asks_again_where_it_may_help_and_not_before_it_is_told(erring: StandIn) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await ask(erring.url, "overload", retries=RETRIES)
+    assert erring.asked == {"overload": 1 + RETRIES}
+    assert loop.time() - began >= RETRIES * 0.9, "Retry-After is a second"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Status(500), "engine_error"),
+        (Status(429), "overload"),
+        (Status(503), "overload"),
+        (Reset(), "no_replica"),
+        (Silent(), "timeout"),
+    ],
+    ids=["fails", "is full", "is unavailable", "can't be reached", "is silent"],
+)
+async def test_a_client_that_retries_adds_nothing_to_the_gateways_own_attempts(
+    world: World, small: FakeEngine, general: FakeEngine, fault: Fault, code: str
+) -> None:
+    async with world() as gateway:
+        small.faults.add(fault)
+        general.faults.add(fault)
+        raised = await ask(f"{gateway.url}/v1", "returns", gateway.admin_key, retries=RETRIES)
+    assert isinstance(raised, openai.InternalServerError)
+    assert (raised.status_code, raised.code) == (ERRORS[code].status, code)
+    assert len(calls(small)) + len(calls(general)) == int(raised.response.headers["x-apprentice-attempts"])
+
+
+async def test_a_client_that_retries_gets_in_when_the_gateway_has_room_again(world: World, small: FakeEngine) -> None:
+    small.first_token_delay_seconds = 1.0
+    limits = {"in_flight_max": 1, "queue_max": 1, "queue_seconds_max": 0.2}
+    async with world(limits=limits) as gateway, gateway.openai(retries=RETRIES) as client:
+        create = client.chat.completions.create
+        answers = await asyncio.gather(*(create(model="returns", messages=ASK) for _ in range(2)))
+    assert all(answer.choices[0].finish_reason for answer in answers)
+    assert len(calls(small)) == len(answers), "what waits in the gateway is no load for an engine"
+
+
+# ---- Node ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def node_folder() -> Path:
+    """Where the client for Node is; installed by the lock file that stands beside this, once."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(
+                f"{program} is not installed: with `apt-get install nodejs npm` the client for Node is tried too"
+            )
+    INSTALLED.mkdir(parents=True, exist_ok=True)
+    with (INSTALLED / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name in ("package.json", "package-lock.json", "ask.mjs"):
+            shutil.copy(NODE / name, INSTALLED / name)
+        found = INSTALLED / "node_modules" / "openai" / "package.json"
+        wanted = json.loads((NODE / "package.json").read_text())["dependencies"]["openai"]
+        if not found.exists() or json.loads(found.read_text())["version"] != wanted:
+            command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+            done = subprocess.run(command, cwd=INSTALLED, capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"npm can't install the client for Node: {done.stderr[-300:]}")
+    return INSTALLED
+
+
+def asked_of(erring: StandIn, codes: Iterable[str], stream: bool, retries: int) -> list[dict[str, Any]]:
+    return [{"url": erring.url, "key": "x", "model": code, "stream": stream, "maxRetries": retries} for code in codes]
+
+
+async def ask_by_node(folder: Path, asks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All requests at the same time, and what became of each."""
+    process = await asyncio.create_subprocess_exec(
+        "node", str(folder / "ask.mjs"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate("\n".join(map(json.dumps, asks)).encode())
+    assert process.returncode == 0
+    return [json.loads(line) for line in output.splitlines()]
+
+
+async def test_the_node_client_raises_its_own_class_for_every_error(node_folder: Path, erring: StandIn) -> None:
+    asks = asked_of(erring, ERRORS, False, 0)
+    for code, told in zip(ERRORS, await ask_by_node(node_folder, asks), strict=True):
+        wanted = (kind_of(code, "node"), ERRORS[code].status, code, ERRORS[code].type, "messages")
+        assert (told["kind"], told["status"], told["code"], told["type"], told["param"]) == wanted
+
+
+async def test_the_node_client_raises_an_error_inside_a_stream_with_our_code(
+    node_folder: Path, erring: StandIn
+) -> None:
+    asks = [
+        {"url": erring.url, "key": "x", "model": code, "stream": True, "maxRetries": RETRIES} for code in IN_STREAMS
+    ]
+    for code, told in zip(IN_STREAMS, await ask_by_node(node_folder, asks), strict=True):
+        assert (told["kind"], told["code"], told["text"]) == ("APIError", code, "Appr")
+    assert erring.asked == dict.fromkeys(IN_STREAMS, 1)
+
+
+async def test_the_node_client_asks_once_where_asking_again_is_of_no_use(node_folder: Path, erring: StandIn) -> None:
+    asks = asked_of(erring, FINAL, False, RETRIES)
+    await ask_by_node(node_folder, asks)
+    assert erring.asked == dict.fromkeys(FINAL, 1)
