@@ -14,10 +14,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.callers import Caller, CallerLimits
-from gateway.limits import Bound, Limits
+from gateway.limits.limits import Bound, Limits
+from gateway.limits.slices import Slice
 from gateway.request_body import RequestBody, read_body
 from gateway.settings import LimitSettings
-from gateway.slices import Slice
 from monitoring.metrics import Meters
 from monitoring.records import Record
 

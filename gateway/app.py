@@ -25,27 +25,27 @@ from starlette.routing import Route
 from gateway import endpoints
 from gateway.admin import adapters, aliases, audit, fleet, keys, overrides, reload, state, store_files
 from gateway.admin.uploads import UploadLimits, Uploads, is_upload
-from gateway.admission import Admission
 from gateway.callers import Caller, digest_of, new_key, split_key
-from gateway.deployment import Deployment, bounds_of, caps_of, deployed_of
-from gateway.durability import Durability, SettledSend
+from gateway.configuration.deployment import Deployment, bounds_of, caps_of, deployed_of
+from gateway.door.admission import Admission
+from gateway.door.wire import Call, Message, Receive, Scope, Send, bounded, unstored
 from gateway.duties.flushing import open_flow
 from gateway.duties.health import check_health
 from gateway.duties.presence import Presence
 from gateway.duties.rollouts import Rollouts
 from gateway.duties.rota import on_duty
 from gateway.duties.trials import Trials
-from gateway.exits import Exits
 from gateway.gauges import read_gauges
 from gateway.house import House
-from gateway.limits import Limits
+from gateway.limits.exits import Exits
+from gateway.limits.limits import Limits
 from gateway.openapi import described
 from gateway.parameters import Endpoint
 from gateway.request_path import walk
 from gateway.settings import Settings
-from gateway.snapshot import Snapshot, SnapshotKeeper
-from gateway.state import Lives, StateError, open_state, shared_secret
-from gateway.wire import Call, Message, Receive, Scope, Send, bounded, unstored
+from gateway.state.durability import Durability, SettledSend
+from gateway.state.snapshot import Snapshot, SnapshotKeeper
+from gateway.state.state import Lives, StateError, open_state, shared_secret
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore

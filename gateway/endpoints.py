@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from gateway.callers import Caller, identify
-from gateway.durability import NotSettled, not_settled
 from gateway.errors import Problem
 from gateway.explain import explain
 from gateway.house import House
 from gateway.settings import FeedbackMetricSettings
+from gateway.state.durability import NotSettled, not_settled
 from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import bare, made_at
 from monitoring.records import Record

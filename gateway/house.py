@@ -14,16 +14,16 @@ import httpx
 from redis.asyncio import Redis
 
 from gateway.admin.uploads import Uploads
-from gateway.admission import Admission
-from gateway.deployment import Deployment, Prices
-from gateway.durability import Durability
+from gateway.configuration.deployment import Deployment, Prices
+from gateway.door.admission import Admission
 from gateway.duties.presence import Presence
 from gateway.duties.rollouts import Rollouts
 from gateway.duties.trials import Trials
-from gateway.exits import Exits
-from gateway.limits import Limits
+from gateway.limits.exits import Exits
+from gateway.limits.limits import Limits
 from gateway.settings import Settings
-from gateway.snapshot import SnapshotKeeper
+from gateway.state.durability import Durability
+from gateway.state.snapshot import SnapshotKeeper
 from monitoring.audit import Audit
 from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.flow import RecordFlow

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.deployment import Prices
+from gateway.answers.events import Progress
+from gateway.configuration.deployment import Prices
 from gateway.errors import Problem
-from gateway.events import Progress
-from gateway.exits import Leave
 from gateway.house import House
-from gateway.limits import Hold
+from gateway.limits.exits import Leave
+from gateway.limits.limits import Hold
 from gateway.request_body import RequestBody
 from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of

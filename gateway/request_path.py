@@ -6,17 +6,17 @@ import asyncio
 import logging
 import time
 
-from gateway.answer import open_answer
+from gateway.answers.answer import open_answer
+from gateway.answers.relay import refuse, relay
 from gateway.callers import identify
+from gateway.door.queue import priority_of, wait_for_place, wait_for_room
+from gateway.door.wire import Call, Deadline, HungUp
 from gateway.duties.shadows import judge
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger, settle
 from gateway.parameters import Endpoint
-from gateway.queue import priority_of, wait_for_place, wait_for_room
-from gateway.relay import refuse, relay
 from gateway.request_body import asked_of, read_body
-from gateway.wire import Call, Deadline, HungUp
 from monitoring.records import Record
 from router.choice import Choice, Refusal, choose
 

@@ -18,9 +18,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.callers import split_key
-from gateway.pool_rules import faults_of
-from gateway.sections import DoorLimits, ListenSettings, QueueLimits, Seconds, Section
-from gateway.slices import RedisGone
+from gateway.configuration.pool_rules import faults_of
+from gateway.configuration.sections import DoorLimits, ListenSettings, QueueLimits, Seconds, Section
+from gateway.limits.slices import RedisGone
 from monitoring.cost import Price
 from router.policy import COMMIT_POLICIES, AttemptLimits, CacheIsolation, TaskPolicy
 from serving.adapters.signature import SignatureError, read_public_key

@@ -14,7 +14,7 @@ from gateway.callers import Caller, require
 from gateway.endpoints import caller_of
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.snapshot import Snapshot
+from gateway.state.snapshot import Snapshot
 from serving.adapters.registry import RegistryError
 from serving.shelf import Stale
 

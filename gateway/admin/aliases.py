@@ -20,7 +20,7 @@ from gateway.duties.health import check_health
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.snapshot import Snapshot
+from gateway.state.snapshot import Snapshot
 from monitoring.degradation.rollout import Plan
 from serving.adapters.placement import HELD
 from serving.adapters.reconcile import quorum

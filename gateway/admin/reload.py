@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from gateway.admin.access import Admin
+from gateway.configuration.reload import reload
 from gateway.endpoints import house_of
-from gateway.reload import reload
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 

@@ -42,7 +42,7 @@ from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.state import installation_id
+from gateway.state.state import installation_id
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.manifest import ManifestError

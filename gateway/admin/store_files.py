@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
 from gateway.admin.access import Operator
+from gateway.door.wire import Receive, Scope, Send
 from gateway.endpoints import house_of
 from gateway.errors import Problem
-from gateway.wire import Receive, Scope, Send
 from serving.adapters.errors import ArtifactError
 from serving.adapters.pull import FILES
 

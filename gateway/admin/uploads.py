@@ -21,8 +21,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
+from gateway.door.wire import Deadline, Scope
 from gateway.errors import Problem
-from gateway.wire import Deadline, Scope
 from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from serving.adapters.incoming import FREE_BYTES_MIN, append, incoming_folder, to_its_end
 

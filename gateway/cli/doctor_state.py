@@ -11,9 +11,9 @@ from redis.exceptions import RedisError
 
 from gateway.cli.doctor_checks import Finding, ok, problem, warning
 from gateway.cli.tables import size
-from gateway.durability import Kept, look_at
 from gateway.settings import Settings
-from gateway.state import StateError, open_state
+from gateway.state.durability import Kept, look_at
+from gateway.state.state import StateError, open_state
 from monitoring.records import STREAM_KEY
 
 CLOCK_SECONDS_WARNED = 1.0

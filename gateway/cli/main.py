@@ -21,7 +21,7 @@ from gateway.cli.sidecar import sidecar
 from gateway.cli.state import state
 from gateway.cli.up import up
 from gateway.settings import SettingsError
-from gateway.state import StateError
+from gateway.state.state import StateError
 from serving.adapters import signature
 
 app = typer.Typer(

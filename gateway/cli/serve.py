@@ -8,8 +8,8 @@ import ssl
 from pathlib import Path
 
 from gateway.app import build_app
-from gateway.listeners import OrderlyServer, addresses_of
-from gateway.sections import ListenSettings
+from gateway.configuration.sections import ListenSettings
+from gateway.door.listeners import OrderlyServer, addresses_of
 from gateway.settings import SettingsError, load_settings
 from monitoring.logs import configure
 

@@ -11,7 +11,7 @@ from gateway.duties.health import check_health
 from gateway.duties.lease import DutyLease
 from gateway.duties.recycling import recycle_some
 from gateway.house import House
-from gateway.snapshot import Snapshot
+from gateway.state.snapshot import Snapshot
 from serving.adapters.placer import World
 from serving.adapters.registry import RegistryError
 

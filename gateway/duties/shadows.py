@@ -10,12 +10,12 @@ import dataclasses
 import logging
 import time
 
-from gateway.answer import Answer
+from gateway.answers.answer import Answer
+from gateway.door.wire import Deadline
 from gateway.duties.trials import ShadowJob, contract_kept, normal, text_of
 from gateway.house import House
 from gateway.ledger import Ledger, settle_shadow
 from gateway.request_body import RequestBody
-from gateway.wire import Deadline
 from monitoring.ids import digest
 from monitoring.records import PairRecord, Record
 from router.policy import Policy

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.events import BODY, EventChoice, payload_of
+from gateway.answers.events import BODY, EventChoice, payload_of
 from gateway.request_body import RequestBody
 from monitoring.records import Record
 from router.choice import Choice

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.begun import Begun
+from gateway.answers.begun import Begun
 from gateway.errors import Problem
 from gateway.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
 from gateway.request_body import RequestBody, asked_of, read_body

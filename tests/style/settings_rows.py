@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from gateway.sections import Section
+from gateway.configuration.sections import Section
 from gateway.settings import ENVIRONMENT_PREFIX, Name, Settings
 from tests.style.tables import Row, line
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import uvicorn
 
+from gateway.answers.relay import STREAM_HEADERS, refuse
+from gateway.door.wire import Call, Receive, Scope, Send
 from gateway.errors import Problem
-from gateway.relay import STREAM_HEADERS, refuse
-from gateway.wire import Call, Receive, Scope, Send
 
 MESSAGE = "It did not work."
 BEGUN = b'data: {"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Appr"}}]}\n\n'

@@ -19,7 +19,7 @@ from gateway.duties.health import check_health
 from gateway.duties.presence import KEY as PRESENCE_KEY
 from gateway.duties.presence import Presence
 from gateway.house import House
-from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
+from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.artifact import Artifact, Base, verify
 from serving.adapters.manifest import Manifest, read_manifest

@@ -10,9 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.app import open_house
-from gateway.durability import MARK_KEY
 from gateway.settings import Settings
-from gateway.state import StateError
+from gateway.state.durability import MARK_KEY
+from gateway.state.state import StateError
 from tests.fakes.valkey import APPENDS, Valkey, free_port, valkey
 from tests.walks.conftest import Configure
 from tests.walks.gateway import run_gateway

@@ -17,7 +17,7 @@ from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.slices import window_at
+from gateway.limits.slices import window_at
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Silent, Status
 from tests.fakes.valkey import valkey

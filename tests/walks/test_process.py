@@ -189,6 +189,14 @@ async def test_a_second_signal_waits_for_nothing_and_still_loses_no_record(
         assert (await http.get(f"/v1/requests/{request_id}")).json()["record"]["outcome"] == "truncated"
 
 
+async def test_signals_that_come_together_are_one_and_the_stop_is_an_orderly_one(config: Path) -> None:
+    async with served(config, new_key()[0]) as process:
+        for _ in range(5):
+            process.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.process.wait(), 20) == 0
+    assert not await valkey_answers(config.parent / "valkey" / "valkey.sock")
+
+
 async def stopped_inside_a_stream(
     config: Path, process: Process, http: httpx.AsyncClient, second: signal.Signals | None = None
 ) -> tuple[list[str], str]:
@@ -291,10 +299,18 @@ async def test_two_gateways_on_one_folder_share_its_valkey_and_the_last_one_stop
                     await asyncio.sleep(0.02)
         async with client(one, key) as http:
             assert (await http.post("/admin/v1/callers", json={"name": "still"})).status_code == 201
+    assert not await valkey_answers(socket)
+
+
+async def valkey_answers(socket: Path) -> bool:
+    """Whether a Valkey runs there."""
     redis = Redis(unix_socket_path=str(socket))
-    with pytest.raises(RedisError):
-        await redis.ping()
-    await redis.aclose()
+    try:
+        return bool(await redis.ping())
+    except RedisError:
+        return False
+    finally:
+        await redis.aclose()
 
 
 async def test_a_configuration_that_can_not_be_used_is_one_line_and_no_trace(config: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from gateway.callers import new_key
-from gateway.reload import CHANGEABLE
+from gateway.configuration.reload import CHANGEABLE
 from tests.fakes.engine import FakeEngine
 from tests.style import settings_rows
 from tests.style.tables import code, table

@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admin.uploads import FIELDS, FILES, UploadLimits, Uploads, is_upload
+from gateway.door.wire import Message
 from gateway.errors import Problem
-from gateway.wire import Message
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter
 

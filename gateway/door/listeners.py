@@ -17,12 +17,12 @@ from uvicorn.config import STARTUP_FAILURE
 
 from gateway.admin.uploads import is_upload
 from gateway.app import Gateway
-from gateway.connection import Connection, Door
+from gateway.configuration.reload import reload_on_signal
+from gateway.configuration.sections import ListenSettings
+from gateway.door.connection import Connection, Door
+from gateway.door.wire import Receive, Scope, Send
 from gateway.errors import Problem
-from gateway.reload import reload_on_signal
-from gateway.sections import ListenSettings
 from gateway.settings import Settings
-from gateway.wire import Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 PROBES = "/health/"
@@ -111,11 +111,12 @@ class OrderlyServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the signal, but do not raise it again after the stop as uvicorn would: an orderly stop exits with 0.
 
-        The second one skips the waiting, the third one the order too.
+        The second one skips the waiting, a third one from the keyboard the order too. Those that come before the stop
+        has begun are one: of a parent that dies thread by thread the kernel sends a signal for each thread.
         """
         self._signals += 1
         self.should_exit = True
-        if self._signals > 2:
+        if self._signals > 2 and sig == signal.SIGINT:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
 
@@ -156,6 +157,7 @@ class OrderlyServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Not ready; then closed to newcomers; what is under way finishes, or is ended; then uvicorn's own stop."""
+        self._signals = 1
         admission, limits = self._gateway.state.house.admission, self._gateway.state.house.settings.limits
         admission.leaving = True
         for door in self._doors:

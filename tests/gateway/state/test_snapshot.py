@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import Caller
-from gateway.snapshot import Deployed, Snapshot, SnapshotKeeper
+from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.placement import Placement
 from serving.adapters.registry import Registry, Version

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from gateway.answers.relay import choice_headers
+from gateway.door.wire import HEADER_CHARACTERS_MAX, Call, Deadline, HungUp
 from gateway.errors import Problem
 from gateway.ledger import Ledger, trace_of
-from gateway.relay import choice_headers
-from gateway.wire import HEADER_CHARACTERS_MAX, Call, Deadline, HungUp
 from monitoring.ids import RequestIds
 from monitoring.records import AttemptRecord, Record
 

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.limits import NANOS, Bound, Limits
+from gateway.limits.limits import NANOS, Bound, Limits
+from gateway.limits.slices import Allowance, Slice
 from gateway.request_body import RequestBody
-from gateway.slices import Allowance, Slice
 from monitoring.records import Record
 from router.choice import Choice
 

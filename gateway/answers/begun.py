@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.events import Progress, Usage, payload_of
+from gateway.answers.events import Progress, Usage, payload_of
 from gateway.parameters import GOES_ON
 from gateway.request_body import MESSAGES, RequestBody
 from router.choice import Choice

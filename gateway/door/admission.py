@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
+from gateway.door.lines import Line, Wanted
 from gateway.errors import Problem
-from gateway.lines import Line, Wanted
 from gateway.settings import LimitSettings
 from monitoring.metrics import Meters
 

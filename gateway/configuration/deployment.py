@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from gateway.exits import Cap
-from gateway.limits import Bound, bound_of
+from gateway.limits.exits import Cap
+from gateway.limits.limits import Bound, bound_of
 from gateway.settings import Settings
-from gateway.snapshot import Deployed
+from gateway.state.snapshot import Deployed
 from monitoring.cost import Price
 from router.policy import TaskPolicy
 

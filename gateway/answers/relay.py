@@ -11,14 +11,14 @@ import hashlib
 import time
 from typing import Any
 
-from gateway.answer import Answer
-from gateway.continuation import go_on
+from gateway.answers.answer import Answer
+from gateway.answers.continuation import go_on
+from gateway.answers.events import DONE, error_event, usage_event
+from gateway.door.wire import Call, Headers
 from gateway.errors import Problem
-from gateway.events import DONE, error_event, usage_event
 from gateway.house import House
 from gateway.ledger import Ledger
 from gateway.request_body import RequestBody
-from gateway.wire import Call, Headers
 from monitoring.ids import DIGEST_BYTES
 from monitoring.records import Record
 from router.policy import Policy

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.begun import Begun, head_of
-from gateway.events import Progress, Usage
+from gateway.answers.begun import Begun, head_of
+from gateway.answers.events import Progress, Usage
 from gateway.request_body import read_body
 from router.choice import Choice, choose
 from tests.router.houses import asked, moment, policy, usual_fleet

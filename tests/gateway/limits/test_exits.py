@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.exits import REQUESTS_MIN, Tally
+from gateway.limits.exits import REQUESTS_MIN, Tally
 
 
 def test_the_share_of_all_requests_in_the_window_opens_and_closes_the_exit() -> None:

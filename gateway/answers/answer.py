@@ -11,14 +11,14 @@ from typing import Self
 
 import msgspec
 
-from gateway.begun import Begun, head_of
+from gateway.answers.begun import Begun, head_of
+from gateway.answers.events import BODY, EventSplitter, Progress, see_that_it_is_text
+from gateway.door.wire import Deadline
 from gateway.errors import Problem
-from gateway.events import BODY, EventSplitter, Progress, see_that_it_is_text
 from gateway.house import House
 from gateway.ledger import Ledger
 from gateway.parameters import Endpoint
 from gateway.request_body import RequestBody
-from gateway.wire import Deadline
 from router.attempts import Failure, GiveUp, NextAttempt, next_attempt
 from router.choice import Choice
 from router.policy import AttemptLimits, Policy

@@ -10,9 +10,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway.configuration.sections import DoorLimits
+from gateway.door.wire import Scope
 from gateway.errors import Problem
-from gateway.sections import DoorLimits
-from gateway.wire import Scope
 
 IDLE, HEAD, BODY = range(3)
 SEPARATORS_BYTES = 4

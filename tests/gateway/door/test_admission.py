@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.admission import Admission, Place, Priority
+from gateway.door.admission import Admission, Place, Priority
 from gateway.errors import Problem
 from gateway.settings import LimitSettings
 from monitoring.metrics import Meters

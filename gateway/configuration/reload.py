@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from gateway.deployment import bounds_of, caps_of, deployed_of
+from gateway.configuration.deployment import bounds_of, caps_of, deployed_of
 from gateway.duties.health import check_health
 from gateway.errors import Problem
 from gateway.house import House

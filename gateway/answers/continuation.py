@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gateway.answer import Answer, attempt, failure_of, next_step, note_fault
+from gateway.answers.answer import Answer, attempt, failure_of, next_step, note_fault
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from gateway.admission import Place, Priority
+from gateway.door.admission import Place, Priority
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger

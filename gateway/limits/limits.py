@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 
 from gateway.callers import Caller, CallerLimits, LimitName
 from gateway.errors import Problem
+from gateway.limits.slices import SPAN_SECONDS, Allowance, Slice, Slices, Span, spent
 from gateway.request_body import RequestBody
 from gateway.settings import LimitSettings
-from gateway.slices import SPAN_SECONDS, Allowance, Slice, Slices, Span, spent
 from monitoring.cost import SECONDS_PER_HOUR, Price
 from monitoring.metrics import Meters
 from monitoring.records import Record

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.events import (
+from gateway.answers.events import (
     DONE,
     EVENT_BYTES_MAX,
     EventSplitter,

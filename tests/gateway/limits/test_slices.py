@@ -15,7 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from gateway.slices import AHEAD_SECONDS, IDLE_SECONDS, LEASE, Allowance, Slice, Slices, bounds_of, spent, window_at
+from gateway.limits.slices import (
+    AHEAD_SECONDS,
+    IDLE_SECONDS,
+    LEASE,
+    Allowance,
+    Slice,
+    Slices,
+    bounds_of,
+    spent,
+    window_at,
+)
 
 LIMIT = 100
 

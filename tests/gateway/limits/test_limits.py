@@ -10,10 +10,10 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import Caller, CallerLimits
-from gateway.limits import NANOS, Bound, Limits, bound_of
+from gateway.limits.limits import NANOS, Bound, Limits, bound_of
+from gateway.limits.slices import Slice
 from gateway.request_body import RequestBody, read_body
 from gateway.settings import LimitSettings
-from gateway.slices import Slice
 from monitoring.cost import Price
 from monitoring.metrics import Meters
 from monitoring.records import Record

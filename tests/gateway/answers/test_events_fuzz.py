@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.begun import Begun, head_of
-from gateway.events import EVENT_BYTES_MAX, EventSplitter, Progress, payload_of, usage_event
+from gateway.answers.begun import Begun, head_of
+from gateway.answers.events import EVENT_BYTES_MAX, EventSplitter, Progress, payload_of, usage_event
 
 HEAD = {"id": "chatcmpl-1", "model": "returns@v1", "created": 7}
 BEGUN = Begun("It may be", 3, HEAD, (), committed=True)
