@@ -199,7 +199,7 @@ class LimitSettings(DoorLimits, QueueLimits):
 
     request_timeout_seconds: Seconds = Field(120.0, description="The whole request, attempts and waits included.")
     answer_timeout_seconds: Seconds = Field(60.0, description="One attempt whose answer is not streamed.")
-    first_token_timeout_seconds: Seconds = Field(20.0, description="One attempt's wait for its first token, streamed.")
+    first_token_timeout_seconds: Seconds = Field(10.0, description="One attempt's wait for its first token, streamed.")
     inter_token_timeout_seconds: Seconds = Field(20.0, description="The longest silence inside a stream.")
     connect_timeout_seconds: Seconds = Field(2.0, description="Making a connection to an engine.")
     retries_max: int = Field(2, ge=0, le=10, description="Tries in one pool after the first.")

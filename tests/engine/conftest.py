@@ -62,6 +62,7 @@ class RealEngines:
                 },
             },
             "tasks": {"returns": {}},
+            "limits": {"first_token_timeout_seconds": 30},
         }
 
 

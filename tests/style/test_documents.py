@@ -180,7 +180,7 @@ def test_every_endpoint_of_the_admins_asks_for_a_role() -> None:
 
 def test_every_header_of_an_answer_is_in_the_document() -> None:
     told = {code(row[0]) for row in all_tables("docs/api.md")[3][1:]}
-    source = "".join((ROOT / "gateway" / name).read_text() for name in ("relay.py", "errors.py"))
+    source = "".join((ROOT / "gateway" / name).read_text() for name in ("answers/relay.py", "errors.py"))
     sent = set(re.findall(r'b"(x-apprentice-[a-z-]+|x-request-id|x-should-retry|traceparent|retry-after)"', source))
     assert told == sent
 
