@@ -181,12 +181,9 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
     value = _checked(given, house.settings.feedback_metrics)
     request_id = await _named(house, caller, given)
     now = time.time()
-    young = False
-    if house.ids.genuine(request_id, caller.judges):
-        age = now - made_at(request_id)
-        young = age < YOUNG_SECONDS + house.settings.limits.request_timeout_seconds + house.flow.oldest_seconds()
-        if age > house.settings.records.retention_seconds:
-            raise Problem("feedback_window_over", "The request is too old to be judged.", "request_id")
+    genuine = house.ids.genuine(request_id, caller.judges)
+    if genuine and now - made_at(request_id) > house.settings.records.retention_seconds:
+        raise Problem("feedback_window_over", "The request is too old to be judged.", "request_id")
     if len(msgspec.json.encode((given.demonstration, given.tags))) > DEMONSTRATION_BYTES_MAX:
         text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."
         raise Problem("invalid_value", text, "demonstration")
@@ -202,7 +199,7 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
         demonstration=given.demonstration,
         tags=given.tags,
     )
-    receipt = await house.feedback.give(request_id, feedback, caller.judges, young)
+    receipt = await house.feedback.give(request_id, feedback, caller.judges, genuine)
     house.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
     if receipt.first:
         house.coverage.judged(receipt.task or "")

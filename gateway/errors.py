@@ -68,10 +68,14 @@ ERRORS: Mapping[str, ErrorSpec] = {
 
 FINAL = frozenset(
     {code for code, spec in ERRORS.items() if spec.status == 409}
-    | {"feedback_full", "budget_exceeded", "engine_error", "timeout"}
+    | {"feedback_full", "budget_exceeded", "exit_capped", "engine_error", "timeout"}
 )
 """Codes after which a request is of no use again: it would meet the same, or all attempts at engines have been made.
 OpenAI's clients send what has a 409, a 429 or a 5xx twice more, unless they are told not to."""
+
+
+CAPPED_SECONDS = 60.0
+"""A cap opens as its window moves on, one of money at midnight: looking more often is of no use."""
 
 
 class Problem(Exception):
@@ -91,7 +95,7 @@ class Problem(Exception):
         self.final = code in FINAL
         """Whether clients that try again by themselves are told not to."""
         if retry_after_seconds is None and self.spec.status == 503:
-            self.retry_after_seconds = 1.0
+            self.retry_after_seconds = CAPPED_SECONDS if code == "exit_capped" else 1.0
 
     @property
     def status(self) -> int:

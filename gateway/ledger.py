@@ -32,6 +32,7 @@ class Ledger:
         "hold",
         "last_chunk_at",
         "leave",
+        "made",
         "parts",
         "record",
         "started_at",
@@ -53,6 +54,8 @@ class Ledger:
         """What it has taken of its key's limits."""
         self.leave: Leave | None = None
         """Its leave to go to its task's exit, where that is capped."""
+        self.made = 0
+        """Tokens that had come from an engine whose attempt was cancelled."""
         self.parts: list[tuple[str, int, float]] = []
         """What engines made of the answer before another went on: pool, tokens, shared seconds."""
 
@@ -131,8 +134,11 @@ class Ledger:
 
     def cancelled(self) -> None:
         """The caller has gone."""
-        self.record.status = 499
-        self.record.outcome = "cancelled"
+        record = self.record
+        record.status = 499
+        record.outcome = "cancelled"
+        if self.made and record.completion_tokens is None:
+            record.completion_tokens = self.made
 
     def learned(self, progress: Progress, prices: Prices, shared_seconds: float, secret: bytes) -> None:
         """Take over what the answer told: tokens, how it ended, and from them the cost so far."""
@@ -189,13 +195,15 @@ def settle(house: House, ledger: Ledger, now: float) -> None:
     if not record.stream:
         record.first_token_seconds = None
     record.token_seconds = _token_seconds(ledger)
+    price = None
     if record.outcome == "cancelled":
+        price = house.prices.by_pool.get(record.pool or "")
         if record.cost_usd is not None:
             record.wasted_usd = (record.wasted_usd or 0.0) + record.cost_usd
         record.cost_usd = record.saving_usd = None
     if ledger.hold is not None:
-        ledger.hold.settle(record)
-    house.exits.settle(record, ledger.leave)
+        ledger.hold.settle(record, price)
+    house.exits.settle(record, ledger.leave, price)
     if record.outcome == "ok":
         house.coverage.served(record.task or "")
     _count(house, ledger)

@@ -62,7 +62,7 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
         ended = isinstance(gone, asyncio.CancelledError) and not call.hung_up
         if ended and house.admission.over:
             await _tell(house, call, house.admission.shed("draining"), ledger)
-        elif ledger is not None:
+        elif ledger is not None and not call.ended:
             ledger.cancelled()
         if ended and not house.admission.over:
             raise
@@ -75,6 +75,8 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
 
 
 async def _tell(house: House, call: Call, problem: Problem, ledger: Ledger | None) -> None:
+    if call.ended:  # the answer is the caller's: what comes after it changes nothing
+        return
     house.meters.refusals.add(1, problem.code)
     if ledger is not None:
         ledger.problem(problem)

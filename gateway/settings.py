@@ -198,9 +198,9 @@ class LimitSettings(DoorLimits, QueueLimits):
     """What one request may take, and how often it is tried."""
 
     request_timeout_seconds: Seconds = Field(120.0, description="The whole request, attempts and waits included.")
-    answer_timeout_seconds: Seconds = Field(60.0, description="One attempt whose answer is not streamed.")
+    answer_timeout_seconds: Seconds = Field(60.0, description="The longest silence of an answer that is not streamed.")
     first_token_timeout_seconds: Seconds = Field(10.0, description="One attempt's wait for its first token, streamed.")
-    inter_token_timeout_seconds: Seconds = Field(20.0, description="The longest silence inside a stream.")
+    inter_token_timeout_seconds: Seconds = Field(20.0, description="The longest time without an event in a stream.")
     connect_timeout_seconds: Seconds = Field(2.0, description="Making a connection to an engine.")
     retries_max: int = Field(2, ge=0, le=10, description="Tries in one pool after the first.")
     backoff_seconds: Seconds = Field(0.2, description="First wait before asking the same replica again; then doubled.")

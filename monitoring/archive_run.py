@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 from redis import Redis
 
-from monitoring.archive import Dataset, FeedbackRow, day_of, write_part
+from monitoring.archive import Dataset, FeedbackRow, columns_of, day_of, write_part
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
@@ -38,6 +38,8 @@ NICENESS = 10
 PARTIAL = ".partial-"
 PARTIAL_SECONDS_MAX = 3600.0
 DAY_SECONDS = 86_400.0
+INTEGERS = tuple(name for name, kind in columns_of(Record).items() if kind == "BIGINT")
+BIGINT_MAX = (1 << 63) - 1
 
 PLAN = """
 local planned = redis.call('HGET', KEYS[1], 'planned')
@@ -174,6 +176,8 @@ def _rows(
 
 def _record(fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
     record = msgspec.json.decode(fields[b"record"], type=Record)
+    if any(abs(getattr(record, name) or 0) > BIGINT_MAX for name in INTEGERS):
+        raise ValueError("a number fits no column")
     return record.at, msgspec.json.encode(record)
 
 

@@ -98,8 +98,9 @@ class FeedbackStore:
     async def give(self, request_id: str, feedback: Feedback, giver: str, young: bool) -> Receipt:
         """Store a judgement of a request. `giver` is the caller whose requests it may judge, or `*` for all.
 
-        `young` says that the id is genuine and so new that its record may not be visible yet: the feedback then
-        waits for it. Raises RedisError if it could not be stored: nothing may be acknowledged then.
+        `young` says that the id is genuine and within the retention, so that its record may yet come, for instance from
+        another gateway's spool: the feedback then waits for it. Raises RedisError if it could not be stored: nothing
+        may be acknowledged then.
         """
         given, index, first, feedback_id = await self._give(
             keys=[

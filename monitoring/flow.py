@@ -52,6 +52,10 @@ class Told:
     flushed: Callable[[float], None]
 
 
+class _Unread(Exception):
+    """The disk did not let the spool be read or shortened; Redis has nothing to do with it."""
+
+
 class RecordFlow:
     """Moves records on. Owner of the spool, which one thread of its own reads and writes."""
 
@@ -64,6 +68,7 @@ class RecordFlow:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._handles: OrderedDict[str, str] = OrderedDict()
         self._away = False
+        self._unread = False
         self._asked_at: float | None = None
         self._took = 0.0
         self._lost_told = 0
@@ -119,7 +124,7 @@ class RecordFlow:
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
                     await (self._replay_some() if self._spool.records else self._flush_some())
-            except (RedisError, OSError, TimeoutError):
+            except (RedisError, OSError, TimeoutError, _Unread):
                 await asyncio.sleep(0.1)
         left = self.pending
         try:
@@ -142,6 +147,11 @@ class RecordFlow:
             except (RedisError, OSError) as error:
                 self._note_away(error)
                 await asyncio.sleep(RETRY_SECONDS)
+            except _Unread as error:
+                if not self._unread:
+                    log.error("the spool can't be read, its records wait: %s", error)
+                self._unread = True
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _keep_spooling(self) -> None:
         while True:
@@ -159,6 +169,7 @@ class RecordFlow:
                     looked_at = time.monotonic()
                     if await self._in_thread(self._spool.take_over):
                         self.buffer.wake()
+                    self._tell_lost()
             except OSError as error:
                 log.error("spools can't be taken over: %s", error)
             await asyncio.sleep(self._pace.spool_sync_interval_seconds)
@@ -174,17 +185,22 @@ class RecordFlow:
         return len(batch)
 
     async def _replay_some(self) -> None:
-        """Move one batch from the spool to the stream. Raises RedisError and OSError, and loses nothing."""
-        payloads = await self._in_thread(self._spool.first, REPLAY_MAX if self._took < SLOW_SECONDS else BATCH_MAX)
+        """Move one batch from the spool to the stream. Raises RedisError and _Unread, and loses nothing."""
+        payloads = await self._of_spool(self._spool.first, REPLAY_MAX if self._took < SLOW_SECONDS else BATCH_MAX)
         records, unreadable = _decoded(payloads)
         if records:
             await self._append(records)
-        await self._in_thread(self._spool.forget)
-        lost, self._lost_told = self._spool.lost - self._lost_told, self._spool.lost
-        if lost + unreadable:
-            self._told.dropped(lost + unreadable)
+        await self._of_spool(self._spool.forget)
+        self._unread = False
+        self._tell_lost(unreadable)
         if not self._spool.records:
             self._handles.clear()
+
+    def _tell_lost(self, more: int = 0) -> None:
+        lost = self._spool.lost
+        more, self._lost_told = more + lost - self._lost_told, lost
+        if more:
+            self._told.dropped(more)
 
     async def _append(self, records: list[Record]) -> None:
         began = time.monotonic()
@@ -229,6 +245,12 @@ class RecordFlow:
         if not self._away:
             log.warning("Redis takes no records, they go to the spool: %s", error or type(error).__name__)
         self._away = True
+
+    async def _of_spool(self, call: Callable[..., T], *arguments: object) -> T:
+        try:
+            return await self._in_thread(call, *arguments)
+        except OSError as error:
+            raise _Unread(str(error)) from error
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)

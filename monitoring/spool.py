@@ -2,11 +2,14 @@
 
 Each gateway writes files of its own, `NAME.NUMBER.spool`, and holds a lock on `NAME.lock` for as long as it lives.
 Whoever gets the lock of another takes its segments over. A frame is the length of a record's JSON and its CRC-32,
-each in 4 bytes, little-endian, then the JSON; what a killed gateway left behind half written is cut.
+each in 4 bytes, little-endian, then the JSON; what a killed gateway left behind half written is cut. A segment that
+can't be read is set aside as `NAME.NUMBER.spool.damaged`, and the others are gone on with.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -25,6 +28,9 @@ SEGMENT_BYTES = 4 << 20
 SEGMENTS_LEAST = 8
 """So many segments fit into the bound at least: one is what is dropped at a time."""
 READ_BYTES = 1 << 18
+DAMAGED = ".damaged"
+PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+"""Faults of this process or machine, not of the file that was to be read."""
 
 
 class _When(msgspec.Struct):
@@ -64,7 +70,7 @@ class Spool:
         self._locks: dict[str, int] = {}
         self._writing: int | None = None
         self._number = 0
-        self._read: tuple[Segment, int, int] | None = None
+        self._read: tuple[Segment, int, int, int] | None = None
 
     def open(self) -> None:
         """Make the folder, and lock this gateway's name. Raises OSError."""
@@ -104,21 +110,25 @@ class Spool:
     def first(self, count: int) -> list[bytes]:
         """The oldest records, at most so many, which stay here until `forget`. Fewer may come, none where none is left.
 
-        Damaged ones are left out.
+        Damaged ones are left out; a segment that can't be read is set aside. Raises OSError where nothing can be opened
+        at present.
         """
         while self._segments:
             segment = self._segments[0]
             try:
                 payloads, end, damaged = _frames(segment, count)
-            except FileNotFoundError:
-                payloads, end, damaged = [], segment.offset, segment.records - segment.replayed
-            if damaged:
-                log.error("%d records of %s are damaged or gone", damaged, segment.path)
-                self.lost += damaged
-            if end == segment.offset:
-                self._remove(segment)
+            except OSError as error:
+                if error.errno in PASSING:
+                    raise
+                self._set_aside(segment, str(error))
                 continue
-            self._read = (segment, end, len(payloads) + damaged)
+            if end == segment.offset:
+                if end < segment.size:
+                    self._set_aside(segment, f"a damaged length at byte {end}")
+                else:
+                    self._remove(segment)
+                continue
+            self._read = (segment, end, len(payloads), damaged)
             if payloads:
                 self.oldest_at = _at(payloads[0])
             return payloads
@@ -128,18 +138,27 @@ class Spool:
         """What `first` returned last is stored elsewhere. A segment that is read to its end is removed."""
         if self._read is None:
             return
-        segment, end, count = self._read
+        segment, end, whole, damaged = self._read
         self._read = None
         if segment not in self._segments:
             return
+        left = segment.records - segment.replayed
+        count = left if end >= segment.size else min(left, whole + damaged)
         segment.offset = end
         segment.replayed += count
         self.records -= count
+        if (lost := count - whole) > 0:
+            log.error("%d records of %s are damaged", lost, segment.path)
+            self.lost += lost
         if segment.offset >= segment.size:
             self._remove(segment)
 
     def take_over(self) -> int:
-        """Take over the segments of gateways that are no more; returns how many records that were. Raises OSError."""
+        """Take over the segments of gateways that are no more; returns how many records that were.
+
+        What can't be had of one gateway keeps nobody from having the rest. Raises OSError where the folder can't be
+        read.
+        """
         found: dict[str, list[Path]] = {}
         for path in self._folder.iterdir():
             owner, _, number = path.name.removesuffix(".spool").removesuffix(".lock").rpartition(".")
@@ -149,11 +168,15 @@ class Spool:
                 found.setdefault(path.name.removesuffix(".lock"), [])
         taken: list[Segment] = []
         for owner, paths in sorted(found.items()):
-            if owner in self._locks or not self._lock(owner):
+            if owner in self._locks:
                 continue
-            taken += [_measured(path, owner) for path in sorted(paths)]
-            if not paths:
-                self._unlock(owner)
+            try:
+                taken += self._taken(owner, sorted(paths))
+            except OSError as error:
+                log.error("the spool of %s can't be taken over now: %s", owner, error)
+                if owner in self._locks:
+                    with contextlib.suppress(OSError):
+                        self._unlock(owner)
         records = sum(segment.records for segment in taken)
         if taken:
             log.warning("%d records of gateways that are no more wait in the spool", records)
@@ -161,7 +184,8 @@ class Spool:
             self._read = None
             self.records += records
             self.size_bytes += sum(segment.size for segment in taken)
-            self.first(1)
+            with contextlib.suppress(OSError):
+                self.first(1)
             self._read = None
         return records
 
@@ -173,6 +197,26 @@ class Spool:
             self._end_writing()
             for owner in list(self._locks):
                 self._unlock(owner)
+
+    def _taken(self, owner: str, paths: Sequence[Path]) -> list[Segment]:
+        """The segments of a gateway, if it is no more. Raises OSError, and may have locked it then."""
+        if not self._lock(owner):
+            return []
+        found = []
+        for path in paths:
+            try:
+                found.append(_measured(path, owner))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno in PASSING:
+                    raise
+                log.error("%s can't be read, and how many records are in it is not known: %s", path, error)
+                self.lost += 1
+                _rename(path)
+        if not found and not any(os.path.lexists(path) for path in paths):
+            self._unlock(owner)
+        return found
 
     def _segment(self) -> Segment:
         """The segment to write to."""
@@ -201,16 +245,33 @@ class Spool:
         return dropped
 
     def _remove(self, segment: Segment) -> None:
+        try:
+            segment.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.error("%s can't be removed, its records may be sent again: %s", segment.path, error)
+        self._leave(segment)
+
+    def _set_aside(self, segment: Segment, why: str) -> None:
+        """Go on without a segment; what is left of it is lost, unless somebody can still read the file."""
+        lost = segment.records - segment.replayed
+        log.error("%d records of %s can't be read: %s", lost, segment.path, why)
+        self.lost += lost
+        _rename(segment.path)
+        self._leave(segment)
+
+    def _leave(self, segment: Segment) -> None:
+        """A file that could not be moved away stays locked: nobody takes it over again and again."""
         if self._writing is not None and segment is self._segments[-1]:
             self._end_writing()
             self.is_dirty = False
         self._segments.remove(segment)
-        segment.path.unlink(missing_ok=True)
         self.size_bytes -= segment.size
         self.records -= segment.records - segment.replayed
         if not self._segments:
             self.oldest_at = None
-        if segment.owner != self._name and all(other.owner != segment.owner for other in self._segments):
+        if segment.owner == self._name or any(other.owner == segment.owner for other in self._segments):
+            return
+        if not os.path.lexists(segment.path):
             self._unlock(segment.owner)
 
     def _lock(self, owner: str) -> bool:
@@ -224,13 +285,18 @@ class Spool:
         except (BlockingIOError, FileNotFoundError):
             os.close(descriptor)
             return False
+        except OSError:
+            os.close(descriptor)
+            raise
         self._locks[owner] = descriptor
         return True
 
     def _unlock(self, owner: str) -> None:
-        if not any(self._folder.glob(f"{owner}.*.spool")):
-            (self._folder / f"{owner}.lock").unlink(missing_ok=True)
-        os.close(self._locks.pop(owner))
+        try:
+            if not any(self._folder.glob(f"{owner}.*.spool")):
+                (self._folder / f"{owner}.lock").unlink(missing_ok=True)
+        finally:
+            os.close(self._locks.pop(owner))
 
 
 def _frames(segment: Segment, count: int) -> tuple[list[bytes], int, int]:
@@ -247,7 +313,7 @@ def _frames(segment: Segment, count: int) -> tuple[list[bytes], int, int]:
     while len(payloads) + damaged < count and len(data) - at >= FRAME.size:
         length, check = FRAME.unpack_from(data, at)
         end = at + FRAME.size + length
-        if end > len(data):
+        if not 0 < length <= FRAME_BYTES_MAX or end > len(data):
             break
         payload = data[at + FRAME.size : end]
         at = end
@@ -256,6 +322,15 @@ def _frames(segment: Segment, count: int) -> tuple[list[bytes], int, int]:
         else:
             damaged += 1
     return payloads, segment.offset + at, damaged
+
+
+def _rename(path: Path) -> None:
+    try:
+        path.rename(path.with_name(path.name + DAMAGED))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.error("%s can't be set aside: %s", path, error)
 
 
 def _measured(path: Path, owner: str) -> Segment:

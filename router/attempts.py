@@ -52,6 +52,7 @@ REASON_OF: Mapping[FaultKind, Reason] = {
     "missing": "engine_error",
     "truncated": "engine_error",
     "silent": "timeout",
+    "late": "timeout",
     "overloaded": "overload",
     "too_long": "context_length",
 }
@@ -74,14 +75,15 @@ def next_attempt(
     The order: another replica of the same version; the same one again where that can help, once the wait it asked
     for fits; the task's exit, labelled with its reason; giving up. A request never changes its version, a silent
     replica is not asked twice, and what the engine refused as the caller's own mistake is never sent again; a prompt
-    that is too long for this pool goes to an exit that is known to take longer ones. With `going_on`, for an answer
+    that is too long for this pool goes to an exit that is known to take longer ones. An answer that is longer than we
+    take would be so again. With `going_on`, for an answer
     of which a part is there, only pools whose engines continue one come into question.
     """
     last = failures[-1]
     if last.kind in ("refused", "too_long"):
         larger = _instead(choice, last, view, moment, frozenset()) if _exit_takes_more(choice, last, view) else None
         return NextAttempt(larger) if isinstance(larger, Choice) and seconds_left > 0 else GiveUp("refused")
-    if seconds_left <= 0:
+    if seconds_left <= 0 or last.kind == "oversize":
         return GiveUp("exhausted")
     here = [failure for failure in failures if failure.pool == choice.pool.name]
     if len(here) <= policy.limits.retries_max and (choice.pool.continues or not going_on):

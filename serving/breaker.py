@@ -29,12 +29,13 @@ class Breaker:
     asked only where nobody else can answer, until its rest is over; then it is half-open, for one request at a time.
     """
 
-    __slots__ = ("_answered", "_failed", "_in_a_row", "_opened", "_window_at", "open", "probing", "resting_until")
+    __slots__ = ("_answered", "_failed", "_in_a_row", "_opened", "_window_at", "open", "prober", "resting_until")
 
     def __init__(self) -> None:
         self.resting_until = 0.0
         self.open = False
-        self.probing = False
+        self.prober: object | None = None
+        """Whose request was let through, while it is under way."""
         self._opened = 0
         self._in_a_row = 0
         self._window_at = 0.0
@@ -65,7 +66,8 @@ class Breaker:
         changed = self.open or self.resting_until > 0
         self._answered += 1
         self._in_a_row = 0
-        self.open = self.probing = False
+        self.open = False
+        self.prober = None
         self._opened = 0
         self.resting_until = 0.0
         return changed
@@ -78,6 +80,11 @@ class Breaker:
     def may_be_well(self, now: float) -> None:
         """The engine was seen to come up: it need not rest any longer."""
         self.resting_until = min(self.resting_until, now)
+
+    @property
+    def probing(self) -> bool:
+        """Whether a request that was let through is under way."""
+        return self.prober is not None
 
     def state(self, now: float) -> BreakerState:
         """For people and gauges."""

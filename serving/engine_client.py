@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from serving.errors import EngineError, Silent, Truncated, Unreachable, from_status
+from serving.errors import EngineError, Oversize, Silent, Truncated, Unreachable, from_status
 
 ERROR_BODY_BYTES_MAX = 65_536
 READ_BUFFER_BYTES = 1 << 18
@@ -28,11 +28,19 @@ class EngineAnswer(Protocol):
     content_type: str
 
     async def next_chunk(self) -> bytes:
-        """What has arrived of the body; empty at its end. Raises Truncated if it broke, Silent if nothing came."""
+        """What has arrived of the body; empty at its end. Raises Truncated if it broke, Silent, Oversize."""
         ...
 
     async def read(self) -> bytes:
         """The whole body. Raises as `next_chunk` does."""
+        ...
+
+    def expect(self, silence_seconds: float) -> None:
+        """From now on nothing may be silent for longer than that."""
+        ...
+
+    def unheard(self) -> None:
+        """What came last was nothing: its coming ended no silence."""
         ...
 
     def close(self) -> None:
@@ -103,6 +111,8 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._silence_seconds = 0.0
         self._heard_at = 0.0
+        self._taken_at = 0.0
+        self._taken_before_at = 0.0
         self._fault: EngineError | None = None
         self._parts: list[bytes] = []
         self._buffered = 0
@@ -129,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._framed = self.answered = self.headed = self.whole = self.reusable = False
         self.headers = {}
         self._silence_seconds = silence_seconds
-        self._heard_at = self._loop.time()
+        self._heard_at = self._taken_at = self._taken_before_at = self._loop.time()
         self._timer = self._loop.call_later(silence_seconds, self._listen)
         if len(body) > JOINED_BYTES_MAX:
             self._transport.writelines((head, body))
@@ -152,11 +162,24 @@ class Connection(asyncio.Protocol):
                 raise self._fault
             await self._wait()
         parts, self._parts, self._buffered = self._parts, [], 0
+        self._taken_before_at, self._taken_at = self._taken_at, self._heard_at
         if self._paused and self._transport is not None:
             self._paused = False
             self._heard_at = self._loop.time()
             self._transport.resume_reading()
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def expect(self, silence_seconds: float) -> None:
+        """Another limit on silence, from what was heard last on."""
+        sooner = silence_seconds < self._silence_seconds
+        self._silence_seconds = silence_seconds
+        if sooner and self._timer is not None:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(silence_seconds, self._listen)
+
+    def unheard(self) -> None:
+        """The chunk that was taken last ended no silence."""
+        self._heard_at = self._taken_at = self._taken_before_at
 
     def finish(self) -> bool:
         """The exchange is over: whether the connection can be used again."""
@@ -371,7 +394,7 @@ class _HttptoolsAnswer:
         chunk = await self._connection.chunk()
         self._bytes_left -= len(chunk)
         if self._bytes_left < 0:
-            raise Truncated("the answer is longer than the gateway's limit")
+            raise Oversize("the answer is longer than the gateway's limit")
         return chunk
 
     async def read(self) -> bytes:
@@ -379,6 +402,12 @@ class _HttptoolsAnswer:
         while chunk := await self.next_chunk():
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def expect(self, silence_seconds: float) -> None:
+        self._connection.expect(silence_seconds)
+
+    def unheard(self) -> None:
+        self._connection.unheard()
 
     def close(self) -> None:
         if self._closed:

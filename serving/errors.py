@@ -7,6 +7,8 @@ EngineError                the engine did not give a usable answer
  ├─ Failed                 any other 5xx, or an error event inside a 200
  ├─ Missing                404 for a model that we know it has
  ├─ Truncated              the answer ended before it was whole
+ ├─ Late                   it came, but was not whole in the time for which it may be held back: our own bound
+ ├─ Oversize               it, or an event of it, is longer than we take: our own bound
  └─ RefusedByEngine        4xx: the caller's own mistake, in the engine's words
      └─ TooLong            the prompt does not fit this model; a larger one may take it
 """
@@ -55,6 +57,14 @@ class Missing(EngineError):
 
 class Truncated(EngineError):
     kind = "truncated"
+
+
+class Late(EngineError):
+    kind = "late"
+
+
+class Oversize(EngineError):
+    kind = "oversize"
 
 
 class RefusedByEngine(EngineError):

@@ -100,10 +100,16 @@ class Fleet:
         kept.update({name: (replica, now) for name, replica in known.items()})
         self._view = None
 
-    def has_room(self, name: str) -> bool:
-        """Whether a replica is there and could take one more request."""
+    def has_room(self, name: str, now: float) -> bool:
+        """Whether a replica could get one more request at `now` (monotonic seconds).
+
+        One that rests, or is being probed, gets none while another of its pool does not.
+        """
         replica = self.replicas.get(name)
-        return replica is not None and replica.up and not replica.cordoned and replica.has_room
+        if replica is None or not replica.there or not replica.has_room:
+            return False
+        pool = replica.config.pool
+        return replica.awake(now) or not any(other.there and other.awake(now) for other in self.in_pool(pool))
 
     def in_pool(self, pool: str) -> list[Replica]:
         """The replicas of a pool, in the order of the configuration."""

@@ -79,27 +79,29 @@ class Replica:
         self.loaded: frozenset[str] = frozenset()
         self.cordoned = False
 
-    def lease(self, now: float, model: str) -> Lease:
+    def lease(self, now: float, model: str, probes: bool = True) -> Lease:
         """One request's hold on this replica and on the model that answers it, from `now` (monotonic seconds).
 
-        Its holder gives it back once. Under an open breaker it is the one request that is let through.
+        Its holder gives it back once. Under an open breaker it is the one request that is let through, unless its
+        holder will not say what came of it, and so does not probe.
         """
         began_at = self.shared_seconds(now)
         self.in_flight += 1
         self.holds[model] = self.holds.get(model, 0) + 1
-        probes: tuple[Breaker, ...] = ()
-        if self._breakers:
-            probes = tuple(breaker for breaker in self._of(model) if breaker.open and not breaker.probing)
-            for breaker in probes:
-                breaker.probing = True
-            if probes:
+        lease = Lease(self, began_at, model)
+        if self._breakers and probes:
+            lease.probes = tuple(breaker for breaker in self._of(model) if breaker.open and not breaker.probing)
+            for breaker in lease.probes:
+                breaker.prober = lease
+            if lease.probes:
                 self._changed()
-        return Lease(self, began_at, model, probes)
+        return lease
 
-    def probed(self, probes: tuple[Breaker, ...]) -> None:
+    def probed(self, lease: Lease) -> None:
         """For leases only: a request that was let through has ended, whatever became of it."""
-        for breaker in probes:
-            breaker.probing = False
+        for breaker in lease.probes:
+            if breaker.prober is lease:
+                breaker.prober = None
         self._changed()
 
     def give_back(self, now: float, model: str) -> None:
@@ -119,12 +121,22 @@ class Replica:
         return ReplicaView(
             self.name,
             self.config.pool,
-            self.up and not self.cordoned,
+            self.there,
             self.loaded,
             self.resting_until,
             self.config.in_flight_max,
             {name: one.view() for name, one in self._breakers.items()},
         )
+
+    @property
+    def there(self) -> bool:
+        """Whether it may be asked at all."""
+        return self.up and not self.cordoned
+
+    def awake(self, now: float) -> bool:
+        """Whether the replica as a whole neither rests nor is being probed."""
+        breaker = self._breakers.get(WHOLE)
+        return breaker is None or (breaker.resting_until <= now and not breaker.probing)
 
     @property
     def has_room(self) -> bool:
@@ -193,11 +205,12 @@ class Replica:
 class Lease:
     """One request's hold on a replica. Given back exactly once, by the object that holds it."""
 
-    __slots__ = ("_began_at", "_held", "_model", "_probes", "replica")
+    __slots__ = ("_began_at", "_held", "_model", "probes", "replica")
 
-    def __init__(self, replica: Replica, began_at: float, model: str, probes: tuple[Breaker, ...] = ()) -> None:
+    def __init__(self, replica: Replica, began_at: float, model: str) -> None:
         self.replica = replica
-        self._probes = probes
+        self.probes: tuple[Breaker, ...] = ()
+        """The breakers that it was let through to see about."""
         self._model = model
         self._began_at = began_at
         self._held = True
@@ -211,6 +224,6 @@ class Lease:
         if not self._held:
             raise RuntimeError(f"replica {self.replica.name}: a lease was given back twice")
         self._held = False
-        if self._probes:
-            self.replica.probed(self._probes)
+        if self.probes:
+            self.replica.probed(self)
         self.replica.give_back(now, self._model)

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FaultKind = Literal["unreachable", "silent", "overloaded", "failed", "missing", "truncated", "too_long", "refused"]
+FaultKind = Literal[
+    "unreachable",
+    "silent",
+    "overloaded",
+    "failed",
+    "missing",
+    "truncated",
+    "late",
+    "oversize",
+    "too_long",
+    "refused",
+]
 """What can go wrong at an engine, as the router sees it; serving.errors translates each fault into one of these."""
 
 

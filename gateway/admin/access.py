@@ -22,6 +22,8 @@ OBJECTS_MAX = 1000
 READ_SECONDS_MAX = 2.0
 """Longest wait for the state; then what was read last is told."""
 Short = Annotated[str, Field(max_length=256)]
+Moment = Annotated[float, Field(gt=0, lt=253_402_300_800, allow_inf_nan=False)]
+"""Unix seconds, before the year 10000."""
 
 
 def admin_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.admin.access import OBJECTS_MAX, Admin, Body, Operator, Short, conflicts
+from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts
 from gateway.admin.audit import audit
 from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
 from gateway.endpoints import house_of
@@ -40,7 +40,7 @@ class CallerIn(Body):
     name: str = Field(min_length=1, max_length=100)
     role: Role = "caller"
     models: list[Short] = Field(default_factory=lambda: ["*"], min_length=1, max_length=1000)
-    expires_at: float | None = Field(None, gt=0, allow_inf_nan=False, description="Unix seconds.")
+    expires_at: Moment | None = Field(None, description="Unix seconds.")
     limits: LimitsIn = LimitsIn()
 
 
@@ -49,7 +49,7 @@ class CallerChange(Body):
 
     name: str | None = Field(None, min_length=1, max_length=100)
     models: list[Short] | None = Field(None, min_length=1, max_length=1000)
-    expires_at: float | None = Field(None, gt=0, allow_inf_nan=False, description="Unix seconds; null: never.")
+    expires_at: Moment | None = Field(None, description="Unix seconds; null: never.")
     limits: LimitsIn | None = Field(None, description="null: none.")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.admin.access import OBJECTS_MAX, Admin, Body, Operator, Short
+from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short
 from gateway.admin.audit import audit
 from gateway.endpoints import house_of
 from gateway.errors import Problem
@@ -26,7 +26,7 @@ class OverrideIn(Body):
     metadata: dict[Short, Short] = Field(default_factory=dict, max_length=16)
     version: str | None = None
     message: str | None = Field(None, max_length=1000)
-    expires_at: float | None = Field(None, gt=0, allow_inf_nan=False, description="Unix seconds.")
+    expires_at: Moment | None = Field(None, description="Unix seconds.")
 
     @model_validator(mode="after")
     def _whole(self) -> OverrideIn:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Self
 
 import msgspec
 
 from gateway.answers.begun import Begun, head_of
-from gateway.answers.events import BODY, EventSplitter, Progress, see_that_it_is_text
+from gateway.answers.events import EventSplitter, Progress, body_of, see_that_it_is_text
 from gateway.door.wire import Deadline
 from gateway.errors import Problem
 from gateway.house import House
@@ -23,12 +23,14 @@ from router.attempts import Failure, GiveUp, NextAttempt, next_attempt
 from router.choice import Choice
 from router.policy import AttemptLimits, Policy
 from serving.engine_client import EngineAnswer
-from serving.errors import EngineError, Failed, Missing, RefusedByEngine, Silent, TooLong, Truncated
+from serving.errors import EngineError, Failed, Late, Missing, Oversize, RefusedByEngine, Silent, TooLong, Truncated
 from serving.health import engine_headers
 from serving.replica import Lease
 
 PATHS: Mapping[Endpoint, str] = MappingProxyType({"chat": "/chat/completions", "completions": "/completions"})
 DRAIN_SECONDS_MAX = 1.0
+OF_REQUEST = frozenset({"failed", "truncated"})
+"""Faults that what is asked for may bring about at any engine."""
 
 
 class Answer:
@@ -97,13 +99,14 @@ class Answer:
         if house.fleet.continues and body.may_go_on():
             self.progress.said = []
         began_at = time.monotonic()
-        silence = max(limits.first_token_timeout_seconds, limits.inter_token_timeout_seconds)
+        silence = limits.first_token_timeout_seconds
         try:
-            with Deadline(limits.first_token_timeout_seconds):
+            with Deadline(silence):
                 self._engine = await house.engines.post(url, path, sent, headers, silence)
                 await self._hold(1)
         except TimeoutError as error:
             raise Silent("no token within the limit") from error
+        self._engine.expect(limits.inter_token_timeout_seconds)
         wanted = tokens_before_commit(self.choice) - self.tokens_before
         if wanted > 1 and not self._committed:
             until = began_at + (self._hold_seconds_max() or limits.answer_timeout_seconds)
@@ -129,7 +132,7 @@ class Answer:
                 await self._hold(tokens)
         except TimeoutError as error:
             if tokens == math.inf:
-                raise Silent("the answer was not complete within the limit") from error
+                raise Late("the answer was not complete within the limit") from error
 
     def _hold_seconds_max(self) -> float | None:
         return self.choice.task.hold_seconds_max if self.choice.task else None
@@ -179,7 +182,7 @@ class Answer:
             return None
         try:
             chunk = await self._engine.next_chunk()
-        except Truncated:
+        except (Oversize, Truncated):
             if self._finished:  # all of it had come: only the end of the connection was not as it should be
                 progress.done = True
                 return None
@@ -190,17 +193,28 @@ class Answer:
         found = [chunk[:plain]] if plain else []
         try:
             events = self._splitter.feed(chunk[plain:]) if chunk else [self._splitter.rest()]
-            found += [event for event in map(progress.take, events) if event is not None]
+            found += self._until_broken(events)
         except ValueError as error:
-            self._fault = Truncated(str(error))
+            self._fault = Oversize(str(error))
         if progress.broken is not None:
             self._fault = Failed("the engine reported an error inside its stream", body=progress.broken)
-        if self._fault is not None and not found:
-            raise self._fault
+        if not found:
+            if self._fault is not None:
+                raise self._fault
+            self._engine.unheard()
         if chunk or found:  # what came before a fault is the caller's: it is counted, and gone on from
             return found if self.begun is None else self.begun.spliced(found)
         self._see_that_it_is_whole()
         return None
+
+    def _until_broken(self, events: list[bytes]) -> Iterator[bytes]:
+        """Those for the caller, up to an error that the engine reports."""
+        for event in events:
+            taken = self.progress.take(event)
+            if taken is not None:
+                yield taken
+            elif self.progress.broken is not None:
+                return
 
     @property
     def _finished(self) -> bool:
@@ -223,7 +237,7 @@ class Answer:
     def _take_whole(self, body: bytes) -> None:
         try:
             see_that_it_is_text(body)
-            read = BODY.decode(body)
+            read = body_of(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Failed("the engine's answer is not JSON of the expected form") from error
         if read.error is not None or not read.choices:
@@ -243,7 +257,7 @@ async def open_answer(house: House, policy: Policy, body: RequestBody, choice: C
     begun: Begun | None = None
     while True:
         ledger.chosen(choice, house.stack(choice))
-        answer, failed = await attempt(house, policy, body, choice, ledger, begun)
+        answer, failed = await attempt(house, policy, body, choice, ledger, begun, failures)
         if failed is None:
             ledger.record.continued = int(begun is not None)
             answer.failures = failures
@@ -269,11 +283,18 @@ async def open_answer(house: House, policy: Policy, body: RequestBody, choice: C
 
 
 async def attempt(
-    house: House, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, begun: Begun | None
+    house: House,
+    policy: Policy,
+    body: RequestBody,
+    choice: Choice,
+    ledger: Ledger,
+    begun: Begun | None,
+    failures: tuple[Failure, ...],
 ) -> tuple[Answer, EngineError | None]:
     """Try one engine once: an answer that may be committed, or one that is closed, with what went wrong.
 
-    With `begun` it is asked to go on with that. Whatever comes of it is noted in the ledger and at the replica.
+    With `begun` it is asked to go on with that; `failures` are those before. Whatever comes of it is noted in the
+    ledger and at the replica.
     """
     ledger.record.dropped = body.lost_by(choice.pool.engine)
     sent = begun and begun.body(body, choice)
@@ -292,12 +313,13 @@ async def attempt(
         await answer.begin(house, body, sent, headers, policy.limits)
     except EngineError as error:
         answer.close()
-        note_fault(house, choice, error)
+        note_fault(house, choice, error, failures)
         ledger.attempted(choice, error.kind, time.monotonic() - began_at)
         return answer, error
     except BaseException:
         answer.close()
         now = time.monotonic()
+        ledger.made = answer.total().chunks
         ledger.wasted(house.prices, choice.pool.name, answer.share(now))
         ledger.attempted(choice, "cancelled", now - began_at)
         raise
@@ -341,12 +363,18 @@ def tokens_before_commit(choice: Choice) -> float:
     return choice.task.tokens_before_commit if choice.task is not None else 1
 
 
-def note_fault(house: House, choice: Choice, error: EngineError, begun: bool = False) -> None:
+def note_fault(
+    house: House, choice: Choice, error: EngineError, failures: tuple[Failure, ...], begun: bool = False
+) -> None:
     """Count a fault against its replica or version; a replica that does not know a version routed to it has lost it.
 
-    `begun` says that the answer had begun well.
+    `failures` are the request's before: what it asks for may be why its attempts fail, so that it counts once at each
+    replica. `begun` says that the answer had begun well.
     """
-    replica = house.fleet.replicas[choice.replica.name]
+    name = choice.replica.name
+    if error.kind in OF_REQUEST and any(one.replica == name and one.kind in OF_REQUEST for one in failures):
+        return
+    replica = house.fleet.replicas[name]
     if isinstance(error, Missing) and choice.version is not None:
         replica.loaded -= {choice.version.name}
         house.fleet.changed()
@@ -361,8 +389,14 @@ def _given_up(step: GiveUp, error: EngineError) -> Problem:
         return refusal_of(error)
     if step.because == "exit_capped":
         return Problem("exit_capped", "The task has sent as much to its exit as it may. Try again later.")
-    if error.kind == "silent":
+    return _exhausted(step, error)
+
+
+def _exhausted(step: GiveUp, error: EngineError) -> Problem:
+    if error.kind in ("silent", "late"):
         return Problem("timeout", "No engine answered within the time limit. Try again later.")
+    if error.kind == "oversize":
+        return Problem("engine_error", "The engine's answer is longer than the gateway takes. Ask for a shorter one.")
     if error.kind == "overloaded":
         return Problem("overload", "Every engine is busy. Try again later.", None, step.retry_after_seconds)
     if error.kind == "unreachable":

@@ -24,7 +24,7 @@ async def go_on(
     for the whole of it, since a part has been sent.
     """
     answer.close()
-    note_fault(house, answer.choice, failed, begun=True)
+    note_fault(house, answer.choice, failed, answer.failures, begun=True)
     last = answer
     while True:
         answer.failures = (*answer.failures, failure_of(last, failed))
@@ -33,7 +33,7 @@ async def go_on(
             raise _broken() from failed
         if step.wait_seconds:
             await asyncio.sleep(step.wait_seconds)
-        other, fault = await attempt(house, policy, body, step.choice, ledger, begun)
+        other, fault = await attempt(house, policy, body, step.choice, ledger, begun, answer.failures)
         if fault is None:
             ledger.went_on(answer.choice.pool.name, begun.tokens - answer.tokens_before, answer.share(time.monotonic()))
             ledger.record.continued += 1

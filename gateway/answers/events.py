@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 EVENT_BYTES_MAX = 1 << 20
 DONE = b"data: [DONE]\n\n"
 
 
+Count = Annotated[int, Meta(ge=0, le=1 << 53)]
+"""Tokens that an engine may tell of: as many as every JSON reader takes exactly."""
+
+
 class TokenDetails(msgspec.Struct, gc=False):
     """How many of the prompt's tokens came from the engine's cache."""
 
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class Usage(msgspec.Struct, gc=False):
     """Tokens as the engine counted them."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     prompt_tokens_details: TokenDetails | None = None
 
 
@@ -51,7 +56,31 @@ class EventBody(msgspec.Struct, gc=False):
     choices: list[EventChoice] = []
 
 
+class _Uncounted(msgspec.Struct, gc=False):
+    """An EventBody whatever stands in its usage."""
+
+    id: str | None = None
+    error: Any = None
+    choices: list[EventChoice] = []
+
+
 BODY = msgspec.json.Decoder(EventBody)
+_UNCOUNTED = msgspec.json.Decoder(_Uncounted)
+
+
+def body_of(payload: bytes) -> EventBody:
+    """What is read of an event or a whole answer. A usage that can't be is not known: the answer stands without it.
+
+    Raises msgspec.DecodeError where there is nothing else, or anything else is not of the expected form;
+    RecursionError for what is too deep.
+    """
+    try:
+        return BODY.decode(payload)
+    except msgspec.ValidationError:
+        read = _UNCOUNTED.decode(payload)
+        if read.error is None and not read.choices:
+            raise
+        return EventBody(read.id, read.error, None, read.choices)
 
 
 class EventSplitter:
@@ -151,7 +180,7 @@ class Progress:
             return None
         try:
             see_that_it_is_text(payload)
-            body = BODY.decode(payload)
+            body = body_of(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             if payload == b"[DONE]":
                 self.done = True

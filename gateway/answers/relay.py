@@ -1,6 +1,6 @@
 """Relaying a committed answer to its caller, as the bytes that the engine sent. Nothing is retried from here on.
 
-A stream that breaks may be gone on with by another engine (gateway/continuation.py).
+A stream that breaks may be gone on with by another engine (gateway/answers/continuation.py).
 """
 
 from __future__ import annotations

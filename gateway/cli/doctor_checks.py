@@ -15,6 +15,7 @@ import httpx
 
 from gateway.cli.tables import size
 from gateway.settings import PoolSettings, ReplicaSettings, Settings
+from serving.health import SAYS_NO
 
 FREE_BYTES_WARNED = 5 << 30
 FREE_BYTES_MIN = 500 << 20
@@ -109,18 +110,30 @@ async def check_engines(settings: Settings, http: httpx.AsyncClient) -> AsyncIte
 async def _get(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient, path: str) -> httpx.Response:
     secret = replica.api_key or pool.api_key
     headers = {"Authorization": f"Bearer {secret.get_secret_value()}"} if secret else {}
-    return await http.get(replica.url + path, headers=headers, timeout=ANSWER_SECONDS_MAX)
+    return await http.get(replica.url.rstrip("/") + path, headers=headers, timeout=ANSWER_SECONDS_MAX)
 
 
 async def _engine(pool_name: str, pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient) -> Finding:
-    check = f"engine {replica.name}"
+    check, others = f"engine {replica.name}", pool.engine == "openai"
     try:
-        answer = await _get(pool, replica, http, "/v1/models")
-        if answer.status_code in (401, 403):
-            return problem(check, f"{replica.url} refuses the key", f"Set pools.{pool_name}.api_key to the engine's.")
-        models = [str(model["id"]) for model in answer.raise_for_status().json()["data"]]
+        answer = await _get(pool, replica, http, "/models" if others else "/v1/models")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return problem(check, f"{replica.url}: {type(error).__name__}", "Start it, or mend its url.")
+        why = f"{replica.url}: {type(error).__name__}: {error}"[:200]
+        return problem(check, why, "Start it, or mend its url.")
+    if answer.status_code in (401, 403):
+        return problem(check, f"{replica.url} refuses the key", f"Set pools.{pool_name}.api_key to the engine's.")
+    if others and answer.status_code not in SAYS_NO and not answer.is_redirect:
+        return ok(check, f"{replica.url} answers {answer.status_code}; what it serves is its own affair")
+    if not answer.is_success:
+        return problem(check, f"{replica.url} answers {answer.status_code}", "Start it, or mend its url.")
+    return _models(check, pool_name, pool, replica, answer)
+
+
+def _models(
+    check: str, pool_name: str, pool: PoolSettings, replica: ReplicaSettings, answer: httpx.Response
+) -> Finding:
+    try:
+        models = [str(model["id"]) for model in answer.json()["data"]]
     except (ValueError, KeyError, TypeError):
         return problem(check, f"{replica.url} does not list its models", "Mend its url: it is no engine.")
     if pool.base_model not in models:

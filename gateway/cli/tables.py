@@ -18,6 +18,7 @@ from rich.text import Text
 
 Row = Sequence[Any]
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+YEAR_10000 = 253_402_300_800
 STYLES: Mapping[str, str] = {
     "active": "bold green",
     "ready": "green",
@@ -132,6 +133,8 @@ def moment(unix_seconds: float | None) -> str:
     """A time in UTC, to the second."""
     if not unix_seconds:
         return "-"
+    if unix_seconds > YEAR_10000:
+        return "after 9999"
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 

@@ -23,8 +23,12 @@ from gateway.configuration.deployment import bounds_of, caps_of, deployed_of
 from gateway.duties.health import check_health
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.limits.exits import Cap
+from gateway.limits.limits import Bound
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.state.snapshot import Deployed
 from monitoring.audit import AuditConflict
+from serving.fleet import PoolConfig
 
 log = logging.getLogger(__name__)
 SYSTEM = "system"
@@ -126,6 +130,7 @@ async def _read_again(house: House, actor: str, dry_run: bool) -> Reloaded:
     if fixed:
         raise Problem("restart_required", f"These need a restart, and nothing was changed: {', '.join(fixed)}.")
     if changes:
+        parts = parts_of(settings)
         told = changes[:AUDITED_MAX]
         await house.audit.append(
             actor,
@@ -135,7 +140,7 @@ async def _read_again(house: House, actor: str, dry_run: bool) -> Reloaded:
             after={change.path: _cut(change.after) for change in told},
             evidence={"changes": len(changes)},
         )
-        go_by(house, settings)
+        go_by(house, settings, parts)
     return Reloaded("applied" if changes else "same", changes)
 
 
@@ -146,19 +151,32 @@ def _load(config: Path) -> Settings:
         raise Problem("configuration_invalid", str(error)) from error
 
 
-def go_by(house: House, settings: Settings) -> None:
-    """Go by these settings from now on, all at once: what may fail is made before anything is moved."""
-    bounds, caps = bounds_of(settings), caps_of(settings)
-    deployed, pools = deployed_of(settings), settings.pool_configs()
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is made of settings, and may fail: before the audit says that they are in force."""
+
+    bounds: Mapping[str, Bound]
+    caps: Mapping[str, Cap]
+    deployed: Deployed
+    pools: list[PoolConfig]
+
+
+def parts_of(settings: Settings) -> Parts:
+    """The parts for `go_by`."""
+    return Parts(bounds_of(settings), caps_of(settings), deployed_of(settings), settings.pool_configs())
+
+
+def go_by(house: House, settings: Settings, parts: Parts) -> None:
+    """Go by these settings from now on, all at once."""
     before = house.settings
     house.deployment.take_in(settings)
     house.admission.take_in(settings.limits)
-    house.limits.take_in(bounds, settings.limits)
-    house.exits.take_in(caps, settings.limits.general_share_window_seconds)
+    house.limits.take_in(parts.bounds, settings.limits)
+    house.exits.take_in(parts.caps, settings.limits.general_share_window_seconds)
     house.exits.look()
     house.rollouts.take_in(settings.feedback_metrics)
-    house.fleet.take_in(pools, time.monotonic())
-    house.snapshot.deploy(deployed)
+    house.fleet.take_in(parts.pools, time.monotonic())
+    house.snapshot.deploy(parts.deployed)
     if before.log_level != settings.log_level:
         logging.getLogger().setLevel(settings.log_level)
 

@@ -79,7 +79,7 @@ class Place:
             timer = loop.call_later(seconds, self.call, False)
             admission.join(self, wanted)
             try:
-                again = await self._called or wanted is not None
+                again = await self._called or wanted is not None or self.held
             finally:
                 timer.cancel()
                 admission.leave(self)
@@ -145,7 +145,7 @@ class Admission:
         """A place for one request, or none yet: then `turn` waits for it. Raises Problem (503) while draining."""
         if self.draining:
             raise self.shed("draining")
-        if self.in_flight >= self._in_flight_max:
+        if self.in_flight >= self._in_flight_max or self.waiting > self._waiting_inside:  # nobody passes the line
             return Place(self, caller, priority, False)
         self.in_flight += 1
         self._running[caller] = self._running.get(caller, 0) + 1
@@ -211,14 +211,23 @@ class Admission:
         place.waited_until = time.monotonic()
 
     def call_next(self) -> bool:
-        """Call who is next, if there is room for one; a place in the gateway is its own from now on."""
-        batch, interactive = self._lines["batch"], self._lines["interactive"]
-        if len(batch):
+        """Call who is next, if there is room for one; a place in the gateway is its own from now on.
+
+        Who waits for a replica takes none, and may look in vain: then one is called for the place too.
+        """
+        if len(self._lines["batch"]):
             self._batch_due = min(1.0, self._batch_due + self._batch_share_min)
+        place = self._call(self._fits)
+        if place is not None and place.wanted is not None and self.waiting > self._waiting_inside:
+            self._call(self._fits_a_place)
+        return place is not None
+
+    def _call(self, fits: Callable[[Wanted], bool]) -> Place | None:
+        batch, interactive = self._lines["batch"], self._lines["interactive"]
         first, second = (batch, interactive) if self._batch_due >= 1 else (interactive, batch)
-        place = first.next(self._fits, self._has_its_share) or second.next(self._fits, self._has_its_share)
+        place = first.next(fits, self._has_its_share) or second.next(fits, self._has_its_share)
         if place is None:
-            return False
+            return None
         if place.priority == "batch":
             self._batch_due = 0.0
         self._left(place)
@@ -228,7 +237,7 @@ class Admission:
             self._running[place.caller] = self._running.get(place.caller, 0) + 1
         self._handed.append(time.monotonic())
         place.call()
-        return True
+        return place
 
     def _left(self, place: Place) -> None:
         """A place has been taken out of its line."""
@@ -253,6 +262,9 @@ class Admission:
         if wanted is None:
             return self.in_flight < self._in_flight_max
         return any(map(self._has_room, wanted))
+
+    def _fits_a_place(self, wanted: Wanted) -> bool:
+        return wanted is None and self.in_flight < self._in_flight_max
 
     def _has_its_share(self, caller: str) -> bool:
         running = self.in_flight - self._waiting_inside

@@ -79,7 +79,7 @@ async def _run(house: House, job: ShadowJob) -> None:
     ledger = Ledger(_record(house, job), now, None)
     ledger.chosen(choice, house.stack(choice))
     ledger.record.probability = job.probability
-    answer = Answer(choice, house.fleet.replicas[replica.name].lease(now, version.name))
+    answer = Answer(choice, house.fleet.replicas[replica.name].lease(now, version.name, probes=False))
     headers = {"Content-Type": "application/json", "X-Request-Id": ledger.record.id, "traceparent": ledger.traceparent}
     limits = job.policy.limits
     fault: str | None = None

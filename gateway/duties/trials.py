@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.answers.events import BODY, EventChoice, payload_of
+from gateway.answers.events import EventChoice, body_of, payload_of
 from gateway.request_body import RequestBody
 from monitoring.records import Record
 from router.choice import Choice
@@ -129,7 +129,7 @@ def text_of(kept: Sequence[bytes], stream: bool) -> str | None:
         if not stream:
             return _said(msgspec.json.decode(b"".join(kept)).get("choices", [{}])[0])
         payloads = (payload_of(event) for event in b"".join(kept).split(b"\n\n") if event)
-        bodies = [BODY.decode(payload) for payload in payloads if payload and payload != b"[DONE]"]
+        bodies = [body_of(payload) for payload in payloads if payload and payload != b"[DONE]"]
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, IndexError, RecursionError):
         return None
     choices = [choice for body in bodies for choice in body.choices]

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.limits.limits import NANOS, Bound, Limits
+from gateway.limits.limits import NANOS, Bound, Limits, cut_off, nanos_cut_off
 from gateway.limits.slices import Allowance, Slice
 from gateway.request_body import RequestBody
+from monitoring.cost import Price
 from monitoring.records import Record
 from router.choice import Choice
 
@@ -29,7 +30,7 @@ class Cap:
     usd_per_day: float | None = None
 
 
-class Tally:
+class Share:
     """A task's requests over the last so many seconds, and how many of them went to its exit."""
 
     def __init__(self, share_max: float, window_seconds: float) -> None:
@@ -62,11 +63,13 @@ class Tally:
 class Leave:
     """One request's leave to go to its task's exit. It is settled once."""
 
-    __slots__ = ("reserved", "taken", "wasted_before")
+    __slots__ = ("estimate", "reserved", "taken", "wasted_before")
 
     def __init__(self, wasted_before: float) -> None:
         self.taken: Slice | None = None
         self.reserved = 0
+        self.estimate = (0, 0)
+        """Tokens of the prompt, and of the answers at most."""
         self.wasted_before = wasted_before
 
 
@@ -75,7 +78,7 @@ class Exits:
 
     def __init__(self, caps: Mapping[str, Cap], window_seconds: float, limits: Limits) -> None:
         self._limits = limits
-        self._tallies: dict[str, Tally] = {}
+        self._shares: dict[str, Share] = {}
         self._money: dict[str, Allowance] = {}
         self._tasks: frozenset[str] = frozenset()
         self.closed: frozenset[str] = frozenset()
@@ -83,8 +86,8 @@ class Exits:
 
     def take_in(self, caps: Mapping[str, Cap], window_seconds: float) -> None:
         """Go by these caps from now on; shares are counted anew."""
-        self._tallies = {
-            task: Tally(cap.share_max, window_seconds) for task, cap in caps.items() if cap.share_max is not None
+        self._shares = {
+            task: Share(cap.share_max, window_seconds) for task, cap in caps.items() if cap.share_max is not None
         }
         for allowance in self._money.values():
             allowance.kept = False  # those that are still wanted are kept below
@@ -93,11 +96,12 @@ class Exits:
             for task, cap in caps.items()
             if cap.usd_per_day is not None
         }
-        self._tasks = frozenset(self._tallies.keys() | self._money.keys())
+        self._tasks = frozenset(self._shares.keys() | self._money.keys())
 
     def _kept(self, task: str, limit: int) -> Allowance:
         allowance = self._limits.slices.allowance(f"task:{task}", "exit_usd_per_day", "day", limit)
         allowance.kept = True
+        self._limits.slices.feed(allowance)
         return allowance
 
     async def begin(self) -> None:
@@ -116,8 +120,8 @@ class Exits:
         if leave is not None or task not in self._tasks:
             return leave
         now = time.monotonic()
-        if task in self._tallies:
-            self._tallies[task].count(now, 0, 1)
+        if task in self._shares:
+            self._shares[task].count(now, 0, 1)
         leave = Leave(record.wasted_usd or 0.0)
         if task in self._money:
             self._reserve(self._money[task], leave, self._limits.bound(choice.pool.name), body, now)
@@ -130,24 +134,30 @@ class Exits:
             self._limits.let_through()
         if held is None:
             return
-        leave.taken, leave.reserved = held, bound.nanos(*bound.tokens(body, body.size))
+        leave.estimate = bound.tokens(body, body.size)
+        leave.taken, leave.reserved = held, bound.nanos(*leave.estimate)
         held.reserved += leave.reserved
         allowance.expect(max(allowance.need, min(leave.reserved, allowance.limit)))
         if 2 * held.free < allowance.target and not held.dry:
             self._limits.slices.feed(allowance)
 
-    def settle(self, record: Record, leave: Leave | None) -> None:
-        """A request is over: count it, and what it cost at the exit, failed attempts there included."""
-        if record.task not in self._tasks:
-            return
-        now = time.monotonic()
-        if record.task in self._tallies:
-            self._tallies[record.task].count(now, 1, 0)
-        if leave is not None and leave.taken is not None:
+    def settle(self, record: Record, leave: Leave | None, price: Price | None = None) -> None:
+        """A request is over: count it, and what it cost at the exit, failed attempts there included.
+
+        Of one that was cut off what it is thought to have cost counts, at this `price`: that of its pool.
+        """
+        if leave is not None and leave.taken is not None:  # also where its task has no cap any more
             spent = (record.wasted_usd or 0.0) - leave.wasted_before + (record.cost_usd or 0.0)
             leave.taken.reserved -= leave.reserved
             leave.taken.used += round(spent * NANOS)
+            if cut_off(record):
+                leave.taken.used += nanos_cut_off(record, leave.estimate, price)
             leave.taken = None
+        if record.task not in self._tasks:
+            return
+        now = time.monotonic()
+        if record.task in self._shares:
+            self._shares[record.task].count(now, 1, 0)
         self._look_at(record.task, now)
 
     def _look_at(self, task: str, now: float) -> None:
@@ -155,12 +165,14 @@ class Exits:
             self.closed = self.closed ^ {task}
 
     def _is_open(self, task: str, now: float) -> bool:
-        tally, allowance = self._tallies.get(task), self._money.get(task)
-        if tally is not None and not tally.has_room(now):
+        share, allowance = self._shares.get(task), self._money.get(task)
+        if share is not None and not share.has_room(now):
             return False
         if allowance is None:
             return True
         held = allowance.slice_at(now)
+        if held is None and not allowance.told and not self._limits.slices.gone:
+            return True  # a cap that is new: Redis will tell in a moment
         if held is not None and held.free >= max(1, allowance.need):
             return True
         reached = held is not None and held.dry

@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 
 from gateway.callers import Caller, CallerLimits, LimitName
 from gateway.errors import Problem
-from gateway.limits.slices import SPAN_SECONDS, Allowance, Slice, Slices, Span, spent
+from gateway.limits.slices import INTERVAL_SECONDS, SPAN_SECONDS, Allowance, Slice, Slices, Span, spent
 from gateway.request_body import RequestBody
 from gateway.settings import LimitSettings
-from monitoring.cost import SECONDS_PER_HOUR, Price
+from monitoring.cost import SECONDS_PER_HOUR, Price, cost
 from monitoring.metrics import Meters
 from monitoring.records import Record
 
@@ -98,6 +98,25 @@ def nanos_of(record: Record) -> int:
     return round(((record.cost_usd or 0.0) + (record.wasted_usd or 0.0)) * NANOS)
 
 
+def cut_off(record: Record) -> bool:
+    """Whether the caller hung up on an engine that was at work for it, before that had told what it took."""
+    if record.outcome != "cancelled" or record.prompt_tokens is not None or not record.attempts:
+        return False
+    return record.attempts[-1].fault in (None, "cancelled")
+
+
+def thought(record: Record, estimate: tuple[int, int]) -> tuple[int, int]:
+    """Tokens of the prompt and the answers of a request that was cut off: of a stream the tokens that had come, else
+    all that the `estimate` has for them.
+    """
+    return estimate[0], record.completion_tokens or 0 if record.stream else estimate[1]
+
+
+def nanos_cut_off(record: Record, estimate: tuple[int, int], price: Price | None) -> int:
+    """What a request that was cut off is thought to have cost at its pool's price, where that is not known already."""
+    return round((cost(price, *thought(record, estimate)) or 0.0) * NANOS)
+
+
 class Purse:
     """One key's allowances, for as long as it is asked with and its limits stand."""
 
@@ -108,6 +127,11 @@ class Purse:
         self.names = tuple(allowances)
         self.allowances = tuple((one, KINDS[name]) for name, one in allowances.items())
         """Each with its place in what a request needs. Those of a minute come first."""
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether one of its allowances was given back since."""
+        return any(allowance.forgotten for allowance, _ in self.allowances)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """OpenAI's headers of the limits that the key has: the limit, what is left of it, and until when."""
@@ -133,27 +157,37 @@ Taken = tuple[Slice, int, int]
 class Hold:
     """What one request has taken of its key's allowances. It is settled once."""
 
-    __slots__ = ("_prompt_tokens", "_taken", "purse")
+    __slots__ = ("_estimate", "_taken", "purse")
 
-    def __init__(self, purse: Purse, taken: list[Taken], prompt_tokens: int) -> None:
+    def __init__(self, purse: Purse, taken: list[Taken], estimate: tuple[int, int]) -> None:
+        """`estimate` are the tokens of the prompt, and those of the answers at most."""
         self.purse = purse
         self._taken: list[Taken] | None = taken
-        self._prompt_tokens = prompt_tokens
+        self._estimate = estimate
 
-    def settle(self, record: Record) -> None:
-        """Give back what was reserved, and take what was really spent. Raises RuntimeError the second time."""
+    def settle(self, record: Record, price: Price | None = None) -> None:
+        """Give back what was reserved, and take what was really spent. Raises RuntimeError the second time.
+
+        Of a request that was cut off what it is thought to have taken counts, at this `price`: that of its pool.
+        """
         if self._taken is None:
             raise RuntimeError("what a request has taken is settled once")
+        nanos = nanos_of(record)
+        if cut_off(record):
+            tokens = sum(thought(record, self._estimate))
+            nanos += nanos_cut_off(record, self._estimate, price)
+        else:
+            tokens = self._tokens(record)
         for held, reserved, kind in self._taken:
             held.reserved -= reserved
-            held.used += 1 if kind == REQUESTS else self._tokens(record) if kind == TOKENS else nanos_of(record)
+            held.used += 1 if kind == REQUESTS else tokens if kind == TOKENS else nanos
         self._taken = None
 
     def _tokens(self, record: Record) -> int:
         """Tokens of the answer; of a prompt that no engine has counted, the estimate."""
         if record.prompt_tokens is None and record.completion_tokens is None:
             return 0
-        prompt = self._prompt_tokens if record.prompt_tokens is None else record.prompt_tokens
+        prompt = self._estimate[0] if record.prompt_tokens is None else record.prompt_tokens
         return prompt + (record.completion_tokens or 0)
 
 
@@ -192,18 +226,20 @@ class Limits:
         if limits is None:
             return None
         purse = self._purses.get(caller.public)
-        if purse is None or purse.limits != limits or purse.allowances[0][0].forgotten:
+        if purse is None or purse.limits != limits:
             purse = self._purse(caller.public, limits)
         bound = self.bound(body.read.model)
-        prompt, completion = bound.tokens(body, size)
+        estimate = prompt, completion = bound.tokens(body, size)
         needs = (1, prompt + completion, bound.nanos(prompt, completion))
         now = time.monotonic()
         for allowance, kind in purse.allowances:
             held = allowance.slice_at(now)
             if held is None or held.held - held.used - held.reserved < min(needs[kind], allowance.limit):
+                if purse.forgotten:  # then it holds no slice of what was forgotten
+                    purse = self._purse(caller.public, limits)
                 await self._wait(purse, needs)
                 break
-        return Hold(purse, self._taken(purse, needs), prompt)
+        return Hold(purse, self._taken(purse, needs), estimate)
 
     def bound(self, model: str) -> Bound:
         """What a request for this model is thought to take at most."""
@@ -227,7 +263,7 @@ class Limits:
 
     def _purse(self, public: str, limits: CallerLimits) -> Purse:
         if len(self._purses) > PURSES_MAX:
-            self._purses = {name: one for name, one in self._purses.items() if not one.allowances[0][0].forgotten}
+            self._purses = {name: one for name, one in self._purses.items() if not one.forgotten}
         allowances = {
             name: self.slices.allowance(f"key:{public}", name, SPANS[name], max(1, round(value * UNITS[name])))
             for name, value in limits.items()
@@ -254,23 +290,31 @@ class Limits:
         return taken
 
     async def _wait(self, purse: Purse, needs: tuple[int, int, int]) -> None:
-        """Wait for slices that are large enough, but not for long. Raises Problem."""
-        until = time.monotonic() + self._wait_seconds
+        """Wait for slices that are large enough, but not for long. Raises Problem.
+
+        That a limit has no room is taken from Redis's last word where that is new, or no newer one is to be had.
+        """
+        began_at = time.monotonic()
+        until = began_at + self._wait_seconds
         while True:
             now = time.monotonic()
+            for allowance, _ in purse.allowances:
+                allowance.touched_at = now
             lacking = list(_lacking(purse, needs, now))
-            if any(allowance.now is not None and allowance.now.dry for allowance, _ in lacking):
-                raise _over(purse, lacking, now)
             if not lacking:
                 return
-            if self.slices.gone or now >= until:
+            over = self.slices.gone or now >= until
+            told_since = -math.inf if over else began_at - INTERVAL_SECONDS
+            dry = [one for one, _ in lacking if one.now is not None and one.now.dry and one.now.told_at >= told_since]
+            if dry:
+                raise _over(purse, dry, now)
+            if over:
                 if not self.open_without_redis:
                     text = "Redis can't be reached, and the key's limits can't be held without it. Try again later."
                     raise Problem("storage_unavailable", text)
                 self.let_through()
                 return
             for allowance, need in lacking:
-                allowance.touched_at = now
                 allowance.asked += need
                 allowance.expect(max(need, allowance.need))
                 self.slices.feed(allowance)
@@ -289,10 +333,10 @@ def _lacking(purse: Purse, needs: tuple[int, int, int], now: float) -> Iterator[
             yield allowance, need
 
 
-def _over(purse: Purse, lacking: list[tuple[Allowance, int]], now: float) -> Problem:
-    """The refusal of a request that a limit has no room for; a budget goes before a rate."""
-    dry = [(one, one.now.ends_at - now) for one, _ in lacking if one.now is not None and one.now.dry]
-    allowance, left = max(dry, key=lambda each: each[1])
+def _over(purse: Purse, dry: list[Allowance], now: float) -> Problem:
+    """The refusal of a request that these limits have no room for; a budget goes before a rate."""
+    of_each = [(one, one.now.ends_at - now) for one in dry if one.now is not None]
+    allowance, left = max(of_each, key=lambda each: each[1])
     name = purse.names[[one for one, _ in purse.allowances].index(allowance)]
     seconds = max(1, math.ceil(left))
     text = f"The key may take {allowance.limit / UNITS[name]:g} {WORDS[name]}, and they are taken. "

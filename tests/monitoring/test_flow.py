@@ -19,6 +19,7 @@ from monitoring.flow import BATCH_MAX, Pace, RecordFlow, Told
 from monitoring.records import STREAM_KEY, Joined, Record, RecordBuffer
 from monitoring.spool import Spool
 from tests.monitoring.test_records import RETENTION_SECONDS, judgement, record, stream_of
+from tests.monitoring.test_spool import no_file_left
 
 PACE = Pace(flush_interval_seconds=0.005, spool_after_seconds=0.05, spool_sync_interval_seconds=0.05)
 
@@ -157,8 +158,8 @@ async def test_a_name_leads_to_its_latest_request_though_that_lies_on_disk(flowi
         assert flowing.flow.latest_of("a") == second.id
         assert flowing.flow.latest_of("b") == first.id
         flowing.door.open.set()
-        await until(lambda: not flowing.flow.pending)
-        assert flowing.flow.latest_of("a") is None
+        await until(lambda: flowing.flow.latest_of("a") is None)
+        assert not flowing.flow.pending
 
 
 async def test_feedback_is_told_once_however_often_its_record_is_sent(flowing: Flowing) -> None:
@@ -227,6 +228,64 @@ async def test_where_the_disk_takes_nothing_records_stay_in_memory(flowing: Flow
         assert flowing.flow.pending == 5
         flowing.door.open.set()
         await until(lambda: not flowing.flow.pending)
+    assert await flowing.stored() == ids(made)
+
+
+async def test_a_spool_that_can_not_be_read_is_lost_and_all_later_records_flow(flowing: Flowing) -> None:
+    flowing.door.open.clear()
+    async with flowing.running():
+        flowing.put(20)
+        await until(lambda: flowing.spool.records == 20)
+        (segment,) = flowing.spool._folder.glob("*.spool")
+        segment.unlink()
+        segment.mkdir()
+        flowing.door.open.set()
+        await until(lambda: flowing.dropped)
+        made = flowing.put(20)
+        await until(lambda: not flowing.flow.pending)
+    assert await flowing.stored() == ids(made)
+    assert flowing.dropped == [20]
+
+
+async def test_what_the_disk_refuses_is_not_said_of_redis(
+    flowing: Flowing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    flowing.door.open.clear()
+    async with flowing.running():
+        made = flowing.put(5)
+        await until(lambda: flowing.spool.records == 5)
+        assert "Redis takes no records" in caplog.text
+        with monkeypatch.context() as full:
+            full.setattr(Path, "open", no_file_left)
+            flowing.door.open.set()
+            await until(lambda: "the spool can't be read, its records wait: " in caplog.text)
+            caplog.clear()
+        await until(lambda: not flowing.flow.pending)
+    assert "Redis takes no records" not in caplog.text
+    assert await flowing.stored() == ids(made)
+    assert flowing.dropped == []
+
+
+async def test_a_disk_that_refuses_from_the_start_is_not_said_to_be_redis(
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = Flowing(redis, tmp_path / "spool", "before")
+    before.door.open.clear()
+    async with before.running():
+        made = before.put(5)
+    assert await before.flow.stop(time.monotonic()) == 5
+    caplog.clear()
+    flowing = Flowing(redis, tmp_path / "spool")
+    await flowing.flow.open()
+    assert flowing.spool.take_over() == 5
+    with monkeypatch.context() as full:
+        full.setattr(Path, "open", no_file_left)
+        task = asyncio.create_task(flowing.flow.run())
+        await until(lambda: "the spool can't be read, its records wait: " in caplog.text)
+    await until(lambda: not flowing.flow.pending)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert "Redis" not in caplog.text
     assert await flowing.stored() == ids(made)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -85,6 +86,112 @@ def test_a_record_that_the_disk_damaged_is_left_out_and_counted(tmp_path: Path, 
     assert drained(two) == NAMES[:50] + NAMES[51:]
     assert two.lost == 1
     assert two.records == 0
+
+
+def damage_length(segment: Path, record: int, length: int = 9_999_999) -> None:
+    data = bytearray(segment.read_bytes())
+    FRAME.pack_into(data, record * (FRAME.size + len(NAMES[0])), length, 0)
+    segment.write_bytes(data)
+
+
+def make_unreadable(segment: Path) -> None:
+    """Any attempt to read it fails, as on a disk with a fault: a folder stands in its place."""
+    segment.unlink()
+    segment.mkdir()
+
+
+def test_a_damaged_record_is_counted_once_however_often_its_replay_is_tried(tmp_path: Path) -> None:
+    one = spool(tmp_path)
+    one.append(NAMES, 5.0)
+    (segment,) = tmp_path.glob("*.spool")
+    data = bytearray(segment.read_bytes())
+    data[FRAME.size] ^= 1
+    segment.write_bytes(data)
+    assert [one.first(10) for _ in range(4)] == [NAMES[1:10]] * 4
+    assert one.lost == 0
+    assert drained(one) == NAMES[1:]
+    assert (one.lost, one.records) == (1, 0)
+
+
+def test_what_comes_after_a_damaged_length_is_counted_and_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = spool(tmp_path)
+    one.append(NAMES, 5.0)
+    (segment,) = tmp_path.glob("*.spool")
+    damage_length(segment, 40)
+    assert drained(one) == NAMES[:40]
+    assert (one.lost, one.records, one.size_bytes, one.oldest_at) == (60, 0, 0, None)
+    assert "60 records" in caplog.text
+    assert [path.name for path in tmp_path.glob("*.spool*")] == [f"{segment.name}.damaged"]
+    one.append(NAMES[:2], 6.0)
+    assert drained(one) == NAMES[:2]
+
+
+@pytest.mark.parametrize("length", [0, 1, 11, 12, 31, 32])
+def test_whatever_a_damaged_length_leads_to_each_record_is_had_or_counted(tmp_path: Path, length: int) -> None:
+    one = spool(tmp_path)
+    one.append(NAMES, 5.0)
+    (segment,) = tmp_path.glob("*.spool")
+    damage_length(segment, 97, length)
+    found = drained(one)
+    assert found == NAMES[: len(found)] or found == NAMES[:97] + NAMES[-(len(found) - 97) :]
+    assert len(found) + one.lost == 100
+    assert (one.records, one.size_bytes) == (0, 0)
+
+
+def test_a_segment_that_can_not_be_read_is_set_aside_and_the_next_ones_come(tmp_path: Path) -> None:
+    one = spool(tmp_path, bytes_max=1 << 13)
+    one.append(NAMES, 5.0)
+    (segment,) = tmp_path.glob("*.spool")
+    one.append([b"after"], 6.0)
+    make_unreadable(segment)
+    assert drained(one) == [b"after"]
+    assert (one.lost, one.records, one.size_bytes) == (100, 0, 0)
+    assert [path.name for path in tmp_path.glob("*.spool*")] == [f"{segment.name}.damaged"]
+
+
+def test_what_can_not_be_read_of_one_dead_gateway_keeps_nobody_from_the_others_spools(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        dead = spool(tmp_path, name, bytes_max=1 << 13)
+        dead.append(NAMES, 5.0)
+        dead.append([name.encode()], 6.0)
+        killed(dead)
+    make_unreadable(min(tmp_path.glob("b.*.spool")))
+    taker = spool(tmp_path, "taker")
+    assert taker.take_over() == 203
+    assert drained(taker) == [*NAMES, b"a", b"b", *NAMES, b"c"]
+    assert taker.lost == 1
+    assert taker.take_over() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.00000001.spool.damaged", "taker.lock"]
+
+
+def test_a_gateway_whose_lock_can_not_be_had_keeps_nobody_from_the_others_spools(tmp_path: Path, segment: Path) -> None:
+    (tmp_path / "bad.lock").mkdir()
+    (tmp_path / "a.lock").mkdir()
+    taker = spool(tmp_path, "taker")
+    assert taker.take_over() == 100
+    assert drained(taker) == NAMES
+
+
+def test_a_process_that_can_open_no_file_at_present_loses_no_record(
+    tmp_path: Path, segment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = spool(tmp_path, "two")
+    with monkeypatch.context() as full:
+        full.setattr(Path, "open", no_file_left)
+        assert two.take_over() == 0
+    assert two.take_over() == 100
+    with monkeypatch.context() as full:
+        full.setattr(Path, "open", no_file_left)
+        with pytest.raises(OSError, match="no file left"):
+            two.first(1)
+    assert drained(two) == NAMES
+    assert two.lost == 0
+
+
+def no_file_left(*_: object, **__: object) -> None:
+    raise OSError(errno.EMFILE, "no file left")
 
 
 def test_a_segment_that_somebody_removed_is_counted_and_stops_nothing(tmp_path: Path, segment: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from router.policy import AttemptLimits, Policy, TaskPolicy
 from serving.view import FaultKind, FleetView
 from tests.router.houses import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 
-KINDS: tuple[FaultKind, ...] = ("unreachable", "silent", "overloaded", "failed", "missing", "truncated", "refused")
+KINDS = tuple(kind for kind in get_args(FaultKind) if kind != "too_long")
 SECONDS = 60.0
 ATTEMPT_SECONDS = 0.25
 
@@ -161,7 +161,11 @@ def test_a_step_that_goes_on_with_an_answer_is_to_a_pool_that_can(case: Case) ->
         assert isinstance(step, GiveUp) or failure.kind == "too_long" or step.choice.pool.continues
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "refused"])
+def test_an_answer_that_is_longer_than_we_take_is_not_asked_for_again() -> None:
+    assert after(start(), "oversize") == GiveUp("exhausted")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("refused", "oversize")])
 def test_another_replica_of_the_same_version_comes_first_and_at_once(kind: FaultKind) -> None:
     choice = start()
     step = tried(after(choice, kind))
@@ -232,7 +236,7 @@ def test_nothing_is_tried_once_the_time_is_over() -> None:
     assert after(start(), "overloaded", seconds_left=-1.0, retry_after=2.0) == GiveUp("exhausted")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "refused"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("refused", "oversize")])
 def test_a_pinned_request_never_goes_to_general(kind: FaultKind) -> None:
     alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
     choice = start("returns@v1", alone)

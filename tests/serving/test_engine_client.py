@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from serving.engine_client import HttptoolsEngineClient
-from serving.errors import EngineError, Failed, Missing, Overloaded, RefusedByEngine, Silent, Truncated, Unreachable
+from serving.errors import (
+    EngineError,
+    Failed,
+    Missing,
+    Overloaded,
+    Oversize,
+    RefusedByEngine,
+    Silent,
+    Truncated,
+    Unreachable,
+)
 
 WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -231,9 +241,35 @@ async def test_a_slow_reader_stops_the_engine_and_is_no_silence_of_it() -> None:
         assert size == 64 * 0x10000
 
 
+@pytest.mark.parametrize(("before", "after"), [(5.0, 0.05), (0.05, 0.1)])
+async def test_another_limit_on_silence_holds_from_when_it_is_set(before: float, after: float) -> None:
+    never = asyncio.Event()
+    async with talking([STREAM_HEAD + b"1\r\na\r\n", never]) as (engine, client):
+        answer = await ask(engine, client, silence_seconds=before)
+        await answer.next_chunk()
+        answer.expect(after)
+        with pytest.raises(Silent, match=f"nothing came for {after:g} s"):
+            await asyncio.wait_for(answer.next_chunk(), 3)
+        answer.close()
+        never.set()
+
+
+async def test_what_was_nothing_ends_no_silence() -> None:
+    async with talking([STREAM_HEAD, *[b"1\r\na\r\n"] * 1_000_000]) as (engine, client):
+        answer = await ask(engine, client, silence_seconds=0.05)
+
+        async def take_all() -> None:
+            while await answer.next_chunk():
+                answer.unheard()
+
+        with pytest.raises(Silent):
+            await asyncio.wait_for(take_all(), 5)
+        answer.close()
+
+
 async def test_an_answer_over_the_limit_is_cut_off() -> None:
     async with talking([STREAM_HEAD + b"5\r\nabcde\r\n0\r\n\r\n"], answer_bytes_max=4) as (engine, client):
-        with pytest.raises(Truncated, match="longer than the gateway's limit"):
+        with pytest.raises(Oversize, match="longer than the gateway's limit"):
             await read(engine, client)
 
 

@@ -157,7 +157,34 @@ def test_half_open_lets_exactly_one_request_through_and_takes_it_back_if_that_is
     assert there.breaker_state(102.0) == "half_open"
 
 
-@pytest.mark.parametrize("kind", ["refused", "too_long"])
+def test_a_probe_that_ends_takes_no_later_one_with_it() -> None:
+    there = replica()
+    for _ in range(3):
+        fail(there, 100.0)
+    first = there.lease(101.0, "base")
+    there.answered(101.1, "base")
+    for _ in range(3):
+        fail(there, 102.0)
+    second = there.lease(110.0, "base")
+    first.give_back(110.1)
+    assert there.view().circuits[""].probing
+    second.give_back(110.2)
+    assert not there.view().circuits[""].probing
+
+
+def test_a_lease_that_tells_nothing_of_what_came_of_it_is_no_probe() -> None:
+    there = replica()
+    for _ in range(3):
+        fail(there, 100.0)
+    silent = there.lease(101.0, "base", probes=False)
+    assert not there.view().circuits[""].probing
+    probe = there.lease(101.0, "base")
+    silent.give_back(101.1)
+    assert there.view().circuits[""].probing
+    probe.give_back(101.2)
+
+
+@pytest.mark.parametrize("kind", ["refused", "too_long", "late", "oversize"])
 def test_what_a_caller_got_wrong_counts_against_nobody(kind: FaultKind) -> None:
     there = replica()
     for _ in range(10):

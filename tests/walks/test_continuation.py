@@ -216,6 +216,15 @@ async def test_a_complete_answer_that_takes_longer_than_may_be_held_comes_from_e
     assert told.seconds < 5
 
 
+async def test_our_own_limit_on_holding_back_counts_against_no_engine(world: World, small: FakeEngine) -> None:
+    small.token_delay_seconds = 0.02
+    async with world(commit="complete", hold_seconds_max=0.3, limits={"inter_token_timeout_seconds": 5}) as gateway:
+        for _ in range(3):
+            told = await ask(gateway)
+            assert (told.whole, told.headers["x-apprentice-reason"]) == (True, "timeout")
+        assert not gateway.house.fleet.replicas["small-0"].view().circuits
+
+
 @pytest.mark.parametrize(("commit", "events"), [("first_token", 1), ("tokens:7", 7), ("complete", 60)])
 async def test_so_many_tokens_are_held_back_and_no_more(
     world: World, small: FakeEngine, commit: str, events: int

@@ -38,7 +38,7 @@ async def test_a_sick_adapter_sends_no_more_than_its_share_to_general(
         refused = [each for each in got if isinstance(each, Exception)]
         assert all(isinstance(each, openai.InternalServerError) for each in refused)
         assert {(each.status_code, each.code) for each in refused} == {(503, "exit_capped")}
-        assert refused[-1].response.headers["retry-after"] == "1"
+        assert refused[-1].response.headers["retry-after"] == "60"
         assert sum(seen.model == "large" for seen in general.requests) == len(answered)
         assert sum(cell.value for cell in gateway.house.meters.exit_capped._cells.values()) == len(refused)
         assert not isinstance(await ask(client, "other"), Exception), "it is another task's cap"
@@ -71,6 +71,7 @@ async def test_general_costs_a_task_no_more_in_a_day_than_its_cap(configure: Con
         assert capped(one, "no_replica") >= 1
         headers = got[-1].response.headers
         assert (headers["x-apprentice-task"], headers["x-apprentice-reason"]) == ("returns", "no_replica")
+        assert (headers["retry-after"], headers["x-should-retry"]) == ("60", "false")
 
 
 def test_a_cap_in_money_needs_the_price_of_the_exit(configure: Configure) -> None:

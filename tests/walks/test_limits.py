@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from redis.asyncio import Redis
 from gateway.callers import new_key
 from gateway.limits.slices import window_at
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Dies, Silent, Status
+from tests.fakes.faults import Dies, Fault, Moment, RawEvent, Silent, Status
 from tests.fakes.valkey import valkey
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.test_hang_up import asking
+from tests.walks.test_hang_up import asking, last_record
 from tests.walks.test_process import served
 from tests.walks.two_replicas import until
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "How many days are in a week?"}], "max_tokens": 8}
+MANY = {"requests_per_minute": 1000, "tokens_per_minute": 10_000_000}
 PATIENT = {"lease_timeout_seconds": 20}
 """On a machine however busy, a slow answer of Redis is not taken for none."""
 
@@ -176,24 +178,84 @@ async def test_who_hangs_up_has_everything_settled_once(
 ) -> None:
     async with run_gateway(configure(limits=PATIENT)) as gateway:
         await gateway.place(make_adapter(1))
-        key = await gateway.key(limits={"requests_per_minute": 1000, "tokens_per_minute": 10_000_000})
+        key = await gateway.key(limits={**MANY, "usd_per_month": 1000})
         caller = RunningGateway(gateway.url, key, gateway.house)
         rule = small.faults.add(Silent(), model="returns@*")
         async with asking(caller, False):
             await small.until(lambda: small.in_flight == 1)
+            (purse,) = gateway.house.limits._purses.values()
+            slices = [one.now for one, _ in purse.allowances]
+            reserved = [one.reserved for one in slices if one]
         await until(lambda: gateway.house.admission.in_flight == 0)
-        (purse,) = gateway.house.limits._purses.values()
-        slices = [one.now for one, _ in purse.allowances]
-        assert [(one.reserved, one.used) for one in slices if one] == [(0, 1), (0, 0)]
+        assert [one.reserved for one in slices if one] == [0, 0, 0]
+        used = [one.used for one in slices if one]
+        assert used[:2] == reserved[:2], "all of it may have been made"
+        assert 0 < used[2] <= reserved[2]
         small.faults.remove(rule)
         small.n_tokens, small.token_delay_seconds = 400, 0.01
         async with asking(caller, True) as reader:
             for _ in range(12):
                 assert await reader.readline()
         await until(lambda: gateway.house.admission.in_flight == 0)
-        assert slices[1] is not None
-        assert slices[1].reserved == 0
-        assert 1 < slices[1].used < 400
+        assert [one.reserved for one in slices if one] == [0, 0, 0]
+        _, tokens, nanos = (now.used - before for now, before in zip(filter(None, slices), used, strict=True))
+        assert 1 < tokens < 400
+        assert 1000 * tokens < nanos < 2000 * tokens, "what an engine made costs what it costs"
+
+
+@dataclass(frozen=True, eq=False)
+class Made(Fault):
+    """No fault: `met` is set before a stream's token of this number."""
+
+    kind = "made"
+    tokens: int = 8
+    met: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def before_token(self, moment: Moment) -> None:
+        if moment.made >= self.tokens:
+            self.met.set()
+
+
+async def test_who_hangs_up_while_a_stream_is_held_back_has_spent_the_tokens_that_had_come(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with run_gateway(configure(limits=PATIENT, tasks={"returns": {"commit": "complete"}})) as gateway:
+        await gateway.place(make_adapter(1))
+        caller = RunningGateway(gateway.url, await gateway.key(limits=MANY), gateway.house)
+        small.n_tokens, small.token_delay_seconds = 30, 0.05
+        made = Made()
+        small.faults.add(made, model="returns@*")
+        async with asking(caller, True):
+            await made.met.wait()
+        await until(lambda: gateway.house.admission.in_flight == 0)
+
+        async def is_told() -> bool:
+            return (await last_record(gateway))["outcome"] == "cancelled"
+
+        await until(is_told, "the record")
+        record = await last_record(gateway)
+        assert record["cost_usd"] is None
+        completion = int(str(record["completion_tokens"]))
+        assert 0 < completion < 30
+        (purse,) = gateway.house.limits._purses.values()
+        used = [one.now.used for one, _ in purse.allowances if one.now]
+        assert completion < used[1] < completion + 100
+
+
+async def test_a_whole_answer_with_a_usage_that_cannot_be_is_delivered_and_refills_nothing(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    usage = b'"usage":{"prompt_tokens":10,"completion_tokens":-100000}'
+    answer = b'{"id":"x","choices":[{"index":0,"message":{"content":"Yes."},"finish_reason":"stop"}],%s}' % usage
+    async with run_gateway(configure(limits=PATIENT)) as gateway:
+        await gateway.place(make_adapter(1))
+        key = await gateway.key(limits=MANY)
+        small.faults.add(RawEvent(0, answer), model="returns@*")
+        async with gateway.http(key) as http:
+            got = await http.post("/v1/chat/completions", json={"model": "returns", **ASK})
+        assert (got.status_code, got.content) == (200, answer)
+        (purse,) = gateway.house.limits._purses.values()
+        assert [one.now.used for one, _ in purse.allowances if one.now] == [1, 0]
 
 
 @pytest.mark.parametrize("redis_gone", ["open", "closed"])
@@ -338,7 +400,7 @@ async def test_limits_models_name_and_expiry_are_changed_at_once(two: tuple[Runn
         told = (await http.patch(path, json={"models": ["returns"], "name": "new"})).json()
         assert (told["models"], told["name"]) == (["returns"], "new")
         assert isinstance(await ask(client), openai.PermissionDeniedError)
-        for late in ({"expires_at": 1.0}, {"expires_at": time.time() - 1}):
+        for late in ({"expires_at": 1.0}, {"expires_at": time.time() - 1}, {"expires_at": 1e308}):
             refused = await http.patch(path, json=late)
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, "expires_at")
             refused = await http.post("/admin/v1/callers", json={"name": "late", **late})

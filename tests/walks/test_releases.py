@@ -237,6 +237,21 @@ async def test_a_shadow_that_hangs_is_given_up_after_the_time_an_answer_may_take
         assert (shadow["outcome"], shadow["attempts"][0]["fault"]) == ("failed", "silent")
 
 
+async def test_a_shadow_takes_no_probe_from_those_who_tell_what_came_of_it(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await step(http, "shadow", version=V2, share=1.0)
+        replica = running.house.fleet.replicas["small-0"]
+        for _ in range(3):
+            replica.failed(time.monotonic() - 60, V2, "failed", 0.0)
+        small.faults.add(Silent(), model=V2)
+        await ask(http)
+        await small.until(lambda: any(seen.model == V2 for seen in small.requests))
+        assert replica.view().circuits[V2].open
+        assert not replica.view().circuits[V2].probing
+
+
 async def test_a_share_of_nothing_ends_a_shadow(configure: Configure, make_adapter: MakeAdapter) -> None:
     async with two_versions(configure, make_adapter) as (_, http):
         await step(http, "shadow", version=V2, share=0.5)

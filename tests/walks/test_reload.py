@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -181,6 +182,20 @@ async def test_a_file_that_can_not_be_used_leaves_the_old_configuration_and_name
         assert (await world.ask()).status_code == 200
         assert 'configuration_reloads_total{outcome="refused"} 3' in (await world.http.get("/metrics")).text
     assert "the configuration was not taken, the old one stays" in caplog.text
+
+
+async def test_what_can_not_be_gone_by_is_not_in_the_audit(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise ValueError("no caps can be made of these")
+
+    async with reloadable(configure(), tmp_path) as world:
+        monkeypatch.setattr("gateway.configuration.reload.caps_of", fails)
+        with contextlib.suppress(httpx.HTTPError):
+            assert (await world.reload(lambda content: content.update(limits={"in_flight_max": 7}))).status_code == 500
+        assert world.house.settings.limits.in_flight_max == 4096
+        assert (await world.http.get("/admin/v1/audit")).json()["entries"] == []
 
 
 async def test_secrets_are_compared_and_never_shown(configure: Configure, tmp_path: Path) -> None:

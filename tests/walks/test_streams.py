@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
+
 import httpx
 import openai
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Dies, Fault, Framing, NoDone, RawEvent, Stalls, Tokens
+from tests.fakes.faults import Dies, Fault, Framing, Moment, NoDone, RawEvent, Stalls, Tokens
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.test_hang_up import last_record
 
 ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
 
@@ -76,16 +80,52 @@ async def test_a_stream_that_breaks_after_commit_ends_with_an_error_and_without_
     assert 'outcome="truncated"} 2' in metrics
 
 
+@dataclass(frozen=True)
+class Pings(Fault):
+    """Says nothing but comments after so many tokens."""
+
+    after_tokens: int = 10
+
+    async def before_token(self, moment: Moment) -> None:
+        while moment.made >= self.after_tokens:
+            await moment.exchange.write(b": ping\n\n")
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("fault", [Stalls(10, 30), Pings()], ids=["nothing", "comments"])
+@pytest.mark.parametrize("first_seconds", [0.4, 15.0])
 async def test_a_stream_that_stalls_ends_with_an_error_within_its_limit(
-    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, fault: Fault, first_seconds: float
 ) -> None:
-    limits = {"inter_token_timeout_seconds": 0.4, "first_token_timeout_seconds": 0.4}
+    limits = {"inter_token_timeout_seconds": 0.4, "first_token_timeout_seconds": first_seconds}
     async with run_gateway(configure(limits=limits)) as gateway:
         await gateway.place(make_adapter(1))
-        small.faults.add(Tokens(30), Stalls(10, 30), model="returns@*")
-        text = await streamed(gateway)
+        small.faults.add(Tokens(30), fault, model="returns@*")
+        async with asyncio.timeout(8):
+            text = await streamed(gateway)
         await small.until(lambda: small.in_flight == 0)
     assert '"code":"stream_broken"' in text
+
+
+async def test_what_follows_an_error_inside_a_stream_is_not_relayed(gateway: RunningGateway, small: FakeEngine) -> None:
+    event = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"after it"}}]}\n\n'
+    small.faults.add(Tokens(30), RawEvent(10, b'data: {"error":{"message":"no"}}\n\n' + event), model="returns@*")
+    text = await streamed(gateway)
+    assert '"code":"stream_broken"' in text
+    assert "after it" not in text
+
+
+async def test_a_request_whose_time_is_over_once_its_answer_is_the_callers_was_answered(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with run_gateway(configure(limits={"request_timeout_seconds": 0.8})) as gateway:
+        await gateway.place(make_adapter(1))
+        small.faults.add(NoDone("open"), model="returns@*")
+        text = await streamed(gateway)
+        record = await last_record(gateway)
+    assert text.endswith("data: [DONE]\n\n")
+    assert (record["outcome"], record["status"], record["error_code"]) == ("ok", 200, None)
+    assert "Unexpected ASGI message" not in caplog.text
 
 
 async def test_with_the_commit_policy_complete_a_broken_stream_is_replaced_as_a_whole(

@@ -13,6 +13,7 @@ from gateway.answers.events import (
     EVENT_BYTES_MAX,
     EventSplitter,
     Progress,
+    body_of,
     error_event,
     payload_of,
     usage_event,
@@ -228,6 +229,26 @@ def test_usage_beside_a_token_does_not_swallow_the_token() -> None:
     assert progress.usage is not None
     assert progress.usage.prompt_tokens_details is not None
     assert (progress.usage.prompt_tokens_details.cached_tokens, progress.usage_payload) == (1, None)
+
+
+ABSURD = [
+    {"prompt_tokens": 1 << 63, "completion_tokens": 1},
+    {"prompt_tokens": 1, "completion_tokens": -100_000},
+    {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": -1}},
+    {"prompt_tokens": (1 << 53) + 1, "completion_tokens": 1},
+    "many",
+]
+
+
+@pytest.mark.parametrize("usage", ABSURD)
+def test_a_usage_that_cannot_be_is_not_known_and_takes_nothing_else_with_it(usage: Any) -> None:
+    beside = chunk("a", finish_reason="stop", usage=usage)
+    progress, for_caller = taken(beside, event(id="chatcmpl-1", choices=[], usage=usage))
+    assert for_caller == [beside]
+    assert (progress.chunks, progress.finish_reason, progress.skipped) == (1, "stop", 1)
+    assert (progress.usage, progress.usage_payload, progress.broken) == (None, None, None)
+    whole = json.dumps({"id": "1", "choices": [{"finish_reason": "stop"}], "usage": usage}).encode()
+    assert (body_of(whole).usage, body_of(whole).choices[0].finish_reason) == (None, "stop")
 
 
 def test_each_alternative_ends_for_itself() -> None:

@@ -115,8 +115,23 @@ async def test_engines_that_are_down_or_serve_something_else_are_named(
     pools["small"]["replicas"].append({"name": "small-2", "url": general.url})
     found = by_check(await doctor("--json", pools=pools))
     assert found["engine small-0"][0] == "ok"
-    assert found["engine small-1"][:2] == ("problem", "http://127.0.0.1:1: ConnectError")
+    assert found["engine small-1"][0] == "problem"
+    assert found["engine small-1"][1].startswith("http://127.0.0.1:1: ConnectError: ")
     assert found["engine small-2"][:2] == ("problem", "it serves large")
+
+
+async def test_somebody_elses_engine_is_well_if_it_answers_and_takes_the_key(
+    doctor: Doctor, configure: Configure
+) -> None:
+    pools = configure()["pools"]
+    options = {"bare": True, "base_path": "/openai/v1", "models_status": 404, "api_key": "sk-theirs"}
+    async with FakeEngine("someones-model", **options) as bare:
+        replica = {"name": "theirs-0", "url": f"{bare.url}/openai/v1/"}
+        pool = {"base_model": "any", "engine": "openai", "replicas": [replica], "api_key": "sk-theirs"}
+        found = by_check(await doctor("--json", pools=pools | {"theirs": pool}))
+        refused = by_check(await doctor("--json", pools=pools | {"theirs": pool | {"api_key": "sk-wrong"}}))
+    assert found["engine theirs-0"][0] == "ok"
+    assert refused["engine theirs-0"][0] == "problem"
 
 
 async def test_an_engine_that_loads_nothing_at_runtime_is_a_problem(doctor: Doctor, small: FakeEngine) -> None:

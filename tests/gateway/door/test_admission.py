@@ -21,11 +21,16 @@ class Crowd:
     def __init__(self, full: frozenset[str] = frozenset(), **limits: Any) -> None:
         self.meters = Meters()
         self.full = set(full)
-        self.admission = Admission(LimitSettings(**limits), self.meters, lambda name: name not in self.full)
+        self.vain: set[str] = set()
+        """Of the full ones, those that seem to have room."""
+        self.admission = Admission(LimitSettings(**limits), self.meters, self._has_room)
         self.served: list[str] = []
         self.told: list[Problem] = []
         self._going: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def _has_room(self, name: str) -> bool:
+        return name not in self.full or name in self.vain
 
     async def come(self, name: str, priority: Priority = "interactive", replica: str | None = None) -> None:
         """A request `caller-number` comes, and holds a place or waits when this returns."""
@@ -207,6 +212,36 @@ async def test_who_waits_for_one_replica_does_not_stand_before_those_who_want_an
     await crowd.go("a-2")
     assert crowd.served == ["a-0", "a-2", "a-1"]
     await crowd.go_all()
+
+
+async def test_who_looks_for_a_replica_in_vain_takes_no_call_from_who_waits_for_a_place() -> None:
+    crowd = Crowd(full=frozenset({"small"}), in_flight_max=2)
+    crowd.vain.add("small")
+    await crowd.come("a-0")
+    await crowd.come("b-0", replica="small")
+    await crowd.come("c-0")
+    await crowd.come("d-0", "batch")
+    await crowd.go("a-0")
+    assert crowd.served == ["a-0", "c-0"]
+    await crowd.go("c-0")
+    assert crowd.served == ["a-0", "c-0", "d-0"]
+    crowd.full.clear()
+    await crowd.go_all()
+    await until(lambda: "b-0" in crowd.served)
+    await crowd.go_all()
+    assert (crowd.admission.in_flight, crowd.admission.waiting) == (0, 0)
+
+
+async def test_a_newcomer_passes_nobody_who_waits_for_a_place() -> None:
+    crowd = Crowd(in_flight_max=1)
+    await crowd.come("a-0")
+    await crowd.come("b-0")
+    crowd.admission._in_flight_max = 2
+    await crowd.come("c-0")
+    await crowd.go("a-0")
+    assert crowd.served == ["a-0", "b-0"]
+    await crowd.go_all()
+    assert crowd.served == ["a-0", "b-0", "c-0"]
 
 
 async def test_a_replica_that_comes_up_is_noticed_without_anybody_leaving() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -10,13 +13,14 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import Caller, CallerLimits
+from gateway.errors import Problem
 from gateway.limits.limits import NANOS, Bound, Limits, bound_of
 from gateway.limits.slices import Slice
 from gateway.request_body import RequestBody, read_body
 from gateway.settings import LimitSettings
 from monitoring.cost import Price
 from monitoring.metrics import Meters
-from monitoring.records import Record
+from monitoring.records import AttemptRecord, Record
 
 ALL = CallerLimits(100, 10_000, 1.0, 10.0)
 BOUNDS = {"returns": Bound(4096, 1000.0, 2000.0)}
@@ -100,3 +104,98 @@ def test_the_dearest_price_counts_and_an_unknown_one_does_not() -> None:
     assert bound_of(10, [cheap, None, dear]).nanos(1, 1) == 10_000 + 20_000 + 1
     assert bound_of(10, [None]).nanos(1000, 1000) == 1
     assert bound_of(10, [hourly]).nanos(1000, 1000) == 5 * NANOS // 1000 + 1
+
+
+def cut_off(fault: str | None, **fields: Any) -> Record:
+    attempts = [AttemptRecord("small", "small-0", None, fault, 1.0)]
+    return record(outcome="cancelled", attempts=attempts, pool="small", **fields)
+
+
+@pytest.mark.parametrize(
+    ("told", "completion"),
+    [
+        (cut_off("cancelled"), 50),
+        (cut_off("cancelled", stream=True), 0),
+        (cut_off("cancelled", stream=True, completion_tokens=7), 7),
+        (cut_off(None, stream=True, completion_tokens=7), 7),
+    ],
+)
+async def test_who_hangs_up_on_an_engine_has_spent_the_prompt_and_what_may_have_been_made(
+    told: Record, completion: int
+) -> None:
+    house, caller, held = await with_slices(ALL)
+    hold = await house.take(caller, body(max_tokens=50), 300)
+    assert hold is not None
+    hold.settle(told, Price(1.0, 2.0))
+    nanos = 101 * 1000 + completion * 2000
+    assert [(one.reserved, one.used) for one in held] == [(0, 1), (0, 101 + completion), (0, nanos), (0, nanos)]
+
+
+@pytest.mark.parametrize(
+    ("told", "price", "tokens", "nanos"),
+    [
+        (record(outcome="cancelled"), Price(1.0, 2.0), 0, 0),
+        (cut_off("failed"), Price(1.0, 2.0), 0, 0),
+        (cut_off("cancelled"), None, 151, 0),
+        (cut_off("cancelled", wasted_usd=1e-6), Price(replica_usd_per_hour=3.6), 151, 1000),
+        (cut_off(None, prompt_tokens=40, completion_tokens=9, wasted_usd=1e-6), Price(1.0, 2.0), 49, 1000),
+    ],
+)
+async def test_what_no_engine_was_at_work_on_or_is_known_anyway_is_not_estimated(
+    told: Record, price: Price | None, tokens: int, nanos: int
+) -> None:
+    house, caller, held = await with_slices(ALL)
+    hold = await house.take(caller, body(max_tokens=50), 300)
+    assert hold is not None
+    hold.settle(told, price)
+    assert [one.used for one in held] == [1, tokens, nanos, nanos]
+
+
+@asynccontextmanager
+async def one_and_other(redis: Redis) -> AsyncIterator[tuple[Limits, Limits, Caller]]:
+    """Two gateways' limits on one Valkey, of which the first fetches slices by itself; a key of a dollar a day."""
+    patient = LimitSettings(lease_timeout_seconds=20)
+    one, other = (Limits(redis, name, BOUNDS, Meters(), patient) for name in ("one", "other"))
+    caller = Caller("abcdefghijkl", "shop", "caller", "", frozenset({"*"}), None, CallerLimits(usd_per_day=1.0))
+    keeping = asyncio.create_task(one.slices.keep(lambda: None))
+    yield one, other, caller
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_that_a_limit_had_no_room_a_while_ago_refuses_nobody(redis: Redis) -> None:
+    async with one_and_other(redis) as (one, _, caller):
+        hold = await one.take(caller, body(max_tokens=50), 0)
+        assert hold is not None
+        hold.settle(record())
+        allowance, _ = one._purses[caller.public].allowances[0]
+        held = allowance.now
+        assert held is not None
+        while held.told_held != held.held or held.free == 0:
+            await one.slices.round_over(20)
+        held.held, held.dry, held.told_at = held.used + allowance.target, True, time.monotonic() - 60
+        assert await one.take(caller, body(max_tokens=400_000), 0), "Redis is asked, and has room"
+
+
+async def test_a_limit_that_redis_says_has_no_room_refuses(redis: Redis) -> None:
+    async with one_and_other(redis) as (one, other, caller):
+        allowance = other._purse(caller.public, caller.limits or ALL).allowances[0][0]
+        allowance.asked = NANOS
+        await other.slices.round()
+        with pytest.raises(Problem, match="US dollars a day"):
+            await one.take(caller, body(max_tokens=400_000), 0)
+
+
+async def test_a_purse_of_which_one_allowance_was_given_back_is_made_anew(redis: Redis) -> None:
+    async with one_and_other(redis) as (one, _, caller):
+        both = Caller("abcdefghijkm", "shop", "caller", "", caller.models, None, CallerLimits(100, None, 1.0))
+        assert await one.take(both, body(max_tokens=5), 0)
+        requests, money = (allowance for allowance, _ in one._purses[both.public].allowances)
+        one.slices._allowances.pop(money.key)
+        money.forgotten, money.now = True, None
+        assert await one.take(both, body(max_tokens=5), 0)
+        anew = [allowance for allowance, _ in one._purses[both.public].allowances]
+        assert anew[0] is requests
+        assert anew[1] is not money
+        assert anew[1].now is not None
+        assert anew[1].now.reserved > 0

@@ -26,6 +26,7 @@ from gateway.limits.slices import (
     spent,
     window_at,
 )
+from tests.fakes.valkey import valkey
 
 LIMIT = 100
 
@@ -213,6 +214,48 @@ async def test_an_idle_gateway_gives_its_slice_back_and_finds_what_it_spent_agai
     assert one.allowance.now.held + (other.allowance.now.held if other.allowance.now else 0) == LIMIT
     ((said, _),) = await spent(redis, [(one.allowance.key, "month")])
     assert said == 7
+
+
+async def test_what_an_idle_gateway_spent_while_redis_was_away_counts_when_it_is_back() -> None:
+    async with valkey() as server, Redis(unix_socket_path=str(server.socket)) as redis:
+        one, other = gateway(redis, "key:x", "one", share=0.5), gateway(redis, "key:x", "other", share=1.0)
+        one.take(40)
+        await one.slices.round()
+        assert one.take(40)
+        await server.end()
+        one.settle(1.0)
+        one.allowance.touched_at -= IDLE_SECONDS + 1
+        for _ in range(3):
+            await one.slices.round()
+            assert one.slices.gone
+        assert one.slices.allowance("key:x", "tokens", "month", LIMIT) is one.allowance
+        await server.start()
+        for _ in range(3):
+            await one.slices.round()
+        assert one.allowance.forgotten
+        assert one.slices.allowance("key:x", "tokens", "month", LIMIT) is not one.allowance
+        other.take(LIMIT)
+        await other.slices.round()
+        assert other.allowance.now is not None
+        assert other.allowance.now.held == LIMIT - 40
+        ((said, _),) = await spent(redis, [(one.allowance.key, "month")])
+        assert said == 40
+
+
+async def test_an_allowance_that_is_asked_for_while_it_is_given_back_is_not_forgotten(redis: Redis) -> None:
+    one = gateway(redis, "key:x", "one", share=0.4)
+    one.take(7)
+    await one.slices.round()
+    one.allowance.touched_at -= IDLE_SECONDS + 1
+    round_under_way = asyncio.create_task(one.slices.round())
+    await asyncio.sleep(0)
+    assert one.allowance.now is not None
+    assert one.allowance.now.held == 0
+    assert not one.take(7)
+    await round_under_way
+    assert not one.allowance.forgotten
+    await one.slices.round()
+    assert one.take(7)
 
 
 async def test_a_lowered_limit_counts_at_once_and_a_raised_one_lets_more_through(redis: Redis) -> None:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from serving.fleet import Fleet, PoolConfig
+from serving.replica import ReplicaConfig
+
+NOW = 100.0
+
+
+def two() -> Fleet:
+    names = ("small-0", "small-1")
+    configs = tuple(ReplicaConfig(name, "http://127.0.0.1:8101", "small", in_flight_max=1) for name in names)
+    fleet = Fleet([PoolConfig("small", "base", configs)])
+    for replica in fleet.replicas.values():
+        replica.up = True
+    return fleet
+
+
+def room(fleet: Fleet, now: float = NOW) -> list[bool]:
+    return [fleet.has_room(name, now) for name in ("small-0", "small-1")]
+
+
+def test_who_is_away_or_full_has_no_room() -> None:
+    fleet = two()
+    assert room(fleet) == [True, True]
+    assert not fleet.has_room("small-7", NOW)
+    fleet.replicas["small-0"].cordoned = True
+    fleet.replicas["small-1"].lease(NOW, "base")
+    assert room(fleet) == [False, False]
+
+
+def test_who_rests_has_room_only_while_nobody_is_awake() -> None:
+    fleet = two()
+    fleet.replicas["small-0"].failed(NOW, "base", "unreachable", 0.0)
+    assert room(fleet) == [False, True]
+    fleet.replicas["small-1"].failed(NOW, "base", "unreachable", 0.0)
+    assert room(fleet) == [True, True]
+    assert room(fleet, NOW + 1.0) == [True, True]
+
+
+def test_who_is_being_probed_has_no_room() -> None:
+    fleet = two()
+    config, replica = fleet.pools["small"], fleet.replicas["small-0"]
+    fleet.take_in([PoolConfig("small", "base", tuple(_wider(one) for one in config.replicas))], NOW)
+    for _ in range(3):
+        replica.failed(NOW, "base", "unreachable", 0.0)
+    lease = replica.lease(NOW + 2.0, "base")
+    assert room(fleet, NOW + 2.0) == [False, True]
+    lease.give_back(NOW + 3.0)
+    assert room(fleet, NOW + 3.0) == [True, True]
+
+
+def _wider(config: ReplicaConfig) -> ReplicaConfig:
+    return ReplicaConfig(config.name, config.url, config.pool, in_flight_max=9)
