@@ -19,7 +19,8 @@ COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
 class Alias:
     """A task's versions and their weights, which add up to 1. One admin call replaces the whole of it.
 
-    `canary` is the one of them that is on trial; `shadow` are versions that get a copy of a share of the requests.
+    `canary` is the one of them that is on trial; `shadow` are versions that get a copy of a share of the requests;
+    `leading` is the active one, with the greatest weight, a canary aside (empty where there are no versions).
     """
 
     task: str
@@ -28,12 +29,11 @@ class Alias:
     salt: str = ""
     canary: str | None = None
     shadow: Mapping[str, float] = field(default_factory=dict)
+    leading: str = field(init=False)
 
-    @property
-    def leading(self) -> str:
-        """The version with the greatest weight, a canary aside: the active one."""
-        others = {name: weight for name, weight in self.weights.items() if name != self.canary}
-        return max(others or self.weights, key=lambda name: self.weights[name])
+    def __post_init__(self) -> None:
+        others = [name for name in self.weights if name != self.canary] or list(self.weights)
+        object.__setattr__(self, "leading", max(others, key=lambda name: self.weights[name], default=""))
 
 
 @dataclass(frozen=True, slots=True)
