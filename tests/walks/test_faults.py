@@ -201,7 +201,7 @@ async def test_fault_14_a_fallback_that_refuses_a_prefill_is_asked_anew_or_the_c
 async def test_fault_15_the_circuit_opens_few_probes_go_out_and_the_primary_is_used_again_after_recovery(
     world: World, small: FakeEngine
 ) -> None:
-    async with world() as gateway:
+    async with world(limits={"answer_timeout_seconds": 20}) as gateway:
         rule = small.faults.add(Down(4.0), model="returns@*")
         down_until: float | None = None
         asked_while_down = back = 0
