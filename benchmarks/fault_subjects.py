@@ -6,8 +6,6 @@ import hashlib
 import json
 import secrets
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_cases import CASES, FALLBACK, PRIMARY, Attempt
-from benchmarks.harness import PEERS, ROOT, Running, Unmeasurable, answers, ask, free_port, say
-from benchmarks.subjects import BASE_CONFIG, BASE_NAME, apprentice
+from benchmarks.harness import PEERS, ROOT, Running, Unmeasurable, answers, ask, free_port
+from benchmarks.subjects import BASE_CONFIG, BASE_NAME, apprentice, install_peer
 
 ADAPTER = ROOT / "tests" / "engine" / "adapters" / "v1"
 LITELLM = "1.108.7"
@@ -173,15 +171,7 @@ def litellm() -> Path:
 
 def install_litellm() -> None:
     """Install LiteLLM's proxy into a virtual environment of its own. Raises Unmeasurable."""
-    venv = litellm().parents[1]
-    say(f"Installing litellm[proxy] {LITELLM} into {venv.relative_to(ROOT)}")
-    for command in (
-        [sys.executable, "-m", "venv", str(venv)],
-        [str(venv / "bin" / "pip"), "install", "--quiet", f"litellm[proxy]=={LITELLM}"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Unmeasurable(f"litellm was not installed: {done.stderr[-400:].strip()}")
+    install_peer(litellm(), "litellm[proxy]", LITELLM)
 
 
 def start_litellm(stack: ExitStack, folder: Path, stream_seconds: float) -> Subject:

@@ -225,15 +225,20 @@ def vllm_router() -> Path:
 
 def install_vllm_router() -> None:
     """Install vllm-router into a virtual environment of its own. Raises Unmeasurable."""
-    venv = vllm_router().parents[1]
-    say(f"Installing vllm-router {VLLM_ROUTER} into {venv.relative_to(ROOT)}")
+    install_peer(vllm_router(), "vllm-router", VLLM_ROUTER)
+
+
+def install_peer(program: Path, package: str, version: str) -> None:
+    """Install a package into the virtual environment that its program is to be in. Raises Unmeasurable."""
+    venv = program.parents[1]
+    say(f"Installing {package} {version} into {venv.relative_to(ROOT)}")
     for command in (
         [sys.executable, "-m", "venv", str(venv)],
-        [str(venv / "bin" / "pip"), "install", "--quiet", f"vllm-router=={VLLM_ROUTER}"],
+        [str(venv / "bin" / "pip"), "install", "--quiet", f"{package}=={version}"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Unmeasurable(f"vllm-router was not installed: {done.stderr[-400:].strip()}")
+            raise Unmeasurable(f"{package} was not installed: {done.stderr[-400:].strip()}")
 
 
 def start_vllm_router(stack: ExitStack, engine: Subject, core: int) -> Subject:

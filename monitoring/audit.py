@@ -195,27 +195,25 @@ class Audit:
 
     async def newest(self, count: int, after: int = 0) -> AsyncIterator[Entry]:
         """The newest entries above the number `after`, at most `count`, the last one first."""
-        left, before, least = count, "+", f"{after + 1}-0"
-        while left > 0:
-            rows: Any = await self._redis.xrevrange(STREAM, max=before, min=least, count=min(left, READ_LIMIT_MAX))
-            for number, fields in rows:
-                yield _entry(number, fields)
-            if len(rows) < min(left, READ_LIMIT_MAX):
-                return
-            left -= len(rows)
-            before = f"({_text(rows[-1][0])}"
+        async for number, fields in self._backwards(count, READ_LIMIT_MAX, after):
+            yield _entry(number, fields)
 
     async def naming(self, name: str, searched_max: int) -> AsyncIterator[Entry]:
         """Of the newest `searched_max` entries those on the object `name`, and those whose `before` or `after` has
         it as a key or a text; the last one first. Only these are decoded."""
-        left, before = searched_max, "+"
+        async for number, fields in self._backwards(searched_max, SEARCHED_AT_ONCE_MAX):
+            if _names(fields, name):
+                yield _entry(number, fields)
+
+    async def _backwards(self, count: int, at_once: int, after: int = 0) -> AsyncIterator[tuple[Any, Any]]:
+        """What is stored above the number `after`, the last one first, at most `count`, so many with one command."""
+        left, before, least = count, "+", f"{after + 1}-0"
         while left > 0:
-            count = min(left, SEARCHED_AT_ONCE_MAX)
-            rows: Any = await self._redis.xrevrange(STREAM, max=before, count=count)
-            for number, fields in rows:
-                if _names(fields, name):
-                    yield _entry(number, fields)
-            if len(rows) < count:
+            wanted = min(left, at_once)
+            rows: Any = await self._redis.xrevrange(STREAM, max=before, min=least, count=wanted)
+            for row in rows:
+                yield row
+            if len(rows) < wanted:
                 return
             left -= len(rows)
             before = f"({_text(rows[-1][0])}"
