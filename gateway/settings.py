@@ -18,180 +18,21 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.callers import split_key
-from gateway.configuration.pool_rules import faults_of
-from gateway.configuration.sections import DoorLimits, ListenSettings, QueueLimits, Seconds, Section
+from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
+from gateway.configuration.sections import DoorLimits, ListenSettings, Name, QueueLimits, Seconds, Section
+from gateway.configuration.tasks import TaskSettings
 from gateway.limits.slices import RedisGone
-from monitoring.cost import Price
-from router.policy import COMMIT_POLICIES, AttemptLimits, CacheIsolation, TaskPolicy
+from router.policy import AttemptLimits, CacheIsolation
 from serving.adapters.signature import SignatureError, read_public_key
 from serving.fleet import PoolConfig
-from serving.replica import ReplicaConfig
-from serving.tls import TlsFiles
-from serving.view import EngineKind
 
 ENVIRONMENT_PREFIX = "APPRENTICE_"
 COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
 """What the commands that ask a gateway read (docs/cli.md): no settings, and no fault either."""
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-ADDRESS = r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$"
-ENGINE_ADDRESS = ADDRESS[:-1] + r"(/[A-Za-z0-9._~%-]+)*/?$"
-OTHERS_HEALTH_INTERVAL_SECONDS = 15.0
-"""Between two looks at an engine that may be someone else's, who may count or bill them."""
-Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 
 
 class SettingsError(Exception):
     """The configuration can't be used; the message names every key at fault."""
-
-
-class PriceSettings(Section):
-    """What a pool's tokens or replicas cost. By token or by hour; unknown stays unknown."""
-
-    prompt_usd_per_million_tokens: Usd | None = Field(None, description="US dollars for a million prompt tokens.")
-    completion_usd_per_million_tokens: Usd | None = Field(
-        None, description="US dollars for a million completion tokens."
-    )
-    cached_prompt_usd_per_million_tokens: Usd | None = Field(
-        None, description="US dollars for a million prompt tokens that came from the engine's cache."
-    )
-    replica_usd_per_hour: Usd | None = Field(
-        None, description="US dollars for an hour of one replica, shared by the requests on it."
-    )
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        self.price()
-        return self
-
-    def price(self) -> Price:
-        """As monitoring reckons with it."""
-        return Price(**self.model_dump())
-
-
-class TlsSettings(Section):
-    """Certificates in PEM files, read at the start."""
-
-    ca_file: Path | None = Field(None, description="Whom to trust, and nobody else; unset: whom the system trusts.")
-    cert_file: Path | None = Field(None, description="Certificate that the gateway shows (mTLS). Unset: none.")
-    key_file: Path | None = Field(None, description="Its key, not encrypted; unset: it stands in cert_file.")
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.key_file is not None and self.cert_file is None:
-            raise ValueError("key_file: it needs its certificate in cert_file")
-        return self
-
-    def files(self) -> TlsFiles:
-        """As serving opens them."""
-        return TlsFiles(*(str(path) if path else None for path in (self.ca_file, self.cert_file, self.key_file)))
-
-
-class ReplicaSettings(Section):
-    """One engine process of a pool."""
-
-    name: Name = Field(description="Name of the replica, unique in the fleet.")
-    url: str = Field(
-        pattern=ENGINE_ADDRESS,
-        description="Address of the engine; with `engine: openai` all before `/chat/completions`, such as `…/v1`.",
-    )
-    api_key: SecretStr | None = Field(None, description="Key that the engine wants, if it wants one.")
-    store_folder: str | None = Field(
-        None, pattern=r"^/", description="Where this engine sees the adapter store; unset: where the gateway sees it."
-    )
-    in_flight_max: int = Field(256, ge=1, le=100_000, description="Requests that it may hold at the same time.")
-    sidecar_url: str | None = Field(
-        None, pattern=ADDRESS, description="Address of the sidecar that fills this engine's store; unset: it is shared."
-    )
-    recycle_url: str | None = Field(
-        None, pattern=r"^https?://", max_length=2000, description="Where a POST has this engine started anew."
-    )
-
-
-class PoolSettings(Section):
-    """Replicas of one base model."""
-
-    base_model: str = Field(min_length=1, max_length=200, description="Name under which its engines serve the base.")
-    engine: EngineKind = Field(
-        "vllm", description="What its engines are: openai for any that speak OpenAI's API. Those take no adapters."
-    )
-    replicas: tuple[ReplicaSettings, ...] = Field(min_length=1, description="The engine processes of the pool.")
-    api_key: SecretStr | None = Field(None, description="Key that its engines want, where a replica has none itself.")
-    tls: TlsSettings | None = Field(None, description="Certificates towards https:// engines. Unset: the system's.")
-    health_interval_seconds: Seconds | None = Field(
-        None, description="Time between two looks at a replica. Unset: the gateway's; 15 with `engine: openai`."
-    )
-    base_folder: Path | None = Field(
-        None, description="Folder with the base model's config.json, for verifying adapters. Unset: no adapters here."
-    )
-    base_fingerprint: str | None = Field(
-        None,
-        pattern=r"^sha256:[0-9a-f]{64}$",
-        description="Fingerprint of the base; unset: computed from the weights in base_folder.",
-    )
-    price: PriceSettings | None = Field(None, description="What its answers cost. Unset: unknown.")
-    callable: bool = Field(False, description="Whether a caller may name the pool as its model.")
-    max_loras: int = Field(4, ge=1, le=10_000, description="Adapters in one batch: the engines' --max-loras.")
-    max_cpu_loras: int = Field(
-        16, ge=2, le=10_000, description="Adapters in an engine's memory: the engines' --max-cpu-loras."
-    )
-    max_lora_rank: int = Field(
-        16, ge=1, le=512, description="Highest rank of an adapter: the engines' --max-lora-rank. Checked at the push."
-    )
-    replicas_min: int = Field(0, ge=0, le=1000, description="Replicas that a version is placed on; 0: all of them.")
-    in_flight_target: int = Field(
-        16, ge=1, le=100_000, description="Requests under way for each replica of a version; beyond it gets one more."
-    )
-    continues: bool = Field(
-        False, description="Whether its engines go on with an assistant's message (continue_final_message)."
-    )
-    context_tokens_max: int | None = Field(
-        None, ge=1, le=100_000_000, description="Tokens that its engines take, prompt and answer. Unset: unknown."
-    )
-
-
-class TaskSettings(Section):
-    """One task: a named, specific job that adapters are trained for."""
-
-    description: str = Field("", max_length=500, description="What the task is, for people.")
-    exit_pool: Name | None = Field("general", description="Pool that answers where the adapter can't; null: an error.")
-    commit: str = Field(
-        "first_token",
-        pattern=COMMIT_POLICIES,
-        description="From when on a stream is the caller's: first_token, tokens:N or complete.",
-    )
-    hold_seconds_max: Seconds | None = Field(
-        None, description="Longest that a stream is held back for that; unset: limits.answer_timeout_seconds."
-    )
-    parameters_allowed: frozenset[str] = Field(
-        frozenset(), description="Fields that need permission and have it, such as ignore_eos or media."
-    )
-    max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens one may ask for.")
-    n_max: int = Field(1, ge=1, le=128, description="Most alternatives one may ask for.")
-    standbys_kept: int = Field(
-        2, ge=1, le=1000, description="Versions on standby that stay loaded; older ones are unloaded."
-    )
-    cache_isolation: CacheIsolation | None = Field(
-        None, description="Whose prompts share an engine's cache; unset: as the gateway's cache_isolation."
-    )
-    general_share_max: float | None = Field(
-        None, ge=0, le=1, description="Largest share of the task's requests that its exit pool answers. Unset: all."
-    )
-    general_usd_per_day: float | None = Field(
-        None, gt=0, le=1_000_000, description="US dollars that its exit pool may cost in a day of UTC. Unset: no cap."
-    )
-
-    def policy(self, name: str, cache_isolation: CacheIsolation = "caller") -> TaskPolicy:
-        """As the router decides with it."""
-        return TaskPolicy(
-            name,
-            self.exit_pool,
-            self.commit,
-            self.parameters_allowed,
-            self.max_tokens_max,
-            self.n_max,
-            self.hold_seconds_max,
-            self.cache_isolation or cache_isolation,
-        )
 
 
 class LimitSettings(DoorLimits, QueueLimits):
@@ -396,26 +237,8 @@ class Settings(BaseSettings):
 
     def pool_configs(self) -> list[PoolConfig]:
         """As serving keeps them."""
-        return [
-            PoolConfig(
-                name,
-                pool.base_model,
-                tuple(_replica_config(name, pool, replica) for replica in pool.replicas),
-                pool.base_folder,
-                pool.base_fingerprint,
-                pool.max_loras,
-                pool.max_cpu_loras,
-                pool.replicas_min,
-                pool.in_flight_target,
-                self.limits.request_timeout_seconds,
-                pool.continues,
-                pool.context_tokens_max,
-                pool.engine,
-                pool.health_interval_seconds
-                or (OTHERS_HEALTH_INTERVAL_SECONDS if pool.engine == "openai" else self.health_interval_seconds),
-            )
-            for name, pool in self.pools.items()
-        ]
+        seconds = self.limits.request_timeout_seconds
+        return [pool.config(name, self.health_interval_seconds, seconds) for name, pool in self.pools.items()]
 
     @property
     def archive(self) -> Path:
@@ -464,20 +287,3 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
             if first.upper() not in known:
                 text = f"The environment variable {variable} names no setting: unset it, or name one of"
                 raise SettingsError(f"{text} docs/settings.md, such as APPRENTICE_LISTEN__PORT for listen.port.")
-
-
-def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> ReplicaConfig:
-    secret = replica.api_key or pool.api_key
-    key = secret.get_secret_value() if secret else None
-    return ReplicaConfig(
-        replica.name,
-        replica.url.rstrip("/"),
-        name,
-        key,
-        replica.store_folder,
-        replica.in_flight_max,
-        replica.sidecar_url,
-        replica.recycle_url,
-        pool.engine,
-        pool.tls.files() if pool.tls else None,
-    )

@@ -14,7 +14,8 @@ from typing import Literal
 import httpx
 
 from gateway.cli.tables import size
-from gateway.settings import PoolSettings, ReplicaSettings, Settings
+from gateway.configuration.pools import PoolSettings, ReplicaSettings
+from gateway.settings import Settings
 from serving.health import SAYS_NO
 
 FREE_BYTES_WARNED = 5 << 30

@@ -15,7 +15,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from gateway.settings import ADDRESS, SettingsError
+from gateway.configuration.pools import ADDRESS
+from gateway.settings import SettingsError
 from monitoring.logs import configure
 from serving.adapters.errors import ArtifactError
 from serving.adapters.pull import NotThere, Puller, PullError

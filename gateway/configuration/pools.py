@@ -1,0 +1,194 @@
+"""Settings of pools: their replicas, certificates and prices, and what can't go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, model_validator
+
+from gateway.configuration.sections import Name, Seconds, Section
+from monitoring.cost import Price
+from serving.fleet import PoolConfig
+from serving.replica import ReplicaConfig
+from serving.tls import TlsFiles, origin_of
+from serving.view import EngineKind
+
+ADDRESS = r"^https?://(\[[0-9a-fA-F:]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?$"
+ENGINE_ADDRESS = ADDRESS[:-1] + r"(/[A-Za-z0-9._~%-]+)*/?$"
+OTHERS_HEALTH_INTERVAL_SECONDS = 15.0
+"""Between two looks at an engine that may be someone else's, who may count or bill them."""
+Usd = Annotated[float, Field(ge=0, le=1_000_000)]
+FOR_ADAPTERS = ("base_folder", "base_fingerprint")
+FOR_ADAPTERS_ON_A_REPLICA = ("store_folder", "sidecar_url", "recycle_url")
+
+
+class PriceSettings(Section):
+    """What a pool's tokens or replicas cost. By token or by hour; unknown stays unknown."""
+
+    prompt_usd_per_million_tokens: Usd | None = Field(None, description="US dollars for a million prompt tokens.")
+    completion_usd_per_million_tokens: Usd | None = Field(
+        None, description="US dollars for a million completion tokens."
+    )
+    cached_prompt_usd_per_million_tokens: Usd | None = Field(
+        None, description="US dollars for a million prompt tokens that came from the engine's cache."
+    )
+    replica_usd_per_hour: Usd | None = Field(
+        None, description="US dollars for an hour of one replica, shared by the requests on it."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        self.price()
+        return self
+
+    def price(self) -> Price:
+        """As monitoring reckons with it."""
+        return Price(**self.model_dump())
+
+
+class TlsSettings(Section):
+    """Certificates in PEM files, read at the start."""
+
+    ca_file: Path | None = Field(None, description="Whom to trust, and nobody else; unset: whom the system trusts.")
+    cert_file: Path | None = Field(None, description="Certificate that the gateway shows (mTLS). Unset: none.")
+    key_file: Path | None = Field(None, description="Its key, not encrypted; unset: it stands in cert_file.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file: it needs its certificate in cert_file")
+        return self
+
+    def files(self) -> TlsFiles:
+        """As serving opens them."""
+        return TlsFiles(*(str(path) if path else None for path in (self.ca_file, self.cert_file, self.key_file)))
+
+
+class ReplicaSettings(Section):
+    """One engine process of a pool."""
+
+    name: Name = Field(description="Name of the replica, unique in the fleet.")
+    url: str = Field(
+        pattern=ENGINE_ADDRESS,
+        description="Address of the engine; with `engine: openai` all before `/chat/completions`, such as `…/v1`.",
+    )
+    api_key: SecretStr | None = Field(None, description="Key that the engine wants, if it wants one.")
+    store_folder: str | None = Field(
+        None, pattern=r"^/", description="Where this engine sees the adapter store; unset: where the gateway sees it."
+    )
+    in_flight_max: int = Field(256, ge=1, le=100_000, description="Requests that it may hold at the same time.")
+    sidecar_url: str | None = Field(
+        None, pattern=ADDRESS, description="Address of the sidecar that fills this engine's store; unset: it is shared."
+    )
+    recycle_url: str | None = Field(
+        None, pattern=r"^https?://", max_length=2000, description="Where a POST has this engine started anew."
+    )
+
+
+class PoolSettings(Section):
+    """Replicas of one base model."""
+
+    base_model: str = Field(min_length=1, max_length=200, description="Name under which its engines serve the base.")
+    engine: EngineKind = Field(
+        "vllm", description="What its engines are: openai for any that speak OpenAI's API. Those take no adapters."
+    )
+    replicas: tuple[ReplicaSettings, ...] = Field(min_length=1, description="The engine processes of the pool.")
+    api_key: SecretStr | None = Field(None, description="Key that its engines want, where a replica has none itself.")
+    tls: TlsSettings | None = Field(None, description="Certificates towards https:// engines. Unset: the system's.")
+    health_interval_seconds: Seconds | None = Field(
+        None, description="Time between two looks at a replica. Unset: the gateway's; 15 with `engine: openai`."
+    )
+    base_folder: Path | None = Field(
+        None, description="Folder with the base model's config.json, for verifying adapters. Unset: no adapters here."
+    )
+    base_fingerprint: str | None = Field(
+        None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="Fingerprint of the base; unset: computed from the weights in base_folder.",
+    )
+    price: PriceSettings | None = Field(None, description="What its answers cost. Unset: unknown.")
+    callable: bool = Field(False, description="Whether a caller may name the pool as its model.")
+    max_loras: int = Field(4, ge=1, le=10_000, description="Adapters in one batch: the engines' --max-loras.")
+    max_cpu_loras: int = Field(
+        16, ge=2, le=10_000, description="Adapters in an engine's memory: the engines' --max-cpu-loras."
+    )
+    max_lora_rank: int = Field(
+        16, ge=1, le=512, description="Highest rank of an adapter: the engines' --max-lora-rank. Checked at the push."
+    )
+    replicas_min: int = Field(0, ge=0, le=1000, description="Replicas that a version is placed on; 0: all of them.")
+    in_flight_target: int = Field(
+        16, ge=1, le=100_000, description="Requests under way for each replica of a version; beyond it gets one more."
+    )
+    continues: bool = Field(
+        False, description="Whether its engines go on with an assistant's message (continue_final_message)."
+    )
+    context_tokens_max: int | None = Field(
+        None, ge=1, le=100_000_000, description="Tokens that its engines take, prompt and answer. Unset: unknown."
+    )
+
+    def config(self, name: str, health_interval_seconds: float, request_timeout_seconds: float) -> PoolConfig:
+        """As serving keeps it; the two times are the gateway's own."""
+        others = OTHERS_HEALTH_INTERVAL_SECONDS if self.engine == "openai" else health_interval_seconds
+        return PoolConfig(
+            name,
+            self.base_model,
+            tuple(_replica_config(name, self, replica) for replica in self.replicas),
+            self.base_folder,
+            self.base_fingerprint,
+            self.max_loras,
+            self.max_cpu_loras,
+            self.replicas_min,
+            self.in_flight_target,
+            request_timeout_seconds,
+            self.continues,
+            self.context_tokens_max,
+            self.engine,
+            self.health_interval_seconds or others,
+        )
+
+
+def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
+    """Sentences on what can't be used, each beginning with its key; none if all is well."""
+    tls: dict[str, tuple[str, TlsSettings | None]] = {}
+    for name, pool in pools.items():
+        if pool.engine == "openai":
+            yield from _no_adapters(name, pool)
+        for number, replica in enumerate(pool.replicas):
+            place = f"pools.{name}.replicas.{number}.url"
+            if pool.engine == "vllm" and urlsplit(replica.url).path.strip("/"):
+                yield f"{place}: an engine of the kind vllm has no path; OpenAI-compatible ones are `engine: openai`"
+            if pool.tls is not None and not replica.url.startswith("https:"):
+                yield f"{place}: the pool has TLS files, but this is no https:// address"
+            other, files = tls.setdefault(origin_of(replica.url), (name, pool.tls))
+            if files != pool.tls:
+                yield f"pools.{name}.tls: the pool {other!r} reaches the same engine with other files"
+
+
+def _no_adapters(name: str, pool: PoolSettings) -> Iterator[str]:
+    for key in FOR_ADAPTERS:
+        if getattr(pool, key) is not None:
+            yield f"pools.{name}.{key}: adapters can't be placed on a pool of `engine: openai`"
+    for number, replica in enumerate(pool.replicas):
+        for key in FOR_ADAPTERS_ON_A_REPLICA:
+            if getattr(replica, key) is not None:
+                yield f"pools.{name}.replicas.{number}.{key}: adapters can't be placed on a pool of `engine: openai`"
+
+
+def _replica_config(name: str, pool: PoolSettings, replica: ReplicaSettings) -> ReplicaConfig:
+    secret = replica.api_key or pool.api_key
+    key = secret.get_secret_value() if secret else None
+    return ReplicaConfig(
+        replica.name,
+        replica.url.rstrip("/"),
+        name,
+        key,
+        replica.store_folder,
+        replica.in_flight_max,
+        replica.sidecar_url,
+        replica.recycle_url,
+        pool.engine,
+        pool.tls.files() if pool.tls else None,
+    )
