@@ -46,6 +46,8 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "body_too_large": ErrorSpec(413, "invalid_request_error", "The body is longer than the gateway's limit."),
     "unsupported_media_type": ErrorSpec(415, "invalid_request_error", "The body is not declared as JSON."),
     "adapter_rejected": ErrorSpec(422, "invalid_request_error", "The adapter did not pass verification."),
+    "needs_human": ErrorSpec(422, "invalid_request_error", "The task has a person answer what its adapter may not."),
+    "no_task_fits": ErrorSpec(422, "invalid_request_error", "The request for `auto` is in the scope of no task."),
     "configuration_invalid": ErrorSpec(422, "invalid_request_error", "The configuration can't be used."),
     "feedback_full": ErrorSpec(429, "rate_limit_error", "The request has been judged too often."),
     "caller_busy": ErrorSpec(429, "rate_limit_error", "The key has as many requests waiting as it may."),

@@ -30,7 +30,7 @@ from monitoring.flow import RecordFlow
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
 from monitoring.records import RecordBuffer, RecordStream
-from router.choice import Choice, Moment
+from router.decision import Choice, Moment
 from router.policy import TaskPolicy
 from serving.adapters.artifact import Base
 from serving.adapters.reconcile import Reconciler

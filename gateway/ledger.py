@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from gateway.answers.events import Progress
@@ -14,9 +15,10 @@ from gateway.request_body import RequestBody
 from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
-from monitoring.records import AttemptRecord, Record
-from router.choice import Choice
+from monitoring.records import AttemptRecord, FindingRecord, Record
+from router.decision import Choice
 from router.policy import Policy
+from router.rungs import Finding
 
 FALLBACK_REASONS = frozenset({"no_replica", "overload", "timeout", "engine_error", "context_length"})
 """Reasons for which a task's exit answers in its adapter's place, though the adapter should have."""
@@ -84,9 +86,17 @@ class Ledger:
         record.override_id = choice.override_id
         record.probability = choice.probability
         record.stack = stack
+        record.exit_capped = record.exit_capped or choice.exit_capped
         if choice.task is not None and choice.version is None and choice.reason in FALLBACK_REASONS:
             self.fallback_from = choice.blueprint_of.pool if choice.blueprint_of else ""
         record.adapter_digest = choice.version.digest if choice.version else None
+
+    def found(self, findings: Iterable[Finding]) -> None:
+        """Note what rungs found."""
+        self.record.findings += [
+            FindingRecord(one.rung, one.mode, one.fired, one.score, one.threshold, list(one.neighbours), one.note)
+            for one in findings
+        ]
 
     def attempted(self, choice: Choice, fault: str | None, seconds: float) -> None:
         """Note one attempt: how long its engine was waited for, and what went wrong (None: nothing)."""

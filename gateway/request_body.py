@@ -24,9 +24,9 @@ from gateway.parameters import (
     Fields,
     Message,
 )
-from router.choice import Asked, Choice
+from router.decision import Asked, Choice
 from router.overrides import fold
-from router.policy import TaskPolicy
+from router.policy import Policy, TaskPolicy
 from serving.view import EngineKind
 
 SYSTEM_ROLES = ("system", "developer")
@@ -75,6 +75,22 @@ class RequestBody:
             prompt = self.read.prompt
             return fold(prompt if isinstance(prompt, str) else " ".join(p for p in prompt or [] if isinstance(p, str)))
         return fold("\n".join(_text_of(message) for message in self.read.messages or []))
+
+    def selected(self, selector: str) -> str:
+        """What a task's selector takes of the conversation, as the fitted models read it."""
+        if self.endpoint == "completions":
+            prompt = self.read.prompt
+            return prompt if isinstance(prompt, str) else "\n".join(p for p in prompt or [] if isinstance(p, str))
+        messages = self.read.messages or []
+        if selector == "dialogue":
+            return "\n".join(_text_of(message) for message in messages if message.role not in SYSTEM_ROLES)
+        turns = [message for message in messages if message.role == "user"]
+        return "\n".join(_text_of(message) for message in (turns[-1:] if selector == "last_user" else turns))
+
+    def fit(self, choice: Choice, defaults: TaskPolicy, cache_salt: str | None) -> None:
+        """See that the choice allows what is asked, and keep the caller's prompts apart. Raises Problem (400)."""
+        self.check(choice.task, defaults, choice.pool.engine)
+        self.cache_salt = cache_salt
 
     def check(self, task: TaskPolicy | None, defaults: TaskPolicy, engine: EngineKind = "vllm") -> None:
         """Hold the body against what the task allows. Raises Problem (400) naming the field at fault.
@@ -235,10 +251,12 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
     return RequestBody(endpoint, fields, read)
 
 
-def asked_of(body: RequestBody, caller: str, models: frozenset[str], session: str | None, with_text: bool) -> Asked:
+def asked_of(body: RequestBody, caller: str, models: frozenset[str], session: str | None, policy: Policy) -> Asked:
     """The request as the router sees it."""
-    text = body.text() if with_text else ""
-    return Asked(body.read.model, caller, models, session, body.metadata(), text)
+    text = body.text() if policy.text_needed else ""
+    selector = policy.selector(body.read.model)
+    selected = body.selected(selector) if selector is not None else ""
+    return Asked(body.read.model, caller, models, session, body.metadata(), text, selected)
 
 
 def _invalid(message: str) -> Problem:

@@ -18,13 +18,15 @@ from gateway.ledger import Ledger, settle
 from gateway.parameters import Endpoint
 from gateway.request_body import asked_of, read_body
 from monitoring.records import Record
-from router.choice import Choice, Refusal, choose
+from router.choice import choose
+from router.decision import Choice, Refusal
+from router.scoring import score
 
 log = logging.getLogger(__name__)
 
 
 async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
-    """One request: identify → read → admit → choose → open → relay → settle."""
+    """One request: identify → read → admit → score → choose → open → relay → settle."""
     now = time.monotonic()
     ledger: Ledger | None = None
     try:
@@ -42,16 +44,16 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
             with house.admission.admit(caller.public, priority) as place, call.hang_up_cancels():
                 if not place.held:
                     await wait_for_place(place, ledger)
-                asked = asked_of(body, caller.public, caller.models, session, policy.text_needed)
-                decision = choose(asked, policy, house.fleet.view(), house.moment(now))
+                asked = asked_of(body, caller.public, caller.models, session, policy)
+                moment = house.moment(now)
+                scores = score(asked, policy, house.fleet.view(), moment)
+                decision = choose(asked, scores, policy, house.fleet.view(), moment)
                 if decision.__class__ is Refusal:
-                    decision = await wait_for_room(house, place, asked, policy, decision, ledger)
+                    decision = await wait_for_room(house, place, asked, scores, policy, decision, moment, ledger)
                 choice = _accepted(decision, ledger)
-                body.check(choice.task, house.pool_limits, choice.pool.engine)
-                body.cache_salt = house.cache_salt(caller.public, choice.task)
+                body.fit(choice, house.pool_limits, house.cache_salt(caller.public, choice.task))
                 with await open_answer(house, policy, body, choice, ledger) as answer:
-                    if house.trials.watches(policy, answer.choice):
-                        answer.kept = []
+                    answer.kept = [] if house.trials.watches(policy, answer.choice) else None
                     await relay(house, call, policy, body, answer, ledger)
                     judge(house, policy, body, answer, ledger)
     except Problem as problem:
@@ -84,6 +86,7 @@ async def _tell(house: House, call: Call, problem: Problem, ledger: Ledger | Non
 
 
 def _accepted(decision: Choice | Refusal, ledger: Ledger) -> Choice:
+    ledger.found(decision.findings)
     if isinstance(decision, Refusal):
         ledger.record.reason = decision.reason
         raise Problem(decision.code, decision.message, "model" if decision.code.startswith("model") else None)

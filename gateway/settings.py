@@ -209,8 +209,8 @@ class Settings(BaseSettings):
         if self.general_pool not in self.pools:
             raise ValueError(f"general_pool: there is no pool {self.general_pool!r}")
         for name, task in self.tasks.items():
-            if task.exit_pool is not None and task.exit_pool not in self.pools:
-                raise ValueError(f"tasks.{name}.exit_pool: there is no pool {task.exit_pool!r}")
+            if faults := list(task.faults(name, frozenset(self.pools))):
+                raise ValueError("; ".join(faults))
             exit_pool = self.pools.get(task.exit_pool or "")
             if task.general_usd_per_day is not None and (exit_pool is None or exit_pool.price is None):
                 raise ValueError(f"tasks.{name}.general_usd_per_day: its exit pool needs a price")

@@ -32,6 +32,18 @@ class PairRecord(msgspec.Struct):
     text_digest: str | None = None
 
 
+class FindingRecord(msgspec.Struct):
+    """What a rung found: whether it fired, in which mode, and by which score, threshold and nearest prompts."""
+
+    rung: str
+    mode: str
+    fired: bool
+    score: float | None = None
+    threshold: float | None = None
+    neighbours: list[str] = []
+    note: str = ""
+
+
 class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     """All that is known of a request. Filled along the walk, frozen by convention once it is settled.
 
@@ -60,6 +72,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     blueprint: bool = False
     dropped: list[str] = []
     override_id: str | None = None
+    findings: list[FindingRecord] = []
+    exit_capped: bool = False
     probability: float = 1.0
     policy_generation: int = 0
     adapter_digest: str | None = None

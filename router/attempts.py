@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from router.choice import Choice, Moment, Reason, Refusal, general_instead
+from router.decision import Choice, Moment, Reason, Refusal
+from router.exits import general_instead
 from router.policy import AttemptLimits, Policy
 from router.replicas import pick
 from serving.view import FaultKind, FleetView
 
-GivingUp = Literal["refused", "exhausted", "exit_capped"]
+GivingUp = Literal["refused", "exhausted", "exit_capped", "needs_human"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class NextAttempt:
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     """Tell the caller: `refused` passes the engine's own refusal on, `exhausted` says that nobody could answer,
-    `exit_capped` that the exit could have, and may not now; `reason` is why it would have gone there."""
+    `exit_capped` that the exit could have, and may not now, `needs_human` that a person has to; `reason` is why it
+    would have gone there."""
 
     because: GivingUp
     retry_after_seconds: float | None = None
@@ -81,7 +83,9 @@ def next_attempt(
     """
     last = failures[-1]
     if last.kind in ("refused", "too_long"):
-        larger = _instead(choice, last, view, moment, frozenset()) if _exit_takes_more(choice, last, view) else None
+        larger = (
+            _instead(choice, last, policy, view, moment, frozenset()) if _exit_takes_more(choice, last, view) else None
+        )
         return NextAttempt(larger) if isinstance(larger, Choice) and seconds_left > 0 else GiveUp("refused")
     if seconds_left <= 0 or last.kind == "oversize":
         return GiveUp("exhausted")
@@ -91,11 +95,11 @@ def next_attempt(
         if again is not None and again.wait_seconds < seconds_left:
             return again
     spent = frozenset(failure.replica for failure in failures if failure.kind in NOT_ASKED_AGAIN)
-    instead = _instead(choice, last, view, moment, spent)
+    instead = _instead(choice, last, policy, view, moment, spent)
     if isinstance(instead, Choice) and (_continues(instead) or not going_on):
         return NextAttempt(instead)
-    if isinstance(instead, Refusal) and instead.code == "exit_capped":
-        return GiveUp("exit_capped", None, instead.reason)
+    if isinstance(instead, Refusal) and instead.code in ("exit_capped", "needs_human"):
+        return GiveUp(instead.code, None, instead.reason)
     return GiveUp("exhausted", last.retry_after_seconds)
 
 
@@ -144,9 +148,9 @@ def _again(
 
 
 def _instead(
-    choice: Choice, last: Failure, view: FleetView, moment: Moment, spent: frozenset[str]
+    choice: Choice, last: Failure, policy: Policy, view: FleetView, moment: Moment, spent: frozenset[str]
 ) -> Choice | Refusal | None:
     """The exit, unless the request is there already or was pinned to its version by the caller."""
     if choice.reason == "pinned" or choice.version is None:
         return None
-    return general_instead(choice, view, moment, REASON_OF[last.kind], spent)
+    return general_instead(choice, policy, view, moment, REASON_OF[last.kind], spent)

@@ -5,14 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from router.overrides import Override
+from router.rungs import DEFAULT_EXITS, Exit, Rung, RungName
+
+if TYPE_CHECKING:
+    from router.candidates import TaskIndex
+    from router.fitted import Fitted
 
 CacheIsolation = Literal["caller", "none"]
 """Whose prompts share an engine's prefix cache: one caller's own, or everybody's."""
 COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
 """From when on a streamed answer belongs to the caller: with its first token, with so many, or when it is complete."""
+
+AUTO = "auto"
+"""What a caller names as the model to have the task found by what the request says."""
+AUTO_SELECTOR = "user_turns"
+READERS: frozenset[RungName] = frozenset({"out_of_scope", "low_confidence", "predicted_gain"})
+"""Rungs that need a fitted model to read what is asked; coverage is one of the features of confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +31,8 @@ class Alias:
     """A task's versions and their weights, which add up to 1. One admin call replaces the whole of it.
 
     `canary` is the one of them that is on trial; `shadow` are versions that get a copy of a share of the requests;
-    `leading` is the active one, with the greatest weight, a canary aside (empty where there are no versions).
+    `leading` is the active one, with the greatest weight, a canary aside (empty where there are no versions), and
+    `standby` the one that led before it.
     """
 
     task: str
@@ -29,6 +41,7 @@ class Alias:
     salt: str = ""
     canary: str | None = None
     shadow: Mapping[str, float] = field(default_factory=dict)
+    standby: str | None = None
     leading: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +55,9 @@ class TaskPolicy:
 
     `exit_pool` is the pool that takes over where the adapter may not or cannot answer; None leaves only an error.
     `commit` is one of COMMIT_POLICIES; `hold_seconds_max` how long a stream is held back for it (None: as long as an
-    answer may take).
+    answer may take). `rungs` are those that are not off; `exits` says for a reason where a request goes instead, in
+    order; `pools_allowed` are the pools that its text may reach (None: all). `selector` says what of a conversation
+    the fitted models read.
     """
 
     name: str
@@ -53,6 +68,23 @@ class TaskPolicy:
     n_max: int = 1
     hold_seconds_max: float | None = None
     cache_isolation: CacheIsolation = "caller"
+    rungs: Mapping[RungName, Rung] = field(default_factory=dict)
+    exits: Mapping[str, tuple[Exit, ...]] = field(default_factory=dict)
+    pools_allowed: frozenset[str] | None = None
+    selector: str = "user_turns"
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a fitted model reads what is asked."""
+        return not self.rungs.keys().isdisjoint(READERS)
+
+    def exits_for(self, reason: str) -> tuple[Exit, ...]:
+        """Where a request goes for this reason, in order."""
+        return self.exits.get(reason, DEFAULT_EXITS)
+
+    def reaches(self, pool: str) -> bool:
+        """Whether the task's text may be sent to this pool."""
+        return self.pools_allowed is None or pool in self.pools_allowed
 
     @property
     def tokens_before_commit(self) -> float:
@@ -83,7 +115,9 @@ class AttemptLimits:
 class Policy:
     """The whole policy as one gateway sees it: the file's tasks, and what admins have set within them.
 
-    `text_needed` says whether any override looks at the text of requests.
+    `text_needed` says whether any override looks at the text of requests. `fitted` holds what was fitted for a version,
+    `degraded` the versions whose verdict is degraded, `index` what finds a task for the model `auto`, and `auto_pool`
+    the pool that answers where none fits.
     """
 
     generation: int
@@ -93,3 +127,14 @@ class Policy:
     overrides: tuple[Override, ...] = ()
     limits: AttemptLimits = field(default_factory=AttemptLimits)
     text_needed: bool = False
+    fitted: Mapping[str, Fitted] = field(default_factory=dict)
+    degraded: frozenset[str] = frozenset()
+    index: TaskIndex | None = None
+    auto_pool: str | None = None
+
+    def selector(self, model: str) -> str | None:
+        """What of a conversation a fitted model reads, where one does; None where none has to."""
+        task = self.tasks.get(model.partition("@")[0])
+        if task is not None:
+            return task.selector if task.reads_text else None
+        return AUTO_SELECTOR if self.index is not None and model == AUTO else None

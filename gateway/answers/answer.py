@@ -20,7 +20,7 @@ from gateway.ledger import Ledger
 from gateway.parameters import Endpoint
 from gateway.request_body import RequestBody
 from router.attempts import Failure, GiveUp, NextAttempt, next_attempt
-from router.choice import Choice
+from router.decision import Choice
 from router.policy import AttemptLimits, Policy
 from serving.engine_client import EngineAnswer
 from serving.errors import EngineError, Failed, Late, Missing, Oversize, RefusedByEngine, Silent, TooLong, Truncated
@@ -387,6 +387,8 @@ def note_fault(
 def _given_up(step: GiveUp, error: EngineError) -> Problem:
     if step.because == "refused":
         return refusal_of(error)
+    if step.because == "needs_human":
+        return Problem("needs_human", f"A person has to answer this request: its adapter could not ({step.reason}).")
     if step.because == "exit_capped":
         return Problem("exit_capped", "The task has sent as much to its exit as it may. Try again later.")
     return _exhausted(step, error)

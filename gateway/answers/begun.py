@@ -12,7 +12,7 @@ from msgspec import Raw
 from gateway.answers.events import Progress, Usage, payload_of
 from gateway.parameters import GOES_ON
 from gateway.request_body import MESSAGES, RequestBody
-from router.choice import Choice
+from router.decision import Choice
 
 HEAD = ("id", "model", "created")
 """What all events of one stream have in common."""

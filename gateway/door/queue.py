@@ -10,8 +10,10 @@ from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger
 from gateway.request_body import RequestBody
-from router.choice import Asked, Choice, Refusal, choose
+from router.choice import choose
+from router.decision import Asked, Choice, Moment, Refusal
 from router.policy import Policy
+from router.scoring import Scores
 from router.waiting import awaited_replicas
 
 
@@ -32,19 +34,25 @@ async def wait_for_place(place: Place, ledger: Ledger) -> None:
 
 
 async def wait_for_room(
-    house: House, place: Place, asked: Asked, policy: Policy, decision: Choice | Refusal, ledger: Ledger
+    house: House,
+    place: Place,
+    asked: Asked,
+    scores: Scores,
+    policy: Policy,
+    decision: Choice | Refusal,
+    moment: Moment,
+    ledger: Ledger,
 ) -> Choice | Refusal:
-    """Where every replica that could answer is full: wait in line and choose again, by one draw.
+    """Where every replica that could answer is full: wait in line and choose again, by the same draw.
 
     Raises Problem (429, 503) where the queue is full, or the wait too long. Any other decision is returned as it is.
     """
-    moment = house.moment(time.monotonic())
     waited = False
     while isinstance(decision, Refusal) and decision.code == "overload":
-        await place.turn(awaited_replicas(asked, policy, house.fleet.view(), moment.now_unix))
+        await place.turn(awaited_replicas(asked, scores, policy, house.fleet.view(), moment.now_unix))
         waited = True
         moment = replace(moment, now=time.monotonic(), now_unix=time.time(), exits_closed=house.exits.closed)
-        decision = choose(asked, policy, house.fleet.view(), moment)
+        decision = choose(asked, scores, policy, house.fleet.view(), moment)
     if waited:
         ledger.waited_seconds = place.waited_seconds
         place.go_on()

@@ -19,8 +19,8 @@ import msgspec
 from gateway.answers.events import EventChoice, body_of, payload_of
 from gateway.request_body import RequestBody
 from monitoring.records import Record
-from router.choice import Choice
 from router.contract import Contract, ContractError, compile_contract
+from router.decision import Choice
 from router.policy import Policy
 from serving.view import VersionView
 

@@ -14,7 +14,7 @@ from gateway.limits.slices import Allowance, Slice
 from gateway.request_body import RequestBody
 from monitoring.cost import Price
 from monitoring.records import Record
-from router.choice import Choice
+from router.decision import Choice
 
 PARTS = 20
 """The window of a share moves on by so many parts of it."""

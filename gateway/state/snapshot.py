@@ -158,7 +158,8 @@ class SnapshotKeeper:
 def _alias(task: str, generation: int, entry: AliasEntry) -> Alias:
     canary = entry.rollout.version if entry.rollout else None
     first = {} if canary is None else {canary: entry.weights[canary]}  # it has the beginning of the draw
-    return Alias(task, generation, first | entry.weights, entry.salt, canary, entry.shadow)
+    standby = entry.previous[0] if entry.previous else None
+    return Alias(task, generation, first | entry.weights, entry.salt, canary, entry.shadow, standby)
 
 
 def override_from(name: str, raw: Mapping[str, Any]) -> Override:

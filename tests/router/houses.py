@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, get_args
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from router.choice import Asked, Moment
+from router.decision import Asked, Moment
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
+from router.scoring import NO_SCORES, Scores
 from serving.adapters.registry import VERSION_STATES
 from serving.view import BlueprintView, CircuitView, FaultKind, FleetView, PoolView, ReplicaView, VersionView
 
@@ -97,6 +98,7 @@ class Case(NamedTuple):
     """One request on some fleet under some policy, and what goes wrong at each attempt: kind and Retry-After."""
 
     asked: Asked
+    scores: Scores
     policy: Policy
     view: FleetView
     moment: Moment
@@ -106,7 +108,8 @@ class Case(NamedTuple):
 def case(seed: int) -> Case:
     """Any case at all; the same one for the same seed."""
     chance = random.Random(seed)
-    return Case(any_request(chance), any_policy(chance), any_fleet(chance), moment(chance.random()), any_faults(chance))
+    request, rules, view = any_request(chance), any_policy(chance), any_fleet(chance)
+    return Case(request, any_scores(chance), rules, view, moment(chance.random()), any_faults(chance))
 
 
 cases = st.builds(case, st.integers(0, (1 << 32) - 1))
@@ -192,6 +195,10 @@ def any_policy(chance: random.Random) -> Policy:
         overrides=tuple(any_override(chance) for _ in range(chance.choice([0, 0, 0, 1, 3]))),
         limits=AttemptLimits(retries_max=chance.randint(0, 4)),
     )
+
+
+def any_scores(chance: random.Random) -> Scores:
+    return chance.choice([NO_SCORES, Scores(task=chance.choice(TASKS))])
 
 
 def any_faults(chance: random.Random) -> tuple[tuple[FaultKind, float | None], ...]:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 
 from router.attempts import REASON_OF, SAME_REPLICA_HELPS, Failure, GiveUp, NextAttempt, next_attempt
-from router.choice import Choice, choose
+from router.choice import choose
+from router.decision import Choice
 from router.policy import AttemptLimits, Policy, TaskPolicy
+from router.scoring import NO_SCORES
 from serving.view import FaultKind, FleetView
 from tests.router.houses import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 
@@ -19,7 +21,7 @@ ATTEMPT_SECONDS = 0.25
 
 
 def start(model: str = "returns", view: FleetView | None = None, rules: Policy | None = None) -> Choice:
-    decision = choose(asked(model), rules or policy(), view or usual_fleet(), moment(0.0))
+    decision = choose(asked(model), NO_SCORES, rules or policy(), view or usual_fleet(), moment(0.0))
     assert isinstance(decision, Choice)
     return decision
 
@@ -52,7 +54,7 @@ class Step(NamedTuple):
 
 def walked(case: Case) -> list[Step]:
     """Fail at each attempt as told, until the router gives up; nothing where there is no first attempt."""
-    choice = choose(*case[:4])
+    choice = choose(*case[:5])
     steps: list[Step] = []
     now = case.moment.now
     if not isinstance(choice, Choice):

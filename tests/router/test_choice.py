@@ -11,20 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.attempts import REASON_OF, Failure, NextAttempt, next_attempt
-from router.choice import (
-    ADAPTER_STANDS_IN,
-    REASONS,
-    Choice,
-    Moment,
-    Reason,
-    Refusal,
-    RefusalCode,
-    choose,
-    general_instead,
-    sticky_point,
-)
+from router.choice import choose
+from router.decision import ADAPTER_STANDS_IN, REASONS, Choice, Moment, Reason, Refusal, RefusalCode
+from router.exits import general_instead
 from router.overrides import Override
+from router.placing import sticky_point
 from router.policy import Alias, Policy, TaskPolicy
+from router.scoring import NO_SCORES
 from serving.view import CircuitView
 from tests.router.houses import (
     ACTIVE,
@@ -60,8 +53,8 @@ def refused(decision: Choice | Refusal) -> Refusal:
 @many
 @given(cases)
 def test_every_request_is_decided_and_the_same_one_always_in_the_same_way(case: Case) -> None:
-    decision = choose(*case[:4])
-    assert decision == choose(*case[:4])
+    decision = choose(*case[:5])
+    assert decision == choose(*case[:5])
     if isinstance(decision, Refusal):
         assert decision.code in get_args(RefusalCode)
         assert decision.message.endswith(".")
@@ -73,7 +66,7 @@ def test_every_request_is_decided_and_the_same_one_always_in_the_same_way(case: 
 @many
 @given(cases)
 def test_no_request_goes_where_its_version_is_not_loaded(case: Case) -> None:
-    decision = choose(*case[:4])
+    decision = choose(*case[:5])
     if isinstance(decision, Choice):
         assert decision.replica.up
         assert decision.replica in decision.pool.replicas
@@ -90,13 +83,13 @@ def test_no_request_goes_where_its_version_is_not_loaded(case: Case) -> None:
 def test_no_request_gets_a_model_that_its_key_does_not_name(case: Case) -> None:
     name = case.asked.model.partition("@")[0]
     if not case.asked.models_allowed & {"*", name}:
-        assert refused(choose(*case[:4])).code == "model_not_allowed"
+        assert refused(choose(*case[:5])).code == "model_not_allowed"
 
 
 @many
 @given(cases)
 def test_a_pinned_request_is_never_answered_by_anything_else(case: Case) -> None:
-    decision = choose(*case[:4])
+    decision = choose(*case[:5])
     if isinstance(decision, Choice) and decision.reason == "pinned":
         if decision.task is None:
             assert (decision.pool.name, decision.version) == (case.asked.model, None)
@@ -109,7 +102,7 @@ def test_a_pinned_request_is_never_answered_by_anything_else(case: Case) -> None
 @many
 @given(cases)
 def test_a_blueprint_is_added_for_a_base_that_stands_in_and_for_nothing_else(case: Case) -> None:
-    decision = choose(*case[:4])
+    decision = choose(*case[:5])
     if isinstance(decision, Choice) and decision.blueprint_of is not None:
         assert decision.version is None
         assert decision.task is not None
@@ -127,7 +120,7 @@ def test_a_request_goes_to_the_exit_while_its_versions_breakers_are_open_and_bac
             replica("small-0", "small", "returns@v1", circuits={"": CircuitView(until, open=version_open)}),
             replica("general-0", "general", circuits={"": CircuitView(NOW + 9, open=exit_open)} if exit_open else {}),
         )
-        found = chosen(choose(asked(), policy(), view, moment()))
+        found = chosen(choose(asked(), NO_SCORES, policy(), view, moment()))
         assert (found.replica.name, found.reason == "no_replica") == (expected, expected == "general-0")
 
 
@@ -139,20 +132,20 @@ def rung(reason: str) -> Choice:
     rule = policy(overrides=(Override(id="r", action="general", task="returns"),))
     match reason:
         case "override":
-            return chosen(choose(asked(), rule, usual_fleet(), moment()))
+            return chosen(choose(asked(), NO_SCORES, rule, usual_fleet(), moment()))
         case "pinned":
-            return chosen(choose(asked("returns@v2"), policy(), usual_fleet(), moment()))
+            return chosen(choose(asked("returns@v2"), NO_SCORES, policy(), usual_fleet(), moment()))
         case "adapter":
-            return chosen(choose(asked(), policy(), usual_fleet(), moment()))
+            return chosen(choose(asked(), NO_SCORES, policy(), usual_fleet(), moment()))
         case "canary":
-            return chosen(choose(asked(), canary, usual_fleet(), moment(0.95)))
+            return chosen(choose(asked(), NO_SCORES, canary, usual_fleet(), moment(0.95)))
         case "no_replica":
-            return chosen(choose(asked(), policy(), empty, moment()))
+            return chosen(choose(asked(), NO_SCORES, policy(), empty, moment()))
         case "overload":
-            return chosen(choose(asked(), policy(), full, moment()))
+            return chosen(choose(asked(), NO_SCORES, policy(), full, moment()))
     kind = next(kind for kind, named in REASON_OF.items() if named == reason)
     larger = usual_fleet(pools={"small": {"context_tokens_max": 2048}, "general": {"context_tokens_max": 8192}})
-    start = chosen(choose(asked(), policy(), larger, moment()))
+    start = chosen(choose(asked(), NO_SCORES, policy(), larger, moment()))
     alone = policy(limits=policy().limits.__class__(retries_max=0))
     failures = (Failure(kind, start.replica.name, "small"),)
     step = next_attempt(start, failures, alone, larger, moment(), 60)
@@ -172,7 +165,7 @@ def test_every_active_reason_can_be_reached(reason: str) -> None:
 @many
 @given(cases)
 def test_no_reserved_reason_is_ever_given(case: Case) -> None:
-    decision = choose(*case[:4])
+    decision = choose(*case[:5])
     assert not isinstance(decision, Choice) or decision.reason in ACTIVE
 
 
@@ -190,7 +183,7 @@ def test_shares_of_an_alias_come_out_over_many_requests_without_a_session() -> N
     rules, view = weighted(v1=0.7, v2=0.3), usual_fleet()
     chance = random.Random(1)
     counted = Counter(
-        chosen(choose(asked(), rules, view, moment(chance.random()))).engine_model for _ in range(DRAWS // 5)
+        chosen(choose(asked(), NO_SCORES, rules, view, moment(chance.random()))).engine_model for _ in range(DRAWS // 5)
     )
     assert within(counted["returns@v2"], 0.3, DRAWS // 5)
     assert sum(counted.values()) == DRAWS // 5
@@ -213,29 +206,29 @@ def test_a_new_salt_draws_the_sessions_anew() -> None:
 @given(st.text(min_size=1, max_size=40), st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
 def test_a_session_keeps_its_version_whatever_is_drawn(session: str, one: float, other: float) -> None:
     rules, view = weighted(v1=0.5, v2=0.5), usual_fleet()
-    first = chosen(choose(asked(session=session), rules, view, moment(one)))
-    again = chosen(choose(asked(session=session), rules, view, moment(other)))
+    first = chosen(choose(asked(session=session), NO_SCORES, rules, view, moment(one)))
+    again = chosen(choose(asked(session=session), NO_SCORES, rules, view, moment(other)))
     assert first.version == again.version
 
 
 def test_the_share_of_the_arm_stands_on_the_choice() -> None:
     rules = weighted(v1=0.9, v2=0.1)
     assert (rung("canary").probability, rung("canary").engine_model) == (0.1, "returns@v2")
-    leading = chosen(choose(asked(), rules, usual_fleet(), moment(0.1)))
+    leading = chosen(choose(asked(), NO_SCORES, rules, usual_fleet(), moment(0.1)))
     assert (leading.reason, leading.probability) == ("adapter", 0.9)
 
 
 def test_the_version_with_the_greatest_share_is_the_adapter_however_small_the_share_is() -> None:
     rules = weighted(v1=0.25, v2=0.375, v3=0.375)
     view = fleet(replica("small-0", "small", "returns@v1", "returns@v2"), versions=["returns@v1", "returns@v2"])
-    assert chosen(choose(asked(), rules, view, moment(0.5))).reason == "adapter"
-    assert chosen(choose(asked(), rules, view, moment(0.1))).reason == "canary"
+    assert chosen(choose(asked(), NO_SCORES, rules, view, moment(0.5))).reason == "adapter"
+    assert chosen(choose(asked(), NO_SCORES, rules, view, moment(0.1))).reason == "canary"
 
 
 def test_a_share_ends_where_the_next_begins() -> None:
     rules = weighted(v1=0.75, v2=0.25)
-    below = chosen(choose(asked(), rules, usual_fleet(), moment(math.nextafter(0.75, 0))))
-    at = chosen(choose(asked(), rules, usual_fleet(), moment(0.75)))
+    below = chosen(choose(asked(), NO_SCORES, rules, usual_fleet(), moment(math.nextafter(0.75, 0))))
+    at = chosen(choose(asked(), NO_SCORES, rules, usual_fleet(), moment(0.75)))
     assert (below.engine_model, at.engine_model) == ("returns@v1", "returns@v2")
 
 
@@ -244,12 +237,15 @@ def test_a_share_ends_where_the_next_begins() -> None:
 def test_rounding_in_the_weights_leaves_no_gap(shares: list[float], draw: float) -> None:
     total = sum(shares) * (1 + 1e-9)
     rules = weighted(v1=shares[0] / total, v2=shares[1] / total)
-    assert chosen(choose(asked(), rules, usual_fleet(), moment(draw))).version is not None
-    assert chosen(choose(asked(), rules, usual_fleet(), moment(math.nextafter(1, 0)))).engine_model == "returns@v2"
+    assert chosen(choose(asked(), NO_SCORES, rules, usual_fleet(), moment(draw))).version is not None
+    assert (
+        chosen(choose(asked(), NO_SCORES, rules, usual_fleet(), moment(math.nextafter(1, 0)))).engine_model
+        == "returns@v2"
+    )
 
 
 def ruled(*rules: Override, **request: object) -> Choice | Refusal:
-    return choose(asked(**request), policy(overrides=rules), usual_fleet(), moment())
+    return choose(asked(**request), NO_SCORES, policy(overrides=rules), usual_fleet(), moment())
 
 
 def test_the_first_override_that_matches_decides() -> None:
@@ -300,52 +296,57 @@ def test_an_override_to_a_version_that_is_nowhere_goes_to_the_exit() -> None:
 
 def test_a_pin_reaches_no_quarantined_version() -> None:
     view = usual_fleet(versions=[version("returns@v1", state="quarantined")])
-    assert refused(choose(asked("returns@v1"), policy(), view, moment())).code == "version_not_loaded"
+    assert refused(choose(asked("returns@v1"), NO_SCORES, policy(), view, moment())).code == "version_not_loaded"
 
 
 def test_a_pin_to_a_version_that_is_not_loaded_is_refused() -> None:
     view = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
-    assert refused(choose(asked("returns@v2"), policy(), view, moment())).code == "version_not_loaded"
+    assert refused(choose(asked("returns@v2"), NO_SCORES, policy(), view, moment())).code == "version_not_loaded"
 
 
 def test_a_task_without_an_alias_goes_to_its_exit_without_a_blueprint() -> None:
-    decision = chosen(choose(asked(), policy(aliases={}), usual_fleet(), moment()))
+    decision = chosen(choose(asked(), NO_SCORES, policy(aliases={}), usual_fleet(), moment()))
     assert (decision.engine_model, decision.reason, decision.blueprint_of) == ("general-base", "no_replica", None)
 
 
 def test_a_task_without_an_exit_is_refused_when_its_version_is_nowhere() -> None:
     rules = policy(tasks={"returns": TaskPolicy("returns", None)}, aliases={})
-    decision = refused(choose(asked(), rules, usual_fleet(), moment()))
+    decision = refused(choose(asked(), NO_SCORES, rules, usual_fleet(), moment()))
     assert decision.code == "no_replica"
     assert "no exit" in decision.message
 
 
 def test_a_pool_may_be_named_only_where_it_is_callable() -> None:
-    assert chosen(choose(asked("general"), policy(), usual_fleet(), moment())).reason == "pinned"
-    assert refused(choose(asked("small"), policy(), usual_fleet(), moment())).code == "model_not_found"
+    assert chosen(choose(asked("general"), NO_SCORES, policy(), usual_fleet(), moment())).reason == "pinned"
+    assert refused(choose(asked("small"), NO_SCORES, policy(), usual_fleet(), moment())).code == "model_not_found"
 
 
 @pytest.mark.parametrize("model", ["", "@", "nobody", "returns@v9", "general@v1", "Returns", "returns@v1@v2"])
 def test_what_does_not_exist_is_not_found(model: str) -> None:
-    assert refused(choose(asked(model), policy(), usual_fleet(versions=VERSIONS), moment())).code == "model_not_found"
+    assert (
+        refused(choose(asked(model), NO_SCORES, policy(), usual_fleet(versions=VERSIONS), moment())).code
+        == "model_not_found"
+    )
 
 
 def test_a_full_fleet_is_overloaded_and_an_empty_one_has_no_replica() -> None:
     full = usual_fleet(in_flight=dict.fromkeys(("small-0", "small-1", "general-0", "general-1"), 8))
-    assert refused(choose(asked(), policy(), full, moment())).code == "overload"
-    assert refused(choose(asked(), policy(), fleet(), moment())).code == "no_replica"
+    assert refused(choose(asked(), NO_SCORES, policy(), full, moment())).code == "overload"
+    assert refused(choose(asked(), NO_SCORES, policy(), fleet(), moment())).code == "no_replica"
 
 
 def test_general_instead_names_the_blueprint_of_the_version_it_stands_in_for() -> None:
     start = rung("adapter")
-    decision = chosen(general_instead(start, usual_fleet(), moment(), "engine_error", frozenset({"general-0"})))
+    decision = chosen(
+        general_instead(start, policy(), usual_fleet(), moment(), "engine_error", frozenset({"general-0"}))
+    )
     assert (decision.replica.name, decision.reason) == ("general-1", "engine_error")
     assert decision.blueprint_of == start.version
 
 
 def test_a_caller_of_a_pool_has_no_exit() -> None:
-    start = chosen(choose(asked("general"), policy(), usual_fleet(), moment()))
-    assert refused(general_instead(start, usual_fleet(), moment(), "engine_error")).code == "no_replica"
+    start = chosen(choose(asked("general"), NO_SCORES, policy(), usual_fleet(), moment()))
+    assert refused(general_instead(start, policy(), usual_fleet(), moment(), "engine_error")).code == "no_replica"
 
 
 def closed(*tasks: str) -> Moment:
@@ -354,18 +355,21 @@ def closed(*tasks: str) -> Moment:
 
 def test_past_its_cap_a_task_goes_to_its_adapter_or_nowhere_and_other_tasks_are_not_concerned() -> None:
     full = usual_fleet(in_flight=dict.fromkeys(("small-0", "small-1"), 8))
-    assert chosen(choose(asked(), policy(), usual_fleet(), closed("returns"))).reason == "adapter"
-    refusal = refused(choose(asked(), policy(), full, closed("returns")))
+    assert chosen(choose(asked(), NO_SCORES, policy(), usual_fleet(), closed("returns"))).reason == "adapter"
+    refusal = refused(choose(asked(), NO_SCORES, policy(), full, closed("returns")))
     assert (refusal.code, refusal.reason) == ("exit_capped", "overload")
-    assert chosen(choose(asked(), policy(), full, closed("other"))).pool.name == "general"
-    assert chosen(choose(asked("general"), policy(), full, closed("returns"))).pool.name == "general"
+    assert chosen(choose(asked(), NO_SCORES, policy(), full, closed("other"))).pool.name == "general"
+    assert chosen(choose(asked("general"), NO_SCORES, policy(), full, closed("returns"))).pool.name == "general"
 
 
 @pytest.mark.parametrize("reason", sorted(ADAPTER_STANDS_IN))
 def test_past_the_cap_the_adapter_answers_where_the_reason_allows_it(reason: Reason) -> None:
     start = rung("adapter")
-    decision = chosen(general_instead(start, usual_fleet(), closed("returns"), reason))
+    decision = chosen(general_instead(start, policy(), usual_fleet(), closed("returns"), reason))
     assert (decision.version, decision.reason, decision.blueprint_of) == (start.version, reason, None)
-    assert refused(general_instead(start, usual_fleet(), closed("returns"), "engine_error")).code == "exit_capped"
+    assert (
+        refused(general_instead(start, policy(), usual_fleet(), closed("returns"), "engine_error")).code
+        == "exit_capped"
+    )
     gone = fleet(replica("general-0", "general"))
-    assert refused(general_instead(start, gone, closed("returns"), reason)).code == "exit_capped"
+    assert refused(general_instead(start, policy(), gone, closed("returns"), reason)).code == "exit_capped"

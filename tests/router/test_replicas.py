@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.attempts import Failure, NextAttempt, next_attempt
-from router.choice import Choice, choose
+from router.choice import choose
+from router.decision import Choice
 from router.replicas import BALANCE_MAX, pick
+from router.scoring import NO_SCORES
 from serving.view import CircuitView, PoolView, ReplicaView
 from tests.router.houses import NOW, VERSIONS, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 
@@ -188,7 +190,7 @@ def four_small() -> list[object]:
 
 def chosen(session: str | None, draw: float) -> Choice:
     general = [replica(f"general-{n}", "general") for n in range(4)]
-    found = choose(asked(session=session), policy(), fleet(*four_small(), *general), moment(draw))  # type: ignore[arg-type]
+    found = choose(asked(session=session), NO_SCORES, policy(), fleet(*four_small(), *general), moment(draw))  # type: ignore[arg-type]
     assert isinstance(found, Choice)
     return found
 
@@ -216,12 +218,13 @@ def test_a_retry_takes_the_keys_next_choice_in_the_pool_and_at_the_exit() -> Non
 def test_the_base_is_asked_by_session_and_without_one_wherever_it_is_quiet() -> None:
     view = usual_fleet(in_flight={"general-0": 1})
     for draw in (0.0, 0.9):
-        choice = choose(asked("general"), policy(), view, moment(draw))
+        choice = choose(asked("general"), NO_SCORES, policy(), view, moment(draw))
         assert isinstance(choice, Choice)
         assert (choice.replica.name, choice.key) == ("general-1", None)
+    in_session = asked("general", session="s")
     by_session = {
         choice.replica.name
         for draw in range(9)
-        if isinstance(choice := choose(asked("general", session="s"), policy(), view, moment(draw / 9)), Choice)
+        if isinstance(choice := choose(in_session, NO_SCORES, policy(), view, moment(draw / 9)), Choice)
     }
     assert len(by_session) == 1

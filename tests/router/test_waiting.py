@@ -6,18 +6,19 @@ from dataclasses import replace
 
 from hypothesis import find, given
 
-from router.choice import Choice, Refusal, choose
+from router.choice import choose
+from router.decision import Choice, Refusal
 from router.waiting import awaited_replicas
 from tests.router.houses import Case, cases, many
 
 
 def is_full(case: Case) -> bool:
-    decision = choose(*case[:4])
+    decision = choose(*case[:5])
     return isinstance(decision, Refusal) and decision.code == "overload"
 
 
 def once_there_is_room(case: Case) -> Choice | Refusal:
-    return choose(case.asked, case.policy, replace(case.view, in_flight={}), case.moment)
+    return choose(case.asked, case.scores, case.policy, replace(case.view, in_flight={}), case.moment)
 
 
 @many
@@ -25,7 +26,7 @@ def once_there_is_room(case: Case) -> Choice | Refusal:
 def test_whoever_would_answer_once_it_has_room_is_waited_for(case: Case) -> None:
     if is_full(case):
         decision = once_there_is_room(case)
-        awaited = awaited_replicas(case.asked, case.policy, case.view, case.moment.now_unix)
+        awaited = awaited_replicas(case.asked, case.scores, case.policy, case.view, case.moment.now_unix)
         assert isinstance(decision, Choice)
         assert decision.replica.name in awaited
         assert awaited <= {replica.name for pool in case.view.pools.values() for replica in pool.replicas}

@@ -25,7 +25,7 @@ from gateway.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
 from gateway.settings import load_settings
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
 from monitoring.records import AttemptRecord, PairRecord, Record
-from router.choice import REASONS, RefusalCode
+from router.decision import REASONS, RefusalCode
 from serving.view import FaultKind
 from tests.router.houses import ACTIVE, RESERVED
 from tests.style import settings_rows

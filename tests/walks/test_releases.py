@@ -9,7 +9,7 @@ import pytest
 
 from gateway.duties.shadows import AT_ONCE_MAX
 from gateway.duties.trials import QUEUE_MAX
-from router.choice import sticky_point
+from router.placing import sticky_point
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
 from tests.walks.conftest import Configure, MakeAdapter

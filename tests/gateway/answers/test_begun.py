@@ -10,7 +10,9 @@ import pytest
 from gateway.answers.begun import Begun, head_of
 from gateway.answers.events import Progress, Usage
 from gateway.request_body import read_body
-from router.choice import Choice, choose
+from router.choice import choose
+from router.decision import Choice
+from router.scoring import NO_SCORES
 from tests.router.houses import asked, moment, policy, usual_fleet
 
 HEAD = {"id": "chatcmpl-1", "model": "returns@v1", "created": 7}
@@ -26,7 +28,7 @@ def event(**choice: Any) -> bytes:
 
 
 def choice() -> Choice:
-    found = choose(asked(), policy(), usual_fleet(), moment())
+    found = choose(asked(), NO_SCORES, policy(), usual_fleet(), moment())
     assert isinstance(found, Choice)
     return found
 

@@ -1,0 +1,40 @@
+"""Which version and which arm a request falls to: a fixed place for each session, a draw for who has none."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+from router.policy import Alias
+from serving.view import FleetView, VersionView
+
+ARMS = ("version", "holdout", "explored")
+"""What is drawn for; each by bits of the draw of its own, so that one says nothing of another."""
+BITS_OF_AN_ARM = 16
+
+
+def sticky_point(session: str, salt: str) -> float:
+    """A session's fixed place in [0, 1): the same for every gateway, another after each rollout's salt."""
+    digest = hashlib.blake2b(session.encode(), key=salt.encode()[:64], digest_size=7).digest()
+    return int.from_bytes(digest, "big") / (1 << 56)
+
+
+def arm_point(session: str | None, salt: str, draw: float, arm: str) -> float:
+    """A request's place in [0, 1) for an arm beside its version: by its session, else by bits of the draw."""
+    if session is not None:
+        return sticky_point(session, f"{arm}:{salt}")
+    return math.modf(draw * (1 << BITS_OF_AN_ARM * ARMS.index(arm)))[0]
+
+
+def live_version(alias: Alias | None, view: FleetView, session: str | None, draw: float) -> VersionView | None:
+    """The version that the task's alias leads this request to; None where there is none."""
+    if alias is None:
+        return None
+    point = draw if session is None else sticky_point(session, alias.salt)
+    total = 0.0
+    name = ""
+    for name, weight in alias.weights.items():  # noqa: B007 - the last one takes what rounding leaves
+        total += weight
+        if point < total:
+            break
+    return view.versions.get(name)
