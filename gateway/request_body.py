@@ -25,7 +25,6 @@ from gateway.parameters import (
     Message,
 )
 from router.decision import Asked, Choice
-from router.overrides import fold
 from router.policy import Policy, TaskPolicy
 from serving.view import EngineKind
 
@@ -70,11 +69,11 @@ class RequestBody:
         return {key: value for key, value in (self.read.metadata or {}).items() if isinstance(value, str)}
 
     def text(self) -> str:
-        """All that the caller and the conversation say, folded as rules compare it."""
+        """All that the caller and the conversation say, as rules read it."""
         if self.endpoint == "completions":
             prompt = self.read.prompt
-            return fold(prompt if isinstance(prompt, str) else " ".join(p for p in prompt or [] if isinstance(p, str)))
-        return fold("\n".join(_text_of(message) for message in self.read.messages or []))
+            return prompt if isinstance(prompt, str) else " ".join(p for p in prompt or [] if isinstance(p, str))
+        return "\n".join(_text_of(message) for message in self.read.messages or [])
 
     def selected(self, selector: str) -> str:
         """What a task's selector takes of the conversation, as the fitted models read it."""
@@ -184,6 +183,8 @@ class RequestBody:
             if blueprint.response_format and not self._shapes_its_answer():
                 fields["response_format"] = blueprint.response_format
             self._add_system(fields, blueprint.system)
+        if choice.system is not None:
+            self._add_system(fields, choice.system, after=True)
         if choice.pool.engine == "openai":
             return self._in_openais_words(fields, choice)
         if self.cache_salt is not None:
@@ -214,20 +215,27 @@ class RequestBody:
         named = self._fields.keys() & {"structured_outputs", "tools"}
         return bool(named) or self.read.response_format is not None
 
-    def _add_system(self, fields: dict[str, Any], system: str) -> None:
+    def _add_system(self, fields: dict[str, Any], system: str, after: bool = False) -> None:
+        """Add to the system's message: before what the caller says there, or after it."""
         if self.endpoint == "completions":
-            prompt = self.read.prompt
-            if isinstance(prompt, str):
-                fields["prompt"] = f"{system}\n\n{prompt}"
+            prompts = fields["prompt"] if isinstance(fields["prompt"], str | list) else self.read.prompt
+            if isinstance(prompts, str):
+                fields["prompt"] = f"{system}\n\n{prompts}"
             else:
-                fields["prompt"] = [f"{system}\n\n{text}" for text in prompt or []]
+                fields["prompt"] = [f"{system}\n\n{text}" for text in prompts or []]
             return
-        messages: list[Any] = list(MESSAGES.decode(self._fields["messages"]))
+        given = fields["messages"]
+        messages: list[Any] = list(given) if isinstance(given, list) else list(MESSAGES.decode(given))
         first = (self.read.messages or [])[0]
-        if first.role in SYSTEM_ROLES:
-            messages[0] = {"role": "system", "content": f"{system}\n\n{_text_of(first)}"}
+        if isinstance(messages[0], dict):  # there is one that was added already
+            said = messages[0]["content"]
+        elif first.role in SYSTEM_ROLES:
+            said = _text_of(first)
         else:
             messages.insert(0, {"role": "system", "content": system})
+            fields["messages"] = messages
+            return
+        messages[0] = {"role": "system", "content": f"{said}\n\n{system}" if after else f"{system}\n\n{said}"}
         fields["messages"] = messages
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from router.decision import OUT_OF_SERVICE, Asked, Choice, Moment, Reason, Refusal
 from router.exits import exit_of, lacking
 from router.ladder import climb
-from router.overrides import Override, Subject, first_match
+from router.overrides import NO_RULE, Override, Ruled, Subject, rule
 from router.placing import live_version
 from router.policy import AUTO, Alias, Policy, TaskPolicy
 from router.replicas import Lack, pick
+from router.rungs import Finding
 from router.scoring import Scores
 from serving.view import FleetView, PoolView, VersionView
 
@@ -29,12 +30,14 @@ def choose(asked: Asked, scores: Scores, policy: Policy, view: FleetView, moment
         return _choose_pool(asked, policy, view, moment)
     alias = policy.aliases.get(task_name)
     live = live_version(alias, view, asked.session, moment.draw)
-    rule = first_match(policy.overrides, _subject(task_name, asked), moment.now_unix)
-    if rule is not None:
-        return _choose_overruled(rule, task, live, policy, view, moment, asked.session)
-    if at:
-        return _choose_pinned(asked, task, policy, view, moment)
-    return _choose_live(task, alias, live, scores, policy, view, moment, asked.session)
+    ruled = rule(policy.overrides, subject_of(asked, task_name), scores.texts, moment.now_unix)
+    if ruled.deciding is not None:
+        decision = _choose_overruled(ruled.deciding, task, live, policy, view, moment, asked.session)
+    elif at:
+        decision = _choose_pinned(asked, task, policy, view, moment)
+    else:
+        decision = _choose_live(task, alias, live, scores, policy, view, moment, asked.session)
+    return decision if ruled is NO_RULE else _as_ruled(decision, ruled)
 
 
 def _allowed(asked: Asked, name: str) -> bool:
@@ -64,12 +67,23 @@ def _choose_without_task(asked: Asked, policy: Policy, view: FleetView, moment: 
     return Refusal("no_task_fits", text, "out_of_scope")
 
 
-def _subject(task: str, asked: Asked) -> Subject:
-    return Subject(task, asked.caller, asked.metadata or {}, asked.text)
+def subject_of(asked: Asked, task: str | None) -> Subject:
+    """What rules are held against."""
+    return Subject(task, asked.caller, asked.metadata or {})
+
+
+def _as_ruled(decision: Choice | Refusal, ruled: Ruled) -> Choice | Refusal:
+    """The decision with what rules add to it, and what those in the mode `observe` would have done."""
+    noted = tuple(Finding("override", "observe", True, note=f"{one.id}: {one.action}") for one in ruled.observed)
+    findings = (*noted, *decision.findings)
+    if isinstance(decision, Refusal) or not ruled.adding:
+        return replace(decision, findings=findings)
+    text = "\n\n".join(one.system or "" for one in ruled.adding)
+    return replace(decision, findings=findings, system=text, override_id=decision.override_id or ruled.adding[0].id)
 
 
 def _choose_overruled(
-    rule: Override,
+    one: Override,
     task: TaskPolicy,
     live: VersionView | None,
     policy: Policy,
@@ -77,12 +91,12 @@ def _choose_overruled(
     moment: Moment,
     session: str | None,
 ) -> Choice | Refusal:
-    if rule.action == "refuse":
-        return Refusal("refused_by_override", rule.message or "An admin's rule refuses this request.")
-    if rule.action == "general":
-        return exit_of(task, live, policy, view, moment, "override", session, rule.id)
-    version = view.versions.get(rule.version or "")
-    return _serve(task, version, policy, view, moment, "override", 1.0, session, rule.id)
+    if one.action == "refuse":
+        return Refusal("refused_by_override", one.message or "An admin's rule refuses this request.")
+    if one.action == "general":
+        return exit_of(task, live, policy, view, moment, "override", session, one.id)
+    version = view.versions.get(one.version or "")
+    return _serve(task, version, policy, view, moment, "override", 1.0, session, one.id)
 
 
 def _choose_live(

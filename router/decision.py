@@ -31,7 +31,7 @@ Reason = Literal[
 REASONS: tuple[str, ...] = get_args(Reason)
 OUT_OF_SERVICE = frozenset({"quarantined", "draining", "retired"})
 ADAPTER_STANDS_IN: frozenset[Reason] = frozenset({"out_of_scope", "holdout", "predicted_gain"})
-"""Reasons for the exit for which the adapter answers all the same where the exit is closed."""
+"""Reasons for the exit for which the adapter answers all the same where the exit is closed, or is not there."""
 
 RefusalCode = Literal[
     "model_not_found",
@@ -49,7 +49,7 @@ RefusalCode = Literal[
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request as the router sees it. `session` is None where the caller named none; `models_allowed` holds the
-    names the caller's key may ask for, or `*`; `text` (folded) is empty unless a rule looks at it, and `selected`, what
+    names the caller's key may ask for, or `*`; `text` is empty unless a rule looks at it, and `selected`, what
     the task's selector takes of the conversation, unless a model does."""
 
     model: str
@@ -64,9 +64,11 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Where the request goes. `version` is None where a pool's base answers; `blueprint_of` is then the version
-    whose blueprint it needs (None: the caller asked for the base itself). `probability` is that of this arm.
+    whose blueprint it needs (None: the caller asked for the base itself). `probability` is that of the draws which led
+    here: the version's share of the alias, times what the rungs drew.
     `key` is what requests share that are best answered by one replica: the session, else the version. `findings` are
-    what the rungs said before it; `exit_capped` says that an exit before this one was closed."""
+    what the rungs said before it; `exit_capped` says that an exit before this one was closed; `system` is a message
+    that an admin's rule adds to the system's."""
 
     task: TaskPolicy | None
     version: VersionView | None
@@ -79,6 +81,7 @@ class Choice:
     key: str | None = None
     findings: tuple[Finding, ...] = ()
     exit_capped: bool = False
+    system: str | None = None
 
     @property
     def engine_model(self) -> str:

@@ -42,7 +42,7 @@ class Finding:
     training prompts; `note` says in a few words what else there is to know, such as why nothing could be found.
     """
 
-    rung: RungName
+    rung: RungName | Literal["override"]
     mode: Mode
     fired: bool
     score: float | None = None

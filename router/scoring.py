@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from router.decision import Asked, Moment
 from router.fitted import NOTHING_FITTED
+from router.overrides import texts_matched
 from router.placing import live_version
 from router.policy import AUTO, Policy
 from router.rungs import RungName
@@ -27,13 +28,15 @@ COVERAGE_READERS: tuple[RungName, ...] = ("out_of_scope", "low_confidence")
 class Scores:
     """What is known of a request by models. `version` is whose models they are; `task` is what `auto` found.
 
-    `gain` is how much likelier general is right than the adapter, from -1 to 1.
+    `gain` is how much likelier general is right than the adapter, from -1 to 1. `texts` are the ids of the admin's
+    rules whose conditions on the text hold.
     """
 
     version: str | None = None
     coverage: CoverageScore | None = None
     gain: float | None = None
     task: str | None = None
+    texts: frozenset[str] = frozenset()
 
 
 NO_SCORES = Scores()
@@ -41,16 +44,12 @@ NO_SCORES = Scores()
 
 def score(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Scores:
     """Ask the models that the task's rungs need. `moment` is the one that the request is decided with."""
-    task_name = asked.model
-    found: str | None = None
-    if task_name == AUTO:
-        found = task_for(asked, policy, view, moment)
-        if found is None:
-            return NO_SCORES
-        task_name = found
+    texts = texts_matched(policy.overrides, asked.text) if policy.text_needed else frozenset()
+    found = task_for(asked, policy, view, moment) if asked.model == AUTO else None
+    task_name = asked.model if found is None else found
     task = policy.tasks.get(task_name)
-    if task is None or not task.rungs:
-        return NO_SCORES if found is None else Scores(task=found)
+    if task is None or not task.reads_text:
+        return Scores(task=found, texts=texts) if found or texts else NO_SCORES
     version = live_version(policy.aliases.get(task_name), view, asked.session, moment.draw)
     fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
     coverage = gain = None
@@ -58,7 +57,7 @@ def score(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Scor
         coverage = fitted.coverage.score(asked.selected)
     if fitted.gain is not None and "predicted_gain" in task.rungs:
         gain = fitted.gain.score(asked.selected)
-    return Scores(version.name if version else None, coverage, gain, found)
+    return Scores(version.name if version else None, coverage, gain, found, texts)
 
 
 def task_for(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from router.choice import subject_of
 from router.decision import OUT_OF_SERVICE, Asked
-from router.overrides import Subject, first_match
+from router.overrides import rule
 from router.policy import AUTO, Policy
 from router.scoring import Scores
 from serving.view import FleetView
@@ -21,9 +22,9 @@ def awaited_replicas(asked: Asked, scores: Scores, policy: Policy, view: FleetVi
     if task is None:
         pool = view.pools.get(model)
         return frozenset(replica.name for replica in pool.replicas) if pool else frozenset()
-    rule = first_match(policy.overrides, Subject(task.name, asked.caller, asked.metadata or {}, asked.text), now_unix)
-    if rule is not None:
-        versions: Iterable[str] = [rule.version] if rule.version else []
+    deciding = rule(policy.overrides, subject_of(asked, task.name), scores.texts, now_unix).deciding
+    if deciding is not None:
+        versions: Iterable[str] = [deciding.version] if deciding.version else []
     elif model != task.name:
         return frozenset(_holding(model, view))
     else:

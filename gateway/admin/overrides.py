@@ -11,7 +11,7 @@ from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Sho
 from gateway.admin.audit import audit
 from gateway.endpoints import house_of
 from gateway.errors import Problem
-from router.overrides import OverrideAction
+from router.overrides import OverrideAction, OverrideMode, pattern_fault
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -22,10 +22,15 @@ class OverrideIn(Body):
     action: OverrideAction
     task: str | None = Field(None, max_length=63)
     contains: str | None = Field(None, min_length=1, max_length=500, description="Text, without regard to case.")
+    pattern: str | None = Field(None, min_length=1, max_length=1000, description="A regular expression of RE2.")
     caller: str | None = Field(None, max_length=63, description="A caller's public part.")
     metadata: dict[Short, Short] = Field(default_factory=dict, max_length=16)
     version: str | None = None
     message: str | None = Field(None, max_length=1000)
+    system: str | None = Field(
+        None, min_length=1, max_length=10_000, description="What is added to the system's message."
+    )
+    mode: OverrideMode = Field("enforce", description="`observe`: only noted on the records of what it matches.")
     expires_at: Moment | None = Field(None, description="Unix seconds.")
 
     @model_validator(mode="after")
@@ -34,6 +39,10 @@ class OverrideIn(Body):
             raise ValueError("version goes with the action version, and only with it")
         if self.version is not None and self.version.partition("@")[0] != self.task:
             raise ValueError("a version answers its own task alone: give that task")
+        if (self.action == "system") != (self.system is not None):
+            raise ValueError("system goes with the action system, and only with it")
+        if self.pattern is not None and (fault := pattern_fault(self.pattern)) is not None:
+            raise ValueError(f"pattern: {fault}")
         return self
 
 

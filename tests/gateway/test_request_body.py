@@ -372,11 +372,24 @@ def test_a_session_is_the_headers_else_the_first_that_the_body_names() -> None:
     assert read(metadata={"session_id": 7}).session(None) == "7"
 
 
-def test_rules_see_the_text_of_the_conversation_folded() -> None:
+def test_a_rules_message_goes_after_what_the_system_says_and_after_the_blueprint() -> None:
+    def system_of(choice: Choice, **fields: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = sent(read(**fields), replace(choice, system="Mind the new policy."))["messages"]
+        return found
+
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    assert system_of(by_adapter(), messages=said)[0]["content"] == "Be brief.\n\nMind the new policy."
+    assert system_of(by_adapter(), messages=said[1:])[0] == {"role": "system", "content": "Mind the new policy."}
+    general = system_of(by_general(), messages=said)[0]["content"]
+    assert general.startswith("You decide returns.")
+    assert general.endswith("Be brief.\n\nMind the new policy.")
+
+
+def test_rules_see_the_text_of_the_conversation() -> None:
     parts = [{"type": "text", "text": "A  FRAGILE\nVase"}, {"type": "image_url", "image_url": {"url": "http://x"}}]
     body = read(messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}])
-    assert body.text().strip() == "be brief. a fragile vase"
-    assert read("completions", prompt=["One", "Two"]).text() == "one two"
+    assert body.text() == "Be brief.\nA  FRAGILE\nVase\n"
+    assert read("completions", prompt=["One", "Two"]).text() == "One Two"
     assert asked_of(body, "c", frozenset(), None, policy()).text == ""
 
 

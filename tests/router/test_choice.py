@@ -14,10 +14,10 @@ from router.attempts import REASON_OF, Failure, NextAttempt, next_attempt
 from router.choice import choose
 from router.decision import ADAPTER_STANDS_IN, REASONS, Choice, Moment, Reason, Refusal, RefusalCode
 from router.exits import general_instead
-from router.overrides import Override
+from router.overrides import Override, needs_text, pattern_fault
 from router.placing import sticky_point
 from router.policy import Alias, Policy, TaskPolicy
-from router.scoring import NO_SCORES
+from router.scoring import NO_SCORES, score
 from serving.view import CircuitView
 from tests.router.houses import (
     ACTIVE,
@@ -245,7 +245,8 @@ def test_rounding_in_the_weights_leaves_no_gap(shares: list[float], draw: float)
 
 
 def ruled(*rules: Override, **request: object) -> Choice | Refusal:
-    return choose(asked(**request), NO_SCORES, policy(overrides=rules), usual_fleet(), moment())
+    set_, view = policy(overrides=rules, text_needed=needs_text(rules)), usual_fleet()
+    return choose(asked(**request), score(asked(**request), set_, view, moment()), set_, view, moment())
 
 
 def test_the_first_override_that_matches_decides() -> None:
@@ -270,6 +271,40 @@ def test_an_override_looks_at_text_without_regard_to_case_and_spaces() -> None:
     rule = Override(id="a", action="general", contains="FRAGILE  Vase")
     assert chosen(ruled(rule, text="my fragile vase broke")).reason == "override"
     assert chosen(ruled(rule, text="my sturdy vase broke")).reason == "adapter"
+
+
+def test_an_override_looks_for_a_pattern_in_the_text_as_it_is() -> None:
+    one = Override(id="a", action="general", pattern=r"\b[Ff]ragile\s+vase\b")
+    assert chosen(ruled(one, text="my Fragile\nvase broke")).reason == "override"
+    assert chosen(ruled(one, text="my FRAGILE vase broke")).reason == "adapter"
+    both = Override(id="a", action="general", pattern="vase", contains="BROKE")
+    assert chosen(ruled(both, text="my vase broke")).reason == "override"
+    assert chosen(ruled(both, text="my vase")).reason == "adapter"
+
+
+def test_a_pattern_that_can_not_be_compiled_matches_nothing_and_is_told() -> None:
+    for pattern in ("(a", r"(a)\1", "(?=a)", "a{1000}{1000}", "\ud800"):
+        assert chosen(ruled(Override(id="a", action="general", pattern=pattern), text="aaa")).reason == "adapter"
+        assert pattern_fault(pattern)
+    assert pattern_fault(r"(?i)a\b") is None
+
+
+def test_a_rule_that_adds_a_message_lets_the_later_ones_decide() -> None:
+    adds = Override(id="a", action="system", system="Mind the new policy.")
+    alone = chosen(ruled(adds))
+    assert (alone.reason, alone.system, alone.override_id) == ("adapter", "Mind the new policy.", "a")
+    sent = chosen(
+        ruled(adds, Override(id="b", action="system", system="And smile."), Override(id="c", action="general"))
+    )
+    assert (sent.reason, sent.system, sent.override_id) == ("override", "Mind the new policy.\n\nAnd smile.", "c")
+
+
+def test_an_observed_rule_changes_nothing_and_is_noted() -> None:
+    decision = chosen(ruled(Override(id="a", action="refuse", mode="observe")))
+    assert decision.reason == "adapter"
+    assert [(one.rung, one.mode, one.fired, one.note) for one in decision.findings] == [
+        ("override", "observe", True, "a: refuse")
+    ]
 
 
 def test_an_override_matches_only_where_all_its_conditions_hold() -> None:
