@@ -6,13 +6,24 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+)
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
@@ -75,7 +86,18 @@ class FeedbackBatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    feedback: list[FeedbackIn] = Field(min_length=1, max_length=FEEDBACK_BATCH_MAX)
+    feedback: Annotated[
+        list[Any],
+        Field(min_length=1, max_length=FEEDBACK_BATCH_MAX),
+        WithJsonSchema(
+            {
+                "type": "array",
+                "items": {"$ref": "#/components/schemas/FeedbackIn"},
+                "minItems": 1,
+                "maxItems": FEEDBACK_BATCH_MAX,
+            }
+        ),
+    ]
 
 
 @router.get("/health/live", tags=["probes"])
@@ -149,7 +171,7 @@ async def give_feedback(request: Request, caller: Identified, body: FeedbackIn |
     results: list[dict[str, Any]] = []
     for one in body.feedback:
         try:
-            status, result = await _give(house, caller, one)
+            status, result = await _give(house, caller, _one_of_batch(one))
             results.append({"status": status, **result})
         except Problem as problem:
             results.append({"status": problem.status, "error": problem.content()})
@@ -161,6 +183,15 @@ async def give_feedback(request: Request, caller: Identified, body: FeedbackIn |
         refused = {"status": lost.status, "error": lost.content()}
         results = [one if "error" in one else {**one, **refused} for one in results]
     return JSONResponse({"results": results})
+
+
+def _one_of_batch(raw: Any) -> FeedbackIn:
+    """One judgement of several: what is wrong with it is its own result. Raises Problem (400)."""
+    try:
+        return FeedbackIn.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _fault_of(first, first["loc"]) from None
 
 
 async def find_record(house: House, request_id: str, caller: Caller) -> Record:
@@ -304,12 +335,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"][1:] if part not in ("FeedbackIn", "FeedbackBatch")]
     if first["type"] == "json_invalid":
         return _answer(request, Problem("invalid_json", "The body is not valid JSON."))
-    code = {"missing": "missing_field", "extra_forbidden": "unknown_parameter"}.get(first["type"], "invalid_value")
-    param = ".".join(place) or None
-    return _answer(request, Problem(code, f"{param or 'body'}: {first['msg'].rstrip('.')}.", param))
+    return _answer(request, _fault_of(first, first["loc"][1:]))
+
+
+def _fault_of(fault: Mapping[str, Any], place: Sequence[Any]) -> Problem:
+    """What pydantic found at a place in a body."""
+    named = [str(part) for part in place if part not in ("FeedbackIn", "FeedbackBatch")]
+    code = {"missing": "missing_field", "extra_forbidden": "unknown_parameter"}.get(fault["type"], "invalid_value")
+    param = ".".join(named) or None
+    return Problem(code, f"{param or 'body'}: {fault['msg'].rstrip('.')}.", param)
 
 
 async def _half_a_character(request: Request, _: Exception) -> Response:

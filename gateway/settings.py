@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.callers import split_key
+from gateway.configuration.fitting import FittingSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
 from gateway.configuration.sections import DoorLimits, ListenSettings, Name, QueueLimits, Seconds, Section
 from gateway.configuration.tasks import TaskSettings
@@ -86,6 +87,9 @@ class RecordSettings(Section):
         250_000, ge=0, description="Records beyond these that the stream keeps as long as they are not archived."
     )
     pending_max: int = Field(50_000, ge=100, description="Records that wait in memory where the spool takes none.")
+    recent_bytes_max: int = Field(
+        8 << 20, ge=0, le=1 << 30, description="Bodies of the latest requests kept in memory, to try rules on; 0: none."
+    )
     flush_interval_seconds: Seconds = Field(0.02, description="Longest wait of a record in memory.")
     spool_after_seconds: Seconds = Field(
         0.2, description="Records that Redis has not taken after so long are spooled to disk."
@@ -177,6 +181,7 @@ class Settings(BaseSettings):
         default_factory=lambda: {"correct": FeedbackMetricSettings(kind="boolean")},
         description="Declared feedback metrics by name.",
     )
+    fitting: FittingSettings = FittingSettings()
     signing: SigningSettings = SigningSettings()
     release: ReleaseSettings = ReleaseSettings()
     series_max: int = Field(21_000, ge=1000, description="Prometheus series that this gateway may have.")
@@ -251,12 +256,28 @@ class Settings(BaseSettings):
         return (self.store_folder or self.data_folder / "store").absolute()
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe loader that takes no key twice: the last one would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raises YAMLError that names the key and its line."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value[:80]!r} stands twice: remove one", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
     """Read file and environment. Raises SettingsError that names each key at fault."""
     raw: Any = {}
     if path is not None:
         try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            raw = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506 - a safe one
         except OSError as error:
             raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:

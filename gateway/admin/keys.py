@@ -116,13 +116,14 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
 
 
 @router.post("/callers/{public}/rotate")
-async def rotate_caller(request: Request, public: str, body: RotateIn, admin: Admin) -> dict[str, Any]:
+async def rotate_caller(request: Request, public: str, admin: Admin, body: RotateIn | None = None) -> dict[str, Any]:
     """Give a key a new secret, shown here alone. The old one works beside it until the overlap is over."""
     house = house_of(request)
     before, generation = await _kept(house, public)
     secret, digest = new_secret()
-    until = time.time() + body.overlap_seconds
-    former = Former(before.secret_digest, until) if body.overlap_seconds else None
+    overlap_seconds = (body or RotateIn()).overlap_seconds
+    until = time.time() + overlap_seconds
+    former = Former(before.secret_digest, until) if overlap_seconds else None
     changed = replace(before, secret_digest=digest, former=former)
     await _put(house, changed, generation)
     await audit(house, admin, "caller.rotate", public, _caller_shown(before), _caller_shown(changed))

@@ -11,6 +11,7 @@ import functools
 import inspect
 import ipaddress
 import json
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,12 +76,16 @@ class Unusable(CommandError):
 class AdminClient:
     """Asks one gateway with one key. Answers are JSON objects; every call raises Refused and Unusable."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, ca_file: Path | None = None) -> None:
+        """`ca_file` (PEM) says whom to trust, and nobody else; None: whom the system trusts. Raises Unusable."""
         self.url = url
         timeout = httpx.Timeout(ANSWER_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
         headers = {"authorization": f"Bearer {key}"}
         # No proxy of the environment: an admin's key goes to the gateway that was named, and nowhere else.
-        self._http = httpx.Client(base_url=f"{url}/admin/v1", headers=headers, timeout=timeout, trust_env=False)
+        trust = _trust(ca_file) if ca_file is not None else True
+        self._http = httpx.Client(
+            base_url=f"{url}/admin/v1", headers=headers, timeout=timeout, trust_env=False, verify=trust
+        )
 
     def close(self) -> None:
         """Give up its connections."""
@@ -193,6 +198,14 @@ def find_key(url: str, key: str | None, key_file: Path | None, local: Path = LOC
     return key.strip()
 
 
+def _trust(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        said = error.strerror or "it holds no certificate in PEM"
+        raise Unusable(f"The file of --ca, {ca_file}, can't be used: {said}.") from error
+
+
 def _read_key(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
@@ -267,6 +280,20 @@ CONNECTION = (
         ],
     ),
     inspect.Parameter(
+        "ca_file",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            Path | None,
+            typer.Option(
+                "--ca",
+                metavar="FILE",
+                rich_help_panel=PANEL,
+                help="Certificates (PEM) that an https:// gateway's is to come from. Unset: those of the system.",
+            ),
+        ],
+    ),
+    inspect.Parameter(
         "json_only",
         inspect.Parameter.KEYWORD_ONLY,
         default=False,
@@ -292,11 +319,19 @@ def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
     own = list(signature.parameters.values())[2:]
 
     @functools.wraps(command)
-    def run(*, gateway: str | None, key_file: Path | None, key: str | None, json_only: bool, **asked: Any) -> None:
+    def run(
+        *,
+        gateway: str | None,
+        key_file: Path | None,
+        key: str | None,
+        ca_file: Path | None,
+        json_only: bool,
+        **asked: Any,
+    ) -> None:
         out = Printer(json_only)
         try:
             url = find_gateway(gateway)
-            client = AdminClient(url, find_key(url, key, key_file))
+            client = AdminClient(url, find_key(url, key, key_file), ca_file)
             try:
                 command(client, out, **asked)
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -151,7 +152,9 @@ def _limits(*given: str | None) -> dict[str, float | None]:
         try:
             number = None if text == NONE else float(text)
         except ValueError:
-            raise Unusable(f"--{name.replace('_', '-')} is a number, or `none`; not {text[:40]!r}.") from None
+            number = math.nan
+        if number is not None and not math.isfinite(number):
+            raise Unusable(f"--{name.replace('_', '-')} is a number, or `none`; not {text[:40]!r}.")
         whole = number is not None and not name.startswith("usd") and number.is_integer()
         found[name] = int(number) if whole and number is not None else number
     return found

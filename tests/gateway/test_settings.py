@@ -54,6 +54,12 @@ def test_the_configuration_in_the_repository_is_valid() -> None:
     assert settings.tasks["returns"].exit_pool == "general"
 
 
+def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    text = said(tmp_path, "pools:\n  general: {base_model: base}\n  small: {}\n  general: {base_model: other}\n")
+    assert "'general' stands twice" in text
+    assert "line 4" in text
+
+
 def test_nothing_changes_after_the_start(tmp_path: Path) -> None:
     settings = loaded(tmp_path, LEAST)
     with pytest.raises(ValidationError):

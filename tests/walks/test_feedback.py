@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -89,6 +90,25 @@ async def test_the_same_feedback_again_is_harmless_and_another_under_its_id_is_r
     assert statuses == [201, 200, 200]
     assert (other.status_code, other.json()["error"]["code"]) == (409, "feedback_conflict")
     assert [result["status"] for result in batch.json()["results"]] == [200, 404]
+
+
+async def test_what_is_wrong_with_one_of_a_batch_is_its_own_result_and_the_others_are_stored(
+    gateway: RunningGateway,
+) -> None:
+    request_id = await ask(gateway)
+    good = {"request_id": request_id, "metric": "correct", "value": True}
+    bad: list[Any] = [{"request_id": request_id, "value": True}, {**good, "colour": "red"}, 7, {**good, "metric": 7}]
+    async with gateway.http() as http:
+        told = await http.post("/v1/feedback", json={"feedback": [*bad, good]})
+    results = told.json()["results"]
+    assert [result["status"] for result in results] == [400, 400, 400, 400, 201]
+    assert [result["error"]["code"] for result in results[:-1]] == [
+        "missing_field",
+        "unknown_parameter",
+        "invalid_value",
+        "invalid_value",
+    ]
+    assert [result["error"]["param"] for result in results[:-1]] == ["metric", "colour", None, "metric"]
 
 
 async def test_only_its_own_caller_operators_and_admins_see_and_judge_a_request(gateway: RunningGateway) -> None:

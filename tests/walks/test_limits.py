@@ -372,6 +372,7 @@ async def test_a_rotated_key_works_with_both_secrets_until_the_overlap_is_over(
 
         await until(lambda: works(told["key"]), "the new secret")
         assert await works(key)
+        assert (await http.post(f"/admin/v1/callers/{public}/rotate")).json()["former_until"] > time.time() + 3000
         last = (await http.post(f"/admin/v1/callers/{public}/rotate", json={"overlap_seconds": 0})).json()
         await until(lambda: works(last["key"]), "the newest secret")
         assert not await works(told["key"])

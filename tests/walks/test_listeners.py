@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.serve import serve
 from gateway.settings import SettingsError
 from tests.fakes.certificates import Authority
 from tests.walks.conftest import Configure
-from tests.walks.gateway import run_gateway
+from tests.walks.gateway import RunningGateway, run_gateway
 
 ASK: dict[str, Any] = {"model": "general", "messages": [{"role": "user", "content": "How many days has a week?"}]}
 ADMINS, METRICS, CALLERS, PROBE = "/admin/v1/callers", "/metrics", "/v1/models", "/health/live"
@@ -60,6 +62,15 @@ async def test_no_spelling_of_an_address_gets_round_it(configure: Configure, pat
     assert answer.status_code == 404
 
 
+def overrides_of(url: str, gateway: RunningGateway, ca_file: Path | None) -> dict[str, Any]:
+    """As the command line asks."""
+    client = AdminClient(url, gateway.admin_key, ca_file)
+    try:
+        return client.get("/overrides")
+    finally:
+        client.close()
+
+
 async def test_with_a_certificate_all_listeners_speak_tls_and_nothing_else(
     configure: Configure, tmp_path: Path
 ) -> None:
@@ -74,6 +85,10 @@ async def test_with_a_certificate_all_listeners_speak_tls_and_nothing_else(
             answer = await http.post(f"https://{host}:{port}/v1/chat/completions", json=ASK)
             assert answer.status_code == 200
             assert (await http.get(f"https://{admin_host}:{admin_port}{ADMINS}")).status_code == 200
+            told = await asyncio.to_thread(overrides_of, f"https://{admin_host}:{admin_port}", gateway, authority.ca)
+            assert told == {"overrides": []}
+            with pytest.raises(Unusable, match="certificate"):
+                await asyncio.to_thread(overrides_of, f"https://{admin_host}:{admin_port}", gateway, None)
             for other in (port, admin_port):
                 with pytest.raises(httpx.TransportError):
                     await http.get(f"http://{host}:{other}{PROBE}")

@@ -59,6 +59,8 @@ async def test_a_key_is_made_listed_limited_rotated_and_revoked(gateway: Running
     ("words", "said"),
     [
         (("limits", "abcdefghijkl", "--tokens-per-minute", "many"), "--tokens-per-minute is a number"),
+        (("make", "shop", "--usd-per-day", "nan"), "--usd-per-day is a number"),
+        (("make", "shop", "--usd-per-day", "inf"), "--usd-per-day is a number"),
         (("make", "shop", "--expires-in", "soon"), "no span of time"),
         (("rotate", "sk-app-abcdefghijkl-secret"), "a whole key is a secret"),
     ],
