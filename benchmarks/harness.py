@@ -272,10 +272,16 @@ def free_port() -> int:
 
 
 def ask(
-    port: int, method: str, path: str, body: Any = None, key: str | None = None, timeout_seconds: float = 60.0
+    port: int,
+    method: str,
+    path: str,
+    body: Any = None,
+    key: str | None = None,
+    timeout_seconds: float = 60.0,
+    kind: str = "application/json",
 ) -> tuple[int, dict[str, str], bytes]:
     """One request to this machine: status, headers by lower-case name, body. Raises OSError if there is no answer."""
-    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+    headers = {"content-type": kind} | ({"authorization": f"Bearer {key}"} if key else {})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_seconds)
     try:
         sent = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
@@ -377,20 +383,22 @@ def options(name: str, description: str, full: str, peers: str = "") -> argparse
 
 def conclude(
     benchmark: str,
-    measure: Callable[[], tuple[dict[str, Any], list[str]]],
+    measure: Callable[[], tuple[dict[str, Any], list[str]] | tuple[dict[str, Any], list[str], list[Goal]]],
     goals: Sequence[Goal],
     show: Callable[[Mapping[str, Any]], str] | None,
 ) -> int:
-    """Measure, judge and print: JSON, or with `show` a table. `measure` gives the report and what makes it void.
+    """Measure, judge and print: JSON, or with `show` a table. `measure` gives the report and what makes it void, and,
+    where not every goal can be judged by what there was to measure, those that can.
 
     The goals are looked up in the report's `ratios` and `figures`. Returns the exit code: 1 if nothing was measured.
     """
     try:
-        report, obstacles = measure()
+        report, obstacles, *judged = measure()
     except Unmeasurable as error:
         say(f"benchmarks.{benchmark}: {error}")
         print(last_line(benchmark, {}, goals, Verdict(False, (str(error),))))
         return 1
+    goals = judged[0] if judged else goals
     figures = {**report.get("figures", {}), **report.get("ratios", {})}
     verdict = judge(goals, figures, obstacles)
     if show is None:

@@ -13,10 +13,10 @@ import time
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.asked.request_body import RequestBody, read_body
 from gateway.callers import Caller, CallerLimits
 from gateway.limits.limits import Bound, Limits
 from gateway.limits.slices import Slice
-from gateway.request_body import RequestBody, read_body
 from gateway.settings import LimitSettings
 from monitoring.metrics import Meters
 from monitoring.records import Record

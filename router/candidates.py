@@ -1,0 +1,62 @@
+"""Which of many tasks a text may belong to: one matrix product picks a handful, whose models then score it in full."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from router.coverage import CoverageModel
+from router.embedding import Embedding, Vectors, clipped
+
+CENTROIDS = 6
+AXES_MAX = 96
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskIndex:
+    """All tasks' centroids, on the axes along which they differ most.
+
+    `axes`: from an embedding's vector to them. `centroids`: one line each; `starts`: where each task's lines begin.
+    """
+
+    embedding: Embedding
+    tasks: tuple[str, ...]
+    axes: Vectors
+    centroids: Vectors
+    starts: npt.NDArray[np.intp]
+
+    @classmethod
+    def build(cls, models: Mapping[str, CoverageModel]) -> TaskIndex | None:
+        """An index over tasks, from what their models keep; None where there are none. Milliseconds for 1,000."""
+        if not models:
+            return None
+        embedding = next(iter(models.values())).embedding
+        return cls.of({task: model.centroids for task, model in models.items()}, embedding)
+
+    @classmethod
+    def of(cls, centroids: Mapping[str, Vectors], embedding: Embedding) -> TaskIndex:
+        """An index over at least one task, from its centroids."""
+        lines = np.concatenate(list(centroids.values()))
+        counts = [len(own) for own in centroids.values()]
+        _, axes = np.linalg.eigh(lines.T @ lines)
+        axes = np.ascontiguousarray(axes[:, -AXES_MAX:], np.float32)
+        starts = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.intp)
+        return cls(embedding, tuple(centroids), axes, np.ascontiguousarray(lines @ axes), starts)
+
+    def candidates(
+        self, text: str, allowed: Collection[str], count: int, vector: Vectors | None = None
+    ) -> tuple[str, ...]:
+        """The tasks that are nearest to the text, at most `count` and nearest first, of those that are allowed."""
+        if vector is None:
+            vector = self.embedding.embed([clipped(text)])[0]
+        nearness = np.maximum.reduceat(self.centroids @ (vector @ self.axes), self.starts)
+        found: list[str] = []
+        for at in np.argsort(-nearness, kind="stable"):
+            if len(found) >= count:
+                break
+            if self.tasks[at] in allowed:
+                found.append(self.tasks[at])
+        return tuple(found)

@@ -1,0 +1,318 @@
+"""Is this answer good enough to commit? How sure an adapter was of its tokens, and a threshold with a known risk.
+
+A small logistic model gives the probability that an answer is right, from the logprobs of its tokens, the coverage
+score of its request and whether it keeps its contract. None of its weights lets a less sure answer score higher. The
+threshold comes from held-out answers whose truth is known: of all requests, at most so many are kept **and** wrong,
+with a stated confidence (risk control: Bates et al., "Distribution-Free, Risk-Controlling Prediction Sets", arXiv
+2101.02703). Fitted in `router/fitting/confidence.py`; here it is only asked.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+FORM = 1
+LOGPROB_MIN = -20.0
+"""What no logprob counts less than, in nats: below it engines write -9999 or -inf for "never"."""
+SURE_NATS = 1e-3
+"""Logprobs closer to 0 than this say the same."""
+PLAIN_TOKENS_MAX = 512
+"""Up to so many tokens Python is faster than numpy."""
+NAMES = ("minimum", "quantile_10", "mean", "length", "coverage", "contract_broken")
+ROWS_MAX = 10_000_000
+
+
+class ConfidenceError(Exception):
+    """A stored model can't be used; the message says why and what to do."""
+
+
+class Features(NamedTuple):
+    """What is looked at of an answer: logprobs in nats, at least LOGPROB_MIN, and its length in tokens.
+
+    An answer of no token, or without logprobs, has a length of 0.
+    """
+
+    minimum: float
+    quantile_10: float
+    mean: float
+    length: int
+    coverage: float | None
+    contract_kept: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What one threshold is worth. An answer is kept if its score is at least `threshold`.
+
+    Of the calibration `rows`, `wrong` were kept although wrong and `kept` were kept in all. Of all requests at most
+    `wrong_share_max` are kept and wrong, with the confidence of the calibration (Clopper-Pearson).
+    """
+
+    threshold: float
+    rows: int
+    kept: int
+    wrong: int
+    wrong_share_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The held-out scores, as far as thresholds need them.
+
+    `thresholds[i]` is the least that keeps at most `wrong[i]` wrong answers of all `rows`, and `kept[i]` answers.
+    `wrong` rises; its last entry keeps everything. A bound holds with a confidence of 1 - `delta`.
+    """
+
+    rows: int
+    delta: float
+    wrong: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceModel:
+    """A version's confidence model. `weights` go with NAMES; `coverage_mean` stands in where coverage is not known.
+
+    `tokens` is how many of an answer's first tokens it judges, None where it judges them all.
+    """
+
+    weights: tuple[float, ...]
+    bias: float
+    coverage_mean: float
+    calibration: Calibration
+    tokens: int | None = None
+
+    @property
+    def weighs_coverage(self) -> bool:
+        """Whether the request's coverage score counts."""
+        return self.weights[NAMES.index("coverage")] != 0.0
+
+    def score(self, logprobs: Sequence[float], coverage: float | None, contract_kept: bool | None) -> float:
+        """The probability that the answer is right, from 0 to 1.
+
+        A model of first tokens looks at these alone, and not at the contract, which is not known yet when it judges.
+        0 for an answer without logprobs: nothing speaks for it. About 5 µs for 200 tokens.
+        """
+        return self.score_of(features_of_first(self.tokens, logprobs, coverage, contract_kept))
+
+    def score_of(self, asked: Features) -> float:
+        """The same from features, which must be those of `features_of_first`."""
+        if asked.length == 0:
+            return 0.0
+        values = inputs(asked, self.coverage_mean)
+        at = self.bias + sum(weight * value for weight, value in zip(self.weights, values, strict=True))
+        return 1.0 / (1.0 + math.exp(-at)) if at > -700.0 else 0.0
+
+    def threshold(self, wrong_share_max: float) -> float | None:
+        """The least score to keep, so that of all requests at most this share is kept and wrong, and surely so.
+
+        None where nothing can be certified: then no answer of the adapter may be kept. The target is to be chosen
+        before one looks at what each would keep. Milliseconds: call it when the policy is made, not for a request.
+        """
+        found = self._certified(wrong_share_max)
+        return None if found is None else self.calibration.thresholds[found]
+
+    def certificate(self, wrong_share_max: float) -> Certificate | None:
+        """The threshold for this target, with what it keeps and what is certain of it; None as for `threshold`."""
+        found = self._certified(wrong_share_max)
+        return None if found is None else self._certificate(found)
+
+    def curve(self) -> list[Certificate]:
+        """Every stored threshold, from the strictest to the one that keeps all."""
+        return [self._certificate(at) for at in range(len(self.calibration.wrong))]
+
+    def to_json(self) -> bytes:
+        """The model in its versioned form."""
+        return msgspec.json.encode({"form": FORM, "names": NAMES, **msgspec.to_builtins(self)})
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> ConfidenceModel:
+        """The model that `to_json` wrote. Raises ConfidenceError if that is damaged, or of another form."""
+        try:
+            read = msgspec.json.decode(data)
+            form = read.pop("form", None) if isinstance(read, dict) else None
+            if form != FORM or tuple(read.pop("names", ())) != NAMES:
+                raise ConfidenceError(
+                    f"The confidence model is not of form {FORM}: calibrate the version again with this release."
+                )
+            model: ConfidenceModel = msgspec.convert(read, cls)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError) as error:
+            raise ConfidenceError(f"The confidence model is damaged ({error}): calibrate the version again.") from None
+        _see_that_it_is_sound(model)
+        return model
+
+    def _certified(self, wrong_share_max: float) -> int | None:
+        held = self.calibration
+        allowed = wrong_allowed(held.rows, wrong_share_max, held.delta)
+        found = bisect_right(held.wrong, allowed) - 1
+        return found if found >= 0 and held.kept[found] else None
+
+    def _certificate(self, at: int) -> Certificate:
+        held = self.calibration
+        bound = wrong_share_bound(held.wrong[at], held.rows, held.delta)
+        return Certificate(held.thresholds[at], held.rows, held.kept[at], held.wrong[at], bound)
+
+
+# ---- features -----------------------------------------------------------------------------------
+
+
+def features(logprobs: Sequence[float], coverage: float | None, contract_kept: bool | None) -> Features:
+    """What is looked at of an answer, whatever an engine said of it.
+
+    A logprob that is no number counts as LOGPROB_MIN, one above 0 as 0. Coverage that is not finite is not known.
+    Of an `array.array` or a numpy array of floats, 100,000 tokens take about 1 ms, of a list 3 ms.
+    """
+    known = coverage if coverage is not None and math.isfinite(coverage) else None
+    count = len(logprobs)
+    if count == 0:
+        return Features(LOGPROB_MIN, LOGPROB_MIN, LOGPROB_MIN, 0, known, contract_kept)
+    if count > PLAIN_TOKENS_MAX:
+        least, tenth, mean = _of_many(logprobs)
+        return Features(least, tenth, mean, count, known, contract_kept)
+    try:
+        ordered = sorted(logprobs)
+        total = sum(ordered)
+    except (TypeError, ValueError, OverflowError):
+        total = math.nan
+    # A NaN leaves the order undefined, but the sum is one as well.
+    if not math.isfinite(total) or ordered[0] < LOGPROB_MIN or ordered[-1] > 0.0:
+        ordered = sorted(_bounded(value) for value in logprobs)
+        total = sum(ordered)
+    place = (count - 1) * 0.1
+    low = int(place)
+    tenth = ordered[low]
+    if low + 1 < count:
+        tenth += (place - low) * (ordered[low + 1] - tenth)
+    return Features(float(ordered[0]), float(tenth), total / count, count, known, contract_kept)
+
+
+def features_of_first(
+    tokens: int | None, logprobs: Sequence[float], coverage: float | None, contract_kept: bool | None
+) -> Features:
+    """The same of an answer's first tokens, without its contract; with None of all of it."""
+    if tokens is None:
+        return features(logprobs, coverage, contract_kept)
+    return features(logprobs[:tokens], coverage, None)
+
+
+def inputs(asked: Features, coverage_mean: float) -> tuple[float, ...]:
+    """The numbers that the weights are for, in the order of NAMES; each rises with what speaks for an answer.
+
+    But for the length and for a broken contract. Logprobs come as -log(0.001 - logprob): between 0.9 and 0.99 lies as
+    much as between 0.99 and 0.999.
+    """
+    return (
+        -math.log(SURE_NATS - asked.minimum),
+        -math.log(SURE_NATS - asked.quantile_10),
+        -math.log(SURE_NATS - asked.mean),
+        math.log1p(asked.length),
+        coverage_mean if asked.coverage is None else asked.coverage,
+        1.0 if asked.contract_kept is False else 0.0,
+    )
+
+
+def _bounded(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return LOGPROB_MIN
+    return min(number, 0.0) if number >= LOGPROB_MIN else LOGPROB_MIN
+
+
+def _of_many(logprobs: Sequence[float]) -> tuple[float, float, float]:
+    try:
+        values = np.array(logprobs, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        values = np.array([_bounded(value) for value in logprobs])
+    values[np.isnan(values)] = LOGPROB_MIN
+    np.clip(values, LOGPROB_MIN, 0.0, out=values)
+    place = (len(values) - 1) * 0.1
+    low = int(place)
+    lowest = np.partition(values, low + 1)[: low + 2]
+    lowest.sort()
+    tenth = lowest[low] + (place - low) * (lowest[low + 1] - lowest[low])
+    return float(lowest[0]), float(tenth), float(values.mean())
+
+
+# ---- risk ---------------------------------------------------------------------------------------
+
+
+def wrong_allowed(rows: int, wrong_share_max: float, delta: float) -> int:
+    """How many kept and wrong answers of so many rows still certify the target; -1 where not even none does.
+
+    The most whose Clopper-Pearson upper bound, at a confidence of 1 - delta, is at most the target.
+    """
+    if not wrong_share_max > 0.0 or rows <= 0:
+        return -1
+    if wrong_share_max >= 1.0:
+        return rows
+    low, high = -1, rows
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if at_most(middle, rows, wrong_share_max) <= delta else (low, middle)
+    return low
+
+
+def wrong_share_bound(wrong: int, rows: int, delta: float) -> float:
+    """The Clopper-Pearson upper bound of a share, at a confidence of 1 - delta."""
+    if wrong >= rows:
+        return 1.0
+    low, high = wrong / rows, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at_most(wrong, rows, middle) > delta else (low, middle)
+    return high
+
+
+def at_most(count: int, trials: int, share: float) -> float:
+    """The probability of at most so many of the trials, each with this share; 0 < share < 1."""
+    if count >= trials:
+        return 1.0
+    odds = (1.0 - share) / share
+    logged = (
+        math.lgamma(trials + 1)
+        - math.lgamma(count + 1)
+        - math.lgamma(trials - count + 1)
+        + count * math.log(share)
+        + (trials - count) * math.log1p(-share)
+    )
+    total = term = 1.0
+    for k in range(count, 0, -1):
+        change = odds * k / (trials - k + 1)
+        term *= change
+        total += term
+        if (change < 1.0 and term < 1e-17 * total) or math.isinf(total):
+            break
+    return min(1.0, math.exp(min(0.0, logged + math.log(total)))) if math.isfinite(total) else 1.0
+
+
+def _see_that_it_is_sound(model: ConfidenceModel) -> None:
+    """Raises ConfidenceError where a model was changed by something else than `to_json`."""
+    held = model.calibration
+    numbers = (*model.weights, model.bias, model.coverage_mean, held.delta, *held.thresholds)
+    same = len(held.wrong) == len(held.thresholds) == len(held.kept) > 0
+    sound = (
+        len(model.weights) == len(NAMES)
+        and all(map(math.isfinite, numbers))
+        and (model.tokens is None or model.tokens >= 1)
+        and 0.0 < held.delta <= 0.5
+        and 1 <= held.rows <= ROWS_MAX
+        and same
+        and all(one < other for one, other in zip(held.wrong, held.wrong[1:], strict=False))
+        and all(one >= other for one, other in zip(held.thresholds, held.thresholds[1:], strict=False))
+        and all(one <= other for one, other in zip(held.kept, held.kept[1:], strict=False))
+        and all(0 <= wrong <= held.rows for wrong in held.wrong)
+        and all(0 <= kept <= held.rows for kept in held.kept)
+        and held.thresholds[-1] <= 0.0
+        and held.kept[-1] == held.rows
+    )
+    if not sound:
+        raise ConfidenceError("The confidence model is damaged (its numbers contradict each other): calibrate again.")

@@ -1,0 +1,135 @@
+"""What a text is about, as a vector: the static word embedding, which needs no neural net.
+
+The weights and the tokenizer are files of the installed package `wordllama`. They are read here as files: the package
+itself is never imported, since its loader downloads. The weights are kept as bytes, 8 MB of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+Vectors = npt.NDArray[np.float32]
+
+PACKAGE = "wordllama"
+WEIGHTS = "weights/l2_supercat_256.safetensors"
+TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
+NAME = "wordllama-l2-supercat-256-folded"
+HEADER_BYTES_MAX = 1 << 20
+CLIP_CHARACTERS = 400
+END_TOKENS = 256
+ROWS_AT_ONCE = 2_000
+
+
+class EmbeddingError(Exception):
+    """An embedding's files are missing or damaged; the message is a sentence that says what to do."""
+
+
+class Embedding(Protocol):
+    """Gives texts as vectors. Two embeddings of one name give the same vectors."""
+
+    @property
+    def name(self) -> str:
+        """What it is, with its version: a model that was fitted with it can be used with no other."""
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in a vector."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """One row a text, of unit length; all zeros for a text in which there is nothing."""
+
+
+class StaticEmbedding:
+    """The mean of a text's token vectors, its letters folded. Of a long text its first and last 256 tokens count."""
+
+    def __init__(self, weights: npt.NDArray[np.float16], tokenizer: Tokenizer) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        self._weights: npt.NDArray[np.int8] = np.empty(
+            weights.shape, np.int8
+        )  # halves are slow to reckon with, and bytes as good
+        self._scales: Vectors = np.empty(len(weights), np.float32)
+        for start in range(0, len(weights), ROWS_AT_ONCE):
+            rows = weights[start : start + ROWS_AT_ONCE].astype(np.float32)
+            scales = np.maximum(np.abs(rows).max(1), 1e-6) / 127
+            self._weights[start : start + ROWS_AT_ONCE] = np.rint(rows / scales[:, None])
+            self._scales[start : start + ROWS_AT_ONCE] = scales
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> StaticEmbedding:
+        """From a folder with the two files, or else from the installed package.
+
+        Raises EmbeddingError if they are missing or damaged.
+        """
+        folder = folder or _package_folder()
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        except Exception as error:  # what the library raises has no type of its own
+            raise EmbeddingError(f"The tokenizer in {TOKENIZER} can not be read: install {PACKAGE} anew.") from error
+        return cls(_weights_of(folder / WEIGHTS, tokenizer.get_vocab_size()), tokenizer)
+
+    @property
+    def name(self) -> str:
+        """What it is, with its version."""
+        return NAME
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in a vector."""
+        return int(self._weights.shape[1])
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """One row a text, of unit length; all zeros for a text in which there is nothing."""
+        rows = np.zeros((len(texts), self.dimensions), np.float32)
+        whole = [text.casefold().encode(errors="replace").decode() for text in texts]  # JSON may hold half a surrogate
+        for row, encoded in zip(rows, self._tokenizer.encode_batch_fast(whole, add_special_tokens=False), strict=True):
+            ids = encoded.ids
+            if len(ids) > 2 * END_TOKENS:
+                ids = ids[:END_TOKENS] + ids[-END_TOKENS:]
+            if ids:
+                row[:] = self._scales[ids] @ self._weights[ids].astype(np.float32)
+        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        rows /= np.maximum(lengths, np.float32(1e-6))[:, None]
+        return rows
+
+
+def clipped(text: str) -> str:
+    """The first and the last 400 characters: what is judged of a text, so that a long one costs no more."""
+    if len(text) <= 2 * CLIP_CHARACTERS:
+        return text
+    return f"{text[:CLIP_CHARACTERS]} {text[-CLIP_CHARACTERS:]}"
+
+
+def _package_folder() -> Path:
+    """Where the package is installed, found without importing it."""
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise EmbeddingError(f"The package {PACKAGE} is missing, which has the word vectors: install {PACKAGE}.")
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def _weights_of(path: Path, tokens: int) -> npt.NDArray[np.float16]:
+    """The one tensor of a safetensors file, mapped. Raises EmbeddingError if it is another than is expected."""
+    wrong = EmbeddingError(f"The word vectors in {WEIGHTS} can not be read: install {PACKAGE} anew.")
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > HEADER_BYTES_MAX:
+                raise wrong
+            tensor = json.loads(file.read(length))["embedding.weight"]
+        if tensor["dtype"] != "F16" or tensor["shape"][0] < tokens or tensor["data_offsets"][0] != 0:
+            raise wrong
+        rows, columns = tensor["shape"]
+        return np.memmap(path, np.float16, "r", 8 + length, (rows, columns))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
+        raise wrong from error

@@ -1,0 +1,485 @@
+"""Fits what `router.coverage` scores with, from a version's training prompts. Seconds of work: for a process beside.
+
+A linear margin a class (words and runs of characters joined with the embeddings) says what a text is about; other
+traffic is a class of its own; the nearest training prompt says how far off it is. Their mix is chosen by how well each
+tells classes apart that it was not shown, and other traffic that it was not shown.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
+
+from router.candidates import CENTROIDS
+from router.coverage import HELD_BACK_MAX, MODEL_BYTES_MAX, CoverageModel, Mix, Parts
+from router.embedding import Embedding, Vectors, clipped
+from router.fitting.coverage_mix import Groups, best_mix, folds_of, groups_of, held_out, usual
+from router.fitting.errors import FittingError
+from router.ngrams import BUCKETS, buckets_of
+
+PROMPTS_MIN = 20
+PROMPTS_MAX = 15_000
+CHARACTERS_MAX = 4_500_000
+BACKGROUND_MAX = 6_000
+KNOWN_MIN = 200
+NEAREST_BYTES_MAX = 320_000
+NEAREST_AXES = 64
+ECHO_BYTES_MAX = 400_000
+ECHO_EVENNESS = 0.15
+CLASSES_MAX = 160
+CLASS_PROMPTS_MIN = 4
+CLUSTERS_MAX = 30
+SPARSE_BYTES_MAX = 1_300_000
+ID_CHARACTERS_MAX = 200
+IDS_BYTES_MAX = 300_000
+SELECTION_ROUNDS = 2
+NEGATIVES_MAX = 4_000
+NEGATIVES_MIN = 600
+ENTRIES_MAX = 1_500_000
+UNLIKE_PROMPTS_MAX = 3_000
+STATIC_WEIGHT = 0.6
+DEEP_WEIGHT = 1.0
+REGULARISATION = 1.0
+
+Tell = Callable[[str, float], None]
+Integers = npt.NDArray[np.intp]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPrompt:
+    """A prompt that a version was trained on. Its id is all that is kept of it in words; its label may be unknown.
+    Prompts of one group are wordings of one case (None: it stands alone)."""
+
+    id: str
+    text: str
+    label: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """A step that takes the share of all from `start` to `end`."""
+
+    tell: Tell
+    step: str
+    start: float
+    end: float
+
+    def __call__(self, share: float) -> None:
+        self.tell(self.step, self.start + (self.end - self.start) * share)
+
+    def part(self, number: int, of: int) -> _Progress:
+        """One of the step's equal parts."""
+        width = (self.end - self.start) / of
+        return _Progress(self.tell, self.step, self.start + number * width, self.start + (number + 1) * width)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Prompts and other traffic as features: `counts` of n-grams, embeddings, classes (-1: other traffic), groups."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    counts: Any
+    static: Vectors
+    deep: Vectors | None
+    classes: Integers
+    groups: Integers
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def of(self, at: Integers) -> _Rows:
+        """Some of the rows."""
+        return _Rows(
+            ids=tuple(self.ids[n] for n in at),
+            texts=tuple(self.texts[n] for n in at),
+            counts=self.counts[at],
+            static=self.static[at],
+            deep=None if self.deep is None else self.deep[at],
+            classes=self.classes[at],
+            groups=self.groups[at],
+        )
+
+
+def fit_coverage(
+    prompts: Sequence[TrainingPrompt],
+    background: Sequence[str],
+    embedding: Embedding,
+    seed: int,
+    tell: Tell,
+    deep: Embedding | None = None,
+    stand_in: Sequence[str] = (),
+) -> CoverageModel:
+    """Fit a model. The same inputs and seed give the same bytes. `tell` hears of each step and the share that is done.
+
+    `background` is other traffic that was seen, `stand_in` what stands for it as long as there are not 200 texts of it
+    (`router.fitting.background`); each may be empty. At most 15,000 different prompts with 4.5 million characters and
+    6,000 texts of other traffic are used, drawn by the seed. Raises FittingError where there is too little to learn.
+    """
+    draw = np.random.default_rng(seed)
+    with threadpool_limits(1):  # sums in another order would give other bytes
+        tell("reading", 0.0)
+        kept = _different(prompts)
+        length = sum(len(one.text) for one in kept) / len(kept)
+        kept = _sample(kept, min(PROMPTS_MAX, int(CHARACTERS_MAX / length)), draw)
+        seen = {_folded(one.text) for one in kept}
+        known = [text for text in _different_texts(background) if _folded(text) not in seen]
+        is_known = len(known) >= KNOWN_MIN
+        stands = [text for text in _different_texts(stand_in) if _folded(text) not in seen]
+        others = known if is_known else [*known, *_unlike([one.text for one in kept], stands, embedding)]
+        rows = _features(kept, _sample(others, BACKGROUND_MAX, draw), embedding, deep, draw)
+        fitter = _Fitter(embedding, deep, seed, is_known)
+        mix = fitter.choose(rows, draw, _Progress(tell, "choosing the mix", 0.1, 0.4))
+        model = fitter.with_thresholds(rows, mix, draw, _Progress(tell, "fitting", 0.4, 1.0))
+    if len(model.to_bytes()) > MODEL_BYTES_MAX:
+        raise FittingError("The coverage model is too large: give shorter ids to the training prompts.")
+    tell("fitted", 1.0)
+    return model
+
+
+# ---- what is read ----------------------------------------------------------------------------------
+
+
+def _folded(text: str) -> str:
+    return " ".join(clipped(text).casefold().split())
+
+
+def _different(prompts: Sequence[TrainingPrompt]) -> list[TrainingPrompt]:
+    """Each text once, clipped, without the empty ones. Raises FittingError if too few are left."""
+    if not prompts:
+        raise FittingError("The training sample is empty: give the prompts that the version was trained on.")
+    found: dict[str, TrainingPrompt] = {}
+    for one in prompts:
+        if len(one.id) > ID_CHARACTERS_MAX:
+            raise FittingError(f"An id of a training prompt has over {ID_CHARACTERS_MAX} characters: shorten it.")
+        folded = _folded(one.text)
+        if folded and folded not in found:
+            found[folded] = TrainingPrompt(one.id, clipped(one.text), one.label, one.group)
+    if len(found) < PROMPTS_MIN:
+        raise FittingError(
+            f"{len(found)} different training prompts are too few: give at least {PROMPTS_MIN}, better some hundreds."
+        )
+    return list(found.values())
+
+
+def _different_texts(texts: Sequence[str]) -> list[str]:
+    return list({_folded(text): clipped(text) for text in texts if text.strip()}.values())
+
+
+def _sample(values: list[T], count_max: int, draw: np.random.Generator) -> list[T]:
+    """At most so many of them, in their order."""
+    if len(values) <= count_max:
+        return values
+    return [values[at] for at in np.sort(draw.permutation(len(values))[:count_max])]
+
+
+def _unlike(texts: Sequence[str], stands: Sequence[str], embedding: Embedding) -> list[str]:
+    """What stands for other traffic, without what is nearer to the prompts than half of them are to each other."""
+    if not stands:
+        return []
+    vectors = np.concatenate(list(_embedded(embedding, texts[:UNLIKE_PROMPTS_MAX])))
+    among = vectors @ vectors.T
+    np.fill_diagonal(among, -1.0)
+    bar = float(np.median(among.max(1)))
+    nearness = np.concatenate([(part @ vectors.T).max(1) for part in _embedded(embedding, stands)])
+    return [text for text, near in zip(stands, nearness, strict=True) if near < bar]
+
+
+def _features(
+    prompts: Sequence[TrainingPrompt],
+    others: Sequence[str],
+    embedding: Embedding,
+    deep: Embedding | None,
+    draw: np.random.Generator,
+) -> _Rows:
+    texts = (*(one.text for one in prompts), *others)
+    static = np.concatenate(list(_embedded(embedding, texts)))
+    meaning = np.concatenate(list(_embedded(deep, texts))) if deep else None
+    own = (static if meaning is None else meaning)[: len(prompts)]
+    return _Rows(
+        ids=(*(one.id for one in prompts), *("" for _ in others)),
+        texts=texts,
+        counts=_counted(texts),
+        static=static,
+        deep=meaning,
+        classes=np.concatenate((_classes(prompts, own, draw), np.full(len(others), -1, np.intp))),
+        groups=groups_of([*(one.group for one in prompts), *(None for _ in others)]),
+    )
+
+
+def _embedded(embedding: Embedding, texts: Sequence[str]) -> Iterator[Vectors]:
+    for start in range(0, len(texts), 256):
+        yield embedding.embed(texts[start : start + 256])
+
+
+def _counted(texts: Sequence[str]) -> Any:
+    """How often each text has each bucket, as a sparse matrix."""
+    found = [np.unique(buckets_of(text), return_counts=True) for text in texts]
+    ends = np.cumsum([0, *(len(buckets) for buckets, _ in found)])
+    return sp.csr_matrix(
+        (
+            np.concatenate([counts for _, counts in found]).astype(np.float32),
+            np.concatenate([buckets for buckets, _ in found]).astype(np.int32),
+            ends.astype(np.int32),
+        ),
+        shape=(len(texts), BUCKETS),
+    )
+
+
+def _classes(prompts: Sequence[TrainingPrompt], vectors: Vectors, draw: np.random.Generator) -> Integers:
+    """The labels as numbers, or clusters where the labels are none, one, or too many to learn anything of."""
+    labels = [one.label for one in prompts]
+    names = sorted({label for label in labels if label is not None})
+    usable = None not in labels and 1 < len(names) <= CLASSES_MAX and len(prompts) >= CLASS_PROMPTS_MIN * len(names)
+    if usable:
+        number = {name: at for at, name in enumerate(names)}
+        return np.array([number[label] for label in labels if label is not None], np.intp)
+    return _clusters(vectors, min(CLUSTERS_MAX, max(2, round(math.sqrt(len(prompts)) / 2))), draw)[0]
+
+
+def centroids_of(vectors: Vectors, seed: int) -> Vectors:
+    """A few vectors that stand for the prompts of a task in an index of many tasks."""
+    return _clusters(vectors, min(CENTROIDS, len(vectors)), np.random.default_rng(seed))[1]
+
+
+def _clusters(vectors: Vectors, count: int, draw: np.random.Generator) -> tuple[Integers, Vectors]:
+    """Clusters by cosine: which one each vector belongs to, and their centres, of unit length. None is empty."""
+    centres = vectors[draw.permutation(len(vectors))[:count]]
+    belongs = np.zeros(len(vectors), np.intp)
+    for _ in range(25):
+        now = (vectors @ centres.T).argmax(1)
+        if (now == belongs).all():
+            break
+        belongs = now
+        sums = np.stack([vectors[belongs == at].sum(0) for at in range(len(centres))])
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        centres = np.where(lengths > 1e-6, sums / np.maximum(lengths, 1e-6), centres).astype(np.float32)
+    used, belongs = np.unique(belongs, return_inverse=True)
+    return belongs.astype(np.intp), centres[used]
+
+
+# ---- what is fitted ----------------------------------------------------------------------------------
+
+
+class _Fitter:
+    """Fits models of some rows, chooses the mix and scales the result."""
+
+    def __init__(self, embedding: Embedding, deep: Embedding | None, seed: int, is_known: bool) -> None:
+        self._embedding = embedding
+        self._deep = deep
+        self._seed = seed
+        self._is_known = is_known
+
+    def fit(self, rows: _Rows, tell: _Progress) -> CoverageModel:
+        """A model with no mix and no thresholds yet."""
+        own = np.flatnonzero(rows.classes >= 0)
+        seen = np.bincount(rows.counts[own].indices, minlength=BUCKETS)
+        idf = _halves(np.log((1 + len(own)) / (1 + seen)) + 1)
+        joined = self._joined(rows, idf)
+        shared = _shared(rows.classes, joined.nnz / joined.shape[0], np.random.default_rng(self._seed))
+        weights, bias = self._margins(joined, rows.classes, shared, tell)
+        dense = weights[:, BUCKETS:].T.copy()
+        dense[: self._embedding.dimensions] *= STATIC_WEIGHT
+        dense[self._embedding.dimensions :] *= DEEP_WEIGHT
+        dense, bias = _halves(dense), bias.astype(np.float32)
+        lines, sparse, scale = _packed(weights[:, :BUCKETS].T, joined)
+        meaning = rows.static if rows.deep is None else rows.deep
+        draw = np.random.default_rng(self._seed)
+        axes = _axes(meaning[own], NEAREST_AXES)
+        length = sum(len(rows.ids[at].encode(errors="replace")) for at in own) / len(own)
+        room = min(NEAREST_BYTES_MAX // axes.shape[1], int(IDS_BYTES_MAX / max(length, 1.0)))
+        kept = _evenly(rows.classes, own, room, draw)
+        nearest = np.round(_of_unit_length(meaning[kept] @ axes) * 127).astype(np.int8)
+        echoing = _evenly(rows.classes, shared[rows.classes[shared] >= 0], ECHO_BYTES_MAX // len(bias), draw)
+        vectors = rows.static if rows.deep is None else np.hstack((rows.static, rows.deep))
+        margins = joined[echoing, :BUCKETS] @ (sparse.astype(np.float32) * scale)[lines]
+        margins += vectors[echoing] @ dense + bias
+        middle, turned, echoes = _echoes(margins[:, :-1] if (rows.classes < 0).any() else margins)
+        return CoverageModel(
+            embedding=self._embedding,
+            deep=self._deep,
+            mix=Mix(),
+            with_background=bool((rows.classes < 0).any()),
+            held_back_rows=1,
+            ids=tuple(rows.ids[at] for at in kept),
+            idf=idf,
+            rows=lines,
+            sparse=sparse,
+            sparse_scale=scale,
+            dense=dense,
+            bias=bias,
+            axes=axes,
+            nearest=nearest,
+            crowding=_crowding(nearest),
+            echo_middle=middle,
+            echo_axes=turned,
+            echoes=echoes,
+            centroids=_halves(centroids_of(rows.static[own], self._seed)),
+            held_back=np.zeros(1, np.float32),
+        )
+
+    def choose(self, rows: _Rows, draw: np.random.Generator, tell: _Progress) -> Mix:
+        """The mix by which held-back prompts are best told from classes and other traffic that were held out."""
+        tried: list[Groups] = []
+        for number in range(SELECTION_ROUNDS):
+            fitted, *groups = held_out(rows.classes, draw)
+            model = self.fit(rows.of(fitted), tell.part(number, SELECTION_ROUNDS))
+            inside, unseen, other = ([model.parts(rows.texts[at]) for at in group] for group in groups)
+            tried.append(Groups(inside, unseen, other))
+        return best_mix(tried, self._is_known, self._deep is not None)
+
+    def with_thresholds(self, rows: _Rows, mix: Mix, draw: np.random.Generator, tell: _Progress) -> CoverageModel:
+        """The model with its mix, scaled on training prompts that it, or a fold's model, was not fitted with."""
+        own = np.flatnonzero(rows.classes >= 0)
+        others = np.flatnonzero(rows.classes < 0)
+        folds = folds_of(own, rows.groups[own], draw)
+        steps = len(folds) + int(len(folds) > 1)
+        found: list[Parts] = []
+        for number, fold in enumerate(folds):
+            rest = np.concatenate((np.setdiff1d(own, fold), others))
+            model = self.fit(rows.of(rest), tell.part(number, steps))
+            found += [model.parts(rows.texts[at]) for at in fold]
+        if len(folds) > 1:
+            model = self.fit(rows, tell.part(steps - 1, steps))
+        mix = msgspec.structs.replace(mix, usual=usual(found))
+        scores = np.sort([mix.of(one) for one in found])
+        zero, middle = np.quantile(scores, (0.05, 0.5))
+        unit = max(float(middle - zero), 1e-6)
+        held = (scores - zero) / unit
+        if len(held) > HELD_BACK_MAX:
+            held = held[np.round(np.linspace(0, len(held) - 1, HELD_BACK_MAX)).astype(np.intp)]
+        return _replaced(
+            model,
+            mix=msgspec.structs.replace(mix, zero=float(zero), unit=unit),
+            held_back_rows=len(scores),
+            held_back=held.astype(np.float32),
+        )
+
+    def _joined(self, rows: _Rows, idf: Vectors) -> Any:
+        """Weighted n-grams of unit length, and the embeddings beside them."""
+        sparse = rows.counts.copy()
+        sparse.data = (1 + np.log(sparse.data)) * idf[sparse.indices]
+        lengths = np.sqrt(np.asarray(sparse.multiply(sparse).sum(1)).ravel())
+        sparse = sp.diags((1 / np.maximum(lengths, 1e-6)).astype(np.float32)) @ sparse
+        parts = [sparse, STATIC_WEIGHT * rows.static]
+        if rows.deep is not None:
+            parts.append(DEEP_WEIGHT * rows.deep)
+        return sp.hstack(parts, format="csr", dtype=np.float32)
+
+    def _margins(self, joined: Any, classes: Integers, shared: Integers, tell: _Progress) -> tuple[Vectors, Vectors]:
+        """Weights and bias of one class against all else of the shared rows, class by class; other traffic comes last.
+
+        Known other traffic is part of all else for every class. What only stands for it is not: it would move the
+        borders to where it happens to lie.
+        """
+        names = sorted(set(classes.tolist()), key=lambda name: (name < 0, name))
+        weights = np.zeros((len(names), joined.shape[1]), np.float32)
+        bias = np.zeros(len(names), np.float32)
+        for at, name in enumerate(names):
+            inside, outside = np.flatnonzero(classes == name), shared[classes[shared] != name]
+            if name >= 0 and not self._is_known:
+                outside = outside[classes[outside] >= 0]
+            if not len(outside):
+                continue
+            chosen = np.concatenate((inside, outside))
+            machine = LinearSVC(C=REGULARISATION, tol=1e-2, max_iter=200, random_state=self._seed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                machine.fit(joined[chosen], np.arange(len(chosen)) < len(inside))
+            weights[at], bias[at] = machine.coef_[0], machine.intercept_[0]
+            tell((at + 1) / len(names))
+        return weights, bias
+
+
+def _replaced(model: CoverageModel, **parts: Any) -> CoverageModel:
+    """The model with other parts."""
+    return CoverageModel(**{name: parts.get(name, getattr(model, name)) for name in CoverageModel.__slots__})
+
+
+def _packed(weights: Vectors, joined: Any) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int8], Vectors]:
+    """The buckets that matter most, as many as there is room for, in bytes: lines, weights, and each class's scale."""
+    used = np.asarray(joined.tocsc()[:, :BUCKETS].multiply(joined[:, :BUCKETS]).sum(0)).ravel()
+    matter = np.square(weights).sum(1) * used
+    room = SPARSE_BYTES_MAX // weights.shape[1]
+    kept = np.sort(np.argsort(-matter, kind="stable")[:room])
+    kept = kept[matter[kept] > 0]
+    lines = np.zeros(BUCKETS, np.uint16)
+    lines[kept] = np.arange(1, len(kept) + 1)
+    scale = (np.abs(weights[kept]).max(0, initial=0.0) / 127).astype(np.float32)
+    scale = np.maximum(scale, np.float32(1e-12))
+    packed = np.zeros((len(kept) + 1, weights.shape[1]), np.int8)
+    packed[1:] = np.round(weights[kept] / scale)
+    return lines, packed, scale
+
+
+def _shared(classes: Integers, entries: float, draw: np.random.Generator) -> Integers:
+    """The rows that are part of all else for every class, since margins are alike only if learned from the same rows.
+
+    Known other traffic has half as many of them. `entries` are those of a row: long texts take longer.
+    """
+    count = int(min(NEGATIVES_MAX, max(NEGATIVES_MIN, ENTRIES_MAX / entries)))
+    own = _evenly(classes, np.flatnonzero(classes >= 0), count, draw)
+    others = np.flatnonzero(classes < 0)
+    return np.concatenate((own, np.sort(draw.permutation(others)[: count // 2])))
+
+
+def _crowding(nearest: npt.NDArray[np.int8]) -> Vectors:
+    """Half of how near the next prompt is to each: where prompts stand close, a text that belongs is close too."""
+    whole = nearest.astype(np.float32) * np.float32(1 / 127)
+    found = np.zeros(len(whole), np.float32)
+    for start in range(0, len(whole), 512):
+        near = whole[start : start + 512] @ whole.T
+        near[np.arange(len(near)), start + np.arange(len(near))] = 0.0
+        found[start : start + 512] = near.max(1) / 2
+    return _halves(found)
+
+
+def _echoes(margins: Vectors) -> tuple[Vectors, Vectors, npt.NDArray[np.int8]]:
+    """The middle of the margins, axes on which the wide ones weigh less, and the margins on them as bytes."""
+    middle = margins.mean(0).astype(np.float32)
+    apart = margins - middle
+    spread, axes = np.linalg.eigh((apart.T @ apart / len(apart)).astype(np.float64))
+    spread = np.maximum(spread, 0.0)
+    axes = _halves(axes * (spread + 0.1 * spread.mean() + 1e-9) ** -ECHO_EVENNESS)
+    return middle, axes, np.round(_of_unit_length(apart @ axes) * 127).astype(np.int8)
+
+
+def _axes(vectors: Vectors, count: int) -> Vectors:
+    """The axes along which the vectors lie most: on them, what prompts have in common weighs more than chance."""
+    return _halves(np.linalg.eigh(vectors.T @ vectors)[1][:, -count:])
+
+
+def _halves(values: npt.NDArray[Any]) -> Vectors:
+    """As they are after being stored with 16 bits."""
+    return values.astype(np.float16).astype(np.float32)
+
+
+def _of_unit_length(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: Vectors = vectors / np.maximum(lengths, np.float32(1e-6))
+    return found
+
+
+def _evenly(classes: Integers, own: Integers, count: int, draw: np.random.Generator) -> Integers:
+    """At most so many of the rows, as evenly from each class as there are."""
+    if len(own) <= count:
+        return own
+    order = draw.permutation(own)
+    rank = np.zeros(len(order), np.intp)
+    for name in np.unique(classes[order]):
+        at = np.flatnonzero(classes[order] == name)
+        rank[at] = np.arange(len(at))
+    return np.sort(order[np.argsort(rank, kind="stable")[:count]])

@@ -1,0 +1,7 @@
+"""What makes a model impossible to fit."""
+
+from __future__ import annotations
+
+
+class FittingError(Exception):
+    """Nothing could be fitted from what was given; the message is a sentence that says what to do."""

@@ -1,0 +1,302 @@
+"""Fits what `router.gain` scores with, from requests on which both arms were judged. Seconds: for a process beside.
+
+What the model is worth is measured by cross-validation and stored in it. Where no order was better than a random one,
+the model is a constant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from router.embedding import Vectors, clipped
+from router.fitting.errors import FittingError
+from router.gain import SHAPE_CLIP, GainModel, Measured
+from router.ngrams import BUCKETS, buckets_of
+from router.shape import shape_of
+
+ROWS_MIN = 200
+ROWS_MAX = 10_000
+DIFFERING_MIN = 20
+FOLDS = 5
+RESAMPLES = 1_000
+LOWER_TAIL = 0.025
+QUANTILES = 201
+OVERLAP = math.sqrt(1 + FOLDS / (FOLDS - 1))
+"""By how much more an estimate over folds varies than one over so many fresh rows, since its models share most of what
+they learned from (C. Nadeau, Y. Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003)."""
+REGULARISATION = 0.3
+CENTRES_MAX = 400
+WIDTH = 0.7
+SMOOTHING = 20.0
+
+Tell = Callable[[str, float], None]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class GainRow:
+    """A request on which both arms were judged: how right each was, from 0 to 1.
+
+    Requests of one `group` tell as much as one, as do those of equal texts; None: nothing is known of that.
+    """
+
+    text: str
+    adapter_right: float
+    general_right: float
+    group: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """The requests as features. `groups`: those that tell as much as one have the same number, from 0 on."""
+
+    counts: Any
+    shapes: npt.NDArray[np.float32]
+    right: Floats  # general, adapter
+    groups: Integers
+
+    @property
+    def gain(self) -> Floats:
+        """By how much general was more right than the adapter."""
+        gain: Floats = self.right[:, 0] - self.right[:, 1]
+        return gain
+
+    def of(self, at: Integers) -> Rows:
+        """Some of the rows."""
+        return Rows(self.counts[at], self.shapes[at], self.right[at], self.groups[at])
+
+
+def _tell_nobody(_step: str, _share: float) -> None:
+    """For who needs no progress."""
+
+
+def fit_gain(rows: Sequence[GainRow], seed: int, tell: Tell = _tell_nobody) -> GainModel:
+    """Fit a model, and measure it. The same rows and seed give the same bytes. `tell` hears of each step and its share.
+
+    At most 10,000 rows are used, drawn by the seed. Raises FittingError where there is nothing to learn from.
+    """
+    _see_that_there_is_something_to_learn(rows)
+    draw = np.random.default_rng(seed)
+    if len(rows) > ROWS_MAX:
+        rows = [rows[at] for at in np.sort(draw.permutation(len(rows))[:ROWS_MAX])]
+    with threadpool_limits(1):  # sums in another order would give other bytes
+        tell("reading", 0.0)
+        known = read(rows)
+        folds = _folds(known.groups, draw)
+        scores, ranks = np.zeros(len(rows)), np.zeros(len(rows))
+        for number, fold in enumerate(folds):
+            tell("measuring", 0.1 + 0.7 * number / FOLDS)
+            model = fit_unmeasured(known.of(np.setdiff1d(np.arange(len(rows)), fold)), seed)
+            scores[fold] = predicted(model, known.of(fold))
+            ranks[fold] = ranked(scores[fold])
+        measured = _measured(ranks, known.right, known.groups, draw)
+        tell("fitting", 0.8)
+        model = fit_unmeasured(known, seed)
+        constant = None if measured.lift > 0.0 else float(known.gain.mean())
+        if constant is not None:
+            scores[:] = constant
+    quantiles = np.quantile(scores, np.linspace(0.0, 1.0, QUANTILES)).astype(np.float32)
+    tell("fitted", 1.0)
+    return dataclasses.replace(model, constant=constant, measured=measured, quantiles=quantiles)
+
+
+def ranked(scores: Floats) -> Floats:
+    """Each score's place among them, from 0 to 1; equal scores share the middle of theirs."""
+    ordered = np.sort(scores)
+    below, up_to = np.searchsorted(ordered, scores, "left"), np.searchsorted(ordered, scores, "right")
+    places: Floats = (below + up_to) / (2.0 * len(scores))
+    return places
+
+
+# ---- what is read ------------------------------------------------------------------------------------
+
+
+def _see_that_there_is_something_to_learn(rows: Sequence[GainRow]) -> None:
+    """Raises FittingError otherwise."""
+    if not rows:
+        raise FittingError("There are no rows: give requests on which both arms were judged, by shadow or by the gate.")
+    for row in rows:
+        if not (0.0 <= row.adapter_right <= 1.0 and 0.0 <= row.general_right <= 1.0):
+            raise FittingError("A label lies outside 0 to 1: give 0 for wrong, 1 for right, or what lies between.")
+    if len(rows) < ROWS_MIN:
+        raise FittingError(f"{len(rows)} rows are too few: collect at least {ROWS_MIN}, better 1,000.")
+    if all(row.adapter_right >= 1.0 for row in rows):
+        raise FittingError("The adapter is right in every row, so general can not do better: leave predicted_gain off.")
+    if all(row.general_right <= 0.0 for row in rows):
+        raise FittingError("General is right in no row, so it can not do better: leave predicted_gain off.")
+    differing = sum(row.adapter_right != row.general_right for row in rows)
+    if differing < DIFFERING_MIN:
+        raise FittingError(
+            f"The arms differ in {differing} rows, which is too few to learn from: collect rows until they differ "
+            f"in {DIFFERING_MIN}, or leave predicted_gain off."
+        )
+    if int(_groups(rows, [clipped(row.text) for row in rows]).max()) + 1 < 2 * FOLDS:
+        raise FittingError("The rows have almost all the same text: check that the text is what the caller asked.")
+
+
+def _folded(text: str) -> str:
+    return " ".join(clipped(text).casefold().split())
+
+
+def read(rows: Sequence[GainRow]) -> Rows:
+    """The requests as features."""
+    texts = [clipped(row.text) for row in rows]
+    found = [np.unique(buckets_of(text), return_counts=True) for text in texts]
+    counts = sp.csr_matrix(
+        (
+            np.concatenate([1.0 + np.log(counts) for _, counts in found]),
+            np.concatenate([buckets for buckets, _ in found]),
+            np.cumsum([0, *(len(buckets) for buckets, _ in found)]),
+        ),
+        shape=(len(rows), BUCKETS),
+    )
+    return Rows(
+        counts=counts,
+        shapes=np.stack([shape_of(row.text) for row in rows]),
+        right=np.array([(row.general_right, row.adapter_right) for row in rows], np.float64),
+        groups=_groups(rows, texts),
+    )
+
+
+def _groups(rows: Sequence[GainRow], texts: Sequence[str]) -> Integers:
+    """Each row's group: what has a text or a group in common is one."""
+    by_text = np.unique([_folded(text) for text in texts], return_inverse=True)[1]
+    named = [f"{at}" if row.group is None else f"group {row.group}" for at, row in enumerate(rows)]
+    by_name = np.unique(named, return_inverse=True)[1] + int(by_text.max()) + 1
+    count = int(by_name.max()) + 1
+    joined = sp.coo_matrix((np.ones(len(rows)), (by_text, by_name)), shape=(count, count))
+    return np.unique(connected_components(joined, directed=False)[1][by_text], return_inverse=True)[1].astype(np.intp)
+
+
+def _folds(groups: Integers, draw: np.random.Generator) -> list[Integers]:
+    """Rows in folds; rows of the same group are in the same one."""
+    belongs = draw.permutation(int(groups.max()) + 1) % FOLDS
+    return [np.flatnonzero(belongs[groups] == fold) for fold in range(FOLDS)]
+
+
+# ---- what is fitted -----------------------------------------------------------------------------------
+
+
+def fit_unmeasured(rows: Rows, seed: int) -> GainModel:
+    """A model without a measure, for who measures it himself; never a constant."""
+    seen = np.bincount(rows.counts.indices, minlength=BUCKETS)
+    idf = (np.log((1 + len(rows.gain)) / (1 + seen)) + 1).astype(np.float16)
+    weighted = _weighted(rows.counts, idf)
+    arms = [_arm(weighted, rows.right[:, arm], seed) for arm in (0, 1)]
+    weights = np.stack([of for of, _ in arms], axis=1)
+    mean, scale, centres, heights = _over_shape(rows, np.random.default_rng(seed))
+    return GainModel(
+        constant=None,
+        base=float(rows.gain.mean()),
+        width=WIDTH * math.sqrt(max(1, int(np.count_nonzero(scale)))),
+        measured=Measured(len(rows.gain), 0.0, 0.0, 0.0, 0.0, None, None),
+        idf=idf,
+        lexical=weights.astype(np.float16),
+        bias=np.array([bias for _, bias in arms], np.float32),
+        shape_mean=mean,
+        shape_scale=scale,
+        centres=centres,
+        heights=heights,
+        quantiles=np.zeros(2, np.float32),
+    )
+
+
+def _weighted(counts: Any, idf: npt.NDArray[np.float16]) -> Any:
+    """N-grams by their weight, each row of unit length."""
+    weighted = counts.copy()
+    weighted.data = weighted.data * idf.astype(np.float64)[weighted.indices]
+    lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
+    return (sp.diags(1 / np.maximum(lengths, 1e-9)) @ weighted).tocsr()
+
+
+def _arm(weighted: Any, right: Floats, seed: int) -> tuple[Floats, float]:
+    """Weights and bias of the logistic model of one arm; a label between 0 and 1 counts as both, in part."""
+    rate = float(right.mean())
+    if not 0.0 < rate < 1.0:
+        return np.zeros(weighted.shape[1]), math.copysign(math.log(2 * len(right) + 1), rate - 0.5)
+    yes, no = np.flatnonzero(right > 0.0), np.flatnonzero(right < 1.0)
+    model = LogisticRegression(C=REGULARISATION, solver="liblinear", tol=1e-3, random_state=seed, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(
+            weighted[np.concatenate((yes, no))],
+            np.arange(len(yes) + len(no)) < len(yes),
+            sample_weight=np.concatenate((right[yes], 1.0 - right[no])),
+        )
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _over_shape(rows: Rows, draw: np.random.Generator) -> tuple[Vectors, Vectors, Vectors, Vectors]:
+    """The regression of the gain over the shape: its scaling, centres and heights. Ridge, with bells as features."""
+    mean = rows.shapes.mean(0)
+    spread = rows.shapes.std(0)
+    scale = np.where(spread > 1e-4, 1 / np.maximum(spread, 1e-4), 0.0).astype(np.float32)
+    placed = _placed(rows.shapes, mean, scale)
+    centres = placed[draw.permutation(len(placed))[:CENTRES_MAX]]
+    width = WIDTH * math.sqrt(max(1, int(np.count_nonzero(scale))))
+    bells, among = _bells(placed, centres, width), _bells(centres, centres, width)
+    among[np.diag_indices(len(among))] += 1e-3
+    heights = np.linalg.solve(bells.T @ bells + SMOOTHING * among, bells.T @ (rows.gain - rows.gain.mean()))
+    return mean.astype(np.float32), scale, centres, heights.astype(np.float32)
+
+
+def _placed(shapes: npt.NDArray[np.float32], mean: Vectors, scale: Vectors) -> Vectors:
+    placed: Vectors = np.clip((shapes - mean) * scale, -SHAPE_CLIP, SHAPE_CLIP).astype(np.float32)
+    return placed
+
+
+def _bells(placed: Vectors, centres: Vectors, width: float) -> Floats:
+    """How near each row is to each centre, from 0 to 1."""
+    one, other = placed.astype(np.float64), centres.astype(np.float64)
+    distances = (one * one).sum(1)[:, None] + (other * other).sum(1) - 2 * one @ other.T
+    bells: Floats = np.exp(np.maximum(distances, 0.0) * (-0.5 / width**2))
+    return bells
+
+
+def predicted(model: GainModel, rows: Rows) -> Floats:
+    """What the model's `score` gives for each row, all at once."""
+    logits = _weighted(rows.counts, model.idf) @ model.lexical.astype(np.float64)
+    chances = 1.0 / (1.0 + np.exp(-(logits + model.bias)))
+    bells = _bells(_placed(rows.shapes, model.shape_mean, model.shape_scale), model.centres, model.width)
+    by_shape = model.base + bells @ model.heights.astype(np.float64)
+    gain: Floats = np.clip(0.5 * (chances[:, 0] - chances[:, 1]) + 0.5 * by_shape, -1.0, 1.0)
+    return gain
+
+
+# ---- what it is worth ---------------------------------------------------------------------------------
+
+
+def _measured(ranks: Floats, right: Floats, groups: Integers, draw: np.random.Generator) -> Measured:
+    """Lift and APGR of an order, with their lower bounds by a bootstrap over the groups, as wide as folds need it."""
+    gain, count = right[:, 0] - right[:, 1], int(groups.max()) + 1
+    times = draw.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = times[:, groups] / (times @ np.bincount(groups))[:, None]
+    drawn_gain, drawn_rank = weights @ gain, weights @ ranks
+    lifts = weights @ (gain * ranks) - drawn_gain * drawn_rank
+    lift, mean = float((gain * ranks).mean() - gain.mean() * ranks.mean()), float(gain.mean())
+    lifts = lift + OVERLAP * (lifts - lift)
+    with_gap = mean > 0.0 and float(np.quantile(drawn_gain, LOWER_TAIL)) > 0.0
+    ratios = 0.5 + lifts / np.maximum(drawn_gain, 1e-9)
+    return Measured(
+        rows=len(gain),
+        adapter_right=float(right[:, 1].mean()),
+        general_right=float(right[:, 0].mean()),
+        lift=lift,
+        lift_low=float(np.quantile(lifts, LOWER_TAIL)),
+        apgr=0.5 + lift / mean if with_gap else None,
+        apgr_low=float(np.quantile(ratios, LOWER_TAIL)) if with_gap else None,
+    )

@@ -1,0 +1,50 @@
+"""What routing by confidence comes to: how often requests go to general, against how often the whole is wrong.
+
+Each row is judged by a model that has not seen it: in each of FOLDS parts of the rows, the weights come from the other
+parts, and the least sure share of the part goes to general.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from router.fitting.confidence import FOLDS, CalibrationRow, measured, weigh
+
+STEPS = 20
+
+
+class Point(NamedTuple):
+    """With this share of requests at general: of all requests, the share that the adapter answers wrong, and the share
+    that is wrong whoever answers (None: what general would have answered is not known)."""
+
+    general_share: float
+    adapter_wrong_share: float
+    wrong_share: float | None
+
+
+def routed(
+    rows: Sequence[CalibrationRow], general_right: Sequence[bool] | None, seed: int, tokens: int | None = None
+) -> list[Point]:
+    """From no request at general to all of them, in steps of 5%. Raises FittingError as `fit_confidence` does."""
+    found = measured(rows, tokens)
+    count = len(rows)
+    fold = np.empty(count, dtype=np.int64)
+    fold[np.random.default_rng(seed).permutation(count)] = np.arange(count) % FOLDS
+    general = None if general_right is None else np.array(general_right, dtype=np.bool_)
+    sent = np.empty(count)
+    for at in range(FOLDS):
+        held = np.flatnonzero(fold == at)
+        weights, bias = weigh(found.matrix[fold != at], found.right[fold != at])
+        scores = np.where(found.silent[held], -np.inf, found.matrix[held] @ weights + bias)
+        order = np.argsort(scores, kind="stable")
+        sent[held[order]] = (np.arange(len(held)) + 0.5) / len(held)
+    points = []
+    for step in range(STEPS + 1):
+        goes = sent < step / STEPS
+        kept_wrong = ~goes & ~found.right
+        wrong = None if general is None else float((kept_wrong | (goes & ~general)).mean())
+        points.append(Point(float(goes.mean()), float(kept_wrong.mean()), wrong))
+    return points

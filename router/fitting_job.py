@@ -1,0 +1,47 @@
+"""What a fitting is given and what it says, as lines of JSON between a gateway and the process that fits."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Job(msgspec.Struct):
+    """What to do: a fitting of `bytes` packed bytes. `minilm` is the file of that embedding; empty: without it."""
+
+    bytes: int
+    seed: int = 0
+    minilm: str = ""
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """A row of the packed sample: what the selector took of a prompt, its id and its label. Rows of one `group` are
+    wordings of one case. `other` marks other traffic."""
+
+    text: str
+    id: str = ""
+    label: str | None = None
+    other: bool = False
+    group: str | None = None
+
+
+class Step(msgspec.Struct, tag="step"):
+    """How far it is: `share` from 0 to 1."""
+
+    stage: str
+    share: float
+
+
+class Result(msgspec.Struct, tag="result"):
+    """How it ended: the size of the model that follows, with what is to be known of it; or an error's sentence.
+
+    `auroc`: how surely the score tells training prompts that it had not seen from other traffic that it had not seen,
+    None where there was too little of it. `thresholds`: held-back scores that thresholds rest on.
+    """
+
+    bytes: int = 0
+    error: str = ""
+    auroc: float | None = None
+    thresholds: int = 0
+    rows: int = 0
+    background: int = 0
+    embedding: str = ""

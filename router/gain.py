@@ -1,0 +1,232 @@
+"""Would general do better here? The predicted gain, by arithmetic on a fitted model, and its thresholds.
+
+A model is fitted by `router.fitting.gain` from requests on which both arms were judged. Its score is the mean of two
+predictions: P(general is right) - P(adapter is right) by two logistic models over the text's n-grams, and the gain by a
+smooth regression over the text's shape. It carries what it was measured to be worth: a model that was not
+shown to help says so.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from router.ngrams import BUCKETS, buckets_of
+from router.shape import FEATURES, shape_of
+
+MODEL_BYTES_MAX = 2_000_000
+SHAPE_CLIP = 3.0
+_MAGIC = b"apprentice gain 1\n"
+_UNPACKED_BYTES_MAX = 8_000_000
+_HEADER_BYTES_MAX = 100_000
+_FORMS: Mapping[str, tuple[str, int]] = {
+    "idf": ("<f2", 1),
+    "lexical": ("<f2", 2),
+    "bias": ("<f4", 1),
+    "shape_mean": ("<f4", 1),
+    "shape_scale": ("<f4", 1),
+    "centres": ("<f4", 2),
+    "heights": ("<f4", 1),
+    "quantiles": ("<f4", 1),
+}
+
+
+class GainError(Exception):
+    """A gain model can not be used: its bytes are damaged or foreign."""
+
+
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model is worth, measured on `rows` requests, each scored by a model that had not seen it.
+
+    `lift` is by how much the routed answers are more often right than with as many requests sent to general at random,
+    as a mean over all shares of general, from -1 to 1. `apgr` is the same as the average performance gap recovered,
+    0.5 for a random order; it is None where general is not better on the whole, for then there is no gap. Each `_low`
+    is the lower end of the 95% interval.
+    """
+
+    rows: int
+    adapter_right: float
+    general_right: float
+    lift: float
+    lift_low: float
+    apgr: float | None
+    apgr_low: float | None
+
+    @property
+    def shown_to_help(self) -> bool:
+        """Whether the order is better than a random one beyond doubt, which is the same as apgr_low over 0.5."""
+        return self.lift_low > 0.0
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    constant: float | None
+    base: float
+    width: float
+    measured: Measured
+    shapes: dict[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GainModel:
+    """A fitted model.
+
+    `idf`, `lexical`: for each bucket its weight, and what it adds to the two arms' logits (general, adapter). `bias`:
+    the logits without a text. `shape_mean`, `shape_scale`, `centres`, `heights`, `width`, `base`: the regression over
+    the text's shape. `quantiles`: ascending scores of rows that the score had not seen, evenly. With a `constant`
+    every text has that score: no order was better than none.
+    """
+
+    constant: float | None
+    base: float
+    width: float
+    measured: Measured
+    idf: npt.NDArray[np.float16]
+    lexical: npt.NDArray[np.float16]
+    bias: npt.NDArray[np.float32]
+    shape_mean: npt.NDArray[np.float32]
+    shape_scale: npt.NDArray[np.float32]
+    centres: npt.NDArray[np.float32]
+    heights: npt.NDArray[np.float32]
+    quantiles: npt.NDArray[np.float32]
+
+    @property
+    def rows(self) -> int:
+        """How many requests it was fitted and measured on."""
+        return self.measured.rows
+
+    @property
+    def apgr(self) -> float | None:
+        """The average performance gap recovered, by cross-validation; None where general is not better on the whole."""
+        return self.measured.apgr
+
+    @property
+    def shown_to_help(self) -> bool:
+        """Whether it may be switched on."""
+        return self.measured.shown_to_help
+
+    def score(self, text: str) -> float:
+        """How much likelier general is right than the adapter, from -1 to 1, by the first and last 400 characters."""
+        if self.constant is not None:
+            return self.constant
+        buckets, counts = np.unique(buckets_of(text), return_counts=True)
+        weights: npt.NDArray[np.float32] = self.idf[buckets].astype(np.float32)
+        weights *= 1.0 + np.log(counts.astype(np.float32))
+        length = float(np.sqrt(weights @ weights)) or 1.0
+        logits = self.bias + weights @ self.lexical[buckets].astype(np.float32) / np.float32(length)
+        general, adapter = (1.0 / (1.0 + np.exp(-logits))).tolist()
+        gain = 0.5 * (general - adapter) + 0.5 * self._by_shape(shape_of(text))
+        return max(-1.0, min(1.0, float(gain)))
+
+    def threshold(self, general_share: float) -> float:
+        """Over which gain a request goes to general, so that of requests like those it was fitted on this share does.
+
+        A share of 0 gives infinity, one of 1 minus infinity. Where many scores are equal it is rather fewer requests.
+        Raises ValueError for a share outside 0 to 1.
+        """
+        if not 0.0 <= general_share <= 1.0:
+            raise ValueError("The share of requests that go to general lies between 0 and 1.")
+        if general_share in {0.0, 1.0}:
+            return float("inf") if general_share == 0.0 else float("-inf")
+        place = (1.0 - general_share) * (len(self.quantiles) - 1)
+        below = int(place)
+        lower, upper = self.quantiles[below], self.quantiles[min(below + 1, len(self.quantiles) - 1)]
+        return float(lower + (upper - lower) * (place - below))
+
+    def to_bytes(self) -> bytes:
+        """The model for storage."""
+        arrays = [np.ascontiguousarray(getattr(self, name), form) for name, (form, _) in _FORMS.items()]
+        header = msgspec.json.encode(
+            _Header(
+                constant=self.constant,
+                base=self.base,
+                width=self.width,
+                measured=self.measured,
+                shapes={name: list(array.shape) for name, array in zip(_FORMS, arrays, strict=True)},
+            )
+        )
+        body = struct.pack("<I", len(header)) + header + b"".join(array.tobytes() for array in arrays)
+        packed = zlib.compress(body, 6)
+        return _MAGIC + struct.pack("<I", zlib.crc32(packed)) + packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> GainModel:
+        """Read a model. Raises GainError if the bytes are not one."""
+        header, body = _opened(data)
+        arrays = _arrays(header, body)
+        _check(header, arrays)
+        return cls(
+            constant=header.constant,
+            base=header.base,
+            width=header.width,
+            measured=header.measured,
+            **arrays,
+        )
+
+    def _by_shape(self, shape: npt.NDArray[np.float32]) -> float:
+        """The gain by the regression over the shape: bells around centres, on the mean gain."""
+        placed = np.clip((shape - self.shape_mean) * self.shape_scale, -SHAPE_CLIP, SHAPE_CLIP)
+        apart = self.centres - placed
+        distances = np.einsum("ij,ij->i", apart, apart)
+        bells = np.exp(distances * np.float32(-0.5 / self.width**2))
+        return self.base + float(bells @ self.heights)
+
+
+def _opened(data: bytes) -> tuple[_Header, bytes]:
+    """A model's header and its arrays' bytes."""
+    damaged = GainError("The gain model's bytes are damaged: fit it again.")
+    if not data.startswith(_MAGIC):
+        raise GainError("These bytes are no gain model of this format: fit it again.")
+    try:
+        (checksum,) = struct.unpack_from("<I", data, len(_MAGIC))
+        packed = data[len(_MAGIC) + 4 :]
+        if len(data) > MODEL_BYTES_MAX or zlib.crc32(packed) != checksum:
+            raise damaged
+        unpacking = zlib.decompressobj()
+        body = unpacking.decompress(packed, _UNPACKED_BYTES_MAX)
+        (length,) = struct.unpack_from("<I", body)
+        if not unpacking.eof or length > _HEADER_BYTES_MAX:
+            raise damaged
+        return msgspec.json.decode(body[4 : 4 + length], type=_Header), body[4 + length :]
+    except (struct.error, zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise damaged from error
+
+
+def _arrays(header: _Header, body: bytes) -> dict[str, Any]:
+    """The arrays, read-only, as the header tells them."""
+    damaged = GainError("The gain model's bytes are damaged: fit it again.")
+    found, at = {}, 0
+    for name, (form, axes) in _FORMS.items():
+        shape = header.shapes.get(name, [])
+        if len(shape) != axes or any(not 0 <= size <= _UNPACKED_BYTES_MAX for size in shape):
+            raise damaged
+        count = int(np.prod(shape))
+        if at + count * np.dtype(form).itemsize > len(body):
+            raise damaged
+        found[name] = np.frombuffer(body, form, count, at).reshape(shape)
+        at += count * np.dtype(form).itemsize
+    if at != len(body):
+        raise damaged
+    return found
+
+
+def _check(header: _Header, arrays: Mapping[str, Any]) -> None:
+    """Raise GainError unless the arrays fit each other, so that no score can fail."""
+    fits = (
+        arrays["idf"].shape == (BUCKETS,)
+        and arrays["lexical"].shape == (BUCKETS, 2)
+        and arrays["bias"].shape == (2,)
+        and arrays["shape_mean"].shape == arrays["shape_scale"].shape == (FEATURES,)
+        and arrays["centres"].shape == (len(arrays["heights"]), FEATURES)
+        and len(arrays["quantiles"]) > 1
+        and header.width > 0.0
+        and all(bool(np.isfinite(arrays[name]).all()) for name in _FORMS)
+    )
+    if not fits:
+        raise GainError("The gain model's parts do not fit each other: fit it again.")

@@ -1,0 +1,243 @@
+"""The coverage score: what it tells, what it costs to be wrong about its bytes, and the index of many tasks."""
+
+from __future__ import annotations
+
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.candidates import TaskIndex
+from router.coverage import CoverageError, CoverageModel, Mix, Parts
+from router.embedding import StaticEmbedding, Vectors, clipped
+from router.fitting.background import stand_in
+from router.fitting.coverage import TrainingPrompt, fit_coverage
+from router.ngrams import BUCKETS, buckets_of
+
+ITEMS = ("lamp", "jacket", "kettle", "phone", "sofa", "drill", "tent", "bike", "mirror", "printer")
+ASKS = (
+    "I want to return the {}, it is broken",
+    "how long do I have to send back a {}",
+    "the {} that I ordered never arrived, refund me",
+    "can I swap my {} for another size",
+    "where is the refund for the {} that I sent back",
+)
+
+
+def prompts() -> list[TrainingPrompt]:
+    return [
+        TrainingPrompt(f"row-{kind}-{item}", ask.format(item), f"kind {kind}")
+        for kind, ask in enumerate(ASKS)
+        for item in ITEMS
+    ]
+
+
+@pytest.fixture(scope="module")
+def embedding() -> StaticEmbedding:
+    return StaticEmbedding.load()
+
+
+@pytest.fixture(scope="module")
+def model(embedding: StaticEmbedding) -> CoverageModel:
+    return fit_coverage(prompts(), (), embedding, 1, lambda step, share: None, stand_in=stand_in()[::4])
+
+
+class Renamed:
+    """The same vectors under another name."""
+
+    name = "another"
+    dimensions = 256
+
+    def embed(self, texts: list[str]) -> Vectors:
+        return np.zeros((len(texts), 256), np.float32)
+
+
+def test_a_text_of_the_task_scores_above_one_of_another_kind(model: CoverageModel) -> None:
+    inside = model.score("I would like to return a broken toaster").score
+    for other in (
+        "what is the capital of France",
+        "play some jazz",
+        "def f(x): return x + 1",
+        "今天天气怎么样",
+        "🙂🙂",
+    ):
+        assert model.score(other).score < inside
+
+
+def test_the_three_nearest_training_prompts_are_told_by_their_ids_nearest_first(model: CoverageModel) -> None:
+    found = model.score("where is the refund for the kettle that I sent back").neighbours
+    assert len(found) == 3
+    assert found[0].id == "row-4-kettle"
+    assert [one.similarity for one in found] == sorted((one.similarity for one in found), reverse=True)
+    assert found[0].similarity == pytest.approx(1.0, abs=0.03)
+
+
+def test_what_is_kept_holds_no_prompt(model: CoverageModel) -> None:
+    data = model.to_bytes()
+    whole = zlib.decompress(data[data.index(b"\n") + 5 :])
+    assert b"kettle" not in whole.replace(b"-kettle", b"")
+    assert len(data) < 500_000
+
+
+def test_the_bytes_give_the_same_scores_and_the_same_bytes_again(
+    model: CoverageModel, embedding: StaticEmbedding
+) -> None:
+    again = CoverageModel.from_bytes(model.to_bytes(), embedding)
+    for text in ("send it back", "", "what a day", "x" * 5_000):
+        assert again.score(text) == model.score(text)
+    assert again.threshold(0.05) == model.threshold(0.05)
+    assert again.to_bytes() == model.to_bytes()
+
+
+def test_a_model_for_another_embedding_is_refused_and_the_message_names_both(model: CoverageModel) -> None:
+    with pytest.raises(CoverageError, match=r"wordllama.*another"):
+        CoverageModel.from_bytes(model.to_bytes(), Renamed())
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.integers(min_value=0, max_value=10**9), bit=st.integers(min_value=0, max_value=7))
+def test_a_bit_that_flipped_anywhere_is_noticed(
+    model: CoverageModel, embedding: StaticEmbedding, at: int, bit: int
+) -> None:
+    data = bytearray(model.to_bytes())
+    data[at % len(data)] ^= 1 << bit
+    with pytest.raises(CoverageError):
+        CoverageModel.from_bytes(bytes(data), embedding)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=300))
+def test_foreign_bytes_are_refused(model: CoverageModel, embedding: StaticEmbedding, data: bytes) -> None:
+    head = model.to_bytes()[: model.to_bytes().index(b"\n") + 1]
+    packed = zlib.compress(data)
+    for foreign in (data, head + data, head + struct.pack("<I", zlib.crc32(packed)) + packed):
+        with pytest.raises(CoverageError):
+            CoverageModel.from_bytes(foreign, embedding)
+
+
+def test_half_of_a_model_and_a_model_with_something_behind_it_are_refused(
+    model: CoverageModel, embedding: StaticEmbedding
+) -> None:
+    data = model.to_bytes()
+    for wrong in (b"", data[: len(data) // 2], data + b"x", data[:-1]):
+        with pytest.raises(CoverageError):
+            CoverageModel.from_bytes(wrong, embedding)
+
+
+def test_parts_that_do_not_fit_each_other_are_refused(model: CoverageModel, embedding: StaticEmbedding) -> None:
+    data = model.to_bytes()
+    start = data.index(b"\n") + 1
+    body = zlib.decompress(data[start + 4 :]).replace(b'"held_back_rows":50', b'"held_back_rows":10')
+    packed = zlib.compress(body)
+    with pytest.raises(CoverageError, match="do not fit"):
+        CoverageModel.from_bytes(data[:start] + struct.pack("<I", zlib.crc32(packed)) + packed, embedding)
+
+
+def test_the_threshold_defers_at_most_the_share_of_the_held_back_scores(model: CoverageModel) -> None:
+    held = model.held_back
+    assert model.held_back_rows == len(prompts())
+    for share in (0.02, 0.05, 0.1, 0.5, 0.9):
+        assert (held < model.threshold(share)).mean() <= share
+    assert model.threshold(0.0) == float("-inf")
+    assert model.threshold(0.01) == float("-inf")
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        model.threshold(1.5)
+
+
+def test_a_score_of_nought_is_where_one_in_twenty_lies_below_and_one_is_the_middle(model: CoverageModel) -> None:
+    assert np.quantile(model.held_back, 0.05) == pytest.approx(0.0, abs=1e-3)
+    assert np.quantile(model.held_back, 0.5) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_thresholds_can_rest_on_the_scores_of_real_inputs_and_the_score_stays(model: CoverageModel) -> None:
+    other = model.resting_on([-1.0, 3.0, 0.5, *np.linspace(-3.0, 2.0, 5_000)])
+    assert other.held_back_rows == 5_003
+    assert len(other.held_back) == 1_001
+    assert other.threshold(0.05) == pytest.approx(-2.75, abs=0.02)
+    assert other.score("I want to return the lamp") == model.score("I want to return the lamp")
+    again = CoverageModel.from_bytes(other.to_bytes(), other.embedding)
+    assert again.threshold(0.05) == other.threshold(0.05)
+    with pytest.raises(ValueError, match="no scores"):
+        model.resting_on([])
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(max_size=60))
+def test_every_text_has_a_finite_score_and_always_the_same(model: CoverageModel, text: str) -> None:
+    found = model.score(text)
+    assert np.isfinite(found.score)
+    assert model.score(text) == found
+
+
+def test_halves_of_surrogate_pairs_and_nothing_at_all_are_scored(model: CoverageModel) -> None:
+    for text in ("\ud800 return it", "", " \n", "\x00", "a"):
+        assert np.isfinite(model.score(text).score)
+
+
+def test_of_a_long_text_only_both_its_ends_count(model: CoverageModel) -> None:
+    start, end = "I want to return the lamp. " * 20, " Please refund me." * 30
+    assert model.score(start + "middle " * 100_000 + end) == model.score(start + "other " * 90_000 + end)
+    assert len(clipped("x" * 1_000_000)) == 801
+
+
+def test_a_megabyte_costs_no_more_than_800_characters(model: CoverageModel) -> None:
+    def fastest(text: str) -> int:
+        taken = []
+        for _ in range(30):
+            began = time.thread_time_ns()
+            model.score(text)
+            taken.append(time.thread_time_ns() - began)
+        return min(taken)
+
+    text = "please send me the form by which I can return it, "
+    assert fastest(text * 20_000) < 2 * fastest((text * 16)[:800])
+
+
+def test_the_mix_counts_of_other_traffic_only_what_is_unusual() -> None:
+    mix = Mix(excess=2.0, usual=-0.5)
+    assert mix.of(Parts(1.0, 0.0, -0.9, 0.0, 0.0)) == mix.of(Parts(1.0, 0.0, -0.5, 0.0, 0.0)) == 1.0
+    assert mix.of(Parts(1.0, 0.0, 0.5, 0.0, 0.0)) == -1.0
+
+
+def test_letters_case_and_white_space_make_no_difference_but_script_does() -> None:
+    assert (buckets_of("Return  the\tLAMP") == buckets_of("return the lamp")).all()
+    assert set(buckets_of("退货")) != set(buckets_of("发票"))
+    assert len(buckets_of("")) == 0
+    assert buckets_of("x" * 10**6).max() < BUCKETS
+
+
+def test_a_word_has_the_same_bucket_wherever_it_stands() -> None:
+    one, other = set(buckets_of("zebra")), set(buckets_of("a long way before the zebra"))
+    assert len(one & other) == len(one)
+
+
+def index_of(embedding: StaticEmbedding, tasks: int) -> TaskIndex:
+    draw = np.random.default_rng(1)
+    centroids = {f"task {n}": draw.normal(size=(6, 256)).astype(np.float32) / 64 for n in range(tasks)}
+    centroids["returns"] = embedding.embed(["return a broken lamp", "refund for my order"])
+    centroids["weather"] = embedding.embed(["will it rain tomorrow", "weather in Paris"])
+    return TaskIndex.of(centroids, embedding)
+
+
+def test_the_nearest_task_comes_first_among_a_thousand(embedding: StaticEmbedding) -> None:
+    index = index_of(embedding, 998)
+    assert index.candidates("I want my money back for the lamp", index.tasks, 3)[0] == "returns"
+    assert index.candidates("is it going to be sunny", index.tasks, 3)[0] == "weather"
+    assert len(index.candidates("x", index.tasks, 7)) == 7
+
+
+def test_only_tasks_that_are_allowed_are_candidates(embedding: StaticEmbedding) -> None:
+    index = index_of(embedding, 20)
+    assert index.candidates("refund", {"weather", "unknown"}, 5) == ("weather",)
+    assert index.candidates("refund", set(), 5) == ()
+
+
+def test_an_index_is_built_of_models_and_of_none_there_is_none(model: CoverageModel) -> None:
+    assert TaskIndex.build({}) is None
+    index = TaskIndex.build({"returns": model})
+    assert index is not None
+    assert index.candidates("send it back", {"returns"}, 3) == ("returns",)
