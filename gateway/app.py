@@ -8,8 +8,9 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -21,10 +22,27 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.routing import Route
+from threadpoolctl import threadpool_limits
 
-from gateway import endpoints
-from gateway.admin import adapters, aliases, audit, fleet, keys, overrides, reload, state, store_files
+from gateway import endpoints, routing
+from gateway.admin import (
+    adapters,
+    aliases,
+    audit,
+    evaluations,
+    fleet,
+    keys,
+    overrides,
+    prompts,
+    reload,
+    state,
+    store_files,
+)
 from gateway.admin.uploads import UploadLimits, Uploads, is_upload
+from gateway.answers.judging import Judging
+from gateway.asked.parameters import Endpoint
+from gateway.asked.recent import Recent
+from gateway.asked.threads import Threads
 from gateway.callers import Caller, digest_of, new_key, split_key
 from gateway.configuration.deployment import Deployment, bounds_of, caps_of, deployed_of
 from gateway.door.admission import Admission
@@ -40,10 +58,13 @@ from gateway.house import House
 from gateway.limits.exits import Exits
 from gateway.limits.limits import Limits
 from gateway.openapi import described
-from gateway.parameters import Endpoint
+from gateway.reported import reporting
 from gateway.request_path import walk
 from gateway.settings import Settings
 from gateway.state.durability import Durability, SettledSend
+from gateway.state.evaluations import EvaluationStore
+from gateway.state.fitted import FittedStore
+from gateway.state.samples import Samples
 from gateway.state.snapshot import Snapshot, SnapshotKeeper
 from gateway.state.state import Lives, StateError, open_state, shared_secret
 from monitoring.audit import Audit
@@ -51,6 +72,8 @@ from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
+from router.embedding import EmbeddingError
+from router.minilm import MiniLM
 from serving.adapters.artifact import ArtifactError, Base, read_base
 from serving.adapters.placer import Placer
 from serving.adapters.reconcile import Reconciler
@@ -66,10 +89,14 @@ from serving.tls import TlsError, Trust, TrustingTransport
 log = logging.getLogger(__name__)
 CRASHED_AFTER_SECONDS = 7200.0
 """An adapter that has been coming in for so long, by its folder's time, was left behind by a gateway that died."""
+SWITCH_SECONDS = 0.0005
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/health/live", "/health/ready"})
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
-PARTS = (endpoints, overrides, keys, audit, adapters, aliases, fleet, state, store_files, reload)
+PARTS = (
+    *(endpoints, routing, reporting, overrides, keys, audit, adapters, prompts),
+    *(aliases, evaluations, fleet, state, store_files, reload),
+)
 """What the addresses that are not hot are in."""
 
 
@@ -141,11 +168,12 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
         async with AsyncExitStack() as stack:
             try:
                 house = await stack.enter_async_context(open_house(settings, config))
-            except (StateError, ArtifactError, RedisError, TlsError, OSError) as error:
+            except (StateError, ArtifactError, EmbeddingError, RedisError, TlsError, OSError) as error:
                 app.state.not_started = str(error)
                 raise
             app.state.house = house
-            _freeze_garbage()
+            share_interpreter()
+            freeze_garbage()
             yield
 
     app = Gateway(
@@ -169,23 +197,19 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
     """Build the House, room by room, and take up its duties. Raises StateError or SettingsError."""
     bases = _bases(settings)
     async with AsyncExitStack() as stack:
+        stack.enter_context(threadpool_limits(1))  # a score's few sums wait longer for other threads than they take
         redis, durability = await stack.enter_async_context(_open_state(settings))
         digest_secret = await shared_secret(redis)
-        fixed = await _fixed_callers(settings, redis)
         meters = Meters(settings.series_max)
         fleet = Fleet(settings.pool_configs())
         http, engines = await stack.enter_async_context(_open_clients(settings, fleet))
-        store = Store(settings.store)
-        registry = Registry(redis)
+        store, registry = Store(settings.store), Registry(redis)
         stacks = _stacks(settings, bases)
         ours = {pool: stacks[pool] for pool in bases}
-        told = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
-        reconciler = Reconciler(fleet, registry, Placer(fleet, redis, store, ours, http, told))
-        audit = Audit(redis)
-        stirred = asyncio.Event()
-        snapshot = SnapshotKeeper(
-            redis, deployed_of(settings), fixed, lambda found: _take_in(found, fleet, reconciler, meters, stirred)
-        )
+        reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, ours, http, meters))
+        audit, stirred = Audit(redis), asyncio.Event()
+        taken = lambda found: _take_in(found, fleet, reconciler, meters, stirred)  # noqa: E731
+        snapshot = await _snapshot_keeper(settings, redis, taken, meters)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
         flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
@@ -205,12 +229,15 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             http=http,
             store=store,
             registry=registry,
+            fitted=FittedStore(redis),
+            samples=Samples(redis),
             reconciler=reconciler,
             callers=Shelf(redis, "callers"),
             limits=limits,
             exits=Exits(caps_of(settings), settings.limits.general_share_window_seconds, limits),
             overrides=Shelf(redis, "overrides"),
             cordons=Shelf(redis, "cordons"),
+            recent=Recent(settings.records.recent_bytes_max),
             records=flow.buffer,
             record_stream=flow.stream,
             flow=flow,
@@ -220,9 +247,12 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             meters=meters,
             stacks=stacks,
             presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
+            judging=Judging(),
             trials=Trials(),
             rollouts=Rollouts(redis, digest_secret, registry, flow.stream, settings.feedback_metrics, audit, meters),
-            uploads=Uploads(store.folder, UploadLimits(settings.limits.adapter_bytes_max, settings.limits.uploads_max)),
+            evaluations=EvaluationStore(redis, 86_400 * settings.evaluation.retention_days),
+            uploads=Uploads(store.folder, upload_limits_of(settings)),
+            threads=stack.enter_context(Threads()),
             stirred=stirred,
         )
         read_gauges(house)
@@ -276,6 +306,33 @@ async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
     return {}
 
 
+def _placer(
+    fleet: Fleet, redis: Redis, store: Store, ours: dict[str, BaseStack], http: httpx.AsyncClient, meters: Meters
+) -> Placer:
+    told = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
+    return Placer(fleet, redis, store, ours, http, told)
+
+
+async def _snapshot_keeper(
+    settings: Settings, redis: Redis, changed: Callable[[Snapshot], None], meters: Meters
+) -> SnapshotKeeper:
+    """What keeps the policy in memory. MiniLM, where the settings name its file, is loaded here, before requests are
+    served, since that holds the interpreter. Raises EmbeddingError where it is missing or damaged."""
+    fixed = await _fixed_callers(settings, redis)
+    path = settings.fitting.minilm_file
+    deep = None if path is None else await asyncio.to_thread(MiniLM.load, path)
+    damaged = lambda _: meters.fitted_unused.add(1, "damaged")  # noqa: E731
+    unsuited = lambda _: meters.fitted_unused.add(1, "unsuited")  # noqa: E731
+    return SnapshotKeeper(redis, deployed_of(settings), fixed, changed, damaged, deep, unsuited)
+
+
+def upload_limits_of(settings: Settings) -> UploadLimits:
+    """What uploads may take."""
+    limits = settings.limits
+    prompts = settings.fitting.prompts_bytes_max
+    return UploadLimits(limits.adapter_bytes_max, limits.uploads_max, prompts_bytes_max=prompts)
+
+
 def _bases(settings: Settings) -> Mapping[str, Base]:
     """The base model of each pool that takes adapters."""
     return MappingProxyType(
@@ -300,7 +357,7 @@ def _stacks(settings: Settings, bases: Mapping[str, Base]) -> Mapping[str, BaseS
 
 
 def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: Meters, stirred: asyncio.Event) -> None:
-    fleet.know({name: version.view() for name, version in snapshot.versions.items()})
+    fleet.know(snapshot.views)
     for replica in fleet.replicas.values():
         if replica.cordoned != (replica.name in snapshot.cordons):
             replica.cordoned = not replica.cordoned
@@ -313,7 +370,12 @@ def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: M
         meters.forget(*retired)
 
 
-def _freeze_garbage() -> None:
+def share_interpreter() -> None:
+    """A thread at work lets the event loop on within half a millisecond, not five."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+
+
+def freeze_garbage() -> None:
     """What is there after the start stays: the collector need not walk it at each pass (55 µs a request)."""
     gc.collect()
     gc.freeze()

@@ -29,13 +29,14 @@ from starlette.exceptions import HTTPException
 
 from gateway.callers import Caller, identify
 from gateway.errors import Problem
-from gateway.explain import explain
+from gateway.explain import explain, shown
 from gateway.house import House
 from gateway.settings import FeedbackMetricSettings
 from gateway.state.durability import NotSettled, not_settled
 from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import bare, made_at
 from monitoring.records import Record
+from router.policy import AUTO
 
 log = logging.getLogger(__name__)
 YOUNG_SECONDS = 60.0
@@ -125,13 +126,14 @@ async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Re
 
 @router.get("/v1/models", tags=["callers"])
 async def models(request: Request, caller: Identified) -> dict[str, Any]:
-    """What this key may put into `model`: tasks, their loaded versions, and pools."""
+    """What this key may put into `model`: tasks, their loaded versions, pools, and `auto` where it can find a task."""
     house = house_of(request)
     snapshot = house.snapshot.current
     loaded = {name for replica in house.fleet.replicas.values() for name in replica.loaded}
     named: list[tuple[str, str, int]] = [(task, "task", 0) for task in snapshot.policy.tasks]
     named += [(v.name, "version", int(v.created_at)) for v in snapshot.versions.values() if v.name in loaded]
     named += [(pool, "pool", 0) for pool in sorted(snapshot.policy.callable_pools)]
+    named += [(AUTO, "auto", 0)] if snapshot.policy.index is not None else []
     allowed = [row for row in named if not caller.models.isdisjoint(("*", row[0].partition("@")[0], row[0]))]
     data = [
         {"id": name, "object": "model", "created": created, "owned_by": "apprentice", "kind": kind}
@@ -148,11 +150,14 @@ async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
 
 @router.get("/v1/requests/{request_id}", tags=["callers"])
 async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
-    """All that is known of a request: its record, why it went where it went, and its feedback."""
+    """All that is known of a request: its record, why it went where it went, and its feedback. Scores, thresholds and
+    neighbours of rungs are told to operators and admins only."""
     house = house_of(request)
     record = await find_record(house, await _resolve(house, caller, request_id), caller)
     feedback = await house.feedback.of(record.id)
-    body = {"record": record, "explanation": explain(record), "feedback": feedback}
+    in_full = caller.judges == "*"
+    told = record if in_full else shown(record)
+    body = {"record": told, "explanation": explain(record, in_full), "feedback": feedback}
     return Response(msgspec.json.encode(body), media_type="application/json")
 
 
@@ -232,7 +237,7 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
     )
     receipt = await house.feedback.give(request_id, feedback, caller.judges, genuine)
     house.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
-    if receipt.first:
+    if receipt.first and not receipt.reported:
         house.coverage.judged(receipt.task or "")
     return _told(receipt, request_id, feedback)
 
@@ -345,7 +350,9 @@ def _fault_of(fault: Mapping[str, Any], place: Sequence[Any]) -> Problem:
     named = [str(part) for part in place if part not in ("FeedbackIn", "FeedbackBatch")]
     code = {"missing": "missing_field", "extra_forbidden": "unknown_parameter"}.get(fault["type"], "invalid_value")
     param = ".".join(named) or None
-    return Problem(code, f"{param or 'body'}: {fault['msg'].rstrip('.')}.", param)
+    words = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    whole = param is None and fault["type"] == "value_error"  # a check of ours, which names its field itself
+    return Problem(code, f"{words}." if whole else f"{param or 'body'}: {words}.", param)
 
 
 async def _half_a_character(request: Request, _: Exception) -> Response:
@@ -355,7 +362,7 @@ async def _half_a_character(request: Request, _: Exception) -> Response:
 
 async def _no_redis(request: Request, _: Exception) -> Response:
     text = "Redis can't be reached: what was sent may not be stored. Try again later."
-    if request.method in ("GET", "HEAD"):
+    if request.method in ("GET", "HEAD") or request.url.path.endswith("/dry-run"):
         text = "Redis can't be reached, so this can't be read now. Requests go on by what was read last."
     return _answer(request, Problem("storage_unavailable", text))
 

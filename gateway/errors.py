@@ -38,6 +38,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "not_found": ErrorSpec(404, "not_found_error", "There is nothing at this address, or no such object."),
     "method_not_allowed": ErrorSpec(405, "invalid_request_error", "The address does not take this method."),
     "feedback_conflict": ErrorSpec(409, "conflict_error", "The feedback id was used for another judgement."),
+    "record_conflict": ErrorSpec(409, "conflict_error", "The source_id was used for another report."),
     "stale_generation": ErrorSpec(409, "conflict_error", "The object has changed since it was read."),
     "state_conflict": ErrorSpec(409, "conflict_error", "The object's state does not allow this step."),
     "no_capacity": ErrorSpec(409, "conflict_error", "The engines have no room for another adapter."),
@@ -46,6 +47,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "body_too_large": ErrorSpec(413, "invalid_request_error", "The body is longer than the gateway's limit."),
     "unsupported_media_type": ErrorSpec(415, "invalid_request_error", "The body is not declared as JSON."),
     "adapter_rejected": ErrorSpec(422, "invalid_request_error", "The adapter did not pass verification."),
+    "prompts_rejected": ErrorSpec(422, "invalid_request_error", "Nothing can be learned from the training prompts."),
     "needs_human": ErrorSpec(422, "invalid_request_error", "The task has a person answer what its adapter may not."),
     "no_task_fits": ErrorSpec(422, "invalid_request_error", "The request for `auto` is in the scope of no task."),
     "configuration_invalid": ErrorSpec(422, "invalid_request_error", "The configuration can't be used."),
@@ -56,6 +58,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "head_too_large": ErrorSpec(431, "invalid_request_error", "The request's headers are too many or too long."),
     "internal_error": ErrorSpec(500, "api_error", "A fault of the gateway; it is logged with the request's id."),
     "engine_error": ErrorSpec(502, "api_error", "Every attempt at an engine failed."),
+    "contract_violation": ErrorSpec(502, "api_error", "The answer breaks the task's contract, and so does the exit's."),
     "stream_broken": ErrorSpec(502, "api_error", "The engine failed inside a stream that had already begun."),
     "overload": ErrorSpec(503, "overloaded_error", "The gateway or every replica is full."),
     "no_replica": ErrorSpec(503, "overloaded_error", "No replica can answer now."),
@@ -70,7 +73,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
 
 FINAL = frozenset(
     {code for code, spec in ERRORS.items() if spec.status == 409}
-    | {"feedback_full", "budget_exceeded", "exit_capped", "engine_error", "timeout"}
+    | {"feedback_full", "budget_exceeded", "exit_capped", "needs_human", "no_task_fits", "engine_error", "timeout"}
 )
 """Codes after which a request is of no use again: it would meet the same, or all attempts at engines have been made.
 OpenAI's clients send what has a 409, a 429 or a 5xx twice more, unless they are told not to."""

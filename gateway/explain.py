@@ -1,10 +1,17 @@
-"""Why a request went where it went, in words."""
+"""Why a request went where it went, in words: for its caller without scores, for operators and admins with them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from monitoring.records import Record
+import msgspec
+
+from monitoring.records import REPORTED, FindingRecord, Record
+from router.acceptance import NOT_HELD
+from router.choice import NO_INDEX
+from router.rungs import AFTER_THE_ANSWER, BY_SCORE
 
 REASON_WORDS: Mapping[str, str] = {
     "override": "an admin's rule decided",
@@ -14,9 +21,9 @@ REASON_WORDS: Mapping[str, str] = {
     "holdout": "a random share goes there so that both arms stay measurable",
     "adapter": "it is the task's version",
     "canary": "the task's alias gives this version a share",
-    "contract": "the answer broke the task's contract",
-    "low_confidence": "the answer was not sure enough",
-    "refusal": "the answer was a refusal or empty",
+    "contract": "the version's answer broke the task's contract",
+    "low_confidence": "the version's answer was not sure enough",
+    "refusal": "the version's answer was a refusal or empty",
     "predicted_gain": "the other arm is expected to do better",
     "no_replica": "no replica of the version could take it",
     "overload": "every replica of the version was full or said that it was",
@@ -24,17 +31,60 @@ REASON_WORDS: Mapping[str, str] = {
     "engine_error": "the version's engine failed",
     "context_length": "the prompt was too long for the version's engine",
 }
+NO_TASK = "the input is in the scope of no task that the key may use"
+DID: Mapping[str, str] = MappingProxyType({"ok": "answered it", "truncated": "began to answer it"})
+"""What the last to be asked did, by how it ended."""
 
 
-def explain(record: Record) -> list[str]:
-    """One sentence a step: where it went and why, what failed before, and how it ended."""
-    told = []
-    if record.pool is None:
-        told.append(f"It was not sent to any engine: {record.error_code or 'the caller went away'}.")
+class Verdict(NamedTuple):
+    """What a rung says where it fires, where it does not, and where it could not judge."""
+
+    fired: str
+    kept: str
+    unjudged: str = "nothing is known of it yet"
+
+
+RUNG_WORDS: Mapping[str, Verdict] = MappingProxyType(
+    {
+        "degraded": Verdict("the version's verdict is degraded", "the version may answer"),
+        "out_of_scope": Verdict(
+            "the input is unlike what the version was trained on", "the input is like what the version was trained on"
+        ),
+        "holdout": Verdict("it fell into the random share", "it did not fall into the random share"),
+        "predicted_gain": Verdict("general is expected to do better", "general is not expected to do better"),
+        "contract": Verdict(
+            "the answer broke the contract",
+            "the answer kept the contract",
+            "there is no contract, or no text to hold to it",
+        ),
+        "low_confidence": Verdict("the answer was not sure enough", "the answer was sure enough"),
+        "refusal": Verdict("the answer was a refusal, empty or not usable", "the answer was an answer"),
+    }
+)
+"""By the rung's name; docs/reasons.md has them."""
+
+
+def explain(record: Record, in_full: bool = False) -> list[str]:
+    """One sentence a step: what the rungs said, where it went and why, what failed before, and how it ended.
+
+    `in_full`, for operators and admins: with scores, thresholds, neighbours and what admins' rules would have done.
+    """
+    told = list(findings_in_words(record.findings, in_full))
+    if record.exit_capped:
+        told.append("The task had sent as much to its exit as it may: that exit was closed to it.")
+    if record.purpose == REPORTED:
+        told.append("Another gateway served it, and reported it: what rungs say here changed nothing.")
+    elif record.pool is None:
+        why = reason_words(record.reason, record.task, record.findings)
+        ended = record.error_code or "the caller went away"
+        told.append(f"It was not sent to any engine: {ended}{f' ({why})' if why else ''}.")
     else:
         what = record.version or f"the base model of the pool {record.pool}"
-        why = REASON_WORDS.get(record.reason or "", "unknown")
-        told.append(f"{what} was to answer it on {record.replica}: {why} ({record.reason}).")
+        why = reason_words(record.reason, record.task, record.findings) or "unknown"
+        did = DID.get(record.outcome, "was to answer it")
+        told.append(f"{what} {did} on {record.replica}: {why} ({record.reason}).")
+    if record.probability < 1:
+        told.append(f"What was drawn for it had the probability {record.probability:.4g}.")
     if record.blueprint:
         told.append("The version's blueprint was added, since a general model does not know the task by itself.")
     told += [
@@ -44,5 +94,81 @@ def explain(record: Record) -> list[str]:
     ]
     if record.continued:
         told.append("What an engine had begun before it failed was gone on with by the next that answered.")
-    told.append(f"It ended as {record.outcome} with status {record.status}.")
+    error = f" ({record.error_code})" if record.error_code else ""
+    told.append(f"It ended as {record.outcome} with status {record.status}{error}.")
     return told
+
+
+def reason_words(reason: str | None, task: str | None, findings: Iterable[FindingRecord]) -> str:
+    """Why a request of this task (None: of none) went where it went, in words; empty for no reason."""
+    if reason == "out_of_scope" and task is None:
+        return NO_INDEX if any(found.note == NO_INDEX for found in findings) else NO_TASK
+    return REASON_WORDS.get(reason or "", "")
+
+
+def findings_in_words(findings: list[FindingRecord], in_full: bool) -> Iterator[str]:
+    """A sentence for each rung that was asked."""
+    for found in findings:
+        if found.rung in RUNG_WORDS:
+            yield f"{found.rung}: {_words(found)}{_whose(found)}{_figures(found) if in_full else ''}."
+        elif in_full:
+            yield f"{_rule_words(found)}: {found.note}."
+
+
+def shown(record: Record) -> Record:
+    """The record as its caller may see it: rungs without scores, thresholds, neighbours and notes."""
+    return msgspec.structs.replace(record, findings=list(map(without_figures, told_to_callers(record.findings))))
+
+
+def told_to_callers(findings: list[FindingRecord]) -> Iterator[FindingRecord]:
+    """The findings of rungs; what an admin's rule would have done is for admins."""
+    return (found for found in findings if found.rung in RUNG_WORDS)
+
+
+def without_figures(found: FindingRecord) -> FindingRecord:
+    """A finding as a caller may see it."""
+    return FindingRecord(found.rung, found.mode, found.fired, version=found.version)
+
+
+def finding_told(found: FindingRecord, in_full: bool) -> dict[str, Any]:
+    """A finding as `POST /v1/route` tells it: its verdict in words, and the figures where they may be seen."""
+    told: dict[str, Any] = {"rung": found.rung, "mode": found.mode, "fired": found.fired, "words": _words(found)}
+    told["version"] = found.version
+    if in_full:
+        told |= {"score": found.score, "threshold": found.threshold, "neighbours": found.neighbours}
+        told["note"] = found.note
+    return told
+
+
+def _whose(found: FindingRecord) -> str:
+    """Whose answer it is about: that of a version, or of the exit's base model."""
+    if found.rung not in AFTER_THE_ANSWER:
+        return ""
+    return f" ({found.version}'s answer)" if found.version else " (the exit's answer)"
+
+
+def _rule_words(found: FindingRecord) -> str:
+    added = found.mode == "enforce"
+    return "An admin's rule added its message" if added else "A rule that is only observed would have decided"
+
+
+def _words(found: FindingRecord) -> str:
+    verdict = RUNG_WORDS.get(found.rung)
+    if verdict is None:
+        said = _rule_words(found)
+        return said[0].lower() + said[1:]
+    if found.fired:
+        return verdict.fired + (" (only observed: it changed nothing)" if found.mode == "observe" else "")
+    unjudged = found.rung in BY_SCORE and found.threshold is None
+    unjudged = unjudged or (found.rung == "contract" and found.note in NOT_HELD)
+    return verdict.unjudged if unjudged else verdict.kept
+
+
+def _figures(found: FindingRecord) -> str:
+    known = (("score", found.score), ("threshold", found.threshold))
+    figures = [f"{name} {value:.4g}" for name, value in known if value is not None]
+    if found.neighbours:
+        figures.append(f"nearest {', '.join(found.neighbours)}")
+    if found.note:
+        figures.append(found.note)
+    return f" [{'; '.join(figures)}]" if figures else ""

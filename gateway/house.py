@@ -14,6 +14,9 @@ import httpx
 from redis.asyncio import Redis
 
 from gateway.admin.uploads import Uploads
+from gateway.answers.judging import Judging
+from gateway.asked.recent import Recent
+from gateway.asked.threads import Threads
 from gateway.configuration.deployment import Deployment, Prices
 from gateway.door.admission import Admission
 from gateway.duties.presence import Presence
@@ -23,6 +26,9 @@ from gateway.limits.exits import Exits
 from gateway.limits.limits import Limits
 from gateway.settings import Settings
 from gateway.state.durability import Durability
+from gateway.state.evaluations import EvaluationStore
+from gateway.state.fitted import FittedStore
+from gateway.state.samples import Samples
 from gateway.state.snapshot import SnapshotKeeper
 from monitoring.audit import Audit
 from monitoring.feedback import Coverage, FeedbackStore
@@ -61,12 +67,15 @@ class House:
     http: httpx.AsyncClient
     store: Store
     registry: Registry
+    fitted: FittedStore
+    samples: Samples
     reconciler: Reconciler
     callers: Shelf
     limits: Limits
     exits: Exits
     overrides: Shelf
     cordons: Shelf
+    recent: Recent
     records: RecordBuffer
     record_stream: RecordStream
     flow: RecordFlow
@@ -76,9 +85,12 @@ class House:
     meters: Meters
     stacks: Mapping[str, BaseStack]
     presence: Presence
+    judging: Judging
     trials: Trials
     rollouts: Rollouts
     uploads: Uploads
+    evaluations: EvaluationStore
+    threads: Threads
     stirred: asyncio.Event
     """Set by each new snapshot: the reconciling duty looks at once."""
 

@@ -3,40 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.answers.events import Progress
+from gateway.asked.request_body import RequestBody
 from gateway.configuration.deployment import Prices
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.limits.exits import Leave
 from gateway.limits.limits import Hold
-from gateway.request_body import RequestBody
 from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import AttemptRecord, FindingRecord, Record
-from router.decision import Choice
+from router.acceptance import NO_CONTRACT
+from router.decision import Choice, Refusal
 from router.policy import Policy
-from router.rungs import Finding
+from router.rungs import AFTER_THE_ANSWER, BY_SCORE, Finding, RungName
 
-FALLBACK_REASONS = frozenset({"no_replica", "overload", "timeout", "engine_error", "context_length"})
-"""Reasons for which a task's exit answers in its adapter's place, though the adapter should have."""
+FALLBACK_REASONS = frozenset(
+    {"no_replica", "overload", "timeout", "engine_error", "context_length"}
+    | {"degraded", "out_of_scope", "contract", "low_confidence", "refusal", "predicted_gain"}
+)
+"""Reasons for which a task's exit answers in its adapter's place, because that could not or may not."""
+
+
+USD_MIN = 1e-12
+"""Less money than this is what adding and taking away leaves."""
+
+
+class Rejection(NamedTuple):
+    """An answer that a rung did not let through: task, version and pool, and what it took; None where not known."""
+
+    labels: tuple[str, str, str]
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    usd: float | None
 
 
 class Ledger:
     """The record of one request in the making, and the clocks that its times are read from (monotonic seconds)."""
 
     __slots__ = (
+        "body",
         "committed_at",
         "engine_seconds",
         "fallback_from",
         "hold",
+        "labels",
         "last_chunk_at",
         "leave",
         "made",
         "parts",
         "record",
+        "rejections",
         "started_at",
         "traceparent",
         "waited_seconds",
@@ -44,6 +64,7 @@ class Ledger:
 
     def __init__(self, record: Record, now: float, traceparent: str | None) -> None:
         self.record = record
+        self.body: RequestBody | None = None
         self.started_at = now
         self.traceparent = traceparent or trace_of(record.id)
         self.engine_seconds = 0.0
@@ -58,12 +79,17 @@ class Ledger:
         """Its leave to go to its task's exit, where that is capped."""
         self.made = 0
         """Tokens that had come from an engine whose attempt was cancelled."""
+        self.labels: tuple[tuple[bytes, bytes], ...] = ()
+        """Headers of this answer alone."""
+        self.rejections: tuple[Rejection, ...] = ()
+        """Answers that rungs did not let through."""
         self.parts: list[tuple[str, int, float]] = []
         """What engines made of the answer before another went on: pool, tokens, shared seconds."""
 
     def asked(self, body: RequestBody, session: str | None, subject: str | None, policy: Policy, secret: bytes) -> None:
         """Note what was asked, and under which names of the caller's own it may be found again."""
         record = self.record
+        self.body = body
         record.model_asked = body.read.model
         record.stream = body.stream
         record.policy_generation = policy.generation
@@ -87,16 +113,27 @@ class Ledger:
         record.probability = choice.probability
         record.stack = stack
         record.exit_capped = record.exit_capped or choice.exit_capped
-        if choice.task is not None and choice.version is None and choice.reason in FALLBACK_REASONS:
-            self.fallback_from = choice.blueprint_of.pool if choice.blueprint_of else ""
+        led_to = choice.led_to
+        record.led_to = led_to.name if led_to else None
+        stands_in = led_to is None or record.version != led_to.name
+        if choice.task is not None and stands_in and choice.reason in FALLBACK_REASONS:
+            self.fallback_from = led_to.pool if led_to else ""
+        else:
+            self.fallback_from = None
         record.adapter_digest = choice.version.digest if choice.version else None
+
+    def refused(self, decision: Refusal, found: str | None) -> None:
+        """Note why the router sends it nowhere; `found` is the task that the model `auto` is of."""
+        self.record.task = self.record.task or found
+        self.record.reason = decision.reason
+        self.record.exit_capped = decision.exit_capped
+        self.record.override_id = decision.override_id
+        self.record.led_to = decision.led_to.name if decision.led_to else None
 
     def found(self, findings: Iterable[Finding]) -> None:
         """Note what rungs found."""
-        self.record.findings += [
-            FindingRecord(one.rung, one.mode, one.fired, one.score, one.threshold, list(one.neighbours), one.note)
-            for one in findings
-        ]
+        for one in findings:
+            self.record.findings.append(finding_record(one, self.record.version))
 
     def attempted(self, choice: Choice, fault: str | None, seconds: float) -> None:
         """Note one attempt: how long its engine was waited for, and what went wrong (None: nothing)."""
@@ -115,6 +152,35 @@ class Ledger:
         spent = cost(prices.by_pool.get(pool), None, None, shared_seconds)
         if spent is not None:
             self.record.wasted_usd = (self.record.wasted_usd or 0.0) + spent
+
+    def labelled(self, rung: RungName) -> None:
+        """The answer is sent though this rung did not let it through."""
+        self.labels = ((b"x-apprentice-rejected", rung.encode()),)
+        if rung == "contract":
+            self.breaks_contract()
+
+    def breaks_contract(self) -> None:
+        """The answer is sent though it breaks the contract."""
+        self.labels += ((b"x-apprentice-contract", b"broken"),)
+
+    def rejected(self, rung: RungName, progress: Progress, prices: Prices, shared_seconds: float) -> None:
+        """Note an answer that this rung did not let through: whose it was, and what it took as far as that is known."""
+        record, usage = self.record, progress.usage
+        record.attempts[-1].fault = rung
+        prompt = usage.prompt_tokens if usage is not None else None
+        completion = usage.completion_tokens if usage is not None else progress.chunks or None
+        if self.parts:
+            record.prompt_tokens, record.completion_tokens = prompt, completion
+            spent = self._cost_of_parts(prices, shared_seconds)
+            record.prompt_tokens = record.completion_tokens = None
+            self.parts.clear()
+        else:
+            spent = cost(prices.by_pool.get(record.pool or ""), prompt, completion, shared_seconds)
+        record.wasted_tokens = (record.wasted_tokens or 0) + (prompt or 0) + (completion or 0)
+        if spent is not None:
+            record.wasted_usd = (record.wasted_usd or 0.0) + spent
+        labels = (record.task or "", record.version or "", record.pool or "")
+        self.rejections += (Rejection(labels, prompt, completion, spent),)
 
     def went_on(self, pool: str, tokens: int, shared_seconds: float) -> None:
         """Note a part of the answer that another engine goes on with."""
@@ -192,6 +258,19 @@ class Ledger:
         return total
 
 
+def finding_record(found: Finding, version: str | None) -> FindingRecord:
+    """A finding as a record keeps it; `version` is whose it is where it does not say."""
+    score, threshold, near = found.score, found.threshold, list(found.neighbours)
+    return FindingRecord(
+        found.rung, found.mode, found.fired, score, threshold, near, found.note, found.version or version
+    )
+
+
+def problem_of(decision: Refusal) -> Problem:
+    """What the caller is told of the router's refusal."""
+    return Problem(decision.code, decision.message, "model" if decision.code.startswith("model") else None)
+
+
 def trace_of(request_id: str) -> str:
     """A W3C trace context of our own: the request's UUID is the trace, its MAC the span. Not sampled."""
     text = request_id.replace("-", "")
@@ -217,6 +296,8 @@ def settle(house: House, ledger: Ledger, now: float) -> None:
     if record.outcome == "ok":
         house.coverage.served(record.task or "")
     _count(house, ledger)
+    if ledger.body is not None and record.task is not None:
+        house.recent.keep(record.id, ledger.body)
     if not house.records.put(record):
         house.meters.records_dropped.add(1)
 
@@ -257,21 +338,49 @@ def _count(house: House, ledger: Ledger) -> None:
     if record.token_seconds is not None:
         meters.time_per_output_token_seconds.observe(record.token_seconds, task, pool)
     for attempt in record.attempts:
-        meters.attempts.add(1, attempt.pool, attempt.fault or "answered")
-    if record.error_code == "exit_capped":
+        outcome = "rejected" if attempt.fault in AFTER_THE_ANSWER else attempt.fault or "answered"
+        meters.attempts.add(1, attempt.pool, outcome)
+    for finding in record.findings:
+        if finding.fired:
+            meters.rung_fired.add(1, task, finding.version or "", finding.rung, finding.mode)
+        elif finding.mode == "enforce" and _could_not_judge(finding):
+            meters.rung_unjudged.add(1, task, finding.version or "", finding.rung)
+    if record.exit_capped:
         meters.exit_capped.add(1, task, record.reason or "")
     if ledger.fallback_from is not None:
         meters.fallbacks.add(1, task, ledger.fallback_from, pool, record.reason or "")
-    _count_cost(record, meters, (task, version, pool))
+    wasted = record.wasted_usd
+    for rejected in ledger.rejections:
+        wasted = _count_rejected(rejected, meters, wasted)
+    _count_cost(record, meters, (task, version, pool), wasted)
 
 
-def _count_cost(record: Record, meters: Any, labels: tuple[str, str, str]) -> None:
+def _could_not_judge(finding: FindingRecord) -> bool:
+    """Whether a rung let something pass for want of what it judges by."""
+    if finding.rung in BY_SCORE:
+        return finding.threshold is None
+    return finding.rung == "contract" and finding.note == NO_CONTRACT
+
+
+def _count_rejected(rejected: Rejection, meters: Any, wasted: float | None) -> float | None:
+    """Count what a rejected answer took; returns what is left of the wasted money for others to answer for."""
+    for tokens, kind in ((rejected.prompt_tokens, "prompt"), (rejected.completion_tokens, "completion")):
+        if tokens is not None:
+            meters.tokens.add(tokens, *rejected.labels, kind)
+    if rejected.usd is None or wasted is None:
+        return wasted
+    meters.cost_usd.add(rejected.usd, *rejected.labels, "wasted")
+    left = wasted - rejected.usd
+    return left if left > USD_MIN else None
+
+
+def _count_cost(record: Record, meters: Any, labels: tuple[str, str, str], wasted: float | None) -> None:
     if record.prompt_tokens is not None:
         meters.tokens.add(record.prompt_tokens, *labels, "prompt")
     if record.completion_tokens is not None:
         meters.tokens.add(record.completion_tokens, *labels, "completion")
-    if record.wasted_usd is not None:
-        meters.cost_usd.add(record.wasted_usd, *labels, "wasted")
+    if wasted is not None:
+        meters.cost_usd.add(wasted, *labels, "wasted")
     if record.cost_usd is not None:
         meters.cost_usd.add(record.cost_usd, *labels, "serve")
     elif record.outcome == "ok":

@@ -1,7 +1,7 @@
 """The document at /openapi.json: what FastAPI knows of the endpoints, and what it can't know, said by hand.
 
-By hand are the two hot endpoints, whose fields come from gateway/parameters.py; every error of every endpoint, with
-the codes that it may have; keys and roles; headers; and bodies that are no JSON of a fixed form.
+By hand are the two hot endpoints, whose fields come from gateway/asked/parameters.py; every error of every endpoint,
+with the codes that it may have; keys and roles; headers; and bodies that are no JSON of a fixed form.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from msgspec import Raw
 
 from gateway.admin.access import admin_of, operator_of
 from gateway.admin.uploads import FIELDS as FORM_FIELDS
-from gateway.admin.uploads import FILES, NEEDED
+from gateway.admin.uploads import FILES, NEEDED, PROMPTS_FILE, SAMPLES
+from gateway.asked.parameters import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
 from gateway.endpoints import caller_of
 from gateway.errors import ERRORS, FINAL
-from gateway.parameters import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
+from gateway.reported.reports import REPORTS_MAX, Report
 from serving.adapters.pull import FILES as STORE_FILES
 
 Json = dict[str, Any]
@@ -30,21 +31,33 @@ OF_KEYS = ("invalid_api_key",)
 OF_ROLES = ("role_required",)
 OF_JSON = ("invalid_json", "invalid_value", "missing_field", "unknown_parameter", "body_too_large")
 OF_FORMS = (*OF_JSON[1:], "unsupported_media_type", "adapter_rejected")
+OF_DATA = (*OF_JSON, "unsupported_media_type", "parameter_not_allowed")
 OF_STATE = ("storage_unavailable",)
+OF_MODELS = ("model_not_allowed", "model_not_found")
 OF_RELEASES = ("not_found", "stale_generation", "state_conflict")
-HOT_ERRORS = (
-    *(*ANYWHERE, *OF_KEYS, *OF_JSON, *OF_STATE, "unsupported_media_type", "parameter_not_allowed"),
-    *("engine_refused", "context_length_exceeded", "content_policy", "refused_by_override"),
-    *("model_not_allowed", "model_not_found", "caller_busy", "rate_limit_exceeded", "budget_exceeded"),
-    *("engine_error", "no_replica", "version_not_loaded", "exit_capped", "draining", "timeout"),
+OF_CHOICE = (
+    *("unsupported_media_type", "parameter_not_allowed", "refused_by_override", "model_not_allowed"),
+    *("model_not_found", "needs_human", "no_task_fits", "rate_limit_exceeded", "budget_exceeded"),
+    *("no_replica", "version_not_loaded", "exit_capped"),
 )
+"""Of deciding where a request goes."""
+HOT_ERRORS = (
+    *(*ANYWHERE, *OF_KEYS, *OF_JSON, *OF_STATE, *OF_CHOICE),
+    *("engine_refused", "context_length_exceeded", "content_policy", "caller_busy"),
+    *("engine_error", "draining", "timeout", "contract_violation"),
+)
+IN_LINE = ("overload", "caller_busy", "draining", "timeout")
+"""Of waiting for a place, and of the time that it may take."""
 IN_STREAMS = ("stream_broken", "timeout", "draining", "internal_error")
 """What a stream that has begun may end with, as an event."""
 OWN: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "read_request": ("request_not_found",),
+        "route": (*OF_JSON, *OF_CHOICE, *IN_LINE),
+        "report_records": (*OF_JSON, "unsupported_media_type", "record_conflict", *OF_MODELS, *IN_LINE),
         "give_feedback": ("request_not_found", "feedback_conflict", "feedback_window_over", "feedback_full"),
         "set_override": ("not_found", "approver_must_differ", "state_conflict"),
+        "try_override": ("not_found",),
         "delete_override": ("not_found",),
         "make_caller": ("state_conflict",),
         "read_caller": ("not_found",),
@@ -52,7 +65,8 @@ OWN: Mapping[str, Sequence[str]] = MappingProxyType(
         "rotate_caller": ("not_found", "stale_generation", "state_conflict"),
         "delete_caller": ("not_found",),
         "read_adapter": ("not_found",),
-        "add_adapter": (*OF_RELEASES, *OF_FORMS, "invalid_json"),
+        "add_adapter": (*OF_RELEASES, *OF_FORMS, "invalid_json", "prompts_rejected"),
+        "give_prompts": ("not_found", "state_conflict", *OF_JSON[1:], "unsupported_media_type", "prompts_rejected"),
         "stage_adapter": (*OF_RELEASES, "no_capacity"),
         "unload_adapter": OF_RELEASES,
         "retire_adapter": OF_RELEASES,
@@ -64,6 +78,10 @@ OWN: Mapping[str, Sequence[str]] = MappingProxyType(
         "canary": (*OF_RELEASES, "approver_must_differ"),
         "promote": (*OF_RELEASES, "approver_must_differ"),
         "roll_back": (*OF_RELEASES, "approver_must_differ"),
+        "begin_evaluation": ("not_found", "state_conflict", *OF_DATA),
+        "read_evaluation": ("not_found",),
+        "read_evaluation_rows": ("not_found",),
+        "end_evaluation": ("not_found", "state_conflict"),
         "cordon": ("not_found",),
         "uncordon": ("not_found",),
         "recycle": OF_RELEASES,
@@ -96,6 +114,8 @@ ANSWER_HEADERS: Mapping[str, str] = MappingProxyType(
         "x-apprentice-reason": "Why it went there.",
         "x-apprentice-attempts": "Attempts at engines, the last one included.",
         "x-apprentice-dropped": "Fields that the answering engine does not know.",
+        "x-apprentice-contract": "`broken` where the answer breaks the task's contract and was sent all the same.",
+        "x-apprentice-rejected": "The rung that did not let the answer through, where it was sent all the same.",
         "x-apprentice-overhead-ms": "Milliseconds until commit that were not spent on waiting for an engine.",
         "x-apprentice-cost-usd": "The cost, of answers that are not streamed.",
         "traceparent": "The trace context that the engine got.",
@@ -115,6 +135,7 @@ FINALLY: Mapping[str, Any] = {
 }
 TEXT: Mapping[str, Any] = {"schema": {"type": "string"}}
 OBJECT: Mapping[str, Any] = {"schema": {"type": "object"}}
+BYTES: Mapping[str, Any] = {"type": "string", "format": "binary"}
 
 
 def described(document: Json, routes: Iterable[object], hot: Mapping[str, Endpoint]) -> Json:
@@ -257,9 +278,10 @@ def _fields(schemas: Json) -> Json:
     """The schema of each field of a body, from the code's own table; what they refer to goes into `schemas`."""
     types = {field.name: field.type for field in msgspec.structs.fields(Fields)}
     types["structured_outputs"] = _without_raw() | None
-    found, referred = msgspec.json.schema_components(tuple(types.values()), ref_template="#/components/schemas/{name}")
+    asked = (*types.values(), Report)
+    found, referred = msgspec.json.schema_components(asked, ref_template="#/components/schemas/{name}")
     schemas.update(referred)
-    return dict(zip(types, found, strict=True))
+    return dict(zip(types, found, strict=False))
 
 
 def _without_raw() -> Any:
@@ -311,6 +333,23 @@ def _as_json(operation: Json) -> None:
     operation["responses"]["200"]["content"] = {"application/json": OBJECT}
 
 
+def _as_route(operation: Json) -> None:
+    """The body is that of a hot endpoint: with messages or with a prompt."""
+    bodies = [{"$ref": f"#/components/schemas/{name}Request"} for name in ("ChatCompletion", "Completion")]
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": {"anyOf": bodies}}}}
+    operation["responses"]["200"]["content"] = {"application/json": OBJECT}
+
+
+def _as_reported(operation: Json) -> None:
+    one = {"$ref": "#/components/schemas/Report"}
+    several = {"type": "array", "items": one, "minItems": 1, "maxItems": REPORTS_MAX}
+    batch: Json = {"type": "object", "properties": {"records": several}, "required": ["records"]}
+    batch["additionalProperties"] = False
+    schema = {"anyOf": [one, batch]}
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    _as_judged(operation)
+
+
 def _as_judged(operation: Json) -> None:
     operation["responses"]["200"] = {
         "description": "The same was given before; or the results of a batch.",
@@ -352,19 +391,42 @@ def _or_later(operation: Json) -> None:
     }
 
 
+def _as_data(operation: Json) -> None:
+    """The body is a data set, and what is there already is told with 200."""
+    content = {"application/x-ndjson": TEXT}
+    operation["requestBody"] = {"required": True, "description": "JSON lines.", "content": content}
+    told = operation["responses"]["201"]["content"]
+    operation["responses"]["200"] = {"description": "It was there already, or goes on.", "content": told}
+
+
 def _as_form(operation: Json) -> None:
     operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _form()}}}
 
 
 def _as_form_or_json(operation: Json) -> None:
     _as_form(operation)
+    files = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    files |= dict.fromkeys(SAMPLES, BYTES)
+    path = {"pattern": "^/", "maxLength": 4096}
     fields = {
         "task": {"type": "string", "maxLength": 63},
-        "path": {"type": "string", "pattern": "^/", "maxLength": 4096},
+        "path": {"type": "string", **path},
         "pool": {"type": ["string", "null"], "maxLength": 63},
+        "prompts": {"type": ["string", "null"], **path},
+        "background": {"type": ["string", "null"], **path},
     }
     folder = {"type": "object", "properties": fields, "required": ["task", "path"], "additionalProperties": False}
     operation["requestBody"]["content"]["application/json"] = {"schema": folder}
+
+
+def _as_samples(operation: Json) -> None:
+    schema = {
+        "type": "object",
+        "properties": dict.fromkeys(SAMPLES, BYTES),
+        "required": [PROMPTS_FILE],
+        "additionalProperties": False,
+    }
+    operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
 def _form() -> Json:
@@ -384,13 +446,17 @@ OF_OTHER_FORM = MappingProxyType(
         "ready": _as_ready,
         "metrics": _as_metrics,
         "read_request": _as_json,
+        "route": _as_route,
         "give_feedback": _as_judged,
+        "report_records": _as_reported,
         "add_adapter": _as_form_or_json,
+        "give_prompts": _as_samples,
         "store_adapter": _as_form,
         "stage_adapter": _or_later,
         "unload_adapter": _or_later,
         "retire_adapter": _or_later,
         "apply_state": _or_later,
         "read_store_file": _as_file,
+        "begin_evaluation": _as_data,
     }
 )

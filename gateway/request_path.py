@@ -8,19 +8,20 @@ import time
 
 from gateway.answers.answer import open_answer
 from gateway.answers.relay import refuse, relay
+from gateway.asked.parameters import Endpoint
+from gateway.asked.request_body import asked_of, read_body
+from gateway.asked.scored import scored
 from gateway.callers import identify
 from gateway.door.queue import priority_of, wait_for_place, wait_for_room
 from gateway.door.wire import Call, Deadline, HungUp
-from gateway.duties.shadows import judge
+from gateway.duties.shadows import offer_copies
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.ledger import Ledger, settle
-from gateway.parameters import Endpoint
-from gateway.request_body import asked_of, read_body
+from gateway.ledger import Ledger, problem_of, settle
 from monitoring.records import Record
 from router.choice import choose
 from router.decision import Choice, Refusal
-from router.scoring import score
+from router.scoring import Scores
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +47,16 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
                     await wait_for_place(place, ledger)
                 asked = asked_of(body, caller.public, caller.models, session, policy)
                 moment = house.moment(now)
-                scores = score(asked, policy, house.fleet.view(), moment)
+                scores = await scored(house, asked, policy, moment)
                 decision = choose(asked, scores, policy, house.fleet.view(), moment)
                 if decision.__class__ is Refusal:
                     decision = await wait_for_room(house, place, asked, scores, policy, decision, moment, ledger)
-                choice = _accepted(decision, ledger)
+                choice = _accepted(decision, scores, ledger)
                 body.fit(choice, house.pool_limits, house.cache_salt(caller.public, choice.task))
-                with await open_answer(house, policy, body, choice, ledger) as answer:
+                with await open_answer(house, policy, body, choice, ledger, scores) as answer:
                     answer.kept = [] if house.trials.watches(policy, answer.choice) else None
                     await relay(house, call, policy, body, answer, ledger)
-                    judge(house, policy, body, answer, ledger)
+                    offer_copies(house, policy, body, answer, ledger)
     except Problem as problem:
         await _tell(house, call, problem, ledger)
     except TimeoutError:
@@ -85,11 +86,11 @@ async def _tell(house: House, call: Call, problem: Problem, ledger: Ledger | Non
     await refuse(call, problem, ledger)
 
 
-def _accepted(decision: Choice | Refusal, ledger: Ledger) -> Choice:
+def _accepted(decision: Choice | Refusal, scores: Scores, ledger: Ledger) -> Choice:
     ledger.found(decision.findings)
     if isinstance(decision, Refusal):
-        ledger.record.reason = decision.reason
-        raise Problem(decision.code, decision.message, "model" if decision.code.startswith("model") else None)
+        ledger.refused(decision, scores.task)
+        raise problem_of(decision)
     return decision
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.callers import split_key
+from gateway.configuration.evaluations import EvaluationSettings
 from gateway.configuration.fitting import FittingSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
 from gateway.configuration.sections import DoorLimits, ListenSettings, Name, QueueLimits, Seconds, Section
@@ -182,9 +183,10 @@ class Settings(BaseSettings):
         description="Declared feedback metrics by name.",
     )
     fitting: FittingSettings = FittingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     signing: SigningSettings = SigningSettings()
     release: ReleaseSettings = ReleaseSettings()
-    series_max: int = Field(21_000, ge=1000, description="Prometheus series that this gateway may have.")
+    series_max: int = Field(24_000, ge=1000, description="Prometheus series that this gateway may have.")
     cache_isolation: CacheIsolation = Field(
         "caller", description="Whose prompts share an engine's prefix cache: one caller's own, or everybody's (none)."
     )
@@ -214,7 +216,7 @@ class Settings(BaseSettings):
         if self.general_pool not in self.pools:
             raise ValueError(f"general_pool: there is no pool {self.general_pool!r}")
         for name, task in self.tasks.items():
-            if faults := list(task.faults(name, frozenset(self.pools))):
+            if faults := list(task.faults(name, frozenset(self.pools), self.limits.request_timeout_seconds)):
                 raise ValueError("; ".join(faults))
             exit_pool = self.pools.get(task.exit_pool or "")
             if task.general_usd_per_day is not None and (exit_pool is None or exit_pool.price is None):
@@ -288,7 +290,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     try:
         return Settings(**raw)
     except ValidationError as error:
-        lines = ["  " + ": ".join(filter(None, (".".join(map(str, e["loc"])), _said(e)))) for e in error.errors()]
+        lines = ["  " + ": ".join(filter(None, (_place(e), _said(e)))) for e in error.errors()]
         raise SettingsError("\n".join([f"The configuration {path or ''} can't be used:", *lines])) from error
     except UnreadableVariable as error:
         raise SettingsError(f"An environment variable can't be used: {error}.") from error
@@ -297,7 +299,13 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
 
 
 def _said(error: Any) -> str:
-    return "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"]).removeprefix("Value error, ")
+    known = {"extra_forbidden": "unknown key", **dict.fromkeys(("model_type", "dict_type"), "it holds keys and values")}
+    return known.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+
+
+def _place(error: Any) -> str:
+    """The key at fault. Where it is a name that is none, pydantic puts `[key]` behind it."""
+    return ".".join(str(part) for part in error["loc"] if part != "[key]")
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
+from monitoring.records import REPORTED
+
 STREAM_KEY = "apprentice:feedback"
 STREAM_MAX = 1_000_000
 Given = Literal["created", "same", "pending", "conflict", "unknown", "full"]
@@ -77,13 +79,17 @@ class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a feedback; task and version are those of its record, None while that is not yet visible."""
+    """What became of a feedback; task and version are those of its record, None while that is not yet visible.
+
+    `reported` says that another gateway served the request.
+    """
 
     given: Given
     feedback_id: str = ""
     first: bool = False
     task: str | None = None
     version: str | None = None
+    reported: bool = False
 
 
 class FeedbackStore:
@@ -124,8 +130,9 @@ class FeedbackStore:
                 int(feedback.named),
             ],
         )
-        parts = index.decode().split("\n") + [""] * 4
-        return Receipt(given.decode(), feedback_id.decode(), bool(first), parts[2] or None, parts[3] or None)
+        parts = index.decode().split("\n") + [""] * 6
+        reported = parts[5] == REPORTED
+        return Receipt(given.decode(), feedback_id.decode(), bool(first), parts[2] or None, parts[3] or None, reported)
 
     async def of(self, request_id: str) -> list[Feedback]:
         """All feedback on a request, oldest first."""
@@ -154,6 +161,9 @@ class Coverage:
         return {(task,): self._judged.get(task, 0) / served for task, served in self._served.items()}
 
 
-def handle_of(secret: bytes, caller: str, kind: Literal["session", "subject", "answer"], name: str) -> str:
-    """The keyed name of a caller's session, subject or foreign answer id, under which its latest request is found."""
+def handle_of(secret: bytes, caller: str, kind: Literal["session", "subject", "answer", "source"], name: str) -> str:
+    """The keyed name of a caller's session, subject or foreign answer id, under which its latest request is found.
+
+    A `source` is another gateway's name of a request that it served and reported.
+    """
     return hashlib.blake2b(f"{caller}\n{kind}\n{name}".encode(), key=secret, digest_size=16).hexdigest()

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 OTHER = "other"
 PREFIX = "apprentice_"
-SERIES_MAX_DEFAULT = 21_000
+SERIES_MAX_DEFAULT = 24_000
 SERIES_MAX_LEAST = 1_000
 
 SECONDS_OF_A_REQUEST = (
@@ -44,7 +44,7 @@ metrics that a task takes feedback on. A larger one raises the budget, and every
 
 CLOSED: Mapping[str, int] = {
     "reason": 18,
-    "outcome": 12,
+    "outcome": 14,
     "type": 3,
     "purpose": 6,
     "code": 56,
@@ -52,6 +52,8 @@ CLOSED: Mapping[str, int] = {
     "priority": 3,
     "state": 11,
     "action": 4,
+    "rung": 9,
+    "mode": 3,
     "family": 64,
 }
 """Labels whose values are a closed list in our own code, and how many values each may have, with `other`.
@@ -105,7 +107,7 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_requests_total", "counter", "requests",
         "Finished requests by what answered, why it was chosen and how it ended.",
-        ("task", "version", "pool", "reason", "outcome"), "(T+1)*(V+1)*40 + 216",
+        ("task", "version", "pool", "reason", "outcome"), "(T+1)*(V+1)*40 + 252",
     ),
     Spec(
         "apprentice_request_duration_seconds", "histogram", "seconds",
@@ -155,7 +157,22 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_fallbacks_total", "counter", "fallbacks",
         "Requests given to another choice before commit, as the first could not or may not answer.",
-        ("task", "from", "to", "reason"), "T*P*9 + 18",
+        ("task", "from", "to", "reason"), "T*P*12 + 18",
+    ),
+    Spec(
+        "apprentice_rung_fired_total", "counter", "requests",
+        "Requests for which a rung fired, by the version that they were led to; observed ones changed nothing.",
+        ("task", "version", "rung", "mode"), "T*V*5 + 27",
+    ),
+    Spec(
+        "apprentice_rung_unjudged_total", "counter", "requests",
+        "Requests that an enforced rung let pass as it could not judge: no model, or one for another prefix.",
+        ("task", "version", "rung"), "T*V*4 + 9",
+    ),
+    Spec(
+        "apprentice_route_asked_total", "counter", "requests",
+        "Requests for a decision alone (POST /v1/route), by the reason that it had; none where it was refused.",
+        ("reason",), "18",
     ),
     Spec(
         "apprentice_refusals_total", "counter", "requests",
@@ -180,7 +197,7 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_configuration_reloads_total", "counter", "reloads",
         "Readings of the configuration while the gateway runs, by what came of them.",
-        ("outcome",), "12",
+        ("outcome",), "14",
     ),
     Spec(
         "apprentice_configuration_loaded_at_seconds", "gauge", "Unix seconds",
@@ -192,18 +209,18 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_exit_capped_total", "counter", "requests",
-        "Requests refused because their task had sent as much to its exit as it may, by why they were to go there.",
+        "Requests that met a closed exit: their task had sent as much there as it may; by why they were to go there.",
         ("task", "reason"), "T + 18",
     ),
     Spec(
         "apprentice_attempts_total", "counter", "attempts",
         "Attempts at engines by how each ended; a request may take several.",
-        ("pool", "outcome"), "P*11 + 12",
+        ("pool", "outcome"), "P*13 + 14",
     ),
     Spec(
         "apprentice_feedback_total", "counter", "judgements",
         "Feedback by what became of it.",
-        ("task", "version", "metric", "outcome"), "(T+1)*(V+1)*M*5 + 12",
+        ("task", "version", "metric", "outcome"), "(T+1)*(V+1)*M*5 + 14",
     ),
     Spec(
         "apprentice_feedback_coverage_ratio", "gauge", "ratio, 0 to 1",
@@ -238,12 +255,38 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_shadow_requests_total", "counter", "requests",
         "Requests that a shadow was to answer too: agreed, differed, failed or dropped.",
-        ("task", "version", "outcome"), "T*V*4 + 12",
+        ("task", "version", "outcome"), "T*V*4 + 14",
+    ),
+    Spec(
+        "apprentice_reported_records_total", "counter", "records",
+        "Reports of what another gateway served: created, same, conflict or refused.",
+        ("task", "version", "outcome"), "(T+1)*(V+1)*3 + 14",
     ),
     Spec(
         "apprentice_rollout_verdicts_total", "counter", "verdicts",
         "Canaries on which a verdict was carried out: promote, roll_back or hold.",
         ("task", "action"), "T*3 + 4",
+    ),
+    Spec(
+        "apprentice_evaluation_rows_total", "counter", "rows",
+        "Rows that an evaluation had an arm answer: right, wrong, empty, refused or failed.",
+        ("outcome",), "14",
+    ),
+    Spec(
+        "apprentice_fitting_total", "counter", "fittings",
+        "Fittings of models that came to an end: ready or failed.",
+        ("outcome",), "14",
+    ),
+    Spec(
+        "apprentice_fitting_seconds", "histogram", "seconds",
+        "Time to fit a model, from its process's start to the model in Redis, in seconds.",
+        bounds=SECONDS_OF_A_LOAD,
+    ),
+    Spec(
+        "apprentice_fitted_unused_total", "counter", "faults",
+        "Fitted models that could not be read (damaged), do not go with the selector or the coverage model that there "
+        "is (unsuited), or could not be asked at a request (failed), which went on without.",
+        ("outcome",), "14",
     ),
     Spec(
         "apprentice_replica_cordoned", "gauge", "0 or 1",
@@ -565,6 +608,9 @@ class Meters:
         self.saving_usd = make(Counter, "saving_usd_total")
         self.overspend_usd = make(Counter, "overspend_usd_total")
         self.fallbacks = make(Counter, "fallbacks_total")
+        self.rung_fired = make(Counter, "rung_fired_total")
+        self.rung_unjudged = make(Counter, "rung_unjudged_total")
+        self.route_asked = make(Counter, "route_asked_total")
         self.refusals = make(Counter, "refusals_total")
         self.requests_shed = make(Counter, "requests_shed_total")
         self.queue_length = make(Gauge, "queue_length")
@@ -582,7 +628,12 @@ class Meters:
         self.adapter_loads_left = make(Gauge, "adapter_loads_left")
         self.adapter_working_set_ratio = make(Gauge, "adapter_working_set_ratio")
         self.shadow_requests = make(Counter, "shadow_requests_total")
+        self.reported_records = make(Counter, "reported_records_total")
         self.rollout_verdicts = make(Counter, "rollout_verdicts_total")
+        self.evaluation_rows = make(Counter, "evaluation_rows_total")
+        self.fitting = make(Counter, "fitting_total")
+        self.fitting_seconds = make(Histogram, "fitting_seconds")
+        self.fitted_unused = make(Counter, "fitted_unused_total")
         self.replica_cordoned = make(Gauge, "replica_cordoned")
         self.breaker_state = make(Gauge, "breaker_state")
         self.replica_up = make(Gauge, "replica_up")

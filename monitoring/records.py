@@ -12,6 +12,8 @@ import msgspec
 from redis.asyncio import Redis
 
 STREAM_KEY = "apprentice:records"
+REPORTED = "reported"
+"""The purpose of a record of what another gateway served."""
 
 
 class AttemptRecord(msgspec.Struct):
@@ -42,6 +44,7 @@ class FindingRecord(msgspec.Struct):
     threshold: float | None = None
     neighbours: list[str] = []
     note: str = ""
+    version: str | None = None
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -59,6 +62,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     shadow_of: str | None = None
     stream: bool = False
     task: str | None = None
+    led_to: str | None = None
     version: str | None = None
     pool: str | None = None
     replica: str | None = None
@@ -91,6 +95,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     completion_tokens: int | None = None
     cost_usd: float | None = None
     wasted_usd: float | None = None
+    wasted_tokens: int | None = None
     saving_usd: float | None = None
     duration_seconds: float = 0.0
     overhead_seconds: float | None = None
@@ -154,7 +159,8 @@ if over > 0 then
     redis.call('DEL', 'apprentice:record:' .. id)
     for handle in string.gmatch(handles, '[^\\n]+') do
       local name = 'apprentice:handle:' .. handle
-      if redis.call('GET', name) == id then redis.call('DEL', name) end
+      local had = redis.call('GET', name)
+      if had and string.sub(had, 1, #id) == id then redis.call('DEL', name) end
     end
     redis.call('XDEL', KEYS[1], entry[1])
   end
@@ -257,6 +263,7 @@ class RecordStream:
         ]
         for record in records:
             index = "\n".join((record.caller, record.task or "", record.version or "", record.pool or ""))
+            index += f"\n{REPORTED}" if record.purpose == REPORTED else ""
             args += [record.id, index, msgspec.json.encode(record), "\n".join(record.handles)]
         answer, unarchived = await self._flush(keys=[STREAM_KEY, self._feedback_stream_key], args=args)
         self.unarchived_dropped += int(unarchived)
@@ -266,6 +273,20 @@ class RecordStream:
             for request_id, outcome, body in answer
         ]
 
+    async def claim(self, sources: Sequence[tuple[str, str, str]]) -> list[tuple[str, str] | None]:
+        """Give other gateways' names (as `handle_of` makes them) to ids of ours, each with the digest of what was said.
+
+        For each None where the name was new, else the id and the digest that it has. Raises RedisError.
+        """
+        if not sources:
+            return []
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for handle, request_id, said in sources:
+                name, value = f"apprentice:handle:{handle}", f"{request_id}\n{said}"
+                pipeline.set(name, value, nx=True, get=True, px=self._retention_ms)
+            had = await pipeline.execute()
+        return [None if raw is None else tuple(raw.decode().split("\n", 1)) for raw in had]
+
     async def read(self, request_id: str) -> Record | None:
         """The record of this id, or None where there is none (any more)."""
         index = await self._redis.get(f"apprentice:record:{request_id}")
@@ -274,6 +295,13 @@ class RecordStream:
         entry = index.split(b"\n", 1)[0]
         found = await self._redis.xrange(STREAM_KEY, entry, entry, count=1)
         return msgspec.json.decode(found[0][1][b"record"], type=Record) if found else None
+
+    async def newest(self, count: int, before: str | None = None) -> tuple[list[Record], str | None]:
+        """Up to so many records, newest first, from before a place in the stream on; and the place where the next ones
+        are, None at the stream's beginning. Raises RedisError."""
+        found = await self._redis.xrevrange(STREAM_KEY, max="+" if before is None else f"({before}", count=count)
+        records = [msgspec.json.decode(fields[b"record"], type=Record) for _, fields in found]
+        return records, found[-1][0].decode() if len(found) == count else None
 
     async def latest_of(self, handle: str) -> str | None:
         """The id of the latest request of a session or about a subject (as `handle_of` names it)."""

@@ -1,18 +1,23 @@
-"""What next after a failed attempt: this file alone decides on retry, fallback and giving up. Pure."""
+"""What next after a failed attempt or a rejected answer: this file alone decides on retry, escalation and giving up.
+
+Pure.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 from router.decision import Choice, Moment, Reason, Refusal
-from router.exits import general_instead
+from router.exits import adapter_after_all, exit_instead
 from router.policy import AttemptLimits, Policy
 from router.replicas import pick
+from router.rungs import RungName
 from serving.view import FaultKind, FleetView
 
-GivingUp = Literal["refused", "exhausted", "exit_capped", "needs_human"]
+GivingUp = Literal["refused", "exhausted", "exit_capped", "needs_human", "rejected", "overload", "no_replica"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +45,19 @@ class NextAttempt:
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     """Tell the caller: `refused` passes the engine's own refusal on, `exhausted` says that nobody could answer,
-    `exit_capped` that the exit could have, and may not now, `needs_human` that a person has to; `reason` is why it
-    would have gone there."""
+    `exit_capped` that the exit could have, and may not now, `needs_human` that a person has to, `rejected` that the
+    answer broke its contract and nobody has a better one, `overload` and `no_replica` that none of those who may answer
+    in the adapter's place can; `reason` is why it would have gone there; `exit_capped` says that an exit was closed."""
 
     because: GivingUp
     retry_after_seconds: float | None = None
     reason: Reason | None = None
+    exit_capped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SendAnyway:
+    """Send the answer though a rung rejected it, with a label."""
 
 
 REASON_OF: Mapping[FaultKind, Reason] = {
@@ -75,7 +87,8 @@ def next_attempt(
     """Decide what follows the last of `failures`.
 
     The order: another replica of the same version; the same one again where that can help, once the wait it asked
-    for fits; the task's exit, labelled with its reason; giving up. A request never changes its version, a silent
+    for fits; the task's exit, labelled with its reason; after a holdout's exit the version that it was led to, once;
+    giving up. A request never changes its version, a silent
     replica is not asked twice, and what the engine refused as the caller's own mistake is never sent again; a prompt
     that is too long for this pool goes to an exit that is known to take longer ones. An answer that is longer than we
     take would be so again. With `going_on`, for an answer
@@ -83,10 +96,7 @@ def next_attempt(
     """
     last = failures[-1]
     if last.kind in ("refused", "too_long"):
-        larger = (
-            _instead(choice, last, policy, view, moment, frozenset()) if _exit_takes_more(choice, last, view) else None
-        )
-        return NextAttempt(larger) if isinstance(larger, Choice) and seconds_left > 0 else GiveUp("refused")
+        return _after_a_refusal(choice, last, policy, view, moment, seconds_left)
     if seconds_left <= 0 or last.kind == "oversize":
         return GiveUp("exhausted")
     here = [failure for failure in failures if failure.pool == choice.pool.name]
@@ -94,20 +104,57 @@ def next_attempt(
         again = _again(choice, here, view, moment, policy.limits)
         if again is not None and again.wait_seconds < seconds_left:
             return again
-    spent = frozenset(failure.replica for failure in failures if failure.kind in NOT_ASKED_AGAIN)
+    spent = frozenset(failure.replica for failure in failures if _is_spent(failure, choice))
     instead = _instead(choice, last, policy, view, moment, spent)
     if isinstance(instead, Choice) and (_continues(instead) or not going_on):
         return NextAttempt(instead)
     if isinstance(instead, Refusal) and instead.code in ("exit_capped", "needs_human"):
-        return GiveUp(instead.code, None, instead.reason)
+        return GiveUp(instead.code, None, instead.reason, instead.exit_capped)
     return GiveUp("exhausted", last.retry_after_seconds)
 
 
-def _exit_takes_more(choice: Choice, last: Failure, view: FleetView) -> bool:
-    """Whether a prompt was too long for this pool, and the task's exit is known to take longer ones."""
-    there = view.pools.get(choice.task.exit_pool or "") if choice.task and last.kind == "too_long" else None
-    most, here = there.context_tokens_max if there else None, choice.pool.context_tokens_max
-    return most is not None and here is not None and most > here
+def after_rejection(
+    choice: Choice, rung: RungName, policy: Policy, view: FleetView, moment: Moment, seconds_left: float
+) -> NextAttempt | SendAnyway | GiveUp:
+    """Decide what follows an answer that an enforced rung rejected before commit, `rung` being the reason.
+
+    The adapter would say the same again, so it is not asked again: the task's exits for this reason follow, in order.
+    What a caller pinned is never answered by anything else. An exit's own answer is rejected for its contract alone,
+    and then the task says what becomes of it; the reason for which it went there stays the request's.
+    """
+    task, reason = choice.task, cast(Reason, rung)
+    if task is None or choice.reason == "pinned":
+        return SendAnyway()
+    if choice.version is None:
+        return SendAnyway() if task.exit_breaks == "flag" else GiveUp("rejected")
+    if seconds_left <= 0:
+        return GiveUp("exhausted", None, reason)
+    instead = exit_instead(choice, policy, view, moment, reason)
+    if isinstance(instead, Choice):
+        return NextAttempt(instead)
+    if instead.code in ("exit_capped", "needs_human", "overload"):
+        return GiveUp(cast(GivingUp, instead.code), None, reason, instead.exit_capped)
+    return GiveUp("rejected" if rung == "contract" and task.exit_pool is None else "no_replica", None, reason)
+
+
+def _after_a_refusal(
+    choice: Choice, last: Failure, policy: Policy, view: FleetView, moment: Moment, seconds_left: float
+) -> NextAttempt | GiveUp:
+    """The first exit that is known to take longer prompts than this pool, where one was too long; else the caller's."""
+    if last.kind == "too_long":
+        here = choice.pool.context_tokens_max
+        longer = _instead(choice, last, policy, view, moment, frozenset(), math.inf if here is None else here)
+        if isinstance(longer, Choice) and seconds_left > 0:
+            return NextAttempt(longer)
+        if isinstance(longer, Refusal) and longer.code == "needs_human":
+            return GiveUp("needs_human", None, longer.reason, longer.exit_capped)
+    return GiveUp("refused")
+
+
+def _is_spent(failure: Failure, choice: Choice) -> bool:
+    """Whether its replica is not asked in another role. A holdout that came back does not go to what has failed it."""
+    came_back = choice.reason == "holdout" and failure.pool != choice.pool.name and choice.version is not None
+    return came_back or failure.kind in NOT_ASKED_AGAIN
 
 
 def _continues(choice: Choice) -> bool:
@@ -148,9 +195,18 @@ def _again(
 
 
 def _instead(
-    choice: Choice, last: Failure, policy: Policy, view: FleetView, moment: Moment, spent: frozenset[str]
+    choice: Choice,
+    last: Failure,
+    policy: Policy,
+    view: FleetView,
+    moment: Moment,
+    spent: frozenset[str],
+    context_above: float | None = None,
 ) -> Choice | Refusal | None:
-    """The exit, unless the request is there already or was pinned to its version by the caller."""
-    if choice.reason == "pinned" or choice.version is None:
+    """The exit, unless the request is there already or was pinned to its version by the caller. What is there as a
+    holdout goes back to the version that it was led to."""
+    if choice.version is None:
+        return adapter_after_all(choice, view, moment, spent, context_above)
+    if choice.reason == "pinned":
         return None
-    return general_instead(choice, policy, view, moment, REASON_OF[last.kind], spent)
+    return exit_instead(choice, policy, view, moment, REASON_OF[last.kind], spent, context_above)

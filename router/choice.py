@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from router.decision import OUT_OF_SERVICE, Asked, Choice, Moment, Reason, Refusal
-from router.exits import exit_of, lacking
+from router.exits import Routing, exit_of, lacking
 from router.ladder import climb
 from router.overrides import NO_RULE, Override, Ruled, Subject, rule
 from router.placing import live_version
@@ -15,6 +15,9 @@ from router.rungs import Finding
 from router.scoring import Scores
 from serving.view import FleetView, PoolView, VersionView
 
+NO_INDEX = "no task has a coverage model"
+"""Why no task can be found for the model `auto`."""
+
 
 def choose(asked: Asked, scores: Scores, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
     """Decide one request. Total: every input yields a Choice or a Refusal, and the same input the same one."""
@@ -22,15 +25,17 @@ def choose(asked: Asked, scores: Scores, policy: Policy, view: FleetView, moment
     if not _allowed(asked, task_name):
         return Refusal("model_not_allowed", f"This key may not use the model {asked.model!r}. Ask an admin for it.")
     if asked.model == AUTO:
-        if scores.task is None:
+        found = found_task(asked, scores)
+        if found is None:
             return _choose_without_task(asked, policy, view, moment)
-        task_name = scores.task
+        task_name = found
     task = policy.tasks.get(task_name)
     if task is None:
         return _choose_pool(asked, policy, view, moment)
     alias = policy.aliases.get(task_name)
     live = live_version(alias, view, asked.session, moment.draw)
-    ruled = rule(policy.overrides, subject_of(asked, task_name), scores.texts, moment.now_unix)
+    rules = policy.rules_for(task_name) if policy.overrides else ()
+    ruled = rule(rules, subject_of(asked, task_name), scores.texts, moment.now_unix) if rules else NO_RULE
     if ruled.deciding is not None:
         decision = _choose_overruled(ruled.deciding, task, live, policy, view, moment, asked.session)
     elif at:
@@ -38,6 +43,12 @@ def choose(asked: Asked, scores: Scores, policy: Policy, view: FleetView, moment
     else:
         decision = _choose_live(task, alias, live, scores, policy, view, moment, asked.session)
     return decision if ruled is NO_RULE else _as_ruled(decision, ruled)
+
+
+def found_task(asked: Asked, scores: Scores) -> str | None:
+    """The task that a request for `auto` is of, if its key names it."""
+    name = scores.task
+    return None if name is None or asked.models_allowed.isdisjoint(("*", name)) else name
 
 
 def _allowed(asked: Asked, name: str) -> bool:
@@ -54,17 +65,20 @@ def _choose_pool(asked: Asked, policy: Policy, view: FleetView, moment: Moment) 
     replica = pick(pool, None, view.in_flight, moment.now, moment.draw, key=key)
     if isinstance(replica, str):
         return lacking(replica, pool.name)
-    return Choice(None, None, pool, replica, "pinned", key=key)
+    return Choice(task=None, version=None, pool=pool, replica=replica, reason="pinned", key=key)
 
 
 def _choose_without_task(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
     """The pool for what is in no task's scope, where the caller may use it."""
+    found_of = () if policy.index is not None else (Finding("out_of_scope", "enforce", fired=False, note=NO_INDEX),)
     name = policy.auto_pool or ""
-    if not asked.models_allowed.isdisjoint(("*", name)) and name in view.pools:
+    if not asked.models_allowed.isdisjoint(("*", name)) and name in view.pools and name in policy.callable_pools:
         found = _choose_pool(replace(asked, model=name), policy, view, moment)
-        return replace(found, reason="out_of_scope") if isinstance(found, Choice) else found
+        return replace(found, reason="out_of_scope", findings=found_of) if isinstance(found, Choice) else found
     text = "The request is in the scope of no task that this key may use. GET /v1/models lists those."
-    return Refusal("no_task_fits", text, "out_of_scope")
+    if policy.index is None:
+        text = "No task has a coverage model, so that none can be found for the request. Ask for a task by its name."
+    return Refusal("no_task_fits", text, "out_of_scope", found_of)
 
 
 def subject_of(asked: Asked, task: str | None) -> Subject:
@@ -74,12 +88,17 @@ def subject_of(asked: Asked, task: str | None) -> Subject:
 
 def _as_ruled(decision: Choice | Refusal, ruled: Ruled) -> Choice | Refusal:
     """The decision with what rules add to it, and what those in the mode `observe` would have done."""
-    noted = tuple(Finding("override", "observe", True, note=f"{one.id}: {one.action}") for one in ruled.observed)
+    noted = [Finding("override", "observe", True, note=_noted(one)) for one in ruled.observed]
+    if not isinstance(decision, Refusal):
+        noted += [Finding("override", "enforce", True, note=_noted(one)) for one in ruled.adding]
     findings = (*noted, *decision.findings)
     if isinstance(decision, Refusal) or not ruled.adding:
         return replace(decision, findings=findings)
-    text = "\n\n".join(one.system or "" for one in ruled.adding)
-    return replace(decision, findings=findings, system=text, override_id=decision.override_id or ruled.adding[0].id)
+    return replace(decision, findings=findings, system="\n\n".join(one.system or "" for one in ruled.adding))
+
+
+def _noted(one: Override) -> str:
+    return f"{one.id}: {one.action}"
 
 
 def _choose_overruled(
@@ -92,11 +111,17 @@ def _choose_overruled(
     session: str | None,
 ) -> Choice | Refusal:
     if one.action == "refuse":
-        return Refusal("refused_by_override", one.message or "An admin's rule refuses this request.")
+        text = one.message or "An admin's rule refuses this request."
+        return Refusal("refused_by_override", text, override_id=one.id)
     if one.action == "general":
-        return exit_of(task, live, policy, view, moment, "override", session, one.id)
-    version = view.versions.get(one.version or "")
-    return _serve(task, version, policy, view, moment, "override", 1.0, session, one.id)
+        decision = exit_of(
+            Routing(task, live, "override", key=session, override_id=one.id, led_to=live), policy, view, moment
+        )
+    else:
+        version = view.versions.get(one.version or "")
+        routing = Routing(task, version, "override", key=session, override_id=one.id, led_to=version)
+        decision = _serve(routing, policy, view, moment)
+    return decision
 
 
 def _choose_live(
@@ -110,16 +135,21 @@ def _choose_live(
     session: str | None,
 ) -> Choice | Refusal:
     if alias is None or live is None:
-        return exit_of(task, None, policy, view, moment, "no_replica", session)
-    findings, sent_away, probability = climb(task, alias, live, scores, policy, moment, session)
-    if sent_away is not None:
-        decision = exit_of(task, live, policy, view, moment, sent_away, session)
-        if isinstance(decision, Refusal):
-            return replace(decision, findings=findings)
-        return replace(decision, findings=findings, probability=probability)
-    reason: Reason = "adapter" if live.name == alias.leading else "canary"
-    decision = _serve(task, live, policy, view, moment, reason, alias.weights[live.name] * probability, session)
-    return replace(decision, findings=findings) if findings else decision
+        return exit_of(Routing(task, None, "no_replica", key=session), policy, view, moment)
+    climbed = climb(task, alias, live, scores, policy, moment, session)
+    reason: Reason = climbed.sent_away or ("adapter" if live.name == alias.leading else "canary")
+    routing = Routing(
+        task=task,
+        version=live,
+        reason=reason,
+        key=session,
+        probability=alias.weights[live.name] * climbed.probability,
+        findings=climbed.findings,
+        led_to=live,
+    )
+    if climbed.sent_away is not None:
+        return exit_of(routing, policy, view, moment)
+    return _serve(routing, policy, view, moment)
 
 
 def _choose_pinned(asked: Asked, task: TaskPolicy, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
@@ -128,44 +158,43 @@ def _choose_pinned(asked: Asked, task: TaskPolicy, policy: Policy, view: FleetVi
         return Refusal("model_not_found", f"The version {asked.model!r} does not exist.")
     if version.state in OUT_OF_SERVICE:
         return Refusal("version_not_loaded", f"{version.name} is {version.state}: it answers nobody.")
-    return _serve(task, version, policy, view, moment, "pinned", 1.0, asked.session)
+    if not task.reaches(version.pool):
+        text = f"The task {task.name!r} may not send its texts to the pool {version.pool!r}, where {version.name} is."
+        return Refusal("version_not_loaded", text)
+    return _serve(Routing(task, version, "pinned", key=asked.session, led_to=version), policy, view, moment)
 
 
-def _serve(
-    task: TaskPolicy,
-    version: VersionView | None,
-    policy: Policy,
-    view: FleetView,
-    moment: Moment,
-    reason: Reason,
-    probability: float,
-    session: str | None,
-    override_id: str | None = None,
-) -> Choice | Refusal:
+def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
+    """The version, on a replica of its pool; where none can take it, the task's exit, unless it was pinned."""
+    task, version, reason = routing.task, routing.version, routing.reason
     pool = view.pools.get(version.pool) if version else None
     if version is None or pool is None or version.state in OUT_OF_SERVICE or not task.reaches(pool.name):
         if reason == "pinned":
-            return Refusal("version_not_loaded", f"The task {task.name!r} may not reach the version's pool.")
-        return exit_of(task, version, policy, view, moment, "no_replica", session, override_id)
-    key = session or version.name
+            return Refusal("version_not_loaded", "The version's pool is not there. Ask an admin for it.")
+        return exit_of(replace(routing, reason="no_replica"), policy, view, moment)
+    key = routing.key or version.name
+    on_trial = reason == "canary"
     instead: Choice | Refusal | None = None
     for spare_open in (True, False) if reason != "pinned" else (False,):
         replica = pick(
-            pool,
-            version.name,
-            view.in_flight,
-            moment.now,
-            moment.draw,
-            frozenset(),
-            key,
-            spare_open,
-            reason == "canary",
+            pool, version.name, view.in_flight, moment.now, moment.draw, frozenset(), key, spare_open, on_trial
         )
         if not isinstance(replica, str):
-            return Choice(task, version, pool, replica, reason, None, probability, override_id, key)
+            return Choice(
+                task=task,
+                version=version,
+                pool=pool,
+                replica=replica,
+                reason=reason,
+                probability=routing.probability,
+                override_id=routing.override_id,
+                key=key,
+                findings=routing.findings,
+                led_to=routing.led_to,
+            )
         if reason == "pinned":
             return _lacking_pinned(replica, version, pool)
-        instead = exit_of(task, version, policy, view, moment, replica, session, override_id, frozenset(), spare_open)
+        instead = exit_of(replace(routing, reason=replica), policy, view, moment, frozenset(), spare_open)
         if isinstance(instead, Choice):
             return instead
     assert instead is not None

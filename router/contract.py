@@ -1,9 +1,9 @@
 """Does an answer keep its task's contract? Compiled once for each version, then checked before commit.
 
-A contract is a mapping of `json_schema`, `choices` and `regex`; all that are set must hold of the answer's text as it
-is, without a trim, since that text is what the caller gets. Patterns, also those inside a schema, are matched in linear
-time, and nothing outside of the schema is ever read. What a contract says of a broken answer holds no word of the
-answer, so that it can be logged where texts are not kept.
+A contract is a mapping of `json_schema`, `choices`, `regex` and `length`; all that are set must hold of the answer's
+text as it is, without a trim, since that text is what the caller gets. Patterns, also those inside a schema, are
+matched in linear time, and nothing outside of the schema is ever read. What a contract says of a broken answer holds no
+word of the answer, so that it can be logged where texts are not kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ ANSWER_LENGTH_MAX = 1 << 16
 PATTERN_BYTES_MAX = 1 << 20
 """Memory of one compiled pattern, and of its cache while it is matched."""
 MESSAGE_LENGTH_MAX = 300
-KEYS = ("json_schema", "choices", "regex")
+KEYS = ("json_schema", "choices", "regex", "length")
+LENGTH_KEYS = ("characters_min", "characters_max")
 
 
 class ContractError(Exception):
@@ -34,11 +35,16 @@ class Contract:
     schema: jsonschema_rs.Validator | None = None
     choices: frozenset[str] | None = None
     regex: jsonschema_rs.Validator | None = None
+    characters_min: int = 0
+    characters_max: int = ANSWER_LENGTH_MAX
 
-    def broken_by(self, text: str) -> str | None:
-        """A sentence that says how this answer breaks the contract; None where it keeps it."""
-        if len(text) > ANSWER_LENGTH_MAX:
-            return f"The answer has more than the {ANSWER_LENGTH_MAX} characters that a contract allows."
+    def broken_by(self, text: str, cut: bool = False) -> str | None:
+        """A sentence that says how this answer breaks the contract; None where it keeps it.
+
+        `cut`: it ended because it had no token left. JSON is then never whole, even where it happens to be valid.
+        """
+        if not self.characters_min <= len(text) <= self.characters_max:
+            return self._of_length(len(text))
         if self.choices is not None and text not in self.choices:
             return f"The answer is none of the {len(self.choices)} choices."
         try:
@@ -47,7 +53,12 @@ class Contract:
             return "The answer is no valid Unicode."
         if self.regex is not None and not self.regex.is_valid(text):
             return "The answer does not match the regex from its beginning to its end."
-        return None if self.schema is None else _broken_by(self.schema, encoded)
+        return None if self.schema is None else _broken_by(self.schema, encoded, cut)
+
+    def _of_length(self, length: int) -> str:
+        if length > self.characters_max:
+            return f"The answer has more than the {self.characters_max} characters that a contract allows."
+        return f"The answer has fewer than the {self.characters_min} characters that a contract wants."
 
 
 def compile_contract(contract: Mapping[str, Any]) -> Contract:
@@ -55,17 +66,20 @@ def compile_contract(contract: Mapping[str, Any]) -> Contract:
     unknown = [key for key in contract if key not in KEYS]
     if unknown:
         raise ContractError(f"contract.{unknown[0]} is not known: a contract has {', '.join(KEYS)}.")
-    schema, choices, regex = (contract.get(key) for key in KEYS)
-    if schema is None and choices is None and regex is None:
-        raise ContractError("contract is empty: give json_schema, choices or regex, or leave it out.")
+    schema, choices, regex, length = (contract.get(key) for key in KEYS)
+    if schema is None and choices is None and regex is None and length is None:
+        raise ContractError("contract is empty: give json_schema, choices, regex or length, or leave it out.")
     return Contract(
         None if schema is None else _schema(schema),
         None if choices is None else _choices(choices),
         None if regex is None else _regex(regex),
+        *((0, ANSWER_LENGTH_MAX) if length is None else _length(length)),
     )
 
 
-def _broken_by(schema: jsonschema_rs.Validator, encoded: bytes) -> str | None:
+def _broken_by(schema: jsonschema_rs.Validator, encoded: bytes, cut: bool) -> str | None:
+    if cut:
+        return "The answer was cut off: its JSON is not whole."
     try:
         value = msgspec.json.decode(encoded)
     except (msgspec.DecodeError, RecursionError):
@@ -108,6 +122,18 @@ def _regex(regex: Any) -> jsonschema_rs.Validator:
             "which can't be matched in linear time, and compile to at most "
             f"{PATTERN_BYTES_MAX >> 20} MiB: lower the bounds of its repetitions, or write what it counts as a schema."
         ) from None
+
+
+def _length(length: Any) -> tuple[int, int]:
+    if not isinstance(length, dict) or not length or not length.keys() <= set(LENGTH_KEYS):
+        raise ContractError(f"contract.length must be a mapping with {' or '.join(LENGTH_KEYS)}, or both.")
+    least, most = length.get("characters_min", 0), length.get("characters_max", ANSWER_LENGTH_MAX)
+    for name, value in zip(LENGTH_KEYS, (least, most), strict=True):
+        if type(value) is not int or not 0 <= value <= ANSWER_LENGTH_MAX:
+            raise ContractError(f"contract.length.{name} must be a whole number from 0 to {ANSWER_LENGTH_MAX}.")
+    if least > most:
+        raise ContractError("contract.length.characters_min is more than characters_max: no answer can keep both.")
+    return least, most
 
 
 def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:

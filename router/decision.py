@@ -29,6 +29,8 @@ Reason = Literal[
     "context_length",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
+WITHOUT_EXITS: frozenset[Reason] = frozenset({"adapter", "canary", "pinned"})
+"""Reasons for which nothing goes to an exit."""
 OUT_OF_SERVICE = frozenset({"quarantined", "draining", "retired"})
 ADAPTER_STANDS_IN: frozenset[Reason] = frozenset({"out_of_scope", "holdout", "predicted_gain"})
 """Reasons for the exit for which the adapter answers all the same where the exit is closed, or is not there."""
@@ -50,7 +52,8 @@ RefusalCode = Literal[
 class Asked:
     """A request as the router sees it. `session` is None where the caller named none; `models_allowed` holds the
     names the caller's key may ask for, or `*`; `text` is empty unless a rule looks at it, and `selected`, what
-    the task's selector takes of the conversation, unless a model does."""
+    the task's selector takes of the conversation, unless a model does. Where the task is yet to be found, `selected`
+    is what the first look for it reads, and `selections` has what each task's selector takes."""
 
     model: str
     caller: str
@@ -59,13 +62,19 @@ class Asked:
     metadata: Mapping[str, str] | None = None
     text: str = ""
     selected: str = ""
+    selections: Mapping[str, str] | None = None
+
+    def selected_by(self, selector: str) -> str:
+        """What the selector of the task that is asked for, or was found, takes of the conversation."""
+        return self.selected if self.selections is None else self.selections[selector]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Where the request goes. `version` is None where a pool's base answers; `blueprint_of` is then the version
-    whose blueprint it needs (None: the caller asked for the base itself). `probability` is that of the draws which led
-    here: the version's share of the alias, times what the rungs drew.
+    whose blueprint it needs (None: the caller asked for the base itself). `led_to` is the version that it was led to,
+    which may be another than the one that answers, or None: by the alias, a pin or an admin's rule. `probability` is
+    that of the draws which led here: the version's share of the alias, times what the rungs drew.
     `key` is what requests share that are best answered by one replica: the session, else the version. `findings` are
     what the rungs said before it; `exit_capped` says that an exit before this one was closed; `system` is a message
     that an admin's rule adds to the system's."""
@@ -82,22 +91,34 @@ class Choice:
     findings: tuple[Finding, ...] = ()
     exit_capped: bool = False
     system: str | None = None
+    led_to: VersionView | None = None
 
     @property
     def engine_model(self) -> str:
         """The name by which the engine knows what is to answer."""
         return self.version.name if self.version else self.pool.base_model
 
+    @property
+    def at_exit(self) -> bool:
+        """Whether it is a task's exit: a pool's base, or another version than the one that it was led to."""
+        if self.task is None or self.version is None:
+            return self.task is not None
+        return self.led_to is not None and self.version.name != self.led_to.name
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """The request goes nowhere: a code for programs, and a sentence that says what to do. `reason` is why it would
-    have gone to an exit that is closed, or to a person."""
+    have gone to an exit that is closed, or to a person; `exit_capped` says that an exit was closed, `override_id` whose
+    rule it is, `led_to` which version it was led to."""
 
     code: RefusalCode
     message: str
     reason: Reason | None = None
     findings: tuple[Finding, ...] = ()
+    exit_capped: bool = False
+    override_id: str | None = None
+    led_to: VersionView | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,61 +2,128 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
-from router.decision import ADAPTER_STANDS_IN, OUT_OF_SERVICE, Choice, Moment, Reason, Refusal
+from router.decision import ADAPTER_STANDS_IN, OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
 from router.policy import Policy, TaskPolicy
 from router.replicas import Lack, pick
-from serving.view import FleetView, VersionView
+from router.rungs import Finding
+from serving.view import FleetView, PoolView, VersionView
+
+AT_LEISURE: frozenset[Reason] = frozenset({"holdout", "predicted_gain"})
+"""Reasons for which an exit is not worth waiting for: the adapter would have done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """A request of a task on its way, and what it takes along. `version` may or can't answer it (None: there is none),
+    and `led_to` is the one that it was led to first; `probability` is that of the draws which led it there.
+    """
+
+    task: TaskPolicy
+    version: VersionView | None
+    reason: Reason
+    key: str | None = None
+    override_id: str | None = None
+    probability: float = 1.0
+    findings: tuple[Finding, ...] = ()
+    led_to: VersionView | None = None
 
 
 def exit_of(
-    task: TaskPolicy,
-    version: VersionView | None,
+    routing: Routing,
+    policy: Policy,
+    view: FleetView,
+    moment: Moment,
+    avoid: frozenset[str] = frozenset(),
+    spare_open: bool = False,
+    context_above: float | None = None,
+) -> Choice | Refusal:
+    """The first exit that can take a request which its version may not answer; refused where none can.
+
+    One that is full is waited for, rather than that a person is asked. Where no exit is there now, or none may take
+    more, the adapter answers after all if the reason allows it. With `context_above` only pools come into question
+    that are known to take longer prompts than so many tokens.
+    """
+    task, reason = routing.task, routing.reason
+    stands_in = reason in ADAPTER_STANDS_IN
+    capped = False
+    lack: Lack | None = None
+    for exit_ in task.exits_for(reason):
+        if exit_ == "needs_human":
+            if lack == "overload":
+                break
+            return _to_a_person(routing, capped)
+        if exit_ == "general":
+            version, pool = None, view.pools.get(task.exit_pool or "")
+        else:
+            version = _standby(routing, policy, view)
+            pool = view.pools.get(version.pool) if version is not None else None
+        if pool is None or not task.reaches(pool.name) or not _is_longer(pool, context_above):
+            continue
+        if version is None and task.name in moment.exits_closed:
+            capped = True
+            continue
+        found = _at(routing, pool, version, view, moment, avoid, spare_open or stands_in, capped)
+        if isinstance(found, Choice):
+            return found
+        lack = found if lack is None or found == "overload" else lack
+    if stands_in and (lack != "overload" or reason in AT_LEISURE):
+        stays = _adapter(routing, view, moment, avoid, capped)
+        if stays is not None:
+            return stays
+    if lack is None and not capped and reason == "overload":
+        lack = "overload"  # its own replicas are full, and nothing else is there: they are waited for
+    return _nowhere(routing, lack, capped)
+
+
+def exit_instead(
+    choice: Choice,
     policy: Policy,
     view: FleetView,
     moment: Moment,
     reason: Reason,
-    session: str | None,
-    override_id: str | None = None,
     avoid: frozenset[str] = frozenset(),
-    spare_open: bool = False,
+    context_above: float | None = None,
 ) -> Choice | Refusal:
-    """The first exit that can take the request which `version` may not answer; refused where none can.
-
-    One that is full is waited for, rather than that a person is asked.
-    """
-    key = session or (version.name if version else None)
-    capped = False
-    lack: Refusal | None = None
-    for exit_ in task.exits_for(reason):
-        if exit_ == "needs_human":
-            if lack is None or lack.code != "overload":
-                return _to_a_person(task, reason)
-            continue
-        if exit_ == "general" and task.name in moment.exits_closed:
-            capped = True
-            continue
-        if exit_ == "general":
-            found = _general(task, version, view, moment, reason, key, override_id, avoid, spare_open)
-        else:
-            found = _standby(task, version, policy, view, moment, reason, key, override_id, avoid)
-        if isinstance(found, Choice):
-            return replace(found, exit_capped=True) if capped else found
-        lack = lack or found
-    if capped:
-        return _instead_of_exit(task, version, view, moment, reason, key)
-    return lack or Refusal("no_replica", f"The task {task.name!r} has no replica that can answer, and no exit.")
-
-
-def general_instead(
-    choice: Choice, policy: Policy, view: FleetView, moment: Moment, reason: Reason, avoid: frozenset[str] = frozenset()
-) -> Choice | Refusal:
-    """The task's exit after its adapter could not answer; refused where the exit has nobody to answer either."""
+    """The task's exit after its adapter could not or may not answer; refused where no exit can either."""
     if choice.task is None:
         return Refusal("no_replica", f"No replica of the pool {choice.pool.name!r} can answer. Try again later.")
     version = choice.version or choice.blueprint_of
-    return exit_of(choice.task, version, policy, view, moment, reason, choice.key, choice.override_id, avoid)
+    routing = Routing(
+        task=choice.task,
+        version=version,
+        reason=reason,
+        key=choice.key,
+        override_id=choice.override_id,
+        probability=choice.probability,
+        led_to=choice.led_to,
+    )
+    found = exit_of(routing, policy, view, moment, avoid, context_above=context_above)
+    return replace(found, system=choice.system) if choice.system and isinstance(found, Choice) else found
+
+
+def adapter_after_all(
+    choice: Choice, view: FleetView, moment: Moment, avoid: frozenset[str], context_above: float | None = None
+) -> Choice | None:
+    """The version that a holdout was led to, where its exit failed: a holdout only measures. It keeps its label."""
+    version = choice.led_to
+    if choice.task is None or choice.reason != "holdout" or choice.version is not None or version is None:
+        return None
+    routing = Routing(
+        task=choice.task,
+        version=version,
+        reason=choice.reason,
+        key=choice.key,
+        probability=choice.probability,
+        led_to=version,
+    )
+    pool = view.pools.get(version.pool)
+    if pool is None or not _is_longer(pool, context_above):
+        return None
+    found = _adapter(routing, view, moment, avoid, choice.exit_capped)
+    return replace(found, system=choice.system) if choice.system and found is not None else found
 
 
 def lacking(lack: Lack, pool: str) -> Refusal:
@@ -66,68 +133,93 @@ def lacking(lack: Lack, pool: str) -> Refusal:
     return Refusal("no_replica", f"No replica of the pool {pool!r} can answer now. Try again later.")
 
 
-def _general(
-    task: TaskPolicy,
+def _standby(routing: Routing, policy: Policy, view: FleetView) -> VersionView | None:
+    """The version that led before, unless it is the one that may not answer, or is out of service."""
+    alias = policy.aliases.get(routing.task.name)
+    standby = view.versions.get(alias.standby or "") if alias is not None else None
+    if standby is None or standby.state in OUT_OF_SERVICE:
+        return None
+    return None if routing.version is not None and standby.name == routing.version.name else standby
+
+
+def _is_longer(pool: PoolView, context_above: float | None) -> bool:
+    return context_above is None or (pool.context_tokens_max or -math.inf) > context_above
+
+
+def _at(
+    routing: Routing,
+    pool: PoolView,
     version: VersionView | None,
     view: FleetView,
     moment: Moment,
-    reason: Reason,
-    key: str | None,
-    override_id: str | None,
     avoid: frozenset[str],
     spare_open: bool,
-) -> Choice | Refusal | None:
-    pool = view.pools.get(task.exit_pool or "")
-    if pool is None or not task.reaches(pool.name):
-        return None
-    replica = pick(pool, None, view.in_flight, moment.now, moment.draw, avoid, key, spare_open)
+    capped: bool,
+) -> Choice | Lack:
+    """The choice of an exit: its version, or the pool's base with the blueprint of the version that it stands in for.
+
+    `capped` says that an exit before it was closed.
+    """
+    instead_of = routing.version
+    key = routing.key or (instead_of.name if instead_of else None)
+    name = version.name if version else None
+    replica = pick(pool, name, view.in_flight, moment.now, moment.draw, avoid, key, spare_open)
     if isinstance(replica, str):
-        return lacking(replica, pool.name)
-    return Choice(task, None, pool, replica, reason, version, 1.0, override_id, key)
+        return replica
+    return Choice(
+        task=routing.task,
+        version=version,
+        pool=pool,
+        replica=replica,
+        reason=routing.reason,
+        blueprint_of=instead_of if version is None else None,
+        probability=routing.probability,
+        override_id=routing.override_id,
+        key=key,
+        findings=routing.findings,
+        exit_capped=capped,
+        led_to=routing.led_to,
+    )
 
 
-def _standby(
-    task: TaskPolicy,
-    version: VersionView | None,
-    policy: Policy,
-    view: FleetView,
-    moment: Moment,
-    reason: Reason,
-    key: str | None,
-    override_id: str | None,
-    avoid: frozenset[str],
-) -> Choice | Refusal | None:
-    alias = policy.aliases.get(task.name)
-    standby = view.versions.get(alias.standby or "") if alias is not None else None
-    if standby is None or standby.state in OUT_OF_SERVICE or (version is not None and standby.name == version.name):
+def _adapter(routing: Routing, view: FleetView, moment: Moment, avoid: frozenset[str], capped: bool) -> Choice | None:
+    """The adapter after all, labelled with why it should not have answered."""
+    version = routing.version
+    pool = view.pools.get(version.pool) if version is not None else None
+    if version is None or pool is None or version.state in OUT_OF_SERVICE or not routing.task.reaches(pool.name):
         return None
-    pool = view.pools.get(standby.pool)
-    if pool is None or not task.reaches(pool.name):
-        return None
-    replica = pick(pool, standby.name, view.in_flight, moment.now, moment.draw, avoid, key)
-    if isinstance(replica, str):
-        return lacking(replica, pool.name)
-    return Choice(task, standby, pool, replica, reason, None, 1.0, override_id, key)
+    found = _at(routing, pool, version, view, moment, avoid, False, capped)
+    return found if isinstance(found, Choice) else None
 
 
-def _to_a_person(task: TaskPolicy, reason: Reason) -> Refusal:
-    text = f"A person has to answer this request of the task {task.name!r}: its adapter may not ({reason})."
-    return Refusal("needs_human", text, reason)
+def _to_a_person(routing: Routing, capped: bool) -> Refusal:
+    task, reason = routing.task.name, routing.reason
+    text = f"A person has to answer this request of the task {task!r}: its adapter may not ({reason})."
+    return _refused("needs_human", text, routing, capped)
 
 
-def _instead_of_exit(
-    task: TaskPolicy,
-    version: VersionView | None,
-    view: FleetView,
-    moment: Moment,
-    reason: Reason,
-    key: str | None,
-) -> Choice | Refusal:
-    """Past the exit's cap: the adapter where the reason allows it, else nobody."""
-    pool = view.pools.get(version.pool) if version and reason in ADAPTER_STANDS_IN else None
-    if version is not None and pool is not None and version.state not in OUT_OF_SERVICE and task.reaches(pool.name):
-        replica = pick(pool, version.name, view.in_flight, moment.now, moment.draw, key=key)
-        if not isinstance(replica, str):
-            return Choice(task, version, pool, replica, reason, key=key, exit_capped=True)
-    text = f"The task {task.name!r} has sent as much to {task.exit_pool} as it may. Try again later."
-    return Refusal("exit_capped", text, reason)
+def _nowhere(routing: Routing, lack: Lack | None, capped: bool) -> Refusal:
+    """No exit can take it. One that is full is waited for, whether another one was closed or not."""
+    task = routing.task
+    if capped and lack != "overload":
+        text = f"The task {task.name!r} has sent as much to {task.exit_pool} as it may. Try again later."
+        return _refused("exit_capped", text, routing, True)
+    if lack == "overload":
+        text = f"Every replica that could answer the task {task.name!r} is full. Try again in a moment."
+    elif lack == "no_replica":
+        text = f"No replica that could answer the task {task.name!r} is there now. Try again later."
+    else:
+        text = f"The task {task.name!r} has no replica that can answer, and no exit."
+    return _refused(lack or "no_replica", text, routing, capped)
+
+
+def _refused(code: RefusalCode, text: str, routing: Routing, capped: bool) -> Refusal:
+    return Refusal(
+        code,
+        text,
+        reason=routing.reason,
+        findings=routing.findings,
+        exit_capped=capped,
+        override_id=routing.override_id,
+        led_to=routing.led_to,
+    )

@@ -6,9 +6,11 @@ gain, which knows nothing of topics that nobody labelled; the holdout between th
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from router.decision import Moment
+from router.fitted import OTHER_SELECTOR
 from router.placing import arm_point
 from router.policy import Alias, Policy, TaskPolicy
 from router.rungs import AFTER_THE_ANSWER, RUNGS, Finding, Rung, RungName
@@ -17,8 +19,8 @@ from serving.view import VersionView
 
 
 class Climbed(NamedTuple):
-    """What the rungs found. `sent_away` is the first enforced one that fired; `probability` that of the arm which the
-    request fell to, as far as it was drawn for here."""
+    """What the rungs found. `sent_away` is the first enforced one that fired; `probability` that of what was drawn,
+    for a request that is led to this version: the probabilities of all that it could come to add up to 1."""
 
     findings: tuple[Finding, ...]
     sent_away: RungName | None
@@ -42,56 +44,79 @@ def climb(
     if not task.rungs:
         return NOTHING_FOUND
     findings: list[Finding] = []
-    stays = 1.0
+    probability = 1.0
     for name in BEFORE_THE_ANSWER:
         rung = task.rungs.get(name)
         if rung is None:
             continue
-        enforced = rung.mode == "enforce"
+        drawn: float | None = None
         if name == "degraded":
-            finding = _degraded(rung, version, policy, moment, session, alias.salt)
-            share = 1.0 - rung.share if version.name in policy.degraded else 0.0
+            finding, drawn = _degraded(rung, version, policy, moment, session, alias.salt)
         elif name == "out_of_scope":
-            finding, share = _out_of_scope(rung, version, scores, policy), 0.0
+            finding = _out_of_scope(rung, task, version, scores, policy)
         elif name == "holdout":
-            place = arm_point(session, alias.salt, moment.draw, "holdout")
-            finding, share = Finding("holdout", rung.mode, place < rung.share, None, rung.share), rung.share
+            finding, drawn = _holdout(rung, version, moment, session, alias.salt)
         else:
-            finding, share = _predicted_gain(rung, version, scores, policy), 0.0
+            finding = _predicted_gain(rung, task, version, scores, policy)
         findings.append(finding)
-        if finding.fired and enforced:
-            return Climbed(tuple(findings), name, stays * (share or 1.0))
-        if enforced:
-            stays *= 1.0 - share
-    return Climbed(tuple(findings), None, stays)
+        if rung.mode != "enforce":
+            continue
+        if drawn is not None:
+            probability *= drawn
+        if finding.fired:
+            return Climbed(tuple(findings), name, probability)
+    return Climbed(tuple(findings), None, probability)
 
 
 def _degraded(
     rung: Rung, version: VersionView, policy: Policy, moment: Moment, session: str | None, salt: str
-) -> Finding:
-    if version.name not in policy.degraded:
-        return Finding("degraded", rung.mode, fired=False)
+) -> tuple[Finding, float | None]:
+    """What it found, and the probability of what it drew for that; None where it drew nothing."""
+    name = version.name
+    if name not in policy.degraded:
+        return Finding("degraded", rung.mode, fired=False, version=name), None
     explored = arm_point(session, salt, moment.draw, "explored") < rung.share
     note = "kept by the exploration share" if explored else ""
-    return Finding("degraded", rung.mode, not explored, None, rung.share, note=note)
+    found = Finding("degraded", rung.mode, not explored, None, rung.share, (), note, name)
+    return found, rung.share if explored else 1.0 - rung.share
 
 
-def _out_of_scope(rung: Rung, version: VersionView, scores: Scores, policy: Policy) -> Finding:
-    fitted = policy.fitted.get(version.name)
-    found = scores.coverage if scores.version == version.name else None
+def _out_of_scope(rung: Rung, task: TaskPolicy, version: VersionView, scores: Scores, policy: Policy) -> Finding:
+    name = version.name
+    fitted = policy.fitted.get(name)
+    found = scores.coverage if scores.version == name else None
     if fitted is None or fitted.coverage is None or found is None:
-        return Finding("out_of_scope", rung.mode, fired=False, note="no coverage model")
+        note = "no coverage model" if fitted is None else _unread(fitted.coverage_selector, task, "no coverage model")
+        return Finding("out_of_scope", rung.mode, fired=False, note=note, version=name)
     threshold = fitted.coverage.threshold(rung.share)
     near = tuple(neighbour.id for neighbour in found.neighbours)
-    return Finding("out_of_scope", rung.mode, found.score < threshold, found.score, threshold, near)
+    if threshold == -math.inf:
+        note = "too few training prompts for so small a share"
+        return Finding("out_of_scope", rung.mode, False, found.score, None, near, note, name)
+    return Finding("out_of_scope", rung.mode, found.score < threshold, found.score, threshold, near, "", name)
 
 
-def _predicted_gain(rung: Rung, version: VersionView, scores: Scores, policy: Policy) -> Finding:
-    fitted = policy.fitted.get(version.name)
-    gain = scores.gain if scores.version == version.name else None
+def _holdout(rung: Rung, version: VersionView, moment: Moment, session: str | None, salt: str) -> tuple[Finding, float]:
+    """What it found, and the probability of what it drew."""
+    held_out = arm_point(session, salt, moment.draw, "holdout") < rung.share
+    found = Finding("holdout", rung.mode, held_out, None, rung.share, version=version.name)
+    return found, rung.share if held_out else 1.0 - rung.share
+
+
+def _unread(selector: str | None, task: TaskPolicy, otherwise: str) -> str:
+    """Why there is no score by a model that was fitted with this selector (None: there is none)."""
+    return otherwise if selector in (None, task.selector) else OTHER_SELECTOR
+
+
+def _predicted_gain(rung: Rung, task: TaskPolicy, version: VersionView, scores: Scores, policy: Policy) -> Finding:
+    name = version.name
+    fitted = policy.fitted.get(name)
+    gain = scores.gain if scores.version == name else None
     if fitted is None or fitted.gain is None or gain is None:
-        return Finding("predicted_gain", rung.mode, fired=False, note="no model of the gain")
+        none = "no model of the gain"
+        note = none if fitted is None else _unread(fitted.gain_selector, task, none)
+        return Finding("predicted_gain", rung.mode, fired=False, note=note, version=name)
     if not fitted.gain.shown_to_help:
-        return Finding("predicted_gain", rung.mode, False, gain, note="not shown to help")
+        return Finding("predicted_gain", rung.mode, False, gain, note="not shown to help", version=name)
     threshold = max(0.0, fitted.gain.threshold(rung.share))
-    return Finding("predicted_gain", rung.mode, gain > threshold, gain, threshold)
+    return Finding("predicted_gain", rung.mode, gain > threshold, gain, threshold, version=name)

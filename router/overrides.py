@@ -6,7 +6,7 @@ that adds a system message adds it and lets the later ones be tried; one in the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,18 @@ OverrideAction = Literal["general", "version", "refuse", "system"]
 OverrideMode = Literal["observe", "enforce"]
 PATTERN_BYTES_MAX = 1 << 20
 """Memory of one compiled pattern."""
+PROGRAM_BYTES_MAX = 1 << 18
+"""Memory in which a pattern that is new must compile: what is too large is then found within a millisecond."""
+PATTERN_STEPS_MAX = 4000
+"""Steps of a new pattern's program."""
+PATTERN_WORK_MAX = 1_000_000_000
+"""Bytes of a text times steps that one pattern reads: some 2 to 10 seconds at worst."""
+PIECE_CHARACTERS_MAX = 1 << 15
+"""Characters of a text that are looked at in one go: another thread waits for no more than some 0.3 ms of it."""
+ADDED_MAX = 8
+"""Messages that rules add to one request; what is beyond is noted, and not added."""
+HELD_WORK_MAX = 100_000
+"""Characters times weights up to which a text is read in about a millisecond, whatever the patterns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +53,25 @@ class Override:
     expires_at: float | None = None
     mode: OverrideMode = "enforce"
     compiled: Any = field(init=False, repr=False, compare=False, default=None)
+    weight: int = field(init=False, repr=False, compare=False, default=0)
+    """What a character of a text costs at worst: for a pattern the steps of its program."""
 
     def __post_init__(self) -> None:
         if self.contains is not None:  # folded once here, not for each request
             object.__setattr__(self, "contains", fold(self.contains))
+            object.__setattr__(self, "weight", 1)
         if self.pattern is not None:
             object.__setattr__(self, "compiled", _compiled(self.pattern))
+            object.__setattr__(self, "weight", self.weight + (self.compiled.programsize if self.compiled else 0))
 
     @property
     def reads_text(self) -> bool:
         """Whether it looks at what a request says."""
         return self.contains is not None or self.pattern is not None
+
+    def is_over(self, now_unix: float) -> bool:
+        """Whether it has expired."""
+        return self.expires_at is not None and self.expires_at <= now_unix
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +84,8 @@ class Subject:
 
 
 class Ruled(NamedTuple):
-    """What the rules say of a request: the one that decides, those that add a message, and those only noted."""
+    """What the rules say of a request: the one that decides, those that add a message (at most ADDED_MAX), and those
+    that are only noted."""
 
     deciding: Override | None = None
     adding: tuple[Override, ...] = ()
@@ -78,10 +99,11 @@ def rule(rules: tuple[Override, ...], subject: Subject, texts: frozenset[str], n
     """Hold a request against the rules. `texts` are the ids of rules whose conditions on the text hold."""
     adding: tuple[Override, ...] = ()
     observed: tuple[Override, ...] = ()
+    task = subject.task
     for one in rules:
-        if not _holds(one, subject, texts, now_unix):
+        if (one.task is not None and one.task != task) or not _holds(one, subject, texts, now_unix):
             continue
-        if one.mode == "observe":
+        if one.mode == "observe" or (one.action == "system" and len(adding) >= ADDED_MAX):
             observed = (*observed, one)
         elif one.action == "system":
             adding = (*adding, one)
@@ -93,7 +115,16 @@ def rule(rules: tuple[Override, ...], subject: Subject, texts: frozenset[str], n
 def texts_matched(rules: tuple[Override, ...], text: str) -> frozenset[str]:
     """The ids of the rules that look at the text, and whose conditions on it hold. Linear in the text's length."""
     folded = fold(text) if any(one.contains is not None for one in rules) else ""
-    return frozenset(one.id for one in rules if one.reads_text and _holds_in(one, text, folded))
+    encoded = _encoded(text) if any(one.compiled is not None for one in rules) else b""
+    return frozenset(one.id for one in rules if one.reads_text and _holds_in(one, encoded, folded))
+
+
+def by_task(rules: tuple[Override, ...]) -> dict[str | None, tuple[Override, ...]]:
+    """The rules of each task that one of them names, and those that name none (None), each in their order."""
+    found: dict[str | None, list[Override]] = {}
+    for one in rules:
+        found.setdefault(one.task, []).append(one)
+    return {task: tuple(own) for task, own in found.items()}
 
 
 def needs_text(rules: tuple[Override, ...]) -> bool:
@@ -103,53 +134,83 @@ def needs_text(rules: tuple[Override, ...]) -> bool:
 
 def fold(text: str) -> str:
     """The form in which texts are compared: case folded, each run of white space as one space."""
-    return " ".join(text.split()).casefold()
+    if len(text) <= PIECE_CHARACTERS_MAX:
+        return " ".join(text.split()).casefold()
+    pieces: list[str] = []
+    apart = False
+    for piece in _pieces(text):
+        folded = " ".join(piece.split()).casefold()
+        if pieces and folded and (apart or piece[0].isspace()):
+            pieces.append(" ")
+        if folded:
+            pieces.append(folded)
+        apart = piece[-1].isspace()
+    return "".join(pieces)
 
 
 def pattern_fault(pattern: str) -> str | None:
     """What is wrong with a pattern, in a sentence; None where it can be used."""
     try:
-        re2.compile(pattern, options=_options())
+        steps = re2.compile(pattern, options=_options(PROGRAM_BYTES_MAX)).programsize
     except (re2.error, UnicodeEncodeError) as error:
-        said = error.args[0] if error.args else ""
+        said = "half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else error.args[0]
         told = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
         return (
             f"it is no regular expression of RE2 ({told[:200]}), which has no look-around and no back references, "
-            f"and takes at most {PATTERN_BYTES_MAX >> 20} MiB compiled"
+            f"and takes at most {PROGRAM_BYTES_MAX >> 10} KiB compiled"
         )
+    if steps > PATTERN_STEPS_MAX:
+        return f"it takes {steps:,} steps compiled, of at most {PATTERN_STEPS_MAX:,}: repeat less, or make it two rules"
     return None
 
 
 def _holds(one: Override, subject: Subject, texts: frozenset[str], now_unix: float) -> bool:
-    if one.expires_at is not None and one.expires_at <= now_unix:
-        return False
-    if one.task is not None and one.task != subject.task:
+    if one.is_over(now_unix):
         return False
     if one.caller is not None and one.caller != subject.caller:
         return False
-    if any(subject.metadata.get(key) != value for key, value in one.metadata.items()):
-        return False
-    return not one.reads_text or one.id in texts
+    for key, value in one.metadata.items():
+        if subject.metadata.get(key) != value:
+            return False
+    return one.id in texts or not one.reads_text
 
 
-def _holds_in(one: Override, text: str, folded: str) -> bool:
-    if one.contains is not None and one.contains not in folded:
+def _holds_in(one: Override, encoded: bytes, folded: str) -> bool:
+    if one.contains is not None and not _is_in(one.contains, folded):
         return False
     if one.pattern is None:
         return True
-    return one.compiled is not None and one.compiled.search(text) is not None
+    if one.compiled is None:
+        return False
+    bytes_max = PATTERN_WORK_MAX // max(1, one.compiled.programsize)
+    return one.compiled.search(encoded if len(encoded) <= bytes_max else encoded[:bytes_max]) is not None
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[start : start + PIECE_CHARACTERS_MAX] for start in range(0, len(text), PIECE_CHARACTERS_MAX))
+
+
+def _encoded(text: str) -> bytes:
+    return b"".join(piece.encode(errors="replace") for piece in _pieces(text))
+
+
+def _is_in(part: str, text: str) -> bool:
+    if len(text) <= PIECE_CHARACTERS_MAX:
+        return part in text
+    whole = PIECE_CHARACTERS_MAX + len(part)  # what lies across two pieces is in one of them as a whole
+    return any(part in text[start : start + whole] for start in range(0, len(text), PIECE_CHARACTERS_MAX))
 
 
 def _compiled(pattern: str) -> Any:
     """The pattern, compiled; None for one that can't be used, which then matches nothing."""
     try:
-        return re2.compile(pattern, options=_options())
+        return re2.compile(pattern, options=_options(PATTERN_BYTES_MAX))
     except (re2.error, UnicodeEncodeError):
         return None
 
 
-def _options() -> re2.Options:
+def _options(bytes_max: int) -> re2.Options:
     options = re2.Options()
-    options.max_mem = PATTERN_BYTES_MAX
+    options.max_mem = bytes_max
     options.log_errors = False
     return options

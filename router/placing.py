@@ -21,7 +21,7 @@ def sticky_point(session: str, salt: str) -> float:
 
 def arm_point(session: str | None, salt: str, draw: float, arm: str) -> float:
     """A request's place in [0, 1) for an arm beside its version: by its session, else by bits of the draw."""
-    if session is not None:
+    if session:
         return sticky_point(session, f"{arm}:{salt}")
     return math.modf(draw * (1 << BITS_OF_AN_ARM * ARMS.index(arm)))[0]
 
@@ -30,7 +30,7 @@ def live_version(alias: Alias | None, view: FleetView, session: str | None, draw
     """The version that the task's alias leads this request to; None where there is none."""
     if alias is None:
         return None
-    point = draw if session is None else sticky_point(session, alias.salt)
+    point = sticky_point(session, alias.salt) if session else draw
     total = 0.0
     name = ""
     for name, weight in alias.weights.items():  # noqa: B007 - the last one takes what rounding leaves

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from router.overrides import Override
+from router.overrides import HELD_WORK_MAX, Override, by_task
 from router.rungs import DEFAULT_EXITS, Exit, Rung, RungName
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CacheIsolation = Literal["caller", "none"]
 """Whose prompts share an engine's prefix cache: one caller's own, or everybody's."""
+ExitBreaks = Literal["error", "flag"]
+"""What becomes of an exit's answer that breaks the contract: the caller gets an error, or the answer with a label."""
 COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
 """From when on a streamed answer belongs to the caller: with its first token, with so many, or when it is complete."""
 
@@ -57,7 +59,8 @@ class TaskPolicy:
     `commit` is one of COMMIT_POLICIES; `hold_seconds_max` how long a stream is held back for it (None: as long as an
     answer may take). `rungs` are those that are not off; `exits` says for a reason where a request goes instead, in
     order; `pools_allowed` are the pools that its text may reach (None: all). `selector` says what of a conversation
-    the fitted models read.
+    the fitted models read. `constrained`: engines are told to answer in the contract's form alone; `exit_breaks` is
+    what becomes of an exit's answer that breaks an enforced contract.
     """
 
     name: str
@@ -72,6 +75,8 @@ class TaskPolicy:
     exits: Mapping[str, tuple[Exit, ...]] = field(default_factory=dict)
     pools_allowed: frozenset[str] | None = None
     selector: str = "user_turns"
+    constrained: bool = False
+    exit_breaks: ExitBreaks = "error"
 
     @property
     def reads_text(self) -> bool:
@@ -131,6 +136,49 @@ class Policy:
     degraded: frozenset[str] = frozenset()
     index: TaskIndex | None = None
     auto_pool: str | None = None
+    _rules: Mapping[str | None, tuple[Override, ...]] = field(init=False, repr=False, compare=False)
+    _weights: Mapping[str | None, int] = field(init=False, repr=False, compare=False)
+    """What a character of a text costs at worst, by the task that rules name."""
+
+    def __post_init__(self) -> None:
+        rules = by_task(self.overrides)
+        object.__setattr__(self, "_rules", rules)
+        weights = {task: sum(one.weight for one in own) for task, own in rules.items()}
+        object.__setattr__(self, "_weights", weights)
+
+    def rules_for(self, task: str) -> tuple[Override, ...]:
+        """The rules that a request of this task is held against, in their order, and maybe others."""
+        own, any_task = self._rules.get(task), self._rules.get(None)
+        if own and any_task:
+            return self.overrides
+        return own or any_task or ()
+
+    def rules_named(self, model: str) -> tuple[Override, ...]:
+        """The same by what is asked for: all of them where the task is yet to be found."""
+        return self.overrides if model == AUTO else self.rules_for(model.partition("@")[0])
+
+    def rules_reading(self, model: str, now_unix: float) -> tuple[Override, ...]:
+        """Those of them that look at the text: of the task that is asked for, or of all, and not expired."""
+        task = None if model == AUTO else model.partition("@")[0]
+        return tuple(
+            [
+                one
+                for one in self.rules_named(model)
+                if one.weight
+                and (one.expires_at is None or one.expires_at > now_unix)
+                and (task is None or one.task is None or one.task == task)
+            ]
+        )
+
+    def takes_long(self, model: str, text: str, now_unix: float) -> bool:
+        """Whether the rules take so long to read a text that nobody may wait for it: a thread's work."""
+        if model == AUTO:
+            most = sum(self._weights.values())
+        else:
+            most = self._weights.get(model.partition("@")[0], 0) + self._weights.get(None, 0)
+        if len(text) * most <= HELD_WORK_MAX:
+            return False
+        return len(text) * sum(one.weight for one in self.rules_reading(model, now_unix)) > HELD_WORK_MAX
 
     def selector(self, model: str) -> str | None:
         """What of a conversation a fitted model reads, where one does; None where none has to."""

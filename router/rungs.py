@@ -14,6 +14,8 @@ RungName = Literal["degraded", "out_of_scope", "holdout", "predicted_gain", "con
 RUNGS: tuple[RungName, ...] = get_args(RungName)
 AFTER_THE_ANSWER: frozenset[RungName] = frozenset({"contract", "low_confidence", "refusal"})
 """Rungs that look at an answer before it is committed; the others look at the request."""
+BY_SCORE: frozenset[RungName] = frozenset({"out_of_scope", "predicted_gain", "low_confidence"})
+"""Rungs that hold a score against a threshold; one that has none could not judge."""
 DEFAULT_EXITS: tuple[Exit, ...] = ("general",)
 
 
@@ -40,6 +42,8 @@ class Finding:
 
     `score` and `threshold` are in the rung's own unit, None where it has none; `neighbours` are the ids of the nearest
     training prompts; `note` says in a few words what else there is to know, such as why nothing could be found.
+    `version` is the one whose models were asked: that which the request was led to; None after an answer, where it is
+    that which gave it.
     """
 
     rung: RungName | Literal["override"]
@@ -49,3 +53,4 @@ class Finding:
     threshold: float | None = None
     neighbours: tuple[str, ...] = ()
     note: str = ""
+    version: str | None = None

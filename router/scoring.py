@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from router.decision import Asked, Moment
+from router.embedding import clipped
 from router.fitted import NOTHING_FITTED
 from router.overrides import texts_matched
 from router.placing import live_version
@@ -14,10 +16,12 @@ from router.rungs import RungName
 from serving.view import FleetView
 
 if TYPE_CHECKING:
-    from router.coverage import CoverageScore
+    from router.coverage import CoverageModel, CoverageScore
 
 CANDIDATES_MAX = 5
 """Tasks whose models are asked in full for the model `auto`."""
+SURE_SCORE = 0.8
+"""With this score a task is taken without asking those that are less near; 1 is the middle of its training prompts."""
 DEFERRED_SHARE = 0.05
 """Share of in-scope requests that a task is ready to defer, where it does not say."""
 COVERAGE_READERS: tuple[RungName, ...] = ("out_of_scope", "low_confidence")
@@ -44,8 +48,9 @@ NO_SCORES = Scores()
 
 def score(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Scores:
     """Ask the models that the task's rungs need. `moment` is the one that the request is decided with."""
-    texts = texts_matched(policy.overrides, asked.text) if policy.text_needed else frozenset()
-    found = task_for(asked, policy, view, moment) if asked.model == AUTO else None
+    rules = policy.rules_reading(asked.model, moment.now_unix) if policy.text_needed else ()
+    texts = texts_matched(rules, asked.text) if rules else frozenset()
+    found, placed = task_for(asked, policy, view, moment) if asked.model == AUTO else (None, None)
     task_name = asked.model if found is None else found
     task = policy.tasks.get(task_name)
     if task is None or not task.reads_text:
@@ -53,32 +58,54 @@ def score(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Scor
     version = live_version(policy.aliases.get(task_name), view, asked.session, moment.draw)
     fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
     coverage = gain = None
-    if fitted.coverage is not None and any(name in task.rungs for name in COVERAGE_READERS):
-        coverage = fitted.coverage.score(asked.selected)
-    if fitted.gain is not None and "predicted_gain" in task.rungs:
-        gain = fitted.gain.score(asked.selected)
+    covering, gaining = fitted.coverage_for(task.selector), fitted.gain_for(task.selector)
+    if covering is not None and any(name in task.rungs for name in COVERAGE_READERS):
+        coverage = placed or covering.score(asked.selected_by(task.selector))
+    if gaining is not None and "predicted_gain" in task.rungs:
+        gain = gaining.score(asked.selected_by(task.selector))
     return Scores(version.name if version else None, coverage, gain, found, texts)
 
 
-def task_for(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> str | None:
-    """The task that a request for `auto` is of, among those that its key may use; None where it fits none.
+def task_for(
+    asked: Asked, policy: Policy, view: FleetView, moment: Moment
+) -> tuple[str, CoverageScore] | tuple[None, None]:
+    """The task that a request for `auto` is of, among those that its key may use, and its score there; None where it
+    fits none.
 
-    A first stage that all tasks share picks a few; their own models decide: the task whose leading version is the
-    surest that the request is in its scope.
+    A first stage that all tasks share picks a few; their own models decide, each by what its task's selector takes: the
+    task whose live version is the surest that the request is in its scope. They are asked the nearest first, until one
+    is sure enough. A text is embedded once, however many read it.
     """
-    if policy.index is None:
-        return None
-    allowed = frozenset(policy.tasks)
-    if "*" not in asked.models_allowed:
-        allowed &= asked.models_allowed
-    best: tuple[float, str] | None = None
-    for name in policy.index.candidates(asked.selected, allowed, CANDIDATES_MAX):
+    index = policy.index
+    if index is None:
+        return None, None
+    allowed = policy.tasks if "*" in asked.models_allowed else policy.tasks.keys() & asked.models_allowed
+    first = index.embedding.embed([clipped(asked.selected)])[0]
+    vectors = {asked.selected: first}
+    best: tuple[str, CoverageScore] | None = None
+    for name in index.candidates(asked.selected, allowed, CANDIDATES_MAX, first):
+        task = policy.tasks[name]
         version = live_version(policy.aliases.get(name), view, asked.session, moment.draw)
-        model = policy.fitted.get(version.name, NOTHING_FITTED).coverage if version is not None else None
+        fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
+        model = fitted.coverage_for(task.selector)
         if model is None:
             continue
-        rung = policy.tasks[name].rungs.get("out_of_scope")
-        margin = model.score(asked.selected).score - model.threshold(rung.share if rung else DEFERRED_SHARE)
-        if margin >= 0 and (best is None or margin > best[0]):
-            best = margin, name
-    return best[1] if best else None
+        text = asked.selected_by(task.selector)
+        if text not in vectors:
+            vectors[text] = index.embedding.embed([clipped(text)])[0]
+        rung = task.rungs.get("out_of_scope")
+        found = model.score(text, vectors[text])
+        if found.score < _bar(model, rung.share if rung else DEFERRED_SHARE):
+            continue
+        if best is None or found.score > best[1].score:
+            best = name, found
+        if found.score >= SURE_SCORE:
+            break
+    return best or (None, None)
+
+
+def _bar(model: CoverageModel, share: float) -> float:
+    """From which score a task may be what a request is of. One with too few prompts for its share has the threshold of
+    DEFERRED_SHARE, or of the least share that it can tell: with none it would take everything."""
+    bars = model.threshold(share), model.threshold(max(share, DEFERRED_SHARE)), float(model.held_back[0])
+    return next(bar for bar in bars if bar > -math.inf)

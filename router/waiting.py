@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from router.choice import subject_of
+from router.choice import found_task, subject_of
 from router.decision import OUT_OF_SERVICE, Asked
 from router.overrides import rule
 from router.policy import AUTO, Policy
@@ -17,22 +17,22 @@ def awaited_replicas(asked: Asked, scores: Scores, policy: Policy, view: FleetVi
 
     They may be some more than that: who waits looks again, and waits on.
     """
-    model = asked.model if asked.model != AUTO else scores.task or policy.auto_pool or ""
+    model = asked.model if asked.model != AUTO else found_task(asked, scores) or policy.auto_pool or ""
     task = policy.tasks.get(model.partition("@")[0])
     if task is None:
         pool = view.pools.get(model)
         return frozenset(replica.name for replica in pool.replicas) if pool else frozenset()
+    alias = policy.aliases.get(task.name)
     deciding = rule(policy.overrides, subject_of(asked, task.name), scores.texts, now_unix).deciding
     if deciding is not None:
-        versions: Iterable[str] = [deciding.version] if deciding.version else []
+        versions: Iterable[str] = [deciding.version or "", alias.standby or "" if alias is not None else ""]
     elif model != task.name:
         return frozenset(_holding(model, view))
     else:
-        alias = policy.aliases.get(task.name)
-        versions = [*alias.weights, *([alias.standby] if alias.standby else ())] if alias is not None else []
+        versions = [*alias.weights, alias.standby or ""] if alias is not None else []
     found = {name for version in versions for name in _holding(version, view)}
     exit_pool = view.pools.get(task.exit_pool or "")
-    if exit_pool is not None:
+    if exit_pool is not None and task.reaches(exit_pool.name):
         found |= {replica.name for replica in exit_pool.replicas}
     return frozenset(found)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,8 +14,10 @@ from redis.asyncio import Redis
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
 KEEP = b"keep"
-CONVERTED_AT_ONCE_MAX = 20
-"""Objects that a mirror converts before it lets others have the event loop."""
+CONVERTING_SECONDS_MAX = 0.0005
+"""How long a mirror converts objects before it lets others have the event loop; the last one may take longer."""
+READ_AT_ONCE = 100
+"""Objects that are read from Redis in one go, about."""
 T = TypeVar("T")
 
 CHANGE = """
@@ -112,14 +115,25 @@ class Shelf:
         return {name: msgspec.json.decode(value) for name, value in (await self.written()).items()}
 
     async def written(self) -> dict[str, bytes]:
-        """Every object's JSON by name, as it stands in Redis."""
-        raw = await self._redis.hgetall(self.values)
-        return {name.decode(): value for name, value in raw.items()}
+        """Every object's JSON by name, as it stands in Redis; what changes meanwhile may be in it or not."""
+        found: dict[str, bytes] = {}
+        async for some in self._in_parts(self.values):
+            found.update((name.decode(), value) for name, value in some.items())
+        return found
 
     async def generations(self) -> dict[str, int]:
-        """The generation of every object that ever stood here."""
-        raw = await self._redis.hgetall(self.generation_names)
-        return {name.decode(): int(value) for name, value in raw.items()}
+        """The generation of every object that ever stood here; what changes meanwhile may be in it or not."""
+        found: dict[str, int] = {}
+        async for some in self._in_parts(self.generation_names):
+            found.update((name.decode(), int(value)) for name, value in some.items())
+        return found
+
+    async def _in_parts(self, key: str) -> AsyncIterator[dict[bytes, bytes]]:
+        """A hash, a part after the other: the reading of a large answer would hold the event loop."""
+        cursor = -1
+        while cursor:
+            cursor, some = await self._redis.hscan(key, max(cursor, 0), count=READ_AT_ONCE)
+            yield some
 
     async def get(self, name: str) -> dict[str, Any] | None:
         """One object, or None."""
@@ -152,15 +166,15 @@ class Mirror(Generic[T]):
     async def all(self) -> dict[str, T]:
         """Every object by name. Raises RedisError, and what `made` raises; what was known is then still known."""
         known: dict[str, tuple[bytes, T]] = {}
-        converted = 0
+        since = time.monotonic()
         for name, written in (await self._shelf.written()).items():
             before = self._known.get(name)
             if before is not None and before[0] == written:
                 known[name] = before
                 continue
             known[name] = written, self._made(name, msgspec.json.decode(written))
-            converted += 1
-            if converted % CONVERTED_AT_ONCE_MAX == 0:
+            if time.monotonic() - since >= CONVERTING_SECONDS_MAX:
                 await asyncio.sleep(0)
+                since = time.monotonic()
         self._known = known
         return {name: value for name, (_, value) in known.items()}

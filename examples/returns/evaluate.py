@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import hashlib
 import json
-import math
 import re
 import sys
 import time
@@ -24,6 +23,8 @@ from typing import Any
 
 import httpx
 import yaml
+
+from monitoring.evaluation.statistics import share_of
 
 HERE = Path(__file__).resolve().parent
 SPLITS = {"templates": "heldout_templates.jsonl", "hand": "heldout_hand.jsonl"}
@@ -92,13 +93,9 @@ def keeps_contract(text: str | None, schema: dict[str, Any]) -> bool:
 
 def share(right: int, count: int) -> dict[str, float]:
     """A share with its 95 % Wilson interval."""
-    z, p = 1.959964, right / count
-    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return {
-        "right": right, "share": round(p, 4), "low": round(max(0.0, middle - half), 4),
-        "high": round(min(1.0, middle + half), 4),
-    }  # fmt: skip
+    found = share_of(right, count)
+    known = {"share": found.share, "low": found.low, "high": found.high}
+    return {"right": right, **{name: round(value or 0.0, 4) for name, value in known.items()}}
 
 
 def count_up(answers: list[Answered], schema: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,10 @@ from pydantic import Field, ValidationError
 
 from gateway.admin.access import Admin, Body, Operator, conflicts, seen
 from gateway.admin.audit import audit
-from gateway.admin.uploads import is_upload
+from gateway.admin.evaluations import evaluation_words
+from gateway.admin.overrides import rules_to
+from gateway.admin.prompts import have_fitted, sample_of, selector_of, sentence_of
+from gateway.admin.uploads import OPTIONAL, SAMPLES, Upload, is_upload
 from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.errors import Problem
@@ -47,6 +50,12 @@ class AdapterIn(Body):
     pool: str | None = Field(
         None, max_length=63, description="The pool it is for; unset: the first whose base it fits."
     )
+    prompts: str | None = Field(
+        None, pattern="^/", max_length=4096, description="Absolute path of a file with some of its training prompts."
+    )
+    background: str | None = Field(
+        None, pattern="^/", max_length=4096, description="Absolute path of a file with other traffic."
+    )
 
 
 @router.get("/adapters")
@@ -69,40 +78,43 @@ async def list_adapters(
 
 @router.get("/adapters/{name}")
 async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, Any]:
-    """One version with its manifest."""
+    """One version with its manifest, its last evaluation, and what was fitted for it, or how far that is."""
     house = house_of(request)
     version = await version_of(house, name)
-    return {**await _told(house, version), "manifest": version.manifest}
+    fitted = await house.fitted.shown(name, selector_of(house, version.task))
+    evaluation = await house.evaluations.latest(name)
+    told = {"manifest": version.manifest, "evaluation": evaluation, "fitted": fitted}
+    return {**await _told(house, version), **told}
 
 
 @router.post("/adapters", status_code=201)
 async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an adapter, copy it into the store and enter it as the task's next version. No engine hears of it yet.
 
-    JSON imports a folder on the gateway's machine; multipart/form-data uploads the files.
+    JSON imports a folder on the gateway's machine; multipart/form-data uploads the files. With a sample of its training
+    prompts its coverage is fitted from them; GET shows how far that is.
     """
     house = house_of(request)
     if is_upload(request.scope):
-        async with house.uploads.receive(request) as upload:
-            task, pool = upload.fields.get("task", ""), upload.fields.get("pool")
-            return await _add(house, admin, upload.folder, upload.manifest, upload.signature, task, pool)
+        async with house.uploads.receive(request, optional=(*OPTIONAL, *SAMPLES)) as upload:
+            return await _add(house, admin, upload, upload.fields.get("task", ""), upload.fields.get("pool"))
     try:
         body = AdapterIn.model_validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
     folder = Path(body.path)
-    return await _add(
-        house, admin, folder, _manifest_of(folder), _beside(folder, "signature.json"), body.task, body.pool
-    )
+    prompts, background = (Path(path) if path else None for path in (body.prompts, body.background))
+    found = Upload(folder, _manifest_of(folder), _beside(folder, "signature.json"), {}, prompts, background)
+    return await _add(house, admin, found, body.task, body.pool)
 
 
-async def _add(
-    house: House, admin: Caller, folder: Path, manifest_path: Path, signature: Path | None, task: str, pool: str | None
-) -> dict[str, Any]:
+async def _add(house: House, admin: Caller, found: Upload, task: str, pool: str | None) -> dict[str, Any]:
     if task not in house.settings.tasks:
         raise Problem("not_found", f"The configuration has no task {task[:80]!r}.", "task")
+    sample = await sample_of(house, task, found.prompts, found.background)
+    folder = found.folder
     try:
-        manifest = await asyncio.to_thread(read_manifest, manifest_path)
+        manifest = await asyncio.to_thread(read_manifest, found.manifest)
         if manifest.task != task:
             raise Problem("adapter_rejected", f"The manifest is for the task {manifest.task!r}.", "task")
         _check_bounds(house, task, manifest)
@@ -111,7 +123,7 @@ async def _add(
         pool = _pool_for(house, pool, manifest.base_fingerprint)
         claimed, limits = manifest.base_fingerprint, limits_of(house, pool)
         artifact = await asyncio.to_thread(verify, folder, house.bases[pool], limits, claimed_fingerprint=claimed)
-        signer, proof = _signer(house, signature, artifact, manifest)
+        signer, proof = _signer(house, found.signature, artifact, manifest)
         await asyncio.to_thread(house.store.put, folder, artifact)
     except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
         await audit(house, admin, "adapter.reject", task, None, None, str(error)[:2000])
@@ -122,7 +134,8 @@ async def _add(
         version = await house.registry.register(task, pool, artifact, manifest, admin.public, signer, proof)
     after = {"digest": version.digest, "pool": pool, "signed_by": signer}
     await audit(house, admin, "adapter.add", version.name, None, after)
-    return await _told(house, version)
+    fitting = {} if sample is None else await have_fitted(house, admin, version, sample)
+    return await _told(house, version) | fitting
 
 
 @router.post("/adapters/{name}/stage")
@@ -188,7 +201,9 @@ async def _take_off(
     )
     if version.state == "draining" or _held(house, version):
         response.status_code = 202
-    return await _told(house, version)
+    rules = await rules_to(house, name)
+    said = f"The rules that send to it are left to the task's exit: {', '.join(rules[:20])}."
+    return {**await _told(house, version), "warnings": [said] if rules else []}
 
 
 @router.get("/adapters/{name}/why")
@@ -200,10 +215,15 @@ async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     alias = snapshot.aliases.get(version.task)
     begun = alias.rollout if alias is not None else None
     rollout = await rollout_shown(house, version.task, begun) if begun and begun.version == name else None
+    fitted = await house.fitted.shown(name, selector_of(house, version.task))
+    evaluation = await house.evaluations.latest(name)
+    words = [*_words(house, version, rollout), *evaluation_words(evaluation)]
     return {
         "version": name,
         "state": version.state,
-        "words": _words(house, version, rollout),
+        "words": words + [sentence_of(kind, one) for kind, one in fitted.items()],
+        "evaluation": evaluation,
+        "fitted": fitted,
         "audit": await _audit_of(house, version),
         "placements": _placements(house, version),
         "rollout": rollout,

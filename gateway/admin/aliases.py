@@ -21,10 +21,11 @@ from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.state.snapshot import Snapshot
+from gateway.state.unjudged import COMMAND_OF, lacks, versions_asked
 from monitoring.degradation.rollout import Plan
 from serving.adapters.placement import HELD
 from serving.adapters.reconcile import quorum
-from serving.adapters.registry import PLACED, Version
+from serving.adapters.registry import PLACED, AliasEntry, Version
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -190,7 +191,7 @@ async def _change_alias(
     house: House, admin: Caller, task: str, action: str, change: Callable[[], Any]
 ) -> dict[str, Any]:
     """Take one step of a release, enter it into the audit, and show the alias as it is then. `changed` is false where
-    it was so already."""
+    it was so already; `warnings` say which rungs have nothing to judge its versions by."""
     before, was_at = await house.registry.alias(task)
     with conflicts():
         generation = await change()
@@ -199,7 +200,25 @@ async def _change_alias(
     if generation != was_at:
         await audit(house, admin, action, task, was, now, generation=generation)
     await house.snapshot.refresh()
-    return {**await _alias_shown(house, task), "changed": generation != was_at}
+    warnings = [] if after is None else await _warnings(house, task, before, after)
+    return {**await _alias_shown(house, task), "changed": generation != was_at, "warnings": warnings}
+
+
+async def _warnings(house: House, task: str, before: AliasEntry | None, after: AliasEntry) -> list[str]:
+    """What the task's rungs, and the model `auto`, lack for the versions that answer now, a sentence or two each."""
+    settings = house.settings.tasks.get(task)
+    if settings is None or not after.weights:
+        return []
+    rungs, found = settings.rungs.used(), []
+    for version in versions_asked(after):
+        leads = version == after.leading
+        entries = await house.fitted.of(version)
+        found += [(lack.found, lack.advice) for lack in lacks(version, entries, rungs, settings.selector, leads)]
+        known = before.leading if before is not None and leads and "out_of_scope" not in rungs else version
+        if "coverage" not in entries and known != version and "coverage" in await house.fitted.of(known):
+            lack = f"{version} has no coverage model: auto does not find its task any more"
+            found.append((lack, f"Run {COMMAND_OF['coverage'].format(version=version)}."))
+    return [f"{lack.rstrip('.')}. {advice}" for lack, advice in found]
 
 
 async def _see_that_they_may_serve(house: House, task: str, admin: Caller | None, weights: dict[str, Any]) -> None:

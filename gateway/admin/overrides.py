@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -9,9 +10,13 @@ from pydantic import Field, model_validator
 
 from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short
 from gateway.admin.audit import audit
+from gateway.admin.dry_run import try_rule
 from gateway.endpoints import house_of
 from gateway.errors import Problem
+from gateway.house import House
+from gateway.state.snapshot import override_from
 from router.overrides import OverrideAction, OverrideMode, pattern_fault
+from serving.adapters.registry import PLACED
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -41,16 +46,68 @@ class OverrideIn(Body):
             raise ValueError("a version answers its own task alone: give that task")
         if (self.action == "system") != (self.system is not None):
             raise ValueError("system goes with the action system, and only with it")
+        if self.contains is not None and not self.contains.strip():
+            raise ValueError("contains: white space alone is in every text: leave it out")
+        if self.system is not None and not self.system.strip():
+            raise ValueError("system: there is nothing but white space in it")
         if self.pattern is not None and (fault := pattern_fault(self.pattern)) is not None:
             raise ValueError(f"pattern: {fault}")
         return self
 
 
+def _see_that_it_fits(house: House, name: str, body: OverrideIn) -> None:
+    """Raises Problem (400, 404) where the name is none, or the rule is about what does not exist."""
+    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or len(name) > 63:
+        raise Problem("invalid_value", "A rule's name has letters, digits, - and _, at most 63.", "name")
+    if body.task is not None and body.task not in house.settings.tasks:
+        raise Problem("not_found", f"The configuration has no task {body.task!r}.", "task")
+    if (fault := exit_fault(house, body.action, body.task)) is not None:
+        raise Problem("invalid_value", fault, "action")
+    if body.version is not None and body.version not in house.snapshot.current.versions:
+        raise Problem("not_found", f"There is no version {body.version[:80]!r}.", "version")
+
+
+def _doubts(house: House, body: OverrideIn) -> list[str]:
+    """Sentences on what the rule goes by that is not there now: it may come, so the rule is set all the same."""
+    snapshot, told = house.snapshot.current, []
+    if body.caller is not None and body.caller not in snapshot.callers:
+        told.append(f"There is no key {body.caller!r}: until there is one, the rule matches nothing.")
+    version = snapshot.versions.get(body.version or "")
+    if version is not None and version.state not in PLACED:
+        told.append(f"{version.name} is {version.state}: until it is placed, the task's exit answers.")
+    return told
+
+
+async def rules_to(house: House, version: str) -> list[str]:
+    """The names of rules that hold now and send to a version. Raises RedisError."""
+    rules, now = await house.overrides.all(), time.time()
+    return sorted(name for name, raw in rules.items() if raw.get("version") == version and not _is_over(raw, now))
+
+
+def exit_fault(house: House, action: str, task: str | None) -> str | None:
+    """Why a rule with this action can't hold for this task: there is nothing that it could send requests to."""
+    settings = house.settings.tasks.get(task or "")
+    if action != "general" or settings is None or settings.has_exit("override"):
+        return None
+    return f"The task {task} has no exit: set tasks.{task}.exit_pool, or exits.override, or let the rule refuse."
+
+
+def _is_over(raw: dict[str, Any], now_unix: float) -> bool:
+    expires_at = raw.get("expires_at")
+    return expires_at is not None and expires_at <= now_unix
+
+
 @router.get("/overrides")
 async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
-    """All rules, in the order in which they are tried."""
+    """All rules, in the order in which they are tried. One that is expired matches nothing, and stays until deleted."""
+    house = house_of(request)
+    rules, now = sorted((await house.overrides.all()).items()), time.time()
+    states = {name: version.state for name, version in house.snapshot.current.versions.items()}
     return {
-        "overrides": [{"id": name, **raw} for name, raw in sorted((await house_of(request).overrides.all()).items())]
+        "overrides": [
+            {"id": name, **raw, "expired": _is_over(raw, now), "version_state": states.get(raw.get("version", ""))}
+            for name, raw in rules
+        ]
     }
 
 
@@ -58,12 +115,9 @@ async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
 async def set_override(request: Request, name: str, body: OverrideIn, admin: Admin) -> dict[str, Any]:
     """Set a rule. Rules are tried in the order of their names; the first that matches decides."""
     house = house_of(request)
-    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or len(name) > 63:
-        raise Problem("invalid_value", "A rule's name has letters, digits, - and _, at most 63.", "name")
-    if body.task is not None and body.task not in house.settings.tasks:
-        raise Problem("not_found", f"The configuration has no task {body.task!r}.", "task")
-    if body.version is not None and body.version not in house.snapshot.current.versions:
-        raise Problem("not_found", f"There is no version {body.version[:80]!r}.", "version")
+    _see_that_it_fits(house, name, body)
+    if body.expires_at is not None and body.expires_at <= time.time():
+        raise Problem("invalid_value", "expires_at is over already: give a time to come.", "expires_at")
     version = house.snapshot.current.versions.get(body.version or "")
     if version is not None and version.created_by == admin.public and house.settings.release.approver_must_differ:
         raise Problem(
@@ -76,7 +130,16 @@ async def set_override(request: Request, name: str, body: OverrideIn, admin: Adm
     generation = await house.overrides.put(name, value)
     await audit(house, admin, "override.set", name, before, value, generation=generation)
     await house.snapshot.refresh()
-    return {"id": name, **value, "generation": generation}
+    return {"id": name, **value, "generation": generation, "warnings": _doubts(house, body)}
+
+
+@router.post("/overrides/{name}/dry-run")
+async def try_override(request: Request, name: str, body: OverrideIn, _: Admin) -> dict[str, Any]:
+    """What the rule would have changed in the last 1,000 requests of tasks. Nothing is set."""
+    house = house_of(request)
+    _see_that_it_fits(house, name, body)
+    tried = await try_rule(house, override_from(name, body.model_dump(exclude_none=True)))
+    return {"id": name, **tried.to_json()}
 
 
 @router.delete("/overrides/{name}")

@@ -10,7 +10,7 @@ import msgspec
 from pydantic import ValidationError
 
 from gateway.admin.keys import CallerIn, LimitsIn
-from gateway.admin.overrides import OverrideIn
+from gateway.admin.overrides import OverrideIn, exit_fault
 from gateway.admin.state_file import GIVEN_UP, Difference, Held, Kind, Objects
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, LimitName, Role
 from gateway.errors import Problem
@@ -175,6 +175,7 @@ async def see_that_it_can_be_done(
     made = {step.name for step in steps if step.action == "create" and step.kind == "versions"}
     for step in steps:
         if step.kind in ("aliases", "overrides") and step.after is not None:
+            _check_version_of_rule(house, step, made)
             await _check_approver(house, admin, step, made)
     for step in steps if bytes_too else ():
         if step.kind == "versions" and step.action == "create" and (step.after or {})["state"] != "retired":
@@ -209,6 +210,9 @@ def _check_against_house(house: House, admin: Caller, step: Difference) -> None:
     task = step.name if step.kind == "aliases" else after.get("task")
     if step.kind != "callers" and task is not None and task not in house.settings.tasks:
         raise Problem("not_found", f"{step.name}: the configuration here has no task {str(task)[:80]!r}.", step.kind)
+    fault = exit_fault(house, after["action"], task) if step.kind == "overrides" else None
+    if fault is not None:
+        raise Problem("state_conflict", f"{step.name}: {fault}", step.kind)
     plan = (after.get("rollout") or {}).get("plan") if step.kind == "aliases" else None
     metric = (plan or {}).get("feedback_metric")
     if metric is not None and metric not in house.settings.feedback_metrics:
@@ -248,6 +252,12 @@ def _check_signature(house: House, version: Version) -> None:
         check(signature, version.digest, version.manifest_digest, house.signers)
     except SignatureError as error:
         raise Problem("state_conflict", f"{version.name}: {error}") from error
+
+
+def _check_version_of_rule(house: House, step: Difference, made: set[str]) -> None:
+    name = (step.after or {}).get("version") if step.kind == "overrides" else None
+    if name is not None and name not in made and name not in house.snapshot.current.versions:
+        raise Problem("not_found", f"{step.name}: there is no version {str(name)[:80]!r} here.", step.kind)
 
 
 async def _check_approver(house: House, admin: Caller, step: Difference, made: set[str]) -> None:

@@ -1,7 +1,8 @@
-"""One adapter in a multipart form: written to the store's disk as it comes, never held whole, and gone afterwards.
+"""One adapter, or a sample of its training prompts, in a multipart form: written to the store's disk as it comes, never
+held whole, and gone afterwards.
 
-The form has files, known by their file names (FILES), and text fields (FIELDS), each at most once. A caller's file
-name is compared with those names and is nothing else: no part of it becomes a path.
+The form has files, known by their file names (FILES, SAMPLES), and text fields (FIELDS), each at most once. A caller's
+file name is compared with those names and is nothing else: no part of it becomes a path.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ FILES: Mapping[str, int | None] = {
 }
 """Most bytes of each file; None: as many as the whole upload may have."""
 NEEDED = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
+OPTIONAL = (SIGNATURE_FILE, README_FILE)
+PROMPTS_FILE = "prompts.jsonl"
+BACKGROUND_FILE = "background.jsonl"
+SAMPLES = (PROMPTS_FILE, BACKGROUND_FILE)
+"""A sample of training prompts, and other traffic beside it: each of `prompts_bytes_max` at most."""
 FIELDS: Mapping[str, int] = {"task": 63, "pool": 63}
 """Most bytes of each text field."""
 FORM = b"multipart/form-data"
@@ -45,12 +51,19 @@ HEADERS_MAX = 8
 HEADER_BYTES_MAX = 1024
 WRITE_BYTES = 1 << 20
 PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/state/adapters"})
+DATA_PATH = "/admin/v1/evaluations"
+PROMPTS_PATH = re.compile(r"/admin/v1/adapters/[^/]+/prompts")
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
 def is_upload(scope: Scope) -> bool:
-    """Whether a request is to be read by Uploads, which holds it to limits of its own, and by nothing else."""
-    if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in PATHS:
+    """Whether a request's body is read as it comes by what holds it to limits of its own: Uploads, or evaluations."""
+    if scope["type"] != "http":
+        return False
+    if scope["method"] == "POST" and scope["path"] == DATA_PATH:
+        return True
+    adapter = scope["method"] == "POST" and scope["path"] in PATHS
+    if not adapter and not (scope["method"] == "PUT" and PROMPTS_PATH.fullmatch(scope["path"])):
         return False
     kind: bytes = dict(scope["headers"]).get(b"content-type", b"")
     return kind.lower().startswith(FORM)
@@ -64,17 +77,21 @@ class UploadLimits:
     at_once_max: int = 2
     silence_seconds_max: float = 60.0
     upload_seconds_max: float = 3600.0
+    prompts_bytes_max: int = 64 << 20
     free_bytes_min: int = FREE_BYTES_MIN
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What came: the adapter's files in `folder`, the manifest and perhaps a signature beside it, the text fields."""
+    """What came: the adapter's files in `folder`, the manifest and perhaps a signature beside it, the text fields,
+    and perhaps a sample of training prompts with other traffic. What did not come is not there."""
 
     folder: Path
     manifest: Path
     signature: Path | None
     fields: Mapping[str, str]
+    prompts: Path | None = None
+    background: Path | None = None
 
 
 class Uploads:
@@ -86,8 +103,13 @@ class Uploads:
         self._under_way = 0
 
     @asynccontextmanager
-    async def receive(self, request: Request) -> AsyncIterator[Upload]:
-        """The upload in this request. It is on disk for as long as the block lasts.
+    async def receive(
+        self,
+        request: Request,
+        needed: tuple[str, ...] = NEEDED,
+        optional: tuple[str, ...] = (SIGNATURE_FILE, README_FILE),
+    ) -> AsyncIterator[Upload]:
+        """The upload in this request, of files with these names. It is on disk for as long as the block lasts.
 
         Raises Problem: 415 not a form, 413 too long, 503 too many at the same time or no room on the disk, 400 and
         422 with what is wrong in it; also where the caller hangs up or falls silent.
@@ -102,15 +124,23 @@ class Uploads:
         self._under_way += 1
         try:
             async with AsyncExitStack() as stack:
-                yield await self._read(request, boundary, stack)
+                yield await self._read(request, boundary, stack, needed, optional)
         finally:
             self._under_way -= 1
 
-    async def _read(self, request: Request, boundary: bytes, stack: AsyncExitStack) -> Upload:
+    async def _read(
+        self,
+        request: Request,
+        boundary: bytes,
+        stack: AsyncExitStack,
+        needed: tuple[str, ...],
+        optional: tuple[str, ...],
+    ) -> Upload:
         limits = self._limits
         try:
             async with asyncio.timeout(limits.upload_seconds_max):
-                form = _Form(await stack.enter_async_context(incoming_folder(self._store_folder)), limits)
+                folder = await stack.enter_async_context(incoming_folder(self._store_folder))
+                form = _Form(folder, limits, needed, optional)
                 await to_its_end(form.make_folder)
                 await _parse(request, form, boundary, limits)
                 return form.upload()
@@ -132,8 +162,11 @@ class Uploads:
 class _Form:
     """One form: the parser's callbacks turn it into fields, and into pieces of files that wait to be written."""
 
-    def __init__(self, folder: Path, limits: UploadLimits) -> None:
+    def __init__(self, folder: Path, limits: UploadLimits, needed: tuple[str, ...], optional: tuple[str, ...]) -> None:
         self._limits = limits
+        self._needed = needed
+        sizes = {**FILES, **dict.fromkeys(SAMPLES, limits.prompts_bytes_max)}
+        self._sizes_max = {name: sizes[name] for name in sizes if name in needed or name in optional}
         # the whole form
         self._folder = folder
         self._fields: dict[str, bytes] = {}
@@ -181,19 +214,24 @@ class _Form:
         """What came, once all of it is written. Raises Problem where something is missing."""
         if not self._ended:
             raise Problem("invalid_value", "The form ends before its closing boundary: send it again.")
-        for name in NEEDED:
+        for name in self._needed:
             if name not in self._sizes:
                 raise Problem("missing_field", f"The form has no file named {name}: add it.", name)
         fields = {name: _text(name, value) for name, value in self._fields.items()}
-        signature = self._path(SIGNATURE_FILE) if SIGNATURE_FILE in self._sizes else None
-        return Upload(self._adapter, self._path(MANIFEST_FILE), signature, MappingProxyType(fields))
+        signature, prompts, background = (
+            self._path(name) if name in self._sizes else None for name in (SIGNATURE_FILE, *SAMPLES)
+        )
+        return Upload(
+            self._adapter, self._path(MANIFEST_FILE), signature, MappingProxyType(fields), prompts, background
+        )
 
     @property
     def _adapter(self) -> Path:
         return self._folder / "adapter"
 
     def _path(self, name: str) -> Path:
-        return (self._folder if name in (MANIFEST_FILE, SIGNATURE_FILE) else self._adapter) / name
+        beside = name in (MANIFEST_FILE, SIGNATURE_FILE, *SAMPLES)
+        return (self._folder if beside else self._adapter) / name
 
     def _begin_part(self) -> None:
         self._headers = {}
@@ -220,8 +258,8 @@ class _Form:
             self._begin_field(name)
 
     def _begin_file(self, name: str) -> None:
-        if name not in FILES:
-            text = f"{name[:80]!r} is no file of an upload: its files are named {', '.join(FILES)}."
+        if name not in self._sizes_max:
+            text = f"{name[:80]!r} is no file of an upload: its files are named {', '.join(self._sizes_max)}."
             raise Problem("unknown_parameter", text, "file")
         if name in self._sizes:
             raise Problem("invalid_value", f"The form has {name} twice: send it once.", name)
@@ -230,7 +268,7 @@ class _Form:
         self._pieces.append((name, b""))
 
     def _begin_field(self, name: str) -> None:
-        if name in FILES:
+        if name in self._sizes_max:
             raise Problem("invalid_value", f"{name} came as text: send it as a file with this file name.", name)
         if name not in FIELDS:
             text = f"The form has the field {name[:80]!r}: its text fields are {', '.join(FIELDS)}."
@@ -250,7 +288,7 @@ class _Form:
                 raise Problem("invalid_value", text, self._field)
             return
         self._sizes[self._file] += size
-        size_max = FILES[self._file]
+        size_max = self._sizes_max[self._file]
         if size_max is not None and self._sizes[self._file] > size_max:
             raise Problem("body_too_large", f"{self._file} has more than {size_max} bytes: shorten it.", self._file)
         self._pieces.append((self._file, data[start:end]))

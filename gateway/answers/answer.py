@@ -13,17 +13,22 @@ import msgspec
 
 from gateway.answers.begun import Begun, head_of
 from gateway.answers.events import EventSplitter, Progress, body_of, see_that_it_is_text
+from gateway.answers.judging import Demands, is_foreign, judge_now
+from gateway.answers.problems import given_up, not_sent
+from gateway.answers.reading import Reading
+from gateway.asked.parameters import Endpoint
+from gateway.asked.request_body import RequestBody
+from gateway.asked.scored import scored_at
 from gateway.door.wire import Deadline
-from gateway.errors import Problem
+from gateway.duties.trials import offer_rejected
 from gateway.house import House
 from gateway.ledger import Ledger
-from gateway.parameters import Endpoint
-from gateway.request_body import RequestBody
-from router.attempts import Failure, GiveUp, NextAttempt, next_attempt
+from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, after_rejection, next_attempt
 from router.decision import Choice
 from router.policy import AttemptLimits, Policy
+from router.scoring import NO_SCORES, Scores
 from serving.engine_client import EngineAnswer
-from serving.errors import EngineError, Failed, Late, Missing, Oversize, RefusedByEngine, Silent, TooLong, Truncated
+from serving.errors import EngineError, Failed, Late, Missing, Oversize, RefusedByEngine, Silent, Truncated
 from serving.health import engine_headers
 from serving.replica import Lease
 
@@ -31,6 +36,8 @@ PATHS: Mapping[Endpoint, str] = MappingProxyType({"chat": "/chat/completions", "
 DRAIN_SECONDS_MAX = 1.0
 OF_REQUEST = frozenset({"failed", "truncated"})
 """Faults that what is asked for may bring about at any engine."""
+READ_AT_ONCE_BYTES_MAX = 1 << 17
+"""A whole answer that is judged and longer than this is read in steps: many tokens' logprobs take milliseconds."""
 
 
 class Answer:
@@ -38,19 +45,34 @@ class Answer:
 
     A streamed one holds its first events back in `held`, until there are enough of them to commit; one that is not
     streamed is there as a whole in `body`. One that goes on with an answer that had `begun` elsewhere holds that too.
+    `demands` are what it is held against (None: nothing), `reading` is what it says, read on the way (None: nobody
+    judges it), `failures` are the attempts before this one.
     """
 
-    def __init__(self, choice: Choice, lease: Lease, begun: Begun | None = None) -> None:
+    def __init__(
+        self,
+        choice: Choice,
+        lease: Lease,
+        begun: Begun | None = None,
+        demands: Demands | None = None,
+        reading: Reading | None = None,
+        scores: Scores = NO_SCORES,
+        failures: tuple[Failure, ...] = (),
+    ) -> None:
         self.choice = choice
         self.lease = lease
         self.begun = begun
+        self.demands = demands
+        self.reading = reading
+        self.scores = scores
+        self.failures = failures
         self.progress = Progress()
         self.held: list[bytes] = list(begun.held) if begun else []
         self.body = b""
         self.kept: list[bytes] | None = None
         """What was sent, for who has to read it afterwards; None where nobody has."""
-        self.failures: tuple[Failure, ...] = ()
-        """The attempts before this one."""
+        self.judged_by: frozenset[str] = frozenset()
+        self.judged_whole = False
         self._engine: EngineAnswer | None = None
         self._splitter = EventSplitter()
         self._choices = 1
@@ -94,7 +116,7 @@ class Answer:
         url, path = self.lease.replica.config.base_url, PATHS[body.endpoint]
         if not body.stream:
             self._engine = await house.engines.post(url, path, sent, headers, limits.answer_timeout_seconds)
-            self._take_whole(await self._engine.read())
+            await self._take_whole(await self._engine.read())
             return
         if house.fleet.continues and body.may_go_on():
             self.progress.said = []
@@ -107,17 +129,15 @@ class Answer:
         except TimeoutError as error:
             raise Silent("no token within the limit") from error
         self._engine.expect(limits.inter_token_timeout_seconds)
-        wanted = tokens_before_commit(self.choice) - self.tokens_before
-        if wanted > 1 and not self._committed:
-            until = began_at + (self._hold_seconds_max() or limits.answer_timeout_seconds)
-            await self._hold_on(wanted, until - time.monotonic())
+        wanted = self.tokens_wanted - self.tokens_before
+        if self.tokens_wanted > 1 and not self._committed:
+            await self._hold_on(wanted, began_at, limits)
         self._first = self.held[0] if self.held else b""
         self._committed = True
 
-    async def _hold(self, tokens: float) -> None:
-        """Hold events back until so many tokens, or the end, have come."""
-        progress = self.progress
-        while progress.chunks < tokens and (tokens > 1 or not progress.answered):
+    async def _hold(self, tokens: float, judged: int = 0) -> None:
+        """Hold events back until so many tokens, of each alternative so many as are `judged`, or the end, have come."""
+        while not self._has(tokens, judged):
             events = await self.next_events()
             if events is None:
                 return
@@ -125,17 +145,47 @@ class Answer:
             if self._fault is not None:  # it has come already: better now than after commit
                 raise self._fault
 
-    async def _hold_on(self, tokens: float, seconds: float) -> None:
-        """Hold for no longer than that: what is there is committed then, but not where all of it was to be there."""
-        try:
-            with Deadline(max(seconds, 0.0)):
-                await self._hold(tokens)
-        except TimeoutError as error:
-            if tokens == math.inf:
-                raise Late("the answer was not complete within the limit") from error
+    def _has(self, tokens: float, judged: int) -> bool:
+        progress = self.progress
+        if progress.chunks < tokens and (tokens > 1 or not progress.answered):
+            return False
+        return not judged or self.reading is None or self.reading.tokens >= judged
 
-    def _hold_seconds_max(self) -> float | None:
-        return self.choice.task.hold_seconds_max if self.choice.task else None
+    async def _hold_on(self, tokens: float, began_at: float, limits: AttemptLimits) -> None:
+        """Hold for no longer than that may take: what is there is committed then.
+
+        But not where all of it was to be there, or where an enforced rung can't judge by what is there.
+        """
+        judged = self.demands.tokens_judged(self.tokens_wanted) if self.demands is not None else 0
+        name, seconds = self._hold_seconds_max(limits)
+        try:
+            with Deadline(max(began_at + seconds - time.monotonic(), 0.0)):
+                await self._hold(tokens, judged)
+        except TimeoutError as error:
+            if tokens == math.inf or not self._has(0, judged):
+                raise Late(f"The answer was not complete within {name} of {seconds:g} s") from error
+
+    @property
+    def tokens_wanted(self) -> float:
+        """How many tokens of a stream are held back before it is committed."""
+        task = self.choice.task
+        return 1 if task is None else task.tokens_before_commit
+
+    def _hold_seconds_max(self, limits: AttemptLimits) -> tuple[str, float]:
+        """The setting that bounds the hold, and its seconds. A task has its own for its adapter, not for its exits."""
+        task = self.choice.task
+        if task is None or task.hold_seconds_max is None or self.choice.at_exit:
+            return "limits.answer_timeout_seconds", limits.answer_timeout_seconds
+        return f"tasks.{task.name}.hold_seconds_max", task.hold_seconds_max
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a part of it is another model's than the one that goes on with it."""
+        return self.begun is not None and self.begun.versions != {self._version}
+
+    @property
+    def _version(self) -> str | None:
+        return self.choice.version.name if self.choice.version is not None else None
 
     @property
     def tokens_before(self) -> int:
@@ -156,7 +206,9 @@ class Answer:
             return begun
         text = (begun.text if begun else "") + "".join(progress.said)
         head = begun.head if begun else head_of(self._first or self.held[0])
-        return Begun(text, self.tokens_before + progress.chunks, head, tuple(self.held), self._committed)
+        tokens = self.tokens_before + progress.chunks
+        versions = (begun.versions if begun else frozenset()) | {self._version}
+        return Begun(text, tokens, head, tuple(self.held), self._committed, self.reading, versions)
 
     def take_over(self, other: Answer) -> None:
         """Become the answer that goes on in this one's place, which is closed."""
@@ -177,19 +229,19 @@ class Answer:
         progress = self.progress
         if self._fault is not None:
             raise self._fault
-        if progress.done or (progress.usage_payload is not None and self._finished):
+        if progress.done or (progress.usage_payload is not None and self.finished):
             self._see_that_it_is_whole()
             return None
         try:
             chunk = await self._engine.next_chunk()
         except (Oversize, Truncated):
-            if self._finished:  # all of it had come: only the end of the connection was not as it should be
+            if self.finished:  # all of it had come: only the end of the connection was not as it should be
                 progress.done = True
                 return None
             raise
         plain = 0 if self._splitter.holds else progress.take_plain(chunk)
         if plain and plain == len(chunk):
-            return [chunk] if self.begun is None else self.begun.spliced([chunk])
+            return [chunk] if self.begun is None and self.reading is None else self._passed_on([chunk])
         found = [chunk[:plain]] if plain else []
         try:
             events = self._splitter.feed(chunk[plain:]) if chunk else [self._splitter.rest()]
@@ -203,9 +255,15 @@ class Answer:
                 raise self._fault
             self._engine.unheard()
         if chunk or found:  # what came before a fault is the caller's: it is counted, and gone on from
-            return found if self.begun is None else self.begun.spliced(found)
+            return self._passed_on(found)
         self._see_that_it_is_whole()
         return None
+
+    def _passed_on(self, events: list[bytes]) -> list[bytes]:
+        """Events as they go to the caller."""
+        if self.reading is not None:
+            events = self.reading.take(events)
+        return events if self.begun is None else self.begun.spliced(events)
 
     def _until_broken(self, events: list[bytes]) -> Iterator[bytes]:
         """Those for the caller, up to an error that the engine reports."""
@@ -217,11 +275,12 @@ class Answer:
                 return
 
     @property
-    def _finished(self) -> bool:
+    def finished(self) -> bool:
+        """Whether all of a stream's answer has come."""
         return self.progress.choices_finished >= self._choices
 
     def _see_that_it_is_whole(self) -> None:
-        if not self._finished:
+        if not self.finished:
             raise Truncated("the stream ended before the answer was whole")
 
     async def drain(self) -> None:
@@ -234,7 +293,7 @@ class Answer:
         except (EngineError, TimeoutError):
             return
 
-    def _take_whole(self, body: bytes) -> None:
+    async def _take_whole(self, body: bytes) -> None:
         try:
             see_that_it_is_text(body)
             read = body_of(body)
@@ -242,14 +301,23 @@ class Answer:
             raise Failed("the engine's answer is not JSON of the expected form") from error
         if read.error is not None or not read.choices:
             raise Failed("the engine answered with an error inside a 200", body=body)
-        self.body = body
+        if self.reading is None:
+            self.body = body
+        elif len(body) <= READ_AT_ONCE_BYTES_MAX:
+            self.body = self.reading.take_whole(body)
+        else:
+            self.body = await self.reading.take_long(body)
         self.progress.answer_id = read.id
         self.progress.usage = read.usage
         self.progress.finish_reason = read.choices[0].finish_reason
 
 
-async def open_answer(house: House, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger) -> Answer:
+async def open_answer(
+    house: House, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, scores: Scores
+) -> Answer:
     """Get an answer that can be committed: try, and on a failure do as `next_attempt` says.
+
+    An answer that a rung does not let through is followed by what `after_rejection` says.
 
     Raises Problem when the attempts are over: the engine's own refusal in its words, or 502, 503, 504.
     """
@@ -257,11 +325,15 @@ async def open_answer(house: House, policy: Policy, body: RequestBody, choice: C
     begun: Begun | None = None
     while True:
         ledger.chosen(choice, house.stack(choice))
-        answer, failed = await attempt(house, policy, body, choice, ledger, begun, failures)
+        scores = await scored_at(house, body, choice, policy, scores)
+        answer, failed = await attempt(house, policy, body, choice, ledger, begun, failures, scores)
         if failed is None:
             ledger.record.continued = int(begun is not None)
-            answer.failures = failures
-            return answer
+            instead = _turned_down(house, policy, body, answer, ledger)
+            if instead is None:
+                return answer
+            choice, failures, begun = instead, (), None
+            continue
         failures = (*failures, failure_of(answer, failed))
         step, begun = next_step(house, policy, body, answer, failed, failures, ledger)
         spent = answer.share(time.monotonic())
@@ -274,7 +346,8 @@ async def open_answer(house: House, policy: Policy, body: RequestBody, choice: C
             ledger.begins_anew(house.prices)
         if isinstance(step, GiveUp):
             ledger.record.reason = step.reason or ledger.record.reason
-            problem = _given_up(step, failed)
+            ledger.record.exit_capped = ledger.record.exit_capped or step.exit_capped
+            problem = given_up(step, failed)
             problem.final = problem.final or problem.status >= 500  # all attempts have been made
             raise problem
         if step.wait_seconds:
@@ -290,6 +363,7 @@ async def attempt(
     ledger: Ledger,
     begun: Begun | None,
     failures: tuple[Failure, ...],
+    scores: Scores,
 ) -> tuple[Answer, EngineError | None]:
     """Try one engine once: an answer that may be committed, or one that is closed, with what went wrong.
 
@@ -297,8 +371,10 @@ async def attempt(
     ledger and at the replica.
     """
     ledger.record.dropped = body.lost_by(choice.pool.engine)
-    sent = begun and begun.body(body, choice)
-    sent = sent or body.for_engine(choice)
+    demands = house.judging.demands(policy, body, choice, scores)
+    added = demands.fields if demands is not None else None
+    sent = begun and begun.body(body, choice, added)
+    sent = sent or body.for_engine(choice, added)
     number = len(ledger.record.attempts) + 1
     headers = {
         "Content-Type": "application/json",
@@ -307,7 +383,11 @@ async def attempt(
     }
     began_at = time.monotonic()
     replica = house.fleet.replicas[choice.replica.name]
-    answer = Answer(choice, replica.lease(began_at, choice.engine_model), begun)
+    reading = begun.reading if begun is not None else None
+    if demands is not None and demands.terms.rungs and reading is None:
+        reading = Reading(demands.strips, body.choices)
+    lease = replica.lease(began_at, choice.engine_model)
+    answer = Answer(choice, lease, begun, demands, reading, scores, failures)
     ledger.leave = house.exits.went(choice, ledger.leave, body, ledger.record)
     try:
         await answer.begin(house, body, sent, headers, policy.limits)
@@ -353,14 +433,45 @@ def next_step(
     begun = None if isinstance(failed, RefusedByEngine) else answer.so_far()
     if begun is not None:
         step = next_attempt(answer.choice, failures, policy, view, moment, left, going_on=True)
-        if isinstance(step, NextAttempt) and begun.body(body, step.choice) is not None:
-            return step, begun
+        if isinstance(step, NextAttempt):
+            demands = house.judging.demands(policy, body, step.choice, answer.scores)
+            if begun.body(body, step.choice, demands.fields if demands is not None else None) is not None:
+                return step, begun
     return next_attempt(answer.choice, failures, policy, view, moment, left), None
 
 
-def tokens_before_commit(choice: Choice) -> float:
-    """How many tokens of a stream are held back before it is committed."""
-    return choice.task.tokens_before_commit if choice.task is not None else 1
+def _turned_down(house: House, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> Choice | None:
+    """Judge an answer before it is committed: who is to answer instead, or None where it may be sent.
+
+    One that may not is closed, and neither its replica nor its version is at fault. Raises Problem where nobody else
+    may or can answer.
+    """
+    try:
+        rung = judge_now(house, body, answer, ledger)
+    except BaseException:
+        answer.close()
+        raise
+    if rung is None:
+        if is_foreign(answer.choice) and ledger.record.contract_kept is False:
+            ledger.breaks_contract()
+        return None
+    now = time.monotonic()
+    left = ledger.started_at + policy.limits.request_timeout_seconds - now
+    step = after_rejection(answer.choice, rung, policy, house.fleet.view(), house.moment(now), left)
+    if isinstance(step, SendAnyway):
+        ledger.labelled(rung)
+        return None
+    answer.close()
+    ledger.rejected(rung, answer.total(), house.prices, answer.share(now))
+    offer_rejected(house, policy, body, answer, ledger)
+    if isinstance(step, GiveUp):
+        ledger.record.reason = step.reason or ledger.record.reason
+        ledger.record.exit_capped = ledger.record.exit_capped or step.exit_capped
+        problem = not_sent(step)
+        problem.final = problem.final or problem.status >= 500
+        raise problem
+    ledger.record.contract_kept = None
+    return step.choice
 
 
 def note_fault(
@@ -382,43 +493,3 @@ def note_fault(
     now = time.monotonic()
     jitter = house.moment(now).draw
     replica.failed(now, choice.engine_model, error.kind, jitter, error.retry_after_seconds, begun)
-
-
-def _given_up(step: GiveUp, error: EngineError) -> Problem:
-    if step.because == "refused":
-        return refusal_of(error)
-    if step.because == "needs_human":
-        return Problem("needs_human", f"A person has to answer this request: its adapter could not ({step.reason}).")
-    if step.because == "exit_capped":
-        return Problem("exit_capped", "The task has sent as much to its exit as it may. Try again later.")
-    return _exhausted(step, error)
-
-
-def _exhausted(step: GiveUp, error: EngineError) -> Problem:
-    if error.kind in ("silent", "late"):
-        return Problem("timeout", "No engine answered within the time limit. Try again later.")
-    if error.kind == "oversize":
-        return Problem("engine_error", "The engine's answer is longer than the gateway takes. Ask for a shorter one.")
-    if error.kind == "overloaded":
-        return Problem("overload", "Every engine is busy. Try again later.", None, step.retry_after_seconds)
-    if error.kind == "unreachable":
-        return Problem("no_replica", "No engine can be reached now. Try again later.", None, step.retry_after_seconds)
-    return Problem("engine_error", "Every attempt at an engine failed. Try again later.")
-
-
-def refusal_of(error: EngineError) -> Problem:
-    """The engine's refusal of a request, in its own words and our shape."""
-    message, code = "The engine refused the request.", ""
-    try:
-        body = msgspec.json.decode(error.body)
-        content = body.get("error", body)
-        message = str(content.get("message") or message)[:2000]
-        code = str(content.get("code") or content.get("type") or "")
-    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
-        pass
-    text = f"{code} {message}".lower()
-    if isinstance(error, TooLong):
-        return Problem("context_length_exceeded", message, "messages")
-    if "content_policy" in text or "content_filter" in text or "content policy" in text:
-        return Problem("content_policy", message)
-    return Problem("engine_refused", message)

@@ -10,12 +10,15 @@ import msgspec
 from msgspec import Raw
 
 from gateway.answers.events import Progress, Usage, payload_of
-from gateway.parameters import GOES_ON
-from gateway.request_body import MESSAGES, RequestBody
+from gateway.answers.reading import Reading
+from gateway.asked.parameters import GOES_ON
+from gateway.asked.request_body import MESSAGES, RequestBody
 from router.decision import Choice
 
 HEAD = ("id", "model", "created")
 """What all events of one stream have in common."""
+LOGPROBS = frozenset({"logprobs"})
+"""What is added to a request for our own account and may be asked of whoever goes on too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +33,18 @@ class Begun:
     head: Mapping[str, Any]
     held: tuple[bytes, ...]
     committed: bool
+    reading: Reading | None = None
+    """What was read of it, which whoever goes on reads on; None where nobody has to."""
+    versions: frozenset[str | None] = frozenset()
+    """Whose text it is; None stands for a pool's base."""
 
-    def body(self, body: RequestBody, choice: Choice) -> bytes | None:
+    def body(self, body: RequestBody, choice: Choice, added: Mapping[str, Any] | None = None) -> bytes | None:
         """The request that has this choice's engine go on; None where that can't be asked for.
 
-        The tokens that there are count against the limits of the rest.
+        The tokens that there are count against the limits of the rest. Of what is `added`, logprobs go on.
         """
-        fields = body.fields_for(choice)
-        if not fields.keys() <= GOES_ON:
+        fields = body.fields_for(choice, added)
+        if not fields.keys() - (added or {}).keys() <= GOES_ON or not (added or {}).keys() <= LOGPROBS:
             return None  # the version's or the blueprint's own wishes are told too, and some can't be met half-way
         messages = fields["messages"]
         messages = MESSAGES.decode(messages) if isinstance(messages, Raw) else messages

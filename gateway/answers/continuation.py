@@ -6,10 +6,10 @@ import asyncio
 import time
 
 from gateway.answers.answer import Answer, attempt, failure_of, next_step, note_fault
+from gateway.asked.request_body import RequestBody
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger
-from gateway.request_body import RequestBody
 from router.attempts import GiveUp
 from router.policy import Policy
 from serving.errors import EngineError, RefusedByEngine
@@ -33,7 +33,7 @@ async def go_on(
             raise _broken() from failed
         if step.wait_seconds:
             await asyncio.sleep(step.wait_seconds)
-        other, fault = await attempt(house, policy, body, step.choice, ledger, begun, answer.failures)
+        other, fault = await attempt(house, policy, body, step.choice, ledger, begun, answer.failures, answer.scores)
         if fault is None:
             ledger.went_on(answer.choice.pool.name, begun.tokens - answer.tokens_before, answer.share(time.monotonic()))
             ledger.record.continued += 1

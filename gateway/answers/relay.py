@@ -14,11 +14,12 @@ from typing import Any
 from gateway.answers.answer import Answer
 from gateway.answers.continuation import go_on
 from gateway.answers.events import DONE, error_event, usage_event
+from gateway.answers.judging import judge_sent
+from gateway.asked.request_body import RequestBody
 from gateway.door.wire import Call, Headers
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger
-from gateway.request_body import RequestBody
 from monitoring.ids import DIGEST_BYTES
 from monitoring.records import Record
 from router.policy import Policy
@@ -39,6 +40,7 @@ async def relay(house: House, call: Call, policy: Policy, body: RequestBody, ans
     ledger.record.status = 200
     if body.stream:
         await _relay_stream(house, call, policy, body, answer, ledger)
+        judge_sent(house, body, answer, ledger)
     else:
         await _relay_whole(house, call, answer, ledger)
 
@@ -123,6 +125,7 @@ def choice_headers(ledger: Ledger) -> Headers:
     ):
         if value:
             found.append((name, value.encode()))
+    found += ledger.labels
     if ledger.hold is not None:
         found += ledger.hold.purse.headers()
     if record.overhead_seconds is not None:

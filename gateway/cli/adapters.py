@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -10,9 +11,11 @@ import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
 from gateway.cli.audit import entry_row
+from gateway.cli.evaluation_report import evaluation_line
 from gateway.cli.listing import replica_row, version_row
+from gateway.cli.prompts import fitted_cells, fitted_words, send_prompts, sources_of, until_fitted
 from gateway.cli.push import find_package, upload
-from gateway.cli.tables import Printer, moment, share, since, size
+from gateway.cli.tables import Printer, moment, share, since, size, tell_warnings
 from gateway.cli.watch import (
     Failed,
     canary_lines,
@@ -58,6 +61,20 @@ Generation = Annotated[
         help="Refuse to act if the task's alias has been changed since it was at generation N (see `show TASK`).",
     ),
 ]
+PROMPTS_HELP = (
+    "Prompts that it was trained on: a line of JSON each, {prompt | text | messages, id?, label?}; or .json, .csv."
+)
+Prompts = Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help=PROMPTS_HELP)]
+Background = Annotated[
+    Path | None,
+    typer.Option(
+        "--background", metavar="FILE", help="Other traffic, in the same form, to tell them from; unset: what we ship."
+    ),
+]
+FitWait = Annotated[
+    float,
+    typer.Option(metavar="SECONDS", min=0.0, max=86400.0, help="How long to wait for the fitting; 0: not at all."),
+]
 Share = Annotated[float, typer.Option("--share", min=0.0, max=1.0, help="Share of the task's requests: 0.1 is 10 %.")]
 CanaryShare = Annotated[
     float,
@@ -93,21 +110,58 @@ def push(
     signer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Under which name the gateway trusts the key.")
     ] = None,
+    prompts: Prompts = None,
+    background: Background = None,
+    wait: FitWait = 900.0,
 ) -> None:
     """Send an adapter to the gateway, which verifies it and makes it the task's next version.
 
-    No engine hears of it yet: `stage` loads it. The same adapter again is the same version.
+    No engine hears of it yet: `stage` loads it. The same adapter again is the same version. With --prompts its coverage
+    is fitted, by which out-of-scope requests are told; the prompts themselves are not kept.
     """
     if (sign is None) != (signer is None):
         raise Unusable("--sign and --signer go together: a key, and the name under which the gateway trusts it.")
     package = find_package(folder, task, manifest, sign, signer or "")
-    told = upload(client, out, "/adapters", package, pool)
+    with ExitStack() as stack:
+        sample = sources_of(stack, prompts, background)
+        told = upload(client, out, "/adapters", package, pool, sample)
+    if sample and wait:
+        told["fitted"] = until_fitted(client, out, told["version"], wait)
     if not out.answer(told):
         signed = f", signed by {told['signed_by']}" if told.get("signed_by") else ""
         rank_and_size = f"rank {told['rank']}, {size(told['size_bytes'])}"
         out.say(f"{told['version']} is {told['state']}: for the pool {told['pool']}, {rank_and_size}{signed}.")
         if told["state"] == "verified":
             out.note(f"Next: apprentice adapters stage {told['version']}")
+    if sample:
+        sentence = fitted_words(told["version"], told["fitted"], told["prompts"])
+        if not out.json_only:
+            out.say(sentence)
+
+
+@adapters.command()
+@asks_gateway
+def fit(
+    client: AdminClient,
+    out: Printer,
+    version: VersionName,
+    prompts: Annotated[Path, typer.Option("--prompts", metavar="FILE", help=PROMPTS_HELP)],
+    background: Background = None,
+    wait: FitWait = 900.0,
+) -> None:
+    """Have a version's coverage fitted from a sample of its training prompts, which are not kept.
+
+    Until it is ready the version is judged by the one before, if any. Ends with exit code 1 where it can't be fitted.
+    """
+    _quoted(version)
+    with ExitStack() as stack:
+        told = send_prompts(client, version, sources_of(stack, prompts, background))
+    if wait:
+        told["fitted"] = until_fitted(client, out, version, wait)
+    out.answer(told)
+    sentence = fitted_words(version, told["fitted"], told["prompts"])
+    if not out.json_only:
+        out.say(sentence)
 
 
 @adapters.command("list")
@@ -162,7 +216,9 @@ def show(
             ("digest", told["digest"]),
             ("manifest", told["manifest_digest"]),
             ("base", told["base_fingerprint"]),
+            *fitted_cells(told["fitted"]),
             ("generation", told["generation"]),
+            ("evaluation", evaluation_line(told.get("evaluation"))),
         ]
     )
     _show_placements(out, told)
@@ -402,6 +458,7 @@ def _tell_version(out: Printer, told: dict[str, Any]) -> None:
     left = [f"{one['replica']} ({one['state']})" for one in told["placements"] if one["state"] not in GONE]
     more = f", and still on {', '.join(left)}: its last answers go out" if left else ""
     out.say(f"{told['version']} is {told['state']}{more}.")
+    tell_warnings(out, told)
 
 
 def _tell_alias(out: Printer, told: dict[str, Any]) -> None:
@@ -413,8 +470,10 @@ def _tell_alias(out: Printer, told: dict[str, Any]) -> None:
     more = f"; copied to {', '.join(copied)}" if copied else ""
     if told.get("changed") is False:
         out.say(f"{', '.join(told['weights'])} leads {told['task']} already: nothing was changed.")
-        return
-    out.say(f"{told['task']} is served by {', '.join(parts)}{more} (generation {told['generation']}).")
+    else:
+        out.say(f"{told['task']} is served by {', '.join(parts)}{more} (generation {told['generation']}).")
+    for warned in told.get("warnings", ()):
+        out.note(f"Warning: {warned}")
 
 
 def _tell_if_stale(out: Printer, told: dict[str, Any]) -> None:

@@ -101,6 +101,10 @@ class AdminClient:
         timeout = httpx.Timeout(patience, connect=CONNECT_TIMEOUT_SECONDS)
         return self._ask("POST", path, json=body or {}, params=_given(query), timeout=timeout)
 
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Set what is at `path` to `body`."""
+        return self._ask("PUT", path, json=body)
+
     def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Change what is at `path` by `body`."""
         return self._ask("PATCH", path, json=body)
@@ -109,12 +113,22 @@ class AdminClient:
         """Remove what is at `path`."""
         return self._ask("DELETE", path)
 
-    def upload(self, path: str, fields: Mapping[str, str], files: list[tuple[str, Any]]) -> dict[str, Any]:
+    def upload(
+        self, path: str, fields: Mapping[str, str], files: list[tuple[str, Any]], method: str = "POST"
+    ) -> dict[str, Any]:
         """Post a form. `files` are file names and open files, which are read as they are sent."""
         # The gateway reads all of an adapter when the upload is over, before it answers.
         timeout = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
         parts = [(name, (name, file, "application/octet-stream")) for name, file in files]
-        return self._ask("POST", path, data=dict(fields), files=parts, timeout=timeout)
+        return self._ask(method, path, data=dict(fields), files=parts, timeout=timeout)
+
+    def send(
+        self, path: str, content: Iterator[bytes], kind: str, size_bytes: int, **query: str | None
+    ) -> dict[str, Any]:
+        """Post bytes of this media type, as they are read. A query's value that is None is left out."""
+        headers = {"content-type": kind, "content-length": str(size_bytes)}
+        timeout = httpx.Timeout(600.0, connect=CONNECT_TIMEOUT_SECONDS)
+        return self._ask("POST", path, content=content, params=_given(query), headers=headers, timeout=timeout)
 
     def download(self, path: str, target: Path) -> None:
         """Write the bytes at `path` to `target`, which appears whole or not at all."""

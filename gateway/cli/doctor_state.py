@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.cli.doctor_checks import Finding, ok, problem, warning
+from gateway.cli.doctor_rungs import check_confidence, check_coverage
 from gateway.cli.tables import size
 from gateway.settings import Settings
 from gateway.state.durability import Kept, look_at
@@ -49,6 +50,9 @@ async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
     yield _eviction(kept)
     yield await _memory(settings, redis, kept)
     yield await _clock(redis)
+    for check in (check_coverage, check_confidence):
+        async for finding in check(settings, redis):
+            yield finding
 
 
 def _reached(settings: Settings, kept: Kept) -> Finding:

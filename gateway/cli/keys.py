@@ -55,7 +55,7 @@ def make(
 ) -> None:
     """Make a key. It is printed this once, and kept nowhere."""
     given = _limits(requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month)
-    expires_at = None if expires_in is None else time.time() + _seconds(expires_in)
+    expires_at = None if expires_in is None else time.time() + span_seconds(expires_in)
     body = {"name": name, "role": role, "models": model or ["*"], "expires_at": expires_at, "limits": given}
     told = client.post("/callers", body)
     if not out.answer(told):
@@ -90,7 +90,7 @@ def rotate(
     ] = "1h",
 ) -> None:
     """Give a key a new secret, printed this once. The old one works beside it for a while."""
-    told = client.post(f"/callers/{_quoted(public)}/rotate", {"overlap_seconds": _seconds(overlap)})
+    told = client.post(f"/callers/{_quoted(public)}/rotate", {"overlap_seconds": span_seconds(overlap)})
     if not out.answer(told):
         out.say(told["key"])
         until = told["former_until"]
@@ -160,7 +160,7 @@ def _limits(*given: str | None) -> dict[str, float | None]:
     return found
 
 
-def _seconds(text: str) -> int:
+def span_seconds(text: str) -> int:
     """A span such as 90d in seconds. Raises Unusable."""
     found = SPAN.fullmatch(text)
     if found is None:

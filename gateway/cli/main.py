@@ -14,7 +14,10 @@ from gateway.cli import serve as serving_command
 from gateway.cli.adapters import adapters
 from gateway.cli.audit import audit
 from gateway.cli.doctor import doctor
+from gateway.cli.evaluations import evaluate, evaluations
+from gateway.cli.explain import explain
 from gateway.cli.keys import keys
+from gateway.cli.overrides import overrides
 from gateway.cli.records import records
 from gateway.cli.reload import reload
 from gateway.cli.sidecar import sidecar
@@ -32,8 +35,10 @@ app = typer.Typer(
 )
 app.command()(up)
 app.add_typer(adapters, name="adapters")
+app.add_typer(evaluations, name="evaluations")
 app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
+app.add_typer(overrides, name="overrides")
 app.add_typer(records, name="records")
 
 
@@ -54,8 +59,10 @@ def check(
 
 
 app.command()(audit)
+app.command()(explain)
 app.command()(doctor)
 app.command()(reload)
+app.command()(evaluate)
 
 
 @app.command()

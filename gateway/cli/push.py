@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,17 @@ def _signature(folder: Path, manifest_digest: str, sign_key: Path | None, signer
     return written(sign(key, signer, digest_of(folder), manifest_digest))
 
 
-def upload(client: AdminClient, out: Printer, path: str, package: Package, pool: str | None = None) -> dict[str, Any]:
-    """Send a package to `path`, with a bar of its bytes; what the gateway answers. Raises CommandError.
+def upload(
+    client: AdminClient,
+    out: Printer,
+    path: str,
+    package: Package,
+    pool: str | None = None,
+    beside: Sequence[tuple[str, Path]] = (),
+) -> dict[str, Any]:
+    """Send a package to `path`, and files `beside` it, with a bar of the bytes; what the gateway answers.
+
+    Raises CommandError.
 
     What is too large for the gateway, or a key that it does not take, is refused before anything is sent.
     """
@@ -86,6 +96,7 @@ def upload(client: AdminClient, out: Printer, path: str, package: Package, pool:
         (MANIFEST_FILE, package.manifest),
         (CONFIG_FILE, package.folder / CONFIG_FILE),
         (WEIGHTS_FILE, package.folder / WEIGHTS_FILE),
+        *beside,
     ]
     fields = {"task": package.task} | ({"pool": pool} if pool else {})
     bytes_max = client.get("/adapters", task=package.task).get("upload_bytes_max")

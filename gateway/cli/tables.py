@@ -83,6 +83,12 @@ class Printer:
             yield progress
 
 
+def tell_warnings(out: Printer, told: Mapping[str, Any]) -> None:
+    """What the gateway did, and has doubts about: on stderr, a line each."""
+    for text in told.get("warnings") or ():
+        out.note(f"Warning: {text}")
+
+
 def framed(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
     """A table for a terminal."""
     table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)

@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from gateway.callers import new_key
+from gateway.cli.demo_prompts import lacks_coverage, sample_beside
 from gateway.settings import Settings, load_settings
 from serving.launch.demo_model import ensure_demo_model
 from serving.launch.engine_command import EngineOptions, engine_command, engine_environment
@@ -162,14 +163,17 @@ class LocalHouse:
             admin = Admin(client, admin_key)
             key = await caller_key(admin, self._kept / "caller-key")
             with self._steps.step("Placing the example adapter") as step:
-                step.outcome = await place_adapter(admin, TASK, self._options.adapter, step.hint)
+                prompts = sample_beside(self._options.adapter, self._kept / "prompts.jsonl")
+                step.outcome = await place_adapter(admin, TASK, self._options.adapter, step.hint, prompts)
         self._steps.say(how_to_use(url, key, self._kept / "admin-key", self._options.engines, sorted(urls)))
 
     async def wait(self) -> None:
         """Wait until told to stop. Raises LaunchError where the gateway ends before."""
         gateway = self._gateway
         if gateway is not None and await self._unless_told_to_stop(gateway.ended()):
-            raise LaunchError(f"The gateway ended (exit code {gateway.exit_code}); its log is {gateway.log_path}.")
+            ended = f"The gateway ended (exit code {gateway.exit_code}); its log is {gateway.log_path}."
+            self._steps.say(ended)  # before what is left is stopped, which takes seconds
+            raise LaunchError(ended)
 
     async def shutdown(self) -> None:
         """Stop in reverse: the gateway drains before its engines go."""
@@ -312,13 +316,19 @@ async def caller_key(admin: Admin, kept: Path) -> str:
     return key
 
 
-async def place_adapter(admin: Admin, task: str, folder: Path, hint: Callable[[str], None]) -> str:
+async def place_adapter(
+    admin: Admin, task: str, folder: Path, hint: Callable[[str], None], prompts: Path | None = None
+) -> str:
     """Push, stage and alias the adapter in `folder`, and wait until the task is served. What serves it then.
 
-    An adapter that was pushed before is left as it is, and so is the task's alias: an admin may have moved it.
+    An adapter that was pushed before is left as it is, and so is the task's alias: an admin may have moved it. From
+    `prompts` its coverage is fitted where it has none, which is not waited for.
     """
+    package = {"task": task, "path": str(folder)}
     known = {one["version"] for one in (await admin.ask("GET", "/admin/v1/adapters"))["adapters"]}
-    version = (await admin.ask("POST", "/admin/v1/adapters", {"task": task, "path": str(folder)}))["version"]
+    version = (await admin.ask("POST", "/admin/v1/adapters", package))["version"]
+    if prompts is not None and lacks_coverage(await admin.ask("GET", f"/admin/v1/adapters/{version}")):
+        await admin.ask("POST", "/admin/v1/adapters", {**package, "prompts": str(prompts)})
     aliases = (await admin.ask("GET", "/admin/v1/aliases"))["aliases"]
     if version not in known or task not in aliases:
         hint("waiting for a healthy replica")

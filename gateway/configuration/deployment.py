@@ -14,7 +14,7 @@ from gateway.limits.limits import Bound, bound_of
 from gateway.settings import Settings
 from gateway.state.snapshot import Deployed
 from monitoring.cost import Price
-from router.policy import TaskPolicy
+from router.policy import AUTO, TaskPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ def deployed_of(settings: Settings) -> Deployed:
     """What the policy takes from the settings."""
     tasks = {name: task.policy(name, settings.cache_isolation) for name, task in settings.tasks.items()}
     pools = frozenset(name for name, pool in settings.pools.items() if pool.callable)
-    return Deployed(MappingProxyType(tasks), pools, settings.limits.attempts())
+    auto_pool = settings.general_pool if settings.general_pool in pools else None
+    return Deployed(MappingProxyType(tasks), pools, settings.limits.attempts(), auto_pool)
 
 
 def prices_of(settings: Settings) -> Prices:
@@ -71,7 +72,10 @@ def bounds_of(settings: Settings) -> Mapping[str, Bound]:
         name: bound_of(task.max_tokens_max, [*adapted, prices.get(task.exit_pool or "")])
         for name, task in settings.tasks.items()
     }
-    return MappingProxyType(pools | tasks)
+    every = [*adapted, *(prices.get(task.exit_pool or "") for task in settings.tasks.values())]
+    most = max((task.max_tokens_max for task in settings.tasks.values()), default=0)
+    auto = bound_of(max(most, settings.limits.pool_max_tokens_max), [*every, prices.get(settings.general_pool)])
+    return MappingProxyType(pools | tasks | {AUTO: auto})
 
 
 def caps_of(settings: Settings) -> Mapping[str, Cap]:

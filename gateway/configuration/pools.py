@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from gateway.configuration.sections import Name, Seconds, Section
 from monitoring.cost import Price
+from router.policy import AUTO
 from serving.fleet import PoolConfig
 from serving.replica import ReplicaConfig
 from serving.tls import TlsFiles, origin_of
@@ -156,6 +157,8 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
     for name, pool in pools.items():
         if pool.engine == "openai":
             yield from _no_adapters(name, pool)
+        if pool.callable and name == AUTO:
+            yield f"pools.{name}.callable: {AUTO!r} is the model that finds the task: name the pool otherwise"
         for number, replica in enumerate(pool.replicas):
             place = f"pools.{name}.replicas.{number}.url"
             if pool.engine == "vllm" and urlsplit(replica.url).path.strip("/"):

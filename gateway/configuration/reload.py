@@ -38,6 +38,12 @@ CHANGEABLE = (
     "tasks.*",
     "feedback_metrics.*",
     "release.*",
+    "fitting.fitting_seconds_max",
+    "evaluation.concurrency",
+    "evaluation.load_share_max",
+    "evaluation.rows_max",
+    "evaluation.bytes_max",
+    "evaluation.row_bytes_max",
     "general_pool",
     "cache_isolation",
     "log_level",
@@ -50,6 +56,7 @@ CHANGEABLE = (
     "pools.*.health_interval_seconds",
     "pools.*.continues",
     "pools.*.context_tokens_max",
+    "records.recent_bytes_max",
     "limits.request_timeout_seconds",
     "limits.answer_timeout_seconds",
     "limits.first_token_timeout_seconds",
@@ -172,6 +179,7 @@ def go_by(house: House, settings: Settings, parts: Parts) -> None:
     house.deployment.take_in(settings)
     house.admission.take_in(settings.limits)
     house.limits.take_in(parts.bounds, settings.limits)
+    house.recent.take_in(settings.records.recent_bytes_max)
     house.exits.take_in(parts.caps, settings.limits.general_share_window_seconds)
     house.exits.look()
     house.rollouts.take_in(settings.feedback_metrics)

@@ -4,23 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from gateway.configuration.sections import Name, Seconds, Section
-from router.decision import Reason
-from router.policy import AUTO, COMMIT_POLICIES, CacheIsolation, TaskPolicy
+from router.decision import WITHOUT_EXITS, Reason
+from router.policy import AUTO, COMMIT_POLICIES, CacheIsolation, ExitBreaks, TaskPolicy
 from router.rungs import RUNGS, Exit, Mode, Rung, RungName
 
+
+def _mode_of(raw: Any) -> Any:
+    """YAML reads a bare off as false, and a bare on as true, which is no mode."""
+    if raw is True:
+        raise ValueError("on is not a mode: observe or enforce")
+    return "off" if raw is False else raw
+
+
+def _reason_of(raw: Any) -> Any:
+    if raw not in get_args(Reason):
+        known = ", ".join(reason for reason in get_args(Reason) if reason not in WITHOUT_EXITS)
+        raise ValueError(f"there is no such reason: name one of {known}")
+    return raw
+
+
+def _exits_of(raw: Any) -> Any:
+    """What stands for a reason's exits, with one sentence for all that they can't be."""
+    known = get_args(Exit)
+    if isinstance(raw, str) and raw in known:
+        raise ValueError(f"it is a list: write [{raw}]")
+    if not isinstance(raw, list | tuple) or not 1 <= len(raw) <= len(known):
+        raise ValueError(f"it is a list of 1 to {len(known)} exits, of {', '.join(known)}")
+    for exit_ in raw:
+        if exit_ not in known:
+            raise ValueError(f"{str(exit_)[:40]!r} is no exit: name general, standby or needs_human")
+    return raw
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
+RungMode = Annotated[Mode, BeforeValidator(_mode_of)]
+Exits = Annotated[tuple[Exit, ...], Field(min_length=1, max_length=3), BeforeValidator(_exits_of)]
 SELECTORS = r"^(last_user|user_turns|dialogue|field:[^\s]{1,200})$"
 
 
 class DegradedSettings(Section):
     """What is done where a version's verdict is degraded."""
 
-    mode: Mode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     explored_share: Share = Field(
         0.05, description="Share of requests that a degraded version keeps, so that its recovery can be seen."
     )
@@ -29,7 +59,7 @@ class DegradedSettings(Section):
 class OutOfScopeSettings(Section):
     """What is done where an input is unlike what the version was trained on."""
 
-    mode: Mode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     deferred_share: Share = Field(
         0.05, description="Share of in-scope requests that one is ready to send away too; it sets the threshold."
     )
@@ -38,14 +68,14 @@ class OutOfScopeSettings(Section):
 class HoldoutSettings(Section):
     """A random share that goes to the exit, so that both arms stay measurable."""
 
-    mode: Mode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     share: Share = Field(0.02, description="Share of the requests in scope, drawn by session.")
 
 
 class PredictedGainSettings(Section):
     """What is done where general is expected to do better; only where that was shown by measurement."""
 
-    mode: Mode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     general_share_max: Share = Field(
         0.2, description="Share of the requests that it may send to the exit: the cost budget."
     )
@@ -54,9 +84,9 @@ class PredictedGainSettings(Section):
 class ContractSettings(Section):
     """What is done where an answer breaks the version's contract."""
 
-    mode: Mode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     constrained: bool = Field(False, description="Whether the engine is told to answer in no other form.")
-    exit_breaks: Literal["error", "flag"] = Field(
+    exit_breaks: ExitBreaks = Field(
         "error", description="What becomes of an exit's answer that breaks it too: an error, or a header on it."
     )
 
@@ -64,7 +94,7 @@ class ContractSettings(Section):
 class LowConfidenceSettings(Section):
     """What is done where an answer is not sure enough."""
 
-    mode: Mode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     wrong_share_max: Share = Field(
         0.05, description="Share of all requests that may get a wrong answer from the adapter; it sets the threshold."
     )
@@ -73,7 +103,7 @@ class LowConfidenceSettings(Section):
 class RefusalSettings(Section):
     """What is done where an answer is a refusal or empty, or calls a tool that was not offered."""
 
-    mode: Mode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
 
 
 class RungSettings(Section):
@@ -113,7 +143,9 @@ class TaskSettings(Section):
         description="From when on a stream is the caller's: first_token, tokens:N or complete.",
     )
     hold_seconds_max: Seconds | None = Field(
-        None, description="Longest that a stream is held back for that; unset: limits.answer_timeout_seconds."
+        None,
+        description="Longest hold of an adapter's stream, under limits.request_timeout_seconds; "
+        "unset: limits.answer_timeout_seconds.",
     )
     parameters_allowed: frozenset[str] = Field(
         frozenset(), description="Fields that need permission and have it, such as ignore_eos or media."
@@ -134,7 +166,7 @@ class TaskSettings(Section):
     )
 
     rungs: RungSettings = RungSettings()
-    exits: dict[Reason, Annotated[tuple[Exit, ...], Field(min_length=1, max_length=3)]] = Field(
+    exits: dict[Annotated[Reason, BeforeValidator(_reason_of)], Exits] = Field(
         default_factory=dict,
         description="For a reason, where its requests go, in order: general, standby, needs_human. Else: general.",
     )
@@ -144,10 +176,10 @@ class TaskSettings(Section):
     selector: str = Field(
         "user_turns",
         pattern=SELECTORS,
-        description="What of a conversation the fitted models read: last_user, user_turns, dialogue or field:NAME.",
+        description="What of a conversation the fitted models read: last_user, user_turns, dialogue or field:PATH.",
     )
 
-    def faults(self, name: str, pools: frozenset[str]) -> Iterator[str]:
+    def faults(self, name: str, pools: frozenset[str], request_timeout_seconds: float) -> Iterator[str]:
         """Sentences on what can't be used, each beginning with its key; none if all is well."""
         if name == AUTO:
             yield f"tasks.{name}: {AUTO!r} is the model that finds the task: name it otherwise"
@@ -157,6 +189,69 @@ class TaskSettings(Section):
             yield f"tasks.{name}.pools_allowed: there is no pool {pool!r}"
         if self.pools_allowed is not None and self.exit_pool is not None and self.exit_pool not in self.pools_allowed:
             yield f"tasks.{name}.pools_allowed: it lacks the exit pool {self.exit_pool!r}"
+        yield from self._faults_of_exits(name)
+        yield from self._faults_of_shares(name)
+        yield from self._faults_of_commit(name)
+        yield from self._faults_of_hold(name, request_timeout_seconds)
+
+    def has_exit(self, reason: Reason) -> bool:
+        """Whether anything answers, or a person is asked, where a request goes to the exit for this reason."""
+        return self.exit_pool is not None or reason in self.exits
+
+    def _faults_of_exits(self, name: str) -> Iterator[str]:
+        for reason, exits in self.exits.items():
+            key = f"tasks.{name}.exits.{reason}"
+            if reason in WITHOUT_EXITS:
+                yield f"{key}: nothing goes to an exit for this reason; leave it out"
+            if len(set(exits)) < len(exits):
+                yield f"{key}: an exit stands there twice"
+            if "needs_human" in exits[:-1]:
+                yield f"{key}: needs_human is the last exit, since a person can always be asked"
+            if "general" in exits and self.exit_pool is None:
+                yield f"{key}: general is the exit_pool, and there is none"
+        for rung in RUNGS:
+            if getattr(self.rungs, rung).mode == "enforce" and not self.has_exit(rung):
+                yield f"tasks.{name}.rungs.{rung}: it has no exit: set exit_pool, or exits.{rung}"
+
+    def _faults_of_shares(self, name: str) -> Iterator[str]:
+        """Shares with which a rung lets no answer through, or never fires."""
+        some, outside = self.rungs.low_confidence, self.rungs.out_of_scope
+        if some.mode != "off" and some.wrong_share_max == 0:
+            key = f"tasks.{name}.rungs.low_confidence.wrong_share_max"
+            yield f"{key}: it must be above 0: no threshold can promise that no answer is wrong, so none would be kept"
+        if outside.mode == "enforce" and outside.deferred_share == 0:
+            key = f"tasks.{name}.rungs.out_of_scope.deferred_share"
+            yield f"{key}: it must be above 0: with 0 the rung never fires; or set its mode to observe or off"
+
+    def _faults_of_commit(self, name: str) -> Iterator[str]:
+        """Rungs after the answer can be enforced only as long as the answer is not the caller's."""
+        if self.commit == "complete":
+            return
+        for rung in ("contract", "low_confidence", "refusal"):
+            if getattr(self.rungs, rung).mode != "enforce":
+                continue
+            some = rung == "low_confidence"
+            if some and self.commit != "first_token":
+                continue
+            what = "the answer's first tokens" if some else "the whole answer"
+            instead = "complete or tokens:N" if some else "complete"
+            yield (
+                f"tasks.{name}.rungs.{rung}.mode: enforce looks at {what}, and with commit: {self.commit} a stream is "
+                f"the caller's before that: set tasks.{name}.commit to {instead}, or the mode to observe"
+            )
+
+    def _faults_of_hold(self, name: str, request_timeout_seconds: float) -> Iterator[str]:
+        """A stream that is held for too long needs time for whoever answers instead."""
+        if self.hold_seconds_max is None:
+            return
+        key = f"tasks.{name}.hold_seconds_max"
+        if self.commit == "first_token":
+            yield f"{key}: with commit: first_token no stream is held back: set commit, or leave this out"
+        if self.hold_seconds_max >= request_timeout_seconds:
+            yield (
+                f"{key}: it must be less than limits.request_timeout_seconds ({request_timeout_seconds:g}), or there "
+                "is no time left in which another could answer"
+            )
 
     def policy(self, name: str, cache_isolation: CacheIsolation = "caller") -> TaskPolicy:
         """As the router decides with it."""
@@ -173,4 +268,6 @@ class TaskSettings(Section):
             MappingProxyType({str(reason): exits for reason, exits in self.exits.items()}),
             self.pools_allowed,
             self.selector,
+            self.rungs.contract.constrained,
+            self.rungs.contract.exit_breaks,
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from gateway.asked.request_body import RequestBody
 from gateway.door.admission import Place, Priority
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger
-from gateway.request_body import RequestBody
 from router.choice import choose
 from router.decision import Asked, Choice, Moment, Refusal
 from router.policy import Policy
@@ -49,7 +49,12 @@ async def wait_for_room(
     """
     waited = False
     while isinstance(decision, Refusal) and decision.code == "overload":
-        await place.turn(awaited_replicas(asked, scores, policy, house.fleet.view(), moment.now_unix))
+        try:
+            await place.turn(awaited_replicas(asked, scores, policy, house.fleet.view(), moment.now_unix))
+        except BaseException:  # it goes nowhere: what is known of it is noted
+            ledger.found(decision.findings)
+            ledger.refused(decision, scores.task)
+            raise
         waited = True
         moment = replace(moment, now=time.monotonic(), now_unix=time.time(), exits_closed=house.exits.closed)
         decision = choose(asked, scores, policy, house.fleet.view(), moment)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import subprocess
 import sys
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 from redis.exceptions import RedisError
 
+from gateway.duties.child import child, hear
 from gateway.duties.lease import DutyLease
 from gateway.house import House
 from gateway.settings import Settings
@@ -26,6 +26,7 @@ from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 log = logging.getLogger(__name__)
 RUN_SECONDS_MAX = 600.0
 PAUSE_KEY = "apprentice:archive:pause"
+COMMAND = (sys.executable, "-P", "-m", "monitoring.archive_run")
 
 
 class Archived(msgspec.Struct):
@@ -65,15 +66,12 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
         "folder": str(settings.archive),
         "retention_days": settings.records.archive_retention_days,
     }
-    process = await asyncio.to_thread(_begun)
     try:
-        async with asyncio.timeout(RUN_SECONDS_MAX):
-            code, told = await asyncio.to_thread(_ended, process, msgspec.json.encode(job) + b"\n")
+        async with child(COMMAND) as process, asyncio.timeout(RUN_SECONDS_MAX):
+            code, told = await hear(process, msgspec.json.encode(job) + b"\n")
     except TimeoutError:
         log.error("the archive was not written within %g s: %s", RUN_SECONDS_MAX, settings.archive)
         return None
-    finally:
-        process.kill()  # where it still runs: the thread that waits for it ends then, too
     if code != 0:
         log.error("the archive can't be written, exit code %d: %s", code, settings.archive)
         return None
@@ -82,30 +80,6 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
     if found.unreadable:
         log.error("%d entries could not be read, and lie in %s", found.unreadable, settings.archive / "unreadable")
     return found
-
-
-def _begun() -> subprocess.Popen[bytes]:
-    """The process. In a thread, since uvloop forks for it and so holds the loop for 4 ms and more; this does not."""
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "monitoring.archive_run"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        start_new_session=True,  # Ctrl-C is for the gateway, with which it ends
-    )
-
-
-def _ended(process: subprocess.Popen[bytes], job: bytes) -> tuple[int, bytes]:
-    """Give it the job and wait for its end: its exit code, and what it said. Its input stays open until then."""
-    with process:
-        assert process.stdin is not None, "it is a pipe"
-        assert process.stdout is not None, "it is a pipe"
-        try:
-            process.stdin.write(job)
-        except BrokenPipeError:
-            return process.wait(), b""
-        told = process.stdout.read()
-        return process.wait(), told
 
 
 async def _is_behind(redis: Any) -> bool:

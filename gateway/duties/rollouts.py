@@ -15,11 +15,11 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.duties.trials import normal
 from gateway.settings import FeedbackMetricSettings
 from monitoring.audit import Audit
 from monitoring.degradation import rollout
 from monitoring.degradation.rollout import Outcome, Plan, ShadowPair, Verdict
+from monitoring.evaluation.comparing import normal
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.ids import digest
 from monitoring.metrics import Meters
@@ -39,6 +39,9 @@ KEPT_SECONDS = 180 * 86_400
 """Longer than a plan may last."""
 OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
 """Faults of an attempt that say nothing of the version that was asked."""
+NOT_THERE = frozenset({"no_replica", "overload"})
+"""Reasons for which the version that was the first to be asked may be another than the one that was drawn, on a record
+that does not tell which that was: an older gateway's."""
 AUDITED_AS: Mapping[str, str] = {"promote": "alias.promote", "roll_back": "alias.rollback", "hold": "alias.hold"}
 
 KEEP_PAIR = """
@@ -57,8 +60,10 @@ class Seen(msgspec.Struct):
     outcome: str
     override_id: str | None = None
     task: str | None = None
+    led_to: str | None = None
     version: str | None = None
     purpose: str = "serve"
+    reason: str | None = None
     attempts: list[AttemptRecord] = []
     duration_seconds: float = 0.0
     contract_kept: bool | None = None
@@ -198,6 +203,8 @@ class Rollouts:
                     pair = _pair(seen, arms)
                     judged.state = rollout.observe_pair(judged.state, plan, pair) if pair else judged.state
                     continue
+                if seen.purpose != "serve":
+                    continue
                 outcome = _outcome(seen, arms)
                 judged.state = rollout.observe(judged.state, plan, outcome) if outcome else judged.state
             if len(rows) < BATCH_MAX:
@@ -259,7 +266,7 @@ class Rollouts:
 
     async def _was_drawn(self, request: str) -> bool:
         record = await self._records.read(request)
-        return record is not None and _is_drawn(record)
+        return record is not None and _is_drawn(record) and record.led_to in (None, record.version)
 
     async def _read(self, task: str, begun: Rollout) -> Judged:
         """How the canary stands; one that has just begun stands at the beginning."""
@@ -289,6 +296,8 @@ def _outcome(seen: Seen, arms: dict[str, Any]) -> Outcome | None:
     if _says_nothing(seen.attempts):
         return None
     arm = arms[asked.version]
+    if any(one.version == asked.version and one.fault == "contract" for one in seen.attempts):
+        return Outcome(arm=arm, error=False, contract_broken=True)  # though its caller got the exit's answer
     if seen.version != asked.version or seen.outcome != "ok":
         return Outcome(arm=arm, error=True)
     broken = None if seen.contract_kept is None else not seen.contract_kept
@@ -320,8 +329,14 @@ def _says_nothing(attempts: list[AttemptRecord]) -> bool:
 
 
 def _is_drawn(seen: Seen | Record) -> bool:
-    """Whether chance decided which arm a request went to: no caller who pinned it, and no admin's rule."""
-    return "@" not in seen.model_asked and seen.override_id is None
+    """Whether chance decided here which arm a request went to: no caller who pinned it, no admin's rule, and no version
+    that stood in for the one that it was led to."""
+    if seen.purpose != "serve" or "@" in seen.model_asked or seen.override_id is not None:
+        return False
+    asked = seen.attempts[0].version if seen.attempts else None
+    if seen.led_to is not None and asked is not None:
+        return seen.led_to == asked
+    return seen.reason not in NOT_THERE or asked != seen.version
 
 
 def badness(metric: FeedbackMetricSettings, value: Any) -> float | None:

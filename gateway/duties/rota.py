@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from redis.exceptions import RedisError
 
 from gateway.duties.archiving import keep_archiving
+from gateway.duties.evaluating import keep_evaluating
+from gateway.duties.fitting import keep_fitting
 from gateway.duties.health import keep_checking_health
 from gateway.duties.lease import DutyLease
 from gateway.duties.reconciling import keep_reconciling
@@ -45,6 +47,8 @@ async def on_duty(house: House) -> AsyncIterator[None]:
         "judge_rollouts": _judge_rollouts,
         "flush_records": _flush_records,
         "archive_records": keep_archiving,
+        "run_evaluations": keep_evaluating,
+        "fit_models": keep_fitting,
         "watch_lag": _watch_lag,
         "watch_state": _watch_state,
         "watch_outage": outage.watch,

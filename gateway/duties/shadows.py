@@ -11,13 +11,14 @@ import logging
 import time
 
 from gateway.answers.answer import Answer
+from gateway.asked.request_body import RequestBody
 from gateway.door.wire import Deadline
-from gateway.duties.trials import ShadowJob, contract_kept, normal, text_of
+from gateway.duties.trials import ShadowJob, offer_to_shadows, text_of
 from gateway.house import House
 from gateway.ledger import Ledger, settle_shadow
-from gateway.request_body import RequestBody
+from monitoring.evaluation.comparing import normal
 from monitoring.ids import digest
-from monitoring.records import PairRecord, Record
+from monitoring.records import Record
 from router.policy import Policy
 from router.replicas import pick
 from serving.errors import EngineError
@@ -27,23 +28,19 @@ log = logging.getLogger(__name__)
 AT_ONCE_MAX = 4
 
 
-def judge(house: House, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
-    """Note whether an answer that was watched kept its contract, and have shadows answer the same request."""
+def offer_copies(house: House, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+    """Have shadows answer a request too whose answer was watched, once that has been sent; note what it says."""
     if answer.kept is None or body.choices != 1:
         return
     choice, record = answer.choice, ledger.record
-    assert choice.task is not None, "that is what watches() looks for"
     assert choice.version is not None, "that is what watches() looks for"
     text = text_of(answer.kept, body.stream)
     if text is None:
         return
-    record.contract_kept = contract_kept(choice.version, text)
+    if not answer.judged_whole:
+        record.contract_kept = house.judging.contract_kept(choice.version, text)
     record.text_digest = digest(house.digest_secret, normal(text))
-    for name, share in policy.aliases[choice.task.name].shadow.items():
-        if name == choice.version.name or house.moment(0.0).draw >= share:
-            continue
-        if not house.trials.offer(ShadowJob(name, share, policy, body, choice, record, text)):
-            house.meters.shadow_requests.add(1, choice.task.name, name, "dropped")
+    offer_to_shadows(house, policy, body, choice, record, text)
 
 
 async def run_shadows(house: House) -> None:
@@ -71,6 +68,9 @@ async def _run(house: House, job: ShadowJob) -> None:
     now = time.monotonic()
     if version is None or pool is None:
         return
+    if job.choice.task is not None and not job.choice.task.reaches(pool.name):
+        house.meters.shadow_requests.add(1, task, job.version, "dropped")
+        return
     replica = pick(pool, version.name, view.in_flight, now, house.moment(now).draw, spare_open=True)
     if isinstance(replica, str):
         house.meters.shadow_requests.add(1, task, job.version, "dropped")
@@ -87,7 +87,9 @@ async def _run(house: House, job: ShadowJob) -> None:
         try:
             with Deadline(limits.answer_timeout_seconds):
                 body = job.body.whole()
-                await answer.begin(house, body, body.for_engine(choice), headers, limits)
+                await answer.begin(
+                    house, body, body.for_engine(choice, house.judging.form(body, choice)), headers, limits
+                )
         except (EngineError, TimeoutError) as error:
             fault = error.kind if isinstance(error, EngineError) else "silent"
         ledger.attempted(choice, fault, time.monotonic() - now)
@@ -109,13 +111,13 @@ def _record(house: House, job: ShadowJob) -> Record:
         purpose="shadow",
         shadow_of=primary.id,
         policy_generation=primary.policy_generation,
-        pair=PairRecord(primary.version or "", primary.contract_kept, primary.text_digest),
+        pair=job.pair,
     )
 
 
 def _compare(house: House, job: ShadowJob, version: VersionView, text: str, record: Record) -> str:
     record.outcome, record.status = "ok", 200
-    record.contract_kept = contract_kept(version, text)
+    record.contract_kept = house.judging.contract_kept(version, text)
     record.text_digest = digest(house.digest_secret, normal(text))
     record.agrees = normal(text) == normal(job.text)
     return "agreed" if record.agrees else "differed"

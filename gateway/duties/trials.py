@@ -7,29 +7,27 @@ Only answers of a task that has a canary or a shadow are looked at, and after th
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gateway.answers.events import EventChoice, body_of, payload_of
-from gateway.request_body import RequestBody
-from monitoring.records import Record
-from router.contract import Contract, ContractError, compile_contract
+from gateway.asked.request_body import RequestBody
+from monitoring.evaluation.comparing import normal
+from monitoring.ids import digest
+from monitoring.records import PairRecord, Record
 from router.decision import Choice
 from router.policy import Policy
-from serving.view import VersionView
 
-log = logging.getLogger(__name__)
-CONTRACTS_MAX = 256
+if TYPE_CHECKING:
+    from gateway.answers.answer import Answer
+    from gateway.house import House
+    from gateway.ledger import Ledger
+
 QUEUE_MAX = 200
 WAITING_BYTES_MAX = 64 << 20
-NORMAL_LENGTH_MAX = 1 << 16
-"""Longer texts are compared as they are: they would hold the event loop for too long."""
 LIVE = frozenset({"adapter", "canary"})
 
 
@@ -44,6 +42,7 @@ class ShadowJob:
     choice: Choice
     record: Record
     text: str
+    pair: PairRecord
 
     @property
     def size(self) -> int:
@@ -83,44 +82,30 @@ class Trials:
         return job
 
 
-def contract_kept(version: VersionView, text: str) -> bool | None:
-    """Whether a text keeps the version's contract; None where it has none."""
-    contract = _contract_of(version.manifest_digest, _Frozen(version.contract))
-    return None if contract is None else contract.broken_by(text) is None
+def offer_to_shadows(
+    house: House, policy: Policy, body: RequestBody, choice: Choice, record: Record, text: str
+) -> None:
+    """Have the task's shadows answer a request too that this choice's version has answered with `text`."""
+    assert choice.task is not None, "that is what watches() looks for"
+    assert choice.version is not None, "that is what watches() looks for"
+    pair = PairRecord(choice.version.name, record.contract_kept, digest(house.digest_secret, normal(text)))
+    for name, share in policy.aliases[choice.task.name].shadow.items():
+        if name == choice.version.name or house.moment(0.0).draw >= share:
+            continue
+        if not house.trials.offer(ShadowJob(name, share, policy, body, choice, record, text, pair)):
+            house.meters.shadow_requests.add(1, choice.task.name, name, "dropped")
 
 
-class _Frozen:
-    """A contract's mapping, carried past the cache's key: the manifest's digest beside it says what it is."""
+def offer_rejected(house: House, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+    """The same for an answer that was rejected before it was sent: else shadows would meet only what was answered well.
 
-    def __init__(self, value: Mapping[str, Any] | None) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Frozen)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-@lru_cache(maxsize=CONTRACTS_MAX)
-def _contract_of(_manifest_digest: str, contract: _Frozen) -> Contract | None:
-    if contract.value is None:
-        return None
-    try:
-        return compile_contract(contract.value)
-    except ContractError as error:  # of a version that was pushed before contracts were compiled there
-        log.warning("a contract can't be checked: %s", error)
-        return None
-
-
-def normal(text: str) -> bytes:
-    """The form in which answers are compared: JSON by its value, other texts with each run of white space as one."""
-    if len(text) > NORMAL_LENGTH_MAX:
-        return text.encode(errors="surrogatepass")
-    try:
-        return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    except (ValueError, RecursionError, UnicodeEncodeError):
-        return " ".join(text.split()).encode(errors="surrogatepass")
+    Only for one that was there as a whole, and is a text.
+    """
+    if body.choices != 1 or not answer.judged_whole or not house.trials.watches(policy, answer.choice):
+        return
+    said = answer.reading.answered(True).said if answer.reading is not None else ()
+    if said and not said[0].calls:
+        offer_to_shadows(house, policy, body, answer.choice, ledger.record, said[0].text)
 
 
 def text_of(kept: Sequence[bytes], stream: bool) -> str | None:

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway.asked.request_body import RequestBody
 from gateway.limits.limits import NANOS, Bound, Limits, cut_off, nanos_cut_off
 from gateway.limits.slices import Allowance, Slice
-from gateway.request_body import RequestBody
 from monitoring.cost import Price
 from monitoring.records import Record
 from router.decision import Choice
@@ -144,13 +144,15 @@ class Exits:
     def settle(self, record: Record, leave: Leave | None, price: Price | None = None) -> None:
         """A request is over: count it, and what it cost at the exit, failed attempts there included.
 
-        Of one that was cut off what it is thought to have cost counts, at this `price`: that of its pool.
+        Of one that was cut off what it is thought to have cost counts, at this `price`: that of its pool. What a
+        version cost that answered after all, as its exit failed, does not.
         """
+        there = record.version is None
         if leave is not None and leave.taken is not None:  # also where its task has no cap any more
-            spent = (record.wasted_usd or 0.0) - leave.wasted_before + (record.cost_usd or 0.0)
+            spent = (record.wasted_usd or 0.0) - leave.wasted_before + ((record.cost_usd or 0.0) if there else 0.0)
             leave.taken.reserved -= leave.reserved
             leave.taken.used += round(spent * NANOS)
-            if cut_off(record):
+            if there and cut_off(record):
                 leave.taken.used += nanos_cut_off(record, leave.estimate, price)
             leave.taken = None
         if record.task not in self._tasks:

@@ -12,10 +12,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from gateway.asked.request_body import RequestBody
 from gateway.callers import Caller, CallerLimits, LimitName
 from gateway.errors import Problem
 from gateway.limits.slices import INTERVAL_SECONDS, SPAN_SECONDS, Allowance, Slice, Slices, Span, spent
-from gateway.request_body import RequestBody
 from gateway.settings import LimitSettings
 from monitoring.cost import SECONDS_PER_HOUR, Price, cost
 from monitoring.metrics import Meters
@@ -170,25 +170,31 @@ class Hold:
 
         Of a request that was cut off what it is thought to have taken counts, at this `price`: that of its pool.
         """
-        if self._taken is None:
-            raise RuntimeError("what a request has taken is settled once")
         nanos = nanos_of(record)
         if cut_off(record):
-            tokens = sum(thought(record, self._estimate))
+            tokens = sum(thought(record, self._estimate)) + (record.wasted_tokens or 0)
             nanos += nanos_cut_off(record, self._estimate, price)
         else:
             tokens = self._tokens(record)
+        self.spend(tokens, nanos)
+
+    def spend(self, tokens: int = 0, nanos: int = 0) -> None:
+        """Give back what was reserved, and take a request, so many tokens and so much money (billionths of a US
+        dollar). Raises RuntimeError the second time."""
+        if self._taken is None:
+            raise RuntimeError("what a request has taken is settled once")
         for held, reserved, kind in self._taken:
             held.reserved -= reserved
             held.used += 1 if kind == REQUESTS else tokens if kind == TOKENS else nanos
         self._taken = None
 
     def _tokens(self, record: Record) -> int:
-        """Tokens of the answer; of a prompt that no engine has counted, the estimate."""
+        """Tokens of the answer and of rejected ones; of a prompt that no engine has counted, the estimate."""
+        wasted = record.wasted_tokens or 0
         if record.prompt_tokens is None and record.completion_tokens is None:
-            return 0
+            return wasted
         prompt = self._estimate[0] if record.prompt_tokens is None else record.prompt_tokens
-        return prompt + (record.completion_tokens or 0)
+        return prompt + (record.completion_tokens or 0) + wasted
 
 
 class Limits:
@@ -222,21 +228,30 @@ class Limits:
 
         Raises Problem: 429 where a limit is reached, 503 where Redis is gone and nobody may pass without it.
         """
-        limits = caller.limits
-        if limits is None:
+        if caller.limits is None:
             return None
-        purse = self._purses.get(caller.public)
-        if purse is None or purse.limits != limits:
-            purse = self._purse(caller.public, limits)
         bound = self.bound(body.read.model)
         estimate = prompt, completion = bound.tokens(body, size)
         needs = (1, prompt + completion, bound.nanos(prompt, completion))
+        return await self._hold(caller.public, caller.limits, needs, estimate)
+
+    async def take_request(self, caller: Caller) -> Hold | None:
+        """The same for one that asks no engine, and so takes neither tokens nor money."""
+        return None if caller.limits is None else await self._hold(caller.public, caller.limits, (1, 0, 0), (0, 0))
+
+    async def _hold(
+        self, public: str, limits: CallerLimits, needs: tuple[int, int, int], estimate: tuple[int, int]
+    ) -> Hold:
+        purse = self._purses.get(public)
+        if purse is None or purse.limits != limits:
+            purse = self._purse(public, limits)
         now = time.monotonic()
         for allowance, kind in purse.allowances:
             held = allowance.slice_at(now)
-            if held is None or held.held - held.used - held.reserved < min(needs[kind], allowance.limit):
+            need = min(needs[kind], allowance.limit)
+            if need and (held is None or held.held - held.used - held.reserved < need):
                 if purse.forgotten:  # then it holds no slice of what was forgotten
-                    purse = self._purse(caller.public, limits)
+                    purse = self._purse(public, limits)
                 await self._wait(purse, needs)
                 break
         return Hold(purse, self._taken(purse, needs), estimate)
@@ -329,7 +344,7 @@ def _lacking(purse: Purse, needs: tuple[int, int, int], now: float) -> Iterator[
     for allowance, kind in purse.allowances:
         held = allowance.slice_at(now)
         need = min(needs[kind], allowance.limit)
-        if held is None or held.free < need:
+        if need and (held is None or held.free < need):
             yield allowance, need
 
 

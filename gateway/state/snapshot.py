@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,11 +15,18 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.callers import Caller
+from gateway.state.fitted import Kind
+from gateway.state.models import FittedModels
+from router.embedding import Embedding
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
 from serving.adapters.placement import Placement
-from serving.adapters.registry import AliasEntry, Registry, Version
+from serving.adapters.registry import PLACED, AliasEntry, Registry, Version
 from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Mirror, Shelf
+from serving.view import VersionView
+
+MADE_AT_ONCE = 200
+"""Aliases, or views, that are made before others have the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +41,38 @@ class Snapshot:
     placements: Mapping[tuple[str, str], Placement]
     cordons: Mapping[str, str]
     """Replicas that get no requests now, and why."""
+    views: Mapping[str, VersionView] = field(default_factory=dict)
+    """The versions as the router sees them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What the file says: tasks, the pools that may be named as a model, and the limits of attempts."""
+    """What the file says: tasks, the pools that may be named as a model, and the limits of attempts.
+
+    `auto_pool` answers what asks for `auto` and fits no task; None: nothing does.
+    """
 
     tasks: Mapping[str, TaskPolicy]
     callable_pools: frozenset[str]
     limits: AttemptLimits
+    auto_pool: str | None = None
 
 
 class SnapshotKeeper:
     """Keeps the present snapshot. Its only mover is `refresh`; `changed` is told of each new one."""
 
     def __init__(
-        self, redis: Redis, deployed: Deployed, fixed_callers: Mapping[str, Caller], changed: Callable[[Snapshot], None]
+        self,
+        redis: Redis,
+        deployed: Deployed,
+        fixed_callers: Mapping[str, Caller],
+        changed: Callable[[Snapshot], None],
+        damaged: Callable[[Kind], None] = lambda _: None,
+        deep: Embedding | None = None,
+        unsuited: Callable[[Kind], None] = lambda _: None,
     ) -> None:
+        """`damaged` is told of each fitted model that can't be read, `unsuited` of each that does not go with its
+        task's selector or with its coverage model; `deep` is the neural embedding, if any."""
         self._redis = redis
         self._deployed = deployed
         self._fixed_callers = fixed_callers
@@ -60,6 +82,9 @@ class SnapshotKeeper:
         self._overrides = Mirror(Shelf(redis, "overrides"), override_from)
         self._placements = Mirror(Shelf(redis, "placements"), lambda _, raw: msgspec.convert(raw, Placement))
         self._cordons = Shelf(redis, "cordons")
+        self._made: dict[str, tuple[AliasEntry, Alias]] = {}
+        self._seen: dict[str, tuple[Version, VersionView]] = {}
+        self._models = FittedModels(redis, damaged, deep, unsuited)
         self._reading = asyncio.Lock()
         self._next = asyncio.Event()
         self.fresh_at = 0.0
@@ -79,6 +104,7 @@ class SnapshotKeeper:
                 if generation == found.generation:
                     self.current = self._as_deployed(found)
                     self.fresh_at = began
+                    self._models.look(self._deployed.tasks)
                     self._changed(self.current)
                     self._next.set()
                     self._next = asyncio.Event()
@@ -88,13 +114,20 @@ class SnapshotKeeper:
     def deploy(self, deployed: Deployed) -> None:
         """Go by another file from now on; what admins have set stays as it is."""
         self._deployed = deployed
+        self._models.look(deployed.tasks)
         self.current = self._as_deployed(self.current)
         self._changed(self.current)
 
     def _as_deployed(self, found: Snapshot) -> Snapshot:
         """A snapshot by the file as it is now: it may have been read again while the state was."""
-        tasks, pools, limits = self._deployed.tasks, self._deployed.callable_pools, self._deployed.limits
-        policy = replace(found.policy, tasks=tasks, callable_pools=pools, limits=limits)
+        file = self._deployed
+        policy = replace(
+            found.policy,
+            tasks=file.tasks,
+            callable_pools=file.callable_pools,
+            limits=file.limits,
+            auto_pool=file.auto_pool,
+        )
         return replace(found, policy=policy)
 
     async def _generation(self) -> int:
@@ -104,16 +137,41 @@ class SnapshotKeeper:
         aliases = await self._registry.aliases()
         generations = await self._registry.alias_generations()
         callers = await self._callers.all()
-        policy = self._policy(
-            generation,
-            {task: _alias(task, generations.get(task, 0), entry) for task, entry in aliases.items()},
-            await self._overrides.all(),
-        )
+        made = await self._made_aliases(aliases, generations)
+        policy = self._policy(generation, made, await self._overrides.all())
         versions = await self._registry.versions()
+        fitted = await self._models.read({name for name, one in versions.items() if one.state in PLACED})
+        leading = {task: entry.leading for task, entry in aliases.items()}
+        policy = replace(policy, fitted=fitted, index=await self._models.index(leading, fitted))
         placements = {(p.replica, p.version): p for p in (await self._placements.all()).values()}
         cordons = {name: str(raw.get("reason") or "") for name, raw in (await self._cordons.all()).items()}
         known = MappingProxyType(callers | dict(self._fixed_callers))
-        return Snapshot(generation, known, policy, versions, aliases, placements, cordons)
+        views = await self._made_views(versions)
+        return Snapshot(generation, known, policy, versions, aliases, placements, cordons, views)
+
+    async def _made_aliases(
+        self, entries: Mapping[str, AliasEntry], generations: Mapping[str, int]
+    ) -> dict[str, Alias]:
+        """The aliases as the router goes by them; one that has not changed is the same object as before."""
+        before, self._made = self._made, {}
+        for at, (task, entry) in enumerate(entries.items()):
+            known = before.get(task)
+            if known is None or known[0] is not entry or known[1].generation != generations.get(task, 0):
+                known = entry, _alias(task, generations.get(task, 0), entry)
+            self._made[task] = known
+            if at % MADE_AT_ONCE == MADE_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        return {task: alias for task, (_, alias) in self._made.items()}
+
+    async def _made_views(self, versions: Mapping[str, Version]) -> Mapping[str, VersionView]:
+        """The versions as the router sees them; what has not changed is the same object as before."""
+        before, self._seen = self._seen, {}
+        for at, (name, version) in enumerate(versions.items()):
+            known = before.get(name)
+            self._seen[name] = known if known is not None and known[0] is version else (version, version.view())
+            if at % MADE_AT_ONCE == MADE_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        return {name: view for name, (_, view) in self._seen.items()}
 
     async def next(self, seconds: float) -> None:
         """Wait for a new snapshot, but no longer than so many seconds."""
@@ -152,6 +210,7 @@ class SnapshotKeeper:
             rules,
             self._deployed.limits,
             needs_text(rules),
+            auto_pool=self._deployed.auto_pool,
         )
 
 

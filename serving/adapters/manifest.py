@@ -5,7 +5,7 @@ As YAML beside the adapter:
     task: returns
     base_fingerprint: sha256:…        # optional; a claim that verification holds the adapter to
     contract:                         # optional; what every answer must keep
-      json_schema: {…}                # and/or choices: […], regex: …
+      json_schema: {…}                # and/or choices: […], regex: …, length: {characters_max: …}
     blueprint:                        # what tells a general model what the adapter carries in its weights
       system: |
         …
@@ -56,6 +56,8 @@ SYSTEM_LENGTH_MAX = 100_000
 PROMPT_LENGTH_MAX = 20_000
 GOLDEN_MAX = 100
 CHOICES_MAX = 1000
+CHARACTERS_MAX = 1 << 16
+"""Characters of an answer; longer ones break every contract."""
 TEXT_LENGTH_MAX = 1000
 STOP_MAX = 16
 NOTES_LENGTH_MAX = 20_000
@@ -232,11 +234,12 @@ def _contract(place: str, value: Any) -> dict[str, Any]:
         "json_schema": read.take_or("json_schema", _mapping, None),
         "choices": read.take_or("choices", _choices, None),
         "regex": read.take_or("regex", _regex, None),
+        "length": read.take_or("length", _length, None),
     }
     read.finish()
     kept = {key: part for key, part in contract.items() if part is not None}
     if not kept:
-        raise ManifestError(f"{place} is empty: give json_schema, choices or regex, or leave it out.")
+        raise ManifestError(f"{place} is empty: give json_schema, choices, regex or length, or leave it out.")
     return kept
 
 
@@ -256,6 +259,24 @@ def _regex(place: str, value: Any) -> str:
     except (re.error, OverflowError, RecursionError) as error:
         raise ManifestError(f"{place} is no valid regular expression: {error}.") from None
     return text
+
+
+def _length(place: str, value: Any) -> dict[str, int]:
+    read = _Fields(place, value)
+    bounds = {key: read.take_or(key, _characters, None) for key in ("characters_min", "characters_max")}
+    read.finish()
+    kept = {key: bound for key, bound in bounds.items() if bound is not None}
+    if not kept:
+        raise ManifestError(f"{place} is empty: give characters_min or characters_max, or leave it out.")
+    if kept.get("characters_min", 0) > kept.get("characters_max", CHARACTERS_MAX):
+        raise ManifestError(f"{place}.characters_min is more than characters_max: no answer can keep both.")
+    return kept
+
+
+def _characters(place: str, value: Any) -> int | None:
+    if type(value) is not int or not 0 <= value <= CHARACTERS_MAX:
+        raise ManifestError(f"{place} must be a whole number from 0 to {CHARACTERS_MAX}.")
+    return value
 
 
 def _blueprint(place: str, value: Any) -> Blueprint:

@@ -40,6 +40,8 @@ class Said:
     stop_reason: str | None = None
     tool: str | None = None
     logprobs: list[float] = field(default_factory=list)
+    refuses: bool = False
+    """Whether its text is told as a refusal, beside an empty content."""
 
     @property
     def text(self) -> str:
@@ -172,6 +174,8 @@ class Shape:
         if self.chat:
             message: dict[str, Any] = {"role": "assistant", "content": said.text}
             message |= dict.fromkeys(("refusal", "annotations", "audio", "function_call"))
+            if said.refuses:
+                message |= {"content": None, "refusal": said.text}
             if said.tool is not None:
                 message |= {"content": "", "tool_calls": [_call(said, said.text)]}
             choice["message"] = message | {"reasoning": None}
@@ -185,7 +189,7 @@ class Shape:
 
     def _delta(self, said: Said, number: int, token: str) -> dict[str, Any]:
         if said.tool is None:
-            return {"content": token}
+            return {"refusal" if said.refuses else "content": token}
         if number == 0:
             return {"tool_calls": [_call(said, token) | {"index": 0}]}
         return {"tool_calls": [{"index": 0, "function": {"arguments": token}}]}

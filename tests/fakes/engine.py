@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from tests.fakes.answers import Speaker, Wording, digest_of, prompt_tokens
+from tests.fakes.answers import Said, Speaker, Wording, digest_of, prompt_tokens
 from tests.fakes.faults import (
     COMPLETIONS,
     Fault,
@@ -132,6 +132,8 @@ class FakeEngine:
         self.faults = Faults()
         self.answers: dict[str, Wording] = {}
         """Model name (or `*`) → its answer, or a function of the request's body; else a text of the engine's own."""
+        self.twists: dict[str, Callable[[Said], None]] = {}
+        """Model name (or `*`) → what is changed of each alternative before it is sent: logprobs, tool, refusal, end."""
         self.not_applied: set[str] = set()
         """Adapters that are listed like others, and answer as the base model: their layers are not in it."""
         self.requests: deque[Seen] = deque(maxlen=requests_kept)

@@ -145,7 +145,11 @@ class Run:
         wording = engine.answers.get(self._seen.model, engine.answers.get("*"))
         if any(isinstance(fault, EmptyAnswer) for fault in self._faults):
             wording = ""
-        return [say(speaker, body, index, count, wording) for index in range(int(body.get("n") or 1))]
+        said = [say(speaker, body, index, count, wording) for index in range(int(body.get("n") or 1))]
+        twist = engine.twists.get(self._seen.model, engine.twists.get("*"))
+        for one in said if twist is not None else ():
+            twist(one)
+        return said
 
     def _say_on(self, said: list[Said], number: int) -> None:
         """What is still to come, from the weights as they are now; what was made stays."""

@@ -20,7 +20,7 @@ from monitoring.archive import Asked, Day, Nothing
 from monitoring.archive_run import Job, Report
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
-from monitoring.records import STREAM_KEY, AttemptRecord, PairRecord, Record
+from monitoring.records import STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 from tests.style.tables import code, table, tables
 
@@ -80,6 +80,7 @@ def rows(paths: list[Path]) -> list[dict[str, Any]]:
 def whole() -> Record:
     return record(
         attempts=[AttemptRecord("small", "small-0", "returns@v3", "silent", 1.5)],
+        findings=[FindingRecord("out_of_scope", "observe", True, -0.5, 0.1, ["t-1", "t-2"], "a note", "returns@v3")],
         pair=PairRecord("returns@v2", True, "aa"),
         handles=["h1", "h2"],
         cost_usd=0.25,
@@ -113,12 +114,12 @@ async def test_a_record_comes_back_from_its_file_as_it_was(redis: Redis, job: Jo
 def test_the_columns_are_those_of_the_document() -> None:
     kinds = {row[0]: code(row[1]) for row in table("docs/records.md", "Type", "Type in Parquet")}
     told = [found for found in tables("docs/records.md") if found[0][:2] == ("Field", "Type")]
-    records, attempts, pair = (
-        {code(row[0]): kinds[row[1].removesuffix(" or null")] for row in found[1:]} for found in told[:3]
+    records, attempts, findings, pair = (
+        {code(row[0]): kinds[row[1].removesuffix(" or null")] for row in found[1:]} for found in told[:4]
     )
     columns = archive.columns_of(Record)
     assert list(columns) == list(records)
-    inner = {"attempts": (attempts, "[]"), "pair": (pair, "")}
+    inner = {"attempts": (attempts, "[]"), "findings": (findings, "[]"), "pair": (pair, "")}
     for name, kind in columns.items():
         if name in inner:
             fields, many = inner[name]
@@ -126,7 +127,7 @@ def test_the_columns_are_those_of_the_document() -> None:
             assert kind == f"STRUCT({told_inner}){many}"
         else:
             assert kind == records[name], name
-    feedback = {code(row[0]): kinds[row[1].removesuffix(" or null")] for row in told[3][1:]}
+    feedback = {code(row[0]): kinds[row[1].removesuffix(" or null")] for row in told[4][1:]}
     assert archive.columns_of(archive.FeedbackRow) == feedback
 
 

@@ -90,12 +90,18 @@ def fill_as_forty_tasks_of_three_versions_do(meters: Meters, tasks_count: int = 
         meters.saved(task, -0.1)
         meters.feedback_coverage_ratio.set(0.5, task)
         if task:
-            for origin, reason in itertools.product(("", "small"), range(9)):
+            for origin, reason in itertools.product(("", "small"), range(12)):
                 meters.fallbacks.add(1, task, origin, "general", f"reason-{reason}")
             meters.exit_capped.add(1, task, "no_replica")
             for action in ("promote", "roll_back", "hold"):
                 meters.rollout_verdicts.add(1, task, action)
             for version in versions:
+                for rung in range(5):
+                    meters.rung_fired.add(1, task, version, f"rung-{rung}", "enforce")
+                for rung in range(4):
+                    meters.rung_unjudged.add(1, task, version, f"rung-{rung}")
+                for outcome in ("created", "same", "conflict"):
+                    meters.reported_records.add(1, task, version, outcome)
                 for outcome in ("agreed", "differed", "failed", "dropped"):
                     meters.shadow_requests.add(1, task, version, outcome)
                 for state in range(2):
@@ -122,8 +128,14 @@ def fill_what_no_task_has(meters: Meters) -> None:
     meters.queue_length.set(1, "batch")
     meters.queue_seconds.observe(0.2, "batch")
     meters.configuration_reloads.add(1, "applied")
+    meters.fitting.add(1, "ready")
+    meters.fitting_seconds.observe(4.0)
+    meters.fitted_unused.add(1, "damaged")
+    meters.evaluation_rows.add(1, "right")
     meters.configuration_loaded_at_seconds.set(1)
     meters.limits_unenforced.add(1)
+    for reason in range(CLOSED["reason"] - 1):
+        meters.route_asked.add(1, f"reason-{reason}")
     for code in range(CLOSED["code"] - 1):
         meters.refusals.add(1, f"code-{code}")
     spool = ("records_spool_bytes", "records_spool_bytes_max", "records_pending", "records_oldest_age_seconds")

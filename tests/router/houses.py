@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
@@ -12,15 +13,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from router.decision import Asked, Moment
+from router.fitted import Fitted
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
+from router.rungs import RUNGS, Exit, Rung, RungName
 from router.scoring import NO_SCORES, Scores
 from serving.adapters.registry import VERSION_STATES
 from serving.view import BlueprintView, CircuitView, FaultKind, FleetView, PoolView, ReplicaView, VersionView
 
 FAILED = ("no_replica", "overload", "timeout", "engine_error", "context_length")
-ACTIVE = ("override", "pinned", "adapter", "canary", *FAILED)
-RESERVED = ("degraded", "out_of_scope", "holdout", "contract", "low_confidence", "refusal", "predicted_gain")
+BEFORE = ("degraded", "out_of_scope", "holdout", "predicted_gain")
+ACTIVE = ("override", "pinned", "adapter", "canary", *BEFORE, *FAILED)
+RESERVED = ("contract", "low_confidence", "refusal")
+"""Reasons that `choose` never gives: they come after an answer."""
 NOW = 1000.0
 NOW_UNIX = 1_800_000_000.0
 TASKS = ("returns", "clauses")
@@ -87,8 +92,52 @@ def asked(model: str = "returns", **changes: Any) -> Asked:
     return replace(Asked(model, "caller1", EVERYTHING), **changes)
 
 
-def moment(draw: float = 0.5, now: float = NOW) -> Moment:
-    return Moment(now, NOW_UNIX, draw)
+def moment(draw: float = 0.5, now: float = NOW, exits_closed: frozenset[str] = frozenset()) -> Moment:
+    return Moment(now, NOW_UNIX, draw, exits_closed)
+
+
+@dataclass(frozen=True)
+class Near:
+    """A training prompt that is near."""
+
+    id: str
+    similarity: float = 0.5
+
+
+@dataclass(frozen=True)
+class Covered:
+    """What a coverage model says of a text."""
+
+    score: float
+    neighbours: tuple[Near, ...] = (Near("p1"), Near("p2"), Near("p3"))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A fitted model, of coverage or of the gain, as far as the router asks one: the same threshold for each share."""
+
+    at: float
+    shown_to_help: bool = True
+
+    def threshold(self, _: float) -> float:
+        return self.at
+
+
+def fitted(coverage: float | None = None, gain: float | None = None, shown_to_help: bool = True) -> Fitted:
+    """Models with these thresholds, those that are given."""
+    of_coverage = None if coverage is None else Cut(coverage)
+    of_gain = None if gain is None else Cut(gain, shown_to_help)
+    return Fitted(of_coverage, None, of_gain)  # type: ignore[arg-type]
+
+
+def scored(version: str = "returns@v1", coverage: float | None = None, gain: float | None = None) -> Scores:
+    """What the models of a version say of a request."""
+    return Scores(version, None if coverage is None else Covered(coverage), gain)  # type: ignore[arg-type]
+
+
+def laddered(exits: Mapping[str, tuple[Exit, ...]] | None = None, **rungs: Rung) -> dict[str, TaskPolicy]:
+    """The task `returns` with these rungs and exits."""
+    return {"returns": TaskPolicy("returns", "general", rungs=rungs, exits=exits or {})}  # type: ignore[arg-type]
 
 
 draws = st.floats(0, 1, exclude_max=True)
@@ -109,7 +158,8 @@ def case(seed: int) -> Case:
     """Any case at all; the same one for the same seed."""
     chance = random.Random(seed)
     request, rules, view = any_request(chance), any_policy(chance), any_fleet(chance)
-    return Case(request, any_scores(chance), rules, view, moment(chance.random()), any_faults(chance))
+    at = moment(chance.random(), exits_closed=frozenset(some(chance, TASKS) if chance.random() < 0.2 else ()))
+    return Case(request, any_scores(chance), rules, view, at, any_faults(chance))
 
 
 cases = st.builds(case, st.integers(0, (1 << 32) - 1))
@@ -122,12 +172,16 @@ def some(chance: random.Random, names: Sequence[str], least: int = 0) -> list[st
 
 
 def any_request(chance: random.Random) -> Asked:
-    models = [*TASKS * 4, *POOLS, *VERSIONS, "returns@v9", "nobody", "@", ""]
+    models = [*TASKS * 12, *POOLS, *VERSIONS * 2, "auto", "auto", "returns@v9", "nobody", "@", ""]
     return Asked(
         chance.choice(models),
         chance.choice(["caller1", "caller2"]),
         chance.choice(
-            [EVERYTHING, EVERYTHING, EVERYTHING, frozenset({"returns"}), frozenset({"general"}), frozenset()]
+            [
+                *[EVERYTHING] * 12,
+                *[frozenset({"returns"}), frozenset({"general"}), frozenset()],
+                *[frozenset({"auto"}), frozenset({"auto", "returns"}), frozenset({"auto", "general"})],
+            ]
         ),
         chance.choice([None, "", "a session", "ein Gespräch"]),
         chance.choice([None, {}, {"shop": "de"}]),
@@ -140,17 +194,17 @@ def any_fleet(chance: random.Random) -> FleetView:
         replica(
             f"{pool}-{number}",
             pool,
-            *(some(chance, VERSIONS, 1) if pool == "small" else ()),
-            up=chance.random() < 0.9,
+            *(some(chance, VERSIONS, chance.choice([1, 2, 3])) if pool == "small" else ()),
+            up=chance.random() < 0.95,
             resting_until=chance.choice([0.0, 0.0, NOW - 1, NOW, NOW + 1, NOW + 60]),
             in_flight_max=chance.randint(2, 4),
             circuits=any_circuits(chance),
         )
         for pool in POOLS
-        for number in range(chance.randint(0, 4))
+        for number in range(chance.choice([0, 1, 2, 3, 4, 4]))
     ]
-    states = [*VERSION_STATES, "active", "active"]
-    known = [version(name, state=chance.choice(states)) for name in some(chance, VERSIONS, 1)]
+    states = [*VERSION_STATES, *["active"] * 12]
+    known = [version(name, state=chance.choice(states)) for name in some(chance, VERSIONS, chance.choice([1, 3, 3]))]
     told = {
         name: {"continues": chance.random() < 0.5, "context_tokens_max": chance.choice([None, 2048, 8192])}
         for name in POOLS
@@ -184,21 +238,57 @@ def any_override(chance: random.Random) -> Override:
 def any_policy(chance: random.Random) -> Policy:
     exits = [None, "general", "general", "small", "gone"]
     aliases = {}
-    for task in some(chance, TASKS, 1):
+    for task in some(chance, TASKS, chance.choice([1, 2, 2])):
         ours = some(chance, [name for name in VERSIONS if name.startswith(task)], 1)
         shares = [chance.uniform(0.01, 1) for _ in ours]
         weights = {name: share / sum(shares) for name, share in zip(ours, shares, strict=True)}
-        aliases[task] = Alias(task, 1, weights, "salt")
+        standby = chance.choice([None, *(name for name in VERSIONS if name.startswith(task))])
+        aliases[task] = Alias(task, 1, weights, "salt", standby=standby)
+    tasks = {
+        name: TaskPolicy(
+            name,
+            chance.choice(exits),
+            rungs=any_rungs(chance),
+            exits=any_exits(chance),
+            pools_allowed=chance.choice([*[None] * 6, frozenset({"small"}), frozenset({"general"}), frozenset()]),
+        )
+        for name in some(chance, TASKS, chance.choice([1, 2, 2]))
+    }
     return policy(
-        tasks={name: TaskPolicy(name, chance.choice(exits)) for name in some(chance, TASKS, 1)},
+        tasks=tasks,
+        fitted={name: any_fitted(chance) for name in some(chance, VERSIONS, 1)},
+        degraded=frozenset(some(chance, VERSIONS) if chance.random() < 0.5 else ()),
+        auto_pool=chance.choice([None, "general", "general", "small", "gone"]),
         aliases=aliases,
-        overrides=tuple(any_override(chance) for _ in range(chance.choice([0, 0, 0, 1, 3]))),
+        overrides=tuple(any_override(chance) for _ in range(chance.choice([0, 0, 0, 0, 0, 1, 3]))),
         limits=AttemptLimits(retries_max=chance.randint(0, 4)),
     )
 
 
+def any_rungs(chance: random.Random) -> dict[RungName, Rung]:
+    if chance.random() < 0.4:
+        return {}
+    shares = [0.0, 0.05, 0.5, 1.0]
+    return {name: Rung(chance.choice(["observe", "enforce"]), chance.choice(shares)) for name in some(chance, RUNGS)}
+
+
+def any_exits(chance: random.Random) -> dict[str, tuple[Exit, ...]]:
+    orders: list[tuple[Exit, ...]] = [("general",), ("standby",), ("needs_human",), ("standby", "general")]
+    orders += [("general", "standby"), ("general", "needs_human"), ("general", "standby", "needs_human")]
+    reasons = ["override", *BEFORE, *RESERVED, *FAILED]
+    return {reason: chance.choice(orders) for reason in some(chance, reasons) if chance.random() < 0.7}
+
+
+def any_fitted(chance: random.Random) -> Fitted:
+    levels = [None, -math.inf, -0.5, 0.0, 0.5]
+    return fitted(chance.choice(levels), chance.choice(levels), chance.random() < 0.7)
+
+
 def any_scores(chance: random.Random) -> Scores:
-    return chance.choice([NO_SCORES, Scores(task=chance.choice(TASKS))])
+    if chance.random() < 0.3:
+        return NO_SCORES
+    coverage, gain = chance.choice([None, -2.0, 0.0, 1.0]), chance.choice([None, -0.2, 0.0, 0.9])
+    return replace(scored(chance.choice(VERSIONS), coverage, gain), task=chance.choice([None, *TASKS]))
 
 
 def any_faults(chance: random.Random) -> tuple[tuple[FaultKind, float | None], ...]:

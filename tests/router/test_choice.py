@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.attempts import REASON_OF, Failure, NextAttempt, next_attempt
+from router.attempts import REASON_OF, Failure, NextAttempt, after_rejection, next_attempt
 from router.choice import choose
-from router.decision import ADAPTER_STANDS_IN, REASONS, Choice, Moment, Reason, Refusal, RefusalCode
-from router.exits import general_instead
+from router.decision import ADAPTER_STANDS_IN, OUT_OF_SERVICE, REASONS, Choice, Moment, Reason, Refusal, RefusalCode
+from router.exits import exit_instead
 from router.overrides import Override, needs_text, pattern_fault
 from router.placing import sticky_point
 from router.policy import Alias, Policy, TaskPolicy
+from router.rungs import AFTER_THE_ANSWER, Rung
 from router.scoring import NO_SCORES, score
 from serving.view import CircuitView
 from tests.router.houses import (
@@ -28,11 +29,14 @@ from tests.router.houses import (
     Case,
     asked,
     cases,
+    fitted,
     fleet,
+    laddered,
     many,
     moment,
     policy,
     replica,
+    scored,
     usual_fleet,
     version,
 )
@@ -72,6 +76,7 @@ def test_no_request_goes_where_its_version_is_not_loaded(case: Case) -> None:
         assert decision.replica in decision.pool.replicas
         assert case.view.in_flight[decision.replica.name] < decision.replica.in_flight_max
         if decision.version is not None:
+            assert decision.version.state not in OUT_OF_SERVICE
             assert decision.version.name in decision.replica.loaded
             assert decision.engine_model == decision.version.name
         else:
@@ -139,6 +144,19 @@ def rung(reason: str) -> Choice:
             return chosen(choose(asked(), NO_SCORES, policy(), usual_fleet(), moment()))
         case "canary":
             return chosen(choose(asked(), NO_SCORES, canary, usual_fleet(), moment(0.95)))
+        case "degraded" | "out_of_scope" | "holdout" | "predicted_gain":
+            share = {"holdout": 1.0, "degraded": 0.0}.get(reason, 0.05)
+            ill = policy(
+                tasks=laddered(**{reason: Rung("enforce", share)}),
+                fitted={"returns@v1": fitted(0.0, 0.1)},
+                degraded=frozenset({"returns@v1"}),
+            )
+            return chosen(choose(asked(), scored(coverage=-1.0, gain=0.2), ill, usual_fleet(), moment()))
+        case "contract" | "low_confidence" | "refusal":
+            begun = chosen(choose(asked(), NO_SCORES, policy(), usual_fleet(), moment()))
+            then = after_rejection(begun, reason, policy(), usual_fleet(), moment(), 60)
+            assert isinstance(then, NextAttempt)
+            return then.choice
         case "no_replica":
             return chosen(choose(asked(), NO_SCORES, policy(), empty, moment()))
         case "overload":
@@ -153,18 +171,19 @@ def rung(reason: str) -> Choice:
     return step.choice
 
 
-def test_every_reason_is_either_active_or_reserved() -> None:
+def test_every_reason_is_either_given_before_an_answer_or_after_it() -> None:
     assert sorted(ACTIVE + RESERVED) == sorted(REASONS)
+    assert set(RESERVED) == AFTER_THE_ANSWER
 
 
-@pytest.mark.parametrize("reason", ACTIVE)
-def test_every_active_reason_can_be_reached(reason: str) -> None:
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_can_be_reached(reason: str) -> None:
     assert rung(reason).reason == reason
 
 
 @many
 @given(cases)
-def test_no_reserved_reason_is_ever_given(case: Case) -> None:
+def test_no_reason_that_comes_after_an_answer_is_given_before_it(case: Case) -> None:
     decision = choose(*case[:5])
     assert not isinstance(decision, Choice) or decision.reason in ACTIVE
 
@@ -292,7 +311,10 @@ def test_a_pattern_that_can_not_be_compiled_matches_nothing_and_is_told() -> Non
 def test_a_rule_that_adds_a_message_lets_the_later_ones_decide() -> None:
     adds = Override(id="a", action="system", system="Mind the new policy.")
     alone = chosen(ruled(adds))
-    assert (alone.reason, alone.system, alone.override_id) == ("adapter", "Mind the new policy.", "a")
+    assert (alone.reason, alone.system, alone.override_id) == ("adapter", "Mind the new policy.", None)
+    assert [(one.rung, one.mode, one.fired, one.note) for one in alone.findings] == [
+        ("override", "enforce", True, "a: system")
+    ]
     sent = chosen(
         ruled(adds, Override(id="b", action="system", system="And smile."), Override(id="c", action="general"))
     )
@@ -370,18 +392,16 @@ def test_a_full_fleet_is_overloaded_and_an_empty_one_has_no_replica() -> None:
     assert refused(choose(asked(), NO_SCORES, policy(), fleet(), moment())).code == "no_replica"
 
 
-def test_general_instead_names_the_blueprint_of_the_version_it_stands_in_for() -> None:
+def test_exit_instead_names_the_blueprint_of_the_version_it_stands_in_for() -> None:
     start = rung("adapter")
-    decision = chosen(
-        general_instead(start, policy(), usual_fleet(), moment(), "engine_error", frozenset({"general-0"}))
-    )
+    decision = chosen(exit_instead(start, policy(), usual_fleet(), moment(), "engine_error", frozenset({"general-0"})))
     assert (decision.replica.name, decision.reason) == ("general-1", "engine_error")
     assert decision.blueprint_of == start.version
 
 
 def test_a_caller_of_a_pool_has_no_exit() -> None:
     start = chosen(choose(asked("general"), NO_SCORES, policy(), usual_fleet(), moment()))
-    assert refused(general_instead(start, policy(), usual_fleet(), moment(), "engine_error")).code == "no_replica"
+    assert refused(exit_instead(start, policy(), usual_fleet(), moment(), "engine_error")).code == "no_replica"
 
 
 def closed(*tasks: str) -> Moment:
@@ -400,11 +420,10 @@ def test_past_its_cap_a_task_goes_to_its_adapter_or_nowhere_and_other_tasks_are_
 @pytest.mark.parametrize("reason", sorted(ADAPTER_STANDS_IN))
 def test_past_the_cap_the_adapter_answers_where_the_reason_allows_it(reason: Reason) -> None:
     start = rung("adapter")
-    decision = chosen(general_instead(start, policy(), usual_fleet(), closed("returns"), reason))
+    decision = chosen(exit_instead(start, policy(), usual_fleet(), closed("returns"), reason))
     assert (decision.version, decision.reason, decision.blueprint_of) == (start.version, reason, None)
     assert (
-        refused(general_instead(start, policy(), usual_fleet(), closed("returns"), "engine_error")).code
-        == "exit_capped"
+        refused(exit_instead(start, policy(), usual_fleet(), closed("returns"), "engine_error")).code == "exit_capped"
     )
     gone = fleet(replica("general-0", "general"))
-    assert refused(general_instead(start, policy(), gone, closed("returns"), reason)).code == "exit_capped"
+    assert refused(exit_instead(start, policy(), gone, closed("returns"), reason)).code == "exit_capped"

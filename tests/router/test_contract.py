@@ -202,3 +202,40 @@ def test_no_pattern_makes_an_answer_expensive(pattern: str) -> None:
 def test_an_answer_over_the_limit_is_broken_without_being_read() -> None:
     assert broken_by("a" * ANSWER_LENGTH_MAX, regex="a*") is None
     assert broken_by("a" * (ANSWER_LENGTH_MAX + 1), regex="a*") is not None
+
+
+def test_a_length_is_counted_in_characters() -> None:
+    bounds = {"characters_min": 2, "characters_max": 3}
+    assert broken_by("a", length=bounds) == "The answer has fewer than the 2 characters that a contract wants."
+    assert broken_by("\u00e4\u00f6", length=bounds) is None
+    assert broken_by("abc", length=bounds) is None
+    assert broken_by("abcd", length=bounds) == "The answer has more than the 3 characters that a contract allows."
+    assert broken_by("", length={"characters_max": 0}) is None
+    assert broken_by("ab", choices=["ab"], length={"characters_max": 1}) is not None
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        {},
+        [],
+        3,
+        {"characters": 3},
+        {"characters_min": -1},
+        {"characters_max": 1.5},
+        {"characters_max": True},
+        {"characters_max": ANSWER_LENGTH_MAX + 1},
+        {"characters_min": 4, "characters_max": 3},
+    ],
+)
+def test_a_length_that_can_not_be_used_is_refused_with_its_key(length: Any) -> None:
+    assert refused(length=length).startswith("contract.length")
+
+
+def test_json_that_was_cut_off_is_never_whole() -> None:
+    number = compile_contract({"json_schema": {"type": "integer"}})
+    assert (number.broken_by("12"), number.broken_by("12", cut=True)) == (
+        None,
+        "The answer was cut off: its JSON is not whole.",
+    )
+    assert compile_contract({"regex": "1+"}).broken_by("11", cut=True) is None

@@ -68,7 +68,17 @@ def test_every_example_is_one_that_the_command_takes() -> None:
 def test_every_command_of_the_admin_api_takes_the_same_options_of_the_gateway() -> None:
     told = [code(row[0]) for row in table(DOCUMENT, "Option", "Environment", "Meaning")]
     for name, command in commands():
-        if name.split()[1] in ("adapters", "audit", "keys", "reload", "state"):
+        if name.split()[1] in (
+            "adapters",
+            "audit",
+            "evaluate",
+            "evaluations",
+            "explain",
+            "keys",
+            "overrides",
+            "reload",
+            "state",
+        ):
             options = [parameter.opts[0] for parameter in command.params]
             assert options[-len(told) :] == told, name
     assert f"`{URL_VARIABLE}`" in TEXT

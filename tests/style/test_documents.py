@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import re
 import types
@@ -13,19 +14,37 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway import endpoints
-from gateway.admin import adapters, aliases, audit, fleet, keys, overrides, reload, state, store_files
-from gateway.admin.access import Body
+from gateway import endpoints, routing
+from gateway.admin import (
+    adapters,
+    aliases,
+    audit,
+    evaluations,
+    fleet,
+    keys,
+    overrides,
+    prompts,
+    reload,
+    state,
+    store_files,
+)
+from gateway.admin.access import OBJECTS_MAX, Body
+from gateway.admin.dry_run import REQUESTS_MAX
 from gateway.app import HOT, build_app
+from gateway.asked.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
 from gateway.callers import Role
+from gateway.configuration.tasks import RungSettings
 from gateway.endpoints import FEEDBACK_BATCH_MAX, FeedbackIn
 from gateway.errors import ERRORS
-from gateway.explain import REASON_WORDS
-from gateway.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
+from gateway.explain import REASON_WORDS, RUNG_WORDS
+from gateway.reported import reporting
+from gateway.reported.reports import REPORTS_MAX, Report
 from gateway.settings import load_settings
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
-from monitoring.records import AttemptRecord, PairRecord, Record
-from router.decision import REASONS, RefusalCode
+from monitoring.records import AttemptRecord, FindingRecord, PairRecord, Record
+from router.decision import REASONS, WITHOUT_EXITS, RefusalCode
+from router.overrides import ADDED_MAX, Override, OverrideAction
+from router.rungs import AFTER_THE_ANSWER, RUNGS, Exit
 from serving.view import FaultKind
 from tests.router.houses import ACTIVE, RESERVED
 from tests.style import settings_rows
@@ -34,7 +53,22 @@ from tests.style.tables import Row, code, differences, table
 
 DOCUMENTS = sorted(path for path in tracked() if path.endswith(".md"))
 RECORD_HEADER = ("Field", "Type", "Unit", "Meaning", "Null means")
-ROUTERS = (endpoints, overrides, keys, audit, adapters, aliases, fleet, state, store_files, reload)
+ROUTERS = (
+    endpoints,
+    routing,
+    reporting,
+    overrides,
+    keys,
+    audit,
+    adapters,
+    prompts,
+    aliases,
+    evaluations,
+    fleet,
+    state,
+    store_files,
+    reload,
+)
 """In the order of docs/api.md."""
 
 
@@ -61,12 +95,36 @@ def test_every_error_in_the_table_is_raised_somewhere() -> None:
     assert not never, f"take them out of ERRORS or raise them: {never}"
 
 
+NEVER_YET = ("degraded",)
+"""Reasons that nothing in the gateway gives by itself."""
+
+
 def test_every_reason_is_in_the_document_with_what_is_active() -> None:
     found = table("docs/reasons.md", "Reason", "In this version", "Meaning", "How it comes about")
-    wanted = [(f"`{reason}`", "active" if reason in ACTIVE else "reserved", REASON_WORDS[reason]) for reason in REASONS]
+    wanted = [
+        (f"`{reason}`", "never yet" if reason in NEVER_YET else "active", REASON_WORDS[reason]) for reason in REASONS
+    ]
     assert not differences("docs/reasons.md", wanted, [row[:3] for row in found])
     assert set(ACTIVE) | set(RESERVED) == set(REASONS)
     assert all(row[3].endswith(".") for row in found)
+
+
+def test_every_rung_is_in_the_document_with_its_number_and_its_words() -> None:
+    wanted = []
+    for rung in RUNGS:
+        (kind,) = [RungSettings.model_fields[rung].annotation]
+        shares = [name for name, field in kind.model_fields.items() if field.annotation is float]  # type: ignore[union-attr]
+        number = f"`{shares[0]}`" if shares else "none"
+        looks_at = "the answer" if rung in AFTER_THE_ANSWER else "the request"
+        wanted.append((f"`{rung}`", looks_at, number, RUNG_WORDS[rung].fired, RUNG_WORDS[rung].kept))
+    found = table("docs/reasons.md", "Rung", "Looks at", "Its number", "Fires where", "Else")
+    assert not differences("docs/reasons.md", wanted, found)
+
+
+def test_every_exit_is_in_the_document_and_which_reasons_have_none() -> None:
+    assert [code(row[0]) for row in table("docs/reasons.md", "Exit", "What answers")] == list(typing.get_args(Exit))
+    (told,) = re.findall(r"for each reason but (.*?) where", (ROOT / "docs" / "reasons.md").read_text())
+    assert set(re.findall(r"`(\w+)`", told)) == WITHOUT_EXITS
 
 
 def type_of(annotation: typing.Any) -> tuple[str, bool]:
@@ -84,7 +142,7 @@ def unit_of(name: str) -> str | None:
     return "Unix seconds" if name == "at" else units.get(name.rpartition("_")[2])
 
 
-@pytest.mark.parametrize(("kind", "number"), [(Record, 0), (AttemptRecord, 1), (PairRecord, 2)])
+@pytest.mark.parametrize(("kind", "number"), [(Record, 0), (AttemptRecord, 1), (FindingRecord, 2), (PairRecord, 3)])
 def test_every_field_of_a_record_is_in_the_document(kind: type[msgspec.Struct], number: int) -> None:
     found = [rows for rows in all_tables("docs/records.md") if rows[0] == RECORD_HEADER][number][1:]
     fields = {field.name: type_of(field.type) for field in msgspec.structs.fields(kind)}
@@ -107,7 +165,7 @@ def test_every_fault_of_an_attempt_is_in_the_document() -> None:
     text = (ROOT / "docs" / "records.md").read_text()
     (row,) = re.findall(r"\| `fault` .*", text)
     named = set(re.findall(r"`(\w+)`", row)) - {"fault"}
-    assert named == {*typing.get_args(FaultKind), "cancelled"}
+    assert named == {*typing.get_args(FaultKind), "cancelled", *AFTER_THE_ANSWER}
 
 
 def test_every_outcome_of_a_request_is_in_the_document() -> None:
@@ -179,8 +237,9 @@ def test_every_endpoint_of_the_admins_asks_for_a_role() -> None:
 
 
 def test_every_header_of_an_answer_is_in_the_document() -> None:
-    told = {code(row[0]) for row in all_tables("docs/api.md")[3][1:]}
-    source = "".join((ROOT / "gateway" / name).read_text() for name in ("answers/relay.py", "errors.py"))
+    _, rows = [rows for rows in all_tables("docs/api.md") if rows[0] == ("Header", "Meaning")]
+    told = {code(row[0]) for row in rows[1:]}
+    source = "".join((ROOT / "gateway" / name).read_text() for name in ("answers/relay.py", "errors.py", "ledger.py"))
     sent = set(re.findall(r'b"(x-apprentice-[a-z-]+|x-request-id|x-should-retry|traceparent|retry-after)"', source))
     assert told == sent
 
@@ -196,6 +255,25 @@ def test_every_field_of_a_body_is_in_the_document() -> None:
 def test_every_field_of_a_feedback_is_in_the_document() -> None:
     found = table("docs/feedback.md", "Field", "Meaning")
     assert [code(row[0]) for row in found] == list(FeedbackIn.model_fields)
+
+
+def test_every_field_of_a_report_is_in_the_document() -> None:
+    found = table("docs/records.md", "Field of a report", "Bounds", "Meaning")
+    named = [name for row in found for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(named) == sorted(field.name for field in msgspec.structs.fields(Report))
+    assert f"up to {REPORTS_MAX:,} as" in (ROOT / "docs" / "records.md").read_text()
+
+
+def test_every_condition_and_action_of_a_rule_is_in_the_document() -> None:
+    conditions = {code(row[0]) for row in table("docs/overrides.md", "Condition", "Holds where")}
+    fields = {field.name for field in dataclasses.fields(Override) if field.init}
+    assert conditions == fields - {"id", "action", "version", "message", "system", "expires_at", "mode"}
+    actions = table("docs/overrides.md", "Action", "What becomes of the request", "With")
+    assert [code(row[0]) for row in actions] == list(typing.get_args(OverrideAction))
+    text = (ROOT / "docs" / "overrides.md").read_text()
+    assert f"At most {ADDED_MAX} are added" in text
+    assert f"the last {REQUESTS_MAX:,} requests" in text
+    assert f"at most {OBJECTS_MAX:,} rules" in text
 
 
 def test_the_limits_of_feedback_are_the_ones_in_the_document() -> None:

@@ -23,7 +23,7 @@ TEXT = (ROOT / DOCUMENT).read_text(encoding="utf-8")
 WHOLE: dict[str, Any] = {
     "task": "returns",
     "base_fingerprint": "sha256:" + "a" * 64,
-    "contract": {"json_schema": {"type": "string"}, "choices": ["a"], "regex": "a"},
+    "contract": {"json_schema": {"type": "string"}, "choices": ["a"], "regex": "a", "length": {"characters_min": 1}},
     "blueprint": {"system": "Decide.", "response_format": {"type": "text"}, "sampling": {"seed": 1}},
     "sampling": {**dict.fromkeys(manifest.SAMPLING_BOUNDS, 1), "stop": "a"},
     "golden": [{"prompt": "a", "expected": "b"}],
@@ -123,6 +123,8 @@ def test_bounds_are_those_of_the_code() -> None:
         assert bounds[key] == f"1 to {length_max:,} characters", key
     line = f"{manifest.TEXT_LENGTH_MAX:,} characters"
     assert bounds["contract.choices"] == f"1 to {manifest.CHOICES_MAX:,} texts of 1 to {line}, none twice"
+    length = f"`characters_min` and `characters_max`, or one of them; 0 to {manifest.CHARACTERS_MAX:,}"
+    assert bounds["contract.length"] == length
     assert bounds["sampling.stop"] == f"1 to {manifest.STOP_MAX} texts of 1 to {line}"
     assert bounds["golden"] == f"at most {manifest.GOLDEN_MAX}"
     assert bounds["provenance.evaluations"] == f"at most {manifest.EVALUATIONS_MAX} texts of 1 to {line}"

@@ -14,8 +14,8 @@ from starlette.routing import compile_path
 from typer.main import get_command
 
 from gateway.app import HOT, build_app
+from gateway.asked.request_body import read_body
 from gateway.cli.main import app
-from gateway.request_body import read_body
 from gateway.settings import Settings, load_settings
 from router.policy import TaskPolicy
 from tests.style.source import ROOT
@@ -118,7 +118,7 @@ def test_limits_stand_before_what_there_is_to_run() -> None:
 
 
 def test_the_picture_shows_the_walk_in_its_order() -> None:
-    walk = "identify → read → admit → choose → open → relay → settle"
+    walk = "identify → read → admit → score → choose → open → relay → settle"
     assert walk in README.replace("\n", " ")
     assert walk in (ROOT / "ARCHITECTURE.md").read_text()
     (picture,) = blocks("mermaid")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -56,6 +57,22 @@ async def test_a_batch_of_feedback_and_each_change_of_an_admin_wait_once(
         assert (await http.get("/admin/v1/overrides")).status_code == 200
         assert (await http.delete("/admin/v1/overrides/none")).status_code == 404
         assert await marks(everysec) == 2
+
+
+async def test_a_batch_of_reports_waits_once_and_is_told_that_it_may_be_stored_where_that_takes_too_long(
+    configure: Configure, everysec: Valkey
+) -> None:
+    reports = [{"source_id": f"s{n}", "task": "returns", "at": time.time()} for n in range(30)]
+    async with run_gateway(configure(redis_url=everysec.url)) as gateway, gateway.http() as http:
+        results = (await http.post("/v1/records", json={"records": reports})).json()["results"]
+        assert {one["status"] for one in results} == {201}
+        assert await marks(everysec) == 1
+    wants = wanting(1, seconds=0.5)
+    async with run_gateway(configure(redis_url=everysec.url, redis=wants)) as gateway, gateway.http() as http:
+        for body in ({"records": reports}, reports[0]):
+            refused = await http.post("/v1/records", json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
+            assert "Sent again, it is stored once." in refused.json()["error"]["message"]
 
 
 async def test_what_too_few_replicas_have_is_refused_and_stored_once_when_it_is_sent_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent
-from tests.walks.conftest import Configure
+from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
 ASK: dict[str, Any] = {"model": "general", "messages": [{"role": "user", "content": "How many days has a week?"}]}
@@ -171,6 +172,45 @@ async def test_a_task_waits_where_its_adapters_pool_and_its_exit_are_both_full(
         answer = await third
         assert (answer.status_code, answer.headers["x-apprentice-reason"]) == (200, "adapter")
         at_general.cancel()
+        await asking.all_given_back()
+
+
+async def test_what_rungs_said_of_a_request_that_the_queue_refuses_is_on_its_record(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    rungs = {"holdout": {"mode": "observe", "share": 1.0}}
+    limits = {"queue_seconds_max": 0.1}
+    configuration = configure(limits=limits, tasks={"returns": {"rungs": rungs, "exit_pool": None}})
+    configuration["pools"]["small"]["replicas"][0]["in_flight_max"] = 1
+    async with run_gateway(configuration) as gateway, gateway.http() as http:
+        await gateway.place(make_adapter(1))
+        small.faults.add(Silent(), model="returns@*", times=1)
+        asking = Asking(gateway, http)
+        first = asking.ask(model="returns")
+        await small.until(lambda: small.in_flight == 1)
+        answer = await asking.ask(model="returns")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overload")
+        record = (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"]
+        assert [(one["rung"], one["fired"]) for one in record["findings"]] == [("holdout", True)]
+        assert (record["led_to"], record["reason"], record["attempts"]) == ("returns@v1", "overload", [])
+        first.cancel()
+        await asking.all_given_back()
+
+
+@pytest.mark.parametrize("path", ["/v1/route", "/v1/records"])
+async def test_what_is_asked_beside_waits_for_a_place_too(configure: Configure, general: FakeEngine, path: str) -> None:
+    general.faults.add(Silent(), times=1)
+    report = {"source_id": "a", "task": "returns", "at": time.time()}
+    sent = report if path == "/v1/records" else ASK
+    async with run_gateway(one_place(configure, queue_seconds_max=0.1)) as gateway, gateway.http() as http:
+        asking = Asking(gateway, http)
+        first = asking.ask()
+        await general.until(lambda: general.in_flight == 1)
+        answer = await http.post(path, json=sent)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overload")
+        first.cancel()
+        await asking.all_given_back()
+        assert (await http.post(path, json=sent)).status_code in (200, 201)
         await asking.all_given_back()
 
 

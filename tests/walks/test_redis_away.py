@@ -38,6 +38,9 @@ async def test_admins_read_what_was_read_last_and_the_log_has_an_outages_beginni
         assert "can't be read now" in unread.json()["error"]["message"]
         refused = await http.put("/admin/v1/overrides/a", json={"action": "general"})
         assert "what was sent may not be stored" in refused.json()["error"]["message"]
+        untried = await http.post("/admin/v1/overrides/a/dry-run", json={"action": "general"})
+        assert (untried.status_code, untried.json()["error"]["code"]) == (503, "storage_unavailable")
+        assert "can't be read now" in untried.json()["error"]["message"]
         await redis.start()
         async with asyncio.timeout(20 + WELL_SECONDS):
             while len(said()) < 2:

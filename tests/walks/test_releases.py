@@ -33,6 +33,49 @@ from tests.walks.releases import (
 # ---- the alias -----------------------------------------------------------------------------------
 
 
+JUDGED = {"out_of_scope": {"mode": "observe"}, "low_confidence": {"mode": "enforce"}, "holdout": {"mode": "observe"}}
+
+
+@pytest.mark.parametrize("name", ["canary", "promote", "move"])
+async def test_a_release_of_a_version_that_the_rungs_can_not_judge_says_so(
+    configure: Configure, make_adapter: MakeAdapter, name: str
+) -> None:
+    tasks = {"returns": {"commit": "complete", "rungs": JUDGED}}
+    async with two_versions(configure, make_adapter, tasks=tasks) as (gateway, http):
+        store = gateway.house.fitted
+        for kind in ("coverage", "confidence"):
+            await store.put(V1, kind, b"any", "test", {})
+        if name == "move":
+            told = (await http.put("/admin/v1/aliases/returns", json={"version": V2})).json()
+        else:
+            told = await step(http, name, version=V2, **({"share": 0.5} if name == "canary" else {}))
+        unknown = "" if name == "canary" else ", and auto does not find its task"
+        assert told["warnings"] == [
+            f"{V2} has no coverage model: out_of_scope never fires for it{unknown}. Run apprentice adapters fit {V2}.",
+            f"{V2} has no confidence model: low_confidence never fires for it. "
+            f"Run apprentice evaluate {V2} --calibrate.",
+        ]
+        for kind in ("coverage", "confidence"):
+            await store.put(V2, kind, b"any", "test", {"selector": "dialogue"} if kind == "coverage" else {})
+        told = await step(http, "promote", version=V2)
+        assert [
+            one.startswith(f"the {kind} model of {V2} is not used")
+            for one, kind in zip(told["warnings"], ("coverage", "confidence"), strict=True)
+        ]
+        await store.put(V2, "coverage", b"any", "test", {})
+        assert (await step(http, "promote", version=V2))["warnings"] == []
+
+
+async def test_a_release_of_a_version_that_auto_does_not_know_says_so_where_it_knew_the_one_before(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (gateway, http):
+        assert (await step(http, "promote", version=V2))["warnings"] == []
+        await gateway.house.fitted.put(V2, "coverage", b"any", "test", {})
+        (warned,) = (await step(http, "promote", version=V1))["warnings"]
+        assert warned.startswith(f"{V1} has no coverage model: auto does not find its task any more. Run ")
+
+
 @pytest.mark.parametrize("name", ["shadow", "canary", "promote", "rollback"])
 async def test_a_step_from_another_generation_than_the_alias_has_changes_nothing(
     configure: Configure, make_adapter: MakeAdapter, name: str

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.answers.begun import Begun, head_of
 from gateway.answers.events import Progress, Usage
-from gateway.request_body import read_body
+from gateway.asked.request_body import read_body
 from router.choice import choose
 from router.decision import Choice
 from router.scoring import NO_SCORES

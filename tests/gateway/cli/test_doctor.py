@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
+from redis.asyncio import Redis
 
+from gateway.state.fitted import FittedStore
+from router.confidence import Calibration, ConfidenceModel
+from serving.adapters.registry import AliasEntry
+from serving.shelf import Shelf
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.fakes.valkey import APPENDS, valkey
@@ -151,3 +158,67 @@ async def test_folders_that_can_not_be_are_a_problem(doctor: Doctor, tmp_path: P
 async def test_something_else_on_the_gateways_port_is_a_problem(doctor: Doctor, small: FakeEngine) -> None:
     found = by_check(await doctor("--json", listen={"port": int(small.url.rpartition(":")[2])}))
     assert found["gateway"][0] == "problem"
+
+
+HELD = Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))
+
+
+async def test_models_that_do_not_go_with_the_tasks_selector_are_named(doctor: Doctor, redis: Redis) -> None:
+    entry = msgspec.to_builtins(AliasEntry(weights={"returns@v1": 1.0}))
+    await Shelf(redis, "aliases").put("returns", entry)
+    store = FittedStore(redis)
+    await store.put("returns@v1", "coverage", b"any", "test", {"selector": "dialogue"})
+    await store.put("returns@v1", "confidence", MODEL.to_json(), "test", {"coverage": None})
+    rungs = {"out_of_scope": {"mode": "observe"}, "low_confidence": {"mode": "enforce"}}
+    told = by_check(await doctor("--json", tasks={"returns": {"commit": "complete", "rungs": rungs}}))
+    kind, said, advice = told["coverage of returns"]
+    assert (kind, "fitted with another selector (dialogue" in said) == ("warning", True)
+    assert "adapters fit returns@v1" in advice
+    kind, said, advice = told["confidence of returns"]
+    assert (kind, "the coverage model has changed" in said) == ("warning", True)
+    assert "evaluate returns@v1 --calibrate" in advice
+
+
+async def test_rungs_that_have_no_model_for_what_leads_or_is_on_trial_are_named(doctor: Doctor, redis: Redis) -> None:
+    alias = AliasEntry(weights={"returns@v1": 0.9, "returns@v2": 0.1})
+    await Shelf(redis, "aliases").put("returns", msgspec.to_builtins(alias))
+    await FittedStore(redis).put("returns@v1", "gain", b"any", "test", {})
+    rungs = {name: {"mode": "observe"} for name in ("out_of_scope", "predicted_gain", "low_confidence")}
+    told = by_check(await doctor("--json", tasks={"returns": {"commit": "complete", "rungs": rungs}}))
+    said = "returns@v1 has no coverage model: out_of_scope never fires for it, and auto does not find its task"
+    assert told["coverage of returns"] == ("warning", said, "Run apprentice adapters fit returns@v1.")
+    said = "returns@v2 has no coverage model: out_of_scope never fires for it"
+    assert told["coverage of returns@v2"] == ("warning", said, "Run apprentice adapters fit returns@v2.")
+    assert told["gain of returns@v2"][1] == "returns@v2 has no gain model: predicted_gain never fires for it"
+    assert "gain of returns" not in told
+    assert told["confidence of returns@v2"][:2] == ("warning", "returns@v2 is not calibrated")
+
+
+MODEL = ConfidenceModel((1.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.0, 0.5, HELD)
+NOTHING_CERTAIN = replace(MODEL, calibration=replace(HELD, wrong=(50, 100)))
+
+
+@pytest.mark.parametrize(
+    ("model", "commit", "kind", "found"),
+    [
+        (None, "complete", "warning", "returns@v1 is not calibrated"),
+        (MODEL, "complete", "ok", "returns@v1 keeps what scores 0.900 or more"),
+        (MODEL, "tokens:5", "warning", "returns@v1 is calibrated for whole answers, and tokens:5 is held back"),
+        (replace(MODEL, tokens=9), "tokens:5", "warning", "returns@v1 is calibrated for the first 9 tokens"),
+        (replace(MODEL, tokens=5), "tokens:5", "ok", "returns@v1 keeps"),
+        (NOTHING_CERTAIN, "complete", "warning", "returns@v1 has no threshold for a wrong share of 0.05"),
+    ],
+)
+async def test_a_confidence_that_can_not_judge_is_found_before_it_is_relied_on(
+    doctor: Doctor, redis: Redis, model: ConfidenceModel | None, commit: str, kind: str, found: str
+) -> None:
+    entry = msgspec.to_builtins(AliasEntry(weights={"returns@v1": 1.0}))
+    await Shelf(redis, "aliases").put("returns", entry)
+    if model is not None:
+        await FittedStore(redis).put("returns@v1", "confidence", model.to_json(), "test", {})
+    rungs = {"low_confidence": {"mode": "enforce"}}
+    said = await doctor("--json", tasks={"returns": {"commit": commit, "rungs": rungs}})
+    told = by_check(said)["confidence of returns"]
+    assert told[0] == kind
+    assert told[1].startswith(found)
+    assert bool(told[2]) == (kind != "ok")

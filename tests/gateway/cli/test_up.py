@@ -83,14 +83,22 @@ class Installed:
 
     def processes(self) -> list[str]:
         """The command lines of all running processes that speak of this folder."""
-        found = []
+        return list(self._commands().values())
+
+    def pid_of(self, part: str) -> int:
+        """The process of this folder with this in its command line."""
+        (pid,) = (pid for pid, command in self._commands().items() if part in command)
+        return pid
+
+    def _commands(self) -> dict[int, str]:
+        found = {}
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 command = entry.read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
             if str(self.home) in command:
-                found.append(command)
+                found[int(entry.parent.name)] = command
         return found
 
 
@@ -178,6 +186,18 @@ def test_up_that_is_killed_leaves_nothing_running(installed: Installed) -> None:
     process.kill()
     process.wait()
     until(lambda: not installed.processes(), lambda: "\n".join(installed.processes()))
+
+
+def test_a_gateway_that_ends_is_said_before_the_engine_is_stopped(installed: Installed) -> None:
+    process = installed.up()
+    installed.until_it_is_up(process)
+    os.kill(installed.pid_of(" serve --config "), signal.SIGKILL)
+    assert process.wait(30) == 2, installed.said
+    ended, stopping = (
+        installed.said.index(text) for text in ("The gateway ended (exit code -9)", "Stopping the engine")
+    )
+    assert ended < stopping
+    os.kill(installed.pid_of("valkey-server"), signal.SIGTERM)  # which waits for the next gateway
 
 
 def test_ctrl_c_while_it_starts_stops_what_was_begun(installed: Installed) -> None:

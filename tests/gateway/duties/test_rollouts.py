@@ -12,7 +12,7 @@ from gateway.duties import rollouts
 from gateway.duties.rollouts import PAIR_SECONDS, Rollouts
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
-from monitoring.records import PairRecord, Record, RecordStream
+from monitoring.records import AttemptRecord, PairRecord, Record, RecordStream
 from serving.adapters.registry import Registry
 from serving.shelf import Shelf
 
@@ -92,3 +92,48 @@ async def test_a_verdict_that_can_not_be_entered_keeps_no_other_waiting(redis: R
     await judging(redis).step()
     assert [entry.object for entry in await Audit(redis).read()] == ["returns"]
     assert set(await verdicts.all()) == {"alarms"}
+
+
+def seen(*attempts: tuple[str | None, str | None], **more: Any) -> rollouts.Seen:
+    """A record of a request: which versions were tried, and with what fault."""
+    tried = [AttemptRecord("small", "small-0", version, fault, 0.1) for version, fault in attempts]
+    return rollouts.Seen("returns", "ok", task="returns", version=attempts[-1][0], attempts=tried, **more)
+
+
+@pytest.mark.parametrize(
+    ("record", "broken", "error"),
+    [
+        (seen(("returns@v2", None), contract_kept=True), False, False),
+        (seen(("returns@v2", None), contract_kept=False), True, False),
+        (seen(("returns@v2", "contract"), (None, None), contract_kept=True), True, False),
+        (seen(("returns@v2", "failed"), ("returns@v2", "contract"), (None, None), contract_kept=True), True, False),
+        (seen(("returns@v2", "contract"), ("returns@v1", None), contract_kept=True), True, False),
+        (seen(("returns@v2", "low_confidence"), (None, None), contract_kept=True), None, True),
+        (seen(("returns@v2", "refusal"), (None, None)), None, True),
+        (seen(("returns@v2", "silent"), (None, None), contract_kept=True), None, True),
+    ],
+)
+def test_an_answer_that_was_rejected_counts_against_its_version_whoever_answered_in_the_end(
+    record: rollouts.Seen, broken: bool | None, error: bool
+) -> None:
+    outcome = rollouts._outcome(record, {"returns@v2": "canary", "returns@v1": "active"})
+    assert outcome is not None
+    assert (outcome.arm, outcome.contract_broken, outcome.error) == ("canary", broken, error)
+
+
+@pytest.mark.parametrize(
+    ("record", "counts"),
+    [
+        (seen(("returns@v1", None), reason="adapter", led_to="returns@v1"), True),
+        (seen(("returns@v1", None), reason="out_of_scope", led_to="returns@v2"), False),
+        (seen(("returns@v1", None), reason="holdout", led_to="returns@v1"), True),
+        (seen(("returns@v1", None), reason="no_replica"), False),
+        (seen(("returns@v1", None), reason="no_replica", led_to="returns@v2"), False),
+        (seen(("returns@v1", None), reason="overload", led_to="returns@v2"), False),
+        (seen(("returns@v2", "failed"), ("returns@v0", None), reason="engine_error", led_to="returns@v2"), True),
+        (seen(("returns@v1", "failed"), (None, None), reason="engine_error"), True),
+    ],
+)
+def test_a_version_that_stood_in_for_the_one_that_was_drawn_is_no_evidence(record: rollouts.Seen, counts: bool) -> None:
+    outcome = rollouts._outcome(record, {"returns@v2": "canary", "returns@v1": "active"})
+    assert (outcome is not None) == counts

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.asked.request_body import read_body
 from gateway.limits.exits import REQUESTS_MIN, Cap, Exits, Leave, Share
 from gateway.limits.limits import NANOS, Bound, Limits
 from gateway.limits.slices import Allowance
-from gateway.request_body import read_body
 from gateway.settings import LimitSettings
 from monitoring.cost import Price
 from monitoring.metrics import Meters
@@ -106,3 +106,12 @@ async def test_who_hangs_up_on_an_exit_has_spent_what_it_is_thought_to_have_cost
     exits.settle(cut, leave, Price(1.0, 1000.0))
     prompt, completion = leave.estimate
     assert (held.reserved, held.used) == (0, prompt * 1000 + completion * 1_000_000)
+
+
+async def test_a_version_that_answered_as_its_exit_failed_costs_the_exit_nothing(redis: Redis) -> None:
+    exits, _ = exits_of(redis, CAPPED)
+    await exits.begin()
+    leave, allowance = went(exits)
+    exits.settle(record(version="returns@v1", cost_usd=0.1, wasted_usd=0.02), leave)
+    assert allowance.now is not None
+    assert (allowance.now.reserved, allowance.now.used) == (0, round(0.02 * NANOS))

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.asked.request_body import RequestBody, read_body
 from gateway.callers import Caller, CallerLimits
 from gateway.errors import Problem
 from gateway.limits.limits import NANOS, Bound, Limits, bound_of
 from gateway.limits.slices import Slice
-from gateway.request_body import RequestBody, read_body
 from gateway.settings import LimitSettings
 from monitoring.cost import Price
 from monitoring.metrics import Meters
@@ -64,6 +64,32 @@ async def test_an_estimate_is_reserved_and_the_truth_is_taken_once() -> None:
     with pytest.raises(RuntimeError):
         hold.settle(record())
     assert [one.used for one in held] == [1, 52, 3000, 3000]
+
+
+async def test_what_engines_took_for_answers_that_were_rejected_counts_too() -> None:
+    house, caller, held = await with_slices(ALL)
+    rejected_alone = {"wasted_tokens": 30, "wasted_usd": 2e-6}
+    for more, tokens in (({"prompt_tokens": 40, "completion_tokens": 12}, 82), ({}, 112)):
+        hold = await house.take(caller, body(max_tokens=50), 300)
+        assert hold is not None
+        hold.settle(record(**more, **rejected_alone))
+        assert held[1].used == tokens
+    assert held[2].used == 4000
+
+
+async def test_a_request_that_asks_no_engine_takes_a_request_alone_however_little_is_left_of_the_rest() -> None:
+    house, caller, held = await with_slices(ALL)
+    for one in held[1:]:
+        one.used = one.held + 5
+    hold = await house.take_request(caller)
+    assert hold is not None
+    assert [one.reserved for one in held] == [1, 0, 0, 0]
+    spent = [one.used for one in held[1:]]
+    hold.spend()
+    assert [(one.reserved, one.used) for one in held] == [(0, 1), *((0, each) for each in spent)]
+    with pytest.raises(RuntimeError):
+        hold.spend()
+    assert await house.take_request(Caller("c", "c", "caller", "", frozenset({"*"}))) is None
 
 
 async def test_without_max_tokens_what_the_task_allows_is_reserved_for_each_answer() -> None:

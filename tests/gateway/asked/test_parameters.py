@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from gateway.asked.parameters import BYTES_MAX, GATEWAY_ALONE, KNOWN, NEUTRAL, ON_REQUEST, OPENAI
 from gateway.house import salt_of
-from gateway.parameters import BYTES_MAX, GATEWAY_ALONE, KNOWN, NEUTRAL, ON_REQUEST, OPENAI
-from tests.gateway.test_request_body import (
+from tests.gateway.asked.test_request_body import (
     BLUEPRINT,
     DEFAULTS,
     MESSAGES,
@@ -71,7 +71,6 @@ FUNCTION = {"type": "function", "function": {"name": "f"}}
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": HUGE}}]}, "tools"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": SCHEMA | {"more": HUGE}}, "response_format"),
-        ({"structured_outputs": {"_backend": "x"}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a" * 4097}}, "structured_outputs.regex"),
         ({"structured_outputs": {"choice": ["a"] * 1025}}, "structured_outputs.choice"),
         ({"structured_outputs": {"json": {"a": HUGE}}}, "structured_outputs"),
@@ -222,3 +221,9 @@ def test_the_salt_goes_to_vllm_and_to_nobody_else_and_stays_with_a_copy() -> Non
     assert sent(body, by_adapter())["cache_salt"] == "s" * 32
     assert sent(body.whole(), by_adapter())["cache_salt"] == "s" * 32
     assert "cache_salt" not in sent(body, by_openai())
+
+
+def test_a_field_inside_of_another_that_is_not_known_is_named() -> None:
+    raw = json.dumps({"model": "returns", "messages": MESSAGES, "structured_outputs": {"_backend": "x"}}).encode()
+    found = problem(raw, task=replace(TASK, parameters_allowed=ON_REQUEST))
+    assert (found.code, found.param) == ("unknown_parameter", "structured_outputs._backend")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.asked.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST, OPENAI, Endpoint
+from gateway.asked.request_body import RequestBody, asked_of, read_body
 from gateway.errors import Problem
-from gateway.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST, OPENAI, Endpoint
-from gateway.request_body import RequestBody, asked_of, read_body
 from router.decision import Choice
 from router.policy import TaskPolicy
 from serving.view import BlueprintView, PoolView
@@ -396,3 +396,14 @@ def test_rules_see_the_text_of_the_conversation() -> None:
 def test_metadata_are_what_is_text() -> None:
     assert read(metadata={"shop": "de", "n": 1, "x": None}).metadata() == {"shop": "de"}
     assert read(metadata=None).metadata() == {}
+
+
+def test_for_auto_the_text_is_taken_by_each_selector_that_is_asked_for_and_once() -> None:
+    said = [{"role": "user", "content": '{"note": "torn"}'}, {"role": "user", "content": '{"note": "lost"}'}]
+    body = read(messages=said, model="auto")
+    with_index = policy(index=object())
+    found = asked_of(body, "c", frozenset(), None, with_index)
+    assert found.selected == '{"note": "torn"}\n{"note": "lost"}' == found.selected_by("user_turns")
+    assert found.selected_by("field:note") == "lost"
+    assert found.selected_by("field:note") is found.selected_by("field:note")
+    assert asked_of(body, "c", frozenset(), None, policy()).selections is None

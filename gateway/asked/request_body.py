@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.errors import Problem
-from gateway.parameters import (
+from gateway.asked.parameters import (
     BYTES_MAX,
     GATEWAY_ALONE,
     GOES_ON,
@@ -24,16 +23,17 @@ from gateway.parameters import (
     Fields,
     Message,
 )
+from gateway.asked.selectors import SYSTEM_ROLES, of_messages, of_text, text_of
+from gateway.errors import Problem
 from router.decision import Asked, Choice
-from router.policy import Policy, TaskPolicy
+from router.policy import AUTO, Policy, TaskPolicy
 from serving.view import EngineKind
 
-SYSTEM_ROLES = ("system", "developer")
 FIELDS = msgspec.json.Decoder(Fields)
 RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
 MESSAGES = msgspec.json.Decoder(list[Raw])
 AT_FIELD = re.compile(r"`\$\.?([^`]*)`$")
-MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
+NAMED_FIELD = re.compile(r"(?P<what>missing required|unknown) field `(?P<field>[^`]*)`")
 
 
 class RequestBody:
@@ -46,6 +46,8 @@ class RequestBody:
         self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
         self.cache_salt: str | None = None
         """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
+        self.bytes_read = 0
+        """Length of the body that it was read from."""
         self._fields = fields
 
     @property
@@ -73,18 +75,15 @@ class RequestBody:
         if self.endpoint == "completions":
             prompt = self.read.prompt
             return prompt if isinstance(prompt, str) else " ".join(p for p in prompt or [] if isinstance(p, str))
-        return "\n".join(_text_of(message) for message in self.read.messages or [])
+        return "\n".join(text_of(message) for message in self.read.messages or [])
 
     def selected(self, selector: str) -> str:
         """What a task's selector takes of the conversation, as the fitted models read it."""
         if self.endpoint == "completions":
             prompt = self.read.prompt
-            return prompt if isinstance(prompt, str) else "\n".join(p for p in prompt or [] if isinstance(p, str))
-        messages = self.read.messages or []
-        if selector == "dialogue":
-            return "\n".join(_text_of(message) for message in messages if message.role not in SYSTEM_ROLES)
-        turns = [message for message in messages if message.role == "user"]
-        return "\n".join(_text_of(message) for message in (turns[-1:] if selector == "last_user" else turns))
+            text = prompt if isinstance(prompt, str) else "\n".join(p for p in prompt or [] if isinstance(p, str))
+            return of_text(selector, text)
+        return of_messages(selector, self.read.messages or [])
 
     def fit(self, choice: Choice, defaults: TaskPolicy, cache_salt: str | None) -> None:
         """See that the choice allows what is asked, and keep the caller's prompts apart. Raises Problem (400)."""
@@ -162,29 +161,52 @@ class RequestBody:
             return False
         return not any(_has_media(message) for message in messages)
 
-    def for_engine(self, choice: Choice) -> bytes:
-        """The body as this choice's engine gets it: its model, its version's sampling, its blueprint.
+    def logprobs_wanted(self) -> bool | int | None:
+        """What asks an engine for the logprobs of the answer's tokens alone; None where that can't be asked for.
+
+        It can't where the caller asks for them itself, for others beside them, or for its prompt before the answer.
+        """
+        if self.asks_for_logprobs or self.read.top_logprobs or self.read.echo:
+            return None
+        return True if self.endpoint == "chat" else 0
+
+    @property
+    def asks_for_logprobs(self) -> bool:
+        """Whether the caller itself asks for the logprobs of the answer's tokens."""
+        wanted = self.read.logprobs
+        if self.endpoint == "chat":
+            return bool(wanted)
+        return wanted is not None and wanted is not False and not self.read.echo
+
+    def tools(self) -> Raw | None:
+        """The tools that the answer may call, as JSON; None where there are none."""
+        return self._fields.get("tools") if self.read.tools else None
+
+    def for_engine(self, choice: Choice, added: Mapping[str, Any] | None = None) -> bytes:
+        """The body as this choice's engine gets it: its model, its version's sampling, its blueprint, what is `added`.
 
         Raises Problem (503) where a pool stands in for an adapter whose engine can't give the answer its form.
         """
-        return msgspec.json.encode(self.fields_for(choice))
+        return msgspec.json.encode(self.fields_for(choice, added))
 
-    def fields_for(self, choice: Choice) -> dict[str, Any]:
+    def fields_for(self, choice: Choice, added: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The fields of that body: values, or the caller's own JSON as it came (Raw)."""
         fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in KEPT_HERE}
         fields["model"] = choice.engine_model
         if self.stream:
             fields["stream_options"] = {"include_usage": True}
+        if choice.system is not None:
+            self._add_system(fields, choice.system, after=True)
         if choice.version is not None:
             self._add_sampling(fields, choice.version.sampling)
         elif choice.blueprint_of is not None:
             blueprint = choice.blueprint_of.blueprint
             self._add_sampling(fields, blueprint.sampling)
-            if blueprint.response_format and not self._shapes_its_answer():
+            if blueprint.response_format and not self.shapes_its_answer():
                 fields["response_format"] = blueprint.response_format
             self._add_system(fields, blueprint.system)
-        if choice.system is not None:
-            self._add_system(fields, choice.system, after=True)
+        if added:
+            fields.update(added)
         if choice.pool.engine == "openai":
             return self._in_openais_words(fields, choice)
         if self.cache_salt is not None:
@@ -210,7 +232,7 @@ class RequestBody:
             if getattr(self.read, name, None) is None:
                 fields[name] = value
 
-    def _shapes_its_answer(self) -> bool:
+    def shapes_its_answer(self) -> bool:
         """Whether the caller says itself what form the answer has: the blueprint's form then stays out."""
         named = self._fields.keys() & {"structured_outputs", "tools"}
         return bool(named) or self.read.response_format is not None
@@ -230,13 +252,25 @@ class RequestBody:
         if isinstance(messages[0], dict):  # there is one that was added already
             said = messages[0]["content"]
         elif first.role in SYSTEM_ROLES:
-            said = _text_of(first)
+            said = text_of(first)
         else:
             messages.insert(0, {"role": "system", "content": system})
             fields["messages"] = messages
             return
         messages[0] = {"role": "system", "content": f"{said}\n\n{system}" if after else f"{system}\n\n{said}"}
         fields["messages"] = messages
+
+
+class Selections(dict[str, str]):
+    """What each selector takes of a body; it is read for a selector when that is first asked for."""
+
+    def __init__(self, body: RequestBody, known: Mapping[str, str]) -> None:
+        super().__init__(known)
+        self._body = body
+
+    def __missing__(self, selector: str) -> str:
+        found = self[selector] = self._body.selected(selector)
+        return found
 
 
 def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
@@ -246,7 +280,7 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
         fields = RAW_FIELDS.decode(body)
         read = FIELDS.decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from error
+        raise invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem("invalid_json", f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
@@ -256,24 +290,33 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
     wanted = "messages" if endpoint == "chat" else "prompt"
     if getattr(read, wanted) is None:
         raise Problem("missing_field", f"The field {wanted!r} is required.", wanted)
-    return RequestBody(endpoint, fields, read)
+    found = RequestBody(endpoint, fields, read)
+    found.bytes_read = len(body)
+    return found
 
 
 def asked_of(body: RequestBody, caller: str, models: frozenset[str], session: str | None, policy: Policy) -> Asked:
     """The request as the router sees it."""
     text = body.text() if policy.text_needed else ""
     selector = policy.selector(body.read.model)
-    selected = body.selected(selector) if selector is not None else ""
-    return Asked(body.read.model, caller, models, session, body.metadata(), text, selected)
+    if selector is None:
+        return Asked(body.read.model, caller, models, session, body.metadata(), text)
+    selected = body.selected(selector)
+    selections = Selections(body, {selector: selected}) if body.read.model == AUTO else None
+    return Asked(body.read.model, caller, models, session, body.metadata(), text, selected, selections)
 
 
-def _invalid(message: str) -> Problem:
-    missing = MISSING_FIELD.search(message)
+def invalid(message: str) -> Problem:
+    """What msgspec finds wrong with a body's form, in its words, naming the field at fault."""
     place = AT_FIELD.search(message)
-    if missing:
-        name = f"{place[1]}.{missing[1]}" if place and place[1] else missing[1]
-        return Problem("missing_field", f"The field {name!r} is required.", name)
-    return Problem("invalid_value", f"{message}.", place[1] if place and place[1] else None)
+    named = NAMED_FIELD.search(message)
+    inside = place[1] if place else ""
+    if named is None:
+        return Problem("invalid_value", f"{message[:300]}.", inside or None)
+    name = ".".join(filter(None, (inside, named["field"][:64])))
+    if named["what"] == "unknown":
+        return Problem("unknown_parameter", f"The gateway does not know {name!r}: leave it out.", name)
+    return Problem("missing_field", f"The field {name!r} is required.", name)
 
 
 def _check_extra(name: str, limits: TaskPolicy) -> None:
@@ -289,12 +332,6 @@ def _check_extra(name: str, limits: TaskPolicy) -> None:
 
 def _of(limits: TaskPolicy) -> str:
     return f"The task {limits.name!r}" if limits.name else "This model"
-
-
-def _text_of(message: Message) -> str:
-    if isinstance(message.content, list):
-        return "\n".join(part.text or "" for part in message.content)
-    return message.content or ""
 
 
 def _has_media(message: Message) -> bool:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.answers.begun import Begun
+from gateway.asked.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
+from gateway.asked.request_body import RequestBody, asked_of, read_body
 from gateway.errors import Problem
-from gateway.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
-from gateway.request_body import RequestBody, asked_of, read_body
 from router.choice import choose
 from router.decision import Choice
 from router.policy import TaskPolicy

@@ -1,0 +1,68 @@
+"""What a caller is told where no answer can be sent: no engine gave one, or none that a rung lets through."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.errors import Problem
+from router.attempts import GiveUp
+from serving.errors import EngineError, TooLong
+
+
+def given_up(step: GiveUp, error: EngineError) -> Problem:
+    """What the caller is told after the last failure."""
+    if step.because == "refused":
+        return refusal_of(error)
+    if step.because == "needs_human":
+        return Problem("needs_human", f"A person has to answer this request: its adapter could not ({step.reason}).")
+    if step.because == "exit_capped":
+        return Problem("exit_capped", "The task has sent as much to its exit as it may. Try again later.")
+    return _exhausted(step, error)
+
+
+def not_sent(step: GiveUp) -> Problem:
+    """What the caller is told where an answer was rejected, and there is no other."""
+    why = f"its adapter's answer was rejected before it was sent ({step.reason})"
+    if step.because == "needs_human":
+        return Problem("needs_human", f"A person has to answer this request: {why}.")
+    if step.because == "exit_capped":
+        return Problem("exit_capped", f"The task has sent as much to its exit as it may, and {why}. Try again later.")
+    if step.because == "rejected":
+        return Problem("contract_violation", "The answer breaks the task's contract, and nobody has another one.")
+    if step.because == "overload":
+        return Problem("overload", f"Every replica that could answer the request is full, and {why}. Try again later.")
+    if step.because == "exhausted":
+        return Problem("timeout", f"The request's time limit is over, and {why}. Try again later.")
+    return Problem("no_replica", f"No replica that could answer the request is there now, and {why}. Try again later.")
+
+
+def _exhausted(step: GiveUp, error: EngineError) -> Problem:
+    if error.kind == "late":
+        return Problem("timeout", f"{error}. Try again later, or ask for a shorter answer.")
+    if error.kind == "silent":
+        return Problem("timeout", "No engine answered within the time limit. Try again later.")
+    if error.kind == "oversize":
+        return Problem("engine_error", "The engine's answer is longer than the gateway takes. Ask for a shorter one.")
+    if error.kind == "overloaded":
+        return Problem("overload", "Every engine is busy. Try again later.", None, step.retry_after_seconds)
+    if error.kind == "unreachable":
+        return Problem("no_replica", "No engine can be reached now. Try again later.", None, step.retry_after_seconds)
+    return Problem("engine_error", "Every attempt at an engine failed. Try again later.")
+
+
+def refusal_of(error: EngineError) -> Problem:
+    """The engine's refusal of a request, in its own words and our shape."""
+    message, code = "The engine refused the request.", ""
+    try:
+        body = msgspec.json.decode(error.body)
+        content = body.get("error", body)
+        message = str(content.get("message") or message)[:2000]
+        code = str(content.get("code") or content.get("type") or "")
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
+        pass
+    text = f"{code} {message}".lower()
+    if isinstance(error, TooLong):
+        return Problem("context_length_exceeded", message, "messages")
+    if "content_policy" in text or "content_filter" in text or "content policy" in text:
+        return Problem("content_policy", message)
+    return Problem("engine_refused", message)

@@ -1,0 +1,72 @@
+"""What `apprentice doctor` finds of rungs that have nothing to judge by, so that they never fire, or always."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from redis.asyncio import Redis
+
+from gateway.cli.doctor_checks import Finding, ok, problem, warning
+from gateway.configuration.tasks import TaskSettings
+from gateway.settings import Settings
+from gateway.state.fitted import FittedError, FittedStore, unused
+from gateway.state.unjudged import lacks, versions_asked
+from router.confidence import ConfidenceError, ConfidenceModel
+from serving.adapters.registry import Registry
+
+
+async def check_coverage(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
+    """Whether what answers for a task that judges scope or gain has models for its selector. Raises RedisError."""
+    aliases = await Registry(redis).aliases()
+    for name, task in sorted(settings.tasks.items()):
+        alias = aliases.get(name)
+        rungs = task.rungs.used().keys() - {"low_confidence"}
+        if alias is None or not alias.weights or not rungs:
+            continue
+        for version in versions_asked(alias):
+            leads = version == alias.leading
+            for lack in lacks(version, await FittedStore(redis).of(version), rungs, task.selector, leads):
+                yield warning(f"{lack.kind} of {name if leads else version}", lack.found, lack.advice)
+
+
+async def check_confidence(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
+    """Whether what answers for a task with the rung `low_confidence` is calibrated for it. Raises RedisError."""
+    tasks = {name: task for name, task in settings.tasks.items() if task.rungs.low_confidence.mode != "off"}
+    aliases = await Registry(redis).aliases() if tasks else {}
+    for name, task in sorted(tasks.items()):
+        alias = aliases.get(name)
+        if alias is None or not alias.weights:
+            yield ok(f"confidence of {name}", "the task has no version yet")
+            continue
+        for version in versions_asked(alias):
+            check = f"confidence of {name if version == alias.leading else version}"
+            yield await _confidence(check, version, task, redis)
+
+
+async def _confidence(check: str, version: str, task: TaskSettings, redis: Redis) -> Finding:
+    store = FittedStore(redis)
+    if (why := unused(await store.of(version), task.selector).get("confidence")) is not None:
+        advice = f"Run apprentice evaluate {version} --calibrate: until then low_confidence never fires."
+        return warning(check, f"the calibration of {version} is not used: {why}", advice)
+    try:
+        raw = await store.get(version, "confidence")
+        model = ConfidenceModel.from_json(raw) if raw is not None else None
+    except (FittedError, ConfidenceError) as error:
+        return problem(check, f"{error}", f"Run apprentice evaluate {version} --calibrate.")
+    return _calibrated(check, version, model, task.rungs.low_confidence.wrong_share_max, task.commit)
+
+
+def _calibrated(check: str, version: str, model: ConfidenceModel | None, share: float, commit: str) -> Finding:
+    if model is None:
+        advice = f"Run apprentice evaluate {version} --calibrate: until then low_confidence never fires."
+        return warning(check, f"{version} is not calibrated", advice)
+    held = int(commit.partition(":")[2]) if commit.startswith("tokens:") else None
+    if held is not None and (model.tokens is None or model.tokens > held):
+        judged = "whole answers" if model.tokens is None else f"the first {model.tokens} tokens"
+        advice = f"Calibrate it for {held} tokens, or set commit to complete: streams are not judged."
+        return warning(check, f"{version} is calibrated for {judged}, and {commit} is held back", advice)
+    threshold = model.threshold(share)
+    if threshold is None:
+        advice = "Calibrate it on more rows, or raise wrong_share_max: no answer of the adapter is kept."
+        return warning(check, f"{version} has no threshold for a wrong share of {share:g}", advice)
+    return ok(check, f"{version} keeps what scores {threshold:.3f} or more")

@@ -1,0 +1,279 @@
+"""`apprentice evaluate` and `apprentice evaluations`: a version against a data set, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
+from gateway.cli.evaluation_report import tell_report
+from gateway.cli.tables import Printer, moment, readable
+from gateway.cli.watch import Failed, wait
+
+POLL_SECONDS = 0.5
+PIPE_SECONDS = 30.0
+"""Where no terminal shows a bar, how far it is is told no oftener."""
+PIECE_BYTES = 1 << 16
+PATH = "/evaluations"
+
+evaluations = typer.Typer(help="List, show and stop evaluations.", no_args_is_help=True)
+EvaluationId = Annotated[
+    str, typer.Argument(metavar="ID", help="An evaluation's id, as `evaluate` and `list` tell it.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the report to this file, as JSON.")]
+RowsOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--rows-out",
+        metavar="FILE",
+        help="Write what is known of the adapter's rows to this file, as JSON lines: no texts, but logprobs and "
+        "whether each was right. `python -m benchmarks.confidence --rows` reads it.",
+    ),
+]
+
+
+@asks_gateway
+def evaluate(
+    client: AdminClient,
+    out: Printer,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")],
+    data: Annotated[
+        Path, typer.Option(metavar="FILE", help="JSON lines: messages, text or prompt, and what is expected.")
+    ],
+    arms: Annotated[
+        str | None, typer.Option(help="adapter, general, or adapter,general. Unset: both, where the task has an exit.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Another version of the task, as an arm beside them.")
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="When an answer is right: exact, normal (JSON by its value, white space apart) or fields:a,b. Unset: "
+            "the fields that the contract requires, where JSON is expected, else normal."
+        ),
+    ] = None,
+    class_field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The field of the expected answers that is the class. Unset: by the rows."),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit the version's confidence model from the rows, and keep it.")
+    ] = False,
+    fit_gain: Annotated[
+        bool, typer.Option("--fit-gain", help="Fit the version's learned routing from both arms, and keep it.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Begin anew where this evaluation is there already, or half done.")
+    ] = False,
+    report_to: Out = None,
+    rows_out: RowsOut = None,
+) -> None:
+    """Have a version, and general, answer a data set on the real engines, and report how right they are.
+
+    It runs on the gateway, where callers leave room. Ctrl-C ends the watching alone; the same command again goes on, or
+    shows the report that there is.
+    """
+    _see_that_it_can_be_written(report_to, rows_out)
+    query = {
+        "version": version,
+        "arms": arms,
+        "against": against,
+        "metric": metric,
+        "class_field": class_field,
+        "calibrate": "true" if calibrate else None,
+        "fit_gain": "true" if fit_gain else None,
+        "again": "true" if again else None,
+    }
+    told = _sent(client, out, data, query)
+    told = _until_ended(client, out, told)
+    _tell(client, out, told, report_to, rows_out)
+
+
+@evaluations.command("list")
+@asks_gateway
+def list_them(client: AdminClient, out: Printer) -> None:
+    """List the evaluations that are kept, the newest first."""
+    told = client.get(PATH)
+    if out.answer(told):
+        return
+    rows = [
+        (one["id"], one["version"], one["status"], f"{_done(one)} of {one['rows'] * len(one['arms'])}",
+         ", ".join(one["arms"]), one["metric"], moment(one["created_at"]))
+        for one in told["evaluations"]
+    ]  # fmt: skip
+    out.table(("id", "version", "status", "answers", "arms", "metric", "begun"), rows)
+
+
+@evaluations.command()
+@asks_gateway
+def show(
+    client: AdminClient, out: Printer, evaluation: EvaluationId, report_to: Out = None, rows_out: RowsOut = None
+) -> None:
+    """Show an evaluation: its report, or while it runs how far it is."""
+    _see_that_it_can_be_written(report_to, rows_out)
+    told = client.get(f"{PATH}/{quote(evaluation, safe='')}")
+    if told["status"] == "running":
+        if not out.answer(told):
+            out.say(f"{told['id']} of {told['version']} runs: {_so_far(told)}.")
+        return
+    _tell(client, out, told, report_to, rows_out)
+
+
+@evaluations.command()
+@asks_gateway
+def stop(client: AdminClient, out: Printer, evaluation: EvaluationId) -> None:
+    """Stop an evaluation that runs: `evaluate` goes on with it. One that does not run is forgotten, with its report."""
+    told = client.delete(f"{PATH}/{quote(evaluation, safe='')}")
+    if not out.answer(told):
+        out.say(f"{told['id']} is {told['status']}.")
+
+
+def _sent(client: AdminClient, out: Printer, data: Path, query: dict[str, str | None]) -> dict[str, Any]:
+    """Send the data, with a bar of its bytes; the evaluation as it has begun. Raises CommandError."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    try:
+        with data.open("rb") as file, out.progress(*columns) as progress:
+            size_bytes = os.fstat(file.fileno()).st_size
+            bar = progress.add_task("Sending", total=size_bytes)
+
+            def pieces() -> Iterator[bytes]:
+                while piece := file.read(PIECE_BYTES):
+                    yield piece
+                    progress.update(bar, advance=len(piece))
+
+            return client.send(PATH, pieces(), "application/x-ndjson", size_bytes, **query)
+    except OSError as error:
+        raise Unusable(f"The data {data} can't be read: {error.strerror}.") from error
+
+
+def _until_ended(client: AdminClient, out: Printer, told: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation once it has ended; how far it is meanwhile, by arm. Raises CommandError."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[right]}"),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[hint]}"),
+    )  # fmt: skip
+    began, told_at = time.monotonic(), time.monotonic()
+    first = {arm: counts["done"] for arm, counts in told["progress"].items()}
+    with _left_alone(out, told), out.progress(*columns) as progress:
+        bars = {
+            arm: progress.add_task(arm, total=told["rows"], completed=first[arm], right="", rate="", hint="")
+            for arm in told["arms"]
+        }
+        while told["status"] == "running":
+            seconds = max(0.001, time.monotonic() - began)
+            for arm, counts in told["progress"].items():
+                rate = (counts["done"] - first.get(arm, 0)) / seconds
+                hint = f"waits: {told['waits_for']}" if told["waits_for"] else ""
+                hint = "the report is being made" if _done(told) == told["rows"] * len(told["arms"]) else hint
+                progress.update(
+                    bars[arm],
+                    completed=counts["done"],
+                    right=_right(counts),
+                    rate=f"{rate:.1f}/s",
+                    hint=readable(hint).replace("[", "("),
+                )
+            if time.monotonic() - told_at >= PIPE_SECONDS and not out.stderr.is_terminal:
+                told_at = time.monotonic()
+                out.note(f"{told['id']}: {_so_far(told)}.")
+            wait(POLL_SECONDS)
+            told = client.get(f"{PATH}/{told['id']}")
+    return told
+
+
+@contextmanager
+def _left_alone(out: Printer, told: dict[str, Any]) -> Iterator[None]:
+    """Where Ctrl-C, or a gateway that is gone, ends the watching: say that nothing else has, and how to come back."""
+    try:
+        yield
+    except (KeyboardInterrupt, Unusable):
+        out.note(
+            f"The evaluation goes on, on the gateway: see it with `apprentice evaluations show {told['id']}`, end it "
+            f"with `apprentice evaluations stop {told['id']}`, or run the same command again."
+        )
+        raise
+
+
+def _tell(
+    client: AdminClient, out: Printer, told: dict[str, Any], report_to: Path | None, rows_out: Path | None
+) -> None:
+    """Its report, and the files that were asked for. Raises Failed where it did not come to one."""
+    if told["status"] != "done":
+        raise Failed(f"The evaluation {told['id']} of {told['version']} is {told['status']}. {told['note']}".strip())
+    try:
+        if report_to is not None:
+            report_to.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if rows_out is not None:
+            with rows_out.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in _rows(client, told))
+    except OSError as error:
+        raise Unusable(f"{error.filename} can't be written: {error.strerror}.") from error
+    if not out.answer(told):
+        tell_report(out, told)
+
+
+def _rows(client: AdminClient, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The adapter's rows as the benchmark of confidence reads them, those that failed left out."""
+    first: int | None = 0
+    while first is not None:
+        page = client.get(f"{PATH}/{told['id']}/rows", first=str(first))
+        for row in page["rows"]:
+            adapter, general = row["arms"].get("adapter"), row["arms"].get("general")
+            if adapter is None or adapter["outcome"] == "failed":
+                continue
+            found = {
+                "id": row["id"],
+                "logprobs": adapter.get("logprobs", []),
+                "sureness": adapter.get("sureness"),
+                "group": str(adapter["group"]),
+                "coverage": row["coverage"],
+                "contract_kept": adapter.get("contract_kept"),
+                "right": adapter["right"],
+            }
+            yield found | ({"general_right": general["right"]} if general is not None else {})
+        first = page["next_first"]
+
+
+def _see_that_it_can_be_written(*paths: Path | None) -> None:
+    """Before hours of work, not after them. Raises Unusable."""
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise Unusable(f"{path} can't be written: name a file in a folder that there is.")
+
+
+def _done(told: dict[str, Any]) -> int:
+    return sum(counts["done"] for counts in told["progress"].values())
+
+
+def _right(counts: dict[str, Any]) -> str:
+    if not counts["done"]:
+        return ""
+    cost = f", ${counts['cost_usd']:.4g}" if counts["cost_usd"] else ""
+    return f"{100 * counts['right'] / counts['done']:.1f} % right{cost}"
+
+
+def _so_far(told: dict[str, Any]) -> str:
+    """How far it is, in words."""
+    parts = [
+        f"{arm} {counts['done']} of {told['rows']}" + (f" ({_right(counts)})" if counts["done"] else "")
+        for arm, counts in told["progress"].items()
+    ]
+    return ", ".join(parts) + (f"; it waits: {told['waits_for']}" if told["waits_for"] else "")

@@ -1,0 +1,159 @@
+"""Training prompts on this machine, their way to a gateway, and waiting until a version's coverage is fitted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from gateway.admin.uploads import BACKGROUND_FILE, PROMPTS_FILE
+from gateway.asked.prompts import barely_tells
+from gateway.cli.admin_client import AdminClient, Unusable
+from gateway.cli.tables import Printer, readable
+from gateway.cli.watch import POLL_SECONDS, Failed, left_alone, wait
+
+Sources = list[tuple[str, Path]]
+
+
+def sources_of(stack: ExitStack, prompts: Path | None, background: Path | None) -> Sources:
+    """The files to send, by the names that the gateway knows; of JSON lists and CSV as lines of JSON. Raises Unusable.
+
+    What is made for that lasts as long as `stack`.
+    """
+    if prompts is None:
+        if background is not None:
+            raise Unusable("--background is of use beside --prompts alone: name the training prompts too.")
+        return []
+    named = [(PROMPTS_FILE, prompts), *([(BACKGROUND_FILE, background)] if background else [])]
+    return [(name, _as_lines(stack, path)) for name, path in named]
+
+
+def send_prompts(client: AdminClient, version: str, sources: Sources) -> dict[str, Any]:
+    """Give a version its training prompts; what the gateway answers. Raises CommandError."""
+    with ExitStack() as stack:
+        try:
+            files = [(name, stack.enter_context(path.open("rb"))) for name, path in sources]
+        except OSError as error:
+            raise Unusable(f"The prompts can't be read: {error.strerror}.") from error
+        return client.upload(f"/adapters/{quote(version, safe='@')}/prompts", {}, list(files), "PUT")
+
+
+def until_fitted(client: AdminClient, out: Printer, version: str, wait_seconds: float) -> dict[str, Any]:
+    """What was fitted for a version, or how far that is when `wait_seconds` are over. Raises CommandError."""
+    deadline = time.monotonic() + wait_seconds
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[stage]}"),
+    )
+    with left_alone(out, f"The fitting for {version} goes on", f"show {version}"), out.progress(*columns) as progress:
+        bar = progress.add_task("Fitting its coverage", total=1, stage="")
+        while True:
+            shown: dict[str, Any] = client.get(f"/adapters/{quote(version, safe='@')}")["fitted"]
+            found = shown.get("coverage") or {"state": "ready", "progress": 1.0, "stage": ""}
+            progress.update(bar, completed=found["progress"], stage=readable(found["stage"]).replace("[", "("))
+            left = deadline - time.monotonic()
+            if found["state"] in ("ready", "failed") or left <= 0:
+                return shown
+            wait(min(POLL_SECONDS, left))
+
+
+def fitted_words(version: str, shown: dict[str, Any], counts: dict[str, Any]) -> str:
+    """A sentence about the coverage that was fitted. Raises Failed where it was not."""
+    found = shown.get("coverage") or {}
+    if found.get("state") == "failed":
+        raise Failed(f"The coverage of {version} was not fitted: {found['error']}")
+    aside = [f"{counts[name]} {name}" for name in ("empty", "duplicates") if counts.get(name)]
+    left = f" ({', '.join(aside)} aside)" if aside else ""
+    if found.get("state") != "ready":
+        on = f"The coverage of {version} is being fitted on {counts['used']} prompts{left}"
+        return f"{on}: see `show {version}`.{_ids_told(counts)}"
+    summary = (found.get("model") or {}).get("summary") or {}
+    auroc = summary.get("auroc")
+    told = "" if auroc is None else f", AUROC {auroc:.3f} against other traffic"
+    weak = " Warning: it barely tells the prompts from other traffic." if barely_tells(auroc) else ""
+    return f"The coverage of {version} was fitted on {counts['used']} prompts{left}{told}.{weak}{_ids_told(counts)}"
+
+
+def _ids_told(counts: dict[str, Any]) -> str:
+    same = counts.get("same_id")
+    return f" Warning: {same} rows share an id: neighbours are told by it, so give each its own." if same else ""
+
+
+def fitted_cells(shown: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was fitted for a version, a few words for each kind; empty where there is none."""
+    cells = [("coverage", _coverage_cell(shown))]
+    for kind, name, words in (("confidence", "calibration", _calibration_words), ("gain", "gain", _gain_words)):
+        model = (shown.get(kind) or {}).get("model")
+        unused = f"; not used: {shown[kind]['unused']}" if model and shown[kind].get("unused") else ""
+        cells.append((name, words(model["summary"]) + unused if model else ""))
+    return cells
+
+
+def _calibration_words(summary: dict[str, Any]) -> str:
+    read = f"the first {summary['tokens']} tokens" if summary.get("tokens") else "whole answers"
+    least = summary.get("least_certified")
+    target = "no wrong share certified" if least is None else f"certified for a wrong share of {least:g} and up"
+    return f"{_rows(summary)}, {read}; {target}"
+
+
+def _gain_words(summary: dict[str, Any]) -> str:
+    known = [summary.get("apgr"), summary.get("apgr_low")]
+    figures = "" if None in known else f" (APGR {known[0]:.3f}, at least {known[1]:.3f})"
+    return f"{_rows(summary)}; {'' if summary.get('shown_to_help') else 'not '}shown to help{figures}"
+
+
+def _rows(summary: dict[str, Any]) -> str:
+    return f"on {summary['rows']} rows" if "rows" in summary else "on rows that are not told"
+
+
+def _coverage_cell(shown: dict[str, Any]) -> str:
+    """How a version's coverage stands, in a few words; empty where none was fitted."""
+    found = shown.get("coverage")
+    if found is None:
+        return ""
+    if found["state"] == "ready":
+        used = ((found["model"] or {}).get("summary") or {}).get("used")
+        return f"fitted on {used} prompts" if used else "fitted"
+    return f"failed: {found['error']}" if found["state"] == "failed" else f"{found['state']}, {found['progress']:.0%}"
+
+
+def _as_lines(stack: ExitStack, path: Path) -> Path:
+    if not path.is_file():
+        raise Unusable(f"There is no file {path}.")
+    if path.suffix.lower() not in (".json", ".csv"):
+        return path
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(_rows_of_csv(path, file) if path.suffix.lower() == ".csv" else _rows_of_json(path, file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise Unusable(f"{path} can't be read: {error}.") from error
+    made = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.jsonl"
+    made.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return made
+
+
+def _rows_of_csv(path: Path, file: IO[str]) -> Iterator[dict[str, str]]:
+    found = csv.DictReader(file)
+    if not {"prompt", "text"} & set(found.fieldnames or ()):
+        raise Unusable(f"{path} has no column named prompt or text: name the columns in its first line.")
+    for row in found:
+        yield {name: row[name] for name in ("prompt", "text", "id", "label") if row.get(name) is not None}
+
+
+def _rows_of_json(path: Path, file: IO[str]) -> Iterable[Any]:
+    rows = json.load(file)
+    if not isinstance(rows, list):
+        raise Unusable(f"{path} holds no list: give a list of objects, or a line of JSON each as {path.stem}.jsonl.")
+    return ({"text": row} if isinstance(row, str) else row for row in rows)

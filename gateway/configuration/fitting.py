@@ -1,0 +1,23 @@
+"""Settings of fitting: what a sample of training prompts may take, and how long its fitting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from gateway.configuration.sections import Section
+
+
+class FittingSettings(Section):
+    """Models that are fitted for versions, such as of their coverage."""
+
+    prompts_bytes_max: int = Field(
+        64 << 20, ge=1024, le=1 << 30, description="Largest file of training prompts, and of other traffic beside it."
+    )
+    fitting_seconds_max: float = Field(
+        900.0, gt=0, le=86_400, description="Longest time that one fitting takes; it has failed then."
+    )
+    minilm_file: Path | None = Field(
+        None, description="MiniLM, as `python -m router.fitting.minilm` writes it. Unset: word vectors alone."
+    )

@@ -1,0 +1,54 @@
+"""What an engine's whole answer says, as an evaluation looks at it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from monitoring.evaluation.results import Said, Sureness
+from router.confidence import features
+from router.contract import Contract
+from router.refusals import is_refusal
+
+
+def said_by(body: bytes, contract: Contract | None) -> Said:
+    """The answer's text, its logprobs where the engine told them, and whether it keeps the version's contract.
+
+    A refusal is what an engine marks as one, or what begins as refusals do and does not keep the contract; an answer
+    that calls tools says nothing here, and counts as empty.
+    """
+    try:
+        choice: Mapping[str, Any] = msgspec.json.decode(body)["choices"][0]
+        message = choice.get("message")
+        text = message.get("content") if isinstance(message, Mapping) else choice.get("text")
+        marked = isinstance(message, Mapping) and bool(message.get("refusal"))
+    except (msgspec.DecodeError, RecursionError, LookupError, TypeError, AttributeError):
+        return Said(text=None, fault="failed")
+    text = text if isinstance(text, str) else ""
+    cut = choice.get("finish_reason") == "length"
+    kept = None if contract is None else contract.broken_by(text, cut) is None
+    refused = marked or choice.get("finish_reason") == "content_filter" or (kept is not True and is_refusal(text))
+    logprobs = _logprobs(choice.get("logprobs"))
+    return Said(text=text, refused=refused, contract_kept=kept, logprobs=logprobs, sureness=_sureness(logprobs))
+
+
+def _sureness(logprobs: Sequence[float]) -> Sureness | None:
+    """What the rung `low_confidence` looks at of a whole answer, by the same arithmetic."""
+    seen = features(logprobs, None, None)
+    return Sureness(seen.minimum, seen.quantile_10, seen.mean, seen.length) if seen.length else None
+
+
+def _logprobs(told: Any) -> list[float]:
+    """Those of the answer's tokens, in nats; empty where any of them is missing."""
+    if not isinstance(told, Mapping):
+        return []
+    content = told.get("content")
+    if isinstance(content, list):
+        found = [one.get("logprob") if isinstance(one, Mapping) else None for one in content]
+    else:
+        found = told.get("token_logprobs") or []
+    numbers = [float(one) for one in found if isinstance(one, int | float) and math.isfinite(one)]
+    return numbers if len(numbers) == len(found) else []

@@ -1,0 +1,115 @@
+"""`POST /v1/records`: traffic that another gateway served, taken in to be judged here without being moved here.
+
+What is reported is no request of ours: its record has the purpose `reported`, and nothing that counts, limits, bills or
+releases what is served here looks at it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from msgspec import Raw
+
+from gateway.callers import Caller
+from gateway.door.aside import call_of, in_turn, on_time
+from gateway.door.wire import Call, HungUp
+from gateway.endpoints import Identified, house_of
+from gateway.errors import Problem
+from gateway.house import House
+from gateway.reported.judging import Due, due_of, records_of
+from gateway.reported.reports import batch_of, read_report
+from gateway.state.durability import NotSettled, not_settled
+from monitoring.records import Record
+
+router = APIRouter()
+
+AT_ONCE = 25
+"""Records that are read, judged and stored in one go."""
+Result = dict[str, Any]
+
+
+@router.post("/v1/records", tags=["callers"])
+async def report_records(request: Request, caller: Identified) -> Response:
+    """Take in a request that another gateway served, or several, to be judged here; it counts as no request. 201
+    stored, 200 the same again; for a batch 200 and a result for each.
+    """
+    house = house_of(request)
+    call = call_of(request)
+    try:
+        with on_time(house, call):
+            return await _answered(house, call, caller)
+    except HungUp:
+        return Response(status_code=499)
+
+
+async def _answered(house: House, call: Call, caller: Caller) -> Response:
+    raw = await call.body(house.body_bytes_max)
+    mark = house.durability.mark()
+    entries = batch_of(raw)
+    async with in_turn(house, call, caller):
+        results = await _taken_in(house, caller, [raw] if entries is None else entries)
+    if entries is None and isinstance(results[0], Problem):
+        raise results[0]
+    try:
+        await house.durability.settle(mark)
+    except NotSettled as error:
+        raise not_settled(error, " Sent again, it is stored once.") from error
+    told = [_result(one) for one in results]
+    return JSONResponse(told[0], told[0].pop("status")) if entries is None else JSONResponse({"results": told})
+
+
+def _result(one: Result | Problem) -> Result:
+    return {"status": one.status, "error": one.content()} if isinstance(one, Problem) else one
+
+
+async def _taken_in(house: House, caller: Caller, entries: Sequence[bytes | Raw]) -> list[Result | Problem]:
+    """Judge and store reports, a few at a time; for each its result, or what is wrong with it. Raises RedisError."""
+    results: list[Result | Problem] = []
+    for start in range(0, len(entries), AT_ONCE):
+        found: list[Due | Problem] = []
+        part = entries[start : start + AT_ONCE]
+        for raw in part:
+            try:
+                found.append(due_of(house, caller, read_report(raw)))
+            except Problem as problem:
+                found.append(problem)
+            await asyncio.sleep(0)
+        results += await _stored(house, caller, found, sum(memoryview(raw).nbytes for raw in part))
+    return results
+
+
+async def _stored(house: House, caller: Caller, found: Sequence[Due | Problem], length: int) -> list[Result | Problem]:
+    """Judge and store those that are due, of so many bytes in all.
+
+    Raises RedisError: then some may be stored, and may be sent again.
+    """
+    due = [one for one in found if isinstance(one, Due)]
+    moment = house.moment(time.monotonic())
+    records: list[Record] = []
+    if due:
+        records = await house.threads.run(caller.public, length, records_of, house, caller, due, moment)
+    named = [(one.source, record.id, one.said) for one, record in zip(due, records, strict=True)]
+    known = await house.record_stream.claim(named)
+    told: list[Result | Problem] = []
+    to_store: list[Record] = []
+    for one, record, had in zip(due, records, known, strict=True):
+        if had is not None and had[1] != one.said:
+            text = f"The source_id {one.report.source_id[:80]!r} was used for another report."
+            told.append(Problem("record_conflict", text, "source_id"))
+            continue
+        record.id = record.id if had is None else had[0]
+        to_store.append(record)  # again too: the first time may have come no further than its name
+        told.append({"status": 201 if had is None else 200, "request_id": record.id, "source_id": one.report.source_id})
+    if to_store:
+        await house.record_stream.append(to_store)
+    for one, result in zip(due, told, strict=True):
+        outcome = "conflict" if isinstance(result, Problem) else "created" if result["status"] == 201 else "same"
+        house.meters.reported_records.add(1, one.task.name, one.report.version or "", outcome)
+    house.meters.reported_records.add(len(found) - len(due), "", "", "refused")
+    results = iter(told)
+    return [one if isinstance(one, Problem) else next(results) for one in found]

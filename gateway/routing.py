@@ -1,0 +1,112 @@
+"""`POST /v1/route`: where a request would go, and why, without sending it anywhere.
+
+It takes what the hot endpoints take, and decides as the walk does. It leaves no record and takes no lease, and of its
+key's limits a request alone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from gateway.asked.parameters import Endpoint
+from gateway.asked.request_body import RAW_FIELDS, RequestBody, asked_of, read_body
+from gateway.asked.scored import scored
+from gateway.callers import Caller
+from gateway.door.aside import call_of, in_turn, on_time
+from gateway.door.wire import Call, HungUp
+from gateway.endpoints import Identified, house_of
+from gateway.errors import Problem
+from gateway.explain import finding_told, reason_words, told_to_callers
+from gateway.house import House
+from gateway.ledger import finding_record, problem_of
+from gateway.limits.limits import Hold
+from router.choice import choose
+from router.decision import REASONS, WITHOUT_EXITS, Choice, Refusal
+
+router = APIRouter()
+
+
+@router.post("/v1/route", tags=["callers"])
+async def route(request: Request, caller: Identified) -> Response:
+    """Where a request would go, and why: the body of a chat completion or a completion is decided on, and not sent. It
+    leaves no record, and counts as a request against the key's limits, without tokens or money.
+    """
+    house = house_of(request)
+    call = call_of(request)
+    try:
+        with on_time(house, call):
+            return await _answered(house, call, caller)
+    except HungUp:
+        return Response(status_code=499)
+
+
+async def _answered(house: House, call: Call, caller: Caller) -> Response:
+    raw = await call.body(house.body_bytes_max)
+    body = read_body(_endpoint_of(raw), raw)
+    hold = await house.limits.take_request(caller)
+    try:
+        async with in_turn(house, call, caller):
+            choice = await _decided(house, caller, body, body.session(call.header("x-apprentice-session")))
+    except Problem as problem:
+        problem.told += _headers_of(hold)
+        raise
+    finally:
+        if hold is not None:
+            hold.spend()
+    headers = {name.decode(): value.decode() for name, value in _headers_of(hold)}
+    return Response(msgspec.json.encode(_told(choice, caller)), headers=headers, media_type="application/json")
+
+
+def _endpoint_of(raw: bytes) -> Endpoint:
+    """What the body is for, by whether it has a prompt; what is wrong with it is told by who reads it."""
+    try:
+        named = RAW_FIELDS.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "chat"
+    return "completions" if "prompt" in named and "messages" not in named else "chat"
+
+
+async def _decided(house: House, caller: Caller, body: RequestBody, session: str | None) -> Choice:
+    """The choice, as the walk would make it. Raises Problem where it would refuse."""
+    policy = house.snapshot.current.policy
+    asked = asked_of(body, caller.public, caller.models, session, policy)
+    moment = house.moment(time.monotonic())
+    scores = await scored(house, asked, policy, moment)
+    decision = choose(asked, scores, policy, house.fleet.view(), moment)
+    house.meters.route_asked.add(1, decision.reason or "")
+    if isinstance(decision, Refusal):
+        problem = problem_of(decision)
+        if decision.reason is not None:
+            problem.told.append((b"x-apprentice-reason", decision.reason.encode()))
+        raise problem
+    body.check(decision.task, house.pool_limits, decision.pool.engine)
+    return decision
+
+
+def _headers_of(hold: Hold | None) -> list[tuple[bytes, bytes]]:
+    return hold.purse.headers() if hold is not None else []
+
+
+def _told(choice: Choice, caller: Caller) -> dict[str, Any]:
+    in_full = caller.judges == "*"
+    task, version = choice.task, choice.version
+    found = [finding_record(one, None) for one in choice.findings]
+    return {
+        "object": "route",
+        "task": task.name if task is not None else None,
+        "version": version.name if version is not None else None,
+        "pool": choice.pool.name,
+        "model": choice.engine_model,
+        "reason": choice.reason,
+        "explanation": reason_words(choice.reason, task.name if task is not None else None, found),
+        "findings": [finding_told(one, in_full) for one in (found if in_full else told_to_callers(found))],
+        "probability": choice.probability,
+        "blueprint": choice.blueprint_of is not None,
+        "override_id": choice.override_id,
+        "exit_capped": choice.exit_capped,
+        "exits": {} if task is None else {why: task.exits_for(why) for why in REASONS if why not in WITHOUT_EXITS},
+    }

@@ -1,0 +1,213 @@
+"""The models that were fitted for versions, as they are kept in Redis, and how far a fitting is.
+
+A model is bytes with a digest. What is known of it stands on a shelf, so that each change has a generation and all
+gateways hear of it; the bytes lie beside, in one hash for each version and kind, by their digest. How far a fitting is
+changes often and is read by people alone: it stands apart, and no gateway is told of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import msgspec
+from redis.asyncio import Redis
+
+from serving.shelf import Shelf
+
+Kind = Literal["coverage", "confidence", "gain"]
+"""What a model judges: whether an input is in scope, an answer sure enough, general likelier to be right."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SELECTING: tuple[Kind, ...] = ("coverage", "gain")
+"""Those that read what a selector takes of a conversation."""
+FittingState = Literal["waiting", "fitting", "ready", "failed"]
+MODEL_BYTES_MAX = 2_000_000
+STATES_KEY = "apprentice:fitted:states"
+MODEL_KEY = "apprentice:fitted:model:"
+
+
+class FittedError(Exception):
+    """A model can't be kept, or what is kept is damaged; the message is a sentence that says what to do."""
+
+
+class FittedEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model that is kept. `digest` is the sha256 of its bytes, `fitted_at` in Unix seconds, `by`
+    the key of who had it fitted; `summary` holds what people want to know of it, such as how well it tells apart, and
+    what it holds with: the `selector` by which texts were read, and the digest of the `coverage` model (None: without
+    one) beside which a confidence was calibrated."""
+
+    version: str
+    kind: Kind
+    digest: str
+    bytes: int
+    fitted_at: float
+    by: str
+    summary: dict[str, Any] = {}
+
+
+class Fitting(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a fitting is: `progress` from 0 to 1, `stage` in a few words, `error` a sentence where it failed.
+
+    `at` (Unix seconds) is when this was so, `by` the key of who asked for it.
+    """
+
+    state: FittingState
+    progress: float = 0.0
+    stage: str = ""
+    error: str = ""
+    at: float = 0.0
+    by: str = ""
+
+
+class FittedStore:
+    """Keeps the models of versions in Redis. Every method raises RedisError."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self.shelf = Shelf(redis, "fitted")
+
+    async def put(self, version: str, kind: Kind, data: bytes, by: str, summary: Mapping[str, Any]) -> FittedEntry:
+        """Keep a model instead of the one before; gateways take it within a second. Its state is `ready` then.
+
+        Raises FittedError where it is empty, or larger than MODEL_BYTES_MAX.
+        """
+        if not 0 < len(data) <= MODEL_BYTES_MAX:
+            raise FittedError(
+                f"The {kind} model has {len(data):,} bytes, and may have {MODEL_BYTES_MAX:,}: fit it on fewer rows."
+            )
+        digest = hashlib.sha256(data).hexdigest()
+        entry = FittedEntry(
+            version=version,
+            kind=kind,
+            digest=digest,
+            bytes=len(data),
+            fitted_at=time.time(),
+            by=by,
+            summary=dict(summary),
+        )
+        key = _model_key(version, kind)
+        before = await self.shelf.get(name_of(version, kind))
+        await self._redis.hset(key, digest, data)
+        await self.shelf.put(name_of(version, kind), msgspec.to_builtins(entry))
+        if before is not None and before["digest"] != digest:
+            await self._redis.hdel(key, before["digest"])
+        await self.say(version, kind, Fitting(state="ready", progress=1.0, by=by))
+        return entry
+
+    async def get(self, version: str, kind: Kind) -> bytes | None:
+        """A model's bytes; None where there is none. Raises FittedError where they are not those that were put."""
+        entry = (await self.of(version)).get(kind)
+        return None if entry is None else await self.bytes_of(entry)
+
+    async def bytes_of(self, entry: FittedEntry) -> bytes | None:
+        """The bytes that an entry speaks of; None where another took its place since.
+
+        Raises FittedError where they are lost or not those that were put.
+        """
+        name = name_of(entry.version, entry.kind)
+        data: bytes | None = await self._redis.hget(_model_key(entry.version, entry.kind), entry.digest)
+        if data is None:
+            now = await self.shelf.get(name)
+            if now is None or now["digest"] != entry.digest:
+                return None
+            raise FittedError(f"The {entry.kind} model of {entry.version} is lost: fit it again.")
+        if hashlib.sha256(data).hexdigest() != entry.digest:
+            raise FittedError(f"The {entry.kind} model of {entry.version} is damaged: fit it again.")
+        return data
+
+    async def of(self, version: str) -> dict[Kind, FittedEntry]:
+        """What a version has."""
+        found: dict[Kind, FittedEntry] = {}
+        for kind in KINDS:
+            raw = await self.shelf.get(name_of(version, kind))
+            if raw is not None:
+                found[kind] = entry_of(name_of(version, kind), raw)
+        return found
+
+    async def versions(self) -> frozenset[str]:
+        """The versions that have a model, or a fitting that someone asked for."""
+        names = {*await self._redis.hkeys(self.shelf.values), *await self._redis.hkeys(STATES_KEY)}
+        return frozenset(name.decode().partition("/")[0] for name in names)
+
+    async def delete(self, version: str, *kinds: Kind) -> None:
+        """Forget a version's models of these kinds, or all of them, with their states."""
+        for kind in kinds or KINDS:
+            if await self.shelf.get(name_of(version, kind)) is not None:
+                await self.shelf.delete(name_of(version, kind))
+            await self._redis.delete(_model_key(version, kind))
+            await self._redis.hdel(STATES_KEY, name_of(version, kind))
+
+    async def say(self, version: str, kind: Kind, fitting: Fitting) -> None:
+        """Note how far a fitting is. No gateway is told: whoever wants to know reads it."""
+        told = msgspec.structs.replace(fitting, at=time.time())
+        await self._redis.hset(STATES_KEY, name_of(version, kind), msgspec.json.encode(told))
+
+    async def states(self, version: str) -> dict[Kind, Fitting]:
+        """How far each fitting of a version is; those that nobody asked for are not in it."""
+        raw = await self._redis.hmget(STATES_KEY, [name_of(version, kind) for kind in KINDS])
+        return {
+            kind: msgspec.json.decode(said, type=Fitting)
+            for kind, said in zip(KINDS, raw, strict=True)
+            if said is not None
+        }
+
+    async def shown(self, version: str, selector: str | None) -> dict[str, Any]:
+        """All of it, for people: by kind its state, what is known of the model that serves (None: none), and why that
+        is not used by a task with this selector (None: it is)."""
+        states = await self.states(version)  # first: a model that is ready is then among the entries
+        entries = await self.of(version)
+        idle = unused(entries, selector)
+        found: dict[str, Any] = {}
+        for kind in KINDS:
+            if kind in entries or kind in states:
+                state = states.get(kind) or Fitting(state="ready", progress=1.0, at=entries[kind].fitted_at)
+                model = entries.get(kind)
+                found[kind] = msgspec.to_builtins(state) | {
+                    "model": None if model is None else msgspec.to_builtins(model),
+                    "unused": idle.get(kind),
+                }
+        return found
+
+
+def unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Kind, str]:
+    """Why models of a version are not used, a sentence each: they do not go with the task's selector (None: whatever it
+    is), or with the coverage model that there is."""
+    found: dict[Kind, str] = {}
+    for kind in SELECTING:
+        entry = entries.get(kind)
+        theirs = entry.summary.get("selector") if entry is not None else None
+        if theirs is not None and selector is not None and theirs != selector:
+            found[kind] = f"It was fitted with another selector ({theirs}; the task has {selector}): fit it again."
+    confidence = entries.get("confidence")
+    if confidence is not None and ("coverage" in found or calibrated_apart(confidence, entries.get("coverage"))):
+        found["confidence"] = "No calibration: the coverage model has changed. Calibrate the version again."
+    return found
+
+
+def calibrated_apart(confidence: FittedEntry, coverage: FittedEntry | None) -> bool:
+    """Whether a confidence was calibrated beside another coverage model than this one (None: without any)."""
+    if "coverage" not in confidence.summary:
+        return False
+    return bool(confidence.summary["coverage"] != (scores_as(coverage) if coverage is not None else None))
+
+
+def scores_as(coverage: FittedEntry) -> str:
+    """By which digest a calibration knows a coverage model. One whose thresholds alone were set anew scores as the one
+    that it was made of, whose digest its summary then has as `scores_as`."""
+    return str(coverage.summary.get("scores_as", coverage.digest))
+
+
+def name_of(version: str, kind: Kind) -> str:
+    """A model's name on the shelf."""
+    return f"{version}/{kind}"
+
+
+def entry_of(_: str, raw: Mapping[str, Any]) -> FittedEntry:
+    """An entry as it stands on the shelf."""
+    return msgspec.convert(raw, FittedEntry)
+
+
+def _model_key(version: str, kind: Kind) -> str:
+    return f"{MODEL_KEY}{name_of(version, kind)}"

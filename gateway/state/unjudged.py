@@ -1,0 +1,55 @@
+"""Which rungs of a task have nothing to judge a version by, so that nothing is sent away for them, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from gateway.state.fitted import KINDS, FittedEntry, Kind, unused
+from router.rungs import RungName
+from serving.adapters.registry import AliasEntry
+
+RUNG_OF: Mapping[Kind, RungName] = MappingProxyType(
+    {"coverage": "out_of_scope", "confidence": "low_confidence", "gain": "predicted_gain"}
+)
+"""The rung that judges by a model of this kind."""
+COMMAND_OF: Mapping[Kind, str] = MappingProxyType(
+    {
+        "coverage": "apprentice adapters fit {version}",
+        "confidence": "apprentice evaluate {version} --calibrate",
+        "gain": "apprentice evaluate {version} --fit-gain",
+    }
+)
+"""What makes a model of this kind."""
+
+
+class Lack(NamedTuple):
+    """A rung without its model: the model's kind, what is found (without a full stop), and what to do."""
+
+    kind: Kind
+    found: str
+    advice: str
+
+
+def versions_asked(alias: AliasEntry) -> list[str]:
+    """The versions of an alias that answer, the one that leads first."""
+    return [alias.leading, *sorted(alias.weights.keys() - {alias.leading})]
+
+
+def lacks(
+    version: str, entries: Mapping[Kind, FittedEntry], rungs: Collection[RungName], selector: str, leads: bool
+) -> Iterator[Lack]:
+    """What these rungs of a task with this selector lack for a version. `leads`: it is the one that `auto` knows."""
+    idle = unused(entries, selector)
+    for kind in KINDS:
+        rung, command = RUNG_OF[kind], COMMAND_OF[kind].format(version=version)
+        if rung not in rungs:
+            continue
+        if kind in idle:
+            or_back = "" if kind == "confidence" else ", or set the selector back"
+            yield Lack(kind, f"the {kind} model of {version} is not used: {idle[kind]}", f"Run {command}{or_back}.")
+        elif kind not in entries:
+            found = f"{version} has no {kind} model: {rung} never fires for it"
+            found += ", and auto does not find its task" if kind == "coverage" and leads else ""
+            yield Lack(kind, found, f"Run {command}.")

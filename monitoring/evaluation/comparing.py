@@ -1,0 +1,194 @@
+"""When is an answer right? As the metric says: the same text, the same in its normal form, or the same fields.
+
+Beside it, the class of a row and of an answer, by which figures are told apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from monitoring.evaluation.dataset import DatasetError, Row, canonical
+
+NORMAL_LENGTH_MAX = 1 << 16
+"""Longer texts are compared as they are: they would hold the event loop for too long."""
+FIELDS_MAX = 32
+CLASSES_MAX = 200
+TEXTS_MAX = 50
+"""So many different expected answers are classes of their own; with more, none is."""
+CLASS_CHARACTERS_MAX = 200
+Source = Literal["field", "label", "text", "none"]
+
+
+class MetricError(Exception):
+    """There is no such metric; the message says which there are."""
+
+
+def normal(text: str) -> bytes:
+    """The form in which answers are compared: JSON by its value, other texts with each run of white space as one."""
+    if len(text) > NORMAL_LENGTH_MAX:
+        return text.encode(errors="surrogatepass")
+    try:
+        return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError, UnicodeEncodeError):
+        return " ".join(text.split()).encode(errors="surrogatepass")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How answers are compared. `fields` are those that have to be equal, of the kind `fields`."""
+
+    kind: Literal["exact", "normal", "fields"]
+    fields: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"fields:{','.join(self.fields)}" if self.kind == "fields" else self.kind
+
+    def right(self, expected: str, answer: str) -> bool:
+        """Whether this answer counts as the expected one."""
+        if self.kind == "exact":
+            return answer == expected
+        if self.kind == "normal":
+            return normal(answer) == normal(expected)
+        wanted, got = object_in(expected) or {}, object_in(answer) or {}
+        return all(
+            name in wanted and name in got and canonical(wanted[name]) == canonical(got[name]) for name in self.fields
+        )
+
+    def check(self, row: Row) -> None:
+        """Raises DatasetError for a row that can't be compared so."""
+        if self.kind != "fields":
+            return
+        wanted = object_in(row.expected)
+        lacking = next((name for name in self.fields if wanted is None or name not in wanted), None)
+        if lacking is not None:
+            found = "no JSON object" if wanted is None else f"without the field {lacking!r}"
+            raise DatasetError(f"Line {row.line}: its expected answer is {found}, which the metric {self} compares.")
+
+
+def metric_of(said: str) -> Metric:
+    """The metric of this name: `exact`, `normal` or `fields:a,b`. Raises MetricError."""
+    kind, _, rest = said.partition(":")
+    names = tuple(dict.fromkeys(name.strip() for name in rest.split(",") if name.strip()))
+    if said == "exact":
+        return Metric("exact")
+    if said == "normal":
+        return Metric("normal")
+    if kind == "fields" and 0 < len(names) <= FIELDS_MAX:
+        return Metric("fields", names)
+    raise MetricError(f"{said[:80]!r} is no metric: it is exact, normal, or fields:NAME,NAME.")
+
+
+def default_metric(contract: Mapping[str, Any] | None, first: Row) -> Metric:
+    """Where none is named: the fields that the contract's schema requires, if the first row's answer has them all."""
+    schema = (contract or {}).get("json_schema")
+    required = schema.get("required") if isinstance(schema, Mapping) else None
+    wanted = object_in(first.expected)
+    if wanted is None or not isinstance(required, list | tuple) or not 0 < len(required) <= FIELDS_MAX:
+        return Metric("normal")
+    names = tuple(str(name) for name in required)
+    return Metric("fields", names) if all(name in wanted for name in names) else Metric("normal")
+
+
+def object_in(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is; None where it is none."""
+    if len(text) > NORMAL_LENGTH_MAX or not text.lstrip().startswith("{"):
+        return None
+    try:
+        read = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+class Classes(msgspec.Struct, frozen=True):
+    """How rows are told apart. `names` are the classes; `by_digest` gives that of an answer where they are labels.
+
+    With the source `none` there are no classes; without `by_digest` labels are known of rows, and not of answers. Its
+    keys are digests of expected answers.
+    """
+
+    source: Source = "none"
+    field: str = ""
+    names: tuple[str, ...] = ()
+    by_digest: dict[str, str] | None = None
+
+    def of_row(self, row: Row) -> str | None:
+        """The class that the row is of."""
+        return row.label if self.source == "label" else self._of_text(row.expected)
+
+    def of_answer(self, answer: str) -> str | None:
+        """The class that the answer says; None where it says none that there is."""
+        if self.source == "label":
+            return (self.by_digest or {}).get(_digest(normal(answer)))
+        found = self._of_text(answer)
+        return found if found in self.names else None
+
+    def _of_text(self, text: str) -> str | None:
+        if self.source == "field":
+            return _field_of(text, self.field)
+        return _shown(normal(text)) if self.source == "text" else None
+
+
+@dataclass
+class ClassFinder:
+    """Finds the classes of a data set while it is read. `wanted` is the field that was named, if one was."""
+
+    wanted: str = ""
+    _seen: dict[str, None] = field(default_factory=dict)
+    _labels: dict[str, str] = field(default_factory=dict)
+    _label_names: dict[str, None] = field(default_factory=dict)
+    _all_labelled: bool = True
+    _texts: dict[str, None] = field(default_factory=dict)
+    _clear: bool = True
+
+    def add(self, row: Row) -> None:
+        """Look at one row. Raises DatasetError where it lacks the wanted field, or there are too many classes."""
+        if self.wanted:
+            found = _field_of(row.expected, self.wanted)
+            if found is None:
+                raise DatasetError(f"Line {row.line}: its expected answer has no field {self.wanted!r} for a class.")
+            self._seen.setdefault(found)
+            if len(self._seen) > CLASSES_MAX:
+                raise DatasetError(f"Line {row.line}: {self.wanted!r} has more than {CLASSES_MAX} values: too many.")
+            return
+        form = normal(row.expected)
+        text, digest = _shown(form), _digest(form)
+        self._all_labelled = self._all_labelled and row.label is not None
+        if self._all_labelled and len(self._label_names) <= CLASSES_MAX and row.label is not None:
+            self._label_names.setdefault(row.label)
+            self._clear = self._clear and self._labels.setdefault(digest, row.label) == row.label
+            self._clear = self._clear and len(self._labels) <= CLASSES_MAX
+        if len(self._texts) <= TEXTS_MAX:
+            self._texts.setdefault(text)
+
+    def found(self) -> Classes:
+        """The classes, once every row was added."""
+        if self.wanted:
+            return Classes("field", self.wanted, tuple(sorted(self._seen)))
+        if self._all_labelled and 0 < len(self._label_names) <= CLASSES_MAX:
+            return Classes("label", "", tuple(sorted(self._label_names)), self._labels if self._clear else None)
+        if len(self._texts) <= TEXTS_MAX and all(len(text) <= CLASS_CHARACTERS_MAX for text in self._texts):
+            return Classes("text", "", tuple(sorted(self._texts)))
+        return Classes()
+
+
+def _field_of(text: str, name: str) -> str | None:
+    value = (object_in(text) or {}).get(name)
+    if value is None or isinstance(value, dict | list):
+        return None
+    return (value if isinstance(value, str) else canonical(value))[:CLASS_CHARACTERS_MAX]
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _shown(text: bytes) -> str:
+    """A normal form as the name of a class; a long one is cut where no class can be so long."""
+    return text[: 4 * CLASS_CHARACTERS_MAX + 4].decode(errors="replace")

@@ -1,0 +1,202 @@
+"""A data set to evaluate on: JSON lines, each a request with the answer that is expected, read as they come.
+
+A line is `{"messages": [...]}` (a chat), `{"text": "..."}` (a chat of one user message) or `{"prompt": "..."}` (a
+completion), with `expected`, and where there are some with `id` and `label` (or `class`). A line without `expected` has
+it in `label`, as the example's data do. Rows that belong together have the same `group`, or the same `parent`, which
+may be the id of a row. Other fields are passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+ID_CHARACTERS_MAX = 200
+LABEL_CHARACTERS_MAX = 200
+GROUP_CHARACTERS_MAX = 200
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class DatasetError(Exception):
+    """The data can't be used; the message names the line and says what to do."""
+
+
+class Row(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request and what is expected of its answer. `label` is the class that the data gives it, if they do.
+
+    Rows of one `group` tell as much as one: those that the data say belong together, and equal requests. It is the
+    number of its first row.
+    """
+
+    number: int
+    id: str
+    line: int
+    expected: str
+    messages: list[dict[str, Any]] | None = None
+    prompt: str | None = None
+    label: str | None = None
+    group: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetLimits:
+    """What a data set may have at most."""
+
+    rows_max: int
+    bytes_max: int
+    row_bytes_max: int
+
+
+class DatasetReader:
+    """Reads a data set piece by piece, and keeps of its rows no more than their digests."""
+
+    def __init__(self, limits: DatasetLimits) -> None:
+        self.rows = 0
+        self.repeated = 0
+        """Rows whose request and expected answer stood there before."""
+        self.contradicted = 0
+        """Rows whose request stood there before with another expected answer."""
+        self._limits = limits
+        self._bytes = 0
+        self._line = 0
+        self._rest = b""
+        self._hash = hashlib.sha256()
+        self._lines_of_ids: dict[str, int] = {}
+        self._expected_of: dict[bytes, bytes] = {}
+        self._group_of: dict[tuple[str, str | bytes], int] = {}
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all that was read, as hexadecimal digits."""
+        return self._hash.hexdigest()
+
+    def feed(self, piece: bytes) -> list[Row]:
+        """The rows that are complete with this piece. Raises DatasetError."""
+        self._bytes += len(piece)
+        if self._bytes > self._limits.bytes_max:
+            raise DatasetError(f"The data have more than {self._limits.bytes_max} bytes: send a part of them.")
+        self._hash.update(piece)
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        rows = [row for line in lines if (row := self._read(line)) is not None]
+        if len(self._rest) > self._limits.row_bytes_max:
+            raise self._too_long(self._line + 1)
+        return rows
+
+    def end(self) -> list[Row]:
+        """What is left, once all has come. Raises DatasetError, also where there was no row at all."""
+        row, self._rest = self._read(self._rest), b""
+        if self.rows == 0:
+            raise DatasetError("The data have no row: give JSON lines with a request and what is expected of it.")
+        return [row] if row is not None else []
+
+    def _read(self, line: bytes) -> Row | None:
+        self._line += 1
+        at = self._line
+        if at == 1:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        if not line.strip():
+            return None
+        if len(line) > self._limits.row_bytes_max:
+            raise self._too_long(at)
+        if self.rows >= self._limits.rows_max:
+            raise DatasetError(f"Line {at}: the data have more than {self._limits.rows_max} rows: send a part of them.")
+        read = _object_of(line, at)
+        row = _row_of(read, at, self.rows)
+        before = self._lines_of_ids.setdefault(row.id, at)
+        if before != at:
+            raise DatasetError(f"Line {at}: the id {row.id[:80]!r} is that of line {before}: give each row its own.")
+        asked = _digest([row.messages, row.prompt])
+        self._compare_with_others(row, asked)
+        self.rows += 1
+        return msgspec.structs.replace(row, group=self._group(row, asked, _group_named(read, at)))
+
+    def _group(self, row: Row, asked: bytes, named: tuple[str, str] | None) -> int:
+        """The group of the first row that has a name or the request in common with this one."""
+        names: list[tuple[str, str | bytes]] = [("parent", row.id), ("asked", asked)]
+        if named is not None:
+            names.insert(0, named)
+        found = next((self._group_of[name] for name in names if name in self._group_of), row.number)
+        for name in names:
+            self._group_of.setdefault(name, found)
+        return found
+
+    def _compare_with_others(self, row: Row, asked: bytes) -> None:
+        expected = _digest(row.expected)
+        before = self._expected_of.setdefault(asked, expected)
+        if before is not expected:
+            self.repeated += before == expected
+            self.contradicted += before != expected
+
+    def _too_long(self, line: int) -> DatasetError:
+        return DatasetError(f"Line {line}: it has more than {self._limits.row_bytes_max} bytes: shorten it.")
+
+
+def canonical(value: Any) -> str:
+    """A JSON value in one form: what is equal has the same text."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _object_of(line: bytes, at: int) -> dict[str, Any]:
+    try:
+        text = line.decode()
+        read = msgspec.json.decode(text)
+    except UnicodeDecodeError:
+        raise DatasetError(f"Line {at}: it is no text in UTF-8.") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DatasetError(f"Line {at}: it is no JSON ({error}): each line is one JSON object.") from None
+    if not isinstance(read, dict):
+        raise DatasetError(f"Line {at}: it is no JSON object: each line is one row.")
+    return read
+
+
+def _row_of(read: dict[str, Any], at: int, number: int) -> Row:
+    label, expected = read.get("label", read.get("class")), read.get("expected")
+    if expected is None:
+        expected, label = label, read.get("class")
+    if expected is None or expected == "":
+        raise DatasetError(f"Line {at}: it has no expected answer: give one as `expected`.")
+    if not isinstance(expected, str):
+        expected = canonical(expected)
+    named = read.get("id")
+    name = f"line-{at}" if named is None else str(named)
+    if not 0 < len(name) <= ID_CHARACTERS_MAX or isinstance(named, dict | list):
+        raise DatasetError(f"Line {at}: its id is a text of 1 to {ID_CHARACTERS_MAX} characters, or left out.")
+    if label is not None and (isinstance(label, dict | list) or not 0 < len(str(label)) <= LABEL_CHARACTERS_MAX):
+        raise DatasetError(f"Line {at}: its label is a text of 1 to {LABEL_CHARACTERS_MAX} characters, or left out.")
+    messages, prompt = _asked_of(read, at)
+    return Row(number, name, at, expected, messages, prompt, None if label is None else str(label))
+
+
+def _group_named(read: dict[str, Any], at: int) -> tuple[str, str] | None:
+    """What the data say that a row belongs to: the field that says it, and its value."""
+    for name in ("group", "parent"):
+        value = read.get(name)
+        if value is None or value == "":
+            continue
+        if isinstance(value, dict | list) or not 0 < len(str(value)) <= GROUP_CHARACTERS_MAX:
+            raise DatasetError(f"Line {at}: its {name} is a text of 1 to {GROUP_CHARACTERS_MAX} characters.")
+        return name, str(value)
+    return None
+
+
+def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | None, str | None]:
+    given = [name for name in ("messages", "prompt", "text") if read.get(name) is not None]
+    if len(given) != 1:
+        found = f"it has {' and '.join(given)}" if given else "it asks nothing"
+        raise DatasetError(f"Line {at}: {found}: give one of messages, prompt and text.")
+    asked = read[given[0]]
+    if given[0] == "messages":
+        if not isinstance(asked, list) or not asked or not all(isinstance(one, dict) for one in asked):
+            raise DatasetError(f"Line {at}: its messages are no list of objects with role and content.")
+        return asked, None
+    if not isinstance(asked, str) or not asked:
+        raise DatasetError(f"Line {at}: its {given[0]} is no text, or empty.")
+    return ([{"role": "user", "content": asked}], None) if given[0] == "text" else (None, asked)
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.blake2b(canonical(value).encode(errors="surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,138 @@
+"""What is kept of each row and arm: whether it was right and what it took, and neither its prompt nor its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import msgspec
+
+from monitoring.evaluation.comparing import Classes, Metric
+from monitoring.evaluation.dataset import Row
+
+THREAD_CHARACTERS = 1 << 14
+"""A longer answer is judged in a thread: comparing it would hold the event loop."""
+
+
+class Sureness(msgspec.Struct, frozen=True):
+    """How sure an engine was of a whole answer: the least logprob in nats, their 10% quantile, their mean, and of how
+    many tokens."""
+
+    minimum: float
+    quantile_10: float
+    mean: float
+    length: int
+
+
+class Said(msgspec.Struct, kw_only=True):
+    """What an arm answered to one row, and what it took. `text` is None where there is no answer: `fault` says why.
+
+    Times in seconds, cost in US dollars; None is unknown. `logprobs` are empty where they were not asked for, or the
+    engine tells none.
+    """
+
+    text: str | None
+    refused: bool = False
+    contract_kept: bool | None = None
+    seconds: float = 0.0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    logprobs: list[float] = []
+    sureness: Sureness | None = None
+    fault: str | None = None
+    request_id: str = ""
+    stack: str = ""
+
+
+class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One row, as one arm answered it. `outcome` is answered, empty, refused or failed; a failed row is not right.
+
+    `expected` and `answered` are classes, None where there is none that is known; `group` is the row's. `sureness` is
+    None where no logprobs were told.
+    """
+
+    number: int
+    id: str
+    group: int
+    right: bool
+    outcome: str
+    expected: str | None = None
+    answered: str | None = None
+    contract_kept: bool | None = None
+    seconds: float = 0.0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    sureness: Sureness | None = None
+    fault: str | None = None
+    request_id: str = ""
+    stack: str = ""
+
+
+def judged(row: Row, said: Said, metric: Metric, classes: Classes) -> Result:
+    """One row's result."""
+    text = said.text
+    right = text is not None and not said.refused and metric.right(row.expected, text)
+    outcome = "answered"
+    if text is None:
+        outcome = "failed"
+    elif said.refused:
+        outcome = "refused"
+    elif not text.strip():
+        outcome = "empty"
+    return Result(
+        number=row.number,
+        id=row.id,
+        group=row.group,
+        right=right,
+        outcome=outcome,
+        expected=classes.of_row(row),
+        answered=classes.of_answer(text) if text is not None else None,
+        contract_kept=said.contract_kept,
+        seconds=round(said.seconds, 6),
+        prompt_tokens=said.prompt_tokens,
+        completion_tokens=said.completion_tokens,
+        cost_usd=said.cost_usd,
+        sureness=said.sureness,
+        fault=said.fault,
+        request_id=said.request_id,
+        stack=said.stack,
+    )
+
+
+Ask = Callable[[str, Row], Awaitable[Said]]
+"""Has an arm answer a row."""
+Keep = Callable[[str, Result, Sequence[float]], Awaitable[None]]
+"""Stores an arm's result for a row, with the logprobs of its answer: it is not asked again."""
+
+
+async def answer_rows(
+    left: AsyncIterator[tuple[str, Row]], ask: Ask, keep: Keep, metric: Metric, classes: Classes, at_once: int
+) -> None:
+    """Have each arm answer the rows that are left, `at_once` at a time; each result is kept as it comes.
+
+    Raises the first that `ask` or `keep` raises; the rows under way are given up then.
+    """
+    turn = asyncio.Lock()
+
+    async def one_by_one() -> None:
+        while True:
+            async with turn:
+                found = await anext(left, None)
+            if found is None:
+                return
+            arm, row = found
+            said = await ask(arm, row)
+            if len(said.text or "") + len(row.expected) > THREAD_CHARACTERS:
+                result = await asyncio.to_thread(judged, row, said, metric, classes)
+            else:
+                result = judged(row, said, metric, classes)
+            await keep(arm, result, said.logprobs)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(one_by_one())
+    except BaseExceptionGroup as raised:
+        raise raised.exceptions[0] from None

@@ -1,0 +1,206 @@
+"""The rungs after the answer: what it says against `contract`, `low_confidence` and `refusal`, in that order. Pure.
+
+Nothing here says what becomes of an answer that a rung does not let through: `router/attempts.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from router.arguments import Parameters
+from router.contract import Contract
+from router.fitted import NO_CALIBRATION
+from router.refusals import is_refusal
+from router.rungs import AFTER_THE_ANSWER, RUNGS, Finding, Rung, RungName
+
+if TYPE_CHECKING:
+    from router.confidence import ConfidenceModel
+
+ORDER: tuple[RungName, ...] = tuple(name for name in RUNGS if name in AFTER_THE_ANSWER)
+NO_CONTRACT, NOT_WHOLE, A_CALL, NO_ANSWER = "no contract", "not whole", "a tool call", "no answer"
+NOT_HELD = frozenset({NO_CONTRACT, NOT_WHOLE, A_CALL, NO_ANSWER})
+"""Notes on answers that could not be held against a contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool in an answer; `arguments` are JSON as the engine wrote it, None for a tool that takes text."""
+
+    name: str
+    arguments: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One alternative of an answer: its text, how it ended, and the logprobs (nats) of its tokens as far as told."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    refusal: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    logprobs: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What there is of an answer: all of it, or (`whole` is False) its first tokens.
+
+    `mixed`: a part of it is another model's, which went on with it. `tokens`: how many first tokens there are of every
+    alternative that has not ended.
+    """
+
+    said: tuple[Said, ...]
+    whole: bool = True
+    mixed: bool = False
+    tokens: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The tools that an answer may call, each with what its arguments must keep (None: nothing).
+
+    `may_call` is False where the caller allows no call; `must_call` where it asks for one, `must_call_tool` for which.
+    """
+
+    tools: Mapping[str, Parameters | None] = field(default_factory=dict)
+    may_call: bool = True
+    must_call: bool = False
+    must_call_tool: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an answer is held against. `rungs` are those after the answer that are not off.
+
+    `threshold` is the confidence model's for the task, None where it can't certify one; `coverage` the request's score;
+    `logprobs_asked` whether the engine was asked for them, by us or by the caller. `unjudged`: why there is no
+    confidence model.
+    """
+
+    rungs: Mapping[RungName, Rung]
+    contract: Contract | None = None
+    confidence: ConfidenceModel | None = None
+    threshold: float | None = None
+    coverage: float | None = None
+    logprobs_asked: bool = False
+    unjudged: str = NO_CALIBRATION
+
+    @property
+    def enforced(self) -> bool:
+        """Whether what any rung finds is acted on."""
+        return any(rung.mode == "enforce" for rung in self.rungs.values())
+
+    def enforces(self, name: RungName) -> bool:
+        """Whether what this rung finds is acted on."""
+        rung = self.rungs.get(name)
+        return rung is not None and rung.mode == "enforce"
+
+
+class Accepted(NamedTuple):
+    """What the rungs found. `rejected_by` is the first enforced one that fired; `contract_kept` is None where there is
+    no contract, or nothing that it could be held against."""
+
+    findings: tuple[Finding, ...]
+    rejected_by: RungName | None
+    contract_kept: bool | None
+
+
+def accept(
+    answered: Answered, terms: Terms, offered: Offered | None = None, left_out: frozenset[str] = frozenset()
+) -> Accepted:
+    """Hold an answer against its terms, but for the rungs that are `left_out`. Total: whatever an engine said.
+
+    Of an answer that is not whole, only its confidence can be judged. `offered` is None where tools are not looked at.
+    """
+    broken, kept = _contract(answered, terms.contract)
+    findings: list[Finding] = []
+    rejected: RungName | None = None
+    for name in ORDER:
+        rung = terms.rungs.get(name)
+        if rung is None or name in left_out or not (answered.whole or name == "low_confidence"):
+            continue
+        if name == "contract":
+            finding = Finding("contract", rung.mode, kept is False, note=broken)
+        elif name == "low_confidence":
+            finding = _low_confidence(rung, answered, terms, kept)
+        else:
+            what = _refused(answered, offered, kept)
+            finding = Finding("refusal", rung.mode, bool(what), note=what)
+        findings.append(finding)
+        if finding.fired and rung.mode == "enforce":
+            rejected = rejected or name
+    return Accepted(tuple(findings), rejected, kept)
+
+
+def _contract(answered: Answered, contract: Contract | None) -> tuple[str, bool | None]:
+    """How the contract is broken, or why nothing can be said, and whether it is kept."""
+    if contract is None:
+        return NO_CONTRACT, None
+    if not answered.whole:
+        return NOT_WHOLE, None
+    texts = [said for said in answered.said if not said.calls]
+    if not texts:
+        return A_CALL if answered.said else NO_ANSWER, None
+    for said in texts:
+        broken = contract.broken_by(said.text, said.finish_reason == "length")
+        if broken is not None:
+            return broken, False
+    return "", True
+
+
+def _low_confidence(rung: Rung, answered: Answered, terms: Terms, kept: bool | None) -> Finding:
+    model = terms.confidence
+    unknown = ""
+    if model is None:
+        unknown = terms.unjudged
+    elif answered.mixed:
+        unknown = "another engine went on with it"
+    elif not terms.logprobs_asked:
+        unknown = "logprobs could not be asked for"
+    elif not answered.whole and (model.tokens is None or answered.tokens < model.tokens):
+        unknown = "calibrated for another prefix"
+    if model is None or unknown:
+        return Finding("low_confidence", rung.mode, fired=False, note=unknown)
+    if terms.coverage is None and model.weighs_coverage:  # nothing that stands in for it keeps the promise
+        return Finding("low_confidence", rung.mode, True, 0.0, terms.threshold, note="coverage is not known")
+    score = min((model.score(said.logprobs, terms.coverage, kept) for said in answered.said), default=0.0)
+    if terms.threshold is None:
+        return Finding("low_confidence", rung.mode, True, score, note="no threshold can be certified")
+    note = "" if answered.said and all(said.logprobs for said in answered.said) else "no logprobs came"
+    return Finding("low_confidence", rung.mode, score < terms.threshold, score, terms.threshold, note=note)
+
+
+def _refused(answered: Answered, offered: Offered | None, kept: bool | None) -> str:
+    """What makes it a refusal, in a few words that quote nothing of it; empty where it is none."""
+    for said in answered.said:
+        if said.refusal:
+            return "it has a refusal"
+        if said.finish_reason == "content_filter":
+            return "a content filter ended it"
+        if not said.calls and kept is not True:
+            if not said.text.strip():
+                return "it is empty"
+            if is_refusal(said.text):
+                return "it begins as refusals do"
+        wrong = _wrong_call(said, offered) if offered is not None else ""
+        if wrong:
+            return wrong
+    return "" if answered.said else "it is empty"
+
+
+def _wrong_call(said: Said, offered: Offered) -> str:
+    if said.calls and not offered.may_call:
+        return "it calls a tool, and none was allowed"
+    if not said.calls:
+        return "it calls no tool, and one was required" if offered.must_call else ""
+    for call in said.calls:
+        if call.name not in offered.tools:
+            return "it calls a tool that was not offered"
+        if offered.must_call_tool is not None and call.name != offered.must_call_tool:
+            return "it calls another tool than was required"
+        arguments = offered.tools[call.name]
+        if arguments is not None and call.arguments is not None and not arguments.fit(call.arguments):
+            return "its arguments do not fit the tool's parameters"
+    return ""

@@ -1,0 +1,93 @@
+"""What the arguments of a tool's call must keep of what the caller declared, in time that their length bounds. Pure.
+
+A caller's schema is never compiled: a few hundred bytes of one can take seconds to check. Of its top level are looked
+at, by hand, which properties are required, and the type and the texts that each may have. All else is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+PARAMETERS_BYTES_MAX = 1 << 14
+"""Parameters that are longer, as JSON, are not looked at: the arguments need only be an object."""
+ARGUMENTS_LENGTH_MAX = 1 << 16
+"""Characters of arguments that are looked at; longer ones do not fit."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+TYPES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "array": lambda value: isinstance(value, list),
+        "boolean": lambda value: isinstance(value, bool),
+        "integer": lambda value: _is_number(value) and value == value // 1,
+        "null": lambda value: value is None,
+        "number": _is_number,
+        "object": lambda value: isinstance(value, dict),
+        "string": lambda value: isinstance(value, str),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Of a tool's parameters what is checked: those that are required, their types, and the texts that they may be."""
+
+    required: tuple[str, ...] = ()
+    types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    texts: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def fit(self, arguments: str) -> bool:
+        """Whether arguments, as the engine wrote them, are a JSON object that keeps this."""
+        if len(arguments) > ARGUMENTS_LENGTH_MAX:
+            return False
+        try:
+            given = msgspec.json.decode(arguments)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            return False
+        if not isinstance(given, dict) or not all(name in given for name in self.required):
+            return False
+        return all(self._fits(name, value) for name, value in given.items())
+
+    def _fits(self, name: str, value: Any) -> bool:
+        types, texts = self.types.get(name), self.texts.get(name)
+        if types is not None and not any(TYPES[one](value) for one in types):
+            return False
+        return texts is None or (isinstance(value, str) and value in texts)
+
+
+ANY_OBJECT = Parameters()
+
+
+def parameters_of(raw: bytes) -> Parameters:
+    """What is checked of a tool's parameters, which are JSON as the caller wrote it. Total: whatever that is."""
+    if len(raw) > PARAMETERS_BYTES_MAX:
+        return ANY_OBJECT
+    try:
+        schema = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return ANY_OBJECT
+    if not isinstance(schema, dict):
+        return ANY_OBJECT
+    required, properties = schema.get("required"), schema.get("properties")
+    types: dict[str, tuple[str, ...]] = {}
+    texts: dict[str, frozenset[str]] = {}
+    for name, told in properties.items() if isinstance(properties, dict) else ():
+        if not isinstance(told, dict):
+            continue
+        said = told.get("type")
+        kinds = said if isinstance(said, list) else [said]
+        if kinds and all(isinstance(kind, str) and kind in TYPES for kind in kinds):
+            types[name] = tuple(map(str, kinds))
+        allowed = told.get("enum")
+        if isinstance(allowed, list) and allowed and all(isinstance(one, str) for one in allowed):
+            texts[name] = frozenset(allowed)
+    names = required if isinstance(required, list) else []
+    return Parameters(tuple(name for name in names if isinstance(name, str)), types, texts)

@@ -1,0 +1,109 @@
+"""`apprentice adapters push --prompts` and `fit`: the forms of files, the words, and what is refused before sending."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.demo_prompts import sample_beside
+from tests.gateway.cli.conftest import Command
+from tests.walks.conftest import MakeAdapter
+from tests.walks.coverage_world import ROOT, lines, prompts
+from tests.walks.gateway import RunningGateway
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    """Training prompts as lines of JSON, one of them twice and one empty."""
+    path = tmp_path / "sample.jsonl"
+    path.write_bytes(lines([*prompts("returns"), prompts("returns")[0], ""]))
+    return path
+
+
+async def test_a_push_with_prompts_waits_for_the_fitting_and_says_how_it_went(
+    gateway: object, apprentice: Command, make_adapter: MakeAdapter, sample: Path
+) -> None:
+    pushed = await apprentice("adapters", "push", str(make_adapter(2)), "--prompts", str(sample))
+    assert pushed.exit_code == 0, pushed.err
+    assert "The coverage of returns@v2 was fitted on 100 prompts (1 empty, 1 duplicates aside), AUROC " in pushed.out
+    shown = await apprentice("adapters", "show", "returns@v2")
+    assert "fitted on 100 prompts" in shown.out
+    why = await apprentice("adapters", "why", "returns@v2")
+    assert "Its coverage model was fitted on 100 training prompts" in why.out
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+async def test_prompts_are_taken_as_csv_and_as_a_list_too(
+    gateway: object, apprentice: Command, tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / f"sample.{form}"
+    if form == "csv":
+        with path.open("w", newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
+            writer = csv.writer(file)
+            writer.writerow(["id", "text", "note"])
+            writer.writerows([f"row-{number}", text, "x"] for number, text in enumerate(prompts("returns")))
+    else:
+        path.write_text(json.dumps(prompts("returns")), encoding="utf-8-sig")
+    fitted = await apprentice("adapters", "fit", "returns@v1", "--prompts", str(path), "--wait", "0", "--json")
+    assert fitted.exit_code == 0, fitted.err
+    assert fitted.json["prompts"]["used"] == 100
+    assert fitted.json["fitted"]["coverage"]["state"] in ("waiting", "fitting")
+
+
+async def test_what_can_not_be_used_is_told_and_nothing_is_fitted(
+    gateway: object, apprentice: Command, make_adapter: MakeAdapter, sample: Path, tmp_path: Path
+) -> None:
+    few, table = tmp_path / "few.jsonl", tmp_path / "table.csv"
+    few.write_bytes(lines(prompts("returns")[:3]))
+    table.write_text("question\nwhere?\n")
+    for words, told in (
+        (("fit", "returns@v1", "--prompts", str(few)), "3 different training prompts are too few"),
+        (("fit", "returns@v9", "--prompts", str(sample)), "There is no version 'returns@v9'"),
+        (("fit", "returns@v1", "--prompts", str(tmp_path / "nope")), "There is no file"),
+        (("fit", "returns@v1", "--prompts", str(table)), "has no column named prompt or text"),
+        (("push", str(make_adapter(3)), "--background", str(sample)), "--background is of use beside --prompts"),
+    ):
+        said = await apprentice("adapters", *words)
+        assert (said.exit_code != 0, told in said.err) == (True, True), said
+    listed = await apprentice("adapters", "list", "--json")
+    assert [one["version"] for one in listed.json["adapters"]] == ["returns@v1"]
+
+
+async def test_what_is_doubtful_of_a_sample_is_told_with_a_warning(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "marks.jsonl"
+    rows = [{"id": "one" if number < 38 else f"id-{number}", "text": "!" * number} for number in range(1, 41)]
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    told = await apprentice("adapters", "fit", "returns@v1", "--prompts", str(path))
+    assert told.exit_code == 0, told.err
+    assert "Warning: it barely tells the prompts from other traffic." in told.out
+    assert "Warning: 37 rows share an id" in told.out
+    why = await apprentice("adapters", "why", "returns@v1")
+    assert "it barely tells them from other traffic" in why.out
+
+
+async def test_what_was_fitted_is_shown_with_its_rows_and_its_target(
+    gateway: RunningGateway, apprentice: Command
+) -> None:
+    summary = {"rows": 800, "tokens": 8, "least_certified": 0.03, "coverage": None}
+    await gateway.house.fitted.put("returns@v1", "confidence", b"{}", "", summary)
+    summary = {"rows": 900, "shown_to_help": False, "apgr": 0.61, "apgr_low": 0.48}
+    await gateway.house.fitted.put("returns@v1", "gain", b"{}", "", summary)
+    shown = (await apprentice("adapters", "show", "returns@v1")).out
+    assert re.search(
+        r"calibration +on 800 rows, the first 8 tokens; certified for a wrong share of 0\.03 and up", shown
+    )
+    assert re.search(r"gain +on 900 rows; not shown to help \(APGR 0\.610, at least 0\.480\)", shown)
+
+
+def test_the_demo_sends_a_sample_of_the_examples_training_rows(tmp_path: Path) -> None:
+    found = sample_beside(ROOT / "examples" / "returns" / "adapter", tmp_path / "prompts.jsonl")
+    assert found == tmp_path / "prompts.jsonl"
+    rows = [json.loads(line) for line in found.read_text().splitlines()]
+    assert len({row["text"] for row in rows}) > 950
+    assert sample_beside(tmp_path / "adapter", tmp_path / "other.jsonl") is None

@@ -1,0 +1,106 @@
+"""The figures of an evaluation against values from tables, and against each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.evaluation.statistics import (
+    Paired,
+    bootstrap_bound,
+    by_class,
+    holm,
+    lower_bound,
+    macro_f1,
+    mcnemar,
+    paired,
+    quantile,
+    share_of,
+)
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    found = share_of(81, 263)  # Newcombe 1998, table I
+    assert (found.low, found.high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
+    assert share_of(0, 20).low == 0.0
+    assert share_of(0, 20).high == pytest.approx(0.1611, abs=5e-5)
+    assert share_of(1, 29).low == pytest.approx(0.0061, abs=5e-5)
+
+
+def test_of_no_rows_no_share_is_known() -> None:
+    assert share_of(0, 0).share is None
+    assert quantile([], 0.5) is None
+    assert lower_bound(Paired(0, 0, 0, 0), 0) is None
+
+
+def test_mcnemars_test_is_the_exact_binomial_one() -> None:
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(5, 0) == pytest.approx(2 / 32)
+    assert mcnemar(9, 1) == pytest.approx(2 * 11 / 1024)
+    assert mcnemar(1, 9) == mcnemar(9, 1)
+    assert mcnemar(10, 10) == 1.0
+    assert mcnemar(86, 150) == pytest.approx(3.716e-05, rel=1e-3)  # Agresti: approval of a prime minister
+
+
+def test_holm_adjusts_in_order_and_never_below_the_one_before() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_the_lower_bound_is_near_the_normal_one_where_that_holds() -> None:
+    found = Paired(2000, 1500, 150, 100)
+    difference, spread = 0.025, ((250 / 2000 - 0.025**2) / 2000) ** 0.5
+    assert found.difference == pytest.approx(difference)
+    assert lower_bound(found, seed=1) == pytest.approx(difference - 1.6449 * spread, abs=0.001)
+    assert lower_bound(found, seed=1) == lower_bound(found, seed=1)
+
+
+def test_arms_that_never_differ_are_not_shown_to_be_equal() -> None:
+    z = 1.6448536
+    for rows in (5, 30, 1000):
+        found = Paired(rows, rows, 0, 0)
+        assert bootstrap_bound(found, 0) == 0.0
+        assert lower_bound(found, 0) == pytest.approx(-(z**2) / (rows + z**2))
+
+
+@pytest.mark.parametrize(("rows", "better"), [(200, 0.0), (200, 0.005), (200, 0.02), (1000, 0.0), (1000, 0.02)])
+def test_the_bound_lies_over_the_truth_no_more_often_than_stated(rows: int, better: float) -> None:
+    shares = [better, better + 0.02, 0.98 - 2 * better]
+    drawn, times = np.unique(
+        np.random.default_rng(1).multinomial(rows, shares, size=1500)[:, :2], axis=0, return_counts=True
+    )
+    over = [(lower_bound(Paired(rows, 0, int(a), int(b)), seed=0) or 0.0) > -0.02 + 1e-12 for a, b in drawn]
+    assert np.average(over, weights=times) < 0.065, "5%, and two and a half standard errors of 1,500 draws"
+
+
+def test_pairs_are_counted_by_who_was_right() -> None:
+    assert paired([True, True, False, False], [True, False, True, False]) == Paired(4, 1, 1, 1)
+    assert paired([], []).difference is None
+
+
+def test_f1_counts_what_was_told_of_a_class_that_has_no_rows() -> None:
+    pairs: list[tuple[str, str | None]] = [("a", "a"), ("a", "b"), ("b", "b"), ("b", None), ("a", "a")]
+    found = by_class(pairs, ["a", "b", "c"])
+    assert (found["a"].precision, found["a"].recall) == (1.0, pytest.approx(2 / 3))
+    assert found["a"].f1 == pytest.approx(0.8)
+    assert found["b"].f1 == pytest.approx(0.5)
+    assert found["c"].f1 is None
+    assert macro_f1(found) == pytest.approx(0.65)
+
+
+def test_a_quantile_lies_between_its_neighbours() -> None:
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert quantile([1.0, 2.0], 0.95) == pytest.approx(1.95)
+    assert quantile([7.0], 0.95) == 7.0
+
+
+@given(st.lists(st.floats(0, 1), max_size=30))
+def test_adjusted_p_values_keep_their_order_and_are_none_smaller(values: list[float]) -> None:
+    adjusted = holm(values)
+    assert all(after >= before for before, after in zip(values, adjusted, strict=True))
+    assert sorted(range(len(values)), key=lambda at: (values[at], at)) == sorted(
+        range(len(values)), key=lambda at: (adjusted[at], values[at], at)
+    )

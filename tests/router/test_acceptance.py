@@ -1,0 +1,264 @@
+"""The rungs after the answer: what each finds, and that they find something of any answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.acceptance import ORDER, Accepted, Answered, Offered, Said, Terms, ToolCall, accept
+from router.arguments import parameters_of
+from router.confidence import Calibration, ConfidenceModel
+from router.contract import compile_contract
+from router.refusals import REFUSAL_LENGTH_MAX, WORDINGS, is_refusal
+from router.rungs import Finding, Mode, Rung, RungName
+
+MODEL = ConfidenceModel(
+    (1.0, 0.0, 0.0, 0.0, 0.0, -3.0), 0.0, 0.5, Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))
+)
+SURE, UNSURE = (-0.01,) * 8, (-0.01,) * 7 + (-6.0,)
+CHOICES = compile_contract({"choices": ["accept", "refuse"]})
+many = settings(max_examples=max(300, settings().max_examples))
+
+
+def terms(mode: Mode = "enforce", **changes: Any) -> Terms:
+    rungs: dict[RungName, Rung] = {name: Rung(mode, 0.05) for name in ORDER}
+    return replace(Terms(rungs, CHOICES, MODEL, 0.9, None, logprobs_asked=True), **changes)
+
+
+def judged(said: Said | Answered, held: Terms | None = None, offered: Offered | None = None) -> Accepted:
+    answered = said if isinstance(said, Answered) else Answered((said,))
+    return accept(answered, held or terms(), offered)
+
+
+def finding(found: Accepted, rung: RungName) -> Finding:
+    (one,) = (one for one in found.findings if one.rung == rung)
+    return one
+
+
+GOOD = Said("accept", "stop", logprobs=SURE)
+
+
+def test_a_good_answer_passes_every_rung_in_their_order() -> None:
+    found = judged(GOOD)
+    assert [one.rung for one in found.findings] == ["contract", "low_confidence", "refusal"]
+    assert not any(one.fired for one in found.findings)
+    assert (found.rejected_by, found.contract_kept) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "rejected_by", "kept"),
+    [
+        (replace(GOOD, text="keep it"), "contract", False),
+        (replace(GOOD, logprobs=UNSURE), "low_confidence", True),
+        (replace(GOOD, logprobs=UNSURE, text="keep it"), "contract", False),
+        (replace(GOOD, refusal="No."), "refusal", True),
+        (replace(GOOD, finish_reason="content_filter"), "refusal", True),
+        (replace(GOOD, text=""), "contract", False),
+    ],
+)
+def test_the_first_enforced_rung_that_fires_rejects(said: Said, rejected_by: str, kept: bool) -> None:
+    found = judged(said)
+    assert (found.rejected_by, found.contract_kept) == (rejected_by, kept)
+    assert judged(said, terms("observe")).rejected_by is None
+    assert [one.fired for one in judged(said, terms("observe")).findings] == [one.fired for one in found.findings]
+
+
+def test_json_that_was_cut_off_is_broken_even_where_it_happens_to_be_valid() -> None:
+    number = compile_contract({"json_schema": {"type": "integer"}})
+    assert judged(Said("12", "stop", logprobs=SURE), terms(contract=number)).contract_kept is True
+    assert judged(Said("12", "length", logprobs=SURE), terms(contract=number)).contract_kept is False
+    text = compile_contract({"length": {"characters_max": 3}})
+    assert judged(Said("12", "length", logprobs=SURE), terms(contract=text)).contract_kept is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "answered", "fired", "note"),
+    [
+        ({"confidence": None}, Answered((GOOD,)), False, "no calibration"),
+        ({"threshold": None}, Answered((GOOD,)), True, "no threshold can be certified"),
+        ({"logprobs_asked": False}, Answered((GOOD,)), False, "logprobs could not be asked for"),
+        ({}, Answered((replace(GOOD, logprobs=()),)), True, "no logprobs came"),
+        ({}, Answered((GOOD,), mixed=True), False, "another engine went on with it"),
+        ({}, Answered((GOOD,), whole=False), False, "calibrated for another prefix"),
+        ({"confidence": replace(MODEL, tokens=8)}, Answered((GOOD,), whole=False, tokens=8), False, ""),
+        (
+            {"confidence": replace(MODEL, tokens=9)},
+            Answered((GOOD,), whole=False, tokens=8),
+            False,
+            "calibrated for another prefix",
+        ),
+        (
+            {"confidence": replace(MODEL, tokens=8)},
+            Answered((replace(GOOD, logprobs=UNSURE),), whole=False, tokens=8),
+            True,
+            "",
+        ),
+        (
+            {"confidence": replace(MODEL, tokens=8)},
+            Answered((replace(GOOD, logprobs=()),), whole=False, tokens=8),
+            True,
+            "no logprobs came",
+        ),
+        (
+            {"confidence": replace(MODEL, weights=(1.0, 0.0, 0.0, 0.0, 0.1, 0.0))},
+            Answered((GOOD,)),
+            True,
+            "coverage is not known",
+        ),
+        (
+            {"confidence": replace(MODEL, weights=(1.0, 0.0, 0.0, 0.0, 0.1, 0.0)), "coverage": 0.9},
+            Answered((GOOD,)),
+            False,
+            "",
+        ),
+        ({"confidence": replace(MODEL, tokens=4)}, Answered((replace(GOOD, logprobs=UNSURE),)), False, ""),
+    ],
+)
+def test_confidence_says_why_it_can_not_judge(
+    changes: dict[str, Any], answered: Answered, fired: bool, note: str
+) -> None:
+    found = finding(judged(answered, terms(**changes)), "low_confidence")
+    assert (found.fired, found.note) == (fired, note)
+
+
+def test_the_least_sure_of_several_alternatives_decides_and_so_does_the_one_that_breaks() -> None:
+    assert judged(Answered((GOOD, replace(GOOD, logprobs=UNSURE)))).rejected_by == "low_confidence"
+    assert judged(Answered((GOOD, replace(GOOD, text="keep")))).rejected_by == "contract"
+
+
+def test_of_a_prefix_only_the_confidence_is_judged() -> None:
+    prefix = Answered((Said("acc", logprobs=SURE),), whole=False, tokens=8)
+    found = judged(prefix, terms(confidence=replace(MODEL, tokens=8)))
+    assert [one.rung for one in found.findings] == ["low_confidence"]
+    assert found.contract_kept is None
+
+
+def test_what_was_judged_before_is_left_out() -> None:
+    found = accept(Answered((GOOD,)), terms(), None, frozenset({"low_confidence"}))
+    assert [one.rung for one in found.findings] == ["contract", "refusal"]
+
+
+REFUSED = (
+    "I'm sorry, but I can't help with that.",
+    "\u201cI\u2019m sorry, but I can\u2019t assist with this request.\u201d",
+    "As an AI language model, I have no opinion.",
+    "Es tut mir leid, aber ich kann Ihnen dabei nicht helfen.",
+    "Je suis désolé, mais je ne peux pas vous aider à faire cela.",
+    "Lo siento, pero no puedo ayudarte con eso.",
+    "抱歉\uff0c我无法协助您。",
+    "",
+    " \n",
+)
+ANSWERED = (
+    "I'm sorry, but this can't be returned: the 30 days are over.",
+    "Sorry, I can only accept sealed returns.",
+    "Refuse: the customer said I can't help with that.",
+    "Es tut mir leid, dass der Toaster kaputt ist.",
+    "I can't help with that. " + "But here is what you can do. " * 20,
+    "Leider abgelehnt.",
+)
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_begins_as_refusals_do_or_is_empty_fires(text: str) -> None:
+    assert judged(Said(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by == "refusal"
+
+
+@pytest.mark.parametrize("text", ANSWERED)
+def test_what_an_answer_may_begin_with_does_not(text: str) -> None:
+    assert judged(Said(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by is None
+
+
+def test_an_answer_that_keeps_its_contract_is_no_refusal_whatever_it_says() -> None:
+    free = compile_contract({"length": {"characters_max": 500}})
+    for text in REFUSED:
+        assert judged(Said(text, "stop", logprobs=SURE), terms(contract=free)).rejected_by is None
+
+
+def test_every_wording_is_folded_and_found_with_and_without_its_apology() -> None:
+    for wording in WORDINGS.values():
+        for opening in wording.openings:
+            assert opening == opening.casefold().replace("\u2019", "'")
+            assert is_refusal(opening.upper() if "ß" not in opening else opening)
+            assert not is_refusal(opening + "x" * REFUSAL_LENGTH_MAX)
+            assert all(is_refusal(apology + opening) for apology in wording.apologies)
+        assert not any(is_refusal(apology + "it is accepted") for apology in wording.apologies)
+
+
+DECIDE = compile_contract({"json_schema": {"type": "object", "required": ["days"]}})
+TOOLS = {"decide": parameters_of(b'{"type": "object", "required": ["days"]}'), "free": None}
+
+
+@pytest.mark.parametrize(
+    ("calls", "offered", "note"),
+    [
+        ((ToolCall("decide", '{"days": 3}'),), Offered(TOOLS), ""),
+        ((ToolCall("decide", '{"day": 3}'),), Offered(TOOLS), "its arguments do not fit the tool's parameters"),
+        ((ToolCall("decide", '{"days": '),), Offered(TOOLS), "its arguments do not fit the tool's parameters"),
+        ((ToolCall("free", "anything"),), Offered(TOOLS), ""),
+        ((ToolCall("free", None),), Offered(TOOLS), ""),
+        ((ToolCall("other", "{}"),), Offered(TOOLS), "it calls a tool that was not offered"),
+        ((ToolCall("free", "{}"),), Offered(), "it calls a tool that was not offered"),
+        ((ToolCall("free", "{}"),), Offered(TOOLS, may_call=False), "it calls a tool, and none was allowed"),
+        ((ToolCall("free", "{}"),), Offered(TOOLS, True, True, "decide"), "it calls another tool than was required"),
+        ((), Offered(TOOLS, must_call=True), "it calls no tool, and one was required"),
+        ((), Offered(TOOLS), ""),
+    ],
+)
+def test_calls_are_held_against_the_tools_that_were_offered(
+    calls: tuple[ToolCall, ...], offered: Offered, note: str
+) -> None:
+    said = Said("" if calls else "accept", "tool_calls", calls=calls, logprobs=SURE)
+    found = judged(said, offered=offered)
+    assert finding(found, "refusal").note == note
+    assert found.rejected_by == ("refusal" if note else None)
+    assert found.contract_kept is (None if calls else True)
+
+
+texts = st.text(max_size=20) | st.sampled_from([*REFUSED, *ANSWERED, "accept"])
+calls = st.builds(ToolCall, st.sampled_from(["decide", "free", "x", ""]), st.none() | st.text(max_size=6))
+alternatives = st.builds(
+    Said,
+    texts,
+    st.none() | st.sampled_from(["stop", "length", "content_filter", "tool_calls", "x"]),
+    st.sampled_from(["", "No."]),
+    st.lists(calls, max_size=2).map(tuple),
+    st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=6),
+)
+answers = st.builds(
+    Answered, st.lists(alternatives, max_size=3).map(tuple), st.booleans(), st.booleans(), st.integers(0, 6)
+)
+modes = st.sampled_from(["observe", "enforce"])
+any_terms = st.builds(
+    Terms,
+    st.dictionaries(st.sampled_from(ORDER), st.builds(Rung, modes, st.floats(0, 1))),
+    st.sampled_from([None, CHOICES, DECIDE]),
+    st.sampled_from([None, MODEL, replace(MODEL, tokens=3)]),
+    st.none() | st.floats(0, 1),
+    st.none() | st.floats(allow_nan=True),
+    st.booleans(),
+)
+any_offered = st.none() | st.builds(
+    Offered, st.just(TOOLS), st.booleans(), st.booleans(), st.none() | st.sampled_from(["decide", "x"])
+)
+
+
+@many
+@given(answers, any_terms, any_offered)
+def test_any_answer_is_judged_and_the_same_one_always_in_the_same_way(
+    answered: Answered, held: Terms, offered: Offered | None
+) -> None:
+    found = accept(answered, held, offered)
+    assert found == accept(answered, held, offered)
+    names = [one.rung for one in found.findings]
+    wanted = [name for name in ORDER if name in held.rungs]
+    assert names == (wanted if answered.whole else [name for name in wanted if name == "low_confidence"])
+    fired = [one.rung for one in found.findings if one.fired and one.mode == "enforce"]
+    assert found.rejected_by == (fired[0] if fired else None)
+    for one in found.findings:
+        assert one.mode == held.rungs[one.rung].mode
+        assert one.score is None or 0.0 <= one.score <= 1.0

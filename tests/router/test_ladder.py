@@ -1,0 +1,179 @@
+"""The rungs before an answer: what each finds, which one acts, and that the shares of all arms add up."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from router.choice import choose
+from router.decision import Choice, Refusal
+from router.ladder import BEFORE_THE_ANSWER
+from router.policy import Alias, Policy
+from router.rungs import Finding, Rung
+from router.scoring import NO_SCORES, Scores
+from tests.router.houses import Case, asked, cases, fitted, laddered, many, moment, policy, scored, usual_fleet
+
+DRAWS = 100_000
+HALVES = {"returns@v1": 0.7, "returns@v2": 0.3}
+
+
+def ruled(scores: Scores = NO_SCORES, draw: float = 0.5, session: str | None = None, **changes: Any) -> Choice:
+    decision = choose(asked(session=session), scores, policy(**changes), usual_fleet(), moment(draw))
+    assert isinstance(decision, Choice), decision
+    return decision
+
+
+def findings(decision: Choice | Refusal) -> dict[str, Finding]:
+    return {finding.rung: finding for finding in decision.findings}
+
+
+def within(count: float, share: float, draws: int = DRAWS) -> bool:
+    """Whether a count is what this share gives, within five standard deviations."""
+    return abs(count - draws * share) <= 5 * math.sqrt(draws * share * (1 - share)) + 1e-9
+
+
+@many
+@given(cases)
+def test_rungs_that_are_only_observed_change_nothing_but_the_findings(case: Case) -> None:
+    seen = {
+        name: replace(task, rungs={rung: replace(one, mode="observe") for rung, one in task.rungs.items()})
+        for name, task in case.policy.tasks.items()
+    }
+    unseen = {name: replace(task, rungs={}) for name, task in seen.items()}
+    with_rungs, without = (
+        choose(case.asked, case.scores, replace(case.policy, tasks=tasks), case.view, case.moment)
+        for tasks in (seen, unseen)
+    )
+    assert type(with_rungs) is type(without)
+    found = {rung for task in seen.values() for rung in task.rungs}
+    assert {one.rung for one in with_rungs.findings} - {one.rung for one in without.findings} - {"override"} <= found
+    plain = replace(with_rungs, findings=without.findings)
+    if isinstance(plain, Choice) and plain.task is not None:
+        plain = replace(plain, task=unseen[plain.task.name])
+    assert plain == without
+
+
+@many
+@given(cases)
+def test_the_first_enforced_rung_that_fires_is_the_reason_and_the_last_finding(case: Case) -> None:
+    decision = choose(*case[:5])
+    found = [one for one in decision.findings if one.rung != "override"]
+    assert [one.rung for one in found] == [name for name in BEFORE_THE_ANSWER if name in {one.rung for one in found}]
+    acted = [one.rung for one in found if one.fired and one.mode == "enforce"]
+    assert acted == [one.rung for one in found[-1:] if acted]
+    if acted and not (isinstance(decision, Refusal) and decision.reason is None):
+        lacks = {"overload", "no_replica"} if isinstance(decision, Refusal) else set()
+        assert decision.reason in {*acted, *lacks}
+    elif isinstance(decision, Choice):
+        assert decision.reason not in BEFORE_THE_ANSWER or decision.task is None
+
+
+def test_an_input_under_the_threshold_is_out_of_scope_with_its_score_and_the_nearest_prompts() -> None:
+    rules: dict[str, Any] = {
+        "tasks": laddered(out_of_scope=Rung("enforce", 0.05)), "fitted": {"returns@v1": fitted(coverage=0.25)}
+    }  # fmt: skip
+    outside = ruled(scored(coverage=0.2), **rules)
+    assert (outside.reason, outside.pool.name, outside.probability) == ("out_of_scope", "general", 1.0)
+    assert findings(outside)["out_of_scope"] == Finding(
+        "out_of_scope", "enforce", True, 0.2, 0.25, ("p1", "p2", "p3"), "", "returns@v1"
+    )
+    inside = ruled(scored(coverage=0.25), **rules)
+    assert (inside.reason, findings(inside)["out_of_scope"].fired) == ("adapter", False)
+
+
+@pytest.mark.parametrize(
+    ("scores", "fit", "note"),
+    [
+        (NO_SCORES, fitted(coverage=0.25), "no coverage model"),
+        (scored("returns@v2", coverage=-9.0), fitted(coverage=0.25), "no coverage model"),
+        (scored(coverage=-9.0), fitted(), "no coverage model"),
+        (NO_SCORES, replace(fitted(coverage=0.25), coverage_selector="dialogue"), "fitted with another selector"),
+        (scored(coverage=-9.0), fitted(coverage=-math.inf), "too few training prompts for so small a share"),
+    ],
+)
+def test_what_can_not_be_judged_stays_with_the_adapter_and_says_why(scores: Scores, fit: Any, note: str) -> None:
+    rules = {"tasks": laddered(out_of_scope=Rung("enforce", 0.05)), "fitted": {"returns@v1": fit}}
+    decision = ruled(scores, **rules)
+    assert (decision.reason, findings(decision)["out_of_scope"].note) == ("adapter", note)
+
+
+def test_a_gain_counts_only_where_it_was_shown_to_help_and_is_above_nothing() -> None:
+    tasks = laddered(predicted_gain=Rung("enforce", 0.2))
+
+    def reason(gain: float, threshold: float, shown: bool = True) -> str:
+        fit = fitted(gain=threshold, shown_to_help=shown)
+        return ruled(scored(gain=gain), tasks=tasks, fitted={"returns@v1": fit}).reason
+
+    assert reason(0.3, 0.2) == "predicted_gain"
+    assert reason(0.2, 0.2) == "adapter"
+    assert reason(-0.1, -0.5) == "adapter"
+    assert reason(0.3, 0.2, shown=False) == "adapter"
+
+
+def drawn(rules: Policy, seed: int, sessions: bool = False) -> dict[tuple[str, str], list[Choice]]:
+    """What 100,000 requests come to: by reason, and by the version that they were led to."""
+    chance, view = random.Random(seed), usual_fleet()
+    arms: dict[tuple[str, str], list[Choice]] = defaultdict(list)
+    for number in range(DRAWS):
+        request = asked(session=f"session {number}" if sessions else None)
+        decision = choose(request, NO_SCORES, rules, view, moment(chance.random()))
+        assert isinstance(decision, Choice)
+        led_to = decision.version or decision.blueprint_of
+        assert led_to is not None
+        arms[decision.reason, led_to.name].append(decision)
+    return arms
+
+
+@pytest.mark.parametrize("sessions", [False, True])
+def test_the_shares_of_all_arms_add_up_and_each_request_carries_that_of_its_own(sessions: bool) -> None:
+    rules = policy(
+        tasks=laddered(degraded=Rung("enforce", 0.2), holdout=Rung("enforce", 0.1)),
+        aliases={"returns": Alias("returns", 1, HALVES, "salt", standby="returns@v2")},
+        degraded=frozenset({"returns@v2"}),
+    )
+    arms = drawn(rules, 3, sessions)
+    expected = {
+        ("adapter", "returns@v1"): 0.7 * 0.9,
+        ("holdout", "returns@v1"): 0.7 * 0.1,
+        ("degraded", "returns@v2"): 0.3 * 0.8,
+        ("holdout", "returns@v2"): 0.3 * 0.2 * 0.1,
+        ("canary", "returns@v2"): 0.3 * 0.2 * 0.9,
+    }
+    assert arms.keys() == expected.keys()
+    for arm, share in expected.items():
+        assert within(len(arms[arm]), share), arm
+        assert {round(choice.probability, 12) for choice in arms[arm]} == {round(share, 12)}
+    assert math.isclose(sum(choices[0].probability for choices in arms.values()), 1.0)
+
+
+def test_a_share_that_is_only_observed_is_found_and_draws_nobody_away() -> None:
+    rules = policy(tasks=laddered(holdout=Rung("observe", 0.1)))
+    arms = drawn(rules, 4)
+    (choices,) = arms.values()
+    assert {choice.probability for choice in choices} == {1.0}
+    assert within(sum(findings(choice)["holdout"].fired for choice in choices), 0.1)
+
+
+def test_who_names_a_session_stays_in_its_arm_whatever_is_drawn_and_the_empty_name_is_none() -> None:
+    tasks = laddered(holdout=Rung("enforce", 0.5))
+    for number in range(50):
+        arms = {ruled(draw=draw, session=f"session {number}", tasks=tasks).reason for draw in (0.1, 0.4, 0.9)}
+        assert len(arms) == 1
+    chance = random.Random(5)
+    unnamed = Counter(ruled(draw=chance.random(), session="", tasks=tasks).reason for _ in range(200))
+    assert 50 < unnamed["holdout"] < 150
+
+
+def test_a_version_that_is_degraded_keeps_its_exploration_share_alone() -> None:
+    rules = {"tasks": laddered(degraded=Rung("enforce", 1.0)), "degraded": frozenset({"returns@v1"})}
+    kept = ruled(**rules)
+    assert (kept.reason, kept.probability) == ("adapter", 1.0)
+    assert findings(kept)["degraded"].note == "kept by the exploration share"
+    assert ruled(tasks=laddered(degraded=Rung("enforce", 0.0)), degraded=frozenset({"returns@v1"})).reason == "degraded"
+    assert ruled(tasks=laddered(degraded=Rung("enforce", 0.0))).reason == "adapter"

@@ -1,0 +1,459 @@
+"""Evaluations over a real gateway: both arms, what is kept, kill and resume, calibration, and data of no use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from redis.asyncio import Redis
+
+from gateway.callers import new_key
+from gateway.state.fitted import FittedStore
+from router.confidence import ConfidenceModel
+from tests.fakes.answers import WORDS, Speaker, say
+from tests.fakes.engine import FakeEngine
+from tests.fakes.lora import adapter_digest
+from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import V1, audit_of, metric, until
+from tests.walks.test_process import served
+
+LEASE_KEY = "apprentice:duty:evaluations"
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"decision": {"enum": ["approve", "deny"]}},
+    "required": ["decision"],
+    "additionalProperties": False,
+}
+JSON_LINES = {"content-type": "application/x-ndjson"}
+PATH = "/admin/v1/evaluations"
+
+
+def said(decision: str) -> str:
+    return json.dumps({"decision": decision})
+
+
+def asked_number(body: Any) -> int:
+    last = str(body["messages"][-1]["content"]).rsplit(" ", 1)[1]
+    return int(last) if last.isdecimal() else 1
+
+
+def items_asked(engine: FakeEngine) -> int:
+    return sum("Item" in seen.prompt for seen in engine.requests)
+
+
+def decided(number: int) -> str:
+    return ("approve", "deny")[number % 2]
+
+
+def data(count: int) -> bytes:
+    """Rows whose right answer alternates between the classes."""
+    rows = ({"id": f"r{n}", "text": f"Item {n}", "expected": {"decision": decided(n)}} for n in range(count))
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def right_but_for(wrong: int) -> Any:
+    """Answers that are wrong for one in so many numbers."""
+    return lambda body: said(decided(asked_number(body) + (asked_number(body) % wrong == 0)))
+
+
+def with_schema(folder: Path) -> Path:
+    path = folder / "manifest.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"contract": {"json_schema": SCHEMA}}))
+    return folder
+
+
+@pytest.fixture
+async def ready(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> AsyncIterator[RunningGateway]:
+    """A gateway whose returns@v1 is wrong on each tenth row, and general on each fourth."""
+    small.answers[V1] = right_but_for(10)
+    general.answers["*"] = right_but_for(4)
+    async with run_gateway(configure()) as running:
+        await running.place(with_schema(make_adapter(1)))
+        yield running
+
+
+async def begin(http: httpx.AsyncClient, rows: bytes, status: int = 201, **query: Any) -> dict[str, Any]:
+    answer = await http.post(PATH, params={"version": V1, **query}, content=rows, headers=JSON_LINES)
+    assert answer.status_code == status, answer.text
+    return dict(answer.json())
+
+
+async def ended(http: httpx.AsyncClient, name: str) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        told = (await http.get(f"{PATH}/{name}")).json()
+        return told if told["status"] != "running" else None
+
+    found = await until(look)
+    return dict(found)
+
+
+async def test_both_arms_are_run_judged_paid_for_and_audited(ready: RunningGateway, general: FakeEngine) -> None:
+    async with ready.http() as http:
+        begun = await begin(http, data(60), class_field="decision")
+        told = await ended(http, begun["id"])
+        assert (told["status"], told["metric"], told["arms"]) == ("done", "fields:decision", ["adapter", "general"])
+        report = told["report"]
+        adapter, other = report["arms"]["adapter"], report["arms"]["general"]
+        assert (adapter["rows"], adapter["accuracy"]["right"], adapter["contract_kept"]["share"]) == (60, 54, 1.0)
+        assert other["accuracy"]["right"] == 45
+        assert adapter["f1"]["by_class"]["deny"]["rows"] == 30
+        assert adapter["latency_seconds"]["p50"] > 0
+        assert 0 < adapter["cost_usd"] < other["cost_usd"]
+        (pair,) = report["paired"]
+        assert (pair["difference"], pair["rows"]) == (0.15, 60)
+        assert any("fewer than 1,000" in one for one in report["cannot_see"])
+        assert "".join(str(seen.body["messages"][0]["content"]) for seen in general.requests) == BLUEPRINT * 60
+        assert await metric(http, "apprentice_cost_usd_total", 'purpose="evaluation"') > 0
+        assert await metric(http, "apprentice_cost_usd_total", 'purpose="serve"') == 0
+        assert await metric(http, "apprentice_evaluation_rows_total", 'outcome="wrong"') == 21
+        (entry,) = await audit_of(http, "evaluation.begin")
+        assert (entry["object"], entry["after"]["rows"]) == (V1, 60)
+        (entry,) = await audit_of(http, "evaluation.end")
+        assert entry["evidence"]["accuracy"]["adapter"]["right"] == 54
+        shown = (await http.get(f"/admin/v1/adapters/{V1}")).json()
+        assert shown["evaluation"]["accuracy"]["adapter"]["share"] == 0.9
+        why = (await http.get(f"/admin/v1/adapters/{V1}/why")).json()
+        assert any("adapter was right on 90.0% of 60 rows" in words for words in why["words"])
+
+
+async def test_no_text_is_kept_once_it_is_done(ready: RunningGateway) -> None:
+    async with ready.http() as http:
+        begun = await begin(http, data(12), class_field="decision")
+        await ended(http, begun["id"])
+        rows = (await http.get(f"{PATH}/{begun['id']}/rows", params={"first": 2, "limit": 4})).json()
+    assert [row["id"] for row in rows["rows"]] == ["r2", "r3", "r4", "r5"]
+    assert (rows["next_first"], rows["rows"][0]["arms"]["adapter"]["expected"]) == (6, "approve")
+    assert len(rows["rows"][0]["arms"]["adapter"]["logprobs"]) == 2
+    redis: Any = ready.house.redis
+    keys = [key async for key in redis.scan_iter(match="apprentice:evaluation:*")]
+    assert f"apprentice:evaluation:{begun['id']}:data".encode() not in keys
+    held = [await redis.dump(key) for key in keys]
+    assert not [value for value in held if b"Item" in value]
+    assert min([await redis.ttl(key) for key in keys]) > 0
+
+
+async def test_the_same_again_is_there_already_and_again_begins_anew(ready: RunningGateway, small: FakeEngine) -> None:
+    async with ready.http() as http:
+        first = await begin(http, data(8))
+        await ended(http, first["id"])
+        asked = small.requests_total
+        second = await begin(http, data(8), status=200)
+        assert (second["id"], second["status"], small.requests_total) == (first["id"], "done", asked)
+        assert (await begin(http, data(8), metric="exact"))["id"] != first["id"]
+        third = await begin(http, data(8), again=True)
+        assert (third["id"], third["status"]) == (first["id"], "running")
+        await ended(http, first["id"])
+        assert small.requests_total == asked + 16
+        listed = (await http.get(PATH)).json()["evaluations"]
+        assert {one["id"] for one in listed} >= {first["id"]}
+        assert "report" not in listed[0]
+
+
+async def test_another_version_is_an_arm_too(
+    ready: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    v2 = await ready.place(with_schema(make_adapter(2)), alias=False)
+    small.answers[v2] = right_but_for(2)
+    async with ready.http() as http:
+        begun = await begin(http, data(40), arms="adapter", against=v2)
+        report = (await ended(http, begun["id"]))["report"]
+    assert list(report["arms"]) == ["adapter", "against"]
+    assert report["paired"][0]["difference"] == pytest.approx(0.4)
+
+
+async def test_a_kill_in_the_middle_loses_nothing_and_the_next_gateway_goes_on(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, redis: Redis, tmp_path: Path
+) -> None:
+    small.answers[V1] = right_but_for(10)
+    small.first_token_delay_seconds = 0.05
+    config, key = tmp_path / "apprentice.yaml", new_key()[0]
+    content = configure(evaluation={"concurrency": 1}, listen={"port": 0}, log_format="text")
+    config.write_text(yaml.safe_dump(json.loads(json.dumps(content, default=str))))
+    async with run_gateway(content, key) as first:
+        await first.place(with_schema(make_adapter(1)))
+    async with served(config, key) as process, client_of(process.url, key) as http:
+        begun = await begin(http, data(60), arms="adapter")
+
+        async def some() -> bool:
+            return int((await http.get(f"{PATH}/{begun['id']}")).json()["progress"]["adapter"]["done"]) >= 5
+
+        await until(some)
+        await process.stop(signal.SIGKILL)
+    await redis.delete(LEASE_KEY)  # it would run out by itself
+    assert items_asked(small) < 60
+    small.first_token_delay_seconds = 0.0
+    async with run_gateway(content, key) as second, second.http() as http:
+        told = await ended(http, begun["id"])
+        assert (told["status"], told["report"]["arms"]["adapter"]["rows"]) == ("done", 60)
+        assert told["report"]["arms"]["adapter"]["accuracy"]["right"] == 54
+        assert items_asked(small) <= 61, "but for the one that was under way, no row is asked twice"
+
+
+@asynccontextmanager
+async def client_of(url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=20) as http:
+        yield http
+
+
+async def test_it_can_be_stopped_goes_on_later_and_is_forgotten(ready: RunningGateway, small: FakeEngine) -> None:
+    small.first_token_delay_seconds = 0.05
+    async with ready.http() as http:
+        begun = await begin(http, data(200), arms="adapter")
+
+        async def some() -> bool:
+            return int((await http.get(f"{PATH}/{begun['id']}")).json()["progress"]["adapter"]["done"]) >= 5
+
+        await until(some)
+        stopped = (await http.delete(f"{PATH}/{begun['id']}")).json()
+        assert (stopped["status"], stopped["report"]) == ("cancelled", None)
+        assert [entry["object"] for entry in await audit_of(http, "evaluation.cancel")] == [V1]
+        await until(lambda: nothing_asked(small))
+        done = (await http.get(f"{PATH}/{begun['id']}")).json()["progress"]["adapter"]["done"]
+        assert done < 200
+        small.first_token_delay_seconds = 0.0
+        asked = small.requests_total
+        await begin(http, data(200), status=200, arms="adapter")
+        assert (await ended(http, begun["id"]))["status"] == "done"
+        assert small.requests_total - asked == 200 - done
+        assert (await http.delete(f"{PATH}/{begun['id']}")).json()["status"] == "forgotten"
+        assert (await http.get(f"{PATH}/{begun['id']}")).status_code == 404
+        assert (await http.get(f"/admin/v1/adapters/{V1}")).json()["evaluation"] is None
+
+
+async def nothing_asked(engine: FakeEngine) -> bool:
+    before = engine.requests_total
+    await asyncio.sleep(0.3)
+    return engine.in_flight == 0 and engine.requests_total == before
+
+
+async def test_a_calibration_gives_the_version_a_confidence_model(ready: RunningGateway, small: FakeEngine) -> None:
+    async with ready.http() as http:
+        begun = await begin(http, data(150))
+        await ended(http, begun["id"])
+        asked = small.requests_total
+        await begin(http, data(150), status=200, calibrate=True)
+        report = (await ended(http, begun["id"]))["report"]
+        assert small.requests_total == asked, "the rows were answered already"
+        found = report["calibration"]
+        assert (found["rows"], found["error"], len(found["targets"])) == (150, None, 20)
+        assert found["targets"][-1]["certified"]
+        assert not found["targets"][0]["certified"]
+        assert found["routed"][0] == {"general_share": 0.0, "adapter_wrong_share": 0.1, "wrong_share": 0.1}
+        assert found["routed"][-1]["wrong_share"] == pytest.approx(38 / 150, abs=1e-5)
+        kept = await FittedStore(ready.house.redis).get(V1, "confidence")
+        assert kept is not None
+        assert ConfidenceModel.from_json(kept).threshold(0.2) is not None
+        entry = (await FittedStore(ready.house.redis).of(V1))["confidence"]
+        assert entry.summary["coverage"] is None, "there is no coverage model that it goes with"
+
+        async def in_force() -> bool:
+            fitted = ready.house.snapshot.current.policy.fitted.get(V1)
+            return fitted is not None and fitted.confidence is not None
+
+        await until(in_force)
+
+
+def told_by(engine: FakeEngine, word: str) -> float:
+    """How sure the version's adapter is of a word."""
+    speaker = Speaker(V1, adapter_digest(engine.adapters.registered[V1].path))
+    return say(speaker, {"messages": []}, 0, 1, word).logprobs[0]
+
+
+async def test_from_a_calibration_on_unsure_answers_go_to_general(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> None:
+    task = {"commit": "complete", "rungs": {"low_confidence": {"mode": "enforce", "wrong_share_max": 0.1}}}
+    async with run_gateway(configure(tasks={"returns": task})) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        unsure, *_, sure = sorted(WORDS, key=lambda word: told_by(small, word))
+        small.answers[V1] = lambda body: unsure if asked_number(body) % 10 == 0 else sure
+        general.answers["*"] = sure
+        rows = b"".join(json.dumps({"text": f"Item {n}", "expected": sure}).encode() + b"\n" for n in range(200))
+        begun = await begin(http, rows, calibrate=True)
+        target = (await ended(http, begun["id"]))["report"]["calibration"]["target"]
+        assert (target["certified"], target["kept_share"]) == (True, 0.9)
+
+        async def reasons() -> bool:
+            return [await reason_of(http, number) for number in (1, 10)] == ["adapter", "low_confidence"]
+
+        await until(reasons)
+
+
+async def reason_of(http: httpx.AsyncClient, number: int) -> str:
+    messages = [{"role": "user", "content": f"Item {number}"}]
+    answer = await http.post("/v1/chat/completions", json={"model": "returns", "messages": messages})
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-apprentice-reason"]
+
+
+async def test_learned_routing_is_fitted_from_both_arms_and_kept_with_what_it_is_worth(ready: RunningGateway) -> None:
+    async with ready.http() as http:
+        begun = await begin(http, data(240), fit_gain=True)
+        found = (await ended(http, begun["id"]))["report"]["gain"]
+        assert (found["rows"], found["error"]) == (240, None)
+        assert found["shown_to_help"] is False, "general is right less often"
+        fitted = (await http.get(f"/admin/v1/adapters/{V1}")).json()["fitted"]["gain"]
+        assert (fitted["model"]["summary"]["shown_to_help"], fitted["model"]["summary"]["rows"]) == (False, 240)
+        assert (fitted["model"]["summary"]["selector"], fitted["unused"]) == ("user_turns", None)
+
+        async def in_force() -> bool:
+            known = ready.house.snapshot.current.policy.fitted.get(V1)
+            return known is not None and known.gain is not None
+
+        await until(in_force)
+
+
+async def test_too_few_rows_calibrate_nothing_and_say_so(ready: RunningGateway) -> None:
+    async with ready.http() as http:
+        begun = await begin(http, data(20), calibrate=True)
+        told = await ended(http, begun["id"])
+    assert told["status"] == "done"
+    assert "There are 20 calibration rows" in told["report"]["calibration"]["error"]
+    assert await FittedStore(ready.house.redis).get(V1, "confidence") is None
+
+
+async def test_labels_leave_no_expected_answer_behind(ready: RunningGateway) -> None:
+    rows = [{"text": f"Item {n}", "expected": f"confidential {n % 60}", "label": f"kind-{n % 60}"} for n in range(120)]
+    async with ready.http() as http:
+        begun = await begin(http, b"".join(json.dumps(row).encode() + b"\n" for row in rows), arms="adapter")
+        told = await ended(http, begun["id"])
+        assert (told["status"], told["classes"]["source"]) == ("done", "label")
+        assert told["report"]["arms"]["adapter"]["f1"]["macro"] == 0.0, "answers had classes"
+    assert "kind-7" in await held_in(ready)
+    assert "confidential" not in await held_in(ready)
+
+
+async def held_in(running: RunningGateway) -> str:
+    """All that evaluations have in Redis, in clear."""
+    redis: Any = running.house.redis
+    held: list[Any] = []
+    for key in [key async for key in redis.scan_iter(match="apprentice:evaluation*")]:
+        kind = (await redis.type(key)).decode()
+        read = {"string": redis.get, "hash": redis.hgetall, "set": redis.smembers}.get(kind)
+        held.append(await read(key) if read is not None else await redis.object("encoding", key))
+    return repr(held)
+
+
+async def test_copies_count_once_in_a_calibration(ready: RunningGateway) -> None:
+    async with ready.http() as http:
+        rows = [json.loads(line) for line in data(150).splitlines()]
+        copies = [row | {"id": f"{row['id']}-{n}"} for row in rows for n in range(4)]
+        begun = await begin(http, b"".join(json.dumps(row).encode() + b"\n" for row in copies), calibrate=True)
+        report = (await ended(http, begun["id"]))["report"]
+        assert (report["rows"], report["groups"]) == (600, 150)
+        found = report["calibration"]
+        assert (found["rows"], found["groups"], found["error"]) == (600, 150, None)
+        kept = await FittedStore(ready.house.redis).get(V1, "confidence")
+        assert kept is not None
+        assert ConfidenceModel.from_json(kept).calibration.rows == 150
+
+
+async def test_it_waits_where_no_replica_can_answer_and_says_so(
+    ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.duties.evaluating.TOLD_SECONDS", 0.05)
+    async with ready.http() as http:
+        assert (await http.post("/admin/v1/replicas/small-0/cordon", json={})).status_code == 200
+        begun = await begin(http, data(4), arms="adapter")
+
+        async def waits() -> str | None:
+            told = (await http.get(f"{PATH}/{begun['id']}")).json()
+            return told["waits_for"]
+
+        assert "no replica of the pool 'small' can answer" in str(await until(waits))
+        assert (await http.post("/admin/v1/replicas/small-0/uncordon", json={})).status_code == 200
+        assert (await ended(http, begun["id"]))["status"] == "done"
+
+
+async def test_a_version_that_is_unloaded_meanwhile_ends_it_with_what_to_do(
+    ready: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    v2 = await ready.place(with_schema(make_adapter(2)), alias=False)
+    small.first_token_delay_seconds = 0.05
+    async with ready.http() as http:
+        begun = await begin(http, data(300), arms="adapter", version=v2)
+        assert (await http.post(f"/admin/v1/adapters/{v2}/unload")).status_code in (200, 202)
+        told = await ended(http, begun["id"])
+    assert told["status"] == "failed"
+    assert "stage it, and run the evaluation again" in told["note"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "query", "status", "text"),
+    [
+        (b"", {}, 400, "no row"),
+        (b"\xff\n", {}, 400, "Line 1: it is no text"),
+        (data(2) + b'{"text": "x"}\n', {}, 400, "Line 3: it has no expected answer"),
+        (b'{"messages": [{"role": "robot"}], "expected": "a"}\n', {}, 400, "Line 1: "),
+        (b'{"messages": [{"content": "x"}], "expected": "a"}\n', {}, 400, "Line 1: "),
+        (data(2), {"version": "returns@v9"}, 404, "no version"),
+        (data(2), {"metric": "f1"}, 400, "is no metric"),
+        (data(2), {"metric": "fields:rule"}, 400, "Line 1: "),
+        (data(2), {"class_field": "rule"}, 400, "Line 1: "),
+        (data(2), {"arms": "specific"}, 400, "Arms are"),
+        (data(2), {"arms": "general", "calibrate": "true"}, 400, "needs the arm adapter"),
+        (data(2), {"arms": "adapter", "fit_gain": "true"}, 400, "adapter and general"),
+        (data(2), {"against": V1}, 400, "no other version"),
+        (data(2), {"rows": "3"}, 400, "no parameter rows"),
+        (data(40), {}, 400, "more than 30 rows"),
+        (b'{"text": "' + b"x" * 5000 + b'", "expected": "a"}\n', {}, 400, "more than 4000 bytes"),
+        (b" " * 20_000, {}, 413, "evaluation.bytes_max"),
+    ],
+)
+async def test_data_that_can_not_be_used_begin_nothing(
+    configure: Configure, make_adapter: MakeAdapter, rows: bytes, query: dict[str, str], status: int, text: str
+) -> None:
+    limits = {"rows_max": 30, "row_bytes_max": 4000, "bytes_max": 10_000}
+    async with run_gateway(configure(evaluation=limits)) as running, running.http() as http:
+        await running.place(with_schema(make_adapter(1)))
+        answer = await http.post(PATH, params={"version": V1, **query}, content=rows, headers=JSON_LINES)
+        assert answer.status_code == status, answer.text
+        assert text in answer.json()["error"]["message"]
+        assert (await http.get(PATH)).json() == {"evaluations": []}
+        redis: Any = running.house.redis
+        assert not [key async for key in redis.scan_iter(match="apprentice:evaluation*")]
+
+
+async def test_it_is_for_admins_and_for_data_that_say_what_they_are(ready: RunningGateway) -> None:
+    operator, caller = await ready.key(role="operator"), await ready.key()
+    for key, status in ((operator, 403), (caller, 403), ("", 401)):
+        async with ready.http(key) as http:
+            answer = await http.post(PATH, params={"version": V1}, content=data(2), headers=JSON_LINES)
+            assert answer.status_code == status
+    async with ready.http(operator) as http:
+        assert (await http.get(PATH)).status_code == 200
+        assert (await http.get(f"{PATH}/no-such")).status_code == 404
+    async with ready.http() as http:
+        answer = await http.post(PATH, params={"version": V1}, json={"text": "x"})
+        assert answer.status_code == 415
+
+
+async def test_while_callers_wait_no_row_is_asked(ready: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.duties.evaluating.TOLD_SECONDS", 0.05)
+    ready.house.admission.waiting += 1
+    try:
+        async with ready.http() as http:
+            begun = await begin(http, data(4), arms="adapter")
+
+            async def waits() -> str | None:
+                told = (await http.get(f"{PATH}/{begun['id']}")).json()
+                assert told["progress"]["adapter"]["done"] == 0
+                return told["waits_for"]
+
+            assert await until(waits) == "callers wait for a place, and go first"
+    finally:
+        ready.house.admission.waiting -= 1
+    async with ready.http() as http:
+        assert (await ended(http, begun["id"]))["status"] == "done"

@@ -1,0 +1,121 @@
+"""Evaluations whose engine fails, that are stopped at their end, or whose gateway is killed there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.state.evaluations import Model
+from gateway.state.fitted import FittedStore
+from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Moment, Status
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.releases import V1, audit_of, until
+from tests.walks.test_evaluate import PATH, asked_number, begin, data, ended, right_but_for, with_schema
+
+
+@pytest.fixture
+async def ready(configure: Configure, make_adapter: MakeAdapter, small: FakeEngine) -> AsyncIterator[RunningGateway]:
+    """A gateway whose returns@v1 is wrong on each tenth row."""
+    small.answers[V1] = right_but_for(10)
+    async with run_gateway(configure()) as running:
+        await running.place(with_schema(make_adapter(1)))
+        yield running
+
+
+async def test_while_an_engine_fails_rows_wait_and_none_counts_as_failed(
+    ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.duties.evaluating.RETRY_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr("gateway.duties.evaluating.TOLD_SECONDS", 0.05)
+    small.faults.add(Status(500), model=V1, times=10**6)
+    async with ready.http() as http:
+        begun = await begin(http, data(20), arms="adapter")
+
+        async def waits() -> str | None:
+            return (await http.get(f"{PATH}/{begun['id']}")).json()["waits_for"]
+
+        told = str(await until(waits))
+        assert "fails at the rows (failed)" in told or "no replica of the pool 'small' can answer" in told
+        small.faults.clear()
+        report = (await ended(http, begun["id"]))["report"]
+    assert (report["arms"]["adapter"]["failed"], report["arms"]["adapter"]["accuracy"]["right"]) == (0, 18)
+
+
+async def test_rows_that_failed_for_long_are_asked_again_by_the_same_command(
+    ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.duties.evaluating.FAILING_SECONDS_MAX", 0.0)
+    small.faults.add(Status(500), model=V1, times=2)
+    async with ready.http() as http:
+        begun = await begin(http, data(20), arms="adapter")
+        assert (await ended(http, begun["id"]))["report"]["arms"]["adapter"]["failed"] == 2
+        asked = small.requests_total
+        assert (await begin(http, data(20), status=200, arms="adapter"))["status"] == "running"
+        report = (await ended(http, begun["id"]))["report"]
+        assert (report["arms"]["adapter"]["failed"], small.requests_total - asked) == (0, 2)
+        assert (await begin(http, data(20), status=200, arms="adapter"))["status"] == "done"
+
+
+class FailsAtOne(Status):
+    """Fails at the row of this number, and at no other."""
+
+    async def on_request(self, moment: Moment) -> None:
+        if asked_number(moment.body) == 7:
+            await super().on_request(moment)
+
+
+async def test_a_row_at_which_an_engine_fails_that_answers_others_ends_as_failed(
+    ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.duties.evaluating.RETRY_SECONDS", (0.0, 0.0))
+    small.faults.add(FailsAtOne(500), model=V1, times=10**6)
+    async with ready.http() as http:
+        begun = await begin(http, data(300), arms="adapter")
+        report = (await ended(http, begun["id"]))["report"]
+    assert report["arms"]["adapter"]["failed"] == 1
+
+
+async def test_one_that_is_stopped_while_its_report_is_made_puts_nothing_into_force(
+    ready: RunningGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told_to = tmp_path / "process"
+    waits = f"import os, time; open({str(told_to)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    monkeypatch.setattr("gateway.duties.evaluating.COMMAND", (sys.executable, "-c", waits))
+    async with ready.http() as http:
+        begun = await begin(http, data(150), calibrate=True, arms="adapter")
+
+        async def process() -> int:
+            return int(told_to.read_text() or 0) if told_to.exists() else 0
+
+        number = await until(process)
+        assert (await http.delete(f"{PATH}/{begun['id']}")).json()["status"] == "cancelled"
+
+        async def has_ended() -> bool:
+            return not Path(f"/proc/{number}").exists()
+
+        await until(has_ended)
+        assert (await http.get(f"{PATH}/{begun['id']}")).json()["status"] == "cancelled"
+        assert await FittedStore(ready.house.redis).get(V1, "confidence") is None
+        assert await audit_of(http, "evaluation.end") == []
+
+
+async def test_models_of_a_gateway_that_was_killed_at_its_end_are_put_into_force_by_the_next(
+    ready: RunningGateway,
+) -> None:
+    async with ready.http() as http:
+        begun = await begin(http, data(8), arms="adapter")
+        await ended(http, begun["id"])
+        one = await ready.house.evaluations.get(begun["id"])
+        assert one is not None
+        assert await ready.house.evaluations.move(one, one, None, None, [Model("confidence", b"bytes", {"rows": 8})])
+
+        async def is_put() -> bool:
+            return await FittedStore(ready.house.redis).get(V1, "confidence") == b"bytes"
+
+        await until(is_put)
+        assert not await ready.house.evaluations.models_left()
