@@ -39,7 +39,7 @@ from gateway.admin import (
     store_files,
 )
 from gateway.admin.uploads import UploadLimits, Uploads, is_upload
-from gateway.answers.judging import Judging
+from gateway.answers.demands import Judging
 from gateway.asked.parameters import Endpoint
 from gateway.asked.recent import Recent
 from gateway.asked.threads import Threads

@@ -14,7 +14,7 @@ import httpx
 from redis.asyncio import Redis
 
 from gateway.admin.uploads import Uploads
-from gateway.answers.judging import Judging
+from gateway.answers.demands import Judging
 from gateway.asked.recent import Recent
 from gateway.asked.threads import Threads
 from gateway.configuration.deployment import Deployment, Prices

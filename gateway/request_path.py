@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 
-from gateway.answers.answer import open_answer
+from gateway.answers.opening import open_answer
 from gateway.answers.relay import refuse, relay
 from gateway.asked.parameters import Endpoint
 from gateway.asked.request_body import asked_of, read_body

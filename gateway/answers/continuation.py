@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gateway.answers.answer import Answer, attempt, failure_of, next_step, note_fault
+from gateway.answers.answer import Answer
+from gateway.answers.opening import attempt, failure_of, next_step, note_fault
 from gateway.asked.request_body import RequestBody
 from gateway.errors import Problem
 from gateway.house import House

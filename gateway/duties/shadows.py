@@ -13,12 +13,13 @@ import time
 from gateway.answers.answer import Answer
 from gateway.asked.request_body import RequestBody
 from gateway.door.wire import Deadline
-from gateway.duties.trials import ShadowJob, offer_to_shadows, text_of
+from gateway.duties.trials import ShadowJob, text_of
 from gateway.house import House
 from gateway.ledger import Ledger, settle_shadow
 from monitoring.evaluation.comparing import normal
 from monitoring.ids import digest
-from monitoring.records import Record
+from monitoring.records import PairRecord, Record
+from router.decision import Choice
 from router.policy import Policy
 from router.replicas import pick
 from serving.errors import EngineError
@@ -41,6 +42,32 @@ def offer_copies(house: House, policy: Policy, body: RequestBody, answer: Answer
         record.contract_kept = house.judging.contract_kept(choice.version, text)
     record.text_digest = digest(house.digest_secret, normal(text))
     offer_to_shadows(house, policy, body, choice, record, text)
+
+
+def offer_to_shadows(
+    house: House, policy: Policy, body: RequestBody, choice: Choice, record: Record, text: str
+) -> None:
+    """Have the task's shadows answer a request too that this choice's version has answered with `text`."""
+    assert choice.task is not None, "that is what watches() looks for"
+    assert choice.version is not None, "that is what watches() looks for"
+    pair = PairRecord(choice.version.name, record.contract_kept, digest(house.digest_secret, normal(text)))
+    for name, share in policy.aliases[choice.task.name].shadow.items():
+        if name == choice.version.name or house.moment(0.0).draw >= share:
+            continue
+        if not house.trials.offer(ShadowJob(name, share, policy, body, choice, record, text, pair)):
+            house.meters.shadow_requests.add(1, choice.task.name, name, "dropped")
+
+
+def offer_rejected(house: House, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+    """The same for an answer that was rejected before it was sent: else shadows would meet only what was answered well.
+
+    Only for one that was there as a whole, and is a text.
+    """
+    if body.choices != 1 or not answer.judged_whole or not house.trials.watches(policy, answer.choice):
+        return
+    said = answer.reading.answered(True).said if answer.reading is not None else ()
+    if said and not said[0].calls:
+        offer_to_shadows(house, policy, body, answer.choice, ledger.record, said[0].text)
 
 
 async def run_shadows(house: House) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.answers.judging import Judging
+from gateway.answers.demands import Judging
 from gateway.asked.request_body import RequestBody, read_body
 from router.arguments import ANY_OBJECT
 from router.choice import choose
