@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.engine.conftest import ADAPTER, RealEngines
 from tests.walks.gateway import RunningGateway, run_gateway
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+TASK = "decisions"
+"""Not that of the example: another gateway has its versions on these engines."""
 PROMPTS = 1_500
 CALIBRATION_ROWS = 100
 SECONDS_MAX = 600.0
@@ -45,7 +48,7 @@ async def until(http: httpx.AsyncClient, path: str, done: Any) -> dict[str, Any]
 
 
 async def ask(http: httpx.AsyncClient, text: str) -> httpx.Response:
-    body = {"model": "returns", "messages": [{"role": "user", "content": text}], "max_tokens": 48}
+    body = {"model": TASK, "messages": [{"role": "user", "content": text}], "max_tokens": 48}
     return await http.post("/v1/chat/completions", json=body, timeout=SECONDS_MAX)
 
 
@@ -54,12 +57,15 @@ async def fitted_and_calibrated(gateway: RunningGateway, http: httpx.AsyncClient
     rows = (ADAPTER / "data" / "train.jsonl").read_text().splitlines()[:: 12_000 // PROMPTS]
     prompts = folder / "prompts.jsonl"
     prompts.write_text("\n".join(rows) + "\n")
-    body = {"task": "returns", "path": str(ADAPTER / "adapter"), "prompts": str(prompts)}
+    shutil.copytree(ADAPTER / "adapter", folder / "adapter")
+    manifest = (ADAPTER / "manifest.yaml").read_text().replace("task: returns", f"task: {TASK}")
+    (folder / "adapter" / "manifest.yaml").write_text(manifest)
+    body = {"task": TASK, "path": str(folder / "adapter"), "prompts": str(prompts)}
     answer = await http.post("/admin/v1/adapters", json=body)
     assert answer.status_code == 201, answer.text
     version = answer.json()["version"]
     assert (await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=60", timeout=90)).status_code == 200
-    assert (await http.put("/admin/v1/aliases/returns", json={"version": version})).status_code == 200
+    assert (await http.put(f"/admin/v1/aliases/{TASK}", json={"version": version})).status_code == 200
     await until(http, f"/admin/v1/adapters/{version}", lambda told: '"ready"' in json.dumps(told["fitted"]))
     held_out = [json.loads(row) for row in (ADAPTER / "data" / "heldout_templates.jsonl").read_text().splitlines()]
     data = "".join(
@@ -82,7 +88,7 @@ async def test_what_is_out_of_scope_never_reaches_the_adapter_and_what_is_in_sco
     engines: RealEngines, tmp_path: Path, sample: list[dict[str, Any]]
 ) -> None:
     configuration = engines.configuration(tmp_path / "d")
-    configuration["tasks"] = {"returns": {"commit": "complete", "rungs": RUNGS, "max_tokens_max": 64}}
+    configuration["tasks"] = {TASK: {"commit": "complete", "rungs": RUNGS, "max_tokens_max": 64}}
     async with run_gateway(configuration) as gateway, gateway.http() as http:
         report = await fitted_and_calibrated(gateway, http, tmp_path)
         assert report["arms"]["adapter"]["accuracy"]["share"] > 0.6

@@ -4,6 +4,7 @@ engines can't be reached through it."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -108,7 +109,8 @@ async def test_an_answered_body_that_goes_on_for_ever_closes_the_connection(conf
         status, _, _ = await head_and_body(reader)
         assert status == 401
         trickle = asyncio.create_task(_trickle(writer))
-        assert await closed(reader) == b""
+        with contextlib.suppress(ConnectionResetError):  # what trickles in as it is closed has it reset
+            assert await closed(reader) == b""
         trickle.cancel()
 
 
