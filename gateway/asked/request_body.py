@@ -46,8 +46,8 @@ class RequestBody:
         self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
         self.cache_salt: str | None = None
         """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
-        self.bytes_read = 0
-        """Length of the body that it was read from."""
+        self.raw = b""
+        """The bytes that it was read from."""
         self._fields = fields
 
     @property
@@ -291,7 +291,7 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
     if getattr(read, wanted) is None:
         raise Problem("missing_field", f"The field {wanted!r} is required.", wanted)
     found = RequestBody(endpoint, fields, read)
-    found.bytes_read = len(body)
+    found.raw = body
     return found
 
 
