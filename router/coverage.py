@@ -7,10 +7,9 @@ under 0 lie 5% of it, in every model: scores of different versions can be compar
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,30 +18,11 @@ import numpy.typing as npt
 
 from router.embedding import Embedding, Vectors, clipped
 from router.ngrams import BUCKETS, buckets_of
+from router.packing import Form, shapes_of
 
-MODEL_BYTES_MAX = 2_000_000
 NEIGHBOURS = 3
 ECHOES = 3
 HELD_BACK_MAX = 1_001
-_MAGIC = b"apprentice coverage 2\n"
-_UNPACKED_BYTES_MAX = 16_000_000
-_HEADER_BYTES_MAX = 1_000_000
-_FORMS: Mapping[str, tuple[str, int]] = {
-    "idf": ("<f2", 1),
-    "rows": ("<u2", 1),
-    "sparse": ("|i1", 2),
-    "sparse_scale": ("<f4", 1),
-    "dense": ("<f2", 2),
-    "bias": ("<f4", 1),
-    "axes": ("<f2", 2),
-    "nearest": ("|i1", 2),
-    "crowding": ("<f2", 1),
-    "echo_middle": ("<f4", 1),
-    "echo_axes": ("<f2", 2),
-    "echoes": ("|i1", 2),
-    "centroids": ("<f2", 2),
-    "held_back": ("<f4", 1),
-}
 
 
 class CoverageError(Exception):
@@ -111,6 +91,34 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     held_back_rows: int
     ids: list[str]
     shapes: dict[str, list[int]]
+
+
+_FORM = Form(
+    kind="coverage",
+    magic=b"apprentice coverage 2\n",
+    header=_Header,
+    arrays=MappingProxyType(
+        {
+            "idf": ("<f2", 1),
+            "rows": ("<u2", 1),
+            "sparse": ("|i1", 2),
+            "sparse_scale": ("<f4", 1),
+            "dense": ("<f2", 2),
+            "bias": ("<f4", 1),
+            "axes": ("<f2", 2),
+            "nearest": ("|i1", 2),
+            "crowding": ("<f2", 1),
+            "echo_middle": ("<f4", 1),
+            "echo_axes": ("<f2", 2),
+            "echoes": ("|i1", 2),
+            "centroids": ("<f2", 2),
+            "held_back": ("<f4", 1),
+        }
+    ),
+    error=CoverageError,
+    unpacked_bytes_max=16_000_000,
+    header_bytes_max=1_000_000,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,8 +196,8 @@ class CoverageModel:
 
     def to_bytes(self) -> bytes:
         """The model for storage, without its embeddings."""
-        arrays = [np.ascontiguousarray(getattr(self, name), form) for name, (form, _) in _FORMS.items()]
-        header = msgspec.json.encode(
+        arrays = _FORM.arrays_of(self)
+        return _FORM.pack(
             _Header(
                 embedding=self.embedding.name,
                 deep=self.deep.name if self.deep else None,
@@ -197,17 +205,15 @@ class CoverageModel:
                 with_background=self.with_background,
                 held_back_rows=self.held_back_rows,
                 ids=list(self.ids),
-                shapes={name: list(array.shape) for name, array in zip(_FORMS, arrays, strict=True)},
-            )
+                shapes=shapes_of(arrays),
+            ),
+            arrays,
         )
-        body = struct.pack("<I", len(header)) + header + b"".join(array.tobytes() for array in arrays)
-        packed = zlib.compress(body, 6)
-        return _MAGIC + struct.pack("<I", zlib.crc32(packed)) + packed
 
     @classmethod
     def from_bytes(cls, data: bytes, embedding: Embedding, deep: Embedding | None = None) -> CoverageModel:
         """Read a model. Raises CoverageError if the bytes are not one, or one for other embeddings."""
-        header, body = _opened(data)
+        header, arrays = _FORM.unpack(data)
         if header.embedding != embedding.name:
             raise CoverageError(
                 f"The coverage model was fitted with {header.embedding}, not {embedding.name}: fit it again."
@@ -217,7 +223,6 @@ class CoverageModel:
                 f"The coverage model was fitted with {header.deep} too: install it, or fit the model again without it."
             )
         deep = deep if header.deep is not None else None
-        arrays = _arrays(header, body)
         _check(header, arrays, embedding.dimensions, deep.dimensions if deep else 0)
         return cls(
             embedding=embedding,
@@ -226,7 +231,7 @@ class CoverageModel:
             with_background=header.with_background,
             held_back_rows=header.held_back_rows,
             ids=tuple(header.ids),
-            **arrays,
+            **{name: _reckoned_with(array) for name, array in arrays.items()},
         )
 
     def margins(self, text: str, vector: Vectors | None = None) -> Vectors:
@@ -278,46 +283,12 @@ class CoverageModel:
         return added
 
 
-def _opened(data: bytes) -> tuple[_Header, bytes]:
-    """A model's header and its arrays' bytes."""
-    damaged = CoverageError("The coverage model's bytes are damaged: fit it again.")
-    if not data.startswith(_MAGIC):
-        raise CoverageError("These bytes are no coverage model of this format: fit it again.")
-    try:
-        (checksum,) = struct.unpack_from("<I", data, len(_MAGIC))
-        packed = data[len(_MAGIC) + 4 :]
-        if len(data) > MODEL_BYTES_MAX or zlib.crc32(packed) != checksum:
-            raise damaged
-        unpacking = zlib.decompressobj()
-        body = unpacking.decompress(packed, _UNPACKED_BYTES_MAX)
-        (length,) = struct.unpack_from("<I", body)
-        if not unpacking.eof or length > _HEADER_BYTES_MAX:
-            raise damaged
-        return msgspec.json.decode(body[4 : 4 + length], type=_Header), body[4 + length :]
-    except (struct.error, zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise damaged from error
+def _reckoned_with(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Halves are slow to reckon with."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _arrays(header: _Header, body: bytes) -> dict[str, Any]:
-    """The arrays, read-only, as the header tells them."""
-    damaged = CoverageError("The coverage model's bytes are damaged: fit it again.")
-    found, at = {}, 0
-    for name, (form, axes) in _FORMS.items():
-        shape = header.shapes.get(name, [])
-        if len(shape) != axes or any(not 0 <= size <= _UNPACKED_BYTES_MAX for size in shape):
-            raise damaged
-        size = int(np.prod(shape)) * np.dtype(form).itemsize
-        if at + size > len(body):
-            raise damaged
-        array = np.frombuffer(body, form, int(np.prod(shape)), at).reshape(shape)
-        found[name] = array.astype(np.float32) if form == "<f2" else array  # halves are slow to reckon with
-        at += size
-    if at != len(body):
-        raise damaged
-    return found
-
-
-def _check(header: _Header, arrays: Mapping[str, Any], static: int, deep: int) -> None:
+def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int, deep: int) -> None:
     """Raise CoverageError unless the arrays fit each other, so that no score can fail."""
     margins = len(arrays["bias"])
     fits = (
@@ -337,7 +308,7 @@ def _check(header: _Header, arrays: Mapping[str, Any], static: int, deep: int) -
         and len(header.ids) > 0
         and 0 < len(arrays["held_back"]) <= header.held_back_rows
         and header.mix.unit > 0.0
-        and all(bool(np.isfinite(arrays[name]).all()) for name, (form, _) in _FORMS.items() if "f" in form)
+        and _FORM.finite(arrays)
     )
     if not fits:
-        raise CoverageError("The coverage model's parts do not fit each other: fit it again.")
+        raise _FORM.unfit()

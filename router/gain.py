@@ -8,10 +8,9 @@ shown to help says so.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -19,23 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from router.ngrams import BUCKETS, buckets_of
+from router.packing import Form, shapes_of
 from router.shape import FEATURES, shape_of
 
-MODEL_BYTES_MAX = 2_000_000
 SHAPE_CLIP = 3.0
-_MAGIC = b"apprentice gain 1\n"
-_UNPACKED_BYTES_MAX = 8_000_000
-_HEADER_BYTES_MAX = 100_000
-_FORMS: Mapping[str, tuple[str, int]] = {
-    "idf": ("<f2", 1),
-    "lexical": ("<f2", 2),
-    "bias": ("<f4", 1),
-    "shape_mean": ("<f4", 1),
-    "shape_scale": ("<f4", 1),
-    "centres": ("<f4", 2),
-    "heights": ("<f4", 1),
-    "quantiles": ("<f4", 1),
-}
 
 
 class GainError(Exception):
@@ -71,6 +57,28 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     width: float
     measured: Measured
     shapes: dict[str, list[int]]
+
+
+_FORM = Form(
+    kind="gain",
+    magic=b"apprentice gain 1\n",
+    header=_Header,
+    arrays=MappingProxyType(
+        {
+            "idf": ("<f2", 1),
+            "lexical": ("<f2", 2),
+            "bias": ("<f4", 1),
+            "shape_mean": ("<f4", 1),
+            "shape_scale": ("<f4", 1),
+            "centres": ("<f4", 2),
+            "heights": ("<f4", 1),
+            "quantiles": ("<f4", 1),
+        }
+    ),
+    error=GainError,
+    unpacked_bytes_max=8_000_000,
+    header_bytes_max=100_000,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,25 +149,22 @@ class GainModel:
 
     def to_bytes(self) -> bytes:
         """The model for storage."""
-        arrays = [np.ascontiguousarray(getattr(self, name), form) for name, (form, _) in _FORMS.items()]
-        header = msgspec.json.encode(
+        arrays = _FORM.arrays_of(self)
+        return _FORM.pack(
             _Header(
                 constant=self.constant,
                 base=self.base,
                 width=self.width,
                 measured=self.measured,
-                shapes={name: list(array.shape) for name, array in zip(_FORMS, arrays, strict=True)},
-            )
+                shapes=shapes_of(arrays),
+            ),
+            arrays,
         )
-        body = struct.pack("<I", len(header)) + header + b"".join(array.tobytes() for array in arrays)
-        packed = zlib.compress(body, 6)
-        return _MAGIC + struct.pack("<I", zlib.crc32(packed)) + packed
 
     @classmethod
     def from_bytes(cls, data: bytes) -> GainModel:
         """Read a model. Raises GainError if the bytes are not one."""
-        header, body = _opened(data)
-        arrays = _arrays(header, body)
+        header, arrays = _FORM.unpack(data)
         _check(header, arrays)
         return cls(
             constant=header.constant,
@@ -178,45 +183,7 @@ class GainModel:
         return self.base + float(bells @ self.heights)
 
 
-def _opened(data: bytes) -> tuple[_Header, bytes]:
-    """A model's header and its arrays' bytes."""
-    damaged = GainError("The gain model's bytes are damaged: fit it again.")
-    if not data.startswith(_MAGIC):
-        raise GainError("These bytes are no gain model of this format: fit it again.")
-    try:
-        (checksum,) = struct.unpack_from("<I", data, len(_MAGIC))
-        packed = data[len(_MAGIC) + 4 :]
-        if len(data) > MODEL_BYTES_MAX or zlib.crc32(packed) != checksum:
-            raise damaged
-        unpacking = zlib.decompressobj()
-        body = unpacking.decompress(packed, _UNPACKED_BYTES_MAX)
-        (length,) = struct.unpack_from("<I", body)
-        if not unpacking.eof or length > _HEADER_BYTES_MAX:
-            raise damaged
-        return msgspec.json.decode(body[4 : 4 + length], type=_Header), body[4 + length :]
-    except (struct.error, zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise damaged from error
-
-
-def _arrays(header: _Header, body: bytes) -> dict[str, Any]:
-    """The arrays, read-only, as the header tells them."""
-    damaged = GainError("The gain model's bytes are damaged: fit it again.")
-    found, at = {}, 0
-    for name, (form, axes) in _FORMS.items():
-        shape = header.shapes.get(name, [])
-        if len(shape) != axes or any(not 0 <= size <= _UNPACKED_BYTES_MAX for size in shape):
-            raise damaged
-        count = int(np.prod(shape))
-        if at + count * np.dtype(form).itemsize > len(body):
-            raise damaged
-        found[name] = np.frombuffer(body, form, count, at).reshape(shape)
-        at += count * np.dtype(form).itemsize
-    if at != len(body):
-        raise damaged
-    return found
-
-
-def _check(header: _Header, arrays: Mapping[str, Any]) -> None:
+def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise GainError unless the arrays fit each other, so that no score can fail."""
     fits = (
         arrays["idf"].shape == (BUCKETS,)
@@ -226,7 +193,7 @@ def _check(header: _Header, arrays: Mapping[str, Any]) -> None:
         and arrays["centres"].shape == (len(arrays["heights"]), FEATURES)
         and len(arrays["quantiles"]) > 1
         and header.width > 0.0
-        and all(bool(np.isfinite(arrays[name]).all()) for name in _FORMS)
+        and _FORM.finite(arrays)
     )
     if not fits:
-        raise GainError("The gain model's parts do not fit each other: fit it again.")
+        raise _FORM.unfit()

@@ -21,12 +21,13 @@ from redis.asyncio import Redis
 
 from gateway.duties.evaluation_job import Closed, Job, body_of
 from gateway.state.evaluations import Evaluation, EvaluationStore, Model
-from gateway.state.fitted import MODEL_BYTES_MAX, FittedError, FittedStore, Kind, scores_as
+from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import Result
 from router.coverage import CoverageError, CoverageModel
 from router.embedding import EmbeddingError, StaticEmbedding
 from router.minilm import MiniLM
+from router.packing import MODEL_BYTES_MAX
 
 NICENESS = 10
 BATCH = 500

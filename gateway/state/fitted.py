@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from redis.asyncio import Redis
 
+from router.packing import MODEL_BYTES_MAX
 from serving.shelf import Shelf
 
 Kind = Literal["coverage", "confidence", "gain"]
@@ -23,7 +24,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SELECTING: tuple[Kind, ...] = ("coverage", "gain")
 """Those that read what a selector takes of a conversation."""
 FittingState = Literal["waiting", "fitting", "ready", "failed"]
-MODEL_BYTES_MAX = 2_000_000
 STATES_KEY = "apprentice:fitted:states"
 MODEL_KEY = "apprentice:fitted:model:"
 

@@ -22,11 +22,12 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from router.candidates import CENTROIDS
-from router.coverage import HELD_BACK_MAX, MODEL_BYTES_MAX, CoverageModel, Mix, Parts
+from router.coverage import HELD_BACK_MAX, CoverageModel, Mix, Parts
 from router.embedding import Embedding, Vectors, clipped
 from router.fitting.coverage_mix import Groups, best_mix, folds_of, groups_of, held_out, usual
 from router.fitting.errors import FittingError
 from router.ngrams import BUCKETS, buckets_of
+from router.packing import MODEL_BYTES_MAX
 
 PROMPTS_MIN = 20
 PROMPTS_MAX = 15_000

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.gain import MODEL_BYTES_MAX, GainError, GainModel, Measured
+from router.gain import GainError, GainModel, Measured
 from router.ngrams import BUCKETS
+from router.packing import MODEL_BYTES_MAX
 from router.shape import FEATURES, shape_of
 
 

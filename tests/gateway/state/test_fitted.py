@@ -8,10 +8,11 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.state.fitted import MODEL_BYTES_MAX, FittedError, FittedStore, Fitting
+from gateway.state.fitted import FittedError, FittedStore, Fitting
 from gateway.state.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, Waiting
 from gateway.state.snapshot import Deployed, SnapshotKeeper
 from router.confidence import NAMES, Calibration, ConfidenceModel
+from router.packing import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.registry import Registry, Version
 from serving.shelf import GENERATION_KEY, Shelf

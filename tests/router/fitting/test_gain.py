@@ -9,7 +9,8 @@ import pytest
 
 from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain, fit_unmeasured, predicted, read
-from router.gain import MODEL_BYTES_MAX, GainModel
+from router.gain import GainModel
+from router.packing import MODEL_BYTES_MAX
 
 HARD = ("derivative", "integral", "theorem", "matrix")
 EASY = ("parcel", "refund", "invoice", "delivery")

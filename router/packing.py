@@ -1,0 +1,108 @@
+"""How a fitted model is bytes: a header and arrays, packed, with a checksum. No pickle, and no model runs code."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+MODEL_BYTES_MAX = 2_000_000
+"""Longest model of a kind that is kept for a version."""
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Shaped(Protocol):
+    """A header: what a model is beside its arrays, and the shape of each of these."""
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """By the array's name."""
+
+
+H = TypeVar("H", bound=Shaped)
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[H]):
+    """The byte form of one kind of model. `magic` begins it, and says which form it is; `arrays` are the models' by
+    name, each with its numpy type and how many axes it has, in their order. `error` is raised for what can't be read.
+    """
+
+    kind: str
+    magic: bytes
+    header: type[H]
+    arrays: Mapping[str, tuple[str, int]]
+    error: type[Exception]
+    unpacked_bytes_max: int
+    header_bytes_max: int
+
+    def arrays_of(self, model: object) -> Arrays:
+        """A model's arrays, as they are written."""
+        return {name: np.ascontiguousarray(getattr(model, name), kind) for name, (kind, _) in self.arrays.items()}
+
+    def pack(self, header: H, arrays: Arrays) -> bytes:
+        """The bytes of a model. `arrays` are those of `arrays_of`, whose shapes the header tells (`shapes_of`)."""
+        told = msgspec.json.encode(header)
+        body = struct.pack("<I", len(told)) + told + b"".join(array.tobytes() for array in arrays.values())
+        packed = zlib.compress(body, 6)
+        return self.magic + struct.pack("<I", zlib.crc32(packed)) + packed
+
+    def unpack(self, data: bytes) -> tuple[H, Arrays]:
+        """A model's header, and its arrays, read-only. Raises `error`."""
+        header, body = self._opened(data)
+        return header, self._read(header, body)
+
+    def finite(self, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+        """Whether all floats in the arrays are numbers."""
+        return all(bool(np.isfinite(arrays[name]).all()) for name, (kind, _) in self.arrays.items() if "f" in kind)
+
+    def unfit(self) -> Exception:
+        """The error for parts that do not fit each other."""
+        return self.error(f"The {self.kind} model's parts do not fit each other: fit it again.")
+
+    def _damaged(self) -> Exception:
+        return self.error(f"The {self.kind} model's bytes are damaged: fit it again.")
+
+    def _opened(self, data: bytes) -> tuple[H, bytes]:
+        if not data.startswith(self.magic):
+            raise self.error(f"These bytes are no {self.kind} model of this format: fit it again.")
+        try:
+            (checksum,) = struct.unpack_from("<I", data, len(self.magic))
+            packed = data[len(self.magic) + 4 :]
+            if len(data) > MODEL_BYTES_MAX or zlib.crc32(packed) != checksum:
+                raise self._damaged()
+            unpacking = zlib.decompressobj()
+            body = unpacking.decompress(packed, self.unpacked_bytes_max)
+            (length,) = struct.unpack_from("<I", body)
+            if not unpacking.eof or length > self.header_bytes_max:
+                raise self._damaged()
+            return msgspec.json.decode(body[4 : 4 + length], type=self.header), body[4 + length :]
+        except (struct.error, zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise self._damaged() from error
+
+    def _read(self, header: H, body: bytes) -> Arrays:
+        found: Arrays = {}
+        at = 0
+        for name, (kind, axes) in self.arrays.items():
+            shape = header.shapes.get(name, [])
+            if len(shape) != axes or any(not 0 <= size <= self.unpacked_bytes_max for size in shape):
+                raise self._damaged()
+            count = int(np.prod(shape))
+            if at + count * np.dtype(kind).itemsize > len(body):
+                raise self._damaged()
+            found[name] = np.frombuffer(body, kind, count, at).reshape(shape)
+            at += count * np.dtype(kind).itemsize
+        if at != len(body):
+            raise self._damaged()
+        return found
+
+
+def shapes_of(arrays: Arrays) -> dict[str, list[int]]:
+    """The shape of each array by its name."""
+    return {name: list(array.shape) for name, array in arrays.items()}
