@@ -47,63 +47,61 @@ Exits = Annotated[tuple[Exit, ...], Field(min_length=1, max_length=3), BeforeVal
 SELECTORS = r"^(last_user|user_turns|dialogue|field:[^\s]{1,200})$"
 
 
-class DegradedSettings(Section):
-    """What is done where a version's verdict is degraded."""
+class RungSection(Section):
+    """One rung: whether it is asked, and acted on."""
 
     mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+
+
+class DegradedSettings(RungSection):
+    """What is done where a version's verdict is degraded."""
+
     explored_share: Share = Field(
         0.05, description="Share of requests that a degraded version keeps, so that its recovery can be seen."
     )
 
 
-class OutOfScopeSettings(Section):
+class OutOfScopeSettings(RungSection):
     """What is done where an input is unlike what the version was trained on."""
 
-    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     deferred_share: Share = Field(
         0.05, description="Share of in-scope requests that one is ready to send away too; it sets the threshold."
     )
 
 
-class HoldoutSettings(Section):
+class HoldoutSettings(RungSection):
     """A random share that goes to the exit, so that both arms stay measurable."""
 
-    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     share: Share = Field(0.02, description="Share of the requests in scope, drawn by session.")
 
 
-class PredictedGainSettings(Section):
+class PredictedGainSettings(RungSection):
     """What is done where general is expected to do better; only where that was shown by measurement."""
 
-    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     general_share_max: Share = Field(
         0.2, description="Share of the requests that it may send to the exit: the cost budget."
     )
 
 
-class ContractSettings(Section):
+class ContractSettings(RungSection):
     """What is done where an answer breaks the version's contract."""
 
-    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     constrained: bool = Field(False, description="Whether the engine is told to answer in no other form.")
     exit_breaks: ExitBreaks = Field(
         "error", description="What becomes of an exit's answer that breaks it too: an error, or a header on it."
     )
 
 
-class LowConfidenceSettings(Section):
+class LowConfidenceSettings(RungSection):
     """What is done where an answer is not sure enough."""
 
-    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
     wrong_share_max: Share = Field(
         0.05, description="Share of all requests that may get a wrong answer from the adapter; it sets the threshold."
     )
 
 
-class RefusalSettings(Section):
+class RefusalSettings(RungSection):
     """What is done where an answer is a refusal or empty, or calls a tool that was not offered."""
-
-    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
 
 
 class RungSettings(Section):
