@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ import msgspec
 from redis import Redis
 
 from monitoring.archive import Dataset, FeedbackRow, columns_of, day_of, write_part
+from monitoring.beside import live_with_input
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
@@ -34,7 +34,6 @@ from monitoring.records import Record
 STREAMS: Mapping[Dataset, str] = MappingProxyType({"records": RECORDS_STREAM_KEY, "feedback": FEEDBACK_STREAM_KEY})
 PART_ENTRIES_MAX = 50_000
 READ_MAX = 500
-NICENESS = 10
 PARTIAL = ".partial-"
 PARTIAL_SECONDS_MAX = 3600.0
 DAY_SECONDS = 86_400.0
@@ -217,16 +216,10 @@ def _sweep(folder: Path, retention_days: int) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _end_with_the_input() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
-
-
 def main() -> None:
     """Do the job that the input names, and say what was done."""
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
-    threading.Thread(target=_end_with_the_input, daemon=True).start()
-    os.nice(NICENESS)
+    live_with_input()
     sys.stdout.buffer.write(msgspec.json.encode(run(job)) + b"\n")
     sys.stdout.buffer.flush()
     os._exit(0)

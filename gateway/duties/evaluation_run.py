@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from redis.asyncio import Redis
 from gateway.duties.evaluation_job import Closed, Job, body_of
 from gateway.state.evaluations import Evaluation, EvaluationStore, Model
 from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
+from monitoring.beside import live_with_input
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import Result
 from router.coverage import CoverageError, CoverageModel
@@ -29,7 +29,6 @@ from router.embedding import EmbeddingError, StaticEmbedding
 from router.minilm import MiniLM
 from router.packing import MODEL_BYTES_MAX
 
-NICENESS = 10
 BATCH = 500
 DIGITS = 6
 SUMMARY = ("rows", "groups", "delta", "apgr", "apgr_low", "shown_to_help")
@@ -131,16 +130,10 @@ async def _scope(redis: Redis, version: str, texts: Sequence[str], job: Job) -> 
     return _Scope([*scores], model, scores_as(entry), entry.summary)
 
 
-def _end_with_the_input() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
-
-
 def main() -> None:
     """Do the job that the input names, and say how it went."""
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
-    threading.Thread(target=_end_with_the_input, daemon=True).start()
-    os.nice(NICENESS)
+    live_with_input()
     try:
         sys.stdout.buffer.write(msgspec.msgpack.encode(asyncio.run(close(job))))
         sys.stdout.buffer.flush()

@@ -10,13 +10,13 @@ from __future__ import annotations
 import gzip
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from monitoring.beside import live_with_input
 from router.coverage import CoverageModel
 from router.embedding import EmbeddingError, StaticEmbedding
 from router.fitting.background import stand_in
@@ -25,7 +25,6 @@ from router.fitting.errors import FittingError
 from router.fitting_job import Job, Line, Result, Step
 from router.minilm import MiniLM
 
-NICENESS = 10
 ASIDE_SHARE, ASIDE_SHARE_MAX = 0.1, 0.2
 """Of other traffic, kept from the fitting to measure it with: between ASIDE_MIN and ASIDE_MAX texts, or none."""
 ASIDE_MIN, ASIDE_MAX = 20, 500
@@ -69,17 +68,11 @@ def _say(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _end_with_the_input() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
-
-
 def main() -> None:
     """Do the job that the input names, and say how it went."""
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
     packed = sys.stdin.buffer.read(job.bytes)
-    threading.Thread(target=_end_with_the_input, daemon=True).start()
-    os.nice(NICENESS)
+    live_with_input()
     try:
         result, data = fit(job, packed)
     except (FittingError, EmbeddingError) as error:
