@@ -16,8 +16,8 @@ from gateway.asked.parameters import Endpoint
 from gateway.asked.request_body import RAW_FIELDS, RequestBody, asked_of, read_body
 from gateway.asked.scored import scored
 from gateway.callers import Caller
-from gateway.door.aside import call_of, in_turn, on_time
-from gateway.door.wire import Call, HungUp
+from gateway.door.aside import answered, in_turn
+from gateway.door.wire import Call
 from gateway.endpoints import Identified, house_of
 from gateway.errors import Problem
 from gateway.explain import finding_told, reason_words, told_to_callers
@@ -36,15 +36,10 @@ async def route(request: Request, caller: Identified) -> Response:
     leaves no record, and counts as a request against the key's limits, without tokens or money.
     """
     house = house_of(request)
-    call = call_of(request)
-    try:
-        with on_time(house, call):
-            return await _answered(house, call, caller)
-    except HungUp:
-        return Response(status_code=499)
+    return await answered(house, request, lambda call: _routed(house, call, caller))
 
 
-async def _answered(house: House, call: Call, caller: Caller) -> Response:
+async def _routed(house: House, call: Call, caller: Caller) -> Response:
     raw = await call.body(house.body_bytes_max)
     body = read_body(_endpoint_of(raw), raw)
     hold = await house.limits.take_request(caller)

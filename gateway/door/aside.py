@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from fastapi import Request
+from fastapi import Request, Response
 
 from gateway.callers import Caller
 from gateway.door.wire import Call, Deadline, HungUp, Message
@@ -14,17 +14,22 @@ from gateway.errors import Problem
 from gateway.house import House
 
 
-def call_of(request: Request) -> Call:
-    """The request on the wire, to read; what is told goes out by the framework."""
-    return Call(request.scope, request.receive, _unsent)
-
-
 async def _unsent(_: Message) -> None:
     """Nothing is sent this way."""
 
 
+async def answered(house: House, request: Request, answer: Callable[[Call], Awaitable[Response]]) -> Response:
+    """What `answer` makes of a request, in the time that one may take. Raises Problem (503, 504) where that is over."""
+    call = Call(request.scope, request.receive, _unsent)  # to read; what is told goes out by the framework
+    try:
+        with _on_time(house, call):
+            return await answer(call)
+    except HungUp:
+        return Response(status_code=499)
+
+
 @contextmanager
-def on_time(house: House, call: Call) -> Iterator[None]:
+def _on_time(house: House, call: Call) -> Iterator[None]:
     """The time that a request may take. Raises Problem (503, 504) where it is over, HungUp where the caller is gone."""
     try:
         with Deadline(house.snapshot.current.policy.limits.request_timeout_seconds):

@@ -16,8 +16,8 @@ from fastapi.responses import JSONResponse
 from msgspec import Raw
 
 from gateway.callers import Caller
-from gateway.door.aside import call_of, in_turn, on_time
-from gateway.door.wire import Call, HungUp
+from gateway.door.aside import answered, in_turn
+from gateway.door.wire import Call
 from gateway.endpoints import Identified, house_of
 from gateway.errors import Problem
 from gateway.house import House
@@ -39,15 +39,10 @@ async def report_records(request: Request, caller: Identified) -> Response:
     stored, 200 the same again; for a batch 200 and a result for each.
     """
     house = house_of(request)
-    call = call_of(request)
-    try:
-        with on_time(house, call):
-            return await _answered(house, call, caller)
-    except HungUp:
-        return Response(status_code=499)
+    return await answered(house, request, lambda call: _reported(house, call, caller))
 
 
-async def _answered(house: House, call: Call, caller: Caller) -> Response:
+async def _reported(house: House, call: Call, caller: Caller) -> Response:
     raw = await call.body(house.body_bytes_max)
     mark = house.durability.mark()
     entries = batch_of(raw)
