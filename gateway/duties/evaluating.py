@@ -17,10 +17,9 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.answers.answer import Answer
+from gateway.answers.beside import ask_beside
 from gateway.asked.request_body import RequestBody
 from gateway.configuration.tasks import TaskSettings
-from gateway.door.wire import Deadline
 from gateway.duties.archiving import redis_address
 from gateway.duties.child import child, hear
 from gateway.duties.evaluation_answers import said_by
@@ -28,7 +27,6 @@ from gateway.duties.evaluation_job import Closed, Job, body_of
 from gateway.duties.lease import DutyLease
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.ledger import Ledger
 from gateway.state.evaluations import LEFT_KEY, LOGPROBS_MAX, Evaluation, Model, ended
 from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import Row
@@ -39,7 +37,6 @@ from router.policy import TaskPolicy
 from router.replicas import pick
 from router.scoring import NO_SCORES
 from serving.adapters.registry import PLACED
-from serving.errors import EngineError
 from serving.view import FleetView, VersionView
 
 log = logging.getLogger(__name__)
@@ -303,7 +300,6 @@ def in_short(one: Evaluation) -> dict[str, Any]:
 
 async def _answered(house: House, choice: Choice, body: RequestBody) -> Said:
     """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others."""
-    now = time.monotonic()
     version = choice.version or choice.blueprint_of
     assert version is not None, "an evaluation is of a version"
     record = Record(
@@ -315,27 +311,14 @@ async def _answered(house: House, choice: Choice, body: RequestBody) -> Said:
         purpose="evaluation",
         policy_generation=house.snapshot.current.policy.generation,
     )
-    ledger = Ledger(record, now, None)
-    ledger.chosen(choice, house.stack(choice))
-    headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
     policy = house.snapshot.current.policy
     demands = house.judging.demands(policy, body, choice, NO_SCORES)
     body.cache_salt = house.cache_salt("evaluation", choice.task)
     sent = body.for_engine(choice, demands.fields if demands is not None else None)
-    answer = Answer(choice, house.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False))
-    fault: str | None = None
-    with answer:
-        try:
-            with Deadline(policy.limits.answer_timeout_seconds):
-                await answer.begin(house, body, sent, headers, policy.limits)
-        except (EngineError, TimeoutError) as error:
-            fault = error.kind if isinstance(error, EngineError) else "silent"
-        seconds = time.monotonic() - now
-        ledger.attempted(choice, fault, seconds)
-        ledger.learned(answer.progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
+    ledger, answer, fault = await ask_beside(house, choice, body, sent, record, policy.limits)
     contract = house.judging.contract_of(version)
     said = Said(text=None, fault=fault) if fault is not None else said_by(answer.body, contract)
-    _settle(house, record, said, seconds)
+    _settle(house, record, said, ledger.engine_seconds)
     return said
 
 

@@ -11,8 +11,8 @@ import logging
 import time
 
 from gateway.answers.answer import Answer
+from gateway.answers.beside import ask_beside
 from gateway.asked.request_body import RequestBody
-from gateway.door.wire import Deadline
 from gateway.duties.trials import ShadowJob, text_of
 from gateway.house import House
 from gateway.ledger import Ledger, settle_shadow
@@ -22,7 +22,6 @@ from monitoring.records import PairRecord, Record
 from router.decision import Choice
 from router.policy import Policy
 from router.replicas import pick
-from serving.errors import EngineError
 from serving.view import VersionView
 
 log = logging.getLogger(__name__)
@@ -103,24 +102,10 @@ async def _run(house: House, job: ShadowJob) -> None:
         house.meters.shadow_requests.add(1, task, job.version, "dropped")
         return
     choice = dataclasses.replace(job.choice, version=version, pool=pool, replica=replica, blueprint_of=None)
-    ledger = Ledger(_record(house, job), now, None)
-    ledger.chosen(choice, house.stack(choice))
+    body = job.body.whole()
+    sent = body.for_engine(choice, house.judging.form(body, choice))
+    ledger, answer, fault = await ask_beside(house, choice, body, sent, _record(house, job), job.policy.limits)
     ledger.record.probability = job.probability
-    answer = Answer(choice, house.fleet.replicas[replica.name].lease(now, version.name, probes=False))
-    headers = {"Content-Type": "application/json", "X-Request-Id": ledger.record.id, "traceparent": ledger.traceparent}
-    limits = job.policy.limits
-    fault: str | None = None
-    with answer:
-        try:
-            with Deadline(limits.answer_timeout_seconds):
-                body = job.body.whole()
-                await answer.begin(
-                    house, body, body.for_engine(choice, house.judging.form(body, choice)), headers, limits
-                )
-        except (EngineError, TimeoutError) as error:
-            fault = error.kind if isinstance(error, EngineError) else "silent"
-        ledger.attempted(choice, fault, time.monotonic() - now)
-        ledger.learned(answer.progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
     outcome = "failed"
     if fault is None:
         outcome = _compare(house, job, version, text_of([answer.body], stream=False) or "", ledger.record)

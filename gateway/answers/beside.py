@@ -1,0 +1,38 @@
+"""Requests of our own, which no caller waits for: a shadow's, an evaluation's."""
+
+from __future__ import annotations
+
+import time
+
+from gateway.answers.answer import Answer
+from gateway.asked.request_body import RequestBody
+from gateway.door.wire import Deadline
+from gateway.house import House
+from gateway.ledger import Ledger
+from monitoring.records import Record
+from router.decision import Choice
+from router.policy import AttemptLimits
+from serving.errors import EngineError
+
+
+async def ask_beside(
+    house: House, choice: Choice, body: RequestBody, sent: bytes, record: Record, limits: AttemptLimits
+) -> tuple[Ledger, Answer, str | None]:
+    """Ask this choice's engine once, for a whole answer: its ledger, the answer, closed, and what went wrong (None:
+    nothing). `sent` is `body` as the engine gets it. It is no probe of a replica that rests.
+    """
+    now = time.monotonic()
+    ledger = Ledger(record, now, None)
+    ledger.chosen(choice, house.stack(choice))
+    headers = {"Content-Type": "application/json", "X-Request-Id": record.id, "traceparent": ledger.traceparent}
+    answer = Answer(choice, house.fleet.replicas[choice.replica.name].lease(now, choice.engine_model, probes=False))
+    fault: str | None = None
+    with answer:
+        try:
+            with Deadline(limits.answer_timeout_seconds):
+                await answer.begin(house, body, sent, headers, limits)
+        except (EngineError, TimeoutError) as error:
+            fault = error.kind if isinstance(error, EngineError) else "silent"
+        ledger.attempted(choice, fault, time.monotonic() - now)
+        ledger.learned(answer.progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
+    return ledger, answer, fault
