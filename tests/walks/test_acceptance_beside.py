@@ -39,15 +39,21 @@ from tests.walks.coverage_world import OUT_OF_SCOPE, asked, keep
 from tests.walks.test_hang_up import last_record
 
 
-async def test_an_answer_that_another_engine_went_on_with_is_judged_as_a_whole(
-    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
-) -> None:
-    def continuing(**sections: Any) -> dict[str, Any]:
+def continuing(configure: Configure) -> Configure:
+    """The same configuration, whose small engines go on with what others have begun."""
+
+    def configured(**sections: Any) -> dict[str, Any]:
         found = configure(**sections)
         found["pools"]["small"]["continues"] = True
         return found
 
-    async with judging(continuing, make_adapter, CONTRACT_ENFORCED | CONFIDENCE_ENFORCED) as gateway:
+    return configured
+
+
+async def test_an_answer_that_another_engine_went_on_with_is_judged_as_a_whole(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> None:
+    async with judging(continuing(configure), make_adapter, CONTRACT_ENFORCED | CONFIDENCE_ENFORCED) as gateway:
         await calibrate(gateway)
         small.answers[V1], small.twists[V1], general.answers["large"] = KEPT, with_logprobs(SURE), KEPT
         small.faults.add(Dies(3, "reset"), model=V1, times=1)
@@ -67,13 +73,8 @@ async def test_an_answer_that_another_engine_went_on_with_is_judged_as_a_whole(
 async def test_a_held_answer_of_two_versions_is_not_judged_as_one(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
-    def continuing(**sections: Any) -> dict[str, Any]:
-        found = configure(**sections)
-        found["pools"]["small"]["continues"] = True
-        return found
-
     task = {"contract": None, "versions": 2, "exits": {"engine_error": ["standby", "general"]}}
-    async with judging(continuing, make_adapter, CONFIDENCE_ENFORCED, **task) as gateway:
+    async with judging(continuing(configure), make_adapter, CONFIDENCE_ENFORCED, **task) as gateway:
         for version in (V1, V2):
             await calibrate(gateway, version=version)
             small.answers[version] = " ".join(f"w{number}" for number in range(14))
