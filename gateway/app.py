@@ -64,6 +64,7 @@ from gateway.settings import Settings
 from gateway.state.durability import Durability, SettledSend
 from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
+from gateway.state.health import HealthStore
 from gateway.state.samples import Samples
 from gateway.state.snapshot import Snapshot, SnapshotKeeper
 from gateway.state.state import Lives, StateError, open_state, shared_secret
@@ -237,6 +238,7 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             exits=Exits(caps_of(settings), settings.limits.general_share_window_seconds, limits),
             overrides=Shelf(redis, "overrides"),
             cordons=Shelf(redis, "cordons"),
+            health=HealthStore(redis),
             recent=Recent(settings.records.recent_bytes_max),
             records=flow.buffer,
             record_stream=flow.stream,
@@ -255,13 +257,18 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             threads=stack.enter_context(Threads()),
             stirred=stirred,
         )
-        read_gauges(house)
-        await asyncio.to_thread(store.sweep, CRASHED_AFTER_SECONDS, time.time())
-        await snapshot.refresh()
-        await house.exits.begin()
-        await check_health(house)
+        await _look_around(house)
         await stack.enter_async_context(on_duty(house))
         yield house
+
+
+async def _look_around(house: House) -> None:
+    """What a gateway has to know before it serves. Raises RedisError."""
+    read_gauges(house)
+    await asyncio.to_thread(house.store.sweep, CRASHED_AFTER_SECONDS, time.time())
+    await house.snapshot.refresh()
+    await house.exits.begin()
+    await check_health(house)
 
 
 @asynccontextmanager

@@ -28,6 +28,7 @@ from gateway.settings import Settings
 from gateway.state.durability import Durability
 from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
+from gateway.state.health import HealthStore
 from gateway.state.samples import Samples
 from gateway.state.snapshot import SnapshotKeeper
 from monitoring.audit import Audit
@@ -75,6 +76,7 @@ class House:
     exits: Exits
     overrides: Shelf
     cordons: Shelf
+    health: HealthStore
     recent: Recent
     records: RecordBuffer
     record_stream: RecordStream

@@ -20,10 +20,12 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from gateway.callers import split_key
 from gateway.configuration.evaluations import EvaluationSettings
 from gateway.configuration.fitting import FittingSettings
+from gateway.configuration.monitor import MonitorSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
 from gateway.configuration.sections import DoorLimits, ListenSettings, Name, QueueLimits, Seconds, Section
 from gateway.configuration.tasks import TaskSettings
 from gateway.limits.slices import RedisGone
+from monitoring.degradation.plan import Plan
 from router.policy import AttemptLimits, CacheIsolation
 from serving.adapters.signature import SignatureError, read_public_key
 from serving.fleet import PoolConfig
@@ -184,9 +186,10 @@ class Settings(BaseSettings):
     )
     fitting: FittingSettings = FittingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    monitor: MonitorSettings = MonitorSettings()
     signing: SigningSettings = SigningSettings()
     release: ReleaseSettings = ReleaseSettings()
-    series_max: int = Field(24_000, ge=1000, description="Prometheus series that this gateway may have.")
+    series_max: int = Field(32_000, ge=2000, description="Prometheus series that this gateway may have.")
     cache_isolation: CacheIsolation = Field(
         "caller", description="Whose prompts share an engine's prefix cache: one caller's own, or everybody's (none)."
     )
@@ -218,6 +221,8 @@ class Settings(BaseSettings):
         for name, task in self.tasks.items():
             if faults := list(task.faults(name, frozenset(self.pools), self.limits.request_timeout_seconds)):
                 raise ValueError("; ".join(faults))
+            if faults := list(task.monitor.faults(name, frozenset(self.pools), frozenset(self.feedback_metrics))):
+                raise ValueError("; ".join(faults))
             exit_pool = self.pools.get(task.exit_pool or "")
             if task.general_usd_per_day is not None and (exit_pool is None or exit_pool.price is None):
                 raise ValueError(f"tasks.{name}.general_usd_per_day: its exit pool needs a price")
@@ -246,6 +251,14 @@ class Settings(BaseSettings):
         """As serving keeps them."""
         seconds = self.limits.request_timeout_seconds
         return [pool.config(name, self.health_interval_seconds, seconds) for name, pool in self.pools.items()]
+
+    def plan(self, task: str) -> Plan:
+        """How a task's versions are watched."""
+        found = self.tasks[task]
+        rung = found.rungs.degraded
+        return found.monitor.plan(
+            rung.explored_share, rung.mode == "enforce", frozenset(self.feedback_metrics), self.monitor
+        )
 
     @property
     def archive(self) -> Path:

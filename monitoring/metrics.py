@@ -1,4 +1,4 @@
-"""What the gateway counts for Prometheus: one table of metrics, and the meters made from it.
+"""What the gateway counts for Prometheus: the meters made from the table of metrics (metric_table.py).
 
 An update is a look-up by label values and an addition; a scrape joins lines begun with their series.
 prometheus_client does the same in seven times the time, and a scrape stops every stream while it lasts
@@ -16,360 +16,20 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE_OPENMETRICS
+
+from monitoring.metric_spec import CLOSED, Spec, evaluate
+from monitoring.metric_table import METRICS
 
 log = logging.getLogger(__name__)
 
 OTHER = "other"
 PREFIX = "apprentice_"
-SERIES_MAX_DEFAULT = 24_000
-SERIES_MAX_LEAST = 1_000
-
-SECONDS_OF_A_REQUEST = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
-)  # fmt: skip
-SECONDS_OF_A_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0)
-SECONDS_OF_OVERHEAD = (5e-05, 1e-04, 2e-04, 3e-04, 5e-04, 1e-03, 2e-03, 5e-03, 0.01, 0.02, 0.05, 0.1)
-SECONDS_OF_A_LOAD = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-SECONDS_OF_A_WRITE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-SECONDS_OF_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-
-SCALE: Mapping[str, int] = {"T": 40, "V": 3, "P": 2, "R": 8, "M": 3}
-"""The deployment that the default budget is made for: tasks, versions of each, pools, replicas in all, and
-metrics that a task takes feedback on. A larger one raises the budget, and every share grows with it."""
-
-CLOSED: Mapping[str, int] = {
-    "reason": 18,
-    "outcome": 14,
-    "type": 3,
-    "purpose": 6,
-    "code": 56,
-    "cause": 6,
-    "priority": 3,
-    "state": 11,
-    "action": 4,
-    "rung": 9,
-    "mode": 3,
-    "family": 64,
-}
-"""Labels whose values are a closed list in our own code, and how many values each may have, with `other`.
-Every other label is open: its values come from configuration or from admins."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """A metric as declared. `children` is a formula over SCALE for the most combinations of label values that
-    it may have; `bounds` are a histogram's upper bounds in seconds, +Inf left out."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    unit: str
-    help: str
-    labels: tuple[str, ...] = ()
-    children: str = "1"
-    bounds: tuple[float, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """Series to a combination of label values: 1, or a histogram's buckets with +Inf, sum and count."""
-        return len(self.bounds) + 3 if self.kind == "histogram" else 1
-
-    @property
-    def series_max(self) -> int:
-        """The most series this metric may have at SCALE."""
-        return evaluate(self.children) * self.width
-
-    @property
-    def other_children(self) -> int:
-        """Combinations kept free for `other`: one for each combination of this metric's closed labels."""
-        return math.prod(CLOSED.get(label, 1) for label in self.labels)
-
-
-def evaluate(formula: str, scale: Mapping[str, int] = SCALE) -> int:
-    """The value of a formula like `(T+1)*V*5 + 8`: a sum of products; a factor may be a sum in brackets."""
-    return sum(
-        math.prod(
-            sum(scale[term] if term in scale else int(term) for term in factor.strip("()").split("+"))
-            for factor in product.split("*")
-        )
-        for product in formula.split(" + ")
-    )
-
-
-TASK_POOL = ("task", "pool")
-BY_TASK_AND_POOL = "(T+1)*P + 1"
-
-METRICS: tuple[Spec, ...] = (
-    Spec(
-        "apprentice_requests_total", "counter", "requests",
-        "Finished requests by what answered, why it was chosen and how it ended.",
-        ("task", "version", "pool", "reason", "outcome"), "(T+1)*(V+1)*40 + 252",
-    ),
-    Spec(
-        "apprentice_request_duration_seconds", "histogram", "seconds",
-        "Time from a request's first byte to the end of its answer or error, in seconds.",
-        TASK_POOL, "(T+1)*(P+1) + 1", SECONDS_OF_A_REQUEST,
-    ),
-    Spec(
-        "apprentice_time_to_first_token_seconds", "histogram", "seconds",
-        "Time from a request's first byte to the first token of its answer, in seconds; streams only.",
-        TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_A_REQUEST,
-    ),
-    Spec(
-        "apprentice_time_per_output_token_seconds", "histogram", "seconds",
-        "Mean time for each token of an answer, in seconds; in a stream, for each after the first.",
-        TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_A_TOKEN,
-    ),
-    Spec(
-        "apprentice_overhead_seconds", "histogram", "seconds",
-        "Time from a request's first byte to commit that was not spent on waiting for an engine, in seconds.",
-        TASK_POOL, BY_TASK_AND_POOL, SECONDS_OF_OVERHEAD,
-    ),
-    Spec(
-        "apprentice_tokens_total", "counter", "tokens",
-        "Tokens that engines read (prompt) and made (completion).",
-        ("task", "version", "pool", "type"), "(T+1)*(V+1)*2 + 3",
-    ),
-    Spec(
-        "apprentice_cost_usd_total", "counter", "US dollars",
-        "Known cost in US dollars, by what it was spent on.",
-        ("task", "version", "pool", "purpose"), "(T+1)*(V+1)*5 + 6",
-    ),
-    Spec(
-        "apprentice_cost_unknown_total", "counter", "requests",
-        "Requests whose cost is not known, and which are therefore missing in the cost.",
-        ("pool",), "P + 1",
-    ),
-    Spec(
-        "apprentice_saving_usd_total", "counter", "US dollars",
-        "US dollars saved against the same tokens at the general price, over requests that were cheaper.",
-        ("task",), "T + 2",
-    ),
-    Spec(
-        "apprentice_overspend_usd_total", "counter", "US dollars",
-        "US dollars spent above the same tokens at the general price, over requests that were dearer.",
-        ("task",), "T + 2",
-    ),
-    Spec(
-        "apprentice_fallbacks_total", "counter", "fallbacks",
-        "Requests given to another choice before commit, as the first could not or may not answer.",
-        ("task", "from", "to", "reason"), "T*P*12 + 18",
-    ),
-    Spec(
-        "apprentice_rung_fired_total", "counter", "requests",
-        "Requests for which a rung fired, by the version that they were led to; observed ones changed nothing.",
-        ("task", "version", "rung", "mode"), "T*V*5 + 27",
-    ),
-    Spec(
-        "apprentice_rung_unjudged_total", "counter", "requests",
-        "Requests that an enforced rung let pass as it could not judge: no model, or one for another prefix.",
-        ("task", "version", "rung"), "T*V*4 + 9",
-    ),
-    Spec(
-        "apprentice_route_asked_total", "counter", "requests",
-        "Requests for a decision alone (POST /v1/route), by the reason that it had; none where it was refused.",
-        ("reason",), "18",
-    ),
-    Spec(
-        "apprentice_refusals_total", "counter", "requests",
-        "Errors sent to callers, by the error's code.",
-        ("code",), "56",
-    ),
-    Spec(
-        "apprentice_requests_shed_total", "counter", "requests",
-        "Requests that got no place, by why.",
-        ("cause",), "6",
-    ),
-    Spec(
-        "apprentice_queue_length", "gauge", "requests",
-        "Requests that wait for a place in this gateway or on a replica, by their class.",
-        ("priority",), "3",
-    ),
-    Spec(
-        "apprentice_queue_seconds", "histogram", "seconds",
-        "How long a request that had to wait waited for a place, in seconds, whatever came of it.",
-        ("priority",), "3", SECONDS_OF_A_WRITE,
-    ),
-    Spec(
-        "apprentice_configuration_reloads_total", "counter", "reloads",
-        "Readings of the configuration while the gateway runs, by what came of them.",
-        ("outcome",), "14",
-    ),
-    Spec(
-        "apprentice_configuration_loaded_at_seconds", "gauge", "Unix seconds",
-        "When the configuration that this gateway goes by was read, in Unix seconds.",
-    ),
-    Spec(
-        "apprentice_limits_unenforced_total", "counter", "requests",
-        "Requests let through without holding a limit, since Redis did not answer.",
-    ),
-    Spec(
-        "apprentice_exit_capped_total", "counter", "requests",
-        "Requests that met a closed exit: their task had sent as much there as it may; by why they were to go there.",
-        ("task", "reason"), "T + 18",
-    ),
-    Spec(
-        "apprentice_attempts_total", "counter", "attempts",
-        "Attempts at engines by how each ended; a request may take several.",
-        ("pool", "outcome"), "P*13 + 14",
-    ),
-    Spec(
-        "apprentice_feedback_total", "counter", "judgements",
-        "Feedback by what became of it.",
-        ("task", "version", "metric", "outcome"), "(T+1)*(V+1)*M*5 + 14",
-    ),
-    Spec(
-        "apprentice_feedback_coverage_ratio", "gauge", "ratio, 0 to 1",
-        "Share of the task's recent requests that have feedback, from 0 to 1.",
-        ("task",), "T + 2",
-    ),
-    Spec(
-        "apprentice_adapter_info", "gauge", "always 1",
-        "1 for each version known, with the digest of its bytes and its state.",
-        ("task", "version", "pool", "digest", "state"), "T*V*2 + 11",
-    ),
-    Spec(
-        "apprentice_adapter_load_seconds", "histogram", "seconds",
-        "Time an engine took to load an adapter, in seconds.",
-        ("pool",), "P + 1", SECONDS_OF_A_LOAD,
-    ),
-    Spec(
-        "apprentice_adapter_placements", "gauge", "replicas",
-        "Replicas on which a version is in a state.",
-        ("version", "state"), "T*V*R + 11",
-    ),
-    Spec(
-        "apprentice_adapter_loads_left", "gauge", "loads",
-        "Adapters that a replica's engine takes before something must go.",
-        ("pool", "replica"), "R + 1",
-    ),
-    Spec(
-        "apprentice_adapter_working_set_ratio", "gauge", "ratio",
-        "Versions that are to be on a replica, as a share of the adapters that its engine can hold.",
-        ("pool", "replica"), "R + 1",
-    ),
-    Spec(
-        "apprentice_shadow_requests_total", "counter", "requests",
-        "Requests that a shadow was to answer too: agreed, differed, failed or dropped.",
-        ("task", "version", "outcome"), "T*V*4 + 14",
-    ),
-    Spec(
-        "apprentice_reported_records_total", "counter", "records",
-        "Reports of what another gateway served: created, same, conflict or refused.",
-        ("task", "version", "outcome"), "(T+1)*(V+1)*3 + 14",
-    ),
-    Spec(
-        "apprentice_rollout_verdicts_total", "counter", "verdicts",
-        "Canaries on which a verdict was carried out: promote, roll_back or hold.",
-        ("task", "action"), "T*3 + 4",
-    ),
-    Spec(
-        "apprentice_evaluation_rows_total", "counter", "rows",
-        "Rows that an evaluation had an arm answer: right, wrong, empty, refused or failed.",
-        ("outcome",), "14",
-    ),
-    Spec(
-        "apprentice_fitting_total", "counter", "fittings",
-        "Fittings of models that came to an end: ready or failed.",
-        ("outcome",), "14",
-    ),
-    Spec(
-        "apprentice_fitting_seconds", "histogram", "seconds",
-        "Time to fit a model, from its process's start to the model in Redis, in seconds.",
-        bounds=SECONDS_OF_A_LOAD,
-    ),
-    Spec(
-        "apprentice_fitted_unused_total", "counter", "faults",
-        "Fitted models that could not be read (damaged), do not go with the selector or the coverage model that there "
-        "is (unsuited), or could not be asked at a request (failed), which went on without.",
-        ("outcome",), "14",
-    ),
-    Spec(
-        "apprentice_replica_cordoned", "gauge", "0 or 1",
-        "1 where a replica gets no requests because an admin or a recycling has cordoned it, else 0.",
-        ("pool", "replica"), "R + 1",
-    ),
-    Spec(
-        "apprentice_breaker_state", "gauge", "0, 1 or 2",
-        "State of a replica's breakers, the worst of them: 0 closed, 1 half-open, 2 open.",
-        ("pool", "replica"), "R + 1",
-    ),
-    Spec(
-        "apprentice_replica_up", "gauge", "0 or 1",
-        "1 where the replica's last health check passed, else 0.",
-        ("pool", "replica"), "R + 1",
-    ),
-    Spec(
-        "apprentice_in_flight", "gauge", "requests",
-        "Requests that this gateway holds on a replica at this moment.",
-        ("pool", "replica"), "R + 1",
-    ),
-    Spec(
-        "apprentice_tasks", "gauge", "tasks",
-        "Tasks of the event loop: those of the duties, and at most three for each connection that is served.",
-    ),
-    Spec("apprentice_records_pending", "gauge", "records", "Records in memory and spool that are not stored yet."),
-    Spec(
-        "apprentice_records_dropped_total", "counter", "records",
-        "Records lost because spool or buffer was full, or the disk damaged them.",
-    ),
-    Spec(
-        "apprentice_records_flush_seconds", "histogram", "seconds",
-        "Time to write one batch of records, in seconds.",
-        bounds=SECONDS_OF_A_WRITE,
-    ),
-    Spec(
-        "apprentice_records_oldest_age_seconds", "gauge", "seconds",
-        "Age of the oldest record that is not stored yet, in seconds; 0 with none pending.",
-    ),
-    Spec("apprentice_records_spool_bytes", "gauge", "bytes", "Size of this gateway's spool of records on disk."),
-    Spec("apprentice_records_spool_bytes_max", "gauge", "bytes", "Size at which the spool drops its oldest records."),
-    Spec(
-        "apprentice_records_archived_total", "counter", "records",
-        "Records that this gateway wrote to Parquet files.",
-    ),
-    Spec(
-        "apprentice_records_unarchived_dropped_total", "counter", "records",
-        "Records that the stream dropped before they were written to Parquet files.",
-    ),
-    Spec("apprentice_redis_up", "gauge", "0 or 1", "1 where Redis has answered lately, else 0."),
-    Spec(
-        "apprentice_state_durable", "gauge", "0 or 1",
-        "1 where what is acknowledged is on the disk of Redis, 0 where Redis may forget it when it ends.",
-    ),
-    Spec(
-        "apprentice_event_loop_lag_seconds", "histogram", "seconds",
-        "How much later than due the event loop woke a timer, in seconds.",
-        bounds=SECONDS_OF_LAG,
-    ),
-    Spec(
-        "apprentice_snapshot_generation", "gauge", "generation",
-        "Generation of the policy snapshot that this gateway decides by.",
-    ),
-    Spec(
-        "apprentice_snapshot_age_seconds", "gauge", "seconds",
-        "Time since this gateway last confirmed its policy snapshot in Redis, in seconds.",
-    ),
-    Spec(
-        "apprentice_build_info", "gauge", "always 1",
-        "1, with the version of the gateway's own package.",
-        ("version",), "2",
-    ),
-    Spec(
-        "apprentice_series_overflow_total", "counter", "updates",
-        "Updates counted under other because their metric had used its share of the series budget.",
-        ("family",), "64",
-    ),
-    Spec(
-        "apprentice_measurements_lost_total", "counter", "updates",
-        "Updates that were no finite number of at least 0, and gauges that could not be read: our fault.",
-        ("family",), "64",
-    ),
-)  # fmt: skip
+SERIES_MAX_DEFAULT = 32_000
+SERIES_MAX_LEAST = 2_000
 
 
 class Count:
@@ -630,6 +290,7 @@ class Meters:
         self.shadow_requests = make(Counter, "shadow_requests_total")
         self.reported_records = make(Counter, "reported_records_total")
         self.rollout_verdicts = make(Counter, "rollout_verdicts_total")
+        self._make_of_monitor()
         self.evaluation_rows = make(Counter, "evaluation_rows_total")
         self.fitting = make(Counter, "fitting_total")
         self.fitting_seconds = make(Histogram, "fitting_seconds")
@@ -653,6 +314,39 @@ class Meters:
         self.snapshot_generation = make(Gauge, "snapshot_generation")
         self.snapshot_age_seconds = make(Gauge, "snapshot_age_seconds")
         self.build_info = make(Gauge, "build_info")
+
+    def _make_of_monitor(self) -> None:
+        make = self._make
+        self.verdict = make(Gauge, "verdict")
+        self.verdict_since_seconds = make(Gauge, "verdict_since_seconds")
+        self.kept_ratio = make(Gauge, "kept_ratio")
+        self.e_value = make(Gauge, "e_value")
+        self.e_value_threshold = make(Gauge, "e_value_threshold")
+        self.quality_ratio = make(Gauge, "quality_ratio")
+        self.label_coverage_ratio = make(Gauge, "label_coverage_ratio")
+        self.labels_per_day = make(Gauge, "labels_per_day")
+        self.labels = make(Gauge, "labels")
+        self.labels_wanted = make(Gauge, "labels_wanted")
+        self.time_to_detect_seconds = make(Gauge, "time_to_detect_seconds")
+        self.feedback_delay_seconds = make(Gauge, "feedback_delay_seconds")
+        self.complaints_expected = make(Gauge, "complaints_expected")
+        self.complaints_seen = make(Gauge, "complaints_seen")
+        self.monitor_actions = make(Counter, "monitor_actions_total")
+        self.monitor_judged_at_seconds = make(Gauge, "monitor_judged_at_seconds")
+        self.monitor_behind_seconds = make(Gauge, "monitor_behind_seconds")
+        self.shadow_queue_length = make(Gauge, "shadow_queue_length")
+        self.shadow_queue_max = make(Gauge, "shadow_queue_max")
+        self.shadow_share_ratio = make(Gauge, "shadow_share_ratio")
+        self.judge_agreement_ratio = make(Gauge, "judge_agreement_ratio")
+        self.pairs = make(Counter, "pairs_total")
+        self.reviews = make(Counter, "reviews_total")
+        self.reviews_waiting = make(Gauge, "reviews_waiting")
+        self.review_cost_usd = make(Counter, "review_cost_usd_total")
+        self.tuning_cost_usd = make(Gauge, "tuning_cost_usd")
+        self.version_stale = make(Gauge, "version_stale")
+        self.version_review_by_seconds = make(Gauge, "version_review_by_seconds")
+        self.retraining_open = make(Gauge, "retraining_open")
+        self.webhooks = make(Counter, "webhooks_total")
 
     def expect_verdicts(self, tasks: Collection[str]) -> None:
         """Begin the verdicts of these tasks at 0, so that the first is seen as an increase; while there is room."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from router.decision import ADAPTER_STANDS_IN, OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
 from router.policy import Policy, TaskPolicy
 from router.replicas import Lack, pick
-from router.rungs import Finding
+from router.rungs import Exit, Finding
 from serving.view import FleetView, PoolView, VersionView
 
 AT_LEISURE: frozenset[Reason] = frozenset({"holdout", "predicted_gain"})
@@ -50,7 +50,7 @@ def exit_of(
     stands_in = reason in ADAPTER_STANDS_IN
     capped = False
     lack: Lack | None = None
-    for exit_ in task.exits_for(reason):
+    for exit_ in _exits(routing, policy):
         if exit_ == "needs_human":
             if lack == "overload":
                 break
@@ -131,6 +131,15 @@ def lacking(lack: Lack, pool: str) -> Refusal:
     if lack == "overload":
         return Refusal("overload", f"Every replica of the pool {pool!r} is full. Try again in a moment.")
     return Refusal("no_replica", f"No replica of the pool {pool!r} can answer now. Try again later.")
+
+
+def _exits(routing: Routing, policy: Policy) -> tuple[Exit, ...]:
+    """The task's exits for this reason; the arm that the monitor found to be better goes before them."""
+    exits = routing.task.exits_for(routing.reason)
+    shift = policy.shifts.get(routing.version.name) if routing.reason == "degraded" and routing.version else None
+    if shift is None or shift.to is None:
+        return exits
+    return (shift.to, *(one for one in exits if one != shift.to))
 
 
 def _standby(routing: Routing, policy: Policy, view: FleetView) -> VersionView | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from router.decision import Moment
 from router.fitted import OTHER_SELECTOR
 from router.placing import arm_point
-from router.policy import Alias, Policy, TaskPolicy
+from router.policy import UNWATCHED, Alias, Policy, TaskPolicy
 from router.rungs import AFTER_THE_ANSWER, RUNGS, Finding, Rung, RungName
 from router.scoring import Scores
 from serving.view import VersionView
@@ -73,12 +73,14 @@ def _degraded(
 ) -> tuple[Finding, float | None]:
     """What it found, and the probability of what it drew for that; None where it drew nothing."""
     name = version.name
-    if name not in policy.degraded:
+    shift = policy.shifts.get(name)
+    if shift is None:
         return Finding("degraded", rung.mode, fired=False, version=name), None
-    explored = arm_point(session, salt, moment.draw, "explored") < rung.share
+    kept = max(rung.share, shift.kept)
+    explored = arm_point(session, salt, moment.draw, "explored") < kept
     note = "kept by the exploration share" if explored else ""
-    found = Finding("degraded", rung.mode, not explored, None, rung.share, (), note, name)
-    return found, rung.share if explored else 1.0 - rung.share
+    found = Finding("degraded", rung.mode, not explored, None, kept, (), note, name)
+    return found, kept if explored else 1.0 - kept
 
 
 def _out_of_scope(rung: Rung, task: TaskPolicy, version: VersionView, scores: Scores, policy: Policy) -> Finding:
@@ -88,7 +90,8 @@ def _out_of_scope(rung: Rung, task: TaskPolicy, version: VersionView, scores: Sc
     if fitted is None or fitted.coverage is None or found is None:
         note = "no coverage model" if fitted is None else _unread(fitted.coverage_selector, task, "no coverage model")
         return Finding("out_of_scope", rung.mode, fired=False, note=note, version=name)
-    threshold = fitted.coverage.threshold(rung.share)
+    widened = policy.watched.get(task.name, UNWATCHED).deferral_factor
+    threshold = fitted.coverage.threshold(min(1.0, rung.share * widened))
     near = tuple(neighbour.id for neighbour in found.neighbours)
     if threshold == -math.inf:
         note = "too few training prompts for so small a share"

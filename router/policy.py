@@ -100,6 +100,28 @@ class TaskPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """A version whose verdict is degraded keeps this share of its requests, and the exit `to` gets the rest before the
+    task's other exits do (None: they go as the task says)."""
+
+    kept: float
+    to: Exit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """How a task is watched now: the probabilities with which a request is drawn for both arms to answer, and for a
+    person to review, and how many times its deferred_share is sent away."""
+
+    shadow_share: float = 0.0
+    review_share: float = 0.0
+    deferral_factor: float = 1.0
+
+
+UNWATCHED = Watched()
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptLimits:
     """How often and how long one request may be tried. All of it fits inside `request_timeout_seconds`.
 
@@ -121,7 +143,8 @@ class Policy:
     """The whole policy as one gateway sees it: the file's tasks, and what admins have set within them.
 
     `text_needed` says whether any override looks at the text of requests. `fitted` holds what was fitted for a version,
-    `degraded` the versions whose verdict is degraded, `index` what finds a task for the model `auto`, and `auto_pool`
+    `shifts` the versions whose verdict is degraded, with what each keeps of its requests, `watched` how tasks are
+    watched where they are, `index` what finds a task for the model `auto`, and `auto_pool`
     the pool that answers where none fits.
     """
 
@@ -133,7 +156,8 @@ class Policy:
     limits: AttemptLimits = field(default_factory=AttemptLimits)
     text_needed: bool = False
     fitted: Mapping[str, Fitted] = field(default_factory=dict)
-    degraded: frozenset[str] = frozenset()
+    shifts: Mapping[str, Shift] = field(default_factory=dict)
+    watched: Mapping[str, Watched] = field(default_factory=dict)
     index: TaskIndex | None = None
     auto_pool: str | None = None
     _rules: Mapping[str | None, tuple[Override, ...]] = field(init=False, repr=False, compare=False)

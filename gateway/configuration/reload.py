@@ -57,6 +57,7 @@ CHANGEABLE = (
     "pools.*.continues",
     "pools.*.context_tokens_max",
     "records.recent_bytes_max",
+    "monitor.*",
     "limits.request_timeout_seconds",
     "limits.answer_timeout_seconds",
     "limits.first_token_timeout_seconds",

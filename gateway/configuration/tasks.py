@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field
 
+from gateway.configuration.monitor import TaskMonitorSettings
 from gateway.configuration.sections import Name, Seconds, Section
 from router.decision import WITHOUT_EXITS, Reason
 from router.policy import AUTO, COMMIT_POLICIES, CacheIsolation, ExitBreaks, TaskPolicy
@@ -176,6 +177,7 @@ class TaskSettings(Section):
         pattern=SELECTORS,
         description="What of a conversation the fitted models read: last_user, user_turns, dialogue or field:PATH.",
     )
+    monitor: TaskMonitorSettings = TaskMonitorSettings()
 
     def faults(self, name: str, pools: frozenset[str], request_timeout_seconds: float) -> Iterator[str]:
         """Sentences on what can't be used, each beginning with its key; none if all is well."""

@@ -17,9 +17,10 @@ from redis.exceptions import RedisError
 from gateway.callers import Caller
 from gateway.state.fitted import Kind
 from gateway.state.models import FittedModels
+from monitoring.degradation.health import TaskHealth
 from router.embedding import Embedding
 from router.overrides import Override, needs_text
-from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
+from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
 from serving.adapters.placement import Placement
 from serving.adapters.registry import PLACED, AliasEntry, Registry, Version
 from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Mirror, Shelf
@@ -41,6 +42,8 @@ class Snapshot:
     placements: Mapping[tuple[str, str], Placement]
     cordons: Mapping[str, str]
     """Replicas that get no requests now, and why."""
+    health: Mapping[str, TaskHealth] = field(default_factory=dict)
+    """What the monitor has found, by task."""
     views: Mapping[str, VersionView] = field(default_factory=dict)
     """The versions as the router sees them."""
 
@@ -82,6 +85,7 @@ class SnapshotKeeper:
         self._overrides = Mirror(Shelf(redis, "overrides"), override_from)
         self._placements = Mirror(Shelf(redis, "placements"), lambda _, raw: msgspec.convert(raw, Placement))
         self._cordons = Shelf(redis, "cordons")
+        self._health = Mirror(Shelf(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskHealth))
         self._made: dict[str, tuple[AliasEntry, Alias]] = {}
         self._seen: dict[str, tuple[Version, VersionView]] = {}
         self._models = FittedModels(redis, damaged, deep, unsuited)
@@ -143,11 +147,13 @@ class SnapshotKeeper:
         fitted = await self._models.read({name for name, one in versions.items() if one.state in PLACED})
         leading = {task: entry.leading for task, entry in aliases.items()}
         policy = replace(policy, fitted=fitted, index=await self._models.index(leading, fitted))
+        health = await self._health.all()
+        policy = replace(policy, shifts=_shifts(health), watched=_watched(health))
         placements = {(p.replica, p.version): p for p in (await self._placements.all()).values()}
         cordons = {name: str(raw.get("reason") or "") for name, raw in (await self._cordons.all()).items()}
         known = MappingProxyType(callers | dict(self._fixed_callers))
         views = await self._made_views(versions)
-        return Snapshot(generation, known, policy, versions, aliases, placements, cordons, views)
+        return Snapshot(generation, known, policy, versions, aliases, placements, cordons, health, views)
 
     async def _made_aliases(
         self, entries: Mapping[str, AliasEntry], generations: Mapping[str, int]
@@ -219,6 +225,24 @@ def _alias(task: str, generation: int, entry: AliasEntry) -> Alias:
     first = {} if canary is None else {canary: entry.weights[canary]}  # it has the beginning of the draw
     standby = entry.previous[0] if entry.previous else None
     return Alias(task, generation, first | entry.weights, entry.salt, canary, entry.shadow, standby)
+
+
+def _shifts(health: Mapping[str, TaskHealth]) -> Mapping[str, Shift]:
+    """What versions keep of their requests, those alone of which something is shifted."""
+    return MappingProxyType(
+        {
+            name: Shift(one.kept, one.to)
+            for found in health.values()
+            for name, one in found.versions.items()
+            if one.to is not None and one.kept < 1.0
+        }
+    )
+
+
+def _watched(health: Mapping[str, TaskHealth]) -> Mapping[str, Watched]:
+    return MappingProxyType(
+        {task: Watched(one.shadow_share, one.review_share, one.deferral_factor) for task, one in health.items()}
+    )
 
 
 def override_from(name: str, raw: Mapping[str, Any]) -> Override:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitoring.metrics import METRICS
+from monitoring.metric_table import METRICS
 
 ROOT = Path(__file__).parents[2]
 ALERTS = sorted((ROOT / "monitoring" / "alerts").glob("*.yaml"))

@@ -16,20 +16,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from gateway.errors import ERRORS
+from monitoring.degradation.health import STREAMS
 from monitoring.degradation.rollout import Action
-from monitoring.metrics import (
-    CLOSED,
-    METRICS,
-    SCALE,
-    SERIES_MAX_DEFAULT,
-    SERIES_MAX_LEAST,
-    Counter,
-    Gauge,
-    Histogram,
-    Meters,
-    Spec,
-    evaluate,
-)
+from monitoring.metric_spec import CLOSED, SCALE, Spec, evaluate
+from monitoring.metric_table import METRICS
+from monitoring.metrics import SERIES_MAX_DEFAULT, SERIES_MAX_LEAST, Counter, Gauge, Histogram, Meters
 from router.decision import REASONS
 from serving.adapters.placement import PLACEMENT_STATES
 from serving.adapters.registry import VERSION_STATES
@@ -108,7 +99,34 @@ def fill_as_forty_tasks_of_three_versions_do(meters: Meters, tasks_count: int = 
                     meters.adapter_info.set(1, task, version, "small", "0" * 64, f"state-{state}")
                 for state in range(SCALE["R"]):
                     meters.adapter_placements.set(1, version, f"state-{state}")
+    fill_as_the_monitor_does(meters)
     fill_what_no_task_has(meters)
+
+
+def fill_as_the_monitor_does(meters: Meters) -> None:
+    by_version = ("verdict", "verdict_since_seconds", "kept_ratio", "label_coverage_ratio", "labels_per_day", "labels")
+    later = ("feedback_delay_seconds", "complaints_expected", "complaints_seen", "version_stale")
+    by_task = ("labels_wanted", "shadow_share_ratio", "judge_agreement_ratio", "reviews_waiting")
+    for task in (f"task-{number}" for number in range(SCALE["T"])):
+        for gauge in (*by_task, "tuning_cost_usd", "retraining_open"):
+            getattr(meters, gauge).set(1, task)
+        meters.review_cost_usd.add(1, task)
+        for outcome in range(4):
+            meters.reviews.add(1, task, f"outcome-{outcome}")
+        for kind in range(CLOSED["kind"] - 1):
+            meters.monitor_actions.add(1, task, f"kind-{kind}")
+        for version in (f"{task}@v{number}" for number in range(SCALE["V"])):
+            for gauge in (*by_version, *later, "version_review_by_seconds"):
+                getattr(meters, gauge).set(1, task, version)
+            for stream in STREAMS:
+                meters.e_value.set(1, task, version, stream)
+                meters.e_value_threshold.set(1, task, version, stream)
+            for arm, bound in itertools.product(("version", "general", "standby"), ("mean", "low", "high")):
+                meters.quality_ratio.set(1, task, version, arm, bound)
+            for points in ("5", "10"):
+                meters.time_to_detect_seconds.set(1, task, version, points)
+            for outcome in range(4):
+                meters.pairs.add(1, task, version, f"outcome-{outcome}")
 
 
 def fill_what_no_task_has(meters: Meters) -> None:
@@ -124,6 +142,9 @@ def fill_what_no_task_has(meters: Meters) -> None:
         meters.replica_cordoned.set(0, POOLS[replica % 2], f"replica-{replica}")
         meters.adapter_loads_left.set(12, POOLS[replica % 2], f"replica-{replica}")
         meters.adapter_working_set_ratio.set(0.2, POOLS[replica % 2], f"replica-{replica}")
+    for gauge in ("monitor_judged_at_seconds", "monitor_behind_seconds", "shadow_queue_length", "shadow_queue_max"):
+        getattr(meters, gauge).set(1)
+    meters.webhooks.add(1, "sent")
     meters.requests_shed.add(1, "queue_full")
     meters.queue_length.set(1, "batch")
     meters.queue_seconds.observe(0.2, "batch")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from router.decision import Asked, Moment
 from router.fitted import Fitted
 from router.overrides import Override
-from router.policy import Alias, AttemptLimits, Policy, TaskPolicy
+from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy
 from router.rungs import RUNGS, Exit, Rung, RungName
 from router.scoring import NO_SCORES, Scores
 from serving.adapters.registry import VERSION_STATES
@@ -257,7 +257,7 @@ def any_policy(chance: random.Random) -> Policy:
     return policy(
         tasks=tasks,
         fitted={name: any_fitted(chance) for name in some(chance, VERSIONS, 1)},
-        degraded=frozenset(some(chance, VERSIONS) if chance.random() < 0.5 else ()),
+        shifts={name: Shift(chance.random()) for name in (some(chance, VERSIONS) if chance.random() < 0.5 else ())},
         auto_pool=chance.choice([None, "general", "general", "small", "gone"]),
         aliases=aliases,
         overrides=tuple(any_override(chance) for _ in range(chance.choice([0, 0, 0, 0, 0, 1, 3]))),

@@ -16,7 +16,7 @@ from router.decision import ADAPTER_STANDS_IN, OUT_OF_SERVICE, REASONS, Choice, 
 from router.exits import exit_instead
 from router.overrides import Override, needs_text, pattern_fault
 from router.placing import sticky_point
-from router.policy import Alias, Policy, TaskPolicy
+from router.policy import Alias, Policy, Shift, TaskPolicy
 from router.rungs import AFTER_THE_ANSWER, Rung
 from router.scoring import NO_SCORES, score
 from serving.view import CircuitView
@@ -149,7 +149,7 @@ def rung(reason: str) -> Choice:
             ill = policy(
                 tasks=laddered(**{reason: Rung("enforce", share)}),
                 fitted={"returns@v1": fitted(0.0, 0.1)},
-                degraded=frozenset({"returns@v1"}),
+                shifts={"returns@v1": Shift(0.0)},
             )
             return chosen(choose(asked(), scored(coverage=-1.0, gain=0.2), ill, usual_fleet(), moment()))
         case "contract" | "low_confidence" | "refusal":

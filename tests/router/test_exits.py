@@ -13,7 +13,7 @@ from router.choice import choose
 from router.decision import Choice, Moment, Refusal
 from router.exits import AT_LEISURE
 from router.overrides import Override
-from router.policy import Alias, TaskPolicy
+from router.policy import Alias, Shift, TaskPolicy
 from router.rungs import Exit, Rung
 from router.scoring import NO_SCORES, Scores
 from serving.view import CircuitView, FleetView
@@ -52,7 +52,7 @@ def sent_away(
         tasks=laddered({} if exits is None else {reason: exits}, **{reason: Rung("enforce", share)}),
         aliases={"returns": STANDBY},
         fitted={"returns@v2": fitted(0.0, 0.0)},
-        degraded=frozenset({"returns@v2"}),
+        shifts={"returns@v2": Shift(0.0)},
         **changes,
     )
     scores = Scores("returns@v2", Score(-1.0), 1.0)  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ def test_a_version_is_never_its_own_standby() -> None:
     itself = policy(
         tasks=laddered({"degraded": ("standby",), "engine_error": ALL}, degraded=Rung("enforce", 0.0)),
         aliases={"returns": replace(STANDBY, standby="returns@v2")},
-        degraded=frozenset({"returns@v2"}),
+        shifts={"returns@v2": Shift(0.0)},
     )
     assert told(choose(asked(), NO_SCORES, itself, usual_fleet(), moment())) == ("no_replica", "degraded")
 

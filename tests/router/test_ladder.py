@@ -14,7 +14,7 @@ from hypothesis import given
 from router.choice import choose
 from router.decision import Choice, Refusal
 from router.ladder import BEFORE_THE_ANSWER
-from router.policy import Alias, Policy
+from router.policy import Alias, Policy, Shift
 from router.rungs import Finding, Rung
 from router.scoring import NO_SCORES, Scores
 from tests.router.houses import Case, asked, cases, fitted, laddered, many, moment, policy, scored, usual_fleet
@@ -135,7 +135,7 @@ def test_the_shares_of_all_arms_add_up_and_each_request_carries_that_of_its_own(
     rules = policy(
         tasks=laddered(degraded=Rung("enforce", 0.2), holdout=Rung("enforce", 0.1)),
         aliases={"returns": Alias("returns", 1, HALVES, "salt", standby="returns@v2")},
-        degraded=frozenset({"returns@v2"}),
+        shifts={"returns@v2": Shift(0.0)},
     )
     arms = drawn(rules, 3, sessions)
     expected = {
@@ -171,9 +171,9 @@ def test_who_names_a_session_stays_in_its_arm_whatever_is_drawn_and_the_empty_na
 
 
 def test_a_version_that_is_degraded_keeps_its_exploration_share_alone() -> None:
-    rules = {"tasks": laddered(degraded=Rung("enforce", 1.0)), "degraded": frozenset({"returns@v1"})}
+    rules = {"tasks": laddered(degraded=Rung("enforce", 1.0)), "shifts": {"returns@v1": Shift(0.0)}}
     kept = ruled(**rules)
     assert (kept.reason, kept.probability) == ("adapter", 1.0)
     assert findings(kept)["degraded"].note == "kept by the exploration share"
-    assert ruled(tasks=laddered(degraded=Rung("enforce", 0.0)), degraded=frozenset({"returns@v1"})).reason == "degraded"
+    assert ruled(tasks=laddered(degraded=Rung("enforce", 0.0)), shifts={"returns@v1": Shift(0.0)}).reason == "degraded"
     assert ruled(tasks=laddered(degraded=Rung("enforce", 0.0))).reason == "adapter"

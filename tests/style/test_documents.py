@@ -95,7 +95,7 @@ def test_every_error_in_the_table_is_raised_somewhere() -> None:
     assert not never, f"take them out of ERRORS or raise them: {never}"
 
 
-NEVER_YET = ("degraded",)
+NEVER_YET: tuple[str, ...] = ()
 """Reasons that nothing in the gateway gives by itself."""
 
 

@@ -1,0 +1,144 @@
+"""Settings of the monitor: how sure its verdicts are, what it may do about them, and what that may cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from gateway.configuration.sections import Name, Seconds, Section
+from monitoring.degradation.plan import RESPONSES, Plan, ResponseName
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Usd = Annotated[float, Field(ge=0, le=1_000_000)]
+JudgeKind = Literal["exact", "normal", "fields", "model"]
+
+
+class MonitorSettings(Section):
+    """What holds for all tasks: the fleet's false alarms, and where the monitor's actions are told."""
+
+    interval_seconds: Seconds = Field(1.0, description="Time between two looks at what has come.")
+    false_alarms_per_month: float = Field(
+        1.0, gt=0, le=1000, description="False alarms in a month, over all tasks and versions, that are accepted."
+    )
+    webhook_url: str | None = Field(
+        None, pattern=r"^https?://", max_length=2000, description="Where each action is sent as JSON. Unset: nowhere."
+    )
+    webhook_key: SecretStr | None = Field(
+        None, description="Key that signs what is sent there (HMAC-SHA256, header x-apprentice-signature). Unset: none."
+    )
+
+
+class JudgeSettings(Section):
+    """How both arms' answers to one request are compared, where no person has judged them."""
+
+    kind: JudgeKind = Field(
+        "normal", description="exact text, normal form, the fields named below, or a model that is asked."
+    )
+    fields: tuple[str, ...] = Field((), max_length=32, description="Fields of JSON answers that have to be equal.")
+    pool: Name | None = Field(None, description="Pool whose model judges. Unset: general_pool.")
+    prompt: str | None = Field(
+        None, max_length=20_000, description="What the judge is told before request and answer. Unset: our own text."
+    )
+    max_tokens: int = Field(16, ge=1, le=1024, description="Most tokens of a judge's answer.")
+
+
+class ReviewSettings(Section):
+    """Requests that are drawn for people to judge. Their texts are kept until then."""
+
+    per_week: int = Field(0, ge=0, le=1_000_000, description="Requests of the task to review in a week; 0: none.")
+    per_week_suspect: int = Field(
+        0, ge=0, le=1_000_000, description="The same while a version of it is suspect or degraded; 0: as ever."
+    )
+    retention_days: float = Field(14.0, gt=0, le=366, description="How long the texts of open reviews are kept.")
+    lease_seconds: Seconds = Field(600.0, description="How long a review is one reviewer's before another gets it.")
+    usd_each: Usd = Field(0.0, description="What a review costs in US dollars, to reckon the saving net of it.")
+
+
+class TaskMonitorSettings(Section):
+    """How a task's versions are watched, and what is done about what is found."""
+
+    feedback_metric: Name | None = Field(
+        None, description="Declared metric whose values are labels. Unset: correct, where that is declared."
+    )
+    complaint_metric: Name | None = Field(
+        None, description="Declared metric that is mostly given to complain. Unset: none."
+    )
+    labels_min: int = Field(30, ge=1, le=100_000, description="Labels of a version before it can be degraded.")
+    class_tag: str | None = Field(
+        None, max_length=64, description="Tag of feedback that names its request's class, judged each for itself."
+    )
+    trusted_callers: frozenset[str] = Field(
+        frozenset(), description="Public parts of keys whose labels count like a reviewer's."
+    )
+    responses: frozenset[ResponseName] = Field(
+        frozenset({"shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"}),
+        description=f"What the monitor may do by itself: {', '.join(RESPONSES)}.",
+    )
+    shadow_share: Share = Field(0.0, description="Share of requests that both arms answer; the caller sees the routed.")
+    shadow_share_suspect: Share = Field(0.1, description="The same while a version is suspect or degraded.")
+    shadow_usd_per_ticket: Usd = Field(
+        1.0, description="What raised shadows may cost in US dollars before they fall back to shadow_share."
+    )
+    shadow_saving_share_max: Share = Field(
+        0.25, description="Share of the task's measured saving that shadows may cost, where prices are known."
+    )
+    deferral_factor_suspect: float = Field(
+        2.0, ge=1, le=20, description="How many times deferred_share is sent away while a version is suspect."
+    )
+    kept_steps: tuple[Share, ...] = Field(
+        (0.5, 0.2),
+        max_length=10,
+        description="What a degraded version keeps, step by step, before explored_share.",
+    )
+    step_seconds: float = Field(60.0, ge=0, le=86_400, description="Least time between two steps, there and back.")
+    suspect_clears_seconds: float = Field(
+        86_400.0, ge=0, le=86_400 * 31, description="How long a suspect version without further evidence stays suspect."
+    )
+    tuning_usd: Usd = Field(0.0, description="What the task's fine-tuning has cost, to reckon the saving net of it.")
+    reviews: ReviewSettings = ReviewSettings()
+    judge: JudgeSettings = JudgeSettings()
+
+    def faults(self, name: str, pools: frozenset[str], metrics: frozenset[str]) -> Iterator[str]:
+        """Sentences on what can't be used, each beginning with its key; none if all is well."""
+        key = f"tasks.{name}.monitor"
+        for field in ("feedback_metric", "complaint_metric"):
+            metric = getattr(self, field)
+            if metric is not None and metric not in metrics:
+                yield f"{key}.{field}: feedback_metrics declares no {metric!r}"
+        if self.complaint_metric is not None and self.complaint_metric == self.feedback_metric:
+            yield f"{key}.complaint_metric: {self.complaint_metric!r} can't be the feedback_metric as well"
+        if list(self.kept_steps) != sorted(self.kept_steps, reverse=True):
+            yield f"{key}.kept_steps: each step keeps less than the one before"
+        if self.judge.kind == "fields" and not self.judge.fields:
+            yield f"{key}.judge.fields: name the fields that have to be equal"
+        if self.judge.pool is not None and self.judge.pool not in pools:
+            yield f"{key}.judge.pool: there is no pool {self.judge.pool!r}"
+
+    def plan(self, explored_share: float, enforced: bool, metrics: frozenset[str], fleet: MonitorSettings) -> Plan:
+        """As the monitor goes by it. `explored_share` and `enforced` are those of the task's rung `degraded`."""
+        metric = self.feedback_metric or ("correct" if "correct" in metrics else None)
+        return Plan(
+            feedback_metric=metric,
+            complaint_metric=self.complaint_metric,
+            labels_min=self.labels_min,
+            class_tag=self.class_tag,
+            trusted_callers=sorted(self.trusted_callers),
+            responses=sorted(self.responses),
+            enforced=enforced,
+            shadow_share=self.shadow_share,
+            shadow_share_suspect=max(self.shadow_share, self.shadow_share_suspect),
+            shadow_usd_per_ticket=self.shadow_usd_per_ticket,
+            shadow_saving_share_max=self.shadow_saving_share_max,
+            deferral_factor_suspect=self.deferral_factor_suspect,
+            kept_steps=self.kept_steps,
+            explored_share=explored_share,
+            step_seconds=self.step_seconds,
+            suspect_clears_seconds=self.suspect_clears_seconds,
+            reviews_per_week=self.reviews.per_week,
+            reviews_per_week_suspect=max(self.reviews.per_week, self.reviews.per_week_suspect),
+            review_usd_each=self.reviews.usd_each,
+            tuning_usd=self.tuning_usd,
+            false_alarms_per_month=fleet.false_alarms_per_month,
+        )

@@ -1,0 +1,42 @@
+"""How a task's versions are judged and what may be done about it, as the operator's settings say."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import msgspec
+
+ResponseName = Literal["shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"]
+"""What the monitor may do by itself: raise the share of shadows, raise the reviews, widen the deferral, shift the share
+of a degraded version to a better arm, roll back to the standby version, pause a canary, open a retraining request."""
+RESPONSES: tuple[ResponseName, ...] = get_args(ResponseName)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task's settings say of its monitor (docs/settings.md has each of them, under tasks.TASK.monitor).
+
+    `enforced` says whether the rung `degraded` is enforced, so that shares may be shifted; `explored_share` is what a
+    degraded version keeps at least. Shares lie within 0 and 1, times are in seconds, money in US dollars.
+    """
+
+    feedback_metric: str | None = None
+    complaint_metric: str | None = None
+    labels_min: int = 30
+    class_tag: str | None = None
+    trusted_callers: list[str] = []
+    responses: list[ResponseName] = []
+    enforced: bool = False
+    shadow_share: float = 0.0
+    shadow_share_suspect: float = 0.1
+    shadow_usd_per_ticket: float = 1.0
+    shadow_saving_share_max: float = 0.25
+    deferral_factor_suspect: float = 2.0
+    kept_steps: tuple[float, ...] = (0.5, 0.2)
+    explored_share: float = 0.05
+    step_seconds: float = 60.0
+    suspect_clears_seconds: float = 86_400.0
+    reviews_per_week: int = 0
+    reviews_per_week_suspect: int = 0
+    review_usd_each: float = 0.0
+    tuning_usd: float = 0.0
+    false_alarms_per_month: float = 1.0

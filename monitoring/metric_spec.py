@@ -1,0 +1,74 @@
+"""How a metric is declared: its name, unit and labels, and the formula of how many series it may have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+SCALE: Mapping[str, int] = {"T": 40, "V": 3, "P": 2, "R": 8, "M": 3}
+"""The deployment that the default budget is made for: tasks, versions of each, pools, replicas in all, and
+metrics that a task takes feedback on. A larger one raises the budget, and every share grows with it."""
+
+CLOSED: Mapping[str, int] = {
+    "reason": 18,
+    "outcome": 14,
+    "type": 3,
+    "purpose": 6,
+    "code": 56,
+    "cause": 6,
+    "priority": 3,
+    "state": 11,
+    "action": 4,
+    "rung": 9,
+    "mode": 3,
+    "family": 96,
+    "stream": 15,
+    "arm": 4,
+    "bound": 4,
+    "points": 3,
+    "kind": 14,
+}
+"""Labels whose values are a closed list in our own code, and how many values each may have, with `other`.
+Every other label is open: its values come from configuration or from admins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A metric as declared. `children` is a formula over SCALE for the most combinations of label values that
+    it may have; `bounds` are a histogram's upper bounds in seconds, +Inf left out."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+    children: str = "1"
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Series to a combination of label values: 1, or a histogram's buckets with +Inf, sum and count."""
+        return len(self.bounds) + 3 if self.kind == "histogram" else 1
+
+    @property
+    def series_max(self) -> int:
+        """The most series this metric may have at SCALE."""
+        return evaluate(self.children) * self.width
+
+    @property
+    def other_children(self) -> int:
+        """Combinations kept free for `other`: one for each combination of this metric's closed labels."""
+        return math.prod(CLOSED.get(label, 1) for label in self.labels)
+
+
+def evaluate(formula: str, scale: Mapping[str, int] = SCALE) -> int:
+    """The value of a formula like `(T+1)*V*5 + 8`: a sum of products; a factor may be a sum in brackets."""
+    return sum(
+        math.prod(
+            sum(scale[term] if term in scale else int(term) for term in factor.strip("()").split("+"))
+            for factor in product.split("*")
+        )
+        for product in formula.split(" + ")
+    )
