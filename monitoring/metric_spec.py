@@ -28,7 +28,7 @@ CLOSED: Mapping[str, int] = {
     "arm": 4,
     "bound": 4,
     "points": 3,
-    "kind": 14,
+    "kind": 16,
 }
 """Labels whose values are a closed list in our own code, and how many values each may have, with `other`.
 Every other label is open: its values come from configuration or from admins."""

@@ -253,7 +253,7 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_monitor_actions_total", "counter", "actions",
         "What the monitor did, by kind; those that were undone count too.",
-        ("task", "kind"), "T*13 + 14",
+        ("task", "kind"), "T*15 + 16",
     ),
     Spec(
         "apprentice_monitor_judged_at_seconds", "gauge", "Unix seconds",

@@ -10,9 +10,9 @@ from monitoring.degradation.plan import ResponseName
 
 Verdict = Literal["healthy", "suspect", "degraded"]
 VERDICTS: tuple[Verdict, ...] = ("healthy", "suspect", "degraded")
-ActionKind = ResponseName | Literal["verdict", "recover", "hold_and_alert", "changed", "undo"]
+ActionKind = ResponseName | Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]
 """What the monitor notes: one of its responses, a verdict that moved, a share given back, that no arm is known to be
-better, that the organisation has said that something changed, or that an action was undone."""
+better; and what admins do: a pin, its release, the word that the task has changed, an action undone."""
 ACTIONS_MAX = 100
 """The newest actions that are kept with a task; the audit has all of them."""
 
@@ -34,6 +34,8 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     `kept` is the share of its requests that it answers, `to` the arm that gets the rest: `general` or `standby` (None:
     nothing is shifted); `stepped_at` is when the share was last moved. `evidence` is that on which the verdict rests.
     `stale_from` says from when on (Unix seconds) the organisation's rules are others than those that it was trained on.
+    `cleared` are unlabelled streams whose alarm labels have refuted; `done` is what was done once and for all while the
+    verdict lasts, `labels` how many labels it had when its verdict moved.
     """
 
     verdict: Verdict = "healthy"
@@ -45,16 +47,28 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     stepped_at: float = 0.0
     pin: Pin | None = None
     stale_from: float | None = None
+    cleared: tuple[str, ...] = ()
+    done: tuple[str, ...] = ()
+    labels: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether it is degraded and nothing is shifted, as no other arm is known to be better."""
+        return "hold_and_alert" in self.done and self.to is None
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
-    """A suspicion that is looked into: why, since when, and what the raised shadows may cost and have cost."""
+    """A suspicion that is looked into: why, since when, and what the raised shadows may cost and have cost.
+
+    `shadow_usd_before` is what the task's shadows had cost until then.
+    """
 
     id: str
     version: str
     opened_at: float
     because: str
     shadow_usd_max: float
+    shadow_usd_before: float = 0.0
     shadow_usd_spent: float = 0.0
     closed_at: float | None = None
 
@@ -90,7 +104,8 @@ class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
     """All that the monitor has found of a task and set for it.
 
     `shadow_share` and `review_share` are the probabilities with which a request is drawn for them; `deferral_factor` is
-    how many times deferred_share is sent away. `actions` are the newest ones, oldest first.
+    how many times deferred_share is sent away. `actions` are the newest ones, oldest first; `undone` are responses that
+    an admin has undone: they are not given again until all versions are healthy.
     """
 
     versions: dict[str, VersionHealth] = {}
@@ -100,6 +115,7 @@ class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
     ticket: Ticket | None = None
     changed: Changed | None = None
     actions: list[Action] = []
+    undone: tuple[str, ...] = ()
 
 
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
