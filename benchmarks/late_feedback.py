@@ -1,0 +1,403 @@
+"""Late feedback, simulated: `python -m benchmarks.late_feedback [--json]`.
+
+Wrong answers bring a complaint after hours, right ones now and then a word of praise after a day. Held against each
+other are the complaints detector (monitoring/degradation/complaints.py), which learns its own reference first, and the
+detector of labels (slip.py) on complaints and praise in the order in which they come, whose baseline is the upper 95%
+bound from 1,000 labels of steady traffic.
+
+false alarms   versions that do not change, for 30 days: after its reference period, or for the labels from the
+               tenth day on (cold start and new version: from the first label on)
+    steady       the same number of requests in every hour
+    new version  the same from its first request on, with the delays of the version before it
+    cold start   a tenth for two days, then all, with nothing known: the first labels are of young requests
+    growth       twice as many requests after every 8 days
+    day/night    19 times as many requests at noon as at midnight, and who would complain at night does so by day
+    outage       of the feedback for 24 hours, every 8 days: what was said meanwhile comes within the hour after it
+doubled error  versions of which each request is twice as likely to be answered wrong from one moment on: the hours
+               until the alarm, by how many complain and how late
+
+An interval is exact (Clopper-Pearson for rates, order statistics for medians) at 99%. A goal stands on the lower end of
+its figure's interval, so that it is missed only where the figure is shown to be over it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.canary import median_of, rate_of
+from benchmarks.complaint_runs import Events, Many, Numbers, Places, first_alarms, in_order_of_arrival, through
+from benchmarks.harness import Goal, conclude, options, say, table
+from monitoring.degradation import baselines, complaints, delays, slip
+from monitoring.degradation.delays import TICK_SECONDS, Delays
+
+TICKS_PER_HOUR = int(3600 / TICK_SECONDS)
+TICKS_PER_DAY = 24 * TICKS_PER_HOUR
+FIRST_TICK = 5_750_208
+MONTH_DAYS = 30
+LEARNING_DAYS = 10
+OUTAGE_DAYS = 8
+GROWTH_DAYS = 8
+QUIET_DAYS = 2
+CHANGE_SLACK = 1.3
+SEEN_DAYS = 7
+PRAISE_HOURS = 24.0
+BASELINE_LABELS = 1_000
+FALSE_GOAL = 0.01
+HOURS_GOAL = 14.0
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Traffic and callers: requests an hour, how often answers are wrong, who says so, and after how long.
+
+    `complain` is the share of wrong answers with a complaint, `praise` that of right ones with praise. Delays are
+    lognormal, of a median of `delay_hours` and so many nepers.
+    """
+
+    shape: str = "steady"
+    per_hour: float = 100.0
+    error: float = 0.10
+    complain: float = 0.50
+    praise: float = 0.05
+    delay_hours: float = 2.0
+    delay_sigma: float = 1.5
+    doubled_from: int | None = None
+
+    @property
+    def complaint_rate(self) -> float:
+        """Of all requests, while nothing is wrong."""
+        return self.error * self.complain
+
+
+SHAPES = ("steady", "new version", "cold start", "growth", "day/night", "outage")
+
+
+def traffic(world: World, ticks: int) -> Numbers:
+    """The requests that are to be expected in each tick."""
+    days = np.arange(ticks) / TICKS_PER_DAY
+    shape = np.ones(ticks)
+    if world.shape == "cold start":
+        shape = np.where(days < QUIET_DAYS, 0.1, 1.0)
+    elif world.shape == "growth":
+        shape = 2.0 ** (days / GROWTH_DAYS) / 4
+    elif world.shape == "day/night":
+        shape = 1.0 - 0.9 * np.cos(2 * np.pi * days)
+    return world.per_hour / TICKS_PER_HOUR * shape
+
+
+def arrivals(world: World, asked: Places, delay_hours: float, draw: np.random.Generator) -> Places:
+    """At which tick feedback comes on requests that were answered at these ticks, at the earliest the next one."""
+    hours = delay_hours * np.exp(world.delay_sigma * draw.standard_normal(len(asked)))
+    comes = asked + np.maximum(1.0, np.ceil(hours * TICKS_PER_HOUR))
+    if world.shape == "day/night":
+        hour = comes / TICKS_PER_HOUR % 24
+        late = np.where(hour < 7, 7 - hour, np.where(hour >= 22, 31 - hour, 0.0))
+        waits = late + 3.0 * draw.random(len(asked))
+        comes = np.where(late > 0, np.ceil(comes + waits * TICKS_PER_HOUR), comes)
+    if world.shape == "outage":
+        day = comes / TICKS_PER_DAY % OUTAGE_DAYS
+        left = (OUTAGE_DAYS - day) * TICKS_PER_DAY + draw.integers(0, TICKS_PER_HOUR, len(asked))
+        comes = np.where(day >= OUTAGE_DAYS - 1, np.ceil(comes + left), comes)
+    return comes.astype(np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Feedback of many versions: the version, the tick of the request, the tick at which it comes."""
+
+    version: Places
+    request: Places
+    comes: Places
+
+    @classmethod
+    def of(cls, world: World, counts: npt.NDArray[np.int64], delay_hours: float, draw: np.random.Generator) -> Drawn:
+        """From how many requests of each tick (a row) and version (a column) bring some."""
+        request, version = np.nonzero(counts)
+        times = counts[request, version]
+        request, version = np.repeat(request, times), np.repeat(version, times)
+        return cls(version, request, arrivals(world, request, delay_hours, draw))
+
+
+def drawn(world: World, ticks: int, versions: int, seed: int) -> tuple[Events, Drawn, Drawn]:
+    """Many versions in one world: their requests and complaints, the complaints again, and the praise."""
+    draw = np.random.default_rng((seed, *world.shape.encode()))
+    requests = draw.poisson(traffic(world, ticks)[:, None], (ticks, versions))
+    error = np.full((ticks, 1), world.error)
+    if world.doubled_from is not None:
+        error[world.doubled_from :] *= 2
+    wrong = draw.binomial(requests, error)
+    bad = Drawn.of(world, draw.binomial(wrong, world.complain), world.delay_hours, draw)
+    good = Drawn.of(world, draw.binomial(requests - wrong, world.praise), PRAISE_HOURS, draw)
+    return Events.of(FIRST_TICK, requests, bad.version, bad.request, bad.comes), bad, good
+
+
+# ---- the two detectors ---------------------------------------------------------------------------------
+
+
+def planned(events: Events, ticks: int) -> float:
+    """The complaints that the median version of a world gets in its last 30 days: what its N is planned with."""
+    first = ticks - MONTH_DAYS * TICKS_PER_DAY
+    count = sum(len(version) for at, rounds in events.rounds.items() if at >= first for version, _ in rounds)
+    return max(1.0, float(count / events.requests.shape[1]))
+
+
+def by_complaints(
+    events: Events, labels: float, alpha: float, learned: Delays | None = None
+) -> tuple[Numbers, Numbers]:
+    """At which tick each version first alarms, and at which its reference ended."""
+    versions = events.requests.shape[1]
+    many = Many(FIRST_TICK, versions, learned)
+    bar = np.full(versions, slip.threshold(labels, alpha))
+    return first_alarms(many, events, bar), many.learned_at - FIRST_TICK
+
+
+def taught(world: World, seed: int) -> Delays:
+    """The delays that a version before it has learned, in steady traffic."""
+    steady = replace(world, shape="steady")
+    days = change_day(world)
+    events, _, _ = drawn(steady, days * TICKS_PER_DAY, 1, seed + 1)
+    many = Many(FIRST_TICK, 1)
+    for _ in through(many, events):
+        pass
+    return delays.learned(many.reference(0))
+
+
+def change_day(world: World) -> int:
+    """A day by which about every version has learned its delays."""
+    return 1 + math.ceil(CHANGE_SLACK * complaints.REFERENCE_SEEN / (24 * world.complaint_rate * world.per_hour))
+
+
+def by_arrival(
+    world: World, feedback: tuple[Drawn, Drawn], ticks: tuple[int, int], versions: int, alpha: float, seed: int
+) -> tuple[Numbers, float]:
+    """At which tick the detector of labels first alarms for each version, with its N from the labels of a month.
+
+    `ticks` are those from which on and until which labels are looked at; `feedback` are complaints and praise.
+    """
+    bad, good = feedback
+    draw = np.random.default_rng((seed, 7))
+    of = world.error * world.complain
+    share = of / (of + (1 - world.error) * world.praise)
+    known = draw.binomial(BASELINE_LABELS, share, versions)
+    bounds = np.array([baselines.upper_bound(float(wrong), BASELINE_LABELS) for wrong in known])
+    version, when = np.r_[bad.version, good.version], np.r_[bad.comes, good.comes]
+    is_bad = np.r_[np.ones(len(bad.comes)), np.zeros(len(good.comes))]
+    inside = (when >= ticks[0]) & (when < ticks[1])
+    order = np.lexsort((draw.random(len(when)), when, version))
+    order = order[inside[order]]
+    cuts = np.searchsorted(version[order], np.arange(1, versions))
+    rows, comes = np.split(is_bad[order], cuts), np.split(when[order], cuts)
+    month = MONTH_DAYS * TICKS_PER_DAY / (ticks[1] - ticks[0])
+    labels = max(1.0, float(np.median([len(row) for row in rows])) * month)
+    found = in_order_of_arrival(rows, bounds, np.full(versions, slip.threshold(labels, alpha)))
+    at = [times[int(n) - 1] if n < math.inf else math.inf for n, times in zip(found, comes, strict=True)]
+    return np.array(at, float), labels
+
+
+# ---- the measurements ------------------------------------------------------------------------------------
+
+
+def false_alarms(world: World, versions: int, alpha: float, seed: int) -> dict[str, Any]:
+    """Versions that do not change, for a month."""
+    say(f"{versions} versions that do not change, {world.shape}")
+    young = world.shape in ("new version", "cold start")
+    month = MONTH_DAYS * TICKS_PER_DAY
+    learning = 0 if world.shape == "new version" else LEARNING_DAYS * TICKS_PER_DAY
+    events, bad, good = drawn(world, month + learning, versions, seed)
+    known = taught(world, seed) if world.shape == "new version" else None
+    labels = planned(events, month + learning)
+    alarmed, learned = by_complaints(events, labels, alpha, known)
+    first = 0 if young else learning
+    naive, naive_labels = by_arrival(
+        world, (bad, good), (first, min(first + month, month + learning)), versions, alpha, seed
+    )
+    return {
+        **rate_of(int(np.sum(alarmed <= learned + month)), versions),
+        "complaints_a_month": labels,
+        "reference_days": float(np.median(learned)) / TICKS_PER_DAY,
+        "learned": float(np.mean(np.isfinite(learned))),
+        "arrival_order": rate_of(int(np.sum(np.isfinite(naive))), versions),
+        "arrival_order_labels": naive_labels,
+    }
+
+
+def doubled(world: World, versions: int, alpha: float, seed: int) -> dict[str, Any]:
+    """Hours until a doubled error is seen, of versions whose reference has ended before.
+
+    N is the complaints of a month. Versions that alarm before the change are left out of the hours, and counted.
+    """
+    say(f"{versions} versions whose errors double: {world.shape}, {world.complain:.0%}, {world.delay_hours:g} h")
+    change = change_day(world) * TICKS_PER_DAY
+    ticks = change + SEEN_DAYS * TICKS_PER_DAY
+    events, bad, good = drawn(replace(world, doubled_from=change), ticks, versions, seed)
+    labels = max(1.0, world.complaint_rate * world.per_hour * 24 * MONTH_DAYS)
+    alarmed, learned = by_complaints(events, labels, alpha)
+    warm = min(change, LEARNING_DAYS * TICKS_PER_DAY) // 2
+    naive, _ = by_arrival(world, (bad, good), (warm, ticks), versions, alpha, seed)
+    ready = learned < change
+    return {
+        "shape": world.shape,
+        "complain": world.complain,
+        "delay_hours": world.delay_hours,
+        "complaints_an_hour": world.complaint_rate * world.per_hour,
+        "ready": int(ready.sum()),
+        "alarmed_before": int(np.sum(alarmed < change)),
+        "hours": hours_after(alarmed[ready], change),
+        "arrival_order_before": int(np.sum(naive < change)),
+        "arrival_order_hours": hours_after(naive, change),
+    }
+
+
+def hours_after(alarmed: Numbers, change: int) -> dict[str, float | None]:
+    """The median with its interval, and what nine in ten need, of those that alarm after the change."""
+    hours = np.sort((alarmed[alarmed >= change] - change) / TICKS_PER_HOUR)
+    if len(hours) < 2:
+        return {"median": None, "low": None, "high": None, "nine_in_ten": None}
+    most = float(hours[int(0.9 * len(hours))])
+    return {**median_of(hours.tolist()), "nine_in_ten": most if math.isfinite(most) else None}
+
+
+# ---- the report ------------------------------------------------------------------------------------------
+
+
+def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Simulate everything."""
+    began = time.process_time()
+    world = World(
+        per_hour=asked.per_hour,
+        error=asked.error,
+        complain=asked.complain,
+        delay_hours=asked.delay_hours,
+        delay_sigma=asked.delay_sigma,
+    )
+    still = {shape: false_alarms(replace(world, shape=shape), asked.runs, asked.alpha, asked.seed) for shape in SHAPES}
+    others = [
+        replace(world, shape="day/night"),
+        replace(world, delay_hours=6 * world.delay_hours),
+        replace(world, complain=world.complain / 2),
+    ]
+    seen = [doubled(one, asked.runs, asked.alpha, asked.seed) for one in (world, *others)]
+    hits = round(sum(one["rate"] for one in still.values()) * asked.runs)
+    whole = rate_of(hits, asked.runs * len(still))
+    worst = max(still.values(), key=lambda one: one["low"])
+    return {
+        "seed": asked.seed,
+        "runs": asked.runs,
+        "alpha": asked.alpha,
+        "world": {
+            name: getattr(world, name) for name in ("per_hour", "error", "complain", "delay_hours", "delay_sigma")
+        },
+        "figures": {
+            "false_alarms_a_month": whole["rate"],
+            "false_alarms_a_month_low": whole["low"],
+            "false_alarms_a_month_high": whole["high"],
+            "worst_world_low": worst["low"],
+            "arrival_order_false_alarms_most": max(one["arrival_order"]["rate"] for one in still.values()),
+            "doubled_hours": seen[0]["hours"]["median"],
+            "doubled_hours_low": seen[0]["hours"]["low"],
+            "doubled_hours_high": seen[0]["hours"]["high"],
+        },
+        "still": still,
+        "doubled": seen,
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }, []
+
+
+def show(report: Mapping[str, Any]) -> str:
+    """The tables for people."""
+    still = [
+        [
+            name,
+            *(one[part] for part in ("rate", "low", "high", "complaints_a_month", "reference_days")),
+            *(one["arrival_order"][part] for part in ("rate", "low", "high")),
+        ]
+        for name, one in report["still"].items()
+    ]
+    seen = [
+        [
+            f"{one['shape']}, {one['complaints_an_hour']:g} an hour, after {one['delay_hours']:g} h",
+            one["ready"],
+            one["alarmed_before"],
+            *(one["hours"][part] for part in ("median", "low", "high", "nine_in_ten")),
+            one["arrival_order_before"],
+            one["arrival_order_hours"]["median"],
+        ]
+        for one in report["doubled"]
+    ]
+    head = [
+        "no change, false alarms in 30 days",
+        "complaints",
+        "99% from",
+        "to",
+        "complaints a month",
+        "reference days",
+    ]
+    return "\n".join(
+        [
+            table([*head, "arrival order", "99% from", "to"], still),
+            "",
+            table(
+                [
+                    *("hours until a doubled error is seen", "versions", "before", "median", "99% from", "to"),
+                    *("nine in ten", "arrival order: before", "median"),
+                ],
+                seen,
+            ),
+            "",
+            f"alpha {report['alpha']:g}, {report['runs']} versions a row, seed {report['seed']}, "
+            f"{report['cpu_seconds']:g} s of CPU time. {report['world']}",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = options(
+        "late_feedback",
+        "Complaints that come late: false alarms and the time to see a doubled error. All is simulated: --seed sets "
+        "every draw.",
+        full="400 versions a row: 115 s of CPU time",
+    )
+    world = World()
+    parser.add_argument("--runs", type=int, help="simulated versions a row, at least 2 (default 80)")
+    parser.add_argument("--alpha", type=float, default=FALSE_GOAL, help="false alarms a month (default 0.01)")
+    parser.add_argument("--per-hour", type=float, default=world.per_hour, help="requests an hour (default 100)")
+    parser.add_argument("--error", type=float, default=world.error, help="share that is wrong (default 0.1)")
+    parser.add_argument(
+        "--complain", type=float, default=world.complain, help="of these, with a complaint (default 0.5)"
+    )
+    parser.add_argument("--delay-hours", type=float, default=world.delay_hours, help="median delay (default 2)")
+    parser.add_argument("--delay-sigma", type=float, default=world.delay_sigma, help="in nepers (default 1.5)")
+    asked = parser.parse_args(arguments)
+    asked.runs = asked.runs or (400 if asked.full else 80)
+    if asked.runs < 2 or not 0 < asked.alpha < 1:
+        parser.error("--runs, --alpha: at least 2 versions, and a probability")
+    if not (0 < asked.error <= 0.5 and 0 < asked.complain <= 1):
+        parser.error("--error, --complain: above 0; errors at most 0.5, or they can't double")
+    if not (1 <= asked.per_hour <= 10_000 and 0 < asked.delay_hours <= 240 and 0 < asked.delay_sigma <= 3):
+        parser.error("--per-hour, --delay-hours, --delay-sigma: 1 to 10,000, 240 and 3 at most")
+    goals = [
+        Goal("false_alarms_a_month_low", at_most=asked.alpha),
+        Goal("worst_world_low", at_most=asked.alpha),
+    ]
+    if asked.alpha == FALSE_GOAL and (world.per_hour, world.error, world.complain, world.delay_hours) == (
+        asked.per_hour,
+        asked.error,
+        asked.complain,
+        asked.delay_hours,
+    ):
+        goals.append(Goal("doubled_hours_low", at_most=HOURS_GOAL))
+    return conclude("late_feedback", lambda: measure(asked), goals, None if asked.json else show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""What the degradation benchmark reckons with: detectors in numpy that are those of the monitor, worlds, delays."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import degradation, degradation_detectors, degradation_fleet, degradation_peers
+from benchmarks.degradation_detectors import Guard, evidence, first_alarms, first_alarms_guarded, first_of_last_200
+from benchmarks.degradation_figures import delays, median_of
+from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
+from monitoring.degradation import raters, slip
+from monitoring.degradation.restarts import LOG_FLOOR
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("baseline", [0.01, 0.05, 0.3, 0.75])
+def test_the_detector_in_numpy_is_the_monitors_to_the_last_digits(baseline: float, seed: int) -> None:
+    bad = np.random.default_rng(seed).random((4, 400)) < min(0.9, 1.6 * baseline)
+    for run, found in enumerate(np.array(list(evidence(bad, np.full(4, baseline)))).T):
+        detector = slip.start(baseline)
+        for label, e in zip(bad[run], found, strict=True):
+            detector = slip.observe(detector, float(label))
+            assert math.log(e) == pytest.approx(slip.log_e(detector), abs=1e-9)
+
+
+@pytest.mark.parametrize("callers", [2, 3, 6, 8])
+def test_the_guard_in_numpy_is_the_monitors_to_the_last_digits(callers: int) -> None:
+    draw = np.random.default_rng(callers)
+    bad, givers = draw.random((3, 300)) < 0.12, draw.integers(0, callers, (3, 300)).astype(np.int8)
+    givers[:, 100:180] = 0
+    guard = Guard(np.full(3, 0.05))
+    detectors = [raters.start(0.05, "returns@v3")] * 3
+    for run in range(3):
+        for caller in range(8):
+            detectors[run] = raters.served(detectors[run], f"caller-{caller}")
+    for n in range(300):
+        found = guard.evidence(bad[:, n], givers[:, n])
+        for run in range(3):
+            detectors[run] = raters.observe(detectors[run], float(bad[run, n]), f"caller-{givers[run, n]}")
+            log_e = math.log(found[run]) if found[run] else LOG_FLOOR
+            assert log_e == pytest.approx(raters.log_e(detectors[run]), abs=1e-9)
+
+
+def test_the_first_alarm_is_the_monitors_in_each_run_whatever_ended_before_it() -> None:
+    draw = np.random.default_rng(5)
+    rates = np.array([0.05, 0.1, 0.2, 0.5] * 3)
+    bad = draw.random((12, 900)) < rates[:, None]
+    givers = draw.integers(0, 8, (12, 900)).astype(np.int8)
+    baselines, bars = np.full(12, 0.05), np.full(12, 2_000.0)
+    plain, guarded = first_alarms(bad, baselines, bars), first_alarms_guarded(bad, givers, baselines, bars)
+    for run in range(12):
+        detector, guard = slip.start(0.05), raters.start(0.05, "returns@v3")
+        at: dict[str, float] = {}
+        for caller in range(8):
+            guard = raters.served(guard, f"caller-{caller}")
+        for n in range(900):
+            detector = slip.observe(detector, float(bad[run, n]))
+            guard = raters.observe(guard, float(bad[run, n]), f"caller-{givers[run, n]}")
+            if slip.alarms(detector, 100, 0.05):
+                at.setdefault("plain", n + 1)
+            if raters.alarms(guard, 100, 0.05):
+                at.setdefault("guarded", n + 1)
+        assert (plain[run], guarded[run]) == (at.get("plain", math.inf), at.get("guarded", math.inf))
+
+
+def test_the_usual_rule_alarms_at_the_label_at_which_the_last_200_are_five_points_worse() -> None:
+    bad = np.zeros((2, 500), dtype=np.bool_)
+    bad[0, 300:320] = True
+    assert first_of_last_200(bad, 0.05).tolist() == [320, math.inf]
+    assert first_of_last_200(bad[:, :199], 0.05).tolist() == [math.inf, math.inf]
+
+
+@pytest.mark.parametrize("world", [*WORLDS, COMPLAINTS_FIRST], ids=lambda world: world.name)
+def test_labels_of_every_world_have_its_rates_and_all_of_them_come(world: World) -> None:
+    came = labels_of(world, drawing(1, world.name), 40, 3_000, 0.05, 0.20)
+    burst = 300 if world.burst else 0
+    healthy = came.bad[~came.changed & (came.givers != 0)].mean() if burst else came.bad[~came.changed].mean()
+    assert healthy == pytest.approx(0.05, abs=0.01)
+    assert came.bad[came.changed].mean() == pytest.approx(0.25, abs=0.01)
+    assert (came.changed.sum(axis=1) == 3_000 - world.before - burst).all()
+
+
+def test_late_labels_mix_what_was_before_a_change_with_what_is_after_it_and_an_outage_holds_all_back() -> None:
+    worlds = {world.name: world for world in WORLDS}
+    first = {}
+    for name in ("steady", "day_night", "feedback_outage"):
+        came = labels_of(worlds[name], drawing(2, name), 50, 2_000, 0.05, 0.05)
+        at_last = 2_000 - came.changed[:, ::-1].argmin(axis=1)
+        first[name] = (came.changed.argmax(axis=1).mean(), at_last.mean())
+    assert first["steady"] == (1_000, 1_000)
+    assert first["day_night"][0] < 1_000 < first["day_night"][1]
+    assert first["feedback_outage"][1] > 1_100
+
+
+def test_bad_labels_that_come_first_are_no_null_hypothesis() -> None:
+    came = labels_of(COMPLAINTS_FIRST, drawing(3, "complaints"), 50, 2_000, 0.05)
+    assert came.bad[:, :100].mean() > 0.1
+
+
+def test_a_burst_is_of_one_rater_and_half_bad() -> None:
+    (world,) = [world for world in WORLDS if world.burst]
+    came = labels_of(world, drawing(4, "burst"), 50, 1_500, 0.05)
+    assert (came.givers[:, 200:500] == 0).all()
+    assert came.bad[:, 200:500].mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_delay_counts_labels_of_requests_since_the_change_and_leaves_out_who_alarmed_before() -> None:
+    changed = np.array([[False, False, True, False, True, True]] * 4)
+    alarms = np.array([5.0, 2.0, math.inf, 3.0])
+    assert delays(alarms, changed).tolist() == [2.0, math.inf, 1.0]
+
+
+def test_medians_have_their_exact_interval_and_none_where_half_found_nothing() -> None:
+    found = median_of(np.arange(1.0, 101.0))
+    assert (found["low"], found["median"], found["high"]) == (37.0, 50.0, 64.0)
+    assert median_of(np.array([1.0, *[math.inf] * 20]))["median"] is None
+    assert median_of(np.array([]))["median"] is None
+
+
+def test_a_poisoner_gives_the_share_that_is_asked_for_and_honest_callers_theirs() -> None:
+    came = poisoned(drawing(5, "poison"), 20, 2_000, 0.05, 0.3, 6)
+    assert (came.givers == 6).mean() == pytest.approx(0.3, abs=0.02)
+    assert came.bad[came.givers == 6].all()
+    assert came.bad[came.givers != 6].mean() == pytest.approx(0.05, abs=0.01)
+    honest = uneven(drawing(6, "uneven"), 20, 2_000, 0.05, 0.2, (0.6, 0.4))
+    assert (honest.givers == 0).mean() == pytest.approx(0.6, abs=0.02)
+
+
+def test_false_verdicts_of_a_fleet_are_those_of_the_monitors_detector_begun_anew_after_each() -> None:
+    labels, rate, bar = np.array([400, 250, 30]), np.array([0.3, 0.2, 0.5]), np.array([50.0, 40.0, 60.0])
+    baselines = np.array([0.15, 0.15, 0.3])
+    found = degradation_fleet.false_verdicts(labels, rate, baselines, bar, drawing(7, "fleet"))
+    draw, wanted = drawing(7, "fleet"), 0
+    detectors = [slip.start(float(one)) for one in baselines]
+    for n in range(400):
+        active = int((labels > n).sum())
+        for version, place in enumerate(draw.random(active)):
+            detectors[version] = slip.observe(detectors[version], float(place < rate[version]))
+            if slip.log_e(detectors[version]) >= math.log(bar[version]):
+                wanted, detectors[version] = wanted + 1, slip.start(float(baselines[version]))
+    assert found == wanted > 0
+
+
+def test_the_interval_of_a_count_is_exact() -> None:
+    low, high = degradation_fleet.poisson(0)
+    assert low == 0.0
+    assert high == pytest.approx(-math.log(0.005))
+    assert degradation_fleet.poisson(10)[0] < 10 < degradation_fleet.poisson(10)[1]
+
+
+def test_without_river_its_columns_are_left_out(tmp_path: Path) -> None:
+    with degradation_peers.River(tmp_path, 5) as river:
+        assert not river.asked
+        assert river.first_drifts(np.zeros((2, 10), dtype=np.bool_)) == {}
+
+
+def test_what_a_peer_reports_first_is_taken() -> None:
+    class Third:
+        def __init__(self) -> None:
+            self.seen = 0
+
+        def update(self, label: int) -> None:
+            self.seen += label
+
+        @property
+        def drift_detected(self) -> bool:
+            return self.seen >= 3
+
+    assert degradation_peers.first_drift(Third(), [1, 0, 1, 1, 1]) == 4
+    assert degradation_peers.first_drift(Third(), [0] * 9) is None
+
+
+def test_options_that_can_not_be_are_refused_before_anything_is_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (["--runs", "5"], ["--baselines", "0.9"], ["--alpha", "2"], ["--labels", "10"], ["--budget", "0"]):
+        with pytest.raises(SystemExit):
+            degradation.main(wrong)
+    assert capsys.readouterr().out == ""
+
+
+SMALL = ["--runs", "60", "--goal-runs", "30", "--labels", "400", "--alpha", "0.2", "--baselines", "0.05"]
+SMALLER = [*SMALL, "--peers-runs", "0", "--versions", "50", "--months", "1"]
+
+
+def test_the_report_is_one_line_of_json_and_the_same_seed_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for seed in ("1", "1"):
+        degradation.main(["--json", *SMALLER, "--seed", seed])
+        told.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    for one in told:
+        del one["cpu_seconds"], one["seed"]
+    assert told[0] == told[1]
+    assert told[0]["river"] is None
+    assert {row["world"] for row in told[0]["false_alarms"]} == {world.name for world in WORLDS}
+    assert set(told[0]["goal"]) <= set(told[0]["figures"])
+    assert told[0]["figures"]["false_alarm_rate_known_mean"] <= 0.2
+    assert max(row["guarded"]["low"] for row in told[0]["poison"]) <= 0.2
+    assert all(row["plain"]["rate"] > 0.9 for row in told[0]["poison"])
+
+
+def test_the_tables_name_every_world_and_every_goal(capsys: pytest.CaptureFixture[str]) -> None:
+    degradation.main(SMALLER)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*(world.name for world in WORLDS), *degradation.DELAY_GOALS))
+    assert "one caller, all bad" in shown
+
+
+def test_sums_that_go_on_after_an_alarm_overflow_nothing() -> None:
+    bad = np.ones((3, 3_000), dtype=np.bool_)
+    assert first_alarms(bad, np.full(3, 0.002), np.array([1e5, 1e9, np.inf])).tolist()[2] == math.inf
+    givers = np.tile(np.arange(8, dtype=np.int8), (3, 375))
+    assert (first_alarms_guarded(bad, givers, np.full(3, 0.002), np.full(3, 1e5)) < 100).all()
+    assert degradation_detectors.SUM_MAX < 1e300
+
+
+def test_another_design_with_the_monitors_alternatives_is_the_monitors_detector() -> None:
+    draw = np.random.default_rng(9)
+    bad = draw.random((20, 600)) < 0.15
+    baselines, bars = np.full(20, 0.05), np.full(20, 5_000.0)
+    same = degradation_detectors.Design(slip.POINTS, slip.WEIGHTS)
+    assert first_alarms(bad, baselines, bars, same).tolist() == first_alarms(bad, baselines, bars).tolist()
+    rows = degradation.tried(argparse.Namespace(seed=1, goal_runs=40))
+    assert [row["design"] for row in rows] == list(degradation.DESIGNS)
+    assert "20 points alone" in "\n".join(degradation.show_tried(rows))
+    assert degradation.show_tried([]) == []

@@ -1,0 +1,111 @@
+"""What the benchmark of late feedback reckons with: many versions at once are the detectors one by one; its report."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import late_feedback
+from benchmarks.complaint_runs import Events, Many, in_order_of_arrival, through
+from benchmarks.late_feedback import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
+from monitoring.degradation import complaints, delays, slip
+from monitoring.degradation.delays import TICK_SECONDS
+
+
+@pytest.mark.parametrize("shape", ["steady", "day/night", "outage"])
+def test_many_versions_at_once_are_the_detector_of_each(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(complaints, "REFERENCE_SEEN", 150)
+    monkeypatch.setattr(late_feedback, "OUTAGE_DAYS", 2)
+    world = World(shape=shape, complain=1.0, doubled_from=int(2.5 * TICKS_PER_DAY))
+    events, _, _ = drawn(world, 3 * TICKS_PER_DAY, 2, 1)
+    many = Many(FIRST_TICK, 2)
+    singly = [complaints.start(FIRST_TICK * TICK_SECONDS) for _ in range(2)]
+    for at in through(many, events):
+        now = (FIRST_TICK + at) * TICK_SECONDS
+        for versions, requests in events.rounds.get(at, ()):
+            for version, request in zip(versions, requests, strict=True):
+                about = float((FIRST_TICK + request) * TICK_SECONDS)
+                singly[version] = complaints.complained(singly[version], about, now)
+        for version, count in enumerate(events.requests[at]):
+            one = complaints.advanced(singly[version], now)
+            singly[version] = complaints.served(one, now, int(count)) if count else one
+    assert not many.learns.any()
+    for version, one in enumerate(singly):
+        assert one.seen == many.seen[version] > 100
+        assert one.expected == pytest.approx(many.expected[version])
+        assert one.log_max == pytest.approx(many.log_max[version], abs=1e-6)
+        assert one.learned is not None
+        assert one.learned.hazards == pytest.approx(many.hazards[:, version])
+        mass = many.mass[:, :, version].sum() / len(complaints.RATIOS)
+        assert complaints.log_e(one) == pytest.approx(math.log(mass), abs=1e-6)
+        assert [cohort.requests for cohort in one.cohorts] == pytest.approx(many.requests[:, version])
+
+
+def test_labels_in_order_of_arrival_are_those_of_slip() -> None:
+    draw = np.random.default_rng(2)
+    bad = [(draw.random(300) < rate).astype(float) for rate in (0.1, 0.3, 0.5)]
+    found = in_order_of_arrival(bad, np.array([0.1, 0.15, 0.2]), np.full(3, slip.threshold(100, 0.1)))
+    for labels, baseline, at in zip(bad, (0.1, 0.15, 0.2), found, strict=True):
+        one, wanted = slip.start(baseline), math.inf
+        for number, label in enumerate(labels):
+            one = slip.observe(one, float(label))
+            if slip.alarms(one, 100, 0.1):
+                wanted = number + 1
+                break
+        assert at == wanted
+
+
+def test_complaints_of_a_tick_come_in_rounds_with_each_version_once() -> None:
+    version, request, comes = (np.array(one) for one in ([0, 1, 0, 0, 1], [3, 2, 1, 2, 9], [5, 5, 5, 6, 99]))
+    events = Events.of(10, np.zeros((20, 2), np.int64), version, request, comes)
+    told = {at: [(v.tolist(), r.tolist()) for v, r in rounds] for at, rounds in events.rounds.items()}
+    assert told == {5: [([0, 1], [1, 2]), ([0], [3])], 6: [([0], [2])]}
+
+
+def test_in_an_outage_nothing_comes_and_within_the_hour_after_it_all_does() -> None:
+    world = World(shape="outage")
+    counts = np.full((9 * TICKS_PER_DAY, 1), 5)
+    comes = Drawn.of(world, counts, 2.0, np.random.default_rng(1)).comes / TICKS_PER_DAY
+    held = np.sum((comes > 8) & (comes <= 8 + 1 / 23))
+    assert not np.any((comes >= 7.01) & (comes < 8))
+    assert held > 4 * TICKS_PER_DAY
+
+
+def test_at_night_nobody_complains() -> None:
+    world = World(shape="day/night")
+    comes = Drawn.of(world, np.full((4 * TICKS_PER_DAY, 1), 5), 2.0, np.random.default_rng(1)).comes
+    hours = comes / 12 % 24
+    assert np.mean((hours < 6.9) | (hours > 22.1)) < 0.01
+
+
+def test_delays_of_the_version_before_are_about_those_of_the_world() -> None:
+    world = World(per_hour=400)
+    found = late_feedback.taught(world, 1)
+    assert delays.complaint_rate(found) == pytest.approx(world.complaint_rate, rel=0.2)
+    median = delays.delay_quantile(found, 0.5)
+    assert median is not None
+    assert median == pytest.approx(world.delay_hours * 3600, rel=0.3)
+
+
+def test_what_can_not_be_simulated_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (["--runs", "1"], ["--error", "0.7"], ["--complain", "0"], ["--per-hour", "0"], ["--alpha", "1"]):
+        with pytest.raises(SystemExit):
+            late_feedback.main(wrong)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_report_is_one_line_of_json_with_its_goals(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, days in (("MONTH_DAYS", 1), ("LEARNING_DAYS", 2), ("SEEN_DAYS", 1)):
+        monkeypatch.setattr(late_feedback, name, days)
+    monkeypatch.setattr(late_feedback, "SHAPES", ("steady", "new version"))
+    monkeypatch.setattr(complaints, "REFERENCE_SEEN", 150)
+    assert late_feedback.main(["--json", "--runs", "3", "--per-hour", "600", "--alpha", "0.05"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["goal"] == {"false_alarms_a_month_low": "<= 0.05", "worst_world_low": "<= 0.05"}
+    assert set(told["still"]) == {"steady", "new version"}
+    assert told["doubled"][0]["hours"]["median"] < 14

@@ -1,0 +1,192 @@
+"""No caller and no rater moves a verdict alone, and what that costs where everybody says the same."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.degradation import raters, slip
+from monitoring.degradation.raters import Guarded
+
+LABELS, ALPHA = 10_000, 0.05
+names = st.sampled_from([f"caller-{n}" for n in range(20)])
+
+
+def guarded(*callers: str) -> Guarded:
+    found = raters.start(0.05, "returns@v3")
+    for caller in callers:
+        found = raters.served(found, caller)
+    return found
+
+
+def poisoned(share: float, seed: str, field: str = "caller", trusted: bool = False, count: int = 600) -> Guarded:
+    """Healthy labels of five others, and one who sends `share` of all labels, all of them bad."""
+    draw, found = random.Random(seed), guarded("attacker", *(f"caller-{n}" for n in range(5)))
+    for n in range(count):
+        attacks = draw.random() < share
+        who = "attacker" if attacks else f"caller-{n % 5}"
+        bad = 1.0 if attacks or draw.random() < 0.04 else 0.0
+        caller, rater = (who, None) if field == "caller" else ("caller-0", who)
+        found = raters.observe(found, bad, caller, trusted=trusted and attacks, rater=rater)
+    return found
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("field", ["caller", "rater"])
+def test_one_caller_or_one_rater_who_sends_only_bad_labels_moves_no_verdict(share: float, field: str) -> None:
+    for n in range(4):
+        found = poisoned(share, f"{share} {n}", field)
+        assert not raters.alarms(found, LABELS, ALPHA)
+        assert raters.rests_on_one(found, LABELS, ALPHA) == slip.alarms(found.slip, LABELS, ALPHA)
+    assert raters.rests_on_one(poisoned(0.5, "told", field), LABELS, ALPHA)
+
+
+def test_of_a_caller_who_alone_uses_the_version_the_word_counts() -> None:
+    found = guarded("only")
+    for _ in range(40):
+        found = raters.observe(found, 1.0, "only")
+    assert raters.alarms(found, LABELS, ALPHA)
+    assert raters.log_e(found) == slip.log_e(found.slip)
+
+
+def test_it_counts_no_longer_alone_once_another_caller_is_served() -> None:
+    found = raters.served(guarded("only"), "another")
+    for _ in range(40):
+        found = raters.observe(found, 1.0, "only")
+    assert not raters.alarms(found, LABELS, ALPHA)
+    assert raters.rests_on_one(found, LABELS, ALPHA)
+
+
+def test_a_request_or_two_of_somebody_else_silence_nobody() -> None:
+    """One caller's word counts while all others together have less than a twentieth of requests and of labels."""
+    found = guarded("only")
+    for _ in range(100):
+        found = raters.served(found, "only")
+    found = raters.served(found, "another")
+    for _ in range(40):
+        found = raters.observe(found, 1.0, "only")
+    assert raters.alarms(found, LABELS, ALPHA)
+    assert raters.alone(found) == raters._digest("returns@v3", "only")
+
+
+def test_of_raters_of_one_caller_a_single_label_silences_nobody_either() -> None:
+    found = raters.observe(guarded("app"), 0.0, "app", rater="passer-by")
+    for _ in range(200):
+        found = raters.observe(found, 1.0, "app", rater="only")
+    assert raters.alarms(found, LABELS, ALPHA)
+
+
+def test_who_uses_a_version_little_moves_no_verdict_by_much_feedback() -> None:
+    """It has a fiftieth of the requests, and gives nearly all labels: the others' requests ask for theirs."""
+    found = guarded()
+    for n in range(500):
+        found = raters.served(found, "attacker" if n % 50 == 0 else "shop")
+    for _ in range(300):
+        found = raters.observe(found, 1.0, "attacker")
+    assert not raters.alarms(found, LABELS, ALPHA)
+    assert raters.alone(found) is None
+
+
+def test_many_small_callers_together_ask_for_their_labels() -> None:
+    found = guarded()
+    for n in range(1_000):
+        found = raters.served(found, "large" if n % 10 else f"small-{n % 130}")
+    for _ in range(300):
+        found = raters.observe(found, 1.0, "large")
+    assert not raters.alarms(found, LABELS, ALPHA)
+
+
+def test_labels_of_trusted_givers_count_in_all() -> None:
+    found = guarded("one", "other")
+    for _ in range(40):
+        found = raters.observe(found, 1.0, "reviewer", trusted=True)
+    assert raters.alarms(found, LABELS, ALPHA)
+    assert raters.alarms(poisoned(0.5, "trusted", trusted=True), LABELS, ALPHA)
+
+
+def test_where_all_callers_see_a_slip_it_is_found_nearly_as_soon_as_without_the_guard() -> None:
+    took_with, took_without = [], []
+    for n in range(15):
+        draw, found = random.Random(n), guarded(*(f"caller-{n}" for n in range(5)))
+        at_with = at_without = 0
+        for at in range(1, 2_000):
+            found = raters.observe(found, float(draw.random() < 0.25), f"caller-{draw.randrange(5)}")
+            at_without = at_without or at * slip.alarms(found.slip, LABELS, ALPHA)
+            at_with = at_with or at * raters.alarms(found, LABELS, ALPHA)
+            if at_with:
+                break
+        took_with.append(at_with)
+        took_without.append(at_without)
+    assert sorted(took_with)[7] <= 2 * sorted(took_without)[7]
+
+
+@given(st.lists(st.tuples(names, st.floats(0, 1), st.booleans()), max_size=40))
+def test_a_detector_without_a_group_is_the_detector_over_the_labels_of_all_others(
+    seen: list[tuple[str, float, bool]],
+) -> None:
+    found = guarded(*(caller for caller, _, _ in seen))
+    share = raters.start(0.05, "returns@v3", rater_share_max=1.0)
+    found = msgspec.structs.replace(found, share_max=share.share_max)
+    for caller, bad, trusted in seen:
+        found = raters.observe(found, bad, caller, trusted=trusted)
+    for at, without in enumerate(found.callers.slips):
+        plain = slip.start(0.05)
+        for caller, bad, trusted in seen:
+            group = raters._group(found.callers, raters._digest("returns@v3", caller))
+            if trusted or group != at:
+                plain = slip.observe(plain, bad)
+        assert without is None or without == plain
+
+
+@given(st.lists(st.tuples(names, st.floats(0, 1), st.none() | names), max_size=60))
+def test_json_gives_back_the_same_to_the_last_bit_and_its_size_is_bounded(
+    seen: list[tuple[str, float, str | None]],
+) -> None:
+    found = guarded()
+    for caller, bad, rater in seen:
+        found = raters.observe(raters.served(found, caller), bad, caller, rater=rater)
+    stored = msgspec.json.encode(found)
+    assert msgspec.json.decode(stored, type=Guarded, strict=True) == found
+    assert len(stored) < 10_000
+
+
+def test_a_rater_among_many_weighs_no_more_than_a_fifth_of_the_latest_labels() -> None:
+    draw, found, weighed = random.Random(3), guarded("app"), []
+    for n in range(1_500):
+        rater = "loud" if draw.random() < 0.6 else f"rater-{n % 40}"
+        before = found.slip.weight
+        found = raters.observe(found, 0.0, "app", rater=rater)
+        weighed.append((rater, found.slip.weight - before))
+    latest = weighed[-200:]
+    loud = sum(weight for rater, weight in latest if rater == "loud")
+    assert loud <= 0.2 * 200 * 1.2
+    assert all(weight == pytest.approx(1.0) for rater, weight in latest if rater != "loud")
+
+
+def test_two_raters_are_not_weighed_down_and_three_share_equally() -> None:
+    for count, least in ((2, 1.0), (3, 0.95)):
+        found = guarded("app")
+        for n in range(600):
+            found = raters.observe(found, 0.0, "app", rater=f"rater-{n % count}")
+        assert found.slip.weight / 600 >= least
+
+
+def test_at_the_baseline_the_guarded_detector_alarms_no_more_often_than_alpha() -> None:
+    alarms = 0
+    for n in range(150):
+        draw, found = random.Random(f"healthy {n}"), guarded("a", "b", "c")
+        for _ in range(200):
+            found = raters.observe(found, float(draw.random() < 0.05), draw.choice("abc"))
+        alarms += raters.alarms(found, 200, 0.2)
+    assert alarms <= 150 * 0.2 + 3.1 * math.sqrt(150 * 0.2 * 0.8)
+
+
+def test_shares_that_can_not_be_are_refused() -> None:
+    for share in (0.0, 1.1, math.nan):
+        with pytest.raises(ValueError, match="largest share"):
+            raters.start(0.05, "returns@v3", rater_share_max=share)
