@@ -29,12 +29,17 @@ from gateway.admin import (
     adapters,
     aliases,
     audit,
+    baselines,
+    changed,
     evaluations,
     fleet,
+    health,
     keys,
     overrides,
     prompts,
     reload,
+    retraining,
+    reviews,
     state,
     store_files,
 )
@@ -49,14 +54,17 @@ from gateway.door.admission import Admission
 from gateway.door.wire import Call, Message, Receive, Scope, Send, bounded, unstored
 from gateway.duties.flushing import open_flow
 from gateway.duties.health import check_health
+from gateway.duties.monitored import Monitored
 from gateway.duties.presence import Presence
 from gateway.duties.rollouts import Rollouts
 from gateway.duties.rota import on_duty
 from gateway.duties.trials import Trials
+from gateway.duties.webhooks import Webhooks
 from gateway.gauges import read_gauges
 from gateway.house import House
 from gateway.limits.exits import Exits
 from gateway.limits.limits import Limits
+from gateway.monitor_gauges import read_monitor_gauges
 from gateway.openapi import described
 from gateway.reported import reporting
 from gateway.request_path import walk
@@ -65,6 +73,8 @@ from gateway.state.durability import Durability, SettledSend
 from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
 from gateway.state.health import HealthStore
+from gateway.state.retraining import RetrainingStore
+from gateway.state.reviews import ReviewStore
 from gateway.state.samples import Samples
 from gateway.state.snapshot import Snapshot, SnapshotKeeper
 from gateway.state.state import Lives, StateError, open_state, shared_secret
@@ -95,8 +105,8 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/health/live", "/health/ready"})
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
 PARTS = (
-    *(endpoints, routing, reporting, overrides, keys, audit, adapters, prompts),
-    *(aliases, evaluations, fleet, state, store_files, reload),
+    *(endpoints, routing, reporting, reviews, overrides, keys, audit, adapters, prompts),
+    *(aliases, evaluations, health, changed, baselines, retraining, fleet, state, store_files, reload),
 )
 """What the addresses that are not hot are in."""
 
@@ -201,13 +211,11 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
         stack.enter_context(threadpool_limits(1))  # a score's few sums wait longer for other threads than they take
         redis, durability = await stack.enter_async_context(_open_state(settings))
         digest_secret = await shared_secret(redis)
-        meters = Meters(settings.series_max)
-        fleet = Fleet(settings.pool_configs())
+        meters, fleet = Meters(settings.series_max), Fleet(settings.pool_configs())
         http, engines = await stack.enter_async_context(_open_clients(settings, fleet))
         store, registry = Store(settings.store), Registry(redis)
         stacks = _stacks(settings, bases)
-        ours = {pool: stacks[pool] for pool in bases}
-        reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, ours, http, meters))
+        reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, stacks, bases, http, meters))
         audit, stirred = Audit(redis), asyncio.Event()
         taken = lambda found: _take_in(found, fleet, reconciler, meters, stirred)  # noqa: E731
         snapshot = await _snapshot_keeper(settings, redis, taken, meters)
@@ -239,6 +247,10 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             overrides=Shelf(redis, "overrides"),
             cordons=Shelf(redis, "cordons"),
             health=HealthStore(redis),
+            baselines=Shelf(redis, "baselines"),
+            retraining=RetrainingStore(redis, settings.records.retention_seconds),
+            webhooks=Webhooks(redis, http, meters),
+            monitored=Monitored(),
             recent=Recent(settings.records.recent_bytes_max),
             records=flow.buffer,
             record_stream=flow.stream,
@@ -250,7 +262,8 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             stacks=stacks,
             presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
             judging=Judging(),
-            trials=Trials(),
+            trials=Trials(digest_secret),
+            reviews=ReviewStore(redis),
             rollouts=Rollouts(redis, digest_secret, registry, flow.stream, settings.feedback_metrics, audit, meters),
             evaluations=EvaluationStore(redis, 86_400 * settings.evaluation.retention_days),
             uploads=Uploads(store.folder, upload_limits_of(settings)),
@@ -265,6 +278,7 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
 async def _look_around(house: House) -> None:
     """What a gateway has to know before it serves. Raises RedisError."""
     read_gauges(house)
+    read_monitor_gauges(house)
     await asyncio.to_thread(house.store.sweep, CRASHED_AFTER_SECONDS, time.time())
     await house.snapshot.refresh()
     await house.exits.begin()
@@ -314,8 +328,15 @@ async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
 
 
 def _placer(
-    fleet: Fleet, redis: Redis, store: Store, ours: dict[str, BaseStack], http: httpx.AsyncClient, meters: Meters
+    fleet: Fleet,
+    redis: Redis,
+    store: Store,
+    stacks: Mapping[str, BaseStack],
+    bases: Mapping[str, Base],
+    http: httpx.AsyncClient,
+    meters: Meters,
 ) -> Placer:
+    ours = {pool: stacks[pool] for pool in bases}
     told = lambda pool, seconds: meters.adapter_load_seconds.observe(seconds, pool)  # noqa: E731
     return Placer(fleet, redis, store, ours, http, told)
 
@@ -371,7 +392,7 @@ def _take_in(snapshot: Snapshot, fleet: Fleet, reconciler: Reconciler, meters: M
             fleet.changed()
         reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
     stirred.set()
-    meters.expect_verdicts(snapshot.policy.tasks)
+    meters.expect(snapshot.policy.tasks)
     retired = [name for name, version in snapshot.versions.items() if version.state == "retired"]
     if retired:
         meters.forget(*retired)

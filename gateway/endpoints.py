@@ -28,11 +28,13 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from gateway.callers import Caller, identify
+from gateway.duties.reviewing import note_answered, task_of_review
 from gateway.errors import Problem
 from gateway.explain import explain, shown
 from gateway.house import House
 from gateway.settings import FeedbackMetricSettings
 from gateway.state.durability import NotSettled, not_settled
+from monitoring.evaluation.forms import said_by
 from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import bare, made_at
 from monitoring.records import Record
@@ -223,6 +225,8 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
     if len(msgspec.json.encode((given.demonstration, given.tags))) > DEMONSTRATION_BYTES_MAX:
         text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."
         raise Problem("invalid_value", text, "demonstration")
+    of_review = await task_of_review(house, caller, request_id, given.metric)
+    demonstrated = {} if given.demonstration is None else _demonstrated(house, given.demonstration)
     feedback = Feedback(
         feedback_id=given.feedback_id or uuid.uuid4().hex,
         named=given.feedback_id is not None,
@@ -234,12 +238,23 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
         comment=given.comment,
         demonstration=given.demonstration,
         tags=given.tags,
+        demonstration_digests=demonstrated,
+        reviewed=of_review is not None,
     )
     receipt = await house.feedback.give(request_id, feedback, caller.judges, genuine)
     house.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
     if receipt.first and not receipt.reported:
         house.coverage.judged(receipt.task or "")
+    if of_review is not None:
+        await note_answered(house, of_review, request_id, feedback, receipt)
     return _told(receipt, request_id, feedback)
+
+
+def _demonstrated(house: House, demonstration: Any) -> dict[str, str]:
+    """The digests by which shadow pairs are held against what somebody says that the answer should have been."""
+    text = said_by(demonstration)
+    told = {form.name: form.digest(house.digest_secret, text) for form in house.deployment.judge_forms}
+    return {judge: found for judge, found in told.items() if found is not None}
 
 
 def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:

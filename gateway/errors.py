@@ -35,6 +35,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "approver_must_differ": ErrorSpec(403, "permission_error", "Who pushed a version may not release it."),
     "model_not_found": ErrorSpec(404, "not_found_error", "No task, version or pool has this name."),
     "request_not_found": ErrorSpec(404, "not_found_error", "No request of yours has this id."),
+    "no_review": ErrorSpec(404, "not_found_error", "No request waits for this reviewer to judge it."),
     "not_found": ErrorSpec(404, "not_found_error", "There is nothing at this address, or no such object."),
     "method_not_allowed": ErrorSpec(405, "invalid_request_error", "The address does not take this method."),
     "feedback_conflict": ErrorSpec(409, "conflict_error", "The feedback id was used for another judgement."),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from types import MappingProxyType
 
+from gateway.duties.trials import QUEUE_MAX
 from gateway.house import House
 from serving.adapters.placement import HELD
 from serving.breaker import BreakerState
@@ -39,6 +40,7 @@ def read_gauges(house: House) -> None:
             and house.flow.unanswered_seconds() < WRITE_SECONDS_MAX
         )
     )
+    meters.reviews_waiting.read_from(lambda: {(task,): float(n) for task, n in house.review_queue.waiting.items()})
     meters.state_durable.read_from(lambda: float(house.durability.kept.durable))
     meters.feedback_coverage_ratio.read_from(house.coverage.ratios)
     meters.adapter_info.read_from(lambda: _adapter_info(house))
@@ -47,6 +49,11 @@ def read_gauges(house: House) -> None:
     meters.adapter_working_set_ratio.read_from(lambda: _places_wanted(house))
     meters.replica_cordoned.read_from(
         lambda: {(r.config.pool, r.name): float(r.cordoned) for r in fleet.replicas.values()}
+    )
+    meters.shadow_queue_length.read_from(lambda: house.trials.waiting)
+    meters.shadow_queue_max.read_from(lambda: QUEUE_MAX)
+    meters.shadow_share_ratio.read_from(
+        lambda: {(task,): one.shadow_share for task, one in house.snapshot.current.policy.watched.items()}
     )
     meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
 

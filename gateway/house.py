@@ -19,9 +19,12 @@ from gateway.asked.recent import Recent
 from gateway.asked.threads import Threads
 from gateway.configuration.deployment import Deployment, Prices
 from gateway.door.admission import Admission
+from gateway.duties.monitored import Monitored
 from gateway.duties.presence import Presence
+from gateway.duties.review_queue import ReviewQueue
 from gateway.duties.rollouts import Rollouts
 from gateway.duties.trials import Trials
+from gateway.duties.webhooks import Webhooks
 from gateway.limits.exits import Exits
 from gateway.limits.limits import Limits
 from gateway.settings import Settings
@@ -29,6 +32,8 @@ from gateway.state.durability import Durability
 from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
 from gateway.state.health import HealthStore
+from gateway.state.retraining import RetrainingStore
+from gateway.state.reviews import ReviewStore
 from gateway.state.samples import Samples
 from gateway.state.snapshot import SnapshotKeeper
 from monitoring.audit import Audit
@@ -77,6 +82,11 @@ class House:
     overrides: Shelf
     cordons: Shelf
     health: HealthStore
+    baselines: Shelf
+    """What streams of versions are held against: a baseline a stream, by the version's name."""
+    retraining: RetrainingStore
+    webhooks: Webhooks
+    monitored: Monitored
     recent: Recent
     records: RecordBuffer
     record_stream: RecordStream
@@ -89,6 +99,7 @@ class House:
     presence: Presence
     judging: Judging
     trials: Trials
+    reviews: ReviewStore
     rollouts: Rollouts
     uploads: Uploads
     evaluations: EvaluationStore
@@ -115,6 +126,11 @@ class House:
     def body_bytes_max(self) -> int:
         """Longest body of a request."""
         return self.deployment.body_bytes_max
+
+    @property
+    def review_queue(self) -> ReviewQueue:
+        """What was drawn for review, on its way into Redis."""
+        return self.trials.reviews
 
     def moment(self, now: float) -> Moment:
         """The time and the chance of one decision."""

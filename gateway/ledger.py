@@ -18,6 +18,7 @@ from monitoring.ids import digest
 from monitoring.records import AttemptRecord, FindingRecord, Record
 from router.acceptance import NO_CONTRACT
 from router.decision import Choice, Refusal
+from router.language import language_of
 from router.policy import Policy
 from router.rungs import AFTER_THE_ANSWER, BY_SCORE, Finding, RungName
 
@@ -30,6 +31,11 @@ FALLBACK_REASONS = frozenset(
 
 USD_MIN = 1e-12
 """Less money than this is what adding and taking away leaves."""
+
+
+RANDOM_DIGIT = 35
+"""Where in an id its last random hexadecimal digit is; so many of 16 requests have their language read."""
+LANGUAGES_READ_OF_16 = 2
 
 
 class Rejection(NamedTuple):
@@ -59,6 +65,7 @@ class Ledger:
         "rejections",
         "started_at",
         "traceparent",
+        "turned_down",
         "waited_seconds",
     )
 
@@ -83,6 +90,9 @@ class Ledger:
         """Headers of this answer alone."""
         self.rejections: tuple[Rejection, ...] = ()
         """Answers that rungs did not let through."""
+        self.turned_down: tuple[str, str] | None = None
+        """A version whose whole answer a rung did not let through, and what it said; kept only where both arms are to
+        answer."""
         self.parts: list[tuple[str, int, float]] = []
         """What engines made of the answer before another went on: pool, tokens, shared seconds."""
 
@@ -295,6 +305,8 @@ def settle(house: House, ledger: Ledger, now: float) -> None:
     house.exits.settle(record, ledger.leave, price)
     if record.outcome == "ok":
         house.coverage.served(record.task or "")
+    if house.snapshot.current.policy.watched:
+        _note_language(house, ledger)
     _count(house, ledger)
     if ledger.body is not None and record.task is not None:
         house.recent.keep(record.id, ledger.body)
@@ -303,7 +315,10 @@ def settle(house: House, ledger: Ledger, now: float) -> None:
 
 
 async def settle_shadow(house: House, ledger: Ledger, now: float, outcome: str) -> None:
-    """Close a shadow's record: its cost is booked as shadow, and no caller's figures change. Raises RedisError."""
+    """Close a shadow's record: its cost is booked as shadow, and no caller's figures change. Raises RedisError.
+
+    What its judge cost was booked when the judge was asked; the record has both together.
+    """
     record = ledger.record
     record.duration_seconds = now - ledger.started_at
     record.saving_usd = None
@@ -311,9 +326,19 @@ async def settle_shadow(house: House, ledger: Ledger, now: float, outcome: str) 
     house.meters.shadow_requests.add(1, task, version, outcome)
     if record.cost_usd is not None:
         house.meters.cost_usd.add(record.cost_usd, task, version, pool, "shadow")
+        record.cost_usd += (record.pair.judge_usd or 0.0) if record.pair is not None else 0.0
     if not house.records.put(record):
         house.meters.records_dropped.add(1)
     await house.rollouts.keep_pair(record)
+
+
+def _note_language(house: House, ledger: Ledger) -> None:
+    """Note the language of a few of a watched task's requests, drawn by a random digit of their ids."""
+    record, body = ledger.record, ledger.body
+    if body is None or record.task not in house.snapshot.current.policy.watched:
+        return
+    if int(record.id[RANDOM_DIGIT], 16) < LANGUAGES_READ_OF_16:
+        record.language = language_of(body.selected("user_turns"))
 
 
 def _token_seconds(ledger: Ledger) -> float | None:

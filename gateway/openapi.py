@@ -56,6 +56,9 @@ OWN: Mapping[str, Sequence[str]] = MappingProxyType(
         "route": (*OF_JSON, *OF_CHOICE, *IN_LINE),
         "report_records": (*OF_JSON, "unsupported_media_type", "record_conflict", *OF_MODELS, *IN_LINE),
         "give_feedback": ("request_not_found", "feedback_conflict", "feedback_window_over", "feedback_full"),
+        "next_review": ("no_review", "not_found"),
+        "skip_review": ("no_review", "state_conflict"),
+        "list_reviews": ("not_found",),
         "set_override": ("not_found", "approver_must_differ", "state_conflict"),
         "try_override": ("not_found",),
         "delete_override": ("not_found",),
@@ -82,6 +85,18 @@ OWN: Mapping[str, Sequence[str]] = MappingProxyType(
         "read_evaluation": ("not_found",),
         "read_evaluation_rows": ("not_found",),
         "end_evaluation": ("not_found", "state_conflict"),
+        "read_health": ("not_found",),
+        "pin_version": OF_RELEASES,
+        "release_version": OF_RELEASES,
+        "undo_action": OF_RELEASES,
+        "announce_change": OF_RELEASES,
+        "take_change_back": OF_RELEASES,
+        "read_baselines": ("not_found",),
+        "set_baseline": OF_RELEASES,
+        "read_retraining": ("not_found",),
+        "read_examples": ("not_found",),
+        "ask_retraining": ("not_found",),
+        "close_retraining": OF_RELEASES,
         "cordon": ("not_found",),
         "uncordon": ("not_found",),
         "recycle": OF_RELEASES,
@@ -399,6 +414,10 @@ def _as_data(operation: Json) -> None:
     operation["responses"]["200"] = {"description": "It was there already, or goes on.", "content": told}
 
 
+def _as_lines(operation: Json) -> None:
+    operation["responses"]["200"] = {"description": "JSON lines.", "content": {"application/x-ndjson": TEXT}}
+
+
 def _as_form(operation: Json) -> None:
     operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _form()}}}
 
@@ -446,6 +465,7 @@ OF_OTHER_FORM = MappingProxyType(
         "ready": _as_ready,
         "metrics": _as_metrics,
         "read_request": _as_json,
+        "next_review": _as_json,
         "route": _as_route,
         "give_feedback": _as_judged,
         "report_records": _as_reported,
@@ -458,5 +478,6 @@ OF_OTHER_FORM = MappingProxyType(
         "apply_state": _or_later,
         "read_store_file": _as_file,
         "begin_evaluation": _as_data,
+        "read_examples": _as_lines,
     }
 )

@@ -221,7 +221,10 @@ class Settings(BaseSettings):
         for name, task in self.tasks.items():
             if faults := list(task.faults(name, frozenset(self.pools), self.limits.request_timeout_seconds)):
                 raise ValueError("; ".join(faults))
-            if faults := list(task.monitor.faults(name, frozenset(self.pools), frozenset(self.feedback_metrics))):
+            metrics = frozenset(self.feedback_metrics)
+            if faults := list(
+                task.monitor.faults(name, frozenset(self.pools), metrics, task.pools_allowed, self.general_pool)
+            ):
                 raise ValueError("; ".join(faults))
             exit_pool = self.pools.get(task.exit_pool or "")
             if task.general_usd_per_day is not None and (exit_pool is None or exit_pool.price is None):
@@ -257,8 +260,20 @@ class Settings(BaseSettings):
         found = self.tasks[task]
         rung = found.rungs.degraded
         return found.monitor.plan(
-            rung.explored_share, rung.mode == "enforce", frozenset(self.feedback_metrics), self.monitor
+            rung.explored_share,
+            rung.mode == "enforce",
+            frozenset(self.feedback_metrics),
+            self.monitor,
+            self._judges_itself(task),
         )
+
+    def _judges_itself(self, task: str) -> bool:
+        """Whether the model that judges the task's pairs is that of its exit."""
+        judge, exit_pool = self.tasks[task].monitor.judge, self.pools.get(self.tasks[task].exit_pool or "")
+        judging = self.pools.get(judge.pool or self.general_pool)
+        if judge.kind != "model" or exit_pool is None or judging is None:
+            return False
+        return judging is exit_pool or judging.base_model == exit_pool.base_model
 
     @property
     def archive(self) -> Path:

@@ -57,7 +57,9 @@ class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One judgement. `value` is a boolean, a float or a category, as its metric declares; `at` in Unix seconds.
 
     `named` says that its giver named the id: another sending under it is then the same or a conflict. Without a name,
-    a sending is the same again if it says what the latest of its metric and rater said.
+    a sending is the same again if it says what the latest of its metric and rater said. `demonstration_digests` has the
+    keyed digest of the demonstration in each form in which judges compare answers, by the judge's name. `reviewed` says
+    that it is an operator's or admin's judgement of a request that was drawn for review.
     """
 
     feedback_id: str
@@ -70,6 +72,8 @@ class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
     comment: str | None = None
     demonstration: Any = None
     tags: dict[str, str] | None = None
+    demonstration_digests: dict[str, str] = {}
+    reviewed: bool = False
 
     def digest(self) -> str:
         """What has to be the same for a second sending to count as the same feedback."""

@@ -33,11 +33,14 @@ CLOSED: Mapping[str, int] = {
 """Labels whose values are a closed list in our own code, and how many values each may have, with `other`.
 Every other label is open: its values come from configuration or from admins."""
 
+Joined = Literal["sum", "greatest", "least"]
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """A metric as declared. `children` is a formula over SCALE for the most combinations of label values that
-    it may have; `bounds` are a histogram's upper bounds in seconds, +Inf left out."""
+    it may have; `bounds` are a histogram's upper bounds in seconds, +Inf left out. `joined` says what `other` shows
+    of a gauge's readings beyond them: the sum, the greatest, or the least."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -46,6 +49,7 @@ class Spec:
     labels: tuple[str, ...] = ()
     children: str = "1"
     bounds: tuple[float, ...] = ()
+    joined: Joined = "sum"
 
     @property
     def width(self) -> int:

@@ -138,7 +138,7 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_feedback_coverage_ratio", "gauge", "ratio, 0 to 1",
         "Share of the task's recent requests that have feedback, from 0 to 1.",
-        ("task",), "T + 2",
+        ("task",), "T + 2", joined="least",
     ),
     Spec(
         "apprentice_adapter_info", "gauge", "always 1",
@@ -158,12 +158,12 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_adapter_loads_left", "gauge", "loads",
         "Adapters that a replica's engine takes before something must go.",
-        ("pool", "replica"), "R + 1",
+        ("pool", "replica"), "R + 1", joined="least",
     ),
     Spec(
         "apprentice_adapter_working_set_ratio", "gauge", "ratio",
         "Versions that are to be on a replica, as a share of the adapters that its engine can hold.",
-        ("pool", "replica"), "R + 1",
+        ("pool", "replica"), "R + 1", joined="greatest",
     ),
     Spec(
         "apprentice_shadow_requests_total", "counter", "requests",
@@ -183,62 +183,62 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_verdict", "gauge", "0, 1 or 2",
         "The monitor's verdict on a version, or an admin's: 0 healthy, 1 suspect, 2 degraded.",
-        ("task", "version"), "T*V + 1",
+        ("task", "version"), "T*V + 1", joined="greatest",
     ),
     Spec(
         "apprentice_verdict_since_seconds", "gauge", "Unix seconds",
         "When a version's verdict became what it is, in Unix seconds.",
-        ("task", "version"), "T*V + 1",
+        ("task", "version"), "T*V + 1", joined="greatest",
     ),
     Spec(
         "apprentice_kept_ratio", "gauge", "ratio, 0 to 1",
         "Share of its requests that a version keeps; below 1 the monitor has shifted the rest to another arm.",
-        ("task", "version"), "T*V + 1",
+        ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
         "apprentice_e_value", "gauge", "ratio",
         "Evidence that a stream of a version got worse: an e-value, at most 1e12. It alarms at its threshold.",
-        ("task", "version", "stream"), "T*V*13 + 15",
+        ("task", "version", "stream"), "T*V*13 + 15", joined="greatest",
     ),
     Spec(
         "apprentice_e_value_threshold", "gauge", "ratio",
         "The e-value at which a stream of a version alarms, from the fleet's accepted false alarms.",
-        ("task", "version", "stream"), "T*V*13 + 15",
+        ("task", "version", "stream"), "T*V*13 + 15", joined="greatest",
     ),
     Spec(
         "apprentice_quality_ratio", "gauge", "ratio, 0 to 1",
         "Estimated share of right answers of an arm on the task, with its 95% interval: mean, low or high.",
-        ("task", "version", "arm", "bound"), "T*V*9 + 16",
+        ("task", "version", "arm", "bound"), "T*V*9 + 16", joined="least",
     ),
     Spec(
         "apprentice_label_coverage_ratio", "gauge", "ratio, 0 to 1",
         "Share of a version's requests that have a label.",
-        ("task", "version"), "T*V + 1",
+        ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
         "apprentice_labels_per_day", "gauge", "labels a day",
         "Labels of a version in a day, at today's rate.",
-        ("task", "version"), "T*V + 1",
+        ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
         "apprentice_labels", "gauge", "labels",
         "Labels of a version that its verdict can rest on so far.",
-        ("task", "version"), "T*V + 1",
+        ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
         "apprentice_labels_wanted", "gauge", "labels",
         "Labels of a version that a verdict needs at least.",
-        ("task",), "T + 1",
+        ("task",), "T + 1", joined="greatest",
     ),
     Spec(
         "apprentice_time_to_detect_seconds", "gauge", "seconds",
         "Time until errors risen by so many points would be found at today's label rate, in seconds; +Inf: never.",
-        ("task", "version", "points"), "T*V*2 + 3",
+        ("task", "version", "points"), "T*V*2 + 3", joined="greatest",
     ),
     Spec(
         "apprentice_feedback_delay_seconds", "gauge", "seconds",
         "Median time from a request to its label, in seconds.",
-        ("task", "version"), "T*V + 1",
+        ("task", "version"), "T*V + 1", joined="greatest",
     ),
     Spec(
         "apprentice_complaints_expected", "gauge", "complaints",
@@ -254,6 +254,10 @@ METRICS: tuple[Spec, ...] = (
         "apprentice_monitor_actions_total", "counter", "actions",
         "What the monitor did, by kind; those that were undone count too.",
         ("task", "kind"), "T*15 + 16",
+    ),
+    Spec(
+        "apprentice_monitor_unmatched_total", "counter", "feedback",
+        "Feedback whose record was gone when the monitor read it, so that it counts for no version.",
     ),
     Spec(
         "apprentice_monitor_judged_at_seconds", "gauge", "Unix seconds",
@@ -274,22 +278,22 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_shadow_share_ratio", "gauge", "ratio, 0 to 1",
         "Probability with which both arms answer a request of the task.",
-        ("task",), "T + 1",
+        ("task",), "T + 1", joined="greatest",
     ),
     Spec(
         "apprentice_judge_agreement_ratio", "gauge", "ratio, 0 to 1",
         "How often the judge of shadow pairs agrees with people, where both judged.",
-        ("task",), "T + 1",
+        ("task",), "T + 1", joined="least",
     ),
     Spec(
         "apprentice_pairs_total", "counter", "pairs",
-        "Shadow pairs by what the judge made of them: agreed, differed, failed or unjudged.",
-        ("task", "version", "outcome"), "T*V*4 + 14",
+        "Shadow pairs by what the judge made of them: agreed, differed, failed, unjudged or passed_over.",
+        ("task", "version", "outcome"), "T*V*5 + 14",
     ),
     Spec(
         "apprentice_reviews_total", "counter", "reviews",
-        "Requests drawn for review by what became of them: drawn, dropped, given or answered.",
-        ("task", "outcome"), "T*4 + 14",
+        "Requests drawn for review by what became of them: drawn, dropped, given, skipped, answered or expired.",
+        ("task", "outcome"), "T*6 + 14",
     ),
     Spec(
         "apprentice_reviews_waiting", "gauge", "reviews",
@@ -309,12 +313,12 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_version_stale", "gauge", "0 or 1",
         "1 where the organisation has said that its rules are others than those that a version learned, else 0.",
-        ("task", "version"), "T*V + 1",
+        ("task", "version"), "T*V + 1", joined="greatest",
     ),
     Spec(
         "apprentice_version_review_by_seconds", "gauge", "Unix seconds",
         "When a version is due for a review by its owner, in Unix seconds; only where it says so.",
-        ("task", "version"), "T*V + 1",
+        ("task", "version"), "T*V + 1", joined="least",
     ),
     Spec(
         "apprentice_retraining_open", "gauge", "requests",
@@ -350,17 +354,17 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_replica_cordoned", "gauge", "0 or 1",
         "1 where a replica gets no requests because an admin or a recycling has cordoned it, else 0.",
-        ("pool", "replica"), "R + 1",
+        ("pool", "replica"), "R + 1", joined="greatest",
     ),
     Spec(
         "apprentice_breaker_state", "gauge", "0, 1 or 2",
         "State of a replica's breakers, the worst of them: 0 closed, 1 half-open, 2 open.",
-        ("pool", "replica"), "R + 1",
+        ("pool", "replica"), "R + 1", joined="greatest",
     ),
     Spec(
         "apprentice_replica_up", "gauge", "0 or 1",
         "1 where the replica's last health check passed, else 0.",
-        ("pool", "replica"), "R + 1",
+        ("pool", "replica"), "R + 1", joined="least",
     ),
     Spec(
         "apprentice_in_flight", "gauge", "requests",

@@ -11,17 +11,20 @@ beyond it is counted under `other`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import operator
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE_OPENMETRICS
 
-from monitoring.metric_spec import CLOSED, Spec, evaluate
+from monitoring.metric_spec import CLOSED, Joined, Spec, evaluate
 from monitoring.metric_table import METRICS
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,14 @@ OTHER = "other"
 PREFIX = "apprentice_"
 SERIES_MAX_DEFAULT = 32_000
 SERIES_MAX_LEAST = 2_000
+ACTIONS_EXPECTED = (
+    *("verdict", "shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"),
+    *("recover", "hold_and_alert"),
+)
+"""What the monitor does by itself; what admins do is not waited for."""
+JOINING: Mapping[Joined, Callable[[float, float], float]] = MappingProxyType(
+    {"sum": operator.add, "greatest": max, "least": min}
+)
 
 
 class Count:
@@ -182,6 +193,13 @@ class Family(ABC, Generic[Cell]):
 class Counter(Family[Count]):
     """A number that only grows."""
 
+    def begin(self, first: Collection[str], second: Collection[str]) -> None:
+        """Begin the series of each pair of label values at 0, while there is room."""
+        for labels in itertools.product(first, second):
+            if not self.has_room:
+                return
+            self.cell(*labels)
+
     def add(self, amount: float, *labels: str) -> None:
         """Add an amount of at least 0 to the series of these label values."""
         (self._cells.get(labels) or self._begin(labels)).add(amount)
@@ -226,9 +244,12 @@ class Gauge(Family[Level]):
         self.clear()
         try:
             reading = self._read()
+            told: set[Level] = set()
             for labels, value in reading.items() if isinstance(reading, Mapping) else [((), reading)]:
-                # Added, not set: of what overflows, `other` shows the sum.
-                self.cell(*labels).value += value
+                cell = self.cell(*labels)
+                # Of what overflows, `other` shows all that fell to it, as the metric has it joined.
+                cell.value = JOINING[self.spec.joined](cell.value, value) if cell in told else value
+                told.add(cell)
         except Exception:
             log.exception("%s could not be read", self.spec.name)
             self.clear()
@@ -332,6 +353,7 @@ class Meters:
         self.complaints_expected = make(Gauge, "complaints_expected")
         self.complaints_seen = make(Gauge, "complaints_seen")
         self.monitor_actions = make(Counter, "monitor_actions_total")
+        self.monitor_unmatched = make(Counter, "monitor_unmatched_total")
         self.monitor_judged_at_seconds = make(Gauge, "monitor_judged_at_seconds")
         self.monitor_behind_seconds = make(Gauge, "monitor_behind_seconds")
         self.shadow_queue_length = make(Gauge, "shadow_queue_length")
@@ -348,12 +370,16 @@ class Meters:
         self.retraining_open = make(Gauge, "retraining_open")
         self.webhooks = make(Counter, "webhooks_total")
 
-    def expect_verdicts(self, tasks: Collection[str]) -> None:
-        """Begin the verdicts of these tasks at 0, so that the first is seen as an increase; while there is room."""
-        for task in tasks:
-            for action in ("promote", "roll_back", "hold"):
-                if self.rollout_verdicts.has_room:
-                    self.rollout_verdicts.cell(task, action)
+    def expect(self, tasks: Collection[str]) -> None:
+        """Begin rare events of these tasks at 0, so that the first is seen as an increase; while there is room.
+
+        Those are canaries' verdicts, what the monitor does, what becomes of reviews, and messages to the webhook.
+        """
+        for outcome in ("sent", "retried", "dropped"):
+            self.webhooks.cell(outcome)
+        self.rollout_verdicts.begin(tasks, ("promote", "roll_back", "hold"))
+        self.monitor_actions.begin(tasks, ACTIONS_EXPECTED)
+        self.reviews.begin(tasks, ("drawn", "dropped", "given", "skipped", "answered", "expired"))
 
     def saved(self, task: str, usd: float) -> None:
         """Count a saving in US dollars; one below 0 goes to overspend, since a counter never goes down."""

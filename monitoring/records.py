@@ -27,11 +27,27 @@ class AttemptRecord(msgspec.Struct):
 
 
 class PairRecord(msgspec.Struct):
-    """On a shadow's record: which version answered the caller, whether that kept its contract, its text's digest."""
+    """On a shadow's record: which version answered the caller (empty: a general model), whether that kept its contract,
+    its text's digest; and what a judge made of both arms' answers where both were drawn to answer.
 
-    version: str
+    `arm` is the shadow's, `version` or `general` (None: it is that of a version on trial, which no judge looks at).
+    `digest` and `served_digest` are the shadow's and the caller's answer in the form in which the `judge` compares
+    them, empty where it has no such form; `right` and `served_right` say what is known without a right answer, the
+    scores what the judge guesses, from 0 to 1. `judge_usd` is what asking the judge cost.
+    """
+
+    version: str | None
     contract_kept: bool | None = None
     text_digest: str | None = None
+    arm: str | None = None
+    judge: str | None = None
+    digest: str | None = None
+    served_digest: str | None = None
+    right: bool | None = None
+    served_right: bool | None = None
+    score: float | None = None
+    served_score: float | None = None
+    judge_usd: float | None = None
 
 
 class FindingRecord(msgspec.Struct):
@@ -79,6 +95,11 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     findings: list[FindingRecord] = []
     exit_capped: bool = False
     probability: float = 1.0
+    shadow_probability: float | None = None
+    shadowed: bool = False
+    review_probability: float | None = None
+    reviewed: bool = False
+    language: str | None = None
     policy_generation: int = 0
     adapter_digest: str | None = None
     stack: str | None = None

@@ -35,9 +35,9 @@ class Override:
     """One rule. A rule without conditions matches each of the task's requests.
 
     `contains` is searched for in the text of the conversation, both in the form that `fold` gives; `pattern` is a
-    regular expression of RE2, which takes linear time, searched for in the text as it is. `expires_at` is in Unix
-    seconds; an expired rule matches nothing. `version` goes with the action `version`, `message` with `refuse`, and
-    `system` is the message that the action `system` adds.
+    regular expression of RE2, which takes linear time, searched for in the text as it is. `starts_at` and `expires_at`
+    are in Unix seconds; a rule that has not begun, or has expired, matches nothing. `version` goes with the action
+    `version`, `message` with `refuse`, and `system` is the message that the action `system` adds.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Override:
     version: str | None = None
     message: str | None = None
     system: str | None = None
+    starts_at: float | None = None
     expires_at: float | None = None
     mode: OverrideMode = "enforce"
     compiled: Any = field(init=False, repr=False, compare=False, default=None)
@@ -69,9 +70,11 @@ class Override:
         """Whether it looks at what a request says."""
         return self.contains is not None or self.pattern is not None
 
-    def is_over(self, now_unix: float) -> bool:
-        """Whether it has expired."""
-        return self.expires_at is not None and self.expires_at <= now_unix
+    def is_in_force(self, now_unix: float) -> bool:
+        """Whether it has begun, and has not expired."""
+        if self.starts_at is not None and self.starts_at > now_unix:
+            return False
+        return self.expires_at is None or self.expires_at > now_unix
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ def pattern_fault(pattern: str) -> str | None:
 
 
 def _holds(one: Override, subject: Subject, texts: frozenset[str], now_unix: float) -> bool:
-    if one.is_over(now_unix):
+    if not one.is_in_force(now_unix):
         return False
     if one.caller is not None and one.caller != subject.caller:
         return False

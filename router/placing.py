@@ -11,6 +11,9 @@ from serving.view import FleetView, VersionView
 ARMS = ("version", "holdout", "explored")
 """What is drawn for; each by bits of the draw of its own, so that one says nothing of another."""
 BITS_OF_AN_ARM = 16
+PLACES = 2
+"""So many places in [0, 1) there are for a request beside those of its arms."""
+BYTES_OF_A_PLACE = 7
 
 
 def sticky_point(session: str, salt: str) -> float:
@@ -24,6 +27,18 @@ def arm_point(session: str | None, salt: str, draw: float, arm: str) -> float:
     if session:
         return sticky_point(session, f"{arm}:{salt}")
     return math.modf(draw * (1 << BITS_OF_AN_ARM * ARMS.index(arm)))[0]
+
+
+def places_beside(request: str, secret: bytes) -> tuple[float, ...]:
+    """A request's own places in [0, 1), PLACES of them: each says nothing of another, nor of where it was led to.
+
+    Its session has no say in them. They are the same for every gateway, and nobody can tell them without the secret,
+    which has at most 64 bytes.
+    """
+    kept = PLACES * BYTES_OF_A_PLACE
+    digest = hashlib.blake2b(request.encode(), key=secret, digest_size=kept, person=b"beside").digest()
+    steps = range(0, kept, BYTES_OF_A_PLACE)
+    return tuple([int.from_bytes(digest[at : at + BYTES_OF_A_PLACE], "big") / (1 << 56) for at in steps])
 
 
 def live_version(alias: Alias | None, view: FleetView, session: str | None, draw: float) -> VersionView | None:

@@ -182,15 +182,13 @@ class Policy:
         return self.overrides if model == AUTO else self.rules_for(model.partition("@")[0])
 
     def rules_reading(self, model: str, now_unix: float) -> tuple[Override, ...]:
-        """Those of them that look at the text: of the task that is asked for, or of all, and not expired."""
+        """Those of them that look at the text: of the task that is asked for, or of all, and in force."""
         task = None if model == AUTO else model.partition("@")[0]
         return tuple(
             [
                 one
                 for one in self.rules_named(model)
-                if one.weight
-                and (one.expires_at is None or one.expires_at > now_unix)
-                and (task is None or one.task is None or one.task == task)
+                if one.weight and (task is None or one.task is None or one.task == task) and one.is_in_force(now_unix)
             ]
         )
 

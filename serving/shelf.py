@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from redis.asyncio import Redis
 
+log = logging.getLogger(__name__)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading JSON raises where it is damaged, or was written by another version of the program."""
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
 KEEP = b"keep"
@@ -155,16 +159,20 @@ class Shelf:
 class Mirror(Generic[T]):
     """A shelf's objects, converted; what has not changed since the last reading is the same object as then.
 
-    So they must be such as nobody changes. `made` makes one of its name and JSON value.
+    So they must be such as nobody changes. `made` makes one of its name and JSON value. Where it is `tolerant`, an
+    object that can't be read stays as it was last read (left out where it never was), which is logged once.
     """
 
-    def __init__(self, shelf: Shelf, made: Callable[[str, dict[str, Any]], T]) -> None:
+    def __init__(self, shelf: Shelf, made: Callable[[str, dict[str, Any]], T], tolerant: bool = False) -> None:
         self._shelf = shelf
         self._made = made
+        self._tolerant = tolerant
         self._known: dict[str, tuple[bytes, T]] = {}
+        self._unreadable: set[str] = set()
 
     async def all(self) -> dict[str, T]:
-        """Every object by name. Raises RedisError, and what `made` raises; what was known is then still known."""
+        """Every object by name. Raises RedisError; where it is not tolerant what `made` raises, and what was known is
+        then still known."""
         known: dict[str, tuple[bytes, T]] = {}
         since = time.monotonic()
         for name, written in (await self._shelf.written()).items():
@@ -172,9 +180,22 @@ class Mirror(Generic[T]):
             if before is not None and before[0] == written:
                 known[name] = before
                 continue
-            known[name] = written, self._made(name, msgspec.json.decode(written))
+            try:
+                known[name] = written, self._made(name, msgspec.json.decode(written))
+                self._unreadable.discard(name)
+            except UNREADABLE as error:
+                if not self._tolerant:
+                    raise
+                self._passed_over(name, error)
+                if before is not None:
+                    known[name] = before
             if time.monotonic() - since >= CONVERTING_SECONDS_MAX:
                 await asyncio.sleep(0)
                 since = time.monotonic()
         self._known = known
         return {name: value for name, (_, value) in known.items()}
+
+    def _passed_over(self, name: str, error: Exception) -> None:
+        if name not in self._unreadable:
+            self._unreadable.add(name)
+            log.error("%s of %s can't be read, and stays as it was: %s", name, self._shelf.values, error)

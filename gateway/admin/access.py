@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from redis.exceptions import RedisError
 
 from gateway.callers import Caller, require
@@ -24,6 +25,30 @@ READ_SECONDS_MAX = 2.0
 Short = Annotated[str, Field(max_length=256)]
 Moment = Annotated[float, Field(gt=0, lt=253_402_300_800, allow_inf_nan=False)]
 """Unix seconds, before the year 10000."""
+
+
+def unix_seconds(value: Any) -> Any:
+    """The Unix seconds of a date or a time in ISO 8601, which without a zone is one of UTC; a number stays.
+
+    Raises ValueError for a text that is none, and for true and false, which would be taken for 1 and 0.
+    """
+    if isinstance(value, bool):
+        raise ValueError("it must be a number or a date, not true or false")
+    if not isinstance(value, str):
+        return value
+    try:
+        found = datetime.fromisoformat(value)
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError("it must be a date or a time as in 2026-12-01 or 2026-12-01T09:30:00Z") from None
+
+
+When = Annotated[
+    Moment,
+    BeforeValidator(unix_seconds),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "maxLength": 64}]}),
+]
+"""Unix seconds, which may be said as a date or a time."""
 
 
 def admin_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:

@@ -28,7 +28,7 @@ from gateway.errors import Problem
 from gateway.house import House
 from router.contract import ContractError, compile_contract
 from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, verify
-from serving.adapters.manifest import Manifest, ManifestError, read_manifest
+from serving.adapters.manifest import Manifest, ManifestError, read_manifest, review_due
 from serving.adapters.placement import HELD, Placement
 from serving.adapters.registry import PLACED, Rollout, Version, VersionState
 from serving.adapters.signature import SignatureError, as_text, check, read_signature
@@ -328,6 +328,8 @@ async def _told(house: House, version: Version) -> dict[str, Any]:
 def _shown(house: House, version: Version, generation: int | None) -> dict[str, Any]:
     alias = house.snapshot.current.policy.aliases.get(version.task)
     placements = _placements(house, version)
+    health = house.snapshot.current.health.get(version.task)
+    known = health.versions.get(version.name) if health is not None else None
     return {
         "version": version.name,
         "task": version.task,
@@ -342,6 +344,9 @@ def _shown(house: House, version: Version, generation: int | None) -> dict[str, 
         "created_at": version.created_at,
         "created_by": version.created_by,
         "signed_by": version.signed_by,
+        "review_by": version.manifest.get("review_by"),
+        "review_due": review_due(version.manifest),
+        "stale_from": known.stale_from if known is not None else None,
         "note": version.note,
         "generation": generation,
         "placements": placements,

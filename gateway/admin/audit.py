@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -11,7 +12,9 @@ from gateway.admin.access import Operator
 from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.house import House
-from monitoring.audit import Wanted
+from gateway.state.drafts import Drafts
+from monitoring.audit import Entry, Wanted
+from serving.shelf import Change, change_together
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -30,6 +33,16 @@ async def audit(
     await house.audit.append(
         admin.public, action, name, before=before, after=after, evidence=evidence, generation=generation
     )
+
+
+async def step_with_audit(house: House, changes: Sequence[Change], draft: Entry) -> int:
+    """Make changes and note them in the audit in one step, which is entered then; the new generation of the first
+    object. Raises Stale and RedisError."""
+    drafts = Drafts(house.redis, house.audit)
+    noted = drafts.change(draft)
+    generation = await change_together(house.redis, [*changes, noted])
+    await drafts.enter(noted.name)
+    return generation
 
 
 @router.get("/audit")

@@ -69,7 +69,7 @@ class Tried:
 async def try_rule(house: House, one: Override) -> Tried:
     """Hold a rule against the last REQUESTS_MAX requests that all gateways have served. Raises RedisError."""
     tried = Tried()
-    bare = replace(one, mode="enforce", expires_at=None)
+    bare = replace(one, mode="enforce", starts_at=None, expires_at=None)
     policy = house.snapshot.current.policy
     place: str | None = None
     for _ in range(READ_MAX // AT_ONCE):

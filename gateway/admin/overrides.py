@@ -36,6 +36,7 @@ class OverrideIn(Body):
         None, min_length=1, max_length=10_000, description="What is added to the system's message."
     )
     mode: OverrideMode = Field("enforce", description="`observe`: only noted on the records of what it matches.")
+    starts_at: Moment | None = Field(None, description="Unix seconds; unset: at once.")
     expires_at: Moment | None = Field(None, description="Unix seconds.")
 
     @model_validator(mode="after")
@@ -50,6 +51,8 @@ class OverrideIn(Body):
             raise ValueError("contains: white space alone is in every text: leave it out")
         if self.system is not None and not self.system.strip():
             raise ValueError("system: there is nothing but white space in it")
+        if self.starts_at is not None and self.expires_at is not None and self.expires_at <= self.starts_at:
+            raise ValueError("expires_at: it is over before it has begun: let it be after starts_at")
         if self.pattern is not None and (fault := pattern_fault(self.pattern)) is not None:
             raise ValueError(f"pattern: {fault}")
         return self
@@ -79,7 +82,7 @@ def _doubts(house: House, body: OverrideIn) -> list[str]:
 
 
 async def rules_to(house: House, version: str) -> list[str]:
-    """The names of rules that hold now and send to a version. Raises RedisError."""
+    """The names of rules that are not over and send to a version. Raises RedisError."""
     rules, now = await house.overrides.all(), time.time()
     return sorted(name for name, raw in rules.items() if raw.get("version") == version and not _is_over(raw, now))
 
@@ -97,15 +100,26 @@ def _is_over(raw: dict[str, Any], now_unix: float) -> bool:
     return expires_at is not None and expires_at <= now_unix
 
 
+def _is_to_come(raw: dict[str, Any], now_unix: float) -> bool:
+    return bool((raw.get("starts_at") or 0.0) > now_unix)
+
+
 @router.get("/overrides")
 async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
-    """All rules, in the order in which they are tried. One that is expired matches nothing, and stays until deleted."""
+    """All rules, in the order in which they are tried. One that has not begun, or is expired, matches nothing; it stays
+    until it is deleted."""
     house = house_of(request)
     rules, now = sorted((await house.overrides.all()).items()), time.time()
     states = {name: version.state for name, version in house.snapshot.current.versions.items()}
     return {
         "overrides": [
-            {"id": name, **raw, "expired": _is_over(raw, now), "version_state": states.get(raw.get("version", ""))}
+            {
+                "id": name,
+                **raw,
+                "to_come": _is_to_come(raw, now),
+                "expired": _is_over(raw, now),
+                "version_state": states.get(raw.get("version", "")),
+            }
             for name, raw in rules
         ]
     }

@@ -13,6 +13,19 @@ from monitoring.records import Record
 from router.decision import Choice
 from router.policy import AttemptLimits
 from serving.errors import EngineError
+from serving.view import FleetView, ReplicaView
+
+LOAD_SHARE_MAX = 0.8
+"""Share of a replica's in_flight_max up to which both arms' answers and their judges add to its load: the rest is
+callers'."""
+
+
+def has_room(house: House, view: FleetView, replica: ReplicaView) -> bool:
+    """Whether one more request of our own takes no caller's place there: never the last one, so that a replica that
+    holds one request at a time has none for us."""
+    if house.admission.waiting:
+        return False
+    return view.in_flight.get(replica.name, 0) + 1 <= LOAD_SHARE_MAX * replica.in_flight_max
 
 
 async def ask_beside(

@@ -12,7 +12,7 @@ import typer
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
 from gateway.cli.audit import entry_row
 from gateway.cli.evaluation_report import evaluation_line
-from gateway.cli.listing import replica_row, version_row
+from gateway.cli.listing import care_cells, replica_row, version_row
 from gateway.cli.prompts import fitted_cells, fitted_words, send_prompts, sources_of, until_fitted
 from gateway.cli.push import find_package, upload
 from gateway.cli.tables import Printer, moment, share, since, size, tell_warnings
@@ -208,6 +208,7 @@ def show(
             ("version", told["version"]),
             ("state", told["state"]),
             ("note", told["note"]),
+            *care_cells(told),
             ("share", share(told["share"])),
             ("pool", told["pool"]),
             ("pushed", f"{moment(told['created_at'])} by {told['created_by']}"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.cli.tables import Row, share, since, size
+from gateway.cli.tables import Row, moment, share, since, size
 from serving.adapters.registry import PLACED
 
 NOTE_MAX = 60
@@ -28,11 +29,23 @@ def version_row(told: dict[str, Any]) -> Row:
     )
 
 
+def care_cells(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Until when a version's owner has to look at it, and since when its task's rules are others; "" for neither."""
+    due, stale = told.get("review_due"), told.get("stale_from")
+    late = " (overdue)" if due and due <= time.time() else ""
+    return [
+        ("review by", f"{told['review_by']}{late}" if due else ""),
+        ("stale from", moment(stale) if stale else ""),
+    ]
+
+
 def _note(told: dict[str, Any]) -> str:
-    """What is to be known of a version: its own note, or that replicas which are to have it are without it."""
+    """What is to be known of a version: its own note, that it is stale or to be reviewed, or that replicas which are to
+    have it are without it."""
     missing = [name for name in told["wanted"] if name not in told["ready"]]
+    old = [f"{name} {text}" for name, text in care_cells(told) if text and (name != "review by" or "(" in text)]
     if told["note"] or told["state"] not in PLACED or (told["ready"] and not missing):
-        return str(told["note"] or "")
+        return str(told["note"] or ("; ".join(old) if told["state"] in PLACED else ""))
     without = [one for one in told["placements"] if one["replica"] in missing]
     states = ", ".join(f"{one['replica']} is {one['state'] if one['up'] else 'down'}" for one in without)
     return f"ready on {len(told['ready'])} of {len(told['wanted'])} replicas{': ' if states else ''}{states}"

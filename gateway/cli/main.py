@@ -20,9 +20,13 @@ from gateway.cli.keys import keys
 from gateway.cli.overrides import overrides
 from gateway.cli.records import records
 from gateway.cli.reload import reload
+from gateway.cli.retraining import retraining
+from gateway.cli.reviews import reviews
 from gateway.cli.sidecar import sidecar
 from gateway.cli.state import state
+from gateway.cli.tasks import tasks
 from gateway.cli.up import up
+from gateway.cli.why import why
 from gateway.settings import SettingsError
 from gateway.state.state import StateError
 from serving.adapters import signature
@@ -39,6 +43,9 @@ app.add_typer(evaluations, name="evaluations")
 app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
 app.add_typer(overrides, name="overrides")
+app.add_typer(reviews, name="reviews")
+app.add_typer(tasks, name="tasks")
+app.add_typer(retraining, name="retraining")
 app.add_typer(records, name="records")
 
 
@@ -60,6 +67,7 @@ def check(
 
 app.command()(audit)
 app.command()(explain)
+app.command()(why)
 app.command()(doctor)
 app.command()(reload)
 app.command()(evaluate)

@@ -18,8 +18,8 @@ from serving.adapters.registry import PLACED
 overrides = typer.Typer(help="List, set, try and delete rules that overrule the routing.", no_args_is_help=True)
 WHOM = "Which requests: those of which all that is given holds"
 TEXT_LENGTH_SHOWN = 40
-NOT_CONDITIONS = frozenset({"action", "version", "message", "system", "mode", "expires_at"})
-NOT_OF_A_RULE = frozenset({"id", "expired", "generation", "version_state"})
+NOT_CONDITIONS = frozenset({"action", "version", "message", "system", "mode", "starts_at", "expires_at"})
+NOT_OF_A_RULE = frozenset({"id", "to_come", "expired", "generation", "version_state"})
 """What the gateway tells of a rule beside what it was set with."""
 
 
@@ -72,6 +72,9 @@ def set_rule(
     expires_in: Annotated[
         str | None, typer.Option(metavar="SPAN", help="How long it holds: 30min, 2h, 7d. Unset: until it is deleted.")
     ] = None,
+    starts_in: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="When it begins, from now on: 30min, 2h, 7d. Unset: at once.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Set nothing: tell what it would have changed, as `try` does.")
     ] = False,
@@ -83,6 +86,8 @@ def set_rule(
     body = _rule(action, task, contains, pattern, caller, metadata, version, message, system) | {"mode": mode}
     if expires_in is not None:
         body["expires_at"] = time.time() + span_seconds(expires_in)
+    if starts_in is not None:
+        body["starts_at"] = time.time() + span_seconds(starts_in)
     if dry_run:
         _try(client, out, name, body)
         return
@@ -90,8 +95,7 @@ def set_rule(
         raise Unusable("This would refuse every request of every task: say whom it is about, or --all.")
     told = client.put(f"/overrides/{quote(name, safe='')}", body)
     if not out.answer(told):
-        until = moment(told.get("expires_at"))
-        out.say(f"{name}: {_which(told)}: {_does(told)}; {'until ' + until if until != '-' else 'until deleted'}.")
+        out.say(f"{name}: {_which(told)}: {_does(told)}; {_when(told)}.")
     tell_warnings(out, told)
 
 
@@ -181,7 +185,15 @@ def _pairs(metadata: list[str]) -> Iterator[tuple[str, str]]:
 def _row(told: dict[str, Any]) -> Row:
     until = moment(told.get("expires_at"))
     over = " (expired)" if told.get("expired") else ""
-    return told["id"], told.get("mode", "enforce"), _which(told), _does(told), until + over
+    first = f"from {moment(told.get('starts_at'))} to " if told.get("to_come") else ""
+    return told["id"], told.get("mode", "enforce"), _which(told), _does(told), first + until + over
+
+
+def _when(told: dict[str, Any]) -> str:
+    """How long a rule holds, in words."""
+    first = f"from {moment(told['starts_at'])} " if told.get("starts_at") else ""
+    until = moment(told.get("expires_at"))
+    return first + (f"until {until}" if until != "-" else "until deleted")
 
 
 def _which(told: dict[str, Any]) -> str:

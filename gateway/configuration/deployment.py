@@ -14,7 +14,11 @@ from gateway.limits.limits import Bound, bound_of
 from gateway.settings import Settings
 from gateway.state.snapshot import Deployed
 from monitoring.cost import Price
+from monitoring.evaluation.forms import Form
 from router.policy import AUTO, TaskPolicy
+
+JUDGE_FORMS_MAX = 32
+"""Each demonstration is read once for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Prices:
 class Deployment:
     """The configuration in force. Its only mover is `take_in`; what else depends on it is moved beside it."""
 
-    __slots__ = ("body_bytes_max", "config", "loaded_at", "pool_limits", "prices", "settings", "turn")
+    __slots__ = ("body_bytes_max", "config", "judge_forms", "loaded_at", "pool_limits", "prices", "settings", "turn")
 
     def __init__(self, settings: Settings, config: Path | None = None) -> None:
         """`config` is the file that it came from, where there is one to read again."""
@@ -45,6 +49,7 @@ class Deployment:
             "", None, max_tokens_max=settings.limits.pool_max_tokens_max, cache_isolation=settings.cache_isolation
         )
         self.body_bytes_max = settings.limits.body_bytes_max
+        self.judge_forms = judge_forms_of(settings)
         self.loaded_at = time.time()
         """Unix seconds."""
 
@@ -55,6 +60,12 @@ def deployed_of(settings: Settings) -> Deployed:
     pools = frozenset(name for name, pool in settings.pools.items() if pool.callable)
     auto_pool = settings.general_pool if settings.general_pool in pools else None
     return Deployed(MappingProxyType(tasks), pools, settings.limits.attempts(), auto_pool)
+
+
+def judge_forms_of(settings: Settings) -> tuple[Form, ...]:
+    """The forms in which the tasks' judges compare answers, each once; with very many of them, not all."""
+    forms = dict.fromkeys(task.monitor.judge.form() for task in settings.tasks.values())
+    return tuple(forms)[:JUDGE_FORMS_MAX]
 
 
 def prices_of(settings: Settings) -> Prices:

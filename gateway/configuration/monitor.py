@@ -9,6 +9,8 @@ from pydantic import Field, SecretStr
 
 from gateway.configuration.sections import Name, Seconds, Section
 from monitoring.degradation.plan import RESPONSES, Plan, ResponseName
+from monitoring.evaluation.comparing import Metric
+from monitoring.evaluation.forms import Form
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
@@ -43,6 +45,13 @@ class JudgeSettings(Section):
     )
     max_tokens: int = Field(16, ge=1, le=1024, description="Most tokens of a judge's answer.")
 
+    def form(self) -> Form:
+        """The form in which this judge compares answers; a model's answers are told apart by their normal form."""
+        if self.kind == "fields":
+            metric = Metric("fields", self.fields)
+            return Form(str(metric), metric)
+        return Form(self.kind, Metric("exact" if self.kind == "exact" else "normal"))
+
 
 class ReviewSettings(Section):
     """Requests that are drawn for people to judge. Their texts are kept until then."""
@@ -70,7 +79,8 @@ class TaskMonitorSettings(Section):
         None, max_length=64, description="Tag of feedback that names its request's class, judged each for itself."
     )
     trusted_callers: frozenset[str] = Field(
-        frozenset(), description="Public parts of keys whose labels count like a reviewer's."
+        frozenset(),
+        description="Public parts of keys whose labels count like a reviewer's: they are no sample of complaints.",
     )
     responses: frozenset[ResponseName] = Field(
         frozenset({"shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"}),
@@ -80,6 +90,9 @@ class TaskMonitorSettings(Section):
     shadow_share_suspect: Share = Field(0.1, description="The same while a version is suspect or degraded.")
     shadow_usd_per_ticket: Usd = Field(
         1.0, description="What raised shadows may cost in US dollars before they fall back to shadow_share."
+    )
+    shadow_pairs_per_ticket: int = Field(
+        2000, ge=0, le=10_000_000, description="Pairs after which raised shadows fall back, whatever they cost."
     )
     shadow_saving_share_max: Share = Field(
         0.25, description="Share of the task's measured saving that shadows may cost, where prices are known."
@@ -100,8 +113,19 @@ class TaskMonitorSettings(Section):
     reviews: ReviewSettings = ReviewSettings()
     judge: JudgeSettings = JudgeSettings()
 
-    def faults(self, name: str, pools: frozenset[str], metrics: frozenset[str]) -> Iterator[str]:
-        """Sentences on what can't be used, each beginning with its key; none if all is well."""
+    def faults(
+        self,
+        name: str,
+        pools: frozenset[str],
+        metrics: frozenset[str],
+        reached: frozenset[str] | None = None,
+        general_pool: str | None = None,
+    ) -> Iterator[str]:
+        """Sentences on what can't be used, each beginning with its key; none if all is well.
+
+        `reached` are the pools that the task's text may be sent to (None: all). `general_pool` judges where no pool is
+        named.
+        """
         key = f"tasks.{name}.monitor"
         for field in ("feedback_metric", "complaint_metric"):
             metric = getattr(self, field)
@@ -115,9 +139,20 @@ class TaskMonitorSettings(Section):
             yield f"{key}.judge.fields: name the fields that have to be equal"
         if self.judge.pool is not None and self.judge.pool not in pools:
             yield f"{key}.judge.pool: there is no pool {self.judge.pool!r}"
+        judging = self.judge.pool or general_pool
+        if self.judge.kind == "model" and judging in pools and reached is not None and judging not in reached:
+            yield f"{key}.judge.pool: tasks.{name}.pools_allowed lacks {judging!r}"
 
-    def plan(self, explored_share: float, enforced: bool, metrics: frozenset[str], fleet: MonitorSettings) -> Plan:
-        """As the monitor goes by it. `explored_share` and `enforced` are those of the task's rung `degraded`."""
+    def plan(
+        self,
+        explored_share: float,
+        enforced: bool,
+        metrics: frozenset[str],
+        fleet: MonitorSettings,
+        judges_itself: bool = False,
+    ) -> Plan:
+        """As the monitor goes by it. `explored_share` and `enforced` are those of the task's rung `degraded`;
+        `judges_itself` says that the exit's model is the judge."""
         metric = self.feedback_metric or ("correct" if "correct" in metrics else None)
         return Plan(
             feedback_metric=metric,
@@ -130,6 +165,7 @@ class TaskMonitorSettings(Section):
             shadow_share=self.shadow_share,
             shadow_share_suspect=max(self.shadow_share, self.shadow_share_suspect),
             shadow_usd_per_ticket=self.shadow_usd_per_ticket,
+            shadow_pairs_per_ticket=self.shadow_pairs_per_ticket,
             shadow_saving_share_max=self.shadow_saving_share_max,
             deferral_factor_suspect=self.deferral_factor_suspect,
             kept_steps=self.kept_steps,
@@ -141,4 +177,5 @@ class TaskMonitorSettings(Section):
             review_usd_each=self.reviews.usd_each,
             tuning_usd=self.tuning_usd,
             false_alarms_per_month=fleet.false_alarms_per_month,
+            judges_itself=judges_itself,
         )

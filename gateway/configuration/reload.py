@@ -33,6 +33,8 @@ from serving.fleet import PoolConfig
 log = logging.getLogger(__name__)
 SYSTEM = "system"
 HIDDEN = "(hidden)"
+HIDDEN_PATHS = ("recycle_url", "webhook_url")
+"""Addresses that may bear a secret."""
 AUDITED_MAX = 500
 CHANGEABLE = (
     "tasks.*",
@@ -234,7 +236,7 @@ def _by_name(value: Any) -> Any:
 
 
 def _shown(path: str, value: Any) -> Any:
-    if isinstance(value, SecretStr) or (value is not None and path.endswith("recycle_url")):
+    if isinstance(value, SecretStr) or (value is not None and path.endswith(HIDDEN_PATHS)):
         return HIDDEN
     value = _by_name(value)
     if isinstance(value, Mapping):

@@ -16,7 +16,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.settings import FeedbackMetricSettings
+from gateway.state.health import HealthStore
 from monitoring.audit import Audit
+from monitoring.badness import badness
 from monitoring.degradation import rollout
 from monitoring.degradation.rollout import Outcome, Plan, ShadowPair, Verdict
 from monitoring.evaluation.comparing import normal
@@ -35,6 +37,8 @@ JUDGED_MAX = 2000
 PAIR_SECONDS = 7 * 86_400
 PAIRS_MAX = 10_000
 """Pairs of a task that wait for a demonstration, some 3 MB in Redis; beyond it the oldest is forgotten."""
+GENERAL = "general"
+"""The arm of a pair that no version is."""
 KEPT_SECONDS = 180 * 86_400
 """Longer than a plan may last."""
 OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
@@ -45,9 +49,20 @@ that does not tell which that was: an older gateway's."""
 AUDITED_AS: Mapping[str, str] = {"promote": "alias.promote", "roll_back": "alias.rollback", "hold": "alias.hold"}
 
 KEEP_PAIR = """
-local known = redis.call('EXISTS', KEYS[1])
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-if known == 0 then redis.call('LPUSH', KEYS[2], KEYS[1]) end
+local told, had = cjson.decode(ARGV[1]), redis.call('GET', KEYS[1])
+if had then
+  local known = cjson.decode(had)
+  for part, value in pairs(told) do
+    if type(value) == 'table' and type(known[part]) == 'table' then
+      for name, one in pairs(value) do known[part][name] = one end
+    else
+      known[part] = value
+    end
+  end
+  told = known
+end
+redis.call('SET', KEYS[1], cjson.encode(told), 'EX', ARGV[2])
+if not had then redis.call('LPUSH', KEYS[2], KEYS[1]) end
 while redis.call('LLEN', KEYS[2]) > tonumber(ARGV[3]) do redis.call('DEL', redis.call('RPOP', KEYS[2])) end
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 """
@@ -107,6 +122,7 @@ class Rollouts:
         self._audit = audit
         self._meters = meters
         self._verdicts = Shelf(redis, "verdicts")
+        self._health = HealthStore(redis)
         self._keep_pair = redis.register_script(KEEP_PAIR)
 
     def take_in(self, metrics: Mapping[str, FeedbackMetricSettings]) -> None:
@@ -157,6 +173,8 @@ class Rollouts:
         """
         if found.action == "continue" or (found.action == "hold" and judged.held):
             return
+        if found.action == "promote" and await self._is_degraded(task, begun.version):
+            return  # the monitor has paused it, and recovery is the monitor's to find
         alias, generation = await self._registry.alias(task)
         if alias is None or alias.rollout != begun:
             return
@@ -183,6 +201,11 @@ class Rollouts:
         self._meters.rollout_verdicts.add(1, task, found.action)
         log.warning("canary %s: %s. %s", begun.version, found.action, found.because)
         await self._audit.enter(self._verdicts.values, task)
+
+    async def _is_degraded(self, task: str, version: str) -> bool:
+        """Whether the monitor, or an admin, says so of this version."""
+        known = (await self._health.of(task))[0].versions.get(version)
+        return known is not None and known.verdict == "degraded"
 
     async def _hold(self, task: str, judged: Judged, noted: Change) -> None:
         judged.held = True
@@ -239,7 +262,8 @@ class Rollouts:
         if raw is None or request in judged.demonstrated:
             return
         judged.demonstrated = [*judged.demonstrated[-JUDGED_MAX + 1 :], request]
-        texts: dict[str, str] = msgspec.json.decode(raw)
+        kept: dict[str, Any] = msgspec.json.decode(raw)
+        texts: dict[str, str] = kept.get("texts") or kept  # flat as an older gateway has written it
         by_arm = {arms[version]: told for version, told in texts.items() if version in arms}
         if len(by_arm) == 2:
             text = demonstration if isinstance(demonstration, str) else msgspec.json.encode(demonstration).decode()
@@ -248,21 +272,20 @@ class Rollouts:
             judged.state = rollout.observe_pair(judged.state, plan, pair)
 
     async def keep_pair(self, shadow: Record) -> None:
-        """Remember the digests of what a version and its shadow answered, until somebody tells what is right.
+        """Remember the digests of what a request and its shadow were answered, until somebody tells what is right.
 
-        Only where contracts don't tell it already: a pair is judged once. Of a task's pairs only the newest PAIRS_MAX
-        are kept, and none longer than PAIR_SECONDS; one that is forgotten judges nothing. Raises RedisError.
+        All shadows of one request are remembered together. Of a task's requests only the newest PAIRS_MAX are kept, and
+        none longer than PAIR_SECONDS; one that is forgotten judges nothing. Raises RedisError.
         """
-        pair, version = shadow.pair, shadow.version
-        if pair is None or not pair.text_digest or version is None or shadow.shadow_of is None:
+        pair = shadow.pair
+        if pair is None or shadow.shadow_of is None or _says_nothing(shadow.attempts):
             return
-        if _is_judged_by_contract(shadow) or _says_nothing(shadow.attempts):
-            return
-        texts = {version: shadow.text_digest or "", pair.version: pair.text_digest}
-        await self._keep_pair(
-            keys=[_pair_key(shadow.shadow_of), f"apprentice:pairs:{shadow.task}"],
-            args=[msgspec.json.encode(texts), PAIR_SECONDS, PAIRS_MAX],
-        )
+        told = _of_trial(shadow, pair) if pair.arm is None else _of_arms(shadow, pair)
+        if told:
+            await self._keep_pair(
+                keys=[_pair_key(shadow.shadow_of), f"apprentice:pairs:{shadow.task}"],
+                args=[msgspec.json.encode(told), PAIR_SECONDS, PAIRS_MAX],
+            )
 
     async def _was_drawn(self, request: str) -> bool:
         record = await self._records.read(request)
@@ -278,6 +301,27 @@ class Rollouts:
         start = f"{int(begun.started_at * 1000)}-0"
         plan = msgspec.convert(begun.plan or {}, Plan)
         return Judged(id=name, state=rollout.start(plan), records_read=start, feedback_read=start)
+
+
+def _of_trial(shadow: Record, pair: PairRecord) -> dict[str, Any]:
+    """What judges a version on trial, where contracts don't tell it already: a pair is judged once."""
+    if not pair.text_digest or shadow.version is None or pair.version is None or _is_judged_by_contract(shadow):
+        return {}
+    if shadow.outcome == "ok" and shadow.text_digest is None:  # it says no text, which is neither right nor wrong
+        return {}
+    return {"texts": {shadow.version: shadow.text_digest or "", pair.version: pair.text_digest}}
+
+
+def _of_arms(shadow: Record, pair: PairRecord) -> dict[str, Any]:
+    """What judges both arms of a request: by arm, the digest of its answer in the judge's form (empty where it has no
+    such form: it is never right), and the judge's guess of its being right where there is one."""
+    if shadow.outcome != "ok" or pair.digest is None:  # it failed, or says no text
+        return {}
+    names = (shadow.version or GENERAL, pair.version or GENERAL)
+    digests = zip(names, (pair.digest or "", pair.served_digest or ""), strict=True)
+    scores = zip(names, (pair.score, pair.served_score), strict=True)
+    known = {name: score for name, score in scores if score is not None}
+    return {"judge": pair.judge, "digests": dict(digests)} | ({"scores": known} if known else {})
 
 
 def _key(task: str) -> str:
@@ -337,17 +381,3 @@ def _is_drawn(seen: Seen | Record) -> bool:
     if seen.led_to is not None and asked is not None:
         return seen.led_to == asked
     return seen.reason not in NOT_THERE or asked != seen.version
-
-
-def badness(metric: FeedbackMetricSettings, value: Any) -> float | None:
-    """How bad a value is, from 0 to 1; None for a metric without an order, or a float without bounds."""
-    if metric.kind == "boolean" and isinstance(value, bool):
-        good = float(value)
-    elif metric.kind == "float" and metric.minimum is not None and metric.maximum is not None:
-        span = metric.maximum - metric.minimum
-        if not isinstance(value, int | float) or span <= 0:
-            return None
-        good = min(1.0, max(0.0, (value - metric.minimum) / span))
-    else:
-        return None
-    return 1.0 - good if metric.better == "higher" else good

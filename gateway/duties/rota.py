@@ -16,7 +16,10 @@ from gateway.duties.evaluating import keep_evaluating
 from gateway.duties.fitting import keep_fitting
 from gateway.duties.health import keep_checking_health
 from gateway.duties.lease import DutyLease
+from gateway.duties.monitored import follow_monitor
+from gateway.duties.monitoring import keep_monitoring
 from gateway.duties.reconciling import keep_reconciling
+from gateway.duties.reviewing import keep_reviewing
 from gateway.duties.shadows import run_shadows
 from gateway.house import House
 
@@ -44,7 +47,10 @@ async def on_duty(house: House) -> AsyncIterator[None]:
         "tell_presence": _tell_presence,
         "lease_slices": _lease_slices,
         "run_shadows": _run_shadows,
+        "keep_reviews": keep_reviewing,
         "judge_rollouts": _judge_rollouts,
+        "monitor": keep_monitoring,
+        "follow_monitor": follow_monitor,
         "flush_records": _flush_records,
         "archive_records": keep_archiving,
         "run_evaluations": keep_evaluating,

@@ -18,6 +18,7 @@ from gateway.callers import Caller
 from gateway.state.fitted import Kind
 from gateway.state.models import FittedModels
 from monitoring.degradation.health import TaskHealth
+from monitoring.degradation.retraining import Retraining
 from router.embedding import Embedding
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
@@ -46,6 +47,8 @@ class Snapshot:
     """What the monitor has found, by task."""
     views: Mapping[str, VersionView] = field(default_factory=dict)
     """The versions as the router sees them."""
+    retraining: Mapping[str, Retraining] = field(default_factory=dict)
+    """The requests to train adapters anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,10 @@ class SnapshotKeeper:
         self._overrides = Mirror(Shelf(redis, "overrides"), override_from)
         self._placements = Mirror(Shelf(redis, "placements"), lambda _, raw: msgspec.convert(raw, Placement))
         self._cordons = Shelf(redis, "cordons")
-        self._health = Mirror(Shelf(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskHealth))
+        self._health = Mirror(Shelf(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskHealth), tolerant=True)
+        self._retraining = Mirror(
+            Shelf(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining), tolerant=True
+        )
         self._made: dict[str, tuple[AliasEntry, Alias]] = {}
         self._seen: dict[str, tuple[Version, VersionView]] = {}
         self._models = FittedModels(redis, damaged, deep, unsuited)
@@ -153,7 +159,8 @@ class SnapshotKeeper:
         cordons = {name: str(raw.get("reason") or "") for name, raw in (await self._cordons.all()).items()}
         known = MappingProxyType(callers | dict(self._fixed_callers))
         views = await self._made_views(versions)
-        return Snapshot(generation, known, policy, versions, aliases, placements, cordons, health, views)
+        asked = await self._retraining.all()
+        return Snapshot(generation, known, policy, versions, aliases, placements, cordons, health, views, asked)
 
     async def _made_aliases(
         self, entries: Mapping[str, AliasEntry], generations: Mapping[str, int]

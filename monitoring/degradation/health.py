@@ -32,7 +32,8 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     """A version's verdict, since when (Unix seconds) and why, and what it keeps of its requests.
 
     `kept` is the share of its requests that it answers, `to` the arm that gets the rest: `general` or `standby` (None:
-    nothing is shifted); `stepped_at` is when the share was last moved. `evidence` is that on which the verdict rests.
+    nothing is shifted), `to_version` the version that this is, if it is one; `stepped_at` is when the share was last
+    moved. `evidence` is that on which the verdict rests.
     `stale_from` says from when on (Unix seconds) the organisation's rules are others than those that it was trained on.
     `cleared` are unlabelled streams whose alarm labels have refuted; `done` is what was done once and for all while the
     verdict lasts, `labels` how many labels it had when its verdict moved.
@@ -44,6 +45,7 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any] = {}
     kept: float = 1.0
     to: Literal["general", "standby"] | None = None
+    to_version: str | None = None
     stepped_at: float = 0.0
     pin: Pin | None = None
     stale_from: float | None = None
@@ -60,7 +62,7 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     """A suspicion that is looked into: why, since when, and what the raised shadows may cost and have cost.
 
-    `shadow_usd_before` is what the task's shadows had cost until then.
+    `shadow_usd_before` and `pairs_before` are what the shadows had cost, and how many pairs there were, until then.
     """
 
     id: str
@@ -69,16 +71,20 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     because: str
     shadow_usd_max: float
     shadow_usd_before: float = 0.0
+    pairs_before: int = 0
     shadow_usd_spent: float = 0.0
     closed_at: float | None = None
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was done, with its evidence and with what was there before, so that it can be undone."""
+    """One thing that was done, with its evidence and with what was there before, so that it can be undone.
+
+    `kind` is an ActionKind; one that a newer gateway noted may be another, and is kept as it is.
+    """
 
     id: str
     at: float
-    kind: ActionKind
+    kind: str
     version: str
     because: str
     evidence: dict[str, Any] = {}
@@ -145,16 +151,20 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
 class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
     """The estimated quality of one arm on this task, the share of right answers, with its 95% interval (PPI++).
 
-    `advantage_low` is the lower 95% bound of how much better it is than the version judged; None where not known.
+    `version` is the name of the version that it is, None for general. `advantage_low` and `advantage_high` are bounds
+    of how much better it is than the version judged, each of which holds with 95% however often one looks; None where
+    not known.
     """
 
     arm: Literal["version", "general", "standby"]
+    version: str | None = None
     mean: float | None = None
     low: float | None = None
     high: float | None = None
     labels: int = 0
     pairs: int = 0
     advantage_low: float | None = None
+    advantage_high: float | None = None
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,11 +200,21 @@ LABELLED = frozenset({"reviewed", "feedback", "shadow", "complaints"})
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What every gateway reads to tell of the monitor: the judgements by version, and how far it has read."""
+    """What every gateway reads to tell of the monitor: the judgements by version, and how far it has read.
+
+    `at` is when it last judged, in Unix seconds; `behind_seconds` the age of the oldest entry that it has not read;
+    `writing` counts the writings of judgements, `unreadable` what could not be read, and `unmatched` feedback that no
+    record was there for any more: so it counts for no version.
+    """
 
     at: float
     behind_seconds: float = 0.0
+    writing: int = 0
+    unreadable: int = 0
+    unmatched: int = 0
     judgements: dict[str, Judgement] = {}
 
 
 SUMMARY_KEY = "apprentice:monitor:summary"
+JUDGEMENTS_KEY = "apprentice:monitor:judgements"
+"""A hash: each version's last judgement. The summary beside it has none."""

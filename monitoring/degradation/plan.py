@@ -16,7 +16,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a task's settings say of its monitor (docs/settings.md has each of them, under tasks.TASK.monitor).
 
     `enforced` says whether the rung `degraded` is enforced, so that shares may be shifted; `explored_share` is what a
-    degraded version keeps at least. Shares lie within 0 and 1, times are in seconds, money in US dollars.
+    degraded version keeps at least; `judges_itself` whether the model that judges pairs is the exit's own. Shares lie
+    within 0 and 1, times are in seconds, money in US dollars.
     """
 
     feedback_metric: str | None = None
@@ -29,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shadow_share: float = 0.0
     shadow_share_suspect: float = 0.1
     shadow_usd_per_ticket: float = 1.0
+    shadow_pairs_per_ticket: int = 2000
     shadow_saving_share_max: float = 0.25
     deferral_factor_suspect: float = 2.0
     kept_steps: tuple[float, ...] = (0.5, 0.2)
@@ -40,3 +42,4 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     review_usd_each: float = 0.0
     tuning_usd: float = 0.0
     false_alarms_per_month: float = 1.0
+    judges_itself: bool = False

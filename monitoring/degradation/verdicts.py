@@ -56,7 +56,9 @@ def _of_degraded(
     """Healthy again where the reverse test shows it on each stream that speaks against the version."""
     recovered = [one for one in judged.streams if one.labelled and one.recovered]
     if recovered and not labelled:
-        return Found("healthy", f"It has recovered: {words(recovered)}.", recovered, _with(cleared, fresh))
+        names = ", ".join(dict.fromkeys(one.stream for one in recovered))
+        text = f"It has recovered: labels since then show it ({names})."
+        return Found("healthy", text, recovered, _with(cleared, fresh))
     return Found("degraded", known.because, labelled, cleared)
 
 

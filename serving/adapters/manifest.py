@@ -17,6 +17,7 @@ As YAML beside the adapter:
         expected: …
     coverage: {…}                     # optional slots for the fitted models
     calibration: {…}
+    review_by: 2027-01-31             # optional; until when its owner has to look whether it is still right
     provenance:                       # optional; where it comes from. Keys of one's own are kept as they are
       trained_by: returns team        # texts: trained_by, dataset, base_model, framework, command, license, notes
       trained_at: 2026-11-20T09:30Z   # a date or a time in ISO 8601
@@ -36,20 +37,18 @@ booleans: `no` in a list of choices is a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from serving.adapters import canonical
 from serving.adapters.errors import shown
+from serving.adapters.plain_yaml import PlainYamlError, read_plain_yaml
 
 T = TypeVar("T")
 
-BOOLEAN = "tag:yaml.org,2002:bool"
 FILE_BYTES_MAX = 256 << 10
 TASK = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 SYSTEM_LENGTH_MAX = 100_000
@@ -64,6 +63,7 @@ NOTES_LENGTH_MAX = 20_000
 EVALUATIONS_MAX = 100
 MAPPING_BYTES_MAX = 64 << 10
 DEPTH_MAX = 32
+LENGTH_OF_A_DATE = len("2027-01-31")
 
 SAMPLING_BOUNDS: Mapping[str, tuple[float, float]] = {
     "temperature": (0, 2),
@@ -113,6 +113,7 @@ class Manifest:
     provenance: Mapping[str, Any]
     coverage: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    review_by: str | None = None
 
     def digest(self) -> str:
         """`sha256:<hex>` of the whole manifest."""
@@ -129,14 +130,9 @@ def read_manifest(path: Path) -> Manifest:
     if len(raw) > FILE_BYTES_MAX:
         raise ManifestError(f"{path.name} has more than {FILE_BYTES_MAX} bytes: shorten it.")
     try:
-        value = _Loader(raw.decode()).get_single_data()
-    except yaml.YAMLError as error:
-        raise ManifestError(f"{path.name} is no valid YAML: {' '.join(str(error).split())}.") from None
-    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        # The parser lets these out where a value is not of its explicit tag.
-        raise ManifestError(f"{path.name} can't be read: {error}.") from None
-    try:
-        return from_json(value)
+        return from_json(read_plain_yaml(raw))
+    except PlainYamlError as error:
+        raise ManifestError(f"{path.name} {error}") from None
     except ManifestError as error:
         raise ManifestError(f"{path.name}: {error}") from None
 
@@ -154,14 +150,19 @@ def from_json(value: Any) -> Manifest:
         provenance=read.take_or("provenance", _provenance, {}),
         coverage=read.take_or("coverage", _mapping, {}),
         calibration=read.take_or("calibration", _mapping, {}),
+        review_by=read.take_or("review_by", _review_by, None),
     )
     read.finish()
     return manifest
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as a JSON object; `from_json` gives the same manifest again."""
-    return {
+    """The manifest as a JSON object; `from_json` gives the same manifest again.
+
+    Digests and signatures go by it, so a key that came later stands in it only where it is set.
+    """
+    later = {} if manifest.review_by is None else {"review_by": manifest.review_by}
+    return later | {
         "task": manifest.task,
         "base_fingerprint": manifest.base_fingerprint,
         "contract": None if manifest.contract is None else dict(manifest.contract),
@@ -176,6 +177,22 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "coverage": dict(manifest.coverage),
         "calibration": dict(manifest.calibration),
     }
+
+
+def review_due(manifest: Mapping[str, Any]) -> float | None:
+    """When a manifest, as `to_json` writes it, is due for a review by its owner, in Unix seconds; None: never.
+
+    A date is due when it is over, in UTC; a time without a zone is one of UTC. Raises ValueError for what is neither.
+    """
+    text = manifest.get("review_by")
+    if text is None:
+        return None
+    try:
+        due = datetime.fromisoformat(text)
+        due = due if due.tzinfo is not None else due.replace(tzinfo=UTC)
+        return (due + timedelta(days=1) if len(text) <= LENGTH_OF_A_DATE else due).timestamp()
+    except (OverflowError, TypeError) as error:
+        raise ValueError(f"{text!r} is no time of review.") from error
 
 
 class _Fields:
@@ -362,6 +379,15 @@ def _moment(place: str, value: Any) -> str:
     return str(value)
 
 
+def _review_by(place: str, value: Any) -> str:
+    text = _moment(place, value)
+    try:
+        review_due({"review_by": text})
+    except ValueError:
+        raise ManifestError(f"{place} must be before the year 10000.") from None
+    return text
+
+
 def _digest(place: str, value: Any) -> str:
     if not isinstance(value, str) or not canonical.DIGEST.fullmatch(value):
         raise ManifestError(f"{place} must be sha256: and 64 hex digits: take it of the data set's file.")
@@ -464,36 +490,3 @@ PROVENANCE: Mapping[str, Callable[[str, Any], object]] = {
     "tags": _tags,
 }
 """The keys of a provenance that have a kind: what model cards and trackers of training runs ask for."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without its surprises: no aliases (a few lines of them can stand for gigabytes), no key
-    twice, dates are texts, and only true and false are booleans."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - the parser looks it up on the class and only reads it
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp", BOOLEAN)]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None,
-                None,
-                "aliases are not allowed",
-                self.peek_event().start_mark,  # type: ignore[no-untyped-call]
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{shown(str(key.value))} comes twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(BOOLEAN, re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))

@@ -96,6 +96,21 @@ def test_a_rule_matches_until_it_expires() -> None:
     assert rule((one,), SUBJECT, frozenset(), NOW_UNIX) is NO_RULE
 
 
+def test_a_rule_matches_nothing_until_it_begins() -> None:
+    one = Override("a", "refuse", starts_at=NOW_UNIX, expires_at=NOW_UNIX + 1)
+    assert rule((one,), SUBJECT, frozenset(), NOW_UNIX - 0.001) is NO_RULE
+    assert rule((one,), SUBJECT, frozenset(), NOW_UNIX).deciding is one
+    assert rule((one,), SUBJECT, frozenset(), NOW_UNIX + 1) is NO_RULE
+
+
+def test_a_text_is_not_read_for_a_rule_that_has_not_begun() -> None:
+    one = Override("a", "general", task="returns", contains="x", starts_at=NOW_UNIX)
+    rules = replace(policy(), overrides=(one,))
+    assert rules.rules_reading("returns", NOW_UNIX - 1) == ()
+    assert rules.rules_reading("returns", NOW_UNIX) == (one,)
+    assert not rules.takes_long("returns", "x" * (HELD_WORK_MAX + 1), NOW_UNIX - 1)
+
+
 def test_a_pattern_that_is_found_in_everything_is_a_rule_for_all() -> None:
     one = Override("a", "general", pattern=".*")
     assert matches(one, "")

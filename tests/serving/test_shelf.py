@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -155,6 +156,28 @@ async def test_a_reading_belongs_to_who_asked_for_it(shelf: Shelf) -> None:
     await shelf.put("a", {"n": 1})
     (await mirror.all()).clear()
     assert await mirror.all() == {"a": ("a", 1)}
+
+
+async def test_a_tolerant_mirror_has_one_that_can_not_be_read_as_it_was_and_says_so_once(
+    shelf: Shelf, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = Mirror(shelf, lambda _, raw: msgspec.convert(raw, dict[str, int]), tolerant=True)
+    for name in "abc":
+        await shelf.put(name, {"n": 1})
+    first = await mirror.all()
+    await shelf.put("a", {"n": "of another time"})
+    await redis.hset(shelf.values, "b", b"{")
+    await redis.hset(shelf.values, "d", b"\xff")
+    await shelf.put("c", {"n": 2})
+    for _ in range(3):
+        assert await mirror.all() == first | {"c": {"n": 2}}
+    assert len(caplog.records) == 3
+    for name in "abd":
+        await shelf.put(name, {"n": 3})
+    assert await mirror.all() == {"a": {"n": 3}, "b": {"n": 3}, "c": {"n": 2}, "d": {"n": 3}}
+    await shelf.put("a", {"n": "again"})
+    assert (await mirror.all())["a"] == {"n": 3}
+    assert len(caplog.records) == 4
 
 
 async def test_one_that_can_not_be_converted_is_an_error_until_it_is_mended(shelf: Shelf) -> None:

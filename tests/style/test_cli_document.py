@@ -77,7 +77,11 @@ def test_every_command_of_the_admin_api_takes_the_same_options_of_the_gateway() 
             "keys",
             "overrides",
             "reload",
+            "retraining",
+            "reviews",
             "state",
+            "tasks",
+            "why",
         ):
             options = [parameter.opts[0] for parameter in command.params]
             assert options[-len(told) :] == told, name

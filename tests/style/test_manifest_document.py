@@ -29,6 +29,7 @@ WHOLE: dict[str, Any] = {
     "golden": [{"prompt": "a", "expected": "b"}],
     "coverage": {"a": 1},
     "calibration": {"a": 1},
+    "review_by": "2027-01-31",
     "provenance": {
         **dict.fromkeys(manifest.PROVENANCE, "a"),
         "trained_at": "2026-11-20",

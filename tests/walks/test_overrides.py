@@ -100,6 +100,22 @@ async def test_a_rule_ends_by_itself_when_it_expires_and_is_then_shown_as_such(g
     assert [(one["id"], one["expired"]) for one in told] == [("a", True), ("b", False)]
 
 
+async def test_a_rule_begins_by_itself_and_is_until_then_shown_as_to_come(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        now = time.time()
+        await put(http, "a", action="refuse", starts_at=now + 0.7, expires_at=now + 3600)
+        await put(http, "b", wanted=400, action="refuse", starts_at=now + 7200, expires_at=now + 3600)
+        assert await reason(http) == "adapter"
+        told = (await http.get("/admin/v1/overrides")).json()["overrides"]
+        assert [(one["id"], one["to_come"]) for one in told] == [("a", True)]
+        async with asyncio.timeout(10):
+            while await reason(http) != "refused_by_override":
+                await asyncio.sleep(0.02)
+        assert time.time() >= now + 0.7
+        told = (await http.get("/admin/v1/overrides")).json()["overrides"]
+    assert [(one["id"], one["to_come"]) for one in told] == [("a", False)]
+
+
 async def test_which_rule_refused_is_on_the_record(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         await put(http, "a", action="refuse")

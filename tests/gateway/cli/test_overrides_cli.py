@@ -61,10 +61,13 @@ async def test_a_version_names_its_task_and_a_rule_that_is_over_is_shown_as_expi
     said = await ok(apprentice, "overrides", "set", "a", *words)
     assert said.out.startswith(r"a: task returns, matches '\bvase\b': to returns@v1; until 2")
     await ok(apprentice, "overrides", "set", "b", "--action", "system", "--system", "x" * 80)
+    said = await ok(apprentice, "overrides", "set", "c", "--action", "refuse", "--all", "--starts-in", "2h")
+    assert re.fullmatch(r"c: all tasks: refuse; from 2\S+ \S+Z until deleted\.\n", said.out)
     async with asyncio.timeout(20):
         while not (shown := rows((await ok(apprentice, "overrides", "list")).out))[0][-1].endswith("Z (expired)"):
             await asyncio.sleep(0.05)
     assert shown[1][3] == f"add '{'x' * 39}…'"
+    assert re.fullmatch(r"from 2\S+ \S+Z to -", shown[2][4])
 
 
 async def test_a_rule_that_goes_by_what_is_not_there_is_set_with_a_warning(

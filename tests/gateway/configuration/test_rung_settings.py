@@ -93,6 +93,20 @@ def test_exits_reach_the_router_by_their_reason_in_their_order(tmp_path: Path) -
             "tasks.returns.hold_seconds_max: it must be less than limits.request_timeout_seconds (120)",
         ),
         ({"pools_allowed": ["gone"], "exit_pool": None}, "tasks.returns.pools_allowed: there is no pool 'gone'"),
+        (
+            {
+                "pools_allowed": [],
+                "exit_pool": None,
+                "monitor": {"judge": {"kind": "model", "pool": "general"}},
+            },
+            "tasks.returns.monitor.judge.pool: tasks.returns.pools_allowed lacks 'general'",
+        ),
+        (
+            {"pools_allowed": [], "exit_pool": None, "monitor": {"judge": {"kind": "model"}}},
+            "tasks.returns.monitor.judge.pool: tasks.returns.pools_allowed lacks 'general'",
+        ),
+        ({"monitor": {"judge": {"pool": "gone"}}}, "tasks.returns.monitor.judge.pool: there is no pool 'gone'"),
+        ({"monitor": {"judge": {"kind": "fields"}}}, "tasks.returns.monitor.judge.fields: name the fields"),
         ({"pools_allowed": []}, "tasks.returns.pools_allowed: it lacks the exit pool 'general'"),
         ({"rungs": {"holdout": {"mode": "sometimes"}}}, "tasks.returns.rungs.holdout.mode"),
         ({"rungs": {"holdout": {"share": 1.5}}}, "tasks.returns.rungs.holdout.share"),
@@ -136,3 +150,23 @@ def test_nothing_else_is_called_as_the_model_that_finds_the_task(tmp_path: Path)
     assert loaded(tmp_path, {"pools": pools}).pools
     pools["auto"] = {**pools["auto"], "callable": True}
     assert "pools.auto.callable: 'auto' is the model that finds the task" in said(tmp_path, {"pools": pools})
+
+
+@pytest.mark.parametrize(
+    ("judge", "itself"),
+    [
+        ({"kind": "model"}, True),
+        ({"kind": "model", "pool": "general"}, True),
+        ({"kind": "model", "pool": "twin"}, True),
+        ({"kind": "model", "pool": "judges"}, False),
+        ({"kind": "normal"}, False),
+    ],
+)
+def test_a_judge_of_the_exits_own_model_is_known_as_one(tmp_path: Path, judge: dict[str, Any], itself: bool) -> None:
+    named = {name: [{"name": f"{name}-0", "url": "http://127.0.0.1:8102"}] for name in ("twin", "judges")}
+    content = with_task(monitor={"judge": judge})
+    content["pools"] |= {
+        "twin": {"base_model": POOL["base_model"], "replicas": named["twin"]},
+        "judges": {"base_model": "another", "replicas": named["judges"]},
+    }
+    assert loaded(tmp_path, content).plan("returns").judges_itself == itself

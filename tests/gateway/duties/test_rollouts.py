@@ -11,6 +11,9 @@ from redis.asyncio import Redis
 from gateway.duties import rollouts
 from gateway.duties.rollouts import PAIR_SECONDS, Rollouts
 from monitoring.audit import Audit
+from monitoring.degradation import rollout
+from monitoring.evaluation.comparing import normal
+from monitoring.ids import digest
 from monitoring.metrics import Meters
 from monitoring.records import AttemptRecord, PairRecord, Record, RecordStream
 from serving.adapters.registry import Registry
@@ -49,7 +52,7 @@ async def kept(redis: Redis) -> set[str]:
 async def test_a_pair_is_kept_for_its_time(redis: Redis) -> None:
     await judging(redis).keep_pair(shadow("one"))
     raw = await redis.get("apprentice:pair:one")
-    assert msgspec.json.decode(raw or b"") == {"returns@v1": "a" * 64, "returns@v2": "b" * 64}
+    assert msgspec.json.decode(raw or b"") == {"texts": {"returns@v1": "a" * 64, "returns@v2": "b" * 64}}
     assert PAIR_SECONDS - 60 < await redis.ttl("apprentice:pair:one") <= PAIR_SECONDS
     assert PAIR_SECONDS - 60 < await redis.ttl("apprentice:pairs:returns") <= PAIR_SECONDS
 
@@ -137,3 +140,59 @@ def test_an_answer_that_was_rejected_counts_against_its_version_whoever_answered
 def test_a_version_that_stood_in_for_the_one_that_was_drawn_is_no_evidence(record: rollouts.Seen, counts: bool) -> None:
     outcome = rollouts._outcome(record, {"returns@v2": "canary", "returns@v1": "active"})
     assert (outcome is not None) == counts
+
+
+def of_arms(request: str, version: str | None, served: str | None, **judged: Any) -> Record:
+    """The record of a shadow that was drawn for both arms to answer."""
+    record = shadow(request)
+    record.version = version
+    record.pair = PairRecord(served, None, "a" * 64, "general" if version is None else "version", "normal", **judged)
+    return record
+
+
+async def test_all_shadows_of_one_request_are_remembered_together(redis: Redis) -> None:
+    judge = judging(redis)
+    v1, v2 = "returns@v1", "returns@v2"
+    await judge.keep_pair(of_arms("one", None, v2, digest="g", served_digest="2", score=0.0, served_score=0.5))
+    await judge.keep_pair(of_arms("one", v1, v2, digest="1", served_digest="2", score=1.0, served_score=1.0))
+    await judge.keep_pair(shadow("one"))
+    assert msgspec.json.decode(await redis.get("apprentice:pair:one") or b"") == {
+        "judge": "normal",
+        "digests": {"general": "g", v1: "1", v2: "2"},
+        "scores": {"general": 0, v1: 1, v2: 1},
+        "texts": {v1: "a" * 64, v2: "b" * 64},
+    }
+    assert await redis.llen("apprentice:pairs:returns") == 1
+
+
+async def test_an_answer_without_the_judges_form_is_remembered_as_one_that_is_never_right(redis: Redis) -> None:
+    await judging(redis).keep_pair(of_arms("one", None, "returns@v1", digest="", served_digest="1"))
+    kept = msgspec.json.decode(await redis.get("apprentice:pair:one") or b"")
+    assert kept == {"judge": "normal", "digests": {"general": "", "returns@v1": "1"}}
+
+
+async def test_an_arm_that_failed_leaves_nothing_to_be_judged(redis: Redis) -> None:
+    failed = of_arms("one", None, "returns@v1", served_digest="1")
+    failed.outcome = "failed"
+    await judging(redis).keep_pair(failed)
+    assert await kept(redis) == set()
+
+
+async def test_an_answer_that_is_no_text_leaves_nothing_to_be_judged(redis: Redis) -> None:
+    on_trial = shadow("two")
+    on_trial.text_digest = None
+    for calling in (of_arms("one", None, "returns@v1", served_digest="1"), on_trial):
+        await judging(redis).keep_pair(calling)
+    assert await kept(redis) == set()
+
+
+async def test_a_demonstration_judges_a_pair_that_an_older_gateway_has_kept(redis: Redis) -> None:
+    judge, right = judging(redis), digest(b"secret", normal("approve it"))
+    plan = rollout.Plan()
+    judged = rollouts.Judged(id="a", state=rollout.start(plan), records_read="0-0", feedback_read="0-0")
+    before = judged.state
+    await redis.set("apprentice:pair:one", msgspec.json.encode({"returns@v1": right, "returns@v2": "b" * 64}))
+    arms = {"returns@v1": "active", "returns@v2": "canary"}
+    await judge._take_demonstration(judged, plan, "one", "approve it", arms)
+    wanted = rollout.observe_pair(before, plan, rollout.ShadowPair(canary_wrong=True, active_wrong=False))
+    assert judged.state == wanted != before

@@ -97,3 +97,19 @@ async def test_what_is_deleted_is_in_no_later_snapshot(keeper: SnapshotKeeper, r
     assert shared(before, after) == ALL - {("small-0", V2), "caller2", "rule 1"}
     assert (set(after.placements), set(after.callers)) == ({("small-0", V1)}, {"caller1"})
     assert [rule.id for rule in after.policy.overrides] == ["rule 2"]
+
+
+async def test_the_health_that_a_newer_gateway_writes_freezes_nothing(keeper: SnapshotKeeper, redis: Redis) -> None:
+    shelf, version = Shelf(redis, "health"), {"verdict": "degraded", "kept": 0.5, "to": "general"}
+    action = {"id": "1", "at": 1.0, "kind": "of a newer gateway", "version": V1, "because": ""}
+    await shelf.put(TASK, {"versions": {V1: version}, "actions": [action]})
+    before = await keeper.refresh()
+    assert before.policy.shifts[V1].kept == 0.5
+    assert before.health[TASK].actions[0].kind == "of a newer gateway"
+    await shelf.put(TASK, {"versions": {V1: {**version, "verdict": "of a newer gateway"}}})
+    await shelf.put("clauses", {"versions": {V2: "damaged"}})
+    await Shelf(redis, "retraining").put("1", {"id": "1", "state": "of a newer gateway"})
+    await Registry(redis).move(V2, "quarantined")
+    after = await keeper.refresh()
+    assert after.versions[V2].state == "quarantined"
+    assert (after.policy.shifts[V1].kept, set(after.health), dict(after.retraining)) == (0.5, {TASK}, {})

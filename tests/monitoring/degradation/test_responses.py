@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from monitoring.degradation.health import STREAMS, ArmReport, Judgement, Pin, StreamReport, TaskHealth, VersionHealth
 from monitoring.degradation.plan import RESPONSES, Plan
-from monitoring.degradation.responses import ResponseError, Roles, pin, release, respond, undo
+from monitoring.degradation.responses import ResponseError, pin, release, respond, undo
+from monitoring.degradation.shares import Roles
 
 NOW = 1_800_000_000.0
 V1, V2, V3 = "returns@v1", "returns@v2", "returns@v3"
@@ -68,6 +69,12 @@ def test_an_unlabelled_stream_makes_it_suspect_opens_a_ticket_and_raises_what_me
     assert health.versions[V2].to is None, "no share is moved by it"
 
 
+def test_actions_of_one_step_have_ids_in_their_order() -> None:
+    health, done = after(judged(stream("feedback"), arms=(better("general"),)))
+    ordered = sorted(health.actions, key=lambda one: one.id)
+    assert [one.kind for one in ordered] == done
+
+
 @pytest.mark.parametrize("name", ["reviewed", "feedback", "shadow", "complaints"])
 def test_labelled_streams_alone_make_it_degraded(name: str) -> None:
     assert after(judged(stream(name)))[0].versions[V2].verdict == "degraded"
@@ -81,7 +88,7 @@ def test_no_unlabelled_stream_makes_it_degraded(name: str) -> None:
 def test_the_share_of_a_degraded_version_goes_step_by_step_to_the_better_arm_and_stops_at_the_floor() -> None:
     bad = judged(stream("feedback"), arms=(better("general"),))
     health, done = after(bad)
-    assert done == ["verdict", "retrain", "shift", "shadow", "reviews", "widen"]
+    assert done == ["verdict", "retrain", "shift", "shadow", "reviews"]
     assert (health.versions[V2].kept, health.versions[V2].to) == (0.5, "general")
     health, done = after(bad, health=health, at=30)
     assert done == [], "a step takes its time"
@@ -108,6 +115,51 @@ def test_a_standby_that_is_not_healthy_itself_gets_nothing() -> None:
     health, _ = after(bad, worse)
     assert health.versions[V1].verdict == "degraded"
     assert health.versions[V2].to is None
+
+
+def test_an_arm_that_comes_to_be_worse_or_goes_away_gives_the_share_back() -> None:
+    health = after(judged(stream("feedback"), arms=(better("general"),)))[0]
+    unsure = ArmReport(arm="general", advantage_low=-0.1, advantage_high=0.1)
+    health, done = after(judged(stream("feedback"), arms=(unsure,)), health=health, at=120)
+    assert (health.versions[V2].kept, done) == (0.5, []), "it stays, and goes no further"
+    worse = ArmReport(arm="general", advantage_low=-0.3, advantage_high=-0.1)
+    found, done = after(judged(stream("feedback"), arms=(worse,)), health=health, at=180)
+    assert (found.versions[V2].kept, found.versions[V2].to, done) == (1.0, None, ["recover", "hold_and_alert"])
+    without = Roles(active=V2, standby=V1, general=False)
+    found, done = after(judged(stream("feedback"), arms=(better("general"),)), health=health, at=180, roles=without)
+    assert found.versions[V2].to is None
+
+
+def test_another_standby_than_the_one_that_was_shown_to_be_better_gets_nothing_for_that() -> None:
+    health = after(judged(stream("feedback"), arms=(better("standby"),)))[0]
+    assert health.versions[V2].to_version == V1
+    another = Roles(active=V2, standby=V3, general=True)
+    health, _ = after(judged(stream("feedback")), health=health, at=120, roles=another)
+    assert (health.versions[V2].kept, health.versions[V2].to) == (1.0, None)
+
+
+def test_two_arms_that_are_better_in_turn_do_not_make_it_go_back_and_forth() -> None:
+    health = after(judged(stream("feedback"), arms=(better("general", 0.2), better("standby", 0.1))))[0]
+    for at in (60, 120, 180):
+        swapped = judged(stream("feedback"), arms=(better("general", 0.1), better("standby", 0.2)))
+        health, _ = after(swapped, health=health, at=at)
+        assert health.versions[V2].to == "general"
+
+
+def test_a_version_that_is_retired_is_forgotten() -> None:
+    there = Roles(active=V2, general=True, there=(V2,))
+    health = TaskHealth(versions={V1: VersionHealth(verdict="degraded"), V2: VersionHealth()})
+    assert set(after(judged(), health=health, roles=there)[0].versions) == {V2}
+
+
+def test_undoing_a_step_back_goes_to_the_share_before_it() -> None:
+    bad = judged(stream("feedback"), arms=(better("standby"),))
+    health = after(bad)[0]
+    health = after(bad, health=health, at=60)[0]
+    health = after(judged(stream("feedback", recovered=True)), health=health, at=120)[0]
+    (step,) = [one for one in health.actions if one.kind == "recover"]
+    assert health.versions[V2].kept == 0.5
+    assert undo(health, step.id, "ann", NOW + 130)[0].versions[V2].kept == 0.2
 
 
 def test_the_surer_arm_is_taken_and_general_needs_an_exit() -> None:
@@ -190,14 +242,23 @@ def test_raised_shadows_end_where_their_ticket_has_no_money_left() -> None:
     assert health.shadow_share == 0.02
 
 
+def test_raised_shadows_end_after_so_many_pairs_where_nobody_knows_what_they_cost() -> None:
+    pairs = ArmReport(arm="general", pairs=500)
+    health = after(judged(stream("coverage"), arms=(pairs,)))[0]
+    assert health.shadow_share == 0.2
+    more = ArmReport(arm="general", pairs=2500)
+    assert after(judged(stream("coverage"), arms=(more,)), health=health, at=60)[0].shadow_share == 0.02
+
+
 def test_shadows_cost_no_more_than_their_share_of_the_saving() -> None:
-    health = after(judged(saving_usd=1.0, shadow_usd=0.1))[0]
+    health = after(judged(saving_usd=10.0, shadow_usd=2.0))[0]
     assert health.shadow_share == 0.02
-    health = after(judged(saving_usd=1.0, shadow_usd=0.26), health=health)[0]
+    health = after(judged(saving_usd=10.0, shadow_usd=3.6), health=health)[0]
     assert health.shadow_share == 0.0
-    health = after(judged(saving_usd=1.1, shadow_usd=0.26), health=health)[0]
+    health = after(judged(saving_usd=11.0, shadow_usd=3.6), health=health)[0]
     assert health.shadow_share == 0.0, "it does not go back and forth"
-    assert after(judged(saving_usd=1.4, shadow_usd=0.26), health=health)[0].shadow_share == 0.02
+    assert after(judged(saving_usd=16.0, shadow_usd=3.6), health=health)[0].shadow_share == 0.02
+    assert after(judged(saving_usd=-5.0, shadow_usd=1.1))[0].shadow_share == 0.0, "what saves nothing pays for little"
 
 
 def test_a_pinned_verdict_stays_whatever_the_streams_say_until_it_is_released_or_over() -> None:
@@ -233,7 +294,7 @@ def test_a_shift_that_is_undone_is_not_done_again_until_all_is_well() -> None:
     (shift,) = [one for one in health.actions if one.kind == "shift"]
     health, action = undo(health, shift.id, "ann", NOW + 10)
     assert (health.versions[V2].kept, health.versions[V2].to) == (1.0, None)
-    assert action.after == {"kept": 1.0, "to": None}
+    assert action.after == {"kept": 1.0, "to": None, "to_version": None}
     health, done = after(bad, health=health, at=60)
     assert "shift" not in done
     assert health.versions[V2].to is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from serving.adapters.manifest import (
     ManifestError,
     from_json,
     read_manifest,
+    review_due,
     to_json,
 )
 
@@ -35,6 +37,7 @@ WHOLE: dict[str, Any] = {
     "provenance": {"trained_by": "returns team", "data_digest": "sha256:12", "steps": 120},
     "coverage": {},
     "calibration": {"threshold": 0.7},
+    "review_by": "2027-01-31",
 }
 LEAST = {"task": "returns", "blueprint": {"system": "Decide."}}
 
@@ -68,6 +71,7 @@ def test_whole_manifest_is_read_from_yaml(tmp_path: Path) -> None:
         provenance=WHOLE["provenance"],
         coverage={},
         calibration={"threshold": 0.7},
+        review_by="2027-01-31",
     )
 
 
@@ -96,6 +100,7 @@ def test_digest_covers_every_part() -> None:
         "provenance": {},
         "coverage": {"a": 1},
         "calibration": {},
+        "review_by": None,
     }
     others = [dataclasses.replace(manifest, **{name: value}) for name, value in changes.items()]
     assert len({each.digest() for each in [manifest, *others]}) == len(dataclasses.fields(Manifest)) + 1
@@ -155,6 +160,9 @@ def test_unknown_key_of_a_golden_prompt_is_named() -> None:
         ("golden", [{"expected": "a"}], "golden[0].prompt is missing"),
         ("golden", [{"prompt": "a", "expected": {"decision": "deny"}}], "golden[0].expected must be a text"),
         ("golden", [{"prompt": "a"}] * 101, "at most 100"),
+        ("review_by", "soon", "review_by must be a date or a time"),
+        ("review_by", 2027, "review_by must be a text"),
+        ("review_by", "9999-12-31", "review_by must be before the year 10000"),
         ("provenance", {"notes": "a" * 70_000}, "over the limit"),
         ("provenance", {1: "a"}, "put it in quotes"),
         ("provenance", {"a": {1, 2}}, "JSON does not have"),
@@ -222,6 +230,28 @@ def test_moment_of_training_is_a_date_or_a_time(moment: str) -> None:
 def test_provenance_takes_keys_of_ones_own_and_null_where_nothing_is_known() -> None:
     given = {"number": 7, "data_digest": "any", "shop": {"id": 1}, "notes": None, "seed": None}
     assert from_json(changed("provenance", given)).provenance == given
+
+
+def test_a_manifest_without_a_review_has_the_digest_that_it_had_before_there_were_any() -> None:
+    assert "review_by" not in to_json(from_json(LEAST))
+    assert from_json(LEAST).digest() == "sha256:628f1711b00af7c4b0451fd4f9626e539e6da6e1a4b18cb551f631a9ad2f7251"
+
+
+@pytest.mark.parametrize(
+    ("text", "due"),
+    [
+        ("2027-01-31", "2027-02-01T00:00:00+00:00"),
+        ("20270131", "2027-02-01T00:00:00+00:00"),
+        ("2027-01-31T12:00", "2027-01-31T12:00:00+00:00"),
+        ("2027-01-31T12:00+02:00", "2027-01-31T10:00:00+00:00"),
+    ],
+)
+def test_a_review_is_due_when_its_date_is_over_or_at_its_time(text: str, due: str) -> None:
+    assert review_due({"review_by": text}) == datetime.fromisoformat(due).timestamp()
+
+
+def test_without_a_review_none_is_due() -> None:
+    assert review_due(to_json(from_json(LEAST))) is None
 
 
 def test_moment_needs_no_quotes_in_yaml(tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""The table URL → function for admins, baselines: what the streams of a version are held against."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import Field, model_validator
+
+from gateway.admin.access import Admin, Body, Operator, conflicts
+from gateway.admin.audit import step_with_audit
+from gateway.admin.health import Reason, version_of
+from gateway.endpoints import house_of
+from gateway.errors import Problem
+from gateway.house import House
+from monitoring.degradation.baselines import Baseline, measured, stated
+from monitoring.degradation.health import StreamReport
+from serving.shelf import Change
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+Stream = Literal[
+    "reviewed",
+    "feedback",
+    "shadow",
+    "complaints",
+    "coverage",
+    "confidence",
+    "contract",
+    "escalation",
+    "length",
+    "refusal",
+    "language",
+    "latency",
+    "cost",
+]
+COUNTED = frozenset({"reviewed", "feedback"})
+"""Streams whose baseline can be said as so many wrong of so many."""
+HELD = COUNTED | {"shadow"}
+"""Streams that are held against a bound; of the others accepting means that they learn what is usual anew."""
+COUNT_MAX = 10**12
+OF_MIN = 20
+"""Of fewer judged requests the upper bound is so high that hardly anything could ever be above it."""
+RATE_MAX = 0.999
+"""A stream whose bound is not below it could never alarm."""
+
+
+class BaselineIn(Body):
+    """What a stream is held against from now on: so many wrong of so many, or what was seen of it lately."""
+
+    stream: Stream
+    of_class: str | None = Field(
+        None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", description="Of this class alone."
+    )
+    wrong: float | None = Field(None, ge=0, le=COUNT_MAX, allow_inf_nan=False, strict=True)
+    of: int | None = Field(None, ge=OF_MIN, le=COUNT_MAX, description="How many were judged.")
+    accept: bool = Field(
+        False, description="Take what was seen lately; unlabelled streams and complaints learn it anew."
+    )
+    reason: Reason
+    expected_generation: int | None = Field(None, ge=0, le=2**53, description="409 if they have moved on since.")
+
+    @model_validator(mode="after")
+    def _one(self) -> BaselineIn:
+        if self.accept == (self.wrong is not None or self.of is not None):
+            raise ValueError("give either accept, or wrong and of")
+        if not self.accept and (self.wrong is None or self.of is None):
+            raise ValueError("wrong and of go together")
+        if self.wrong is not None and self.of is not None and self.wrong > self.of:
+            raise ValueError("wrong: more than of: give the wrong ones of all that were judged")
+        if not self.accept and self.stream not in COUNTED:
+            raise ValueError(f"stream: {self.stream} is not counted as wrong or right: accept what was seen lately")
+        if self.of_class is not None and self.stream not in COUNTED:
+            raise ValueError(f"of_class: {self.stream} has no classes")
+        return self
+
+
+@router.get("/tasks/{task}/health/{version}/baselines")
+async def read_baselines(request: Request, task: str, version: str, _: Operator) -> dict[str, Any]:
+    """What the streams of a version are held against, as set here and as the monitor has it, and where each is from."""
+    house = house_of(request)
+    await version_of(house, task, version)
+    generation = (await house.baselines.generations()).get(version, 0)
+    held = await house.baselines.get(version) or {}
+    judged = house.monitored.summary.judgements.get(version)
+    health, _generation = await house.health.of(task)
+    known = health.versions.get(version)
+    stale = known is not None and known.stale_from is not None and known.stale_from <= time.time()
+    return {
+        "task": task,
+        "version": version,
+        "generation": generation,
+        "stale": stale,
+        "set": held,
+        "in_force": {} if judged is None else {_name(one): one.baseline for one in judged.streams if one.baseline},
+    }
+
+
+@router.post("/tasks/{task}/health/{version}/baseline")
+async def set_baseline(request: Request, task: str, version: str, body: BaselineIn, admin: Admin) -> dict[str, Any]:
+    """Hold a stream against another baseline from now on: its detector begins anew. What it was, is in the audit."""
+    house = house_of(request)
+    await version_of(house, task, version)
+    found = _baseline(house, version, body, admin.public, time.time())
+    name = body.stream if body.of_class is None else f"{body.stream}:{body.of_class}"
+    with conflicts():
+        generation = (await house.baselines.generations()).get(version, 0)
+        held = await house.baselines.get(version) or {}
+        after = {**held, name: msgspec.to_builtins(found)}
+        expected = generation if body.expected_generation is None else body.expected_generation
+        draft = house.audit.draft(
+            admin.public,
+            "monitor.baseline",
+            version,
+            before={"stream": name, **held[name]} if name in held else None,
+            after={"stream": name, "reason": body.reason, **after[name]},
+            generation=expected + 1,
+        )
+        generation = await step_with_audit(house, [Change(house.baselines, version, after, expected)], draft)
+    return {"task": task, "version": version, "generation": generation, "set": after}
+
+
+def _baseline(house: House, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
+    """Raises Problem (409) where there is nothing to accept, and (400) where nothing could be above it."""
+    if not body.accept:
+        assert body.wrong is not None, "the body has seen to it"
+        assert body.of is not None, "the body has seen to it"
+        found = measured("admin", body.wrong, body.of, now, by, body.reason)
+        if found.upper >= RATE_MAX:
+            told = f"As many as {100 * found.upper:.1f}% may be wrong by that, so that the stream could never alarm."
+            raise Problem("invalid_value", told, "wrong")
+        return found
+    if body.stream not in HELD:
+        return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned anew")
+    judged = house.monitored.summary.judgements.get(version)
+    seen = (
+        [one for one in judged.streams if (one.stream, one.of_class) == (body.stream, body.of_class)] if judged else []
+    )
+    if not seen or seen[0].high is None or seen[0].low is None:
+        raise Problem("state_conflict", f"Nothing was seen of {body.stream} of {version} that could be accepted.")
+    low, high = seen[0].low, seen[0].high
+    source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
+    if body.stream == "shadow":  # a difference of two arms, which may be below 0
+        return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
+    return stated(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
+
+
+def _name(one: StreamReport) -> str:
+    return one.stream if one.of_class is None else f"{one.stream}:{one.of_class}"

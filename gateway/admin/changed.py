@@ -1,0 +1,173 @@
+"""The table URL → function for admins, a task that changes: the organisation knows before any label can.
+
+One step marks the versions that it has now as stale, sets a rule that begins when the change does and ends by itself,
+and opens a request to train. Taking it back is one step, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import Field
+
+from gateway.admin.access import OBJECTS_MAX, Admin, Body, When
+from gateway.admin.health import Expected, Generation, changed, known_task
+from gateway.admin.overrides import exit_fault
+from gateway.duties.retraining import draft_retraining
+from gateway.endpoints import house_of
+from gateway.errors import Problem
+from gateway.house import House
+from monitoring.degradation import changing
+from monitoring.degradation.health import Action, Changed, TaskHealth
+from monitoring.degradation.retraining import Retraining, closed
+from serving.adapters.registry import PLACED
+from serving.shelf import Change
+
+HOLDS_SECONDS = 14 * 86_400.0
+"""How long the rule of a change holds, if nobody says otherwise."""
+RULE_NAME_MAX = 63
+MOMENT_MAX = 253_402_300_799.0
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class ChangedIn(Body):
+    """That the task's rules are others from some time on, and what becomes of its requests until a version knows."""
+
+    effective_at: When = Field(
+        description="From when on: Unix seconds, or a date or a time in ISO 8601 (UTC without a zone). Past or to come."
+    )
+    note: str = Field("", max_length=1000, description="What changes.")
+    override: Literal["general", "refuse"] | None = Field(
+        None, description="Where its requests go meanwhile; null: to its versions. Unset: general, if it has an exit."
+    )
+    message: str | None = Field(None, max_length=1000, description="With refuse: what callers are told.")
+    expires_at: When | None = Field(
+        None, description="When the rule ends; unset: 14 days after the change, or after now."
+    )
+    expected_generation: Generation = None
+
+
+@router.post("/tasks/{task}/changed")
+async def announce_change(request: Request, task: str, body: ChangedIn, admin: Admin) -> dict[str, Any]:
+    """Say that a task's rules change: its versions are stale from then on, a rule sends its requests elsewhere for a
+    while, and a request to train is opened. Said again, it replaces what was said before."""
+    house, now = house_of(request), time.time()
+    known_task(house, task)
+    snapshot = await house.snapshot.refresh()
+    versions = [one.name for one in snapshot.versions.values() if one.task == task]
+    live = [name for name in versions if snapshot.versions[name].state in PLACED]
+    before, _ = await house.health.of(task)
+    rule = await _rule(house, task, body, before.changed, now)
+    asked = await _retraining(house, task, live, body, before.changed, admin.public)
+    word = Changed(
+        effective_at=body.effective_at,
+        by=admin.public,
+        note=body.note,
+        at=now,
+        override=None if rule is None else rule.name,
+        retraining=None if asked is None else asked.id,
+    )
+    changes = [one for one in (rule, *_left_behind(house, before.changed, word)) if one is not None]
+    if asked is not None and asked.opened_at >= now:
+        changes.append(house.retraining.change(asked, 0))
+
+    def step(found: TaskHealth) -> tuple[TaskHealth, Action]:
+        if found.changed != before.changed:
+            raise Problem("state_conflict", f"Somebody else has said at this moment that {task} changes: look again.")
+        return changing.announce(found, live, word)
+
+    answer = await changed(house, task, step, body.expected_generation, lambda _: changes)
+    await house.retraining.tidy()
+    return {**answer, "changed": msgspec.to_builtins(word), "stale": live, "rule": None if rule is None else rule.value}
+
+
+@router.delete("/tasks/{task}/changed")
+async def take_change_back(
+    request: Request, task: str, admin: Admin, expected_generation: Expected = None
+) -> dict[str, Any]:
+    """Take back that a task's rules change: its versions are no longer stale, the rule goes, the request to train is
+    closed."""
+    house, now = house_of(request), time.time()
+    health, _ = await house.health.of(known_task(house, task))
+    word = health.changed
+    changes: list[Change] = []
+    if word is not None:
+        changes += [Change(house.overrides, word.override, None)] if word.override is not None else []
+        asked, generation = await house.retraining.get(word.retraining or "")
+        if asked is not None and asked.state == "open":
+            changes.append(house.retraining.change(closed(asked, admin.public, now), generation))
+
+    def step(found: TaskHealth) -> tuple[TaskHealth, Action]:
+        if word is not None and found.changed != word:
+            raise Problem("state_conflict", f"Somebody else has moved this at this moment: look at {task} again.")
+        after, _, action = changing.take_back(found, admin.public, now)
+        return after, action
+
+    return await changed(house, task, step, expected_generation, lambda _: changes)
+
+
+async def _rule(house: House, task: str, body: ChangedIn, before: Changed | None, now: float) -> Change | None:
+    """The rule for the requests meanwhile; None where they go on to the versions. Raises Problem (400, 409)."""
+    starts_at = body.effective_at
+    action = body.override
+    if "override" not in body.model_fields_set:
+        action = "general" if exit_fault(house, "general", task) is None else None
+    if action is None:
+        if body.message is not None or body.expires_at is not None:
+            raise Problem("invalid_value", "Without a rule there is nothing to end, or to say.", "override")
+        return None
+    if (fault := exit_fault(house, action, task)) is not None:
+        raise Problem("invalid_value", fault, "override")
+    if body.message is not None and action != "refuse":
+        raise Problem("invalid_value", "message goes with the override refuse, and only with it.", "message")
+    ends_at = max(starts_at, now) + HOLDS_SECONDS if body.expires_at is None else body.expires_at
+    ends_at = min(ends_at, MOMENT_MAX)
+    if ends_at <= max(starts_at, now):
+        raise Problem("invalid_value", "expires_at has to be after effective_at, and to come.", "expires_at")
+    name = rule_name(task)
+    known = await house.overrides.get(name)
+    if known is not None and (before is None or before.override != name):
+        raise Problem("state_conflict", f"There is a rule {name} already: delete it, or name it otherwise.")
+    if known is None and len(await house.overrides.all()) >= OBJECTS_MAX:
+        raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
+    value: dict[str, Any] = {"action": action, "task": task, "metadata": {}, "mode": "enforce"}
+    value |= {"starts_at": starts_at, "expires_at": ends_at}
+    value |= {} if body.message is None else {"message": body.message}
+    return Change(house.overrides, name, value)
+
+
+def _left_behind(house: House, before: Changed | None, word: Changed) -> list[Change]:
+    """What goes of a word that was given before."""
+    if before is None or before.override is None or before.override == word.override:
+        return []
+    return [Change(house.overrides, before.override, None)]
+
+
+async def _retraining(
+    house: House, task: str, live: list[str], body: ChangedIn, before: Changed | None, by: str
+) -> Retraining | None:
+    """The request to train: that of the word before, while it is open, else a new one; None without a version."""
+    known, _ = await house.retraining.get(before.retraining or "") if before is not None else (None, 0)
+    if known is not None and known.state == "open":
+        return known
+    alias = (await house.snapshot.refresh()).aliases.get(task)
+    version = alias.leading if alias is not None else next(iter(live), None)
+    if version is None:
+        return None
+    because = f"The task's rules change: {body.note}" if body.note else "The task's rules change."
+    evidence = {"effective_at": body.effective_at}
+    asked, examples = await draft_retraining(house, task, version, because, evidence, by)
+    await house.retraining.keep(asked.id, examples)
+    return asked
+
+
+def rule_name(task: str) -> str:
+    """The name of the rule that is set for a change; a long task's is cut, with a digest of the whole."""
+    name = f"changed-{task}"
+    if len(name) <= RULE_NAME_MAX:
+        return name
+    return f"{name[: RULE_NAME_MAX - 9]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"

@@ -1,0 +1,222 @@
+"""The table URL → function for admins, the monitor: what it knows of each task, in plain words, and its overruling.
+
+Every change of a task's health is one step with its generation, and in the audit with what was there before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
+
+from gateway.admin.access import Admin, Body, Operator, When, conflicts
+from gateway.duties.monitoring import roles_of
+from gateway.duties.responding import Responding
+from gateway.endpoints import house_of
+from gateway.errors import Problem
+from gateway.house import House
+from gateway.state.snapshot import Snapshot
+from monitoring.degradation import responses
+from monitoring.degradation.health import Action, Judgement, Pin, TaskHealth, Verdict, VersionHealth
+from monitoring.degradation.responses import ResponseError
+from monitoring.degradation.telling import Situation, Told, told
+from serving.adapters.manifest import review_due
+from serving.adapters.registry import PLACED
+from serving.shelf import Change, Stale
+
+TRIES_MAX = 5
+"""How often a change is tried anew where the monitor moved the health at the same moment."""
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
+Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
+Reason = Annotated[str, Field(min_length=1, max_length=1000, description="Why, for the audit and for who looks.")]
+Step = Callable[[TaskHealth], tuple[TaskHealth, Action]]
+
+
+class PinIn(Body):
+    """A verdict that holds instead of the monitor's; without one nothing is done about the monitor's."""
+
+    verdict: Verdict | None = None
+    reason: Reason
+    until: When | None = Field(
+        None, description="Unix seconds, or a date or time in ISO 8601; unset: until it is released."
+    )
+    expected_generation: Generation = None
+
+
+@router.get("/health")
+async def list_health(request: Request, _: Operator) -> dict[str, Any]:
+    """All tasks, a line each: the verdict on the version that leads, since when, and what it does about it."""
+    house = house_of(request)
+    snapshot = await house.snapshot.refresh()
+    generations = await house.health.shelf.generations()
+    summary = house.monitored.summary
+    rows = [_row(house, snapshot, task, generations.get(task, 0)) for task in sorted(house.settings.tasks)]
+    return {"tasks": rows, "judged_at": summary.at or None, "behind_seconds": summary.behind_seconds}
+
+
+@router.get("/tasks/{task}/health")
+async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any]:
+    """All that the monitor knows of a task: in plain words, and in numbers; with the generation for changes."""
+    house = house_of(request)
+    snapshot = await house.snapshot.refresh()
+    return await shown(house, snapshot, known_task(house, task))
+
+
+@router.post("/tasks/{task}/health/{version}/pin")
+async def pin_version(request: Request, task: str, version: str, body: PinIn, admin: Admin) -> dict[str, Any]:
+    """Overrule the verdict on a version, or hold it: without a verdict the monitor goes on, and does nothing."""
+    house, now = house_of(request), time.time()
+    await version_of(house, task, version)
+    if body.until is not None and body.until <= now:
+        raise Problem("invalid_value", "A pin has to end at a time that is yet to come.", "until")
+    word = Pin(verdict=body.verdict, by=admin.public, reason=body.reason, at=now, until=body.until)
+    return await changed(house, task, lambda found: responses.pin(found, version, word, now), body.expected_generation)
+
+
+@router.delete("/tasks/{task}/health/{version}/pin")
+async def release_version(
+    request: Request, task: str, version: str, admin: Admin, expected_generation: Expected = None
+) -> dict[str, Any]:
+    """Let the monitor judge a version again."""
+    house, now = house_of(request), time.time()
+    known_task(house, task)
+    by = admin.public
+    return await changed(house, task, lambda found: responses.release(found, version, by, now), expected_generation)
+
+
+@router.post("/tasks/{task}/health/actions/{action}/undo")
+async def undo_action(
+    request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None
+) -> dict[str, Any]:
+    """Undo what the monitor did. It does not do the same again until all of the task's versions are healthy."""
+    house, now = house_of(request), time.time()
+    health, _ = await house.health.of(known_task(house, task))
+    done = next((one for one in health.actions if one.id == action), None)
+    if done is None:
+        raise Problem("not_found", f"Among the newest actions of {task} there is no {action[:80]!r}.")
+    if done.kind == "changed":
+        raise Problem("state_conflict", f"Take it back: `apprentice tasks changed {task} --undo`.")
+    by = admin.public
+    return await changed(house, task, lambda found: responses.undo(found, action, by, now), expected_generation)
+
+
+async def changed(
+    house: House,
+    task: str,
+    step: Step,
+    expected_generation: int | None,
+    with_it: Callable[[TaskHealth], Sequence[Change]] = lambda _: (),
+) -> dict[str, Any]:
+    """Take a step with a task's health, and in the same moment what goes `with_it`; the health afterwards.
+
+    Where no generation is expected, it is taken on whatever stands there now. Raises Problem (409) and RedisError.
+    """
+    with conflicts():
+        for left in reversed(range(TRIES_MAX)):
+            health, generation = await house.health.of(task)
+            if expected_generation is not None and generation != expected_generation:
+                raise Stale(task, generation)
+            after, action = _taken(step, health)
+            try:
+                await Responding(house).move(task, after, generation, [action], with_it(after))
+                break
+            except Stale:
+                if expected_generation is not None or not left:
+                    raise
+    snapshot = await house.snapshot.refresh()
+    return {"action": msgspec.to_builtins(action), **await shown(house, snapshot, task)}
+
+
+def _taken(step: Step, health: TaskHealth) -> tuple[TaskHealth, Action]:
+    """Raises Problem (409) for what can't be done as the health stands."""
+    try:
+        return step(health)
+    except ResponseError as error:
+        raise Problem("state_conflict", str(error)) from error
+
+
+# ---- what is told ------------------------------------------------------------------------------------
+
+
+async def shown(house: House, snapshot: Snapshot, task: str) -> dict[str, Any]:
+    """A task's health as it is told. Raises RedisError."""
+    health, generation = await house.health.of(task)
+    found = situation(house, snapshot, task, health)
+    return {
+        "task": task,
+        "generation": generation,
+        "told": msgspec.to_builtins(told(found)),
+        "health": msgspec.to_builtins(health),
+        "judgements": {name: msgspec.to_builtins(one) for name, one in found.judgements.items()},
+        "roles": msgspec.to_builtins(found.roles),
+        "plan": msgspec.to_builtins(found.plan),
+        "review_by": found.review_by,
+        "retraining": found.retraining,
+        "judged_at": found.judged_at,
+        "behind_seconds": found.behind_seconds,
+    }
+
+
+def situation(house: House, snapshot: Snapshot, task: str, health: TaskHealth | None = None) -> Situation:
+    """All that there is to tell of a task."""
+    summary = house.monitored.summary
+    placed = {one.name: one for one in snapshot.versions.values() if one.task == task and one.state in PLACED}
+    asked = [one for one in snapshot.retraining.values() if one.task == task and one.state == "open"]
+    judgements: Mapping[str, Judgement] = summary.judgements
+    return Situation(
+        task=task,
+        now=time.time(),
+        health=health if health is not None else snapshot.health.get(task, TaskHealth()),
+        plan=house.settings.plan(task),
+        roles=roles_of(house, task, snapshot),
+        judgements={name: one for name, one in judgements.items() if one.task == task and name in placed},
+        judged_at=summary.at or None,
+        behind_seconds=summary.behind_seconds,
+        review_by={name: due for name, one in placed.items() if (due := review_due(one.manifest)) is not None},
+        retraining=[one.id for one in sorted(asked, key=lambda one: -one.opened_at)],
+    )
+
+
+def _row(house: House, snapshot: Snapshot, task: str, generation: int) -> dict[str, Any]:
+    found = situation(house, snapshot, task)
+    said: Told = told(found)
+    known = found.health.versions.get(said.version or "", VersionHealth())
+    return {
+        "task": task,
+        "version": said.version,
+        "verdict": said.verdict,
+        "since": said.since,
+        "line": said.line,
+        "kept": known.kept,
+        "to": known.to,
+        "pinned": known.pin is not None,
+        "stale_from": known.stale_from,
+        "review_due": found.review_by.get(said.version or ""),
+        "retraining_open": len(found.retraining),
+        "caveats": len(said.caveats),
+        "generation": generation,
+    }
+
+
+# ---- what is asked for ---------------------------------------------------------------------------------
+
+
+def known_task(house: House, task: str) -> str:
+    """Raises Problem (404) where the configuration has no such task."""
+    if task not in house.settings.tasks:
+        raise Problem("not_found", f"The configuration has no task {task[:80]!r}.", "task")
+    return task
+
+
+async def version_of(house: House, task: str, version: str) -> str:
+    """Raises Problem (404) where the task has no such version, or no more."""
+    known_task(house, task)
+    found = (await house.snapshot.refresh()).versions.get(version)
+    if found is None or found.task != task or found.state == "retired":
+        raise Problem("not_found", f"{task} has no version {version[:80]!r}.", "version")
+    return version

@@ -1,0 +1,42 @@
+"""`apprentice why`: what the monitor knows of a task, in plain words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli.admin_client import AdminClient, asks_gateway
+from gateway.cli.tables import Printer
+
+PARTS = (
+    ("known", "What is known"),
+    ("sure", "How sure"),
+    ("done", "What was done"),
+    ("next", "What to do next"),
+    ("caveats", "To bear in mind"),
+)
+
+
+@asks_gateway
+def why(
+    client: AdminClient,
+    out: Printer,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],
+) -> None:
+    """Tell how a task's versions are: what is known, how sure, since when, what was done, and what to do next."""
+    told = client.get(f"/tasks/{quote(task, safe='')}/health")
+    if not out.answer(told):
+        tell_why(out, told)
+
+
+def tell_why(out: Printer, told: dict[str, Any]) -> None:
+    """A task's health in words, a part after the other."""
+    out.say(told["told"]["line"])
+    for name, title in PARTS:
+        if told["told"][name]:
+            out.say("")
+            out.say(f"{title}:")
+            for sentence in told["told"][name]:
+                out.say(f"  {sentence}")

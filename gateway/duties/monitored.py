@@ -1,0 +1,40 @@
+"""What the monitor says, as every gateway tells it: read from Redis where one gateway writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+from redis.exceptions import RedisError
+
+from monitoring.degradation.health import Judgement, Summary
+
+if TYPE_CHECKING:
+    from gateway.house import House
+
+
+class Monitored:
+    """What was judged last, as far as this gateway knows. Its only mover is the duty `follow_monitor`."""
+
+    def __init__(self) -> None:
+        self.summary = Summary(at=0.0)
+
+
+async def follow_monitor(house: House) -> None:
+    """Read what was judged, again and again. Runs until cancelled; while Redis is away what was read last stands."""
+    while True:
+        with contextlib.suppress(RedisError, OSError):
+            told = await house.health.told()
+            if told is not None and told.writing != house.monitored.summary.writing:
+                whole = await house.health.summary()
+                house.monitored.summary = whole if whole is not None else told
+            elif told is not None:
+                judgements = house.monitored.summary.judgements
+                house.monitored.summary = _with(told, judgements)
+        await asyncio.sleep(house.settings.monitor.interval_seconds)
+
+
+def _with(told: Summary, judgements: dict[str, Judgement]) -> Summary:
+    return msgspec.structs.replace(told, judgements=judgements)

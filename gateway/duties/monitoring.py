@@ -1,0 +1,229 @@
+"""The monitor: one gateway's duty judges every version from records and feedback, and does what follows.
+
+Reading and reckoning is a child process's (monitoring/degradation/run.py), so that it holds no event loop. Here its
+judgements are told to all gateways, and what follows from them (monitoring/degradation/responses.py) is carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway.duties.archiving import redis_address
+from gateway.duties.baselining import take_gates
+from gateway.duties.child import child, give
+from gateway.duties.lease import DutyLease
+from gateway.duties.responding import Responding
+from gateway.house import House
+from gateway.state.snapshot import Snapshot
+from monitoring.badness import Metric
+from monitoring.degradation.health import Judgement, Summary, TaskHealth
+from monitoring.degradation.responses import respond
+from monitoring.degradation.reviewing import review_share
+from monitoring.degradation.shares import Roles
+from monitoring.degradation.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
+from serving.adapters.registry import PLACED
+from serving.shelf import UNREADABLE, Stale
+
+log = logging.getLogger(__name__)
+COMMAND = (sys.executable, "-P", "-m", "monitoring.degradation.run")
+ANSWER_SECONDS_MAX = 60.0
+TOLD_SECONDS = 5.0
+"""How often all gateways are told that the monitor judges, though nothing is new."""
+GATES_SECONDS = 10.0
+DAYS_A_WEEK = 7
+
+
+class MonitorFailed(ConnectionError):
+    """The child did not do its step; nothing is lost, and it is begun again."""
+
+
+async def keep_monitoring(house: House) -> None:
+    """Judge for as long as no other gateway does. Runs until cancelled. Raises RedisError and MonitorFailed."""
+    lease = DutyLease(house.redis, "monitor", house.name)
+    try:
+        while True:
+            await lease.do(Monitoring(house).run)
+            await asyncio.sleep(house.settings.monitor.interval_seconds)
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+class Monitoring:
+    """One gateway's turn at the duty. Owner of the child, and of what was judged last."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._responding = Responding(house)
+        self._summary = Summary(at=0.0)
+        self._judgements: dict[str, Judgement] = {}
+        self._unreadable = self._unmatched = 0
+        self._not_read: set[str] = set()
+        self._told_at = 0.0
+        self._gates_at = -GATES_SECONDS
+
+    async def run(self) -> None:
+        """Judge and respond, step after step, until cancelled. Raises RedisError and MonitorFailed."""
+        house = self._house
+        known = await house.health.summary()
+        if known is not None:
+            self._summary, self._judgements = known, dict(known.judgements)
+            self._unreadable, self._unmatched = known.unreadable, known.unmatched
+        begin = Begin(
+            redis_url=redis_address(house.settings), retention_seconds=house.settings.records.retention_seconds
+        )
+        try:
+            async with child(COMMAND) as process, asyncio.TaskGroup() as group:
+                group.create_task(self._keep_delivering())
+                await give(process, msgspec.json.encode(begin) + b"\n")
+                while True:
+                    if not await self.step(process):
+                        await asyncio.sleep(house.settings.monitor.interval_seconds)
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def _keep_delivering(self) -> None:
+        """Deliver what waits for the webhook, beside the steps: one that hangs keeps no judgement waiting."""
+        house = self._house
+        while True:
+            await house.webhooks.deliver(house.settings.monitor)
+            await asyncio.sleep(house.settings.monitor.interval_seconds)
+
+    async def step(self, process: subprocess.Popen[bytes]) -> bool:
+        """One step: judge what has come, and do what follows. Whether more has come already."""
+        house, loop = self._house, asyncio.get_running_loop()
+        await self._responding.carry_out()
+        if loop.time() - self._gates_at >= GATES_SECONDS:
+            self._gates_at = loop.time()
+            await take_gates(house)
+        snapshot = house.snapshot.current
+        judged = await _answered(process, step_of(house, snapshot))
+        if judged.error:
+            raise MonitorFailed(f"the monitor's process: {judged.error}")
+        await self._tell(judged, snapshot)
+        for task in house.settings.tasks:
+            await self._respond(task, snapshot, judged.at)
+        return judged.more
+
+    async def _tell(self, judged: Judged, snapshot: Snapshot) -> None:
+        """Let all gateways know what was judged, and that it was."""
+        self._unreadable += judged.unreadable
+        self._unmatched += judged.unmatched
+        self._house.meters.monitor_unmatched.add(judged.unmatched)
+        states = {name: version.state for name, version in snapshot.versions.items()}
+        gone = [name for name in self._judgements if states.get(name, "retired") == "retired"]
+        new = {name: one for name, one in judged.judgements.items() if name not in gone}
+        self._judgements = {name: one for name, one in {**self._judgements, **new}.items() if name not in gone}
+        if not new and not gone and judged.at - self._told_at < TOLD_SECONDS:
+            return
+        self._told_at = judged.at
+        writing = self._summary.writing + bool(new or gone)
+        self._summary = Summary(
+            at=judged.at,
+            behind_seconds=judged.behind_seconds,
+            writing=writing,
+            unreadable=self._unreadable,
+            unmatched=self._unmatched,
+        )
+        await self._house.health.tell(self._summary, new, gone)
+
+    async def _respond(self, task: str, snapshot: Snapshot, now: float) -> None:
+        """Do what follows for a task. Where its health has moved on meanwhile, the next step sees to it."""
+        house = self._house
+        plan = house.settings.plan(task)
+        judgements = {name: one for name, one in self._judgements.items() if one.task == task}
+        roles = roles_of(house, task, snapshot)
+        requests = DAYS_A_WEEK * sum(one.requests_per_day for one in judgements.values())
+        shares = review_share(plan, requests, False), review_share(plan, requests, True)
+        seen = snapshot.health.get(task, TaskHealth())
+        if respond(seen, judgements, roles, plan, now, shares)[0] == seen:
+            return
+        try:
+            health, generation = await house.health.of(task)
+        except UNREADABLE as error:
+            if task not in self._not_read:
+                self._not_read.add(task)
+                log.error("the health of %s can't be read, and nothing follows for it: %s", task, error)
+            return
+        self._not_read.discard(task)
+        moved, actions = respond(health, judgements, roles, plan, now, shares)
+        if moved == health:
+            return
+        try:
+            await self._responding.move(task, moved, generation, actions)
+        except Stale as stale:
+            log.info("the health of %s is looked at again: %s", task, stale)
+            return
+        await house.snapshot.refresh()
+
+
+def roles_of(house: House, task: str, snapshot: Snapshot) -> Roles:
+    """What the task's versions are now."""
+    alias = snapshot.aliases.get(task)
+    general = house.settings.tasks[task].exit_pool is not None
+    there = tuple(name for name, one in snapshot.versions.items() if one.task == task and one.state != "retired")
+    if alias is None:
+        return Roles(general=general, there=there)
+    begun = alias.rollout
+    placed = [
+        name for name in alias.previous[:1] if name in snapshot.versions and snapshot.versions[name].state in PLACED
+    ]
+    return Roles(
+        active=alias.leading,
+        standby=placed[0] if placed else None,
+        canary=begun.version if begun is not None else None,
+        canary_share=alias.weights.get(begun.version, 0.0) if begun is not None else 0.0,
+        general=general,
+        there=there,
+    )
+
+
+def step_of(house: House, snapshot: Snapshot) -> Step:
+    """What the child has to know of tasks, versions and metrics for a step."""
+    tasks: dict[str, WatchedTask] = {}
+    previous: dict[str, str | None] = {}
+    for task in house.settings.tasks:
+        roles = roles_of(house, task, snapshot)
+        tasks[task] = WatchedTask(plan=house.settings.plan(task), active=roles.active, standby=roles.standby)
+        alias = snapshot.aliases.get(task)
+        if alias is not None and alias.previous:
+            previous[alias.leading] = alias.previous[0]
+        if roles.canary is not None:
+            previous[roles.canary] = roles.active
+    verdicts = {name: one for health in snapshot.health.values() for name, one in health.versions.items()}
+    versions = {
+        name: WatchedVersion(
+            task=version.task,
+            state=version.state,
+            verdict=verdicts[name].verdict if name in verdicts else "healthy",
+            since=verdicts[name].since if name in verdicts else 0.0,
+            previous=previous.get(name),
+        )
+        for name, version in snapshot.versions.items()
+    }
+    metrics = {
+        name: Metric(kind=one.kind, better=one.better, minimum=one.minimum, maximum=one.maximum)
+        for name, one in house.settings.feedback_metrics.items()
+    }
+    return Step(tasks=tasks, versions=versions, metrics=metrics)
+
+
+async def _answered(process: subprocess.Popen[bytes], step: Step) -> Judged:
+    """What the child answers. Raises MonitorFailed where it does not, or ends."""
+    assert process.stdout is not None, "it is a pipe"
+    await give(process, msgspec.json.encode(step) + b"\n")
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            line = await asyncio.to_thread(process.stdout.readline)
+    except TimeoutError:
+        raise MonitorFailed(f"the monitor's process did not answer within {ANSWER_SECONDS_MAX:g} s") from None
+    if not line:
+        raise MonitorFailed(f"the monitor's process ended with exit code {process.poll()}: see the log")
+    return msgspec.json.decode(line, type=Judged)

@@ -1,0 +1,179 @@
+"""Has a task's adapter trained anew: opens the request, with what was judged bad lately as its examples."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.house import House
+from gateway.state.retraining import id_of, new_id
+from monitoring.badness import badness
+from monitoring.degradation.health import Action
+from monitoring.degradation.plan import Plan
+from monitoring.degradation.retraining import EXAMPLES_MAX, Example, Retraining
+from monitoring.feedback import STREAM_KEY, Feedback
+from monitoring.records import REPORTED
+from serving.shelf import UNREADABLE, Stale
+
+log = logging.getLogger(__name__)
+READ_MAX = 50_000
+"""Feedback that is read for the examples, the newest first."""
+AT_ONCE = 200
+"""Feedback that is read before others get the event loop."""
+BAD = 0.5
+"""Badness, from 0 to 1, above which an answer was judged bad."""
+BYTES_MAX = 4 << 20
+"""JSON of one request's examples."""
+
+
+async def open_retraining(house: House, task: str, action: Action) -> Retraining:
+    """Open the request that an action of the monitor asks for; the one that it has opened already, where it has.
+
+    Its id follows from the action's, so that two gateways that carry it out at the same time open one. Raises
+    RedisError.
+    """
+    for one in await house.retraining.all():
+        if one.action == action.id and one.task == task:
+            return one
+    one, examples = await draft_retraining(
+        house, task, action.version, action.because, action.evidence, action.by, action=action.id
+    )
+    one = msgspec.structs.replace(one, id=id_of(task, action.id, action.at))
+    await house.retraining.keep(one.id, examples)
+    with contextlib.suppress(Stale):  # another gateway has opened it at this moment
+        await house.retraining.open(one)
+    return one
+
+
+async def close_retraining(house: House, task: str, undoing: Action) -> None:
+    """Close what the action that is undone has opened. Raises RedisError, and Stale where it moves at this moment."""
+    done = undoing.evidence.get("action")
+    for one in await house.retraining.all():
+        if one.task == task and one.state == "open" and one.action is not None and one.action == done:
+            await house.retraining.close(one.id, undoing.by, undoing.at)
+
+
+async def request_retraining(
+    house: House,
+    task: str,
+    version: str,
+    because: str,
+    evidence: Mapping[str, Any],
+    by: str = "system",
+    since: float | None = None,
+    action: str | None = None,
+) -> Retraining:
+    """Open a request to train a version's successor, with the requests judged bad since then (Unix seconds; None: of
+    all that is kept). `action` is what of the task's health asks for it. Raises RedisError."""
+    one, examples = await draft_retraining(house, task, version, because, evidence, by, since, action)
+    await house.retraining.keep(one.id, examples)
+    await house.retraining.open(one)
+    return one
+
+
+async def draft_retraining(
+    house: House,
+    task: str,
+    version: str,
+    because: str,
+    evidence: Mapping[str, Any],
+    by: str = "system",
+    since: float | None = None,
+    action: str | None = None,
+) -> tuple[Retraining, list[Example]]:
+    """The same, not yet entered. Raises RedisError."""
+    examples = await collect_examples(house, task, version, since)
+    now = time.time()
+    one = Retraining(
+        id=new_id(now),
+        task=task,
+        version=version,
+        opened_at=now,
+        by=by,
+        because=because,
+        evidence=dict(evidence),
+        action=action,
+        examples=len(examples),
+    )
+    return one, examples
+
+
+async def collect_examples(
+    house: House, task: str, version: str, since: float | None = None, examples_max: int = EXAMPLES_MAX
+) -> list[Example]:
+    """The version's requests that were judged bad, the newest first: by the task's own metrics where it has any, else
+    by all that are declared. Of several judgements of one rater the latest counts. Raises RedisError."""
+    found = _Found(house, task, version)
+    redis: Any = house.redis  # replies are bytes; redis-py's types say bytes or str
+    first, last = "-" if since is None else str(int(since * 1000)), "+"
+    for _ in range(READ_MAX // AT_ONCE):
+        rows = await redis.xrevrange(STREAM_KEY, max=last, min=first, count=AT_ONCE)
+        for entry, fields in rows:
+            last = f"({entry.decode()}"
+            try:
+                found.take(fields)
+            except (*UNREADABLE, KeyError):  # it is the monitor that counts it
+                log.debug("feedback that can't be read is no example: %r", entry)
+        if len(rows) < AT_ONCE or len(found.bad) >= examples_max:
+            break
+        await asyncio.sleep(0)
+    return found.examples(examples_max)
+
+
+class _Found:
+    """What the feedback says of a version's requests, read from the newest back."""
+
+    def __init__(self, house: House, task: str, version: str) -> None:
+        plan = house.settings.plan(task) if task in house.settings.tasks else Plan()
+        declared = house.settings.feedback_metrics
+        ours = [name for name in (plan.feedback_metric, plan.complaint_metric) if name is not None]
+        self._metrics = {name: declared[name] for name in ours or declared if name in declared}
+        self._class_tag = plan.class_tag
+        self._of = (task, version)
+        self._said: set[tuple[str, str, str]] = set()
+        self._whole: dict[str, Feedback] = {}
+        """By request, the newest feedback with a demonstration."""
+        self.bad: dict[str, Feedback] = {}
+        """By request, the newest judgement that it was bad."""
+
+    def take(self, fields: Mapping[bytes, bytes]) -> None:
+        index = [*fields[b"index"].decode().split("\n"), "", "", "", "", ""]
+        if (index[1], index[2]) != self._of or index[4] == REPORTED:
+            return
+        request, told = fields[b"request"].decode(), msgspec.json.decode(fields[b"feedback"], type=Feedback)
+        if told.demonstration is not None:
+            self._whole.setdefault(request, told)
+        metric = self._metrics.get(told.metric)
+        giver = (request, told.metric, told.rater or told.caller)
+        if metric is None or giver in self._said:
+            return
+        self._said.add(giver)
+        bad = badness(metric, told.value)
+        if bad is not None and bad > BAD:
+            self.bad.setdefault(request, told)
+
+    def examples(self, most: int) -> list[Example]:
+        found: list[Example] = []
+        size_bytes = 0
+        for request, told in list(self.bad.items())[:most]:
+            whole = self._whole.get(request, told)
+            one = Example(
+                request_id=request,
+                metric=told.metric,
+                value=told.value,
+                at=told.at,
+                comment=told.comment if told.comment is not None else whole.comment,
+                demonstration=whole.demonstration,
+                class_name=(told.tags or {}).get(self._class_tag) if self._class_tag else None,
+            )
+            size_bytes += len(msgspec.json.encode(one))
+            if size_bytes > BYTES_MAX:
+                break
+            found.append(one)
+        return found

@@ -1,0 +1,85 @@
+"""Requests that were drawn for review and answered, on their way into Redis: nobody waits for that."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from monitoring.records import Record
+
+QUEUE_MAX = 500
+BYTES_MAX = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A drawn request: its body, what was sent as its answer, and which fields its task's contract names."""
+
+    record: Record
+    body: bytes
+    answer: Sequence[bytes]
+    stream: bool
+    fields: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds while it waits, or a little less."""
+        return len(self.body) + sum(map(len, self.answer))
+
+
+class ReviewQueue:
+    """Bounded. Owner of what waits to be written to Redis, and of what is known of spent budgets and waiting reviews.
+
+    Where a task's budget is spent, nothing more is drawn: a probability is then 0, and said to be none.
+    """
+
+    def __init__(self) -> None:
+        self._drawn: asyncio.Queue[Drawn] = asyncio.Queue(QUEUE_MAX)
+        self._bytes = 0
+        self._unwritten = 0
+        self._spent_until: dict[str, float] = {}
+        self.waiting: dict[str, int] = {}
+        """Reviews that wait in Redis, by task, as last counted."""
+
+    def offer(self, drawn: Drawn) -> bool:
+        """Have it kept for review; False where too many wait, or too much of them: whatever its own size is."""
+        if self._bytes >= BYTES_MAX:
+            return False
+        try:
+            self._drawn.put_nowait(drawn)
+        except asyncio.QueueFull:
+            return False
+        self._bytes += drawn.size
+        self._unwritten += 1
+        return True
+
+    async def next(self) -> Drawn:
+        """The one that has waited the longest."""
+        drawn = await self._drawn.get()
+        self._bytes -= drawn.size
+        return drawn
+
+    def done(self) -> None:
+        """One that `next` gave is in Redis, or dropped."""
+        self._unwritten -= 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether any is neither in Redis nor dropped."""
+        return self._unwritten > 0
+
+    def spent(self, task: str, seconds: float) -> None:
+        """The task's budget is spent, and stays so for so many seconds."""
+        self._spent_until[task] = time.monotonic() + seconds
+
+    def open(self, task: str) -> bool:
+        """Whether requests of the task are drawn: its budget is not known to be spent."""
+        until = self._spent_until.get(task)
+        if until is None:
+            return True
+        if time.monotonic() < until:
+            return False
+        del self._spent_until[task]
+        return True

@@ -1,0 +1,207 @@
+"""Reviews: requests that were drawn for people to judge are kept with their texts, beside the requests themselves.
+
+That is after their answers were sent, a few at a time. What can't be kept is dropped and counted, whatever it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from gateway.answers.answer import Answer
+from gateway.answers.review_texts import answered, asked
+from gateway.asked.request_body import RequestBody
+from gateway.callers import Caller
+from gateway.configuration.monitor import ReviewSettings
+from gateway.duties.review_queue import Drawn
+from gateway.house import House
+from gateway.state.reviews import Counts, Review
+from monitoring.badness import badness
+from monitoring.degradation.reviewing import are_raised, reviews_per_week
+from monitoring.feedback import Feedback, Receipt
+from monitoring.records import Record
+from router.decision import Choice
+
+log = logging.getLogger(__name__)
+COUNT_INTERVAL_SECONDS = 5.0
+SPENT_SECONDS_MAX = 60.0
+"""How long a gateway goes by a spent budget before it asks again: it may have been raised."""
+READ_AT_ONCE_BYTES_MAX = 1 << 17
+"""Longer texts are read in a thread."""
+FIELDS_MAX = 64
+WRONG_FROM = 0.5
+"""From this badness on an answer counts as judged wrong."""
+
+
+# ---- beside the request ---------------------------------------------------------------------------------
+
+
+def offer_review(house: House, body: RequestBody, answer: Answer, record: Record) -> None:
+    """Have a drawn request wait for a reviewer, once its answer has been sent. Nothing is waited for."""
+    task = record.task or ""
+    house.meters.reviews.add(1, task, "drawn")
+    if answer.kept is not None:
+        fields = _fields(answer.choice)
+        if house.review_queue.offer(Drawn(record, body.raw, tuple(answer.kept), body.stream, fields)):
+            return
+    house.meters.reviews.add(1, task, "dropped")
+
+
+def _fields(choice: Choice) -> tuple[str, ...]:
+    """The fields that the contract of the task's version names, if any."""
+    led_to = choice.led_to or choice.version
+    schema: Any = (led_to.contract or {}).get("json_schema") if led_to is not None else None
+    named = schema.get("properties") if isinstance(schema, Mapping) else None
+    return tuple(str(name) for name in list(named)[:FIELDS_MAX]) if isinstance(named, Mapping) else ()
+
+
+# ---- the duty -------------------------------------------------------------------------------------------
+
+
+async def keep_reviewing(house: House) -> None:
+    """Keep what was drawn, and count what waits. Runs until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_keep_one_by_one(house))
+        group.create_task(_count(house))
+
+
+async def _keep_one_by_one(house: House) -> None:
+    while True:
+        drawn = await house.review_queue.next()
+        kept = False
+        try:
+            kept = await _keep(house, drawn)
+        except (RedisError, OSError):  # the snapshot's duty tells of that
+            pass
+        except Exception:
+            log.exception("a review was not kept", extra={"request_id": drawn.record.id})
+        finally:
+            if not kept:
+                house.meters.reviews.add(1, drawn.record.task or "", "dropped")
+            house.review_queue.done()
+
+
+async def _keep(house: House, drawn: Drawn) -> bool:
+    """Whether it waits in Redis now. Raises RedisError and OSError."""
+    task = drawn.record.task or ""
+    if task not in house.settings.tasks or not house.review_queue.open(task):
+        return False
+    review = _review(drawn) if drawn.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
+    told = await house.reviews.keep(review, budget_of(house, task), retention_seconds(house, task))
+    if told.outcome == "spent":
+        house.review_queue.spent(task, min(told.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
+    for count, outcome in ((told.dropped, "dropped"), (told.expired, "expired")):
+        if count:
+            house.meters.reviews.add(count, task, outcome)
+    return told.outcome != "spent"
+
+
+def _review(drawn: Drawn) -> Review:
+    record, cut = drawn.record, list[str]()
+    messages, prompt = asked(drawn.body, cut.append)
+    text, tool_calls = answered(drawn.answer, drawn.stream, cut.append)
+    return Review(
+        request_id=record.id,
+        task=record.task or "",
+        version=record.version,
+        pool=record.pool,
+        reason=record.reason,
+        at=record.at,
+        probability=record.review_probability or 0.0,
+        caller=record.caller,
+        endpoint=record.endpoint,
+        messages=messages,
+        prompt=prompt,
+        answer=text,
+        tool_calls=tool_calls,
+        fields=list(drawn.fields),
+        cut=cut,
+    )
+
+
+async def _count(house: House) -> None:
+    while True:
+        with contextlib.suppress(RedisError, OSError):
+            for gone in house.review_queue.waiting.keys() - house.settings.tasks.keys():
+                del house.review_queue.waiting[gone]
+            for task in tuple(house.settings.tasks):
+                if has_reviews(house, task):
+                    await counted(house, task)
+        await asyncio.sleep(COUNT_INTERVAL_SECONDS)
+
+
+def has_reviews(house: House, task: str) -> bool:
+    """Whether requests of the task may be drawn for review, or some wait that were."""
+    settings = settings_of(house, task)
+    return settings.per_week > 0 or settings.per_week_suspect > 0 or house.review_queue.waiting.get(task, 0) > 0
+
+
+async def counted(house: House, task: str) -> Counts:
+    """How the task's reviews stand; the gauge of those that wait is set by it. Raises RedisError."""
+    counts = await house.reviews.counts(task, retention_seconds(house, task))
+    house.review_queue.waiting[task] = counts.waiting
+    if counts.expired_now:
+        house.meters.reviews.add(counts.expired_now, task, "expired")
+    return counts
+
+
+# ---- what the settings and the monitor say --------------------------------------------------------------
+
+
+def settings_of(house: House, task: str) -> ReviewSettings:
+    """The task's settings of reviews; the defaults for a task that is no longer configured."""
+    found = house.settings.tasks.get(task)
+    return found.monitor.reviews if found is not None else ReviewSettings()
+
+
+def retention_seconds(house: House, task: str) -> float:
+    """How long the task's reviews are kept."""
+    return 86_400.0 * settings_of(house, task).retention_days
+
+
+def budget_of(house: House, task: str) -> int:
+    """How many requests of the task may be drawn in seven days, as the monitor says now."""
+    plan = house.settings.plan(task)
+    return reviews_per_week(plan, is_raised(house, task))
+
+
+def is_raised(house: House, task: str) -> bool:
+    """Whether the raised budget is in force."""
+    snapshot = house.snapshot.current
+    health, alias = snapshot.health.get(task), snapshot.aliases.get(task)
+    if health is None or alias is None:
+        return False
+    canary = [alias.rollout.version] if alias.rollout is not None else []
+    return are_raised(health, [alias.leading, *canary], house.settings.plan(task))
+
+
+# ---- what is answered -----------------------------------------------------------------------------------
+
+
+async def task_of_review(house: House, caller: Caller, request_id: str, metric: str) -> str | None:
+    """The task of a request that waits for review or has been reviewed, where this is an operator's or admin's
+    judgement on it by the metric that reviewers are asked for; else None. Raises RedisError."""
+    if caller.judges != "*":
+        return None
+    task = await house.reviews.task_of(request_id) or await house.reviews.answered_task_of(request_id)
+    if task is None or task not in house.settings.tasks:
+        return None
+    wanted = house.settings.plan(task).feedback_metric
+    return task if wanted in (None, metric) else None
+
+
+async def note_answered(house: House, task: str, request_id: str, feedback: Feedback, receipt: Receipt) -> None:
+    """A review was judged, and that is stored: it waits no longer. Raises RedisError; sent again, it is noted then."""
+    if receipt.given not in ("created", "same", "pending"):
+        return
+    bad = badness(house.settings.feedback_metrics[feedback.metric], feedback.value)
+    wrong = bad is not None and bad >= WRONG_FROM
+    known_seconds = house.settings.records.retention_seconds
+    if await house.reviews.answer(task, request_id, wrong, retention_seconds(house, task), known_seconds):
+        house.meters.reviews.add(1, task, "answered")
+        house.meters.review_cost_usd.add(settings_of(house, task).usd_each, task)

@@ -1,0 +1,160 @@
+"""Gauges of what the monitor says. Every gateway tells the same: take the greatest, not the sum.
+
+Of versions they tell only of those with a role: the others get no requests, and would use up the room.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from gateway.house import House
+from monitoring.degradation.health import VERDICTS, ArmReport, Judgement, TaskHealth, VersionHealth
+from router.policy import Policy
+from serving.adapters.manifest import review_due
+from serving.adapters.registry import PLACED, Version
+
+E_VALUE_MAX = 1e12
+VERDICT_VALUES: Mapping[str, float] = MappingProxyType({name: float(at) for at, name in enumerate(VERDICTS)})
+Read = dict[tuple[str, ...], float]
+
+
+def read_monitor_gauges(house: House) -> None:
+    """Tell the meters where to read them."""
+    meters = house.meters
+    meters.verdict.read_from(lambda: _of_versions(house, lambda one: VERDICT_VALUES[one.verdict]))
+    meters.verdict_since_seconds.read_from(lambda: _of_versions(house, lambda one: one.since))
+    meters.kept_ratio.read_from(lambda: _of_versions(house, lambda one: one.kept))
+    meters.version_stale.read_from(lambda: _stale(house, time.time()))
+    meters.version_review_by_seconds.read_from(lambda: _review_by(house))
+    meters.retraining_open.read_from(lambda: _retraining_open(house))
+    meters.e_value.read_from(lambda: _of_streams(house, threshold=False))
+    meters.e_value_threshold.read_from(lambda: _of_streams(house, threshold=True))
+    meters.quality_ratio.read_from(lambda: _quality(house))
+    meters.label_coverage_ratio.read_from(lambda: _judged(house, lambda one: one.label_coverage))
+    meters.labels_per_day.read_from(lambda: _judged(house, lambda one: one.labels_per_day))
+    meters.labels.read_from(lambda: _judged(house, lambda one: float(one.labels)))
+    meters.feedback_delay_seconds.read_from(lambda: _judged(house, lambda one: one.feedback_delay_seconds))
+    meters.complaints_expected.read_from(lambda: _judged(house, lambda one: one.complaints_expected))
+    meters.complaints_seen.read_from(lambda: _judged(house, lambda one: one.complaints_seen))
+    meters.time_to_detect_seconds.read_from(lambda: _time_to_detect(house))
+    meters.labels_wanted.read_from(
+        lambda: {(name,): float(task.monitor.labels_min) for name, task in house.settings.tasks.items()}
+    )
+    meters.tuning_cost_usd.read_from(
+        lambda: {(name,): task.monitor.tuning_usd for name, task in house.settings.tasks.items()}
+    )
+    meters.judge_agreement_ratio.read_from(lambda: _judge_agreement(house))
+    meters.monitor_judged_at_seconds.read_from(lambda: house.monitored.summary.at)
+    meters.monitor_behind_seconds.read_from(lambda: house.monitored.summary.behind_seconds)
+
+
+def with_a_role(policy: Policy) -> frozenset[str]:
+    """Versions that requests or their copies may be led to: active, canary, standby, shadow, or by a rule."""
+    of_aliases = ((*one.weights, *one.shadow, one.canary, one.standby) for one in policy.aliases.values())
+    by_rules = (one.version for one in policy.overrides)
+    return frozenset(name for name in itertools.chain(by_rules, *of_aliases) if name)
+
+
+def _of_versions(house: House, value: Callable[[VersionHealth], float]) -> Read:
+    known = house.monitored.summary.judgements
+    told = with_a_role(house.snapshot.current.policy)
+    return {
+        (task, name): value(one)
+        for task, health in house.snapshot.current.health.items()
+        for name, one in health.versions.items()
+        if name in known and name in told
+    }
+
+
+def _judgements(house: House) -> list[Judgement]:
+    told = with_a_role(house.snapshot.current.policy)
+    return [one for name, one in house.monitored.summary.judgements.items() if name in told]
+
+
+def _placed(house: House) -> list[Version]:
+    told = with_a_role(house.snapshot.current.policy)
+    return [one for one in house.snapshot.current.versions.values() if one.state in PLACED and one.name in told]
+
+
+def _stale(house: House, now: float) -> Read:
+    """Of the versions that may answer and have a role: whether the organisation's rules are others by now."""
+    found: Read = {}
+    for version in _placed(house):
+        health = house.snapshot.current.health.get(version.task, TaskHealth())
+        known = health.versions.get(version.name, VersionHealth())
+        found[version.task, version.name] = float(known.stale_from is not None and known.stale_from <= now)
+    return found
+
+
+def _review_by(house: House) -> Read:
+    found: Read = {}
+    for version in _placed(house):
+        due = review_due(version.manifest)
+        if due is not None:
+            found[version.task, version.name] = due
+    return found
+
+
+def _retraining_open(house: House) -> Read:
+    found: Read = {(task,): 0.0 for task in house.settings.tasks}
+    for one in house.snapshot.current.retraining.values():
+        if one.state == "open" and (one.task,) in found:
+            found[(one.task,)] += 1.0
+    return found
+
+
+def _judged(house: House, value: Callable[[Judgement], float | None]) -> Read:
+    """A value of each judgement that has one."""
+    found = {(one.task, one.version): value(one) for one in _judgements(house)}
+    return {labels: number for labels, number in found.items() if number is not None}
+
+
+def _of_streams(house: House, threshold: bool) -> Read:
+    """Of the classes of a stream, and the stream as a whole, that which is nearest to its threshold."""
+    found: dict[tuple[str, ...], tuple[float, float]] = {}
+    for one in _judgements(house):
+        for stream in one.streams:
+            place = (one.task, one.version, stream.stream)
+            pair = (stream.e_value, stream.threshold)
+            if place not in found or _nearness(pair) > _nearness(found[place]):
+                found[place] = pair
+    return {place: min(pair[threshold], E_VALUE_MAX) for place, pair in found.items()}
+
+
+def _nearness(pair: tuple[float, float]) -> float:
+    return pair[0] / pair[1] if pair[1] else 0.0
+
+
+def _quality(house: House) -> Read:
+    found: Read = {}
+    for one in _judgements(house):
+        for arm in one.arms:
+            for bound, value in _bounds(arm):
+                if value is not None:
+                    found[one.task, one.version, arm.arm, bound] = value
+    return found
+
+
+def _bounds(arm: ArmReport) -> tuple[tuple[str, float | None], ...]:
+    return ("mean", arm.mean), ("low", arm.low), ("high", arm.high)
+
+
+def _time_to_detect(house: House) -> Read:
+    """Where there are no labels it is never: +Inf."""
+    return {
+        (one.task, one.version, points): math.inf if seconds is None else seconds
+        for one in _judgements(house)
+        for points, seconds in one.seconds_to_detect.items()
+    }
+
+
+def _judge_agreement(house: House) -> Read:
+    found: Read = {}
+    for one in _judgements(house):
+        if one.judge_agreement is not None:
+            found[(one.task,)] = min(found.get((one.task,), 1.0), one.judge_agreement)
+    return found

@@ -1,0 +1,175 @@
+"""What is done to the reviews of a task in Redis, each in one atomic step.
+
+KEYS[1] is what the keys of the task begin with; ARGV[1] the time in milliseconds (-1: Redis's own clock). Of a task:
+`waiting` (ids by when they came), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), and by hour
+how many were `drawn`, `answered`, `skipped` and `expired`. A review's own texts stand under `apprentice:review:ID`.
+"""
+
+from __future__ import annotations
+
+HOURS = 168
+"""What was drawn within so many whole hours before the present one counts against the budget of a week."""
+
+_BEGIN = f"""
+local root, now = KEYS[1], tonumber(ARGV[1])
+if now < 0 then
+  local told = redis.call('TIME')
+  now = tonumber(told[1]) * 1000 + math.floor(tonumber(told[2]) / 1000)
+end
+local hour = math.floor(now / 3600000)
+local function week(kind)
+  local found, sum, first = redis.call('HGETALL', root .. kind), 0, hour
+  for i = 1, #found, 2 do
+    local at = tonumber(found[i])
+    if at < hour - {HOURS} then
+      redis.call('HDEL', root .. kind, found[i])
+    else
+      sum = sum + tonumber(found[i + 1])
+      first = math.min(first, at)
+    end
+  end
+  return sum, first
+end
+local function tally(kind, count)
+  if count == 0 then return end
+  week(kind)
+  redis.call('HINCRBY', root .. kind, hour, count)
+  redis.call('EXPIRE', root .. kind, {(HOURS + 24) * 3600})
+end
+local function lease_of(id)
+  local found = redis.call('HGET', root .. 'leases', id)
+  if not found then return nil, 0 end
+  local by, till = string.match(found, '^([^\\n]*)\\n(.*)$')
+  return by, tonumber(till)
+end
+local function release(id)
+  local by = lease_of(id)
+  if not by then return end
+  redis.call('HDEL', root .. 'leases', id)
+  if redis.call('HGET', root .. 'held', by) == id then redis.call('HDEL', root .. 'held', by) end
+end
+local function remove(id)
+  release(id)
+  redis.call('ZREM', root .. 'waiting', id)
+  redis.call('DEL', 'apprentice:review:' .. id)
+end
+local function sweep(retention)
+  local over = redis.call('ZRANGEBYSCORE', root .. 'waiting', '-inf', now - retention, 'LIMIT', 0, 1000)
+  for _, id in ipairs(over) do remove(id) end
+  tally('expired', #over)
+  return #over
+end
+"""
+
+KEEP = (
+    _BEGIN
+    + f"""
+local id, retention, waiting_max, budget = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local expired = sweep(retention)
+if redis.call('ZSCORE', root .. 'waiting', id) then return {{'same', 0, 0, expired}} end
+local drawn, first = week('drawn')
+if drawn >= budget then
+  return {{'spent', budget == 0 and 0 or (first + {HOURS} + 1) * 3600000 - now, 0, expired}}
+end
+tally('drawn', 1)
+redis.call('ZADD', root .. 'waiting', now, id)
+redis.call('SET', 'apprentice:review:' .. id, ARGV[3], 'PX', retention)
+local dropped = redis.call('ZCARD', root .. 'waiting') - waiting_max
+if dropped > 0 then
+  for _, oldest in ipairs(redis.call('ZRANGE', root .. 'waiting', 0, dropped - 1)) do remove(oldest) end
+end
+for _, name in ipairs({{'waiting', 'leases', 'held'}}) do redis.call('PEXPIRE', root .. name, retention + 86400000) end
+return {{'kept', 0, math.max(0, dropped), expired}}
+"""
+)
+"""ARGV: id, texts, retention in milliseconds, most that may wait, budget of a week. What became of it, for how many
+milliseconds the budget stays spent, how many older ones had to go, how many had waited too long."""
+
+NEXT = (
+    _BEGIN
+    + """
+local reviewer, lease = ARGV[2], tonumber(ARGV[3])
+local function give(id, new)
+  local texts = redis.call('GET', 'apprentice:review:' .. id)
+  if not texts then return nil end
+  redis.call('HSET', root .. 'leases', id, reviewer .. '\\n' .. (now + lease))
+  redis.call('HSET', root .. 'held', reviewer, id)
+  for _, name in ipairs({'leases', 'held'}) do redis.call('PEXPIRE', root .. name, ARGV[4] + 86400000) end
+  return {texts, now + lease, new}
+end
+local mine = redis.call('HGET', root .. 'held', reviewer)
+if mine and lease_of(mine) == reviewer and redis.call('ZSCORE', root .. 'waiting', mine) then
+  local found = give(mine, 0)
+  if found then return found end
+end
+local leased, skipped, at = 0, 0, 0
+while true do
+  local some = redis.call('ZRANGE', root .. 'waiting', at, at + 99)
+  for _, id in ipairs(some) do
+    local by, till = lease_of(id)
+    if by and by ~= reviewer and till > now then
+      leased = leased + 1
+    elseif redis.call('SISMEMBER', root .. 'skipped_by:' .. reviewer, id) == 1 then
+      skipped = skipped + 1
+    else
+      if by then release(id) end
+      local found = give(id, 1)
+      if found then return found end
+    end
+  end
+  if #some < 100 then return {'', leased, skipped} end
+  at = at + 100
+end
+"""
+)
+"""ARGV: the reviewer, the lease and the retention in milliseconds. The texts, the lease's end and whether the lease is
+new; else an empty text, how many others hold, and how many this reviewer has skipped."""
+
+SKIP = (
+    _BEGIN
+    + """
+local id, reviewer = ARGV[2], ARGV[3]
+if not redis.call('ZSCORE', root .. 'waiting', id) then return 'gone' end
+if lease_of(id) ~= reviewer then return 'other' end
+release(id)
+redis.call('SADD', root .. 'skipped_by:' .. reviewer, id)
+redis.call('PEXPIRE', root .. 'skipped_by:' .. reviewer, ARGV[5])
+redis.call('LPUSH', root .. 'skips', now .. '\\n' .. ARGV[4])
+redis.call('LTRIM', root .. 'skips', 0, 99)
+redis.call('PEXPIRE', root .. 'skips', ARGV[5])
+tally('skipped', 1)
+return 'skipped'
+"""
+)
+"""ARGV: id, the reviewer, what is noted of it as JSON, the retention in milliseconds."""
+
+ANSWER = (
+    _BEGIN
+    + """
+local id = ARGV[2]
+local texts = redis.call('GET', 'apprentice:review:' .. id)
+if not texts or not redis.call('ZSCORE', root .. 'waiting', id) then return 0 end
+if ARGV[3] == '1' then redis.call('SET', 'apprentice:reviewed:' .. id, texts, 'PX', ARGV[4]) end
+redis.call('SET', 'apprentice:answered:' .. id, string.match(texts, '^[^\\n]*'), 'PX', ARGV[5])
+remove(id)
+tally('answered', 1)
+return 1
+"""
+)
+"""ARGV: id, whether its texts are kept on, the retention, for how long it is known that it was answered, both in
+milliseconds. Whether it waited until now."""
+
+COUNT = (
+    _BEGIN
+    + """
+local expired, leased, skips = sweep(tonumber(ARGV[2])), 0, redis.call('LRANGE', root .. 'skips', 0, 19)
+for _, lease in ipairs(redis.call('HVALS', root .. 'leases')) do
+  if tonumber(string.match(lease, '\\n(.*)$')) > now then leased = leased + 1 end
+end
+local oldest = redis.call('ZRANGE', root .. 'waiting', 0, 0, 'WITHSCORES')[2] or ''
+local told = {redis.call('ZCARD', root .. 'waiting'), leased, oldest, expired}
+for _, kind in ipairs({'drawn', 'answered', 'skipped', 'expired'}) do table.insert(told, (week(kind))) end
+return {told, skips}
+"""
+)
+"""ARGV: the retention in milliseconds."""

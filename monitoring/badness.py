@@ -1,0 +1,56 @@
+"""How bad a value of a declared feedback metric is, from 0 (good) to 1 (bad)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+MetricKind = Literal["boolean", "float", "category"]
+
+
+class Declared(Protocol):
+    """What has to be known of a declared metric."""
+
+    @property
+    def kind(self) -> MetricKind:
+        """What its values are."""
+        ...
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which way is good; true counts as 1."""
+        ...
+
+    @property
+    def minimum(self) -> float | None:
+        """Least value of a float."""
+        ...
+
+    @property
+    def maximum(self) -> float | None:
+        """Greatest value of a float."""
+        ...
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """A declared metric, as far as it matters to how bad a value is."""
+
+    kind: MetricKind
+    better: Literal["higher", "lower"] = "higher"
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+def badness(metric: Declared, value: Any) -> float | None:
+    """How bad a value is; None for a metric without an order, a float without bounds, or a value of another kind."""
+    if metric.kind == "boolean" and isinstance(value, bool):
+        good = float(value)
+    elif metric.kind == "float" and metric.minimum is not None and metric.maximum is not None:
+        span = metric.maximum - metric.minimum
+        if not isinstance(value, int | float) or span <= 0:
+            return None
+        good = min(1.0, max(0.0, (value - metric.minimum) / span))
+    else:
+        return None
+    return 1.0 - good if metric.better == "higher" else good

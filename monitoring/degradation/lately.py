@@ -1,0 +1,173 @@
+"""What was seen lately: shares and rates that fade, and at which time something was counted. All of fixed size.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+WINDOW = 200
+"""About so many of the newest values make a share."""
+FADING = 1.0 - 1.0 / WINDOW
+Z_95 = 1.959963984540054
+RATE_SECONDS = 3 * 86_400.0
+"""A rate is that of about the last three days."""
+RATE_SECONDS_MIN = 3600.0
+DAY_SECONDS = 86_400.0
+MARKS_MAX = 20
+SINCE_MIN = 10
+DELAYS = 26
+"""Powers of 2 seconds, up to a year."""
+COUNTED_MAX = 1000.0
+
+
+class Recent(msgspec.Struct, frozen=True, array_like=True):
+    """Faded sums: of the weights, of their squares, of the values and of their squares."""
+
+    weight: float = 0.0
+    squares: float = 0.0
+    total: float = 0.0
+    total_squares: float = 0.0
+
+
+def with_value(recent: Recent, value: float) -> Recent:
+    """The sums after a value."""
+    return Recent(
+        FADING * recent.weight + 1.0,
+        FADING * FADING * recent.squares + 1.0,
+        FADING * recent.total + value,
+        FADING * recent.total_squares + value * value,
+    )
+
+
+def mean(recent: Recent) -> float | None:
+    """The mean lately; None before the first value."""
+    return recent.total / recent.weight if recent.weight else None
+
+
+def share_interval(recent: Recent) -> tuple[float, float] | None:
+    """The 95% interval of a share (E. B. Wilson, 1927), by as many values as weigh the same; None before the first."""
+    if not recent.weight:
+        return None
+    of = recent.weight * recent.weight / recent.squares
+    share = min(1.0, max(0.0, recent.total / recent.weight))
+    z2 = Z_95 * Z_95
+    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
+    half = Z_95 / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def mean_interval(recent: Recent) -> tuple[float, float] | None:
+    """The 95% interval of a mean of values in [-1, 1], reckoned as if one of each end had been seen; None before."""
+    if not recent.weight:
+        return None
+    of = recent.weight * recent.weight / recent.squares
+    middle = recent.total / recent.weight
+    spread = max(0.0, recent.total_squares / recent.weight - middle * middle)
+    half = Z_95 * math.sqrt((spread * of + 2.0) / (of + 2.0) / of)
+    return max(-1.0, middle - half), min(1.0, middle + half)
+
+
+class Rate(msgspec.Struct, frozen=True, array_like=True):
+    """Events since `since`, faded by their age at `at` (Unix seconds)."""
+
+    since: float
+    at: float
+    count: float = 0.0
+
+
+def with_event(rate: Rate | None, at: float) -> Rate:
+    """The rate after an event. One that comes before the last counts as at that time."""
+    if rate is None:
+        return Rate(at, at, 1.0)
+    passed = at - rate.at
+    if passed <= 0.0:
+        return Rate(rate.since, rate.at, rate.count + 1.0)
+    return Rate(rate.since, at, rate.count * math.exp(-passed / RATE_SECONDS) + 1.0)
+
+
+def per_day(rate: Rate | None, at: float, known_seconds_min: float = RATE_SECONDS_MIN) -> float:
+    """Events a day, lately. What is known for less than so many seconds counts as if it were for as long."""
+    if rate is None:
+        return 0.0
+    at = max(at, rate.at)
+    known = max(at - rate.since, known_seconds_min)
+    count = rate.count * math.exp(-(at - rate.at) / RATE_SECONDS)
+    return count / (RATE_SECONDS * -math.expm1(-known / RATE_SECONDS)) * DAY_SECONDS
+
+
+def busiest(before: float, rate: Rate | None, at: float) -> float:
+    """The most events a day so far, where `before` was the most; the first three days count as whole ones.
+
+    A threshold that followed the rate down would let evidence of long ago alarm once events stop.
+    """
+    return max(before, per_day(rate, at, RATE_SECONDS))
+
+
+Marks = tuple[tuple[int, float, float], ...]
+"""Counts, when each was reached (Unix seconds), and the sum by then: dense lately, and ever less so the longer ago."""
+
+
+def with_mark(marks: Marks, count: int, at: float, total: float) -> Marks:
+    """The marks with one more; of too many, the one that is missed least."""
+    marks = (*marks, (count, at, total))
+    if len(marks) <= MARKS_MAX:
+        return marks
+    least = min(
+        range(1, len(marks) - 1),
+        key=lambda j: ((marks[j + 1][0] - marks[j - 1][0]) / (1 + count - marks[j - 1][0]), j),
+    )
+    return marks[:least] + marks[least + 1 :]
+
+
+def time_of(marks: Marks, count: int) -> float | None:
+    """The time of the last mark before the next one was counted; None without marks."""
+    found = None
+    for marked, at, _ in marks:
+        if found is not None and marked > count + 1:
+            break
+        found = at
+    return found
+
+
+def since_then(marks: Marks, count: int) -> tuple[float, int] | None:
+    """The sum and number of what came after so many were counted, as closely as marks tell; None where too few did."""
+    if not marks:
+        return None
+    last, _, total = marks[-1]
+    after = [one for one in marks if one[0] >= count and last - one[0] >= SINCE_MIN]
+    before = [one for one in marks if one[0] < count and last - one[0] >= SINCE_MIN]
+    found = after[0] if after else before[-1] if before else None
+    return None if found is None else (total - found[2], last - found[0])
+
+
+class DelayCounts(msgspec.Struct, frozen=True, array_like=True):
+    """Counts of delays by powers of 2 seconds; halved now and then, so that the newest count most."""
+
+    counts: tuple[float, ...] = (0.0,) * DELAYS
+
+
+def with_delay(delays: DelayCounts, seconds: float) -> DelayCounts:
+    """The counts after a delay."""
+    at = min(DELAYS - 1, max(0, int(math.log2(seconds)) + 1 if seconds >= 1.0 else 0))
+    counts = [count + (i == at) for i, count in enumerate(delays.counts)]
+    if sum(counts) > COUNTED_MAX:
+        counts = [count / 2 for count in counts]
+    return DelayCounts(tuple(counts))
+
+
+def median(delays: DelayCounts) -> float | None:
+    """The median delay in seconds, to within its power of 2; None before the first."""
+    half = sum(delays.counts) / 2
+    if not half:
+        return None
+    passed = 0.0
+    for at, count in enumerate(delays.counts):
+        if count and passed + count >= half:
+            low = 0.0 if at == 0 else float(1 << (at - 1))
+            return low + (float(1 << at) - low) * (half - passed) / count
+        passed += count
+    return float(1 << (DELAYS - 1))

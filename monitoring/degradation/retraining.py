@@ -1,0 +1,84 @@
+"""Requests to train a task's adapter anew: why, and the requests that show where it was wrong."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+RETRAININGS_MAX = 200
+"""The newest requests that are kept."""
+EXAMPLES_MAX = 500
+"""Examples of one request to train."""
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """A request whose answer was judged bad: by which metric and value, when (Unix seconds), and what was said of it.
+
+    `demonstration` is what the answer should have been, where somebody said so. `class_name` is the request's class.
+    """
+
+    request_id: str
+    metric: str
+    value: bool | float | str
+    at: float
+    comment: str | None = None
+    demonstration: Any = None
+    class_name: str | None = None
+
+
+class Retraining(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to train a version's successor. Times are Unix seconds; `action` is what of its health opened it.
+
+    `examples` says how many there are; they stand apart, since they are long.
+    """
+
+    id: str
+    task: str
+    version: str
+    opened_at: float
+    by: str
+    because: str
+    evidence: dict[str, Any] = {}
+    action: str | None = None
+    state: Literal["open", "closed"] = "open"
+    closed_at: float | None = None
+    closed_by: str | None = None
+    examples: int = 0
+
+
+def closed(one: Retraining, by: str, at: float) -> Retraining:
+    """The request, closed; one that is closed already stays as it is."""
+    if one.state == "closed":
+        return one
+    return msgspec.structs.replace(one, state="closed", closed_at=at, closed_by=by)
+
+
+def expected_of(example: Example) -> str | None:
+    """What the answer should have been, as text; None where nobody said."""
+    if example.demonstration is None:
+        return None
+    if isinstance(example.demonstration, str):
+        return example.demonstration
+    return msgspec.json.encode(example.demonstration).decode()
+
+
+def row_of(example: Example, asked: dict[str, Any] | None, answer: str | None) -> dict[str, Any]:
+    """An example as a row of a data set (monitoring/evaluation/dataset.py), as far as it is known.
+
+    `asked` are the request's `messages` or its `prompt`, `answer` is what was answered; None: the texts are not kept.
+    """
+    row: dict[str, Any] = {"id": example.request_id, **(asked or {})}
+    told = {
+        "expected": expected_of(example),
+        "class": example.class_name,
+        "answer": answer,
+        "comment": example.comment,
+    }
+    row |= {name: value for name, value in told.items() if value is not None}
+    return row | {"metric": example.metric, "value": example.value, "at": example.at}
+
+
+def is_complete(row: dict[str, Any]) -> bool:
+    """Whether an evaluation can read the row: it has what was asked, and what is expected."""
+    return "expected" in row and ("messages" in row or "prompt" in row)

@@ -1,0 +1,43 @@
+"""The forms in which judges compare answers: two answers are the same to a judge if they have the same form.
+
+So that it can be told later whether an answer was right though no text was kept, a keyed digest of its form is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from monitoring.evaluation.comparing import Metric, normal, object_in
+from monitoring.evaluation.dataset import canonical
+from monitoring.ids import digest
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A judge by its name (`exact`, `normal`, `fields:a,b`, `model`), and the metric by which it compares answers."""
+
+    name: str
+    metric: Metric
+
+    def of(self, text: str) -> bytes | None:
+        """The form of an answer; None where it lacks what is compared: it is then the same as no other."""
+        if self.metric.kind == "exact":
+            return text.encode(errors="surrogatepass")
+        if self.metric.kind == "normal":
+            return normal(text)
+        found = object_in(text)
+        if found is None or not all(name in found for name in self.metric.fields):
+            return None
+        return canonical([found[name] for name in self.metric.fields]).encode(errors="surrogatepass")
+
+    def digest(self, secret: bytes, text: str) -> str | None:
+        """The keyed digest of an answer's form; None where it has none."""
+        found = self.of(text)
+        return None if found is None else digest(secret, found)
+
+
+def said_by(demonstration: object) -> str:
+    """A demonstration as an answer's text: what is no text, as its JSON."""
+    return demonstration if isinstance(demonstration, str) else msgspec.json.encode(demonstration).decode()

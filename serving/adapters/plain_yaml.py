@@ -1,0 +1,61 @@
+"""YAML without its surprises, for what others write by hand: no aliases, no key twice, dates are texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from serving.adapters.errors import shown
+
+BOOLEAN = "tag:yaml.org,2002:bool"
+
+
+class PlainYamlError(ValueError):
+    """The text can't be read; the message is the end of a sentence that begins with the file's name."""
+
+
+def read_plain_yaml(raw: bytes) -> Any:
+    """The value in a YAML text. Raises PlainYamlError."""
+    try:
+        return _Loader(raw.decode()).get_single_data()
+    except yaml.YAMLError as error:
+        raise PlainYamlError(f"is no valid YAML: {' '.join(str(error).split())}.") from None
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # The parser lets these out where a value is not of its explicit tag.
+        raise PlainYamlError(f"can't be read: {error}.") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without its surprises: no aliases (a few lines of them can stand for gigabytes), no key
+    twice, dates are texts, and only true and false are booleans."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the parser looks it up on the class and only reads it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp", BOOLEAN)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None,
+                None,
+                "aliases are not allowed",
+                self.peek_event().start_mark,  # type: ignore[no-untyped-call]
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{shown(str(key.value))} comes twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(BOOLEAN, re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))

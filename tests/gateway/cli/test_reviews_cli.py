@@ -1,0 +1,113 @@
+"""`apprentice reviews` over a real gateway: shown, judged, skipped and listed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from monitoring.degradation.health import TaskHealth
+from tests.fakes.engine import FakeEngine
+from tests.gateway.cli.conftest import Command, command_for, ok
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ASK = {
+    "model": "returns",
+    "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A vase?\nSealed\x1b[2J."}],
+}
+
+
+@pytest.fixture
+async def gateway(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, redis: Redis
+) -> AsyncIterator[RunningGateway]:
+    """A gateway all of whose requests are drawn for review; another one has the monitor's duty."""
+    await redis.set("apprentice:duty:monitor", "another gateway")
+    tasks = {"returns": {"monitor": {"reviews": {"per_week": 10}}}}
+    small.answers["returns@v1"] = "No.\nIt is cracked."
+    async with run_gateway(configure(tasks=tasks)) as running:
+        await running.place(make_adapter(1))
+        await running.house.health.put("returns", TaskHealth(review_share=1.0), 0)
+        await running.house.snapshot.refresh()
+        yield running
+
+
+@pytest.fixture
+def apprentice(gateway: RunningGateway) -> Command:
+    return command_for(gateway)
+
+
+async def drawn(gateway: RunningGateway) -> str:
+    """The id of a request that waits for review."""
+    async with gateway.http() as http:
+        request_id: str = (await http.post("/v1/chat/completions", json=ASK)).headers["x-request-id"]
+    async with asyncio.timeout(10):
+        while await gateway.house.reviews.task_of(request_id) is None:
+            await asyncio.sleep(0.005)
+    return request_id
+
+
+async def feedback(gateway: RunningGateway, request_id: str) -> list[dict[str, Any]]:
+    async with gateway.http() as http:
+        found: list[dict[str, Any]] = (await http.get(f"/v1/requests/{request_id}")).json()["feedback"]
+    return found
+
+
+async def test_the_next_review_is_shown_so_that_it_can_be_read_and_nothing_in_it_moves_the_terminal(
+    gateway: RunningGateway, apprentice: Command
+) -> None:
+    request_id = await drawn(gateway)
+    for words in ((), ("returns",)):
+        said = await ok(apprentice, "reviews", "next", *words)
+        lines = said.out.splitlines()
+        assert lines[0].startswith(f"{request_id}  returns, returns@v1 in small (adapter), ")
+        assert lines[2:] == [
+            *("system:", "  Be brief.", "user:", "  A vase?", "  Sealed [2J.", "ANSWER:", "  No.", "  It is cracked.")
+        ]
+        assert "correct is yes or no:" in said.err
+        assert f"apprentice reviews answer {request_id} VALUE" in said.err
+    assert (await ok(apprentice, "reviews", "next", "--json")).json["review"]["request_id"] == request_id
+
+
+async def test_a_review_is_answered_with_what_would_have_been_right(
+    gateway: RunningGateway, apprentice: Command
+) -> None:
+    request_id = await drawn(gateway)
+    words = ("--comment", "rule 3", "--right", "Yes.", "--rater", "anna")
+    said = await ok(apprentice, "reviews", "answer", request_id, "no", *words)
+    assert said.out == f"{request_id}: correct is false.\n"
+    (told,) = await feedback(gateway, request_id)
+    assert (told["value"], told["comment"], told["demonstration"], told["rater"]) == (False, "rule 3", "Yes.", "anna")
+    assert told["reviewed"] is True
+    again = await apprentice("reviews", "next")
+    assert (again.exit_code, again.out) == (1, "")
+    assert again.err.endswith("(no_review)\n")
+
+
+async def test_a_review_is_skipped_with_a_reason_and_the_list_says_so(
+    gateway: RunningGateway, apprentice: Command
+) -> None:
+    request_id = await drawn(gateway)
+    await ok(apprentice, "reviews", "next")
+    assert (await ok(apprentice, "reviews", "skip", request_id, "--reason", "in Danish")).out.endswith("given back.\n")
+    said = await ok(apprentice, "reviews", "list")
+    assert said.out.splitlines()[1].split()[:3] == ["returns", "1", "0"]
+    assert said.out.splitlines()[1].endswith("9 of 10  100 %")
+    assert "was skipped by" in said.err
+    assert "in Danish" in said.err
+    (line,) = (await ok(apprentice, "reviews", "list", "--task", "returns", "--json")).json["reviews"]
+    assert (line["waiting"], line["skipped"], line["drawn"]) == (1, 1, 1)
+
+
+async def test_what_can_not_be_said_is_refused_in_one_line(gateway: RunningGateway, apprentice: Command) -> None:
+    request_id = await drawn(gateway)
+    wrong = await apprentice("reviews", "answer", request_id, "perhaps")
+    assert (wrong.exit_code, wrong.err) == (2, "apprentice: The value of correct is yes or no, not 'perhaps'.\n")
+    unknown = await apprentice("reviews", "answer", "nothing", "yes")
+    assert (unknown.exit_code, "(request_not_found)" in unknown.err) == (1, True)
+    assert (await apprentice("reviews", "next", "nothing")).err.endswith("(not_found)\n")
+    assert await feedback(gateway, request_id) == []

@@ -1,0 +1,154 @@
+"""`apprentice why`, `tasks` and `retraining` over a real gateway: told, overruled, undone, changed, exported."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from monitoring.degradation.health import StreamReport
+from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
+from tests.gateway.cli.conftest import Command, ok
+from tests.walks.gateway import RunningGateway
+from tests.walks.test_health import SHIFT, become, judged, sent
+from tests.walks.test_retraining import asked, keep_texts, stored
+from tests.walks.test_retraining import judged as judge
+
+FEEDBACK = StreamReport(stream="feedback", labelled=True, observed=400, wrong=90, estimate=0.22, low=0.18, high=0.27)
+
+
+def rows(out: str) -> list[list[str]]:
+    return [re.split(r"  +", line.strip()) for line in out.splitlines()[1:]]
+
+
+async def test_a_task_is_told_in_plain_words_and_as_json(gateway: RunningGateway, apprentice: Command) -> None:
+    await become(gateway, SHIFT)
+    await judged(gateway, FEEDBACK)
+    said = (await ok(apprentice, "why", "returns")).out.splitlines()
+    assert said[0].startswith("returns@v1 is degraded since 2026-11-26 08:00 UTC")
+    assert [line for line in said if line.endswith(":") and not line.startswith(" ")] == [
+        "What is known:",
+        "How sure:",
+        "What was done:",
+        "What to do next:",
+        "To bear in mind:",
+    ]
+    assert any(line.startswith("  feedback: 22.0% wrong lately, 95% interval 18.0% to 27.0%") for line in said)
+    assert any("action 19d5f0a1-0. General is better by at least 4.1 points." in line for line in said)
+    told = (await ok(apprentice, "why", "returns", "--json")).json
+    assert (told["told"]["verdict"], told["task"]) == ("degraded", "returns")
+
+
+async def test_tasks_are_listed_with_their_verdicts(gateway: RunningGateway, apprentice: Command) -> None:
+    await become(gateway, SHIFT, since=time.time() - 3 * 3600)
+    (row,) = rows((await ok(apprentice, "tasks", "list")).out)
+    assert row[:5] == ["returns", "returns@v1", "degraded", "3 h", "20 %, else general"]
+    assert (await ok(apprentice, "tasks", "list", "--json")).json["tasks"][0]["kept"] == 0.2
+
+
+async def test_a_version_is_pinned_held_and_released(gateway: RunningGateway, apprentice: Command) -> None:
+    await become(gateway, SHIFT)
+    words = ("--verdict", "healthy", "--reason", "Wrong labels.", "--until", "2099-01-01")
+    said = await ok(apprentice, "tasks", "pin", "returns", "returns@v1", *words)
+    assert said.out == "returns@v1 is pinned as healthy; until 2099-01-01 00:00:00Z.\n"
+    assert "pinned" in (await ok(apprentice, "tasks", "list")).out
+    said = await ok(apprentice, "tasks", "pin", "returns", "returns@v1", "--reason", "Wait.")
+    assert said.out == "returns@v1 is held: nothing is done about its verdict; until it is released.\n"
+    said = await ok(apprentice, "tasks", "release", "returns", "returns@v1")
+    assert said.out == "returns@v1 is the monitor's to judge again; it is healthy.\n"
+
+
+async def test_an_action_is_undone_by_its_id(gateway: RunningGateway, apprentice: Command) -> None:
+    await become(gateway, SHIFT)
+    said = await ok(apprentice, "tasks", "undo", "returns", SHIFT.id)
+    assert said.out.endswith(f"undid shift ({SHIFT.id}).\n")
+    again = await apprentice("tasks", "undo", "returns", SHIFT.id)
+    assert (again.exit_code, again.out) == (1, "")
+    assert "It was undone already" in again.err
+
+
+async def test_a_baseline_is_counted_or_accepted(gateway: RunningGateway, apprentice: Command) -> None:
+    await judged(gateway, FEEDBACK)
+    place = ("tasks", "baseline", "returns", "returns@v1")
+    said = await ok(apprentice, *place, "feedback", "--wrong", "12", "--of", "240", "--reason", "Counted.")
+    assert said.out == "feedback of returns@v1 is held against at most 8.0% from now on.\n"
+    said = await ok(apprentice, *place, "feedback", "--accept", "--reason", "As good as it gets.")
+    assert said.out == "feedback of returns@v1 is held against at most 27.0% from now on.\n"
+    said = await ok(apprentice, *place, "length", "--accept", "--reason", "Longer answers are wanted.")
+    assert said.out == "length of returns@v1 is held against what it learns from now on.\n"
+
+
+async def test_a_change_is_announced_and_taken_back(gateway: RunningGateway, apprentice: Command) -> None:
+    words = ("--effective", "2099-01-01", "--note", "60 days to return.", "--until", "2099-02-01T09:30:00Z")
+    first, second, third = (await ok(apprentice, "tasks", "changed", "returns", *words)).out.splitlines()
+    assert first == "returns changes from 2099-01-01 00:00:00Z on: returns@v1 stale then."
+    assert second == "The rule changed-returns sends its requests to general until 2099-02-01 09:30:00Z."
+    assert third.startswith("Training is asked for: ")
+    assert "from 2099-01-01 00:00:00Z to 2099-02-01 09:30:00Z" in (await ok(apprentice, "overrides", "list")).out
+    shown = (await ok(apprentice, "adapters", "show", "returns@v1")).out
+    assert re.search(r"(?m)^stale from +2099-01-01 00:00:00Z$", shown)
+    assert "stale from 2099" in (await ok(apprentice, "tasks", "list")).out
+    said = await ok(apprentice, "tasks", "changed", "returns", "--undo")
+    assert said.out == "returns does not change: its versions are not stale, its rule is gone.\n"
+    said = await ok(apprentice, "tasks", "changed", "returns", "--effective", "4070908800", "--override", "none")
+    assert "The rule" not in said.out
+    assert said.out.startswith("returns changes from 2099-01-01 00:00:00Z on")
+
+
+async def test_what_was_judged_bad_is_listed_shown_exported_and_closed(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    async with gateway.http() as http:
+        request_id, other = await asked(http, "A vase."), await asked(http, "A toaster.")
+        await judge(http, request_id, False, demonstration="accept")
+        await judge(http, other, False)
+        await stored(gateway, 2)
+        await keep_texts(gateway, request_id, "A vase.")
+        opened = await sent(http, "POST", "/admin/v1/retraining", wanted=201, task="returns", reason="The season.")
+    (row,) = rows((await ok(apprentice, "retraining", "list", "--state", "open")).out)
+    assert (row[0], row[1:4], row[5:]) == (opened["id"], ["returns", "returns@v1", "open"], ["2", "The season."])
+    shown = (await ok(apprentice, "retraining", "show", opened["id"])).out
+    assert re.search(r"(?m)^examples +2 of 2 are kept; 1 can be evaluated$", shown)
+    path = tmp_path / "failed.jsonl"
+    said = await ok(apprentice, "retraining", "export", opened["id"], "--out", str(path), "--complete")
+    assert said.out.replace("\n", "") == f"Wrote {path}: 1 examples."
+    reader = DatasetReader(DatasetLimits(10, 10_000, 10_000))
+    assert [one.id for one in [*reader.feed(path.read_bytes()), *reader.end()]] == [request_id]
+    told = (await ok(apprentice, "retraining", "export", opened["id"], "--out", str(path), "--json")).json
+    assert told == {"file": str(path), "examples": 2}
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [other, request_id]
+    assert (await ok(apprentice, "retraining", "close", opened["id"])).out == f"{opened['id']} is closed.\n"
+    assert rows((await ok(apprentice, "retraining", "list", "--state", "open")).out) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "said"),
+    [
+        (("why", "nothing"), 1, "The configuration has no task 'nothing'"),
+        (("tasks", "changed", "returns"), 2, "Give --effective with a date"),
+        (("tasks", "changed", "returns", "--effective", "soon"), 1, "a date or a time as in 2026-12-01"),
+        (("tasks", "changed", "returns", "--effective", "nan"), 1, "a date or a time as in 2026-12-01"),
+        (("tasks", "changed", "returns", "--effective", "2099-01-01", "--undo"), 2, "either --effective or --undo"),
+        (("tasks", "changed", "returns", "--undo"), 1, "there is nothing to take back"),
+        (("tasks", "pin", "returns", "returns@v9", "--reason", "a"), 1, "returns has no version 'returns@v9'"),
+        (("tasks", "pin", "returns", "returns@v1"), 2, "--reason"),
+        (("tasks", "release", "returns", "returns@v1"), 1, "neither pinned nor held"),
+        (("tasks", "undo", "returns", "nothing"), 1, "there is no 'nothing'"),
+        (("tasks", "baseline", "returns", "returns@v1", "feedback", "--reason", "a"), 1, "give either accept"),
+        (("tasks", "baseline", "returns", "returns@v1", "weather", "--accept", "--reason", "a"), 1, "stream"),
+        (("retraining", "show", "nothing"), 1, "There is no request to train 'nothing'"),
+        (("retraining", "export", "../etc"), 2, "is no request's id"),
+        (("retraining", "export", "nothing"), 1, "There is no request to train 'nothing'"),
+        (("retraining", "close", "nothing"), 1, "There is no request to train 'nothing'"),
+    ],
+)
+async def test_what_can_not_be_done_is_one_line(
+    apprentice: Command, words: tuple[str, ...], exit_code: int, said: str
+) -> None:
+    ended = await apprentice(*words)
+    assert (ended.exit_code, ended.out) == (exit_code, "")
+    assert said in ended.err
+    assert "Traceback" not in ended.err

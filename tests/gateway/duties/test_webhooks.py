@@ -1,0 +1,148 @@
+"""Messages to the webhook: delivered until they are taken, in order, signed, and never without a bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from gateway.configuration.monitor import MonitorSettings
+from gateway.duties import webhooks
+from gateway.duties.webhooks import KEY, Waiting, Webhooks, signature_of
+from monitoring.metrics import Meters
+
+HEAD_END = b"\r\n\r\n"
+
+
+@dataclass
+class Receiver:
+    """Takes messages over a real socket, and answers each with the next status."""
+
+    statuses: list[int] = field(default_factory=list)
+    got: list[tuple[dict[str, str], dict[str, Any]]] = field(default_factory=list)
+    port: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(HEAD_END)).decode().split("\r\n")[1:-2]
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head)}
+        body = await reader.readexactly(int(headers["content-length"]))
+        self.got.append((headers, msgspec.json.decode(body)))
+        status = self.statuses.pop(0) if self.statuses else 204
+        writer.write(f"HTTP/1.1 {status} So\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def receiver(*statuses: int) -> AsyncIterator[Receiver]:
+    found = Receiver(list(statuses))
+    listening = await asyncio.start_server(found.serve, "127.0.0.1", 0)
+    found.port = listening.sockets[0].getsockname()[1]
+    async with listening:
+        yield found
+
+
+def settings(port: int, **more: Any) -> MonitorSettings:
+    return MonitorSettings.model_validate({"webhook_url": f"http://127.0.0.1:{port}/hook", **more})
+
+
+async def due_again(redis: Redis, since: float | None = None) -> None:
+    """Let whatever waits be due now, as if its time had passed."""
+    raw: dict[bytes, bytes] = await redis.hgetall(KEY)
+    for name, line in raw.items():
+        one = msgspec.structs.replace(msgspec.json.decode(line, type=Waiting), next_at=0.0)
+        one = one if since is None else msgspec.structs.replace(one, since=since)
+        await redis.hset(KEY, name.decode(), msgspec.json.encode(one))
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        yield client
+
+
+async def test_an_action_is_told_with_its_evidence_and_a_signature(redis: Redis, http: httpx.AsyncClient) -> None:
+    meters = Meters()
+    out = Webhooks(redis, http, meters)
+    async with receiver() as there:
+        await out.add("returns-1", {"task": "returns", "kind": "shift", "evidence": {"e": 1.5}})
+        await out.deliver(settings(there.port, webhook_key="a secret"))
+    ((headers, body),) = there.got
+    assert body == {"id": "returns-1", "task": "returns", "kind": "shift", "evidence": {"e": 1.5}}
+    assert headers["x-apprentice-signature"] == signature_of("a secret", msgspec.json.encode(body))
+    assert await redis.hlen(KEY) == 0
+    assert meters.webhooks.cell("sent").value == 1
+
+
+async def test_what_is_refused_is_sent_again_when_it_is_due_and_not_before(
+    redis: Redis, http: httpx.AsyncClient
+) -> None:
+    meters = Meters()
+    out = Webhooks(redis, http, meters)
+    async with receiver(503, 500, 204) as there:
+        await out.add("returns-1", {"kind": "verdict"})
+        for _ in range(3):
+            await out.deliver(settings(there.port))
+        assert len(there.got) == 1, "it waits"
+        for _ in range(2):
+            await due_again(redis)
+            await out.deliver(settings(there.port))
+    assert [body["id"] for _, body in there.got] == ["returns-1"] * 3
+    assert (meters.webhooks.cell("retried").value, meters.webhooks.cell("sent").value) == (2, 1)
+
+
+async def test_a_receiver_that_is_not_there_keeps_nothing_waiting_for_ever(
+    redis: Redis, http: httpx.AsyncClient
+) -> None:
+    meters = Meters()
+    out = Webhooks(redis, http, meters)
+    async with receiver() as there:
+        pass
+    await out.add("returns-1", {"kind": "verdict"})
+    await out.deliver(settings(there.port))
+    assert await redis.hlen(KEY) == 1
+    await due_again(redis, since=1.0)
+    await out.deliver(settings(there.port))
+    assert await redis.hlen(KEY) == 0
+    assert meters.webhooks.cell("dropped").value == 1
+
+
+async def test_the_same_message_waits_once_and_there_is_room_for_so_many(
+    redis: Redis, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "WAITING_MAX", 2)
+    meters = Meters()
+    out = Webhooks(redis, http, meters)
+    for name in ("a", "a", "b", "c"):
+        await out.add(name, {})
+    assert await redis.hlen(KEY) == 2
+    assert meters.webhooks.cell("dropped").value == 1
+
+
+async def test_a_message_that_can_not_be_read_is_dropped_and_the_others_are_sent(
+    redis: Redis, http: httpx.AsyncClient
+) -> None:
+    meters = Meters()
+    out = Webhooks(redis, http, meters)
+    async with receiver() as there:
+        for name, damaged in (("a", b"{"), ("b", b"\xff"), ("c", b'{"since": "today"}')):
+            await redis.hset(KEY, name, damaged)
+        await out.add("returns-1", {"kind": "verdict"})
+        await out.deliver(settings(there.port))
+    assert [body["id"] for _, body in there.got] == ["returns-1"]
+    assert await redis.hlen(KEY) == 0
+    assert meters.webhooks.cell("dropped").value == 3
+
+
+async def test_without_an_address_nothing_waits(redis: Redis, http: httpx.AsyncClient) -> None:
+    out = Webhooks(redis, http, Meters())
+    await out.add("a", {})
+    await out.deliver(MonitorSettings())
+    assert await redis.hlen(KEY) == 0

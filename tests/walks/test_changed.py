@@ -1,0 +1,204 @@
+"""A task that changes, as the organisation says it: its versions are stale, a rule begins, somebody is to train."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.test_health import HEALTH, entries, sent, told
+
+CHANGED = "/admin/v1/tasks/returns/changed"
+DAY = 86_400.0
+
+
+@pytest.fixture
+async def gateway(configure: Configure, make_adapter: MakeAdapter) -> Any:
+    """A gateway whose task `returns` is served by `returns@v1`, and has general as its exit."""
+    async with run_gateway(
+        configure(tasks={"returns": {"exit_pool": "general"}, "clauses": {"exit_pool": None}})
+    ) as running:
+        await running.place(make_adapter(1))
+        yield running
+
+
+async def reason(http: httpx.AsyncClient) -> str:
+    body = {"model": "returns", "messages": [{"role": "user", "content": "A vase, sealed."}]}
+    answer = await http.post("/v1/chat/completions", json=body)
+    return str(answer.headers.get("x-apprentice-reason") or answer.json()["error"]["message"])
+
+
+async def rules(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    return list((await http.get("/admin/v1/overrides")).json()["overrides"])
+
+
+async def requests_to_train(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    return list((await http.get("/admin/v1/retraining")).json()["retraining"])
+
+
+async def test_a_change_that_has_come_marks_versions_sends_to_general_and_asks_for_training(
+    gateway: RunningGateway,
+) -> None:
+    async with gateway.http() as http:
+        effective = time.time() - 10
+        found = await sent(http, "POST", CHANGED, effective_at=effective, note="60 days to return.")
+        assert found["stale"] == ["returns@v1"]
+        assert found["health"]["versions"]["returns@v1"]["stale_from"] == effective
+        assert await reason(http) == "override"
+        (rule,) = await rules(http)
+        assert (rule["id"], rule["action"], rule["task"]) == ("changed-returns", "general", "returns")
+        assert rule["expires_at"] == pytest.approx(time.time() + 14 * DAY, abs=60)
+        (asked,) = await requests_to_train(http)
+        assert (asked["state"], asked["version"]) == ("open", "returns@v1")
+        assert asked["because"] == "The task's rules change: 60 days to return."
+        assert asked["id"] == found["changed"]["retraining"]
+        assert any(one.startswith("returns@v1 is stale since") for one in found["told"]["caveats"])
+        assert found["told"]["line"].count("; stale;") == 1
+        (row,) = (await http.get("/admin/v1/adapters")).json()["adapters"]
+        assert row["stale_from"] == effective
+        assert (await told(http, f"{HEALTH}/returns@v1/baselines"))["stale"] is True
+        (entry,) = await entries(http, "monitor.changed")
+        metrics = (await http.get("/metrics")).text
+    assert (entry["object"], entry["before"]["changed"]) == ("returns", None)
+    assert entry["after"]["stale_from"] == {"returns@v1": effective}
+    assert 'apprentice_version_stale{task="returns",version="returns@v1"} 1' in metrics
+    assert 'apprentice_retraining_open{task="returns"} 1' in metrics
+
+
+async def test_a_change_to_come_begins_at_its_time_on_its_own(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        effective = time.time() + 1.0
+        found = await sent(
+            http, "POST", CHANGED, effective_at=effective, override="refuse", message="New rules from today on."
+        )
+        assert await reason(http) == "adapter"
+        assert any(one.startswith("returns@v1 gets stale on") for one in found["told"]["caveats"])
+        assert 'apprentice_version_stale{task="returns",version="returns@v1"} 0' in (await http.get("/metrics")).text
+        async with asyncio.timeout(10):
+            while await reason(http) != "New rules from today on.":
+                await asyncio.sleep(0.02)
+        assert time.time() >= effective
+        assert 'apprentice_version_stale{task="returns",version="returns@v1"} 1' in (await http.get("/metrics")).text
+
+
+async def test_taking_it_back_undoes_all_of_it(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        await sent(http, "POST", CHANGED, effective_at=1_700_000_000)
+        found = await sent(http, "DELETE", CHANGED)
+        assert found["health"]["changed"] is None
+        assert found["health"]["versions"]["returns@v1"]["stale_from"] is None
+        assert found["action"]["kind"] == "undo"
+        assert (await rules(http), await reason(http)) == ([], "adapter")
+        (asked,) = await requests_to_train(http)
+        assert (asked["state"], asked["closed_by"]) == ("closed", found["action"]["by"])
+        (entry,) = await entries(http, "monitor.undo")
+        assert entry["before"]["changed"]["effective_at"] == 1_700_000_000
+        assert (await sent(http, "DELETE", CHANGED, wanted=409))["error"]["code"] == "state_conflict"
+
+
+async def test_said_again_it_replaces_what_was_said_and_keeps_the_request_to_train(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        first = await sent(http, "POST", CHANGED, effective_at="2027-01-01", note="In January.")
+        second = await sent(http, "POST", CHANGED, effective_at="2026-12-01T09:30:00+01:00", override="refuse")
+        assert second["changed"]["retraining"] == first["changed"]["retraining"]
+        (rule,) = await rules(http)
+        wanted = datetime(2026, 12, 1, 8, 30, tzinfo=UTC).timestamp()
+        assert (rule["action"], rule["starts_at"]) == ("refuse", wanted)
+        assert second["health"]["versions"]["returns@v1"]["stale_from"] == wanted
+        third = await sent(http, "POST", CHANGED, effective_at="2026-12-01", override=None)
+        assert (third["rule"], await rules(http)) == (None, [])
+        assert len(await requests_to_train(http)) == 1
+
+
+async def test_a_version_that_comes_after_the_change_is_not_stale(
+    gateway: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    async with gateway.http() as http:
+        await sent(http, "POST", CHANGED, effective_at=time.time() - 1, override=None)
+        await gateway.place(make_adapter(2))
+        rows = (await http.get("/admin/v1/adapters")).json()["adapters"]
+    assert [(row["version"], row["stale_from"] is None) for row in rows] == [
+        ("returns@v1", False),
+        ("returns@v2", True),
+    ]
+
+
+async def test_a_task_without_an_exit_gets_no_rule_unless_one_is_asked_for(gateway: RunningGateway) -> None:
+    path = "/admin/v1/tasks/clauses/changed"
+    async with gateway.http() as http:
+        found = await sent(http, "POST", path, effective_at="2027-01-01")
+        assert (found["rule"], found["stale"], found["changed"]["retraining"]) == (None, [], None)
+        refused = await sent(http, "POST", path, wanted=400, effective_at="2027-01-01", override="general")
+        assert refused["error"]["param"] == "override"
+        found = await sent(http, "POST", path, effective_at="2027-01-01", override="refuse")
+        assert found["rule"]["action"] == "refuse"
+
+
+async def test_a_rule_of_somebody_else_is_left_alone(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        await http.put("/admin/v1/overrides/changed-returns", json={"action": "general", "contains": "vase"})
+        refused = await sent(http, "POST", CHANGED, wanted=409, effective_at="2027-01-01")
+        assert "There is a rule changed-returns already" in refused["error"]["message"]
+        (rule,) = await rules(http)
+        assert (rule["contains"], (await told(http))["health"]["changed"]) == ("vase", None)
+
+
+async def test_a_task_that_is_not_known_is_refused_and_leaves_nothing(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        refused = await sent(http, "POST", "/admin/v1/tasks/nothing/changed", wanted=404, effective_at="2027-01-01")
+        assert (refused["error"]["code"], refused["error"]["param"]) == ("not_found", "task")
+        assert (await rules(http), await requests_to_train(http)) == ([], [])
+        assert "nothing" not in await gateway.house.health.shelf.all()
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "effective_at"),
+        ({"effective_at": "soon"}, "effective_at"),
+        ({"effective_at": -1}, "effective_at"),
+        ({"effective_at": True}, "effective_at"),
+        ({"effective_at": "1960-01-01"}, "effective_at"),
+        ({"effective_at": "9999-12-31T23:59:59-14:00"}, "effective_at"),
+        ({"effective_at": 1, "override": "standby"}, "override"),
+        ({"effective_at": 1, "expires_at": 2}, "expires_at"),
+        ({"effective_at": "2027-01-01", "expires_at": "2026-12-31"}, "expires_at"),
+        ({"effective_at": 1, "message": "a"}, "message"),
+        ({"effective_at": 1, "override": None, "expires_at": "2027-01-01"}, "override"),
+        ({"effective_at": 1, "note": "a" * 1001}, "note"),
+        ({"effective_at": 1, "other": 1}, "other"),
+    ],
+)
+async def test_what_can_not_be_is_refused_by_field(gateway: RunningGateway, body: dict[str, Any], param: str) -> None:
+    async with gateway.http() as http:
+        answer = await http.post(CHANGED, json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+        assert (await rules(http), await requests_to_train(http)) == ([], [])
+
+
+async def test_a_version_says_until_when_its_owner_has_to_look_at_it(
+    gateway: RunningGateway, make_adapter: MakeAdapter
+) -> None:
+    folder: Path = make_adapter(2)
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    (folder / "manifest.yaml").write_text(yaml.safe_dump({**manifest, "review_by": "2026-01-31"}))
+    await gateway.place(folder)
+    due = datetime(2026, 2, 1, tzinfo=UTC).timestamp()
+    async with gateway.http() as http:
+        one = (await http.get("/admin/v1/adapters/returns@v2")).json()
+        found = await told(http)
+        rows = (await told(http, "/admin/v1/health"))["tasks"]
+        metrics = (await http.get("/metrics")).text
+    assert (one["review_by"], one["review_due"], one["manifest"]["review_by"]) == ("2026-01-31", due, "2026-01-31")
+    assert found["review_by"] == {"returns@v2": due}
+    assert "The review of returns@v2 by its owner is overdue since 2026-02-01 00:00 UTC." in found["told"]["caveats"]
+    assert next(row["review_due"] for row in rows if row["task"] == "returns") == due
+    assert 'apprentice_version_review_by_seconds{task="returns",version="returns@v2"} 1' in metrics

