@@ -16,11 +16,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from gateway.errors import ERRORS
-from monitoring.degradation.health import STREAMS
+from monitoring.degradation.health import STREAMS, ActionKind
 from monitoring.degradation.rollout import Action
 from monitoring.metric_spec import CLOSED, SCALE, Spec, evaluate
 from monitoring.metric_table import METRICS
-from monitoring.metrics import SERIES_MAX_DEFAULT, SERIES_MAX_LEAST, Counter, Gauge, Histogram, Meters
+from monitoring.metrics import ACTIONS_EXPECTED, SERIES_MAX_DEFAULT, SERIES_MAX_LEAST, Counter, Gauge, Histogram, Meters
 from router.decision import REASONS
 from serving.adapters.placement import PLACEMENT_STATES
 from serving.adapters.registry import VERSION_STATES
@@ -145,6 +145,7 @@ def fill_what_no_task_has(meters: Meters) -> None:
     for gauge in ("monitor_judged_at_seconds", "monitor_behind_seconds", "shadow_queue_length", "shadow_queue_max"):
         getattr(meters, gauge).set(1)
     meters.webhooks.add(1, "sent")
+    meters.monitor_unmatched.add(1)
     meters.requests_shed.add(1, "queue_full")
     meters.queue_length.set(1, "batch")
     meters.queue_seconds.observe(0.2, "batch")
@@ -408,6 +409,24 @@ def test_a_gauge_that_reads_too_many_shows_the_sum_of_the_rest_as_other() -> Non
         assert value(meters, "apprentice_in_flight", pool="other", replica="other") == 100 - SCALE["R"]
 
 
+def test_verdicts_beyond_the_budget_show_the_worst_as_other_and_never_their_sum() -> None:
+    meters = Meters()
+    suspect: dict[tuple[str, ...], float] = {
+        (f"task-{number}", f"task-{number}@v1"): 1.0 for number in range(SCALE["T"] * SCALE["V"] + 40)
+    }
+    meters.verdict.read_from(lambda: suspect)
+    meters.kept_ratio.read_from(lambda: {labels: 0.2 if labels[0] == "task-130" else 1.0 for labels in suspect})
+    assert value(meters, "apprentice_verdict", task="other", version="other") == 1
+    suspect["task-150", "task-150@v1"] = 2.0
+    assert value(meters, "apprentice_verdict", task="other", version="other") == 2
+    assert value(meters, "apprentice_kept_ratio", task="other", version="other") == 0.2
+
+
+def test_only_what_can_be_added_up_is_summed_as_other() -> None:
+    summed = {spec.unit for spec in METRICS if spec.kind == "gauge" and spec.labels and spec.joined == "sum"}
+    assert not {unit for unit in summed if "ratio" in unit or "seconds" in unit or " or " in unit}
+
+
 def test_a_gauge_that_can_not_be_read_is_absent_and_breaks_no_scrape(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -485,12 +504,23 @@ def test_an_update_takes_less_time_than_prometheus_client_needs() -> None:
     assert ours_seconds < their_seconds
 
 
-def test_verdicts_to_come_stand_at_zero_and_take_no_room_of_others() -> None:
+def test_rare_events_to_come_stand_at_zero_and_take_no_room_of_others() -> None:
     meters = Meters()
     tasks = [f"task-{number}" for number in range(200)]
-    meters.expect_verdicts(tasks)
-    meters.expect_verdicts(tasks)
-    found = {name: number for (name, _), number in samples(meters).items() if "verdicts" in name or "overflow" in name}
+    meters.expect(tasks)
+    meters.expect(tasks)
+    begun = ("verdicts", "monitor_actions", "reviews_total", "webhooks", "overflow")
+    found = {key: number for key, number in samples(meters).items() if any(name in key[0] for name in begun)}
     assert set(found.values()) == {0.0}
-    assert 0 < series_by_metric(meters)["apprentice_rollout_verdicts_total"] <= evaluate("T*3 + 4")
-    assert not [name for name in found if "overflow" in name]
+    for name in ("rollout_verdicts_total", "monitor_actions_total", "reviews_total"):
+        (spec,) = (one for one in METRICS if one.name == f"apprentice_{name}")
+        assert 0 < series_by_metric(meters)[spec.name] <= evaluate(spec.children)
+    assert not [name for name, _ in found if "overflow" in name]
+    meters.monitor_actions.add(1, "task-0", "shift")
+    assert value(meters, "apprentice_monitor_actions_total", task="task-0", kind="shift") == 1
+
+
+def test_what_the_monitor_does_by_itself_is_expected_and_what_is_done_by_admins_is_not() -> None:
+    kinds = {kind for each in get_args(ActionKind) for kind in get_args(each) or (each,)}
+    assert kinds - set(ACTIONS_EXPECTED) == {"pin", "release", "changed", "undo"}
+    assert set(ACTIONS_EXPECTED) <= kinds

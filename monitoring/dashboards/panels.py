@@ -1,0 +1,258 @@
+"""What our dashboards are made of: panels with a question, a unit and a description, and a board that places them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from grafana_foundation_sdk.builders import common as builders
+from grafana_foundation_sdk.builders import dashboard, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.models.dashboard import (
+    Dashboard,
+    DashboardCursorSync,
+    DashboardLinkType,
+    DataTransformerConfig,
+    DynamicConfigValue,
+    FieldColorModeId,
+    GridPos,
+    Threshold,
+    ThresholdsMode,
+    ValueMap,
+    ValueMappingResult,
+    VariableRefresh,
+    VariableSort,
+)
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+COLUMNS = 24
+DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
+Steps = Sequence[tuple[float | None, str]]
+"""Colours and the values from which on they hold; None: from the least on."""
+Words = Mapping[int, tuple[str, str]]
+"""What a value is called, and its colour."""
+VERDICTS: Mapping[int, tuple[str, str]] = {0: ("healthy", "green"), 1: ("suspect", "orange"), 2: ("degraded", "red")}
+
+
+Built = timeseries.Panel | stat.Panel | table.Panel
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """PromQL and how its series are called: text with `{{label}}` in it."""
+
+    expr: str
+    legend: str = ""
+
+
+def graph(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    stacked: bool = False,
+    bars: bool = False,
+    stepped: bool = False,
+    logarithmic: bool = False,
+    least: float | None = 0,
+    most: float | None = None,
+    lines: Steps = (),
+    bands: Mapping[str, str] | None = None,
+) -> timeseries.Panel:
+    """Values over time. `lines` are thresholds that are drawn. `bands` gives series a colour by their name, and fills
+    what lies between the two of that name with `low` and `high` added: an interval."""
+    panel = timeseries.Panel().title(title).description(description).unit(unit).datasource(DATASOURCE)
+    panel = (
+        panel.line_width(1)
+        .show_points(common.VisibilityMode.AUTO)
+        .fill_opacity(70 if bars else 25 if stacked else 0 if logarithmic else 6)
+    )
+    panel = panel.legend(_legend()).tooltip(_tooltip()).color_scheme(_colours())
+    if bars:
+        panel = panel.draw_style(common.GraphDrawStyle.BARS)
+    if stepped:
+        panel = panel.line_interpolation(common.LineInterpolation.STEP_AFTER).line_width(2)
+    if stacked:
+        panel = panel.stacking(builders.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
+    if logarithmic:
+        scale = builders.ScaleDistributionConfig().type(common.ScaleDistribution.LOG).log(10)
+        panel = panel.scale_distribution(scale)
+    elif least is not None:
+        panel = panel.min(least)
+    if most is not None:
+        panel = panel.max(most)
+    if lines:
+        style = builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
+        panel = panel.thresholds(_thresholds(lines)).thresholds_style(style)
+    for name, colour in (bands or {}).items():
+        panel = _with_band(panel, name, colour)
+    for place, query in enumerate(queries):
+        panel = panel.with_target(_target(query, place).range())
+    return panel
+
+
+def figure(
+    title: str, description: str, unit: str, *queries: Query, steps: Steps = (), words: Words | None = None
+) -> stat.Panel:
+    """One number, or a few: the latest over the range that is shown, in the colour of its step."""
+    panel = stat.Panel().title(title).description(description).unit(unit).datasource(DATASOURCE)
+    reduced = builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False)
+    panel = panel.reduce_options(reduced).graph_mode(common.BigValueGraphMode.NONE)
+    mode = common.BigValueColorMode.VALUE if steps or words else common.BigValueColorMode.NONE
+    panel = panel.color_mode(mode).thresholds(_thresholds(steps or ((None, "text"),)))
+    if words:
+        panel = panel.mappings([_mapping(words)])
+    for place, query in enumerate(queries):
+        panel = panel.with_target(_target(query, place).instant())
+    return panel
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: what it is called, its unit, and PromQL with one value for each row."""
+
+    name: str
+    unit: str
+    expr: str
+    words: Words | None = None
+
+
+def rows(
+    title: str, description: str, keys: Sequence[str], *columns: Column, greatest_first: str | None = None
+) -> table.Panel:
+    """A table with a row for each combination of the labels `keys`, as it is now. A column may order them."""
+    panel = table.Panel().title(title).description(description).unit("none").datasource(DATASOURCE).min_width(70)
+    names = {f"Value #{_letter(place)}": column.name for place, column in enumerate(columns)}
+    order = {name: place for place, name in enumerate((*keys, *names))}
+    organised = {"excludeByName": {"Time": True}, "indexByName": order, "renameByName": names}
+    panel = panel.with_transformation(DataTransformerConfig(id_val="merge", options={}))
+    panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=organised))
+    if greatest_first:
+        panel = panel.sort_by([builders.TableSortByFieldState().display_name(greatest_first).desc(True)])
+    for place, column in enumerate(columns):
+        target = _target(Query(column.expr), place).instant().format(PromQueryFormat.TABLE)
+        panel = panel.with_target(target).override_by_name(column.name, _properties(column))
+    return panel
+
+
+class Board:
+    """A dashboard under construction: rows of panels, placed from left to right, numbered in their order."""
+
+    def __init__(self, uid: str, title: str, description: str, variables: Mapping[str, str]) -> None:
+        self._dashboard = dashboard.Dashboard(title).uid(uid).description(description).tags(["apprentice"]).readonly()
+        self._dashboard.time("now-6h", "now").refresh("30s").timezone("browser").tooltip(DashboardCursorSync.CROSSHAIR)
+        self._dashboard.with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+        for name, query in variables.items():
+            self._dashboard.with_variable(_variable(name, query))
+        self._dashboard.link(_links())
+        self._id = self._x = self._y = self._height = 0
+
+    def row(self, title: str) -> Board:
+        """Begin a row under what is there."""
+        self._wrap()
+        self._id += 1
+        place = GridPos(h=1, w=COLUMNS, x=0, y=self._y)
+        self._dashboard.with_row(dashboard.Row(title).id(self._id).grid_pos(place).collapsed(False))
+        self._y += 1
+        return self
+
+    def add(self, panel: Built, width: int, height: int = 8) -> Board:
+        """Place a panel beside the one before, or under it where that leaves no room. Width in 24ths."""
+        if self._x + width > COLUMNS:
+            self._wrap()
+        self._id += 1
+        panel.id(self._id)
+        panel.grid_pos(GridPos(h=height, w=width, x=self._x, y=self._y))
+        self._dashboard.with_panel(panel)
+        self._x, self._height = self._x + width, max(self._height, height)
+        return self
+
+    def build(self) -> Dashboard:
+        """The dashboard as Grafana reads it."""
+        built = self._dashboard.build()
+        for variable in (built.templating.list_val if built.templating else None) or ():
+            variable.auto = variable.auto_min = variable.auto_count = None  # the schema knows no such fields
+        return built
+
+    def _wrap(self) -> None:
+        self._x, self._y, self._height = 0, self._y + self._height, 0
+
+
+def dashboard_of(
+    name: str, question: str, variables: Mapping[str, str], sections: Mapping[str, Callable[[Board], None]]
+) -> Dashboard:
+    """The dashboard of this name as Grafana reads it: each row under its title, filled by what stands beside it."""
+    board = Board(f"apprentice-{name}", f"Apprentice: {name}", question, variables)
+    for title, fill in sections.items():
+        fill(board.row(title))
+    return board.build()
+
+
+def _target(query: Query, place: int) -> prometheus.Dataquery:
+    target = prometheus.Dataquery().expr(query.expr).ref_id(_letter(place)).datasource(DATASOURCE)
+    return target.legend_format(query.legend) if query.legend else target
+
+
+def _letter(place: int) -> str:
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[place]
+
+
+def _variable(name: str, query: str) -> dashboard.QueryVariable:
+    variable = dashboard.QueryVariable(name).label(name.capitalize()).query(query).datasource(DATASOURCE)
+    variable = variable.multi(True).include_all(True).all_value(".*").sort(VariableSort.ALPHABETICAL_ASC)
+    return variable.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+
+
+def _links() -> dashboard.DashboardLink:
+    link = dashboard.DashboardLink("Apprentice").type(DashboardLinkType.DASHBOARDS).tags(["apprentice"])
+    return link.as_dropdown(False).keep_time(True).include_vars(True)
+
+
+def _legend() -> builders.VizLegendOptions:
+    legend = builders.VizLegendOptions().show_legend(True).display_mode(common.LegendDisplayMode.LIST)
+    return legend.placement(common.LegendPlacement.BOTTOM).calcs([])
+
+
+def _tooltip() -> builders.VizTooltipOptions:
+    return builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
+
+
+def _colours() -> dashboard.FieldColor:
+    return dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC)
+
+
+def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
+    made = [Threshold(value=value, color=colour) for value, colour in steps]
+    return dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(made)
+
+
+def _mapping(words: Words) -> ValueMap:
+    named = enumerate(words.items())
+    return ValueMap(
+        options={
+            str(value): ValueMappingResult(text=text, color=colour, index=i) for i, (value, (text, colour)) in named
+        }
+    )
+
+
+def _properties(column: Column) -> list[DynamicConfigValue]:
+    found = [DynamicConfigValue(id_val="unit", value=column.unit)]
+    if column.words:
+        found.append(DynamicConfigValue(id_val="mappings", value=[_mapping(column.words)]))
+        found.append(DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-text"}))
+    return found
+
+
+def _with_band(panel: timeseries.Panel, name: str, colour: str) -> timeseries.Panel:
+    coloured = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
+    hidden = {"legend": True, "tooltip": False, "viz": False}
+    edge = [coloured, _custom("lineWidth", 0), _custom("hideFrom", hidden), _custom("showPoints", "never")]
+    panel = panel.override_by_name(f"{name} low", [*edge, _custom("fillOpacity", 0)])
+    panel = panel.override_by_name(
+        f"{name} high", [*edge, _custom("fillOpacity", 20), _custom("fillBelowTo", f"{name} low")]
+    )
+    return panel.override_by_name(name, [coloured, _custom("lineWidth", 2), _custom("fillOpacity", 0)])
+
+
+def _custom(name: str, value: object) -> DynamicConfigValue:
+    return DynamicConfigValue(id_val=f"custom.{name}", value=value)

@@ -1,0 +1,161 @@
+"""A version that slips on real vLLM: the policy of the day moves on, feedback follows, and the monitor acts on it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.engine.conftest import ADAPTER, RealEngines
+from tests.walks.gateway import RunningGateway, run_gateway
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+TASKS = ("seasons", "undone-seasons")
+"""One for each gateway that has its versions on these engines."""
+FLOOR = 0.25
+CALLERS = 5
+CALM_SECONDS = 25.0
+WAIT_SECONDS_MAX = 240.0
+RULES = {"goodwill-60": 4, "no-receipt": 4, "window-30": 2, "used": 2}
+"""Mostly what the season decides otherwise: the error moves by more than half, so that few answers tell of it."""
+SETTINGS = {
+    "exit_pool": None,
+    "exits": {"degraded": ["standby"]},
+    "max_tokens_max": 64,
+    "rungs": {"degraded": {"mode": "enforce", "explored_share": FLOOR}},
+    "monitor": {
+        "labels_min": 20,
+        "kept_steps": [0.5],
+        "step_seconds": 3,
+        "shadow_share_suspect": 0.6,
+        "shadow_saving_share_max": 1.0,
+        "responses": ["shadow", "shift", "retrain"],
+        "judge": {"kind": "fields", "fields": ["decision"]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[Any]:
+    """The example's customers and story: scripts in a folder, and not a package."""
+    sys.path.insert(0, str(ADAPTER))
+    try:
+        yield {name: importlib.import_module(name) for name in ("customers", "story")}
+    finally:
+        sys.path.remove(str(ADAPTER))
+
+
+@dataclass(frozen=True)
+class Told:
+    """A gateway with two versions of the task, the shop that sends cases to it, and the story that is told."""
+
+    task: str
+    gateway: RunningGateway
+    story: Any
+    shop: Any
+    versions: tuple[str, str]
+
+    async def health(self, http: httpx.AsyncClient) -> dict[str, Any]:
+        answer = await http.get(f"/admin/v1/tasks/{self.task}/health")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+def adapter_of(season: str, task: str, folder: Path) -> Path:
+    """The example's adapter for a season, as a version of a task."""
+    source = ADAPTER / ("holiday" if season == "holiday" else "adapter")
+    manifest = source if season == "holiday" else ADAPTER
+    to = folder / season
+    to.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(source / name, to / name)
+    text = (manifest / "manifest.yaml").read_text(encoding="utf-8")
+    (to / "manifest.yaml").write_text(text.replace("task: returns", f"task: {task}"), encoding="utf-8")
+    return to
+
+
+@asynccontextmanager
+async def in_season(engines: RealEngines, task: str, folder: Path, scripts: Any) -> AsyncIterator[Told]:
+    """The holiday's version leads, the regular one is on standby, and customers come, in the holiday season."""
+    configuration = engines.configuration(folder / "d")
+    configuration["tasks"] = {task: SETTINGS}
+    configuration["monitor"] = {"interval_seconds": 0.5}
+    configuration["feedback_metrics"] = {"correct": {"kind": "boolean"}}
+    async with run_gateway(configuration) as gateway, gateway.http() as http:
+        standby = await gateway.place(adapter_of("regular", task, folder), task)
+        leading = await gateway.place(adapter_of("holiday", task, folder), task)
+        wrong = {"stream": "feedback", "wrong": 20, "of": 100, "reason": "Wrong of the rows that it was tested on."}
+        held = await http.post(f"/admin/v1/tasks/{task}/health/{leading}/baseline", json=wrong)
+        assert held.is_success, held.text
+        keys = [await gateway.key(name=f"application {number}") for number in range(CALLERS)]
+        cases = scripts["customers"].drawn_cases(11, RULES)
+        shop = scripts["customers"].Shop(
+            gateway.url, keys, cases, season="holiday", rate=20.0, told_share=1.0, shown_share=1.0, seed=11, task=task
+        )
+        story = scripts["story"].Story(http, shop, leading, standby, FLOOR, print, WAIT_SECONDS_MAX, task)
+        trading = asyncio.create_task(shop.trade())
+        try:
+            yield Told(task, gateway, story, shop, (leading, standby))
+        finally:
+            trading.cancel()
+            await asyncio.gather(trading, return_exceptions=True)
+
+
+async def audited(http: httpx.AsyncClient, action: str) -> list[dict[str, Any]]:
+    answer = await http.get(f"/admin/v1/audit?limit=1000&action={action}")
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["entries"]
+    return found
+
+
+@pytest.mark.timeout(900)
+async def test_a_version_whose_season_ends_is_degraded_keeps_the_floor_and_gets_its_requests_back_with_the_season(
+    engines: RealEngines, tmp_path: Path, scripts: Any
+) -> None:
+    story_ = scripts["story"]
+    async with in_season(engines, TASKS[0], tmp_path, scripts) as told, told.gateway.http() as http:
+        leading, standby = told.versions
+        await told.story.chapter(story_.Chapter("season", "holiday", story_.HEALTHY, CALM_SECONDS, 0))
+        assert not told.story.seen.verdicts
+        await told.story.chapter(story_.Chapter("over", "regular", story_.DEGRADED, 0.0, 0))
+        found = await told.health(http)
+        version = found["health"]["versions"][leading]
+        assert (version["verdict"], version["kept"], version["to"]) == ("degraded", FLOOR, "standby")
+        stream = version["evidence"]["streams"][0]
+        assert stream["labelled"]
+        assert stream["e_value"] >= stream["threshold"] > 1
+        verdict = next(entry for entry in await audited(http, "monitor.verdict") if entry["object"] == leading)
+        assert verdict["actor"] == "system"
+        assert verdict["evidence"]["streams"]
+        shifts = [entry["after"]["kept"] for entry in await audited(http, "monitor.shift")]
+        assert shifts == [0.5, FLOOR]
+        began = len(told.shop.judged)
+        await told.story.chapter(story_.Chapter("next", "holiday", story_.HEALTHY, 0.0, 0))
+        floor = [one.arm for one in told.shop.judged[began:]]
+        assert floor.count(standby) > floor.count(leading) > 0
+        assert [entry["after"]["kept"] for entry in await audited(http, "monitor.recover")][-1] == 1.0
+        assert told.shop.failed == 0, told.shop.failures
+
+
+@pytest.mark.timeout(900)
+async def test_an_admin_takes_back_what_the_monitor_shifted(engines: RealEngines, tmp_path: Path, scripts: Any) -> None:
+    story_ = scripts["story"]
+    async with in_season(engines, TASKS[1], tmp_path, scripts) as told, told.gateway.http() as http:
+        leading = told.versions[0]
+        await told.story.chapter(story_.Chapter("over", "regular", story_.DEGRADED, 0.0, 0))
+        shift = next(one for one in (await told.health(http))["health"]["actions"] if one["kind"] == "shift")
+        undone = await http.post(f"/admin/v1/tasks/{told.task}/health/actions/{shift['id']}/undo")
+        assert undone.status_code == 200, undone.text
+        version = undone.json()["health"]["versions"][leading]
+        assert (version["verdict"], version["kept"], version["to"]) == ("degraded", 1.0, None)
+        assert [entry["after"]["kept"] for entry in await audited(http, "monitor.undo")]

@@ -1,0 +1,98 @@
+"""Real Prometheus and Alertmanager processes for tests, from Debian's packages, on free ports of the loopback."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.fakes.ports import free_port
+
+PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus"} | dict.fromkeys(
+    ("prometheus-alertmanager", "amtool"), "prometheus-alertmanager"
+)
+DEADLINE_SECONDS = 30.0
+
+
+def program(name: str) -> str:
+    """The path of one of their programs."""
+    found = shutil.which(name)
+    assert found, f"{name} is missing: install Debian's package {PACKAGES[name]} (apt-get install {PACKAGES[name]})."
+    return found
+
+
+def run(name: str, *arguments: str | Path, folder: Path) -> str:
+    """What a program prints; it has to end well."""
+    command = [program(name), *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def write_history(lines: Iterable[str], folder: Path) -> Path:
+    """A database with these lines of OpenMetrics text, each with its time; where it is."""
+    text, data = folder / "history.txt", folder / "data"
+    with text.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+    run("promtool", "tsdb", "create-blocks-from", "openmetrics", text, data, folder=folder)
+    return data
+
+
+@contextmanager
+def prometheus(configuration: Path, data: Path) -> Iterator[httpx.Client]:
+    """A Prometheus with this configuration and this folder of data; a client of its HTTP API."""
+    port = free_port()
+    command = [program("prometheus"), f"--config.file={configuration}", f"--storage.tsdb.path={data}"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.retention.time=90d", "--log.level=warn"]
+    with _running(command, f"http://127.0.0.1:{port}", data.parent / "prometheus.log") as client:
+        yield client
+
+
+@contextmanager
+def alertmanager(configuration: Path, folder: Path) -> Iterator[httpx.Client]:
+    """An Alertmanager with this configuration, alone; a client of its HTTP API."""
+    port = free_port()
+    command = [program("prometheus-alertmanager"), f"--config.file={configuration}", f"--storage.path={folder}"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--log.level=warn"]
+    with _running(command, f"http://127.0.0.1:{port}", folder / "alertmanager.log") as client:
+        yield client
+
+
+def asked(client: httpx.Client, path: str, **parameters: Any) -> Any:
+    """The data of an answer of Prometheus' API; there has to be no error and no warning."""
+    answer = client.get(f"/api/v1/{path}", params=parameters)
+    told = answer.json()
+    assert told["status"] == "success", f"{parameters}: {told.get('error')}"
+    assert not told.get("warnings"), f"{parameters}: {told['warnings']}"
+    return told["data"]
+
+
+@contextmanager
+def _running(command: list[str], url: str, log: Path) -> Iterator[httpx.Client]:
+    with log.open("wb") as written, httpx.Client(base_url=url, timeout=20) as client:
+        process = subprocess.Popen(command, stdout=written, stderr=written)
+        try:
+            _wait_until_ready(client, process, log)
+            yield client
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        try:
+            if client.get("/-/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"it did not start within {DEADLINE_SECONDS:.0f} s: {log.read_text(encoding='utf-8')}")
