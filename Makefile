@@ -1,17 +1,21 @@
 # Two commands matter: `make up` runs the whole product on this machine, `make test` checks all of it.
 PYTHON ?= python3
 ENGINES ?= 1
+DEMO ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := gateway router serving monitoring tests benchmarks examples
 
-.PHONY: up test check fast engine-test lock image clean help
+.PHONY: up demo test check fast engine-test lock image clean help
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 up: $(VENV)/runtime ## Install what is missing, start engines and gateway, print how to use them
 	@exec $(BIN)/apprentice up --engines $(ENGINES) $(if $(PORT),--port $(PORT))
+
+demo: $(VENV)/runtime ## A version slips and comes back on a real engine, and the monitor acts: 15 minutes, and a picture
+	@exec $(BIN)/python examples/returns/demo.py $(DEMO)
 
 test: check fast engine-test ## Everything: style, types, unit tests, walks, real engines
 

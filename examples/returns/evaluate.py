@@ -4,7 +4,8 @@
 
 Every row is one chat request with the case as its user message and the manifest's sampling. The templates' rows, the
 hand-written rows and both together are counted apart, each share with its 95 % Wilson interval. `--write` keeps the
-figures in `data/results.json` under the arm's name.
+figures in `data/results.json` under the arm's name. With `--seasons` the same answers are held against each season's
+decisions, and the rows that the seasons decide differently are counted apart as well.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import re
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
+from policy import SEASONS, Facts, Season, answer_for
 
 from monitoring.evaluation.statistics import share_of
 
@@ -41,6 +43,13 @@ class Row:
     split: str
     text: str
     label: dict[str, str]
+    labels: dict[Season, dict[str, str]]
+    """What the policy gives in each season."""
+
+    @property
+    def flips(self) -> bool:
+        """Whether the seasons decide it differently."""
+        return self.labels["regular"] != self.labels["holiday"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,8 @@ def read_rows(limit: int | None) -> list[Row]:
         lines = (HERE / "data" / name).read_text(encoding="utf-8").splitlines()
         for line in lines[:limit]:
             row = json.loads(line)
-            rows.append(Row(row["id"], split, row["text"], json.loads(row["label"])))
+            labels = {season: json.loads(answer_for(Facts(**row["facts"]), season)) for season in SEASONS}
+            rows.append(Row(row["id"], split, row["text"], json.loads(row["label"]), labels))
     return rows
 
 
@@ -157,6 +167,8 @@ def summary(asked: argparse.Namespace, answers: list[Answered], manifest: dict[s
     schema = manifest["contract"]["json_schema"]
     seconds = sorted(one.seconds for one in answers)
     splits = {name: [one for one in answers if one.row.split == name] for name in SPLITS} | {"together": answers}
+    if asked.seasons:
+        splits["decided otherwise"] = [one for one in answers if one.row.flips]
     mixed = Counter(
         f"{one.row.label['rule']} answered {read_answer(one.text).get('rule', 'nothing readable')}"
         for one in answers if read_answer(one.text).get("rule") != one.row.label["rule"]
@@ -175,15 +187,15 @@ def summary(asked: argparse.Namespace, answers: list[Answered], manifest: dict[s
     }
 
 
-def write_results(arm: str, found: dict[str, Any]) -> None:
-    """Put the arm into results.json, with the digests of the data and the adapter it was measured on."""
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"arms": {}}
+def write_results(arm: str, found: dict[str, Any], adapter: Path, to: Path) -> None:
+    """Put the arm into a file of results, with the digests of the data and the adapter it was measured on."""
+    results: dict[str, Any] = json.loads(to.read_text(encoding="utf-8")) if to.exists() else {"arms": {}}
     files = {name: HERE / "data" / name for name in SPLITS.values()}
     if found["model"] != "base":
-        files["adapter_model.safetensors"] = HERE / "adapter" / "adapter_model.safetensors"
+        files["adapter_model.safetensors"] = adapter / "adapter_model.safetensors"
     found["sha256"] = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     results["arms"][arm] = found
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    to.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def print_table(arm: str, found: dict[str, Any]) -> None:
@@ -205,24 +217,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--base-url", required=True, help="ends in /v1")
     parser.add_argument("--model", required=True, help="the engine's model or adapter name, or the gateway's task")
     parser.add_argument("--system", choices=("none", "blueprint"), default="none")
+    parser.add_argument("--seasons", action="store_true", help="count by each season's decisions, as arms of their own")
+    parser.add_argument("--adapter", type=Path, default=HERE / "adapter", help="what is measured, for its digest")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where --write keeps the figures")
     parser.add_argument("--header", action="append", default=[], help="name=value, such as 'Authorization=Bearer KEY'")
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--limit", type=int, help="rows of each split at most")
     parser.add_argument("--timeout-seconds", type=float, default=120.0)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     parser.add_argument("--wrong", action="store_true", help="print every wrong row")
-    parser.add_argument("--write", action="store_true", help="keep the figures in data/results.json")
+    parser.add_argument("--write", action="store_true", help="keep the figures in --results")
     asked = parser.parse_args()
     if asked.write and asked.limit:
         parser.error("--write keeps whole measurements only: leave out --limit")
     return asked
 
 
-def main() -> None:
-    """Measure one arm, print it, and keep it if asked to."""
-    asked = arguments()
-    manifest = yaml.safe_load((HERE / "manifest.yaml").read_text(encoding="utf-8"))
-    answers = asyncio.run(ask_all(asked, read_rows(asked.limit), manifest))
+def report(asked: argparse.Namespace, arm: str, answers: list[Answered], manifest: dict[str, Any]) -> None:
+    """Count an arm, print it, and keep it if asked to."""
     found = summary(asked, answers, manifest)
     if asked.wrong:
         for one in answers:
@@ -230,11 +242,23 @@ def main() -> None:
                 print(f"{one.row.id}\n  {one.row.text!r}\n  wanted {one.row.label}\n  got {one.text!r} {one.failure}")
     print(json.dumps(found) if asked.json else "", end="\n" if asked.json else "")
     if not asked.json:
-        print_table(asked.arm, found)
+        print_table(arm, found)
     if asked.write:
-        write_results(asked.arm, found)
-    if found["failed"]:
-        sys.exit(f"{found['failed']} requests failed; the first: {next(one.failure for one in answers if one.failure)}")
+        write_results(arm, found, asked.adapter, asked.results)
+
+
+def main() -> None:
+    """Measure one arm, by the regular decisions or by each season's."""
+    asked = arguments()
+    manifest = yaml.safe_load((HERE / "manifest.yaml").read_text(encoding="utf-8"))
+    answers = asyncio.run(ask_all(asked, read_rows(asked.limit), manifest))
+    if not asked.seasons:
+        report(asked, asked.arm, answers, manifest)
+    for season in SEASONS if asked.seasons else ():
+        held = [replace(one, row=replace(one.row, label=one.row.labels[season])) for one in answers]
+        report(asked, f"{asked.arm}, {season}", held, manifest)
+    if failures := [one.failure for one in answers if one.text is None]:
+        sys.exit(f"{len(failures)} requests failed; the first: {failures[0]}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from policy import CATEGORIES, CONDITIONS, EU, Facts, answer_for, rule_for
+from policy import CATEGORIES, CONDITIONS, EU, SEASONS, Facts, Season, answer_for, rule_for
 from templates import TEMPLATES, fill
 from wordings import ABROAD_NAMES
 
@@ -32,6 +32,11 @@ RULE_SHARES = {
 FIRST_SHARES = {
     "gift-card": 3, "outside-eu": 5, "defect": 9, "hygiene": 7, "no-receipt": 5, "used": 7, "window-30": 24,
     "goodwill-60": 26, "too-late": 14,
+}  # fmt: skip
+# The same for the holiday season: more of the two rules that it decides otherwise, and of their neighbours.
+HOLIDAY_FIRST_SHARES = {
+    "gift-card": 3, "outside-eu": 5, "defect": 7, "hygiene": 8, "no-receipt": 25, "used": 8, "window-30": 12,
+    "goodwill-60": 22, "too-late": 10,
 }  # fmt: skip
 LIMITS = (30, 60)
 
@@ -78,26 +83,30 @@ def turned(facts: Facts, fields: tuple[str, ...], draw: random.Random) -> Facts:
     return other
 
 
-def told_cases(split: str, draw: random.Random) -> list[Facts]:
+def told_cases(split: str, draw: random.Random, season: Season = "regular") -> list[Facts]:
     """One case, or in training a family of four."""
-    shares = FIRST_SHARES if split == "train" else RULE_SHARES
+    first_shares = HOLIDAY_FIRST_SHARES if season == "holiday" else FIRST_SHARES
+    shares = first_shares if split == "train" else RULE_SHARES
     facts = draw_facts(draw.choices(list(shares), list(shares.values()))[0], draw)
     if split != "train":
         return [facts]
+    third = ("country",) if season == "regular" else ("country", "days", "receipt")
     return [
-        facts, turned(facts, ("days",), draw), turned(facts, ("country",), draw),
+        facts, turned(facts, ("days",), draw), turned(facts, third, draw),
         turned(facts, ("receipt", "condition", "category"), draw),
     ]  # fmt: skip
 
 
-def made_rows(split: str, count: int, seed: int, taken: set[str]) -> Iterator[dict[str, object]]:
-    """`count` rows of one split; a text already in `taken` is left out."""
+def made_rows(
+    split: str, count: int, seed: int, taken: set[str], season: Season = "regular"
+) -> Iterator[dict[str, object]]:
+    """`count` rows of one split, labelled as the season decides; a text already in `taken` is left out."""
     draw = random.Random(f"{seed}-{split}")
     number, family = 0, 0
     while number < count:
         template = draw.choice(TEMPLATES[split])
         family += 1
-        for facts in told_cases(split, draw):
+        for facts in told_cases(split, draw, season):
             text = fill(template, facts, f"{seed}-{split}-{family}")
             if normal(text) in taken or number == count:
                 continue
@@ -105,7 +114,7 @@ def made_rows(split: str, count: int, seed: int, taken: set[str]) -> Iterator[di
             number += 1
             yield {
                 "id": f"{split}-{number:05}", "origin": "template", "parent": template.id, "family": family,
-                "facts": asdict(facts), "text": text, "label": answer_for(facts),
+                "facts": asdict(facts), "text": text, "label": answer_for(facts, season),
             }  # fmt: skip
 
 
@@ -131,6 +140,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=12000, help="rows")
     parser.add_argument("--dev", type=int, default=220, help="rows")
     parser.add_argument("--heldout", type=int, default=400, help="rows")
+    parser.add_argument("--season", choices=SEASONS, default="regular", help="whose decisions are the labels")
     parser.add_argument("--output", type=Path, default=DATA)
     asked = parser.parse_args()
     asked.output.mkdir(parents=True, exist_ok=True)
@@ -138,7 +148,7 @@ def main() -> None:
     taken = {normal(str(row["text"])) for row in read_rows(hand)} if hand.exists() else set()
     for split, count, name in (("heldout", asked.heldout, "heldout_templates"), ("dev", asked.dev, "dev"),
                                ("train", asked.train, "train")):  # fmt: skip
-        rows = list(made_rows(split, count, asked.seed, taken))
+        rows = list(made_rows(split, count, asked.seed, taken, asked.season))
         digest = write_rows(asked.output / f"{name}.jsonl", rows)
         rules = Counter(json.loads(str(row["label"]))["rule"] for row in rows)
         print(f"{name}: {len(rows)} rows, sha256 {digest}")

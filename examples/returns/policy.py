@@ -2,6 +2,9 @@
 
 The rules are tried in order; the first that applies decides. A limit counts its last day: day 30 is inside
 `window-30`, day 31 is not.
+
+In the holiday season the rules and their order stay, and two of them decide otherwise: the shop takes goods back for 60
+days, and presents without their receipt.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ Category = Literal[
 ]
 Condition = Literal["unopened", "opened", "used", "defective"]
 Decision = Literal["approve", "deny", "escalate"]
+Season = Literal["regular", "holiday"]
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
+SEASONS: tuple[Season, ...] = get_args(Season)
 HYGIENE: frozenset[str] = frozenset({"underwear", "cosmetics", "food"})
 EU: frozenset[str] = frozenset({
     "Austria", "Belgium", "Bulgaria", "Croatia", "Cyprus", "Czechia", "Denmark", "Estonia", "Finland", "France",
@@ -36,6 +41,7 @@ DECISION_OF_RULE: dict[str, Decision] = {
     "goodwill-60": "escalate",
     "too-late": "deny",
 }
+HOLIDAY_DECISIONS: dict[str, Decision] = {"no-receipt": "approve", "goodwill-60": "approve"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,13 @@ def rule_for(facts: Facts) -> str:
     return "too-late"
 
 
-def answer_for(facts: Facts) -> str:
+def decision_of(rule: str, season: Season = "regular") -> Decision:
+    """What a rule decides in a season."""
+    regular = DECISION_OF_RULE[rule]
+    return HOLIDAY_DECISIONS.get(rule, regular) if season == "holiday" else regular
+
+
+def answer_for(facts: Facts, season: Season = "regular") -> str:
     """The answer in its one fixed form: compact JSON, decision before rule."""
     rule = rule_for(facts)
-    return json.dumps({"decision": DECISION_OF_RULE[rule], "rule": rule}, separators=(",", ":"))
+    return json.dumps({"decision": decision_of(rule, season), "rule": rule}, separators=(",", ":"))
