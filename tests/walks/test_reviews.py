@@ -81,7 +81,8 @@ def outcomes(gateway: RunningGateway) -> dict[str, float]:
     """How many reviews were counted, by what became of them."""
     text = gateway.house.meters.exposition()[0].decode()
     lines = [line for line in text.splitlines() if line.startswith('apprentice_reviews_total{task="returns"')]
-    return {line.split('outcome="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+    counted = {line.split('outcome="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+    return {outcome: count for outcome, count in counted.items() if count}
 
 
 async def counts(gateway: RunningGateway) -> dict[str, Any]:
