@@ -11,7 +11,6 @@ bets; J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532, for
 
 from __future__ import annotations
 
-import math
 from math import log1p
 
 import msgspec
@@ -97,8 +96,7 @@ def alarms(slip: PairedSlip, labels: float, alpha: float) -> bool:
 
 def since(slip: PairedSlip) -> int:
     """After how many pairs the change is likeliest to have begun, by the stake that leads."""
-    leads = max(range(len(slip.logs)), key=lambda at: slip.logs[at] + math.log(WEIGHTS[at]))
-    return slip.begun[leads]
+    return restarts.since(slip.logs, slip.begun, WEIGHTS)
 
 
 def mean(slip: PairedSlip) -> float | None:

@@ -55,6 +55,12 @@ def runs(
     )
 
 
+def since(logs: tuple[float, ...], begun: tuple[int, ...], weights: tuple[float, ...]) -> int:
+    """After which observation the change is likeliest to have begun, by the bet that leads."""
+    leads = max(range(len(logs)), key=lambda at: logs[at] + log(weights[at]))
+    return begun[leads]
+
+
 def threshold(labels: float, alpha: float) -> float:
     """The logarithm that is reached within so many observations with probability at most alpha: log(N/alpha).
 

@@ -14,7 +14,6 @@ J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532. Pure func
 
 from __future__ import annotations
 
-import math
 from math import log
 from typing import Literal
 
@@ -114,8 +113,7 @@ def alarms(slip: Slip, labels: float, alpha: float) -> bool:
 
 def since(slip: Slip) -> int:
     """After how many labels the change is likeliest to have begun, by the alternative that leads."""
-    leads = max(range(len(slip.logs)), key=lambda at: slip.logs[at] + math.log(WEIGHTS[at]))
-    return slip.begun[leads]
+    return restarts.since(slip.logs, slip.begun, WEIGHTS)
 
 
 def mean(slip: Slip) -> float | None:
