@@ -11,6 +11,7 @@ import contextlib
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import msgspec
 from redis.exceptions import RedisError
@@ -108,8 +109,11 @@ class Monitoring:
         if judged.error:
             raise MonitorFailed(f"the monitor's process: {judged.error}")
         await self._tell(judged, snapshot)
+        by_task: dict[str, dict[str, Judgement]] = {}
+        for name, one in self._judgements.items():
+            by_task.setdefault(one.task, {})[name] = one
         for task in house.settings.tasks:
-            await self._respond(task, snapshot, judged.at)
+            await self._respond(task, by_task.get(task, {}), snapshot, judged.at)
         return judged.more
 
     async def _tell(self, judged: Judged, snapshot: Snapshot) -> None:
@@ -134,11 +138,10 @@ class Monitoring:
         )
         await self._house.health.tell(self._summary, new, gone)
 
-    async def _respond(self, task: str, snapshot: Snapshot, now: float) -> None:
+    async def _respond(self, task: str, judgements: Mapping[str, Judgement], snapshot: Snapshot, now: float) -> None:
         """Do what follows for a task. Where its health has moved on meanwhile, the next step sees to it."""
         house = self._house
         plan = house.settings.plan(task)
-        judgements = {name: one for name, one in self._judgements.items() if one.task == task}
         roles = roles_of(house, task, snapshot)
         requests = DAYS_A_WEEK * sum(one.requests_per_day for one in judgements.values())
         shares = review_share(plan, requests, False), review_share(plan, requests, True)
