@@ -29,8 +29,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.harness import Goal, conclude, options, say, table
-from monitoring.degradation import rollout, sequential
-from monitoring.degradation.rollout import Outcome, Plan, ShadowPair
+from monitoring.degradation.detectors import sequential
+from monitoring.degradation.verdicts import rollout
+from monitoring.degradation.verdicts.rollout import Outcome, Plan, ShadowPair
 
 HARM = 0.05
 HARM_PAIRS_GOAL = 200

@@ -1,6 +1,7 @@
 """The detectors of `benchmarks.degradation`, over many runs at once. Each gives the label at which it alarms first.
 
-`slip` and `guarded` are `monitoring.degradation.slip` and `.raters` in numpy: a test holds them to those, to 1e-9.
+`slip` and `guarded` are `monitoring.degradation.detectors.slip` and `.raters` in numpy: a test holds them to those, to
+1e-9.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.degradation_worlds import GIVERS, Bools, Floats, Givers
-from monitoring.degradation import raters, slip
+from monitoring.degradation.detectors import raters, slip
 
 WEIGHTS = np.array(slip.WEIGHTS)
 WINDOW = 200

@@ -13,7 +13,7 @@ gate's rows), or `--warm-up` (the same of the stream's own first labels; 300 if 
 within `--labels` labels) is at most `--alpha` while the error keeps to that, over all classes together.
 
 After an alarm the version is degraded, until the reverse test finds that its error came down; then it begins anew. It
-is the code of the monitor: `monitoring/degradation/tracks.py` with `raters.py`, `slip.py` and `baselines.py`.
+is the code of the monitor: `monitoring/degradation/streams/tracks.py` with `raters.py`, `slip.py` and `baselines.py`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from typing import Any
 from benchmarks import replay_rows
 from benchmarks.harness import Unmeasurable, Verdict, last_line, rounded, say, table
 from benchmarks.replay_rows import Row, told
-from monitoring.degradation import baselines, raters, tracks
-from monitoring.degradation.baselines import Baseline
-from monitoring.degradation.slip import BASELINE_MIN
-from monitoring.degradation.tracks import Track, Vote
+from monitoring.degradation.detectors import baselines, raters
+from monitoring.degradation.detectors.baselines import Baseline
+from monitoring.degradation.detectors.slip import BASELINE_MIN
+from monitoring.degradation.streams import tracks
+from monitoring.degradation.streams.tracks import Track, Vote
 
 WARM_UP = 300
 CALLER = "file"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.house import House
-from monitoring.degradation.health import VERDICTS, ArmReport, Judgement, TaskHealth, VersionHealth
+from monitoring.degradation.verdicts.health import VERDICTS, ArmReport, Judgement, TaskHealth, VersionHealth
 from router.policy import Policy
 from serving.adapters.manifest import review_due
 from serving.adapters.registry import PLACED, Version

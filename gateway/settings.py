@@ -25,7 +25,7 @@ from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
 from gateway.configuration.sections import DoorLimits, ListenSettings, Name, QueueLimits, Seconds, Section
 from gateway.configuration.tasks import TaskSettings
 from gateway.limits.slices import RedisGone
-from monitoring.degradation.plan import Plan
+from monitoring.degradation.verdicts.plan import Plan
 from router.policy import AttemptLimits, CacheIsolation
 from serving.adapters.signature import SignatureError, read_public_key
 from serving.fleet import PoolConfig

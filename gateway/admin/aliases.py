@@ -22,7 +22,7 @@ from gateway.errors import Problem
 from gateway.house import House
 from gateway.state.snapshot import Snapshot
 from gateway.state.unjudged import COMMAND_OF, lacks, versions_asked
-from monitoring.degradation.rollout import Plan
+from monitoring.degradation.verdicts.rollout import Plan
 from serving.adapters.placement import HELD
 from serving.adapters.reconcile import quorum
 from serving.adapters.registry import PLACED, AliasEntry, Version

@@ -15,8 +15,8 @@ from gateway.admin.health import Reason, version_of
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from monitoring.degradation.baselines import Baseline, measured, stated
-from monitoring.degradation.health import StreamReport
+from monitoring.degradation.detectors.baselines import Baseline, measured, stated
+from monitoring.degradation.verdicts.health import StreamReport
 from serving.shelf import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])

@@ -21,9 +21,9 @@ from gateway.duties.retraining import draft_retraining
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from monitoring.degradation import changing
-from monitoring.degradation.health import Action, Changed, TaskHealth
-from monitoring.degradation.retraining import Retraining, closed
+from monitoring.degradation.verdicts import changing
+from monitoring.degradation.verdicts.health import Action, Changed, TaskHealth
+from monitoring.degradation.verdicts.retraining import Retraining, closed
 from serving.adapters.registry import PLACED
 from serving.shelf import Change
 

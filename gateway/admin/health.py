@@ -20,10 +20,10 @@ from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.state.snapshot import Snapshot
-from monitoring.degradation import responses
-from monitoring.degradation.health import Action, Judgement, Pin, TaskHealth, Verdict, VersionHealth
-from monitoring.degradation.responses import ResponseError
-from monitoring.degradation.telling import Situation, Told, told
+from monitoring.degradation.verdicts import responses
+from monitoring.degradation.verdicts.health import Action, Judgement, Pin, TaskHealth, Verdict, VersionHealth
+from monitoring.degradation.verdicts.responses import ResponseError
+from monitoring.degradation.words.telling import Situation, Told, told
 from serving.adapters.manifest import review_due
 from serving.adapters.registry import PLACED
 from serving.shelf import Change, Stale

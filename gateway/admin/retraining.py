@@ -18,7 +18,7 @@ from gateway.duties.retraining import draft_retraining
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from monitoring.degradation.retraining import Example, Retraining, closed, is_complete, row_of
+from monitoring.degradation.verdicts.retraining import Example, Retraining, closed, is_complete, row_of
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 State = Literal["open", "closed"]

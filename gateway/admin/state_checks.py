@@ -15,7 +15,7 @@ from gateway.admin.state_file import GIVEN_UP, Difference, Held, Kind, Objects
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, LimitName, Role
 from gateway.errors import Problem
 from gateway.house import House
-from monitoring.degradation.rollout import Plan
+from monitoring.degradation.verdicts.rollout import Plan
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify

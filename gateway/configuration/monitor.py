@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from gateway.configuration.sections import Name, Seconds, Section
-from monitoring.degradation.plan import RESPONSES, Plan, ResponseName
+from monitoring.degradation.verdicts.plan import RESPONSES, Plan, ResponseName
 from monitoring.evaluation.comparing import Metric
 from monitoring.evaluation.forms import Form
 

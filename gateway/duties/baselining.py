@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gateway.house import House
-from monitoring.degradation.baselines import Baseline, measured
+from monitoring.degradation.detectors.baselines import Baseline, measured
 from serving.adapters.registry import ROLES
 from serving.shelf import UNREADABLE, Stale
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from redis.exceptions import RedisError
 
-from monitoring.degradation.health import Judgement, Summary
+from monitoring.degradation.verdicts.health import Judgement, Summary
 
 if TYPE_CHECKING:
     from gateway.house import House

@@ -1,7 +1,8 @@
 """The monitor: one gateway's duty judges every version from records and feedback, and does what follows.
 
-Reading and reckoning is a child process's (monitoring/degradation/run.py), so that it holds no event loop. Here its
-judgements are told to all gateways, and what follows from them (monitoring/degradation/responses.py) is carried out.
+Reading and reckoning is a child process's (monitoring/degradation/streams/run.py), so that it holds no event loop. Here
+its judgements are told to all gateways, and what follows from them (monitoring/degradation/verdicts/responses.py) is
+carried out.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from gateway.duties.responding import Responding
 from gateway.house import House
 from gateway.state.snapshot import Snapshot
 from monitoring.badness import Metric
-from monitoring.degradation.health import Judgement, Summary, TaskHealth
-from monitoring.degradation.responses import respond
-from monitoring.degradation.reviewing import review_share
-from monitoring.degradation.shares import Roles
-from monitoring.degradation.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
+from monitoring.degradation.streams.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
+from monitoring.degradation.verdicts.health import Judgement, Summary, TaskHealth
+from monitoring.degradation.verdicts.responses import respond
+from monitoring.degradation.verdicts.reviewing import review_share
+from monitoring.degradation.verdicts.shares import Roles
 from serving.adapters.registry import PLACED
 from serving.shelf import UNREADABLE, Stale
 
 log = logging.getLogger(__name__)
-COMMAND = (sys.executable, "-P", "-m", "monitoring.degradation.run")
+COMMAND = (sys.executable, "-P", "-m", "monitoring.degradation.streams.run")
 ANSWER_SECONDS_MAX = 60.0
 TOLD_SECONDS = 5.0
 """How often all gateways are told that the monitor judges, though nothing is new."""

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from gateway.duties.retraining import close_retraining, open_retraining
 from gateway.house import House
 from gateway.state.drafts import Drafts
-from monitoring.degradation.health import Action, TaskHealth
+from monitoring.degradation.verdicts.health import Action, TaskHealth
 from serving.adapters.registry import RegistryError
 from serving.shelf import Change, Shelf, Stale
 

@@ -14,9 +14,9 @@ import msgspec
 from gateway.house import House
 from gateway.state.retraining import id_of, new_id
 from monitoring.badness import badness
-from monitoring.degradation.health import Action
-from monitoring.degradation.plan import Plan
-from monitoring.degradation.retraining import EXAMPLES_MAX, Example, Retraining
+from monitoring.degradation.verdicts.health import Action
+from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.retraining import EXAMPLES_MAX, Example, Retraining
 from monitoring.feedback import STREAM_KEY, Feedback
 from monitoring.records import REPORTED
 from serving.shelf import UNREADABLE, Stale

@@ -22,7 +22,7 @@ from gateway.duties.review_queue import Drawn
 from gateway.house import House
 from gateway.state.reviews import Counts, Review
 from monitoring.badness import badness
-from monitoring.degradation.reviewing import are_raised, reviews_per_week
+from monitoring.degradation.verdicts.reviewing import are_raised, reviews_per_week
 from monitoring.feedback import Feedback, Receipt
 from monitoring.records import Record
 from router.decision import Choice

@@ -1,7 +1,8 @@
 """Canaries that are judged by themselves: reads the record and feedback streams, and promotes or rolls back.
 
-The verdict is `monitoring.degradation.rollout`'s, and depends on what was read alone. How far the streams were read is
-kept with it in one value in Redis: another gateway goes on where this one stopped, and comes to the same verdict.
+The verdict is `monitoring.degradation.verdicts.rollout`'s, and depends on what was read alone. How far the streams were
+read is kept with it in one value in Redis: another gateway goes on where this one stopped, and comes to the same
+verdict.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from gateway.settings import FeedbackMetricSettings
 from gateway.state.health import HealthStore
 from monitoring.audit import Audit
 from monitoring.badness import badness
-from monitoring.degradation import rollout
-from monitoring.degradation.rollout import Outcome, Plan, ShadowPair, Verdict
+from monitoring.degradation.verdicts import rollout
+from monitoring.degradation.verdicts.rollout import Outcome, Plan, ShadowPair, Verdict
 from monitoring.evaluation.comparing import normal
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.ids import digest

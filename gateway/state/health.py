@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from redis.asyncio import Redis
 
-from monitoring.degradation.health import JUDGEMENTS_KEY, SUMMARY_KEY, Judgement, Summary, TaskHealth
+from monitoring.degradation.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Judgement, Summary, TaskHealth
 from serving.shelf import CONVERTING_SECONDS_MAX, UNREADABLE, Change, Shelf, change_together
 
 log = logging.getLogger(__name__)

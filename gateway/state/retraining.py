@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from monitoring.degradation.retraining import RETRAININGS_MAX, Example, Retraining, closed
+from monitoring.degradation.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, closed
 from monitoring.ids import SHAPE, made_at
 from serving.shelf import UNREADABLE, Change, Shelf, change_together
 

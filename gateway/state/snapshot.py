@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 from gateway.callers import Caller
 from gateway.state.fitted import Kind
 from gateway.state.models import FittedModels
-from monitoring.degradation.health import TaskHealth
-from monitoring.degradation.retraining import Retraining
+from monitoring.degradation.verdicts.health import TaskHealth
+from monitoring.degradation.verdicts.retraining import Retraining
 from router.embedding import Embedding
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched

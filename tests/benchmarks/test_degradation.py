@@ -14,8 +14,8 @@ from benchmarks import degradation, degradation_detectors, degradation_fleet, de
 from benchmarks.degradation_detectors import Guard, evidence, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
-from monitoring.degradation import raters, slip
-from monitoring.degradation.restarts import LOG_FLOOR
+from monitoring.degradation.detectors import raters, slip
+from monitoring.degradation.detectors.restarts import LOG_FLOOR
 
 
 @pytest.mark.parametrize("seed", range(3))

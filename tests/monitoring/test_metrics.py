@@ -16,8 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from gateway.errors import ERRORS
-from monitoring.degradation.health import STREAMS, ActionKind
-from monitoring.degradation.rollout import Action
+from monitoring.degradation.verdicts.health import STREAMS, ActionKind
+from monitoring.degradation.verdicts.rollout import Action
 from monitoring.metric_spec import CLOSED, SCALE, Spec, evaluate
 from monitoring.metric_table import METRICS
 from monitoring.metrics import ACTIONS_EXPECTED, SERIES_MAX_DEFAULT, SERIES_MAX_LEAST, Counter, Gauge, Histogram, Meters

@@ -23,12 +23,10 @@ from redis.asyncio import Redis
 
 from monitoring import archive_run
 from monitoring.badness import Metric
-from monitoring.degradation.health import Judgement, StreamReport
-from monitoring.degradation.plan import Plan
-from monitoring.degradation.reckoning import replay
-from monitoring.degradation.run import Monitor
-from monitoring.degradation.seen import Given, Seen
-from monitoring.degradation.steps import (
+from monitoring.degradation.streams.reckoning import replay
+from monitoring.degradation.streams.run import Monitor
+from monitoring.degradation.streams.seen import Given, Seen
+from monitoring.degradation.streams.steps import (
     CURSORS_KEY,
     NOTE_KEY,
     WATCH_KEY,
@@ -38,6 +36,8 @@ from monitoring.degradation.steps import (
     WatchedTask,
     WatchedVersion,
 )
+from monitoring.degradation.verdicts.health import Judgement, StreamReport
+from monitoring.degradation.verdicts.plan import Plan
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
 from monitoring.records import STREAM_KEY, AttemptRecord, Record
@@ -52,10 +52,10 @@ STEP = Step(
     versions={V3: WatchedVersion(task="returns", state="active")},
     metrics=METRICS,
 )
-COMMAND = [sys.executable, "-P", "-m", "monitoring.degradation.run"]
+COMMAND = [sys.executable, "-P", "-m", "monitoring.degradation.streams.run"]
 KILLED = """
 import os
-from monitoring.degradation import run
+from monitoring.degradation.streams import run
 {hook}
 run.main()
 """

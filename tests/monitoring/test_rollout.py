@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.degradation import rollout
-from monitoring.degradation.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, ShadowPair, Tally, Verdict
+from monitoring.degradation.verdicts import rollout
+from monitoring.degradation.verdicts.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, ShadowPair, Tally, Verdict
 
 PLAN = Plan()
 arms = st.sampled_from(["canary", "active"])

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 from redis.asyncio import Redis
 
-from monitoring.degradation.health import Pin, TaskHealth, Verdict, VersionHealth
+from monitoring.degradation.verdicts.health import Pin, TaskHealth, Verdict, VersionHealth
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import QUICK, V1, shadows, until, with_contract

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from gateway.state.drafts import Drafts
-from monitoring.degradation.health import Action, Judgement, StreamReport, Summary, TaskHealth, VersionHealth
+from monitoring.degradation.verdicts.health import Action, Judgement, StreamReport, Summary, TaskHealth, VersionHealth
 from serving.shelf import Change, Stale, change_together
 from tests.walks.gateway import RunningGateway
 

@@ -14,8 +14,8 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.duties.baselining import STREAM, take_gates
-from monitoring.degradation.baselines import stated
-from monitoring.degradation.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
+from monitoring.degradation.detectors.baselines import stated
+from monitoring.degradation.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
 from serving.shelf import Shelf
 from tests.fakes.engine import FakeEngine
 from tests.gateway.duties.test_webhooks import receiver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from monitoring.degradation.health import Judgement, Summary
+from monitoring.degradation.verdicts.health import Judgement, Summary
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.releases import metric

@@ -9,7 +9,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.duties.responding import Left, Responding
-from monitoring.degradation.health import Action, TaskHealth
+from monitoring.degradation.verdicts.health import Action, TaskHealth
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, V2, audit_of, step, two_versions, until

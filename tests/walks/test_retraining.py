@@ -12,8 +12,8 @@ import pytest
 
 from gateway.duties.retraining import close_retraining, collect_examples, open_retraining, request_retraining
 from gateway.state.reviews import KEPT_ON, Review
-from monitoring.degradation.health import Action
-from monitoring.degradation.retraining import RETRAININGS_MAX, Retraining
+from monitoring.degradation.verdicts.health import Action
+from monitoring.degradation.verdicts.retraining import RETRAININGS_MAX, Retraining
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
 from tests.walks.gateway import RunningGateway
 

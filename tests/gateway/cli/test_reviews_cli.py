@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from monitoring.degradation.health import TaskHealth
+from monitoring.degradation.verdicts.health import TaskHealth
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, ok
 from tests.walks.conftest import Configure, MakeAdapter

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.degradation.health import StreamReport
+from monitoring.degradation.verdicts.health import StreamReport
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
 from tests.gateway.cli.conftest import Command, ok
 from tests.walks.gateway import RunningGateway

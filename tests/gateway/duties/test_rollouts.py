@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.duties import rollouts
 from gateway.duties.rollouts import PAIR_SECONDS, Rollouts
 from monitoring.audit import Audit
-from monitoring.degradation import rollout
+from monitoring.degradation.verdicts import rollout
 from monitoring.evaluation.comparing import normal
 from monitoring.ids import digest
 from monitoring.metrics import Meters

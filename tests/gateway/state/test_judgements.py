@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from gateway.state.health import HealthStore
-from monitoring.degradation.health import STREAMS, ArmReport, Judgement, StreamReport, Summary
+from monitoring.degradation.verdicts.health import STREAMS, ArmReport, Judgement, StreamReport, Summary
 
 MANY = 300
 

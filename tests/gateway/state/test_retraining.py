@@ -7,7 +7,7 @@ import time
 from redis.asyncio import Redis
 
 from gateway.state.retraining import RetrainingStore
-from monitoring.degradation.retraining import Example
+from monitoring.degradation.verdicts.retraining import Example
 
 DAY = 86_400.0
 RETENTION_SECONDS = 10 * DAY

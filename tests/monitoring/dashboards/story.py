@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from monitoring.degradation.health import LABELLED, STREAMS
+from monitoring.degradation.verdicts.health import LABELLED, STREAMS
 from monitoring.metrics import Meters
 
 INTERVAL_SECONDS = 30

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.degradation.health import (
+from monitoring.degradation.verdicts.health import (
     Action,
     ArmReport,
     Changed,
@@ -18,9 +18,9 @@ from monitoring.degradation.health import (
     Ticket,
     VersionHealth,
 )
-from monitoring.degradation.plan import Plan
-from monitoring.degradation.shares import Roles
-from monitoring.degradation.telling import Situation, Told
+from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.shares import Roles
+from monitoring.degradation.words.telling import Situation, Told
 
 NOW = 1_795_680_000.0
 """2026-11-26 08:00 UTC."""

@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.degradation import arms, estimates
-from monitoring.degradation.arms import Arm, Found
-from monitoring.degradation.health import ArmReport
-from monitoring.degradation.reckoning import Reckoning, replay
-from monitoring.degradation.seen import Given, Seen
-from monitoring.degradation.steps import Step
+from monitoring.degradation.detectors import estimates
+from monitoring.degradation.streams import arms
+from monitoring.degradation.streams.arms import Arm, Found
+from monitoring.degradation.streams.reckoning import Reckoning, replay
+from monitoring.degradation.streams.seen import Given, Seen
+from monitoring.degradation.streams.steps import Step
+from monitoring.degradation.verdicts.health import ArmReport
 from tests.monitoring.degradation.traffic import MORNING, PLAN, V2, V3, at, said, served, shadow, step
 
 WORSE, BETTER, SAME = (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)

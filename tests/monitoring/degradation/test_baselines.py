@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.special import betainc
 from scipy.stats import beta, binom
 
-from monitoring.degradation import baselines
-from monitoring.degradation.baselines import Baseline
+from monitoring.degradation.detectors import baselines
+from monitoring.degradation.detectors.baselines import Baseline
 
 
 @pytest.mark.parametrize(("wrong", "of"), [(0, 1), (0, 1000), (3, 10), (50, 1000), (15, 300), (999, 1000), (7e5, 1e6)])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from monitoring.degradation.changing import announce, take_back
-from monitoring.degradation.health import ACTIONS_MAX, Action, Changed, TaskHealth, VersionHealth
-from monitoring.degradation.responses import ResponseError
+from monitoring.degradation.verdicts.changing import announce, take_back
+from monitoring.degradation.verdicts.health import ACTIONS_MAX, Action, Changed, TaskHealth, VersionHealth
+from monitoring.degradation.verdicts.responses import ResponseError
 
 NOW = 1_795_680_000.0
 WORD = Changed(effective_at=NOW + 100.0, by="a", note="New rules.", at=NOW)

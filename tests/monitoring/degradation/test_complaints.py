@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation import complaints, delays
-from monitoring.degradation.complaints import RATIOS, Complaints
-from monitoring.degradation.delays import AGES, DAY_SECONDS, HOURS, TICK_SECONDS, Delays
+from monitoring.degradation.detectors import complaints, delays
+from monitoring.degradation.detectors.complaints import RATIOS, Complaints
+from monitoring.degradation.detectors.delays import AGES, DAY_SECONDS, HOURS, TICK_SECONDS, Delays
 
 NOON = 20_000 * DAY_SECONDS
 HOUR = 3600.0

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation import delays
-from monitoring.degradation.delays import AGES, HOURS, Delays, Reference
+from monitoring.degradation.detectors import delays
+from monitoring.degradation.detectors.delays import AGES, HOURS, Delays, Reference
 
 
 def reference(events: list[int], watched: float = 1_000.0, by_hour: list[int] | None = None) -> Reference:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation import drift
-from monitoring.degradation.drift import REFERENCE, Signal
+from monitoring.degradation.detectors import drift
+from monitoring.degradation.detectors.drift import REFERENCE, Signal
 
 
 def learned(kind: drift.Kind, draw: random.Random, sides: drift.Sides = "both", rate: float = 0.1) -> Signal:

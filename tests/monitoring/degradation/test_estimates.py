@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from monitoring.degradation import estimates
-from monitoring.degradation.estimates import Estimate, Sums
+from monitoring.degradation.detectors import estimates
+from monitoring.degradation.detectors.estimates import Estimate, Sums
 
 unit = st.floats(0, 1)
 

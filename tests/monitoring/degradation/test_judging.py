@@ -7,14 +7,14 @@ import random
 import msgspec
 import pytest
 
-from monitoring.degradation import tracks, watch
-from monitoring.degradation.arms import Noted
-from monitoring.degradation.baselines import Baseline, measured, stated
-from monitoring.degradation.health import Judgement, StreamReport
-from monitoring.degradation.reckoning import Reckoning, replay
-from monitoring.degradation.seen import Given, Seen
-from monitoring.degradation.steps import Step, WatchedTask, WatchedVersion
-from monitoring.degradation.watch import Note
+from monitoring.degradation.detectors.baselines import Baseline, measured, stated
+from monitoring.degradation.streams import tracks, watch
+from monitoring.degradation.streams.arms import Noted
+from monitoring.degradation.streams.reckoning import Reckoning, replay
+from monitoring.degradation.streams.seen import Given, Seen
+from monitoring.degradation.streams.steps import Step, WatchedTask, WatchedVersion
+from monitoring.degradation.streams.watch import Note
+from monitoring.degradation.verdicts.health import Judgement, StreamReport
 from tests.monitoring.degradation.traffic import (
     MORNING,
     PLAN,

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation import paired, restarts
-from monitoring.degradation.paired import PairedSlip
-from monitoring.degradation.slip import Side
+from monitoring.degradation.detectors import paired, restarts
+from monitoring.degradation.detectors.paired import PairedSlip
+from monitoring.degradation.detectors.slip import Side
 
 sides = st.sampled_from(["above", "below"])
 margins = st.floats(min_value=-0.9, max_value=0.9)

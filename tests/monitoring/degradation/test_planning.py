@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation import planning, slip
+from monitoring.degradation.detectors import planning, slip
 
 
 @given(st.floats(0.01, 100), st.lists(st.floats(0, 1e7), max_size=50))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation import raters, slip
-from monitoring.degradation.raters import Guarded
+from monitoring.degradation.detectors import raters, slip
+from monitoring.degradation.detectors.raters import Guarded
 
 LABELS, ALPHA = 10_000, 0.05
 names = st.sampled_from([f"caller-{n}" for n in range(20)])

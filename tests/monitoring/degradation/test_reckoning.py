@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.degradation.baselines import measured
-from monitoring.degradation.looking import unpacked
-from monitoring.degradation.reckoning import Entry, Reckoning, entry, in_order, replay
-from monitoring.degradation.seen import Given, Seen
-from monitoring.degradation.steps import WatchedVersion
-from monitoring.degradation.watch import Note, Watch
+from monitoring.degradation.detectors.baselines import measured
+from monitoring.degradation.streams.looking import unpacked
+from monitoring.degradation.streams.reckoning import Entry, Reckoning, entry, in_order, replay
+from monitoring.degradation.streams.seen import Given, Seen
+from monitoring.degradation.streams.steps import WatchedVersion
+from monitoring.degradation.streams.watch import Note, Watch
 from tests.monitoring.degradation.test_watch import Traffic, paired_traffic, together
 from tests.monitoring.degradation.traffic import MORNING, V2, V3, at, held_out, said, served, step
 

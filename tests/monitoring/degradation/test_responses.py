@@ -9,10 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation.health import STREAMS, ArmReport, Judgement, Pin, StreamReport, TaskHealth, VersionHealth
-from monitoring.degradation.plan import RESPONSES, Plan
-from monitoring.degradation.responses import ResponseError, pin, release, respond, undo
-from monitoring.degradation.shares import Roles
+from monitoring.degradation.verdicts.health import (
+    STREAMS,
+    ArmReport,
+    Judgement,
+    Pin,
+    StreamReport,
+    TaskHealth,
+    VersionHealth,
+)
+from monitoring.degradation.verdicts.plan import RESPONSES, Plan
+from monitoring.degradation.verdicts.responses import ResponseError, pin, release, respond, undo
+from monitoring.degradation.verdicts.shares import Roles
 
 NOW = 1_800_000_000.0
 V1, V2, V3 = "returns@v1", "returns@v2", "returns@v3"

@@ -6,9 +6,15 @@ import random
 
 import pytest
 
-from monitoring.degradation.health import Pin, TaskHealth, VersionHealth
-from monitoring.degradation.plan import Plan
-from monitoring.degradation.reviewing import are_raised, review_share, reviews_aimed_at, reviews_per_week, time_cut
+from monitoring.degradation.verdicts.health import Pin, TaskHealth, VersionHealth
+from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.reviewing import (
+    are_raised,
+    review_share,
+    reviews_aimed_at,
+    reviews_per_week,
+    time_cut,
+)
 
 PLAN = Plan(reviews_per_week=100, reviews_per_week_suspect=400, responses=["reviews"])
 

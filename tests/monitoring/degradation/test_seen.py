@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.degradation.reckoning import replay
-from monitoring.degradation.seen import Attempt, Finding, Seen, held_out_of, labelled_version
-from monitoring.degradation.steps import WatchedVersion
+from monitoring.degradation.streams.reckoning import replay
+from monitoring.degradation.streams.seen import Attempt, Finding, Seen, held_out_of, labelled_version
+from monitoring.degradation.streams.steps import WatchedVersion
 from tests.monitoring.degradation.traffic import MORNING, PLAN, V2, V3, at, errors, said, served, step
 
 SHIFTED: dict[str, Any] = {"version": V2, "led_to": V3, "reason": "degraded", "attempts": [Attempt(V2)]}

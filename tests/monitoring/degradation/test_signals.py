@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from monitoring.degradation import drift, signals
-from monitoring.degradation.drift import Signal
+from monitoring.degradation.detectors import drift
+from monitoring.degradation.detectors.drift import Signal
+from monitoring.degradation.streams import signals
 
 START = 1_800_000_000.0
 

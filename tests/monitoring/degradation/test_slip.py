@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation import restarts, slip
-from monitoring.degradation.slip import Side, Slip
+from monitoring.degradation.detectors import restarts, slip
+from monitoring.degradation.detectors.slip import Side, Slip
 
 sides = st.sampled_from(["above", "below"])
 baselines = st.floats(min_value=0.001, max_value=0.999)

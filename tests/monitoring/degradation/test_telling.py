@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from monitoring.degradation.health import Action, Judgement, Pin, TaskHealth, VersionHealth
-from monitoring.degradation.plan import Plan
-from monitoring.degradation.shares import Roles
-from monitoring.degradation.telling import Told, told
+from monitoring.degradation.verdicts.health import Action, Judgement, Pin, TaskHealth, VersionHealth
+from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.shares import Roles
+from monitoring.degradation.words.telling import Told, told
 from tests.monitoring.degradation.situations import (
     DEGRADED,
     HEALTHY,

@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.degradation import judging, watch
-from monitoring.degradation.baselines import Baseline, measured, stated
-from monitoring.degradation.health import Judgement, StreamReport
-from monitoring.degradation.reckoning import Reckoning, replay
-from monitoring.degradation.seen import Attempt, Finding, Given, Seen
-from monitoring.degradation.steps import Step, WatchedTask, WatchedVersion
-from monitoring.degradation.watch import Note, Watch
+from monitoring.degradation.detectors.baselines import Baseline, measured, stated
+from monitoring.degradation.streams import judging, watch
+from monitoring.degradation.streams.reckoning import Reckoning, replay
+from monitoring.degradation.streams.seen import Attempt, Finding, Given, Seen
+from monitoring.degradation.streams.steps import Step, WatchedTask, WatchedVersion
+from monitoring.degradation.streams.watch import Note, Watch
+from monitoring.degradation.verdicts.health import Judgement, StreamReport
 from tests.monitoring.degradation.traffic import (
     METRICS,
     MORNING,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from monitoring.badness import Metric
-from monitoring.degradation.plan import Plan
-from monitoring.degradation.seen import Attempt, Finding, Given, Pair, Seen
-from monitoring.degradation.steps import Step, WatchedTask, WatchedVersion
+from monitoring.degradation.streams.seen import Attempt, Finding, Given, Pair, Seen
+from monitoring.degradation.streams.steps import Step, WatchedTask, WatchedVersion
+from monitoring.degradation.verdicts.plan import Plan
 
 V3, V2 = "returns@v3", "returns@v2"
 MORNING = 1_767_250_800.0

@@ -1,0 +1,362 @@
+"""How good a version is, and how much better another arm, on the same requests: pairs of shadows, judged and labelled.
+
+A pair is judged by what a person said of its request: by the right answer (a demonstration), or else by whether the
+answer that the caller got was right; what that leaves open counts for the version. A judge's word on both answers
+makes labels go farther (`estimates.py`), and has to do where there are no labels.
+
+Whoever gives feedback as it comes gives it where something is wrong, so that the arm that answered looks worse than it
+is. What reviewers and trusted callers say is kept apart from it, and goes first; other feedback judges arms only where
+it judges at least half of the pairs, and only as far as it would without any one of its callers.
+
+Pairs are summed in blocks by the time of their request: the newest has 8 of them, older ones twice as many after every
+third of a size (M. Datar and others, "Maintaining stream statistics over sliding windows", 2002). So an estimate can
+be of the time since a version began to slip.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from monitoring.degradation.detectors import estimates
+from monitoring.degradation.detectors.estimates import Estimate, Sums
+
+BLOCK_PAIRS = 8
+BLOCKS_PER_SIZE = 3
+BLOCKS_MAX = 22
+"""Some 4,000 pairs: older ones are forgotten."""
+LABELS_MIN = 20
+LATELY_LABELS = 1000
+LATELY_JUDGED = 2000
+"""An estimate rests on the newest blocks with about so many labels, or so many pairs that only the judge has judged.
+With fewer, a bound that always holds would begin anew too often."""
+TOLD_SHARE_MIN = 0.5
+"""Where feedback judges fewer of the pairs it is a sample of complaints."""
+GROUPS = 4
+
+
+class Sides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How right the version was, how right the other, and the other's rightness less the version's."""
+
+    version: Sums = Sums()
+    other: Sums = Sums()
+    difference: Sums = Sums()
+
+
+class Block(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Pairs of requests from `begins` (Unix seconds) on.
+
+    `sure` has the labels of reviewers and trusted callers, `told` those of all other callers, each beside the judge's
+    word on all other pairs. `by_group` has the differences told by each group of callers.
+    """
+
+    begins: float
+    pairs: int = 0
+    sure: Sides = Sides()
+    told: Sides = Sides()
+    by_group: tuple[Sums, ...] = (Sums(),) * GROUPS
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True):
+    """The pairs of a version with one other arm, in blocks, oldest first. `other` is a version, or `general`.
+
+    `against` is the digest of what the other arm is (None: not known). `givers` are the first callers that gave labels,
+    as digests: each is a group of its own, and later ones are hashed into those.
+    """
+
+    other: str
+    against: str | None = None
+    givers: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+
+
+class Noted(msgspec.Struct, frozen=True, kw_only=True):
+    """A pair of one request as it is kept until its label comes: whose answers, in the judge's form, and its word.
+
+    `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the word of a
+    reviewer or a trusted caller counts, `told` those where another caller's does, `tested` those whose detector has
+    seen it. `on_trial`: the shadow is a version on trial; what the caller got
+    may have been a third answer then, so that only a demonstration judges the pair.
+    """
+
+    shadow: str
+    served: str
+    on_trial: bool = False
+    judge: str | None = None
+    digest: str | None = None
+    served_digest: str | None = None
+    right: bool | None = None
+    served_right: bool | None = None
+    score: float | None = None
+    served_score: float | None = None
+    counted: dict[str, float] = {}
+    labelled: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    tested: tuple[str, ...] = ()
+
+
+def rightness(noted: Noted, version: str, bad: float | None, demonstration: str | None) -> tuple[float, float] | None:
+    """How right (0 or 1) the version's and the other's answer were, by a person's word; None where that tells neither.
+
+    `bad` is the label of the answer that the caller got, `demonstration` the digest of the right one. An empty digest
+    is that of an answer which is not in the judge's form, and so never right.
+    """
+    own_served = noted.served == version
+    if noted.digest is None or noted.served_digest is None:
+        return None
+    if demonstration:
+        shadow, served = float(noted.digest == demonstration), float(noted.served_digest == demonstration)
+        return (served, shadow) if own_served else (shadow, served)
+    if bad is None:
+        return None
+    served = 1.0 - bad
+    if noted.digest and noted.digest == noted.served_digest:
+        return served, served
+    unknown = served < 0.5 and noted.digest != ""
+    return (served, 0.0) if own_served else (float(unknown), served)
+
+
+def guesses(noted: Noted, version: str) -> tuple[float, float] | None:
+    """What the judge makes of the version's and the other's answer, from 0 to 1; None without its word on both."""
+    shadow = noted.score if noted.score is not None else None if noted.right is None else float(noted.right)
+    served = noted.served_score
+    if served is None:
+        served = None if noted.served_right is None else float(noted.served_right)
+    if shadow is None or served is None:
+        return None
+    shadow, served = min(1.0, max(0.0, shadow)), min(1.0, max(0.0, served))
+    return (served, shadow) if noted.served == version else (shadow, served)
+
+
+def against(arm: Arm, digest: str | None) -> Arm:
+    """The arm once it is known to be this; begun anew if it was another."""
+    if digest is None or digest == arm.against:
+        return arm
+    if arm.against is None:
+        return msgspec.structs.replace(arm, against=digest)
+    return Arm(other=arm.other, against=digest)
+
+
+def with_pair(arm: Arm, at: float, guessed: tuple[float, float] | None) -> Arm:
+    """The arm after a pair that nobody but the judge has judged; without its word the pair only counts."""
+    blocks = _open(arm.blocks, at)
+    block = blocks[-1]
+    if guessed is not None:
+        block = msgspec.structs.replace(block, sure=_judged(block.sure, guessed), told=_judged(block.told, guessed))
+    block = msgspec.structs.replace(block, pairs=block.pairs + 1)
+    return msgspec.structs.replace(arm, blocks=(*blocks[:-1], block))
+
+
+def with_label(
+    arm: Arm,
+    begins: float,
+    right: tuple[float, float],
+    guessed: tuple[float, float] | None,
+    givers: tuple[str, ...] = (),
+) -> Arm:
+    """The arm once a person's word is known on a pair that counts in the block which began at `begins`.
+
+    `givers` are the callers on whose word it rests; without any it is a reviewer's, or a trusted caller's. A pair of a
+    block that is forgotten is passed over.
+    """
+    place = _place(arm.blocks, begins)
+    if place is None:
+        return arm
+    block, known = arm.blocks[place], arm.givers
+    if givers:
+        digests = sorted({hashlib.blake2b(f"{arm.other}\n{one}".encode(), digest_size=8).hexdigest() for one in givers})
+        known = tuple(dict.fromkeys((*known, *digests)))[:GROUPS]
+        own = {known.index(one) if one in known else int(one, 16) % GROUPS for one in digests}
+        apart, word = right[1] - right[0], None if guessed is None else guessed[1] - guessed[0]
+        by_group = tuple(
+            estimates.labelled(sums, apart, word) if group in own else sums for group, sums in enumerate(block.by_group)
+        )
+        block = msgspec.structs.replace(block, told=_labelled(block.told, right, guessed), by_group=by_group)
+    else:
+        block = msgspec.structs.replace(block, sure=_labelled(block.sure, right, guessed))
+    return msgspec.structs.replace(arm, givers=known, blocks=(*arm.blocks[:place], block, *arm.blocks[place + 1 :]))
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The estimates of a version and of another arm, and how much better the other is: a lower and an upper bound.
+
+    Each bound holds with 95%, at whatever number of pairs one looks. `labels` are pairs that persons have judged,
+    `pairs` those of which there is the judge's word alone.
+    """
+
+    version: Estimate
+    other: Estimate
+    advantage_low: float
+    advantage_high: float
+    labels: int
+    pairs: int
+
+
+def found(arm: Arm, since: float | None) -> Found | None:
+    """What the pairs say, of requests since then where that is known; None with fewer than 20 labelled or judged.
+
+    The labels of reviewers and trusted callers count where there are enough, with the judge's word; or else those of
+    other callers, where they are of at least half of the pairs; or else the judge's word alone.
+    """
+    blocks = lately(arm, since)
+    sides, told = _whole([block.sure for block in blocks]), _whole([block.told for block in blocks])
+    labels, judged = sides.difference.labelled, sides.difference.unlabelled
+    without: list[Sums] = []
+    if labels < LABELS_MIN:
+        labels = told.difference.labelled
+        if labels >= max(LABELS_MIN, TOLD_SHARE_MIN * sum(block.pairs for block in blocks)):
+            groups = [total(block.by_group[group] for block in blocks) for group in range(GROUPS)]
+            several = sum(one.labelled > 0 for one in groups) > 1
+            sides, judged = told, told.difference.unlabelled
+            without = [_less(told.difference, one) for one in groups if several and one.labelled]
+        elif judged >= LABELS_MIN:
+            sides, labels = _by_the_judge(sides), 0
+        else:
+            return None
+    own, others = estimates.estimate(sides.version), estimates.estimate(sides.other)
+    bounds = [_bounds(one) for one in (sides.difference, *without)]
+    assert own is not None, "there are labels enough"
+    assert others is not None, "there are labels enough"
+    return Found(
+        version=own,
+        other=others,
+        advantage_low=min(low for low, _ in bounds),
+        advantage_high=max(high for _, high in bounds),
+        labels=labels,
+        pairs=judged,
+    )
+
+
+def _bounds(difference: Sums) -> tuple[float, float]:
+    """How much better the other arm is, at least and at most; all that can be where there are too few labels."""
+    bounds = estimates.always(difference) if difference.labelled >= LABELS_MIN else None
+    return (-1.0, 1.0) if bounds is None else bounds
+
+
+def _judged(sides: Sides, guessed: tuple[float, float]) -> Sides:
+    own, other = guessed
+    return Sides(
+        version=estimates.judged(sides.version, own),
+        other=estimates.judged(sides.other, other),
+        difference=estimates.judged(sides.difference, other - own),
+    )
+
+
+def _labelled(sides: Sides, right: tuple[float, float], guessed: tuple[float, float] | None) -> Sides:
+    own, other = right
+    if guessed is None:
+        return Sides(
+            version=estimates.labelled(sides.version, own),
+            other=estimates.labelled(sides.other, other),
+            difference=estimates.labelled(sides.difference, other - own),
+        )
+    return Sides(
+        version=estimates.relabelled(sides.version, own, guessed[0]),
+        other=estimates.relabelled(sides.other, other, guessed[1]),
+        difference=estimates.relabelled(sides.difference, other - own, guessed[1] - guessed[0]),
+    )
+
+
+def _whole(sides: Sequence[Sides]) -> Sides:
+    return Sides(
+        version=total(one.version for one in sides),
+        other=total(one.other for one in sides),
+        difference=total(one.difference for one in sides),
+    )
+
+
+def _less(whole: Sums, part: Sums) -> Sums:
+    """The sums without some of their labelled rows."""
+    return msgspec.structs.replace(
+        whole,
+        labelled=whole.labelled - part.labelled,
+        y=whole.y - part.y,
+        f=whole.f - part.f,
+        yf=whole.yf - part.yf,
+        yy=whole.yy - part.yy,
+        ff=whole.ff - part.ff,
+    )
+
+
+def total(sums: Iterable[Sums]) -> Sums:
+    """Sums put together."""
+    whole = Sums()
+    for one in sums:
+        whole = Sums(
+            labelled=whole.labelled + one.labelled,
+            y=whole.y + one.y,
+            f=whole.f + one.f,
+            yf=whole.yf + one.yf,
+            yy=whole.yy + one.yy,
+            ff=whole.ff + one.ff,
+            unlabelled=whole.unlabelled + one.unlabelled,
+            other_f=whole.other_f + one.other_f,
+            other_ff=whole.other_ff + one.other_ff,
+        )
+    return whole
+
+
+def _by_the_judge(sides: Sides) -> Sides:
+    """Its word taken for the labels of the rows that it has seen."""
+    return Sides(
+        **{
+            name: Sums(labelled=sums.unlabelled, y=sums.other_f, yy=sums.other_ff)
+            for name, sums in (("version", sides.version), ("other", sides.other), ("difference", sides.difference))
+        }
+    )
+
+
+def lately(arm: Arm, since: float | None) -> list[Block]:
+    """The newest blocks with enough in them, newest first, of those all of whose pairs came since then."""
+    kept: list[Block] = []
+    labels = judged = 0
+    for block in reversed(arm.blocks):
+        if labels >= LATELY_LABELS or (not labels and judged >= LATELY_JUDGED):
+            break
+        if since is not None and block.begins < since:
+            break
+        kept.append(block)
+        labels += max(block.sure.difference.labelled, block.told.difference.labelled)
+        judged += block.sure.difference.unlabelled
+    return kept
+
+
+def _open(blocks: tuple[Block, ...], at: float) -> tuple[Block, ...]:
+    """The blocks with one at the end that takes a pair of this time."""
+    if blocks and blocks[-1].pairs < BLOCK_PAIRS:
+        return blocks
+    begins = max(at, blocks[-1].begins + 0.001) if blocks else at
+    made = [*blocks, Block(begins=begins)]
+    size, end = BLOCK_PAIRS, len(made) - 1
+    while True:
+        same = [place for place in range(end) if size <= made[place].pairs < 2 * size]
+        if len(same) <= BLOCKS_PER_SIZE:
+            break
+        one, two = made[same[0]], made.pop(same[0] + 1)
+        made[same[0]] = _joined(one, two)
+        size, end = 2 * size, same[0] + 1
+    return tuple(made[-BLOCKS_MAX:])
+
+
+def _joined(one: Block, two: Block) -> Block:
+    return Block(
+        begins=one.begins,
+        pairs=one.pairs + two.pairs,
+        sure=_whole((one.sure, two.sure)),
+        told=_whole((one.told, two.told)),
+        by_group=tuple(total(both) for both in zip(one.by_group, two.by_group, strict=True)),
+    )
+
+
+def _place(blocks: Sequence[Block], at: float) -> int | None:
+    """Which block has the pairs of this time."""
+    place = None
+    for index, block in enumerate(blocks):
+        if block.begins > at:
+            break
+        place = index
+    return place

@@ -1,0 +1,333 @@
+"""What a version's watch says at one moment: each stream with its evidence, both arms, and how soon a slip is found.
+
+The fleet's accepted false alarms go in equal parts to all labelled streams of all versions, and as many again to the
+unlabelled ones, which only make suspect: a stream's part and its labels a month give the e-value at which it alarms
+(`planning.py`). A class is a stream of its own.
+
+Pure functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from monitoring.degradation.detectors import baselines, complaints, delays, drift, lately, paired, planning, raters
+from monitoring.degradation.detectors.drift import Signal
+from monitoring.degradation.detectors.restarts import LOG_FLOOR
+from monitoring.degradation.detectors.slip import BASELINE_MIN
+from monitoring.degradation.streams import arms, complaint_tracks, pair_tracks, tracks
+from monitoring.degradation.streams.complaint_tracks import ComplaintTrack
+from monitoring.degradation.streams.pair_tracks import PairTrack
+from monitoring.degradation.streams.signals import KINDS
+from monitoring.degradation.streams.tracks import BASELINE_MAX, Track
+from monitoring.degradation.streams.watch import OTHER_CLASS, Watch
+from monitoring.degradation.verdicts.health import ArmReport, Judgement, StreamReport
+from monitoring.degradation.verdicts.plan import Plan
+
+ALPHA = 0.05
+MONTH_DAYS = 30.0
+E_VALUE_MAX = 1e12
+POINTS = (5, 10)
+GUESSED_FROM = 20
+"""With so many of its first labels, a baseline that is yet to come is guessed, to say how soon a slip will be found."""
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet's false alarms a month, and among how many labelled and unlabelled streams they are parted."""
+
+    false_alarms_per_month: float
+    labelled: int
+    unlabelled: int
+
+
+def streams_of(watch: Watch) -> tuple[int, int]:
+    """How many labelled and unlabelled streams this version has: those of which anything was seen."""
+    of_labels = [watch.reviewed, watch.feedback, *watch.classes.values()]
+    pairs = [watch.shadow, watch.holdout]
+    labelled = sum(one.labels > 0 for one in of_labels) + sum(one.pairs > 0 for one in pairs)
+    return labelled + (watch.complaints is not None), len(watch.signals)
+
+
+def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str | None = None) -> Judgement:
+    """All that the watch says at `at` (Unix seconds). The same for the same watch, plan, budget and time.
+
+    `standby` is the task's standby version now: pairs with one that was it before are not spoken of.
+    """
+    label_rate = lately.per_day(watch.label_rate, at)
+    request_rate = lately.per_day(watch.request_rate, at)
+    streams = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
+    alarmed = [one.since for one in streams if one.labelled and one.alarming and one.since is not None]
+    tracked = watch.complaints
+    return Judgement(
+        task=watch.task,
+        version=watch.version,
+        at=at,
+        requests=watch.requests,
+        requests_per_day=request_rate,
+        labels=watch.labels,
+        labels_per_day=label_rate,
+        label_coverage=min(1.0, lately.per_day(watch.judged, at) / request_rate) if request_rate else None,
+        feedback_delay_seconds=lately.median(watch.delays),
+        complaints_expected=tracked.whole.expected if tracked is not None else None,
+        complaints_seen=float(tracked.whole.seen) if tracked is not None else None,
+        seconds_to_detect={str(points): _seconds_to_detect(watch, budget, at, points / 100) for points in POINTS},
+        saving_usd=watch.saving_usd,
+        shadow_usd=watch.shadow_usd,
+        streams=streams,
+        arms=list(_arms(watch, max(alarmed) if alarmed else None, standby)),
+        judge_agreement=lately.mean(watch.agreed),
+    )
+
+
+def between(budget: Budget, labels_per_day: float, labelled: bool = True) -> float:
+    """How many labels shall lie between two false alarms of a stream, on average: the e-value at which it alarms."""
+    part = budget.false_alarms_per_month / max(1, budget.labelled if labelled else budget.unlabelled)
+    return planning.labels_between_false_alarms(part, (labels_per_day * MONTH_DAYS,))[0]
+
+
+def _wanted(track: Track | PairTrack | ComplaintTrack, budget: Budget, at: float) -> float:
+    """The same for a stream: by the most labels a day since its detector began, or those of now if they are more."""
+    return between(budget, lately.busiest(track.busiest, track.rate, at))
+
+
+# ---- labelled streams ------------------------------------------------------------------------------
+
+
+def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[StreamReport]:
+    if watch.reviewed.labels or watch.reviewed.baseline is not None:
+        yield _of_track(watch.reviewed, "reviewed", None, plan, budget, at)
+    if watch.feedback.labels or watch.feedback.baseline is not None or watch.holdout.pairs:
+        yield _with_holdout(_of_track(watch.feedback, "feedback", None, plan, budget, at), watch, plan, budget, at)
+    if watch.shadow.pairs or watch.shadow.baseline is not None:
+        yield _of_pairs(watch.shadow, "shadow", plan, budget, at)
+    if watch.complaints is not None:
+        yield _of_complaints(watch, budget, at)
+    for name, track in sorted(watch.classes.items()):
+        stream, _, of_class = name.partition(":")
+        yield _of_track(track, stream, of_class or OTHER_CLASS, plan, budget, at)
+
+
+def _of_track(track: Track, stream: str, of_class: str | None, plan: Plan, budget: Budget, at: float) -> StreamReport:
+    wanted, enough = _wanted(track, budget, at), tracks.observed(track) >= plan.labels_min
+    guard, interval = track.guard, lately.share_interval(track.recent)
+    alarming = guard is not None and enough and raters.alarms(guard, wanted * ALPHA, ALPHA)
+    told: dict[str, Any] = {"labels": track.first, "wanted": track.wanted}
+    if track.baseline is not None:
+        told = _told(msgspec.to_builtins(track.baseline), baselines.rate(track.baseline))
+    if guard is not None and raters.rests_on_one(guard, wanted * ALPHA, ALPHA):
+        told["rests_on_one"] = True
+    return StreamReport(
+        stream=stream,
+        of_class=of_class,
+        labelled=True,
+        observed=float(track.labels),
+        wrong=track.wrong,
+        estimate=lately.mean(track.recent),
+        low=interval[0] if interval else None,
+        high=interval[1] if interval else None,
+        baseline=told,
+        e_value=_e_value(guard.log_max if alarming else raters.log_e(guard)) if guard is not None else 0.0,
+        threshold=wanted,
+        alarming=alarming,
+        recovered=tracks.recovered(track),
+        since=tracks.begins(track) if guard is not None else None,
+    )
+
+
+def _of_pairs(track: PairTrack, stream: str, plan: Plan, budget: Budget, at: float) -> StreamReport:
+    """A stream of pairs: estimate and baseline are differences of badness, the version's less the other's."""
+    wanted, enough = _wanted(track, budget, at), pair_tracks.observed(track) >= plan.labels_min
+    guard, interval = track.guard, lately.mean_interval(track.recent)
+    alarming = guard is not None and enough and pair_tracks.alarms(guard, wanted * ALPHA, ALPHA)
+    told: dict[str, Any] = {"labels": track.first.labelled, "wanted": pair_tracks.FIRST_PAIRS}
+    if track.baseline is not None:
+        told = _told(msgspec.to_builtins(track.baseline), baselines.rate(track.baseline))
+    told |= {"difference": True, "other_wrong": track.other_wrong, "against": track.against}
+    evidence = LOG_FLOOR if guard is None else guard.log_max if alarming else paired.log_e(guard.whole)
+    return StreamReport(
+        stream=stream,
+        labelled=True,
+        observed=float(track.pairs),
+        wrong=track.wrong,
+        estimate=lately.mean(track.recent),
+        low=interval[0] if interval else None,
+        high=interval[1] if interval else None,
+        baseline=told,
+        e_value=_e_value(evidence),
+        threshold=wanted,
+        alarming=alarming,
+        recovered=pair_tracks.recovered(track),
+        since=pair_tracks.begins(track),
+    )
+
+
+def _with_holdout(report: StreamReport, watch: Watch, plan: Plan, budget: Budget, at: float) -> StreamReport:
+    """The stream of feedback with the paired test beside it, against labels of what was held out at the time."""
+    if not watch.holdout.pairs:
+        return report
+    beside = _of_pairs(watch.holdout, "feedback", plan, budget, at)
+    told = {**report.baseline, "holdout": {**beside.baseline, "pairs": beside.observed, "estimate": beside.estimate}}
+    told["holdout"] |= {"e_value": beside.e_value, "threshold": beside.threshold, "alarming": beside.alarming}
+    told["holdout"] |= {"recovered": beside.recovered}
+    against = [one for one in (report, beside) if one.alarming]
+    recovered = all(one.recovered for one in against) if against else report.recovered or beside.recovered
+    report = msgspec.structs.replace(report, baseline=told, recovered=recovered)
+    if not beside.alarming:
+        return report
+    first = beside.since if report.since is None or not report.alarming else min(report.since, beside.since or at)
+    return msgspec.structs.replace(
+        report,
+        alarming=True,
+        e_value=max(report.e_value, beside.e_value),
+        threshold=report.threshold if report.alarming else beside.threshold,
+        since=first,
+    )
+
+
+def _of_complaints(watch: Watch, budget: Budget, at: float) -> StreamReport:
+    track = watch.complaints
+    assert track is not None, "it is looked for"
+    wanted = _wanted(track, budget, at)
+    alarming = complaint_tracks.alarms(track, wanted * ALPHA, ALPHA)
+    whole, learned = track.whole, track.whole.learned
+    told: dict[str, Any] = {"kind": "own", "learning": learned is None}
+    if learned is not None:
+        told |= {
+            "rate": delays.complaint_rate(learned),
+            "delay_seconds": delays.delay_quantile(learned, 0.5),
+            "from": learned.began,
+            "to": learned.ended,
+        }
+    requests = lately.per_day(watch.request_rate, at)
+    share = min(1.0, lately.per_day(track.rate, at) / requests) if requests else None
+    return StreamReport(
+        stream="complaints",
+        labelled=True,
+        observed=float(whole.served),
+        wrong=float(whole.seen),
+        estimate=share,
+        low=None,
+        high=share,
+        baseline=told,
+        e_value=_e_value(track.log_max if alarming else complaints.log_e(whole)),
+        threshold=wanted,
+        alarming=alarming,
+        recovered=complaint_tracks.recovered(track),
+        since=complaints.since(whole) if learned is not None else None,
+    )
+
+
+def _told(baseline: dict[str, Any], rate: float | None) -> dict[str, Any]:
+    return baseline if rate is None else {**baseline, "rate": rate}
+
+
+# ---- unlabelled streams ----------------------------------------------------------------------------
+
+
+def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamReport]:
+    per_day = lately.per_day(watch.request_rate, at)
+    for stream in KINDS:
+        signal = watch.signals.get(stream)
+        if signal is not None:
+            yield _of_signal(stream, signal, watch, between(budget, per_day, labelled=False))
+
+
+def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> StreamReport:
+    learns = drift.learns(signal)
+    alarming = not learns and drift.alarms(signal, wanted * ALPHA, ALPHA)
+    told: dict[str, Any] = drift.reference(signal)
+    told["direction"] = drift.direction(signal)
+    if stream == "language":
+        told["main"] = watch.languages.main
+    begun = drift.since(signal)
+    since = None
+    if begun is not None and signal.observed:
+        back = (signal.observed - begun) * watch.requests / max(signal.observed, watch.looked_at)
+        since = lately.time_of(watch.request_marks, max(0, int(watch.requests - back)))
+    return StreamReport(
+        stream=stream,
+        labelled=False,
+        observed=float(signal.observed),
+        baseline=told,
+        e_value=_e_value(signal.log_max if alarming else drift.log_e(signal)),
+        threshold=wanted,
+        alarming=alarming,
+        since=since,
+    )
+
+
+# ---- arms, and how soon a slip is found --------------------------------------------------------------
+
+
+def _arms(watch: Watch, since: float | None, standby: str | None) -> Iterator[ArmReport]:
+    """The version and both other arms; of the standby version only where `standby` is the one that pairs are with.
+
+    `since` is when the labels began to get worse: their requests did so before, most of them by less than twice
+    the median delay of labels.
+    """
+    since = None if since is None else since - 2.0 * (lately.median(watch.delays) or 0.0)
+    general = arms.found(watch.general, since)
+    other = watch.standby if watch.standby is not None and watch.standby.other == standby else None
+    beside = arms.found(other, since) if other is not None else None
+    version = general or beside
+    if version is not None:
+        own = version.version
+        yield ArmReport(
+            arm="version",
+            version=watch.version,
+            mean=own.mean,
+            low=own.low,
+            high=own.high,
+            labels=version.labels,
+            pairs=version.pairs,
+        )
+    if general is not None:
+        yield _of_arm("general", None, general)
+    if beside is not None:
+        yield _of_arm("standby", standby, beside)
+
+
+def _of_arm(name: Any, version: str | None, found: arms.Found) -> ArmReport:
+    other = found.other
+    return ArmReport(
+        arm=name,
+        version=version,
+        mean=other.mean,
+        low=other.low,
+        high=other.high,
+        labels=found.labels,
+        pairs=found.pairs,
+        advantage_low=found.advantage_low,
+        advantage_high=found.advantage_high,
+    )
+
+
+def _seconds_to_detect(watch: Watch, budget: Budget, at: float, points: float) -> float | None:
+    """How soon so much more badness would be found by the stream that finds it first; None where none would."""
+    found = [_seconds_by(track, budget, at, points) for track in (watch.reviewed, watch.feedback)]
+    return min((one for one in found if one is not None), default=None)
+
+
+def _seconds_by(track: Track, budget: Budget, at: float, points: float) -> float | None:
+    per_day = lately.per_day(track.rate, at)
+    if per_day <= 0.0:
+        return None
+    wanted = _wanted(track, budget, at)
+    if track.guard is not None and track.baseline is not None:
+        held, rate, missing = track.guard.slip.baseline, baselines.rate(track.baseline), 0
+    elif track.first >= GUESSED_FROM:
+        held = baselines.upper_bound(track.first_wrong * track.wanted / track.first, track.wanted)
+        rate, missing = track.first_wrong / track.first, track.wanted - track.first
+    else:
+        return None
+    held = min(BASELINE_MAX, max(BASELINE_MIN, held))
+    found = planning.seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate)
+    return None if found is None else found + missing / per_day * lately.DAY_SECONDS
+
+
+def _e_value(log: float) -> float:
+    return 0.0 if log <= LOG_FLOOR else min(E_VALUE_MAX, math.exp(min(log, 700.0)))

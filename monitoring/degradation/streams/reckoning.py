@@ -1,0 +1,255 @@
+"""All watches together, moved by entries of both streams in the order in which they came; and the same from a replay.
+
+The order is that of Redis's clock, records before feedback of the same millisecond: so whoever reads, and however what
+it reads is cut, comes to the same watches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from monitoring.degradation.detectors.baselines import Baseline
+from monitoring.degradation.streams import judging, watch
+from monitoring.degradation.streams.judging import Budget
+from monitoring.degradation.streams.seen import GENERAL, Given, Seen, held_out_of, labelled_version, sides
+from monitoring.degradation.streams.steps import Step, WatchedTask
+from monitoring.degradation.streams.watch import Note, Watch
+from monitoring.degradation.verdicts.health import Judgement
+
+log = logging.getLogger(__name__)
+RETIRED = "retired"
+PART_SECONDS = 6 * 3600.0
+"""Time that passes for a watch in one go: after a long silence it is let pass in such parts."""
+
+
+class Entry(NamedTuple):
+    """An entry of a stream: when it came, which stream it is of (0: records), its number; its name; what is in it."""
+
+    milliseconds: int
+    stream: int
+    number: int
+    name: str
+    fields: Mapping[str, bytes]
+
+
+def entry(stream: int, name: str, fields: Mapping[str, bytes]) -> Entry:
+    """An entry by its name in its stream. Raises ValueError where that is none."""
+    milliseconds, _, number = name.partition("-")
+    return Entry(int(milliseconds), stream, int(number), name, fields)
+
+
+def in_order(records: Sequence[Entry], feedback: Sequence[Entry], count: int, until_ms: int | None) -> list[Entry]:
+    """Those entries of both streams before which no other can come any more, in their order.
+
+    `count` is how many were asked for of each: a stream that gave so many may have more, and what is behind its last
+    one has to wait. After `until_ms` (None: whenever) entries may still come.
+    """
+    ends = [entries[-1][:3] for entries in (records, feedback) if len(entries) >= count]
+    end = min(ends) if ends else None
+    return sorted(
+        one
+        for one in (*records, *feedback)
+        if (end is None or one[:3] <= end) and (until_ms is None or one.milliseconds <= until_ms)
+    )
+
+
+class Reckoning:
+    """The watches of all versions, and the notes of requests, as far as they are needed. Owner of both in memory.
+
+    `moved` and `noted` name those that were changed since they were last cleared, `unreadable` counts entries that no
+    watch could take and watches that can't be moved or judged, `unmatched` feedback whose record is gone.
+    """
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.watches: dict[str, Watch] = {}
+        self.notes: dict[str, Note] = {}
+        self.moved: set[str] = set()
+        self.noted: set[str] = set()
+        self.unreadable = 0
+        self.unmatched = 0
+        self._failing: set[str] = set()
+        self._step = Step(tasks={}, versions={}, metrics={})
+        self._baselines: Mapping[str, Mapping[str, Baseline]] = {}
+
+    def begin(self, step: Step, baselines: Mapping[str, Mapping[str, Baseline]]) -> None:
+        """Go by this step from now on: hold watches against the baselines that are set, and tell them the verdicts."""
+        self._step, self._baselines = step, baselines
+        for name, version in step.versions.items():
+            if version.state == RETIRED:
+                self.watches.pop(name, None)
+                continue
+            if version.task not in step.tasks:
+                continue
+            known = self.watches.get(name) or watch.start(name, version.task, self.epoch)
+            try:
+                moved = watch.rebased(known, baselines.get(name, {}))
+                self._put(watch.told(moved, version.verdict, version.since))
+            except Exception:
+                self._fails(name)
+
+    def take(self, seen: Seen, at: float) -> None:
+        """Take a record that came at `at` (Unix seconds) into account."""
+        task = self._task(seen.task)
+        if task is None:
+            return
+        if seen.purpose == "shadow":
+            self._take_shadow(seen, task, at)
+            return
+        for version in dict.fromkeys((seen.led_to, seen.version)):
+            known = self._watch(version, seen.task)
+            if known is not None:
+                self._put(watch.take_record(known, seen, task.plan, at, self._previous(known)))
+
+    def hear(self, given: Given, seen: Seen, at: float) -> None:
+        """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
+        task = self._task(seen.task)
+        if task is None:
+            return
+        metrics = self._step.metrics
+        note = self.notes.get(given.request) or Note(epoch=self.epoch)
+        note, all_moved = watch.heard(note, given, task.plan, metrics), list[Watch]()
+        for name in dict.fromkeys((labelled_version(seen), held_out_of(seen), *_sides(note))):
+            known = self._watch(name, seen.task)
+            if known is not None:
+                previous = self._previous(known)
+                moved, note = watch.take_feedback(known, given, seen, note, task.plan, metrics, at, previous)
+                all_moved.append(moved)
+        for moved in all_moved:
+            self._put(moved)
+        self._note(given.request, note)
+
+    def tick(self, at: float, enough: Callable[[], bool] | None = None, lag: float = 0.0) -> bool:
+        """Let time pass up to `at`, before which no entry can come any more; whether it has for all watches.
+
+        After each part it ends where that is `enough`. Watches that are no more than `lag` seconds behind are left.
+        """
+        for name in list(self.watches):
+            while (moved := self._ticked(self.watches[name], at, lag)) is not self.watches[name]:
+                self._put(moved)
+                if enough is not None and enough():
+                    return False
+        return True
+
+    def _ticked(self, known: Watch, at: float, lag: float) -> Watch:
+        """The watch after at most a part of the time up to `at`; the same object where none is left."""
+        there = known.complaints.whole.at if known.complaints is not None else at
+        if at - there <= lag:
+            return known
+        try:
+            return watch.tick(known, min(at, there + PART_SECONDS))
+        except Exception:
+            self._fails(known.version)
+            return known
+
+    def judged(self, names: Iterable[str], at: float) -> dict[str, Judgement]:
+        """The judgements of these versions at `at`. The fleet's false alarms are parted as its streams are now: those
+        of the tasks that are watched."""
+        parts = [judging.streams_of(one) for one in self.watches.values() if one.task in self._step.tasks]
+        labelled, unlabelled = sum(one for one, _ in parts), sum(one for _, one in parts)
+        found = {}
+        for name in names:
+            known = self.watches[name]
+            task = self._task(known.task)
+            if task is None:
+                continue
+            budget = Budget(
+                false_alarms_per_month=task.plan.false_alarms_per_month, labelled=labelled, unlabelled=unlabelled
+            )
+            try:
+                found[name] = judging.judgement(known, task.plan, budget, at, task.standby)
+            except Exception:
+                self._fails(name)
+        return found
+
+    def _take_shadow(self, shadow: Seen, task: WatchedTask, at: float) -> None:
+        if shadow.pair is None or shadow.shadow_of is None:
+            return
+        known = self.notes.get(shadow.shadow_of) or Note(epoch=self.epoch)
+        note = watch.noted_pair(known, shadow)
+        for version in dict.fromkeys(sides(shadow)):
+            one = self._watch(version, shadow.task) if version != GENERAL else None
+            if one is not None:
+                moved, note = watch.take_pair(one, shadow, note, at, task.standby)
+                self._put(moved)
+        self._note(shadow.shadow_of, note)
+
+    def _task(self, name: str | None) -> WatchedTask | None:
+        return self._step.tasks.get(name) if name is not None else None
+
+    def _watch(self, version: str | None, task: str | None) -> Watch | None:
+        """A version's watch; one that was not seen before gets a fresh one, one that is retired none."""
+        if version is None or task is None or version == GENERAL:
+            return None
+        known = self.watches.get(version)
+        if known is not None:
+            return known if known.task == task else None
+        told = self._step.versions.get(version)
+        if told is not None and (told.state == RETIRED or told.task != task):
+            return None
+        return watch.rebased(watch.start(version, task, self.epoch), self._baselines.get(version, {}))
+
+    def _previous(self, known: Watch) -> Watch | None:
+        told = self._step.versions.get(known.version)
+        return self.watches.get(told.previous) if told is not None and told.previous is not None else None
+
+    def _fails(self, version: str) -> None:
+        """Within an except clause: a version's watch can't be moved or judged, which stops none of the others."""
+        if version not in self._failing:
+            self._failing.add(version)
+            self.unreadable += 1
+            log.exception("the state of %s can't be reckoned with", version)
+
+    def _put(self, moved: Watch) -> None:
+        if self.watches.get(moved.version) is not moved:
+            self.watches[moved.version] = moved
+            self.moved.add(moved.version)
+
+    def _note(self, request: str, note: Note) -> None:
+        if self.notes.get(request) != note and note != Note(epoch=self.epoch):
+            self.notes[request] = note
+            self.noted.add(request)
+
+
+def versions_in(seen: Iterable[Seen]) -> set[str]:
+    """The versions that these records may move."""
+    found = {name for one in seen for name in (one.version, one.led_to) if name is not None}
+    return found | {one.pair.version for one in seen if one.pair is not None and one.pair.version}
+
+
+def replay(
+    records: Sequence[tuple[str, Seen]],
+    feedback: Sequence[tuple[str, Given]],
+    step: Step,
+    at: float,
+    baselines: Mapping[str, Mapping[str, Baseline]] | None = None,
+) -> dict[str, Judgement]:
+    """The judgements at `at` (Unix seconds) that follow from these entries, by their names in their streams.
+
+    What an entry says is taken as it stands; feedback on a record that is not there is passed over.
+    """
+    reckoning = Reckoning("replay")
+    reckoning.begin(step, baselines or {})
+    placed: dict[str, Seen] = {}
+    order: list[tuple[tuple[int, int, int], Seen | Given]] = [
+        *((entry(0, name, {})[:3], seen) for name, seen in records),
+        *((entry(1, name, {})[:3], given) for name, given in feedback),
+    ]
+    for key, seen in order:
+        if isinstance(seen, Seen):
+            placed[seen.id] = msgspec.structs.replace(seen, placed_at=key[0] / 1000)
+    for key, one in sorted(order, key=lambda found: found[0]):
+        if isinstance(one, Seen):
+            reckoning.take(placed[one.id], key[0] / 1000)
+        elif one.request in placed:
+            reckoning.hear(one, placed[one.request], key[0] / 1000)
+    reckoning.tick(at)
+    return reckoning.judged(list(reckoning.watches), at)
+
+
+def _sides(note: Note) -> list[str]:
+    return [name for one in note.pairs for name in (one.shadow, one.served) if name != GENERAL]

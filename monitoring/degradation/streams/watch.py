@@ -1,0 +1,500 @@
+"""The state of one version's streams, and what moves it: a record, a pair of a shadow, a feedback, and time.
+
+Everything has a fixed size, and goes through JSON unchanged. The same entries in the same order leave the same state,
+to the last bit, however they are cut into batches and whoever moves it. Times are those at which entries came into
+their streams, by Redis's clock.
+
+A request's `Note` is kept beside the watches, for as long as it may be judged: what has counted of it already, and the
+pair that waits for a person's word, or the word that waits for the pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from monitoring.badness import Metric, badness
+from monitoring.degradation.detectors import lately, raters
+from monitoring.degradation.detectors.baselines import Baseline
+from monitoring.degradation.detectors.drift import Signal
+from monitoring.degradation.detectors.lately import DelayCounts, Marks, Rate, Recent
+from monitoring.degradation.detectors.raters import Guarded
+from monitoring.degradation.streams import arms, complaint_tracks, pair_tracks, signals, tracks
+from monitoring.degradation.streams.arms import Arm, Noted
+from monitoring.degradation.streams.complaint_tracks import ComplaintTrack
+from monitoring.degradation.streams.pair_tracks import PairTrack
+from monitoring.degradation.streams.seen import (
+    GENERAL,
+    Given,
+    Seen,
+    class_of,
+    held_out_of,
+    is_by_chance,
+    labelled_version,
+    sides,
+)
+from monitoring.degradation.streams.signals import Languages
+from monitoring.degradation.streams.tracks import Track, Vote
+from monitoring.degradation.verdicts.health import Verdict
+from monitoring.degradation.verdicts.plan import Plan
+
+FIRST_REVIEWED = 100
+FIRST_FEEDBACK = 200
+FIRST_OF_CLASS = 50
+PREVIOUS_MIN = 200
+"""Labels that another version has at least, so that this one may be held against it."""
+CLASSES_MAX = 20
+OTHER_CLASS = "other"
+MARKED_EVERY = 16
+PAIRS_MAX = 4
+"""Pairs of one request that are kept."""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one request. `given` has its first value in each labelled stream, as badness.
+
+    `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge; `givers` are
+    the callers on whose word these rest, but for trusted ones.
+    """
+
+    epoch: str = ""
+    given: dict[str, float] = {}
+    bad: float | None = None
+    right: dict[str, str] = {}
+    givers: tuple[str, ...] = ()
+    pairs: tuple[Noted, ...] = ()
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """All streams of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
+
+    `roll` knows which callers use the version. `classes` has the streams of classes, as `STREAM:CLASS`. `told` is the
+    verdict that was last heard of, since `told_since`; `restored_at` is when the last `degraded` ended. `judged` is the
+    rate of requests that got their first label. `agreed` is how often the judge of pairs was of a person's opinion.
+    `anew` says which baseline set by an admin or an evaluation was taken for a stream, by its time.
+    """
+
+    version: str
+    task: str
+    epoch: str
+    roll: Guarded
+    reviewed: Track
+    feedback: Track
+    shadow: PairTrack
+    holdout: PairTrack
+    general: Arm
+    standby: Arm | None = None
+    metric: str | None = None
+    complaint_metric: str | None = None
+    classes: dict[str, Track] = {}
+    complaints: ComplaintTrack | None = None
+    signals: dict[str, Signal] = {}
+    languages: Languages = Languages()
+    requests: int = 0
+    looked_at: int = 0
+    request_rate: Rate | None = None
+    request_marks: Marks = ()
+    labels: int = 0
+    label_rate: Rate | None = None
+    judged: Rate | None = None
+    delays: DelayCounts = DelayCounts()
+    agreed: Recent = Recent()
+    saving_usd: float = 0.0
+    shadow_usd: float = 0.0
+    told: Verdict = "healthy"
+    told_since: float = 0.0
+    restored_at: float = 0.0
+    anew: dict[str, float] = {}
+
+
+def start(version: str, task: str, epoch: str) -> Watch:
+    """The watch of a version of which nothing was seen."""
+    return Watch(
+        version=version,
+        task=task,
+        epoch=epoch,
+        roll=raters.start(0.5, version),
+        reviewed=tracks.start(FIRST_REVIEWED, version),
+        feedback=tracks.start(FIRST_FEEDBACK, version),
+        shadow=PairTrack(salt=version),
+        holdout=PairTrack(salt=version),
+        general=Arm(other=GENERAL),
+    )
+
+
+# ---- records -------------------------------------------------------------------------------------
+
+
+def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch | None = None) -> Watch:
+    """The watch after a request of a caller's, or a reported one, that was led to its version or answered by it."""
+    if not is_by_chance(seen):
+        return watch
+    moved: dict[str, Any] = {}
+    if watch.version in (seen.version, seen.led_to):
+        moved["roll"] = raters.served(watch.roll, seen.caller)
+    if labelled_version(seen) == watch.version:
+        moved["requests"] = watch.requests + 1
+        moved["request_rate"] = lately.with_event(watch.request_rate, at)
+        if watch.requests % MARKED_EVERY == 0:
+            moved["request_marks"] = lately.with_mark(watch.request_marks, watch.requests + 1, at, 0.0)
+        if seen.purpose == "serve" and seen.saving_usd is not None:
+            moved["saving_usd"] = watch.saving_usd + seen.saving_usd
+        if plan.complaint_metric is not None:
+            moved.update(_with_served(watch, seen, plan.complaint_metric, at, previous))
+    if signals.is_looked_at(seen.id, watch.requests, lately.per_day(watch.request_rate, at, signals.KNOWN_SECONDS_MIN)):
+        found, languages = signals.after(watch.signals, watch.languages, seen, watch.version, at)
+        moved.update(looked_at=watch.looked_at + 1, signals=found, languages=languages)
+    if held_out_of(seen) == watch.version:
+        holdout = pair_tracks.against(watch.holdout, seen.stack)
+        if holdout is not watch.holdout:
+            moved["holdout"] = holdout
+    return msgspec.structs.replace(watch, **moved) if moved else watch
+
+
+def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Watch | None) -> dict[str, Any]:
+    """The complaints after a request; begun with the first one."""
+    track = watch.complaints
+    if track is None or watch.complaint_metric != metric:
+        earlier = previous.complaints if previous is not None and previous.complaint_metric == metric else None
+        track = complaint_tracks.start(watch.version, at, earlier.whole.learned if earlier is not None else None)
+        track = complaint_tracks.degraded(track) if watch.told == "degraded" else track
+    return {"complaint_metric": metric, "complaints": complaint_tracks.served(track, seen.caller, at)}
+
+
+# ---- pairs ---------------------------------------------------------------------------------------
+
+
+def noted_pair(note: Note, shadow: Seen) -> Note:
+    """The note with a shadow's pair, if it can ever be judged."""
+    pair = shadow.pair
+    if pair is None or len(note.pairs) >= PAIRS_MAX:
+        return note
+    other, served = sides(shadow)
+    on_trial = pair.arm is None
+    found = Noted(
+        shadow=other,
+        served=served,
+        on_trial=on_trial,
+        judge="normal" if on_trial else pair.judge,
+        digest=shadow.text_digest if on_trial else pair.digest,
+        served_digest=pair.text_digest if on_trial else pair.served_digest,
+        right=pair.right,
+        served_right=pair.served_right,
+        score=pair.score,
+        served_score=pair.served_score,
+    )
+    if any((one.shadow, one.served) == (other, served) for one in note.pairs):
+        return note
+    return msgspec.structs.replace(note, pairs=(*note.pairs, found))
+
+
+def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | None = None) -> tuple[Watch, Note]:
+    """The watch after a shadow whose pair is in the note, and the note.
+
+    `standby` is the task's standby version: pairs with other versions are not reckoned with.
+    """
+    if shadow.pair is None:
+        return watch, note
+    whose = sides(shadow)
+    cost = shadow.cost_usd
+    if cost and watch.version == (whose[1] if whose[1] != GENERAL else whose[0]):
+        watch = msgspec.structs.replace(watch, shadow_usd=watch.shadow_usd + cost)
+    if whose[0] == GENERAL:
+        watch = _with_shadow(watch, pair_tracks.against(watch.shadow, shadow.stack))
+        renewed = arms.against(watch.general, shadow.stack)
+        watch = watch if renewed is watch.general else _with_arm(watch, renewed)
+    place = next((at for at, one in enumerate(note.pairs) if (one.shadow, one.served) == whose), None)
+    noted = note.pairs[place] if place is not None else None
+    arm = _arm(watch, noted, standby) if noted is not None else None
+    if place is None or noted is None or arm is None or watch.version in noted.counted:
+        return watch, note
+    arm = arms.with_pair(arm, at, arms.guesses(noted, watch.version))
+    noted = msgspec.structs.replace(noted, counted={**noted.counted, watch.version: arm.blocks[-1].begins})
+    return _judged(_with_arm(watch, arm), note, place, noted, at, shadow.placed_at)
+
+
+def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked_at: float) -> tuple[Watch, Note]:
+    """Watch and note with what is known of a pair: a person's word goes into its sums, either one into the test.
+
+    The test sees only pairs of which both answers are judged: by a label of one alone, differences follow who answered.
+    """
+    version = watch.version
+    arm, other = _arm(watch, noted, None), noted.shadow if noted.served == version else noted.served
+    demonstrated = note.right.get(noted.judge) if noted.judge is not None else None
+    right = arms.rightness(noted, version, None if noted.on_trial else note.bad, demonstrated)
+    guessed = arms.guesses(noted, version)
+    begins = noted.counted.get(version)
+    seen = noted.labelled if not note.givers else (*noted.labelled, *noted.told)
+    if right is not None and arm is not None and begins is not None and version not in seen:
+        watch = _with_arm(watch, arms.with_label(arm, begins, right, guessed, note.givers))
+        if version not in noted.told:
+            watch = _with_agreement(watch, noted, right)
+        field = "told" if note.givers else "labelled"
+        noted = msgspec.structs.replace(noted, **{field: (*getattr(noted, field), version)})
+    both = arms.rightness(noted, version, None, demonstrated)
+    sure = both if both is not None else _told_right(noted, version)
+    is_late = asked_at < watch.restored_at
+    if sure is not None and other == GENERAL and version not in noted.tested and not is_late:
+        givers = note.givers if both is not None else ()
+        alone, is_degraded = raters.alone(watch.roll), watch.told == "degraded"
+        track = pair_tracks.paired_with(watch.shadow, 1.0 - sure[0], 1.0 - sure[1], givers, at, alone, is_degraded)
+        watch = _with_shadow(watch, track)
+        noted = msgspec.structs.replace(noted, tested=(*noted.tested, version))
+    pairs = (*note.pairs[:place], noted, *note.pairs[place + 1 :])
+    return watch, msgspec.structs.replace(note, pairs=pairs)
+
+
+def _told_right(noted: Noted, version: str) -> tuple[float, float] | None:
+    """What a contract or a model says outright of both answers; a guess is not enough for a test."""
+    if noted.right is None or noted.served_right is None:
+        return None
+    shadow, served = float(noted.right), float(noted.served_right)
+    return (served, shadow) if noted.served == version else (shadow, served)
+
+
+def _with_agreement(watch: Watch, noted: Noted, right: tuple[float, float]) -> Watch:
+    """How the judge's word on the version's answer compares with a person's."""
+    guessed = arms.guesses(noted, watch.version)
+    if guessed is None:
+        return watch
+    agrees = float((guessed[0] >= 0.5) == (right[0] >= 0.5))
+    return msgspec.structs.replace(watch, agreed=lately.with_value(watch.agreed, agrees))
+
+
+def _arm(watch: Watch, noted: Noted, standby: str | None) -> Arm | None:
+    """The arm that a pair is with: general, or the standby version; None for any other."""
+    other = noted.shadow if noted.served == watch.version else noted.served
+    if other == GENERAL:
+        return watch.general
+    if watch.standby is not None and watch.standby.other == other:
+        return watch.standby
+    return Arm(other=other) if other == standby else None
+
+
+def _with_arm(watch: Watch, arm: Arm) -> Watch:
+    if arm.other == GENERAL:
+        return msgspec.structs.replace(watch, general=arm)
+    return msgspec.structs.replace(watch, standby=arm)
+
+
+def _with_shadow(watch: Watch, track: PairTrack) -> Watch:
+    return watch if track is watch.shadow else msgspec.structs.replace(watch, shadow=track)
+
+
+# ---- feedback ------------------------------------------------------------------------------------
+
+
+def take_feedback(
+    watch: Watch,
+    given: Given,
+    seen: Seen,
+    note: Note,
+    plan: Plan,
+    metrics: Mapping[str, Metric],
+    at: float,
+    previous: Watch | None = None,
+) -> tuple[Watch, Note]:
+    """The watch after a feedback that its request's note has heard, and the note. It counts where the request is one of
+    this version, or was held out of it.
+
+    The first value of a stream counts. One of a metric that is not declared, or has no order, says nothing.
+    """
+    if watch.metric != plan.feedback_metric:
+        watch = _of_another_metric(watch, plan.feedback_metric)
+    trusted = _is_trusted(given, plan)
+    metric = metrics.get(given.metric)
+    bad = badness(metric, given.value) if metric is not None else None
+    own = labelled_version(seen) == watch.version
+    known = note
+    if bad is not None and given.metric == plan.complaint_metric and own:
+        watch, note = _with_complaint(watch, given, seen, note, bad, at)
+    if bad is not None and given.metric == plan.feedback_metric:
+        vote = Vote(badness=bad, caller=given.caller, rater=given.rater, trusted=trusted)
+        stream = "reviewed" if trusted else "feedback"
+        if stream not in note.given:
+            note = msgspec.structs.replace(note, given={**note.given, stream: bad})
+            watch = _with_vote(watch, vote, stream, given, seen, plan, at, previous, own)
+    if note is not known and own and not known.given:
+        watch = msgspec.structs.replace(
+            watch,
+            judged=lately.with_event(watch.judged, at),
+            delays=lately.with_delay(watch.delays, max(0.0, at - seen.placed_at)),
+        )
+    for place, noted in enumerate(note.pairs):
+        if watch.version in noted.counted:
+            watch, note = _judged(watch, note, place, noted, at, seen.placed_at)
+    return watch, note
+
+
+def _with_vote(
+    watch: Watch,
+    vote: Vote,
+    stream: str,
+    given: Given,
+    seen: Seen,
+    plan: Plan,
+    at: float,
+    previous: Watch | None,
+    own: bool,
+) -> Watch:
+    """The watch after the first label of a request in a stream."""
+    roll = raters.spoke(watch.roll, vote.caller) if not vote.trusted else watch.roll
+    alone, moved = raters.alone(roll), dict[str, Any](roll=roll)
+    is_degraded, is_late = watch.told == "degraded", seen.placed_at < watch.restored_at
+    if stream == "feedback" and not is_late and (own or held_out_of(seen) == watch.version):
+        moved["holdout"] = pair_tracks.met(watch.holdout, own, vote.badness, vote.caller, at, alone, is_degraded)
+    if own:
+        track: Track = getattr(watch, stream)
+        if stream == "feedback" and track.guard is None:
+            track = _with_previous(track, previous, plan, at)
+        moved[stream] = tracks.labelled(track, vote, at, roll, is_degraded, is_late)
+        moved["labels"] = watch.labels + 1
+        moved["label_rate"] = lately.with_event(watch.label_rate, at)
+        of_class = class_of(given, plan.class_tag)
+        if of_class is not None:
+            moved["classes"] = _with_class(watch, stream, of_class, vote, at, roll, is_late)
+    return msgspec.structs.replace(watch, **moved)
+
+
+def _with_previous(track: Track, previous: Watch | None, plan: Plan, at: float) -> Track:
+    """The stream held against the version before, once that has labels enough of the same metric."""
+    if previous is None or previous.metric != plan.feedback_metric or previous.feedback.steady < PREVIOUS_MIN:
+        return track
+    found = tracks.evidence_of(previous.feedback, at, "monitor", previous.version)
+    return track if found is None else tracks.held_against(track, found)
+
+
+def _with_class(
+    watch: Watch, stream: str, of_class: str, vote: Vote, at: float, roll: Guarded, is_late: bool
+) -> dict[str, Track]:
+    """The streams of classes after a label: the first twenty by themselves, all others together."""
+    name = f"{stream}:{of_class}"
+    if name not in watch.classes and sum(one.startswith(f"{stream}:") for one in watch.classes) >= CLASSES_MAX:
+        name = f"{stream}:{OTHER_CLASS}"
+    track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
+    return {**watch.classes, name: tracks.labelled(track, vote, at, roll, watch.told == "degraded", is_late)}
+
+
+def _with_complaint(watch: Watch, given: Given, seen: Seen, note: Note, bad: float, at: float) -> tuple[Watch, Note]:
+    """The watch after the first value of the complaint metric for a request; only a bad one is a complaint."""
+    if "complaints" in note.given:
+        return watch, note
+    note = msgspec.structs.replace(note, given={**note.given, "complaints": bad})
+    if bad < 0.5 or watch.complaints is None:
+        return watch, note
+    roll = raters.spoke(watch.roll, given.caller)
+    track = complaint_tracks.complained(watch.complaints, given.caller, seen.placed_at, at, raters.alone(roll))
+    return msgspec.structs.replace(watch, roll=roll, complaints=track), note
+
+
+def heard(note: Note, given: Given, plan: Plan, metrics: Mapping[str, Metric]) -> Note:
+    """The note with the first label and the first demonstration that may judge pairs.
+
+    Where the task has reviews or trusted callers, only their word judges pairs: it is the less biased one. Elsewhere
+    it takes the place of what other callers have said of the request.
+    """
+    trusted = _is_trusted(given, plan)
+    metric = metrics.get(given.metric) if given.metric == plan.feedback_metric else None
+    bad = badness(metric, given.value) if metric is not None else None
+    known = note.bad is not None or bool(note.right)
+    if not trusted and (plan.reviews_per_week or plan.trusted_callers or (known and not note.givers)):
+        return note
+    if trusted and note.givers and (bad is not None or given.demonstration_digests):
+        note = msgspec.structs.replace(note, bad=None, right={}, givers=())
+    moved: dict[str, Any] = {}
+    if bad is not None and note.bad is None:
+        moved["bad"] = bad
+    if given.demonstration_digests and not note.right:
+        moved["right"] = given.demonstration_digests
+    if not moved:
+        return note
+    if not trusted and given.caller not in note.givers:
+        moved["givers"] = (*note.givers, given.caller)
+    return msgspec.structs.replace(note, **moved)
+
+
+def _is_trusted(given: Given, plan: Plan) -> bool:
+    return given.reviewed or given.caller in plan.trusted_callers
+
+
+def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
+    """The watch without the labels of the metric that it went by before, if any."""
+    if watch.metric is None:
+        return msgspec.structs.replace(watch, metric=metric)
+    fresh = start(watch.version, watch.task, watch.epoch)
+    return msgspec.structs.replace(
+        watch, metric=metric, reviewed=fresh.reviewed, feedback=fresh.feedback, holdout=fresh.holdout, classes={}
+    )
+
+
+# ---- time, baselines and verdicts ------------------------------------------------------------------
+
+
+def tick(watch: Watch, at: float) -> Watch:
+    """The watch at a later moment at which nothing came. Asked more or less often, the same comes of it."""
+    if watch.complaints is None:
+        return watch
+    track = complaint_tracks.ticked(watch.complaints, at)
+    return watch if track is watch.complaints else msgspec.structs.replace(watch, complaints=track)
+
+
+def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
+    """The watch held against the baselines that admins and evaluations have set, where they are others than before.
+
+    `baselines` go by stream, or `STREAM:CLASS`. One of an unlabelled stream has it learn its reference anew, and so has
+    one of the complaints. While the version is degraded all reverse tests begin anew then: what is to be refuted is
+    another.
+    """
+    known = watch
+    for name, baseline in sorted(baselines.items()):
+        if watch.anew.get(name) == baseline.at:
+            continue
+        watch = msgspec.structs.replace(
+            watch, anew={**watch.anew, name: baseline.at}, **_held_against(watch, name, baseline)
+        )
+    return watch if watch is known or watch.told != "degraded" else _turned(watch, "degraded")
+
+
+def _held_against(watch: Watch, name: str, baseline: Baseline) -> dict[str, Any]:
+    stream, _, of_class = name.partition(":")
+    if of_class and stream in ("reviewed", "feedback"):
+        track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
+        return {"classes": {**watch.classes, name: tracks.held_against(track, baseline)}}
+    if stream in ("reviewed", "feedback"):
+        return {stream: tracks.held_against(getattr(watch, stream), baseline)}
+    if stream == "shadow":
+        return {stream: pair_tracks.held_against(watch.shadow, baseline)}
+    if stream == "complaints":
+        return {stream: None}
+    return {"signals": {known: signal for known, signal in watch.signals.items() if known != stream}}
+
+
+def told(watch: Watch, verdict: Verdict, since: float) -> Watch:
+    """The watch once it is known what verdict stands since when: with `degraded` the reverse tests begin, and with its
+    end the detectors anew."""
+    if (watch.told, watch.told_since) == (verdict, since):
+        return watch
+    was, now = watch.told == "degraded", verdict == "degraded"
+    restored_at = since if was and not now else watch.restored_at
+    watch = msgspec.structs.replace(watch, told=verdict, told_since=since, restored_at=restored_at)
+    return watch if was == now else _turned(watch, verdict)
+
+
+def _turned(watch: Watch, verdict: Verdict) -> Watch:
+    """The watch with its reverse tests begun, or with its detectors begun anew."""
+    of_track, of_pairs, of_complaints = (
+        (tracks.degraded, pair_tracks.degraded, complaint_tracks.degraded)
+        if verdict == "degraded"
+        else (tracks.restored, pair_tracks.restored, complaint_tracks.restored)
+    )
+    return msgspec.structs.replace(
+        watch,
+        reviewed=of_track(watch.reviewed),
+        feedback=of_track(watch.feedback),
+        classes={name: of_track(track) for name, track in watch.classes.items()},
+        shadow=of_pairs(watch.shadow),
+        holdout=of_pairs(watch.holdout),
+        complaints=watch.complaints and of_complaints(watch.complaints),
+    )

@@ -1,0 +1,220 @@
+"""What the monitor has found of a task and done about it: one object a task, on the shelf `health` in Redis."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from monitoring.degradation.verdicts.plan import ResponseName
+
+Verdict = Literal["healthy", "suspect", "degraded"]
+VERDICTS: tuple[Verdict, ...] = ("healthy", "suspect", "degraded")
+ActionKind = ResponseName | Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]
+"""What the monitor notes: one of its responses, a verdict that moved, a share given back, that no arm is known to be
+better; and what admins do: a pin, its release, the word that the task has changed, an action undone."""
+ACTIONS_MAX = 100
+"""The newest actions that are kept with a task; the audit has all of them."""
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """An admin's word on a version. `verdict` is what holds instead of the monitor's (None: its verdict stands, but
+    nothing is done about it); until `until` in Unix seconds (None: until it is released)."""
+
+    verdict: Verdict | None
+    by: str
+    reason: str
+    at: float
+    until: float | None = None
+
+
+class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """A version's verdict, since when (Unix seconds) and why, and what it keeps of its requests.
+
+    `kept` is the share of its requests that it answers, `to` the arm that gets the rest: `general` or `standby` (None:
+    nothing is shifted), `to_version` the version that this is, if it is one; `stepped_at` is when the share was last
+    moved. `evidence` is that on which the verdict rests.
+    `stale_from` says from when on (Unix seconds) the organisation's rules are others than those that it was trained on.
+    `cleared` are unlabelled streams whose alarm labels have refuted; `done` is what was done once and for all while the
+    verdict lasts, `labels` how many labels it had when its verdict moved.
+    """
+
+    verdict: Verdict = "healthy"
+    since: float = 0.0
+    because: str = ""
+    evidence: dict[str, Any] = {}
+    kept: float = 1.0
+    to: Literal["general", "standby"] | None = None
+    to_version: str | None = None
+    stepped_at: float = 0.0
+    pin: Pin | None = None
+    stale_from: float | None = None
+    cleared: tuple[str, ...] = ()
+    done: tuple[str, ...] = ()
+    labels: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether it is degraded and nothing is shifted, as no other arm is known to be better."""
+        return "hold_and_alert" in self.done and self.to is None
+
+
+class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+    """A suspicion that is looked into: why, since when, and what the raised shadows may cost and have cost.
+
+    `shadow_usd_before` and `pairs_before` are what the shadows had cost, and how many pairs there were, until then.
+    """
+
+    id: str
+    version: str
+    opened_at: float
+    because: str
+    shadow_usd_max: float
+    shadow_usd_before: float = 0.0
+    pairs_before: int = 0
+    shadow_usd_spent: float = 0.0
+    closed_at: float | None = None
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was done, with its evidence and with what was there before, so that it can be undone.
+
+    `kind` is an ActionKind; one that a newer gateway noted may be another, and is kept as it is.
+    """
+
+    id: str
+    at: float
+    kind: str
+    version: str
+    because: str
+    evidence: dict[str, Any] = {}
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    by: str = "system"
+    undone_at: float | None = None
+    undone_by: str | None = None
+
+
+class Changed(msgspec.Struct, frozen=True, kw_only=True):
+    """The organisation's own word that the task has changed: from when on (Unix seconds), and what was set for it."""
+
+    effective_at: float
+    by: str
+    note: str
+    at: float
+    override: str | None = None
+    retraining: str | None = None
+
+
+class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the monitor has found of a task and set for it.
+
+    `shadow_share` and `review_share` are the probabilities with which a request is drawn for them; `deferral_factor` is
+    how many times deferred_share is sent away. `actions` are the newest ones, oldest first; `undone` are responses that
+    an admin has undone: they are not given again until all versions are healthy.
+    """
+
+    versions: dict[str, VersionHealth] = {}
+    shadow_share: float = 0.0
+    review_share: float = 0.0
+    deferral_factor: float = 1.0
+    ticket: Ticket | None = None
+    changed: Changed | None = None
+    actions: list[Action] = []
+    undone: tuple[str, ...] = ()
+
+
+class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one stream of evidence on a version stands.
+
+    `stream` is its name (STREAMS), `of_class` the class that it is of (None: all). `estimate` is the share of bad ones
+    seen lately, with its 95% interval; `baseline` what it is held against, as JSON of a Baseline or of the reference.
+    `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds.
+    """
+
+    stream: str
+    of_class: str | None = None
+    labelled: bool
+    observed: float
+    wrong: float | None = None
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    baseline: dict[str, Any] = {}
+    e_value: float = 0.0
+    threshold: float = 0.0
+    alarming: bool = False
+    recovered: bool = False
+    since: float | None = None
+
+
+class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The estimated quality of one arm on this task, the share of right answers, with its 95% interval (PPI++).
+
+    `version` is the name of the version that it is, None for general. `advantage_low` and `advantage_high` are bounds
+    of how much better it is than the version judged, each of which holds with 95% however often one looks; None where
+    not known.
+    """
+
+    arm: Literal["version", "general", "standby"]
+    version: str | None = None
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    labels: int = 0
+    pairs: int = 0
+    advantage_low: float | None = None
+    advantage_high: float | None = None
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a version from its streams, at one moment. The same whichever gateway computes it."""
+
+    task: str
+    version: str
+    at: float
+    requests: int = 0
+    requests_per_day: float = 0.0
+    labels: int = 0
+    labels_per_day: float = 0.0
+    label_coverage: float | None = None
+    feedback_delay_seconds: float | None = None
+    complaints_expected: float | None = None
+    complaints_seen: float | None = None
+    seconds_to_detect: dict[str, float | None] = {}
+    """By points (`5`, `10`): seconds until such a rise is found at today's label rate; None: never, there are none."""
+    saving_usd: float = 0.0
+    shadow_usd: float = 0.0
+    streams: list[StreamReport] = []
+    arms: list[ArmReport] = []
+    judge_agreement: float | None = None
+    """How often the judge of pairs agrees with people, from 0 to 1; None without any that both judged."""
+
+
+STREAMS = (
+    *("reviewed", "feedback", "shadow", "complaints"),
+    *("coverage", "confidence", "contract", "escalation", "length", "refusal", "language", "latency", "cost"),
+)
+LABELLED = frozenset({"reviewed", "feedback", "shadow", "complaints"})
+"""Streams that can make a version degraded; the others make it suspect at most."""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What every gateway reads to tell of the monitor: the judgements by version, and how far it has read.
+
+    `at` is when it last judged, in Unix seconds; `behind_seconds` the age of the oldest entry that it has not read;
+    `writing` counts the writings of judgements, `unreadable` what could not be read, and `unmatched` feedback that no
+    record was there for any more: so it counts for no version.
+    """
+
+    at: float
+    behind_seconds: float = 0.0
+    writing: int = 0
+    unreadable: int = 0
+    unmatched: int = 0
+    judgements: dict[str, Judgement] = {}
+
+
+SUMMARY_KEY = "apprentice:monitor:summary"
+JUDGEMENTS_KEY = "apprentice:monitor:judgements"
+"""A hash: each version's last judgement. The summary beside it has none."""

@@ -1,0 +1,103 @@
+"""What has to be borne in mind when the monitor's word on a task is read, in plain words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from monitoring.degradation.verdicts.health import Judgement, TaskHealth
+from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.shares import Roles
+from monitoring.degradation.words.phrases import count, moment, span
+
+STOPPED_SECONDS = 60.0
+"""A monitor that has judged nothing for longer has stopped."""
+BEHIND_SECONDS = 60.0
+"""Records that are older and not read yet are told of."""
+PAIRS_EXPECTED_MIN = 20.0
+"""Shadow pairs that should be there before it is told that none is judged."""
+
+
+def doubts(
+    health: TaskHealth,
+    plan: Plan,
+    roles: Roles,
+    judgements: Mapping[str, Judgement],
+    judged_at: float | None,
+    behind_seconds: float,
+    review_by: Mapping[str, float],
+    now: float,
+) -> list[str]:
+    """The sentences, the gravest first; none where all is well. Times are Unix seconds."""
+    active = judgements.get(roles.active or "")
+    found = [*_of_monitor(judged_at, behind_seconds, now), *_of_pins(health, judgements, now)]
+    found += _of_change(health, review_by, now)
+    if roles.active is not None:
+        found += _of_labels(roles.active, active, plan)
+        found += _of_judge(active, plan)
+        if not plan.enforced and "shift" in plan.responses:
+            found.append("The task's rung degraded is not enforced: the monitor tells, and shifts no share by itself.")
+    return found
+
+
+def has_stopped(judged_at: float | None, now: float) -> bool:
+    """Whether the monitor does not judge, or has not for a while."""
+    return judged_at is None or now - judged_at > STOPPED_SECONDS
+
+
+def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> Iterator[str]:
+    if judged_at is None:
+        yield "The monitor has judged nothing yet: is a gateway running, and does it have the monitor's duty?"
+    elif now - judged_at > STOPPED_SECONDS:
+        yield (
+            f"The monitor has stopped judging: its last word is {span(now - judged_at)} old ({moment(judged_at)}). "
+            "All that is told here is as it was then. Look at the gateways' logs for `monitor`."
+        )
+    elif behind_seconds > BEHIND_SECONDS:
+        yield f"The monitor is {span(behind_seconds)} behind: newer requests and feedback are not in this yet."
+
+
+def _of_pins(health: TaskHealth, judgements: Mapping[str, Judgement], now: float) -> Iterator[str]:
+    for name, known in sorted(health.versions.items()):
+        word = known.pin
+        if word is None or (word.until is not None and word.until <= now):
+            continue
+        until = "until it is released" if word.until is None else f"until {moment(word.until)}"
+        what = "is held: nothing is done about its verdict" if word.verdict is None else f"is pinned as {word.verdict}"
+        yield f"{name} {what} {until}, by {word.by} since {moment(word.at)}: {word.reason.rstrip('.')}."
+        streams = judgements[name].streams if name in judgements else []
+        if word.verdict in ("healthy", "suspect") and any(one.labelled and one.alarming for one in streams):
+            yield f"The monitor would say that {name} is degraded: labels speak against it."
+
+
+def _of_change(health: TaskHealth, review_by: Mapping[str, float], now: float) -> Iterator[str]:
+    for name, known in sorted(health.versions.items()):
+        if known.stale_from is not None:
+            tense = "is stale since" if known.stale_from <= now else "gets stale on"
+            yield f"{name} {tense} {moment(known.stale_from)}: it was trained on rules that no longer hold then."
+    for name, due in sorted(review_by.items()):
+        if due <= now:
+            yield f"The review of {name} by its owner is overdue since {moment(due)}."
+
+
+def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
+    if active is None or active.labels < plan.labels_min:
+        has = "no labels" if active is None or not active.labels else count(active.labels, "label", "labels") + " only"
+        yield f"{name} has {has}: fewer than {plan.labels_min} never make it degraded, however bad they are."
+    if active is not None and not active.labels_per_day:
+        yield "No label comes at present: without labels the monitor can at most become suspicious."
+
+
+def _of_judge(active: Judgement | None, plan: Plan) -> Iterator[str]:
+    """Whether the judge is one of those that it judges, and whether pairs that should be there are missing."""
+    if plan.judges_itself and (plan.shadow_share or plan.shadow_share_suspect):
+        yield (
+            "The general model judges its own answers beside the version's, and may think too well of them: name "
+            "another model's pool as monitor.judge.pool, or have people review some of the requests."
+        )
+    if active is None or plan.shadow_share * active.requests < PAIRS_EXPECTED_MIN:
+        return
+    if not any(one.stream == "shadow" and one.observed > 0 for one in active.streams):
+        yield (
+            "Both arms should answer a share of the requests, and none of these pairs is judged: the exit or the judge "
+            "of pairs may be down."
+        )

@@ -1,0 +1,142 @@
+"""How sure the monitor is, in plain words: each stream with its estimate, its baseline and its evidence. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from monitoring.degradation.verdicts.health import Judgement, StreamReport
+from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.words.phrases import count, day, digits, evidence, listed, moment, percent, span
+
+KINDS: Mapping[str, str] = {
+    "gate": "its evaluation before it was released",
+    "previous": "the version before it",
+    "own": "its own first labels",
+    "admin": "an admin",
+}
+"""Where a baseline comes from."""
+
+
+def streams(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
+    """A sentence on each labelled stream and on each alarm, and one on all others. `stale`: the task has changed."""
+    quiet: list[str] = []
+    for one in judged.streams:
+        if one.labelled:
+            yield _labelled(one, judged.task, plan)
+        elif one.alarming:
+            yield _unlabelled(one)
+        else:
+            quiet.append(one.stream)
+    if quiet:
+        names = listed(list(dict.fromkeys(quiet)))
+        yield f"Without labels, {names} {'is' if len(set(quiet)) == 1 else 'are'} as before."
+    if stale and judged.streams:
+        yield "What these are held against was learned under the old rules: a change in them may be the new rules'."
+
+
+def detection(judged: Judgement) -> Iterator[str]:
+    """How soon a rise would be found at today's label rate."""
+    for points, seconds in sorted(judged.seconds_to_detect.items(), key=lambda item: int(item[0])):
+        if seconds is None:
+            yield f"A rise of {points} points would never be found at today's label rate."
+        else:
+            yield f"A rise of {points} points would be found in about {span(seconds)} at today's label rate."
+
+
+def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
+    name = one.stream if one.of_class is None else f"{one.stream}, class {one.of_class}"
+    if not one.observed:
+        return f"{name}: nothing came in this stream."
+    if one.stream == "complaints":
+        parts = [f"{name}: {_complaints(one)}"]
+    elif one.baseline.get("difference"):
+        parts = [f"{name}: {_difference(one)}"]
+    else:
+        parts = [f"{name}: {_amount(one)}"]
+    if held := _held(one.baseline):
+        parts.append(f"held against {held}")
+    if one.baseline.get("rests_on_one"):
+        parts.append("it would alarm, but rests on one caller's word, which moves no verdict alone")
+    return "; ".join([*parts, *_against_holdout(one.baseline), _evidence(one)]) + "."
+
+
+def _amount(one: StreamReport) -> str:
+    seen = f"{evidence(one.wrong)} of {evidence(one.observed)} were wrong" if one.wrong is not None else ""
+    if one.estimate is None:
+        return seen or f"{evidence(one.observed)} seen"
+    return f"{percent(one.estimate)} wrong lately{_interval(one)}" + (f" ({seen} in all)" if seen else "")
+
+
+def _interval(one: StreamReport) -> str:
+    if one.low is None or one.high is None:
+        return ""
+    return f", 95% interval {percent(one.low)} to {percent(one.high)}"
+
+
+def _difference(one: StreamReport) -> str:
+    """A stream of pairs: how much more often the version is wrong than the other arm, on the same requests."""
+    pairs = count(one.observed, "pair", "pairs")
+    if one.estimate is None:
+        return f"{pairs} so far"
+    than = "more often" if one.estimate >= 0 else "less often"
+    ends = ""
+    if one.low is not None and one.high is not None:
+        ends = f", 95% interval {100 * one.low:.1f} to {100 * one.high:.1f}"
+    return f"wrong {100 * abs(one.estimate):.1f} points {than} than general on the same requests lately{ends} ({pairs})"
+
+
+def _complaints(one: StreamReport) -> str:
+    come = count(one.wrong or 0.0, "complaint", "complaints")
+    said = f"{come} about {count(one.observed, 'request', 'requests')}"
+    rate = one.baseline.get("rate")
+    if one.baseline.get("learning"):
+        return f"{said}; how many are usual, and how late they come, is being learned"
+    return (
+        f"{said}; about {digits(10_000 * float(rate))} in 10,000 are usual" if isinstance(rate, int | float) else said
+    )
+
+
+def _against_holdout(baseline: Mapping[str, Any]) -> Iterator[str]:
+    """What the labels of requests say that were held out for general at the same time."""
+    beside = baseline.get("holdout")
+    if isinstance(beside, Mapping) and isinstance(beside.get("estimate"), int | float):
+        by, than = abs(float(beside["estimate"])), "more often" if float(beside["estimate"]) >= 0 else "less often"
+        pairs = count(float(beside.get("pairs") or 0.0), "pair", "pairs")
+        yield f"wrong {100 * by:.1f} points {than} than what was held out at the same time ({pairs} of labels)"
+
+
+def _held(baseline: Mapping[str, Any]) -> str:
+    """A baseline with its kind and its evidence."""
+    upper = baseline.get("upper")
+    if not isinstance(upper, int | float):
+        return ""
+    if baseline.get("difference"):
+        said = f"at most {100 * float(upper):.1f} points more often"
+    else:
+        said = f"at most {percent(float(upper))}"
+    kind = KINDS.get(str(baseline.get("kind")))
+    if kind is None:
+        return said
+    said += f", from {kind}"
+    if baseline.get("of") and not baseline.get("difference"):
+        said += f" ({evidence(float(baseline.get('wrong') or 0.0))} of {evidence(float(baseline['of']))} wrong)"
+    if baseline.get("at"):
+        said += f" on {day(float(baseline['at']))}"
+    return said
+
+
+def _evidence(one: StreamReport) -> str:
+    word = f"e-value {evidence(one.e_value)}, alarm at {evidence(one.threshold)}"
+    if one.alarming:
+        since = f", growing since {moment(one.since)}" if one.since else ""
+        return f"ALARM ({word}{since})"
+    return f"recovered ({word})" if one.recovered else f"no alarm ({word})"
+
+
+def _unlabelled(one: StreamReport) -> str:
+    seen = count(one.observed, "value", "values")
+    way = {"above": "more of it than before", "below": "less of it than before"}.get(
+        str(one.baseline.get("direction")), "not as it was"
+    )
+    return f"{one.stream}: {way}, over {seen}; {_evidence(one)}. No label says yet whether that is worse."

@@ -1,0 +1,306 @@
+"""What the monitor knows of a task in plain words: what is known, how sure, what was done, what to do next. Pure.
+
+Every sentence stands alone, and names the version, the number and its unit: it is read at night, and out of its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from monitoring.degradation.verdicts.health import Action, ArmReport, Judgement, TaskHealth, Verdict, VersionHealth
+from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.responses import UNDOABLE
+from monitoring.degradation.verdicts.shares import Roles
+from monitoring.degradation.words import doubts, measures
+from monitoring.degradation.words.phrases import count, digits, moment, part, percent, span
+
+ACTIONS_TOLD_MAX = 10
+"""The newest actions that are told; the audit has all of them."""
+ARMS: Mapping[str, str] = {
+    "version": "The version itself",
+    "general": "The general model",
+    "standby": "The standby version",
+}
+
+
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that there is to tell of. Times are Unix seconds.
+
+    `judged_at` is when the monitor last judged (None: never), and `behind_seconds` the age of what it has not read.
+    `review_by` says of versions when their owner has to look at them, `retraining` names the task's open requests to
+    train.
+    """
+
+    task: str
+    now: float
+    health: TaskHealth
+    plan: Plan
+    roles: Roles
+    judgements: dict[str, Judgement] = {}
+    judged_at: float | None = None
+    behind_seconds: float = 0.0
+    review_by: dict[str, float] = {}
+    retraining: list[str] = []
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """A task in plain words. `verdict` is that of the version that leads it (None: no version, or not judged yet), and
+    `since` when it became so, in Unix seconds."""
+
+    task: str
+    version: str | None
+    verdict: Verdict | None
+    since: float | None
+    line: str
+    known: list[str]
+    sure: list[str]
+    done: list[str]
+    next: list[str]
+    caveats: list[str]
+
+
+def told(of: Situation) -> Told:
+    """All of it in words."""
+    name = of.roles.active
+    known = of.health.versions.get(name or "")
+    judged = of.judgements.get(name or "")
+    verdict = known.verdict if known is not None else ("healthy" if judged is not None else None)
+    return Told(
+        task=of.task,
+        version=name,
+        verdict=verdict,
+        since=None if known is None else known.since or None,
+        line=_line(of, known, judged),
+        known=list(_known(of)),
+        sure=list(_sure(of, name, known, judged)),
+        done=list(_done(of)),
+        next=list(_next(of, name, known, judged)),
+        caveats=doubts.doubts(
+            of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
+        ),
+    )
+
+
+def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) -> str:
+    """The whole of it in one line."""
+    if of.roles.active is None:
+        return f"{of.task} has no version: there is nothing to judge."
+    if known is None and judged is None:
+        return f"{of.roles.active} has not been judged yet."
+    known = known or VersionHealth()
+    unsure = known.verdict == "healthy" and (judged is None or judged.labels < of.plan.labels_min)
+    parts = [f"{of.roles.active} is {known.verdict}{_since(known, of.now)}"]
+    parts += ["as far as can be told with so few labels"] if unsure else []
+    if known.to is not None:
+        parts.append(f"keeps {part(known.kept)} of its requests")
+    elif known.held:
+        parts.append(f"goes on, as {_why_held(judged)}")
+    if known.pin is not None:
+        parts.append("held by an admin" if known.pin.verdict is None else "pinned by an admin")
+    if known.stale_from is not None and known.stale_from <= of.now:
+        parts.append("stale")
+    parts.append(count(judged.labels, "label", "labels") if judged is not None else "no labels")
+    return "; ".join(parts) + "."
+
+
+# ---- what is known -----------------------------------------------------------------------------------
+
+
+def _known(of: Situation) -> Iterator[str]:
+    roles = (("leads", of.roles.active), ("is the canary of", of.roles.canary), ("is the standby of", of.roles.standby))
+    if of.roles.active is None:
+        yield f"{of.task} has no version that leads it: its exit answers, and there is nothing to judge."
+    for role, name in roles:
+        if name is None:
+            continue
+        known, judged = of.health.versions.get(name), of.judgements.get(name)
+        if known is None and judged is None:
+            if role == "leads":
+                yield f"{name} leads {of.task}, and has not been judged yet."
+            continue
+        yield from _of_version(name, role, of, known or VersionHealth(), judged)
+    if of.health.ticket is not None and of.health.ticket.closed_at is None:
+        ticket = of.health.ticket
+        yield (
+            f"Ticket {ticket.id} is open since {moment(ticket.opened_at)}: raised shadows have cost "
+            f"{ticket.shadow_usd_spent:.2f} of at most {ticket.shadow_usd_max:.2f} US dollars."
+        )
+    if of.health.changed is not None:
+        yield _changed(of)
+
+
+def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judged: Judgement | None) -> Iterator[str]:
+    yield f"{name} {role} {of.task}, and is {known.verdict}{_since(known, of.now)}."
+    if known.verdict != "healthy" and known.because:
+        yield f"Why {name} is {known.verdict}: {known.because}"
+    elif known.because and role == "leads":
+        yield f"How it came to that: {known.because}"
+    if known.to is not None:
+        yield f"{name} answers {part(known.kept)} of its requests; {ARMS[known.to].lower()} gets the rest."
+    elif known.held:
+        yield f"{name} still answers all of its requests: {_why_held(judged)}."
+    if judged is not None:
+        yield from _traffic(name, judged)
+
+
+def _traffic(name: str, judged: Judgement) -> Iterator[str]:
+    requests = f"{count(judged.requests, 'request', 'requests')}, about {digits(judged.requests_per_day)} a day"
+    labels = f"{count(judged.labels, 'label', 'labels')}, about {digits(judged.labels_per_day)} a day"
+    covered = f" ({percent(judged.label_coverage)} of the requests)" if judged.label_coverage is not None else ""
+    yield f"{name} has had {requests}, and {labels}{covered}."
+    if judged.feedback_delay_seconds is not None:
+        yield f"Half of its labels come within {span(judged.feedback_delay_seconds)} of their request."
+    if judged.complaints_seen is not None and judged.complaints_expected is not None:
+        seen = count(judged.complaints_seen, "complaint has", "complaints have")
+        yield f"{seen} come about {name} where about {digits(judged.complaints_expected)} were to be expected."
+
+
+def _why_held(judged: Judgement | None) -> str:
+    """Why nothing of a degraded version's share is shifted."""
+    if judged is not None and any(one.advantage_low is not None and one.advantage_low > 0 for one in judged.arms):
+        return "the task's settings let nothing be shifted to the better arm"
+    return "no other arm is known to be better on this task"
+
+
+def _changed(of: Situation) -> str:
+    word = of.health.changed
+    assert word is not None, "asked only where there is one"
+    when = "has changed" if word.effective_at <= of.now else "changes"
+    note = f": {word.note.rstrip('.')}" if word.note else ""
+    rule = f" The rule {word.override} was set for it." if word.override is not None else ""
+    return f"{word.by} says that {of.task} {when} on {moment(word.effective_at)}{note}.{rule}"
+
+
+def _since(known: VersionHealth, now: float) -> str:
+    if not known.since:
+        return ""
+    return f" since {moment(known.since)}, for {span(max(0.0, now - known.since))}"
+
+
+# ---- how sure ----------------------------------------------------------------------------------------
+
+
+def _sure(of: Situation, name: str | None, known: VersionHealth | None, judged: Judgement | None) -> Iterator[str]:
+    if judged is None:
+        yield "Nothing was measured yet."
+        return
+    stale = known is not None and known.stale_from is not None and known.stale_from <= of.now
+    yield from measures.streams(judged, of.plan, stale)
+    for arm in judged.arms:
+        yield from _arm(arm, name or "the version")
+    if judged.judge_agreement is not None:
+        yield f"The judge of pairs agrees with people on {percent(judged.judge_agreement)} of what both have judged."
+    yield from measures.detection(judged)
+    yield (
+        f"Over all tasks and versions, {count(of.plan.false_alarms_per_month, 'false alarm', 'false alarms')} a month "
+        "is the most that is to be expected."
+    )
+
+
+def _arm(arm: ArmReport, name: str) -> Iterator[str]:
+    if arm.mean is None or arm.low is None or arm.high is None:
+        return
+    who = name if arm.arm == "version" else ARMS[arm.arm]
+    rests = f"{count(arm.labels, 'label', 'labels')} and {count(arm.pairs, 'judged pair', 'judged pairs')}"
+    better = ""
+    if arm.arm != "version" and arm.advantage_low is not None:
+        by = f"{100 * abs(arm.advantage_low):.1f} points"
+        better = f"; it is better by at least {by}" if arm.advantage_low > 0 else "; it is not known to be better"
+    yield f"{who} is right on {percent(arm.mean)} ({percent(arm.low)} to {percent(arm.high)}, {rests}){better}."
+
+
+# ---- what was done, and what to do ---------------------------------------------------------------------
+
+
+def _done(of: Situation) -> Iterator[str]:
+    if not of.health.actions:
+        yield "Nothing was done yet."
+    for one in reversed(of.health.actions[-ACTIONS_TOLD_MAX:]):
+        yield _action(one)
+
+
+def _action(one: Action) -> str:
+    moved = ""
+    if "kept" in one.after and one.after.get("kept") != one.before.get("kept"):
+        moved = f" ({part(one.before.get('kept', 1.0))} to {part(one.after['kept'])} of its requests)"
+    undone = ""
+    if one.undone_at is not None:
+        undone = f" It was undone by {one.undone_by} at {moment(one.undone_at)}."
+    of = f" of {one.version}" if one.version else ""
+    because = f" {one.because.rstrip('.')}." if one.because else ""
+    return f"{moment(one.at)}, {one.kind}{of}{moved} by {one.by}, action {one.id}.{because}{undone}"
+
+
+def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: Judgement | None) -> Iterator[str]:
+    if name is None:
+        yield f"Give {of.task} a version: `apprentice adapters push FOLDER`, then `apprentice adapters promote`."
+        return
+    known = known or VersionHealth()
+    if known.verdict == "degraded":
+        yield from _next_of_degraded(of, name, known)
+    elif known.verdict == "suspect":
+        yield from _next_of_suspect(of, name, judged)
+    if known.pin is not None:
+        yield f"Let the monitor judge it again once you know more: `apprentice tasks release {of.task} {name}`."
+    if known.stale_from is not None:
+        yield f"Train a version on the new rules, and promote it; then `apprentice tasks changed {of.task} --undo`."
+    due = of.review_by.get(name)
+    if due is not None and due <= of.now:
+        yield f"Have the owner of {name} look whether it is still right, and push it with a later review_by."
+    if judged is not None and judged.labels < of.plan.labels_min and known.verdict != "degraded":
+        yield _label_more(of)
+    for one in of.retraining[:3]:
+        yield f"Train on what failed: `apprentice retraining export {one}`."
+    yield from _nothing(of, known, judged, due)
+
+
+def _nothing(of: Situation, known: VersionHealth, judged: Judgement | None, due: float | None) -> Iterator[str]:
+    """What there is to do where nothing is wrong with the version, or not known to be."""
+    quiet = VersionHealth(since=known.since, because=known.because, labels=known.labels, cleared=known.cleared)
+    if doubts.has_stopped(of.judged_at, of.now):
+        yield "Bring the monitor back: one gateway has its duty; `apprentice doctor` and the gateways' logs say why."
+    elif judged is None:
+        yield "Wait: it is judged once its first requests are served."
+    elif known == quiet:
+        if judged.labels >= of.plan.labels_min and not of.retraining and (due is None or due > of.now):
+            yield "Nothing: it is watched."
+    elif known.verdict == "healthy" and known.to is not None:
+        yield "Nothing: its share comes back to it step by step."
+
+
+def _next_of_degraded(of: Situation, name: str, known: VersionHealth) -> Iterator[str]:
+    if known.to is not None:
+        yield "Nothing has to be done at once: its share comes back by itself once labels show that it has recovered."
+        undoable = [one.id for one in of.health.actions if one.kind in UNDOABLE and one.undone_at is None]
+        if undoable:
+            yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {undoable[-1]}`."
+    elif known.pin is None:
+        yield f"Decide now: {name} still answers its callers, and is known to be worse than it was."
+        if of.roles.standby is not None:
+            yield f"Go back to {of.roles.standby} if you trust it: `apprentice adapters rollback {of.task}`."
+        if of.roles.general:
+            rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
+            yield f"Send its requests to the general model if you trust that more: `{rule}`."
+        yield "Have more pairs and reviews judged, so that arms can be compared."
+    yield f"Say that it is healthy, if it is: `apprentice tasks pin {of.task} {name} --verdict healthy --reason TEXT`."
+
+
+def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:
+    wanted = 2 * of.plan.labels_min
+    yield (
+        f"Have answers of {name} judged: about {count(wanted, 'label', 'labels')} from now on show whether it is as "
+        "good as before."
+    )
+    if judged is None or not judged.labels_per_day:
+        yield _label_more(of)
+
+
+def _label_more(of: Situation) -> str:
+    if of.plan.reviews_per_week == 0:
+        return (
+            f"Have answers judged: set tasks.{of.task}.monitor.reviews.per_week, and answer GET /v1/reviews/next; or "
+            "send feedback."
+        )
+    return "Have answers judged: GET /v1/reviews/next has requests that wait for a person."
