@@ -45,7 +45,7 @@ from router.fitting.coverage import TrainingPrompt, fit_coverage
 from router.policy import AttemptLimits, TaskPolicy
 from router.rungs import Rung
 from router.scoring import score
-from serving.adapters.registry import AliasEntry, Version
+from serving.adapters.entries import AliasEntry, Version
 from serving.shelf import Shelf
 from serving.view import FleetView
 

@@ -5,6 +5,7 @@ false alarms   how often a detector alarms within 10,000 labels while nothing ch
 delays         how many labels of requests since the change come until a detector alarms: the median, by baseline, world
                and size of the change in points. Where half of the runs found nothing there is none
 fleet          ten thousand healthy versions for months: false verdicts a month, beside what was set
+own            streams held against their own first 100 labels, as classes are, or 50 (`degradation_own.py`)
 poison         one caller sends only bad labels: how often that makes a verdict, and what the guard costs the honest
                (`degradation_fleet.py` for both)
 
@@ -30,7 +31,7 @@ import numpy as np
 from scipy.stats import beta
 from threadpoolctl import threadpool_limits
 
-from benchmarks import degradation_fleet, degradation_peers
+from benchmarks import degradation_fleet, degradation_own, degradation_peers
 from benchmarks.canary import rate_of
 from benchmarks.degradation_detectors import Design, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
@@ -56,8 +57,9 @@ DESIGNS: Mapping[str, Design | None] = {
     "20 points alone": Design((0.20,), (1.0,)),
 }
 GOAL_LABELS, GOAL_ALPHA = 10_000, 0.05
+OWN_RUNS_TIMES = 10
 OURS = ("known", "gate_1000", "gate_300", "guarded")
-FULL = "4 times the runs, other alternatives, and 12 months of the fleet: 135 seconds of CPU time"
+FULL = "4 times the runs, other alternatives, and 12 months of the fleet; the CPU time is told at the end"
 
 
 # ---- the detectors on the same labels -----------------------------------------------------------------
@@ -171,6 +173,9 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         false, after = false_alarms(asked, river), found_after(asked, river)
     goals, late = goal_delays(asked), complaints_first(asked)
     fleet = degradation_fleet.fleet(asked.versions, asked.months, asked.budget, asked.seed)
+    own = degradation_own.own_first(
+        asked.baselines, OWN_RUNS_TIMES * asked.runs, asked.runs, asked.labels, asked.alpha, asked.seed
+    )
     poison = degradation_fleet.poison(asked.runs, asked.labels, asked.alpha, asked.seed)
     costs = degradation_fleet.guard(asked.runs // 3, asked.labels, asked.alpha, POINTS[1:], asked.seed)
     designs = tried(asked) if asked.full else []
@@ -179,13 +184,14 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return {
         **{name: getattr(asked, name) for name in names},
         "river": RIVER if river.asked else None,
-        "figures": figures_of(false, goals, late, fleet, poison),
+        "figures": {**figures_of(false, goals, late, fleet, poison), **own_figures(own)},
         "false_alarms": false,
         "delays": after,
         "goal_delays": goals,
         "tried": designs,
         "complaints_first": late,
         "fleet": fleet,
+        "own_first": own,
         "poison": poison,
         "guard": costs,
         "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in used), 1),
@@ -223,6 +229,16 @@ def figures_of(
         "poisoned_verdict_rate_low": worst_poison["low"],
         "complaints_first_false_alarm_rate": late["rate"],
     }
+
+
+def own_figures(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The worst of the streams that are held against their own first labels, by how many those are."""
+    figures: dict[str, Any] = {}
+    for first in degradation_own.FIRSTS:
+        worst = max((row["false_alarms"] for row in own if row["first"] == first), key=lambda one: one["rate"])
+        figures[f"false_alarm_rate_own_{first}"] = worst["rate"]
+        figures[f"false_alarm_rate_own_{first}_low"] = worst["low"]
+    return figures
 
 
 def counted(row: Mapping[str, Any], name: str) -> Mapping[str, float]:
@@ -265,6 +281,8 @@ def show(report: Mapping[str, Any]) -> str:
             "",
             *show_tried(report["tried"]),
             degradation_fleet.show_fleet(report["fleet"]),
+            "",
+            degradation_own.show_own(report["own_first"], report["labels"]),
             "",
             degradation_fleet.show_poison(report["poison"], report["guard"]),
             "",
@@ -334,6 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     goals = [
         *(Goal(f"false_alarm_rate_{name}_low", at_most=asked.alpha) for name in ("known", "gate_1000")),
         *(Goal(f"delay_{name}_low", at_most=at_most) for name, at_most in DELAY_GOALS.items()),
+        *(Goal(f"false_alarm_rate_own_{first}_low", at_most=asked.alpha) for first in degradation_own.FIRSTS),
         Goal("fleet_false_verdicts_a_month_low", at_most=asked.budget),
         Goal("poisoned_verdict_rate_low", at_most=asked.alpha),
     ]

@@ -379,8 +379,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=100_000, help="requests a month (default 100000)")
     parser.add_argument("--shadow", type=float, default=0.05, help="share in the shadow sample (default 0.05)")
     asked = parser.parse_args(arguments)
-    asked.months = asked.months or (10_000 if asked.full else 2_000)
-    asked.splits = asked.splits or (10 if asked.full else 4)
+    if asked.months is None:
+        asked.months = 10_000 if asked.full else 2_000
+    if asked.splits is None:
+        asked.splits = 10 if asked.full else 4
     if asked.months < 100 or asked.labels < 2 or asked.splits < 1:
         parser.error("--months, --labels, --splits: at least 100 months, 2 labels and a split")
     if not (0 < asked.shadow <= 1 and asked.labels <= asked.requests * asked.shadow <= 1_000_000):

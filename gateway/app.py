@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from starlette.routing import Route
 from threadpoolctl import threadpool_limits
 
-from gateway import endpoints, routing
+from gateway import endpoints, reviewers, routing
 from gateway.admin import (
     adapters,
     aliases,
@@ -54,7 +54,6 @@ from gateway.door.admission import Admission
 from gateway.door.wire import Call, Message, Receive, Scope, Send, bounded, unstored
 from gateway.duties.flushing import open_flow
 from gateway.duties.health import check_health
-from gateway.duties.monitored import Monitored
 from gateway.duties.presence import Presence
 from gateway.duties.rollouts import Rollouts
 from gateway.duties.rota import on_duty
@@ -72,11 +71,11 @@ from gateway.settings import Settings
 from gateway.state.durability import Durability, SettledSend
 from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
-from gateway.state.health import HealthStore
+from gateway.state.health import HealthStore, Monitored
 from gateway.state.retraining import RetrainingStore
 from gateway.state.reviews import ReviewStore
 from gateway.state.samples import Samples
-from gateway.state.snapshot import Snapshot, SnapshotKeeper
+from gateway.state.snapshot import Snapshot, SnapshotKeeper, shelf_of
 from gateway.state.state import Lives, StateError, open_state, shared_secret
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
@@ -105,7 +104,7 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/health/live", "/health/ready"})
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
 PARTS = (
-    *(endpoints, routing, reporting, reviews, overrides, keys, audit, adapters, prompts),
+    *(endpoints, routing, reporting, reviewers, reviews, overrides, keys, audit, adapters, prompts),
     *(aliases, evaluations, health, changed, baselines, retraining, fleet, state, store_files, reload),
 )
 """What the addresses that are not hot are in."""
@@ -241,10 +240,10 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             fitted=FittedStore(redis),
             samples=Samples(redis),
             reconciler=reconciler,
-            callers=Shelf(redis, "callers"),
+            callers=shelf_of(redis, "callers"),
             limits=limits,
             exits=Exits(caps_of(settings), settings.limits.general_share_window_seconds, limits),
-            overrides=Shelf(redis, "overrides"),
+            overrides=shelf_of(redis, "overrides"),
             cordons=Shelf(redis, "cordons"),
             health=HealthStore(redis),
             baselines=Shelf(redis, "baselines"),
@@ -319,8 +318,8 @@ async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
         parts = split_key(settings.admin_key.get_secret_value())
         assert parts is not None, "Settings has seen to it"
         return {parts[0]: Caller(parts[0], "admin", "admin", digest_of(parts[1]), frozenset({"*"}))}
-    callers = Shelf(redis, "callers")
-    if not any(raw["role"] == "admin" for raw in (await callers.all()).values()):
+    callers = shelf_of(redis, "callers")
+    if not any(raw.get("role") == "admin" for raw in (await callers.all()).values()):
         key, public, digest = new_key()
         await callers.put(public, Caller(public, "first admin", "admin", digest, frozenset({"*"})).to_json(), 0)
         print(f"The first admin key, shown this once: {key}", flush=True)  # noqa: T201 - never into the log
@@ -365,7 +364,7 @@ def _bases(settings: Settings) -> Mapping[str, Base]:
     """The base model of each pool that takes adapters."""
     return MappingProxyType(
         {
-            name: read_base(pool.base_folder, pool.base_fingerprint)
+            name: read_base(pool.base_folder, pool.base_fingerprint, pool.base_model)
             for name, pool in settings.pools.items()
             if pool.base_folder is not None
         }

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import msgspec
+
 from gateway.errors import Problem
 
 Role = Literal["caller", "operator", "admin"]
@@ -40,7 +42,7 @@ class CallerLimits:
                 yield name, value
 
 
-def limits_of(raw: Mapping[str, float | None] | None) -> CallerLimits | None:
+def limits_of(raw: Mapping[str, float | None] | Mapping[LimitName, float | None] | None) -> CallerLimits | None:
     """The limits of these values; None where no value is set. Raises TypeError for a name that is no limit."""
     given = {name: value for name, value in (raw or {}).items() if value is not None}
     return CallerLimits(**given) if given else None  # type: ignore[arg-type]
@@ -89,18 +91,40 @@ class Caller:
 
     @staticmethod
     def from_json(public: str, raw: Mapping[str, Any]) -> Caller:
-        """The reverse of `to_json`; entries from before there were limits and rotation have neither."""
-        former = raw.get("former")
+        """The reverse of `to_json`; entries from before there were limits and rotation have neither.
+
+        Raises ValidationError for what this release can't read: a role or a limit that it does not know may not be
+        taken for another one, or for none.
+        """
+        kept = msgspec.convert(raw, _Kept)
+        former = kept.former
         return Caller(
             public,
-            raw["name"],
-            raw["role"],
-            raw["secret_digest"],
-            frozenset(raw["models"]),
-            raw["expires_at"],
-            limits_of(raw.get("limits")),
-            None if former is None else Former(former["secret_digest"], former["until"]),
+            kept.name,
+            kept.role,
+            kept.secret_digest,
+            frozenset(kept.models),
+            kept.expires_at,
+            limits_of(kept.limits),
+            None if former is None else Former(former.secret_digest, former.until),
         )
+
+
+class _KeptFormer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    secret_digest: str
+    until: float
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A caller as it is kept in Redis."""
+
+    name: str
+    role: Role
+    secret_digest: str
+    models: list[str]
+    expires_at: float | None
+    limits: dict[LimitName, int | float | None] | None = None
+    former: _KeptFormer | None = None
 
 
 def new_secret() -> tuple[str, str]:

@@ -14,13 +14,17 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
+    Tag,
     ValidationError,
     WithJsonSchema,
 )
@@ -39,6 +43,7 @@ from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import bare, made_at
 from monitoring.records import Record
 from router.policy import AUTO
+from serving.shelf import Unreadable
 
 log = logging.getLogger(__name__)
 YOUNG_SECONDS = 60.0
@@ -67,6 +72,28 @@ def caller_of(
 Identified = Annotated[Caller, Depends(caller_of)]
 
 
+def _a_value(value: Any) -> Any:
+    """Raises ValueError for what no metric takes, in one sentence."""
+    if not isinstance(value, (bool, int, float, str)):
+        raise ValueError("it is true or false, a number or a text, as its metric declares")
+    return value
+
+
+def _so_many(entries: list[Any]) -> list[Any]:
+    """Raises ValueError for a batch that holds nothing, or too much."""
+    if not 1 <= len(entries) <= FEEDBACK_BATCH_MAX:
+        raise ValueError(f"it holds 1 to {FEEDBACK_BATCH_MAX} entries")
+    return entries
+
+
+def _form_of(body: Any) -> str:
+    """Whether a body is one judgement or several: what is wrong with it is said of that form."""
+    return "FeedbackBatch" if isinstance(body, dict) and "feedback" in body else "FeedbackIn"
+
+
+Value = Annotated[StrictBool | StrictInt | StrictFloat | StrictStr, BeforeValidator(_a_value)]
+
+
 class FeedbackIn(BaseModel):
     """One judgement, of a request, of the latest request of a session, or of the latest one about a subject."""
 
@@ -76,7 +103,7 @@ class FeedbackIn(BaseModel):
     session: str | None = Field(None, min_length=1, max_length=512, description="As in `x-apprentice-session`.")
     subject: str | None = Field(None, min_length=1, max_length=512, description="As in `x-apprentice-subject`.")
     metric: str = Field(max_length=64, description="A declared metric, such as `correct`.")
-    value: StrictBool | StrictInt | StrictFloat | StrictStr = Field(description="As its metric declares.")
+    value: Value = Field(description="As its metric declares.")
     rater: str | None = Field(None, max_length=200, description="Who judges, if not the caller itself.")
     feedback_id: str | None = Field(None, min_length=1, max_length=200, description="Makes a second sending harmless.")
     comment: str | None = Field(None, max_length=4000)
@@ -91,7 +118,7 @@ class FeedbackBatch(BaseModel):
 
     feedback: Annotated[
         list[Any],
-        Field(min_length=1, max_length=FEEDBACK_BATCH_MAX),
+        AfterValidator(_so_many),
         WithJsonSchema(
             {
                 "type": "array",
@@ -101,6 +128,11 @@ class FeedbackBatch(BaseModel):
             }
         ),
     ]
+
+
+OneOrSeveral = Annotated[
+    Annotated[FeedbackIn, Tag("FeedbackIn")] | Annotated[FeedbackBatch, Tag("FeedbackBatch")], Discriminator(_form_of)
+]
 
 
 @router.get("/health/live", tags=["probes"])
@@ -164,7 +196,7 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
 
 
 @router.post("/v1/feedback", tags=["callers"])
-async def give_feedback(request: Request, caller: Identified, body: FeedbackIn | FeedbackBatch) -> Response:
+async def give_feedback(request: Request, caller: Identified, body: OneOrSeveral) -> Response:
     """Store a judgement, or several. 201 created, 200 the same again; for a batch 200 and a result for each."""
     house = house_of(request)
     mark = house.durability.mark()
@@ -324,6 +356,7 @@ def add_to(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(UnicodeEncodeError, _half_a_character)
     app.add_exception_handler(RedisError, _no_redis)
+    app.add_exception_handler(Unreadable, _unreadable)
     app.add_exception_handler(Exception, _fault)
 
 
@@ -380,6 +413,10 @@ async def _no_redis(request: Request, _: Exception) -> Response:
     if request.method in ("GET", "HEAD") or request.url.path.endswith("/dry-run"):
         text = "Redis can't be reached, so this can't be read now. Requests go on by what was read last."
     return _answer(request, Problem("storage_unavailable", text))
+
+
+async def _unreadable(request: Request, error: Exception) -> Response:
+    return _answer(request, Problem("state_conflict", str(error)))
 
 
 async def _fault(request: Request, error: Exception) -> Response:

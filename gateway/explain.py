@@ -16,7 +16,7 @@ from router.rungs import AFTER_THE_ANSWER, BY_SCORE
 REASON_WORDS: Mapping[str, str] = {
     "override": "an admin's rule decided",
     "pinned": "the caller asked for it by name",
-    "degraded": "the version's verdict is degraded",
+    "degraded": "the version is degraded, or its requests come back to it in steps",
     "out_of_scope": "the input is unlike what the version was trained on",
     "holdout": "a random share goes there so that both arms stay measurable",
     "adapter": "it is the task's version",
@@ -46,7 +46,9 @@ class Verdict(NamedTuple):
 
 RUNG_WORDS: Mapping[str, Verdict] = MappingProxyType(
     {
-        "degraded": Verdict("the version's verdict is degraded", "the version may answer"),
+        "degraded": Verdict(
+            "the version is degraded, or its requests come back to it in steps", "the version may answer"
+        ),
         "out_of_scope": Verdict(
             "the input is unlike what the version was trained on", "the input is like what the version was trained on"
         ),

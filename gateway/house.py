@@ -19,7 +19,6 @@ from gateway.asked.recent import Recent
 from gateway.asked.threads import Threads
 from gateway.configuration.deployment import Deployment, Prices
 from gateway.door.admission import Admission
-from gateway.duties.monitored import Monitored
 from gateway.duties.presence import Presence
 from gateway.duties.review_queue import ReviewQueue
 from gateway.duties.rollouts import Rollouts
@@ -31,7 +30,7 @@ from gateway.settings import Settings
 from gateway.state.durability import Durability
 from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
-from gateway.state.health import HealthStore
+from gateway.state.health import HealthStore, Monitored
 from gateway.state.retraining import RetrainingStore
 from gateway.state.reviews import ReviewStore
 from gateway.state.samples import Samples

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from gateway.house import House
 from monitoring.degradation.verdicts.health import VERDICTS, ArmReport, Judgement, TaskHealth, VersionHealth
 from router.policy import Policy
+from serving.adapters.entries import PLACED, Version
 from serving.adapters.manifest import review_due
-from serving.adapters.registry import PLACED, Version
 
 E_VALUE_MAX = 1e12
 VERDICT_VALUES: Mapping[str, float] = MappingProxyType({name: float(at) for at, name in enumerate(VERDICTS)})

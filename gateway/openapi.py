@@ -33,6 +33,8 @@ OF_JSON = ("invalid_json", "invalid_value", "missing_field", "unknown_parameter"
 OF_FORMS = (*OF_JSON[1:], "unsupported_media_type", "adapter_rejected")
 OF_DATA = (*OF_JSON, "unsupported_media_type", "parameter_not_allowed")
 OF_STATE = ("storage_unavailable",)
+OF_SHELVES = ("state_conflict",)
+"""Of what a newer release has written, and this one can't read."""
 OF_MODELS = ("model_not_allowed", "model_not_found")
 OF_RELEASES = ("not_found", "stale_generation", "state_conflict")
 OF_CHOICE = (
@@ -59,6 +61,7 @@ OWN: Mapping[str, Sequence[str]] = MappingProxyType(
         "next_review": ("no_review", "not_found"),
         "skip_review": ("no_review", "state_conflict"),
         "list_reviews": ("not_found",),
+        "delete_reviews": ("not_found",),
         "set_override": ("not_found", "approver_must_differ", "state_conflict"),
         "try_override": ("not_found",),
         "delete_override": ("not_found",),
@@ -179,7 +182,7 @@ def _complete(operation: Json, route: APIRoute) -> None:
     codes = [*ANYWHERE, *OWN.get(route.name, ())]
     if keyed:
         operation["security"] = [{"key": roles}]
-        codes += OF_KEYS + ((*OF_ROLES, "unknown_parameter") if roles else ())
+        codes += OF_KEYS + ((*OF_ROLES, *OF_SHELVES, "unknown_parameter") if roles else ())
         codes += OF_STATE if route.name != "models" else ()
     parameters = [each for each in operation.get("parameters", ()) if each["in"] != "header"]
     operation.pop("parameters", None)

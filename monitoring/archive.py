@@ -26,10 +26,17 @@ MEMORY = "512MB"
 SCALARS: Mapping[type, str] = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
 
 
+class RecordRow(Record, kw_only=True, omit_defaults=False):
+    """A record in the archive. `entry` is its place in its stream; None in a file of an older gateway."""
+
+    entry: str | None = None
+
+
 class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     """One judgement in the archive: with what is known of its record, and its value in the column of its kind.
 
-    `demonstration` and `tags` are JSON as text.
+    `demonstration`, `tags` and `demonstration_digests` are JSON as text. `entry` is its place in its stream; it and
+    `reviewed` are None in a file of an older gateway.
     """
 
     request: str
@@ -47,9 +54,12 @@ class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
     comment: str | None = None
     demonstration: str | None = None
     tags: str | None = None
+    demonstration_digests: str | None = None
+    reviewed: bool | None = None
+    entry: str | None = None
 
 
-ROWS: Mapping[Dataset, type[msgspec.Struct]] = types.MappingProxyType({"records": Record, "feedback": FeedbackRow})
+ROWS: Mapping[Dataset, type[msgspec.Struct]] = types.MappingProxyType({"records": RecordRow, "feedback": FeedbackRow})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,7 @@ def write_part(dataset: Dataset, lines: Path, target: Path) -> int:
         return 0
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in columns_of(ROWS[dataset]).items())
     partial = lines.with_suffix(".parquet")
-    with _connected() as connection:
+    with connected() as connection:
         connection.execute(
             f"COPY (SELECT * FROM read_json(?, format='newline_delimited', columns={{{columns}}})) "  # noqa: S608
             f"TO {_quoted(partial)} (FORMAT parquet, COMPRESSION zstd)",
@@ -129,13 +139,14 @@ def write_part(dataset: Dataset, lines: Path, target: Path) -> int:
 def count(folder: Path, asked: Asked) -> list[Day]:
     """Rows by day. Raises Nothing where there is no file."""
     by_day: dict[str, list[Path]] = {}
-    for path in _files(folder, asked):
+    for path in files(folder, asked):
         by_day.setdefault(path.parent.name.removeprefix("day="), []).append(path)
     where, values = _where(asked)
     found = []
-    with _connected() as connection:
+    with connected() as connection:
         for day, paths in by_day.items():
-            row = connection.execute(f"SELECT count(*) FROM {_read(paths)} {where}", values).fetchone()  # noqa: S608
+            query = f"SELECT count(*) FROM {read(asked.dataset, paths)} {where}"  # noqa: S608
+            row = connection.execute(query, values).fetchone()
             found.append(Day(day, row[0] if row else 0, len(paths), sum(path.stat().st_size for path in paths)))
     return found
 
@@ -154,7 +165,7 @@ def export(folder: Path, asked: Asked, target: Path) -> int:
     form = forms.get(target.suffix)
     if form is None:
         raise ValueError(f"{target} ends in none of {', '.join(forms)}.")
-    paths = list(_files(folder, asked))
+    paths = list(files(folder, asked))
     columns = columns_of(ROWS[asked.dataset])
     nested = [name for name, kind in columns.items() if target.suffix == ".csv" and not kind.isalpha()]
     chosen = ", ".join(f'to_json("{name}") AS "{name}"' if name in nested else f'"{name}"' for name in columns)
@@ -163,8 +174,8 @@ def export(folder: Path, asked: Asked, target: Path) -> int:
         raise FileNotFoundError(2, "there is no such folder", str(target.parent))
     partial = target.with_name(f".{target.name}.partial")
     try:
-        with _connected() as connection:
-            query = f"SELECT {chosen} FROM {_read(paths)} {where}"  # noqa: S608 - our own names; values are bound
+        with connected() as connection:
+            query = f"SELECT {chosen} FROM {read(asked.dataset, paths)} {where}"  # noqa: S608 - our own names; values are bound
             written = connection.execute(f"COPY ({query}) TO {_quoted(partial)} ({form})", values).fetchone()
         partial.replace(target)
     finally:
@@ -172,10 +183,11 @@ def export(folder: Path, asked: Asked, target: Path) -> int:
     return written[0] if written else 0
 
 
-def _connected() -> duckdb.DuckDBPyConnection:
-    """A DuckDB in memory, which loads nothing from elsewhere."""
+def connected(scratch: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory, which loads nothing from elsewhere. What finds no room there lies in `scratch`, if given."""
     return duckdb.connect(
         config={
+            **({} if scratch is None else {"temp_directory": str(scratch)}),
             "threads": str(THREADS_MAX),
             "memory_limit": MEMORY,
             "autoinstall_known_extensions": "false",
@@ -184,8 +196,8 @@ def _connected() -> duckdb.DuckDBPyConnection:
     )
 
 
-def _files(folder: Path, asked: Asked) -> Iterator[Path]:
-    """The files that may hold what is asked for, in the order of their days."""
+def files(folder: Path, asked: Asked) -> Iterator[Path]:
+    """The files that may hold what is asked for, in the order of their days. Raises Nothing where there is none."""
     first = day_of(asked.since) if asked.since is not None else ""
     last = day_of(asked.until) if asked.until is not None else "day=9999"
     there = False
@@ -198,9 +210,15 @@ def _files(folder: Path, asked: Asked) -> Iterator[Path]:
         raise Nothing(f"There are no {asked.dataset} of that time in {folder}.")
 
 
-def _read(paths: Sequence[Path]) -> str:
+def read(dataset: Dataset, paths: Sequence[Path]) -> str:
+    """These files as one table with all columns of the dataset: what a file of an older gateway lacks is null."""
     listed = ", ".join(_quoted(path) for path in paths)
-    return f"read_parquet([{listed}], union_by_name=true, hive_partitioning=false)"
+    columns = columns_of(ROWS[dataset])
+    nulls = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
+    return (
+        f"(SELECT * FROM read_parquet([{listed}], union_by_name=true, hive_partitioning=false) "  # noqa: S608
+        f"UNION ALL BY NAME SELECT {nulls} WHERE false)"
+    )
 
 
 def _where(asked: Asked) -> tuple[str, list[Any]]:

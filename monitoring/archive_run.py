@@ -24,12 +24,11 @@ from typing import Any
 import msgspec
 from redis import Redis
 
-from monitoring.archive import Dataset, FeedbackRow, columns_of, day_of, write_part
+from monitoring.archive import Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
 from monitoring.beside import live_with_input
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
-from monitoring.records import Record
 
 STREAMS: Mapping[Dataset, str] = MappingProxyType({"records": RECORDS_STREAM_KEY, "feedback": FEEDBACK_STREAM_KEY})
 PART_ENTRIES_MAX = 50_000
@@ -37,7 +36,7 @@ READ_MAX = 500
 PARTIAL = ".partial-"
 PARTIAL_SECONDS_MAX = 3600.0
 DAY_SECONDS = 86_400.0
-INTEGERS = tuple(name for name, kind in columns_of(Record).items() if kind == "BIGINT")
+INTEGERS = tuple(name for name, kind in columns_of(RecordRow).items() if kind == "BIGINT")
 BIGINT_MAX = (1 << 63) - 1
 
 PLAN = """
@@ -161,7 +160,7 @@ def _rows(
         for raw, fields in found:
             entry = raw.decode()
             try:
-                at, line = _record(fields) if dataset == "records" else _feedback(fields)
+                at, line = _record(entry, fields) if dataset == "records" else _feedback(entry, fields)
                 yield entry, day_of(at), line
             except (msgspec.DecodeError, KeyError, ValueError, OverflowError, OSError):
                 staged.unreadable += 1
@@ -173,14 +172,15 @@ def _rows(
         left = None if left is None else left - len(found)
 
 
-def _record(fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
-    record = msgspec.json.decode(fields[b"record"], type=Record)
+def _record(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
+    record = msgspec.json.decode(fields[b"record"], type=RecordRow)
+    record.entry = entry
     if any(abs(getattr(record, name) or 0) > BIGINT_MAX for name in INTEGERS):
         raise ValueError("a number fits no column")
     return record.at, msgspec.json.encode(record)
 
 
-def _feedback(fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
+def _feedback(entry: str, fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
     said = msgspec.json.decode(fields[b"feedback"], type=Feedback)
     _, task, version, pool = [*fields[b"index"].decode().split("\n"), "", "", ""][:4]
     value = said.value
@@ -198,10 +198,18 @@ def _feedback(fields: Mapping[bytes, bytes]) -> tuple[float, bytes]:
         value_category=value if isinstance(value, str) else None,
         rater=said.rater,
         comment=said.comment,
-        demonstration=None if said.demonstration is None else msgspec.json.encode(said.demonstration).decode(),
-        tags=None if said.tags is None else msgspec.json.encode(said.tags).decode(),
+        demonstration=_as_text(said.demonstration),
+        tags=_as_text(said.tags),
+        demonstration_digests=_as_text(said.demonstration_digests or None),
+        reviewed=said.reviewed,
+        entry=entry,
     )
     return said.at, msgspec.json.encode(row)
+
+
+def _as_text(value: Any) -> str | None:
+    """A value as JSON; None where there is none."""
+    return None if value is None else msgspec.json.encode(value).decode()
 
 
 def _sweep(folder: Path, retention_days: int) -> None:

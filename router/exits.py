@@ -134,11 +134,16 @@ def lacking(lack: Lack, pool: str) -> Refusal:
 
 
 def _exits(routing: Routing, policy: Policy) -> tuple[Exit, ...]:
-    """The task's exits for this reason; the arm that the monitor found to be better goes before them."""
+    """The task's exits for this reason; the arm that the monitor found to be better goes before them, where it is still
+    the same."""
     exits = routing.task.exits_for(routing.reason)
     shift = policy.shifts.get(routing.version.name) if routing.reason == "degraded" and routing.version else None
     if shift is None or shift.to is None:
         return exits
+    if shift.to == "standby" and shift.to_version is not None:
+        alias = policy.aliases.get(routing.task.name)
+        if alias is None or alias.standby != shift.to_version:
+            return exits
     return (shift.to, *(one for one in exits if one != shift.to))
 
 

@@ -101,11 +101,13 @@ class TaskPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A version whose verdict is degraded keeps this share of its requests, and the exit `to` gets the rest before the
-    task's other exits do (None: they go as the task says)."""
+    """A version that is degraded, or was and gets its requests back in steps, keeps this share of them. The exit `to`
+    gets the rest before the task's other exits do (None: they go as the task says): `standby` only while that is the
+    version `to_version` (None: whichever it is)."""
 
     kept: float
     to: Exit | None = None
+    to_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class Policy:
     """The whole policy as one gateway sees it: the file's tasks, and what admins have set within them.
 
     `text_needed` says whether any override looks at the text of requests. `fitted` holds what was fitted for a version,
-    `shifts` the versions whose verdict is degraded, with what each keeps of its requests, `watched` how tasks are
+    `shifts` the versions that do not answer all of their requests, with what each keeps, `watched` how tasks are
     watched where they are, `index` what finds a task for the model `auto`, and `auto_pool`
     the pool that answers where none fits.
     """

@@ -1,11 +1,16 @@
-"""What admins set at runtime: named objects in Redis, each with a generation of its own."""
+"""What admins set at runtime: named objects in Redis, each with a generation of its own.
+
+Gateways of several releases may share them. An object that this one can't read, since a newer one has written it, is
+passed over as a whole: the others go on being read, and it is never written over.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +19,7 @@ from redis.asyncio import Redis
 
 log = logging.getLogger(__name__)
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What reading JSON raises where it is damaged, or was written by another version of the program."""
+"""What reading JSON raises where it is damaged, or was written by another release."""
 GENERATION_KEY = "apprentice:generation"
 CHANGED_CHANNEL = "apprentice:changed"
 KEEP = b"keep"
@@ -49,13 +54,34 @@ return {1, 0, first}
 """
 
 
+class Unreadable(msgspec.ValidationError):
+    """The object is damaged, or a newer release has written it: this one can't read it, and leaves it as it is."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(
+            f"{name[:80]} of the {kind} can't be read here: a newer release has written it, or it is damaged. "
+            "Ask a gateway of that release."
+        )
+
+
+@contextmanager
+def reading(kind: str, name: str) -> Iterator[None]:
+    """Translates what UNREADABLE names into Unreadable."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise Unreadable(kind, name) from error
+
+
 class Stale(Exception):
     """The object has moved on: `generation` is where it is now. Read it again, then decide again."""
 
-    def __init__(self, name: str, generation: int) -> None:
+    def __init__(self, name: str, generation: int, expected: bool = True) -> None:
+        """`expected`: whether it was expected at another one, and did not only move at this moment."""
         super().__init__(f"{name} is at generation {generation}, not at the one expected: read it and try again.")
         self.name = name
         self.generation = generation
+        self.expected = expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +107,54 @@ async def change_together(redis: Redis, changes: Sequence[Change | Unchanged]) -
     """Make all changes in one atomic step, or none; the new generation of the first object.
 
     It also raises the generation of the whole state and tells all gateways. Raises Stale for the first object that is
-    not at its expected generation.
+    not at its expected generation, and Unreadable for one that stands there and can't be read.
     """
+    while True:
+        expected = await _seen(redis, changes)
+        try:
+            return await _changed(redis, changes, expected)
+        except Stale as stale:
+            if stale.expected:
+                raise  # else it moved just after it was looked at
+
+
+async def _seen(redis: Redis, changes: Sequence[Change | Unchanged]) -> list[int | None]:
+    """The generation that each object must have: the one expected, or else the one at which it can be read now.
+
+    Raises Unreadable.
+    """
+    looked_at = [(at, one) for at, one in enumerate(changes) if one.shelf.reads is not None]
+    async with redis.pipeline(transaction=True) as pipe:
+        for _, one in looked_at:
+            pipe.hget(one.shelf.values, one.name)
+            pipe.hget(one.shelf.generation_names, one.name)
+        told: list[bytes | None] = await pipe.execute() if looked_at else []
+    expected = [one.expected_generation for one in changes]
+    since = time.monotonic()
+    for (at, one), raw, generation in zip(looked_at, told[::2], told[1::2], strict=True):
+        now = int(generation or 0)
+        if expected[at] not in (None, now):
+            continue  # it is stale, which is said of it below
+        expected[at] = now
+        if raw is not None:
+            one.shelf.see_that_it_can_be_read(one.name, raw)
+        if time.monotonic() - since >= CONVERTING_SECONDS_MAX:
+            await asyncio.sleep(0)
+            since = time.monotonic()
+    return expected
+
+
+async def _changed(redis: Redis, changes: Sequence[Change | Unchanged], generations: Sequence[int | None]) -> int:
     keys: list[str] = []
     args: list[str | bytes | int] = []
-    for change in changes:
+    for change, expected in zip(changes, generations, strict=True):
         keys += [change.shelf.values, change.shelf.generation_names]
-        expected = "" if change.expected_generation is None else change.expected_generation
-        args += [change.name, expected, _written(change)]
+        args += [change.name, "" if expected is None else expected, _written(change)]
     script = redis.register_script(CHANGE)
     done, at_fault, generation = await script(keys=[*keys, GENERATION_KEY], args=[*args, CHANGED_CHANNEL])
     if not done:
-        raise Stale(changes[at_fault - 1].name, generation)
+        wrong = changes[at_fault - 1]
+        raise Stale(wrong.name, generation, wrong.expected_generation is not None)
     return int(generation)
 
 
@@ -106,13 +168,23 @@ def _written(change: Change | Unchanged) -> bytes:
 class Shelf:
     """One kind of object (versions, aliases, overrides, callers) by name. Values are JSON objects.
 
-    `values` and `generation_names` are the keys under which they and their generations stand in Redis.
+    `values` and `generation_names` are the keys under which they and their generations stand in Redis. `reads` is what
+    makes an object of its name and value, and raises what UNREADABLE names: what it can't read is not written over.
+    Without it anything is.
     """
 
-    def __init__(self, redis: Redis, kind: str) -> None:
+    def __init__(self, redis: Redis, kind: str, reads: Callable[[str, dict[str, Any]], object] | None = None) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self.kind = kind
+        self.reads = reads
         self.values = f"apprentice:{kind}"
         self.generation_names = f"apprentice:{kind}:generations"
+
+    def see_that_it_can_be_read(self, name: str, raw: bytes) -> None:
+        """Raises Unreadable where this release can't read what stands under a name."""
+        if self.reads is not None:
+            with reading(self.kind, name):
+                self.reads(name, msgspec.json.decode(raw, type=dict[str, Any]))
 
     async def all(self) -> dict[str, dict[str, Any]]:
         """Every object by name."""
@@ -147,33 +219,36 @@ class Shelf:
     async def put(self, name: str, value: dict[str, Any], expected_generation: int | None = None) -> int:
         """Set an object and return its new generation. 0 is the generation of one that never was.
 
-        Raises Stale if `expected_generation` is given and is not the present one; nothing has changed then.
+        Raises Stale if `expected_generation` is given and is not the present one, and Unreadable if what stands there
+        can't be read; nothing has changed then.
         """
         return await change_together(self._redis, [Change(self, name, value, expected_generation)])
 
     async def delete(self, name: str, expected_generation: int | None = None) -> int:
-        """Remove an object; its generation goes on. Raises Stale as `put` does."""
+        """Remove an object; its generation goes on. Raises Stale and Unreadable as `put` does."""
         return await change_together(self._redis, [Change(self, name, None, expected_generation)])
 
 
 class Mirror(Generic[T]):
     """A shelf's objects, converted; what has not changed since the last reading is the same object as then.
 
-    So they must be such as nobody changes. `made` makes one of its name and JSON value. Where it is `tolerant`, an
-    object that can't be read stays as it was last read (left out where it never was), which is logged once.
+    So they must be such as nobody changes. `made` makes one of its name and JSON value. An object that can't be read is
+    logged once, and stays as it was last read; where nothing `keeps` it, or it never was, it is left out.
     """
 
-    def __init__(self, shelf: Shelf, made: Callable[[str, dict[str, Any]], T], tolerant: bool = False) -> None:
+    def __init__(self, shelf: Shelf, made: Callable[[str, dict[str, Any]], T], keeps: bool = True) -> None:
         self._shelf = shelf
         self._made = made
-        self._tolerant = tolerant
+        self._keeps = keeps
         self._known: dict[str, tuple[bytes, T]] = {}
-        self._unreadable: set[str] = set()
+        self.unreadable: frozenset[str] = frozenset()
+        """The names of those that could not be read the last time."""
 
     async def all(self) -> dict[str, T]:
-        """Every object by name. Raises RedisError; where it is not tolerant what `made` raises, and what was known is
-        then still known."""
+        """Every object by name. Raises RedisError, and what `made` raises beside UNREADABLE; what was known is then
+        still known."""
         known: dict[str, tuple[bytes, T]] = {}
+        unreadable: set[str] = set()
         since = time.monotonic()
         for name, written in (await self._shelf.written()).items():
             before = self._known.get(name)
@@ -181,21 +256,19 @@ class Mirror(Generic[T]):
                 known[name] = before
                 continue
             try:
-                known[name] = written, self._made(name, msgspec.json.decode(written))
-                self._unreadable.discard(name)
+                known[name] = written, self._made(name, msgspec.json.decode(written, type=dict[str, Any]))
             except UNREADABLE as error:
-                if not self._tolerant:
-                    raise
+                unreadable.add(name)
                 self._passed_over(name, error)
-                if before is not None:
+                if before is not None and self._keeps:
                     known[name] = before
             if time.monotonic() - since >= CONVERTING_SECONDS_MAX:
                 await asyncio.sleep(0)
                 since = time.monotonic()
-        self._known = known
+        self._known, self.unreadable = known, frozenset(unreadable)
         return {name: value for name, (_, value) in known.items()}
 
     def _passed_over(self, name: str, error: Exception) -> None:
-        if name not in self._unreadable:
-            self._unreadable.add(name)
-            log.error("%s of %s can't be read, and stays as it was: %s", name, self._shelf.values, error)
+        if name not in self.unreadable:
+            becomes = "stays as it was last read" if self._keeps else "is left out"
+            log.error("%s of the %s can't be read, and %s: %s", name, self._shelf.kind, becomes, error)

@@ -43,6 +43,13 @@ def unix_seconds(value: Any) -> Any:
         raise ValueError("it must be a date or a time as in 2026-12-01 or 2026-12-01T09:30:00Z") from None
 
 
+def not_blank(text: str) -> str:
+    """Raises ValueError for a text of blanks alone, which says nothing to who looks later."""
+    if not text.strip():
+        raise ValueError("it is blank: say it in words")
+    return text
+
+
 When = Annotated[
     Moment,
     BeforeValidator(unix_seconds),

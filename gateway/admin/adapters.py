@@ -28,9 +28,9 @@ from gateway.errors import Problem
 from gateway.house import House
 from router.contract import ContractError, compile_contract
 from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, verify
+from serving.adapters.entries import PLACED, Rollout, Version, VersionState
 from serving.adapters.manifest import Manifest, ManifestError, read_manifest, review_due
 from serving.adapters.placement import HELD, Placement
-from serving.adapters.registry import PLACED, Rollout, Version, VersionState
 from serving.adapters.signature import SignatureError, as_text, check, read_signature
 
 WAIT_SECONDS_MAX = 600.0
@@ -135,7 +135,15 @@ async def _add(house: House, admin: Caller, found: Upload, task: str, pool: str 
     after = {"digest": version.digest, "pool": pool, "signed_by": signer}
     await audit(house, admin, "adapter.add", version.name, None, after)
     fitting = {} if sample is None else await have_fitted(house, admin, version, sample)
-    return await _told(house, version) | fitting
+    return await _told(house, version) | fitting | {"warnings": _warnings(manifest)}
+
+
+def _warnings(manifest: Manifest) -> list[str]:
+    """What is no fault of a manifest, and surely not meant."""
+    due = review_due({"review_by": manifest.review_by})
+    if due is None or due > time.time():
+        return []
+    return [f"The manifest's review_by, {manifest.review_by}, is past: its review is overdue from the start."]
 
 
 @router.post("/adapters/{name}/stage")

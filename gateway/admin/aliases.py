@@ -23,9 +23,9 @@ from gateway.house import House
 from gateway.state.snapshot import Snapshot
 from gateway.state.unjudged import COMMAND_OF, lacks, versions_asked
 from monitoring.degradation.verdicts.rollout import Plan
+from serving.adapters.entries import PLACED, AliasEntry, Version
 from serving.adapters.placement import HELD
 from serving.adapters.reconcile import quorum
-from serving.adapters.registry import PLACED, AliasEntry, Version
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Literal
 
 import msgspec
@@ -12,10 +11,12 @@ from pydantic import Field, model_validator
 from gateway.admin.access import Admin, Body, Operator, conflicts
 from gateway.admin.audit import step_with_audit
 from gateway.admin.health import Reason, version_of
+from gateway.duties.baselining import counts_of
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from monitoring.degradation.detectors.baselines import Baseline, measured, stated
+from gateway.state.state import redis_time
+from monitoring.degradation.detectors.baselines import OF_MIN, RATE_MAX, Baseline, counted, stated
 from monitoring.degradation.verdicts.health import StreamReport
 from serving.shelf import Change
 
@@ -40,14 +41,10 @@ COUNTED = frozenset({"reviewed", "feedback"})
 HELD = COUNTED | {"shadow"}
 """Streams that are held against a bound; of the others accepting means that they learn what is usual anew."""
 COUNT_MAX = 10**12
-OF_MIN = 20
-"""Of fewer judged requests the upper bound is so high that hardly anything could ever be above it."""
-RATE_MAX = 0.999
-"""A stream whose bound is not below it could never alarm."""
 
 
 class BaselineIn(Body):
-    """What a stream is held against from now on: so many wrong of so many, or what was seen of it lately."""
+    """What a stream is held against from now on: so many wrong of so many, an evaluation, or what was seen lately."""
 
     stream: Stream
     of_class: str | None = Field(
@@ -55,6 +52,9 @@ class BaselineIn(Body):
     )
     wrong: float | None = Field(None, ge=0, le=COUNT_MAX, allow_inf_nan=False, strict=True)
     of: int | None = Field(None, ge=OF_MIN, le=COUNT_MAX, description="How many were judged.")
+    evaluation: str | None = Field(
+        None, min_length=1, max_length=64, description="Take what this evaluation of the version counted, by its id."
+    )
     accept: bool = Field(
         False, description="Take what was seen lately; unlabelled streams and complaints learn it anew."
     )
@@ -63,16 +63,19 @@ class BaselineIn(Body):
 
     @model_validator(mode="after")
     def _one(self) -> BaselineIn:
-        if self.accept == (self.wrong is not None or self.of is not None):
-            raise ValueError("give either accept, or wrong and of")
-        if not self.accept and (self.wrong is None or self.of is None):
-            raise ValueError("wrong and of go together")
+        by_count = self.wrong is not None or self.of is not None
+        if self.accept + by_count + (self.evaluation is not None) != 1:
+            raise ValueError("give either `accept`, or `evaluation`, or `wrong` and `of`")
+        if by_count and (self.wrong is None or self.of is None):
+            raise ValueError("`wrong` and `of` go together")
         if self.wrong is not None and self.of is not None and self.wrong > self.of:
             raise ValueError("wrong: more than of: give the wrong ones of all that were judged")
         if not self.accept and self.stream not in COUNTED:
             raise ValueError(f"stream: {self.stream} is not counted as wrong or right: accept what was seen lately")
         if self.of_class is not None and self.stream not in COUNTED:
             raise ValueError(f"of_class: {self.stream} has no classes")
+        if self.of_class is not None and self.evaluation is not None:
+            raise ValueError("of_class: an evaluation is of all classes")
         return self
 
 
@@ -85,8 +88,9 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
     held = await house.baselines.get(version) or {}
     judged = house.monitored.summary.judgements.get(version)
     health, _generation = await house.health.of(task)
+    now = await redis_time(house.redis)
     known = health.versions.get(version)
-    stale = known is not None and known.stale_from is not None and known.stale_from <= time.time()
+    stale = known is not None and known.stale_from is not None and known.stale_from <= now
     return {
         "task": task,
         "version": version,
@@ -102,7 +106,11 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
     """Hold a stream against another baseline from now on: its detector begins anew. What it was, is in the audit."""
     house = house_of(request)
     await version_of(house, task, version)
-    found = _baseline(house, version, body, admin.public, time.time())
+    now = await redis_time(house.redis)
+    if body.accept:
+        found = _accepted(house, version, body, admin.public, now)
+    else:
+        found = await _counted(house, version, body, admin.public, now)
     name = body.stream if body.of_class is None else f"{body.stream}:{body.of_class}"
     with conflicts():
         generation = (await house.baselines.generations()).get(version, 0)
@@ -121,16 +129,35 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
     return {"task": task, "version": version, "generation": generation, "set": after}
 
 
-def _baseline(house: House, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
-    """Raises Problem (409) where there is nothing to accept, and (400) where nothing could be above it."""
-    if not body.accept:
+async def _counted(house: House, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
+    """Raises Problem: 400 where nothing could be above it, 404 without such an evaluation, 409 where that has counted
+    nothing."""
+    if body.evaluation is None:
         assert body.wrong is not None, "the body has seen to it"
         assert body.of is not None, "the body has seen to it"
-        found = measured("admin", body.wrong, body.of, now, by, body.reason)
-        if found.upper >= RATE_MAX:
-            told = f"As many as {100 * found.upper:.1f}% may be wrong by that, so that the stream could never alarm."
-            raise Problem("invalid_value", told, "wrong")
-        return found
+        wrong, of, source, param = body.wrong, body.of, body.reason, "wrong"
+    else:
+        wrong, of = await _evaluated(house, version, body.evaluation)
+        source, param = f"evaluation {body.evaluation}: {body.reason}", "evaluation"
+    try:
+        return counted("admin", wrong, of, now, by, source)
+    except ValueError as error:
+        raise Problem("invalid_value", str(error), param) from None
+
+
+async def _evaluated(house: House, version: str, name: str) -> tuple[int, int]:
+    """How many rows the version got wrong, and of how many. Raises Problem (404, 409)."""
+    one = await house.evaluations.get(name) if name.isalnum() else None
+    if one is None or one.version != version:
+        raise Problem("not_found", f"There is no evaluation {name[:80]!r} of {version}.", "evaluation")
+    counts = counts_of(one)
+    if counts is None:
+        raise Problem("state_conflict", f"{name} has no answers of {version} that were counted.", "evaluation")
+    return counts
+
+
+def _accepted(house: House, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
+    """Raises Problem (409) where there is nothing to accept."""
     if body.stream not in HELD:
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned anew")
     judged = house.monitored.summary.judgements.get(version)

@@ -7,7 +7,6 @@ and opens a request to train. Taking it back is one step, too.
 from __future__ import annotations
 
 import hashlib
-import time
 from typing import Any, Literal
 
 import msgspec
@@ -21,16 +20,20 @@ from gateway.duties.retraining import draft_retraining
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.state.state import redis_time
 from monitoring.degradation.verdicts import changing
 from monitoring.degradation.verdicts.health import Action, Changed, TaskHealth
 from monitoring.degradation.verdicts.retraining import Retraining, closed
-from serving.adapters.registry import PLACED
+from monitoring.degradation.words.phrases import day
+from serving.adapters.entries import PLACED
 from serving.shelf import Change
 
 HOLDS_SECONDS = 14 * 86_400.0
 """How long the rule of a change holds, if nobody says otherwise."""
 RULE_NAME_MAX = 63
-MOMENT_MAX = 253_402_300_799.0
+YEAR_SECONDS = 365.25 * 86_400
+PAST_YEARS_MAX, AHEAD_YEARS_MAX = 1, 5
+"""How far from now a change may be: what is further away is a date that was mistyped."""
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
@@ -38,7 +41,8 @@ class ChangedIn(Body):
     """That the task's rules are others from some time on, and what becomes of its requests until a version knows."""
 
     effective_at: When = Field(
-        description="From when on: Unix seconds, or a date or a time in ISO 8601 (UTC without a zone). Past or to come."
+        description="From when on: Unix seconds, or a date or a time in ISO 8601 (UTC without a zone). At most 1 year "
+        "past and 5 years to come."
     )
     note: str = Field("", max_length=1000, description="What changes.")
     override: Literal["general", "refuse"] | None = Field(
@@ -46,7 +50,7 @@ class ChangedIn(Body):
     )
     message: str | None = Field(None, max_length=1000, description="With refuse: what callers are told.")
     expires_at: When | None = Field(
-        None, description="When the rule ends; unset: 14 days after the change, or after now."
+        None, description="When the rule ends; unset: 14 days after the change, or after now if the change is past."
     )
     expected_generation: Generation = None
 
@@ -55,14 +59,16 @@ class ChangedIn(Body):
 async def announce_change(request: Request, task: str, body: ChangedIn, admin: Admin) -> dict[str, Any]:
     """Say that a task's rules change: its versions are stale from then on, a rule sends its requests elsewhere for a
     while, and a request to train is opened. Said again, it replaces what was said before."""
-    house, now = house_of(request), time.time()
+    house = house_of(request)
+    now = await redis_time(house.redis)
     known_task(house, task)
+    _see_that_it_can_be(body.effective_at, now)
     snapshot = await house.snapshot.refresh()
     versions = [one.name for one in snapshot.versions.values() if one.task == task]
     live = [name for name in versions if snapshot.versions[name].state in PLACED]
     before, _ = await house.health.of(task)
     rule = await _rule(house, task, body, before.changed, now)
-    asked = await _retraining(house, task, live, body, before.changed, admin.public)
+    asked, opening = await _retraining(house, task, live, body, before.changed, admin.public)
     word = Changed(
         effective_at=body.effective_at,
         by=admin.public,
@@ -71,16 +77,19 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
         override=None if rule is None else rule.name,
         retraining=None if asked is None else asked.id,
     )
-    changes = [one for one in (rule, *_left_behind(house, before.changed, word)) if one is not None]
-    if asked is not None and asked.opened_at >= now:
-        changes.append(house.retraining.change(asked, 0))
+    changes = [one for one in (rule, opening, *_left_behind(house, before.changed, word)) if one is not None]
 
     def step(found: TaskHealth) -> tuple[TaskHealth, Action]:
         if found.changed != before.changed:
             raise Problem("state_conflict", f"Somebody else has said at this moment that {task} changes: look again.")
         return changing.announce(found, live, word)
 
-    answer = await changed(house, task, step, body.expected_generation, lambda _: changes)
+    try:
+        answer = await changed(house, task, step, body.expected_generation, lambda _: changes)
+    except Problem:
+        if opening is not None and opening.expected_generation == 0:
+            await house.retraining.forget_examples(opening.name)  # nobody else knows of them
+        raise
     await house.retraining.tidy()
     return {**answer, "changed": msgspec.to_builtins(word), "stale": live, "rule": None if rule is None else rule.value}
 
@@ -91,7 +100,8 @@ async def take_change_back(
 ) -> dict[str, Any]:
     """Take back that a task's rules change: its versions are no longer stale, the rule goes, the request to train is
     closed."""
-    house, now = house_of(request), time.time()
+    house = house_of(request)
+    now = await redis_time(house.redis)
     health, _ = await house.health.of(known_task(house, task))
     word = health.changed
     changes: list[Change] = []
@@ -110,6 +120,17 @@ async def take_change_back(
     return await changed(house, task, step, expected_generation, lambda _: changes)
 
 
+def _see_that_it_can_be(effective_at: float, now: float) -> None:
+    """Raises Problem (400) for a time that is too far from now to be meant."""
+    first, last = now - PAST_YEARS_MAX * YEAR_SECONDS, now + AHEAD_YEARS_MAX * YEAR_SECONDS
+    if not first <= effective_at <= last:
+        text = (
+            f"effective_at is {day(effective_at)}: a change is at most {PAST_YEARS_MAX} year past and "
+            f"{AHEAD_YEARS_MAX} years to come, so from {day(first)} to {day(last)}."
+        )
+        raise Problem("invalid_value", text, "effective_at")
+
+
 async def _rule(house: House, task: str, body: ChangedIn, before: Changed | None, now: float) -> Change | None:
     """The rule for the requests meanwhile; None where they go on to the versions. Raises Problem (400, 409)."""
     starts_at = body.effective_at
@@ -125,10 +146,10 @@ async def _rule(house: House, task: str, body: ChangedIn, before: Changed | None
     if body.message is not None and action != "refuse":
         raise Problem("invalid_value", "message goes with the override refuse, and only with it.", "message")
     ends_at = max(starts_at, now) + HOLDS_SECONDS if body.expires_at is None else body.expires_at
-    ends_at = min(ends_at, MOMENT_MAX)
     if ends_at <= max(starts_at, now):
         raise Problem("invalid_value", "expires_at has to be after effective_at, and to come.", "expires_at")
     name = rule_name(task)
+    generation = (await house.overrides.generations()).get(name, 0)
     known = await house.overrides.get(name)
     if known is not None and (before is None or before.override != name):
         raise Problem("state_conflict", f"There is a rule {name} already: delete it, or name it otherwise.")
@@ -137,7 +158,7 @@ async def _rule(house: House, task: str, body: ChangedIn, before: Changed | None
     value: dict[str, Any] = {"action": action, "task": task, "metadata": {}, "mode": "enforce"}
     value |= {"starts_at": starts_at, "expires_at": ends_at}
     value |= {} if body.message is None else {"message": body.message}
-    return Change(house.overrides, name, value)
+    return Change(house.overrides, name, value, generation)
 
 
 def _left_behind(house: House, before: Changed | None, word: Changed) -> list[Change]:
@@ -149,20 +170,21 @@ def _left_behind(house: House, before: Changed | None, word: Changed) -> list[Ch
 
 async def _retraining(
     house: House, task: str, live: list[str], body: ChangedIn, before: Changed | None, by: str
-) -> Retraining | None:
-    """The request to train: that of the word before, while it is open, else a new one; None without a version."""
-    known, _ = await house.retraining.get(before.retraining or "") if before is not None else (None, 0)
+) -> tuple[Retraining, Change] | tuple[None, None]:
+    """The request to train, and what the step makes of it: that of the word before, while it is open and nobody closes
+    it meanwhile, else a new one, whose examples are kept before it is there; None without a version."""
+    known, generation = await house.retraining.get(before.retraining or "") if before is not None else (None, 0)
     if known is not None and known.state == "open":
-        return known
+        return known, house.retraining.change(known, generation)
     alias = (await house.snapshot.refresh()).aliases.get(task)
     version = alias.leading if alias is not None else next(iter(live), None)
     if version is None:
-        return None
+        return None, None
     because = f"The task's rules change: {body.note}" if body.note else "The task's rules change."
     evidence = {"effective_at": body.effective_at}
     asked, examples = await draft_retraining(house, task, version, because, evidence, by)
     await house.retraining.keep(asked.id, examples)
-    return asked
+    return asked, house.retraining.change(asked, 0)
 
 
 def rule_name(task: str) -> str:

@@ -31,7 +31,7 @@ from gateway.state.fitted import unused
 from monitoring.evaluation.comparing import ClassFinder, Metric, MetricError, default_metric, metric_of
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
 from router.policy import TaskPolicy
-from serving.adapters.registry import PLACED, Version
+from serving.adapters.entries import PLACED, Version
 
 DATA_KINDS = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
 SILENCE_SECONDS_MAX = 60.0

@@ -1,31 +1,32 @@
 """The table URL → function for admins, the monitor: what it knows of each task, in plain words, and its overruling.
 
-Every change of a task's health is one step with its generation, and in the audit with what was there before.
+Every change of a task's health is one step with its generation, and in the audit with what was there before. Its time
+is Redis's, by which the monitor goes.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from gateway.admin.access import Admin, Body, Operator, When, conflicts
+from gateway.admin.access import Admin, Body, Operator, When, conflicts, not_blank
 from gateway.duties.monitoring import roles_of
 from gateway.duties.responding import Responding
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.state.snapshot import Snapshot
+from gateway.state.state import redis_time
 from monitoring.degradation.verdicts import responses
 from monitoring.degradation.verdicts.health import Action, Judgement, Pin, TaskHealth, Verdict, VersionHealth
 from monitoring.degradation.verdicts.responses import ResponseError
 from monitoring.degradation.words.telling import Situation, Told, told
+from serving.adapters.entries import PLACED
 from serving.adapters.manifest import review_due
-from serving.adapters.registry import PLACED
 from serving.shelf import Change, Stale
 
 TRIES_MAX = 5
@@ -33,7 +34,12 @@ TRIES_MAX = 5
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
 Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
-Reason = Annotated[str, Field(min_length=1, max_length=1000, description="Why, for the audit and for who looks.")]
+TASKS_TOLD_MAX = 10
+Reason = Annotated[
+    str,
+    Field(min_length=1, max_length=1000, description="Why, for the audit and for who looks."),
+    AfterValidator(not_blank),
+]
 Step = Callable[[TaskHealth], tuple[TaskHealth, Action]]
 
 
@@ -55,7 +61,8 @@ async def list_health(request: Request, _: Operator) -> dict[str, Any]:
     snapshot = await house.snapshot.refresh()
     generations = await house.health.shelf.generations()
     summary = house.monitored.summary
-    rows = [_row(house, snapshot, task, generations.get(task, 0)) for task in sorted(house.settings.tasks)]
+    now = await redis_time(house.redis)
+    rows = [_row(house, snapshot, task, generations.get(task, 0), now) for task in sorted(house.settings.tasks)]
     return {"tasks": rows, "judged_at": summary.at or None, "behind_seconds": summary.behind_seconds}
 
 
@@ -70,7 +77,8 @@ async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any
 @router.post("/tasks/{task}/health/{version}/pin")
 async def pin_version(request: Request, task: str, version: str, body: PinIn, admin: Admin) -> dict[str, Any]:
     """Overrule the verdict on a version, or hold it: without a verdict the monitor goes on, and does nothing."""
-    house, now = house_of(request), time.time()
+    house = house_of(request)
+    now = await redis_time(house.redis)
     await version_of(house, task, version)
     if body.until is not None and body.until <= now:
         raise Problem("invalid_value", "A pin has to end at a time that is yet to come.", "until")
@@ -83,7 +91,8 @@ async def release_version(
     request: Request, task: str, version: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
     """Let the monitor judge a version again."""
-    house, now = house_of(request), time.time()
+    house = house_of(request)
+    now = await redis_time(house.redis)
     known_task(house, task)
     by = admin.public
     return await changed(house, task, lambda found: responses.release(found, version, by, now), expected_generation)
@@ -94,7 +103,8 @@ async def undo_action(
     request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
     """Undo what the monitor did. It does not do the same again until all of the task's versions are healthy."""
-    house, now = house_of(request), time.time()
+    house = house_of(request)
+    now = await redis_time(house.redis)
     health, _ = await house.health.of(known_task(house, task))
     done = next((one for one in health.actions if one.id == action), None)
     if done is None:
@@ -146,7 +156,7 @@ def _taken(step: Step, health: TaskHealth) -> tuple[TaskHealth, Action]:
 async def shown(house: House, snapshot: Snapshot, task: str) -> dict[str, Any]:
     """A task's health as it is told. Raises RedisError."""
     health, generation = await house.health.of(task)
-    found = situation(house, snapshot, task, health)
+    found = situation(house, snapshot, task, await redis_time(house.redis), health)
     return {
         "task": task,
         "generation": generation,
@@ -162,15 +172,15 @@ async def shown(house: House, snapshot: Snapshot, task: str) -> dict[str, Any]:
     }
 
 
-def situation(house: House, snapshot: Snapshot, task: str, health: TaskHealth | None = None) -> Situation:
-    """All that there is to tell of a task."""
+def situation(house: House, snapshot: Snapshot, task: str, now: float, health: TaskHealth | None = None) -> Situation:
+    """All that there is to tell of a task at a time, by Redis's clock."""
     summary = house.monitored.summary
     placed = {one.name: one for one in snapshot.versions.values() if one.task == task and one.state in PLACED}
     asked = [one for one in snapshot.retraining.values() if one.task == task and one.state == "open"]
     judgements: Mapping[str, Judgement] = summary.judgements
     return Situation(
         task=task,
-        now=time.time(),
+        now=now,
         health=health if health is not None else snapshot.health.get(task, TaskHealth()),
         plan=house.settings.plan(task),
         roles=roles_of(house, task, snapshot),
@@ -182,8 +192,8 @@ def situation(house: House, snapshot: Snapshot, task: str, health: TaskHealth | 
     )
 
 
-def _row(house: House, snapshot: Snapshot, task: str, generation: int) -> dict[str, Any]:
-    found = situation(house, snapshot, task)
+def _row(house: House, snapshot: Snapshot, task: str, generation: int, now: float) -> dict[str, Any]:
+    found = situation(house, snapshot, task, now)
     said: Told = told(found)
     known = found.health.versions.get(said.version or "", VersionHealth())
     return {
@@ -209,8 +219,16 @@ def _row(house: House, snapshot: Snapshot, task: str, generation: int) -> dict[s
 def known_task(house: House, task: str) -> str:
     """Raises Problem (404) where the configuration has no such task."""
     if task not in house.settings.tasks:
-        raise Problem("not_found", f"The configuration has no task {task[:80]!r}.", "task")
+        raise Problem("not_found", f"The configuration has no task {task[:80]!r}. {_tasks_there(house)}", "task")
     return task
+
+
+def _tasks_there(house: House) -> str:
+    names = sorted(house.settings.tasks)
+    if not names:
+        return "It has none."
+    more = len(names) - TASKS_TOLD_MAX
+    return f"It has {', '.join(names[:TASKS_TOLD_MAX])}{f' and {more} more' if more > 0 else ''}."
 
 
 async def version_of(house: House, task: str, version: str) -> str:

@@ -16,6 +16,7 @@ from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_k
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from serving.shelf import Shelf, reading
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 OVERLAP_SECONDS_MAX = 30 * 86_400
@@ -133,24 +134,25 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
 
 @router.delete("/callers/{public}")
 async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
-    """Revoke a key, on every gateway within the snapshot's interval."""
+    """Revoke a key, on every gateway within the snapshot's interval, also one that a newer release has made."""
     house = house_of(request)
     before = await house.callers.get(public)
     if before is None:
         raise _no_key(public)
-    await house.callers.delete(public)
-    await audit(house, admin, "caller.delete", public, {"name": before["name"], "role": before["role"]}, None)
+    await Shelf(house.redis, "callers").delete(public)  # whatever it says
+    await audit(house, admin, "caller.delete", public, {name: before.get(name) for name in ("name", "role")}, None)
     await house.snapshot.refresh()
     return {"public": public}
 
 
 async def _kept(house: House, public: str) -> tuple[Caller, int]:
-    """A key as it is kept in Redis, and its generation. Raises Problem (404)."""
+    """A key as it is kept in Redis, and its generation. Raises Problem (404), and Unreadable."""
     generation = (await house.callers.generations()).get(public, 0)
     raw = await house.callers.get(public)
     if raw is None:
         raise _no_key(public)
-    return Caller.from_json(public, raw), generation
+    with reading("callers", public):
+        return Caller.from_json(public, raw), generation
 
 
 async def _put(house: House, caller: Caller, generation: int) -> None:

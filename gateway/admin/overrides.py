@@ -16,7 +16,7 @@ from gateway.errors import Problem
 from gateway.house import House
 from gateway.state.snapshot import override_from
 from router.overrides import OverrideAction, OverrideMode, pattern_fault
-from serving.adapters.registry import PLACED
+from serving.adapters.entries import PLACED
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 

@@ -22,7 +22,7 @@ from gateway.house import House
 from gateway.state.fitted import Fitting
 from gateway.state.samples import Waiting
 from router.policy import AUTO_SELECTOR
-from serving.adapters.registry import Version
+from serving.adapters.entries import Version
 
 GIVEN_UP = frozenset({"draining", "retired"})
 router = APIRouter(prefix="/admin/v1", tags=["admins"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -12,12 +11,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from gateway.admin.access import Admin, Body, Operator, When, conflicts
-from gateway.admin.audit import step_with_audit
+from gateway.admin.audit import audit, step_with_audit
 from gateway.admin.health import Reason, known_task, version_of
 from gateway.duties.retraining import draft_retraining
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.state.state import redis_time
 from monitoring.degradation.verdicts.retraining import Example, Retraining, closed, is_complete, row_of
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -50,28 +50,33 @@ async def list_retraining(
 
 @router.get("/retraining/{retraining}")
 async def read_retraining(request: Request, retraining: str, _: Operator) -> dict[str, Any]:
-    """One request to train, with its evidence and how many of its examples an evaluation can read."""
+    """One request to train, with its evidence, how many of its examples an evaluation can read, and how many of the
+    others have no text or no demonstration."""
     house = house_of(request)
     one, generation = await _found(house, retraining)
-    kept, complete = 0, 0
+    counted = {"kept": 0, "complete": 0, "without_text": 0, "without_demonstration": 0}
     async for row in _rows(house, await house.retraining.examples(one.id)):
-        kept, complete = kept + 1, complete + is_complete(row)
+        counted["kept"] += 1
+        counted["complete"] += is_complete(row)
+        counted["without_text"] += "messages" not in row and "prompt" not in row
+        counted["without_demonstration"] += "expected" not in row
     told: dict[str, Any] = msgspec.to_builtins(one)
-    return {**told, "generation": generation, "kept": kept, "complete": complete}
+    return {**told, "generation": generation, **counted}
 
 
 @router.get("/retraining/{retraining}/examples")
 async def read_examples(
     request: Request,
     retraining: str,
-    _: Operator,
+    operator: Operator,
     complete: Annotated[bool, Query(description="Only those that `apprentice evaluate --data` reads.")] = False,
 ) -> StreamingResponse:
     """What was judged bad, as JSON lines: the request where its text is still kept, what is expected where somebody
-    said so, and what was said of the answer."""
+    said so, and what was said of the answer. Who was given them is in the audit."""
     house = house_of(request)
-    one, _generation = await _found(house, retraining)
+    one, _ = await _found(house, retraining)
     examples = await house.retraining.examples(one.id)
+    await audit(house, operator, "retraining.give", one.version, evidence={"id": one.id, "examples": len(examples)})
 
     async def lines() -> AsyncIterator[bytes]:
         async for row in _rows(house, examples):
@@ -97,7 +102,12 @@ async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> 
     await house.retraining.keep(one.id, examples)
     told: dict[str, Any] = msgspec.to_builtins(one)
     draft = house.audit.draft(admin.public, "retraining.open", version, after=told)
-    await step_with_audit(house, [house.retraining.change(one, 0)], draft)
+    try:
+        await step_with_audit(house, [house.retraining.change(one, 0)], draft)
+    except Exception:
+        if await house.retraining.shelf.get(one.id) is None:
+            await house.retraining.forget_examples(one.id)  # it was not opened: nobody else knows of them
+        raise
     await house.retraining.tidy()
     await house.snapshot.refresh()
     return told
@@ -115,7 +125,7 @@ async def close_retraining(
     one, generation = await _found(house, retraining)
     if one.state == "closed":
         raise Problem("state_conflict", f"It was closed already, by {one.closed_by}.")
-    after = closed(one, admin.public, time.time())
+    after = closed(one, admin.public, await redis_time(house.redis))
     told: dict[str, Any] = msgspec.to_builtins(after)
     before = msgspec.to_builtins(one)
     draft = house.audit.draft(admin.public, "retraining.close", one.version, before=before, after=told)

@@ -42,12 +42,14 @@ from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.state.snapshot import READERS, shelf_of
 from gateway.state.state import installation_id
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
+from serving.adapters.entries import PLACED, AliasEntry, Version
 from serving.adapters.manifest import ManifestError
-from serving.adapters.registry import PLACED, AliasEntry, Version, new_salt, role_changes
-from serving.shelf import Change, Shelf, Stale, Unchanged, change_together
+from serving.adapters.registry import new_salt, role_changes
+from serving.shelf import Change, Stale, Unchanged, change_together, reading
 
 WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
@@ -176,13 +178,23 @@ async def _is_from_here(house: House, state: StateIn) -> bool:
 
 
 async def _read(house: House, state: StateIn, present: Objects) -> Objects:
-    """The file, with the generations that are expected here. Raises Problem (400)."""
+    """The file, with the generations that are expected here. Raises Problem (400), and Unreadable for what stands here
+    and can't be read: nothing is made of it then."""
     file = await asyncio.to_thread(valid, state.objects())
+    await asyncio.to_thread(_see_that_all_can_be_read, present)
     if await _is_from_here(house, state):
         return file
     raw: Mapping[bytes, bytes] = await cast("Any", house.redis).hgetall(f"{LEFT_AT_KEY}:{state.installation}")
     places = {tuple(place.decode().split(" ", 1)): int(generation) for place, generation in raw.items()}
     return rebased(file, present, cast("Mapping[tuple[str, str], int]", places))
+
+
+def _see_that_all_can_be_read(present: Objects) -> None:
+    for kind, section in present.items():
+        for name, held in section.items():
+            if held.value is not None:
+                with reading(kind, name):
+                    READERS[kind](name, held.value)
 
 
 async def _remember(redis: Redis, installation: str, left: Mapping[tuple[str, str], int]) -> None:
@@ -210,12 +222,12 @@ def _steps(house: House, present: Objects, file: Objects, prune: bool) -> Steps:
 
 async def _present(redis: Redis) -> Objects:
     """All objects with their generations, as one moment had them."""
-    async with redis.pipeline(transaction=True) as reading:
+    async with redis.pipeline(transaction=True) as pipe:
         for kind in KINDS:
-            shelf = Shelf(redis, kind)
-            reading.hgetall(shelf.values)
-            reading.hgetall(shelf.generation_names)
-        raw: list[Mapping[bytes, bytes]] = await reading.execute()
+            shelf = shelf_of(redis, kind)
+            pipe.hgetall(shelf.values)
+            pipe.hgetall(shelf.generation_names)
+        raw: list[Mapping[bytes, bytes]] = await pipe.execute()
     found: dict[Kind, dict[str, Held]] = {}
     for kind, values, generations in zip(KINDS, raw[::2], raw[1::2], strict=True):
         held = {name.decode(): Held(int(generation), None) for name, generation in generations.items()}
@@ -236,7 +248,7 @@ async def _make_versions(house: House, admin: Caller, steps: Steps, evidence: di
     must_differ = house.settings.release.approver_must_differ
     changes: list[Change | Unchanged] = [
         Change(
-            Shelf(house.redis, "versions"),
+            shelf_of(house.redis, "versions"),
             step.name,
             # Who brings a version in counts as who pushed it, where that must be another than who releases it.
             {**(step.after or {}), **({"created_by": admin.public} if must_differ else {}), "changed_at": time.time()},
@@ -245,7 +257,7 @@ async def _make_versions(house: House, admin: Caller, steps: Steps, evidence: di
         for step in made
     ]
     changes += [
-        Unchanged(Shelf(house.redis, step.kind), step.name, step.generation)
+        Unchanged(shelf_of(house.redis, step.kind), step.name, step.generation)
         for step in others
         if not (step.kind == "versions" and step.name in names)
     ]
@@ -287,7 +299,7 @@ async def _switch(house: House, admin: Caller, steps: Steps, evidence: dict[str,
         added = sum(step.action == "create" for step in moved if step.kind == kind)
         if added and added + len(await shelf.all()) > OBJECTS_MAX:
             raise Problem("state_conflict", f"There would be more than {OBJECTS_MAX} {kind}.")
-    objects = [Change(Shelf(house.redis, step.kind), step.name, _begun(step), step.generation) for step in moved]
+    objects = [Change(shelf_of(house.redis, step.kind), step.name, _begun(step), step.generation) for step in moved]
     for tries_left in reversed(range(SWITCH_TRIES_MAX)):
         generations, versions = await house.registry.generations(), await house.registry.versions()
         with conflicts():
@@ -317,7 +329,7 @@ def _role_changes(
     redis: Redis, steps: Iterable[Difference], versions: Mapping[str, Version], generations: Mapping[str, int]
 ) -> Iterator[Change]:
     """What becomes of the versions that the aliases take up and let go. Raises RegistryError for one not placed."""
-    shelf = Shelf(redis, "versions")
+    shelf = shelf_of(redis, "versions")
     for step in steps:
         if step.kind != "aliases":
             continue

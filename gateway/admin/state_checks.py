@@ -19,8 +19,8 @@ from monitoring.degradation.verdicts.rollout import Plan
 from router.contract import ContractError, compile_contract
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
+from serving.adapters.entries import AliasEntry, Rollout, Version
 from serving.adapters.manifest import ManifestError
-from serving.adapters.registry import AliasEntry, Rollout, Version
 from serving.adapters.signature import SignatureError, check, from_text
 
 HASH = re.compile(r"[0-9a-f]{64}")

@@ -21,7 +21,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
-from serving.adapters.registry import PLACED, PREVIOUS_MAX, AliasEntry
+from serving.adapters.entries import PLACED, AliasEntry
+from serving.adapters.registry import PREVIOUS_MAX
 
 FORMAT = 1
 Kind = Literal["versions", "aliases", "overrides", "callers"]

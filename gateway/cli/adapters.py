@@ -125,6 +125,7 @@ def push(
     with ExitStack() as stack:
         sample = sources_of(stack, prompts, background)
         told = upload(client, out, "/adapters", package, pool, sample)
+    tell_warnings(out, told)
     if sample and wait:
         told["fitted"] = until_fitted(client, out, told["version"], wait)
     if not out.answer(told):

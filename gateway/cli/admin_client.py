@@ -23,6 +23,7 @@ import typer
 import yaml
 
 from gateway.callers import split_key
+from gateway.cli.option_names import in_options, options_of
 from gateway.cli.tables import Printer
 
 URL_VARIABLE = "APPRENTICE_URL"
@@ -63,6 +64,13 @@ class Refused(CommandError):
         self.status = status
         self.code = code
         self._told = told
+
+    def in_options(self, options: Mapping[str, str]) -> str:
+        """Its text, where the body was at fault in the options of the command that made it."""
+        if self.status != httpx.codes.BAD_REQUEST:
+            return str(self)
+        param = (self._told or {}).get("param")
+        return in_options(str(self), None if param is None else str(param), options)
 
     def content(self) -> dict[str, Any]:
         """The gateway's own error object."""
@@ -327,10 +335,11 @@ CONNECTION = (
 def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose first two arguments, a client and a printer, are made from the options of CONNECTION.
 
-    A CommandError becomes one line on stderr and an exit code.
+    A CommandError becomes one line on stderr and an exit code; what the gateway says of a field is said of its option.
     """
     signature = inspect.signature(command, eval_str=True)
     own = list(signature.parameters.values())[2:]
+    options = options_of(own)
 
     @functools.wraps(command)
     def run(
@@ -353,7 +362,8 @@ def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
         except CommandError as error:
             if json_only and not out.answered:
                 out.answer({"error": error.content()})
-            typer.echo(f"apprentice: {' '.join(str(error).split())}", err=True)
+            said = error.in_options(options) if isinstance(error, Refused) else str(error)
+            typer.echo(f"apprentice: {' '.join(said.split())}", err=True)
             raise typer.Exit(error.exit_code) from error
 
     parameters = [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *CONNECTION]

@@ -36,6 +36,9 @@ def tell_report(out: Printer, told: dict[str, Any]) -> None:
         if report.get(name) is not None:
             out.say("")
             tell(out, report[name])
+    if told.get("gate") is not None:
+        out.say("")
+        out.say(told["gate"]["because"])
     if report["cannot_see"]:
         out.say("")
         out.say("What it can't see:")

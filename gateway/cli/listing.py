@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.cli.tables import Row, moment, share, since, size
-from serving.adapters.registry import PLACED
+from serving.adapters.entries import PLACED
 
 NOTE_MAX = 60
 """Letters of a note in a list; `why` has all of it."""

@@ -13,7 +13,7 @@ from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
 from gateway.cli.keys import span_seconds
 from gateway.cli.tables import Printer, Row, moment, tell_warnings
 from router.overrides import OverrideAction, OverrideMode
-from serving.adapters.registry import PLACED
+from serving.adapters.entries import PLACED
 
 overrides = typer.Typer(help="List, set, try and delete rules that overrule the routing.", no_args_is_help=True)
 WHOM = "Which requests: those of which all that is given holds"

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from gateway.cli import records_replay
 from gateway.cli.tables import Printer, size
 from gateway.settings import SettingsError, load_settings
 
 if TYPE_CHECKING:
     from monitoring.archive import Asked
 
-records = typer.Typer(help="Export and count the archived records and feedback.", no_args_is_help=True)
+records = typer.Typer(help="Export, count and replay the archived records and feedback.", no_args_is_help=True)
 AGO = re.compile(r"(\d{1,6})(h|d)")
 HOUR_SECONDS = 3600
 
@@ -40,7 +41,7 @@ Task = Annotated[str | None, typer.Option(help="Of this task alone.")]
 Which = Annotated[Kind, typer.Option(help="Records, or the feedback on them.")]
 Config = Annotated[Path, typer.Option(help="The configuration, which names the archive's folder.")]
 Folder = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="The archive's folder; then no configuration is read.")
+    Path | None, typer.Option(metavar="DIR", help="The archive's folder, if not that of the configuration.")
 ]
 
 
@@ -90,6 +91,41 @@ def count(
         total = ("all", *(sum(getattr(day, name) for day in days) for name in ("rows", "files")))
         cells.append((*total, size(sum(day.size_bytes for day in days))))
         out.table(("day", dataset.value, "files", "size of files"), cells)
+
+
+@records.command()
+def replay(
+    task: Annotated[list[str] | None, typer.Option(help="Of this task alone; may be given again. Else of all.")] = None,
+    version: Annotated[str | None, typer.Option(help="Tell of this version alone, as returns@v3.")] = None,
+    baseline: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="What the version's labels are held against, where it is known."),
+    ] = None,
+    gate_rows: Annotated[
+        str | None, typer.Option(metavar="WRONG/OF", help="The same from a gate's rows, as 50/1000: their upper bound.")
+    ] = None,
+    previous: Annotated[str | None, typer.Option(help="The version that led before it, for its baseline.")] = None,
+    look_seconds: Annotated[
+        float, typer.Option(min=0.001, help="How often a verdict may move, by the time of the records.")
+    ] = 60.0,
+    since: Since = None,
+    until: Until = None,
+    config: Config = Path("apprentice.yaml"),
+    folder: Folder = None,
+    json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
+) -> None:
+    """Put archived records and feedback through the monitor again: each verdict that moves, and the evidence."""
+    with _told():
+        settings, asked = load_settings(config), _asked(since, until, None, Kind.RECORDS)
+        records_replay.run(
+            Printer(json_only),
+            settings,
+            folder if folder is not None else settings.archive,
+            task or list(settings.tasks),
+            records_replay.Held(version, baseline, gate_rows, previous),
+            (asked.since, asked.until),
+            look_seconds,
+        )
 
 
 def moment_of(said: str, now: float) -> float:

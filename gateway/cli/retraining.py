@@ -74,7 +74,9 @@ def export(
         raise Unusable(f"{path} can't be written: {error.strerror}.") from error
     lines = path.read_bytes().count(b"\n")
     if not out.answer({"file": str(path), "examples": lines}):
-        out.say(f"Wrote {path}: {lines} examples.")
+        out.say(f"Wrote {path}: {lines} {'example' if lines == 1 else 'examples'}.")
+    if not lines:
+        _tell_why_none(out, client.get(f"/retraining/{quote(name, safe='')}"))
 
 
 @retraining.command()
@@ -84,6 +86,19 @@ def close(client: AdminClient, out: Printer, name: Id) -> None:
     told = client.post(f"/retraining/{quote(name, safe='')}/close")
     if not out.answer(told):
         out.say(f"{told['id']} is closed.")
+
+
+def _tell_why_none(out: Printer, told: dict[str, Any]) -> None:
+    """Why nothing was written, and what would change that: on stderr."""
+    kept = told["kept"]
+    if not kept:
+        out.note("Nothing is kept of what was judged bad, or nothing was judged bad.")
+        return
+    out.note(
+        f"Of {kept} {'example' if kept == 1 else 'examples'}, {told['without_text']} have no text: it is kept of what "
+        f"was reviewed (tasks.{told['task']}.monitor.reviews). {told['without_demonstration']} have no demonstration: "
+        "feedback gives one, or `apprentice reviews answer` with --right."
+    )
 
 
 def _row(told: dict[str, Any]) -> Row:

@@ -13,7 +13,7 @@ from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
 from gateway.cli.tables import Printer, Row, moment, since
 
 reviews = typer.Typer(
-    help="Show the next request that was drawn for review, judge it, skip it, and list what waits.",
+    help="Show the next request that was drawn for review, judge it, skip it, list what waits, and delete it.",
     no_args_is_help=True,
 )
 RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id, as `next` shows it.")]
@@ -99,6 +99,23 @@ def list_reviews(
     for one in told["reviews"]:
         for skipped in one["skips"][:3]:
             out.note(f"{skipped['request_id']} was skipped by {skipped['by']}: {skipped['reason']}")
+
+
+@reviews.command("delete")
+@asks_gateway
+def delete_reviews(
+    client: AdminClient,
+    out: Printer,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Whose reviews.")],
+    request: Annotated[str | None, typer.Option(metavar="ID", help="Only of this request. Unset: all.")] = None,
+) -> None:
+    """Delete the texts of a task's reviews, or of one request's, unjudged ones and those that were judged wrong."""
+    if request is not None and not request.strip():
+        raise Unusable("--request is empty: give a request's id, or leave it out to delete all.")
+    query = "" if request is None else f"?request_id={quote(request, safe='')}"
+    told = client.delete(f"/reviews/{quote(task, safe='')}{query}")
+    if not out.answer(told):
+        out.say(f"{told['waiting']} that waited and {told['answered']} that were judged wrong are deleted.")
 
 
 def _shown(review: dict[str, Any]) -> Iterator[str]:

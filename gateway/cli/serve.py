@@ -48,4 +48,6 @@ def check(config: Path) -> None:
     """Print what the configuration holds. Raises SettingsError if it can't be used."""
     settings = load_settings(config)
     replicas = sum(len(pool.replicas) for pool in settings.pools.values())
-    print(f"{config} is valid: {len(settings.pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks.")
+    counts = (len(settings.pools), "pool"), (replicas, "replica"), (len(settings.tasks), "task")
+    held = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for number, word in counts)
+    print(f"{config} is valid: {held}.")

@@ -44,7 +44,8 @@ def changed(
     out: Printer,
     task: Task,
     effective: Annotated[
-        str | None, typer.Option(metavar="DATE", help="From when on: a date or a time, UTC without a zone.")
+        str | None,
+        typer.Option(metavar="DATE", help="From when on: a date or a time, UTC without a zone. Past or to come."),
     ] = None,
     note: Annotated[str, typer.Option(metavar="TEXT", help="What changes.")] = "",
     override: Annotated[
@@ -53,7 +54,8 @@ def changed(
     ] = None,
     message: Annotated[str | None, typer.Option(metavar="TEXT", help="With refuse: what callers are told.")] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="DATE", help="When the rule ends. Unset: 14 days after the change.")
+        str | None,
+        typer.Option(metavar="DATE", help="When the rule ends. Unset: 14 days after it begins to be in force."),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take it back: rule, mark and request to train.")] = False,
 ) -> None:
@@ -91,7 +93,10 @@ def pin(
     ] = None,
     until: Until = None,
 ) -> None:
-    """Overrule the verdict on a version; or without one hold it: the monitor goes on judging, and does nothing."""
+    """Overrule the verdict on a version; or without one hold it: the monitor goes on judging, and does nothing.
+
+    Where a degraded version is pinned as healthy, the evidence so far is put aside: its detectors begin anew.
+    """
     body: dict[str, Any] = {"reason": reason}
     body |= {"verdict": verdict} if verdict is not None else {}
     body |= {"until": _when(until)} if until is not None else {}
@@ -137,11 +142,14 @@ def baseline(
     accept: Annotated[bool, typer.Option("--accept", help="Take what was seen lately.")] = False,
     wrong: Annotated[float | None, typer.Option(metavar="N", help="So many were wrong, with --of.")] = None,
     of: Annotated[int | None, typer.Option("--of", metavar="M", help="Of so many that were judged.")] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(metavar="ID", help="Take what this evaluation of the version counted.")
+    ] = None,
     of_class: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Of this class alone.")] = None,
 ) -> None:
     """Hold a stream of a version against another baseline from now on; its detector begins anew."""
     body: dict[str, Any] = {"stream": stream, "reason": reason, "accept": accept}
-    given = (("wrong", wrong), ("of", of), ("of_class", of_class))
+    given = (("wrong", wrong), ("of", of), ("evaluation", evaluation), ("of_class", of_class))
     body |= {name: value for name, value in given if value is not None}
     told = client.post(_path(task, version, "baseline"), body)
     if out.answer(told):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,10 +15,13 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.text import Text
 
 from gateway.cli.admin_client import AdminClient, CommandError
-from gateway.cli.tables import Printer, framed, readable, share, since
-from serving.adapters.registry import PLACED
+from gateway.cli.tables import Printer, framed, moment, readable, share, since
+from serving.adapters.entries import PLACED
 
 POLL_SECONDS = 0.5
+TIME_NAME = re.compile(r"([a-z_]+_)?(at|from|until|since|due)")
+TIMES_FROM = 1_000_000_000
+"""What has such a name and is not less is a time, in Unix seconds: not a count, and not a span."""
 VERDICTS: Mapping[str, str] = {
     "continue": "none yet",
     "hold": "held, for people to judge",
@@ -165,4 +169,6 @@ def evidence_rows(evidence: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from evidence_rows(value, f"{name} {at}".strip())
     else:
         value = ", ".join(map(readable, evidence)) if isinstance(evidence, list) else readable(evidence)
+        if isinstance(evidence, int | float) and evidence >= TIMES_FROM and any(map(TIME_NAME.fullmatch, name.split())):
+            value = moment(evidence)
         yield name.replace("_", " "), value or "-"

@@ -109,7 +109,9 @@ class TaskMonitorSettings(Section):
     suspect_clears_seconds: float = Field(
         86_400.0, ge=0, le=86_400 * 31, description="How long a suspect version without further evidence stays suspect."
     )
-    tuning_usd: Usd = Field(0.0, description="What the task's fine-tuning has cost, to reckon the saving net of it.")
+    tuning_usd: Usd = Field(
+        0.0, description="What a fine-tuning of the task costs; the net saving spreads it over 90 days."
+    )
     reviews: ReviewSettings = ReviewSettings()
     judge: JudgeSettings = JudgeSettings()
 
@@ -174,8 +176,6 @@ class TaskMonitorSettings(Section):
             suspect_clears_seconds=self.suspect_clears_seconds,
             reviews_per_week=self.reviews.per_week,
             reviews_per_week_suspect=max(self.reviews.per_week, self.reviews.per_week_suspect),
-            review_usd_each=self.reviews.usd_each,
-            tuning_usd=self.tuning_usd,
             false_alarms_per_month=fleet.false_alarms_per_month,
             judges_itself=judges_itself,
         )

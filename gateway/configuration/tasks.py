@@ -158,10 +158,16 @@ class TaskSettings(Section):
         None, description="Whose prompts share an engine's cache; unset: as the gateway's cache_isolation."
     )
     general_share_max: float | None = Field(
-        None, ge=0, le=1, description="Largest share of the task's requests that its exit pool answers. Unset: all."
+        None,
+        ge=0,
+        le=1,
+        description="Largest share of the task's requests that its exit pool answers; no shadow counts. Unset: all.",
     )
     general_usd_per_day: float | None = Field(
-        None, gt=0, le=1_000_000, description="US dollars that its exit pool may cost in a day of UTC. Unset: no cap."
+        None,
+        gt=0,
+        le=1_000_000,
+        description="US dollars that its exit pool may cost in a day of UTC, without shadows. Unset: no cap.",
     )
 
     rungs: RungSettings = RungSettings()

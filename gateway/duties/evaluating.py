@@ -21,6 +21,7 @@ from gateway.answers.beside import ask_beside
 from gateway.asked.request_body import RequestBody
 from gateway.configuration.tasks import TaskSettings
 from gateway.duties.archiving import redis_address
+from gateway.duties.baselining import gate_of, take_gate
 from gateway.duties.child import child, hear
 from gateway.duties.evaluation_answers import said_by
 from gateway.duties.evaluation_job import Closed, Job, body_of
@@ -36,7 +37,7 @@ from router.decision import OUT_OF_SERVICE, Choice
 from router.policy import TaskPolicy
 from router.replicas import pick
 from router.scoring import NO_SCORES
-from serving.adapters.registry import PLACED
+from serving.adapters.entries import PLACED
 from serving.view import FleetView, VersionView
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ async def keep_evaluating(house: House) -> None:
         for name in await store.models_left():
             await put_models(house, name)
         for name in await store.to_enter():
+            await take_gate(house, name)
             await house.audit.enter(LEFT_KEY, name)
         one = await store.next()
         if one is not None:
@@ -228,16 +230,20 @@ class _Run:
         """Keep the report, and put the models that were asked for into force."""
         if closed.error:
             raise Impossible(closed.error)
-        await self._end(ended(self._one, "done", "", closed.report), closed.models)
+        after = ended(self._one, "done", "", closed.report)
+        after = msgspec.structs.replace(after, gate=await gate_of(self._house, after))
+        await self._end(after, closed.models)
 
     async def _end(self, after: Evaluation, models: Sequence[Model] = ()) -> None:
         """It has ended so: in its state, for its version, and in the audit. Nothing where it was changed meanwhile."""
         told: dict[str, Any] = {"evaluation": after.id, "status": after.status, "note": after.note}
         told |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
+        told |= {"gate": after.gate.because} if after.gate is not None else {}
         short = in_short(after) if after.status == "done" else None
         entry = self._house.audit.draft("system", "evaluation.end", after.version, after=told, evidence=short)
         if await self._store.move(self._one, after, entry, short, models):
             await put_models(self._house, after.id)
+            await take_gate(self._house, after.id)
             await self._house.audit.enter(LEFT_KEY, after.id)
 
     async def _closed(self) -> Closed:

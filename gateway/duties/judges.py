@@ -147,8 +147,9 @@ class Judges:
 
     async def _say(
         self, job: ShadowJob, choice: Choice, settings: JudgeSettings, request_id: str, question: str
-    ) -> bool | str:
-        """Ask it once, at no temperature; its verdict, or a word on its failure. The cost is booked as shadow."""
+    ) -> bool | str | None:
+        """Ask it once, at no temperature; its verdict, or a word on its failure; None where the texts do not fit its
+        engine. The cost is booked as shadow."""
         house = self._house
         fields = {
             "model": choice.engine_model,
@@ -168,6 +169,8 @@ class Judges:
         if cost is not None:
             house.meters.cost_usd.add(cost, job.task.name, "", choice.pool.name, "shadow")
             job.pair.judge_usd = (job.pair.judge_usd or 0.0) + cost
+        if fault == "too_long":
+            return None
         if fault is not None:
             return f"its engine's fault is {fault!r}"
         verdict = verdict_of(text_of([answer.body], stream=False) or "")

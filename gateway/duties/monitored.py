@@ -15,13 +15,6 @@ if TYPE_CHECKING:
     from gateway.house import House
 
 
-class Monitored:
-    """What was judged last, as far as this gateway knows. Its only mover is the duty `follow_monitor`."""
-
-    def __init__(self) -> None:
-        self.summary = Summary(at=0.0)
-
-
 async def follow_monitor(house: House) -> None:
     """Read what was judged, again and again. Runs until cancelled; while Redis is away what was read last stands."""
     while True:

@@ -18,7 +18,6 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.duties.archiving import redis_address
-from gateway.duties.baselining import take_gates
 from gateway.duties.child import child, give
 from gateway.duties.lease import DutyLease
 from gateway.duties.responding import Responding
@@ -30,7 +29,7 @@ from monitoring.degradation.verdicts.health import Judgement, Summary, TaskHealt
 from monitoring.degradation.verdicts.responses import respond
 from monitoring.degradation.verdicts.reviewing import review_share
 from monitoring.degradation.verdicts.shares import Roles
-from serving.adapters.registry import PLACED
+from serving.adapters.entries import PLACED
 from serving.shelf import UNREADABLE, Stale
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,6 @@ COMMAND = (sys.executable, "-P", "-m", "monitoring.degradation.streams.run")
 ANSWER_SECONDS_MAX = 60.0
 TOLD_SECONDS = 5.0
 """How often all gateways are told that the monitor judges, though nothing is new."""
-GATES_SECONDS = 10.0
 DAYS_A_WEEK = 7
 
 
@@ -69,7 +67,6 @@ class Monitoring:
         self._unreadable = self._unmatched = 0
         self._not_read: set[str] = set()
         self._told_at = 0.0
-        self._gates_at = -GATES_SECONDS
 
     async def run(self) -> None:
         """Judge and respond, step after step, until cancelled. Raises RedisError and MonitorFailed."""
@@ -100,11 +97,8 @@ class Monitoring:
 
     async def step(self, process: subprocess.Popen[bytes]) -> bool:
         """One step: judge what has come, and do what follows. Whether more has come already."""
-        house, loop = self._house, asyncio.get_running_loop()
+        house = self._house
         await self._responding.carry_out()
-        if loop.time() - self._gates_at >= GATES_SECONDS:
-            self._gates_at = loop.time()
-            await take_gates(house)
         snapshot = house.snapshot.current
         judged = await _answered(process, step_of(house, snapshot))
         if judged.error:
@@ -173,6 +167,7 @@ def roles_of(house: House, task: str, snapshot: Snapshot) -> Roles:
     alias = snapshot.aliases.get(task)
     general = house.settings.tasks[task].exit_pool is not None
     there = tuple(name for name, one in snapshot.versions.items() if one.task == task and one.state != "retired")
+    there += tuple(name for name in snapshot.unreadable - snapshot.versions.keys() if name.partition("@")[0] == task)
     if alias is None:
         return Roles(general=general, there=there)
     begun = alias.rollout

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.state.state import redis_time
 from serving.fleet import Fleet
 
 KEY = "apprentice:gateways"
@@ -44,7 +45,7 @@ class Presence:
         self._name = name
         self._fleet = fleet
         self._generation = generation
-        self._clock = clock or self._redis_time
+        self._clock = clock or (lambda: redis_time(redis))
         self._demand: dict[str, float] = {}
         self._told_at: float | None = None
 
@@ -71,10 +72,6 @@ class Presence:
         if gone:
             await self._redis.hdel(KEY, *gone)
         return Roll([line for line in told.values() if line.at >= since])
-
-    async def _redis_time(self) -> float:
-        seconds, microseconds = await self._redis.time()
-        return float(seconds) + float(microseconds) / 1e6
 
     def _smooth(self, holds: Mapping[str, Mapping[str, int]], now: float) -> None:
         """An exponential mean of the requests in flight by version; what has faded away is dropped."""

@@ -14,6 +14,7 @@ from gateway.house import House
 from gateway.state.snapshot import Snapshot
 from serving.adapters.placer import World
 from serving.adapters.registry import RegistryError
+from serving.shelf import Unreadable
 
 RECONCILE_INTERVAL_SECONDS = 1.0
 NOTE_CHARACTERS_MAX = 2000
@@ -52,7 +53,7 @@ async def reconcile_once(house: House) -> None:
         idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
         in_flight=roll.in_flight,
     )
-    for version in await house.reconciler.step(snapshot.versions, world):
+    for version in await house.reconciler.step(snapshot.versions, world, snapshot.unreadable):
         after = {"state": version.state, "note": version.note[:NOTE_CHARACTERS_MAX]}
         await house.audit.append(
             "system", "adapter.stage_failed", version.name, before={"state": "staging"}, after=after
@@ -71,6 +72,7 @@ async def _keep_few_standbys(house: House, snapshot: Snapshot) -> None:
         )
         for version in standbys[settings.standbys_kept :]:
             note = f"{settings.standbys_kept} newer versions are on standby"
-            with contextlib.suppress(RegistryError):  # an alias has taken it up meanwhile
+            # an alias has taken it up meanwhile, or a newer release has moved it
+            with contextlib.suppress(RegistryError, Unreadable):
                 await house.registry.withdraw(version.name, note=note)
                 await house.audit.append("system", "adapter.unload", version.name, after={"note": note})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import msgspec
 
 from gateway.house import House
 from gateway.state.retraining import id_of, new_id
+from gateway.state.state import redis_time
 from monitoring.badness import badness
 from monitoring.degradation.verdicts.health import Action
 from monitoring.degradation.verdicts.plan import Plan
@@ -89,7 +89,7 @@ async def draft_retraining(
 ) -> tuple[Retraining, list[Example]]:
     """The same, not yet entered. Raises RedisError."""
     examples = await collect_examples(house, task, version, since)
-    now = time.time()
+    now = await redis_time(house.redis)
     one = Retraining(
         id=new_id(now),
         task=task,

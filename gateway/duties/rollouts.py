@@ -28,7 +28,8 @@ from monitoring.ids import digest
 from monitoring.metrics import Meters
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 from monitoring.records import AttemptRecord, PairRecord, Record, RecordStream
-from serving.adapters.registry import AliasEntry, Registry, RegistryError, Rollout
+from serving.adapters.entries import AliasEntry, Rollout
+from serving.adapters.registry import Registry, RegistryError
 from serving.shelf import Change, Shelf, Stale
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
 """What the monitor does is told to a webhook: each action once it is done, again and again until it is taken.
 
 Messages wait in Redis, so that the next gateway that has the duty goes on where one was killed. One that could not be
-delivered within KEPT_SECONDS is dropped and counted. A receiver may get a message twice, with the same id.
+delivered within KEPT_SECONDS is dropped and counted. A receiver may get a message twice, with the same id. It gets
+those of a task in order: one that waits holds back what came after it, unless it was refused for what it says.
 """
 
 from __future__ import annotations
@@ -29,15 +30,22 @@ TIMEOUT_SECONDS = 5.0
 BACKOFF_SECONDS = 2.0
 BACKOFF_SECONDS_MAX = 600.0
 SIGNATURE = "x-apprentice-signature"
+REFUSES_WHAT_IS_SAID = frozenset({400, 409, 413, 415, 422})
+"""Answers that speak of a message. All others speak of the receiver, of who sends, or of the way, and pass for the next
+message as for this one."""
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that waits: its body, since when, how often it was tried and when it is tried again (Unix seconds)."""
+    """A message that waits: its body, since when, how often it was tried and when it is tried again (Unix seconds).
+
+    `passed` says that the receiver refused what it says, so that it holds nothing back.
+    """
 
     body: dict[str, Any]
     since: float
     tries: int = 0
     next_at: float = 0.0
+    passed: bool = False
 
 
 class Webhooks:
@@ -58,7 +66,7 @@ class Webhooks:
         await self._redis.hsetnx(KEY, message_id, msgspec.json.encode(waiting))
 
     async def deliver(self, settings: MonitorSettings) -> None:
-        """Deliver what is due, oldest first; without an address nothing waits."""
+        """Deliver what is due, oldest first, and of each task in order; without an address nothing waits."""
         raw = await self._redis.hgetall(KEY)
         if not raw:
             return
@@ -66,9 +74,18 @@ class Webhooks:
             await self._redis.delete(KEY)
             return
         waiting = await self._readable(raw)
-        due = sorted((one.since, name) for name, one in waiting.items() if one.next_at <= time.time())
-        for _, name in due[:AT_ONCE_MAX]:
-            await self._deliver_one(name, waiting[name], settings)
+        held: set[Any] = set()  # the tasks of which an older message still waits
+        tried = 0
+        for name, one in sorted(waiting.items(), key=lambda item: (item[1].since, item[0])):
+            task = one.body.get("task")
+            if task in held or tried == AT_ONCE_MAX:
+                continue
+            left: Waiting | None = one
+            if one.next_at <= time.time():
+                tried += 1
+                left = await self._deliver_one(name, one, settings)
+            if left is not None and not left.passed:
+                held.add(task)
 
     async def _readable(self, raw: dict[bytes, bytes]) -> dict[bytes, Waiting]:
         """The messages that wait; one that can't be read is dropped, as it never can be sent."""
@@ -82,27 +99,29 @@ class Webhooks:
                 await self._redis.hdel(KEY, name)
         return found
 
-    async def _deliver_one(self, name: bytes, one: Waiting, settings: MonitorSettings) -> None:
-        refused = await self._sent(one, settings)
+    async def _deliver_one(self, name: bytes, one: Waiting, settings: MonitorSettings) -> Waiting | None:
+        """The message as it waits then; None where it waits no longer."""
+        refused, passed = await self._sent(one, settings)
         if refused is None:
             self._meters.webhooks.add(1, "sent")
             await self._redis.hdel(KEY, name)
-            return
+            return None
         now = time.time()
         if now - one.since > KEPT_SECONDS:
             log.error("the webhook did not take %s within a day, and it is dropped: %s", name.decode(), refused)
             self._meters.webhooks.add(1, "dropped")
             await self._redis.hdel(KEY, name)
-            return
+            return None
         self._meters.webhooks.add(1, "retried")
         wait_seconds = min(BACKOFF_SECONDS * 2**one.tries, BACKOFF_SECONDS_MAX)
         if one.tries == 0:
             log.warning("the webhook did not take %s, it is tried again: %s", name.decode(), refused)
-        later = msgspec.structs.replace(one, tries=one.tries + 1, next_at=now + wait_seconds)
+        later = msgspec.structs.replace(one, tries=one.tries + 1, next_at=now + wait_seconds, passed=passed)
         await self._redis.hset(KEY, name, msgspec.json.encode(later))
+        return later
 
-    async def _sent(self, one: Waiting, settings: MonitorSettings) -> str | None:
-        """Why it was not taken; None where it was."""
+    async def _sent(self, one: Waiting, settings: MonitorSettings) -> tuple[str | None, bool]:
+        """Why it was not taken (None: it was), and whether that was for what it says."""
         body = msgspec.json.encode(one.body)
         headers = {"Content-Type": "application/json"}
         if settings.webhook_key is not None:
@@ -112,8 +131,9 @@ class Webhooks:
                 settings.webhook_url or "", content=body, headers=headers, timeout=TIMEOUT_SECONDS
             )
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return f"{type(error).__name__}: {error}"
-        return None if answer.is_success else f"it answered {answer.status_code}"
+            return f"{type(error).__name__}: {error}", False
+        refused = None if answer.is_success else f"it answered {answer.status_code}"
+        return refused, answer.status_code in REFUSES_WHAT_IS_SAID
 
 
 def signature_of(key: str, body: bytes) -> str:

@@ -76,10 +76,17 @@ return 1
 """
 
 
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an evaluation is what its version's reviewed labels are held against, and why, in words."""
+
+    taken: bool
+    because: str
+
+
 class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     """One evaluation. `arms` are asked in this order of each row; `metric` is how answers are compared, and `classes`
-    how rows are told apart. Times are Unix seconds; `report` is there once it is done, `note` says what it waits for,
-    or why it has failed."""
+    how rows are told apart. Times are Unix seconds; `report` is there once it is done, and `gate` where its version was
+    asked; `note` says what it waits for, or why it has failed."""
 
     id: str
     version: str
@@ -99,6 +106,7 @@ class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
     created_at: float = 0.0
     ended_at: float | None = None
     report: dict[str, Any] | None = None
+    gate: Gate | None = None
 
 
 class Model(msgspec.Struct, frozen=True):

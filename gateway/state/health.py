@@ -15,16 +15,23 @@ import msgspec
 from redis.asyncio import Redis
 
 from monitoring.degradation.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Judgement, Summary, TaskHealth
-from serving.shelf import CONVERTING_SECONDS_MAX, UNREADABLE, Change, Shelf, change_together
+from serving.shelf import CONVERTING_SECONDS_MAX, UNREADABLE, Change, Shelf, change_together, reading
 
 log = logging.getLogger(__name__)
 Read = TypeVar("Read", Judgement, Summary)
 
 
+class Monitored:
+    """What was judged last, as far as this gateway knows. Its only mover is the duty `follow_monitor`."""
+
+    def __init__(self) -> None:
+        self.summary = Summary(at=0.0)
+
+
 class HealthStore:
     """The shelf `health`, and what was judged. Every method raises RedisError.
 
-    A health that can't be read is never written over: `of` raises then what UNREADABLE names.
+    A health that can't be read is never written over: `of` raises Unreadable then.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -38,7 +45,8 @@ class HealthStore:
         """A task's health and its generation; 0 where nothing was found yet."""
         generation = (await self.shelf.generations()).get(task, 0)
         raw = await self.shelf.get(task)
-        return (TaskHealth() if raw is None else msgspec.convert(raw, TaskHealth)), generation
+        with reading("health", task):
+            return (TaskHealth() if raw is None else msgspec.convert(raw, TaskHealth)), generation
 
     async def put(self, task: str, health: TaskHealth, expected_generation: int, beside: Sequence[Change] = ()) -> int:
         """Set it, and in the same step what goes with it; its new generation. Raises Stale where it has moved on."""

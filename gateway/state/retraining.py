@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from monitoring.degradation.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, closed
 from monitoring.ids import SHAPE, made_at
-from serving.shelf import UNREADABLE, Change, Shelf, change_together
+from serving.shelf import UNREADABLE, Change, Shelf, change_together, reading
 
 log = logging.getLogger(__name__)
 DAY_SECONDS = 86_400
@@ -53,10 +53,14 @@ class RetrainingStore:
         return found
 
     async def get(self, name: str) -> tuple[Retraining | None, int]:
-        """One request (None: there is none, or no more), and its generation, which is never newer."""
+        """One request (None: there is none, or no more), and its generation, which is never newer.
+
+        Raises Unreadable where it can't be read.
+        """
         generation = (await self.shelf.generations()).get(name, 0)
         raw = await self.shelf.get(name)
-        return (None if raw is None else msgspec.convert(raw, Retraining)), generation
+        with reading("requests to train", name):
+            return (None if raw is None else msgspec.convert(raw, Retraining)), generation
 
     async def examples(self, name: str) -> list[Example]:
         """The examples of a request that are kept still, the newest first."""
@@ -115,8 +119,12 @@ class RetrainingStore:
         over = ordered[RETRAININGS_MAX:]
         await change_together(self._redis, [Change(self.shelf, one.id, None) for one in over])
         for one in over:
-            days = await self._days(one.id)
-            await self._redis.delete(_examples_key(one.id), *(_examples_key(one.id, day) for day in days))
+            await self.forget_examples(one.id)
+
+    async def forget_examples(self, name: str) -> None:
+        """Delete the examples of a request that is gone, or was never opened."""
+        days = await self._days(name)
+        await self._redis.delete(_examples_key(name), *(_examples_key(name, day) for day in days))
 
 
 def _asked_at(example: Example) -> float:

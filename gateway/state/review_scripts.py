@@ -1,8 +1,10 @@
 """What is done to the reviews of a task in Redis, each in one atomic step.
 
 KEYS[1] is what the keys of the task begin with; ARGV[1] the time in milliseconds (-1: Redis's own clock). Of a task:
-`waiting` (ids by when they came), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), and by hour
-how many were `drawn`, `answered`, `skipped` and `expired`. A review's own texts stand under `apprentice:review:ID`.
+`waiting` (ids by when they came), `leases` (id to reviewer and end of the lease), `held` (reviewer to id), `entered`
+(reviewer to the id that the audit last has of them), and by hour how many were `drawn`, `answered`, `skipped` and
+`expired`. A review's own texts stand under `apprentice:review:ID`, those of one that was judged wrong under
+`apprentice:reviewed:ID` (`kept_on`: ids by when that was).
 """
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ local function give(id, new)
   redis.call('HSET', root .. 'leases', id, reviewer .. '\\n' .. (now + lease))
   redis.call('HSET', root .. 'held', reviewer, id)
   for _, name in ipairs({'leases', 'held'}) do redis.call('PEXPIRE', root .. name, ARGV[4] + 86400000) end
-  return {texts, now + lease, new}
+  return {texts, now + lease, new, redis.call('HGET', root .. 'entered', reviewer) == id and 1 or 0}
 end
 local mine = redis.call('HGET', root .. 'held', reviewer)
 if mine and lease_of(mine) == reviewer and redis.call('ZSCORE', root .. 'waiting', mine) then
@@ -117,13 +119,13 @@ while true do
       if found then return found end
     end
   end
-  if #some < 100 then return {'', leased, skipped} end
+  if #some < 100 then return {'', leased, skipped, 0} end
   at = at + 100
 end
 """
 )
-"""ARGV: the reviewer, the lease and the retention in milliseconds. The texts, the lease's end and whether the lease is
-new; else an empty text, how many others hold, and how many this reviewer has skipped."""
+"""ARGV: the reviewer, the lease and the retention in milliseconds. The texts, the lease's end, whether the lease is
+new, and whether the audit has it; else an empty text, how many others hold, and how many this reviewer has skipped."""
 
 SKIP = (
     _BEGIN
@@ -149,7 +151,12 @@ ANSWER = (
 local id = ARGV[2]
 local texts = redis.call('GET', 'apprentice:review:' .. id)
 if not texts or not redis.call('ZSCORE', root .. 'waiting', id) then return 0 end
-if ARGV[3] == '1' then redis.call('SET', 'apprentice:reviewed:' .. id, texts, 'PX', ARGV[4]) end
+if ARGV[3] == '1' then
+  redis.call('SET', 'apprentice:reviewed:' .. id, texts, 'PX', ARGV[4])
+  redis.call('ZREMRANGEBYSCORE', root .. 'kept_on', '-inf', now - ARGV[4])
+  redis.call('ZADD', root .. 'kept_on', now, id)
+  redis.call('PEXPIRE', root .. 'kept_on', ARGV[4])
+end
 redis.call('SET', 'apprentice:answered:' .. id, string.match(texts, '^[^\\n]*'), 'PX', ARGV[5])
 remove(id)
 tally('answered', 1)
@@ -158,6 +165,25 @@ return 1
 )
 """ARGV: id, whether its texts are kept on, the retention, for how long it is known that it was answered, both in
 milliseconds. Whether it waited until now."""
+
+DELETE = (
+    _BEGIN
+    + """
+local function named(name)
+  if ARGV[2] == '' then return redis.call('ZRANGE', root .. name, 0, tonumber(ARGV[3]) - 1) end
+  return redis.call('ZSCORE', root .. name, ARGV[2]) and {ARGV[2]} or {}
+end
+local waiting, kept, answered = named('waiting'), named('kept_on'), 0
+for _, id in ipairs(waiting) do remove(id) end
+for _, id in ipairs(kept) do
+  answered = answered + redis.call('DEL', 'apprentice:reviewed:' .. id)
+  redis.call('ZREM', root .. 'kept_on', id)
+end
+return {#waiting, answered, #waiting + #kept}
+"""
+)
+"""ARGV: id (empty: all), and how many of each kind are deleted in one step. How many waited, how many were judged
+wrong, and how many were looked at."""
 
 COUNT = (
     _BEGIN

@@ -16,6 +16,8 @@ from gateway.state import review_scripts as scripts
 
 WAITING_MAX = 10_000
 """Reviews of a task that wait; more push the oldest ones out."""
+DELETED_AT_ONCE = 500
+"""Texts that are deleted before others have Redis."""
 ROOT = "apprentice:reviews:"
 TEXTS = "apprentice:review:"
 KEPT_ON = "apprentice:reviewed:"
@@ -58,11 +60,13 @@ class Kept(NamedTuple):
 
 
 class Leased(NamedTuple):
-    """A review, until when it is this reviewer's (Unix seconds), and whether it was not before."""
+    """A review, until when it is this reviewer's (Unix seconds), whether it was not before, and whether it is `entered`
+    into the audit that it was given to them."""
 
     review: Review
     until: float
     new: bool
+    entered: bool = False
 
 
 class NoneLeft(NamedTuple):
@@ -70,6 +74,13 @@ class NoneLeft(NamedTuple):
 
     leased: int
     skipped: int
+
+
+class Deleted(NamedTuple):
+    """How many reviews were deleted that waited, and how many that were judged wrong and whose texts were kept on."""
+
+    waiting: int
+    answered: int
 
 
 class Skip(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +118,7 @@ class ReviewStore:
         self._next = redis.register_script(scripts.NEXT)
         self._skip = redis.register_script(scripts.SKIP)
         self._answer = redis.register_script(scripts.ANSWER)
+        self._delete = redis.register_script(scripts.DELETE)
         self._count = redis.register_script(scripts.COUNT)
 
     async def keep(self, review: Review, budget: int, retention_seconds: float, waiting_max: int = WAITING_MAX) -> Kept:
@@ -119,8 +131,17 @@ class ReviewStore:
     async def next(self, task: str, reviewer: str, lease_seconds: float, retention_seconds: float) -> Leased | NoneLeft:
         """Lease the review that has waited longest, or again the one that this reviewer has."""
         args = [reviewer, _ms(lease_seconds), _ms(retention_seconds)]
-        texts, one, other = await self._do(self._next, task, args)
-        return Leased(_review(texts), int(one) / 1000, bool(other)) if texts else NoneLeft(int(one), int(other))
+        texts, one, other, entered = await self._do(self._next, task, args)
+        if not texts:
+            return NoneLeft(int(one), int(other))
+        return Leased(_review(texts), int(one) / 1000, bool(other), bool(entered))
+
+    async def note_entered(self, task: str, reviewer: str, request_id: str, retention_seconds: float) -> None:
+        """The audit has it that a reviewer was given a review."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(f"{ROOT}{task}:entered", reviewer, request_id)
+            pipe.pexpire(f"{ROOT}{task}:entered", _ms(retention_seconds))
+            await pipe.execute()
 
     async def skip(self, task: str, skip: Skip, retention_seconds: float) -> Literal["skipped", "gone", "other"]:
         """Give a lease back: this reviewer does not get the review again. `gone`: it does not wait; `other`: it is not
@@ -153,6 +174,14 @@ class ReviewStore:
         """What was judged wrong, with its texts; None where there is none, or no more."""
         texts = await self._redis.get(f"{KEPT_ON}{request_id}")
         return None if texts is None else _review(texts)
+
+    async def delete(self, task: str, request_id: str | None = None) -> Deleted:
+        """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong."""
+        waiting, answered, seen = 0, 0, 1
+        while seen:
+            gone, kept, seen = map(int, await self._do(self._delete, task, [request_id or "", DELETED_AT_ONCE]))
+            waiting, answered = waiting + gone, answered + kept
+        return Deleted(waiting, answered)
 
     async def counts(self, task: str, retention_seconds: float) -> Counts:
         """How the task's reviews stand. What has waited for longer than the retention goes with that."""

@@ -1,4 +1,8 @@
-"""The policy snapshot: what admins have set, in memory, so that no request looks anything up."""
+"""The policy snapshot: what admins have set, in memory, so that no request looks anything up.
+
+What this release can't read is passed over, one object at a time: a caller's key is refused, a rule is not applied, and
+a version, an alias or a placement stays as it was last read, or is absent.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -22,11 +26,13 @@ from monitoring.degradation.verdicts.retraining import Retraining
 from router.embedding import Embedding
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
-from serving.adapters.placement import Placement
-from serving.adapters.registry import PLACED, AliasEntry, Registry, Version
+from serving.adapters.entries import PLACED, AliasEntry, Version, alias_from, version_from
+from serving.adapters.placement import Placement, by_place, placement_from
+from serving.adapters.registry import Registry
 from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Mirror, Shelf
 from serving.view import VersionView
 
+OVERRIDE_FIELDS = frozenset(one.name for one in fields(Override) if one.init)
 MADE_AT_ONCE = 200
 """Aliases, or views, that are made before others have the event loop."""
 
@@ -49,6 +55,8 @@ class Snapshot:
     """The versions as the router sees them."""
     retraining: Mapping[str, Retraining] = field(default_factory=dict)
     """The requests to train adapters anew."""
+    unreadable: frozenset[str] = frozenset()
+    """Versions that this release can't read: as they were last read, or not among the versions at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +92,12 @@ class SnapshotKeeper:
         self._fixed_callers = fixed_callers
         self._changed = changed
         self._registry = Registry(redis)
-        self._callers = Mirror(Shelf(redis, "callers"), Caller.from_json)
-        self._overrides = Mirror(Shelf(redis, "overrides"), override_from)
-        self._placements = Mirror(Shelf(redis, "placements"), lambda _, raw: msgspec.convert(raw, Placement))
+        self._callers = Mirror(shelf_of(redis, "callers"), Caller.from_json, keeps=False)
+        self._overrides = Mirror(shelf_of(redis, "overrides"), override_from, keeps=False)
+        self._placements = Mirror(shelf_of(redis, "placements"), placement_from)
         self._cordons = Shelf(redis, "cordons")
-        self._health = Mirror(Shelf(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskHealth), tolerant=True)
-        self._retraining = Mirror(
-            Shelf(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining), tolerant=True
-        )
+        self._health = Mirror(Shelf(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskHealth))
+        self._retraining = Mirror(Shelf(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining))
         self._made: dict[str, tuple[AliasEntry, Alias]] = {}
         self._seen: dict[str, tuple[Version, VersionView]] = {}
         self._models = FittedModels(redis, damaged, deep, unsuited)
@@ -155,12 +161,15 @@ class SnapshotKeeper:
         policy = replace(policy, fitted=fitted, index=await self._models.index(leading, fitted))
         health = await self._health.all()
         policy = replace(policy, shifts=_shifts(health), watched=_watched(health))
-        placements = {(p.replica, p.version): p for p in (await self._placements.all()).values()}
+        placements = by_place((await self._placements.all()).values())
         cordons = {name: str(raw.get("reason") or "") for name, raw in (await self._cordons.all()).items()}
         known = MappingProxyType(callers | dict(self._fixed_callers))
         views = await self._made_views(versions)
         asked = await self._retraining.all()
-        return Snapshot(generation, known, policy, versions, aliases, placements, cordons, health, views, asked)
+        return Snapshot(
+            *(generation, known, policy, versions, aliases, placements, cordons, health, views, asked),
+            unreadable=self._registry.unreadable,
+        )
 
     async def _made_aliases(
         self, entries: Mapping[str, AliasEntry], generations: Mapping[str, int]
@@ -238,7 +247,7 @@ def _shifts(health: Mapping[str, TaskHealth]) -> Mapping[str, Shift]:
     """What versions keep of their requests, those alone of which something is shifted."""
     return MappingProxyType(
         {
-            name: Shift(one.kept, one.to)
+            name: Shift(one.kept, one.to, one.to_version)
             for found in health.values()
             for name, one in found.versions.items()
             if one.to is not None and one.kept < 1.0
@@ -253,5 +262,24 @@ def _watched(health: Mapping[str, TaskHealth]) -> Mapping[str, Watched]:
 
 
 def override_from(name: str, raw: Mapping[str, Any]) -> Override:
-    """An override as it is kept in Redis."""
+    """An override as it is kept in Redis. Raises ValidationError for what this release can't read: a condition that it
+    does not know may not be taken for none."""
+    if unknown := raw.keys() - OVERRIDE_FIELDS:
+        raise msgspec.ValidationError(f"Object contains unknown field `{min(unknown)}`")
     return msgspec.convert({"id": name, **raw}, Override)
+
+
+READERS: Mapping[str, Callable[[str, dict[str, Any]], object]] = MappingProxyType(
+    {
+        "callers": Caller.from_json,
+        "overrides": override_from,
+        "versions": version_from,
+        "aliases": alias_from,
+        "placements": placement_from,
+    }
+)
+
+
+def shelf_of(redis: Redis, kind: str) -> Shelf:
+    """The shelf of what admins set, of one of these kinds; what this release can't read is not written over there."""
+    return Shelf(redis, kind, READERS[kind])

@@ -120,6 +120,13 @@ async def installation_id(redis: Redis) -> str:
     return found.decode()
 
 
+async def redis_time(redis: Redis) -> float:
+    """Redis's time in Unix seconds, since the clocks of two gateways need not agree. Raises RedisError."""
+    told: Any = await redis.time()  # not all of it has types
+    seconds, microseconds = told
+    return float(seconds) + float(microseconds) / 1e6
+
+
 @asynccontextmanager
 async def _connected(redis: Redis) -> AsyncIterator[Redis]:
     try:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gateway.state.fitted import KINDS, FittedEntry, Kind, unused
 from router.rungs import RungName
-from serving.adapters.registry import AliasEntry
+from serving.adapters.entries import AliasEntry
 
 RUNG_OF: Mapping[Kind, RungName] = MappingProxyType(
     {"coverage": "out_of_scope", "confidence": "low_confidence", "gain": "predicted_gain"}

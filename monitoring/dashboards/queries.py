@@ -8,7 +8,7 @@ TASKS = "label_values(apprentice_requests_total, task)"
 """Those that can be picked: all that were asked for."""
 INTERVAL = "$__rate_interval"
 TUNING_DAYS = 90
-"""Days over which the cost of tuning is spread, as in monitoring/alerts/recording.yaml."""
+"""Days over which the cost of tuning is spread (docs/estimation.md), as in monitoring/alerts/recording.yaml."""
 
 
 def rate(metric: str, by: str = "", match: str = TASK, window: str = INTERVAL) -> str:
@@ -54,12 +54,12 @@ def failed(window: str) -> str:
     return f"({bad} or 0 * {none}) / ({of} > 0)"
 
 
-def saved(by: str, window: str, seconds: str) -> str:
-    """US dollars saved within a window against general alone, less all that it takes; `by` may be `part` or `task`.
+def saved(by: str, window: str, days: str) -> str:
+    """The net saving within a window in US dollars (docs/estimation.md); `by` may be `part` or `task`.
 
-    `seconds` is the window's length, by which tuning is spread.
+    `days` is the window's length, by which tuning is spread. The recording rule for 7 days is the same, over all tasks.
     """
-    spread = f"{seconds} / {TUNING_DAYS * 86400}"
+    spread = f"{days} / {TUNING_DAYS}"
     parts = {
         "saved": f"increase(apprentice_saving_usd_total{{{TASK}}}[{window}])",
         "overspent": f"-increase(apprentice_overspend_usd_total{{{TASK}}}[{window}])",

@@ -45,9 +45,9 @@ def _at_a_glance(board: Board) -> None:
         Query(f"1000 * {growth(COST, match=_spent('serve'), window='$__range')} / ({served} > 0)"),
     ), 5, 4).add(figure(
         "What was saved, net?",
-        "US dollars within the range that is shown, against general alone: saved, less overspent, shadows, reviews, "
-        "and the range's part of the tuning, which is spread over 90 days.",
-        "currencyUSD", Query(saved("", "$__range", "$__range_s")), steps=((None, "red"), (0, "green")),
+        "The net saving in US dollars within the range that is shown: saved against general alone, less overspent, "
+        "shadows, reviews, and the range's part of the tuning, which is spread over 90 days (docs/estimation.md).",
+        "currencyUSD", Query(saved("", "$__range", "$__range_s / 86400")), steps=((None, "red"), (0, "green")),
     ), 5, 4).add(figure(
         "Which cost is unknown?", "Requests without a known cost: they are in no sum here.", "percentunit",
         Query(f"({unknown} or 0 * {served}) / ({growth(REQUESTS, match='', window='$__range')} > 0)"),
@@ -102,10 +102,10 @@ def _money(board: Board) -> None:
         "What is saved, and what eats it up?",
         "US dollars within an hour: what adapters saved against general alone, and below 0 what dearer answers, "
         "shadows, reviews and tuning (spread over 90 days) took of it.", "currencyUSD",
-        Query(saved("part", "1h", "3600"), "{{part}}"), least=None,
+        Query(saved("part", "1h", "1 / 24"), "{{part}}"), least=None,
     ), 12).add(graph(
         "What did each task save in the last 7 days?",
-        "US dollars, net of everything, as the alert SavingNegative reckons it. Without Prometheus' recording rules of "
+        "The net saving in US dollars, as the alert SavingNegative has it. Without Prometheus' recording rules of "
         "monitoring/alerts it is empty.", "currencyUSD",
         Query(f"task:apprentice_net_saving_usd:increase7d{{{TASK}}}", "{{task}}"), least=None,
         lines=((None, "transparent"), (0, "red")),

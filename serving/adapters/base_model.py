@@ -42,15 +42,16 @@ EXPLICIT_HEAD_DIM = frozenset({"qwen3", "gemma", "gemma2", "gemma3_text"})
 @dataclass(frozen=True)
 class Base:
     """A base model: its name (the last part of its folder or hub id), `sha256:<hex>` of its weights, its
-    config.
+    config, and what the pool that serves it calls it (None: nothing else).
     """
 
     name: str
     fingerprint: str
     config: Mapping[str, Any]
+    served_as: str | None = None
 
 
-def read_base(folder: Path, fingerprint: str | None = None) -> Base:
+def read_base(folder: Path, fingerprint: str | None = None, served_as: str | None = None) -> Base:
     """The base model in `folder`: config.json, and the weights where they are there.
 
     Where the weights are elsewhere, `fingerprint` has to be given; where both are known they must agree.
@@ -66,7 +67,7 @@ def read_base(folder: Path, fingerprint: str | None = None) -> Base:
         fingerprint = measured
     if fingerprint is None:
         raise _bad(folder, "it has no *.safetensors weights; give the fingerprint that was taken where they are")
-    return Base(name_of(folder), fingerprint, config)
+    return Base(name_of(folder), fingerprint, config, served_as)
 
 
 def fingerprint_of(folder: Path) -> str:

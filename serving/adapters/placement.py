@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,7 @@ Step = Literal["none", "load", "probe", "reopen", "close", "drain", "unload", "g
 Listed = Literal["here", "elsewhere", "not"]
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True):
+class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A version on a replica, as it is kept. Its one mover is the reconciler that has the duty.
 
     `life` is the engine process that it holds for, `stack` what was probed; `since` and `retry_at` are in Unix seconds.
@@ -55,10 +55,14 @@ def placement_key(replica: str, version: str) -> str:
     return f"{replica}/{version}"
 
 
-def read_placements(raw: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Placement]:
-    """The placements of a shelf, by replica and version."""
-    found = (msgspec.convert(value, Placement) for value in raw.values())
-    return {(placement.replica, placement.version): placement for placement in found}
+def placement_from(_: str, raw: Mapping[str, Any]) -> Placement:
+    """A placement as it stands on the shelf. Raises ValidationError where this release can't read it."""
+    return msgspec.convert(raw, Placement)
+
+
+def by_place(placements: Iterable[Placement]) -> dict[tuple[str, str], Placement]:
+    """Placements by replica and version."""
+    return {(placement.replica, placement.version): placement for placement in placements}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,15 @@ import httpx
 import msgspec
 from redis.asyncio import Redis
 
-from serving.adapters.placement import Capacity, Placement, PlacementState, Step, placement_key
+from serving.adapters.entries import Version
+from serving.adapters.placement import Capacity, Placement, PlacementState, Step, placement_from, placement_key
 from serving.adapters.probe import BaseModel, ProbeError, References, probe
 from serving.adapters.pull import PullError, ensure_on
-from serving.adapters.registry import Version
 from serving.adapters.store import Store
 from serving.fleet import Fleet
 from serving.health import engine_headers, look
 from serving.replica import Replica
-from serving.shelf import Shelf
+from serving.shelf import Mirror, Shelf
 from serving.stack import BaseStack, stack_of
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Pass:
     placements: dict[tuple[str, str], Placement]
     generations: dict[str, int]
     world: World
+    unreadable: frozenset[str] = frozenset()
     plan: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -73,7 +74,8 @@ class Placer:
     ) -> None:
         """`stacks` are the pools' base models; `loaded` is told of each load: its pool and its seconds."""
         self._fleet = fleet
-        self.placements = Shelf(redis, "placements")
+        self.placements = Shelf(redis, "placements", placement_from)
+        self.written = Mirror(self.placements, placement_from)
         self._references = References(redis)
         self._store = store
         self._stacks = stacks

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 from redis.asyncio import Redis
 
-from serving.adapters.registry import Version
+from serving.adapters.entries import Version
 from serving.health import engine_headers
 from serving.replica import Replica
 from serving.shelf import Shelf, Stale

@@ -10,15 +10,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from serving.adapters.placement import HELD, Capacity, Listed, Placement, Sight, Step, next_step, read_placements
+from serving.adapters.entries import PLACED, WANTED, Version, VersionState
+from serving.adapters.placement import HELD, Capacity, Listed, Placement, Sight, Step, by_place, next_step
 from serving.adapters.placer import Pass, Placer, World, together
-from serving.adapters.registry import PLACED, WANTED, Registry, RegistryError, Version, VersionState
+from serving.adapters.registry import Registry, RegistryError
 from serving.adapters.spread import Demand, Room, spread
 from serving.fleet import Fleet
 from serving.replica import Replica
-from serving.shelf import Stale
+from serving.shelf import Stale, Unreadable
 
 log = logging.getLogger(__name__)
 STAGE_SECONDS_MAX = 600.0
@@ -78,19 +79,25 @@ class Reconciler:
             and placement.stack == self._placer.stack_on(replica, version)
         )
 
-    async def step(self, versions: Mapping[str, Version], world: World) -> list[Version]:
+    async def step(
+        self, versions: Mapping[str, Version], world: World, unreadable: Collection[str] = ()
+    ) -> list[Version]:
         """One pass: what is wanted is spread over the replicas, and each replica brought a few steps nearer to it.
         Returns the versions whose staging has come to nothing; their notes say why.
+
+        Versions that are `unreadable` stay as they are on every replica, unless they are among the versions as they
+        were last read. A replica of which a placement can't be read is left alone: nobody knows how full it is.
 
         Replicas are seen to beside each other. What takes longer than PASS_SECONDS_MAX on one goes on beside the next
         passes, which leave that replica alone meanwhile. Raises RedisError.
         """
-        placements = read_placements(await self._placer.placements.all())
-        now = Pass(versions, placements, await self._placer.placements.generations(), world)
+        placements = by_place((await self._placer.written.all()).values())
+        now = Pass(versions, placements, await self._placer.placements.generations(), world, frozenset(unreadable))
+        unsure = self._unsure()
         for pool in self._fleet.pools:
             now.plan |= self._spread(pool, now)
         for replica in self._fleet.replicas.values():
-            if replica.up and replica.name not in self._under_way:
+            if replica.up and replica.name not in self._under_way and replica.name not in unsure:
                 self._under_way[replica.name] = asyncio.create_task(self._step_on(replica, now))
         try:
             if self._under_way:
@@ -101,9 +108,13 @@ class Reconciler:
         for name in [name for name, task in self._under_way.items() if task.done()]:
             try:
                 self._under_way.pop(name).result()
-            except Stale as stale:
-                log.warning("reconcile: another gateway has taken over: %s", stale)
+            except (Stale, Unreadable) as moved:
+                log.warning("reconcile: another gateway has taken over: %s", moved)
         return await self._settle(now)
+
+    def _unsure(self) -> frozenset[str]:
+        """The replicas of which a placement can't be read."""
+        return frozenset(name.partition("/")[0] for name in self._placer.written.unreadable)
 
     async def stop(self) -> None:
         """Take no further step: this gateway stops, or another one has the duty."""
@@ -176,7 +187,7 @@ class Reconciler:
     def _next(self, replica: Replica, name: str, version: Version | None, now: Pass) -> Step:
         placement = now.placements.get((replica.name, name))
         if version is None:
-            return "forget" if placement is not None else "none"
+            return "forget" if placement is not None and name not in now.unreadable else "none"
         there = replica.seen.get(name)
         listed: Listed = "not" if there is None else "elsewhere"
         if there == self._placer.path_on(replica, version):
@@ -197,8 +208,12 @@ class Reconciler:
     async def _settle(self, now: Pass) -> list[Version]:
         """Bring on the versions whose placements allow it: staged ones to ready, drained ones to retired."""
         given_up: list[Version] = []
+        unsure = self._unsure()
         for version in now.versions.values():
-            with contextlib.suppress(RegistryError):  # an admin has moved it meanwhile: the next pass sees to it
+            if not unsure.isdisjoint(now.plan.get(version.name, ())):
+                continue
+            # an admin has moved it meanwhile, by this release or by a newer one: the next pass sees to it
+            with contextlib.suppress(RegistryError, Unreadable):
                 if version.state == "staging":
                     settled = await self._settle_staged(version, now)
                     given_up += [settled] if settled is not None and settled.state != "ready" else []

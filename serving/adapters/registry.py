@@ -5,39 +5,26 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 from redis.asyncio import Redis
 
 from serving.adapters.artifact import Artifact
+from serving.adapters.entries import (
+    PLACED,
+    ROLES,
+    STEPS,
+    AliasEntry,
+    Rollout,
+    Version,
+    VersionState,
+    alias_from,
+    version_from,
+)
 from serving.adapters.manifest import Manifest, to_json
-from serving.shelf import Change, Mirror, Shelf, Stale, Unchanged, change_together
-from serving.view import BlueprintView, VersionView
+from serving.shelf import Change, Mirror, Shelf, Stale, Unchanged, Unreadable, change_together, reading
 
-VersionState = Literal[
-    "verified", "staging", "ready", "shadow", "canary", "active", "standby", "draining", "retired", "quarantined"
-]
-VERSION_STATES: tuple[VersionState, ...] = get_args(VersionState)
-PLACED: frozenset[VersionState] = frozenset({"ready", "shadow", "canary", "active", "standby"})
-"""States in which a version is ready on a quorum of its replicas; an alias may send requests to it."""
-WANTED: frozenset[VersionState] = PLACED | {"staging"}
-"""States in which its replicas are to have the version loaded."""
-ROLES: frozenset[VersionState] = frozenset({"shadow", "canary", "active"})
-"""States that an alias gives; it alone takes them away again."""
-
-STEPS: Mapping[VersionState, frozenset[VersionState]] = {
-    "verified": frozenset({"staging", "draining"}),
-    "staging": frozenset({"ready", "verified", "quarantined"}),
-    "ready": frozenset({"shadow", "canary", "active", "staging", "verified", "quarantined", "draining"}),
-    "shadow": frozenset({"ready", "canary", "active", "standby", "quarantined"}),
-    "canary": frozenset({"shadow", "active", "standby", "ready", "quarantined"}),
-    "active": frozenset({"canary", "standby", "quarantined"}),
-    "standby": frozenset({"shadow", "canary", "active", "verified", "quarantined", "draining"}),
-    "quarantined": frozenset({"staging", "verified", "draining"}),
-    "draining": frozenset({"retired"}),
-    "retired": frozenset(),
-}
 VERSIONS_PER_TASK_MAX = 1000
 PREVIOUS_MAX = 10
 
@@ -46,113 +33,46 @@ class RegistryError(Exception):
     """A step that the present state does not allow; the message says why and what to do."""
 
 
-class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """A version as it is kept. `name` is also its name on every engine; bytes never change under a name."""
-
-    name: str
-    task: str
-    number: int
-    pool: str
-    state: VersionState
-    digest: str
-    base_fingerprint: str
-    rank: int
-    size_bytes: int
-    manifest: dict[str, Any]
-    manifest_digest: str
-    created_at: float
-    created_by: str
-    changed_at: float = 0.0
-    signed_by: str | None = None
-    signature: str | None = None
-    note: str = ""
-
-    def view(self) -> VersionView:
-        """As the router sees it."""
-        blueprint = self.manifest.get("blueprint") or {}
-        return VersionView(
-            self.name,
-            self.task,
-            self.pool,
-            self.state,
-            self.digest,
-            self.manifest_digest,
-            self.manifest.get("sampling") or {},
-            BlueprintView(
-                blueprint.get("system") or "",
-                blueprint.get("response_format"),
-                blueprint.get("sampling") or {},
-            ),
-            self.manifest.get("contract"),
-        )
-
-
-class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """A canary under way: who began it, when (Unix seconds), and the plan by which it is judged (None: by people)."""
-
-    version: str
-    share: float
-    started_at: float
-    by: str
-    plan: dict[str, Any] | None = None
-
-
-class AliasEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A task's versions and their weights, and the salt that makes each rollout draw anew.
-
-    `shadow` are versions that get a copy of a share of the requests; `previous` those that led before, newest first.
-    """
-
-    weights: dict[str, float]
-    salt: str = ""
-    shadow: dict[str, float] = {}
-    previous: list[str] = []
-    rollout: Rollout | None = None
-
-    @property
-    def leading(self) -> str:
-        """The version with the greatest weight, a canary aside: the active one."""
-        canary = self.rollout.version if self.rollout else None
-        others = {name: weight for name, weight in self.weights.items() if name != canary}
-        return max(others or self.weights, key=lambda name: self.weights[name])
-
-    def role(self, name: str) -> VersionState | None:
-        """The state that this alias gives to a version; None where it has nothing to do with it."""
-        if name in self.weights:
-            return "active" if name == self.leading else "canary"
-        return "shadow" if name in self.shadow else None
-
-
 class Registry:
     """The one mover of version states and aliases; a state file moves several at once, by the same `role_changes`."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._versions = Shelf(redis, "versions")
-        self._aliases = Shelf(redis, "aliases")
-        self._version_mirror = Mirror(self._versions, lambda _, raw: msgspec.convert(raw, Version))
-        self._alias_mirror = Mirror(self._aliases, lambda _, raw: _alias(raw))
+        self._versions = Shelf(redis, "versions", version_from)
+        self._aliases = Shelf(redis, "aliases", alias_from)
+        self._version_mirror = Mirror(self._versions, version_from)
+        self._alias_mirror = Mirror(self._aliases, alias_from)
 
     async def versions(self) -> dict[str, Version]:
-        """All versions by name."""
+        """All versions by name; one that can't be read is as it was last read, or left out."""
         return await self._version_mirror.all()
 
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """The names of versions that could not be read the last time."""
+        return self._version_mirror.unreadable
+
     async def version(self, name: str) -> Version:
-        """One version. Raises KeyError where there is none."""
+        """One version. Raises KeyError where there is none, Unreadable where it can't be read."""
         raw = await self._versions.get(name)
         if raw is None:
             raise KeyError(name)
-        return msgspec.convert(raw, Version)
+        with reading(self._versions.kind, name):
+            return version_from(name, raw)
 
     async def aliases(self) -> dict[str, AliasEntry]:
-        """All aliases by task."""
+        """All aliases by task; one that can't be read is as it was last read, or left out."""
         return await self._alias_mirror.all()
 
     async def alias(self, task: str) -> tuple[AliasEntry | None, int]:
-        """A task's alias (None: it has none) and its generation, which is never newer than the alias."""
+        """A task's alias (None: it has none) and its generation, which is never newer than the alias.
+
+        Raises Unreadable where it can't be read.
+        """
         generation = (await self._aliases.generations()).get(task, 0)
         raw = await self._aliases.get(task)
-        return (None if raw is None else _alias(raw)), generation
+        with reading(self._aliases.kind, task):
+            return (None if raw is None else alias_from(task, raw)), generation
 
     async def generations(self) -> dict[str, int]:
         """The generation of each version."""
@@ -185,7 +105,9 @@ class Registry:
                 if same and version.state != "retired":
                     known = signed_by is None or (signed_by, signature) == (version.signed_by, version.signature)
                     return version if known else await self._sign(version, signed_by, signature)
-            number = max((version.number for version in ours), default=0) + 1
+            numbers = [version.number for version in ours]
+            numbers += [number for task_of, number in map(_parts, self.unreadable) if task_of == task]
+            number = max(numbers, default=0) + 1
             if number > VERSIONS_PER_TASK_MAX:
                 raise RegistryError(f"{task} has {VERSIONS_PER_TASK_MAX} versions: name the task anew.")
             version = Version(
@@ -239,7 +161,8 @@ class Registry:
     async def withdraw(self, name: str, state: Literal["verified", "draining"] = "verified", note: str = "") -> Version:
         """Have replicas unload a version, and bring it back to `verified`, or on its way to `retired`.
 
-        Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment.
+        Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment, and
+        Unreadable where it can't be told.
         """
         while True:
             version = await self.version(name)
@@ -376,9 +299,13 @@ class Registry:
             versions, before = await self.versions(), (await self.aliases()).get(task)
             if expected_generation is not None and expected_generation != alias_generation:
                 raise Stale(task, alias_generation)
+            if task in self._alias_mirror.unreadable:
+                raise Unreadable(self._aliases.kind, task)
             after = made(before, versions)
             if after is before:
                 return alias_generation
+            if unread := sorted(self.unreadable & (_named(before) | _named(after))):
+                raise Unreadable(self._versions.kind, unread[0])
             changes = [
                 self._moved(versions[name], state, generations[name], note)
                 for name, state, note in role_changes(task, versions, before, after, quarantine)
@@ -454,11 +381,15 @@ def _there(alias: AliasEntry | None, task: str) -> AliasEntry:
     return alias
 
 
-def _alias(raw: Mapping[str, Any]) -> AliasEntry:
-    previous = raw.get("previous")
-    if not isinstance(previous, list):  # up to 0.1.0 it was the one version before, or none
-        raw = {**raw, "previous": [previous] if previous else []}
-    return msgspec.convert(raw, AliasEntry)
+def _named(alias: AliasEntry | None) -> frozenset[str]:
+    """The versions that an alias has a part for."""
+    return frozenset() if alias is None else frozenset(alias.weights.keys() | alias.shadow.keys())
+
+
+def _parts(name: str) -> tuple[str, int]:
+    """A version's task and number."""
+    task, _, number = name.rpartition("@v")
+    return task, int(number) if number.isdecimal() else 0
 
 
 def _placed(versions: Mapping[str, Version], name: str) -> bool:

@@ -6,16 +6,19 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from benchmarks import degradation, degradation_detectors, degradation_fleet, degradation_peers
+from benchmarks import degradation, degradation_detectors, degradation_fleet, degradation_own, degradation_peers
 from benchmarks.degradation_detectors import Guard, evidence, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
-from monitoring.degradation.detectors import raters, slip
+from monitoring.degradation.detectors import leaving_out, raters, slip
+from monitoring.degradation.detectors.raters import Guarded
 from monitoring.degradation.detectors.restarts import LOG_FLOOR
+from monitoring.degradation.streams import tracks
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -29,6 +32,11 @@ def test_the_detector_in_numpy_is_the_monitors_to_the_last_digits(baseline: floa
             assert math.log(e) == pytest.approx(slip.log_e(detector), abs=1e-9)
 
 
+def served(guard: Guarded, caller: str) -> Guarded:
+    """The monitor's guard once a request of this caller was answered."""
+    return raters.used_by(guard, leaving_out.served(guard.callers, caller))
+
+
 @pytest.mark.parametrize("callers", [2, 3, 6, 8])
 def test_the_guard_in_numpy_is_the_monitors_to_the_last_digits(callers: int) -> None:
     draw = np.random.default_rng(callers)
@@ -38,7 +46,7 @@ def test_the_guard_in_numpy_is_the_monitors_to_the_last_digits(callers: int) -> 
     detectors = [raters.start(0.05, "returns@v3")] * 3
     for run in range(3):
         for caller in range(8):
-            detectors[run] = raters.served(detectors[run], f"caller-{caller}")
+            detectors[run] = served(detectors[run], f"caller-{caller}")
     for n in range(300):
         found = guard.evidence(bad[:, n], givers[:, n])
         for run in range(3):
@@ -58,7 +66,7 @@ def test_the_first_alarm_is_the_monitors_in_each_run_whatever_ended_before_it() 
         detector, guard = slip.start(0.05), raters.start(0.05, "returns@v3")
         at: dict[str, float] = {}
         for caller in range(8):
-            guard = raters.served(guard, f"caller-{caller}")
+            guard = served(guard, f"caller-{caller}")
         for n in range(900):
             detector = slip.observe(detector, float(bad[run, n]))
             guard = raters.observe(guard, float(bad[run, n]), f"caller-{givers[run, n]}")
@@ -145,6 +153,30 @@ def test_false_verdicts_of_a_fleet_are_those_of_the_monitors_detector_begun_anew
             if slip.log_e(detectors[version]) >= math.log(bar[version]):
                 wanted, detectors[version] = wanted + 1, slip.start(float(baselines[version]))
     assert found == wanted > 0
+
+
+@pytest.mark.parametrize("wrong", [0, 3, 20])
+def test_bounds_of_first_labels_are_the_baselines_that_the_monitor_takes(wrong: int) -> None:
+    track, roll = tracks.start(50, "returns@v3"), raters.roll("returns@v3")
+    for n in range(50):
+        track = tracks.labelled(track, tracks.Vote(badness=float(n < wrong), caller="shop"), float(n), roll, False)
+    assert track.baseline is not None
+
+    class Fixed:
+        def binomial(self, first: int, rates: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return np.full(len(rates), wrong)
+
+    found = degradation_fleet.own_bounds(50, np.array([0.1]), cast("np.random.Generator", Fixed()))
+    assert found[0] == pytest.approx(track.baseline.upper, abs=1e-9)
+
+
+def test_streams_held_against_their_own_first_labels_keep_to_the_claim_and_see_more_with_more_of_them() -> None:
+    rows = degradation_own.own_first([0.15], 200, 60, 1_000, 0.05, 1)
+    assert [row["first"] for row in rows] == [50, 100]
+    assert all(row["false_alarms"]["low"] <= 0.05 for row in rows)
+    assert rows[0]["bound_median"] > rows[1]["bound_median"] > 0.15
+    assert rows[0]["points"]["20"]["found"] < rows[1]["points"]["20"]["found"]
+    assert "15%, first 50" in degradation_own.show_own(rows, 1_000)
 
 
 def test_the_interval_of_a_count_is_exact() -> None:

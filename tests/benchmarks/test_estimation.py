@@ -89,6 +89,13 @@ def test_too_little_or_other_data_is_told(tmp_path: Path, capsys: pytest.Capture
     assert "at least" in json.loads(capsys.readouterr().out.splitlines()[-1])["reasons"][0]
     assert estimation.main(["--json", "--data", str(tmp_path / "nowhere")]) == 1
     assert "--data" in json.loads(capsys.readouterr().out.splitlines()[-1])["reasons"][0]
-    for wrong in (["--months", "5"], ["--splits", "-1"], ["--shadow", "0"], ["--shadow", "0.0001"]):
+    for wrong in (
+        ["--months", "5"],
+        ["--months", "0"],
+        ["--splits", "-1"],
+        ["--splits", "0"],
+        ["--shadow", "0"],
+        ["--shadow", "0.0001"],
+    ):
         with pytest.raises(SystemExit):
             estimation.main(wrong)

@@ -26,7 +26,7 @@ def test_bounds_of_many_runs_are_those_of_the_monitor_after_each_pair() -> None:
             found = arms.found(arm, None)
             low = -1.0 if found is None else found.advantage_low
             assert bounds["always"][0, number] == pytest.approx(low)
-            one = estimates.difference(arms.total(block.sure.difference for block in arms.lately(arm, None)), 0.9)
+            one = estimates.difference(arms.total(block.sure.difference.low for block in arms.lately(arm, None)), 0.9)
             assert one is not None
             assert bounds["fixed"][0, number] == pytest.approx(one.low) or number < 19
 

@@ -108,6 +108,8 @@ async def test_a_record_comes_back_from_its_file_as_it_was(redis: Redis, job: Jo
     (path,) = parts(job)
     assert path.parent.name == archive.day_of(first.at)
     assert [msgspec.convert(row, Record) for row in rows([path])] == [first, second]
+    places = [place.decode() for place, _ in await redis.xrange(STREAM_KEY)]
+    assert [row["entry"] for row in rows([path])] == places
     assert report.size_bytes == path.stat().st_size
 
 
@@ -119,6 +121,7 @@ def test_the_columns_are_those_of_the_document() -> None:
     )
     columns = archive.columns_of(Record)
     assert list(columns) == list(records)
+    assert archive.columns_of(archive.RecordRow) == {**columns, "entry": "VARCHAR"}
     inner = {"attempts": (attempts, "[]"), "findings": (findings, "[]"), "pair": (pair, "")}
     for name, kind in columns.items():
         if name in inner:
@@ -136,7 +139,7 @@ async def test_the_file_has_the_columns_that_were_declared(redis: Redis, job: Jo
     archive_run.run(job)
     described = duckdb.connect().execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(parts(job)[0])]).fetchall()
     found = {name: kind for name, kind, *_ in described if name != "day"}
-    plain = {name: kind.replace('"', "") for name, kind in archive.columns_of(Record).items()}
+    plain = {name: kind.replace('"', "") for name, kind in archive.columns_of(archive.RecordRow).items()}
     assert {name: kind.replace('"', "") for name, kind in found.items()} == plain
 
 
@@ -296,6 +299,7 @@ async def test_an_export_has_what_was_asked_for_in_each_form(redis: Redis, job: 
     assert [row["id"] for row in rows([tmp_path / "it's.parquet"])] == [made[2].id]
     (line,) = (tmp_path / "it's.jsonl").read_text().splitlines()
     assert msgspec.json.decode(line, type=Record) == made[2]
+    assert json.loads(line)["entry"]
     csv = (tmp_path / "it's.csv").read_text().splitlines()
     assert csv[0].split(",")[:3] == ["id", "at", "endpoint"]
     assert (len(csv), '[""h""]' in csv[1]) == (2, True)

@@ -18,7 +18,7 @@ from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy
 from router.rungs import RUNGS, Exit, Rung, RungName
 from router.scoring import NO_SCORES, Scores
-from serving.adapters.registry import VERSION_STATES
+from serving.adapters.entries import VERSION_STATES
 from serving.view import BlueprintView, CircuitView, FaultKind, FleetView, PoolView, ReplicaView, VersionView
 
 FAILED = ("no_replica", "overload", "timeout", "engine_error", "context_length")

@@ -168,6 +168,27 @@ def test_a_version_is_never_its_own_standby() -> None:
     assert told(choose(asked(), NO_SCORES, itself, usual_fleet(), moment())) == ("no_replica", "degraded")
 
 
+@pytest.mark.parametrize(
+    ("shift", "expected"),
+    [
+        (Shift(0.0, "standby", "returns@v1"), "returns@v1"),
+        (Shift(0.0, "standby"), "returns@v1"),
+        (Shift(0.0, "standby", "returns@v9"), "general-base"),
+        (Shift(0.0, "general"), "general-base"),
+        (Shift(0.0), "general-base"),
+    ],
+)
+def test_a_share_goes_to_the_standby_only_while_it_is_the_version_that_was_shown_to_be_better(
+    shift: Shift, expected: str
+) -> None:
+    rules = policy(
+        tasks=laddered(degraded=Rung("enforce", 0.0)),
+        aliases={"returns": STANDBY},
+        shifts={"returns@v2": shift},
+    )
+    assert told(choose(asked(), NO_SCORES, rules, usual_fleet(), moment())) == (expected, "degraded")
+
+
 def failed(choice: Choice, kind: Any, view: FleetView, rules: Any) -> NextAttempt | GiveUp:
     failures = tuple(Failure(kind, one.name, choice.pool.name) for one in choice.pool.replicas)
     return next_attempt(choice, failures, rules, view, moment(), 60)

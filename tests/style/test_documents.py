@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway import endpoints, routing
+from gateway import endpoints, reviewers, routing
 from gateway.admin import (
     adapters,
     aliases,
@@ -62,6 +62,7 @@ ROUTERS = (
     endpoints,
     routing,
     reporting,
+    reviewers,
     reviews,
     overrides,
     keys,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,19 @@ import httpx
 import pytest
 import yaml
 
+from gateway.admin import changed
+from gateway.state.retraining import RetrainingStore
+from monitoring.degradation.verdicts.retraining import Example, Retraining
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_health import HEALTH, entries, sent, told
+from tests.walks.test_retraining import stored
 
 CHANGED = "/admin/v1/tasks/returns/changed"
 DAY = 86_400.0
+YEAR = datetime.now(UTC).year
+DECEMBER, JANUARY, FEBRUARY = f"{YEAR}-12-01", f"{YEAR + 1}-01-01", f"{YEAR + 1}-02-01"
+ASK = {"model": "returns", "messages": [{"role": "user", "content": "A vase, sealed."}]}
 
 
 @pytest.fixture
@@ -31,8 +40,7 @@ async def gateway(configure: Configure, make_adapter: MakeAdapter) -> Any:
 
 
 async def reason(http: httpx.AsyncClient) -> str:
-    body = {"model": "returns", "messages": [{"role": "user", "content": "A vase, sealed."}]}
-    answer = await http.post("/v1/chat/completions", json=body)
+    answer = await http.post("/v1/chat/completions", json=ASK)
     return str(answer.headers.get("x-apprentice-reason") or answer.json()["error"]["message"])
 
 
@@ -91,7 +99,8 @@ async def test_a_change_to_come_begins_at_its_time_on_its_own(gateway: RunningGa
 
 async def test_taking_it_back_undoes_all_of_it(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
-        await sent(http, "POST", CHANGED, effective_at=1_700_000_000)
+        effective = time.time() - 300 * DAY
+        await sent(http, "POST", CHANGED, effective_at=effective)
         found = await sent(http, "DELETE", CHANGED)
         assert found["health"]["changed"] is None
         assert found["health"]["versions"]["returns@v1"]["stale_from"] is None
@@ -100,20 +109,20 @@ async def test_taking_it_back_undoes_all_of_it(gateway: RunningGateway) -> None:
         (asked,) = await requests_to_train(http)
         assert (asked["state"], asked["closed_by"]) == ("closed", found["action"]["by"])
         (entry,) = await entries(http, "monitor.undo")
-        assert entry["before"]["changed"]["effective_at"] == 1_700_000_000
+        assert entry["before"]["changed"]["effective_at"] == effective
         assert (await sent(http, "DELETE", CHANGED, wanted=409))["error"]["code"] == "state_conflict"
 
 
 async def test_said_again_it_replaces_what_was_said_and_keeps_the_request_to_train(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
-        first = await sent(http, "POST", CHANGED, effective_at="2027-01-01", note="In January.")
-        second = await sent(http, "POST", CHANGED, effective_at="2026-12-01T09:30:00+01:00", override="refuse")
+        first = await sent(http, "POST", CHANGED, effective_at=JANUARY, note="In January.")
+        second = await sent(http, "POST", CHANGED, effective_at=f"{DECEMBER}T09:30:00+01:00", override="refuse")
         assert second["changed"]["retraining"] == first["changed"]["retraining"]
         (rule,) = await rules(http)
-        wanted = datetime(2026, 12, 1, 8, 30, tzinfo=UTC).timestamp()
+        wanted = datetime(YEAR, 12, 1, 8, 30, tzinfo=UTC).timestamp()
         assert (rule["action"], rule["starts_at"]) == ("refuse", wanted)
         assert second["health"]["versions"]["returns@v1"]["stale_from"] == wanted
-        third = await sent(http, "POST", CHANGED, effective_at="2026-12-01", override=None)
+        third = await sent(http, "POST", CHANGED, effective_at=DECEMBER, override=None)
         assert (third["rule"], await rules(http)) == (None, [])
         assert len(await requests_to_train(http)) == 1
 
@@ -134,29 +143,114 @@ async def test_a_version_that_comes_after_the_change_is_not_stale(
 async def test_a_task_without_an_exit_gets_no_rule_unless_one_is_asked_for(gateway: RunningGateway) -> None:
     path = "/admin/v1/tasks/clauses/changed"
     async with gateway.http() as http:
-        found = await sent(http, "POST", path, effective_at="2027-01-01")
+        found = await sent(http, "POST", path, effective_at=JANUARY)
         assert (found["rule"], found["stale"], found["changed"]["retraining"]) == (None, [], None)
-        refused = await sent(http, "POST", path, wanted=400, effective_at="2027-01-01", override="general")
+        refused = await sent(http, "POST", path, wanted=400, effective_at=JANUARY, override="general")
         assert refused["error"]["param"] == "override"
-        found = await sent(http, "POST", path, effective_at="2027-01-01", override="refuse")
+        found = await sent(http, "POST", path, effective_at=JANUARY, override="refuse")
         assert found["rule"]["action"] == "refuse"
 
 
 async def test_a_rule_of_somebody_else_is_left_alone(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         await http.put("/admin/v1/overrides/changed-returns", json={"action": "general", "contains": "vase"})
-        refused = await sent(http, "POST", CHANGED, wanted=409, effective_at="2027-01-01")
+        refused = await sent(http, "POST", CHANGED, wanted=409, effective_at=JANUARY)
         assert "There is a rule changed-returns already" in refused["error"]["message"]
         (rule,) = await rules(http)
         assert (rule["contains"], (await told(http))["health"]["changed"]) == ("vase", None)
 
 
+class Meanwhile(RetrainingStore):
+    """The store, beside which somebody else does something each time that it has read or kept what a step needs."""
+
+    async def get(self, name: str) -> tuple[Retraining | None, int]:
+        found = await super().get(name)
+        await self.somebody_else()
+        return found
+
+    async def keep(self, name: str, examples: Sequence[Example]) -> None:
+        await super().keep(name, examples)
+        await self.somebody_else()
+
+    def __init__(self, gateway: RunningGateway, somebody_else: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(gateway.house.redis, 3600.0)
+        self.somebody_else = somebody_else
+
+
+async def test_a_rule_that_somebody_else_sets_at_this_moment_is_left_alone_and_no_example_is_left(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = {"action": "general", "contains": "vase"}
+    async with gateway.http() as http:
+        request = await http.post("/v1/chat/completions", json=ASK)
+        said = {"request_id": request.headers["x-request-id"], "metric": "correct", "value": False}
+        assert (await http.post("/v1/feedback", json=said)).status_code == 201
+        await stored(gateway, 1)
+        kept: list[set[bytes]] = []
+
+        async def set_rule() -> None:
+            kept.append(await examples(gateway))
+            await gateway.house.overrides.put("changed-returns", rule)
+
+        store = Meanwhile(gateway, set_rule)
+        monkeypatch.setattr(changed, "house_of", lambda _: replace(gateway.house, retraining=store))
+        refused = await sent(http, "POST", CHANGED, wanted=409, effective_at=JANUARY)
+        assert refused["error"]["code"] == "stale_generation"
+        monkeypatch.undo()
+        assert await gateway.house.overrides.get("changed-returns") == rule
+        assert await requests_to_train(http) == []
+        assert (await told(http))["health"]["changed"] is None
+        assert (len(kept), bool(kept[0]), await examples(gateway)) == (1, True, set())
+
+
+async def examples(gateway: RunningGateway) -> set[bytes]:
+    return {key async for key in gateway.house.redis.scan_iter("apprentice:retraining:*:examples*")}
+
+
+async def test_a_request_to_train_that_is_closed_at_this_moment_is_not_taken_for_an_open_one(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway.http() as http:
+        first = await sent(http, "POST", CHANGED, effective_at=JANUARY)
+        name = first["changed"]["retraining"]
+        store = Meanwhile(gateway, lambda: gateway.house.retraining.close(name, "somebody", 1.0))
+        monkeypatch.setattr(changed, "house_of", lambda _: replace(gateway.house, retraining=store))
+        refused = await sent(http, "POST", CHANGED, wanted=409, effective_at=FEBRUARY)
+        assert refused["error"]["code"] == "stale_generation"
+        monkeypatch.undo()
+        second = await sent(http, "POST", CHANGED, effective_at=FEBRUARY)
+        assert second["changed"]["retraining"] != name
+        states = {one["id"]: one["state"] for one in await requests_to_train(http)}
+    assert states == {name: "closed", second["changed"]["retraining"]: "open"}
+
+
 async def test_a_task_that_is_not_known_is_refused_and_leaves_nothing(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
-        refused = await sent(http, "POST", "/admin/v1/tasks/nothing/changed", wanted=404, effective_at="2027-01-01")
+        refused = await sent(http, "POST", "/admin/v1/tasks/nothing/changed", wanted=404, effective_at=JANUARY)
         assert (refused["error"]["code"], refused["error"]["param"]) == ("not_found", "task")
         assert (await rules(http), await requests_to_train(http)) == ([], [])
         assert "nothing" not in await gateway.house.health.shelf.all()
+
+
+@pytest.mark.parametrize("days", [-366, 5 * 366, 1_000_000])
+async def test_a_date_that_is_too_far_from_now_to_be_meant_is_refused_with_the_bounds(
+    gateway: RunningGateway, days: float
+) -> None:
+    now = time.time()
+    async with gateway.http() as http:
+        refused = await sent(http, "POST", CHANGED, wanted=400, effective_at=now + days * DAY)
+        assert (refused["error"]["code"], refused["error"]["param"]) == ("invalid_value", "effective_at")
+        first, last = (datetime.fromtimestamp(now + years * 365.25 * DAY, UTC) for years in (-1, 5))
+        assert f"from {first:%Y-%m-%d} to {last:%Y-%m-%d}" in refused["error"]["message"]
+        assert (await rules(http), await requests_to_train(http)) == ([], [])
+
+
+async def test_a_rule_of_a_change_to_come_holds_14_days_from_its_date_on(gateway: RunningGateway) -> None:
+    effective = time.time() + 100 * DAY
+    async with gateway.http() as http:
+        await sent(http, "POST", CHANGED, effective_at=effective)
+        (rule,) = await rules(http)
+    assert (rule["starts_at"], rule["expires_at"]) == (effective, effective + 14 * DAY)
 
 
 @pytest.mark.parametrize(
@@ -169,10 +263,10 @@ async def test_a_task_that_is_not_known_is_refused_and_leaves_nothing(gateway: R
         ({"effective_at": "1960-01-01"}, "effective_at"),
         ({"effective_at": "9999-12-31T23:59:59-14:00"}, "effective_at"),
         ({"effective_at": 1, "override": "standby"}, "override"),
-        ({"effective_at": 1, "expires_at": 2}, "expires_at"),
-        ({"effective_at": "2027-01-01", "expires_at": "2026-12-31"}, "expires_at"),
-        ({"effective_at": 1, "message": "a"}, "message"),
-        ({"effective_at": 1, "override": None, "expires_at": "2027-01-01"}, "override"),
+        ({"effective_at": DECEMBER, "expires_at": 2}, "expires_at"),
+        ({"effective_at": JANUARY, "expires_at": f"{YEAR}-12-31"}, "expires_at"),
+        ({"effective_at": DECEMBER, "message": "a"}, "message"),
+        ({"effective_at": DECEMBER, "override": None, "expires_at": JANUARY}, "override"),
         ({"effective_at": 1, "note": "a" * 1001}, "note"),
         ({"effective_at": 1, "other": 1}, "other"),
     ],

@@ -225,6 +225,38 @@ async def test_without_redis_requests_go_on_and_feedback_is_refused_not_lost(
             again.stop()
 
 
+@pytest.mark.parametrize("count", [0, 1001])
+async def test_a_batch_of_too_few_or_too_many_is_told_how_many_it_takes(gateway: RunningGateway, count: int) -> None:
+    one = {"request_id": "a", "metric": "correct", "value": True}
+    async with gateway.http() as http:
+        refused = await http.post("/v1/feedback", json={"feedback": [one] * count})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_value", "feedback")
+    assert error["message"] == "feedback: it holds 1 to 1000 entries."
+
+
+@pytest.mark.parametrize("value", [None, ["yes"], {"correct": True}])
+async def test_a_value_that_no_metric_takes_is_named_as_such(gateway: RunningGateway, value: object) -> None:
+    one = {"request_id": "a", "metric": "correct", "value": value}
+    async with gateway.http() as http:
+        refused = await http.post("/v1/feedback", json=one)
+        several = await http.post("/v1/feedback", json={"feedback": [one]})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_value", "value")
+    assert error["message"] == "value: it is true or false, a number or a text, as its metric declares."
+    assert several.json()["results"][0]["error"] == error
+
+
+async def test_who_changes_their_mind_has_both_judgements_stored(gateway: RunningGateway) -> None:
+    request_id = await ask(gateway)
+    async with gateway.http() as http:
+        for value in (True, False):
+            one = {"request_id": request_id, "metric": "correct", "value": value}
+            assert (await http.post("/v1/feedback", json=one)).status_code == 201
+        told = (await http.get(f"/v1/requests/{request_id}")).json()
+    assert [one["value"] for one in told["feedback"]] == [True, False]
+
+
 async def test_a_record_of_a_failed_request_says_what_failed(gateway: RunningGateway, small: FakeEngine) -> None:
     async with gateway.openai() as client:
         with pytest.raises(openai.BadRequestError) as told:

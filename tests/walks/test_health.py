@@ -13,7 +13,8 @@ import pytest
 from gateway.state.drafts import Drafts
 from monitoring.degradation.verdicts.health import Action, Judgement, StreamReport, Summary, TaskHealth, VersionHealth
 from serving.shelf import Change, Stale, change_together
-from tests.walks.gateway import RunningGateway
+from tests.walks.conftest import Configure
+from tests.walks.gateway import RunningGateway, run_gateway
 
 HEALTH = "/admin/v1/tasks/returns/health"
 PIN = f"{HEALTH}/returns@v1/pin"
@@ -177,7 +178,7 @@ async def test_a_change_to_a_health_that_has_moved_on_is_stale_and_changes_nothi
             ("POST", PIN, {"reason": "Second.", "expected_generation": old}),
             ("DELETE", PIN, {"expected_generation": old}),
             ("DELETE", "/admin/v1/tasks/returns/changed", {"expected_generation": old}),
-            ("POST", "/admin/v1/tasks/returns/changed", {"effective_at": 1, "expected_generation": old}),
+            ("POST", "/admin/v1/tasks/returns/changed", {"effective_at": time.time(), "expected_generation": old}),
         ):
             answer = await sent(http, method, path, wanted=409, **body)
             assert answer["error"]["code"] == "stale_generation", path
@@ -216,6 +217,7 @@ async def test_a_change_to_a_health_that_has_moved_on_is_stale_and_changes_nothi
         ("POST", BASELINE, {"stream": "feedback", "accept": True, "reason": "a"}, 409),
         ("POST", BASELINE, {"stream": "length", "of_class": "vases", "accept": True, "reason": "a"}, 400),
         ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40}, 400),
+        ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40, "reason": " \n"}, 400),
         ("POST", BASELINE, {"stream": "feedback", "wrong": 40, "of": 40, "reason": "a"}, 400),
         ("POST", BASELINE, {"stream": "feedback", "wrong": 0, "of": 1e-9, "reason": "a"}, 400),
         ("POST", BASELINE, {"stream": "feedback", "wrong": 0, "of": 19, "reason": "a"}, 400),
@@ -233,6 +235,14 @@ async def test_what_can_not_be_done_is_refused_and_changes_nothing(
         assert answer.json()["error"]["message"]
         assert await entries(http, "monitor.pin") == []
         assert await gateway.house.baselines.all() == {}
+
+
+async def test_a_task_that_is_not_there_is_answered_with_those_that_are(configure: Configure) -> None:
+    tasks = {f"task-{number:02}": {} for number in range(12)}
+    async with run_gateway(configure(tasks=tasks)) as running, running.http() as http:
+        refused = (await http.get("/admin/v1/tasks/task-00@v1/health")).json()["error"]
+    there = ", ".join(sorted(tasks)[:10])
+    assert refused["message"] == f"The configuration has no task 'task-00@v1'. It has {there} and 2 more."
 
 
 # ---- baselines -----------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from gateway.callers import new_key
 from gateway.duties.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify
 from serving.adapters import reconcile
-from serving.adapters.placement import PlacementState, read_placements
-from serving.shelf import Shelf
+from serving.adapters.placement import PlacementState, by_place, placement_from
+from serving.shelf import Mirror, Shelf
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.walks.conftest import Configure, MakeAdapter
@@ -148,7 +148,7 @@ class Pair:
         lives = {replica.name: replica.life for replica in self.gateway.house.fleet.in_pool("small")}
 
         async def is_there() -> bool:
-            kept = read_placements(await Shelf(self.redis, "placements").all())
+            kept = by_place((await Mirror(Shelf(self.redis, "placements"), placement_from).all()).values())
             found = [kept.get((name, version)) for name in lives]
             return all(p is not None and p.state in states and p.life == lives[p.replica] for p in found)
 

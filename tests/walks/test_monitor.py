@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.duties.baselining import STREAM, take_gates
+from gateway.duties.baselining import STREAM
 from monitoring.degradation.detectors.baselines import stated
 from monitoring.degradation.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
 from serving.shelf import Shelf
@@ -257,7 +257,6 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
             await until(lambda: judged_requests(running, 1))
             await until(lambda: told_by(running, 2))
             await redis.hset("apprentice:baselines", V1, b"{")
-            await take_gates(running.house)
             assert sum("the health of returns" in one.getMessage() for one in caplog.records) == 1
             await running.house.health.shelf.delete("returns")
             await world.until(lambda health: V1 in health["versions"])

@@ -223,3 +223,34 @@ async def test_what_can_not_be_done_is_refused(
         answer = await http.request(method, path, json=body)
         assert answer.status_code == status, answer.text
         assert await gateway.house.retraining.all() == []
+
+
+async def test_the_audit_has_who_was_given_the_examples(gateway: RunningGateway) -> None:
+    operator = await gateway.key(role="operator")
+    async with gateway.http() as http, gateway.http(operator) as other:
+        request_id = await asked(http, "A vase.")
+        await judged(http, request_id, False)
+        await keep_texts(gateway, request_id, "A vase.")
+        await stored(gateway, 1)
+        name = (await opened(http))["id"]
+        assert len(await rows(other, name)) == 1
+        found = (await http.get("/admin/v1/audit", params={"action": "retraining.give"})).json()["entries"]
+    assert [(one["actor"], one["object"], one["evidence"]) for one in found] == [
+        (operator.split("-")[2], "returns@v1", {"id": name, "examples": 1})
+    ]
+
+
+async def test_of_a_request_that_could_not_be_opened_no_example_is_left(gateway: RunningGateway) -> None:
+    redis = gateway.house.redis
+    async with gateway.http() as http:
+        request_id = await asked(http, "A vase.")
+        await judged(http, request_id, False)
+        await stored(gateway, 1)
+        await redis.set("apprentice:admins:audit:generations", "damaged")
+        answer = await http.post(PATH, json={"task": "returns", "reason": "a"})
+        assert answer.status_code >= 500, answer.text
+        await redis.delete("apprentice:admins:audit:generations")
+        assert (await http.get(PATH)).json()["retraining"] == []
+        assert [key async for key in redis.scan_iter("apprentice:retraining:*:examples*")] == []
+        name = (await opened(http))["id"]
+        assert len(await rows(http, name)) == 1

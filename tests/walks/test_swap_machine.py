@@ -16,9 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from redis.asyncio import Redis
 
 from serving.adapters import placer, reconcile, registry
-from serving.adapters.placement import Placement, read_placements
-from serving.adapters.registry import PLACED, Registry, RegistryError, Version
-from serving.shelf import Shelf
+from serving.adapters.entries import PLACED, Version
+from serving.adapters.placement import Placement, by_place, placement_from
+from serving.adapters.registry import Registry, RegistryError
+from serving.shelf import Mirror, Shelf
 from tests.fakes.engine import FakeEngine, adapter_digest
 from tests.fakes.faults import Lost, Status
 from tests.walks.swap_trace import Trace, read_trace, replay
@@ -336,7 +337,7 @@ class SwapMachine(RuleBasedStateMachine):
         return name in self.names and path in map(str, self.goods.strangers)
 
     async def _placements(self) -> dict[tuple[str, str], Placement]:
-        return read_placements(await Shelf(self.redis, "placements").all())
+        return by_place((await Mirror(Shelf(self.redis, "placements"), placement_from).all()).values())
 
     async def _check_rest(self) -> None:
         placements, versions = await self._placements(), await self.registry.versions()

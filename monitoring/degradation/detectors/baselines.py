@@ -16,6 +16,10 @@ import msgspec
 
 Kind = Literal["gate", "previous", "own", "admin"]
 CONFIDENCE = 0.95
+OF_MIN = 20
+"""Of fewer judged requests the upper bound is so high that hardly anything could ever be above it."""
+RATE_MAX = 0.999
+"""A stream whose bound is not below it could never alarm."""
 BISECTIONS = 60
 TERMS_MAX = 300
 TINY = 1e-300
@@ -46,6 +50,20 @@ def measured(
     """The baseline that these labels are evidence for. Raises ValueError as `upper_bound` does."""
     upper = upper_bound(wrong, of, confidence)
     return Baseline(kind=kind, wrong=float(wrong), of=float(of), upper=upper, at=at, by=by, source=source)
+
+
+def counted(kind: Kind, wrong: float, of: float, at: float, by: str, source: str) -> Baseline:
+    """The same, for who takes what was counted elsewhere: an evaluation, or an admin.
+
+    Raises ValueError, whose message is a sentence, where it is no evidence that a stream could be held against.
+    """
+    if of < OF_MIN:
+        raise ValueError(f"{of:g} were judged, and a baseline takes at least {OF_MIN}.")
+    found = measured(kind, wrong, of, at, by, source)
+    if found.upper >= RATE_MAX:
+        told = f"As many as {100 * found.upper:.1f}% may be wrong by that, so that the stream could never alarm."
+        raise ValueError(told)
+    return found
 
 
 def stated(rate: float, at: float, by: str, source: str) -> Baseline:

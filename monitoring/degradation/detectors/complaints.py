@@ -27,7 +27,7 @@ from math import exp, log
 
 import msgspec
 
-from monitoring.degradation.detectors import delays, restarts
+from monitoring.degradation.detectors import delays
 from monitoring.degradation.detectors.delays import AGES, HORIZON_TICKS, TICK_SECONDS, Delays, Reference
 from monitoring.degradation.detectors.restarts import LOG_FLOOR
 
@@ -61,9 +61,8 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
     `at` is the last moment that was heard of, in tick `tick`; up to `settled` all is reckoned with. `cohorts` stand
     oldest first; the last one is open, and its requests have been watched for `open_watched` request-ticks since
     `settled`. `reference` is there while delays are learned, `learned` afterwards. `seen` and `expected` count
-    complaints from then on, `in_tick` those expected in this tick; `set_aside` counts complaints that did not count,
-    `served` requests.
-    `log_max` is the largest log e-value so far.
+    complaints from then on (at most so many, with 97.5%), `in_tick` those expected in this tick; `set_aside` counts
+    complaints that did not count, `served` requests.
     """
 
     at: float
@@ -78,7 +77,6 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
     expected: float = 0.0
     in_tick: float = 0.0
     set_aside: int = 0
-    log_max: float = LOG_FLOOR
 
 
 def start(now: float, learned: Delays | None = None) -> Complaints:
@@ -91,16 +89,6 @@ def start(now: float, learned: Delays | None = None) -> Complaints:
 def learns(state: Complaints) -> bool:
     """Whether it is still in its reference period, and so can't alarm."""
     return state.learned is None
-
-
-def seen(state: Complaints) -> int:
-    """The complaints that counted since delays are learned."""
-    return state.seen
-
-
-def expected(state: Complaints) -> float:
-    """The complaints that were to be expected since then, at most (97.5% bound)."""
-    return state.expected
 
 
 def served(state: Complaints, now: float, count: int = 1) -> Complaints:
@@ -139,19 +127,12 @@ def complained(state: Complaints, request_at: float, now: float) -> Complaints:
     if state.learned is None or not state.learned.hazards[age]:
         return msgspec.structs.replace(state, set_aside=state.set_aside + 1)
     won = tuple([Cohort(one.begins, one.requests, _more(one.logs, LOG_RATIOS)) for one in state.cohorts[: at + 1]])
-    state = msgspec.structs.replace(state, seen=state.seen + 1, cohorts=(*won, *state.cohorts[at + 1 :]))
-    return msgspec.structs.replace(state, log_max=max(state.log_max, log_e(state)))
+    return msgspec.structs.replace(state, seen=state.seen + 1, cohorts=(*won, *state.cohorts[at + 1 :]))
 
 
 def log_e(state: Complaints) -> float:
     """The natural logarithm of the e-value as it stands: of the mean over the ratios of all that is bet on each."""
     return max(LOG_FLOOR, _log_of_sum([one for cohort in state.cohorts for one in cohort.logs]) - log(len(RATIOS)))
-
-
-def alarms(state: Complaints, labels: float, alpha: float) -> bool:
-    """Whether it ever reached the threshold for so many expected complaints, on evidence of some at all."""
-    enough = state.seen >= SEEN_MIN and state.expected >= EXPECTED_MIN
-    return enough and state.log_max >= restarts.threshold(labels, alpha)
 
 
 def since(state: Complaints) -> float:

@@ -39,8 +39,9 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     `sides` says which changes count: more of it, less of it, or both. `observed` counts values, `happened` sums those
     of a rate's reference. `sorted_values` is a reference of values while it is learned, `low` and `high` are their
     quantiles afterwards. `above` and `below` are the detectors, None where that side is not looked at or can't be: a
-    rate that never happened can't fall. `log_max` is the largest log e-value so far. `taken_at` is for its owner to
-    say when the last value of the reference came.
+    rate that never happened can't fall. `log_max` is the largest log e-value so far. The others are for its owner to
+    say: when the last value of the reference came (`taken_at`), and of the time since the detectors began the most
+    requests a day (`busiest`) and the most streams of all versions (`streams`, `parting.py`).
     """
 
     kind: Kind
@@ -54,6 +55,8 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     below: Slip | None = None
     log_max: float = LOG_FLOOR
     taken_at: float = 0.0
+    busiest: float = 0.0
+    streams: int = 0
 
 
 def start(kind: Kind, sides: Sides = "both") -> Signal:

@@ -22,6 +22,7 @@ SINCE_MIN = 10
 DELAYS = 26
 """Powers of 2 seconds, up to a year."""
 COUNTED_MAX = 1000.0
+DIGITS = 3
 
 
 class Recent(msgspec.Struct, frozen=True, array_like=True):
@@ -40,6 +41,40 @@ def with_value(recent: Recent, value: float) -> Recent:
         FADING * FADING * recent.squares + 1.0,
         FADING * recent.total + value,
         FADING * recent.total_squares + value * value,
+    )
+
+
+def with_value_of(parts: tuple[Recent, ...], own: int | None, value: float) -> tuple[Recent, ...]:
+    """What each of several has given to the sums, after a value of one's (None: of nobody's).
+
+    Rounded, so that it takes little room.
+    """
+    moved = [
+        with_value(one, value)
+        if place == own
+        else Recent(FADING * one.weight, FADING * FADING * one.squares, FADING * one.total, FADING * one.total_squares)
+        for place, one in enumerate(parts)
+    ]
+    return tuple(
+        [
+            Recent(
+                round(one.weight, DIGITS),
+                round(one.squares, DIGITS),
+                round(one.total, DIGITS),
+                round(one.total_squares, DIGITS),
+            )
+            for one in moved
+        ]
+    )
+
+
+def without(recent: Recent, part: Recent) -> Recent:
+    """The sums without what one has given."""
+    return Recent(
+        max(0.0, recent.weight - part.weight),
+        max(0.0, recent.squares - part.squares),
+        max(0.0, recent.total - part.total),
+        max(0.0, recent.total_squares - part.total_squares),
     )
 
 

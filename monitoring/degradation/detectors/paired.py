@@ -16,10 +16,7 @@ from math import log1p
 import msgspec
 
 from monitoring.degradation.detectors import restarts
-from monitoring.degradation.detectors.restarts import LOG_FLOOR, threshold
 from monitoring.degradation.detectors.slip import Side
-
-__all__ = ["PairedSlip", "alarms", "log_e", "mean", "observe", "since", "start", "threshold", "variance"]
 
 STAKES = (0.08, 0.3, 0.6, 0.9)
 WEIGHTS = (0.25, 0.25, 0.25, 0.25)
@@ -30,19 +27,14 @@ NOTHING = (0.0, 0.0, 0.0, 0.0)
 class PairedSlip(msgspec.Struct, frozen=True, kw_only=True):
     """A detector over pairs and how it stands. JSON gives back the same, to the last bit.
 
-    `side` is what an alarm shows: the mean difference lies above the margin, or below it. `observed` counts pairs,
-    `weight` is the sum of their weights, `total` and `squares` the weighted sums of differences and of their squares.
-    `logs` are log(S + 1) of each stake, `log_max` is the largest `log_e` so far.
+    `side` is what its evidence is for: the mean difference lies above the margin, or below it. `observed` counts pairs,
+    `logs` are log(S + 1) of each stake. `rises` and `begun` tell since when each stake has been winning.
     """
 
     margin: float
     side: Side
     observed: int = 0
-    weight: float = 0.0
-    total: float = 0.0
-    squares: float = 0.0
     logs: tuple[float, ...] = NOTHING
-    log_max: float = LOG_FLOOR
     rises: tuple[float, ...] = NOTHING
     begun: tuple[int, ...] = (0, 0, 0, 0)
 
@@ -57,16 +49,13 @@ def start(margin: float, side: Side = "above") -> PairedSlip:
     return PairedSlip(margin=float(margin), side=side)
 
 
-def observe(slip: PairedSlip, difference: float, weight: float = 1.0) -> PairedSlip:
-    """The detector after a pair. A weight under 1 makes it count less, and may depend only on what came before it.
-
-    Raises ValueError if the difference is not within -1 and 1, or the weight not above 0 and at most 1.
-    """
-    if not (-1.0 <= difference <= 1.0 and 0.0 < weight <= 1.0):
-        raise ValueError(f"A difference of {difference}, weight {weight}: within -1 and 1, and above 0 and at most 1.")
+def observe(slip: PairedSlip, difference: float) -> PairedSlip:
+    """The detector after a pair. Raises ValueError if the difference is not within -1 and 1."""
+    if not -1.0 <= difference <= 1.0:
+        raise ValueError(f"A difference of {difference}: it must lie within -1 and 1.")
     margin = slip.margin
     won = (difference - margin) / (1 + margin) if slip.side == "above" else (margin - difference) / (1 - margin)
-    gained = tuple([log1p(weight * stake * won) for stake in STAKES])
+    gained = tuple([log1p(stake * won) for stake in STAKES])
     logs = restarts.grown(slip.logs, gained)
     observed = slip.observed + 1
     rises, begun = restarts.runs(slip.rises, slip.begun, gained, observed)
@@ -74,11 +63,7 @@ def observe(slip: PairedSlip, difference: float, weight: float = 1.0) -> PairedS
         margin=margin,
         side=slip.side,
         observed=observed,
-        weight=slip.weight + weight,
-        total=slip.total + weight * difference,
-        squares=slip.squares + weight * difference * difference,
         logs=logs,
-        log_max=max(slip.log_max, restarts.log_of_mean(logs, WEIGHTS)),
         rises=rises,
         begun=begun,
     )
@@ -89,24 +74,6 @@ def log_e(slip: PairedSlip) -> float:
     return restarts.log_of_mean(slip.logs, WEIGHTS)
 
 
-def alarms(slip: PairedSlip, labels: float, alpha: float) -> bool:
-    """Whether it has ever reached the threshold for so many pairs: the same however seldom one looks."""
-    return slip.log_max >= threshold(labels, alpha)
-
-
 def since(slip: PairedSlip) -> int:
     """After how many pairs the change is likeliest to have begun, by the stake that leads."""
     return restarts.since(slip.logs, slip.begun, WEIGHTS)
-
-
-def mean(slip: PairedSlip) -> float | None:
-    """The weighted mean of the differences so far; None before the first pair."""
-    return slip.total / slip.weight if slip.weight else None
-
-
-def variance(slip: PairedSlip) -> float | None:
-    """The weighted variance of the differences so far; None before the first pair."""
-    if not slip.weight:
-        return None
-    middle = slip.total / slip.weight
-    return max(0.0, slip.squares / slip.weight - middle * middle)

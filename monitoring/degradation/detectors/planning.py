@@ -38,11 +38,6 @@ def labels_between_false_alarms(
     return tuple(max(between_min, labels / part) for labels in streams)
 
 
-def false_alarms(between: Sequence[float], streams: Sequence[float]) -> float:
-    """The false alarms of all streams that are to be expected a month at most, at these labels a month."""
-    return math.fsum(labels / one for one, labels in zip(between, streams, strict=True))
-
-
 def labels_to_detect(
     baseline: float, points: float, labels: float, alpha: float, rate: float | None = None, side: Side = "above"
 ) -> float | None:

@@ -1,13 +1,8 @@
 """No caller moves a verdict alone, and no rater of a caller either: the detector of `slip.py`, guarded.
 
-Beside the detector over all labels there is one without each caller's labels, and one without each rater's. The
-evidence is the least of them: what stays whoever is left out. Up to eight callers (raters) are left out each by
-themselves; those after them share eight groups by their hash. If one caller alone uses the version, leaving it out
-would leave nothing, and its word counts; so does a rater's who is the only one. Nor is anyone left out beside whom all
-others together have less than `OTHERS_MIN` of the latest requests and of the latest labels: else a single request of
-somebody else would silence a version. Labels of trusted givers (operators, admins, reviewers) are in all of them.
-
-Each of these is a detector with the claim of `slip.py` on the labels that it sees, so the least of them has it too.
+Each caller is left out in turn, and each rater (`leaving_out.py`): up to eight callers (raters) by themselves, and
+those after them in eight groups by their hash. Labels of trusted givers (operators, admins, reviewers) are in all
+detectors.
 
 In addition a rater weighs at most `RATER_SHARE_MAX` of about the last `WINDOW` labels, or an equal part of them where
 there are fewer than five raters; where there are fewer than three nobody is weighed down. Counts fade, and are kept of
@@ -17,12 +12,11 @@ in data streams", 2005).
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 
+from monitoring.degradation.detectors import leaving_out
 from monitoring.degradation.detectors import slip as detector
-from monitoring.degradation.detectors.restarts import LOG_FLOOR, threshold
+from monitoring.degradation.detectors.leaving_out import LeaveOneOut, Roll
 from monitoring.degradation.detectors.slip import Side, Slip
 
 GROUPS = 8
@@ -32,25 +26,6 @@ WINDOW = 200
 WEIGHT_MIN = 0.01
 PRESENT_MIN = 0.5
 FADING = 1.0 - 1.0 / WINDOW
-NAME_BYTES = 8
-OTHERS_MIN = 0.05
-FADING_LABELS = 1.0 - 1.0 / 500
-FADING_REQUESTS = 1.0 - 1.0 / 1000
-DIGITS = 3
-NOBODY = (0.0,) * GROUPS
-
-
-class Without(msgspec.Struct, frozen=True, kw_only=True):
-    """Detectors that leave somebody out. `known` are the digests of those who were seen first, a group each.
-
-    `requests` and `labels` are the faded counts of each group's. `slips` is None for a group without labels: leaving it
-    out changes nothing yet.
-    """
-
-    known: tuple[str, ...] = ()
-    requests: tuple[float, ...] = NOBODY
-    labels: tuple[float, ...] = NOBODY
-    slips: tuple[Slip | None, ...] = (None,) * GROUPS
 
 
 class Heavy(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,18 +38,21 @@ class Heavy(msgspec.Struct, frozen=True, kw_only=True):
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     """A guarded detector and how it stands. JSON gives back the same, to the last bit.
 
-    `slip` is over all labels. `log_max` is the largest evidence so far. `salt` keeps digests of names apart between
-    versions. `labels` is the faded count of labels, `heavy` the faded weights of the heaviest raters.
+    `detectors` leave out the groups of `callers`, and behind them those of `raters`. `labels` is the faded count of
+    labels, `heavy` the faded weights of the heaviest raters.
     """
 
-    salt: str
-    slip: Slip
-    callers: Without = Without()
-    raters: Without = Without()
-    log_max: float = LOG_FLOOR
+    detectors: LeaveOneOut[Slip]
+    callers: Roll
+    raters: Roll
     labels: float = 0.0
     heavy: tuple[Heavy, ...] = ()
     share_max: float = RATER_SHARE_MAX
+
+
+def roll(salt: str) -> Roll:
+    """Who uses a version, of whom nobody was met yet; `salt` is the version."""
+    return Roll(salt=salt, groups=GROUPS)
 
 
 def start(baseline: float, salt: str, side: Side = "above", rater_share_max: float = RATER_SHARE_MAX) -> Guarded:
@@ -84,34 +62,15 @@ def start(baseline: float, salt: str, side: Side = "above", rater_share_max: flo
     """
     if not 0.0 < rater_share_max <= 1.0:
         raise ValueError(f"A rater's largest share is {rater_share_max}: above 0, and at most 1.")
-    return Guarded(salt=salt, slip=detector.start(baseline, side), share_max=rater_share_max)
+    detectors = leaving_out.start(detector.start(baseline, side), 2 * GROUPS)
+    return Guarded(detectors=detectors, callers=roll(salt), raters=roll(salt), share_max=rater_share_max)
 
 
-def served(guarded: Guarded, caller: str) -> Guarded:
-    """Note that a caller (the public part of its key) uses the version."""
-    digest = _digest(guarded.salt, caller)
-    callers = _met(guarded.callers, digest)
-    requests = _counted(callers.requests, _group(callers, digest), FADING_REQUESTS)
-    return msgspec.structs.replace(guarded, callers=msgspec.structs.replace(callers, requests=requests))
-
-
-def spoke(guarded: Guarded, caller: str) -> Guarded:
-    """Note that a caller has given a label, where no detector is to see it."""
-    callers = _labelled(guarded.callers, _digest(guarded.salt, caller))
-    return msgspec.structs.replace(guarded, callers=callers)
-
-
-def group(guarded: Guarded, caller: str) -> int:
-    """The group that a caller is left out with, of `GROUPS`."""
-    return _group(guarded.callers, _digest(guarded.salt, caller))
-
-
-def alone(guarded: Guarded) -> str | None:
-    """The digest of the caller beside whom no others count; None where there are several, or nobody was seen."""
-    for place, digest in enumerate(guarded.callers.known):
-        if not _others_count(guarded.callers, place):
-            return digest
-    return None
+def used_by(guarded: Guarded, roll: Roll) -> Guarded:
+    """The detector once it is known who uses the version, and how much."""
+    callers = leaving_out.of_kind(guarded.callers, roll.reported)
+    callers = msgspec.structs.replace(callers, known=roll.known, requests=roll.requests)
+    return msgspec.structs.replace(guarded, callers=callers, raters=leaving_out.of_kind(guarded.raters, roll.reported))
 
 
 def observe(
@@ -121,116 +80,75 @@ def observe(
     trusted: bool = False,
     weight: float = 1.0,
     rater: str | None = None,
+    reported: bool = False,
 ) -> Guarded:
-    """The detector after a label. `rater` is who gave it, if the caller told; else the caller is its rater.
+    """The detector after a label. `rater` is who gave it, if the caller told; else the caller is its rater. `reported`:
+    the label is of a request that was not served here.
 
     A trusted giver's label is weighed down by nothing and left out by nobody. Raises ValueError as `slip.observe` does.
     """
     if trusted:
-        slip = detector.observe(guarded.slip, badness, weight)
-        callers = _observed(guarded.callers, None, guarded.slip, badness, weight)
-        raters = _observed(guarded.raters, None, guarded.slip, badness, weight)
-        return _judged(msgspec.structs.replace(guarded, slip=slip, callers=callers, raters=raters))
-    by_caller = _digest(guarded.salt, caller)
-    by_rater = by_caller if rater is None else _digest(guarded.salt, f"{caller}\n{rater}")
+        return _seen(guarded, badness, weight, ())
+    name = caller if rater is None else f"{caller}\n{rater}"
+    by_rater = leaving_out.digest(guarded.raters, name)
     fading, labels = _faded(guarded.heavy), FADING * guarded.labels + 1.0
     counted = min(weight, _allowed(fading, labels, by_rater, guarded.share_max))
-    return _judged(
-        msgspec.structs.replace(
-            guarded,
-            slip=detector.observe(guarded.slip, badness, counted),
-            callers=_observed(_labelled(guarded.callers, by_caller), by_caller, guarded.slip, badness, counted),
-            raters=_observed(_labelled(guarded.raters, by_rater), by_rater, guarded.slip, badness, counted),
-            labels=labels,
-            heavy=_weighed(fading, by_rater, counted),
-        )
+    guarded = msgspec.structs.replace(
+        guarded,
+        callers=leaving_out.spoke(guarded.callers, caller, reported),
+        raters=leaving_out.spoke(guarded.raters, name, reported),
+        labels=labels,
+        heavy=_weighed(fading, by_rater, counted),
     )
+    own = (leaving_out.group(guarded.callers, caller), GROUPS + leaving_out.group(guarded.raters, name))
+    return _seen(guarded, badness, counted, own)
 
 
 def log_e(guarded: Guarded) -> float:
     """The natural logarithm of the evidence now: what stays whichever caller or rater is left out."""
-    return min([detector.log_e(guarded.slip), *_least(guarded.callers), *_least(guarded.raters)])
+    return leaving_out.evidence(guarded.detectors, detector.log_e, _believed(guarded))
 
 
 def alarms(guarded: Guarded, labels: float, alpha: float) -> bool:
     """Whether the evidence has ever reached the threshold for so many labels."""
-    return guarded.log_max >= threshold(labels, alpha)
+    return leaving_out.alarms(guarded.detectors, labels, alpha)
 
 
 def rests_on_one(guarded: Guarded, labels: float, alpha: float) -> bool:
-    """Whether all labels would alarm, and do not without one caller or rater: somebody should look at theirs."""
-    return detector.alarms(guarded.slip, labels, alpha) and not alarms(guarded, labels, alpha)
+    """Whether all labels would alarm, and do not without one caller or rater alone: somebody should look at theirs.
+
+    Where it is not enough without another of them either, there is too little evidence yet, and it rests on nobody.
+    """
+    if alarms(guarded, labels, alpha) or not detector.alarms(guarded.detectors.whole, labels, alpha):
+        return False
+    believed = _believed(guarded)
+    missed = [
+        place
+        for place, left in enumerate(guarded.detectors.without)
+        if left is not None and place not in believed and not detector.alarms(left, labels, alpha)
+    ]
+    of_callers = sum(place < GROUPS for place in missed)
+    return bool(missed) and of_callers <= 1 and len(missed) - of_callers <= 1
 
 
 def since(guarded: Guarded) -> int:
     """After how many labels the change is likeliest to have begun."""
-    return detector.since(guarded.slip)
+    return detector.since(guarded.detectors.whole)
 
 
-def mean(guarded: Guarded) -> float | None:
-    """The weighted mean of the badness over all labels; None before the first."""
-    return detector.mean(guarded.slip)
+def _seen(guarded: Guarded, badness: float, weight: float, own: tuple[int, ...]) -> Guarded:
+    """The detector after a label that those of these places have given."""
+    moved = leaving_out.moved(guarded.detectors, lambda slip: detector.observe(slip, badness, weight), own)
+    detectors = leaving_out.judged(moved, detector.log_e, _believed(guarded))
+    return msgspec.structs.replace(guarded, detectors=detectors)
 
 
-def _judged(guarded: Guarded) -> Guarded:
-    evidence = log_e(guarded)
-    return guarded if evidence <= guarded.log_max else msgspec.structs.replace(guarded, log_max=evidence)
-
-
-def _digest(salt: str, name: str) -> str:
-    return hashlib.blake2b(f"{salt}\n{name}".encode(), digest_size=NAME_BYTES).hexdigest()
-
-
-def _group(without: Without, digest: str) -> int:
-    return without.known.index(digest) if digest in without.known else int(digest, 16) % GROUPS
-
-
-def _met(without: Without, digest: str) -> Without:
-    """Somebody was seen: the first eight have a group each."""
-    if digest in without.known or len(without.known) >= GROUPS:
-        return without
-    return msgspec.structs.replace(without, known=(*without.known, digest))
-
-
-def _labelled(without: Without, digest: str) -> Without:
-    """Somebody gave a label."""
-    without = _met(without, digest)
-    labels = _counted(without.labels, _group(without, digest), FADING_LABELS)
-    return msgspec.structs.replace(without, labels=labels)
-
-
-def _counted(counts: tuple[float, ...], own: int, fading: float) -> tuple[float, ...]:
-    """The faded counts with one more of this group. They are rounded, so that they take little room as JSON."""
-    return tuple([round(fading * count + (place == own), DIGITS) for place, count in enumerate(counts)])
-
-
-def _others_count(without: Without, own: int) -> bool:
-    """Whether all but this group have enough of the latest requests, or of the latest labels, to be asked for."""
-    for counts in (without.requests, without.labels):
-        total = sum(counts)
-        if total > 0.0 and total - counts[own] >= OTHERS_MIN * total:
-            return True
-    return False
-
-
-def _observed(without: Without, digest: str | None, whole: Slip, badness: float, weight: float) -> Without:
-    """After a label: all but its giver's group see it. `whole` is the detector over all labels, before it."""
-    own = -1 if digest is None else _group(without, digest)
-    slips = tuple(
-        [
-            (slip or whole) if at == own else None if slip is None else detector.observe(slip, badness, weight)
-            for at, slip in enumerate(without.slips)
-        ]
-    )
-    return msgspec.structs.replace(without, slips=slips)
-
-
-def _least(without: Without) -> list[float]:
-    return [
-        detector.log_e(slip)
-        for place, slip in enumerate(without.slips)
-        if slip is not None and _others_count(without, place)
-    ]
+def _believed(guarded: Guarded) -> set[int]:
+    """The places of callers and raters who may not be left out."""
+    return {
+        *leaving_out.believed(guarded.callers),
+        *[GROUPS + place for place in leaving_out.believed(guarded.raters)],
+    }
 
 
 def _faded(heavy: tuple[Heavy, ...]) -> tuple[Heavy, ...]:

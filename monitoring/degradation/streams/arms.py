@@ -1,8 +1,10 @@
 """How good a version is, and how much better another arm, on the same requests: pairs of shadows, judged and labelled.
 
 A pair is judged by what a person said of its request: by the right answer (a demonstration), or else by whether the
-answer that the caller got was right; what that leaves open counts for the version. A judge's word on both answers
-makes labels go farther (`estimates.py`), and has to do where there are no labels.
+answer that the caller got was right, which leaves the other answer open where it is not the same. What is open counts
+for the version in the lower bound of the other arm's advantage, for the other arm in the upper one, and is in no
+quality. A judge's word on both answers makes labels go farther (`estimates.py`), and has to do where there are no
+labels.
 
 Whoever gives feedback as it comes gives it where something is wrong, so that the arm that answered looks worse than it
 is. What reviewers and trusted callers say is kept apart from it, and goes first; other feedback judges arms only where
@@ -18,6 +20,7 @@ Pure functions over frozen data that go through JSON unchanged.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -36,29 +39,43 @@ LATELY_JUDGED = 2000
 With fewer, a bound that always holds would begin anew too often."""
 TOLD_SHARE_MIN = 0.5
 """Where feedback judges fewer of the pairs it is a sample of complaints."""
+KNOWN_SHARE_MIN = 0.5
+"""The quality of an arm is known where at least so many of the labels say whether its own answer was right."""
 GROUPS = 4
+
+Right = tuple[float | None, float | None]
+"""How right the version's and the other's answer were, from 0 to 1; None where that is open."""
+
+
+class Ends(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """The other's rightness less the version's, at least and at most: what is open counts for the one or the other."""
+
+    low: Sums = Sums()
+    high: Sums = Sums()
 
 
 class Sides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How right the version was, how right the other, and the other's rightness less the version's."""
+    """How right the version was and how right the other, of pairs of which that is known, and the difference of all."""
 
     version: Sums = Sums()
     other: Sums = Sums()
-    difference: Sums = Sums()
+    difference: Ends = Ends()
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Pairs of requests from `begins` (Unix seconds) on.
 
     `sure` has the labels of reviewers and trusted callers, `told` those of all other callers, each beside the judge's
-    word on all other pairs. `by_group` has the differences told by each group of callers.
+    word on all other pairs. `by_group` has the differences told by each group of callers. `agreements` counts pairs of
+    which the judge says only how alike the answers are.
     """
 
     begins: float
     pairs: int = 0
     sure: Sides = Sides()
     told: Sides = Sides()
-    by_group: tuple[Sums, ...] = (Sums(),) * GROUPS
+    by_group: tuple[Ends, ...] = (Ends(),) * GROUPS
+    agreements: int = 0
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,25 +116,28 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     tested: tuple[str, ...] = ()
 
 
-def rightness(noted: Noted, version: str, bad: float | None, demonstration: str | None) -> tuple[float, float] | None:
-    """How right (0 or 1) the version's and the other's answer were, by a person's word; None where that tells neither.
+def rightness(noted: Noted, version: str, bad: float | None, demonstration: str | None) -> Right | None:
+    """How right the version's and the other's answer were, by a person's word; None where that tells neither.
 
     `bad` is the label of the answer that the caller got, `demonstration` the digest of the right one. An empty digest
     is that of an answer which is not in the judge's form, and so never right.
     """
-    own_served = noted.served == version
-    if noted.digest is None or noted.served_digest is None:
-        return None
-    if demonstration:
-        shadow, served = float(noted.digest == demonstration), float(noted.served_digest == demonstration)
-        return (served, shadow) if own_served else (shadow, served)
-    if bad is None:
-        return None
+    known, own_served = demonstrated(noted, version, demonstration), noted.served == version
+    if known is not None or bad is None or noted.digest is None or noted.served_digest is None:
+        return known
     served = 1.0 - bad
     if noted.digest and noted.digest == noted.served_digest:
         return served, served
-    unknown = served < 0.5 and noted.digest != ""
-    return (served, 0.0) if own_served else (float(unknown), served)
+    shadow = 0.0 if noted.digest == "" else None
+    return (served, shadow) if own_served else (shadow, served)
+
+
+def demonstrated(noted: Noted, version: str, demonstration: str | None) -> tuple[float, float] | None:
+    """The same by the right answer alone, which judges both."""
+    if noted.digest is None or noted.served_digest is None or not demonstration:
+        return None
+    shadow, served = float(noted.digest == demonstration), float(noted.served_digest == demonstration)
+    return (served, shadow) if noted.served == version else (shadow, served)
 
 
 def guesses(noted: Noted, version: str) -> tuple[float, float] | None:
@@ -141,12 +161,17 @@ def against(arm: Arm, digest: str | None) -> Arm:
     return Arm(other=arm.other, against=digest)
 
 
-def with_pair(arm: Arm, at: float, guessed: tuple[float, float] | None) -> Arm:
-    """The arm after a pair that nobody but the judge has judged; without its word the pair only counts."""
+def with_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_right: bool = False) -> Arm:
+    """The arm after a pair that nobody but the judge has judged; without its word the pair only counts.
+
+    `says_right`: its word is how right the answers are, and not how alike.
+    """
     blocks = _open(arm.blocks, at)
     block = blocks[-1]
     if guessed is not None:
-        block = msgspec.structs.replace(block, sure=_judged(block.sure, guessed), told=_judged(block.told, guessed))
+        agreements = block.agreements + (not says_right)
+        sure, told = _judged(block.sure, guessed), _judged(block.told, guessed)
+        block = msgspec.structs.replace(block, sure=sure, told=told, agreements=agreements)
     block = msgspec.structs.replace(block, pairs=block.pairs + 1)
     return msgspec.structs.replace(arm, blocks=(*blocks[:-1], block))
 
@@ -154,7 +179,7 @@ def with_pair(arm: Arm, at: float, guessed: tuple[float, float] | None) -> Arm:
 def with_label(
     arm: Arm,
     begins: float,
-    right: tuple[float, float],
+    right: Right,
     guessed: tuple[float, float] | None,
     givers: tuple[str, ...] = (),
 ) -> Arm:
@@ -171,9 +196,9 @@ def with_label(
         digests = sorted({hashlib.blake2b(f"{arm.other}\n{one}".encode(), digest_size=8).hexdigest() for one in givers})
         known = tuple(dict.fromkeys((*known, *digests)))[:GROUPS]
         own = {known.index(one) if one in known else int(one, 16) % GROUPS for one in digests}
-        apart, word = right[1] - right[0], None if guessed is None else guessed[1] - guessed[0]
+        word = None if guessed is None else guessed[1] - guessed[0]
         by_group = tuple(
-            estimates.labelled(sums, apart, word) if group in own else sums for group, sums in enumerate(block.by_group)
+            _apart(ends, right, word) if group in own else ends for group, ends in enumerate(block.by_group)
         )
         block = msgspec.structs.replace(block, told=_labelled(block.told, right, guessed), by_group=by_group)
     else:
@@ -182,14 +207,15 @@ def with_label(
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """The estimates of a version and of another arm, and how much better the other is: a lower and an upper bound.
+    """The estimates of a version and of another arm, where these are known, and how much better the other is: a lower
+    and an upper bound.
 
     Each bound holds with 95%, at whatever number of pairs one looks. `labels` are pairs that persons have judged,
     `pairs` those of which there is the judge's word alone.
     """
 
-    version: Estimate
-    other: Estimate
+    version: Estimate | None
+    other: Estimate | None
     advantage_low: float
     advantage_high: float
     labels: int
@@ -204,28 +230,27 @@ def found(arm: Arm, since: float | None) -> Found | None:
     """
     blocks = lately(arm, since)
     sides, told = _whole([block.sure for block in blocks]), _whole([block.told for block in blocks])
-    labels, judged = sides.difference.labelled, sides.difference.unlabelled
-    without: list[Sums] = []
+    labels, judged = sides.difference.low.labelled, sides.difference.low.unlabelled
+    without, known_min = list[Ends](), 0.0
     if labels < LABELS_MIN:
-        labels = told.difference.labelled
+        labels = told.difference.low.labelled
         if labels >= max(LABELS_MIN, TOLD_SHARE_MIN * sum(block.pairs for block in blocks)):
-            groups = [total(block.by_group[group] for block in blocks) for group in range(GROUPS)]
-            several = sum(one.labelled > 0 for one in groups) > 1
-            sides, judged = told, told.difference.unlabelled
-            without = [_less(told.difference, one) for one in groups if several and one.labelled]
+            groups = [_all_ends(block.by_group[group] for block in blocks) for group in range(GROUPS)]
+            several = sum(one.low.labelled > 0 for one in groups) > 1
+            sides, judged = told, told.difference.low.unlabelled
+            without = [_without(told.difference, one) for one in groups if several and one.low.labelled]
         elif judged >= LABELS_MIN:
             sides, labels = _by_the_judge(sides), 0
+            known_min = math.inf if any(block.agreements for block in blocks) else 0.0
         else:
             return None
-    own, others = estimates.estimate(sides.version), estimates.estimate(sides.other)
-    bounds = [_bounds(one) for one in (sides.difference, *without)]
-    assert own is not None, "there are labels enough"
-    assert others is not None, "there are labels enough"
+    known_min = max(known_min, LABELS_MIN, KNOWN_SHARE_MIN * labels)
+    all_ends = (sides.difference, *without)
     return Found(
-        version=own,
-        other=others,
-        advantage_low=min(low for low, _ in bounds),
-        advantage_high=max(high for _, high in bounds),
+        version=estimates.estimate(sides.version) if sides.version.labelled >= known_min else None,
+        other=estimates.estimate(sides.other) if sides.other.labelled >= known_min else None,
+        advantage_low=min(_bounds(one.low)[0] for one in all_ends),
+        advantage_high=max(_bounds(one.high)[1] for one in all_ends),
         labels=labels,
         pairs=judged,
     )
@@ -239,34 +264,58 @@ def _bounds(difference: Sums) -> tuple[float, float]:
 
 def _judged(sides: Sides, guessed: tuple[float, float]) -> Sides:
     own, other = guessed
+    ends, apart = sides.difference, other - own
     return Sides(
         version=estimates.judged(sides.version, own),
         other=estimates.judged(sides.other, other),
-        difference=estimates.judged(sides.difference, other - own),
+        difference=Ends(estimates.judged(ends.low, apart), estimates.judged(ends.high, apart)),
     )
 
 
-def _labelled(sides: Sides, right: tuple[float, float], guessed: tuple[float, float] | None) -> Sides:
-    own, other = right
-    if guessed is None:
-        return Sides(
-            version=estimates.labelled(sides.version, own),
-            other=estimates.labelled(sides.other, other),
-            difference=estimates.labelled(sides.difference, other - own),
-        )
+def _labelled(sides: Sides, right: Right, guessed: tuple[float, float] | None) -> Sides:
+    ends, (low, high) = sides.difference, _differences(right)
+    own, other, word = (None, None, None) if guessed is None else (*guessed, guessed[1] - guessed[0])
     return Sides(
-        version=estimates.relabelled(sides.version, own, guessed[0]),
-        other=estimates.relabelled(sides.other, other, guessed[1]),
-        difference=estimates.relabelled(sides.difference, other - own, guessed[1] - guessed[0]),
+        version=_with_word(sides.version, right[0], own),
+        other=_with_word(sides.other, right[1], other),
+        difference=Ends(_with_word(ends.low, low, word), _with_word(ends.high, high, word)),
     )
+
+
+def _with_word(sums: Sums, y: float | None, guessed: float | None) -> Sums:
+    """The sums after a person's word on a row that the judge may have seen; the same where it leaves the row open."""
+    if y is None:
+        return sums
+    return estimates.labelled(sums, y) if guessed is None else estimates.relabelled(sums, y, guessed)
+
+
+def _differences(right: Right) -> tuple[float, float]:
+    """How much more right the other was, at least and at most."""
+    own, other = right
+    low = (0.0 if other is None else other) - (1.0 if own is None else own)
+    return low, (1.0 if other is None else other) - (0.0 if own is None else own)
+
+
+def _apart(ends: Ends, right: Right, word: float | None) -> Ends:
+    low, high = _differences(right)
+    return Ends(estimates.labelled(ends.low, low, word), estimates.labelled(ends.high, high, word))
 
 
 def _whole(sides: Sequence[Sides]) -> Sides:
     return Sides(
         version=total(one.version for one in sides),
         other=total(one.other for one in sides),
-        difference=total(one.difference for one in sides),
+        difference=_all_ends(one.difference for one in sides),
     )
+
+
+def _all_ends(some: Iterable[Ends]) -> Ends:
+    known = list(some)
+    return Ends(total(one.low for one in known), total(one.high for one in known))
+
+
+def _without(whole: Ends, part: Ends) -> Ends:
+    return Ends(_less(whole.low, part.low), _less(whole.high, part.high))
 
 
 def _less(whole: Sums, part: Sums) -> Sums:
@@ -302,12 +351,11 @@ def total(sums: Iterable[Sums]) -> Sums:
 
 def _by_the_judge(sides: Sides) -> Sides:
     """Its word taken for the labels of the rows that it has seen."""
-    return Sides(
-        **{
-            name: Sums(labelled=sums.unlabelled, y=sums.other_f, yy=sums.other_ff)
-            for name, sums in (("version", sides.version), ("other", sides.other), ("difference", sides.difference))
-        }
-    )
+    version, other, apart = [
+        Sums(labelled=sums.unlabelled, y=sums.other_f, yy=sums.other_ff)
+        for sums in (sides.version, sides.other, sides.difference.low)
+    ]
+    return Sides(version=version, other=other, difference=Ends(apart, apart))
 
 
 def lately(arm: Arm, since: float | None) -> list[Block]:
@@ -320,8 +368,8 @@ def lately(arm: Arm, since: float | None) -> list[Block]:
         if since is not None and block.begins < since:
             break
         kept.append(block)
-        labels += max(block.sure.difference.labelled, block.told.difference.labelled)
-        judged += block.sure.difference.unlabelled
+        labels += max(block.sure.difference.low.labelled, block.told.difference.low.labelled)
+        judged += block.sure.difference.low.unlabelled
     return kept
 
 
@@ -348,7 +396,8 @@ def _joined(one: Block, two: Block) -> Block:
         pairs=one.pairs + two.pairs,
         sure=_whole((one.sure, two.sure)),
         told=_whole((one.told, two.told)),
-        by_group=tuple(total(both) for both in zip(one.by_group, two.by_group, strict=True)),
+        by_group=tuple(_all_ends(both) for both in zip(one.by_group, two.by_group, strict=True)),
+        agreements=one.agreements + two.agreements,
     )
 
 

@@ -2,7 +2,8 @@
 
 The fleet's accepted false alarms go in equal parts to all labelled streams of all versions, and as many again to the
 unlabelled ones, which only make suspect: a stream's part and its labels a month give the e-value at which it alarms
-(`planning.py`). A class is a stream of its own.
+(`planning.py`). Both are those of when there were most streams and labels since its detector began (`parting.py`). A
+class is a stream of its own.
 
 Pure functions.
 """
@@ -15,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from monitoring.degradation.detectors import baselines, complaints, delays, drift, lately, paired, planning, raters
+from monitoring.degradation.detectors import baselines, delays, drift, lately, leaving_out, planning, raters
 from monitoring.degradation.detectors.drift import Signal
+from monitoring.degradation.detectors.estimates import Estimate
 from monitoring.degradation.detectors.restarts import LOG_FLOOR
 from monitoring.degradation.detectors.slip import BASELINE_MIN
 from monitoring.degradation.streams import arms, complaint_tracks, pair_tracks, tracks
@@ -37,19 +39,11 @@ GUESSED_FROM = 20
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet's false alarms a month, and among how many labelled and unlabelled streams they are parted."""
+    """The fleet's false alarms a month, and among how many labelled and unlabelled streams they are parted now."""
 
     false_alarms_per_month: float
     labelled: int
     unlabelled: int
-
-
-def streams_of(watch: Watch) -> tuple[int, int]:
-    """How many labelled and unlabelled streams this version has: those of which anything was seen."""
-    of_labels = [watch.reviewed, watch.feedback, *watch.classes.values()]
-    pairs = [watch.shadow, watch.holdout]
-    labelled = sum(one.labels > 0 for one in of_labels) + sum(one.pairs > 0 for one in pairs)
-    return labelled + (watch.complaints is not None), len(watch.signals)
 
 
 def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str | None = None) -> Judgement:
@@ -61,7 +55,7 @@ def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str 
     request_rate = lately.per_day(watch.request_rate, at)
     streams = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
     alarmed = [one.since for one in streams if one.labelled and one.alarming and one.since is not None]
-    tracked = watch.complaints
+    complained = watch.complaints.detectors.whole if watch.complaints is not None else None
     return Judgement(
         task=watch.task,
         version=watch.version,
@@ -72,26 +66,28 @@ def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str 
         labels_per_day=label_rate,
         label_coverage=min(1.0, lately.per_day(watch.judged, at) / request_rate) if request_rate else None,
         feedback_delay_seconds=lately.median(watch.delays),
-        complaints_expected=tracked.whole.expected if tracked is not None else None,
-        complaints_seen=float(tracked.whole.seen) if tracked is not None else None,
+        complaints_expected=complained.expected if complained is not None else None,
+        complaints_seen=float(complained.seen) if complained is not None else None,
         seconds_to_detect={str(points): _seconds_to_detect(watch, budget, at, points / 100) for points in POINTS},
         saving_usd=watch.saving_usd,
         shadow_usd=watch.shadow_usd,
+        shadows=watch.shadows,
         streams=streams,
         arms=list(_arms(watch, max(alarmed) if alarmed else None, standby)),
         judge_agreement=lately.mean(watch.agreed),
     )
 
 
-def between(budget: Budget, labels_per_day: float, labelled: bool = True) -> float:
+def between(false_alarms_per_month: float, streams: int, labels_per_day: float) -> float:
     """How many labels shall lie between two false alarms of a stream, on average: the e-value at which it alarms."""
-    part = budget.false_alarms_per_month / max(1, budget.labelled if labelled else budget.unlabelled)
+    part = false_alarms_per_month / max(1, streams)
     return planning.labels_between_false_alarms(part, (labels_per_day * MONTH_DAYS,))[0]
 
 
 def _wanted(track: Track | PairTrack | ComplaintTrack, budget: Budget, at: float) -> float:
-    """The same for a stream: by the most labels a day since its detector began, or those of now if they are more."""
-    return between(budget, lately.busiest(track.busiest, track.rate, at))
+    """The same for a stream: by the most streams and labels a day since its detector began, or by those of now."""
+    streams, per_day = max(track.streams, budget.labelled), lately.busiest(track.busiest, track.rate, at)
+    return between(budget.false_alarms_per_month, streams, per_day)
 
 
 # ---- labelled streams ------------------------------------------------------------------------------
@@ -99,26 +95,30 @@ def _wanted(track: Track | PairTrack | ComplaintTrack, budget: Budget, at: float
 
 def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[StreamReport]:
     if watch.reviewed.labels or watch.reviewed.baseline is not None:
-        yield _of_track(watch.reviewed, "reviewed", None, plan, budget, at)
+        yield _of_track(watch, watch.reviewed, "reviewed", None, plan, budget, at)
     if watch.feedback.labels or watch.feedback.baseline is not None or watch.holdout.pairs:
-        yield _with_holdout(_of_track(watch.feedback, "feedback", None, plan, budget, at), watch, plan, budget, at)
+        feedback = _of_track(watch, watch.feedback, "feedback", None, plan, budget, at)
+        yield _with_holdout(feedback, watch, plan, budget, at)
     if watch.shadow.pairs or watch.shadow.baseline is not None:
         yield _of_pairs(watch.shadow, "shadow", plan, budget, at)
     if watch.complaints is not None:
         yield _of_complaints(watch, budget, at)
     for name, track in sorted(watch.classes.items()):
         stream, _, of_class = name.partition(":")
-        yield _of_track(track, stream, of_class or OTHER_CLASS, plan, budget, at)
+        yield _of_track(watch, track, stream, of_class or OTHER_CLASS, plan, budget, at)
 
 
-def _of_track(track: Track, stream: str, of_class: str | None, plan: Plan, budget: Budget, at: float) -> StreamReport:
-    wanted, enough = _wanted(track, budget, at), tracks.observed(track) >= plan.labels_min
-    guard, interval = track.guard, lately.share_interval(track.recent)
-    alarming = guard is not None and enough and raters.alarms(guard, wanted * ALPHA, ALPHA)
+def _of_track(
+    watch: Watch, track: Track, stream: str, of_class: str | None, plan: Plan, budget: Budget, at: float
+) -> StreamReport:
+    wanted = _wanted(track, budget, at)
+    alarming = tracks.alarms(track, plan.labels_min, wanted * ALPHA, ALPHA)
+    recent = tracks.seen_lately(track, alarming)
+    interval = lately.share_interval(recent)
     told: dict[str, Any] = {"labels": track.first, "wanted": track.wanted}
     if track.baseline is not None:
         told = _told(msgspec.to_builtins(track.baseline), baselines.rate(track.baseline))
-    if guard is not None and raters.rests_on_one(guard, wanted * ALPHA, ALPHA):
+    if track.guard is not None and raters.rests_on_one(track.guard, wanted * ALPHA, ALPHA):
         told["rests_on_one"] = True
     return StreamReport(
         stream=stream,
@@ -126,38 +126,39 @@ def _of_track(track: Track, stream: str, of_class: str | None, plan: Plan, budge
         labelled=True,
         observed=float(track.labels),
         wrong=track.wrong,
-        estimate=lately.mean(track.recent),
+        estimate=lately.mean(recent),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
+        high_without_one=tracks.high_without_one(track, set(leaving_out.believed(watch.roll))),
         baseline=told,
-        e_value=_e_value(guard.log_max if alarming else raters.log_e(guard)) if guard is not None else 0.0,
+        e_value=_e_value(tracks.evidence(track, alarming)),
         threshold=wanted,
         alarming=alarming,
         recovered=tracks.recovered(track),
-        since=tracks.begins(track) if guard is not None else None,
+        since=tracks.begins(track),
     )
 
 
 def _of_pairs(track: PairTrack, stream: str, plan: Plan, budget: Budget, at: float) -> StreamReport:
     """A stream of pairs: estimate and baseline are differences of badness, the version's less the other's."""
-    wanted, enough = _wanted(track, budget, at), pair_tracks.observed(track) >= plan.labels_min
-    guard, interval = track.guard, lately.mean_interval(track.recent)
-    alarming = guard is not None and enough and pair_tracks.alarms(guard, wanted * ALPHA, ALPHA)
+    wanted = _wanted(track, budget, at)
+    alarming = pair_tracks.alarms(track, plan.labels_min, wanted * ALPHA, ALPHA)
+    recent = pair_tracks.seen_lately(track, alarming)
+    interval = lately.mean_interval(recent)
     told: dict[str, Any] = {"labels": track.first.labelled, "wanted": pair_tracks.FIRST_PAIRS}
     if track.baseline is not None:
         told = _told(msgspec.to_builtins(track.baseline), baselines.rate(track.baseline))
     told |= {"difference": True, "other_wrong": track.other_wrong, "against": track.against}
-    evidence = LOG_FLOOR if guard is None else guard.log_max if alarming else paired.log_e(guard.whole)
     return StreamReport(
         stream=stream,
         labelled=True,
         observed=float(track.pairs),
         wrong=track.wrong,
-        estimate=lately.mean(track.recent),
+        estimate=lately.mean(recent),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
         baseline=told,
-        e_value=_e_value(evidence),
+        e_value=_e_value(pair_tracks.evidence(track, alarming)),
         threshold=wanted,
         alarming=alarming,
         recovered=pair_tracks.recovered(track),
@@ -170,6 +171,8 @@ def _with_holdout(report: StreamReport, watch: Watch, plan: Plan, budget: Budget
     if not watch.holdout.pairs:
         return report
     beside = _of_pairs(watch.holdout, "feedback", plan, budget, at)
+    if not beside.alarming and _is_over(watch.holdout, watch.feedback):
+        return report
     told = {**report.baseline, "holdout": {**beside.baseline, "pairs": beside.observed, "estimate": beside.estimate}}
     told["holdout"] |= {"e_value": beside.e_value, "threshold": beside.threshold, "alarming": beside.alarming}
     told["holdout"] |= {"recovered": beside.recovered}
@@ -188,12 +191,19 @@ def _with_holdout(report: StreamReport, watch: Watch, plan: Plan, budget: Budget
     )
 
 
+def _is_over(holdout: PairTrack, feedback: Track) -> bool:
+    """Whether the last pair is older than the labels of which the stream's share lately is."""
+    begins = lately.time_of(feedback.marks, max(0, feedback.labels - lately.WINDOW))
+    return begins is not None and bool(holdout.marks) and holdout.marks[-1][1] < begins
+
+
 def _of_complaints(watch: Watch, budget: Budget, at: float) -> StreamReport:
     track = watch.complaints
     assert track is not None, "it is looked for"
     wanted = _wanted(track, budget, at)
     alarming = complaint_tracks.alarms(track, wanted * ALPHA, ALPHA)
-    whole, learned = track.whole, track.whole.learned
+    whole = track.detectors.whole
+    learned = whole.learned
     told: dict[str, Any] = {"kind": "own", "learning": learned is None}
     if learned is not None:
         told |= {
@@ -213,11 +223,11 @@ def _of_complaints(watch: Watch, budget: Budget, at: float) -> StreamReport:
         low=None,
         high=share,
         baseline=told,
-        e_value=_e_value(track.log_max if alarming else complaints.log_e(whole)),
+        e_value=_e_value(complaint_tracks.evidence(track, alarming)),
         threshold=wanted,
         alarming=alarming,
         recovered=complaint_tracks.recovered(track),
-        since=complaints.since(whole) if learned is not None else None,
+        since=complaint_tracks.begins(track),
     )
 
 
@@ -229,18 +239,19 @@ def _told(baseline: dict[str, Any], rate: float | None) -> dict[str, Any]:
 
 
 def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamReport]:
-    per_day = lately.per_day(watch.request_rate, at)
     for stream in KINDS:
         signal = watch.signals.get(stream)
         if signal is not None:
-            yield _of_signal(stream, signal, watch, between(budget, per_day, labelled=False))
+            streams = max(signal.streams, budget.unlabelled)
+            per_day = lately.busiest(signal.busiest, watch.request_rate, at)
+            yield _of_signal(stream, signal, watch, between(budget.false_alarms_per_month, streams, per_day))
 
 
 def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> StreamReport:
     learns = drift.learns(signal)
     alarming = not learns and drift.alarms(signal, wanted * ALPHA, ALPHA)
     told: dict[str, Any] = drift.reference(signal)
-    told["direction"] = drift.direction(signal)
+    told |= {"direction": drift.direction(signal), "learning": learns}
     if stream == "language":
         told["main"] = watch.languages.main
     begun = drift.since(signal)
@@ -273,36 +284,27 @@ def _arms(watch: Watch, since: float | None, standby: str | None) -> Iterator[Ar
     general = arms.found(watch.general, since)
     other = watch.standby if watch.standby is not None and watch.standby.other == standby else None
     beside = arms.found(other, since) if other is not None else None
-    version = general or beside
-    if version is not None:
-        own = version.version
-        yield ArmReport(
-            arm="version",
-            version=watch.version,
-            mean=own.mean,
-            low=own.low,
-            high=own.high,
-            labels=version.labels,
-            pairs=version.pairs,
-        )
-    if general is not None:
-        yield _of_arm("general", None, general)
-    if beside is not None:
-        yield _of_arm("standby", standby, beside)
+    there = [one for one in (general, beside) if one is not None]
+    own = next((one for one in there if one.version is not None), there[0] if there else None)
+    if own is not None:
+        yield _of_arm("version", watch.version, own, own.version)
+    for name, version, found in (("general", None, general), ("standby", standby, beside)):
+        if found is not None:
+            low, high = found.advantage_low, found.advantage_high
+            report = _of_arm(name, version, found, found.other)
+            yield msgspec.structs.replace(report, advantage_low=low, advantage_high=high)
 
 
-def _of_arm(name: Any, version: str | None, found: arms.Found) -> ArmReport:
-    other = found.other
+def _of_arm(name: Any, version: str | None, found: arms.Found, quality: Estimate | None) -> ArmReport:
+    """An arm with its quality, if that is known."""
     return ArmReport(
         arm=name,
         version=version,
-        mean=other.mean,
-        low=other.low,
-        high=other.high,
+        mean=quality.mean if quality is not None else None,
+        low=quality.low if quality is not None else None,
+        high=quality.high if quality is not None else None,
         labels=found.labels,
         pairs=found.pairs,
-        advantage_low=found.advantage_low,
-        advantage_high=found.advantage_high,
     )
 
 
@@ -318,7 +320,7 @@ def _seconds_by(track: Track, budget: Budget, at: float, points: float) -> float
         return None
     wanted = _wanted(track, budget, at)
     if track.guard is not None and track.baseline is not None:
-        held, rate, missing = track.guard.slip.baseline, baselines.rate(track.baseline), 0
+        held, rate, missing = track.guard.detectors.whole.baseline, baselines.rate(track.baseline), 0
     elif track.first >= GUESSED_FROM:
         held = baselines.upper_bound(track.first_wrong * track.wanted / track.first, track.wanted)
         rate, missing = track.first_wrong / track.first, track.wanted - track.first

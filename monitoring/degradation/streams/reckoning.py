@@ -13,11 +13,13 @@ from typing import NamedTuple
 import msgspec
 
 from monitoring.degradation.detectors.baselines import Baseline
-from monitoring.degradation.streams import judging, watch
+from monitoring.degradation.streams import judging, notes, parting, watch
 from monitoring.degradation.streams.judging import Budget
+from monitoring.degradation.streams.notes import Note
+from monitoring.degradation.streams.parting import Streams
 from monitoring.degradation.streams.seen import GENERAL, Given, Seen, held_out_of, labelled_version, sides
 from monitoring.degradation.streams.steps import Step, WatchedTask
-from monitoring.degradation.streams.watch import Note, Watch
+from monitoring.degradation.streams.watch import Watch
 from monitoring.degradation.verdicts.health import Judgement
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ class Reckoning:
         self.unreadable = 0
         self.unmatched = 0
         self._failing: set[str] = set()
+        self._streams: dict[str, Streams] = {}
+        self._all_streams = Streams()
         self._step = Step(tasks={}, versions={}, metrics={})
         self._baselines: Mapping[str, Mapping[str, Baseline]] = {}
 
@@ -91,6 +95,9 @@ class Reckoning:
                 self._put(watch.told(moved, version.verdict, version.since))
             except Exception:
                 self._fails(name)
+        self._streams, self._all_streams = {}, Streams()
+        for known in self.watches.values():
+            self._count(known)
 
     def take(self, seen: Seen, at: float) -> None:
         """Take a record that came at `at` (Unix seconds) into account."""
@@ -103,7 +110,7 @@ class Reckoning:
         for version in dict.fromkeys((seen.led_to, seen.version)):
             known = self._watch(version, seen.task)
             if known is not None:
-                self._put(watch.take_record(known, seen, task.plan, at, self._previous(known)))
+                self._move(watch.take_record(known, seen, task.plan, at, self._previous(known)), at)
 
     def hear(self, given: Given, seen: Seen, at: float) -> None:
         """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
@@ -112,7 +119,7 @@ class Reckoning:
             return
         metrics = self._step.metrics
         note = self.notes.get(given.request) or Note(epoch=self.epoch)
-        note, all_moved = watch.heard(note, given, task.plan, metrics), list[Watch]()
+        note, all_moved = notes.heard(note, given, task.plan, metrics), list[Watch]()
         for name in dict.fromkeys((labelled_version(seen), held_out_of(seen), *_sides(note))):
             known = self._watch(name, seen.task)
             if known is not None:
@@ -120,7 +127,7 @@ class Reckoning:
                 moved, note = watch.take_feedback(known, given, seen, note, task.plan, metrics, at, previous)
                 all_moved.append(moved)
         for moved in all_moved:
-            self._put(moved)
+            self._move(moved, at)
         self._note(given.request, note)
 
     def tick(self, at: float, enough: Callable[[], bool] | None = None, lag: float = 0.0) -> bool:
@@ -137,7 +144,7 @@ class Reckoning:
 
     def _ticked(self, known: Watch, at: float, lag: float) -> Watch:
         """The watch after at most a part of the time up to `at`; the same object where none is left."""
-        there = known.complaints.whole.at if known.complaints is not None else at
+        there = known.complaints.detectors.whole.at if known.complaints is not None else at
         if at - there <= lag:
             return known
         try:
@@ -147,9 +154,9 @@ class Reckoning:
             return known
 
     def judged(self, names: Iterable[str], at: float) -> dict[str, Judgement]:
-        """The judgements of these versions at `at`. The fleet's false alarms are parted as its streams are now: those
-        of the tasks that are watched."""
-        parts = [judging.streams_of(one) for one in self.watches.values() if one.task in self._step.tasks]
+        """The judgements of these versions at `at`. The fleet's false alarms are parted among its streams: those of the
+        tasks that are watched."""
+        parts = [parting.streams_of(one) for one in self.watches.values() if one.task in self._step.tasks]
         labelled, unlabelled = sum(one for one, _ in parts), sum(one for _, one in parts)
         found = {}
         for name in names:
@@ -170,12 +177,12 @@ class Reckoning:
         if shadow.pair is None or shadow.shadow_of is None:
             return
         known = self.notes.get(shadow.shadow_of) or Note(epoch=self.epoch)
-        note = watch.noted_pair(known, shadow)
+        note = notes.noted_pair(known, shadow)
         for version in dict.fromkeys(sides(shadow)):
             one = self._watch(version, shadow.task) if version != GENERAL else None
             if one is not None:
                 moved, note = watch.take_pair(one, shadow, note, at, task.standby)
-                self._put(moved)
+                self._move(moved, at)
         self._note(shadow.shadow_of, note)
 
     def _task(self, name: str | None) -> WatchedTask | None:
@@ -203,6 +210,25 @@ class Reckoning:
             self._failing.add(version)
             self.unreadable += 1
             log.exception("the state of %s can't be reckoned with", version)
+
+    def _move(self, moved: Watch, at: float) -> None:
+        """Keep a watch that an entry at `at` has moved."""
+        known = self.watches.get(moved.version)
+        if moved is not known:
+            self._count(moved)
+            self._put(parting.with_most(known, moved, self._all_streams, at))
+
+    def _count(self, one: Watch) -> None:
+        """Count its streams among those of all versions that are told of, so that whoever reads counts the same."""
+        if one.version not in self._step.versions or one.task not in self._step.tasks:
+            return
+        before, now = self._streams.get(one.version, Streams()), parting.streams_of(one)
+        if now != before:
+            self._streams[one.version] = now
+            labelled, unlabelled = self._all_streams
+            self._all_streams = Streams(
+                labelled + now.labelled - before.labelled, unlabelled + now.unlabelled - before.unlabelled
+            )
 
     def _put(self, moved: Watch) -> None:
         if self.watches.get(moved.version) is not moved:

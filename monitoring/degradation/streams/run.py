@@ -29,6 +29,7 @@ from redis.exceptions import RedisError
 from monitoring.beside import NICENESS
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.streams.looking import LOOK, Look, look
+from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.reckoning import PART_SECONDS, RETIRED, Entry, Reckoning, entry, versions_in
 from monitoring.degradation.streams.seen import Given, Seen
 from monitoring.degradation.streams.steps import (
@@ -41,7 +42,7 @@ from monitoring.degradation.streams.steps import (
     Judged,
     Step,
 )
-from monitoring.degradation.streams.watch import Note, Watch
+from monitoring.degradation.streams.watch import Watch
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 
 log = logging.getLogger(__name__)

@@ -116,6 +116,11 @@ def is_by_chance(seen: Seen) -> bool:
     return is_drawn(seen) if seen.purpose == "serve" else seen.purpose in LABELLED_PURPOSES
 
 
+def is_reported(seen: Seen) -> bool:
+    """Whether it was served elsewhere, and only reported here."""
+    return seen.purpose == "reported"
+
+
 def labelled_version(seen: Seen) -> str | None:
     """The version that a label of this request speaks of: the one whose answer was given; None if it is of none."""
     if seen.version is None or not is_by_chance(seen):

@@ -160,4 +160,5 @@ def _anew(signal: Signal) -> Signal:
     """The bets begun anew against the same reference."""
     above = signal.above and slip.start(signal.above.baseline, signal.above.side)
     below = signal.below and slip.start(signal.below.baseline, signal.below.side)
-    return msgspec.structs.replace(signal, observed=drift.REFERENCE, above=above, below=below, log_max=LOG_FLOOR)
+    fresh = msgspec.structs.replace(signal, observed=drift.REFERENCE, above=above, below=below, log_max=LOG_FLOOR)
+    return msgspec.structs.replace(fresh, busiest=0.0, streams=0)

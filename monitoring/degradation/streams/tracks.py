@@ -1,23 +1,30 @@
 """One labelled stream of a version: what its baseline is, the guarded detector against it, and the reverse test.
 
 Until there is a baseline nothing is claimed: an admin's or the gate's is there at once, another version's as soon as
-that has labels enough, and else the stream's own first labels are it. A version whose verdict is degraded is held
-against the rate that lies half-way between its baseline and its error then: that the error is still at least so high
-is what the reverse test has to refute (`raters.py` with side `below`). The error then is the lower bound of what came
-since the likeliest change, as that is chosen where errors are most frequent. Where a degraded version gets another
-baseline, or its first, the reverse test begins with the next label.
+that has labels enough, and else the stream's own first labels are it. None is learned while the version is degraded:
+the reverse test would be held against the slipped state, and find a recovery that is none.
+
+A version whose verdict is degraded is held against the rate that lies half-way between its baseline and its error then:
+that the error is still at least so high is what the reverse test has to refute (`raters.py` with side `below`). The
+error then is the lower bound of what came since the likeliest change, as that is chosen where errors are most frequent.
+Where a degraded version gets another baseline, or its first, the reverse test begins with the next label.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
-from monitoring.degradation.detectors import baselines, lately, raters
+from monitoring.degradation.detectors import baselines, lately, leaving_out, raters
 from monitoring.degradation.detectors.baselines import Baseline, Kind
 from monitoring.degradation.detectors.lately import Marks, Rate, Recent
+from monitoring.degradation.detectors.leaving_out import OTHERS_MIN, Roll
+from monitoring.degradation.detectors.planning import BETWEEN_MIN
 from monitoring.degradation.detectors.raters import Guarded
+from monitoring.degradation.detectors.restarts import LOG_FLOOR
 from monitoring.degradation.detectors.slip import BASELINE_MIN
 
 BASELINE_MAX = 1.0 - BASELINE_MIN
@@ -27,28 +34,35 @@ STEP_UP_MIN = 0.02
 """By how much a degraded version's error lies above its baseline at least, for the reverse test."""
 RECOVERED_BETWEEN = 200.0
 """The reverse test finds a recovery that is none at most once in so many labels on average."""
+PART_MIN = 0.5
+"""Labels that weigh less than this together are none."""
 
 
 Parts = tuple[tuple[int, float], ...]
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):
-    """A label as a detector takes it: how bad, by which caller and rater, and whether its giver is trusted."""
+    """A label as a detector takes it: how bad, by which caller and rater, and whether its giver is trusted.
+
+    `reported`: its request was not served here.
+    """
 
     badness: float
     caller: str = ""
     rater: str | None = None
     trusted: bool = False
+    reported: bool = False
 
 
 class Track(msgspec.Struct, frozen=True, kw_only=True):
     """A labelled stream and how it stands.
 
-    `labels` and `wrong` count all labels; `steady` and `steady_wrong` those that came while the version was not known
-    to be degraded, which is what another version may be held against. `first` and `first_wrong` are the labels that
-    become its own baseline, of `wanted`; `firsts` and `steadies` have the number and the badness of either by groups of
-    callers. `begun` is the number of labels before the detector was last begun, `busiest`
-    the most labels a day since then: evidence and threshold are of the same time.
+    `labels` and `wrong` count all labels; `steady` and `steady_wrong` those that another version may be held against:
+    that count for a baseline (`teaches`), and came while the version was neither known to be degraded nor doubted.
+    `first` and `first_wrong` are the labels that become its own baseline, of `wanted`; `firsts` and `steadies` have the
+    number and the badness of either by groups of callers. `begun` is the number of labels before the detector was last
+    begun, `busiest` the most labels a day since then, `streams` the most streams of all versions (`parting.py`):
+    evidence and threshold are of the same time. `by_caller` is what each group of callers has given to `recent`.
     """
 
     wanted: int
@@ -65,8 +79,10 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     guard: Guarded | None = None
     begun: int = 0
     busiest: float = 0.0
+    streams: int = 0
     reverse: Guarded | None = None
     recent: Recent = Recent()
+    by_caller: tuple[Recent, ...] = ()
     rate: Rate | None = None
     marks: Marks = ()
 
@@ -82,30 +98,46 @@ def held_against(track: Track, baseline: Baseline) -> Track:
         return track
     upper = min(BASELINE_MAX, max(BASELINE_MIN, baseline.upper))
     guard = raters.start(upper, track.salt)
-    return msgspec.structs.replace(track, baseline=baseline, guard=guard, begun=track.labels, busiest=0.0, reverse=None)
+    return _begun(msgspec.structs.replace(track, baseline=baseline, guard=guard))
 
 
-def labelled(track: Track, vote: Vote, at: float, roll: Guarded, is_degraded: bool, is_late: bool = False) -> Track:
+def labelled(
+    track: Track,
+    vote: Vote,
+    at: float,
+    roll: Roll,
+    is_degraded: bool,
+    is_late: bool = False,
+    is_doubted: bool = False,
+) -> Track:
     """The stream after a label at `at` (Unix seconds). `roll` knows which callers use the version.
 
-    One that `is_late` is of a request from before the version recovered: it counts, and no detector sees it.
+    One that `is_late` is of a request from before the version recovered: it counts, and no detector sees it. One that
+    came while the version `is_doubted` is nothing that another is held against.
     """
+    own = None if vote.trusted else leaving_out.group(roll, vote.caller)
     if is_late:
-        return _counted(track, vote.badness, at)
+        return _counted(track, vote.badness, own, at)
     track = degraded(track) if is_degraded and track.reverse is None else track
-    bad, own = vote.badness, None if vote.trusted else raters.group(roll, vote.caller)
+    bad, counts = vote.badness, teaches(vote, roll) and not is_degraded
+    is_steady = counts and not is_doubted
     guard = track.guard and _observed(track.guard, vote, roll)
     reverse = track.reverse and _observed(track.reverse, vote, roll)
     track = msgspec.structs.replace(
-        _counted(track, bad, at),
-        steady=track.steady + (not is_degraded),
-        steady_wrong=track.steady_wrong + (0.0 if is_degraded else bad),
-        steadies=track.steadies if is_degraded else _with_part(track.steadies, own, bad),
+        _counted(track, bad, own, at),
+        steady=track.steady + is_steady,
+        steady_wrong=track.steady_wrong + (bad if is_steady else 0.0),
+        steadies=_with_part(track.steadies, own, bad) if is_steady else track.steadies,
         begun=track.begun,
         guard=guard,
         reverse=reverse,
     )
-    return track if guard is not None else _learned(track, own, bad, at)
+    return _learned(track, own, bad, at) if guard is None and counts else track
+
+
+def teaches(vote: Vote, roll: Roll) -> bool:
+    """Whether a label may become part of a baseline: one on a report does where reports are all that there is."""
+    return vote.trusted or vote.reported == roll.reported
 
 
 def evidence_of(track: Track, at: float, by: str, source: str) -> Baseline | None:
@@ -119,7 +151,7 @@ def degraded(track: Track) -> Track:
     """The stream once its version is known to be degraded: the reverse test begins."""
     if track.guard is None or track.baseline is None:
         return track
-    held = track.guard.slip.baseline
+    held = track.guard.detectors.whole.baseline
     since = lately.since_then(track.marks, track.begun + raters.since(track.guard))
     seen = held + STEP_UP_MIN
     if since is not None:
@@ -133,18 +165,51 @@ def restored(track: Track) -> Track:
     """The stream once its version is no longer degraded: the detector begins anew at its baseline."""
     if track.guard is None:
         return track
-    anew = raters.start(track.guard.slip.baseline, track.salt)
-    return msgspec.structs.replace(track, guard=anew, begun=track.labels, busiest=0.0, reverse=None)
+    anew = raters.start(track.guard.detectors.whole.baseline, track.salt)
+    return _begun(msgspec.structs.replace(track, guard=anew))
 
 
 def observed(track: Track) -> int:
     """How many labels its detector has seen."""
-    return track.guard.slip.observed if track.guard is not None else 0
+    return track.guard.detectors.whole.observed if track.guard is not None else 0
+
+
+def alarms(track: Track, labels_min: int, labels: float, alpha: float) -> bool:
+    """Whether its evidence has ever reached the threshold for so many labels, once it has seen labels enough."""
+    return track.guard is not None and observed(track) >= labels_min and raters.alarms(track.guard, labels, alpha)
+
+
+def evidence(track: Track, alarming: bool) -> float:
+    """The logarithm of its evidence: the largest so far where that alarms, else as it stands."""
+    if track.guard is None:
+        return LOG_FLOOR
+    return track.guard.detectors.log_max if alarming else raters.log_e(track.guard)
 
 
 def recovered(track: Track) -> bool:
-    """Whether the reverse test has found that its error came down."""
-    return track.reverse is not None and raters.alarms(track.reverse, RECOVERED_BETWEEN / 2, 0.5)
+    """Whether the reverse test finds that its error came down. An error that rises again takes that back."""
+    return track.reverse is not None and leaving_out.stands(track.reverse.detectors, RECOVERED_BETWEEN / 2, 0.5)
+
+
+def doubted(track: Track) -> bool:
+    """Whether its evidence, as it stands, would be an alarm of the stream that may alarm most often."""
+    return track.guard is not None and leaving_out.stands(track.guard.detectors, BETWEEN_MIN / 2, 0.5)
+
+
+def seen_lately(track: Track, alarming: bool) -> Recent:
+    """Its errors lately; of the time since its evidence began where that is an alarm, and stands."""
+    if track.guard is None or not alarming or not doubted(track):
+        return track.recent
+    since = lately.since_then(track.marks, track.begun + raters.since(track.guard))
+    return track.recent if since is None else Recent(float(since[1]), float(since[1]), max(0.0, since[0]), since[0])
+
+
+def high_without_one(track: Track, believed: Collection[int]) -> float | None:
+    """The greatest upper end of the interval of its errors lately, whichever caller is left out who may be."""
+    there = [part for place, part in enumerate(track.by_caller) if place not in believed and part.weight >= PART_MIN]
+    left = [lately.without(track.recent, part) for part in there]
+    found = [lately.share_interval(one) if one.weight >= PART_MIN else (0.0, 1.0) for one in (track.recent, *left)]
+    return max([one[1] for one in found if one is not None], default=None) if track.recent.weight else None
 
 
 def begins(track: Track) -> float | None:
@@ -154,14 +219,19 @@ def begins(track: Track) -> float | None:
     return lately.time_of(track.marks, track.begun + raters.since(track.guard))
 
 
-def _observed(guard: Guarded, vote: Vote, roll: Guarded) -> Guarded:
-    callers = msgspec.structs.replace(guard.callers, known=roll.callers.known, requests=roll.callers.requests)
-    guard = msgspec.structs.replace(guard, callers=callers)
-    return raters.observe(guard, vote.badness, vote.caller, vote.trusted, rater=vote.rater)
+def _begun(track: Track) -> Track:
+    """The stream whose detector has just begun."""
+    return msgspec.structs.replace(track, begun=track.labels, busiest=0.0, streams=0, reverse=None)
 
 
-def _counted(track: Track, bad: float, at: float) -> Track:
+def _observed(guard: Guarded, vote: Vote, roll: Roll) -> Guarded:
+    guard = raters.used_by(guard, roll)
+    return raters.observe(guard, vote.badness, vote.caller, vote.trusted, rater=vote.rater, reported=vote.reported)
+
+
+def _counted(track: Track, bad: float, own: int | None, at: float) -> Track:
     """The stream with a label that no detector has seen."""
+    parts = track.by_caller or (() if own is None else (Recent(),) * raters.GROUPS)
     count, wrong, rate = track.labels + 1, track.wrong + bad, lately.with_event(track.rate, at)
     return msgspec.structs.replace(
         track,
@@ -169,6 +239,7 @@ def _counted(track: Track, bad: float, at: float) -> Track:
         wrong=wrong,
         begun=track.begun + 1,
         recent=lately.with_value(track.recent, bad),
+        by_caller=lately.with_value_of(parts, own, bad),
         rate=rate,
         busiest=lately.busiest(track.busiest, rate, at),
         marks=lately.with_mark(track.marks, count, at, wrong),
@@ -183,13 +254,20 @@ def _with_part(parts: Parts, own: int | None, bad: float) -> Parts:
 
 
 def _measured(kind: Kind, wrong: float, of: int, parts: Parts, at: float, by: str, source: str) -> Baseline:
-    """What these labels are evidence for, whichever caller is left out: the least of it, so that nobody raises it."""
+    """What these labels are evidence for, whichever caller is left out: the least of it, so that nobody raises it.
+
+    The least of several bounds is under the truth more often than each of them: half of the error is that of all
+    labels' bound, and those without a caller share the other half.
+    """
     without = [
-        (max(0.0, wrong - wrong_part), of - part)
-        for part, wrong_part in parts
-        if part and of - part >= raters.OTHERS_MIN * of
+        (max(0.0, wrong - wrong_part), of - part) for part, wrong_part in parts if part and of - part >= OTHERS_MIN * of
     ]
-    found = [baselines.measured(kind, bad, count, at, by, source, CONFIDENCE) for bad, count in ((wrong, of), *without)]
+    error = (1.0 - CONFIDENCE) / 2
+    confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
+    found = [
+        baselines.measured(kind, bad, count, at, by, source, confidence)
+        for (bad, count), confidence in zip(((wrong, of), *without), confidences, strict=True)
+    ]
     return min(found, key=lambda one: one.upper)
 
 

@@ -4,26 +4,26 @@ Everything has a fixed size, and goes through JSON unchanged. The same entries i
 to the last bit, however they are cut into batches and whoever moves it. Times are those at which entries came into
 their streams, by Redis's clock.
 
-A request's `Note` is kept beside the watches, for as long as it may be judged: what has counted of it already, and the
-pair that waits for a person's word, or the word that waits for the pair.
+A request's `Note` (`notes.py`) is kept beside the watches, for as long as it may be judged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from monitoring.badness import Metric, badness
-from monitoring.degradation.detectors import lately, raters
+from monitoring.degradation.detectors import lately, leaving_out, raters
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.drift import Signal
 from monitoring.degradation.detectors.lately import DelayCounts, Marks, Rate, Recent
-from monitoring.degradation.detectors.raters import Guarded
-from monitoring.degradation.streams import arms, complaint_tracks, pair_tracks, signals, tracks
+from monitoring.degradation.detectors.leaving_out import Roll
+from monitoring.degradation.streams import arms, complaint_tracks, notes, pair_tracks, signals, tracks
 from monitoring.degradation.streams.arms import Arm, Noted
 from monitoring.degradation.streams.complaint_tracks import ComplaintTrack
+from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.pair_tracks import PairTrack
 from monitoring.degradation.streams.seen import (
     GENERAL,
@@ -32,6 +32,7 @@ from monitoring.degradation.streams.seen import (
     class_of,
     held_out_of,
     is_by_chance,
+    is_reported,
     labelled_version,
     sides,
 )
@@ -42,44 +43,30 @@ from monitoring.degradation.verdicts.plan import Plan
 
 FIRST_REVIEWED = 100
 FIRST_FEEDBACK = 200
-FIRST_OF_CLASS = 50
+FIRST_OF_CLASS = 100
 PREVIOUS_MIN = 200
 """Labels that another version has at least, so that this one may be held against it."""
 CLASSES_MAX = 20
 OTHER_CLASS = "other"
 MARKED_EVERY = 16
-PAIRS_MAX = 4
-"""Pairs of one request that are kept."""
-
-
-class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one request. `given` has its first value in each labelled stream, as badness.
-
-    `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge; `givers` are
-    the callers on whose word these rest, but for trusted ones.
-    """
-
-    epoch: str = ""
-    given: dict[str, float] = {}
-    bad: float | None = None
-    right: dict[str, str] = {}
-    givers: tuple[str, ...] = ()
-    pairs: tuple[Noted, ...] = ()
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """All streams of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
 
+    `form` is another with each change of what is kept here: a state of another form can't be read, and is begun anew.
     `roll` knows which callers use the version. `classes` has the streams of classes, as `STREAM:CLASS`. `told` is the
     verdict that was last heard of, since `told_since`; `restored_at` is when the last `degraded` ended. `judged` is the
     rate of requests that got their first label. `agreed` is how often the judge of pairs was of a person's opinion.
-    `anew` says which baseline set by an admin or an evaluation was taken for a stream, by its time.
+    `shadows` counts the shadows that were asked for it, which cost `shadow_usd`. `anew` says which baseline set by an
+    admin or an evaluation was taken for a stream, by its time.
     """
 
+    form: Literal[3]
     version: str
     task: str
     epoch: str
-    roll: Guarded
+    roll: Roll
     reviewed: Track
     feedback: Track
     shadow: PairTrack
@@ -103,6 +90,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     agreed: Recent = Recent()
     saving_usd: float = 0.0
     shadow_usd: float = 0.0
+    shadows: int = 0
     told: Verdict = "healthy"
     told_since: float = 0.0
     restored_at: float = 0.0
@@ -112,14 +100,15 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 def start(version: str, task: str, epoch: str) -> Watch:
     """The watch of a version of which nothing was seen."""
     return Watch(
+        form=3,
         version=version,
         task=task,
         epoch=epoch,
-        roll=raters.start(0.5, version),
+        roll=raters.roll(version),
         reviewed=tracks.start(FIRST_REVIEWED, version),
         feedback=tracks.start(FIRST_FEEDBACK, version),
-        shadow=PairTrack(salt=version),
-        holdout=PairTrack(salt=version),
+        shadow=pair_tracks.start(version),
+        holdout=pair_tracks.start(version),
         general=Arm(other=GENERAL),
     )
 
@@ -133,7 +122,7 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
         return watch
     moved: dict[str, Any] = {}
     if watch.version in (seen.version, seen.led_to):
-        moved["roll"] = raters.served(watch.roll, seen.caller)
+        watch = _with_roll(watch, leaving_out.served(watch.roll, seen.caller, at, is_reported(seen)))
     if labelled_version(seen) == watch.version:
         moved["requests"] = watch.requests + 1
         moved["request_rate"] = lately.with_event(watch.request_rate, at)
@@ -142,7 +131,7 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
         if seen.purpose == "serve" and seen.saving_usd is not None:
             moved["saving_usd"] = watch.saving_usd + seen.saving_usd
         if plan.complaint_metric is not None:
-            moved.update(_with_served(watch, seen, plan.complaint_metric, at, previous))
+            watch = _with_served(watch, seen, plan.complaint_metric, at, previous)
     if signals.is_looked_at(seen.id, watch.requests, lately.per_day(watch.request_rate, at, signals.KNOWN_SECONDS_MIN)):
         found, languages = signals.after(watch.signals, watch.languages, seen, watch.version, at)
         moved.update(looked_at=watch.looked_at + 1, signals=found, languages=languages)
@@ -153,41 +142,28 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
     return msgspec.structs.replace(watch, **moved) if moved else watch
 
 
-def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Watch | None) -> dict[str, Any]:
-    """The complaints after a request; begun with the first one."""
+def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Watch | None) -> Watch:
+    """The watch whose complaints have taken a request; begun with the first one."""
     track = watch.complaints
     if track is None or watch.complaint_metric != metric:
         earlier = previous.complaints if previous is not None and previous.complaint_metric == metric else None
-        track = complaint_tracks.start(watch.version, at, earlier.whole.learned if earlier is not None else None)
+        learned = earlier.detectors.whole.learned if earlier is not None else None
+        track = complaint_tracks.start(watch.version, at, learned)
         track = complaint_tracks.degraded(track) if watch.told == "degraded" else track
-    return {"complaint_metric": metric, "complaints": complaint_tracks.served(track, seen.caller, at)}
+    if _teaches_complaints(watch, track, seen):
+        track = complaint_tracks.served(track, seen.caller, at)
+    return msgspec.structs.replace(watch, complaint_metric=metric, complaints=track)
+
+
+def _teaches_complaints(watch: Watch, track: ComplaintTrack, seen: Seen) -> bool:
+    """Whether complaints may take a request, or a complaint about it: while they learn, none of what is not to be
+    learned from."""
+    if not complaint_tracks.learns(track):
+        return True
+    return is_reported(seen) == watch.roll.reported and watch.told != "degraded"
 
 
 # ---- pairs ---------------------------------------------------------------------------------------
-
-
-def noted_pair(note: Note, shadow: Seen) -> Note:
-    """The note with a shadow's pair, if it can ever be judged."""
-    pair = shadow.pair
-    if pair is None or len(note.pairs) >= PAIRS_MAX:
-        return note
-    other, served = sides(shadow)
-    on_trial = pair.arm is None
-    found = Noted(
-        shadow=other,
-        served=served,
-        on_trial=on_trial,
-        judge="normal" if on_trial else pair.judge,
-        digest=shadow.text_digest if on_trial else pair.digest,
-        served_digest=pair.text_digest if on_trial else pair.served_digest,
-        right=pair.right,
-        served_right=pair.served_right,
-        score=pair.score,
-        served_score=pair.served_score,
-    )
-    if any((one.shadow, one.served) == (other, served) for one in note.pairs):
-        return note
-    return msgspec.structs.replace(note, pairs=(*note.pairs, found))
 
 
 def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | None = None) -> tuple[Watch, Note]:
@@ -198,9 +174,9 @@ def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | 
     if shadow.pair is None:
         return watch, note
     whose = sides(shadow)
-    cost = shadow.cost_usd
-    if cost and watch.version == (whose[1] if whose[1] != GENERAL else whose[0]):
-        watch = msgspec.structs.replace(watch, shadow_usd=watch.shadow_usd + cost)
+    if watch.version == (whose[1] if whose[1] != GENERAL else whose[0]):
+        cost = watch.shadow_usd + (shadow.cost_usd or 0.0)
+        watch = msgspec.structs.replace(watch, shadows=watch.shadows + 1, shadow_usd=cost)
     if whose[0] == GENERAL:
         watch = _with_shadow(watch, pair_tracks.against(watch.shadow, shadow.stack))
         renewed = arms.against(watch.general, shadow.stack)
@@ -210,7 +186,8 @@ def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | 
     arm = _arm(watch, noted, standby) if noted is not None else None
     if place is None or noted is None or arm is None or watch.version in noted.counted:
         return watch, note
-    arm = arms.with_pair(arm, at, arms.guesses(noted, watch.version))
+    says_right = _told_right(noted, watch.version) is not None
+    arm = arms.with_pair(arm, at, arms.guesses(noted, watch.version), says_right)
     noted = msgspec.structs.replace(noted, counted={**noted.counted, watch.version: arm.blocks[-1].begins})
     return _judged(_with_arm(watch, arm), note, place, noted, at, shadow.placed_at)
 
@@ -229,16 +206,16 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
     seen = noted.labelled if not note.givers else (*noted.labelled, *noted.told)
     if right is not None and arm is not None and begins is not None and version not in seen:
         watch = _with_arm(watch, arms.with_label(arm, begins, right, guessed, note.givers))
-        if version not in noted.told:
-            watch = _with_agreement(watch, noted, right)
+        if version not in noted.told and right[0] is not None:
+            watch = _with_agreement(watch, noted, right[0])
         field = "told" if note.givers else "labelled"
         noted = msgspec.structs.replace(noted, **{field: (*getattr(noted, field), version)})
-    both = arms.rightness(noted, version, None, demonstrated)
+    both = arms.demonstrated(noted, version, demonstrated)
     sure = both if both is not None else _told_right(noted, version)
     is_late = asked_at < watch.restored_at
     if sure is not None and other == GENERAL and version not in noted.tested and not is_late:
         givers = note.givers if both is not None else ()
-        alone, is_degraded = raters.alone(watch.roll), watch.told == "degraded"
+        alone, is_degraded = leaving_out.alone(watch.roll), watch.told == "degraded"
         track = pair_tracks.paired_with(watch.shadow, 1.0 - sure[0], 1.0 - sure[1], givers, at, alone, is_degraded)
         watch = _with_shadow(watch, track)
         noted = msgspec.structs.replace(noted, tested=(*noted.tested, version))
@@ -254,12 +231,12 @@ def _told_right(noted: Noted, version: str) -> tuple[float, float] | None:
     return (served, shadow) if noted.served == version else (shadow, served)
 
 
-def _with_agreement(watch: Watch, noted: Noted, right: tuple[float, float]) -> Watch:
+def _with_agreement(watch: Watch, noted: Noted, right: float) -> Watch:
     """How the judge's word on the version's answer compares with a person's."""
     guessed = arms.guesses(noted, watch.version)
     if guessed is None:
         return watch
-    agrees = float((guessed[0] >= 0.5) == (right[0] >= 0.5))
+    agrees = float((guessed[0] >= 0.5) == (right >= 0.5))
     return msgspec.structs.replace(watch, agreed=lately.with_value(watch.agreed, agrees))
 
 
@@ -277,6 +254,10 @@ def _with_arm(watch: Watch, arm: Arm) -> Watch:
     if arm.other == GENERAL:
         return msgspec.structs.replace(watch, general=arm)
     return msgspec.structs.replace(watch, standby=arm)
+
+
+def _with_roll(watch: Watch, roll: Roll) -> Watch:
+    return watch if roll is watch.roll else msgspec.structs.replace(watch, roll=roll)
 
 
 def _with_shadow(watch: Watch, track: PairTrack) -> Watch:
@@ -303,7 +284,7 @@ def take_feedback(
     """
     if watch.metric != plan.feedback_metric:
         watch = _of_another_metric(watch, plan.feedback_metric)
-    trusted = _is_trusted(given, plan)
+    trusted = notes.is_trusted(given, plan)
     metric = metrics.get(given.metric)
     bad = badness(metric, given.value) if metric is not None else None
     own = labelled_version(seen) == watch.version
@@ -311,7 +292,7 @@ def take_feedback(
     if bad is not None and given.metric == plan.complaint_metric and own:
         watch, note = _with_complaint(watch, given, seen, note, bad, at)
     if bad is not None and given.metric == plan.feedback_metric:
-        vote = Vote(badness=bad, caller=given.caller, rater=given.rater, trusted=trusted)
+        vote = Vote(badness=bad, caller=given.caller, rater=given.rater, trusted=trusted, reported=is_reported(seen))
         stream = "reviewed" if trusted else "feedback"
         if stream not in note.given:
             note = msgspec.structs.replace(note, given={**note.given, stream: bad})
@@ -340,22 +321,29 @@ def _with_vote(
     own: bool,
 ) -> Watch:
     """The watch after the first label of a request in a stream."""
-    roll = raters.spoke(watch.roll, vote.caller) if not vote.trusted else watch.roll
-    alone, moved = raters.alone(roll), dict[str, Any](roll=roll)
+    roll = watch.roll if vote.trusted else leaving_out.spoke(watch.roll, vote.caller, vote.reported)
+    alone, moved = leaving_out.alone(roll), dict[str, Any](roll=roll)
     is_degraded, is_late = watch.told == "degraded", seen.placed_at < watch.restored_at
-    if stream == "feedback" and not is_late and (own or held_out_of(seen) == watch.version):
+    at_the_time = (own and not vote.reported) or held_out_of(seen) == watch.version
+    if stream == "feedback" and not is_late and at_the_time:
         moved["holdout"] = pair_tracks.met(watch.holdout, own, vote.badness, vote.caller, at, alone, is_degraded)
     if own:
         track: Track = getattr(watch, stream)
         if stream == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)
-        moved[stream] = tracks.labelled(track, vote, at, roll, is_degraded, is_late)
+        moved[stream] = tracks.labelled(track, vote, at, roll, is_degraded, is_late, _is_doubted(watch))
         moved["labels"] = watch.labels + 1
         moved["label_rate"] = lately.with_event(watch.label_rate, at)
         of_class = class_of(given, plan.class_tag)
         if of_class is not None:
             moved["classes"] = _with_class(watch, stream, of_class, vote, at, roll, is_late)
     return msgspec.structs.replace(watch, **moved)
+
+
+def _is_doubted(watch: Watch) -> bool:
+    """Whether the evidence of any of its streams would make it degraded, whatever an admin says of it."""
+    of_pairs = pair_tracks.doubted(watch.shadow) or pair_tracks.doubted(watch.holdout)
+    return of_pairs or tracks.doubted(watch.reviewed) or tracks.doubted(watch.feedback)
 
 
 def _with_previous(track: Track, previous: Watch | None, plan: Plan, at: float) -> Track:
@@ -367,10 +355,13 @@ def _with_previous(track: Track, previous: Watch | None, plan: Plan, at: float) 
 
 
 def _with_class(
-    watch: Watch, stream: str, of_class: str, vote: Vote, at: float, roll: Guarded, is_late: bool
+    watch: Watch, stream: str, of_class: str, vote: Vote, at: float, roll: Roll, is_late: bool
 ) -> dict[str, Track]:
-    """The streams of classes after a label: the first twenty by themselves, all others together."""
+    """The streams of classes after a label: the first twenty by themselves, all others together. A report beside what
+    is served here begins none."""
     name = f"{stream}:{of_class}"
+    if name not in watch.classes and not tracks.teaches(vote, roll):
+        return watch.classes
     if name not in watch.classes and sum(one.startswith(f"{stream}:") for one in watch.classes) >= CLASSES_MAX:
         name = f"{stream}:{OTHER_CLASS}"
     track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
@@ -382,41 +373,11 @@ def _with_complaint(watch: Watch, given: Given, seen: Seen, note: Note, bad: flo
     if "complaints" in note.given:
         return watch, note
     note = msgspec.structs.replace(note, given={**note.given, "complaints": bad})
-    if bad < 0.5 or watch.complaints is None:
+    if bad < 0.5 or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
         return watch, note
-    roll = raters.spoke(watch.roll, given.caller)
-    track = complaint_tracks.complained(watch.complaints, given.caller, seen.placed_at, at, raters.alone(roll))
+    roll = leaving_out.spoke(watch.roll, given.caller, is_reported(seen))
+    track = complaint_tracks.complained(watch.complaints, given.caller, seen.placed_at, at, leaving_out.alone(roll))
     return msgspec.structs.replace(watch, roll=roll, complaints=track), note
-
-
-def heard(note: Note, given: Given, plan: Plan, metrics: Mapping[str, Metric]) -> Note:
-    """The note with the first label and the first demonstration that may judge pairs.
-
-    Where the task has reviews or trusted callers, only their word judges pairs: it is the less biased one. Elsewhere
-    it takes the place of what other callers have said of the request.
-    """
-    trusted = _is_trusted(given, plan)
-    metric = metrics.get(given.metric) if given.metric == plan.feedback_metric else None
-    bad = badness(metric, given.value) if metric is not None else None
-    known = note.bad is not None or bool(note.right)
-    if not trusted and (plan.reviews_per_week or plan.trusted_callers or (known and not note.givers)):
-        return note
-    if trusted and note.givers and (bad is not None or given.demonstration_digests):
-        note = msgspec.structs.replace(note, bad=None, right={}, givers=())
-    moved: dict[str, Any] = {}
-    if bad is not None and note.bad is None:
-        moved["bad"] = bad
-    if given.demonstration_digests and not note.right:
-        moved["right"] = given.demonstration_digests
-    if not moved:
-        return note
-    if not trusted and given.caller not in note.givers:
-        moved["givers"] = (*note.givers, given.caller)
-    return msgspec.structs.replace(note, **moved)
-
-
-def _is_trusted(given: Given, plan: Plan) -> bool:
-    return given.reviewed or given.caller in plan.trusted_callers
 
 
 def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
@@ -484,11 +445,14 @@ def told(watch: Watch, verdict: Verdict, since: float) -> Watch:
 
 def _turned(watch: Watch, verdict: Verdict) -> Watch:
     """The watch with its reverse tests begun, or with its detectors begun anew."""
-    of_track, of_pairs, of_complaints = (
-        (tracks.degraded, pair_tracks.degraded, complaint_tracks.degraded)
-        if verdict == "degraded"
-        else (tracks.restored, pair_tracks.restored, complaint_tracks.restored)
+    of_track, of_pairs = (
+        (tracks.degraded, pair_tracks.degraded) if verdict == "degraded" else (tracks.restored, pair_tracks.restored)
     )
+    complained = watch.complaints
+    if complained is not None and verdict == "degraded":
+        complained = complaint_tracks.degraded(complained)
+    elif complained is not None:
+        complained = complaint_tracks.restored(complained, watch.told_since)
     return msgspec.structs.replace(
         watch,
         reviewed=of_track(watch.reviewed),
@@ -496,5 +460,5 @@ def _turned(watch: Watch, verdict: Verdict) -> Watch:
         classes={name: of_track(track) for name, track in watch.classes.items()},
         shadow=of_pairs(watch.shadow),
         holdout=of_pairs(watch.holdout),
-        complaints=watch.complaints and of_complaints(watch.complaints),
+        complaints=complained,
     )

@@ -6,7 +6,7 @@ stands beside it, though what it is held against was learned under the old rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -17,23 +17,25 @@ from monitoring.degradation.verdicts.responses import ResponseError
 def announce(health: TaskHealth, versions: Sequence[str], word: Changed) -> tuple[TaskHealth, Action]:
     """The health once the organisation has said that the task changes: these versions are stale from then on.
 
-    A version that is stale from an earlier time stays so; a word that was given before is replaced.
+    A version that was stale from an earlier time stays so. A word that was given before is replaced, as if it had never
+    been said.
     """
-    moved = dict(health.versions)
-    stale: dict[str, float | None] = {}
+    moved = _unmarked(health)
+    before: dict[str, float | None] = {}
     for name in versions:
         known = moved.get(name, VersionHealth(since=word.at))
-        stale[name] = known.stale_from
+        before[name] = known.stale_from
         first = word.effective_at if known.stale_from is None else min(known.stale_from, word.effective_at)
         moved[name] = msgspec.structs.replace(known, stale_from=first)
+    word = msgspec.structs.replace(word, stale_before=before)
     action = Action(
         id=_id(word.at),
         at=word.at,
         kind="changed",
         version="",
         because=word.note or "The task's rules change.",
-        before={"stale_from": stale, "changed": msgspec.to_builtins(health.changed)},
-        after={"stale_from": {name: moved[name].stale_from for name in versions}, "changed": msgspec.to_builtins(word)},
+        before={"stale_from": _marks(health.versions, versions), "changed": msgspec.to_builtins(health.changed)},
+        after={"stale_from": _marks(moved, versions), "changed": msgspec.to_builtins(word)},
         by=word.by,
     )
     return _noted(msgspec.structs.replace(health, versions=moved, changed=word), action), action
@@ -47,16 +49,9 @@ def take_back(health: TaskHealth, by: str, now: float) -> tuple[TaskHealth, Chan
     if health.changed is None:
         raise ResponseError("Nobody has said that the task changes: there is nothing to take back.")
     word = health.changed
-    done = next((one for one in reversed(health.actions) if one.kind == "changed" and one.undone_at is None), None)
-    before: dict[str, float | None] = {} if done is None else done.before.get("stale_from", {})
-    moved = {
-        name: msgspec.structs.replace(known, stale_from=before.get(name))
-        if known.stale_from == word.effective_at or name in before
-        else known
-        for name, known in health.versions.items()
-    }
+    said = [one.id for one in health.actions if one.kind == "changed" and one.undone_at is None]
     marked = [
-        msgspec.structs.replace(one, undone_at=now, undone_by=by) if one is done else one for one in health.actions
+        msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in said else one for one in health.actions
     ]
     action = Action(
         id=_id(now),
@@ -64,13 +59,31 @@ def take_back(health: TaskHealth, by: str, now: float) -> tuple[TaskHealth, Chan
         kind="undo",
         version="",
         because=f"{by} takes back that the task changes.",
-        evidence={"undone": "changed", "action": None if done is None else done.id},
+        evidence={"undone": "changed", "action": said[-1] if said else None},
         before={"changed": msgspec.to_builtins(word)},
         after={"changed": None},
         by=by,
     )
-    found = msgspec.structs.replace(health, versions=moved, changed=None, actions=marked)
+    found = msgspec.structs.replace(health, versions=_unmarked(health), changed=None, actions=marked)
     return _noted(found, action), word, action
+
+
+def _unmarked(health: TaskHealth) -> dict[str, VersionHealth]:
+    """The versions as they were before anybody said that the task changes."""
+    word = health.changed
+    if word is None:
+        return dict(health.versions)
+    return {
+        name: msgspec.structs.replace(known, stale_from=word.stale_before.get(name))
+        if name in word.stale_before or known.stale_from == word.effective_at
+        else known
+        for name, known in health.versions.items()
+    }
+
+
+def _marks(versions: Mapping[str, VersionHealth], names: Sequence[str]) -> dict[str, float | None]:
+    """From when on each of these is stale."""
+    return {name: versions[name].stale_from if name in versions else None for name in names}
 
 
 def _noted(health: TaskHealth, action: Action) -> TaskHealth:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -36,7 +37,9 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     moved. `evidence` is that on which the verdict rests.
     `stale_from` says from when on (Unix seconds) the organisation's rules are others than those that it was trained on.
     `cleared` are unlabelled streams whose alarm labels have refuted; `done` is what was done once and for all while the
-    verdict lasts, `labels` how many labels it had when its verdict moved.
+    verdict lasts. `alarmed` are the labelled streams (`feedback`, or `feedback:CLASS`) that made it degraded, or have
+    alarmed since; `observed` is what each labelled stream had seen when it became suspect (None: not known, or it is
+    not).
     """
 
     verdict: Verdict = "healthy"
@@ -51,7 +54,13 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     stale_from: float | None = None
     cleared: tuple[str, ...] = ()
     done: tuple[str, ...] = ()
-    labels: int = 0
+    alarmed: tuple[str, ...] = ()
+    observed: dict[str, float] | None = None
+
+    @property
+    def looked_into(self) -> bool:
+        """Whether it is suspect or degraded, and no admin holds the monitor off it."""
+        return self.verdict != "healthy" and (self.pin is None or self.pin.verdict is not None)
 
     @property
     def held(self) -> bool:
@@ -62,7 +71,8 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     """A suspicion that is looked into: why, since when, and what the raised shadows may cost and have cost.
 
-    `shadow_usd_before` and `pairs_before` are what the shadows had cost, and how many pairs there were, until then.
+    `shadow_usd_before` is what the shadows had cost until then, and `shadows_before` how many had been asked, by
+    version.
     """
 
     id: str
@@ -71,7 +81,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     because: str
     shadow_usd_max: float
     shadow_usd_before: float = 0.0
-    pairs_before: int = 0
+    shadows_before: dict[str, int] = {}
     shadow_usd_spent: float = 0.0
     closed_at: float | None = None
 
@@ -96,7 +106,11 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
-    """The organisation's own word that the task has changed: from when on (Unix seconds), and what was set for it."""
+    """The organisation's own word that the task has changed: from when on (Unix seconds), and what was set for it.
+
+    `stale_before` says of the versions that it marks from when on each was stale before anything was said (None: it was
+    not): a word that replaces another keeps what stood before the first.
+    """
 
     effective_at: float
     by: str
@@ -104,6 +118,7 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     override: str | None = None
     retraining: str | None = None
+    stale_before: dict[str, float | None] = {}
 
 
 class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,12 +138,17 @@ class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
     actions: list[Action] = []
     undone: tuple[str, ...] = ()
 
+    def looked_into(self, watched: Iterable[str]) -> list[str]:
+        """Those of these versions that the monitor looks into, and does something about."""
+        return [name for name in watched if name in self.versions and self.versions[name].looked_into]
+
 
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one stream of evidence on a version stands.
 
     `stream` is its name (STREAMS), `of_class` the class that it is of (None: all). `estimate` is the share of bad ones
-    seen lately, with its 95% interval; `baseline` what it is held against, as JSON of a Baseline or of the reference.
+    seen lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out
+    (None: not known); `baseline` what it is held against, as JSON of a Baseline or of the reference.
     `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds.
     """
 
@@ -140,6 +160,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     estimate: float | None = None
     low: float | None = None
     high: float | None = None
+    high_without_one: float | None = None
     baseline: dict[str, Any] = {}
     e_value: float = 0.0
     threshold: float = 0.0
@@ -185,6 +206,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """By points (`5`, `10`): seconds until such a rise is found at today's label rate; None: never, there are none."""
     saving_usd: float = 0.0
     shadow_usd: float = 0.0
+    shadows: int = 0
+    """Shadows asked so far of this version, whether their pairs were judged or not."""
     streams: list[StreamReport] = []
     arms: list[ArmReport] = []
     judge_agreement: float | None = None

@@ -39,7 +39,5 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     suspect_clears_seconds: float = 86_400.0
     reviews_per_week: int = 0
     reviews_per_week_suspect: int = 0
-    review_usd_each: float = 0.0
-    tuning_usd: float = 0.0
     false_alarms_per_month: float = 1.0
     judges_itself: bool = False

@@ -25,12 +25,14 @@ from monitoring.degradation.verdicts.health import (
 from monitoring.degradation.verdicts.noting import Noting
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Lines, Roles, share_of, with_share
-from monitoring.degradation.verdicts.verdict import verdict
+from monitoring.degradation.verdicts.verdict import alarmed, health_after, verdict
 
 SAVING_HYSTERESIS = 0.8
 """Shadows that cost more than they may are drawn again once they cost less than this part of it."""
 SHARE_MOVED_MIN = 0.2
 """By how much a share of reviews must move, of itself, to be set anew: each setting is told to all gateways."""
+MOVES = ("shift", "recover")
+"""What moves a version's share: one is undone with all that came after it."""
 UNDOABLE = frozenset({"shadow", "reviews", "widen", "shift", "recover", "pause_canary", "roll_back", "retrain"})
 
 
@@ -52,17 +54,17 @@ def respond(
     suspect. Asked again with the same judgements and time it does nothing more.
     """
     noting = Noting(now)
-    may = frozenset(plan.responses) - frozenset(health.undone)
+    may = _may(health, plan)
     versions = {name: one for name, one in health.versions.items() if not roles.there or name in roles.there}
     for name, judgement in sorted(judgements.items()):
         known = _released(versions.get(name, VersionHealth(since=now)), now)
         known = _with_verdict(noting, name, known, judgement, plan)
         versions[name] = with_share(noting, name, known, judgement, Lines(versions, roles, plan, may))
     watched = [name for name in (roles.active, roles.canary) if name in versions]
-    moved = msgspec.structs.replace(health, versions=versions)
-    moved = _with_ticket(noting, moved, watched, judgements, plan)
-    moved = _with_levers(noting, moved, watched, judgements, plan, review_shares)
-    return _with_actions(moved, noting.actions), noting.actions
+    after = msgspec.structs.replace(health, versions=versions)
+    after = _with_ticket(noting, after, watched, judgements, plan)
+    after = _with_levers(noting, after, watched, judgements, plan, review_shares)
+    return _with_actions(after, noting.actions), noting.actions
 
 
 def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHealth, Action]:
@@ -73,9 +75,9 @@ def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHe
     after = msgspec.structs.replace(known, pin=word)
     noting = Noting(now)
     if word.verdict is not None and word.verdict != known.verdict:
-        after = msgspec.structs.replace(
-            after, verdict=word.verdict, since=now, because=f"{word.by} says so: {word.reason}", evidence={}, done=()
-        )
+        because = f"{word.by} says so: {word.reason}"
+        after = msgspec.structs.replace(after, verdict=word.verdict, since=now, because=because, evidence={}, done=())
+        after = msgspec.structs.replace(after, alarmed=(), observed=None)
     if word.verdict in ("healthy", "suspect"):
         after = msgspec.structs.replace(after, kept=1.0, to=None, to_version=None, stepped_at=now)
     noting.note("pin", version, word.reason, _told(known), _told(after), by=word.by)
@@ -104,7 +106,9 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
     if done.kind not in UNDOABLE:
         raise ResponseError(f"An action of the kind {done.kind} can't be undone: pin the version's verdict instead.")
     versions, known = dict(health.versions), health.versions.get(done.version)
-    if done.kind in ("shift", "recover") and known is not None:
+    before, later = done.after, _later_moves(health, done) if done.kind in MOVES else []
+    if done.kind in MOVES and known is not None:
+        before = share_of(known)
         share = {field: done.before[field] for field in ("kept", "to", "to_version") if field in done.before}
         versions[done.version] = msgspec.structs.replace(known, **share, stepped_at=now)
     levers: dict[str, Any] = {}
@@ -112,17 +116,24 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
         field = {"shadow": "shadow_share", "reviews": "review_share", "widen": "deferral_factor"}[done.kind]
         levers = {field: done.before[field]} if field in done.before else {}
     marked = [
-        msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id == action_id else one
+        msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in {action_id, *later} else one
         for one in health.actions
     ]
     kind = "shift" if done.kind == "recover" else done.kind
     undone = health.undone if kind in health.undone else (*health.undone, kind)
-    moved = msgspec.structs.replace(health, versions=versions, actions=marked, undone=undone, **levers)
+    after = msgspec.structs.replace(health, versions=versions, actions=marked, undone=undone, **levers)
     noting = Noting(now)
-    text = f"{by} undid {done.kind} ({action_id})."
+    with_later = f" and what was done to the share since ({', '.join(later)})" if later else ""
+    text = f"{by} undid {done.kind} ({action_id}){with_later}."
     evidence = {"undone": done.kind, "action": action_id}
-    noting.note("undo", done.version, text, done.after, done.before, by=by, evidence=evidence)
-    return _with_actions(moved, noting.actions), noting.actions[0]
+    noting.note("undo", done.version, text, before, done.before, by=by, evidence=evidence)
+    return _with_actions(after, noting.actions), noting.actions[0]
+
+
+def _later_moves(health: TaskHealth, done: Action) -> list[str]:
+    """The moves of the version's share since then that were not undone."""
+    after = health.actions[health.actions.index(done) + 1 :]
+    return [one.id for one in after if one.version == done.version and one.kind in MOVES and one.undone_at is None]
 
 
 # ---- verdicts --------------------------------------------------------------------------------------
@@ -131,24 +142,18 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
 def _with_verdict(noting: Noting, name: str, known: VersionHealth, judged: Judgement, plan: Plan) -> VersionHealth:
     """The version with the verdict that follows; one that an admin has pinned keeps it."""
     if known.pin is not None and known.pin.verdict is not None:
-        return known
+        if known.verdict != "degraded":
+            return known
+        return msgspec.structs.replace(known, alarmed=alarmed(known, judged))
     found = verdict(known, judged, plan, noting.now)
-    known = known if found.cleared == known.cleared else msgspec.structs.replace(known, cleared=found.cleared)
+    after = health_after(known, found, judged, noting.now)
     if found.verdict == known.verdict:
-        return known
+        return after
     evidence = {"streams": [msgspec.to_builtins(one) for one in found.streams], "labels": judged.labels}
-    after = msgspec.structs.replace(
-        known,
-        verdict=found.verdict,
-        since=noting.now,
-        because=found.because,
-        evidence=evidence,
-        done=() if found.verdict == "healthy" else known.done,
-        labels=judged.labels,
+    noting.note(
+        "verdict", name, found.because, {"verdict": known.verdict}, {"verdict": found.verdict}, evidence=evidence
     )
-    before = {"verdict": known.verdict}
-    noting.note("verdict", name, found.because, before, {"verdict": found.verdict}, evidence=evidence)
-    return after
+    return msgspec.structs.replace(after, evidence=evidence, done=() if found.verdict == "healthy" else known.done)
 
 
 # ---- what is set for the task -----------------------------------------------------------------------
@@ -173,7 +178,7 @@ def _with_ticket(
             because=first.because,
             shadow_usd_max=plan.shadow_usd_per_ticket,
             shadow_usd_before=spent,
-            pairs_before=_pairs(judgements),
+            shadows_before={name: one.shadows for name, one in judgements.items()},
         )
     elif spent - ticket.shadow_usd_before > 1.05 * ticket.shadow_usd_spent:
         ticket = msgspec.structs.replace(ticket, shadow_usd_spent=spent - ticket.shadow_usd_before)
@@ -189,26 +194,24 @@ def _with_levers(
     review_shares: tuple[float, float],
 ) -> TaskHealth:
     """The shares of shadows and reviews, and the deferral, that follow from the verdicts."""
-    worse = next((name for name in watched if health.versions[name].verdict != "healthy"), None)
-    held = worse is not None and _is_held(health.versions[worse])
-    raised = worse is not None and not held
-    suspect = raised and all(health.versions[name].verdict != "degraded" for name in watched)
-    may = frozenset(plan.responses) - frozenset(health.undone)
+    worse = health.looked_into(watched)
+    suspect = bool(worse) and all(health.versions[name].verdict == "suspect" for name in worse)
+    may = _may(health, plan)
     wanted = {
-        "shadow": ("shadow_share", _shadow_share(health, judgements, plan, raised and "shadow" in may)),
-        "reviews": ("review_share", review_shares[1] if raised and "reviews" in may else review_shares[0]),
+        "shadow": ("shadow_share", _shadow_share(health, judgements, plan, bool(worse) and "shadow" in may)),
+        "reviews": ("review_share", review_shares[1] if worse and "reviews" in may else review_shares[0]),
         "widen": ("deferral_factor", plan.deferral_factor_suspect if suspect and "widen" in may else 1.0),
     }
-    moved: dict[str, float] = {}
+    levers: dict[str, float] = {}
     for kind, (field, value) in wanted.items():
         before = getattr(health, field)
         if value == before or (field == "review_share" and value and abs(value - before) < SHARE_MOVED_MIN * value):
             continue
-        moved[field] = value
-        if worse is not None and raised and value > before:
-            because = health.versions[worse].because
-            noting.note(kind, worse, because, {field: before}, {field: value})  # type: ignore[arg-type]
-    return msgspec.structs.replace(health, **moved) if moved else health
+        levers[field] = value
+        if worse and value > before:
+            because = health.versions[worse[0]].because
+            noting.note(kind, worse[0], because, {field: before}, {field: value})  # type: ignore[arg-type]
+    return msgspec.structs.replace(health, **levers) if levers else health
 
 
 def _shadow_share(health: TaskHealth, judgements: Mapping[str, Judgement], plan: Plan, raised: bool) -> float:
@@ -217,7 +220,7 @@ def _shadow_share(health: TaskHealth, judgements: Mapping[str, Judgement], plan:
     ticket = health.ticket
     share = plan.shadow_share
     if raised and ticket is not None and ticket.shadow_usd_spent < ticket.shadow_usd_max:
-        over = _pairs(judgements) - ticket.pairs_before >= plan.shadow_pairs_per_ticket
+        over = _shadows_since(ticket, judgements) >= plan.shadow_pairs_per_ticket
         share = share if over else plan.shadow_share_suspect
     saving = math.fsum(one.saving_usd for one in judgements.values())
     spent = math.fsum(one.shadow_usd for one in judgements.values())
@@ -227,16 +230,21 @@ def _shadow_share(health: TaskHealth, judgements: Mapping[str, Judgement], plan:
     return share
 
 
-def _pairs(judgements: Mapping[str, Judgement]) -> int:
-    """How many of the task's requests both arms have answered so far, about."""
-    return sum(max([arm.pairs for arm in one.arms], default=0) for one in judgements.values())
-
-
-def _is_held(known: VersionHealth) -> bool:
-    return known.pin is not None and known.pin.verdict is None
+def _shadows_since(ticket: Ticket, judgements: Mapping[str, Judgement]) -> int:
+    """How many shadows were asked since the ticket was opened; a version that counts anew has asked all of its own."""
+    before = {name: ticket.shadows_before.get(name, 0) for name in judgements}
+    return sum(
+        one.shadows - before[name] if one.shadows >= before[name] else one.shadows for name, one in judgements.items()
+    )
 
 
 # ---- small steps -------------------------------------------------------------------------------------
+
+
+def _may(health: TaskHealth, plan: Plan) -> frozenset[str]:
+    """What may be done now: who has undone a shift wants no roll back either, which moves all of the requests."""
+    undone = frozenset(health.undone)
+    return frozenset(plan.responses) - undone - ({"roll_back"} if "shift" in undone else set())
 
 
 def _released(known: VersionHealth, now: float) -> VersionHealth:
@@ -250,8 +258,8 @@ def _known(health: TaskHealth, version: str) -> VersionHealth:
 
 
 def _with(health: TaskHealth, version: str, after: VersionHealth, noting: Noting) -> TaskHealth:
-    moved = msgspec.structs.replace(health, versions={**health.versions, version: after})
-    return _with_actions(moved, noting.actions)
+    whole = msgspec.structs.replace(health, versions={**health.versions, version: after})
+    return _with_actions(whole, noting.actions)
 
 
 def _with_actions(health: TaskHealth, actions: list[Action]) -> TaskHealth:

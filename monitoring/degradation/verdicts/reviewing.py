@@ -42,12 +42,11 @@ def review_share(plan: Plan, requests_per_week: float, suspect: bool) -> float:
 
 
 def are_raised(health: TaskHealth, watched: Iterable[str], plan: Plan) -> bool:
-    """Whether the raised budget is in force: one of these versions is suspect or degraded, no admin holds the monitor
-    off it, and the task's plan lets the monitor raise the reviews."""
+    """Whether the raised budget is in force: one of these versions is looked into, and the task's plan lets the monitor
+    raise the reviews."""
     if "reviews" not in plan.responses or "reviews" in health.undone:
         return False
-    found = (health.versions[name] for name in watched if name in health.versions)
-    return any(one.verdict != "healthy" and (one.pin is None or one.pin.verdict is not None) for one in found)
+    return bool(health.looked_into(watched))
 
 
 def time_cut(expected: float, budget: int) -> float:

@@ -73,35 +73,48 @@ def _step_away(noting: Noting, name: str, known: VersionHealth, judged: Judgemen
     better = max(filter(_is_better, able), key=lambda arm: arm.advantage_low or 0.0, default=None)
     if better is not None:
         return _to(noting, name, known, better, lines)
-    if known.to is not None:
-        text = f"{_words(known.to)}, which had the rest of its requests, can't answer them or is shown to be worse."
-        known = _given_back(noting, name, known, text)
+    known = _taken_from_arm(noting, name, known)
     text = f"{known.because} No other arm is known to be better on this task: it goes on, and people are told."
     return noting.once("hold_and_alert", name, known, text, {}, {})
 
 
 def _to(noting: Noting, name: str, known: VersionHealth, better: ArmReport, lines: Lines) -> VersionHealth:
-    """A step to this arm, as far as the task's settings let it."""
+    """A step to this arm, as far as the task's settings and its admins let it."""
+    plan = lines.plan
+    lead = f"{_words(better.arm)} is better by at least {100 * (better.advantage_low or 0.0):.1f} points"
+    if "shift" in plan.responses and plan.enforced:
+        if "shift" in lines.may:
+            return _shifted(noting, name, known, better, lines, f"{lead}.")
+        why = "an admin has undone the shift"
+    elif "roll_back" in lines.may and better.arm == "standby":
+        text = f"{lead}, and shares are not shifted by the rung degraded."
+        return noting.once("roll_back", name, known, text, {"leading": name}, {"leading": lines.roles.standby})
+    elif "roll_back" in plan.responses and better.arm == "standby":
+        why = "an admin has undone the way back to it"
+    else:
+        why = "the task's settings let nothing be shifted"
+    if known.to == better.arm and _is_same(known, known.to, lines.roles):
+        return known
+    known = _taken_from_arm(noting, name, known)
+    return noting.once("hold_and_alert", name, known, f"{lead}, but {why}.", {}, {})
+
+
+def _shifted(
+    noting: Noting, name: str, known: VersionHealth, better: ArmReport, lines: Lines, because: str
+) -> VersionHealth:
+    """The next step of the share to this arm, once it is time."""
     assert better.arm != "version", "it is no other arm"
     plan, roles = lines.plan, lines.roles
-    lead = f"{_words(better.arm)} is better by at least {100 * (better.advantage_low or 0.0):.1f} points"
-    if "shift" in lines.may and plan.enforced:
-        another = known.to is not None and not (better.arm == known.to and _is_same(known, known.to, roles))
-        kept = known.kept if another else _next_down(known.kept, plan)
-        waits = known.to is not None and noting.now - known.stepped_at < plan.step_seconds
-        if waits or (kept >= known.kept and not another):
-            return known
-        to_version = roles.standby if better.arm == "standby" else None
-        after = msgspec.structs.replace(known, kept=kept, to=better.arm, to_version=to_version, stepped_at=noting.now)
-        evidence = {"arm": msgspec.to_builtins(better), **known.evidence}
-        noting.note("shift", name, f"{lead}.", share_of(known), share_of(after), evidence=evidence)
-        return after
-    if "roll_back" in lines.may and better.arm == "standby":
-        text = f"{lead}, and shares are not shifted by the rung degraded."
-        return noting.once("roll_back", name, known, text, {"leading": name}, {"leading": roles.standby})
-    return noting.once(
-        "hold_and_alert", name, known, f"{lead}, but the task's settings let nothing be shifted.", {}, {}
-    )
+    another = known.to is not None and not (better.arm == known.to and _is_same(known, known.to, roles))
+    kept = known.kept if another else _next_down(known.kept, plan)
+    waits = known.to is not None and noting.now - known.stepped_at < plan.step_seconds
+    if waits or (kept >= known.kept and not another):
+        return known
+    to_version = roles.standby if better.arm == "standby" else None
+    after = msgspec.structs.replace(known, kept=kept, to=better.arm, to_version=to_version, stepped_at=noting.now)
+    evidence = {"arm": msgspec.to_builtins(better), **known.evidence}
+    noting.note("shift", name, because, share_of(known), share_of(after), evidence=evidence)
+    return after
 
 
 def _step_back(noting: Noting, name: str, known: VersionHealth, plan: Plan) -> VersionHealth:
@@ -123,6 +136,14 @@ def _given_back(noting: Noting, name: str, known: VersionHealth, because: str) -
     after = msgspec.structs.replace(known, kept=1.0, to=None, to_version=None, stepped_at=noting.now)
     noting.note("recover", name, because, share_of(known), share_of(after), evidence=known.evidence)
     return after
+
+
+def _taken_from_arm(noting: Noting, name: str, known: VersionHealth) -> VersionHealth:
+    """The version with all of its requests, where another arm had some and may not go on with them."""
+    if known.to is None:
+        return known
+    text = f"{_words(known.to)}, which had the rest of its requests, can't answer them or is shown to be worse."
+    return _given_back(noting, name, known, text)
 
 
 def _is_able(arm: str, lines: Lines) -> bool:

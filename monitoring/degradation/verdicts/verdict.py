@@ -1,16 +1,24 @@
 """The verdict that follows from a version's streams, and why. Pure.
 
 Labelled streams alone make a version degraded; unlabelled ones make it suspect. A degraded version gets healthy by the
-reverse test of a labelled stream, a suspect one by labels that show it to be as good as before, or by time in which
-nothing more speaks against it: by other evidence than what made it so, so that it does not go back and forth.
+reverse tests of the labelled streams that have alarmed, a suspect one by labels that show it to be as good as before,
+or by time in which nothing more speaks against it: by other evidence than what made it so, so that it does not go back
+and forth. That a stream alarms no more shows nothing: its threshold rises with labels and streams, of which the monitor
+itself makes more.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
 
 from monitoring.degradation.verdicts.health import Judgement, StreamReport, Verdict, VersionHealth
 from monitoring.degradation.verdicts.plan import Plan
+
+HELD_OUT = "/holdout"
+"""What the name of a stream ends with where the test beside it is meant, against what was held out at the time."""
 
 
 class Found(NamedTuple):
@@ -20,6 +28,17 @@ class Found(NamedTuple):
     because: str
     streams: list[StreamReport]
     cleared: tuple[str, ...]
+
+
+class ReverseTest(NamedTuple):
+    """A reverse test of a labelled stream: whose, whether it has found a recovery, whether there is one at all (the
+    stream is held against something), and whether that is from before the version was degraded."""
+
+    name: str
+    alarming: bool
+    recovered: bool
+    is_there: bool
+    from_before: bool
 
 
 def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> Found:
@@ -40,6 +59,50 @@ def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> 
     return Found("healthy", known.because, [], cleared)
 
 
+def health_after(known: VersionHealth, found: Found, judged: Judgement, now: float) -> VersionHealth:
+    """The version once this was found: its verdict, since when and why, and what the next one has to know."""
+    turned = found.verdict != known.verdict
+    observed = None
+    if found.verdict == "suspect":
+        observed = known.observed
+        if turned or observed is None:
+            observed = {name_of(one): one.observed for one in judged.streams if one.labelled}
+    return msgspec.structs.replace(
+        known,
+        verdict=found.verdict,
+        since=now if turned else known.since,
+        because=found.because if turned else known.because,
+        cleared=found.cleared,
+        alarmed=alarmed(known, judged) if found.verdict == "degraded" else (),
+        observed=observed,
+    )
+
+
+def alarmed(known: VersionHealth, judged: Judgement) -> tuple[str, ...]:
+    """The labelled streams that made a version degraded, or have alarmed since."""
+    now = [test.name for test in _tests(judged, known.since) if test.alarming]
+    return tuple(dict.fromkeys((*known.alarmed, *now)))
+
+
+def unrecovered(known: VersionHealth, judged: Judgement) -> list[str]:
+    """The streams that have alarmed, are still held against something, and have not recovered."""
+    return [
+        test.name
+        for test in _tests(judged, known.since)
+        if test.name in known.alarmed and test.is_there and not test.recovered
+    ]
+
+
+def shows_recovery(known: VersionHealth, judged: Judgement) -> bool:
+    """Whether any stream could show that a degraded version has recovered: it is held against something from before."""
+    return any(test.from_before for test in _tests(judged, known.since))
+
+
+def name_of(one: StreamReport) -> str:
+    """A stream with its class, if it is of one."""
+    return one.stream if one.of_class is None else f"{one.stream}:{one.of_class}"
+
+
 def words(streams: list[StreamReport]) -> str:
     """What the streams say, the strongest first, in a few words each."""
     ordered = sorted(streams, key=lambda one: -one.e_value / one.threshold if one.threshold else 0.0)
@@ -53,13 +116,36 @@ def _of_degraded(
     fresh: list[StreamReport],
     cleared: tuple[str, ...],
 ) -> Found:
-    """Healthy again where the reverse test shows it on each stream that speaks against the version."""
+    """Healthy again where the reverse test of each stream that has alarmed shows it, of those that are still tested; at
+    least one test shows it, and nothing else alarms."""
+    shown = any(test.from_before and test.recovered for test in _tests(judged, known.since))
+    if labelled or not shown or unrecovered(known, judged):
+        return Found("degraded", known.because, labelled, cleared)
     recovered = [one for one in judged.streams if one.labelled and one.recovered]
-    if recovered and not labelled:
-        names = ", ".join(dict.fromkeys(one.stream for one in recovered))
-        text = f"It has recovered: labels since then show it ({names})."
-        return Found("healthy", text, recovered, _with(cleared, fresh))
-    return Found("degraded", known.because, labelled, cleared)
+    names = ", ".join(dict.fromkeys(one.stream for one in recovered))
+    text = f"It has recovered: labels since then show it ({names})."
+    return Found("healthy", text, recovered, _with(cleared, fresh))
+
+
+def _tests(judged: Judgement, since: float) -> Iterator[ReverseTest]:
+    """The reverse tests of a version that is degraded `since` then; what was held out has one beside feedback's."""
+    for one in judged.streams:
+        if one.labelled:
+            is_there = _upper(one.baseline) is not None or one.baseline.get("learning") is False
+            is_before = is_there and _is_before(one.baseline, since)
+            yield ReverseTest(name_of(one), one.alarming, one.recovered, is_there, is_before)
+            beside = one.baseline.get("holdout")
+            if isinstance(beside, Mapping):
+                is_there = _upper(beside) is not None
+                is_before = is_there and _is_before(beside, since)
+                alarming, recovered = beside.get("alarming") is True, beside.get("recovered") is True
+                yield ReverseTest(f"{name_of(one)}{HELD_OUT}", alarming, recovered, is_there, is_before)
+
+
+def _is_before(baseline: Mapping[str, Any], since: float) -> bool:
+    """Whether a baseline does not come from what the version itself did since then."""
+    at = baseline.get("at", baseline.get("to"))
+    return baseline.get("kind") != "own" or not isinstance(at, int | float) or at <= since
 
 
 def _of_suspect(
@@ -72,7 +158,9 @@ def _of_suspect(
 ) -> Found:
     refuting = _refuting(known, judged, plan)
     if refuting and fresh:
-        text = f"{judged.labels - known.labels} labels since then show that it is as good as before."
+        count = max(_since(known, one) for one in refuting)
+        names = ", ".join(one.stream for one in refuting)
+        text = f"{count:.0f} labels since then show that it is as good as before ({names})."
         return Found("healthy", text, refuting, _with(cleared, fresh))
     if not fresh and now - known.since >= plan.suspect_clears_seconds:
         return Found("healthy", "Nothing has spoken against it since then.", [], cleared)
@@ -84,24 +172,36 @@ def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...
 
 
 def _refuting(known: VersionHealth, judged: Judgement, plan: Plan) -> list[StreamReport]:
-    """The labelled streams that show a suspect version to be as good as before: enough labels since, and the interval
-    of the errors lately is not above what they are held against."""
-    if judged.labels - known.labels < 2 * plan.labels_min:
+    """The labelled streams that show a suspect version to be as good as before: each has enough labels since, and the
+    interval of its errors lately is not above what it is held against, whichever caller is left out. None does while
+    another one lies wholly above that."""
+    held = [(one, upper) for one in judged.streams if one.labelled and (upper := _upper(one.baseline)) is not None]
+    if any(one.low is not None and one.low > upper and one.observed >= plan.labels_min for one, upper in held):
         return []
     return [
         one
-        for one in judged.streams
-        if one.labelled
-        and one.of_class is None
+        for one, upper in held
+        if one.of_class is None
         and one.high is not None
-        and isinstance(upper := one.baseline.get("upper"), int | float)
-        and one.high <= upper
+        and max(one.high, one.high if one.high_without_one is None else one.high_without_one) <= upper
+        and _since(known, one) >= 2 * plan.labels_min
     ]
+
+
+def _since(known: VersionHealth, one: StreamReport) -> float:
+    """How many labels this stream has had since its version became suspect; none where that is not known."""
+    return 0.0 if known.observed is None else one.observed - known.observed.get(name_of(one), 0.0)
+
+
+def _upper(baseline: Mapping[str, Any]) -> float | None:
+    """The rate, or the difference, that a stream is held against; None where there is none yet."""
+    upper = baseline.get("upper")
+    return upper if isinstance(upper, int | float) else None
 
 
 def _word(one: StreamReport) -> str:
     of_class = f" of the class {one.of_class}" if one.of_class else ""
     rate = f", {100 * one.estimate:.1f}% bad lately" if one.estimate is not None and one.labelled else ""
-    upper = one.baseline.get("upper")
-    held = f" against at most {100 * upper:.1f}%" if rate and isinstance(upper, int | float) else ""
+    upper = _upper(one.baseline)
+    held = f" against at most {100 * upper:.1f}%" if rate and upper is not None else ""
     return f"{one.stream}{of_class}{rate}{held} (e-value {one.e_value:.3g}, threshold {one.threshold:.3g})"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from monitoring.degradation.streams.arms import LABELS_MIN
 from monitoring.degradation.verdicts.health import Judgement, TaskHealth
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Roles
-from monitoring.degradation.words.phrases import count, moment, span
+from monitoring.degradation.verdicts.verdict import shows_recovery
+from monitoring.degradation.words.phrases import count, listed, moment, span
 
 STOPPED_SECONDS = 60.0
 """A monitor that has judged nothing for longer has stopped."""
@@ -30,7 +32,7 @@ def doubts(
     """The sentences, the gravest first; none where all is well. Times are Unix seconds."""
     active = judgements.get(roles.active or "")
     found = [*_of_monitor(judged_at, behind_seconds, now), *_of_pins(health, judgements, now)]
-    found += _of_change(health, review_by, now)
+    found += [*_of_recovery(health, judgements), *_of_undone(health), *_of_change(health, review_by, now)]
     if roles.active is not None:
         found += _of_labels(roles.active, active, plan)
         found += _of_judge(active, plan)
@@ -69,6 +71,22 @@ def _of_pins(health: TaskHealth, judgements: Mapping[str, Judgement], now: float
             yield f"The monitor would say that {name} is degraded: labels speak against it."
 
 
+def _of_recovery(health: TaskHealth, judgements: Mapping[str, Judgement]) -> Iterator[str]:
+    for name, known in sorted(health.versions.items()):
+        judged = judgements.get(name)
+        if known.verdict == "degraded" and judged is not None and not shows_recovery(known, judged):
+            yield (
+                f"No stream can show that {name} has recovered: none of labels is held against anything from before it "
+                "was degraded."
+            )
+
+
+def _of_undone(health: TaskHealth) -> Iterator[str]:
+    if health.undone:
+        what = listed([one.replace("_", " ") for one in health.undone])
+        yield f"An admin has undone: {what}. It is not done again until all versions of the task are healthy."
+
+
 def _of_change(health: TaskHealth, review_by: Mapping[str, float], now: float) -> Iterator[str]:
     for name, known in sorted(health.versions.items()):
         if known.stale_from is not None:
@@ -96,8 +114,17 @@ def _of_judge(active: Judgement | None, plan: Plan) -> Iterator[str]:
         )
     if active is None or plan.shadow_share * active.requests < PAIRS_EXPECTED_MIN:
         return
-    if not any(one.stream == "shadow" and one.observed > 0 for one in active.streams):
+    if not active.shadows:
+        yield "Both arms should answer a share of the requests, and no shadow was asked: is there room, is the exit up?"
+        return
+    judges_alone = plan.reviews_per_week > 0 or bool(plan.trusted_callers)
+    if judges_alone and all(one.labels < LABELS_MIN for one in active.arms):
         yield (
-            "Both arms should answer a share of the requests, and none of these pairs is judged: the exit or the judge "
-            "of pairs may be down."
+            "Which arm is right is for reviewers and trusted callers alone to say here, and they have judged fewer "
+            f"than {LABELS_MIN} of the pairs: what other callers say, demonstrations too, does not compare the arms."
+        )
+    elif not any(one.stream == "shadow" and one.observed > 0 for one in active.streams):
+        yield (
+            "Both arms answer a share of the requests, and of no pair is it known which answer is right: that takes a "
+            "demonstration, a broken contract, or a model as judge."
         )

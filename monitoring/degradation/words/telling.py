@@ -13,8 +13,9 @@ from monitoring.degradation.verdicts.health import Action, ArmReport, Judgement,
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.responses import UNDOABLE
 from monitoring.degradation.verdicts.shares import Roles
-from monitoring.degradation.words import doubts, measures
-from monitoring.degradation.words.phrases import count, digits, moment, part, percent, span
+from monitoring.degradation.verdicts.verdict import HELD_OUT, shows_recovery, unrecovered
+from monitoring.degradation.words import doubts, sureness
+from monitoring.degradation.words.phrases import count, digits, listed, moment, part, percent, span
 
 ACTIONS_TOLD_MAX = 10
 """The newest actions that are told; the audit has all of them."""
@@ -96,7 +97,7 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
     if known.to is not None:
         parts.append(f"keeps {part(known.kept)} of its requests")
     elif known.held:
-        parts.append(f"goes on, as {_why_held(judged)}")
+        parts.append(f"goes on, as {_why_held(of, judged)}")
     if known.pin is not None:
         parts.append("held by an admin" if known.pin.verdict is None else "pinned by an admin")
     if known.stale_from is not None and known.stale_from <= of.now:
@@ -135,12 +136,15 @@ def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judge
     yield f"{name} {role} {of.task}, and is {known.verdict}{_since(known, of.now)}."
     if known.verdict != "healthy" and known.because:
         yield f"Why {name} is {known.verdict}: {known.because}"
+        if known.verdict == "degraded" and judged is not None and (wanting := unrecovered(known, judged)):
+            said = [one.replace(HELD_OUT, " beside what was held out") for one in wanting]
+            yield f"{name} is degraded until labels show that {listed(said)} came down."
     elif known.because and role == "leads":
         yield f"How it came to that: {known.because}"
     if known.to is not None:
         yield f"{name} answers {part(known.kept)} of its requests; {ARMS[known.to].lower()} gets the rest."
     elif known.held:
-        yield f"{name} still answers all of its requests: {_why_held(judged)}."
+        yield f"{name} still answers all of its requests: {_why_held(of, judged)}."
     if judged is not None:
         yield from _traffic(name, judged)
 
@@ -157,9 +161,11 @@ def _traffic(name: str, judged: Judgement) -> Iterator[str]:
         yield f"{seen} come about {name} where about {digits(judged.complaints_expected)} were to be expected."
 
 
-def _why_held(judged: Judgement | None) -> str:
+def _why_held(of: Situation, judged: Judgement | None) -> str:
     """Why nothing of a degraded version's share is shifted."""
     if judged is not None and any(one.advantage_low is not None and one.advantage_low > 0 for one in judged.arms):
+        if "shift" in of.health.undone:
+            return "an admin has undone the shift to the better arm"
         return "the task's settings let nothing be shifted to the better arm"
     return "no other arm is known to be better on this task"
 
@@ -187,12 +193,12 @@ def _sure(of: Situation, name: str | None, known: VersionHealth | None, judged: 
         yield "Nothing was measured yet."
         return
     stale = known is not None and known.stale_from is not None and known.stale_from <= of.now
-    yield from measures.streams(judged, of.plan, stale)
+    yield from sureness.streams(judged, of.plan, stale)
     for arm in judged.arms:
         yield from _arm(arm, name or "the version")
     if judged.judge_agreement is not None:
         yield f"The judge of pairs agrees with people on {percent(judged.judge_agreement)} of what both have judged."
-    yield from measures.detection(judged)
+    yield from sureness.detection(judged)
     yield (
         f"Over all tasks and versions, {count(of.plan.false_alarms_per_month, 'false alarm', 'false alarms')} a month "
         "is the most that is to be expected."
@@ -200,14 +206,15 @@ def _sure(of: Situation, name: str | None, known: VersionHealth | None, judged: 
 
 
 def _arm(arm: ArmReport, name: str) -> Iterator[str]:
-    if arm.mean is None or arm.low is None or arm.high is None:
-        return
     who = name if arm.arm == "version" else ARMS[arm.arm]
     rests = f"{count(arm.labels, 'label', 'labels')} and {count(arm.pairs, 'judged pair', 'judged pairs')}"
     better = ""
     if arm.arm != "version" and arm.advantage_low is not None:
         by = f"{100 * abs(arm.advantage_low):.1f} points"
         better = f"; it is better by at least {by}" if arm.advantage_low > 0 else "; it is not known to be better"
+    if arm.mean is None or arm.low is None or arm.high is None:
+        yield f"How often {who[0].lower() + who[1:]} is right is not known ({rests}){better}."
+        return
     yield f"{who} is right on {percent(arm.mean)} ({percent(arm.low)} to {percent(arm.high)}, {rests}){better}."
 
 
@@ -235,11 +242,12 @@ def _action(one: Action) -> str:
 
 def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: Judgement | None) -> Iterator[str]:
     if name is None:
-        yield f"Give {of.task} a version: `apprentice adapters push FOLDER`, then `apprentice adapters promote`."
+        steps = ", ".join(f"`apprentice adapters {step}`" for step in ("push FOLDER", "stage VERSION"))
+        yield f"Give {of.task} a version: {steps}, then `apprentice adapters promote VERSION`."
         return
     known = known or VersionHealth()
     if known.verdict == "degraded":
-        yield from _next_of_degraded(of, name, known)
+        yield from _next_of_degraded(of, name, known, judged)
     elif known.verdict == "suspect":
         yield from _next_of_suspect(of, name, judged)
     if known.pin is not None:
@@ -258,21 +266,36 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
 
 def _nothing(of: Situation, known: VersionHealth, judged: Judgement | None, due: float | None) -> Iterator[str]:
     """What there is to do where nothing is wrong with the version, or not known to be."""
-    quiet = VersionHealth(since=known.since, because=known.because, labels=known.labels, cleared=known.cleared)
+    quiet = VersionHealth(since=known.since, because=known.because, cleared=known.cleared)
     if doubts.has_stopped(of.judged_at, of.now):
         yield "Bring the monitor back: one gateway has its duty; `apprentice doctor` and the gateways' logs say why."
     elif judged is None:
         yield "Wait: it is judged once its first requests are served."
     elif known == quiet:
         if judged.labels >= of.plan.labels_min and not of.retraining and (due is None or due > of.now):
-            yield "Nothing: it is watched."
+            yield from _to_watch_better(of, judged)
     elif known.verdict == "healthy" and known.to is not None:
         yield "Nothing: its share comes back to it step by step."
 
 
-def _next_of_degraded(of: Situation, name: str, known: VersionHealth) -> Iterator[str]:
-    if known.to is not None:
+def _to_watch_better(of: Situation, judged: Judgement) -> Iterator[str]:
+    """Nothing is wrong; what can't be found as it is held against too much is said."""
+    held = any(one.labelled and one.of_class is None and one.baseline.get("upper") for one in judged.streams)
+    if held and judged.labels_per_day > 0.0 and judged.seconds_to_detect.get("10", 0.0) is None:
+        command = f"apprentice tasks baseline {of.task} {judged.version} STREAM --accept --reason TEXT"
+        yield f"Hold it against what was seen lately, if that was good, so that smaller slips are found: `{command}`."
+    else:
+        yield "Nothing: it is watched."
+
+
+def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Judgement | None) -> Iterator[str]:
+    blind = judged is not None and not shows_recovery(known, judged)
+    if blind:
+        command = f"apprentice tasks baseline {of.task} {name} STREAM --wrong N --of M --reason TEXT"
+        yield f"Say what reviewed or feedback is held against, so that its labels can show a recovery: `{command}`."
+    if known.to is not None and not blind:
         yield "Nothing has to be done at once: its share comes back by itself once labels show that it has recovered."
+    if known.to is not None:
         undoable = [one.id for one in of.health.actions if one.kind in UNDOABLE and one.undone_at is None]
         if undoable:
             yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {undoable[-1]}`."
@@ -283,15 +306,18 @@ def _next_of_degraded(of: Situation, name: str, known: VersionHealth) -> Iterato
         if of.roles.general:
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
             yield f"Send its requests to the general model if you trust that more: `{rule}`."
-        yield "Have more pairs and reviews judged, so that arms can be compared."
+        yield (
+            "Have people say what the right answers were (`demonstration`, in reviews or feedback), so that arms can "
+            "be compared."
+        )
     yield f"Say that it is healthy, if it is: `apprentice tasks pin {of.task} {name} --verdict healthy --reason TEXT`."
 
 
 def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:
     wanted = 2 * of.plan.labels_min
     yield (
-        f"Have answers of {name} judged: about {count(wanted, 'label', 'labels')} from now on show whether it is as "
-        "good as before."
+        f"Have answers of {name} judged: about {count(wanted, 'label', 'labels')} of one stream from now on, of more "
+        "than one caller, show whether it is as good as before."
     )
     if judged is None or not judged.labels_per_day:
         yield _label_more(of)

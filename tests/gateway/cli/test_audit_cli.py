@@ -68,6 +68,14 @@ async def test_an_address_that_says_what_is_not_known_is_refused_by_name(
         assert (await http.request(method, f"/admin/v1/{path}")).status_code == 401
 
 
+async def test_times_are_told_as_times(gateway: RunningGateway, apprentice: Command) -> None:
+    words = ("--verdict", "suspect", "--reason", "Wrong labels.", "--until", "2099-01-01")
+    assert (await apprentice("tasks", "pin", "returns", "returns@v1", *words)).exit_code == 0
+    shown = (await apprentice("audit", "--action", "monitor.pin")).out
+    assert "e+09" not in shown
+    assert "pin until 2099-01-01 00:00:00Z" in shown or "pin at 20" in shown
+
+
 async def test_the_command_shows_the_newest_last(gateway: RunningGateway, apprentice: Command) -> None:
     async with gateway.http() as http:
         await http.put("/admin/v1/overrides/a", json={"action": "general"})

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from gateway.state.fitted import FittedStore
 from router.confidence import Calibration, ConfidenceModel
-from serving.adapters.registry import AliasEntry
+from serving.adapters.entries import AliasEntry
 from serving.shelf import Shelf
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status

@@ -98,6 +98,22 @@ async def test_a_manifest_that_can_not_be_used_is_named(apprentice: Command, mak
     assert (pushed.exit_code, pushed.err) == (2, "apprentice: manifest.yaml: blueprint is missing: add it.\n")
 
 
+@pytest.mark.parametrize("past", [True, False])
+async def test_a_review_that_is_overdue_from_the_start_is_warned_of(
+    apprentice: Command, make_adapter: MakeAdapter, past: bool
+) -> None:
+    folder = make_adapter(2)
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    day = "2020-01-31" if past else "2999-01-31"
+    (folder / "manifest.yaml").write_text(yaml.safe_dump({**manifest, "review_by": day}))
+    pushed = await apprentice("adapters", "push", str(folder))
+    assert (pushed.exit_code, pushed.out.startswith("returns@v2 is verified")) == (0, True), pushed.err
+    warning = "Warning: The manifest's review_by, 2020-01-31, is past: its review is overdue from the start."
+    assert (warning in pushed.err) is past
+    again = (await apprentice("adapters", "push", str(folder), "--json")).json
+    assert len(again["warnings"]) == past
+
+
 def remove(folder: Path) -> None:
     """As somebody does by hand: it is read-only."""
     folder.chmod(0o755)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.cli.records import moment_of
 from gateway.settings import SettingsError
+from monitoring.archive import Dataset, FeedbackRow, RecordRow, write_part
+from monitoring.records import AttemptRecord
 from tests.gateway.cli.conftest import Said, run
 from tests.walks.conftest import Configure
 from tests.walks.gateway import run_gateway
@@ -107,3 +110,100 @@ def test_times_are_days_moments_and_ages() -> None:
     for wrong in ("yesterday", "7w", "", "2026-13-01", "-1h"):
         with pytest.raises(SettingsError):
             moment_of(wrong, now)
+
+
+# ---- replay ------------------------------------------------------------------------------------------
+
+
+BEGAN = 1_772_366_400.0
+
+
+def with_labels(folder: Path, tmp_path: Path, wrong: Callable[[int], bool], count: int = 700) -> None:
+    """An archive of a version's requests, one a minute, each judged by its caller ten minutes later."""
+    rows: dict[Dataset, list[msgspec.Struct]] = {"records": [], "feedback": []}
+    for number in range(count):
+        at, caller = BEGAN + 60 * number, f"caller{number % 4}"
+        place = round(at * 1000)
+        rows["records"].append(
+            RecordRow(
+                id=f"r{number}",
+                at=at,
+                endpoint="chat",
+                caller=caller,
+                model_asked="returns",
+                task="returns",
+                led_to="returns@v3",
+                version="returns@v3",
+                reason="adapter",
+                outcome="ok",
+                attempts=[AttemptRecord("small", "small-0", "returns@v3", None, 0.1)],
+                entry=f"{place}-0",
+            )
+        )
+        rows["feedback"].append(
+            FeedbackRow(
+                request=f"r{number}",
+                at=at + 600,
+                caller=caller,
+                task="returns",
+                feedback_id=f"f{number}",
+                metric="correct",
+                value_boolean=not wrong(number),
+                reviewed=False,
+                entry=f"{place + 600_000}-0",
+            )
+        )
+    for dataset, made in rows.items():
+        lines = tmp_path / f"{dataset}.jsonl"
+        lines.write_bytes(b"\n".join(msgspec.json.encode(one) for one in made))
+        write_part(dataset, lines, folder / dataset / "day=2026-03-01" / "part-0-1.parquet")
+
+
+@pytest.fixture
+def configured(configure: Configure, tmp_path: Path) -> str:
+    """A configuration with a task that is watched."""
+    path = tmp_path / "apprentice.yaml"
+    told = configure(
+        records={"archive_folder": tmp_path / "archive"}, feedback_metrics={"correct": {"kind": "boolean"}}
+    )
+    told["tasks"]["returns"] = {"monitor": {"feedback_metric": "correct"}}
+    path.write_text(json.dumps(told, default=str))
+    return str(path)
+
+
+def test_a_replay_tells_each_verdict_that_moved_with_its_evidence(configured: str, tmp_path: Path) -> None:
+    with_labels(tmp_path / "archive", tmp_path, lambda number: number % 2 == 0 if 300 <= number < 420 else False)
+    held = ("--version", "returns@v3", "--gate-rows", "30/1000")
+    ended = run("records", "replay", "--config", configured, "--task", "returns", *held, "--json")
+    assert ended.exit_code == 0, ended.err
+    told = ended.json
+    assert told["read"] == {"records": 700, "feedback": 700, "feedback_without_record": 0, "without_a_place": 0}
+    assert [(one["from"], one["to"]) for one in told["verdict_changes"]] == [
+        ("healthy", "degraded"),
+        ("degraded", "healthy"),
+    ]
+    slipped, recovered = told["verdict_changes"]
+    assert BEGAN + 300 * 60 < slipped["at"] < BEGAN + 345 * 60 < recovered["at"]
+    assert slipped["evidence"][0]["stream"] == "feedback"
+    assert slipped["evidence"][0]["alarming"]
+    assert 300 < slipped["labels"] < 345
+    version = told["versions"]["returns@v3"]
+    assert (version["verdict"], version["requests"], version["labels"]) == ("healthy", 700, 700)
+    shown = run("records", "replay", "--config", configured, *held)
+    assert "healthy to degraded" in shown.out
+    assert "Read 700 records and 700 judgements." in shown.out
+    assert run("records", "replay", "--config", configured, "--until", "2026-03-01T14:00").out.count("to degraded") == 0
+
+
+def test_what_can_not_be_replayed_is_one_line(configured: str, tmp_path: Path) -> None:
+    for words, told in (
+        ((), "There are no records"),
+        (("--task", "nobody"), "The configuration has no task nobody"),
+        (("--baseline", "0.1"), "name it with --version"),
+        (("--version", "returns@v3", "--baseline", "2"), "a rate from"),
+        (("--version", "returns@v3", "--gate-rows", "7/5"), "not as in 50/1000"),
+        (("--version", "returns@v3", "--gate-rows", "7/50", "--baseline", "0.1"), "one of them"),
+    ):
+        ended = run("records", "replay", "--config", configured, *words)
+        assert (ended.exit_code, ended.out) == (2, ""), ended
+        assert told in ended.err

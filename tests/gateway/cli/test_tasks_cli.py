@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -82,20 +83,22 @@ async def test_a_baseline_is_counted_or_accepted(gateway: RunningGateway, appren
 
 
 async def test_a_change_is_announced_and_taken_back(gateway: RunningGateway, apprentice: Command) -> None:
-    words = ("--effective", "2099-01-01", "--note", "60 days to return.", "--until", "2099-02-01T09:30:00Z")
+    year = datetime.now(UTC).year + 3
+    words = ("--effective", f"{year}-01-01", "--note", "60 days to return.", "--until", f"{year}-02-01T09:30:00Z")
     first, second, third = (await ok(apprentice, "tasks", "changed", "returns", *words)).out.splitlines()
-    assert first == "returns changes from 2099-01-01 00:00:00Z on: returns@v1 stale then."
-    assert second == "The rule changed-returns sends its requests to general until 2099-02-01 09:30:00Z."
+    assert first == f"returns changes from {year}-01-01 00:00:00Z on: returns@v1 stale then."
+    assert second == f"The rule changed-returns sends its requests to general until {year}-02-01 09:30:00Z."
     assert third.startswith("Training is asked for: ")
-    assert "from 2099-01-01 00:00:00Z to 2099-02-01 09:30:00Z" in (await ok(apprentice, "overrides", "list")).out
+    assert f"from {year}-01-01 00:00:00Z to {year}-02-01 09:30:00Z" in (await ok(apprentice, "overrides", "list")).out
     shown = (await ok(apprentice, "adapters", "show", "returns@v1")).out
-    assert re.search(r"(?m)^stale from +2099-01-01 00:00:00Z$", shown)
-    assert "stale from 2099" in (await ok(apprentice, "tasks", "list")).out
+    assert re.search(rf"(?m)^stale from +{year}-01-01 00:00:00Z$", shown)
+    assert f"stale from {year}" in (await ok(apprentice, "tasks", "list")).out
     said = await ok(apprentice, "tasks", "changed", "returns", "--undo")
     assert said.out == "returns does not change: its versions are not stale, its rule is gone.\n"
-    said = await ok(apprentice, "tasks", "changed", "returns", "--effective", "4070908800", "--override", "none")
+    begins = int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
+    said = await ok(apprentice, "tasks", "changed", "returns", "--effective", str(begins), "--override", "none")
     assert "The rule" not in said.out
-    assert said.out.startswith("returns changes from 2099-01-01 00:00:00Z on")
+    assert said.out.startswith(f"returns changes from {year}-01-01 00:00:00Z on")
 
 
 async def test_what_was_judged_bad_is_listed_shown_exported_and_closed(
@@ -114,9 +117,10 @@ async def test_what_was_judged_bad_is_listed_shown_exported_and_closed(
     assert re.search(r"(?m)^examples +2 of 2 are kept; 1 can be evaluated$", shown)
     path = tmp_path / "failed.jsonl"
     said = await ok(apprentice, "retraining", "export", opened["id"], "--out", str(path), "--complete")
-    assert said.out.replace("\n", "") == f"Wrote {path}: 1 examples."
+    assert said.out.replace("\n", "") == f"Wrote {path}: 1 example."
     reader = DatasetReader(DatasetLimits(10, 10_000, 10_000))
     assert [one.id for one in [*reader.feed(path.read_bytes()), *reader.end()]] == [request_id]
+    assert said.err == ""
     told = (await ok(apprentice, "retraining", "export", opened["id"], "--out", str(path), "--json")).json
     assert told == {"file": str(path), "examples": 2}
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [other, request_id]
@@ -124,10 +128,32 @@ async def test_what_was_judged_bad_is_listed_shown_exported_and_closed(
     assert rows((await ok(apprentice, "retraining", "list", "--state", "open")).out) == []
 
 
+async def test_an_export_that_can_not_be_evaluated_says_what_it_lacks(
+    gateway: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    async with gateway.http() as http:
+        first, second = await asked(http, "A vase."), await asked(http, "A toaster.")
+        await judge(http, first, False, demonstration="accept")
+        await judge(http, second, False)
+        await stored(gateway, 2)
+        opened = await sent(http, "POST", "/admin/v1/retraining", wanted=201, task="returns", reason="The season.")
+    path = tmp_path / "failed.jsonl"
+    said = await ok(apprentice, "retraining", "export", opened["id"], "--out", str(path), "--complete")
+    assert path.read_bytes() == b""
+    assert said.err.startswith("Of 2 examples, 2 have no text")
+    assert "1 have no demonstration" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "exit_code", "said"),
     [
-        (("why", "nothing"), 1, "The configuration has no task 'nothing'"),
+        (("why", "nothing"), 1, "The configuration has no task 'nothing'. It has returns."),
+        (("why", "returns@v1"), 1, "The configuration has no task 'returns@v1'. It has returns."),
+        (("tasks", "changed", "returns", "--effective", "99999999999"), 1, "--effective is 5138-11-16: a change is at"),
+        (("tasks", "changed", "returns", "--effective", "1999-01-01"), 1, "is at most 1 year past and 5 years to come"),
+        (("tasks", "changed", "returns", "--effective", "soon"), 1, ": --effective: it must be a date"),
+        (("tasks", "pin", "returns", "returns@v1", "--reason", "  "), 1, "--reason: it is blank: say it in words."),
+        (("tasks", "pin", "returns", "returns@v1", "--reason", "a", "--until", "1999-01-01"), 1, "--until: A pin has"),
         (("tasks", "changed", "returns"), 2, "Give --effective with a date"),
         (("tasks", "changed", "returns", "--effective", "soon"), 1, "a date or a time as in 2026-12-01"),
         (("tasks", "changed", "returns", "--effective", "nan"), 1, "a date or a time as in 2026-12-01"),
@@ -137,7 +163,12 @@ async def test_what_was_judged_bad_is_listed_shown_exported_and_closed(
         (("tasks", "pin", "returns", "returns@v1"), 2, "--reason"),
         (("tasks", "release", "returns", "returns@v1"), 1, "neither pinned nor held"),
         (("tasks", "undo", "returns", "nothing"), 1, "there is no 'nothing'"),
-        (("tasks", "baseline", "returns", "returns@v1", "feedback", "--reason", "a"), 1, "give either accept"),
+        (("tasks", "baseline", "returns", "returns@v1", "feedback", "--reason", "a"), 1, "give either --accept"),
+        (
+            ("tasks", "baseline", "returns", "returns@v1", "reviewed", "--evaluation", "nothing", "--reason", "a"),
+            1,
+            "There is no evaluation 'nothing' of returns@v1.",
+        ),
         (("tasks", "baseline", "returns", "returns@v1", "weather", "--accept", "--reason", "a"), 1, "stream"),
         (("retraining", "show", "nothing"), 1, "There is no request to train 'nothing'"),
         (("retraining", "export", "../etc"), 2, "is no request's id"),

@@ -85,7 +85,7 @@ async def test_a_refusal_ends_with_one_full_stop_and_names_things_as_they_were_w
     canary = ("canary", "returns@v2", "--share", "0.2", "--auto")
     for words, told in (
         ((*canary, "--alpha", "7"), "alpha is 7"),
-        ((*canary, "--margin", "0.02", "--shadow-harm-margin", "0.4"), "shadow_harm_margin is 0.4"),
+        ((*canary, "--margin", "0.02", "--shadow-harm-margin", "0.4"), "--shadow-harm-margin is 0.4"),
         (("promote", "returns@v2", "--expected-generation", "9"), "read it and try again. (stale_generation)"),
         (("promote", "no task@v1"), "'no task'"),
         (("show", "returns@v 9"), "'returns@v 9'"),
@@ -95,6 +95,13 @@ async def test_a_refusal_ends_with_one_full_stop_and_names_things_as_they_were_w
         assert (refused.exit_code, told in refused.err) == (1, True), refused.err
         assert re.fullmatch(r"apprentice: .*[^.]\. \(\w+\)\n", refused.err), refused.err
         assert "%" not in refused.err
+
+
+def test_a_checked_configuration_is_counted_in_words_that_fit(tmp_path: Path) -> None:
+    path = tmp_path / "apprentice.yaml"
+    path.write_text("pools: {general: {base_model: base, replicas: [{name: a, url: 'http://127.0.0.1:1'}]}}\n")
+    said = run("check", "--config", str(path))
+    assert said.out.replace("\n", "") == f"{path} is valid: 1 pool, 1 replica, 0 tasks."
 
 
 async def test_a_share_is_written_in_one_way(staged: Command) -> None:

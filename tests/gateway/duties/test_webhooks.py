@@ -98,6 +98,60 @@ async def test_what_is_refused_is_sent_again_when_it_is_due_and_not_before(
     assert (meters.webhooks.cell("retried").value, meters.webhooks.cell("sent").value) == (2, 1)
 
 
+async def test_after_an_outage_the_messages_of_a_task_come_in_order(redis: Redis, http: httpx.AsyncClient) -> None:
+    out = Webhooks(redis, http, Meters())
+    async with receiver(503) as there:
+        await out.add("returns-1", {"task": "returns"})
+        await out.deliver(settings(there.port))
+        await out.add("returns-2", {"task": "returns"})
+        await out.add("claims-1", {"task": "claims"})
+        await out.deliver(settings(there.port))
+        assert [body["id"] for _, body in there.got] == ["returns-1", "claims-1"], "the older one of returns is not due"
+        await due_again(redis)
+        await out.deliver(settings(there.port))
+    assert [body["id"] for _, body in there.got][2:] == ["returns-1", "returns-2"]
+    assert await redis.hlen(KEY) == 0
+
+
+async def test_an_older_message_that_fails_again_holds_back_what_came_after_it(
+    redis: Redis, http: httpx.AsyncClient
+) -> None:
+    out = Webhooks(redis, http, Meters())
+    for name in ("b", "a", "c"):
+        await out.add(name, {"task": "returns"})
+    async with receiver(204, 500) as there:
+        await out.deliver(settings(there.port))
+    assert [body["id"] for _, body in there.got] == ["b", "a"]
+    assert await redis.hlen(KEY) == 2
+
+
+async def test_once_the_older_message_is_dropped_the_next_one_goes_out(redis: Redis, http: httpx.AsyncClient) -> None:
+    out = Webhooks(redis, http, Meters())
+    await out.add("returns-1", {"task": "returns"})
+    await due_again(redis, since=1.0)
+    await out.add("returns-2", {"task": "returns"})
+    async with receiver(503) as there:
+        await out.deliver(settings(there.port))
+    assert [body["id"] for _, body in there.got] == ["returns-1", "returns-2"]
+    assert await redis.hlen(KEY) == 0
+
+
+async def test_a_message_that_is_refused_for_what_it_says_holds_nothing_back(
+    redis: Redis, http: httpx.AsyncClient
+) -> None:
+    out = Webhooks(redis, http, Meters())
+    for name in ("returns-1", "returns-2"):
+        await out.add(name, {"task": "returns"})
+    async with receiver(422) as there:
+        await out.deliver(settings(there.port))
+        await out.add("returns-3", {"task": "returns"})
+        await out.deliver(settings(there.port))
+        assert [body["id"] for _, body in there.got] == ["returns-1", "returns-2", "returns-3"]
+        await due_again(redis)
+        await out.deliver(settings(there.port))
+    assert [body["id"] for _, body in there.got][3:] == ["returns-1"], "it is tried again all the same"
+
+
 async def test_a_receiver_that_is_not_there_keeps_nothing_waiting_for_ever(
     redis: Redis, http: httpx.AsyncClient
 ) -> None:

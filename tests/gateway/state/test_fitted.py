@@ -14,7 +14,8 @@ from gateway.state.snapshot import Deployed, SnapshotKeeper
 from router.confidence import NAMES, Calibration, ConfidenceModel
 from router.packing import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
-from serving.adapters.registry import Registry, Version
+from serving.adapters.entries import Version
+from serving.adapters.registry import Registry
 from serving.shelf import GENERATION_KEY, Shelf
 from tests.walks.coverage_world import model_of
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from gateway.state.reviews import Kept, Leased, NoneLeft, Review, ReviewStore, Skip
+from gateway.state.reviews import DELETED_AT_ONCE, Kept, Leased, NoneLeft, Review, ReviewStore, Skip
 
 DAY = 86_400.0
 START = 1_800_000_000.0
@@ -183,3 +183,62 @@ async def test_without_a_clock_of_its_own_it_goes_by_that_of_redis(redis: Redis)
     found = await store.next("returns", "anna", 60.0, DAY)
     assert isinstance(found, Leased)
     assert found.until == pytest.approx(seconds + micros / 1e6 + 60, abs=5)
+
+
+async def texts(redis: Redis) -> set[str]:
+    """The ids of the requests of which texts are kept."""
+    keys = [key.decode() async for key in redis.scan_iter("apprentice:review*:r[0-9]*")]
+    return {key.rpartition(":")[2] for key in keys}
+
+
+async def test_the_texts_of_one_request_are_deleted_and_the_others_wait_on(store: ReviewStore, redis: Redis) -> None:
+    for number in (1, 2, 3):
+        await keep(store, number)
+    assert await taken(store, "anna") == "r1"
+    await store.answer("returns", "r2", True, 14 * DAY)
+    assert await store.delete("returns", "r1") == (1, 0)
+    assert await store.delete("returns", "r1") == (0, 0)
+    assert await store.delete("clauses", "r3") == (0, 0)
+    assert await store.delete("returns", "r2") == (0, 1)
+    assert await texts(redis) == {"r3"}
+    assert await taken(store, "anna") == "r3"
+    told = await store.counts("returns", 14 * DAY)
+    assert (told.waiting, told.leased, told.drawn, told.answered) == (1, 1, 3, 1)
+
+
+async def test_all_texts_of_a_task_are_deleted_however_many_and_of_no_other(store: ReviewStore, redis: Redis) -> None:
+    for number in range(DELETED_AT_ONCE + 5):
+        await keep(store, number, budget=2000, waiting_max=2000)
+    for number in range(3):
+        await store.answer("returns", f"r{number}", True, 14 * DAY)
+    await store.keep(review(9000, "clauses"), 10, 14 * DAY)
+    assert await store.delete("returns") == (DELETED_AT_ONCE + 2, 3)
+    assert await texts(redis) == {"r9000"}
+    assert (await store.counts("returns", 14 * DAY)).drawn == DELETED_AT_ONCE + 5
+    assert await store.delete("returns") == (0, 0)
+
+
+async def test_a_review_counts_as_entered_for_who_was_given_it_once_the_audit_has_it(store: ReviewStore) -> None:
+    await keep(store, 1)
+    entered = []
+    for step in range(3):
+        found = await store.next("returns", "anna", 60.0, 14 * DAY)
+        assert isinstance(found, Leased)
+        entered.append((found.new, found.entered))
+        if step == 1:
+            await store.note_entered("returns", "anna", "r1", 14 * DAY)
+    assert entered == [(True, False), (False, False), (False, True)]
+    await store.skip("returns", Skip(request_id="r1", by="anna", reason=""), 14 * DAY)
+    other = await store.next("returns", "ben", 60.0, 14 * DAY)
+    assert isinstance(other, Leased)
+    assert not other.entered
+
+
+async def test_no_text_outlives_its_retention(redis: Redis, store: ReviewStore) -> None:
+    await keep(store, 1)
+    await keep(store, 2)
+    await store.next("returns", "anna", 60.0, 14 * DAY)
+    await store.answer("returns", "r2", True, 7 * DAY)
+    left = {key: await redis.pttl(f"apprentice:{key}") / 1000 for key in ("review:r1", "reviewed:r2")}
+    assert left["review:r1"] == pytest.approx(14 * DAY, abs=60)
+    assert left["reviewed:r2"] == pytest.approx(7 * DAY, abs=60)

@@ -7,11 +7,12 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import Caller
-from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
-from router.policy import AttemptLimits, TaskPolicy
+from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper, shelf_of
+from router.policy import AttemptLimits, Shift, TaskPolicy
+from serving.adapters.entries import AliasEntry, Rollout, Version
 from serving.adapters.placement import Placement
-from serving.adapters.registry import Registry, Version
-from serving.shelf import Shelf
+from serving.adapters.registry import Registry
+from serving.shelf import Shelf, Stale, Unreadable
 
 TASK = "returns"
 V1, V2 = f"{TASK}@v1", f"{TASK}@v2"
@@ -100,11 +101,11 @@ async def test_what_is_deleted_is_in_no_later_snapshot(keeper: SnapshotKeeper, r
 
 
 async def test_the_health_that_a_newer_gateway_writes_freezes_nothing(keeper: SnapshotKeeper, redis: Redis) -> None:
-    shelf, version = Shelf(redis, "health"), {"verdict": "degraded", "kept": 0.5, "to": "general"}
+    shelf, version = Shelf(redis, "health"), {"verdict": "degraded", "kept": 0.5, "to": "standby", "to_version": V2}
     action = {"id": "1", "at": 1.0, "kind": "of a newer gateway", "version": V1, "because": ""}
     await shelf.put(TASK, {"versions": {V1: version}, "actions": [action]})
     before = await keeper.refresh()
-    assert before.policy.shifts[V1].kept == 0.5
+    assert before.policy.shifts == {V1: Shift(0.5, "standby", V2)}
     assert before.health[TASK].actions[0].kind == "of a newer gateway"
     await shelf.put(TASK, {"versions": {V1: {**version, "verdict": "of a newer gateway"}}})
     await shelf.put("clauses", {"versions": {V2: "damaged"}})
@@ -113,3 +114,170 @@ async def test_the_health_that_a_newer_gateway_writes_freezes_nothing(keeper: Sn
     after = await keeper.refresh()
     assert after.versions[V2].state == "quarantined"
     assert (after.policy.shifts[V1].kept, set(after.health), dict(after.retraining)) == (0.5, {TASK}, {})
+
+
+# ---- what a newer release has written ------------------------------------------------------------
+
+NEWER = {
+    "versions": (V2, {"state": "paused"}),
+    "aliases": (TASK, {"mirrored": {V2: 0.5}}),
+    "placements": (f"small-0/{V2}", {"state": "warming"}),
+    "callers": ("caller2", {"limits": {"images_per_minute": 1}}),
+    "overrides": ("rule 2", {"tool": "refund"}),
+}
+"""Of each kind an object, and what a newer release has set on it: a value, or a field, that this one does not know."""
+
+
+async def write_newer(redis: Redis, kind: str) -> bytes:
+    """Let a newer release change an object of the kind; what it has written."""
+    name, change = NEWER[kind]
+    before = await Shelf(redis, kind).get(name)
+    assert before is not None
+    await Shelf(redis, kind).put(name, {**before, **change})
+    return await written(redis, kind)
+
+
+async def written(redis: Redis, kind: str) -> bytes:
+    return (await Shelf(redis, kind).written())[NEWER[kind][0]]
+
+
+async def change_others(redis: Redis) -> None:
+    """Change an object of each kind that this release can read; of aliases one of another task is new."""
+    await Registry(redis).move(f"{TASK}@v3", "staging")
+    await Shelf(redis, "aliases").put("clauses", {"weights": {"clauses@v1": 1.0}})
+    placement = Placement(replica="small-0", version=V1, state="closing", path="")
+    await Shelf(redis, "placements").put(placement.key, placement.to_json())
+    await Shelf(redis, "callers").put("caller1", Caller("caller1", "now", "caller", "", frozenset({"*"})).to_json())
+    await Shelf(redis, "overrides").put("rule 1", {"action": "refuse"})
+
+
+async def state_of(redis: Redis, name: str) -> str:
+    return str((await Shelf(redis, "versions").all())[name]["state"])
+
+
+@pytest.mark.parametrize("kind", NEWER)
+async def test_one_that_a_newer_release_has_written_keeps_no_other_from_being_read(
+    keeper: SnapshotKeeper, redis: Redis, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await Shelf(redis, "versions").put(f"{TASK}@v3", msgspec.to_builtins(version(3)))
+    before = await keeper.refresh()
+    await write_newer(redis, kind)
+    await change_others(redis)
+    for _ in range(2):
+        await Shelf(redis, "cordons").put("small-0", {})
+        after = await keeper.refresh()
+    assert after.versions[f"{TASK}@v3"].state == "staging"
+    assert set(after.aliases) == {TASK, "clauses"}
+    assert after.placements["small-0", V1].state == "closing"
+    assert after.callers["caller1"].name == "now"
+    assert [rule.action for rule in after.policy.overrides if rule.id == "rule 1"] == ["refuse"]
+    told = {
+        "versions": after.versions[V2] is before.versions[V2],
+        "aliases": after.aliases[TASK] is before.aliases[TASK],
+        "placements": after.placements["small-0", V2] is before.placements["small-0", V2],
+        "callers": "caller2" not in after.callers,
+        "overrides": [rule.id for rule in after.policy.overrides] == ["rule 1"],
+    }
+    assert told[kind], "it is passed over as a whole, and safely"
+    assert len([line for line in caplog.messages if NEWER[kind][0] in line]) == 1
+
+
+@pytest.mark.parametrize("kind", NEWER)
+async def test_one_that_a_newer_release_has_written_is_absent_where_it_was_never_read(
+    keeper: SnapshotKeeper, redis: Redis, kind: str
+) -> None:
+    await write_newer(redis, kind)
+    snapshot = await keeper.refresh()
+    found = {
+        "versions": snapshot.versions,
+        "aliases": snapshot.aliases,
+        "placements": {f"{replica}/{name}" for replica, name in snapshot.placements},
+        "callers": snapshot.callers,
+        "overrides": {rule.id for rule in snapshot.policy.overrides},
+    }
+    absent = {other: NEWER[other][0] for other in NEWER if NEWER[other][0] not in found[other]}
+    assert absent == {kind: NEWER[kind][0]}
+    assert snapshot.unreadable == ({V2} if kind == "versions" else set())
+
+
+@pytest.mark.parametrize("kind", NEWER)
+async def test_what_a_newer_release_has_written_is_never_written_over(
+    keeper: SnapshotKeeper, redis: Redis, kind: str
+) -> None:
+    await keeper.refresh()
+    newer, name = await write_newer(redis, kind), NEWER[kind][0]
+    shelf = shelf_of(redis, kind)
+    generation = (await shelf.generations())[name]
+    for expected in (None, generation):
+        with pytest.raises(Unreadable):
+            await shelf.put(name, {}, expected)
+        with pytest.raises(Unreadable):
+            await shelf.delete(name, expected)
+    with pytest.raises(Stale):
+        await shelf.put(name, {}, generation - 1)
+    assert await written(redis, kind) == newer
+    assert (await shelf.generations())[name] == generation
+
+
+async def test_no_step_of_the_registry_moves_what_a_newer_release_has_written(redis: Redis) -> None:
+    registry = Registry(redis)
+    for number in (1, 2):
+        await Shelf(redis, "versions").put(f"{TASK}@v{number}", msgspec.to_builtins(version(number)))
+    await registry.promote(TASK, V1)
+    alias = await write_newer(redis, "aliases")
+    for step in (registry.promote(TASK, V2), registry.withdraw(V2), registry.roll_back(TASK, V2)):
+        with pytest.raises(Unreadable):
+            await step
+    assert await written(redis, "aliases") == alias
+    assert [await state_of(redis, name) for name in (V1, V2)] == ["active", "ready"]
+
+
+async def test_an_alias_takes_no_step_away_from_a_version_that_a_newer_release_has_moved(redis: Redis) -> None:
+    for number in (1, 2):
+        await Shelf(redis, "versions").put(f"{TASK}@v{number}", msgspec.to_builtins(version(number)))
+    await Registry(redis).promote(TASK, V2)
+    newer = await write_newer(redis, "versions")
+    with pytest.raises(Unreadable):
+        await Registry(redis).promote(TASK, V1)
+    with pytest.raises(Unreadable):
+        await Registry(redis).move(V2, "quarantined")
+    assert await written(redis, "versions") == newer
+    assert (await Registry(redis).aliases())[TASK].weights == {V2: 1.0}
+
+
+UP_TO_NOW = {
+    Version: "name task number pool state digest base_fingerprint rank size_bytes manifest manifest_digest created_at"
+    " created_by changed_at signed_by signature note",
+    AliasEntry: "weights salt shadow previous rollout",
+    Rollout: "version share started_at by plan",
+    Placement: "replica version state path life stack since ghosts failures retry_at wrong note",
+}
+
+
+@pytest.mark.parametrize("kind", UP_TO_NOW)
+def test_a_field_that_is_new_is_left_out_where_it_is_not_used(kind: type[msgspec.Struct]) -> None:
+    """Else no gateway of the release before could read anything that this one writes."""
+    fresh = {
+        Version: version(1),
+        AliasEntry: AliasEntry(weights={V1: 1.0}),
+        Rollout: Rollout(version=V1, share=0.1, started_at=0.0, by=""),
+        Placement: Placement(replica="small-0", version=V1, state="ready", path=""),
+    }[kind]
+    assert set(msgspec.to_builtins(fresh)) == set(UP_TO_NOW[kind].split())
+
+
+def test_a_callers_field_that_is_new_is_left_out_where_it_is_not_used() -> None:
+    caller = Caller("caller1", "shop", "caller", "", frozenset({"*"}))
+    assert set(caller.to_json()) == {"name", "role", "secret_digest", "models", "expires_at"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"role": "auditor"}, {"models": None}, {"networks": ["10.0.0.0/8"]}, {"limits": {"usd_per_year": 1}},
+     {"former": {"secret_digest": "", "until": 1.0, "revoked": True}}],
+)  # fmt: skip
+def test_no_caller_is_made_of_what_this_release_does_not_know(change: dict[str, object]) -> None:
+    raw = Caller("caller1", "shop", "caller", "", frozenset({"*"})).to_json()
+    assert Caller.from_json("caller1", raw).role == "caller"
+    with pytest.raises(msgspec.ValidationError):
+        Caller.from_json("caller1", {**raw, **change})

@@ -7,16 +7,19 @@ import re
 
 import pytest
 
+from monitoring.dashboards.queries import TASK, TUNING_DAYS, saved
 from monitoring.dashboards.write import FOLDER, written
 from monitoring.metric_table import METRICS
 from tests.monitoring.dashboards.boards import BOARDS, Json, all_panels, panels
-from tests.monitoring.test_alerts import ALERTS, readable, rules_in
+from tests.monitoring.test_alerts import ALERTS, ROOT, readable, rules_in
 
 PANELS = [pytest.param(panel, id=f"{name}: {panel['title']}") for name, panel in all_panels()]
 COUNTERS = {spec.name for spec in METRICS if spec.kind == "counter"} | {
     f"{spec.name}_{part}" for spec in METRICS if spec.kind == "histogram" for part in ("bucket", "sum", "count")
 }
 NAMES = re.compile(r"[a-z]*:?apprentice_[a-z0-9_:]+")
+NET_SAVING = "task:apprentice_net_saving_usd:increase7d"
+SAVED = "apprentice_saving_usd_total"
 LABELS = {label for spec in METRICS for label in spec.labels} | {"instance", "le", "part"}
 
 
@@ -105,3 +108,15 @@ def test_every_metric_of_the_monitor_is_shown_or_alerted_on() -> None:
         for name in ("verdict", "webhooks_total")
     )
     assert {spec.name for spec in METRICS[first : last + 1]} <= shown
+
+
+def test_the_net_saving_is_one_sum_in_the_rule_on_the_dashboards_and_in_the_document() -> None:
+    (rule,) = (one["expr"] for one in rules_in(*ALERTS) if one.get("record") == NET_SAVING)
+    over_all = saved("task", "7d", "7").replace(f"{{{TASK}}}", "").replace(f"{TASK}, ", "")
+    assert re.sub(r"\s", "", rule) == re.sub(r"\s", "", over_all)
+    shown = [target["expr"] for _, panel in all_panels() for target in panel["targets"] if SAVED in target["expr"]]
+    assert shown == [saved("", "$__range", "$__range_s / 86400"), saved("part", "1h", "1 / 24")]
+    document = (ROOT / "docs" / "estimation.md").read_text(encoding="utf-8")
+    assert f"- tuning · days of the window / {TUNING_DAYS}**" in document
+    parts = re.findall(r"^\| \w+ \| .* \| `(apprentice_\w+)[^|]*` \|$", document, re.MULTILINE)
+    assert parts == NAMES.findall(over_all)

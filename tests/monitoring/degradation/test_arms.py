@@ -11,7 +11,7 @@ import pytest
 
 from monitoring.degradation.detectors import estimates
 from monitoring.degradation.streams import arms
-from monitoring.degradation.streams.arms import Arm, Found
+from monitoring.degradation.streams.arms import Arm, Found, Noted, Right
 from monitoring.degradation.streams.reckoning import Reckoning, replay
 from monitoring.degradation.streams.seen import Given, Seen
 from monitoring.degradation.streams.steps import Step
@@ -21,7 +21,7 @@ from tests.monitoring.degradation.traffic import MORNING, PLAN, V2, V3, at, said
 WORSE, BETTER, SAME = (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)
 
 
-def judged(rights: Sequence[tuple[float, float]], callers: Sequence[str] = (), begin: float = 0.0) -> Arm:
+def judged(rights: Sequence[Right], callers: Sequence[str] = (), begin: float = 0.0) -> Arm:
     """An arm with a pair a second, each judged by a trusted caller, or by one of these callers in turn."""
     arm = Arm(other="general")
     for number, right in enumerate(rights):
@@ -68,6 +68,65 @@ def test_the_bounds_are_those_of_the_paper_with_a_spread_that_is_never_0() -> No
 def test_an_arm_that_is_worse_has_an_upper_bound_below_0() -> None:
     assert found(judged([WORSE] * 40)).advantage_high < -0.5
     assert found(judged([BETTER] * 40)).advantage_low > 0.5
+
+
+def told_by_labels(number: int, draw: random.Random, rates: tuple[float, float], demonstrated: bool = False) -> Right:
+    """What is known of a pair of which the version and the other are right so often. Each answers half of the requests;
+    a label says whether what was answered is right, and right answers are alike in four of five."""
+    version, other = (draw.random() < rate for rate in rates)
+    own_served = number % 2 == 0
+    words = [
+        f"right-{draw.random() < 0.2}" if right else f"wrong-{place}-{number}"
+        for place, right in enumerate((version, other))
+    ]
+    shadow, served = (words[1], words[0]) if own_served else (words[0], words[1])
+    noted = Noted(
+        shadow="general" if own_served else V3,
+        served=V3 if own_served else "general",
+        judge="normal",
+        digest=shadow,
+        served_digest=served,
+    )
+    if demonstrated:
+        return float(version), float(other)
+    right = arms.rightness(noted, V3, 1.0 - float(version if own_served else other), None)
+    assert right is not None
+    return right
+
+
+def test_labels_of_what_was_answered_never_show_a_better_arm_to_be_worse() -> None:
+    """What they leave open counts for the other arm in the upper bound, and for the version in the lower one."""
+    for run in range(200):
+        draw, arm = random.Random(f"open {run}"), Arm(other="general")
+        for number in range(240):
+            right = told_by_labels(number, draw, (0.6, 0.9))
+            arm = arms.with_label(arms.with_pair(arm, number, None), number, right, None)
+            if number % 40 == 39:
+                seen = found(arm)
+                assert seen.advantage_high >= 0.3
+                assert seen.advantage_low <= 0.3
+
+
+def test_demonstrations_show_a_worse_arm_to_be_worse_and_a_better_one_better() -> None:
+    for rates, side in (((0.9, 0.6), -1), ((0.6, 0.9), 1)):
+        draw, arm = random.Random(f"both {side}"), Arm(other="general")
+        for number in range(240):
+            right = told_by_labels(number, draw, rates, demonstrated=True)
+            arm = arms.with_label(arms.with_pair(arm, number, None), number, right, None)
+        seen = found(arm)
+        assert (seen.advantage_high < 0.0) is (side < 0)
+        assert (seen.advantage_low > 0.0) is (side > 0)
+
+
+def test_the_quality_of_an_arm_is_that_of_labels_of_its_own_answers() -> None:
+    arm = judged([(1.0, None), (0.0, None)] * 30)
+    seen = found(arm)
+    assert seen.version is not None
+    assert (seen.version.mean, seen.version.labels, seen.other) == (0.5, 60, None)
+    mixed = judged([(1.0, None), (None, 1.0)] * 30)
+    assert found(mixed).other is not None, "half of the labels are of its answers"
+    few = judged([(1.0, None), (1.0, None), (None, 1.0)] * 30)
+    assert found(few).other is None
 
 
 # ---- whose word counts ----------------------------------------------------------------------------
@@ -130,7 +189,7 @@ def test_blocks_are_few_and_lose_no_label() -> None:
     arm = judged([BETTER] * 3000)
     assert len(arm.blocks) < arms.BLOCKS_MAX
     assert sum(block.pairs for block in arm.blocks) == 3000
-    assert sum(block.sure.difference.labelled for block in arm.blocks) == 3000
+    assert sum(block.sure.difference.low.labelled for block in arm.blocks) == 3000
     assert len(judged([SAME] * 9000, ["one", "two"]).blocks) <= arms.BLOCKS_MAX
     assert msgspec.json.decode(msgspec.json.encode(arm), type=Arm) == arm
 

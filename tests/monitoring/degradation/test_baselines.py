@@ -72,3 +72,12 @@ def test_a_baseline_carries_its_evidence_and_goes_through_json_unchanged() -> No
     assert msgspec.json.decode(msgspec.json.encode(baseline), type=Baseline, strict=True) == baseline
     stated = baselines.stated(0.1, at=2.0, by="sk-app-1", source="a promise to the department")
     assert (stated.kind, stated.upper, baselines.rate(stated)) == ("admin", 0.1, None)
+
+
+def test_what_was_counted_is_a_baseline_where_a_stream_could_be_held_against_it() -> None:
+    found = baselines.counted("gate", 2, 20, at=1.0, by="system", source="evaluation 1")
+    assert found == baselines.measured("gate", 2, 20, at=1.0, by="system", source="evaluation 1")
+    with pytest.raises(ValueError, match="19 were judged, and a baseline takes at least 20"):
+        baselines.counted("gate", 0, 19, at=1.0, by="system", source="")
+    with pytest.raises(ValueError, match="could never alarm"):
+        baselines.counted("admin", 40, 40, at=1.0, by="sk-app-1", source="")

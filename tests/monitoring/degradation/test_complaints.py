@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation.detectors import complaints, delays
+from monitoring.degradation.detectors import complaints, delays, leaving_out
 from monitoring.degradation.detectors.complaints import RATIOS, Complaints
 from monitoring.degradation.detectors.delays import AGES, DAY_SECONDS, HOURS, TICK_SECONDS, Delays
+from monitoring.degradation.streams import complaint_tracks
+from monitoring.degradation.streams.complaint_tracks import ComplaintTrack
 
 NOON = 20_000 * DAY_SECONDS
 HOUR = 3600.0
@@ -60,13 +62,27 @@ def after(state: Complaints, events: Iterator[tuple[float, float | None]]) -> Co
     return state
 
 
+def tracked() -> ComplaintTrack:
+    """A stream of one caller's, whose delays are known."""
+    return complaint_tracks.start("returns@v3", NOON, known())
+
+
+def heard(track: ComplaintTrack, events: Iterator[tuple[float, float | None]]) -> ComplaintTrack:
+    alone = leaving_out.digest(track.complainers, "only")
+    for now, about in events:
+        if about is None:
+            track = complaint_tracks.served(track, "only", now)
+        else:
+            track = complaint_tracks.complained(track, "only", about, now, alone)
+    return track
+
+
 def test_nothing_alarms_before_anything_is_known() -> None:
     state = complaints.start(NOON)
     assert complaints.learns(state)
     for _ in range(30):
         state = complaints.complained(complaints.served(state, NOON), NOON, NOON)
     assert complaints.log_e(state) == -700.0
-    assert not complaints.alarms(state, 100, 0.05)
     assert sum(state.reference.events if state.reference else ()) == 30
 
 
@@ -104,7 +120,7 @@ def test_what_is_expected_of_a_request_over_its_life_is_the_complaint_rate() -> 
     for tick in range(288):
         state = complaints.served(state, NOON + tick * TICK_SECONDS, 100)
     state = complaints.advanced(state, NOON + 5 * DAY_SECONDS)
-    assert complaints.expected(state) == pytest.approx(288 * 100 * 0.05, rel=0.05)
+    assert state.expected == pytest.approx(288 * 100 * 0.05, rel=0.05)
     assert delays.complaint_rate(known(0.05)) == pytest.approx(0.05, rel=0.03)
 
 
@@ -142,63 +158,59 @@ def test_the_bets_stand_as_reckoned_by_hand() -> None:
     for ratio, log in zip(RATIOS, mu[1].logs, strict=True):
         assert log == pytest.approx(math.log(first) + math.log(ratio) - (ratio - 1) * behind[1])
     assert max(mu[0].logs) < -690.0
-    assert (mu[0].requests, mu[1].requests, complaints.seen(state)) == (999, 499, 2)
+    assert (mu[0].requests, mu[1].requests, state.seen) == (999, 499, 2)
 
 
 def test_versions_that_do_not_change_alarm_as_rarely_as_stated() -> None:
     alarmed = sum(
-        complaints.alarms(
-            after(complaints.start(NOON, known()), traffic(random.Random(seed), 72, 60, 0.05)), 60 * 72 * 0.055, 0.05
-        )
+        complaint_tracks.alarms(heard(tracked(), traffic(random.Random(seed), 72, 60, 0.05)), 60 * 72 * 0.055, 0.05)
         for seed in range(30)
     )
     assert alarmed <= 4
 
 
 def test_more_complaints_alarm_and_it_is_told_since_when() -> None:
-    state = after(complaints.start(NOON, known()), traffic(random.Random(2), 48, 100, 0.05))
-    assert not complaints.alarms(state, 3_600, 0.01)
-    worse = after(state, traffic(random.Random(3), 24, 100, 0.12, begins=state.at))
-    assert complaints.alarms(worse, 3_600, 0.01)
-    assert abs(complaints.since(worse) - state.at) < 6 * HOUR
-    assert complaints.seen(worse) > complaints.expected(worse)
+    track = heard(tracked(), traffic(random.Random(2), 48, 100, 0.05))
+    assert not complaint_tracks.alarms(track, 3_600, 0.01)
+    worse = heard(track, traffic(random.Random(3), 24, 100, 0.12, begins=track.last))
+    assert complaint_tracks.alarms(worse, 3_600, 0.01)
+    begins = complaint_tracks.begins(worse)
+    assert begins is not None
+    assert abs(begins - track.last) < 6 * HOUR
+    assert worse.detectors.whole.seen > worse.detectors.whole.expected
 
 
 def test_what_an_outage_of_the_feedback_held_back_is_no_alarm() -> None:
-    state = after(complaints.start(NOON, known()), traffic(random.Random(5), 48, 100, 0.05))
-    now, held = state.at, []
-    for at, about in traffic(random.Random(6), 24, 100, 0.05, begins=now):
-        if about is None:
-            state = complaints.served(state, at)
-        else:
-            held.append(about)
+    track = heard(tracked(), traffic(random.Random(5), 48, 100, 0.05))
+    now = track.last
+    events = list(traffic(random.Random(6), 24, 100, 0.05, begins=now))
+    held = [(now + 24 * HOUR, about) for _, about in events if about is not None]
     assert len(held) > 80
-    for about in held:
-        state = complaints.complained(state, about, now + 24 * HOUR)
-    assert not complaints.alarms(state, 3_600, 0.05)
+    asked = [(at, about) for at, about in events if about is None]
+    assert not complaint_tracks.alarms(heard(track, iter([*asked, *held])), 3_600, 0.05)
 
 
 def test_a_version_with_few_requests_does_not_alarm_by_a_few_complaints() -> None:
-    state = complaints.served(complaints.start(NOON, known()), NOON, 8)
-    for minute in range(8):
-        state = complaints.complained(state, NOON, NOON + 60 * minute)
-    assert state.expected < complaints.EXPECTED_MIN
-    assert not complaints.alarms(state, 100, 0.05)
+    few = [(NOON, None)] * 8 + [(NOON + 60.0 * minute, NOON) for minute in range(8)]
+    track = heard(tracked(), iter(few))
+    assert track.detectors.whole.expected < complaints.EXPECTED_MIN
+    assert track.detectors.whole.seen >= complaints.SEEN_MIN
+    assert not complaint_tracks.alarms(track, 100, 0.05)
 
 
 def test_complaints_about_what_is_not_waited_for_are_set_aside() -> None:
     state = complaints.served(complaints.start(NOON, known()), NOON)
     state = complaints.complained(state, NOON - DAY_SECONDS, NOON + 1)
     state = complaints.complained(complaints.complained(state, NOON, NOON + 2), NOON, NOON + 3)
-    assert (state.set_aside, complaints.seen(state)) == (2, 1)
+    assert (state.set_aside, state.seen) == (2, 1)
 
 
 def test_after_a_pause_nothing_is_expected_of_what_was_asked_before() -> None:
     state = complaints.served(complaints.start(NOON, known()), NOON, 1_000)
     state = complaints.advanced(state, NOON + 40 * DAY_SECONDS)
-    seen = complaints.expected(state)
+    seen = state.expected
     state = complaints.complained(complaints.advanced(state, state.at + DAY_SECONDS), NOON, state.at + DAY_SECONDS)
-    assert complaints.expected(state) == seen
+    assert state.expected == seen
     assert state.set_aside == 1
 
 

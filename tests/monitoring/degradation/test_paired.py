@@ -27,18 +27,18 @@ def after(detector: PairedSlip, seen: list[float]) -> PairedSlip:
 
 
 def alarmed(detector: PairedSlip, worse: float, better: float, pairs: int, seed: str) -> bool:
-    draw = random.Random(seed)
+    draw, bar = random.Random(seed), restarts.threshold(pairs, 0.05)
     for _ in range(pairs):
         place = draw.random()
         detector = paired.observe(detector, 1.0 if place < worse else -1.0 if place < worse + better else 0.0)
-    return paired.alarms(detector, pairs, 0.05)
+        if paired.log_e(detector) >= bar:
+            return True
+    return False
 
 
 def test_a_new_detector_has_seen_nothing() -> None:
     detector = paired.start(0.02)
-    assert paired.log_e(detector) == detector.log_max == restarts.LOG_FLOOR
-    assert paired.mean(detector) is None
-    assert paired.variance(detector) is None
+    assert paired.log_e(detector) == restarts.LOG_FLOOR
     assert paired.since(detector) == 0
     assert sum(paired.WEIGHTS) == pytest.approx(1.0)
 
@@ -68,13 +68,9 @@ def test_a_worse_pair_is_never_less_evidence(
     assert paired.log_e(paired.observe(detector, worse)) >= paired.log_e(paired.observe(detector, better)) - 1e-12
 
 
-@given(sides, margins, st.lists(st.tuples(differences, st.floats(0.01, 1)), max_size=40))
-def test_json_gives_back_the_same_detector_to_the_last_bit(
-    side: Side, margin: float, seen: list[tuple[float, float]]
-) -> None:
-    detector = paired.start(margin, side)
-    for difference, weight in seen:
-        detector = paired.observe(detector, difference, weight)
+@given(sides, margins, st.lists(differences, max_size=40))
+def test_json_gives_back_the_same_detector_to_the_last_bit(side: Side, margin: float, seen: list[float]) -> None:
+    detector = after(paired.start(margin, side), seen)
     assert msgspec.json.decode(msgspec.json.encode(detector), type=PairedSlip, strict=True) == detector
 
 
@@ -95,27 +91,19 @@ def test_harm_is_found_and_since_when_and_its_end_the_other_way_round() -> None:
     assert paired.since(detector) == 100
 
 
-def test_mean_and_variance_are_those_of_the_differences() -> None:
-    detector = after(paired.start(0.0), [1.0, 0.0, -1.0, 0.5])
-    assert paired.mean(detector) == pytest.approx(0.125)
-    assert paired.variance(detector) == pytest.approx(2.25 / 4 - 0.125**2)
-
-
 @pytest.mark.parametrize("side", ["above", "below"])
 @pytest.mark.parametrize("margin", [-0.9, 0.0, 0.9])
 @pytest.mark.parametrize("difference", [-1.0, 0.0, 1.0])
 def test_thousands_of_the_same_overflow_nothing(side: Side, margin: float, difference: float) -> None:
     detector = after(paired.start(margin, side), [difference] * 5_000)
-    assert all(math.isfinite(one) for one in (*detector.logs, detector.log_max, paired.log_e(detector)))
+    assert all(math.isfinite(one) for one in (*detector.logs, paired.log_e(detector)))
     assert msgspec.json.decode(msgspec.json.encode(detector), type=PairedSlip) == detector
 
 
-def test_what_is_no_difference_weight_or_margin_is_refused() -> None:
+def test_what_is_no_difference_or_margin_is_refused() -> None:
     for difference in (1.01, -1.5, math.nan):
         with pytest.raises(ValueError, match="within -1 and 1"):
             paired.observe(paired.start(0.0), difference)
-    with pytest.raises(ValueError, match="at most 1"):
-        paired.observe(paired.start(0.0), 0.0, 0.0)
     for margin in (0.91, -1.0, math.nan):
         with pytest.raises(ValueError, match="must lie within"):
             paired.start(margin)

@@ -10,17 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation.detectors import raters, slip
+from monitoring.degradation.detectors import leaving_out, raters, slip
 from monitoring.degradation.detectors.raters import Guarded
 
 LABELS, ALPHA = 10_000, 0.05
 names = st.sampled_from([f"caller-{n}" for n in range(20)])
 
 
+def served(found: Guarded, caller: str) -> Guarded:
+    """The detector once a request of this caller was answered."""
+    return raters.used_by(found, leaving_out.served(found.callers, caller))
+
+
 def guarded(*callers: str) -> Guarded:
     found = raters.start(0.05, "returns@v3")
     for caller in callers:
-        found = raters.served(found, caller)
+        found = served(found, caller)
     return found
 
 
@@ -42,8 +47,19 @@ def test_one_caller_or_one_rater_who_sends_only_bad_labels_moves_no_verdict(shar
     for n in range(4):
         found = poisoned(share, f"{share} {n}", field)
         assert not raters.alarms(found, LABELS, ALPHA)
-        assert raters.rests_on_one(found, LABELS, ALPHA) == slip.alarms(found.slip, LABELS, ALPHA)
+        assert raters.rests_on_one(found, LABELS, ALPHA) == slip.alarms(found.detectors.whole, LABELS, ALPHA)
     assert raters.rests_on_one(poisoned(0.5, "told", field), LABELS, ALPHA)
+
+
+def test_evidence_of_several_that_is_not_enough_yet_rests_on_nobody() -> None:
+    """Three equal callers and one real slip: without any one of them it is too little."""
+    draw, found = random.Random(2), guarded("a", "b", "c")
+    for n in range(600):
+        found = raters.observe(found, float(draw.random() < 0.2), "abc"[n % 3])
+        if slip.alarms(found.detectors.whole, LABELS, ALPHA):
+            break
+    assert not raters.alarms(found, LABELS, ALPHA)
+    assert not raters.rests_on_one(found, LABELS, ALPHA)
 
 
 def test_of_a_caller_who_alone_uses_the_version_the_word_counts() -> None:
@@ -51,11 +67,11 @@ def test_of_a_caller_who_alone_uses_the_version_the_word_counts() -> None:
     for _ in range(40):
         found = raters.observe(found, 1.0, "only")
     assert raters.alarms(found, LABELS, ALPHA)
-    assert raters.log_e(found) == slip.log_e(found.slip)
+    assert raters.log_e(found) == slip.log_e(found.detectors.whole)
 
 
 def test_it_counts_no_longer_alone_once_another_caller_is_served() -> None:
-    found = raters.served(guarded("only"), "another")
+    found = served(guarded("only"), "another")
     for _ in range(40):
         found = raters.observe(found, 1.0, "only")
     assert not raters.alarms(found, LABELS, ALPHA)
@@ -66,12 +82,12 @@ def test_a_request_or_two_of_somebody_else_silence_nobody() -> None:
     """One caller's word counts while all others together have less than a twentieth of requests and of labels."""
     found = guarded("only")
     for _ in range(100):
-        found = raters.served(found, "only")
-    found = raters.served(found, "another")
+        found = served(found, "only")
+    found = served(found, "another")
     for _ in range(40):
         found = raters.observe(found, 1.0, "only")
     assert raters.alarms(found, LABELS, ALPHA)
-    assert raters.alone(found) == raters._digest("returns@v3", "only")
+    assert leaving_out.alone(found.callers) == leaving_out.digest(found.callers, "only")
 
 
 def test_of_raters_of_one_caller_a_single_label_silences_nobody_either() -> None:
@@ -85,17 +101,17 @@ def test_who_uses_a_version_little_moves_no_verdict_by_much_feedback() -> None:
     """It has a fiftieth of the requests, and gives nearly all labels: the others' requests ask for theirs."""
     found = guarded()
     for n in range(500):
-        found = raters.served(found, "attacker" if n % 50 == 0 else "shop")
+        found = served(found, "attacker" if n % 50 == 0 else "shop")
     for _ in range(300):
         found = raters.observe(found, 1.0, "attacker")
     assert not raters.alarms(found, LABELS, ALPHA)
-    assert raters.alone(found) is None
+    assert leaving_out.alone(found.callers) is None
 
 
 def test_many_small_callers_together_ask_for_their_labels() -> None:
     found = guarded()
     for n in range(1_000):
-        found = raters.served(found, "large" if n % 10 else f"small-{n % 130}")
+        found = served(found, "large" if n % 10 else f"small-{n % 130}")
     for _ in range(300):
         found = raters.observe(found, 1.0, "large")
     assert not raters.alarms(found, LABELS, ALPHA)
@@ -116,7 +132,7 @@ def test_where_all_callers_see_a_slip_it_is_found_nearly_as_soon_as_without_the_
         at_with = at_without = 0
         for at in range(1, 2_000):
             found = raters.observe(found, float(draw.random() < 0.25), f"caller-{draw.randrange(5)}")
-            at_without = at_without or at * slip.alarms(found.slip, LABELS, ALPHA)
+            at_without = at_without or at * slip.alarms(found.detectors.whole, LABELS, ALPHA)
             at_with = at_with or at * raters.alarms(found, LABELS, ALPHA)
             if at_with:
                 break
@@ -134,10 +150,10 @@ def test_a_detector_without_a_group_is_the_detector_over_the_labels_of_all_other
     found = msgspec.structs.replace(found, share_max=share.share_max)
     for caller, bad, trusted in seen:
         found = raters.observe(found, bad, caller, trusted=trusted)
-    for at, without in enumerate(found.callers.slips):
+    for at, without in enumerate(found.detectors.without[: raters.GROUPS]):
         plain = slip.start(0.05)
         for caller, bad, trusted in seen:
-            group = raters._group(found.callers, raters._digest("returns@v3", caller))
+            group = leaving_out.group(found.callers, caller)
             if trusted or group != at:
                 plain = slip.observe(plain, bad)
         assert without is None or without == plain
@@ -149,7 +165,7 @@ def test_json_gives_back_the_same_to_the_last_bit_and_its_size_is_bounded(
 ) -> None:
     found = guarded()
     for caller, bad, rater in seen:
-        found = raters.observe(raters.served(found, caller), bad, caller, rater=rater)
+        found = raters.observe(served(found, caller), bad, caller, rater=rater)
     stored = msgspec.json.encode(found)
     assert msgspec.json.decode(stored, type=Guarded, strict=True) == found
     assert len(stored) < 10_000
@@ -159,9 +175,9 @@ def test_a_rater_among_many_weighs_no_more_than_a_fifth_of_the_latest_labels() -
     draw, found, weighed = random.Random(3), guarded("app"), []
     for n in range(1_500):
         rater = "loud" if draw.random() < 0.6 else f"rater-{n % 40}"
-        before = found.slip.weight
+        before = found.detectors.whole.weight
         found = raters.observe(found, 0.0, "app", rater=rater)
-        weighed.append((rater, found.slip.weight - before))
+        weighed.append((rater, found.detectors.whole.weight - before))
     latest = weighed[-200:]
     loud = sum(weight for rater, weight in latest if rater == "loud")
     assert loud <= 0.2 * 200 * 1.2
@@ -173,7 +189,7 @@ def test_two_raters_are_not_weighed_down_and_three_share_equally() -> None:
         found = guarded("app")
         for n in range(600):
             found = raters.observe(found, 0.0, "app", rater=f"rater-{n % count}")
-        assert found.slip.weight / 600 >= least
+        assert found.detectors.whole.weight / 600 >= least
 
 
 def test_at_the_baseline_the_guarded_detector_alarms_no_more_often_than_alpha() -> None:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from monitoring.degradation.detectors.baselines import measured
 from monitoring.degradation.streams.looking import unpacked
+from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.reckoning import Entry, Reckoning, entry, in_order, replay
 from monitoring.degradation.streams.seen import Given, Seen
 from monitoring.degradation.streams.steps import WatchedVersion
-from monitoring.degradation.streams.watch import Note, Watch
+from monitoring.degradation.streams.watch import Watch
 from tests.monitoring.degradation.test_watch import Traffic, paired_traffic, together
 from tests.monitoring.degradation.traffic import MORNING, V2, V3, at, held_out, said, served, step
 
@@ -147,8 +148,9 @@ def test_a_state_that_can_not_be_reckoned_with_stops_none_of_the_others(
     reckoning = taken(whole[0])
     known = reckoning.watches[V2]
     assert known.complaints is not None
-    odd = msgspec.structs.replace(known.complaints.whole, cohorts=())
-    complaints = msgspec.structs.replace(known.complaints, whole=odd)
+    damaged = msgspec.structs.replace(known.complaints.detectors.whole, cohorts=())
+    detectors = msgspec.structs.replace(known.complaints.detectors, whole=damaged)
+    complaints = msgspec.structs.replace(known.complaints, detectors=detectors)
     signals: Any = {"length": None}
     reckoning.watches[V2] = msgspec.structs.replace(known, complaints=complaints, signals=signals)
     for _ in range(2):

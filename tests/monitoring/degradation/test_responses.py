@@ -20,6 +20,7 @@ from monitoring.degradation.verdicts.health import (
 )
 from monitoring.degradation.verdicts.plan import RESPONSES, Plan
 from monitoring.degradation.verdicts.responses import ResponseError, pin, release, respond, undo
+from monitoring.degradation.verdicts.reviewing import are_raised
 from monitoring.degradation.verdicts.shares import Roles
 
 NOW = 1_800_000_000.0
@@ -222,21 +223,6 @@ def test_one_stream_that_recovered_does_not_outweigh_another_that_still_alarms()
     assert health.versions[V2].verdict == "degraded"
 
 
-def test_labels_refute_a_suspicion_and_the_same_alarm_does_not_raise_it_again() -> None:
-    health = after(judged(stream("latency"), labels=100))[0]
-    well = StreamReport(
-        stream="feedback", labelled=True, observed=400, estimate=0.04, low=0.02, high=0.07, baseline=BASELINE
-    )
-    health = after(judged(stream("latency"), well, labels=120), health=health, at=60)[0]
-    assert health.versions[V2].verdict == "suspect", "twenty labels are too few"
-    health, done = after(judged(stream("latency"), well, labels=200), health=health, at=120)
-    assert (health.versions[V2].verdict, done[0]) == ("healthy", "verdict")
-    health, done = after(judged(stream("latency"), well, labels=200), health=health, at=180)
-    assert (health.versions[V2].verdict, done) == ("healthy", [])
-    health, done = after(judged(stream("latency"), stream("cost"), well, labels=200), health=health, at=240)
-    assert health.versions[V2].verdict == "suspect", "another alarm is another suspicion"
-
-
 def test_a_suspicion_of_which_nothing_more_is_seen_ends_after_its_time() -> None:
     health = after(judged(stream("latency")))[0]
     assert after(judged(), health=health, at=3599)[0].versions[V2].verdict == "suspect"
@@ -250,12 +236,28 @@ def test_raised_shadows_end_where_their_ticket_has_no_money_left() -> None:
     assert health.shadow_share == 0.02
 
 
-def test_raised_shadows_end_after_so_many_pairs_where_nobody_knows_what_they_cost() -> None:
-    pairs = ArmReport(arm="general", pairs=500)
-    health = after(judged(stream("coverage"), arms=(pairs,)))[0]
+def test_raised_shadows_end_after_so_many_that_were_asked_whoever_judges_them() -> None:
+    few = ArmReport(arm="general", pairs=40)
+    health = after(judged(stream("coverage"), arms=(few,), shadows=500))[0]
     assert health.shadow_share == 0.2
-    more = ArmReport(arm="general", pairs=2500)
-    assert after(judged(stream("coverage"), arms=(more,)), health=health, at=60)[0].shadow_share == 0.02
+    for asked, share in ((2499, 0.2), (2500, 0.02)):
+        health = after(judged(stream("coverage"), arms=(few,), shadows=asked), health=health, at=60)[0]
+        assert health.shadow_share == share
+
+
+def test_shadows_of_all_versions_count_and_one_that_is_retired_or_counts_anew_gives_none_back() -> None:
+    canaried = Roles(active=V2, canary=V3, standby=V1, general=True)
+    first = (judged(stream("coverage"), shadows=100), judged(version=V1, shadows=5000))
+    health = after(*first, roles=canaried)[0]
+    later = (judged(stream("coverage"), shadows=1099), judged(version=V3, shadows=1000))
+    health = after(*later, health=health, roles=canaried, at=60)[0]
+    assert health.shadow_share == 0.2
+    retired = (judged(stream("coverage"), shadows=1100), judged(version=V3, shadows=1000))
+    assert after(*retired, health=health, roles=canaried, at=120)[0].shadow_share == 0.02
+    anew = (judged(stream("coverage"), shadows=90), judged(version=V3, shadows=1909))
+    assert after(*anew, health=health, roles=canaried, at=120)[0].shadow_share == 0.2
+    anew = (judged(stream("coverage"), shadows=90), judged(version=V3, shadows=1910))
+    assert after(*anew, health=health, roles=canaried, at=120)[0].shadow_share == 0.02
 
 
 def test_shadows_cost_no_more_than_their_share_of_the_saving() -> None:
@@ -296,6 +298,18 @@ def test_nothing_is_done_about_a_version_that_is_held_but_its_verdict_is_told() 
     assert health.shadow_share == 0.02
 
 
+def test_a_step_of_a_share_is_undone_with_those_after_it() -> None:
+    bad = judged(stream("feedback"), arms=(better("general"),))
+    health, _ = after(bad)
+    health, _ = after(bad, health=health, at=61)
+    first, last = [one for one in health.actions if one.kind == "shift"]
+    health, action = undo(health, first.id, "ann", NOW + 62)
+    assert (action.before["kept"], action.after["kept"], health.versions[V2].kept) == (0.2, 1.0, 1.0)
+    assert last.id in action.because
+    with pytest.raises(ResponseError, match="undone already, by ann"):
+        undo(health, last.id, "ann", NOW + 63)
+
+
 def test_a_shift_that_is_undone_is_not_done_again_until_all_is_well() -> None:
     bad = judged(stream("feedback"), arms=(better("general"),))
     health = after(bad)[0]
@@ -311,6 +325,62 @@ def test_a_shift_that_is_undone_is_not_done_again_until_all_is_well() -> None:
     health = after(judged(stream("feedback", recovered=True)), health=health, at=120)[0]
     health = after(judged(), health=health, at=150)[0]
     assert "shift" in after(bad, health=health, at=180)[1]
+
+
+def test_after_a_shift_is_undone_it_is_not_rolled_back_and_the_reason_told_is_true() -> None:
+    bad = judged(stream("feedback"), arms=(better("standby"),))
+    health = after(bad)[0]
+    (shift,) = [one for one in health.actions if one.kind == "shift"]
+    health, _ = undo(health, shift.id, "ann", NOW + 10)
+    health, done = after(bad, health=health, at=11)
+    assert done == ["hold_and_alert"]
+    assert "but an admin has undone the shift" in health.actions[-1].because
+    assert health.versions[V2].to is None
+    unenforced = msgspec.structs.replace(PLAN, enforced=False)
+    assert "roll_back" not in after(bad, health=health, plan=unenforced, at=20)[1]
+
+
+def test_with_the_last_step_undone_the_share_stays_where_it_was_before_it() -> None:
+    bad = judged(stream("feedback"), arms=(better("standby"),))
+    health = after(bad)[0]
+    health = after(bad, health=health, at=60)[0]
+    health, _ = undo(health, [one.id for one in health.actions if one.kind == "shift"][-1], "ann", NOW + 70)
+    health, done = after(bad, health=health, at=200)
+    assert (health.versions[V2].kept, health.versions[V2].to, done) == (0.5, "standby", [])
+    worse = ArmReport(arm="standby", advantage_low=-0.3, advantage_high=-0.1)
+    turned = judged(stream("feedback"), arms=(worse, better("general")))
+    health, done = after(turned, health=health, at=260)
+    assert (health.versions[V2].kept, health.versions[V2].to) == (1.0, None)
+    assert done == ["recover", "hold_and_alert"]
+
+
+def test_a_task_that_may_not_shift_rolls_back_and_one_that_may_not_either_is_told_so() -> None:
+    bad = judged(stream("feedback"), arms=(better("standby"),))
+    without = msgspec.structs.replace(PLAN, responses=[one for one in RESPONSES if one != "shift"])
+    health, done = after(bad, plan=without)
+    assert "roll_back" in done
+    (back,) = [one for one in health.actions if one.kind == "roll_back"]
+    health, _ = undo(health, back.id, "ann", NOW + 10)
+    health, done = after(bad, health=health, plan=without, at=20)
+    assert done == ["hold_and_alert"]
+    assert "an admin has undone the way back" in health.actions[-1].because
+    nothing = msgspec.structs.replace(PLAN, responses=["shadow"])
+    health, done = after(bad, plan=nothing)
+    assert "hold_and_alert" in done
+    (held,) = [one for one in health.actions if one.kind == "hold_and_alert"]
+    assert "but the task's settings let nothing be shifted" in held.because
+
+
+def test_one_version_that_is_held_switches_off_nothing_for_another_that_is_not() -> None:
+    roles = Roles(active=V2, canary=V3, standby=V1, general=True)
+    health, _ = pin(TaskHealth(), V2, Pin(verdict=None, by="ann", reason="we look into it", at=NOW), NOW)
+    both = (judged(stream("feedback")), judged(stream("coverage"), version=V3))
+    health, done = after(*both, health=health, roles=roles)
+    assert health.versions[V2].verdict == "degraded"
+    assert {"shadow", "reviews", "widen"} <= set(done)
+    assert (health.shadow_share, health.review_share, health.deferral_factor) == (0.2, 0.05, 2.0)
+    assert {one.version for one in health.actions if one.kind in ("shadow", "reviews", "widen")} == {V3}
+    assert are_raised(health, (V2, V3), PLAN)
 
 
 def test_what_can_not_be_undone_says_what_to_do_instead() -> None:

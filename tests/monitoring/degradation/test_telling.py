@@ -7,16 +7,27 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from monitoring.degradation.verdicts.health import Action, Judgement, Pin, TaskHealth, VersionHealth
+from monitoring.degradation.verdicts.health import (
+    Action,
+    ArmReport,
+    Judgement,
+    Pin,
+    StreamReport,
+    TaskHealth,
+    VersionHealth,
+)
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Roles
 from monitoring.degradation.words.telling import Told, told
 from tests.monitoring.degradation.situations import (
     DEGRADED,
+    FEEDBACK,
     HEALTHY,
     JUDGED,
     NOW,
     PLAN,
+    QUIET,
+    SHIFTED,
     SITUATIONS,
     SLIPPED,
     of,
@@ -70,9 +81,73 @@ def test_what_the_settings_forbid_is_not_told_as_not_known() -> None:
     assert any("is not enforced" in one for one in found.caveats)
 
 
+def test_a_shift_that_an_admin_has_undone_is_not_told_as_the_settings() -> None:
+    known = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
+    found = told(of(single(known, undone=("shift",)), SLIPPED))
+    assert "goes on, as an admin has undone the shift to the better arm" in found.line
+
+
+def test_what_has_to_recover_is_told_while_it_has_not() -> None:
+    known = msgspec.structs.replace(DEGRADED, alarmed=("feedback", "feedback:lost", "shadow"))
+    lost = msgspec.structs.replace(FEEDBACK, of_class="lost")
+    judged = msgspec.structs.replace(JUDGED, streams=[FEEDBACK, lost])
+    said = "returns@v3 is degraded until labels show that feedback and feedback:lost came down."
+    assert said in told(of(single(known), judged)).known
+    judged = msgspec.structs.replace(
+        JUDGED, streams=[msgspec.structs.replace(one, recovered=True) for one in judged.streams]
+    )
+    assert not [one for one in told(of(single(known), judged)).known if "is degraded until" in one]
+
+
+def test_where_no_stream_can_show_a_recovery_that_is_told_and_what_to_do() -> None:
+    learning = msgspec.structs.replace(FEEDBACK, baseline={"labels": 12, "wanted": 200})
+    found = told(of(SHIFTED, msgspec.structs.replace(JUDGED, streams=[learning, *QUIET])))
+    [caveat] = [one for one in found.caveats if "No stream can show that returns@v3 has recovered" in one]
+    assert "from before it was degraded" in caveat
+    assert "`apprentice tasks baseline returns returns@v3 STREAM --wrong N --of M --reason TEXT`" in found.next[0]
+    assert any("apprentice tasks pin returns returns@v3" in one for one in found.next)
+    assert not [one for one in found.next if "comes back by itself" in one]
+    assert not [one for one in told(of(SHIFTED, SLIPPED)).caveats if "No stream can show" in one]
+
+
 def test_pairs_that_nobody_judges_are_told() -> None:
-    plan = msgspec.structs.replace(PLAN, shadow_share=0.1)
-    assert any("judge of pairs may be down" in one for one in told(of(single(HEALTHY), JUDGED, plan=plan)).caveats)
+    plan = msgspec.structs.replace(PLAN, shadow_share=0.1, reviews_per_week=0, trusted_callers=[])
+    asked = msgspec.structs.replace(JUDGED, shadows=300)
+    assert any("no shadow was asked" in one for one in told(of(single(HEALTHY), JUDGED, plan=plan)).caveats)
+    assert any("of no pair is it known which" in one for one in told(of(single(HEALTHY), asked, plan=plan)).caveats)
+    reviewed = msgspec.structs.replace(plan, reviews_per_week=100)
+    [caveat] = [one for one in told(of(single(HEALTHY), asked, plan=reviewed)).caveats if "reviewers and" in one]
+    assert "demonstrations too, does not compare the arms" in caveat
+
+
+def test_an_arm_of_which_no_label_speaks_is_told_as_not_known_and_still_as_better() -> None:
+    arm = ArmReport(arm="general", labels=3, pairs=400, advantage_low=0.041)
+    sure = told(of(single(HEALTHY), msgspec.structs.replace(JUDGED, arms=[arm]))).sure
+    said = "How often the general model is right is not known (3 labels and 400 judged pairs); it is better by at least"
+    assert f"{said} 4.1 points." in sure
+
+
+def test_what_was_undone_is_told_as_long_as_it_holds() -> None:
+    caveats = told(of(single(DEGRADED, undone=("shift", "roll_back")), SLIPPED)).caveats
+    assert any(one.startswith("An admin has undone: shift and roll back. It is not done again") for one in caveats)
+
+
+def test_before_there_is_a_baseline_that_is_told() -> None:
+    learning = msgspec.structs.replace(FEEDBACK, baseline={"labels": 50, "wanted": 200})
+    latency = StreamReport(stream="latency", labelled=False, observed=3, baseline={"learning": True})
+    never = {"5": None, "10": None}
+    judged = msgspec.structs.replace(JUDGED, streams=[learning, latency], seconds_to_detect=never)
+    sure = told(of(single(HEALTHY), judged)).sure
+    assert any("held against nothing before 200 labels are there (50 labels so far)" in one for one in sure)
+    assert "What is usual of latency is still being learned: nothing of it can be unlike before." in sure
+    assert "A rise of 5 points would never be found: labels are held against nothing yet." in sure
+
+
+def test_a_baseline_that_hides_a_slip_is_told_with_what_to_do() -> None:
+    judged = msgspec.structs.replace(JUDGED, streams=[FEEDBACK], seconds_to_detect={"5": None, "10": None})
+    found = told(of(single(HEALTHY), judged))
+    assert any("A rise of 10 points would never be found: so much is hardly more" in one for one in found.sure)
+    assert any("apprentice tasks baseline returns returns@v3 STREAM --accept" in one for one in found.next)
 
 
 def test_a_judge_that_judges_itself_is_told() -> None:

@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from monitoring.degradation.detectors.baselines import Baseline, measured, stated
-from monitoring.degradation.streams import judging, watch
+from monitoring.degradation.streams import judging, notes, watch
+from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.reckoning import Reckoning, replay
 from monitoring.degradation.streams.seen import Attempt, Finding, Given, Seen
 from monitoring.degradation.streams.steps import Step, WatchedTask, WatchedVersion
-from monitoring.degradation.streams.watch import Note, Watch
+from monitoring.degradation.streams.watch import Watch
 from monitoring.degradation.verdicts.health import Judgement, StreamReport
 from tests.monitoring.degradation.traffic import (
     METRICS,
@@ -115,7 +116,7 @@ def test_an_admins_baseline_starts_the_detector_anew_and_the_same_again_does_not
     word = stated(0.3, 5.0, "admin", "they say so")
     moved = watch.rebased(known, {"feedback": word})
     assert moved.feedback.guard is not None
-    assert (moved.feedback.guard.slip.baseline, moved.feedback.baseline) == (0.3, word)
+    assert (moved.feedback.guard.detectors.whole.baseline, moved.feedback.baseline) == (0.3, word)
 
 
 def test_what_reviewers_and_trusted_callers_say_is_a_stream_of_its_own() -> None:
@@ -351,11 +352,27 @@ def test_it_does_not_matter_whether_the_label_or_the_pair_comes_first() -> None:
     assert [(one.arm, one.mean, one.labels) for one in usual] == [(one.arm, one.mean, one.labels) for one in turned]
 
 
-def test_what_a_label_leaves_open_counts_for_the_version() -> None:
+def test_what_a_label_leaves_open_counts_for_the_version_and_is_in_no_quality() -> None:
     records, feedback = paired_traffic(60, 1.0, 0.0)
     bare = [(name, msgspec.structs.replace(one, demonstration_digests={})) for name, one in feedback]
-    general = {one.arm: one for one in judged((records, bare)).arms}["general"]
-    assert (general.mean, general.advantage_low is not None and general.advantage_low <= 0) == (0.0, True)
+    arms = {one.arm: one for one in judged((records, bare)).arms}
+    general = arms["general"]
+    assert (general.mean, general.low, general.high) == (None, None, None)
+    assert (general.labels, arms["version"].mean) == (60, 0.0)
+    assert general.advantage_low is not None
+    assert general.advantage_high is not None
+    assert general.advantage_low <= 0.0 < general.advantage_high
+
+
+def test_how_alike_answers_are_is_no_quality() -> None:
+    """A judge that compares texts, and no person: it says how often both arms agree, and which is right of neither."""
+    scored: dict[str, Any] = {"judge": "normal", "score": 1.0, "served_score": 1.0}
+    for pair, known in ((scored, None), ({**scored, "judge": "model", "right": True, "served_right": True}, 1.0)):
+        found = {one.arm: one for one in judged((paired_traffic(60, 0.1, 0.1, **pair)[0], [])).arms}
+        assert {name: (one.mean, one.labels, one.pairs) for name, one in found.items()} == {
+            "version": (known, 0, 60),
+            "general": (known, 0, 60),
+        }
 
 
 def test_where_reviewers_judge_only_their_word_judges_pairs() -> None:
@@ -560,7 +577,7 @@ def test_a_judgement_is_the_same_for_the_same_watch() -> None:
 
 def test_a_note_says_nothing_where_nothing_was_said() -> None:
     note = Note(epoch="e")
-    assert watch.heard(note, said("r0", "mood", metric="mood"), PLAN, METRICS) is note
+    assert notes.heard(note, said("r0", "mood", metric="mood"), PLAN, METRICS) is note
 
 
 def test_baselines_are_told_with_their_evidence() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import struct
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,14 @@ def test_another_base_by_name_is_refused(tmp_path: Path, base: Base) -> None:
 )
 def test_same_base_in_another_place_is_taken(tmp_path: Path, base: Base, name: str) -> None:
     verify(write_adapter(tmp_path / "a", base_name=name), base, ArtifactLimits())
+
+
+def test_a_base_is_known_by_what_its_pool_calls_it_whatever_its_folder_is_called(tmp_path: Path, base: Base) -> None:
+    renamed = replace(base, name="base", served_as="org/tiny-base")
+    verify(write_adapter(tmp_path / "a", base_name="Tiny-Base"), renamed, ArtifactLimits())
+    refused(
+        write_adapter(tmp_path / "b", base_name="other"), renamed, "wrong_base", "org/tiny-base from the folder base"
+    )
 
 
 def test_base_name_of_a_hub_cache_folder_is_the_models(tmp_path: Path) -> None:

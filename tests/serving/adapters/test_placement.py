@@ -16,8 +16,9 @@ from serving.adapters.placement import (
     PlacementState,
     Sight,
     Step,
+    by_place,
     next_step,
-    read_placements,
+    placement_from,
 )
 
 NOW = 10_000.0
@@ -280,7 +281,8 @@ def test_a_mind_changed_at_any_moment_ends_where_it_was_changed_to(
 @given(placements)
 def test_a_placement_is_read_back_as_it_was_written(placement: Placement) -> None:
     raw = msgspec.json.decode(msgspec.json.encode(placement.to_json()))
-    assert read_placements({placement.key: raw}) == {("small-0", "returns@v1"): placement}
+    read = placement_from(placement.key, raw)
+    assert by_place([read]) == {("small-0", "returns@v1"): placement}
 
 
 def test_only_states_on_the_way_to_ready_hold_a_replica() -> None:

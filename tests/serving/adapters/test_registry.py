@@ -25,3 +25,10 @@ async def test_an_alias_of_0_1_0_is_read_with_its_way_back(redis: Redis) -> None
     assert aliases["returns"].previous == ["returns@v1"]
     assert aliases["contracts"].previous == []
     assert (await Registry(redis).alias("returns"))[0] == aliases["returns"]
+
+
+async def test_a_new_version_takes_no_name_that_a_newer_release_has_taken(redis: Redis) -> None:
+    await Shelf(redis, "versions").put("returns@v2", {"state": "paused"})
+    await Shelf(redis, "versions").put("returns-eu@v7", {"state": "paused"})
+    made = await Registry(redis).register("returns", "one", ARTIFACT, MANIFEST, "admin")
+    assert made.name == "returns@v3"

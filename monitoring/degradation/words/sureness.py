@@ -21,16 +21,22 @@ KINDS: Mapping[str, str] = {
 def streams(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
     """A sentence on each labelled stream and on each alarm, and one on all others. `stale`: the task has changed."""
     quiet: list[str] = []
+    learning: list[str] = []
     for one in judged.streams:
         if one.labelled:
             yield _labelled(one, judged.task, plan)
         elif one.alarming:
             yield _unlabelled(one)
+        elif one.baseline.get("learning"):
+            learning.append(one.stream)
         else:
             quiet.append(one.stream)
     if quiet:
         names = listed(list(dict.fromkeys(quiet)))
         yield f"Without labels, {names} {'is' if len(set(quiet)) == 1 else 'are'} as before."
+    if learning:
+        names = listed(list(dict.fromkeys(learning)))
+        yield f"What is usual of {names} is still being learned: nothing of it can be unlike before."
     if stale and judged.streams:
         yield "What these are held against was learned under the old rules: a change in them may be the new rules'."
 
@@ -39,9 +45,21 @@ def detection(judged: Judgement) -> Iterator[str]:
     """How soon a rise would be found at today's label rate."""
     for points, seconds in sorted(judged.seconds_to_detect.items(), key=lambda item: int(item[0])):
         if seconds is None:
-            yield f"A rise of {points} points would never be found at today's label rate."
+            yield f"A rise of {points} points would never be found: {_why_never(judged)}."
         else:
             yield f"A rise of {points} points would be found in about {span(seconds)} at today's label rate."
+
+
+def _why_never(judged: Judgement) -> str:
+    if judged.labels_per_day <= 0.0:
+        return "no labels come"
+    of_all = [one for one in judged.streams if one.stream in ("reviewed", "feedback") and one.of_class is None]
+    if all(one.baseline.get("upper") is None for one in of_all):
+        return "labels are held against nothing yet"
+    return (
+        "so much is hardly more than what labels are held against, however many come. A baseline of more labels is "
+        "closer to the truth (`apprentice tasks baseline`)"
+    )
 
 
 def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
@@ -56,6 +74,9 @@ def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
         parts = [f"{name}: {_amount(one)}"]
     if held := _held(one.baseline):
         parts.append(f"held against {held}")
+    elif wanted := one.baseline.get("wanted"):
+        has = count(float(one.baseline.get("labels") or 0.0), "label", "labels")
+        parts.append(f"held against nothing before {evidence(float(wanted))} labels are there ({has} so far)")
     if one.baseline.get("rests_on_one"):
         parts.append("it would alarm, but rests on one caller's word, which moves no verdict alone")
     return "; ".join([*parts, *_against_holdout(one.baseline), _evidence(one)]) + "."

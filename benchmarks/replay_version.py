@@ -1,0 +1,215 @@
+"""A version as the monitor judges it, fed from a stream of labels: for `benchmarks.replay`.
+
+Each stream is a track (`monitoring/degradation/streams/tracks.py`), over all labels and over those of each class. The
+verdict is the version's (`responses.py`): where one stream alarms, the reverse tests of all begin, and where they find
+a recovery, all detectors begin anew; labels of requests from before that are then no evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from benchmarks.replay_rows import Row, told
+from monitoring.degradation.detectors import lately, leaving_out, raters
+from monitoring.degradation.detectors.baselines import Baseline
+from monitoring.degradation.streams import tracks
+from monitoring.degradation.streams.tracks import Track, Vote
+from monitoring.degradation.streams.watch import CLASSES_MAX, OTHER_CLASS
+from monitoring.degradation.verdicts.health import Judgement, StreamReport, TaskHealth, Verdict, VersionHealth
+from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.responses import respond
+from monitoring.degradation.verdicts.shares import Roles
+
+CALLER = "file"
+ALL = "all"
+LABELS = "labels"
+VERSION = "replay"
+LOG_E_TOLD_MAX = 27.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """P(any false alarm within so many labels, over all streams together) is at most alpha; nothing alarms before a
+    stream has `labels_min` labels since its detector began."""
+
+    labels: float
+    alpha: float
+    labels_min: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one stream says where the verdict moves: since which label, how strongly, and how wrong it was since."""
+
+    stream: str
+    labels: int
+    since_label: int
+    log_e: float
+    wrong_share_since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A verdict that moved: at which label of the file, when, after how many labels of the verdict before, and why."""
+
+    label: int
+    line: int
+    at: float
+    before: Verdict
+    after: Verdict
+    lasted: int
+    because: str
+    evidence: tuple[Evidence, ...]
+
+    def told(self) -> dict[str, Any]:
+        """As it stands in the JSON."""
+        return {
+            "label": self.label,
+            "line": self.line,
+            "time": told(self.at),
+            "from": self.before,
+            "to": self.after,
+            "labels_before": self.lasted,
+            "because": self.because,
+            "evidence": [
+                {
+                    "stream": one.stream,
+                    "stream_labels": one.labels,
+                    "since_label": one.since_label,
+                    "log_e": one.log_e,
+                    "wrong_share_since": one.wrong_share_since,
+                }
+                for one in self.evidence
+            ],
+        }
+
+
+class Stream:
+    """One labelled stream: all labels, or those of a class. `places` are where its labels stand in the file."""
+
+    def __init__(self, of_class: str | None, track: Track, labels_min: int) -> None:
+        self.name = ALL if of_class is None else f"class {of_class}"
+        self.of_class = of_class
+        self.track = track
+        self._labels_min = labels_min
+        self._roll = leaving_out.served(raters.roll(track.salt), CALLER)
+        self._places = array("L")
+        self._wrong = array("L", [0])
+        self._degraded_after = 0
+
+    def observe(self, label: int, row: Row, is_degraded: bool, is_late: bool) -> None:
+        """Take a label."""
+        self._places.append(label)
+        self._wrong.append(self._wrong[-1] + row.wrong)
+        vote = Vote(badness=float(row.wrong), caller=CALLER, rater=row.rater)
+        self.track = tracks.labelled(self.track, vote, row.at, self._roll, is_degraded, is_late)
+
+    def turn(self, is_degraded: bool) -> None:
+        """The version is degraded from now on, or no longer."""
+        self._degraded_after = len(self._places)
+        self.track = tracks.degraded(self.track) if is_degraded else tracks.restored(self.track)
+
+    def stands(self, labels: float, alpha: float) -> tuple[bool, bool]:
+        """Whether it alarms, and whether its reverse test has found a recovery."""
+        return tracks.alarms(self.track, self._labels_min, labels, alpha), tracks.recovered(self.track)
+
+    def report(self, labels: float, alpha: float) -> StreamReport:
+        """The stream as the verdict looks at it."""
+        alarming, recovered = self.stands(labels, alpha)
+        baseline = self.track.baseline
+        return StreamReport(
+            stream=LABELS,
+            of_class=self.of_class,
+            labelled=True,
+            observed=float(self.track.labels),
+            wrong=self.track.wrong,
+            estimate=lately.mean(self.track.recent),
+            baseline={} if baseline is None else msgspec.to_builtins(baseline),
+            e_value=math.exp(min(LOG_E_TOLD_MAX, tracks.evidence(self.track, alarming))),
+            threshold=labels / alpha,
+            alarming=alarming,
+            recovered=recovered,
+        )
+
+    def evidence(self, recovered: bool) -> Evidence:
+        """What it says of a slip, or of a recovery."""
+        count = len(self._places)
+        guard = self.track.reverse if recovered else self.track.guard
+        assert guard is not None, "it alarms, or has recovered"
+        began = self._degraded_after if recovered else self.track.begun
+        since = min(began + raters.since(guard), count - 1)
+        share = (self._wrong[count] - self._wrong[since]) / (count - since)
+        return Evidence(self.name, count, self._places[since], raters.log_e(guard), share)
+
+
+class Version:
+    """All streams of a version, and its verdict."""
+
+    def __init__(
+        self, classes: Sequence[str], warm_up: int, class_warm_up: int, baseline: Baseline | None, claim: Claim
+    ) -> None:
+        """`warm_up` and `class_warm_up` are how many first labels of all, and of a class, make a baseline; `baseline`
+        is what all labels are held against instead."""
+        whole = tracks.start(warm_up, "replay")
+        whole = whole if baseline is None else tracks.held_against(whole, baseline)
+        self._streams: dict[str | None, Stream] = {None: Stream(None, whole, claim.labels_min)}
+        own = [*classes[:CLASSES_MAX], *([OTHER_CLASS] if len(classes) > CLASSES_MAX else [])]
+        for kind in own:
+            self._streams[kind] = Stream(kind, tracks.start(class_warm_up, "replay"), claim.labels_min)
+        self._labels, self._alpha = claim.labels * len(self._streams), claim.alpha
+        self._health = VersionHealth()
+        self._restored_at = 0.0
+        self._turned_after = 0
+        self._stands: dict[str | None, tuple[bool, bool]] = {}
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """The streams by their names."""
+        return {one.name: one for one in self._streams.values()}
+
+    @property
+    def verdict(self) -> str:
+        """The verdict now."""
+        judged = any(one.track.guard is not None for one in self._streams.values())
+        return self._health.verdict if judged else "too few labels for a baseline"
+
+    def observe(self, label: int, row: Row) -> Turn | None:
+        """Take a label; the verdict that moved, if one did."""
+        is_degraded, moved = self._health.verdict == "degraded", False
+        for name in (None, *self._class_of(row)):
+            stream = self._streams[name]
+            stream.observe(label, row, is_degraded, row.asked < self._restored_at)
+            stands = stream.stands(self._labels, self._alpha)
+            moved = moved or self._stands.get(name, (False, False)) != stands
+            self._stands[name] = stands
+        return self._judged(label, row) if moved else None
+
+    def _class_of(self, row: Row) -> tuple[str, ...]:
+        if row.kind is None or len(self._streams) == 1:
+            return ()
+        return (row.kind if row.kind in self._streams else OTHER_CLASS,)
+
+    def _judged(self, label: int, row: Row) -> Turn | None:
+        """The verdict that follows from the streams. Where it moves, the streams turn with it."""
+        reports = [one.report(self._labels, self._alpha) for one in self._streams.values()]
+        judged = Judgement(task=VERSION, version=VERSION, at=row.at, labels=label, streams=reports)
+        known = self._health
+        health, _ = respond(TaskHealth(versions={VERSION: known}), {VERSION: judged}, Roles(), Plan(), row.at)
+        found = self._health = health.versions[VERSION]
+        if found.verdict == known.verdict:
+            return None
+        recovered = found.verdict == "healthy"
+        rests_on = msgspec.convert(found.evidence["streams"], list[StreamReport])
+        evidence = tuple(self._streams[one.of_class].evidence(recovered) for one in rests_on)
+        self._restored_at = row.at if recovered else self._restored_at
+        for stream in self._streams.values():
+            stream.turn(not recovered)
+        self._stands = {name: one.stands(self._labels, self._alpha) for name, one in self._streams.items()}
+        lasted, self._turned_after = label - self._turned_after, label
+        return Turn(label, row.line, row.at, known.verdict, found.verdict, lasted, found.because, evidence)

@@ -1,0 +1,60 @@
+"""What the gateway calls a field, and what a command calls it: errors are told in the command's own words."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import get_args
+
+from typer.models import OptionInfo
+
+NAMED_OTHERWISE: Mapping[str, tuple[str, ...]] = {
+    "effective_at": ("effective",),
+    "expires_at": ("until", "expires_in"),
+    "starts_at": ("starts_in",),
+    "models": ("model",),
+    "overlap_seconds": ("overlap",),
+    "demonstration": ("right",),
+}
+"""Fields whose option has another name; the first that the command has is meant. Others are named alike."""
+WORD = re.compile(r"`([a-z_]+)`|\b([a-z]+(?:_[a-z]+)+)\b")
+FIRST_WORD = re.compile(r"[a-z_]+(?=\b)")
+
+
+def options_of(parameters: Iterable[inspect.Parameter]) -> dict[str, str]:
+    """The options of a command by its parameters' names, as they are typed."""
+    found: dict[str, str] = {}
+    for one in parameters:
+        info = next((info for info in get_args(one.annotation)[1:] if isinstance(info, OptionInfo)), None)
+        if info is not None:
+            said = (info.default, *(info.param_decls or ()))  # in Annotated the first of them stands as the default
+            typed = [each for each in said if isinstance(each, str) and each.startswith("--")]
+            found[one.name] = typed[0].split("/")[0] if typed else f"--{one.name.replace('_', '-')}"
+    return found
+
+
+def option_of(field: str, options: Mapping[str, str]) -> str | None:
+    """The option by which a command gives a field of the body; None where it has none."""
+    return next((options[name] for name in NAMED_OTHERWISE.get(field, (field,)) if name in options), None)
+
+
+def in_options(message: str, param: str | None, options: Mapping[str, str]) -> str:
+    """A message of the gateway's with the command's options in place of the body's fields.
+
+    A field is known by its place at the beginning where it is the `param` at fault, by backquotes, or by an underscore.
+    An option at fault that the message does not name stands before it.
+    """
+
+    def named(found: re.Match[str]) -> str:
+        return option_of(found[1] or found[2], options) or found[0]
+
+    fields = param.split(".") if param else []
+    at_fault = next((option for field in reversed(fields) if (option := option_of(field, options)) is not None), None)
+    begins = FIRST_WORD.match(message)
+    if at_fault is not None and begins is not None and begins[0] in fields:
+        message = at_fault + message[begins.end() :]
+    message = WORD.sub(named, message)
+    if at_fault is not None and not re.search(rf"{re.escape(at_fault)}\b", message):
+        return f"{at_fault}: {message}"
+    return message

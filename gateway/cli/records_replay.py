@@ -1,0 +1,193 @@
+"""`apprentice records replay`: what the monitor would have made of what is archived. No gateway is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+from gateway.cli.tables import Printer
+from gateway.settings import Settings, SettingsError
+from monitoring.badness import Metric
+from monitoring.degradation.detectors import baselines
+from monitoring.degradation.detectors.baselines import Baseline
+from monitoring.degradation.detectors.slip import BASELINE_MIN
+from monitoring.degradation.streams.replaying import Placed, Replaying, Turn
+from monitoring.degradation.streams.steps import Step, WatchedTask, WatchedVersion
+from monitoring.degradation.verdicts.health import Judgement
+
+LABELLED = ("reviewed", "feedback")
+TOLD_EVERY = 50_000
+SET_AT = 1.0
+"""When a baseline of the command line was set: before anything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is said of one version that the archive does not know: what its labels are held against, and the version
+    that led before it."""
+
+    version: str | None = None
+    rate: float | None = None
+    gate_rows: str | None = None
+    previous: str | None = None
+
+    def baselines(self) -> dict[str, dict[str, Baseline]]:
+        """The baselines of the version's streams. Raises SettingsError for one that can't be."""
+        if self.rate is None and self.gate_rows is None:
+            return {}
+        if self.rate is not None:
+            if not BASELINE_MIN <= self.rate <= 1 - BASELINE_MIN:
+                raise SettingsError(f"--baseline: a rate from {BASELINE_MIN:g} to {1 - BASELINE_MIN:g}.")
+            found = baselines.stated(self.rate, SET_AT, "replay", "--baseline")
+        else:
+            rows = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(self.gate_rows))
+            if rows is None or int(rows[1]) >= int(rows[2]):
+                raise SettingsError(
+                    f"--gate-rows: {self.gate_rows!r} is not as in 50/1000, fewer wrong rows than rows."
+                )
+            found = baselines.measured("gate", int(rows[1]), int(rows[2]), SET_AT, "replay", "--gate-rows")
+        return {str(self.version): dict.fromkeys(LABELLED, found)}
+
+
+def begun(settings: Settings, tasks: list[str], held: Held, look_seconds: float) -> Replaying:
+    """A replay by the configuration of these tasks. Raises SettingsError."""
+    unknown = [task for task in tasks if task not in settings.tasks]
+    if unknown:
+        raise SettingsError(f"The configuration has no task {', '.join(unknown)}.")
+    if held.version is None and held != Held():
+        raise SettingsError("--baseline, --gate-rows and --previous are of one version: name it with --version.")
+    if held.rate is not None and held.gate_rows is not None:
+        raise SettingsError("--baseline and --gate-rows: one of them, not both.")
+    metrics = {
+        name: Metric(kind=one.kind, better=one.better, minimum=one.minimum, maximum=one.maximum)
+        for name, one in settings.feedback_metrics.items()
+    }
+    versions = {}
+    if held.version is not None:
+        task = held.version.partition("@")[0]
+        versions = {held.version: WatchedVersion(task=task, state="active", previous=held.previous)}
+    watched = {task: WatchedTask(plan=settings.plan(task)) for task in tasks}
+    return Replaying(Step(tasks=watched, versions=versions, metrics=metrics), held.baselines(), look_seconds)
+
+
+def replayed(replaying: Replaying, entries: Iterator[Placed]) -> tuple[list[Turn], dict[str, Judgement]]:
+    """Every verdict that moved, and how the versions stand after the last entry. How far it is goes to stderr."""
+    last = [0]
+
+    def told() -> Iterator[Placed]:
+        for number, one in enumerate(entries, 1):
+            last[0] = one.milliseconds
+            yield one
+            if number % TOLD_EVERY == 0:
+                typer.echo(f"Replayed {number:,} entries, up to {time_of(one.milliseconds / 1000)}", err=True)
+
+    turns = list(replaying.run(told()))
+    return turns, replaying.judged(last[0] / 1000)
+
+
+def tell(
+    out: Printer,
+    replaying: Replaying,
+    turns: list[Turn],
+    judged: Mapping[str, Judgement],
+    version: str | None,
+    places: int,
+) -> None:
+    """Print what came of it: all of it as JSON, or tables."""
+    turns = [one for one in turns if version in (None, one.version)]
+    judged = {name: one for name, one in sorted(judged.items()) if version in (None, name)}
+    verdicts = {name: replaying.health[name].verdict if name in replaying.health else "healthy" for name in judged}
+    read = {
+        "records": replaying.records,
+        "feedback": replaying.feedback,
+        "feedback_without_record": replaying.unmatched,
+        "without_a_place": places,
+    }
+    whole = {
+        "read": read,
+        "verdict_changes": [turn_told(one) for one in turns],
+        "versions": {name: {"verdict": verdicts[name], **msgspec.to_builtins(one)} for name, one in judged.items()},
+    }
+    if out.answer(whole):
+        return
+    print(f"Read {replaying.records} records and {replaying.feedback} judgements.")
+    if replaying.unmatched:
+        print(f"{replaying.unmatched} judgements are on records that are not there, and count for nothing.")
+    if places:
+        print(f"{places} entries are of an older gateway: their order is that of their times.")
+    cells = [
+        (time_of(one.at), one.version, f"{one.before} to {one.after}", one.requests, one.labels, one.because)
+        for one in turns
+    ]
+    if cells:
+        out.table(("when", "version", "verdict", "requests", "labels", "why"), cells)
+    else:
+        print("No verdict changed.")
+    rows = [row for name, one in judged.items() for row in streams_of(name, verdicts[name], one)]
+    out.table(("version", "verdict", "stream", "labels", "wrong", "held against", "e-value", "threshold", ""), rows)
+
+
+def streams_of(name: str, verdict: str, judged: Judgement) -> Iterator[tuple[Any, ...]]:
+    """The rows of a version: each labelled stream, and of the others those that alarm."""
+    for one in judged.streams:
+        if not one.labelled and not one.alarming:
+            continue
+        upper = one.baseline.get("upper")
+        yield (
+            name,
+            verdict,
+            one.stream + (f" of {one.of_class}" if one.of_class else ""),
+            f"{one.observed:g}",
+            "-" if one.wrong is None else f"{one.wrong:g}",
+            f"{upper:.4f}" if isinstance(upper, float) else "-",
+            f"{one.e_value:.4g}",
+            f"{one.threshold:.4g}",
+            "recovered" if one.recovered else "alarm" if one.alarming else "-",
+        )
+
+
+def turn_told(one: Turn) -> dict[str, Any]:
+    """A verdict that moved, as it stands in the JSON."""
+    return {
+        "version": one.version,
+        "time": time_of(one.at),
+        "at": one.at,
+        "from": one.before,
+        "to": one.after,
+        "because": one.because,
+        "requests": one.requests,
+        "labels": one.labels,
+        "evidence": msgspec.to_builtins(one.streams),
+    }
+
+
+def time_of(at: float) -> str:
+    """A time for people: ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def run(
+    out: Printer,
+    settings: Settings,
+    folder: Path,
+    tasks: list[str],
+    held: Held,
+    bounds: tuple[float | None, float | None],
+    look_seconds: float,
+) -> None:
+    """Replay the archive, and tell. Raises SettingsError, Nothing, and what DuckDB raises."""
+    from monitoring import archive_entries  # noqa: PLC0415 - duckdb is half as large as all the rest
+
+    replaying = begun(settings, tasks, held, look_seconds)
+    places = archive_entries.without_a_place(folder, tasks, *bounds)
+    with closing(archive_entries.entries(folder, tasks, *bounds)) as entries:
+        turns, judged = replayed(replaying, entries)
+    tell(out, replaying, turns, judged, held.version, places)

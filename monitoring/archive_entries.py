@@ -1,0 +1,135 @@
+"""The archive's records and feedback as the monitor reads them: entries of both streams in their order.
+
+DuckDB puts them in order, and finds each feedback's record; what finds no room in memory lies in a folder meanwhile. A
+file of an older gateway does not say where its entries stood: a record's place is then when it was answered, that of
+feedback when it was given.
+"""
+
+from __future__ import annotations
+
+import heapq
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from monitoring.archive import Asked, Nothing, connected, files, read
+from monitoring.degradation.streams.replaying import Placed
+from monitoring.degradation.streams.seen import Given, Seen
+
+FETCHED = 2_000
+SEEN = tuple(field.name for field in msgspec.structs.fields(Seen) if field.name != "placed_at")
+GIVEN = ("request", "metric", "caller", "rater", "reviewed")
+VALUES = ("value_boolean", "value_float", "value_category")
+AS_JSON = ("tags", "demonstration_digests")
+PLACE = """
+coalesce(CAST(split_part("entry", '-', 1) AS BIGINT), CAST(round(1000 * ({at})) AS BIGINT)) AS milliseconds,
+coalesce(CAST(nullif(split_part("entry", '-', 2), '') AS BIGINT), 0) AS number
+"""
+
+
+def entries(
+    folder: Path, tasks: Sequence[str], since: float | None, until: float | None
+) -> Generator[Placed, None, None]:
+    """All entries of these tasks from `since` on and before `until` (Unix seconds), in their order.
+
+    Feedback on a record from before `since` has none. Raises Nothing where there is no record.
+    """
+    told = Asked("records", since, until), Asked("feedback", since, until)
+    records = _table(folder, told[0], '"at" + "duration_seconds"')
+    try:
+        feedback = _table(folder, told[1], '"at"')
+    except Nothing:
+        feedback = None
+    with tempfile.TemporaryDirectory() as scratch, connected(Path(scratch)) as connection:
+        streams = [_records(connection, records, tasks)]
+        if feedback is not None:
+            streams.append(_feedback(connection, records, feedback, tasks))
+        yield from heapq.merge(*streams, key=lambda one: one[:3])
+
+
+def without_a_place(folder: Path, tasks: Sequence[str], since: float | None, until: float | None) -> int:
+    """How many of these entries are in files that do not say where they stood. Raises Nothing as `entries` does."""
+    found = 0
+    for dataset in ("records", "feedback"):
+        try:
+            table = _table(folder, Asked(dataset, since, until), '"at"')
+        except Nothing:
+            if dataset == "records":
+                raise
+            continue
+        with connected() as connection:
+            query = f'SELECT count(*) FROM {table} WHERE "entry" IS NULL AND "task" IN {_marks(tasks)}'  # noqa: S608
+            row = connection.execute(query, list(tasks)).fetchone()
+        found += row[0] if row else 0
+    return found
+
+
+def _table(folder: Path, asked: Asked, at: str) -> str:
+    """What is asked for, with each entry's place. Raises Nothing where there is no file."""
+    place, source = PLACE.format(at=at), read(asked.dataset, list(files(folder, asked)))
+    bounds = [f'"at" >= {asked.since!r}'] if asked.since is not None else []
+    bounds += [f'"at" < {asked.until!r}'] if asked.until is not None else []
+    where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+    return f"(SELECT *, {place} FROM {source}{where})"  # noqa: S608 - numbers, and our own names
+
+
+def _records(connection: duckdb.DuckDBPyConnection, records: str, tasks: Sequence[str]) -> Iterator[Placed]:
+    wanted = ", ".join(_quoted(name) for name in SEEN)
+    query = (
+        f"SELECT milliseconds, number, {wanted} FROM {records} "  # noqa: S608
+        f'WHERE "task" IN {_marks(tasks)} ORDER BY milliseconds, number, "id"'
+    )
+    for row in _rows(connection, query, tasks):
+        yield Placed(row["milliseconds"], 0, row["number"], _seen(row, row["milliseconds"]))
+
+
+def _feedback(
+    connection: duckdb.DuckDBPyConnection, records: str, feedback: str, tasks: Sequence[str]
+) -> Iterator[Placed]:
+    """Feedback with the record that it is on, the last one of that id."""
+    of_given = ", ".join(f"f.{_quoted(name)} AS {_quoted(f'given_{name}')}" for name in (*GIVEN, *VALUES, *AS_JSON))
+    of_seen = ", ".join(f"r.{_quoted(name)}" for name in SEEN)
+    last = 'row_number() OVER (PARTITION BY "id" ORDER BY milliseconds DESC, number DESC) = 1'
+    query = (
+        f"SELECT f.milliseconds, f.number, r.milliseconds AS placed, {of_given}, {of_seen} "  # noqa: S608
+        f"FROM {feedback} f LEFT JOIN (SELECT * FROM {records} QUALIFY {last}) r ON f.request = r.id "
+        f'WHERE f."task" IN {_marks(tasks)} ORDER BY f.milliseconds, f.number, f."request", f."feedback_id"'
+    )
+    for row in _rows(connection, query, tasks):
+        seen = None if row["placed"] is None else _seen(row, row["placed"])
+        yield Placed(row["milliseconds"], 1, row["number"], seen, _given(row))
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
+    with connection.cursor() as cursor:
+        cursor.execute(query, list(tasks))
+        names = [column[0] for column in cursor.description or ()]
+        while found := cursor.fetchmany(FETCHED):
+            for row in found:
+                yield dict(zip(names, row, strict=True))
+
+
+def _seen(row: Mapping[str, Any], placed_ms: int) -> Seen:
+    told = {name: row[name] for name in SEEN if row[name] is not None}
+    seen = msgspec.convert(told, Seen)
+    seen.placed_at = placed_ms / 1000
+    return seen
+
+
+def _given(row: Mapping[str, Any]) -> Given:
+    told = {name: value for name in GIVEN if (value := row[f"given_{name}"]) is not None}
+    told |= {name: msgspec.json.decode(text) for name in AS_JSON if (text := row[f"given_{name}"]) is not None}
+    value = next((value for name in VALUES if (value := row[f"given_{name}"]) is not None), None)
+    return msgspec.convert({**told, "value": value}, Given)
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _marks(tasks: Sequence[str]) -> str:
+    return f"({', '.join('?' for _ in tasks)})"

@@ -1,0 +1,192 @@
+"""Nobody alone: the evidence of a stream is what stays whoever is left out.
+
+Beside the detector over all there is one without each group of callers (or raters, or who else gives it what it sees),
+and the evidence is the least of them. The first who are met are a group each; those after them share the groups by
+their hash. A `Roll` knows who is in which group, and a `LeaveOneOut` holds the detectors, whichever these are: its
+places are those of one roll, or of several, one behind the other.
+
+One rule says who may be left out: everybody beside whom all others together have at least `OTHERS_MIN` of the latest
+requests or of the latest labels. If one alone uses a version, leaving it out would leave nothing, and its word counts;
+and a single request of somebody else silences nobody. Only what this gateway served counts for that, with its labels:
+requests that are reported cost nothing. Where nothing was served for a week reports count among themselves.
+
+Each of the detectors has its claim on what it sees, so the least of them has it too. Pure functions over frozen data
+that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from monitoring.degradation.detectors.restarts import LOG_FLOOR, threshold
+
+OTHERS_MIN = 0.05
+FADING_LABELS = 1.0 - 1.0 / 500
+FADING_REQUESTS = 1.0 - 1.0 / 1000
+DIGITS = 3
+NAME_BYTES = 8
+REPORTS_COUNT_AFTER_SECONDS = 7 * 86_400.0
+"""For so long nothing was served, where reports decide who may be left out."""
+
+Detector = TypeVar("Detector")
+
+
+class Roll(msgspec.Struct, frozen=True, kw_only=True):
+    """Who was met, and how much of the latest is theirs. `salt` keeps digests of names apart between versions.
+
+    `known` are the digests of those who were met first, a group each, of `groups`. `requests` and `labels` are the
+    faded counts of each group's, empty where none are counted: of what was served here last at `served_at` (Unix
+    seconds; None: never), or of what was `reported`.
+    """
+
+    salt: str
+    groups: int
+    known: tuple[str, ...] = ()
+    requests: tuple[float, ...] = ()
+    labels: tuple[float, ...] = ()
+    reported: bool = False
+    served_at: float | None = None
+
+
+class LeaveOneOut(msgspec.Struct, Generic[Detector], frozen=True, kw_only=True):
+    """The detector over all, and those without a group each: None while the group has given nothing, since leaving it
+    out changes nothing yet. `log_now` is the evidence after the last that was judged, `log_max` the largest so far."""
+
+    whole: Detector
+    without: tuple[Detector | None, ...]
+    log_now: float = LOG_FLOOR
+    log_max: float = LOG_FLOOR
+
+
+# ---- who ---------------------------------------------------------------------------------------------
+
+
+def digest(roll: Roll, name: str) -> str:
+    """What somebody is known by."""
+    return hashlib.blake2b(f"{roll.salt}\n{name}".encode(), digest_size=NAME_BYTES).hexdigest()
+
+
+def group(roll: Roll, name: str) -> int:
+    """The group that somebody is left out with."""
+    return group_of(roll, digest(roll, name))
+
+
+def group_of(roll: Roll, known_by: str) -> int:
+    """The same by a digest."""
+    return roll.known.index(known_by) if known_by in roll.known else int(known_by, 16) % roll.groups
+
+
+def met(roll: Roll, name: str) -> Roll:
+    """Somebody was met: the first have a group each."""
+    known_by = digest(roll, name)
+    if known_by in roll.known or len(roll.known) >= roll.groups:
+        return roll
+    return msgspec.structs.replace(roll, known=(*roll.known, known_by))
+
+
+def served(roll: Roll, name: str, at: float = 0.0, reported: bool = False) -> Roll:
+    """Somebody's request was answered at `at` (Unix seconds), here or as is `reported`. The counts begin anew where
+    they were of the other kind; a report beside what is served here is not counted."""
+    if reported and not roll.reported:
+        if roll.served_at is not None and at - roll.served_at < REPORTS_COUNT_AFTER_SECONDS:
+            return met(roll, name)
+        roll = of_kind(roll, reported)
+    elif not reported:
+        roll = msgspec.structs.replace(of_kind(roll, reported), served_at=at)
+    roll = met(roll, name)
+    return msgspec.structs.replace(roll, requests=_counted(roll, roll.requests, name, FADING_REQUESTS))
+
+
+def spoke(roll: Roll, name: str, reported: bool = False) -> Roll:
+    """Somebody gave a label, of a request that was served here or is `reported`: it counts if such requests do."""
+    roll = met(roll, name)
+    if reported != roll.reported:
+        return roll
+    return msgspec.structs.replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS))
+
+
+def of_kind(roll: Roll, reported: bool) -> Roll:
+    """The roll once what is served here counts, or what is `reported`."""
+    return (
+        roll if roll.reported == reported else msgspec.structs.replace(roll, reported=reported, requests=(), labels=())
+    )
+
+
+def believed(roll: Roll) -> Iterator[int]:
+    """The groups that may not be left out: beside them no others count."""
+    return (place for place in range(roll.groups) if not _others_count(roll, place))
+
+
+def alone(roll: Roll) -> str | None:
+    """The digest of whom no others count beside; None where there are several, or nobody was met."""
+    return next((known_by for place, known_by in enumerate(roll.known) if not _others_count(roll, place)), None)
+
+
+def _counted(roll: Roll, counts: tuple[float, ...], name: str, fading: float) -> tuple[float, ...]:
+    """The faded counts with one more of this group. They are rounded, so that they take little room as JSON."""
+    own = group(roll, name)
+    counts = counts or (0.0,) * roll.groups
+    return tuple([round(fading * count + (place == own), DIGITS) for place, count in enumerate(counts)])
+
+
+def _others_count(roll: Roll, own: int) -> bool:
+    """Whether all but this group have enough of the latest requests, or of the latest labels, to be asked for."""
+    for counts in (roll.requests, roll.labels):
+        total = sum(counts)
+        if total > 0.0 and total - counts[own] >= OTHERS_MIN * total:
+            return True
+    return False
+
+
+# ---- what they have given ------------------------------------------------------------------------------
+
+
+def start(whole: Detector, groups: int) -> LeaveOneOut[Detector]:
+    """A detector that has seen nothing of anybody."""
+    return LeaveOneOut(whole=whole, without=(None,) * groups)
+
+
+def moved(
+    one: LeaveOneOut[Detector], move: Callable[[Detector], Detector], own: Collection[int] = ()
+) -> LeaveOneOut[Detector]:
+    """The detectors after something that these groups gave: those that leave one of them out do not see it.
+
+    A detector that leaves out who gives its first is the one over all until then.
+    """
+    whole = one.whole
+    without = tuple(
+        [
+            (left or whole) if place in own else None if left is None else move(left)
+            for place, left in enumerate(one.without)
+        ]
+    )
+    return LeaveOneOut(whole=move(whole), without=without, log_now=one.log_now, log_max=one.log_max)
+
+
+def judged(
+    one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]
+) -> LeaveOneOut[Detector]:
+    """The detectors with the evidence now, and the largest so far."""
+    found = evidence(one, log_e, believed)
+    return msgspec.structs.replace(one, log_now=found, log_max=max(found, one.log_max))
+
+
+def evidence(one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]) -> float:
+    """The natural logarithm of the evidence now: the least over all whom one may leave out."""
+    least = [log_e(left) for place, left in enumerate(one.without) if left is not None and place not in believed]
+    return min([log_e(one.whole), *least])
+
+
+def alarms(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
+    """Whether the evidence has ever reached the threshold for so many labels."""
+    return one.log_max >= threshold(labels, alpha)
+
+
+def stands(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
+    """Whether the evidence reaches the threshold for so many labels as it stands: the first time that it does is the
+    first time that `alarms` says so, and with the same probability; it is not so any more once the evidence is gone."""
+    return one.log_now >= threshold(labels, alpha)

@@ -1,0 +1,124 @@
+"""A version and an alias as they are kept in Redis, and the states that a version goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from serving.view import BlueprintView, VersionView
+
+VersionState = Literal[
+    "verified", "staging", "ready", "shadow", "canary", "active", "standby", "draining", "retired", "quarantined"
+]
+VERSION_STATES: tuple[VersionState, ...] = get_args(VersionState)
+PLACED: frozenset[VersionState] = frozenset({"ready", "shadow", "canary", "active", "standby"})
+"""States in which a version is ready on a quorum of its replicas; an alias may send requests to it."""
+WANTED: frozenset[VersionState] = PLACED | {"staging"}
+"""States in which its replicas are to have the version loaded."""
+ROLES: frozenset[VersionState] = frozenset({"shadow", "canary", "active"})
+"""States that an alias gives; it alone takes them away again."""
+
+STEPS: Mapping[VersionState, frozenset[VersionState]] = {
+    "verified": frozenset({"staging", "draining"}),
+    "staging": frozenset({"ready", "verified", "quarantined"}),
+    "ready": frozenset({"shadow", "canary", "active", "staging", "verified", "quarantined", "draining"}),
+    "shadow": frozenset({"ready", "canary", "active", "standby", "quarantined"}),
+    "canary": frozenset({"shadow", "active", "standby", "ready", "quarantined"}),
+    "active": frozenset({"canary", "standby", "quarantined"}),
+    "standby": frozenset({"shadow", "canary", "active", "verified", "quarantined", "draining"}),
+    "quarantined": frozenset({"staging", "verified", "draining"}),
+    "draining": frozenset({"retired"}),
+    "retired": frozenset(),
+}
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A version as it is kept. `name` is also its name on every engine; bytes never change under a name."""
+
+    name: str
+    task: str
+    number: int
+    pool: str
+    state: VersionState
+    digest: str
+    base_fingerprint: str
+    rank: int
+    size_bytes: int
+    manifest: dict[str, Any]
+    manifest_digest: str
+    created_at: float
+    created_by: str
+    changed_at: float = 0.0
+    signed_by: str | None = None
+    signature: str | None = None
+    note: str = ""
+
+    def view(self) -> VersionView:
+        """As the router sees it."""
+        blueprint = self.manifest.get("blueprint") or {}
+        return VersionView(
+            self.name,
+            self.task,
+            self.pool,
+            self.state,
+            self.digest,
+            self.manifest_digest,
+            self.manifest.get("sampling") or {},
+            BlueprintView(
+                blueprint.get("system") or "",
+                blueprint.get("response_format"),
+                blueprint.get("sampling") or {},
+            ),
+            self.manifest.get("contract"),
+        )
+
+
+class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A canary under way: who began it, when (Unix seconds), and the plan by which it is judged (None: by people)."""
+
+    version: str
+    share: float
+    started_at: float
+    by: str
+    plan: dict[str, Any] | None = None
+
+
+class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A task's versions and their weights, and the salt that makes each rollout draw anew.
+
+    `shadow` are versions that get a copy of a share of the requests; `previous` those that led before, newest first.
+    """
+
+    weights: dict[str, float]
+    salt: str = ""
+    shadow: dict[str, float] = {}
+    previous: list[str] = []
+    rollout: Rollout | None = None
+
+    @property
+    def leading(self) -> str:
+        """The version with the greatest weight, a canary aside: the active one."""
+        canary = self.rollout.version if self.rollout else None
+        others = {name: weight for name, weight in self.weights.items() if name != canary}
+        return max(others or self.weights, key=lambda name: self.weights[name])
+
+    def role(self, name: str) -> VersionState | None:
+        """The state that this alias gives to a version; None where it has nothing to do with it."""
+        if name in self.weights:
+            return "active" if name == self.leading else "canary"
+        return "shadow" if name in self.shadow else None
+
+
+def version_from(_: str, raw: Mapping[str, Any]) -> Version:
+    """A version as it stands on the shelf. Raises ValidationError where this release can't read it."""
+    return msgspec.convert(raw, Version)
+
+
+def alias_from(_: str, raw: Mapping[str, Any]) -> AliasEntry:
+    """An alias as it stands on the shelf. Raises ValidationError where this release can't read it."""
+    previous = raw.get("previous")
+    if not isinstance(previous, list):  # up to 0.1.0 it was the one version before, or none
+        raw = {**raw, "previous": [previous] if previous else []}
+    return msgspec.convert(raw, AliasEntry)

@@ -1,0 +1,50 @@
+"""What the gateway says of a field, said of the option that the command gives it by."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from gateway.cli.option_names import in_options, options_of
+from gateway.cli.tasks import baseline, changed
+
+BASELINE = options_of(inspect.signature(baseline).parameters.values())
+CHANGED = options_of(inspect.signature(changed).parameters.values())
+
+
+def test_a_commands_options_are_as_they_are_typed() -> None:
+    assert (BASELINE["of_class"], BASELINE["wrong"], CHANGED["effective"]) == ("--class", "--wrong", "--effective")
+    assert "task" not in BASELINE, "it is no option"
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "said"),
+    [
+        ("effective_at: it is no date.", "effective_at", "--effective: it is no date."),
+        ("expires_at has to be after effective_at.", "expires_at", "--until has to be after --effective."),
+        ("message goes with refuse, and only with it.", "message", "--message goes with refuse, and only with it."),
+        ("A time that is past.", "expires_at", "--until: A time that is past."),
+        ("It goes by feedback_metric.", "other", "It goes by feedback_metric."),
+        ("The task is not known.", "task", "The task is not known."),
+    ],
+)
+def test_fields_are_named_by_their_options(message: str, param: str, said: str) -> None:
+    assert in_options(message, param, CHANGED) == said
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "said"),
+    [
+        ("give either `accept`, or `wrong` and `of`.", None, "give either --accept, or --wrong and --of."),
+        (
+            "wrong: more than of: give the wrong ones of all.",
+            "wrong",
+            "--wrong: more than of: give the wrong ones of all.",
+        ),
+        ("of_class: an evaluation is of all classes.", None, "--class: an evaluation is of all classes."),
+        ("stream: length is not counted.", None, "stream: length is not counted."),
+    ],
+)
+def test_words_that_are_no_fields_stay(message: str, param: str | None, said: str) -> None:
+    assert in_options(message, param, BASELINE) == said

@@ -1,0 +1,68 @@
+"""What admins do about a task is written by Redis's clock, by which the monitor goes: not by their gateway's own."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from gateway.state.state import redis_time
+from monitoring.degradation.verdicts.health import StreamReport
+from tests.walks.gateway import RunningGateway
+from tests.walks.test_health import BASELINE, HEALTH, PIN, SHIFT, become, judged, sent, told
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+async def ahead(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The gateway's clock is a day ahead from now on; the time by Redis's."""
+    own = time.time
+    monkeypatch.setattr(time, "time", lambda: own() + DAY)
+    return await redis_time(gateway.house.redis)
+
+
+def is_of_now(at: float, now: float) -> bool:
+    return now - 1 <= at <= now + 600
+
+
+async def test_a_pin_its_release_and_what_is_undone_are_of_redis_time(gateway: RunningGateway, ahead: float) -> None:
+    async with gateway.http() as http:
+        await become(gateway, SHIFT, pin=None)
+        undone = await sent(http, "POST", f"{HEALTH}/actions/{SHIFT.id}/undo")
+        known = undone["health"]["versions"]["returns@v1"]
+        assert is_of_now(undone["action"]["at"], ahead)
+        assert is_of_now(known["stepped_at"], ahead)
+        pinned = await sent(http, "POST", PIN, verdict="degraded", reason="a", until=ahead + DAY / 2)
+        known = pinned["health"]["versions"]["returns@v1"]
+        assert (is_of_now(known["pin"]["at"], ahead), known["pin"]["until"]) == (True, ahead + DAY / 2)
+        healthy = await sent(http, "POST", PIN, verdict="healthy", reason="a")
+        assert is_of_now(healthy["health"]["versions"]["returns@v1"]["since"], ahead)
+        released = await sent(http, "DELETE", PIN)
+        assert is_of_now(released["action"]["at"], ahead)
+
+
+async def test_a_change_and_what_is_opened_and_closed_for_it_are_of_redis_time(
+    gateway: RunningGateway, ahead: float
+) -> None:
+    async with gateway.http() as http:
+        found = await sent(http, "POST", f"{HEALTH[:-7]}/changed", effective_at=ahead + DAY / 2)
+        assert is_of_now(found["changed"]["at"], ahead)
+        assert not (await told(http, f"{HEALTH}/returns@v1/baselines"))["stale"]
+        assert any("changes on" in one for one in (await told(http))["told"]["known"])
+        asked = (await told(http, "/admin/v1/retraining"))["retraining"][0]
+        assert is_of_now(asked["opened_at"], ahead)
+        taken = await sent(http, "DELETE", f"{HEALTH[:-7]}/changed")
+        assert is_of_now(taken["action"]["at"], ahead)
+        assert is_of_now((await told(http, f"/admin/v1/retraining/{asked['id']}"))["closed_at"], ahead)
+        by_hand = await http.post("/admin/v1/retraining", json={"task": "returns", "reason": "a"})
+        closed = await sent(http, "POST", f"/admin/v1/retraining/{by_hand.json()['id']}/close")
+        assert is_of_now(closed["closed_at"], ahead)
+
+
+async def test_a_baseline_is_of_redis_time(gateway: RunningGateway, ahead: float) -> None:
+    await judged(gateway, StreamReport(stream="feedback", labelled=True, observed=400, estimate=0.2, low=0.1, high=0.3))
+    async with gateway.http() as http:
+        for more in ({"wrong": 1, "of": 40}, {"accept": True}):
+            held = await sent(http, "POST", BASELINE, stream="feedback", reason="a", **more)
+            assert is_of_now(held["set"]["feedback"]["at"], ahead)

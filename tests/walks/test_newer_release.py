@@ -1,0 +1,132 @@
+"""Two releases share one Redis while one takes the other's place: what the newer one writes harms nothing here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.callers import split_key
+from gateway.duties.reconciling import reconcile_once
+from serving.shelf import Shelf
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.two_replicas import LOAD, UNLOAD, called, until
+
+ASKED = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}]}
+
+
+async def change(redis: Redis, kind: str, name: str, **told: Any) -> dict[str, Any]:
+    """Let a newer release change an object; as it stands then."""
+    after = {**(await Shelf(redis, kind).get(name) or {}), **told}
+    await Shelf(redis, kind).put(name, after)
+    return after
+
+
+async def status_of(gateway: RunningGateway, key: str) -> int:
+    async with gateway.http(key) as http:
+        return (await http.post("/v1/chat/completions", json=ASKED)).status_code
+
+
+async def test_a_key_with_a_limit_of_a_newer_release_is_refused_and_others_are_not(
+    gateway: RunningGateway, redis: Redis
+) -> None:
+    keys = [await gateway.key(name=name) for name in ("shop", "web")]
+    public, _ = split_key(keys[0]) or ("", "")
+    raw = await change(redis, "callers", public, limits={"images_per_minute": 1})
+    await gateway.house.snapshot.refresh()
+    assert [await status_of(gateway, key) for key in keys] == [401, 200]
+    async with gateway.http() as http:
+        answer = await http.patch(f"/admin/v1/callers/{public}", json={"limits": None})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "state_conflict")
+        assert "newer release" in answer.json()["error"]["message"]
+        assert await Shelf(redis, "callers").get(public) == raw
+        assert (await http.delete(f"/admin/v1/callers/{public}")).status_code == 200
+    assert await Shelf(redis, "callers").get(public) is None
+
+
+async def test_a_rule_of_a_newer_release_is_not_applied_and_stays(gateway: RunningGateway, redis: Redis) -> None:
+    key = await gateway.key()
+    raw = await change(redis, "overrides", "tools", action="refuse", task="returns", tool="refund")
+    await gateway.house.snapshot.refresh()
+    assert await status_of(gateway, key) == 200
+    async with gateway.http() as http:
+        for answer in (
+            await http.put("/admin/v1/overrides/tools", json={"action": "general", "task": "returns"}),
+            await http.delete("/admin/v1/overrides/tools"),
+        ):
+            assert answer.status_code == 409
+        assert (await http.get("/admin/v1/overrides")).json()["overrides"][0]["tool"] == "refund"
+    assert await Shelf(redis, "overrides").get("tools") == raw
+
+
+async def test_a_version_of_a_newer_release_is_served_as_it_was_last_read_and_is_left_as_it_is(
+    gateway: RunningGateway, redis: Redis, small: FakeEngine
+) -> None:
+    key = await gateway.key()
+    raw = await change(redis, "versions", "returns@v1", state="paused")
+    await gateway.house.snapshot.refresh()
+    await reconcile_once(gateway.house)
+    assert await status_of(gateway, key) == 200
+    async with gateway.http() as http:
+        for path in ("adapters/returns@v1/retire", "adapters/returns@v1/unload"):
+            assert (await http.post(f"/admin/v1/{path}")).status_code == 409
+        assert (await http.get("/admin/v1/adapters/returns@v1")).status_code == 409
+    assert await Shelf(redis, "versions").get("returns@v1") == raw
+    assert not called(small, UNLOAD)
+
+
+async def test_a_gateway_that_starts_beside_a_newer_one_unloads_and_forgets_nothing_of_what_it_can_not_read(
+    configure: Configure, make_adapter: MakeAdapter, redis: Redis, small: FakeEngine
+) -> None:
+    async with run_gateway(configure()) as first:
+        await first.place(make_adapter(1))
+        await first.place(make_adapter(2), alias=False)
+    await change(redis, "versions", "returns@v1", state="paused")
+    placements = await Shelf(redis, "placements").all()
+    loads = len(called(small, LOAD))
+    async with run_gateway(configure()) as second:
+        house = second.house
+        await until(lambda: "returns@v2" in house.fleet.replicas["small-0"].loaded)
+        await reconcile_once(house)
+        assert "returns@v1" not in house.snapshot.current.versions
+        assert await second.place(make_adapter(3), alias=False) == "returns@v3"
+    kept = await Shelf(redis, "placements").all()
+    assert {name: kept[name] for name in placements} == placements
+    assert (len(called(small, LOAD)), called(small, UNLOAD)) == (loads + 1, [])
+
+
+async def test_a_replica_is_left_alone_while_one_of_its_placements_can_not_be_read(
+    gateway: RunningGateway, make_adapter: MakeAdapter, redis: Redis, small: FakeEngine
+) -> None:
+    raw = await change(redis, "placements", "small-0/returns@v1", state="warming")
+    loads = len(called(small, LOAD))
+    async with gateway.http() as http:
+        told = {"task": "returns", "path": str(make_adapter(2))}
+        assert (await http.post("/admin/v1/adapters", json=told)).status_code == 201
+        staged = await http.post("/admin/v1/adapters/returns@v2/stage", params={"wait_seconds": 0})
+        assert staged.status_code == 202, staged.text
+        await reconcile_once(gateway.house)
+        assert len(called(small, LOAD)) == loads
+        assert await Shelf(redis, "placements").get("small-0/returns@v1") == raw
+        assert await status_of(gateway, await gateway.key()) == 200
+        await change(redis, "placements", "small-0/returns@v1", state="ready")
+        staged = await http.post("/admin/v1/adapters/returns@v2/stage", params={"wait_seconds": 10})
+        assert staged.status_code == 200, staged.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [("aliases", "returns", {"mirrored": {}}), ("callers", "a" * 12, {"role": "auditor"})],
+)
+async def test_a_state_is_not_applied_over_what_a_newer_release_has_written(
+    gateway: RunningGateway, redis: Redis, kind: str, name: str, told: dict[str, Any]
+) -> None:
+    async with gateway.http() as http:
+        state = (await http.get("/admin/v1/state")).json()
+        raw = await change(redis, kind, name, **told)
+        answer = await http.post("/admin/v1/state/apply", json={"state": state, "force": True, "prune": True})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "state_conflict")
+    assert await Shelf(redis, kind).get(name) == raw
