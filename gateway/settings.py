@@ -25,6 +25,7 @@ from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
 from gateway.configuration.sections import DoorLimits, ListenSettings, Name, QueueLimits, Seconds, Section
 from gateway.configuration.tasks import TaskSettings
 from gateway.limits.slices import RedisGone
+from monitoring.badness import Metric
 from monitoring.degradation.verdicts.plan import Plan
 from router.policy import AttemptLimits, CacheIsolation
 from serving.adapters.signature import SignatureError, read_public_key
@@ -254,6 +255,13 @@ class Settings(BaseSettings):
         """As serving keeps them."""
         seconds = self.limits.request_timeout_seconds
         return [pool.config(name, self.health_interval_seconds, seconds) for name, pool in self.pools.items()]
+
+    def judged_metrics(self) -> dict[str, Metric]:
+        """The declared feedback metrics, as far as it matters to how bad a value is."""
+        return {
+            name: Metric(kind=one.kind, better=one.better, minimum=one.minimum, maximum=one.maximum)
+            for name, one in self.feedback_metrics.items()
+        }
 
     def plan(self, task: str) -> Plan:
         """How a task's versions are watched."""

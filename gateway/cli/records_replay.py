@@ -15,7 +15,6 @@ import typer
 
 from gateway.cli.tables import Printer
 from gateway.settings import Settings, SettingsError
-from monitoring.badness import Metric
 from monitoring.degradation.detectors import baselines
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.slip import BASELINE_MIN
@@ -66,16 +65,13 @@ def begun(settings: Settings, tasks: list[str], held: Held, look_seconds: float)
         raise SettingsError("--baseline, --gate-rows and --previous are of one version: name it with --version.")
     if held.rate is not None and held.gate_rows is not None:
         raise SettingsError("--baseline and --gate-rows: one of them, not both.")
-    metrics = {
-        name: Metric(kind=one.kind, better=one.better, minimum=one.minimum, maximum=one.maximum)
-        for name, one in settings.feedback_metrics.items()
-    }
     versions = {}
     if held.version is not None:
         task = held.version.partition("@")[0]
         versions = {held.version: WatchedVersion(task=task, state="active", previous=held.previous)}
     watched = {task: WatchedTask(plan=settings.plan(task)) for task in tasks}
-    return Replaying(Step(tasks=watched, versions=versions, metrics=metrics), held.baselines(), look_seconds)
+    step = Step(tasks=watched, versions=versions, metrics=settings.judged_metrics())
+    return Replaying(step, held.baselines(), look_seconds)
 
 
 def replayed(replaying: Replaying, entries: Iterator[Placed]) -> tuple[list[Turn], dict[str, Judgement]]:

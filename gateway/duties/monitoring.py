@@ -23,7 +23,6 @@ from gateway.duties.lease import DutyLease
 from gateway.duties.responding import Responding
 from gateway.house import House
 from gateway.state.snapshot import Snapshot
-from monitoring.badness import Metric
 from monitoring.degradation.streams.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
 from monitoring.degradation.verdicts.health import Judgement, Summary, TaskHealth
 from monitoring.degradation.verdicts.responses import respond
@@ -207,11 +206,7 @@ def step_of(house: House, snapshot: Snapshot) -> Step:
         )
         for name, version in snapshot.versions.items()
     }
-    metrics = {
-        name: Metric(kind=one.kind, better=one.better, minimum=one.minimum, maximum=one.maximum)
-        for name, one in house.settings.feedback_metrics.items()
-    }
-    return Step(tasks=tasks, versions=versions, metrics=metrics)
+    return Step(tasks=tasks, versions=versions, metrics=house.settings.judged_metrics())
 
 
 async def _answered(process: subprocess.Popen[bytes], step: Step) -> Judged:

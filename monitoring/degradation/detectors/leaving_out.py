@@ -91,14 +91,12 @@ def met(roll: Roll, name: str) -> Roll:
 def served(roll: Roll, name: str, at: float = 0.0, reported: bool = False) -> Roll:
     """Somebody's request was answered at `at` (Unix seconds), here or as is `reported`. The counts begin anew where
     they were of the other kind; a report beside what is served here is not counted."""
-    if reported and not roll.reported:
-        if roll.served_at is not None and at - roll.served_at < REPORTS_COUNT_AFTER_SECONDS:
-            return met(roll, name)
-        roll = of_kind(roll, reported)
-    elif not reported:
-        roll = msgspec.structs.replace(of_kind(roll, reported), served_at=at)
-    roll = met(roll, name)
-    return msgspec.structs.replace(roll, requests=_counted(roll, roll.requests, name, FADING_REQUESTS))
+    last = roll.served_at
+    if reported and not roll.reported and last is not None and at - last < REPORTS_COUNT_AFTER_SECONDS:
+        return met(roll, name)
+    roll = met(of_kind(roll, reported), name)
+    requests = _counted(roll, roll.requests, name, FADING_REQUESTS)
+    return msgspec.structs.replace(roll, requests=requests, served_at=last if reported else at)
 
 
 def spoke(roll: Roll, name: str, reported: bool = False) -> Roll:
@@ -190,3 +188,8 @@ def stands(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
     """Whether the evidence reaches the threshold for so many labels as it stands: the first time that it does is the
     first time that `alarms` says so, and with the same probability; it is not so any more once the evidence is gone."""
     return one.log_now >= threshold(labels, alpha)
+
+
+def stands_between(one: LeaveOneOut[Detector], labels: float) -> bool:
+    """The same at the threshold that is reached by chance once in so many labels on average, at most."""
+    return stands(one, labels / 2, 0.5)

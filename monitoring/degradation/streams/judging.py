@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from monitoring.degradation.detectors import baselines, delays, drift, lately, leaving_out, planning, raters
+from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.drift import Signal
 from monitoring.degradation.detectors.estimates import Estimate
 from monitoring.degradation.detectors.restarts import LOG_FLOOR
@@ -115,9 +116,7 @@ def _of_track(
     alarming = tracks.alarms(track, plan.labels_min, wanted * ALPHA, ALPHA)
     recent = tracks.seen_lately(track, alarming)
     interval = lately.share_interval(recent)
-    told: dict[str, Any] = {"labels": track.first, "wanted": track.wanted}
-    if track.baseline is not None:
-        told = _told(msgspec.to_builtins(track.baseline), baselines.rate(track.baseline))
+    told = _told(track.baseline, track.first, track.wanted)
     if track.guard is not None and raters.rests_on_one(track.guard, wanted * ALPHA, ALPHA):
         told["rests_on_one"] = True
     return StreamReport(
@@ -145,9 +144,7 @@ def _of_pairs(track: PairTrack, stream: str, plan: Plan, budget: Budget, at: flo
     alarming = pair_tracks.alarms(track, plan.labels_min, wanted * ALPHA, ALPHA)
     recent = pair_tracks.seen_lately(track, alarming)
     interval = lately.mean_interval(recent)
-    told: dict[str, Any] = {"labels": track.first.labelled, "wanted": pair_tracks.FIRST_PAIRS}
-    if track.baseline is not None:
-        told = _told(msgspec.to_builtins(track.baseline), baselines.rate(track.baseline))
+    told = _told(track.baseline, track.first.labelled, pair_tracks.FIRST_PAIRS)
     told |= {"difference": True, "other_wrong": track.other_wrong, "against": track.against}
     return StreamReport(
         stream=stream,
@@ -231,8 +228,13 @@ def _of_complaints(watch: Watch, budget: Budget, at: float) -> StreamReport:
     )
 
 
-def _told(baseline: dict[str, Any], rate: float | None) -> dict[str, Any]:
-    return baseline if rate is None else {**baseline, "rate": rate}
+def _told(baseline: Baseline | None, first: int, wanted: int) -> dict[str, Any]:
+    """What a stream is held against; where that is nothing yet, how many it has of the first ones that it wants."""
+    if baseline is None:
+        return {"labels": first, "wanted": wanted}
+    told: dict[str, Any] = msgspec.to_builtins(baseline)
+    rate = baselines.rate(baseline)
+    return told if rate is None else {**told, "rate": rate}
 
 
 # ---- unlabelled streams ----------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from monitoring.degradation.verdicts.plan import Plan
 
 PAIRS_MAX = 4
 """Pairs of one request that are kept."""
+KEPT_SECONDS_MAX = 30 * 86_400
+"""For so long a request may be judged at most."""
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):

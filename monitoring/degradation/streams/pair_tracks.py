@@ -204,12 +204,12 @@ def evidence(track: PairTrack, alarming: bool) -> float:
 
 def recovered(track: PairTrack) -> bool:
     """Whether the reverse test finds that the difference came down. One that rises again takes that back."""
-    return track.reverse is not None and leaving_out.stands(track.reverse, RECOVERED_BETWEEN / 2, 0.5)
+    return track.reverse is not None and leaving_out.stands_between(track.reverse, RECOVERED_BETWEEN)
 
 
 def doubted(track: PairTrack) -> bool:
     """As in `tracks.py`."""
-    return track.guard is not None and leaving_out.stands(track.guard, BETWEEN_MIN / 2, 0.5)
+    return track.guard is not None and leaving_out.stands_between(track.guard, BETWEEN_MIN)
 
 
 def seen_lately(track: PairTrack, alarming: bool) -> Recent:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from monitoring.degradation.detectors.baselines import Baseline
+from monitoring.degradation.streams.notes import KEPT_SECONDS_MAX
 from monitoring.degradation.streams.reckoning import PART_SECONDS, Reckoning
 from monitoring.degradation.streams.seen import Given, Seen
 from monitoring.degradation.streams.steps import Step, WatchedVersion
@@ -20,8 +21,6 @@ from monitoring.degradation.verdicts.health import Judgement, StreamReport, Task
 from monitoring.degradation.verdicts.responses import respond
 from monitoring.degradation.verdicts.shares import Roles
 
-NOTE_SECONDS = 30 * 86_400.0
-"""For so long it is known what of a request has counted, as it is in Redis at most."""
 FORGET_EVERY_SECONDS = 86_400.0
 
 
@@ -134,6 +133,6 @@ class Replaying:
         if at - self._forgotten_at < FORGET_EVERY_SECONDS:
             return
         self._forgotten_at = at
-        for request in [name for name, noted_at in self._noted.items() if at - noted_at > NOTE_SECONDS]:
+        for request in [name for name, noted_at in self._noted.items() if at - noted_at > KEPT_SECONDS_MAX]:
             del self._noted[request]
             self.reckoning.notes.pop(request, None)

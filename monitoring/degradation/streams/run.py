@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 from monitoring.beside import NICENESS
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.streams.looking import LOOK, Look, look
-from monitoring.degradation.streams.notes import Note
+from monitoring.degradation.streams.notes import KEPT_SECONDS_MAX, Note
 from monitoring.degradation.streams.reckoning import PART_SECONDS, RETIRED, Entry, Reckoning, entry, versions_in
 from monitoring.degradation.streams.seen import Given, Seen
 from monitoring.degradation.streams.steps import (
@@ -51,7 +51,6 @@ REJUDGED_AT_ONCE = 100
 RACES_MAX = 3
 PACKED_FROM = 16_384
 GENERATION_KEY = "apprentice:generation"
-NOTE_SECONDS_MAX = 30 * 86_400
 BEGINNING = "0-0"
 
 WRITE = """
@@ -90,7 +89,7 @@ class Monitor:
 
     def __init__(self, begin: Begin) -> None:
         self._redis: Any = Redis.from_url(begin.redis_url, socket_timeout=10, socket_connect_timeout=2)
-        self._note_seconds = min(NOTE_SECONDS_MAX, begin.retention_seconds)
+        self._note_seconds = min(KEPT_SECONDS_MAX, begin.retention_seconds)
         self._look_script = self._redis.register_script(LOOK)
         self._write_script = self._redis.register_script(WRITE)
         self._cursors = Cursors()

@@ -188,12 +188,12 @@ def evidence(track: Track, alarming: bool) -> float:
 
 def recovered(track: Track) -> bool:
     """Whether the reverse test finds that its error came down. An error that rises again takes that back."""
-    return track.reverse is not None and leaving_out.stands(track.reverse.detectors, RECOVERED_BETWEEN / 2, 0.5)
+    return track.reverse is not None and leaving_out.stands_between(track.reverse.detectors, RECOVERED_BETWEEN)
 
 
 def doubted(track: Track) -> bool:
     """Whether its evidence, as it stands, would be an alarm of the stream that may alarm most often."""
-    return track.guard is not None and leaving_out.stands(track.guard.detectors, BETWEEN_MIN / 2, 0.5)
+    return track.guard is not None and leaving_out.stands_between(track.guard.detectors, BETWEEN_MIN)
 
 
 def seen_lately(track: Track, alarming: bool) -> Recent:

@@ -183,7 +183,8 @@ def _refuting(known: VersionHealth, judged: Judgement, plan: Plan) -> list[Strea
         for one, upper in held
         if one.of_class is None
         and one.high is not None
-        and max(one.high, one.high if one.high_without_one is None else one.high_without_one) <= upper
+        and one.high <= upper
+        and (one.high_without_one is None or one.high_without_one <= upper)
         and _since(known, one) >= 2 * plan.labels_min
     ]
 
