@@ -5,6 +5,7 @@ false alarms   how often a detector alarms within 10,000 labels while nothing ch
 delays         how many labels of requests since the change come until a detector alarms: the median, by baseline, world
                and size of the change in points. Where half of the runs found nothing there is none
 fleet          ten thousand healthy versions for months: false verdicts a month, beside what was set
+lasting        a slip that lasts: recoveries that are none, and labels until the real one (`degradation_lasting.py`)
 own            streams held against their own first 100 labels, as classes are, or 50 (`degradation_own.py`)
 poison         one caller sends only bad labels: how often that makes a verdict, and what the guard costs the honest
                (`degradation_fleet.py` for both)
@@ -31,7 +32,7 @@ import numpy as np
 from scipy.stats import beta
 from threadpoolctl import threadpool_limits
 
-from benchmarks import degradation_fleet, degradation_own, degradation_peers
+from benchmarks import degradation_fleet, degradation_lasting, degradation_own, degradation_peers
 from benchmarks.canary import rate_of
 from benchmarks.degradation_detectors import Design, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
@@ -58,6 +59,8 @@ DESIGNS: Mapping[str, Design | None] = {
 }
 GOAL_LABELS, GOAL_ALPHA = 10_000, 0.05
 OWN_RUNS_TIMES = 10
+LASTING_PART = 15
+"""One run of a slip that lasts for so many of false alarms: it goes label by label through the monitor's own code."""
 OURS = ("known", "gate_1000", "gate_300", "guarded")
 FULL = "4 times the runs, other alternatives, and 12 months of the fleet; the CPU time is told at the end"
 
@@ -178,13 +181,14 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     )
     poison = degradation_fleet.poison(asked.runs, asked.labels, asked.alpha, asked.seed)
     costs = degradation_fleet.guard(asked.runs // 3, asked.labels, asked.alpha, POINTS[1:], asked.seed)
+    lasts = degradation_lasting.lasting(max(1, asked.runs // LASTING_PART), 2 * asked.labels, asked.alpha, asked.seed)
     designs = tried(asked) if asked.full else []
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     names = ("seed", "runs", "goal_runs", "labels", "alpha", "baselines", "peers_runs")
     return {
         **{name: getattr(asked, name) for name in names},
         "river": RIVER if river.asked else None,
-        "figures": {**figures_of(false, goals, late, fleet, poison), **own_figures(own)},
+        "figures": {**figures_of(false, goals, late, fleet, poison), **own_figures(own), **lasting_figures(lasts)},
         "false_alarms": false,
         "delays": after,
         "goal_delays": goals,
@@ -192,6 +196,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "complaints_first": late,
         "fleet": fleet,
         "own_first": own,
+        "lasting": lasts,
         "poison": poison,
         "guard": costs,
         "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in used), 1),
@@ -241,6 +246,14 @@ def own_figures(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return figures
 
 
+def lasting_figures(lasts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The most recoveries that were none, on average, of a slip that lasts."""
+    return {
+        f"false_recoveries_{kind}": max(row[kind]["false_recoveries_a_run"] for row in lasts)
+        for kind in degradation_lasting.KINDS
+    }
+
+
 def counted(row: Mapping[str, Any], name: str) -> Mapping[str, float]:
     """The false alarms that count: where one rater's burst comes, those of the guarded detector."""
     found: Mapping[str, Mapping[str, float]] = row["detectors"]
@@ -283,6 +296,8 @@ def show(report: Mapping[str, Any]) -> str:
             degradation_fleet.show_fleet(report["fleet"]),
             "",
             degradation_own.show_own(report["own_first"], report["labels"]),
+            "",
+            degradation_lasting.show_lasting(report["lasting"]),
             "",
             degradation_fleet.show_poison(report["poison"], report["guard"]),
             "",

@@ -198,12 +198,12 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_e_value", "gauge", "ratio",
         "Evidence that a stream of a version got worse: an e-value, at most 1e12. It alarms at its threshold.",
-        ("task", "version", "stream"), "T*V*13 + 15", joined="greatest",
+        ("task", "version", "stream"), "T*V*14 + 15", joined="greatest",
     ),
     Spec(
         "apprentice_e_value_threshold", "gauge", "ratio",
         "The e-value at which a stream of a version alarms, from the fleet's accepted false alarms.",
-        ("task", "version", "stream"), "T*V*13 + 15", joined="greatest",
+        ("task", "version", "stream"), "T*V*14 + 15", joined="greatest",
     ),
     Spec(
         "apprentice_quality_ratio", "gauge", "ratio, 0 to 1",

@@ -24,6 +24,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Stream = Literal[
     "reviewed",
     "feedback",
+    "holdout",
     "shadow",
     "complaints",
     "coverage",
@@ -38,7 +39,9 @@ Stream = Literal[
 ]
 COUNTED = frozenset({"reviewed", "feedback"})
 """Streams whose baseline can be said as so many wrong of so many."""
-HELD = COUNTED | {"shadow"}
+OF_PAIRS = frozenset({"holdout", "shadow"})
+"""Streams that are held against a difference of two arms, which may be below 0."""
+HELD = COUNTED | OF_PAIRS
 """Streams that are held against a bound; of the others accepting means that they learn what is usual anew."""
 COUNT_MAX = 10**12
 
@@ -168,7 +171,7 @@ def _accepted(house: House, version: str, body: BaselineIn, by: str, now: float)
         raise Problem("state_conflict", f"Nothing was seen of {body.stream} of {version} that could be accepted.")
     low, high = seen[0].low, seen[0].high
     source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
-    if body.stream == "shadow":  # a difference of two arms, which may be below 0
+    if body.stream in OF_PAIRS:
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
     return stated(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
 

@@ -11,7 +11,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from benchmarks import degradation, degradation_detectors, degradation_fleet, degradation_own, degradation_peers
+from benchmarks import (
+    degradation,
+    degradation_detectors,
+    degradation_fleet,
+    degradation_lasting,
+    degradation_own,
+    degradation_peers,
+)
 from benchmarks.degradation_detectors import Guard, evidence, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
@@ -260,3 +267,12 @@ def test_another_design_with_the_monitors_alternatives_is_the_monitors_detector(
     assert [row["design"] for row in rows] == list(degradation.DESIGNS)
     assert "20 points alone" in "\n".join(degradation.show_tried(rows))
     assert degradation.show_tried([]) == []
+
+
+def test_a_slip_that_lasts_is_found_to_recover_less_often_where_each_recovery_asks_for_more() -> None:
+    row = degradation_lasting.row_of(0.04, 0.14, 3, 5_000, 0.05, 1)
+    more, same = row["asks_more"], row["asks_the_same"]
+    assert more["false_recoveries_a_run"] < same["false_recoveries_a_run"]
+    assert more["false_recoveries_most"] <= same["false_recoveries_most"]
+    assert 0 <= more["labels_to_recover"]["median"] < 400
+    assert "4% to 14%" in degradation_lasting.show_lasting([row])

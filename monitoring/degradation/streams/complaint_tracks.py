@@ -12,7 +12,7 @@ import math
 
 import msgspec
 
-from monitoring.degradation.detectors import complaints, lately, leaving_out
+from monitoring.degradation.detectors import complaints, lately, leaving_out, recoveries
 from monitoring.degradation.detectors.complaints import EXPECTED_MIN, SEEN_MIN, Complaints
 from monitoring.degradation.detectors.delays import HORIZON_TICKS, TICK_SECONDS, Delays
 from monitoring.degradation.detectors.lately import Rate
@@ -22,14 +22,15 @@ GROUPS = 4
 HORIZON_SECONDS = HORIZON_TICKS * TICK_SECONDS
 STILL_RATIO = 1.5
 """The reverse test refutes that there are still so many times the complaints that are expected at most."""
-RECOVERED_LOG = math.log(20.0)
+RECOVERED_MIN = 20.0
+"""The evidence of a first recovery: 1 in so many reverse tests finds one that is none, at most."""
 
 
 class ComplaintTrack(msgspec.Struct, frozen=True, kw_only=True):
     """The complaints and how they stand. `last` is when a request or complaint last came (Unix seconds).
 
     `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began, `streams`
-    is as in `Track`.
+    and `recoveries` are as in `Track`.
     `reverse_seen` and `reverse_expected` are what was seen and expected when the reverse test began (None: it has not).
     """
 
@@ -39,6 +40,7 @@ class ComplaintTrack(msgspec.Struct, frozen=True, kw_only=True):
     rate: Rate | None = None
     busiest: float = 0.0
     streams: int = 0
+    recoveries: int = 0
     reverse_seen: int | None = None
     reverse_expected: float = 0.0
 
@@ -116,7 +118,8 @@ def begins(track: ComplaintTrack) -> float | None:
 def degraded(track: ComplaintTrack) -> ComplaintTrack:
     """The stream once its version is known to be degraded: the reverse test begins."""
     whole = track.detectors.whole
-    return msgspec.structs.replace(track, reverse_seen=whole.seen, reverse_expected=whole.expected)
+    left = recoveries.left(track.recoveries, whole.expected, RECOVERED_MIN)
+    return msgspec.structs.replace(track, reverse_seen=whole.seen, reverse_expected=whole.expected, recoveries=left)
 
 
 def restored(track: ComplaintTrack, at: float) -> ComplaintTrack:
@@ -126,7 +129,7 @@ def restored(track: ComplaintTrack, at: float) -> ComplaintTrack:
     """
     learned = track.detectors.whole.learned
     anew = start(track.complainers.salt, track.last if learned is not None else max(track.last, at), learned)
-    return msgspec.structs.replace(anew, rate=track.rate)
+    return msgspec.structs.replace(anew, rate=track.rate, recoveries=recoveries.one_more(track.recoveries))
 
 
 def recovered(track: ComplaintTrack) -> bool:
@@ -138,7 +141,8 @@ def recovered(track: ComplaintTrack) -> bool:
         return False
     seen = track.detectors.whole.seen - track.reverse_seen
     expected = track.detectors.whole.expected - track.reverse_expected
-    return (STILL_RATIO - 1.0) * expected - math.log(STILL_RATIO) * seen >= RECOVERED_LOG
+    asked = math.log(recoveries.asked(track.recoveries, RECOVERED_MIN))
+    return (STILL_RATIO - 1.0) * expected - math.log(STILL_RATIO) * seen >= asked
 
 
 def _caught_up(state: Complaints, last: float, at: float) -> Complaints:

@@ -97,9 +97,12 @@ def _wanted(track: Track | PairTrack | ComplaintTrack, budget: Budget, at: float
 def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[StreamReport]:
     if watch.reviewed.labels or watch.reviewed.baseline is not None:
         yield _of_track(watch, watch.reviewed, "reviewed", None, plan, budget, at)
-    if watch.feedback.labels or watch.feedback.baseline is not None or watch.holdout.pairs:
-        feedback = _of_track(watch, watch.feedback, "feedback", None, plan, budget, at)
-        yield _with_holdout(feedback, watch, plan, budget, at)
+    if watch.feedback.labels or watch.feedback.baseline is not None:
+        yield _of_track(watch, watch.feedback, "feedback", None, plan, budget, at)
+    if watch.holdout.pairs or watch.holdout.baseline is not None:
+        holdout = _of_pairs(watch.holdout, "holdout", plan, budget, at)
+        if holdout.alarming or not _is_over(watch.holdout, watch.feedback):
+            yield holdout
     if watch.shadow.pairs or watch.shadow.baseline is not None:
         yield _of_pairs(watch.shadow, "shadow", plan, budget, at)
     if watch.complaints is not None:
@@ -163,33 +166,8 @@ def _of_pairs(track: PairTrack, stream: str, plan: Plan, budget: Budget, at: flo
     )
 
 
-def _with_holdout(report: StreamReport, watch: Watch, plan: Plan, budget: Budget, at: float) -> StreamReport:
-    """The stream of feedback with the paired test beside it, against labels of what was held out at the time."""
-    if not watch.holdout.pairs:
-        return report
-    beside = _of_pairs(watch.holdout, "feedback", plan, budget, at)
-    if not beside.alarming and _is_over(watch.holdout, watch.feedback):
-        return report
-    told = {**report.baseline, "holdout": {**beside.baseline, "pairs": beside.observed, "estimate": beside.estimate}}
-    told["holdout"] |= {"e_value": beside.e_value, "threshold": beside.threshold, "alarming": beside.alarming}
-    told["holdout"] |= {"recovered": beside.recovered}
-    against = [one for one in (report, beside) if one.alarming]
-    recovered = all(one.recovered for one in against) if against else report.recovered or beside.recovered
-    report = msgspec.structs.replace(report, baseline=told, recovered=recovered)
-    if not beside.alarming:
-        return report
-    first = beside.since if report.since is None or not report.alarming else min(report.since, beside.since or at)
-    return msgspec.structs.replace(
-        report,
-        alarming=True,
-        e_value=max(report.e_value, beside.e_value),
-        threshold=report.threshold if report.alarming else beside.threshold,
-        since=first,
-    )
-
-
 def _is_over(holdout: PairTrack, feedback: Track) -> bool:
-    """Whether the last pair is older than the labels of which the stream's share lately is."""
+    """Whether the last pair is older than the labels of which feedback's share lately is: nothing is held out now."""
     begins = lately.time_of(feedback.marks, max(0, feedback.labels - lately.WINDOW))
     return begins is not None and bool(holdout.marks) and holdout.marks[-1][1] < begins
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from monitoring.degradation.detectors import delays, estimates, lately, leaving_out, paired
+from monitoring.degradation.detectors import delays, estimates, lately, leaving_out, paired, recoveries
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.estimates import Sums
 from monitoring.degradation.detectors.lately import Marks, Rate, Recent
@@ -30,7 +30,7 @@ from monitoring.degradation.detectors.leaving_out import OTHERS_MIN, LeaveOneOut
 from monitoring.degradation.detectors.paired import PairedSlip
 from monitoring.degradation.detectors.planning import BETWEEN_MIN
 from monitoring.degradation.detectors.restarts import LOG_FLOOR
-from monitoring.degradation.streams.tracks import RECOVERED_BETWEEN, STEP_UP_MIN
+from monitoring.degradation.streams.tracks import STEP_UP_MIN
 
 FIRST_PAIRS = 100
 TWO_SIDED, TWO_SIDED_WITHOUT = 0.9, 0.8
@@ -61,7 +61,7 @@ class PairTrack(msgspec.Struct, frozen=True, kw_only=True):
 
     `wrong` and `other_wrong` sum the badness of either arm. `first` are the differences that become its reference,
     `firsts` the same by their givers, of whose groups the detectors leave out one each.
-    `begun`, `busiest` and `streams` are as in `Track`.
+    `begun`, `busiest`, `streams` and `recoveries` are as in `Track`.
     `waiting` and `other_waiting` are values with their givers that wait for one of the other arm to pair with.
     """
 
@@ -77,6 +77,7 @@ class PairTrack(msgspec.Struct, frozen=True, kw_only=True):
     begun: int = 0
     busiest: float = 0.0
     streams: int = 0
+    recoveries: int = 0
     reverse: LeaveOneOut[PairedSlip] | None = None
     recent: Recent = Recent()
     rate: Rate | None = None
@@ -171,7 +172,7 @@ def degraded(track: PairTrack) -> PairTrack:
         total, of = since
         seen = max(seen, total / of - delays.Z_UPPER * math.sqrt(_spread(track) / of))
     reverse = leaving_out.start(paired.start(_bounded((margin + seen) / 2), "below"), GROUPS)
-    return msgspec.structs.replace(track, reverse=reverse)
+    return msgspec.structs.replace(track, reverse=reverse, recoveries=recoveries.left(track.recoveries, observed(track)))
 
 
 def restored(track: PairTrack) -> PairTrack:
@@ -180,7 +181,7 @@ def restored(track: PairTrack) -> PairTrack:
         return track
     without = tuple([left and paired.start(left.margin) for left in track.guard.without])
     anew = LeaveOneOut(whole=paired.start(track.guard.whole.margin), without=without)
-    return _begun(msgspec.structs.replace(track, guard=anew))
+    return msgspec.structs.replace(_begun(track), guard=anew, recoveries=recoveries.one_more(track.recoveries))
 
 
 def observed(track: PairTrack) -> int:
@@ -204,7 +205,8 @@ def evidence(track: PairTrack, alarming: bool) -> float:
 
 def recovered(track: PairTrack) -> bool:
     """Whether the reverse test finds that the difference came down. One that rises again takes that back."""
-    return track.reverse is not None and leaving_out.stands_between(track.reverse, RECOVERED_BETWEEN)
+    asked = recoveries.asked(track.recoveries)
+    return track.reverse is not None and leaving_out.stands_between(track.reverse, asked)
 
 
 def doubted(track: PairTrack) -> bool:
@@ -284,7 +286,7 @@ def _measured(firsts: tuple[First, ...], left_out: set[int], two_sided: float) -
 
 def _begun(track: PairTrack) -> PairTrack:
     """The stream whose detector has just begun."""
-    return msgspec.structs.replace(track, begun=track.pairs, busiest=0.0, streams=0, reverse=None)
+    return msgspec.structs.replace(track, begun=track.pairs, busiest=0.0, streams=0, recoveries=0, reverse=None)
 
 
 def _spread(track: PairTrack) -> float:

@@ -18,7 +18,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from monitoring.degradation.detectors import baselines, lately, leaving_out, raters
+from monitoring.degradation.detectors import baselines, lately, leaving_out, raters, recoveries
 from monitoring.degradation.detectors.baselines import Baseline, Kind
 from monitoring.degradation.detectors.lately import Marks, Rate, Recent
 from monitoring.degradation.detectors.leaving_out import OTHERS_MIN, Roll
@@ -32,8 +32,6 @@ CONFIDENCE = 0.99
 """Of the bound from a version's own first labels, or the version before's: they are few, and versions are many."""
 STEP_UP_MIN = 0.02
 """By how much a degraded version's error lies above its baseline at least, for the reverse test."""
-RECOVERED_BETWEEN = 200.0
-"""The reverse test finds a recovery that is none at most once in so many labels on average."""
 PART_MIN = 0.5
 """Labels that weigh less than this together are none."""
 
@@ -62,7 +60,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     `first` and `first_wrong` are the labels that become its own baseline, of `wanted`; `firsts` and `steadies` have the
     number and the badness of either by groups of callers. `begun` is the number of labels before the detector was last
     begun, `busiest` the most labels a day since then, `streams` the most streams of all versions (`parting.py`):
-    evidence and threshold are of the same time. `by_caller` is what each group of callers has given to `recent`.
+    evidence and threshold are of the same time. `recoveries` counts those in a row that have not held
+    (`recoveries.py`). `by_caller` is what each group of callers has given to `recent`.
     """
 
     wanted: int
@@ -80,6 +79,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     begun: int = 0
     busiest: float = 0.0
     streams: int = 0
+    recoveries: int = 0
     reverse: Guarded | None = None
     recent: Recent = Recent()
     by_caller: tuple[Recent, ...] = ()
@@ -158,7 +158,8 @@ def degraded(track: Track) -> Track:
         wrong, of = since
         seen = max(seen, baselines.lower_bound(min(of, max(0.0, wrong)), of))
     half_way = min(BASELINE_MAX, (held + seen) / 2)
-    return msgspec.structs.replace(track, reverse=raters.start(half_way, track.salt, "below"))
+    left = recoveries.left(track.recoveries, observed(track))
+    return msgspec.structs.replace(track, reverse=raters.start(half_way, track.salt, "below"), recoveries=left)
 
 
 def restored(track: Track) -> Track:
@@ -166,7 +167,7 @@ def restored(track: Track) -> Track:
     if track.guard is None:
         return track
     anew = raters.start(track.guard.detectors.whole.baseline, track.salt)
-    return _begun(msgspec.structs.replace(track, guard=anew))
+    return msgspec.structs.replace(_begun(track), guard=anew, recoveries=recoveries.one_more(track.recoveries))
 
 
 def observed(track: Track) -> int:
@@ -188,7 +189,8 @@ def evidence(track: Track, alarming: bool) -> float:
 
 def recovered(track: Track) -> bool:
     """Whether the reverse test finds that its error came down. An error that rises again takes that back."""
-    return track.reverse is not None and leaving_out.stands_between(track.reverse.detectors, RECOVERED_BETWEEN)
+    asked = recoveries.asked(track.recoveries)
+    return track.reverse is not None and leaving_out.stands_between(track.reverse.detectors, asked)
 
 
 def doubted(track: Track) -> bool:
@@ -221,7 +223,7 @@ def begins(track: Track) -> float | None:
 
 def _begun(track: Track) -> Track:
     """The stream whose detector has just begun."""
-    return msgspec.structs.replace(track, begun=track.labels, busiest=0.0, streams=0, reverse=None)
+    return msgspec.structs.replace(track, begun=track.labels, busiest=0.0, streams=0, recoveries=0, reverse=None)
 
 
 def _observed(guard: Guarded, vote: Vote, roll: Roll) -> Guarded:

@@ -425,8 +425,8 @@ def _held_against(watch: Watch, name: str, baseline: Baseline) -> dict[str, Any]
         return {"classes": {**watch.classes, name: tracks.held_against(track, baseline)}}
     if stream in ("reviewed", "feedback"):
         return {stream: tracks.held_against(getattr(watch, stream), baseline)}
-    if stream == "shadow":
-        return {stream: pair_tracks.held_against(watch.shadow, baseline)}
+    if stream in ("holdout", "shadow"):
+        return {stream: pair_tracks.held_against(getattr(watch, stream), baseline)}
     if stream == "complaints":
         return {stream: None}
     return {"signals": {known: signal for known, signal in watch.signals.items() if known != stream}}

@@ -215,10 +215,10 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STREAMS = (
-    *("reviewed", "feedback", "shadow", "complaints"),
+    *("reviewed", "feedback", "holdout", "shadow", "complaints"),
     *("coverage", "confidence", "contract", "escalation", "length", "refusal", "language", "latency", "cost"),
 )
-LABELLED = frozenset({"reviewed", "feedback", "shadow", "complaints"})
+LABELLED = frozenset({"reviewed", "feedback", "holdout", "shadow", "complaints"})
 """Streams that can make a version degraded; the others make it suspect at most."""
 
 

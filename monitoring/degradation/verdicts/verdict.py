@@ -17,9 +17,6 @@ import msgspec
 from monitoring.degradation.verdicts.health import Judgement, StreamReport, Verdict, VersionHealth
 from monitoring.degradation.verdicts.plan import Plan
 
-HELD_OUT = "/holdout"
-"""What the name of a stream ends with where the test beside it is meant, against what was held out at the time."""
-
 
 class Found(NamedTuple):
     """A verdict, why, the streams that it rests on, and the unlabelled ones whose alarm labels have refuted."""
@@ -128,18 +125,12 @@ def _of_degraded(
 
 
 def _tests(judged: Judgement, since: float) -> Iterator[ReverseTest]:
-    """The reverse tests of a version that is degraded `since` then; what was held out has one beside feedback's."""
+    """The reverse tests of a version that is degraded `since` then."""
     for one in judged.streams:
         if one.labelled:
             is_there = _upper(one.baseline) is not None or one.baseline.get("learning") is False
             is_before = is_there and _is_before(one.baseline, since)
             yield ReverseTest(name_of(one), one.alarming, one.recovered, is_there, is_before)
-            beside = one.baseline.get("holdout")
-            if isinstance(beside, Mapping):
-                is_there = _upper(beside) is not None
-                is_before = is_there and _is_before(beside, since)
-                alarming, recovered = beside.get("alarming") is True, beside.get("recovered") is True
-                yield ReverseTest(f"{name_of(one)}{HELD_OUT}", alarming, recovered, is_there, is_before)
 
 
 def _is_before(baseline: Mapping[str, Any], since: float) -> bool:
@@ -202,7 +193,10 @@ def _upper(baseline: Mapping[str, Any]) -> float | None:
 
 def _word(one: StreamReport) -> str:
     of_class = f" of the class {one.of_class}" if one.of_class else ""
-    rate = f", {100 * one.estimate:.1f}% bad lately" if one.estimate is not None and one.labelled else ""
-    upper = _upper(one.baseline)
-    held = f" against at most {100 * upper:.1f}%" if rate and upper is not None else ""
+    rate = held = ""
+    if one.estimate is not None and one.labelled:
+        unit, bad = (" points", "worse") if one.baseline.get("difference") else ("%", "bad")
+        rate = f", {100 * one.estimate:.1f}{unit} {bad} lately"
+        upper = _upper(one.baseline)
+        held = f" against at most {100 * upper:.1f}{unit}" if upper is not None else ""
     return f"{one.stream}{of_class}{rate}{held} (e-value {one.e_value:.3g}, threshold {one.threshold:.3g})"

@@ -75,11 +75,12 @@ def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
     if held := _held(one.baseline):
         parts.append(f"held against {held}")
     elif wanted := one.baseline.get("wanted"):
-        has = count(float(one.baseline.get("labels") or 0.0), "label", "labels")
-        parts.append(f"held against nothing before {evidence(float(wanted))} labels are there ({has} so far)")
+        of = ("pair", "pairs") if one.baseline.get("difference") else ("label", "labels")
+        has = count(float(one.baseline.get("labels") or 0.0), *of)
+        parts.append(f"held against nothing before {count(float(wanted), *of)} are there ({has} so far)")
     if one.baseline.get("rests_on_one"):
         parts.append("it would alarm, but rests on one caller's word, which moves no verdict alone")
-    return "; ".join([*parts, *_against_holdout(one.baseline), _evidence(one)]) + "."
+    return "; ".join([*parts, _evidence(one)]) + "."
 
 
 def _amount(one: StreamReport) -> str:
@@ -97,14 +98,16 @@ def _interval(one: StreamReport) -> str:
 
 def _difference(one: StreamReport) -> str:
     """A stream of pairs: how much more often the version is wrong than the other arm, on the same requests."""
-    pairs = count(one.observed, "pair", "pairs")
+    pairs, other = count(one.observed, "pair", "pairs"), "general on the same requests"
+    if one.stream == "holdout":
+        other = "general was on what was held out for it at the same time"
     if one.estimate is None:
         return f"{pairs} so far"
     than = "more often" if one.estimate >= 0 else "less often"
     ends = ""
     if one.low is not None and one.high is not None:
         ends = f", 95% interval {100 * one.low:.1f} to {100 * one.high:.1f}"
-    return f"wrong {100 * abs(one.estimate):.1f} points {than} than general on the same requests lately{ends} ({pairs})"
+    return f"wrong {100 * abs(one.estimate):.1f} points {than} than {other} lately{ends} ({pairs})"
 
 
 def _complaints(one: StreamReport) -> str:
@@ -116,15 +119,6 @@ def _complaints(one: StreamReport) -> str:
     return (
         f"{said}; about {digits(10_000 * float(rate))} in 10,000 are usual" if isinstance(rate, int | float) else said
     )
-
-
-def _against_holdout(baseline: Mapping[str, Any]) -> Iterator[str]:
-    """What the labels of requests say that were held out for general at the same time."""
-    beside = baseline.get("holdout")
-    if isinstance(beside, Mapping) and isinstance(beside.get("estimate"), int | float):
-        by, than = abs(float(beside["estimate"])), "more often" if float(beside["estimate"]) >= 0 else "less often"
-        pairs = count(float(beside.get("pairs") or 0.0), "pair", "pairs")
-        yield f"wrong {100 * by:.1f} points {than} than what was held out at the same time ({pairs} of labels)"
 
 
 def _held(baseline: Mapping[str, Any]) -> str:
@@ -139,6 +133,7 @@ def _held(baseline: Mapping[str, Any]) -> str:
     kind = KINDS.get(str(baseline.get("kind")))
     if kind is None:
         return said
+    kind = kind.replace("labels", "pairs") if baseline.get("difference") else kind
     said += f", from {kind}"
     if baseline.get("of") and not baseline.get("difference"):
         said += f" ({evidence(float(baseline.get('wrong') or 0.0))} of {evidence(float(baseline['of']))} wrong)"

@@ -13,7 +13,7 @@ from monitoring.degradation.verdicts.health import Action, ArmReport, Judgement,
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.responses import UNDOABLE
 from monitoring.degradation.verdicts.shares import Roles
-from monitoring.degradation.verdicts.verdict import HELD_OUT, shows_recovery, unrecovered
+from monitoring.degradation.verdicts.verdict import shows_recovery, unrecovered
 from monitoring.degradation.words import doubts, sureness
 from monitoring.degradation.words.phrases import count, digits, listed, moment, part, percent, span
 
@@ -137,8 +137,7 @@ def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judge
     if known.verdict != "healthy" and known.because:
         yield f"Why {name} is {known.verdict}: {known.because}"
         if known.verdict == "degraded" and judged is not None and (wanting := unrecovered(known, judged)):
-            said = [one.replace(HELD_OUT, " beside what was held out") for one in wanting]
-            yield f"{name} is degraded until labels show that {listed(said)} came down."
+            yield f"{name} is degraded until labels show that {listed(wanting)} came down."
     elif known.because and role == "leads":
         yield f"How it came to that: {known.because}"
     if known.to is not None:

@@ -80,7 +80,19 @@ COMPLAINTS = StreamReport(
     e_value=0.1,
     threshold=26_000,
 )
-WITH_HOLDOUT = {**GATE, "rests_on_one": True, "holdout": {"estimate": 0.012, "pairs": 88.0}}
+RESTS_ON_ONE = {**GATE, "rests_on_one": True}
+HOLDOUT = StreamReport(
+    stream="holdout",
+    labelled=True,
+    observed=88,
+    wrong=6,
+    estimate=0.012,
+    low=-0.03,
+    high=0.054,
+    baseline={"labels": 88, "wanted": 100, "difference": True},
+    e_value=0.0,
+    threshold=26_000,
+)
 ALARM = msgspec.structs.replace(
     FEEDBACK, wrong=71, estimate=0.265, low=0.2, high=0.339, e_value=31_400, alarming=True, since=NOW - 2 * DAY
 )
@@ -243,7 +255,8 @@ SITUATIONS: Mapping[str, Situation] = {
         msgspec.structs.replace(
             JUDGED,
             streams=[
-                msgspec.structs.replace(FEEDBACK, recovered=True, e_value=51_000, baseline=WITH_HOLDOUT),
+                msgspec.structs.replace(FEEDBACK, recovered=True, e_value=51_000, baseline=RESTS_ON_ONE),
+                HOLDOUT,
                 PAIRS,
                 COMPLAINTS,
             ],

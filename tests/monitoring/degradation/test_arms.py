@@ -13,10 +13,9 @@ from monitoring.degradation.detectors import estimates
 from monitoring.degradation.streams import arms
 from monitoring.degradation.streams.arms import Arm, Found, Noted, Right
 from monitoring.degradation.streams.reckoning import Reckoning, replay
-from monitoring.degradation.streams.seen import Given, Seen
 from monitoring.degradation.streams.steps import Step
 from monitoring.degradation.verdicts.health import ArmReport
-from tests.monitoring.degradation.traffic import MORNING, PLAN, V2, V3, at, said, served, shadow, step
+from tests.monitoring.degradation.traffic import MORNING, PLAN, V2, V3, Traffic, at, said, served, shadow, step
 
 WORSE, BETTER, SAME = (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)
 
@@ -201,8 +200,6 @@ def test_another_general_model_begins_anew() -> None:
 
 
 # ---- as the streams tell it -----------------------------------------------------------------------
-
-Traffic = tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]
 
 
 def traffic(

@@ -9,17 +9,14 @@ import msgspec
 import pytest
 
 from monitoring.degradation.detectors import leaving_out, raters
-from monitoring.degradation.detectors.baselines import Baseline, measured, stated
+from monitoring.degradation.detectors.baselines import stated
 from monitoring.degradation.streams import tracks, watch
 from monitoring.degradation.streams.arms import Noted
 from monitoring.degradation.streams.notes import Note
-from monitoring.degradation.streams.reckoning import Reckoning, replay
-from monitoring.degradation.streams.seen import Given, Seen
-from monitoring.degradation.streams.steps import Step, WatchedTask, WatchedVersion
-from monitoring.degradation.verdicts.health import Judgement, StreamReport
+from monitoring.degradation.streams.reckoning import replay
+from tests.monitoring.degradation.reckoned import DAY, GATE, HELD, Told, beside_general, shadowed, task_step
 from tests.monitoring.degradation.traffic import (
     MORNING,
-    PLAN,
     V2,
     V3,
     at,
@@ -31,60 +28,6 @@ from tests.monitoring.degradation.traffic import (
     shadow,
     step,
 )
-
-DAY = 86_400.0
-GATE = measured("gate", 40, 1000, 1.0, "gate", "evaluation-1")
-HELD = {V3: {"feedback": GATE}}
-Traffic = tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]
-
-
-class Told:
-    """A reckoning that is told verdicts, and takes traffic from where the last ended."""
-
-    def __init__(self, baselines: dict[str, dict[str, Baseline]] = HELD, step: Step | None = None) -> None:
-        self.step, self.baselines, self.day = step or _step(), baselines, 0.0
-        self.reckoning = Reckoning("e")
-        self.reckoning.begin(self.step, baselines)
-
-    def tell(self, verdict: str, **more: object) -> None:
-        """Tell it the verdict as of now."""
-        known = WatchedVersion(task="returns", state="active", verdict=verdict, since=self.now, **more)  # type: ignore[arg-type]
-        self.step = msgspec.structs.replace(self.step, versions={V3: known})
-        self.reckoning.begin(self.step, self.baselines)
-
-    @property
-    def now(self) -> float:
-        return MORNING + self.day * DAY
-
-    def take(self, traffic: Traffic) -> None:
-        """Requests, each with its feedback, as if they came on a day of their own."""
-        placed = {}
-        for name, one in traffic[0]:
-            when = _seconds(name) + self.day * DAY
-            of = None if one.shadow_of is None else f"{one.shadow_of}-{self.day}"
-            placed[one.id] = msgspec.structs.replace(one, id=f"{one.id}-{self.day}", shadow_of=of, placed_at=when)
-            self.reckoning.take(placed[one.id], when)
-        for name, given in traffic[1]:
-            known = placed[given.request]
-            about = msgspec.structs.replace(given, request=known.id)
-            self.reckoning.hear(about, known, _seconds(name) + self.day * DAY)
-        self.day += 1.0
-
-    def judged(self) -> Judgement:
-        return self.reckoning.judged([V3], self.now)[V3]
-
-    def stream(self, name: str) -> StreamReport:
-        (found,) = [one for one in self.judged().streams if (one.stream, one.of_class) == (name, None)]
-        return found
-
-
-def _step(labels_min: int = 20) -> Step:
-    return step(msgspec.structs.replace(PLAN, labels_min=labels_min, complaint_metric=None))
-
-
-def _seconds(name: str) -> float:
-    return float(name.partition("-")[0]) / 1000
-
 
 # ---- thresholds ----------------------------------------------------------------------------------
 
@@ -132,7 +75,7 @@ def test_labels_from_before_the_detector_began_are_not_labels_enough() -> None:
     first = labelled_traffic(errors(0.0, 200))
     for more, alarming in ((19, False), (20, True)):
         bad = labelled_traffic([True] * more, begin=200)
-        found = replay(first[0] + bad[0], first[1] + bad[1], _step(), MORNING + DAY)[V3]
+        found = replay(first[0] + bad[0], first[1] + bad[1], task_step(), MORNING + DAY)[V3]
         assert next(one for one in found.streams if one.stream == "feedback").alarming is alarming
 
 
@@ -146,196 +89,6 @@ def test_after_a_recovery_labels_have_to_come_anew() -> None:
     assert not told.stream("feedback").alarming
     told.take(labelled_traffic([True] * 20))
     assert told.stream("feedback").alarming
-
-
-# ---- the way back --------------------------------------------------------------------------------
-
-
-def test_a_new_baseline_while_degraded_leaves_a_way_back() -> None:
-    told = Told()
-    told.take(labelled_traffic(errors(0.4, 200)))
-    told.tell("degraded")
-    told.baselines = {V3: {"feedback": measured("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
-    told.tell("degraded")
-    told.take(labelled_traffic(errors(0.4, 60, 2)))
-    assert (told.stream("feedback").alarming, told.stream("feedback").recovered) == (True, False)
-    told.take(labelled_traffic(errors(0.03, 200, 3)))
-    assert told.stream("feedback").recovered
-
-
-def test_a_new_baseline_makes_nobody_healthy_before_new_labels_do() -> None:
-    """The labels of reviewers never spoke against it; what they have shown before is not shown of the new one."""
-    told = Told({V3: {"feedback": GATE, "reviewed": GATE}})
-    told.take(labelled_traffic(errors(0.4, 200)))
-    told.tell("degraded")
-    told.take(labelled_traffic(errors(0.0, 200), reviewed=True))
-    assert told.stream("reviewed").recovered
-    told.baselines = {V3: {"feedback": measured("gate", 30, 1000, 2.0, "gate", "evaluation-2"), "reviewed": GATE}}
-    told.tell("degraded")
-    assert not any(one.recovered for one in told.judged().streams)
-
-
-def test_a_version_that_was_told_to_be_degraded_without_an_alarm_gets_back() -> None:
-    """An admin has pinned it, and the pin is gone."""
-    told = Told()
-    told.take(labelled_traffic(errors(0.04, 100)))
-    told.tell("degraded")
-    assert not told.stream("feedback").recovered
-    for day in range(6):
-        told.take(labelled_traffic(errors(0.03, 300, day + 2)))
-    found = told.stream("feedback")
-    assert (found.alarming, found.recovered) == (False, True)
-
-
-def test_an_alarm_that_a_setting_takes_away_leaves_a_way_back() -> None:
-    told = Told()
-    told.take(labelled_traffic(errors(0.4, 100)))
-    told.tell("degraded")
-    told.step = msgspec.structs.replace(
-        told.step, tasks={"returns": WatchedTask(plan=msgspec.structs.replace(PLAN, labels_min=1000), active=V3)}
-    )
-    told.reckoning.begin(told.step, told.baselines)
-    told.take(labelled_traffic(errors(0.03, 300, 2)))
-    found = told.stream("feedback")
-    assert (found.alarming, found.recovered) == (False, True)
-
-
-def test_another_general_model_while_degraded_has_pairs_learn_anew_once_it_is_healthy() -> None:
-    told = Told({V3: {}})
-    told.take(_beside_general(0.05, 500))
-    told.take(_beside_general(0.5, 500))
-    told.tell("degraded")
-    for rate in (0.5, 0.05, 0.05, 0.05):
-        told.take(_beside_general(rate, 500, "general-2"))
-        assert told.reckoning.watches[V3].holdout.baseline is None
-    assert told.stream("feedback").recovered, "its own labels are the way back"
-    told.tell("healthy")
-    told.take(_beside_general(0.05, 500, "general-2"))
-    held = told.reckoning.watches[V3].holdout.baseline
-    assert held is not None
-    assert held.upper < 0.2
-
-
-# ---- what a degraded version teaches ----------------------------------------------------------------
-
-
-def test_no_baseline_is_learned_from_labels_of_a_degraded_version() -> None:
-    """Held against the slipped state, a recovery that is none would be sure to be found."""
-    told = Told({V3: {}})
-    told.take(labelled_traffic(errors(0.05, 100)))
-    told.tell("degraded")
-    for day in range(3):
-        told.take(labelled_traffic(errors(0.4, 300, day), tags={"kind": "toys"}))
-    waits = told.stream("feedback")
-    assert (waits.baseline, waits.recovered) == ({"labels": 100, "wanted": 200}, False)
-    watched = told.reckoning.watches[V3]
-    assert watched.classes["feedback:toys"].first == 0
-    told.tell("healthy")
-    told.take(labelled_traffic(errors(0.05, 150, 9)))
-    assert told.stream("feedback").baseline["rate"] < 0.1
-
-
-def test_no_reference_of_shadows_is_learned_while_degraded() -> None:
-    told = Told()
-    told.take(_shadowed(0.05))
-    told.tell("degraded")
-    for _ in range(3):
-        told.take(_shadowed(0.5, "general-2"))
-    waits = told.stream("shadow")
-    assert (waits.observed, waits.baseline["labels"], waits.recovered) == (450, 0, False)
-    assert "upper" not in waits.baseline
-    told.tell("healthy")
-    told.take(_shadowed(0.05, "general-2"))
-    assert told.stream("shadow").baseline["upper"] < 0.2
-
-
-def test_complaints_teach_nothing_while_degraded() -> None:
-    told = Told(step=step())
-    told.take(_complained(0.1))
-    before = told.reckoning.watches[V3].complaints
-    assert before is not None
-    told.tell("degraded")
-    for _ in range(4):
-        told.take(_complained(0.6))
-    assert told.stream("complaints").baseline["learning"]
-    told.tell("healthy")
-    for _ in range(4):
-        told.take(_complained(0.1))
-    assert told.stream("complaints").baseline["rate"] < 0.15
-
-
-def test_labels_of_a_version_that_alarms_are_no_baseline_of_the_next_though_it_is_pinned_as_healthy() -> None:
-    told = Told()
-    told.take(labelled_traffic(errors(0.04, 300)))
-    told.take(labelled_traffic(errors(0.5, 600, 2)))
-    assert told.stream("feedback").alarming
-    track = told.reckoning.watches[V3].feedback
-    assert 300 <= track.steady < 340
-    assert track.steady_wrong < 40
-    told.tell("degraded")
-    told.tell("healthy")
-    told.take(labelled_traffic(errors(0.04, 100, 3)))
-    assert told.reckoning.watches[V3].feedback.steady == track.steady + 100
-
-
-def test_a_recovery_stands_no_more_once_the_version_gets_bad_again() -> None:
-    """Another stream holds it degraded meanwhile: reviewers, say, of whom there is no word yet."""
-    told = Told()
-    told.take(labelled_traffic(errors(0.4, 200)))
-    told.tell("degraded")
-    told.take(labelled_traffic(errors(0.03, 200, 2)))
-    assert told.stream("feedback").recovered
-    told.take(labelled_traffic(errors(0.5, 200, 3)))
-    assert not told.stream("feedback").recovered
-    told.take(labelled_traffic(errors(0.03, 200, 4)))
-    assert told.stream("feedback").recovered
-
-
-def test_pairs_that_get_bad_again_have_recovered_no_more() -> None:
-    told = Told()
-    for rate in (0.05, 0.5):
-        told.take(_shadowed(rate))
-    told.tell("degraded")
-    for rate, recovered in ((0.05, True), (0.6, False), (0.05, True)):
-        told.take(_shadowed(rate))
-        told.take(_shadowed(rate))
-        assert told.stream("shadow").recovered is recovered
-
-
-def _shadowed(rate: float, stack: str = "general-1") -> Traffic:
-    """Requests that both arms answered and a person gave the right answer to; general's answers are all right."""
-    draw, records, feedback = random.Random(3), [], []
-    for number in range(150):
-        name, wrong, shop = f"p{number}", draw.random() < rate, f"shop{number % 3}"
-        pair = {"digest": "right", "served_digest": "wrong" if wrong else "right"}
-        records.append((at(number * 60.0), served(name, shop)))
-        records.append((at(number * 60.0 + 1), shadow(name, pair=pair, stack=stack)))
-        told = said(name, not wrong, shop, demonstration_digests={"normal": "right"})
-        feedback.append((at(number * 60.0 + 9), told))
-    return records, feedback
-
-
-def _complained(rate: float) -> Traffic:
-    """A day of requests, of which so many are complained about after some minutes."""
-    draw, records, feedback = random.Random(4), [], []
-    for number in range(1440):
-        name, shop = f"c{number}", f"shop{number % 3}"
-        records.append((at(number * 60.0), served(name, shop)))
-        if draw.random() < rate:
-            feedback.append((at(number * 60.0 + 600), said(name, True, shop, metric="complaint")))
-    return records, feedback
-
-
-def _beside_general(rate: float, count: int, stack: str = "general-1", seed: int = 9) -> Traffic:
-    """Every other request is held out; general is wrong on 5% of its own."""
-    draw, records, feedback = random.Random(seed), [], []
-    for number in range(count):
-        name, out = f"h{number}", number % 2 == 1
-        one = held_out(name, f"shop{number % 3}", stack=stack) if out else served(name, f"shop{number % 3}")
-        records.append((at(number * 60.0), one))
-        bad = draw.random() < (0.05 if out else rate)
-        feedback.append((at(number * 60.0 + 9), said(name, not bad, f"shop{number % 3}")))
-    return records, feedback
 
 
 # ---- what else is no evidence ----------------------------------------------------------------------
@@ -412,12 +165,12 @@ def test_the_mix_of_who_answers_makes_no_difference_between_arms() -> None:
         other = shadow(name, pair=pair, version=None if ours else V3)
         records += [(at(when), who), (at(when + 1), other)]
         feedback.append((at(when + 30), said(name, draw.random() >= 0.3, f"shop{number % 3}")))
-    found = replay(records, feedback, _step(), MORNING + DAY)[V3]
+    found = replay(records, feedback, task_step(), MORNING + DAY)[V3]
     assert not any(one.stream == "shadow" for one in found.streams)
     judged = [
         (name, msgspec.structs.replace(one, demonstration_digests={"normal": f"c{name}"})) for name, one in feedback
     ]
-    (both,) = [one for one in replay(records, judged, _step(), MORNING + DAY)[V3].streams if one.stream == "shadow"]
+    (both,) = [one for one in replay(records, judged, task_step(), MORNING + DAY)[V3].streams if one.stream == "shadow"]
     assert (both.observed, both.estimate, both.alarming) == (800, 0.0, False)
 
 
@@ -464,19 +217,19 @@ def test_the_estimate_is_of_the_latest_again_once_the_evidence_is_gone() -> None
 
 def test_what_was_held_out_is_told_no_more_once_nothing_is() -> None:
     told = Told()
-    told.take(_beside_general(0.05, 300))
-    assert told.stream("feedback").baseline["holdout"]["pairs"] > 100
+    told.take(beside_general(0.05, 300))
+    assert told.stream("holdout").observed > 100
     told.take(labelled_traffic(errors(0.04, 150)))
-    assert "holdout" in told.stream("feedback").baseline, "it is as new as the stream's own labels lately"
+    assert told.stream("holdout").observed > 100, "it is as new as the labels of which feedback's share lately is"
     told.take(labelled_traffic(errors(0.04, 150)))
-    assert "holdout" not in told.stream("feedback").baseline
+    assert not any(one.stream == "holdout" for one in told.judged().streams)
 
 
 def test_shadows_are_counted_whether_they_cost_anything_or_not() -> None:
     told = Told()
-    told.take(_shadowed(0.05))
+    told.take(shadowed(0.05))
     assert told.judged().shadows == 150
-    records, _ = _shadowed(0.05)
+    records, _ = shadowed(0.05)
     told.take(([(name, msgspec.structs.replace(one, cost_usd=None)) for name, one in records], []))
     found = told.judged()
     assert found.shadows == 300

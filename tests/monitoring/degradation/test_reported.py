@@ -10,13 +10,14 @@ import pytest
 from monitoring.degradation.detectors import leaving_out, raters
 from monitoring.degradation.detectors.leaving_out import REPORTS_COUNT_AFTER_SECONDS
 from monitoring.degradation.streams.reckoning import replay
-from monitoring.degradation.streams.seen import Given, Seen
 from monitoring.degradation.verdicts.health import Judgement, StreamReport
-from tests.monitoring.degradation.test_watch import BY_GATE, complaint_traffic
+from tests.monitoring.degradation.reckoned import BY_GATE
+from tests.monitoring.degradation.test_watch import complaint_traffic
 from tests.monitoring.degradation.traffic import (
     MORNING,
     PLAN,
     V3,
+    Traffic,
     at,
     errors,
     held_out,
@@ -26,7 +27,6 @@ from tests.monitoring.degradation.traffic import (
     step,
 )
 
-Traffic = tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]
 REPORTED: dict[str, Any] = {"purpose": "reported", "reason": None, "attempts": [], "led_to": None}
 DAY = 86_400.0
 
@@ -127,7 +127,7 @@ def test_they_wait_for_no_label_of_what_was_held_out() -> None:
     asked = [(at(n * 60.0), held_out(f"h{n}", f"shop{n % 3}")) for n in range(400)]
     told = [(at(n * 60.0 + 5), said(f"h{n}", True, f"shop{n % 3}")) for n in range(400)]
     found = judged((asked, told), labelled_traffic([False] * 5), reports([True] * 100))
-    assert stream(found, "feedback").baseline["holdout"]["pairs"] == 5
+    assert stream(found, "holdout").observed == 5
 
 
 def test_they_do_not_silence_the_one_caller_who_uses_it() -> None:

@@ -91,16 +91,16 @@ def test_a_reference_that_was_learned_while_it_was_degraded_shows_no_recovery() 
     assert verdict_of(after(health, by_an_admin, at=7200)) == "healthy"
 
 
-def test_what_was_held_out_has_to_recover_by_itself_where_it_alarmed() -> None:
-    beside = {"upper": 0.05, "alarming": True, "recovered": False}
-    health = after(TaskHealth(), alarm("feedback", baseline={**GATE, "holdout": beside}))
-    assert health.versions[V2].alarmed == ("feedback", "feedback/holdout")
-    quiet = {**beside, "alarming": False}
-    health = after(health, stream("feedback", recovered=True, baseline={**GATE, "holdout": quiet}), at=60)
-    assert verdict_of(health) == "degraded"
-    health = after(
-        health, stream("feedback", recovered=True, baseline={**GATE, "holdout": {**quiet, "recovered": True}}), at=120
-    )
+@pytest.mark.parametrize(("slower", "sooner"), [("feedback", "holdout"), ("holdout", "feedback")])
+def test_feedback_and_what_was_held_out_have_to_recover_each_by_itself_where_both_alarmed(
+    slower: str, sooner: str
+) -> None:
+    health = after(TaskHealth(), alarm("feedback", baseline=GATE), alarm("holdout", baseline=GATE))
+    assert health.versions[V2].alarmed == ("feedback", "holdout")
+    waits, shown = stream(slower, baseline=GATE), stream(sooner, recovered=True, baseline=GATE)
+    health = after(health, waits, shown, at=60)
+    assert verdict_of(health) == "degraded", "an alarm that fades is not freed by the other one's recovery"
+    health = after(health, msgspec.structs.replace(waits, recovered=True), shown, at=120)
     assert verdict_of(health) == "healthy"
 
 

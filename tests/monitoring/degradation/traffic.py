@@ -19,6 +19,7 @@ METRICS = {
     "stars": Metric(kind="float", minimum=1, maximum=5),
 }
 PLAN = Plan(feedback_metric="correct", complaint_metric="complaint", class_tag="kind")
+Traffic = tuple[list[tuple[str, Seen]], list[tuple[str, Given]]]
 
 
 def step(plan: Plan = PLAN, v3: WatchedVersion | None = None, v2: WatchedVersion | None = None) -> Step:
@@ -95,3 +96,20 @@ def errors(rate: float, count: int, seed: int = 1) -> list[bool]:
 def with_findings(request: str, **scores: float) -> Seen:
     """A record on which rungs left their scores."""
     return served(request, findings=[Finding(rung, score=score) for rung, score in scores.items()])
+
+
+def paired_traffic(
+    count: int, wrong: float, general_wrong: float, seed: int = 1, begin: int = 0, **pair: Any
+) -> Traffic:
+    """Requests that both arms answer, and a person gives the right answer to: digest `right`."""
+    draw = random.Random(seed)
+    records, feedback = [], []
+    for number in range(begin, begin + count):
+        name, when = f"p{number}", number * 60.0
+        own = "right" if draw.random() >= wrong else "wrong"
+        other = "right" if draw.random() >= general_wrong else "odd"
+        records.append((at(when), served(name, f"shop{number % 3}")))
+        records.append((at(when + 1), shadow(name, pair={"digest": other, "served_digest": own, **pair})))
+        told = said(name, own == "right", f"shop{number % 3}", demonstration_digests={"normal": "right"})
+        feedback.append((at(when + 30), told))
+    return records, feedback

@@ -1,0 +1,95 @@
+"""One part of `benchmarks.degradation`: a slip that lasts, and how often a recovery is found of it that is none.
+
+A version is healthy for 400 labels, the first 200 of which are its baseline, is wrong more often for many labels, and
+then healthy again. `asks_more` goes by `monitoring/degradation/detectors/recoveries.py`, as the monitor does;
+`asks_the_same` forgets each recovery, so that every one has to show what the first has. The labels are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from benchmarks.degradation_figures import median_of
+from benchmarks.degradation_worlds import drawing
+from benchmarks.harness import say, table
+from benchmarks.replay_rows import Row
+from benchmarks.replay_version import Claim, Version
+from monitoring.degradation.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.degradation.verdicts.plan import Plan
+
+HEALTHY_BEFORE, HEALTHY_AFTER = 400, 2_000
+RATES = ((0.04, 0.14), (0.04, 0.20), (0.15, 0.40))
+"""How often it is wrong while it is healthy, and while it has slipped."""
+KINDS = ("asks_more", "asks_the_same")
+
+
+def lasting(runs: int, labels: int, alpha: float, seed: int) -> list[dict[str, Any]]:
+    """A row for each pair of rates: false recoveries of a slip of so many labels, and labels to the real one."""
+    return [row_of(healthy, slipped, runs, labels, alpha, seed) for healthy, slipped in RATES]
+
+
+def row_of(healthy: float, slipped: float, runs: int, labels: int, alpha: float, seed: int) -> dict[str, Any]:
+    """One row of it."""
+    say(f"A slip from {healthy:.0%} to {slipped:.0%} that lasts for {labels} labels")
+    parts = (HEALTHY_BEFORE, labels, HEALTHY_AFTER)
+    rates = np.repeat([healthy, slipped, healthy], parts)
+    found: dict[str, Any] = {"healthy": healthy, "slipped": slipped, "labels": labels, "runs": runs}
+    streams = [drawing(seed, "lasting", healthy, slipped, run).random(len(rates)) < rates for run in range(runs)]
+    for kind in KINDS:
+        ends = [_run(wrong, labels, Claim(10_000, alpha, Plan().labels_min), kind) for wrong in streams]
+        found[kind] = {
+            "false_recoveries_a_run": float(np.mean([count for count, _ in ends])),
+            "false_recoveries_most": max(count for count, _ in ends),
+            "labels_to_recover": median_of(np.array([later for _, later in ends])),
+        }
+    return found
+
+
+def _run(wrong: np.ndarray, labels: int, claim: Claim, kind: str) -> tuple[int, float]:
+    """How many recoveries were found while it was slipped, and how many healthy labels the last one took; infinite
+    where that was not found, 0 where the version was held to be healthy at the time."""
+    version = Version([], FIRST_FEEDBACK, FIRST_OF_CLASS, None, claim)
+    false, ends = 0, HEALTHY_BEFORE + labels
+    for number, bad in enumerate(wrong):
+        if number == ends and version.verdict == "healthy":
+            return false, 0.0
+        turn = version.observe(number, Row(number, float(number), float(number), bool(bad)))
+        if turn is None:
+            continue
+        if turn.after == "healthy" and number >= ends:
+            return false, float(number - ends + 1)
+        false += turn.after == "healthy"
+        if kind == "asks_the_same":
+            for one in version.streams.values():
+                one.track = msgspec.structs.replace(one.track, recoveries=0)
+    return false, float("inf")
+
+
+def show_lasting(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table."""
+    head = [
+        f"a slip that lasts {rows[0]['labels']} labels, {rows[0]['runs']} runs",
+        *(f"{kind.replace('_', ' ')}: {what}" for kind in KINDS for what in ("false a run", "most", "labels back")),
+    ]
+    return table(
+        head,
+        [
+            [
+                f"{row['healthy']:.0%} to {row['slipped']:.0%}",
+                *(
+                    value
+                    for kind in KINDS
+                    for value in (
+                        row[kind]["false_recoveries_a_run"],
+                        row[kind]["false_recoveries_most"],
+                        row[kind]["labels_to_recover"]["median"],
+                    )
+                ),
+            ]
+            for row in rows
+        ],
+    )
