@@ -119,11 +119,11 @@ def _verdicts(board: Board) -> None:
         logarithmic=True, lines=((None, "transparent"), (1, "red")),
     ), 8).add(rows(
         "Which streams say that one got worse?",
-        "The ten with the strongest evidence now. Share: of the e-value at which the stream alarms; at 1 it does.",
+        "The ten with the strongest evidence now, as a share of the e-value at which each alarms: at 1 it does.",
         ("version", "stream"),
-        Column("share", "short", _strongest(_of_threshold())),
+        Column("of threshold", "short", _strongest(_of_threshold())),
         Column("e-value", "short", _strongest(_evidence("e_value"))),
-        greatest_first="share",
+        greatest_first="of threshold",
     ), 8).add(graph(
         "What did the monitor do?", "Its actions by kind; those that were undone count too.", "none",
         Query(growth("apprentice_monitor_actions_total", "task, kind"), "{{task}} {{kind}}"), bars=True, stacked=True,
