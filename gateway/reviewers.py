@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, Field
 
-from gateway.admin.access import Body, Operator, not_blank
+from gateway.admin.access import Body, Operator, known_task, not_blank
 from gateway.admin.audit import audit
 from gateway.duties.reviewing import budget_of, counted, retention_seconds, settings_of
 from gateway.endpoints import house_of
@@ -69,9 +69,7 @@ async def skip_review(request: Request, request_id: str, reviewer: Operator, bod
 
 def tasks_of(house: House, task: str | None) -> list[str]:
     """The one that is named, or all. Raises Problem (404)."""
-    if task is not None and task not in house.settings.tasks:
-        raise Problem("not_found", f"The configuration has no task {task[:80]!r}.", "task")
-    return sorted(house.settings.tasks) if task is None else [task]
+    return sorted(house.settings.tasks) if task is None else [known_task(house, task)]
 
 
 def _told(house: House, task: str, found: Leased, counts: Counts) -> dict[str, Any]:

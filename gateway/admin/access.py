@@ -20,6 +20,8 @@ from serving.adapters.registry import RegistryError
 from serving.shelf import Stale
 
 OBJECTS_MAX = 1000
+TASKS_TOLD_MAX = 10
+"""Tasks that are named to who asks for one that is not there; the others are counted."""
 READ_SECONDS_MAX = 2.0
 """Longest wait for the state; then what was read last is told."""
 Short = Annotated[str, Field(max_length=256)]
@@ -90,6 +92,18 @@ class Body(BaseModel):
     """A body of an admin call: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def known_task(house: House, task: str, *, param: str | None = "task", of: str | None = None) -> str:
+    """The task. Raises Problem (404), with the tasks that there are, where the configuration has no such one; `of` is
+    what is of that task, and goes before."""
+    if task in house.settings.tasks:
+        return task
+    names = sorted(house.settings.tasks)
+    more = len(names) - TASKS_TOLD_MAX
+    there = ", ".join(names[:TASKS_TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
+    text = f"The configuration has no task {task[:80]!r}. It has {there or 'none'}."
+    raise Problem("not_found", text if of is None else f"{of}: {text}", param)
 
 
 async def seen(house: House) -> tuple[Snapshot, bool]:

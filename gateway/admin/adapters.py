@@ -16,7 +16,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
-from gateway.admin.access import Admin, Body, Operator, conflicts, seen
+from gateway.admin.access import Admin, Body, Operator, conflicts, known_task, seen
 from gateway.admin.audit import audit
 from gateway.admin.evaluations import evaluation_words
 from gateway.admin.overrides import rules_to
@@ -109,8 +109,7 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
 
 
 async def _add(house: House, admin: Caller, found: Upload, task: str, pool: str | None) -> dict[str, Any]:
-    if task not in house.settings.tasks:
-        raise Problem("not_found", f"The configuration has no task {task[:80]!r}.", "task")
+    known_task(house, task)
     sample = await sample_of(house, task, found.prompts, found.background)
     folder = found.folder
     try:

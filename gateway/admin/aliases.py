@@ -12,7 +12,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import Field, model_validator
 
-from gateway.admin.access import Admin, Body, Operator, conflicts
+from gateway.admin.access import Admin, Body, Operator, conflicts, known_task
 from gateway.admin.adapters import rollout_shown, version_of
 from gateway.admin.audit import audit
 from gateway.callers import Caller
@@ -97,7 +97,7 @@ async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]
     """One alias; while a canary is on trial, with the evidence so far."""
     house = house_of(request)
     await house.snapshot.refresh()
-    return await _alias_shown(house, _known_task(house, task))
+    return await _alias_shown(house, known_task(house, task, param=None))
 
 
 @router.put("/aliases/{task}")
@@ -105,7 +105,7 @@ async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -
     """Swap: from now on the task's new requests go to these versions. Requests under way keep theirs."""
     house = house_of(request)
     weights = body.weights or {body.version or "": 1.0}
-    await _see_that_they_may_serve(house, _known_task(house, task), admin, weights)
+    await _see_that_they_may_serve(house, known_task(house, task, param=None), admin, weights)
     return await _change_alias(
         house, admin, task, "alias.move", lambda: house.registry.point(task, weights, body.expected_generation)
     )
@@ -120,7 +120,7 @@ async def remove_alias(
     return await _change_alias(
         house,
         admin,
-        _known_task(house, task),
+        known_task(house, task, param=None),
         "alias.remove",
         lambda: house.registry.remove_alias(task, expected_generation),
     )
@@ -130,7 +130,7 @@ async def remove_alias(
 async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> dict[str, Any]:
     """Send a copy of a share of the task's requests to a version; its answers are compared, recorded and not shown."""
     house = house_of(request)
-    _known_task(house, task)
+    known_task(house, task, param=None)
     if body.share:
         await _see_that_they_may_serve(house, task, None, {body.version: body.share})
     expected = body.expected_generation
@@ -143,7 +143,7 @@ async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> d
 async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> dict[str, Any]:
     """Let a version answer a share of the task's sessions. With a plan it is promoted or rolled back by itself."""
     house = house_of(request)
-    _known_task(house, task)
+    known_task(house, task, param=None)
     plan = None if body.plan is None else _plan(house, body.plan)
     await _see_that_they_may_serve(house, task, admin, {body.version: body.share})
     expected = body.expected_generation
@@ -160,7 +160,7 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
 async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
     """Make a version the task's one and only. The one that led until now goes on standby, loaded."""
     house = house_of(request)
-    await _see_that_they_may_serve(house, _known_task(house, task), admin, {body.version: 1.0})
+    await _see_that_they_may_serve(house, known_task(house, task, param=None), admin, {body.version: 1.0})
     expected = body.expected_generation
     return await _change_alias(
         house, admin, task, "alias.promote", lambda: house.registry.promote(task, body.version, expected)
@@ -171,7 +171,7 @@ async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) ->
 async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn | None = None) -> dict[str, Any]:
     """End a canary, or go back to the version that led before: a pointer swap, nothing is loaded."""
     house = house_of(request)
-    _known_task(house, task)
+    known_task(house, task, param=None)
     wanted = body or RollbackIn()
     alias, _ = await house.registry.alias(task)
     if wanted.version is not None and (alias is None or wanted.version not in alias.previous):
@@ -259,12 +259,6 @@ def _plan(house: House, given: dict[str, Any]) -> dict[str, Any]:
         raise Problem("invalid_value", f"The metric {plan.feedback_metric!r} is not declared.", "plan")
     built: dict[str, Any] = msgspec.to_builtins(plan)
     return built
-
-
-def _known_task(house: House, task: str) -> str:
-    if task not in house.settings.tasks:
-        raise Problem("not_found", f"The configuration has no task {task[:80]!r}.")
-    return task
 
 
 async def _alias_shown(house: House, task: str) -> dict[str, Any]:

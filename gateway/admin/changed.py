@@ -13,8 +13,8 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.admin.access import OBJECTS_MAX, Admin, Body, When
-from gateway.admin.health import Expected, Generation, changed, known_task
+from gateway.admin.access import OBJECTS_MAX, Admin, Body, When, known_task
+from gateway.admin.health import Expected, Generation, changed
 from gateway.admin.overrides import exit_fault
 from gateway.duties.retraining import draft_retraining
 from gateway.endpoints import house_of

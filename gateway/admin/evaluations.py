@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query, Request, Response
 from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect
 
-from gateway.admin.access import Admin, Operator
+from gateway.admin.access import Admin, Operator, known_task
 from gateway.admin.audit import audit
 from gateway.callers import Caller
 from gateway.door.wire import Deadline
@@ -249,9 +249,7 @@ async def _wanted(
     other = await _version(house, against) if against is not None else None
     if other is not None and (other.task != version.task or other.name == version.name):
         raise Problem("invalid_value", f"{other.name} is no other version of {version.task}.", "against")
-    task = house.snapshot.current.policy.tasks.get(version.task)
-    if task is None:
-        raise Problem("not_found", f"The configuration has no task {version.task!r}.", "version")
+    task = house.snapshot.current.policy.tasks[known_task(house, version.task, param="version")]
     has_exit = task.exit_pool is not None and task.reaches(task.exit_pool)
     named = tuple(arm for arm in ARMS if arms is None or arm in arms.split(","))
     unknown = [arm for arm in (arms or "").split(",") if arm and arm not in ARMS]

@@ -13,7 +13,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import AfterValidator, Field
 
-from gateway.admin.access import Admin, Body, Operator, When, conflicts, not_blank
+from gateway.admin.access import Admin, Body, Operator, When, conflicts, known_task, not_blank
 from gateway.duties.monitoring import roles_of
 from gateway.duties.responding import Responding
 from gateway.endpoints import house_of
@@ -34,7 +34,6 @@ TRIES_MAX = 5
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
 Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
-TASKS_TOLD_MAX = 10
 Reason = Annotated[
     str,
     Field(min_length=1, max_length=1000, description="Why, for the audit and for who looks."),
@@ -214,21 +213,6 @@ def _row(house: House, snapshot: Snapshot, task: str, generation: int, now: floa
 
 
 # ---- what is asked for ---------------------------------------------------------------------------------
-
-
-def known_task(house: House, task: str) -> str:
-    """Raises Problem (404) where the configuration has no such task."""
-    if task not in house.settings.tasks:
-        raise Problem("not_found", f"The configuration has no task {task[:80]!r}. {_tasks_there(house)}", "task")
-    return task
-
-
-def _tasks_there(house: House) -> str:
-    names = sorted(house.settings.tasks)
-    if not names:
-        return "It has none."
-    more = len(names) - TASKS_TOLD_MAX
-    return f"It has {', '.join(names[:TASKS_TOLD_MAX])}{f' and {more} more' if more > 0 else ''}."
 
 
 async def version_of(house: House, task: str, version: str) -> str:

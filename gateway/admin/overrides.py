@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short
+from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, known_task
 from gateway.admin.audit import audit
 from gateway.admin.dry_run import try_rule
 from gateway.endpoints import house_of
@@ -62,8 +62,8 @@ def _see_that_it_fits(house: House, name: str, body: OverrideIn) -> None:
     """Raises Problem (400, 404) where the name is none, or the rule is about what does not exist."""
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or len(name) > 63:
         raise Problem("invalid_value", "A rule's name has letters, digits, - and _, at most 63.", "name")
-    if body.task is not None and body.task not in house.settings.tasks:
-        raise Problem("not_found", f"The configuration has no task {body.task!r}.", "task")
+    if body.task is not None:
+        known_task(house, body.task)
     if (fault := exit_fault(house, body.action, body.task)) is not None:
         raise Problem("invalid_value", fault, "action")
     if body.version is not None and body.version not in house.snapshot.current.versions:

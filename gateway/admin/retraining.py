@@ -10,9 +10,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from gateway.admin.access import Admin, Body, Operator, When, conflicts
+from gateway.admin.access import Admin, Body, Operator, When, conflicts, known_task
 from gateway.admin.audit import audit, step_with_audit
-from gateway.admin.health import Reason, known_task, version_of
+from gateway.admin.health import Reason, version_of
 from gateway.duties.retraining import draft_retraining
 from gateway.endpoints import house_of
 from gateway.errors import Problem

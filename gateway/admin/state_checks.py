@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 from pydantic import ValidationError
 
+from gateway.admin.access import known_task
 from gateway.admin.keys import CallerIn, LimitsIn
 from gateway.admin.overrides import OverrideIn, exit_fault
 from gateway.admin.state_file import GIVEN_UP, Difference, Held, Kind, Objects
@@ -208,8 +209,8 @@ def _check_against_house(house: House, admin: Caller, step: Difference) -> None:
     if after is None:
         return
     task = step.name if step.kind == "aliases" else after.get("task")
-    if step.kind != "callers" and task is not None and task not in house.settings.tasks:
-        raise Problem("not_found", f"{step.name}: the configuration here has no task {str(task)[:80]!r}.", step.kind)
+    if step.kind != "callers" and task is not None:
+        known_task(house, task, param=step.kind, of=step.name)
     fault = exit_fault(house, after["action"], task) if step.kind == "overrides" else None
     if fault is not None:
         raise Problem("state_conflict", f"{step.name}: {fault}", step.kind)

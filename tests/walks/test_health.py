@@ -13,8 +13,7 @@ import pytest
 from gateway.state.drafts import Drafts
 from monitoring.degradation.verdicts.health import Action, Judgement, StreamReport, Summary, TaskHealth, VersionHealth
 from serving.shelf import Change, Stale, change_together
-from tests.walks.conftest import Configure
-from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.gateway import RunningGateway
 
 HEALTH = "/admin/v1/tasks/returns/health"
 PIN = f"{HEALTH}/returns@v1/pin"
@@ -235,14 +234,6 @@ async def test_what_can_not_be_done_is_refused_and_changes_nothing(
         assert answer.json()["error"]["message"]
         assert await entries(http, "monitor.pin") == []
         assert await gateway.house.baselines.all() == {}
-
-
-async def test_a_task_that_is_not_there_is_answered_with_those_that_are(configure: Configure) -> None:
-    tasks = {f"task-{number:02}": {} for number in range(12)}
-    async with run_gateway(configure(tasks=tasks)) as running, running.http() as http:
-        refused = (await http.get("/admin/v1/tasks/task-00@v1/health")).json()["error"]
-    there = ", ".join(sorted(tasks)[:10])
-    assert refused["message"] == f"The configuration has no task 'task-00@v1'. It has {there} and 2 more."
 
 
 # ---- baselines -----------------------------------------------------------------------------------------

@@ -1,0 +1,75 @@
+"""Whatever admins and reviewers ask of a task that the configuration does not have, they are told which ones it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import run_gateway
+
+NONE = "The configuration has no task 'piano'. It has clauses, returns."
+TASKS: dict[str, Any] = {"returns": {}, "clauses": {}}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("GET", "/admin/v1/aliases/piano", None, None),
+        ("PUT", "/admin/v1/aliases/piano", {"version": "piano@v1"}, None),
+        ("POST", "/admin/v1/aliases/piano/rollback", {}, None),
+        ("PUT", "/admin/v1/overrides/a", {"action": "refuse", "task": "piano"}, "task"),
+        ("GET", "/admin/v1/tasks/piano/health", None, "task"),
+        ("GET", "/admin/v1/reviews?task=piano", None, "task"),
+        ("GET", "/v1/reviews/next?task=piano", None, "task"),
+    ],
+)
+async def test_who_asks_for_a_task_that_is_not_there_is_told_those_that_are(
+    configure: Configure, method: str, path: str, body: dict[str, Any] | None, param: str | None
+) -> None:
+    async with run_gateway(configure(tasks=TASKS)) as running, running.http() as http:
+        answer = await http.request(method, path, json=body)
+    refused = answer.json()["error"]
+    assert (answer.status_code, refused["code"], refused["param"]) == (404, "not_found", param)
+    assert refused["message"] == NONE
+
+
+async def test_a_state_says_which_of_its_objects_is_of_a_task_that_is_not_there(configure: Configure) -> None:
+    async with run_gateway(configure(tasks=TASKS)) as running, running.http() as http:
+        state = (await http.get("/admin/v1/state")).json()
+        state["overrides"] = {"vases": {"generation": 0, "value": {"action": "refuse", "task": "piano"}}}
+        answer = await http.post("/admin/v1/state/apply", json={"state": state})
+    refused = answer.json()["error"]
+    assert (answer.status_code, refused["code"], refused["param"]) == (404, "not_found", "overrides")
+    assert refused["message"] == f"vases: {NONE}"
+
+
+async def test_an_adapter_is_added_to_no_task_that_is_not_there(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with run_gateway(configure(tasks=TASKS)) as running, running.http() as http:
+        answer = await http.post("/admin/v1/adapters", json={"task": "piano", "path": str(make_adapter(1))})
+    refused = answer.json()["error"]
+    assert (answer.status_code, refused["code"], refused["param"]) == (404, "not_found", "task")
+    assert refused["message"] == NONE
+
+
+async def test_a_version_is_not_evaluated_once_its_task_is_configured_no_more(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with run_gateway(configure()) as running:
+        await running.place(make_adapter(1))
+    async with run_gateway(configure(tasks={"clauses": {}})) as running, running.http() as http:
+        answer = await http.post("/admin/v1/evaluations", params={"version": "returns@v1"}, content=b"{}\n")
+    refused = answer.json()["error"]
+    assert (answer.status_code, refused["code"], refused["param"]) == (404, "not_found", "version")
+    assert refused["message"] == "The configuration has no task 'returns'. It has clauses."
+
+
+async def test_of_many_tasks_the_first_are_named_and_the_others_counted(configure: Configure) -> None:
+    tasks = {f"task-{number:02}": {} for number in range(12)}
+    async with run_gateway(configure(tasks=tasks)) as running, running.http() as http:
+        refused = (await http.get("/admin/v1/tasks/task-00@v1/health")).json()["error"]
+    there = ", ".join(sorted(tasks)[:10])
+    assert refused["message"] == f"The configuration has no task 'task-00@v1'. It has {there} and 2 more."
