@@ -72,9 +72,12 @@ async def ask(gateway: RunningGateway, key: str | None = None, **more: Any) -> s
 
 
 async def until_settled(gateway: RunningGateway, drawn: int) -> None:
-    """Wait until so many draws have come to Redis, or were dropped."""
+    """Wait until so many draws have come to Redis, or were dropped, and all records, so that feedback finds its own."""
+    house = gateway.house
     async with asyncio.timeout(WAIT_SECONDS):
-        while outcomes(gateway).get("drawn", 0) < drawn or gateway.house.review_queue.busy:
+        while outcomes(gateway).get("drawn", 0) < drawn or house.review_queue.busy:
+            await asyncio.sleep(0.005)
+        while house.admission.in_flight or house.flow.pending:
             await asyncio.sleep(0.005)
 
 
