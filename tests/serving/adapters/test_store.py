@@ -9,12 +9,7 @@ import pytest
 
 from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, Base, digest_of, verify
 from serving.adapters.store import Store
-from tests.fakes.adapters import write_adapter, write_base
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Base:
-    return write_base(tmp_path / "tiny-base")
+from tests.fakes.adapters import write_adapter
 
 
 @pytest.fixture

@@ -1,0 +1,85 @@
+"""A task of which requests are drawn for people to judge: as many as a test says, and what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from monitoring.degradation.verdicts.health import TaskHealth
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+ASK: dict[str, Any] = {
+    "model": "returns",
+    "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A toaster, after 3 days."}],
+}
+NEXT, LIST = "/v1/reviews/next?task=returns", "/admin/v1/reviews?task=returns"
+WAIT_SECONDS = 10.0
+
+
+@pytest.fixture(autouse=True)
+async def monitor_elsewhere(redis_url: str, redis: Redis) -> None:
+    """Another gateway has the monitor's duty, so that shares stay as the tests set them."""
+    await redis.set("apprentice:duty:monitor", "another gateway")
+
+
+def tasks(per_week: int = 100, **reviews: Any) -> dict[str, Any]:
+    """The task `returns` with a budget of reviews."""
+    monitor = {"reviews": {"per_week": per_week, **reviews}}
+    return {"returns": {"exit_pool": "general", "n_max": 2, "monitor": monitor}}
+
+
+async def watch(gateway: RunningGateway, share: float, **health: Any) -> None:
+    """Have the monitor say that so many requests are drawn."""
+    _, generation = await gateway.house.health.of("returns")
+    await gateway.house.health.put("returns", TaskHealth(review_share=share, **health), generation)
+    await gateway.house.snapshot.refresh()
+
+
+@asynccontextmanager
+async def reviewing(
+    configure: Configure, make_adapter: MakeAdapter, share: float = 1.0, **reviews: Any
+) -> AsyncIterator[RunningGateway]:
+    """A gateway of whose requests so many are drawn."""
+    async with run_gateway(configure(tasks=tasks(**reviews))) as running:
+        await running.place(make_adapter(1))
+        await watch(running, share)
+        yield running
+
+
+async def ask(gateway: RunningGateway, key: str | None = None, **more: Any) -> str:
+    """Ask the task, and return the request's id."""
+    async with gateway.http(key) as http:
+        answer = await http.post("/v1/chat/completions", json={**ASK, **more})
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["x-request-id"])
+
+
+async def until_settled(gateway: RunningGateway, drawn: int) -> None:
+    """Wait until so many draws have come to Redis, or were dropped, and all records, so that feedback finds its own."""
+    house = gateway.house
+    async with asyncio.timeout(WAIT_SECONDS):
+        while outcomes(gateway).get("drawn", 0) < drawn or house.review_queue.busy:
+            await asyncio.sleep(0.005)
+        while house.admission.in_flight or house.flow.pending:
+            await asyncio.sleep(0.005)
+
+
+def outcomes(gateway: RunningGateway) -> dict[str, float]:
+    """How many reviews were counted, by what became of them."""
+    text = gateway.house.meters.exposition()[0].decode()
+    lines = [line for line in text.splitlines() if line.startswith('apprentice_reviews_total{task="returns"')]
+    counted = {line.split('outcome="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+    return {outcome: count for outcome, count in counted.items() if count}
+
+
+async def counts(gateway: RunningGateway) -> dict[str, Any]:
+    """The list's line of the task."""
+    async with gateway.http() as http:
+        (line,) = (await http.get(LIST)).json()["reviews"]
+    return dict(line)
