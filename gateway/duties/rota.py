@@ -15,8 +15,8 @@ from gateway.duties.archiving import keep_archiving
 from gateway.duties.evaluating import keep_evaluating
 from gateway.duties.fitting import keep_fitting
 from gateway.duties.health import keep_checking_health
+from gateway.duties.judgements import follow_judgements
 from gateway.duties.lease import DutyLease
-from gateway.duties.monitored import follow_monitor
 from gateway.duties.monitoring import keep_monitoring
 from gateway.duties.reconciling import keep_reconciling
 from gateway.duties.reviewing import keep_reviewing
@@ -50,7 +50,7 @@ async def on_duty(house: House) -> AsyncIterator[None]:
         "keep_reviews": keep_reviewing,
         "judge_rollouts": _judge_rollouts,
         "monitor": keep_monitoring,
-        "follow_monitor": follow_monitor,
+        "follow_judgements": follow_judgements,
         "flush_records": _flush_records,
         "archive_records": keep_archiving,
         "run_evaluations": keep_evaluating,

@@ -22,7 +22,7 @@ Read = TypeVar("Read", Judgement, Summary)
 
 
 class Monitored:
-    """What was judged last, as far as this gateway knows. Its only mover is the duty `follow_monitor`."""
+    """What was judged last, as far as this gateway knows. Its only mover is the duty `follow_judgements`."""
 
     def __init__(self) -> None:
         self.summary = Summary(at=0.0)

@@ -1,4 +1,4 @@
-"""What the monitor says, as every gateway tells it: read from Redis where one gateway writes it."""
+"""What was judged, as every gateway knows it: read from Redis, where the one that monitors writes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gateway.house import House
 
 
-async def follow_monitor(house: House) -> None:
+async def follow_judgements(house: House) -> None:
     """Read what was judged, again and again. Runs until cancelled; while Redis is away what was read last stands."""
     while True:
         with contextlib.suppress(RedisError, OSError):
