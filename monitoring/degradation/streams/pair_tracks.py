@@ -172,7 +172,8 @@ def degraded(track: PairTrack) -> PairTrack:
         total, of = since
         seen = max(seen, total / of - delays.Z_UPPER * math.sqrt(_spread(track) / of))
     reverse = leaving_out.start(paired.start(_bounded((margin + seen) / 2), "below"), GROUPS)
-    return msgspec.structs.replace(track, reverse=reverse, recoveries=recoveries.left(track.recoveries, observed(track)))
+    left = recoveries.left(track.recoveries, observed(track))
+    return msgspec.structs.replace(track, reverse=reverse, recoveries=left)
 
 
 def restored(track: PairTrack) -> PairTrack:
