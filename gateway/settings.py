@@ -273,6 +273,7 @@ class Settings(BaseSettings):
             frozenset(self.feedback_metrics),
             self.monitor,
             self._judges_itself(task),
+            self.general_pool,
         )
 
     def _judges_itself(self, task: str) -> bool:

@@ -33,7 +33,8 @@ class PairRecord(msgspec.Struct):
     `arm` is the shadow's, `version` or `general` (None: it is that of a version on trial, which no judge looks at).
     `digest` and `served_digest` are the shadow's and the caller's answer in the form in which the `judge` compares
     them, empty where it has no such form; `right` and `served_right` say what is known without a right answer, the
-    scores what the judge guesses, from 0 to 1. `judge_usd` is what asking the judge cost.
+    scores what the judge guesses, from 0 to 1. `judge_usd` is what asking the judge cost, `judge_digest` tells which
+    model judges, and by which prompt, and `judge_answered` whether it gave its word.
     """
 
     version: str | None
@@ -48,6 +49,8 @@ class PairRecord(msgspec.Struct):
     score: float | None = None
     served_score: float | None = None
     judge_usd: float | None = None
+    judge_digest: str | None = None
+    judge_answered: bool | None = None
 
 
 class FindingRecord(msgspec.Struct):

@@ -152,9 +152,10 @@ class TaskMonitorSettings(Section):
         metrics: frozenset[str],
         fleet: MonitorSettings,
         judges_itself: bool = False,
+        general_pool: str | None = None,
     ) -> Plan:
         """As the monitor goes by it. `explored_share` and `enforced` are those of the task's rung `degraded`;
-        `judges_itself` says that the exit's model is the judge."""
+        `judges_itself` says that the exit's model is the judge. `general_pool` judges where no pool is named."""
         metric = self.feedback_metric or ("correct" if "correct" in metrics else None)
         return Plan(
             feedback_metric=metric,
@@ -178,4 +179,5 @@ class TaskMonitorSettings(Section):
             reviews_per_week_suspect=max(self.reviews.per_week, self.reviews.per_week_suspect),
             false_alarms_per_month=fleet.false_alarms_per_month,
             judges_itself=judges_itself,
+            judge_pool=(self.judge.pool or general_pool) if self.judge.kind == "model" else None,
         )

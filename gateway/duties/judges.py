@@ -8,6 +8,7 @@ wrong.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -70,6 +71,7 @@ class Judges:
         form, pair = settings.form(), job.pair
         pair.judge = form.name
         pair.served_digest = form.digest(self._house.digest_secret, job.text) or ""
+        pair.judge_digest = judge_digest(self._house, settings) if settings.kind == "model" else None
         outcome = "passed_over" if shadow.outcome == "ok" else "failed"
         if text is not None:
             pair.digest = form.digest(self._house.digest_secret, text) or ""
@@ -90,11 +92,14 @@ class Judges:
         for served in (served_first, not served_first):
             if found[served] is None:
                 answer = job.text if served else text
-                known = found[not served] if same else None
-                said = await self._asked(job, settings, answer) if known is None else known
+                found[served] = found[not served] if same else None
+                if found[served] is not None:
+                    continue
+                said = await self._asked(job, settings, answer)
                 if isinstance(said, str):
+                    pair.judge_answered = False if said == "unjudged" else None
                     return said
-                found[served] = said
+                found[served], pair.judge_answered = said, True
         pair.right, pair.served_right = found[False], found[True]
         pair.score, pair.served_score = float(bool(pair.right)), float(bool(pair.served_right))
         return "agreed" if pair.right == pair.served_right else "differed"
@@ -175,6 +180,19 @@ class Judges:
             return f"its engine's fault is {fault!r}"
         verdict = verdict_of(text_of([answer.body], stream=False) or "")
         return "it says neither yes nor no" if verdict is None else verdict
+
+
+def judge_digest(house: House, settings: JudgeSettings) -> str | None:
+    """`sha256:<hex>` of the model that judges and of what it is told; None where there is no such pool.
+
+    The build of its engine is no part of that: replicas of one pool may have several, whose word is the same judge's.
+    """
+    name = settings.pool or house.settings.general_pool
+    pool, base = house.fleet.view().pools.get(name), house.stacks.get(name)
+    if pool is None or base is None:
+        return None
+    parts = (pool.base_model, base.base_fingerprint, base.chat_template, settings.prompt or PROMPT)
+    return "sha256:" + hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
 def _by_contract(pair: PairRecord, shadow: Record) -> None:

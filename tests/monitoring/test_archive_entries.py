@@ -14,7 +14,7 @@ from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring import archive, archive_entries, archive_run
-from monitoring.archive import Asked, Nothing
+from monitoring.archive import Asked, Nothing, columns_of
 from monitoring.degradation.detectors.baselines import stated
 from monitoring.degradation.streams.replaying import Placed, Replaying, Turn
 from monitoring.degradation.streams.run import Monitor
@@ -24,7 +24,7 @@ from monitoring.degradation.streams.watch import Watch
 from monitoring.degradation.verdicts.health import TaskHealth, VersionHealth
 from monitoring.degradation.verdicts.responses import respond
 from monitoring.degradation.verdicts.shares import Roles
-from monitoring.records import Record
+from monitoring.records import PairRecord, Record
 from tests.monitoring.degradation.traffic import MORNING, PLAN, V3, said, served, step
 from tests.monitoring.monitor_child import METRICS, store_of, to_the_end
 from tests.monitoring.monitor_child import said as feedback
@@ -37,6 +37,7 @@ STEP = Step(
     metrics=METRICS,
 )
 NEWER = {"feedback": ("reviewed", "demonstration_digests", "entry"), "records": ("entry",)}
+NEWER_OF_PAIR = ("judge_digest", "judge_answered")
 
 
 def archived(begin: Begin, folder: Path) -> None:
@@ -51,7 +52,7 @@ async def all_that_counts(redis: Redis, count: int, wrong: float, seed: int) -> 
     """Labels of callers and reviewers, of classes, twice and early; complaints; pairs with demonstrations."""
     draw, store = random.Random(seed), store_of(redis)
     for _ in range(0, count, 20):
-        made = [record(f"caller{draw.randrange(3)}") for _ in range(20)]
+        made = [record(f"caller{draw.randrange(3)}", saving_usd=0.0007) for _ in range(20)]
         early = made[0]
         await store.give(early.id, feedback(True, "early", caller=early.caller), early.caller, young=True)
         await stream_of(redis).append([*made, *(_shadow(one) for one in made[::4])])
@@ -74,7 +75,8 @@ async def all_that_counts(redis: Redis, count: int, wrong: float, seed: int) -> 
 
 
 def _shadow(one: Record) -> Record:
-    pair = {"version": V3, "arm": "general", "judge": "normal", "digest": "right", "served_digest": "wrong"}
+    pair: dict[str, Any] = {"version": V3, "arm": "general", "judge": "normal", "judge_digest": "sha256:a"}
+    pair |= {"digest": "right", "served_digest": "wrong", "judge_answered": True}
     told: dict[str, Any] = msgspec.to_builtins(record("", version=None, purpose="shadow", shadow_of=one.id))
     return msgspec.convert({**told, "id": IDS.make(""), "pair": {**pair, "score": 0.0, "served_score": 1.0}}, Record)
 
@@ -86,6 +88,7 @@ async def test_the_watch_of_a_replay_is_the_live_one_to_the_last_bit(
     await all_that_counts(redis, 400, 0.2, 1)
     seen = to_the_end(Monitor(begin), STEP)[V3]
     assert {one.stream for one in seen.streams if one.labelled} == {"feedback", "reviewed", "shadow", "complaints"}
+    assert None not in (seen.saving, seen.judge)
     archived(begin, tmp_path)
     replaying = Replaying(STEP, {}, look_seconds=1.0)
     for one in read(tmp_path):
@@ -130,7 +133,10 @@ async def test_the_verdicts_of_a_replay_are_the_live_ones(redis: Redis, begin: B
 def older(folder: Path, dataset: Literal["records", "feedback"]) -> None:
     """Make its files those of an older gateway, without the newer columns."""
     for path in sorted((folder / dataset).rglob("*.parquet")):
-        query = f"SELECT * EXCLUDE ({', '.join(NEWER[dataset])}) FROM read_parquet('{path}', hive_partitioning=false)"
+        pair = ", ".join(f'"{name}" := pair."{name}"' for name in columns_of(PairRecord) if name not in NEWER_OF_PAIR)
+        kept = f"EXCLUDE ({', '.join(NEWER[dataset])})"
+        kept += f" REPLACE (struct_pack({pair}) AS pair)" if dataset == "records" else ""
+        query = f"SELECT * {kept} FROM read_parquet('{path}', hive_partitioning=false)"
         duckdb.connect().execute(f"COPY ({query}) TO '{path}.old' (FORMAT parquet)")
         Path(f"{path}.old").replace(path)
 
@@ -158,6 +164,8 @@ async def test_files_of_an_older_gateway_are_read_alone_and_beside_newer_ones(
     assert archive_entries.without_a_place(tmp_path, ["returns"], None, None) == len(whole)
     assert any(one.given.reviewed for one in both if one.given is not None)
     assert both == sorted(both, key=lambda one: one[:3])
+    pairs = [one.seen.pair for one in both if one.given is None and one.seen is not None and one.seen.shadow_of]
+    assert {one.judge_answered for one in pairs if one is not None} == {None, True}
 
 
 async def test_what_is_in_the_archive_of_feedback_comes_back_as_the_monitor_reads_it(

@@ -9,7 +9,8 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.duties.judges import FAILURES_MAX, JUDGED_CHARACTERS_MAX
+from gateway.configuration.monitor import JudgeSettings
+from gateway.duties.judges import FAILURES_MAX, JUDGED_CHARACTERS_MAX, judge_digest
 from monitoring.feedback import STREAM_KEY as FEEDBACK_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
@@ -19,6 +20,7 @@ from tests.walks.monitor_world import arms, pair_of, watching
 from tests.walks.releases import MESSAGES, V1, ask, metric, record_of, until
 
 MODEL = {"kind": "model"}
+OF_MODEL = ("judge_usd", "judge_digest", "judge_answered")
 Asked = list[dict[str, Any]]
 
 
@@ -89,7 +91,7 @@ async def test_a_judge_that_compares_says_whether_both_arms_say_the_same_and_not
         [shadow] = await arms(running)
         pair = shadow["pair"]
         assert (pair["score"], pair["served_score"]) == (float(same), float(same))
-        assert (pair["right"], pair["served_right"], pair["judge_usd"]) == (None, None, None)
+        assert [pair[name] for name in ("right", "served_right", *OF_MODEL)] == [None] * 5
         assert pair["judge"] == ("fields:decision,days" if judge == FIELDS else judge["kind"])
         assert (pair["digest"] == pair["served_digest"] != "") == same
         outcome = f'outcome="{"agreed" if same else "differed"}"'
@@ -157,6 +159,7 @@ async def test_a_model_judges_each_arms_answer_for_itself_and_its_cost_is_booked
         [shadow] = await arms(running)
         pair = shadow["pair"]
         assert (pair["judge"], pair["served_right"], pair["right"]) == ("model", True, False)
+        assert (pair["judge_answered"], pair["judge_digest"][:7]) == (True, "sha256:")
         assert (pair["served_score"], pair["score"]) == (1.0, 0.0)
         assert {the_answer(one["messages"][-1]["content"]) for one in asked} == {"approve it", "reject it"}
         for one in asked:
@@ -209,6 +212,7 @@ async def test_a_judge_that_says_neither_yes_nor_no_leaves_the_pair_unjudged(
         [shadow] = await arms(running)
         pair = shadow["pair"]
         assert [pair[name] for name in ("right", "served_right", "score", "served_score")] == [None] * 4
+        assert pair["judge_answered"] is False
         assert await metric(http, "apprentice_pairs_total", 'outcome="unjudged"') == 1
 
 
@@ -229,6 +233,7 @@ async def test_a_judge_that_is_down_leaves_pairs_unjudged_and_rests_and_no_label
         answers = [await ask(http) for _ in range(FAILURES_MAX + 3)]
         told = await arms(running, len(answers))
         assert {(one["outcome"], one["pair"]["right"], one["pair"]["score"]) for one in told} == {("ok", None, None)}
+        assert {one["pair"]["judge_answered"] for one in told} == {False}
         assert await metric(http, "apprentice_pairs_total", 'outcome="unjudged"') == len(answers)
         assert FAILURES_MAX <= other.requests_total < FAILURES_MAX + 4  # as many as were on their way when it rested
         assert len([one for one in caplog.records if "the judge of returns rests" in one.getMessage()]) == 1
@@ -251,6 +256,7 @@ async def test_what_a_judge_is_not_asked_is_passed_over_and_does_not_speak_again
         await ask(http, messages=[{"role": "user", "content": "A toaster. " * (JUDGED_CHARACTERS_MAX // 10)}])
         told = await arms(running, 2)
         assert [(one["outcome"], one["pair"]["score"]) for one in told] == [("ok", None)] * 2
+        assert {one["pair"]["judge_answered"] for one in told} == {None}
         assert await metric(http, "apprentice_pairs_total", 'outcome="passed_over"') == 2
         assert await metric(http, "apprentice_pairs_total", 'outcome="unjudged"') == 0
 
@@ -291,3 +297,54 @@ async def test_a_contract_that_is_broken_is_wrong_whatever_a_model_would_say(
         pair = shadow["pair"]
         assert (pair["served_right"], pair["served_score"], pair["right"], pair["score"]) == (False, 0.0, True, 1.0)
         assert [the_answer(one["messages"][-1]["content"]) for one in asked] == ["approve"]
+
+
+async def test_where_both_answers_break_their_contract_no_model_is_asked(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> None:
+    small.answers[V1] = "well, approve"
+    general.answers["large"], asked = judging(lambda _: "yes", "well, reject")
+    async with watching(configure, make_adapter, contract=True, judge=MODEL) as (running, http):
+        await ask(http)
+        [shadow] = await arms(running)
+        assert (shadow["pair"]["judge_answered"], shadow["pair"]["right"], asked) == (None, False, [])
+
+
+async def test_another_model_or_another_prompt_is_another_judge_on_the_records(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, general: FakeEngine
+) -> None:
+    small.answers[V1] = "approve it"
+    general.answers["large"], _ = judging(lambda _: "yes")
+    pools = configure()["pools"] | {
+        "judges": {"base_model": "another", "replicas": [{"name": "judge-0", "url": other.url}]},
+        "twin": {"base_model": general.model, "replicas": [{"name": "twin-0", "url": general.url}]},
+    }
+    async with watching(configure, make_adapter, judge=MODEL, pools=pools) as (running, http):
+        await ask(http)
+        [shadow] = await arms(running)
+        others = ({}, {"pool": "general"}, {"pool": "twin"}, {"pool": "judges"}, {"prompt": "You judge."})
+        told = [judge_digest(running.house, JudgeSettings(kind="model", **one)) for one in others]
+        assert told[:3] == [shadow["pair"]["judge_digest"]] * 3
+        assert len(set(told)) == 3
+
+
+async def test_why_tells_of_a_judge_that_is_down(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, general: FakeEngine
+) -> None:
+    small.answers[V1], general.answers["large"], other.answers[other.model] = "approve it", "reject it", "yes"
+    pools = configure()["pools"] | {
+        "judges": {"base_model": other.model, "replicas": [{"name": "judge-0", "url": other.url}]}
+    }
+
+    async with watching(configure, make_adapter, judge=MODEL | {"pool": "judges"}, pools=pools) as (running, http):
+
+        async def silence() -> list[str]:
+            told = (await http.get("/admin/v1/tasks/returns/health")).json()["told"]
+            return [one for one in told["caveats"] if "got no word from it" in one]
+
+        other.faults.add(Status(500))
+        for _ in range(25):  # a few more than are needed, as pairs count less the older they are
+            await ask(http)
+        await running.house.redis.delete("apprentice:duty:monitor")  # this gateway's from now on
+        [said] = await until(silence)
+        assert f"{V1} that the model in the pool judges was to judge, 100.0% got no word" in said

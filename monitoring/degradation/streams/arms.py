@@ -96,8 +96,8 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
 
     `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the word of a
     reviewer or a trusted caller counts, `told` those where another caller's does, `tested` those whose detector has
-    seen it. `on_trial`: the shadow is a version on trial; what the caller got
-    may have been a third answer then, so that only a demonstration judges the pair.
+    seen it. `on_trial`: the shadow is a version on trial; what the caller got may have been a third answer then, so
+    that only a demonstration judges the pair.
     """
 
     shadow: str
@@ -110,6 +110,7 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     served_right: bool | None = None
     score: float | None = None
     served_score: float | None = None
+    judge_digest: str | None = None
     counted: dict[str, float] = {}
     labelled: tuple[str, ...] = ()
     told: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.degradation.detectors import baselines, delays, drift, lately, leaving_out, planning, raters
+from monitoring.degradation.detectors import baselines, delays, drift, lately, leaving_out, planning, raters, saving
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.drift import Signal
 from monitoring.degradation.detectors.estimates import Estimate
@@ -28,7 +28,7 @@ from monitoring.degradation.streams.pair_tracks import PairTrack
 from monitoring.degradation.streams.signals import KINDS
 from monitoring.degradation.streams.tracks import BASELINE_MAX, Track
 from monitoring.degradation.streams.watch import OTHER_CLASS, Watch
-from monitoring.degradation.verdicts.health import ArmReport, Judgement, StreamReport
+from monitoring.degradation.verdicts.health import ArmReport, Judgement, JudgeReport, SavingReport, StreamReport
 from monitoring.degradation.verdicts.plan import Plan
 
 ALPHA = 0.05
@@ -76,6 +76,30 @@ def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str 
         streams=streams,
         arms=list(_arms(watch, max(alarmed) if alarmed else None, standby)),
         judge_agreement=lately.mean(watch.agreed),
+        judge=_of_judge(watch),
+        saving=_of_saving(watch, at),
+    )
+
+
+def _of_judge(watch: Watch) -> JudgeReport | None:
+    """How the model that judges its pairs has done lately."""
+    silent = lately.mean(watch.judge.silent)
+    if silent is None:
+        return None
+    return JudgeReport(asked=watch.judge.silent.weight, silent=silent, answered_since=watch.judge.answered_since)
+
+
+def _of_saving(watch: Watch, at: float) -> SavingReport | None:
+    """What the version saves at present, and what its shadows cost."""
+    if watch.saving is None or not watch.saving.requests:
+        return None
+    saved, shadows = saving.a_day(watch.saving, at)
+    known, unknown = watch.saving.requests, watch.saving.unknown
+    return SavingReport(
+        saved_usd_per_day=saved,
+        shadow_usd_per_day=shadows,
+        requests=saving.faded(watch.saving, at).requests,
+        known=known / (known + unknown),
     )
 
 

@@ -56,6 +56,7 @@ def noted_pair(note: Note, shadow: Seen) -> Note:
         served_right=pair.served_right,
         score=pair.score,
         served_score=pair.served_score,
+        judge_digest=pair.judge_digest,
     )
     if any((one.shadow, one.served) == (other, served) for one in note.pairs):
         return note

@@ -56,6 +56,8 @@ class Pair(msgspec.Struct):
     served_right: bool | None = None
     score: float | None = None
     served_score: float | None = None
+    judge_digest: str | None = None
+    judge_answered: bool | None = None
 
 
 class Seen(msgspec.Struct):

@@ -15,19 +15,22 @@ from typing import Any, Literal
 import msgspec
 
 from monitoring.badness import Metric, badness
-from monitoring.degradation.detectors import lately, leaving_out, raters
+from monitoring.degradation.detectors import lately, leaving_out, raters, saving
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.drift import Signal
 from monitoring.degradation.detectors.lately import DelayCounts, Marks, Rate, Recent
 from monitoring.degradation.detectors.leaving_out import Roll
-from monitoring.degradation.streams import arms, complaint_tracks, notes, pair_tracks, signals, tracks
+from monitoring.degradation.detectors.saving import Saving
+from monitoring.degradation.streams import arms, complaint_tracks, judge_tracks, notes, pair_tracks, signals, tracks
 from monitoring.degradation.streams.arms import Arm, Noted
 from monitoring.degradation.streams.complaint_tracks import ComplaintTrack
+from monitoring.degradation.streams.judge_tracks import JudgeTrack
 from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.pair_tracks import PairTrack
 from monitoring.degradation.streams.seen import (
     GENERAL,
     Given,
+    Pair,
     Seen,
     class_of,
     held_out_of,
@@ -57,9 +60,10 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     `form` is another with each change of what is kept here: a state of another form can't be read, and is begun anew.
     `roll` knows which callers use the version. `classes` has the streams of classes, as `STREAM:CLASS`. `told` is the
     verdict that was last heard of, since `told_since`; `restored_at` is when the last `degraded` ended. `judged` is the
-    rate of requests that got their first label. `agreed` is how often the judge of pairs was of a person's opinion.
-    `shadows` counts the shadows that were asked for it, which cost `shadow_usd`. `anew` says which baseline set by an
-    admin or an evaluation was taken for a stream, by its time.
+    rate of requests that got their first label. `agreed` is how often the judge of pairs was of a person's opinion, the
+    one that `judge` knows. `shadows` counts the shadows that were asked for it, which cost `shadow_usd`; `saving` is
+    what it saves, and what they cost, lately. `anew` says which baseline set by an admin or an evaluation was taken for
+    a stream, by its time.
     """
 
     form: Literal[3]
@@ -88,6 +92,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     judged: Rate | None = None
     delays: DelayCounts = DelayCounts()
     agreed: Recent = Recent()
+    judge: JudgeTrack = JudgeTrack()
+    saving: Saving | None = None
     saving_usd: float = 0.0
     shadow_usd: float = 0.0
     shadows: int = 0
@@ -128,8 +134,9 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
         moved["request_rate"] = lately.with_event(watch.request_rate, at)
         if watch.requests % MARKED_EVERY == 0:
             moved["request_marks"] = lately.with_mark(watch.request_marks, watch.requests + 1, at, 0.0)
-        if seen.purpose == "serve" and seen.saving_usd is not None:
-            moved["saving_usd"] = watch.saving_usd + seen.saving_usd
+        if seen.purpose == "serve":
+            moved["saving"] = saving.served(watch.saving, at, seen.saving_usd)
+            moved["saving_usd"] = watch.saving_usd + (seen.saving_usd or 0.0)
         if plan.complaint_metric is not None:
             watch = _with_served(watch, seen, plan.complaint_metric, at, previous)
     if signals.is_looked_at(seen.id, watch.requests, lately.per_day(watch.request_rate, at, signals.KNOWN_SECONDS_MIN)):
@@ -175,8 +182,8 @@ def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | 
         return watch, note
     whose = sides(shadow)
     if watch.version == (whose[1] if whose[1] != GENERAL else whose[0]):
-        cost = watch.shadow_usd + (shadow.cost_usd or 0.0)
-        watch = msgspec.structs.replace(watch, shadows=watch.shadows + 1, shadow_usd=cost)
+        watch = _with_cost(watch, shadow.cost_usd, at)
+    watch = _with_judge(watch, shadow.pair)
     if whose[0] == GENERAL:
         watch = _with_shadow(watch, pair_tracks.against(watch.shadow, shadow.stack))
         renewed = arms.against(watch.general, shadow.stack)
@@ -223,6 +230,23 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
     return watch, msgspec.structs.replace(note, pairs=pairs)
 
 
+def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
+    """The watch after a shadow that was asked for it, and what that cost, where it is known."""
+    moved: dict[str, Any] = {"shadows": watch.shadows + 1}
+    if usd:
+        moved |= {"shadow_usd": watch.shadow_usd + usd, "saving": saving.shadowed(watch.saving, at, usd)}
+    return msgspec.structs.replace(watch, **moved)
+
+
+def _with_judge(watch: Watch, pair: Pair) -> Watch:
+    """The watch once it is known which judge its pairs have: what another one has agreed with says nothing of it."""
+    judge = judge_tracks.after(watch.judge, pair)
+    if judge is watch.judge:
+        return watch
+    agreed = watch.agreed if judge_tracks.is_of(watch.judge, judge.judge, judge.digest) else Recent()
+    return msgspec.structs.replace(watch, judge=judge, agreed=agreed)
+
+
 def _told_right(noted: Noted, version: str) -> tuple[float, float] | None:
     """What a contract or a model says outright of both answers; a guess is not enough for a test."""
     if noted.right is None or noted.served_right is None:
@@ -232,9 +256,9 @@ def _told_right(noted: Noted, version: str) -> tuple[float, float] | None:
 
 
 def _with_agreement(watch: Watch, noted: Noted, right: float) -> Watch:
-    """How the judge's word on the version's answer compares with a person's."""
+    """How the judge's word on the version's answer compares with a person's; that of an earlier judge is left out."""
     guessed = arms.guesses(noted, watch.version)
-    if guessed is None:
+    if guessed is None or not judge_tracks.is_of(watch.judge, noted.judge, noted.judge_digest):
         return watch
     agrees = float((guessed[0] >= 0.5) == (right >= 0.5))
     return msgspec.structs.replace(watch, agreed=lately.with_value(watch.agreed, agrees))

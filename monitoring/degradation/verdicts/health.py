@@ -188,6 +188,33 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
     advantage_high: float | None = None
 
 
+class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How the model that judges pairs has done lately: of about how many pairs it was asked, of which share of them it
+    gave no word, and of how many in a row it did up to now."""
+
+    asked: float
+    silent: float
+    answered_since: int
+
+
+class SavingReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version saves at present against general, and what its shadows and their judges cost, in US dollars a day.
+
+    `requests` is about how many of the last three days it rests on, `known` which share of the version's requests they
+    are: of the others it is not known what they cost.
+    """
+
+    saved_usd_per_day: float
+    shadow_usd_per_day: float
+    requests: float
+    known: float
+
+    @property
+    def net_usd_per_day(self) -> float:
+        """What is left of it once shadows are paid for."""
+        return self.saved_usd_per_day - self.shadow_usd_per_day
+
+
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of a version from its streams, at one moment. The same whichever gateway computes it."""
 
@@ -206,12 +233,16 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """By points (`5`, `10`): seconds until such a rise is found at today's label rate; None: never, there are none."""
     saving_usd: float = 0.0
     shadow_usd: float = 0.0
+    saving: SavingReport | None = None
+    """None where of no request it is known what it saved."""
     shadows: int = 0
     """Shadows asked so far of this version, whether their pairs were judged or not."""
     streams: list[StreamReport] = []
     arms: list[ArmReport] = []
     judge_agreement: float | None = None
     """How often the judge of pairs agrees with people, from 0 to 1; None without any that both judged."""
+    judge: JudgeReport | None = None
+    """None where no model was asked."""
 
 
 STREAMS = (

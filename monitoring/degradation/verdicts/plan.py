@@ -16,8 +16,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a task's settings say of its monitor (docs/settings.md has each of them, under tasks.TASK.monitor).
 
     `enforced` says whether the rung `degraded` is enforced, so that shares may be shifted; `explored_share` is what a
-    degraded version keeps at least; `judges_itself` whether the model that judges pairs is the exit's own. Shares lie
-    within 0 and 1, times are in seconds, money in US dollars.
+    degraded version keeps at least; `judges_itself` whether the model that judges pairs is the exit's own, and
+    `judge_pool` its pool (None: no model judges). Shares lie within 0 and 1, times are in seconds, money in US dollars.
     """
 
     feedback_metric: str | None = None
@@ -41,3 +41,4 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reviews_per_week_suspect: int = 0
     false_alarms_per_month: float = 1.0
     judges_itself: bool = False
+    judge_pool: str | None = None

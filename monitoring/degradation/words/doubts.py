@@ -9,7 +9,8 @@ from monitoring.degradation.verdicts.health import Judgement, TaskHealth
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Roles
 from monitoring.degradation.verdicts.verdict import shows_recovery
-from monitoring.degradation.words.phrases import count, listed, moment, span
+from monitoring.degradation.words import savings
+from monitoring.degradation.words.phrases import count, listed, moment, percent, span
 
 STOPPED_SECONDS = 60.0
 """A monitor that has judged nothing for longer has stopped."""
@@ -17,6 +18,11 @@ BEHIND_SECONDS = 60.0
 """Records that are older and not read yet are told of."""
 PAIRS_EXPECTED_MIN = 20.0
 """Shadow pairs that should be there before it is told that none is judged."""
+JUDGE_ASKED_MIN = 20.0
+SILENT_SHARE_MIN = 0.2
+"""Of at least so many pairs lately, this share has got no word from the judge before that is told."""
+ANSWERED_MIN = 20
+"""A judge that has given its word on so many pairs in a row is back."""
 
 
 def doubts(
@@ -35,7 +41,10 @@ def doubts(
     found += [*_of_recovery(health, judgements), *_of_undone(health), *_of_change(health, review_by, now)]
     if roles.active is not None:
         found += _of_labels(roles.active, active, plan)
-        found += _of_judge(active, plan)
+        silent = list(_of_silent_judge(roles.active, active, plan))
+        found += [*silent, *_of_judge(active, plan, bool(silent))]
+        if active is not None:
+            found += savings.doubts(roles.active, active.task, active, health)
         if not plan.enforced and "shift" in plan.responses:
             found.append("The task's rung degraded is not enforced: the monitor tells, and shifts no share by itself.")
     return found
@@ -105,8 +114,27 @@ def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]
         yield "No label comes at present: without labels the monitor can at most become suspicious."
 
 
-def _of_judge(active: Judgement | None, plan: Plan) -> Iterator[str]:
-    """Whether the judge is one of those that it judges, and whether pairs that should be there are missing."""
+def _of_silent_judge(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
+    """Whether the model that judges pairs is asked and says nothing, and what to look at."""
+    found = active.judge if active is not None else None
+    if found is None or active is None or plan.judge_pool is None:
+        return
+    if found.asked < JUDGE_ASKED_MIN or found.silent < SILENT_SHARE_MIN or found.answered_since >= ANSWERED_MIN:
+        return
+    asked = count(round(found.asked), "pair", "pairs")
+    yield (
+        f"Of about the latest {asked} of {name} that the model in the pool {plan.judge_pool} was to judge, "
+        f"{percent(found.silent)} got no word from it, so that they compare no arms. Is that pool up "
+        f"(`apprentice_replica_up`)? The gateways' logs say why at `the judge of {active.task} rests`; "
+        "`apprentice_pairs_total` counts such pairs as unjudged."
+    )
+
+
+def _of_judge(active: Judgement | None, plan: Plan, silent: bool) -> Iterator[str]:
+    """Whether the judge is one of those that it judges, and whether pairs that should be there are missing.
+
+    `silent`: it has been told that the judge says nothing, which is why.
+    """
     if plan.judges_itself and (plan.shadow_share or plan.shadow_share_suspect):
         yield (
             "The general model judges its own answers beside the version's, and may think too well of them: name "
@@ -123,7 +151,7 @@ def _of_judge(active: Judgement | None, plan: Plan) -> Iterator[str]:
             "Which arm is right is for reviewers and trusted callers alone to say here, and they have judged fewer "
             f"than {LABELS_MIN} of the pairs: what other callers say, demonstrations too, does not compare the arms."
         )
-    elif not any(one.stream == "shadow" and one.observed > 0 for one in active.streams):
+    elif not silent and not any(one.stream == "shadow" and one.observed > 0 for one in active.streams):
         yield (
             "Both arms answer a share of the requests, and of no pair is it known which answer is right: that takes a "
             "demonstration, a broken contract, or a model as judge."

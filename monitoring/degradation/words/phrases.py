@@ -67,6 +67,11 @@ def evidence(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
+def dollars(usd: float) -> str:
+    """An amount of US dollars: to the cent, and what is less than ten cents to two digits."""
+    return f"{usd:,.2f}" if abs(usd) >= 0.095 else digits(usd)
+
+
 def listed(words: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

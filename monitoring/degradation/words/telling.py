@@ -14,7 +14,7 @@ from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.responses import UNDOABLE
 from monitoring.degradation.verdicts.shares import Roles
 from monitoring.degradation.verdicts.verdict import shows_recovery, unrecovered
-from monitoring.degradation.words import doubts, sureness
+from monitoring.degradation.words import doubts, savings, sureness
 from monitoring.degradation.words.phrases import count, digits, listed, moment, part, percent, span
 
 ACTIONS_TOLD_MAX = 10
@@ -146,6 +146,8 @@ def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judge
         yield f"{name} still answers all of its requests: {_why_held(of, judged)}."
     if judged is not None:
         yield from _traffic(name, judged)
+        if role == "leads":
+            yield from savings.told(name, of.task, judged)
 
 
 def _traffic(name: str, judged: Judgement) -> Iterator[str]:

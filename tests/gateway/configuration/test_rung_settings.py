@@ -169,4 +169,6 @@ def test_a_judge_of_the_exits_own_model_is_known_as_one(tmp_path: Path, judge: d
         "twin": {"base_model": POOL["base_model"], "replicas": named["twin"]},
         "judges": {"base_model": "another", "replicas": named["judges"]},
     }
-    assert loaded(tmp_path, content).plan("returns").judges_itself == itself
+    plan = loaded(tmp_path, content).plan("returns")
+    assert plan.judges_itself == itself
+    assert plan.judge_pool == (judge.get("pool", "general") if judge["kind"] == "model" else None)
