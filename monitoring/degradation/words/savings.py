@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monitoring.degradation.verdicts.health import Judgement, TaskHealth
+from monitoring.degradation.verdicts.health import Judgement, SavingReport, TaskHealth
 from monitoring.degradation.words.phrases import count, dollars, percent
 
 REQUESTS_MIN = 200.0
@@ -22,9 +22,9 @@ def told(name: str, task: str, judged: Judgement) -> Iterator[str]:
     found = judged.saving
     if found is None or not any((judged.saving_usd, judged.shadow_usd)):
         return
-    of = f" (of the {percent(found.known)} of its requests of which that is known)" if found.known < KNOWN_MIN else ""
+    of = f" (the {percent(found.known)} of them of which that is known)" if found.known < KNOWN_MIN else ""
     parts = _parts(found.saved_usd_per_day, found.shadow_usd_per_day)
-    yield f"{name} {_net(found.net_usd_per_day)} a day at present, net of shadows: {parts}{of}."
+    yield f"{name} {_net(found.net_usd_per_day)} a day at present, net of shadows: {parts}, {_over(found)}{of}."
     net = judged.saving_usd - judged.shadow_usd
     sums = _parts(judged.saving_usd, judged.shadow_usd)
     yield f"Since the monitor saw it first, {name} {_net(net, past=True)} net of shadows: {sums}."
@@ -40,12 +40,11 @@ def doubts(name: str, task: str, judged: Judgement, health: TaskHealth) -> Itera
     found = judged.saving
     if found is None or found.requests < REQUESTS_MIN or found.net_usd_per_day >= 0.0:
         return
-    of = f"over about {count(round(found.requests), 'request', 'requests')} of the last days"
     if found.saved_usd_per_day <= 0.0:
         yield (
             f"{name} and its shadows cost about {dollars(-found.net_usd_per_day)} US dollars a day more than general "
-            f"alone would have, {of}. Are the prices right (`pools.POOL.price`), and is there enough traffic for an "
-            "adapter?"
+            f"alone would have, {_over(found)}. Are the prices right (`pools.POOL.price`), and is there enough traffic "
+            "for an adapter?"
         )
         return
     ticket = health.ticket
@@ -54,8 +53,8 @@ def doubts(name: str, task: str, judged: Judgement, health: TaskHealth) -> Itera
         raised = f"They are raised while ticket {ticket.id} is open. "
     yield (
         f"Shadows and their judges cost more than {name} saves: {dollars(found.shadow_usd_per_day)} US dollars a day "
-        f"against {dollars(found.saved_usd_per_day)}, {of}. {raised}Lower tasks.{task}.monitor.shadow_share if it "
-        "stays so."
+        f"against {dollars(found.saved_usd_per_day)}, {_over(found)}. {raised}Lower tasks.{task}.monitor.shadow_share "
+        "if it stays so."
     )
 
 
@@ -63,6 +62,10 @@ def _net(usd: float, past: bool = False) -> str:
     """What is left of a saving, or what is lost instead."""
     verb = ("has saved" if past else "saves") if usd >= 0.0 else ("has lost" if past else "loses")
     return f"{verb} about {dollars(abs(usd))} US dollars"
+
+
+def _over(found: SavingReport) -> str:
+    return f"over about {count(round(found.requests), 'request', 'requests')} of the last days"
 
 
 def _parts(saved: float, shadows: float) -> str:

@@ -101,7 +101,7 @@ def say(net: tuple[float, float], in_all: tuple[float, float], health: TaskHealt
 def test_what_a_version_saves_is_told_with_what_is_not_in_it() -> None:
     assert say((1.31, 0.11), (1304.5, 7.25)).known[-3:] == [
         "returns@v3 saves about 1.20 US dollars a day at present, net of shadows: 1.31 less than general would have "
-        "cost, 0.11 for shadows and their judges.",
+        "cost, 0.11 for shadows and their judges, over about 2,400 requests of the last days.",
         "Since the monitor saw it first, returns@v3 has saved about 1,297.25 US dollars net of shadows: 1,304.50 less "
         "than general would have cost, 7.25 for shadows and their judges.",
         "Neither reviews nor tuning are taken off what returns@v3 saves here, and requests that were pinned or that a "
@@ -113,14 +113,14 @@ def test_what_a_version_saves_is_told_with_what_is_not_in_it() -> None:
 
 def test_where_it_is_known_of_a_part_of_the_requests_that_is_told() -> None:
     found = say((1.31, 0.11), (1304.5, 7.25), known=0.614).known
-    assert any(one.endswith("judges (of the 61.4% of its requests of which that is known).") for one in found)
+    assert any(one.endswith("of the last days (the 61.4% of them of which that is known).") for one in found)
 
 
 def test_shadows_that_cost_more_than_is_saved_are_told_with_what_to_do() -> None:
     found = say((0.2, 0.31), (12.0, 13.0))
     assert (
         "returns@v3 loses about 0.11 US dollars a day at present, net of shadows: 0.20 less than general would have "
-        "cost, 0.31 for shadows and their judges." in found.known
+        "cost, 0.31 for shadows and their judges, over about 2,400 requests of the last days." in found.known
     )
     assert any("returns@v3 has lost about 1.00 US dollars net of shadows" in one for one in found.known)
     assert found.caveats == [
