@@ -17,7 +17,7 @@ KNOWN_MIN = 0.95
 """Where it is known of fewer of the requests what they saved, that is told."""
 
 
-def told(name: str, task: str, judged: Judgement) -> Iterator[str]:
+def net_of_shadows(name: str, task: str, judged: Judgement) -> Iterator[str]:
     """What the version saves; nothing where no prices are known, or all of them are 0."""
     found = judged.saving
     if found is None or not any((judged.saving_usd, judged.shadow_usd)):

@@ -14,8 +14,9 @@ from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.responses import UNDOABLE
 from monitoring.degradation.verdicts.shares import Roles
 from monitoring.degradation.verdicts.verdict import shows_recovery, unrecovered
-from monitoring.degradation.words import doubts, savings, sureness
+from monitoring.degradation.words import doubts, sureness
 from monitoring.degradation.words.phrases import count, digits, listed, moment, part, percent, span
+from monitoring.degradation.words.savings import net_of_shadows
 
 ACTIONS_TOLD_MAX = 10
 """The newest actions that are told; the audit has all of them."""
@@ -147,7 +148,7 @@ def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judge
     if judged is not None:
         yield from _traffic(name, judged)
         if role == "leads":
-            yield from savings.told(name, of.task, judged)
+            yield from net_of_shadows(name, of.task, judged)
 
 
 def _traffic(name: str, judged: Judgement) -> Iterator[str]:
