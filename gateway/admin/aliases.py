@@ -14,17 +14,18 @@ from pydantic import Field, model_validator
 
 from gateway.admin.access import Admin, Body, Operator, conflicts, known_task
 from gateway.admin.adapters import rollout_shown, version_of
+from gateway.admin.around import around, ready_and_up
 from gateway.admin.audit import audit
 from gateway.callers import Caller
 from gateway.duties.health import check_health
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from gateway.state.snapshot import Snapshot
+from gateway.state.state import redis_time
 from gateway.state.unjudged import COMMAND_OF, lacks, versions_asked
 from monitoring.degradation.verdicts.rollout import Plan
-from serving.adapters.entries import PLACED, AliasEntry, Version
-from serving.adapters.placement import HELD
+from monitoring.degradation.words import around as in_words
+from serving.adapters.entries import PLACED, AliasEntry
 from serving.adapters.reconcile import quorum
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -191,7 +192,8 @@ async def _change_alias(
     house: House, admin: Caller, task: str, action: str, change: Callable[[], Any]
 ) -> dict[str, Any]:
     """Take one step of a release, enter it into the audit, and show the alias as it is then. `changed` is false where
-    it was so already; `warnings` say which rungs have nothing to judge its versions by."""
+    it was so already; `warnings` say which rungs have nothing to judge its versions by, and what keeps requests
+    from them."""
     before, was_at = await house.registry.alias(task)
     with conflicts():
         generation = await change()
@@ -205,7 +207,8 @@ async def _change_alias(
 
 
 async def _warnings(house: House, task: str, before: AliasEntry | None, after: AliasEntry) -> list[str]:
-    """What the task's rungs, and the model `auto`, lack for the versions that answer now, a sentence or two each."""
+    """What the task's rungs, and the model `auto`, lack for the versions that answer now, a sentence or two each; and
+    what keeps requests from these versions."""
     settings = house.settings.tasks.get(task)
     if settings is None or not after.weights:
         return []
@@ -218,7 +221,10 @@ async def _warnings(house: House, task: str, before: AliasEntry | None, after: A
         if "coverage" not in entries and known != version and "coverage" in await house.fitted.of(known):
             lack = f"{version} has no coverage model: auto does not find its task any more"
             found.append((lack, f"Run {COMMAND_OF['coverage'].format(version=version)}."))
-    return [f"{lack.rstrip('.')}. {advice}" for lack, advice in found]
+    now = await redis_time(house.redis)
+    beside = around(house, house.snapshot.current, task, now, after.weights)
+    away = in_words.known(task, beside, [name for name, weight in after.weights.items() if weight])
+    return [*(f"{lack.rstrip('.')}. {advice}" for lack, advice in found), *away]
 
 
 async def _see_that_they_may_serve(house: House, task: str, admin: Caller | None, weights: dict[str, Any]) -> None:
@@ -232,21 +238,13 @@ async def _see_that_they_may_serve(house: House, task: str, admin: Caller | None
             raise Problem("approver_must_differ", f"{name} was pushed with this key: another admin has to release it.")
         if version.task != task or version.state not in PLACED:
             continue  # the registry says it better
-        ready, up = _ready_and_up(house, snapshot, version)
+        ready, up = ready_and_up(house, snapshot, version)
         if ready < quorum(up):
             await check_health(house)  # another gateway has loaded it, and this one has not looked since
-            ready, up = _ready_and_up(house, snapshot, version)
+            ready, up = ready_and_up(house, snapshot, version)
         if ready < quorum(up):
             said = f"{name} is ready on {ready} of its {up} replicas only: wait, or see `why`."
             raise Problem("state_conflict", said)
-
-
-def _ready_and_up(house: House, snapshot: Snapshot, version: Version) -> tuple[int, int]:
-    """On how many replicas the version is ready, and how many of those that are to have it are up."""
-    held = [p for p in snapshot.placements.values() if p.version == version.name and p.state in HELD | {"failed"}]
-    there = (house.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
-    ready = sum(version.name in replica.loaded and replica.up for replica in house.fleet.in_pool(version.pool))
-    return ready, sum(replica is not None and replica.up for replica in there)
 
 
 def _plan(house: House, given: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import AfterValidator, Field
 
 from gateway.admin.access import Admin, Body, Operator, When, conflicts, known_task, not_blank
+from gateway.admin.around import around
 from gateway.duties.monitoring import roles_of
 from gateway.duties.responding import Responding
 from gateway.endpoints import house_of
@@ -166,6 +167,7 @@ async def shown(house: House, snapshot: Snapshot, task: str) -> dict[str, Any]:
         "plan": msgspec.to_builtins(found.plan),
         "review_by": found.review_by,
         "retraining": found.retraining,
+        "around": msgspec.to_builtins(found.around),
         "judged_at": found.judged_at,
         "behind_seconds": found.behind_seconds,
     }
@@ -173,7 +175,7 @@ async def shown(house: House, snapshot: Snapshot, task: str) -> dict[str, Any]:
 
 def situation(house: House, snapshot: Snapshot, task: str, now: float, health: TaskHealth | None = None) -> Situation:
     """All that there is to tell of a task at a time, by Redis's clock."""
-    summary = house.monitored.summary
+    summary, roles = house.monitored.summary, roles_of(house, task, snapshot)
     placed = {one.name: one for one in snapshot.versions.values() if one.task == task and one.state in PLACED}
     asked = [one for one in snapshot.retraining.values() if one.task == task and one.state == "open"]
     judgements: Mapping[str, Judgement] = summary.judgements
@@ -182,7 +184,15 @@ def situation(house: House, snapshot: Snapshot, task: str, now: float, health: T
         now=now,
         health=health if health is not None else snapshot.health.get(task, TaskHealth()),
         plan=house.settings.plan(task),
-        roles=roles_of(house, task, snapshot),
+        roles=roles,
+        around=around(
+            house,
+            snapshot,
+            task,
+            now,
+            (roles.active, roles.canary, roles.standby),
+            house.review_queue.waiting.get(task),
+        ),
         judgements={name: one for name, one in judgements.items() if one.task == task and name in placed},
         judged_at=summary.at or None,
         behind_seconds=summary.behind_seconds,

@@ -14,7 +14,8 @@ from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.responses import UNDOABLE
 from monitoring.degradation.verdicts.shares import Roles
 from monitoring.degradation.verdicts.verdict import shows_recovery, unrecovered
-from monitoring.degradation.words import doubts, sureness
+from monitoring.degradation.words import around, doubts, sureness
+from monitoring.degradation.words.around import Around
 from monitoring.degradation.words.phrases import count, digits, listed, moment, part, percent, span
 from monitoring.degradation.words.savings import net_of_shadows
 
@@ -32,7 +33,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
     `judged_at` is when the monitor last judged (None: never), and `behind_seconds` the age of what it has not read.
     `review_by` says of versions when their owner has to look at them, `retraining` names the task's open requests to
-    train.
+    train. `around` is what stands between the versions and their callers.
     """
 
     task: str
@@ -45,6 +46,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     behind_seconds: float = 0.0
     review_by: dict[str, float] = {}
     retraining: list[str] = []
+    around: Around = Around()
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +91,9 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
     """The whole of it in one line."""
     if of.roles.active is None:
         return f"{of.task} has no version: there is nothing to judge."
+    beside = around.line(of.around, of.roles.active)
     if known is None and judged is None:
-        return f"{of.roles.active} has not been judged yet."
+        return "; ".join([f"{of.roles.active} has not been judged yet", *beside]) + "."
     known = known or VersionHealth()
     unsure = known.verdict == "healthy" and (judged is None or judged.labels < of.plan.labels_min)
     parts = [f"{of.roles.active} is {known.verdict}{_since(known, of.now)}"]
@@ -103,6 +106,7 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
         parts.append("held by an admin" if known.pin.verdict is None else "pinned by an admin")
     if known.stale_from is not None and known.stale_from <= of.now:
         parts.append("stale")
+    parts += beside
     parts.append(count(judged.labels, "label", "labels") if judged is not None else "no labels")
     return "; ".join(parts) + "."
 
@@ -131,6 +135,7 @@ def _known(of: Situation) -> Iterator[str]:
         )
     if of.health.changed is not None:
         yield _changed(of)
+    yield from around.known(of.task, of.around, [one for _, one in roles if one is not None])
 
 
 def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judged: Judgement | None) -> Iterator[str]:
@@ -165,11 +170,16 @@ def _traffic(name: str, judged: Judgement) -> Iterator[str]:
 
 def _why_held(of: Situation, judged: Judgement | None) -> str:
     """Why nothing of a degraded version's share is shifted."""
-    if judged is not None and any(one.advantage_low is not None and one.advantage_low > 0 for one in judged.arms):
+    if judged is not None and _better_arms(judged):
         if "shift" in of.health.undone:
             return "an admin has undone the shift to the better arm"
         return "the task's settings let nothing be shifted to the better arm"
     return "no other arm is known to be better on this task"
+
+
+def _better_arms(judged: Judgement) -> list[str]:
+    """The other arms that are shown to be better than the version."""
+    return [one.arm for one in judged.arms if one.advantage_low is not None and one.advantage_low > 0]
 
 
 def _changed(of: Situation) -> str:
@@ -248,6 +258,10 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
         yield f"Give {of.task} a version: {steps}, then `apprentice adapters promote VERSION`."
         return
     known = known or VersionHealth()
+    stale = known.stale_from is not None and known.stale_from <= of.now
+    set_for_change = of.health.changed.override if of.health.changed is not None else None
+    kept_away = list(around.steps(of.task, of.around, name, stale, set_for_change))
+    yield from kept_away
     if known.verdict == "degraded":
         yield from _next_of_degraded(of, name, known, judged)
     elif known.verdict == "suspect":
@@ -263,7 +277,8 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
         yield _label_more(of)
     for one in of.retraining[:3]:
         yield f"Train on what failed: `apprentice retraining export {one}`."
-    yield from _nothing(of, known, judged, due)
+    if not kept_away:
+        yield from _nothing(of, known, judged, due)
 
 
 def _nothing(of: Situation, known: VersionHealth, judged: Judgement | None, due: float | None) -> Iterator[str]:
@@ -303,15 +318,16 @@ def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Ju
             yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {undoable[-1]}`."
     elif known.pin is None:
         yield f"Decide now: {name} still answers its callers, and is known to be worse than it was."
-        if of.roles.standby is not None:
+        if of.roles.standby is not None and not around.is_nowhere(of.around, of.roles.standby):
             yield f"Go back to {of.roles.standby} if you trust it: `apprentice adapters rollback {of.task}`."
-        if of.roles.general:
+        if of.roles.general and around.takes_all(of.around) is None:
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
             yield f"Send its requests to the general model if you trust that more: `{rule}`."
-        yield (
-            "Have people say what the right answers were (`demonstration`, in reviews or feedback), so that arms can "
-            "be compared."
-        )
+        if judged is None or not _better_arms(judged):
+            yield (
+                "Have people say what the right answers were (`demonstration`, in reviews or feedback), so that arms "
+                "can be compared."
+            )
     yield f"Say that it is healthy, if it is: `apprentice tasks pin {of.task} {name} --verdict healthy --reason TEXT`."
 
 
@@ -331,4 +347,8 @@ def _label_more(of: Situation) -> str:
             f"Have answers judged: set tasks.{of.task}.monitor.reviews.per_week, and answer GET /v1/reviews/next; or "
             "send feedback."
         )
-    return "Have answers judged: GET /v1/reviews/next has requests that wait for a person."
+    waiting = of.around.reviews
+    if waiting == 0:
+        return "Have answers judged: requests that are drawn will wait at GET /v1/reviews/next; none waits now."
+    there = "requests that wait" if waiting is None else count(waiting, "request that waits", "requests that wait")
+    return f"Have answers judged: GET /v1/reviews/next has {there} for a person."

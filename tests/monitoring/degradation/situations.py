@@ -20,6 +20,7 @@ from monitoring.degradation.verdicts.health import (
 )
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Roles
+from monitoring.degradation.words.around import Around, Rule
 from monitoring.degradation.words.telling import Situation, Told
 
 NOW = 1_795_680_000.0
@@ -195,6 +196,28 @@ SITUATIONS: Mapping[str, Situation] = {
         SUSPICIOUS,
     ),
     "degraded_and_shifted": of(SHIFTED, SLIPPED, retraining=["019d5f0a1c3e00aa"]),
+    "passed_over_by_a_rule": of(
+        single(
+            HEALTHY,
+            changed=Changed(
+                effective_at=NOW - DAY,
+                by="abcdefghijkl",
+                note="60 days to return.",
+                at=NOW - 2 * DAY,
+                override="changed-returns",
+            ),
+        ),
+        JUDGED,
+        around=Around(
+            rules=[
+                Rule(name="changed-returns", action="general", ends_at=NOW + 13 * DAY),
+                Rule(name="vases", action="refuse", some=True),
+            ],
+            ready={"returns@v3": (2, 2), "returns@v2": (0, 1)},
+            reviews=12,
+        ),
+    ),
+    "ready_nowhere": of(single(HEALTHY), JUDGED, around=Around(ready={"returns@v3": (0, 2)})),
     "degraded_and_held": of(single(msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))), UNCOMPARED),
     "pinned": of(
         single(
