@@ -39,7 +39,7 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     `cleared` are unlabelled streams whose alarm labels have refuted; `done` is what was done once and for all while the
     verdict lasts. `alarmed` are the labelled streams (`feedback`, or `feedback:CLASS`) that made it degraded, or have
     alarmed since; `observed` is what each labelled stream had seen when it became suspect (None: not known, or it is
-    not).
+    not). `quiet_since` is since when nothing that is not `cleared` alarms of a suspect one (None: something does).
     """
 
     verdict: Verdict = "healthy"
@@ -56,6 +56,7 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     done: tuple[str, ...] = ()
     alarmed: tuple[str, ...] = ()
     observed: dict[str, float] | None = None
+    quiet_since: float | None = None
 
     @property
     def looked_into(self) -> bool:

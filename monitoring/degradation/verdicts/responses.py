@@ -72,7 +72,8 @@ def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHe
     known = _known(health, version)
     if word.until is not None and word.until <= now:
         raise ResponseError("The pin would be over already: give a time to come.")
-    after = msgspec.structs.replace(known, pin=word)
+    quiet_since = known.quiet_since if word.verdict is None else None  # nothing moves it while a verdict is pinned
+    after = msgspec.structs.replace(known, pin=word, quiet_since=quiet_since)
     noting = Noting(now)
     if word.verdict is not None and word.verdict != known.verdict:
         because = f"{word.by} says so: {word.reason}"

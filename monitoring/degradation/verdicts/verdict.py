@@ -72,6 +72,7 @@ def health_after(known: VersionHealth, found: Found, judged: Judgement, now: flo
         cleared=found.cleared,
         alarmed=alarmed(known, judged) if found.verdict == "degraded" else (),
         observed=observed,
+        quiet_since=_quiet_since(known, found.streams, now) if found.verdict == "suspect" else None,
     )
 
 
@@ -153,9 +154,17 @@ def _of_suspect(
         names = ", ".join(one.stream for one in refuting)
         text = f"{count:.0f} labels since then show that it is as good as before ({names})."
         return Found("healthy", text, refuting, _with(cleared, fresh))
-    if not fresh and now - known.since >= plan.suspect_clears_seconds:
+    quiet_since = _quiet_since(known, fresh, now)
+    if quiet_since is not None and now - quiet_since >= plan.suspect_clears_seconds:
         return Found("healthy", "Nothing has spoken against it since then.", [], cleared)
     return Found("suspect", known.because, fresh, cleared)
+
+
+def _quiet_since(known: VersionHealth, fresh: list[StreamReport], now: float) -> float | None:
+    """Since when nothing alarms of a suspect version; None while something does."""
+    if fresh:
+        return None
+    return now if known.quiet_since is None else known.quiet_since
 
 
 def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...]:

@@ -225,8 +225,9 @@ def test_one_stream_that_recovered_does_not_outweigh_another_that_still_alarms()
 
 def test_a_suspicion_of_which_nothing_more_is_seen_ends_after_its_time() -> None:
     health = after(judged(stream("latency")))[0]
-    assert after(judged(), health=health, at=3599)[0].versions[V2].verdict == "suspect"
-    assert after(judged(), health=health, at=3600)[0].versions[V2].verdict == "healthy"
+    health = after(judged(), health=health, at=60)[0]
+    assert after(judged(), health=health, at=3659)[0].versions[V2].verdict == "suspect"
+    assert after(judged(), health=health, at=3660)[0].versions[V2].verdict == "healthy"
 
 
 def test_raised_shadows_end_where_their_ticket_has_no_money_left() -> None:

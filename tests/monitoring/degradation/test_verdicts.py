@@ -188,6 +188,34 @@ def test_a_suspicion_that_was_written_before_or_that_an_admin_set_counts_from_no
         assert verdict_of(after(moved, latency(), stream("feedback", observed=460), at=180)) == "healthy"
 
 
+def test_the_time_without_an_alarm_counts_from_the_last_one_and_not_from_the_first() -> None:
+    health = after(TaskHealth(), latency())
+    health = after(health, latency(), at=3 * 86_400)
+    health = after(health, at=3 * 86_400 + 60)
+    assert (verdict_of(health), health.versions[V2].quiet_since) == ("suspect", NOW + 3 * 86_400 + 60)
+    health = after(health, latency(), at=4 * 86_400)
+    assert (verdict_of(health), health.versions[V2].quiet_since) == ("suspect", None)
+    health = after(health, at=4 * 86_400 + 60)
+    assert verdict_of(after(health, at=5 * 86_400 + 59)) == "suspect"
+    health = after(health, at=5 * 86_400 + 60)
+    assert (verdict_of(health), health.versions[V2].quiet_since) == ("healthy", None)
+
+
+def test_a_suspicion_that_was_written_without_it_is_quiet_from_now_on() -> None:
+    old = msgspec.convert({"versions": {V2: {"verdict": "suspect", "since": NOW - 5 * 86_400}}}, TaskHealth)
+    health = after(old)
+    assert (verdict_of(health), health.versions[V2].quiet_since) == ("suspect", NOW)
+    assert verdict_of(after(health, at=86_400)) == "healthy"
+
+
+def test_time_in_which_a_suspicion_was_pinned_is_no_time_without_an_alarm() -> None:
+    health = after(after(TaskHealth(), latency()), at=60)
+    word = Pin(verdict="suspect", by="ann", reason="we look into it", at=NOW + 120)
+    health = after(pin(health, V2, word, NOW + 120)[0], latency(), at=2 * 86_400)
+    health, _ = release(health, V2, "ann", NOW + 2 * 86_400)
+    assert verdict_of(after(health, at=2 * 86_400 + 60)) == "suspect"
+
+
 # ---- whatever comes ------------------------------------------------------------------------------------
 
 some = st.builds(
