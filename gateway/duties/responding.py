@@ -135,6 +135,8 @@ class Responding:
         match action.kind:
             case "pause_canary":
                 await self._set_canary(task, action.version, 0.0)
+            case "recover" if "share" in action.after:
+                await self._set_canary(task, action.version, float(action.after["share"]))
             case "roll_back":
                 await self._roll_back(task, action.version, action.after.get("leading"))
             case "retrain":

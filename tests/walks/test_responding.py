@@ -88,6 +88,24 @@ async def test_a_pause_is_taken_back_with_the_share_that_the_canary_had(
         assert alias.weights[V2] == 0.25
 
 
+async def test_a_canary_that_recovers_is_led_to_as_before_its_pause(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await hold_the_duty(running)
+        await step(http, "canary", version=V2, share=0.25)
+        out = Responding(running.house)
+        pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
+        await out.move("returns", TaskHealth(actions=[pause]), 0, [pause])
+        back = action("recover", V2, 1, before={"share": 0.0}, after={"share": 0.25})
+        await out.move("returns", TaskHealth(actions=[pause, back]), 1, [back])
+        alias, _ = await running.house.registry.alias("returns")
+        assert alias is not None
+        assert alias.weights == {V2: 0.25, V1: 0.75}
+        [entry] = await audit_of(http, "monitor.recover")
+        assert entry["after"]["share"] == 0.25
+
+
 async def test_a_canary_that_the_monitor_finds_degraded_is_not_promoted(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis
 ) -> None:

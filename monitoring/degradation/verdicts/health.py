@@ -40,6 +40,8 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     verdict lasts. `alarmed` are the labelled streams (`feedback`, or `feedback:CLASS`) that made it degraded, or have
     alarmed since; `observed` is what each labelled stream had seen when it became suspect (None: not known, or it is
     not). `quiet_since` is since when nothing that is not `cleared` alarms of a suspect one (None: something does).
+    `paused_share` is the share of its task's requests that a canary had when the monitor paused it, which is given back
+    once it is healthy (None: it was not paused, or an admin has said something else since).
     """
 
     verdict: Verdict = "healthy"
@@ -57,6 +59,7 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     alarmed: tuple[str, ...] = ()
     observed: dict[str, float] | None = None
     quiet_since: float | None = None
+    paused_share: float | None = None
 
     @property
     def looked_into(self) -> bool:

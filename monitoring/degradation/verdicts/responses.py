@@ -112,6 +112,8 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
         before = share_of(known)
         share = {field: done.before[field] for field in ("kept", "to", "to_version") if field in done.before}
         versions[done.version] = msgspec.structs.replace(known, **share, stepped_at=now)
+    if done.kind == "pause_canary" and known is not None:
+        versions[done.version] = msgspec.structs.replace(known, paused_share=None)
     levers: dict[str, Any] = {}
     if done.kind in ("shadow", "reviews", "widen"):
         field = {"shadow": "shadow_share", "reviews": "review_share", "widen": "deferral_factor"}[done.kind]

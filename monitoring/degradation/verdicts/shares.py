@@ -39,25 +39,50 @@ class Lines(NamedTuple):
 
 def with_share(noting: Noting, name: str, known: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:
     """The version with what follows from its verdict for its requests; nothing is done about one that is held."""
+    if name != lines.roles.active:
+        known = _given_back(noting, name, known, "It leads its task no more.")
+    if name != lines.roles.canary or lines.roles.canary_share not in (0.0, known.paused_share):
+        known = _unpaused(known)
     if name not in (lines.roles.active, lines.roles.canary):
-        return _given_back(noting, name, known, "It leads its task no more.")
+        return known
     if known.pin is not None and known.pin.verdict is None:
         return known
     if known.verdict != "degraded":
+        known = _resumed(noting, name, known, lines.roles)
         return _step_back(noting, name, known, lines.plan)
     if "retrain" in lines.may:
         known = noting.once("retrain", name, known, known.because, {}, {})
     if name == lines.roles.canary:
-        if "pause_canary" not in lines.may:
-            return known
-        share = {"share": lines.roles.canary_share}
-        return noting.once("pause_canary", name, known, known.because, share, {"share": 0.0})
+        return _paused(noting, name, known, lines)
     return _step_away(noting, name, known, judged, lines)
 
 
 def share_of(known: VersionHealth) -> dict[str, Any]:
     """What a version keeps, as actions note it."""
     return {"kept": known.kept, "to": known.to, "to_version": known.to_version}
+
+
+def _paused(noting: Noting, name: str, known: VersionHealth, lines: Lines) -> VersionHealth:
+    """A degraded canary, which gets no requests any more. Done once: an admin may give it a share again."""
+    share = lines.roles.canary_share
+    if "pause_canary" not in lines.may or "pause_canary" in known.done or share == 0.0:
+        return known
+    known = noting.once("pause_canary", name, known, known.because, {"share": share}, {"share": 0.0})
+    return msgspec.structs.replace(known, paused_share=share)
+
+
+def _resumed(noting: Noting, name: str, known: VersionHealth, roles: Roles) -> VersionHealth:
+    """A canary that is no longer degraded, with the share that it had before the monitor paused it."""
+    if known.paused_share is None:
+        return known
+    if roles.canary_share == 0.0:
+        share = {"share": known.paused_share}
+        noting.note("recover", name, known.because, {"share": 0.0}, share, evidence=known.evidence)
+    return _unpaused(known)
+
+
+def _unpaused(known: VersionHealth) -> VersionHealth:
+    return known if known.paused_share is None else msgspec.structs.replace(known, paused_share=None)
 
 
 def _step_away(noting: Noting, name: str, known: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:
