@@ -32,8 +32,10 @@ SAVING_HYSTERESIS = 0.8
 SHARE_MOVED_MIN = 0.2
 """By how much a share of reviews must move, of itself, to be set anew: each setting is told to all gateways."""
 MOVES = ("shift", "recover")
-"""What moves a version's share: one is undone with all that came after it."""
-UNDOABLE = frozenset({"shadow", "reviews", "widen", "shift", "recover", "pause_canary", "roll_back", "retrain"})
+"""What moves a version's share: a shift is undone with all that came after it."""
+AWAY = frozenset({"shift", "pause_canary", "roll_back"})
+"""What takes requests from a version."""
+UNDOABLE = frozenset({"shadow", "reviews", "widen", "retrain"}) | AWAY
 
 
 class ResponseError(Exception):
@@ -102,13 +104,11 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
     done = next((one for one in health.actions if one.id == action_id), None)
     if done is None:
         raise ResponseError(f"There is no action {action_id[:80]!r} among the newest {ACTIONS_MAX} of this task.")
-    if done.undone_at is not None:
-        raise ResponseError(f"It was undone already, by {done.undone_by}.")
-    if done.kind not in UNDOABLE:
-        raise ResponseError(f"An action of the kind {done.kind} can't be undone: pin the version's verdict instead.")
+    if (why := _refusal(health, done)) is not None:
+        raise ResponseError(why)
     versions, known = dict(health.versions), health.versions.get(done.version)
-    before, later = done.after, _later_moves(health, done) if done.kind in MOVES else []
-    if done.kind in MOVES and known is not None:
+    before, later = done.after, _later_moves(health, done) if done.kind == "shift" else []
+    if done.kind == "shift" and known is not None:
         before = share_of(known)
         share = {field: done.before[field] for field in ("kept", "to", "to_version") if field in done.before}
         versions[done.version] = msgspec.structs.replace(known, **share, stepped_at=now)
@@ -122,8 +122,7 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
         msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in {action_id, *later} else one
         for one in health.actions
     ]
-    kind = "shift" if done.kind == "recover" else done.kind
-    undone = health.undone if kind in health.undone else (*health.undone, kind)
+    undone = health.undone if done.kind in health.undone else (*health.undone, done.kind)
     after = msgspec.structs.replace(health, versions=versions, actions=marked, undone=undone, **levers)
     noting = Noting(now)
     with_later = f" and what was done to the share since ({', '.join(later)})" if later else ""
@@ -131,6 +130,44 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
     evidence = {"undone": done.kind, "action": action_id}
     noting.note("undo", done.version, text, before, done.before, by=by, evidence=evidence)
     return _with_actions(after, noting.actions), noting.actions[0]
+
+
+def last_move(health: TaskHealth, version: str) -> Action | None:
+    """The newest action that took requests from a version and can be undone; None without one."""
+    found = (one for one in reversed(health.actions) if one.version == version and one.kind in AWAY)
+    return next((one for one in found if _refusal(health, one) is None), None)
+
+
+def _refusal(health: TaskHealth, done: Action) -> str | None:
+    """Why an action can't be undone, and what to do instead; None where it can."""
+    if done.undone_at is not None:
+        return f"It was undone already, by {done.undone_by}."
+    pinning = f"`apprentice tasks pin {done.version.partition('@')[0]} {done.version} --reason TEXT`"
+    if done.kind == "recover":
+        return (
+            "A share that was given back is not taken away again by undoing that: hold the version where it stands "
+            f"({pinning}), or say that it is degraded (the same with `--verdict degraded`)."
+        )
+    if done.kind not in UNDOABLE:
+        return f"An action of the kind {done.kind} can't be undone: pin the version's verdict instead."
+    if done.kind in ("shift", "pause_canary") and _has_come_back(health, done):
+        return (
+            f"{done.version} has as much of its share again as before that: there is nothing to undo. To have nothing "
+            f"more done about it, hold it ({pinning})."
+        )
+    return None
+
+
+def _has_come_back(health: TaskHealth, done: Action) -> bool:
+    """Whether what a shift or a pause took from a version was given back since."""
+    if done.kind == "pause_canary":
+        after = health.actions[health.actions.index(done) + 1 :]
+        return any(one.version == done.version and one.kind == "recover" and "share" in one.after for one in after)
+    known = health.versions.get(done.version)
+    if known is None or known.to is None:
+        return True
+    kept = done.before.get("kept", 1.0)
+    return known.kept > kept or (known.kept == kept and known.to == done.before.get("to"))
 
 
 def _later_moves(health: TaskHealth, done: Action) -> list[str]:

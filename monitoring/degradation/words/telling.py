@@ -11,7 +11,7 @@ import msgspec
 
 from monitoring.degradation.verdicts.health import Action, ArmReport, Judgement, TaskHealth, Verdict, VersionHealth
 from monitoring.degradation.verdicts.plan import Plan
-from monitoring.degradation.verdicts.responses import UNDOABLE
+from monitoring.degradation.verdicts.responses import last_move
 from monitoring.degradation.verdicts.shares import Roles
 from monitoring.degradation.verdicts.verdict import shows_recovery, unrecovered
 from monitoring.degradation.words import around, doubts, sureness
@@ -313,9 +313,9 @@ def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Ju
     if known.to is not None and not blind:
         yield "Nothing has to be done at once: its share comes back by itself once labels show that it has recovered."
     if known.to is not None:
-        undoable = [one.id for one in of.health.actions if one.kind in UNDOABLE and one.undone_at is None]
-        if undoable:
-            yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {undoable[-1]}`."
+        move = last_move(of.health, name)
+        if move is not None:
+            yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
     elif known.pin is None:
         yield f"Decide now: {name} still answers its callers, and is known to be worse than it was."
         if of.roles.standby is not None and not around.is_nowhere(of.around, of.roles.standby):

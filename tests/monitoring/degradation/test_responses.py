@@ -19,7 +19,7 @@ from monitoring.degradation.verdicts.health import (
     VersionHealth,
 )
 from monitoring.degradation.verdicts.plan import RESPONSES, Plan
-from monitoring.degradation.verdicts.responses import ResponseError, pin, release, respond, undo
+from monitoring.degradation.verdicts.responses import ResponseError, last_move, pin, release, respond, undo
 from monitoring.degradation.verdicts.reviewing import are_raised
 from monitoring.degradation.verdicts.shares import Roles
 
@@ -60,6 +60,20 @@ def after(
     by_name = {one.version: one for one in judgements}
     found, actions = respond(health or TaskHealth(), by_name, roles, plan, NOW + at, (0.01, 0.05))
     return found, [one.kind for one in actions]
+
+
+def canaried(share: float) -> Roles:
+    return Roles(active=V1, canary=V2, canary_share=share, general=True)
+
+
+RECOVERED = judged(stream("feedback", recovered=True))
+
+
+def paused() -> TaskHealth:
+    """The health once the monitor has paused a canary that had a tenth of the requests."""
+    health, done = after(judged(stream("feedback")), roles=canaried(0.1))
+    assert "pause_canary" in done
+    return health
 
 
 def test_a_version_of_which_nothing_speaks_is_healthy_and_nothing_is_done() -> None:
@@ -161,14 +175,71 @@ def test_a_version_that_is_retired_is_forgotten() -> None:
     assert set(after(judged(), health=health, roles=there)[0].versions) == {V2}
 
 
-def test_undoing_a_step_back_goes_to_the_share_before_it() -> None:
+def test_a_step_back_can_not_be_undone_and_that_says_what_to_do_instead() -> None:
+    """The version is healthy by then: the next step would give the share back again."""
     bad = judged(stream("feedback"), arms=(better("standby"),))
     health = after(bad)[0]
     health = after(bad, health=health, at=60)[0]
     health = after(judged(stream("feedback", recovered=True)), health=health, at=120)[0]
     (step,) = [one for one in health.actions if one.kind == "recover"]
     assert health.versions[V2].kept == 0.5
-    assert undo(health, step.id, "ann", NOW + 130)[0].versions[V2].kept == 0.2
+    with pytest.raises(ResponseError, match="hold the version where it stands .* `--verdict degraded`"):
+        undo(health, step.id, "ann", NOW + 130)
+    word = Pin(verdict=None, by="ann", reason="not before noon", at=NOW + 140)
+    held, _ = pin(health, V2, word, NOW + 140)
+    assert after(judged(), health=held, at=600)[0].versions[V2].kept == 0.5
+
+
+def test_what_has_come_back_already_can_not_be_undone() -> None:
+    bad = judged(stream("feedback"), arms=(better("standby"),))
+    health = after(bad)[0]
+    health = after(bad, health=health, at=60)[0]
+    first, second = [one for one in health.actions if one.kind == "shift"]
+    health = after(RECOVERED, health=health, at=120)[0]
+    assert health.versions[V2].kept == 0.5
+    with pytest.raises(ResponseError, match="as much of its share again"):
+        undo(health, second.id, "ann", NOW + 130)
+    assert undo(health, first.id, "ann", NOW + 130)[0].versions[V2].kept == 1.0
+    health = after(judged(), health=health, at=180)[0]
+    assert health.versions[V2].to is None
+    with pytest.raises(ResponseError, match="as much of its share again"):
+        undo(health, first.id, "ann", NOW + 190)
+
+
+def test_a_shift_is_not_undone_to_a_smaller_share_of_what_an_admin_says_is_healthy() -> None:
+    bad = judged(stream("feedback"), arms=(better("standby"),))
+    health = after(bad)[0]
+    health = after(bad, health=health, at=60)[0]
+    second = [one for one in health.actions if one.kind == "shift"][-1]
+    health, _ = pin(health, V2, Pin(verdict="healthy", by="ann", reason="faulty labels", at=NOW), NOW + 61)
+    with pytest.raises(ResponseError, match="as much of its share again"):
+        undo(health, second.id, "ann", NOW + 62)
+
+
+def test_a_pause_that_was_given_back_can_not_be_undone() -> None:
+    health = after(RECOVERED, health=paused(), roles=canaried(0.0), at=60)[0]
+    (pause,) = [one for one in health.actions if one.kind == "pause_canary"]
+    assert last_move(health, V2) is None
+    with pytest.raises(ResponseError, match="as much of its share again"):
+        undo(health, pause.id, "ann", NOW + 61)
+
+
+def test_the_last_move_is_the_newest_that_took_requests_of_that_version_and_stands() -> None:
+    roles = Roles(active=V2, canary=V3, canary_share=0.1, standby=V1, general=True)
+    bad = judged(stream("feedback"), arms=(better("standby"),))
+    worse = judged(stream("feedback"), version=V3)
+    health = after(bad, roles=roles)[0]
+    health = after(bad, worse, health=health, roles=roles, at=60)[0]
+    moves = [one for one in health.actions if one.version == V2 and one.kind == "shift"]
+    assert last_move(health, V2) == moves[1], "not the pause of the canary, nor the reviews"
+    found = last_move(health, V3)
+    assert found is not None
+    assert found.kind == "pause_canary"
+    health, _ = undo(health, moves[1].id, "ann", NOW + 61)
+    found = last_move(health, V2)
+    assert found is not None
+    assert found.id == moves[0].id
+    assert last_move(health, V1) is None
 
 
 def test_the_surer_arm_is_taken_and_general_needs_an_exit() -> None:
@@ -195,20 +266,6 @@ def test_a_degraded_canary_is_paused_and_a_standby_is_left_alone() -> None:
     )
     assert done.count("pause_canary") == 1
     assert {one.version for one in health.actions if one.kind != "verdict"} == {V2}
-
-
-def canaried(share: float) -> Roles:
-    return Roles(active=V1, canary=V2, canary_share=share, general=True)
-
-
-RECOVERED = judged(stream("feedback", recovered=True))
-
-
-def paused() -> TaskHealth:
-    """The health once the monitor has paused a canary that had a tenth of the requests."""
-    health, done = after(judged(stream("feedback")), roles=canaried(0.1))
-    assert "pause_canary" in done
-    return health
 
 
 def test_a_canary_that_was_paused_and_recovers_gets_its_share_back() -> None:

@@ -163,6 +163,17 @@ def test_a_monitor_that_is_behind_is_told() -> None:
     assert caveat.startswith("The monitor is 2 hours behind")
 
 
+def test_the_step_to_take_back_is_the_last_move_of_that_version() -> None:
+    others = [
+        Action(id="a-1", at=NOW, kind="pause_canary", version="returns@v4", because=""),
+        Action(id="a-2", at=NOW, kind="reviews", version="returns@v3", because=""),
+        Action(id="a-3", at=NOW, kind="retrain", version="returns@v3", because=""),
+    ]
+    health = msgspec.structs.replace(SHIFTED, actions=[*SHIFTED.actions, *others])
+    [step] = [one for one in told(of(health, SLIPPED)).next if "undo" in one]
+    assert step == "Take the last step back if it was wrong: `apprentice tasks undo returns 19d5f0a2-0`."
+
+
 def test_a_canary_has_sentences_of_its_own() -> None:
     health = TaskHealth(
         versions={"returns@v3": HEALTHY, "returns@v4": VersionHealth(verdict="degraded", because="Bad.")}
