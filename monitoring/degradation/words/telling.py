@@ -80,7 +80,7 @@ def told(of: Situation) -> Told:
         known=list(_known(of)),
         sure=list(_sure(of, name, known, judged)),
         done=list(_done(of)),
-        next=list(_next(of, name, known, judged)),
+        next=list(dict.fromkeys(_next(of, name, known, judged))),
         caveats=doubts.doubts(
             of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
         ),
@@ -91,9 +91,9 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
     """The whole of it in one line."""
     if of.roles.active is None:
         return f"{of.task} has no version: there is nothing to judge."
-    beside = around.line(of.around, of.roles.active)
+    around_it = around.line(of.around, of.roles.active)
     if known is None and judged is None:
-        return "; ".join([f"{of.roles.active} has not been judged yet", *beside]) + "."
+        return "; ".join([f"{of.roles.active} has not been judged yet", *around_it]) + "."
     known = known or VersionHealth()
     unsure = known.verdict == "healthy" and (judged is None or judged.labels < of.plan.labels_min)
     parts = [f"{of.roles.active} is {known.verdict}{_since(known, of.now)}"]
@@ -106,7 +106,10 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
         parts.append("held by an admin" if known.pin.verdict is None else "pinned by an admin")
     if known.stale_from is not None and known.stale_from <= of.now:
         parts.append("stale")
-    parts += beside
+    parts += around_it
+    if of.roles.canary is not None and (beside := _known_of(of, of.roles.canary)).verdict != "healthy":
+        paused = " and paused" if beside.paused_share is not None else ""
+        parts.append(f"the canary {of.roles.canary} is {beside.verdict}{paused}")
     parts.append(count(judged.labels, "label", "labels") if judged is not None else "no labels")
     return "; ".join(parts) + "."
 
@@ -148,6 +151,8 @@ def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judge
         yield f"How it came to that: {known.because}"
     if known.to is not None:
         yield f"{name} answers {part(known.kept)} of its requests; {ARMS[known.to].lower()} gets the rest."
+    elif known.paused_share is not None:
+        yield f"{name} is paused: it gets none of the requests, and had {part(known.paused_share)} of them before."
     elif known.held:
         yield f"{name} still answers all of its requests: {_why_held(of, judged)}."
     if judged is not None:
@@ -244,6 +249,8 @@ def _action(one: Action) -> str:
     moved = ""
     if "kept" in one.after and one.after.get("kept") != one.before.get("kept"):
         moved = f" ({part(one.before.get('kept', 1.0))} to {part(one.after['kept'])} of its requests)"
+    elif "share" in one.after and "share" in one.before:
+        moved = f" ({part(one.before['share'])} to {part(one.after['share'])} of the requests)"
     undone = ""
     if one.undone_at is not None:
         undone = f" It was undone by {one.undone_by} at {moment(one.undone_at)}."
@@ -277,12 +284,16 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
         yield _label_more(of)
     for one in of.retraining[:3]:
         yield f"Train on what failed: `apprentice retraining export {one}`."
-    if not kept_away:
-        yield from _nothing(of, known, judged, due)
+    beside = [*_next_of_canary(of), *_next_of_standby(of)]
+    yield from beside
+    yield from _nothing(of, known, judged, due, bool(beside or kept_away))
 
 
-def _nothing(of: Situation, known: VersionHealth, judged: Judgement | None, due: float | None) -> Iterator[str]:
-    """What there is to do where nothing is wrong with the version, or not known to be."""
+def _nothing(
+    of: Situation, known: VersionHealth, judged: Judgement | None, due: float | None, beside: bool
+) -> Iterator[str]:
+    """What there is to do where nothing is wrong with the version, or not known to be; `beside`: there is something to
+    do about another one."""
     quiet = VersionHealth(since=known.since, because=known.because, cleared=known.cleared)
     if doubts.has_stopped(of.judged_at, of.now):
         yield "Bring the monitor back: one gateway has its duty; `apprentice doctor` and the gateways' logs say why."
@@ -290,18 +301,18 @@ def _nothing(of: Situation, known: VersionHealth, judged: Judgement | None, due:
         yield "Wait: it is judged once its first requests are served."
     elif known == quiet:
         if judged.labels >= of.plan.labels_min and not of.retraining and (due is None or due > of.now):
-            yield from _to_watch_better(of, judged)
+            yield from _to_watch_better(of, judged, beside)
     elif known.verdict == "healthy" and known.to is not None:
         yield "Nothing: its share comes back to it step by step."
 
 
-def _to_watch_better(of: Situation, judged: Judgement) -> Iterator[str]:
+def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator[str]:
     """Nothing is wrong; what can't be found as it is held against too much is said."""
     held = any(one.labelled and one.of_class is None and one.baseline.get("upper") for one in judged.streams)
     if held and judged.labels_per_day > 0.0 and judged.seconds_to_detect.get("10", 0.0) is None:
         command = f"apprentice tasks baseline {of.task} {judged.version} STREAM --accept --reason TEXT"
         yield f"Hold it against what was seen lately, if that was good, so that smaller slips are found: `{command}`."
-    else:
+    elif not beside:
         yield "Nothing: it is watched."
 
 
@@ -318,7 +329,9 @@ def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Ju
             yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
     elif known.pin is None:
         yield f"Decide now: {name} still answers its callers, and is known to be worse than it was."
-        if of.roles.standby is not None and not around.is_nowhere(of.around, of.roles.standby):
+        standby = of.roles.standby
+        can_help = standby is not None and _known_of(of, standby).verdict != "degraded"
+        if can_help and not around.is_nowhere(of.around, standby):
             yield f"Go back to {of.roles.standby} if you trust it: `apprentice adapters rollback {of.task}`."
         if of.roles.general and around.takes_all(of.around) is None:
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
@@ -328,7 +341,59 @@ def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Ju
                 "Have people say what the right answers were (`demonstration`, in reviews or feedback), so that arms "
                 "can be compared."
             )
-    yield f"Say that it is healthy, if it is: `apprentice tasks pin {of.task} {name} --verdict healthy --reason TEXT`."
+    yield _say_healthy(of, name)
+
+
+def _next_of_canary(of: Situation) -> Iterator[str]:
+    """What there is to do about a canary: one that is paused is not judged on new requests."""
+    name, share = of.roles.canary, of.roles.canary_share
+    if name is None:
+        return
+    known = _known_of(of, name)
+    if known.verdict == "suspect":
+        yield from _next_of_suspect(of, name, of.judgements.get(name))
+    elif known.verdict == "degraded":
+        if share == 0.0 or known.paused_share is not None:
+            back = "" if known.paused_share is None else f", and its share of {part(known.paused_share)} is given back"
+            yield (
+                f"Wait for labels and judged pairs of what {name} answered before it was paused, if they still come: "
+                f"once they show that it has recovered it is healthy{back}."
+            )
+            move = last_move(of.health, name)
+            if move is not None:
+                yield f"Take the pause of {name} back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
+            small = f"apprentice adapters canary {name} --share 0.01"
+            yield f"Have new requests show how {name} is: `{small}` (with its plan again, if it has one)."
+        else:
+            yield f"Decide about {name}: it still gets {part(share)} of the requests, and is known to be worse."
+        yield f"End the canary, if {name} is not to lead: `apprentice adapters rollback {of.task} --canary`."
+        yield f"Have {name} lead, if you trust it all the same: `apprentice adapters promote {name}`."
+        yield _say_healthy(of, name)
+    if known.pin is not None:
+        yield f"Let the monitor judge {name} again: `apprentice tasks release {of.task} {name}`."
+
+
+def _next_of_standby(of: Situation) -> Iterator[str]:
+    """What there is to do about a standby version that can't help."""
+    name = of.roles.standby
+    if name is None or (verdict := _known_of(of, name).verdict) == "healthy":
+        return
+    yield (
+        f"Bear in mind that the standby version {name} is {verdict}: no share is shifted to it until it is healthy "
+        "again, which labels of what it answered can show."
+    )
+    yield _say_healthy(of, name)
+
+
+def _known_of(of: Situation, name: str) -> VersionHealth:
+    return of.health.versions.get(name, VersionHealth())
+
+
+def _say_healthy(of: Situation, name: str) -> str:
+    command = f"apprentice tasks pin {of.task} {name} --verdict healthy --reason TEXT"
+    if name == of.roles.active:
+        return f"Say that it is healthy, if it is: `{command}`."
+    return f"Say that {name} is healthy, if it is: `{command}`."
 
 
 def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:

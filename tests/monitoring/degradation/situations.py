@@ -287,6 +287,27 @@ SITUATIONS: Mapping[str, Situation] = {
             complaints_expected=5.25,
         ),
     ),
+    "canary_paused": of(
+        TaskHealth(
+            versions={
+                "returns@v3": HEALTHY,
+                "returns@v4": msgspec.structs.replace(DEGRADED, done=("pause_canary",), paused_share=0.1),
+            },
+            actions=[
+                Action(
+                    id="19d5f0a4-0",
+                    at=NOW - 3 * HOUR,
+                    kind="pause_canary",
+                    version="returns@v4",
+                    because=BECAUSE,
+                    before={"share": 0.1},
+                    after={"share": 0.0},
+                )
+            ],
+        ),
+        JUDGED,
+        roles=Roles(active="returns@v3", canary="returns@v4", standby="returns@v2", general=True),
+    ),
     "not_judged": of(TaskHealth(), None, judged_at=None),
     "stopped": of(single(HEALTHY), JUDGED, judged_at=NOW - 3 * HOUR),
     "without_a_version": of(TaskHealth(), None, roles=Roles(general=True)),

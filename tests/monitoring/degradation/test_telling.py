@@ -183,6 +183,30 @@ def test_a_canary_has_sentences_of_its_own() -> None:
     assert found.verdict == "healthy"
 
 
+def test_a_degraded_canary_that_still_gets_requests_is_to_be_decided_about() -> None:
+    health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": DEGRADED}, undone=("pause_canary",))
+    roles = Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)
+    found = told(of(health, JUDGED, roles=roles))
+    assert found.next[0] == "Decide about returns@v4: it still gets 10% of the requests, and is known to be worse."
+    assert "Nothing: it is watched." not in found.next
+
+
+def test_a_suspect_canary_is_to_be_judged() -> None:
+    health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": VersionHealth(verdict="suspect")})
+    found = told(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)))
+    assert found.next[0].startswith("Have answers of returns@v4 judged")
+    assert "the canary returns@v4 is suspect" in found.line
+
+
+def test_a_standby_that_is_degraded_too_is_told_and_nobody_is_sent_back_to_it() -> None:
+    held = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
+    found = told(of(TaskHealth(versions={"returns@v3": held, "returns@v2": DEGRADED}), SLIPPED))
+    assert not [one for one in found.next if "apprentice adapters rollback" in one]
+    [said] = [one for one in found.next if "the standby version returns@v2 is degraded" in one]
+    assert "no share is shifted to it" in said
+    assert any("apprentice tasks pin returns returns@v2 --verdict healthy" in one for one in found.next)
+
+
 def test_no_more_actions_are_told_than_can_be_read() -> None:
     actions = [
         Action(id=f"a-{number}", at=NOW, kind="verdict", version="returns@v3", because="") for number in range(100)
