@@ -75,8 +75,9 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     """A suspicion that is looked into: why, since when, and what the raised shadows may cost and have cost.
 
-    `shadow_usd_before` is what the shadows had cost until then, and `shadows_before` how many had been asked, by
-    version.
+    Since then the shadows have cost `shadow_usd_spent`, and `shadows_asked` of them were asked, as of when that was last
+    noted; `usd_before` and `shadows_before` are what those of each version had come to by then, since it was seen first
+    (`usd_before` None: not known). `shadow_usd_before` is the sum of it when the ticket was opened.
     """
 
     id: str
@@ -85,8 +86,10 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     because: str
     shadow_usd_max: float
     shadow_usd_before: float = 0.0
+    usd_before: dict[str, float] | None = None
     shadows_before: dict[str, int] = {}
     shadow_usd_spent: float = 0.0
+    shadows_asked: int = 0
     closed_at: float | None = None
 
 

@@ -29,6 +29,8 @@ from monitoring.degradation.verdicts.verdict import alarmed, health_after, verdi
 
 SAVING_HYSTERESIS = 0.8
 """Shadows that cost more than they may are drawn again once they cost less than this part of it."""
+NOTED_AGAIN = 1.05
+"""What a ticket has cost is noted again once it is so many times as much: each noting is told to all gateways."""
 SHARE_MOVED_MIN = 0.2
 """By how much a share of reviews must move, of itself, to be set anew: each setting is told to all gateways."""
 MOVES = ("shift", "recover")
@@ -204,7 +206,7 @@ def _with_ticket(
 ) -> TaskHealth:
     """A suspicion opens a ticket, which bounds what looking into it may cost; it is closed once all is well."""
     worse = [name for name in watched if health.versions[name].verdict != "healthy"]
-    ticket, spent = health.ticket, math.fsum(one.shadow_usd for one in judgements.values())
+    ticket = health.ticket
     if not worse:
         if ticket is not None and ticket.closed_at is None:
             ticket = msgspec.structs.replace(ticket, closed_at=noting.now)
@@ -217,11 +219,12 @@ def _with_ticket(
             opened_at=noting.now,
             because=first.because,
             shadow_usd_max=plan.shadow_usd_per_ticket,
-            shadow_usd_before=spent,
+            shadow_usd_before=math.fsum(one.shadow_usd for one in judgements.values()),
+            usd_before={name: one.shadow_usd for name, one in judgements.items()},
             shadows_before={name: one.shadows for name, one in judgements.items()},
         )
-    elif spent - ticket.shadow_usd_before > 1.05 * ticket.shadow_usd_spent:
-        ticket = msgspec.structs.replace(ticket, shadow_usd_spent=spent - ticket.shadow_usd_before)
+    else:
+        ticket = _spent(ticket, judgements)
     return msgspec.structs.replace(health, ticket=ticket)
 
 
@@ -260,7 +263,7 @@ def _shadow_share(health: TaskHealth, judgements: Mapping[str, Judgement], plan:
     ticket = health.ticket
     share = plan.shadow_share
     if raised and ticket is not None and ticket.shadow_usd_spent < ticket.shadow_usd_max:
-        over = _shadows_since(ticket, judgements) >= plan.shadow_pairs_per_ticket
+        over = _shadows_asked(ticket, judgements) >= plan.shadow_pairs_per_ticket
         share = share if over else plan.shadow_share_suspect
     saving = math.fsum(one.saving_usd for one in judgements.values())
     spent = math.fsum(one.shadow_usd for one in judgements.values())
@@ -270,12 +273,34 @@ def _shadow_share(health: TaskHealth, judgements: Mapping[str, Judgement], plan:
     return share
 
 
-def _shadows_since(ticket: Ticket, judgements: Mapping[str, Judgement]) -> int:
-    """How many shadows were asked since the ticket was opened; a version that counts anew has asked all of its own."""
-    before = {name: ticket.shadows_before.get(name, 0) for name in judgements}
-    return sum(
-        one.shadows - before[name] if one.shadows >= before[name] else one.shadows for name, one in judgements.items()
+def _spent(ticket: Ticket, judgements: Mapping[str, Judgement]) -> Ticket:
+    """The ticket with what it has cost; the same object where that is hardly more than was noted. What was noted stays,
+    though its version is retired."""
+    usd = {name: one.shadow_usd for name, one in judgements.items()}
+    spent = ticket.shadow_usd_spent + _since(usd if ticket.usd_before is None else ticket.usd_before, usd)
+    asked = _shadows_asked(ticket, judgements)
+    is_more = spent > NOTED_AGAIN * ticket.shadow_usd_spent or asked > NOTED_AGAIN * ticket.shadows_asked
+    if ticket.usd_before is not None and not is_more:
+        return ticket
+    return msgspec.structs.replace(
+        ticket,
+        shadow_usd_spent=spent,
+        shadows_asked=asked,
+        usd_before={**(ticket.usd_before or {}), **usd},
+        shadows_before={**ticket.shadows_before, **{name: one.shadows for name, one in judgements.items()}},
     )
+
+
+def _shadows_asked(ticket: Ticket, judgements: Mapping[str, Judgement]) -> int:
+    """How many shadows were asked since the ticket was opened."""
+    now = {name: one.shadows for name, one in judgements.items()}
+    return ticket.shadows_asked + round(_since(ticket.shadows_before, now))
+
+
+def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
+    """How much more of something there is of all versions than before; of one that counts anew all is more."""
+    more = ((value, value - before.get(name, 0)) for name, value in now.items())
+    return math.fsum(value if rise < 0 else rise for value, rise in more)
 
 
 # ---- small steps -------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from monitoring.degradation.verdicts.health import (
     Pin,
     StreamReport,
     TaskHealth,
+    Ticket,
     VersionHealth,
 )
 from monitoring.degradation.verdicts.plan import RESPONSES, Plan
@@ -381,10 +382,51 @@ def test_shadows_of_all_versions_count_and_one_that_is_retired_or_counts_anew_gi
     assert health.shadow_share == 0.2
     retired = (judged(stream("coverage"), shadows=1100), judged(version=V3, shadows=1000))
     assert after(*retired, health=health, roles=canaried, at=120)[0].shadow_share == 0.02
-    anew = (judged(stream("coverage"), shadows=90), judged(version=V3, shadows=1909))
+    anew = (judged(stream("coverage"), shadows=0), judged(version=V3, shadows=1000))
     assert after(*anew, health=health, roles=canaried, at=120)[0].shadow_share == 0.2
-    anew = (judged(stream("coverage"), shadows=90), judged(version=V3, shadows=1910))
+    anew = (judged(stream("coverage"), shadows=1), judged(version=V3, shadows=1000))
     assert after(*anew, health=health, roles=canaried, at=120)[0].shadow_share == 0.02
+
+
+def ticket_of(health: TaskHealth) -> Ticket:
+    assert health.ticket is not None
+    return health.ticket
+
+
+def test_a_version_that_is_retired_gives_no_money_back_to_a_ticket_and_keeps_what_it_has_spent() -> None:
+    alone = Roles(active=V2, general=True, there=(V2,))
+    dear = judged(version=V1, shadow_usd=40.0)
+    health = after(judged(stream("coverage"), shadow_usd=0.0), dear)[0]
+    health = after(judged(stream("coverage"), shadow_usd=0.5), health=health, roles=alone, at=60)[0]
+    assert (ticket_of(health).shadow_usd_spent, health.shadow_share) == (0.5, 0.2)
+    health = after(judged(stream("coverage"), shadow_usd=2.0), health=health, roles=alone, at=120)[0]
+    assert (ticket_of(health).shadow_usd_spent, health.shadow_share) == (2.0, 0.02)
+
+    health = after(judged(stream("coverage"), shadow_usd=0.0), dear)[0]
+    spent = (judged(stream("coverage"), shadow_usd=0.0), judged(version=V1, shadow_usd=40.5))
+    health = after(*spent, health=health, at=60)[0]
+    health = after(judged(stream("coverage"), shadow_usd=0.6), health=health, roles=alone, at=120)[0]
+    assert (ticket_of(health).shadow_usd_spent, health.shadow_share) == (pytest.approx(1.1), 0.02)
+
+
+def test_a_version_that_counts_its_money_anew_has_spent_all_of_it() -> None:
+    health = after(judged(stream("coverage"), shadow_usd=7.0))[0]
+    health = after(judged(stream("coverage"), shadow_usd=0.75), health=health, at=60)[0]
+    assert ticket_of(health).shadow_usd_spent == 0.75
+
+
+def test_a_ticket_that_was_written_without_what_each_version_had_cost_goes_on_with_what_it_has_spent() -> None:
+    health = after(judged(stream("coverage"), shadow_usd=2.0, shadows=100))[0]
+    raw = msgspec.to_builtins(health)
+    ticket = {"shadow_usd_spent": 0.25, "shadow_usd_before": 2.0, "shadows_before": {V2: 100}}
+    raw["ticket"] = {**{name: raw["ticket"][name] for name in ("id", "version", "opened_at", "because")}, **ticket}
+    raw["ticket"]["shadow_usd_max"] = 1.0
+    old = msgspec.convert(raw, TaskHealth)
+    health = after(judged(stream("coverage"), shadow_usd=2.25, shadows=150), health=old, at=60)[0]
+    assert (ticket_of(health).shadow_usd_spent, ticket_of(health).shadows_asked) == (0.25, 50)
+    health = after(judged(stream("coverage"), shadow_usd=3.25, shadows=350), health=health, at=120)[0]
+    assert (ticket_of(health).shadow_usd_spent, ticket_of(health).shadows_asked) == (1.25, 250)
+    assert health.shadow_share == 0.02
 
 
 def test_shadows_cost_no_more_than_their_share_of_the_saving() -> None:
