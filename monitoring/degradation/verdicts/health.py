@@ -133,7 +133,8 @@ class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
 
     `shadow_share` and `review_share` are the probabilities with which a request is drawn for them; `deferral_factor` is
     how many times deferred_share is sent away. `actions` are the newest ones, oldest first; `undone` are responses that
-    an admin has undone: they are not given again until all versions are healthy.
+    an admin has undone: they are not given again until all versions are healthy. `raised` says which of `shadow`,
+    `reviews` and `widen` are above what is usual, in answer to a verdict.
     """
 
     versions: dict[str, VersionHealth] = {}
@@ -144,6 +145,7 @@ class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
     changed: Changed | None = None
     actions: list[Action] = []
     undone: tuple[str, ...] = ()
+    raised: tuple[str, ...] = ()
 
     def looked_into(self, watched: Iterable[str]) -> list[str]:
         """Those of these versions that the monitor looks into, and does something about."""

@@ -16,6 +16,7 @@ import msgspec
 from monitoring.degradation.verdicts.health import (
     ACTIONS_MAX,
     Action,
+    ActionKind,
     Judgement,
     Pin,
     TaskHealth,
@@ -236,25 +237,38 @@ def _with_levers(
     plan: Plan,
     review_shares: tuple[float, float],
 ) -> TaskHealth:
-    """The shares of shadows and reviews, and the deferral, that follow from the verdicts."""
+    """The shares of shadows and reviews, and the deferral, that follow from the verdicts.
+
+    Only that one is raised is an answer to a verdict, and noted: what is usual, and how far it is raised, follow the
+    settings and the traffic.
+    """
     worse = health.looked_into(watched)
     suspect = bool(worse) and all(health.versions[name].verdict == "suspect" for name in worse)
-    may = _may(health, plan)
-    wanted = {
-        "shadow": ("shadow_share", _shadow_share(health, judgements, plan, bool(worse) and "shadow" in may)),
-        "reviews": ("review_share", review_shares[1] if worse and "reviews" in may else review_shares[0]),
-        "widen": ("deferral_factor", plan.deferral_factor_suspect if suspect and "widen" in may else 1.0),
-    }
-    levers: dict[str, float] = {}
-    for kind, (field, value) in wanted.items():
+    may = _may(health, plan) if worse else frozenset()
+    usual = _shadow_share(health, judgements, plan, False)
+    shadow = _shadow_share(health, judgements, plan, "shadow" in may)
+    review = review_shares[1] if "reviews" in may else review_shares[0]
+    deferral = plan.deferral_factor_suspect if suspect and "widen" in may else 1.0
+    levers: list[tuple[ActionKind, str, float, float]] = [
+        ("shadow", "shadow_share", usual, shadow),
+        ("reviews", "review_share", review_shares[0], review),
+        ("widen", "deferral_factor", 1.0, deferral),
+    ]
+    moved: dict[str, float] = {}
+    raised: list[str] = []
+    for kind, field, as_ever, value in levers:
         before = getattr(health, field)
-        if value == before or (field == "review_share" and value and abs(value - before) < SHARE_MOVED_MIN * value):
+        stays = value == before or (field == "review_share" and abs(value - before) < SHARE_MOVED_MIN * value)
+        if not stays:
+            moved[field] = value
+        if value <= as_ever or (stays and value != before and kind not in health.raised):
             continue
-        levers[field] = value
-        if worse and value > before:
-            because = health.versions[worse[0]].because
-            noting.note(kind, worse[0], because, {field: before}, {field: value})  # type: ignore[arg-type]
-    return msgspec.structs.replace(health, **levers) if levers else health
+        raised.append(kind)
+        if value > before and kind not in health.raised:
+            noting.note(kind, worse[0], health.versions[worse[0]].because, {field: before}, {field: value})
+    if not moved and tuple(raised) == health.raised:
+        return health
+    return msgspec.structs.replace(health, **moved, raised=tuple(raised))
 
 
 def _shadow_share(health: TaskHealth, judgements: Mapping[str, Judgement], plan: Plan, raised: bool) -> float:

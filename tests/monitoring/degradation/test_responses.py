@@ -440,6 +440,44 @@ def test_shadows_cost_no_more_than_their_share_of_the_saving() -> None:
     assert after(judged(saving_usd=-5.0, shadow_usd=1.1))[0].shadow_share == 0.0, "what saves nothing pays for little"
 
 
+def stepped(health: TaskHealth, said: Judgement, plan: Plan, at: float, shares: tuple[float, float]) -> list[str]:
+    return [one.kind for one in respond(health, {V2: said}, ROLES, plan, NOW + at, shares)[1]]
+
+
+def test_what_is_usual_follows_the_settings_and_is_no_response_though_a_version_is_suspect() -> None:
+    plan = msgspec.structs.replace(PLAN, responses=[])
+    health, done = after(judged(stream("coverage")), plan=plan)
+    assert (done, health.review_share, health.shadow_share) == (["verdict"], 0.01, 0.02)
+    more = msgspec.structs.replace(plan, shadow_share=0.05)
+    assert stepped(health, judged(stream("coverage")), more, 60, (0.02, 0.1)) == []
+
+
+def test_how_far_reviews_are_raised_follows_the_traffic_and_is_noted_once() -> None:
+    health, done = after(judged(stream("coverage")))
+    assert done.count("reviews") == 1
+    health, actions = respond(health, {V2: judged(stream("coverage"))}, ROLES, PLAN, NOW + 60, (0.02, 0.1))
+    assert (health.review_share, actions) == (0.1, [])
+    health, actions = respond(health, {V2: judged()}, ROLES, PLAN, NOW + 60, (0.02, 0.1))
+    health, actions = respond(health, {V2: judged()}, ROLES, PLAN, NOW + 60 + 3600, (0.02, 0.1))
+    assert (health.review_share, health.raised, actions[-1].kind) == (0.02, (), "verdict")
+    assert "reviews" in stepped(health, judged(stream("coverage")), PLAN, 8000, (0.02, 0.1))
+
+
+def test_a_raise_that_was_undone_falls_back_to_what_is_usual_silently() -> None:
+    health, _ = after(judged(stream("coverage")))
+    (raised,) = [one for one in health.actions if one.kind == "reviews"]
+    health, _ = undo(health, raised.id, "ann", NOW + 1)
+    health, actions = respond(health, {V2: judged(stream("coverage"))}, ROLES, PLAN, NOW + 9, (0.01, 0.05))
+    assert (health.review_share, actions, "reviews" in health.raised) == (0.01, [], False)
+
+
+def test_a_health_that_was_written_while_raised_notes_nothing_again() -> None:
+    health, _ = after(judged(stream("coverage")))
+    old = msgspec.structs.replace(health, raised=())
+    health, done = after(judged(stream("coverage")), health=old, at=60)
+    assert (done, health.raised) == ([], ("shadow", "reviews", "widen"))
+
+
 def test_a_pinned_verdict_stays_whatever_the_streams_say_until_it_is_released_or_over() -> None:
     word = Pin(verdict="healthy", by="ann", reason="a known outage of the raters", at=NOW, until=NOW + 500)
     health, action = pin(after(judged(stream("feedback")))[0], V2, word, NOW)
