@@ -63,8 +63,9 @@ def respond(
     versions = {name: one for name, one in health.versions.items() if not roles.there or name in roles.there}
     for name, judgement in sorted(judgements.items()):
         known = _released(versions.get(name, VersionHealth(since=now)), now)
-        known = _with_verdict(noting, name, known, judgement, plan)
-        versions[name] = with_share(noting, name, known, judgement, Lines(versions, roles, plan, may))
+        versions[name] = _with_verdict(noting, name, known, judgement, plan)
+    for name, judgement in sorted(judgements.items()):  # once all verdicts are there: one version's arm is another one
+        versions[name] = with_share(noting, name, versions[name], judgement, Lines(versions, roles, plan, may))
     watched = [name for name in (roles.active, roles.canary) if name in versions]
     after = msgspec.structs.replace(health, versions=versions)
     after = _with_ticket(noting, after, watched, judgements, plan)

@@ -141,6 +141,16 @@ def test_a_standby_that_is_not_healthy_itself_gets_nothing() -> None:
     assert health.versions[V2].to is None
 
 
+def test_a_standby_that_turns_degraded_at_the_same_moment_gets_nothing_whatever_its_name() -> None:
+    first, tenth = "returns@v9", "returns@v10"
+    roles = Roles(active=tenth, standby=first, general=True)
+    arm = ArmReport(arm="standby", version=first, advantage_low=0.1)
+    both = judged(stream("feedback"), version=tenth, arms=(arm,)), judged(stream("feedback"), version=first)
+    health, done = after(*both, roles=roles)
+    assert health.versions[tenth].to is None
+    assert "shift" not in done
+
+
 def test_an_arm_that_comes_to_be_worse_or_goes_away_gives_the_share_back() -> None:
     health = after(judged(stream("feedback"), arms=(better("general"),)))[0]
     unsure = ArmReport(arm="general", advantage_low=-0.1, advantage_high=0.1)
