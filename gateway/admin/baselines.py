@@ -17,7 +17,7 @@ from gateway.errors import Problem
 from gateway.house import House
 from gateway.state.state import redis_time
 from monitoring.degradation.detectors.baselines import OF_MIN, RATE_MAX, Baseline, counted, stated
-from monitoring.degradation.verdicts.health import StreamReport
+from monitoring.degradation.verdicts.verdict import name_of
 from serving.shelf import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -100,7 +100,7 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
         "generation": generation,
         "stale": stale,
         "set": held,
-        "in_force": {} if judged is None else {_name(one): one.baseline for one in judged.streams if one.baseline},
+        "in_force": {} if judged is None else {name_of(one): one.baseline for one in judged.streams if one.baseline},
     }
 
 
@@ -174,7 +174,3 @@ def _accepted(house: House, version: str, body: BaselineIn, by: str, now: float)
     if body.stream in OF_PAIRS:
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
     return stated(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
-
-
-def _name(one: StreamReport) -> str:
-    return one.stream if one.of_class is None else f"{one.stream}:{one.of_class}"

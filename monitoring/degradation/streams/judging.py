@@ -124,11 +124,11 @@ def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[S
     if watch.feedback.labels or watch.feedback.baseline is not None:
         yield _of_track(watch, watch.feedback, "feedback", None, plan, budget, at)
     if watch.holdout.pairs or watch.holdout.baseline is not None:
-        holdout = _of_pairs(watch.holdout, "holdout", plan, budget, at)
+        holdout = _of_pairs(watch, watch.holdout, "holdout", plan, budget, at)
         if holdout.alarming or not _is_over(watch.holdout, watch.feedback):
             yield holdout
     if watch.shadow.pairs or watch.shadow.baseline is not None:
-        yield _of_pairs(watch.shadow, "shadow", plan, budget, at)
+        yield _of_pairs(watch, watch.shadow, "shadow", plan, budget, at)
     if watch.complaints is not None:
         yield _of_complaints(watch, budget, at)
     for name, track in sorted(watch.classes.items()):
@@ -165,7 +165,7 @@ def _of_track(
     )
 
 
-def _of_pairs(track: PairTrack, stream: str, plan: Plan, budget: Budget, at: float) -> StreamReport:
+def _of_pairs(watch: Watch, track: PairTrack, stream: str, plan: Plan, budget: Budget, at: float) -> StreamReport:
     """A stream of pairs: estimate and baseline are differences of badness, the version's less the other's."""
     wanted = _wanted(track, budget, at)
     alarming = pair_tracks.alarms(track, plan.labels_min, wanted * ALPHA, ALPHA)
@@ -181,6 +181,7 @@ def _of_pairs(track: PairTrack, stream: str, plan: Plan, budget: Budget, at: flo
         estimate=lately.mean(recent),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
+        high_without_one=interval[1] if interval and _is_of_nobody(watch, track) else None,
         baseline=told,
         e_value=_e_value(pair_tracks.evidence(track, alarming)),
         threshold=wanted,
@@ -188,6 +189,12 @@ def _of_pairs(track: PairTrack, stream: str, plan: Plan, budget: Budget, at: flo
         recovered=pair_tracks.recovered(track),
         since=pair_tracks.begins(track),
     )
+
+
+def _is_of_nobody(watch: Watch, track: PairTrack) -> bool:
+    """Whether pairs rest on the word of nobody who could be left out: their judge's, reviewers', or of a caller who alone
+    uses the version."""
+    return {*track.givers.known} <= {leaving_out.alone(watch.roll)}
 
 
 def _is_over(holdout: PairTrack, feedback: Track) -> bool:

@@ -157,7 +157,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `stream` is its name (STREAMS), `of_class` the class that it is of (None: all). `estimate` is the share of bad ones
     seen lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out
-    (None: not known); `baseline` what it is held against, as JSON of a Baseline or of the reference.
+    (None: not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline or of the reference.
     `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds.
     """
 

@@ -173,8 +173,8 @@ def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...
 
 def _refuting(known: VersionHealth, judged: Judgement, plan: Plan) -> list[StreamReport]:
     """The labelled streams that show a suspect version to be as good as before: each has enough labels since, and the
-    interval of its errors lately is not above what it is held against, whichever caller is left out. None does while
-    another one lies wholly above that."""
+    interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
+    known it refutes nothing. None does while another one lies wholly above that."""
     held = [(one, upper) for one in judged.streams if one.labelled and (upper := _upper(one.baseline)) is not None]
     if any(one.low is not None and one.low > upper and one.observed >= plan.labels_min for one, upper in held):
         return []
@@ -184,7 +184,8 @@ def _refuting(known: VersionHealth, judged: Judgement, plan: Plan) -> list[Strea
         if one.of_class is None
         and one.high is not None
         and one.high <= upper
-        and (one.high_without_one is None or one.high_without_one <= upper)
+        and one.high_without_one is not None
+        and one.high_without_one <= upper
         and _since(known, one) >= 2 * plan.labels_min
     ]
 

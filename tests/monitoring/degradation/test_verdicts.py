@@ -24,7 +24,8 @@ LEARNING = {"labels": 12, "wanted": 100}
 
 def stream(name: str, **more: Any) -> StreamReport:
     """A labelled stream that is in order, unless it is said otherwise."""
-    given = {"observed": 200, "estimate": 0.05, "low": 0.02, "high": 0.07, "baseline": GATE, "threshold": 4e3}
+    given = {"observed": 200, "estimate": 0.05, "low": 0.02, "high": 0.07, "high_without_one": 0.07}
+    given |= {"baseline": GATE, "threshold": 4e3}
     return StreamReport(stream=name, labelled=True, **{**given, **more})
 
 
@@ -173,6 +174,8 @@ def test_nothing_is_refuted_while_another_stream_lies_wholly_above_its_baseline(
 def test_one_callers_praise_refutes_nothing() -> None:
     praised = stream("feedback", observed=400, high_without_one=0.2)
     assert verdict_of(after(suspect(), latency(), praised, at=60)) == "suspect"
+    unknown = stream("shadow", observed=400, high_without_one=None)
+    assert verdict_of(after(suspect(), latency(), praised, unknown, at=60)) == "suspect"
     agreed = stream("feedback", observed=400, high_without_one=0.08)
     assert verdict_of(after(suspect(), latency(), agreed, at=60)) == "healthy"
 

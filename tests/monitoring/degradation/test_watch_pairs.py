@@ -120,6 +120,22 @@ def test_pairs_that_get_worse_against_general_alarm_and_another_general_starts_a
     assert (afresh.alarming, afresh.observed, afresh.baseline["against"]) == (False, 260.0, "general-2")
 
 
+def test_the_upper_end_without_one_is_known_of_pairs_that_no_caller_has_judged() -> None:
+    scored: dict[str, Any] = {"judge": "model", "right": True, "served_right": True}
+    records, feedback = paired_traffic(60, 0.1, 0.1)
+    by_model = stream(judged((paired_traffic(60, 0.1, 0.1, **scored)[0], [])), "shadow")
+    assert by_model.high_without_one is not None
+    assert by_model.high_without_one == by_model.high
+    reviewed = [(name, msgspec.structs.replace(one, reviewed=True)) for name, one in feedback]
+    by_reviewers = stream(judged((records, reviewed)), "shadow")
+    assert by_reviewers.high_without_one == by_reviewers.high
+    assert stream(judged((records, feedback)), "shadow").high_without_one is None
+    of_one = [(name, msgspec.structs.replace(one, caller="only") if one.caller else one) for name, one in records]
+    own = [(name, msgspec.structs.replace(one, caller="only")) for name, one in feedback]
+    alone = stream(judged((of_one, own)), "shadow")
+    assert alone.high_without_one == alone.high
+
+
 def test_feedback_is_held_against_what_was_held_out_at_the_time() -> None:
     """All labels get worse at once, the holdout's too: raters have become stricter, and the paired test is silent."""
     for slipped in (False, True):
