@@ -95,7 +95,7 @@ def _step_away(noting: Noting, name: str, known: VersionHealth, judged: Judgemen
             if present is None or not _is_better(present):
                 return known  # what was shifted stays where it was shown to be better, and goes no further
             return _to(noting, name, known, present, lines)
-    better = max(filter(_is_better, able), key=lambda arm: arm.advantage_low or 0.0, default=None)
+    better = max(_of_use(able, lines), key=lambda arm: arm.advantage_low or 0.0, default=None)
     if better is not None:
         return _to(noting, name, known, better, lines)
     known = _taken_from_arm(noting, name, known)
@@ -167,7 +167,7 @@ def _taken_from_arm(noting: Noting, name: str, known: VersionHealth) -> VersionH
     """The version with all of its requests, where another arm had some and may not go on with them."""
     if known.to is None:
         return known
-    text = f"{_words(known.to)}, which had the rest of its requests, can't answer them or is shown to be worse."
+    text = f"{_words(known.to)}, which had the rest of its requests, can't answer them, isn't healthy or is worse."
     return _given_back(noting, name, known, text)
 
 
@@ -177,6 +177,16 @@ def _is_able(arm: str, lines: Lines) -> bool:
         return lines.roles.general
     standby = lines.roles.standby
     return arm == "standby" and standby is not None and lines.versions.get(standby, HEALTHY).verdict == "healthy"
+
+
+def _of_use(able: list[ArmReport], lines: Lines) -> list[ArmReport]:
+    """The better ones of these arms; where no share may be shifted, and it may be rolled back, the standby version goes
+    first: that is all that can be done."""
+    better = [arm for arm in able if _is_better(arm)]
+    if lines.plan.enforced and "shift" in lines.plan.responses:
+        return better
+    standby = [arm for arm in better if arm.arm == "standby" and "roll_back" in lines.may]
+    return standby or better
 
 
 def _is_better(arm: ArmReport) -> bool:

@@ -149,7 +149,7 @@ def _of_suspect(
     now: float,
 ) -> Found:
     refuting = _refuting(known, judged, plan)
-    if refuting and fresh:
+    if refuting:
         count = max(_since(known, one) for one in refuting)
         names = ", ".join(one.stream for one in refuting)
         text = f"{count:.0f} labels since then show that it is as good as before ({names})."

@@ -270,6 +270,14 @@ def test_where_the_rung_is_not_enforced_it_rolls_back_to_a_better_standby() -> N
     assert (action.before, action.after) == ({"leading": V2}, {"leading": V1})
 
 
+def test_where_nothing_can_be_shifted_it_rolls_back_to_a_better_standby_though_general_is_better_still() -> None:
+    both = judged(stream("feedback"), arms=(better("general", 0.2), better("standby", 0.1)))
+    plan = msgspec.structs.replace(PLAN, enforced=False)
+    assert "roll_back" in after(both, plan=plan)[1]
+    never = msgspec.structs.replace(plan, responses=["shadow"])
+    assert "General is better" in after(both, plan=never)[0].actions[-2].because
+
+
 def test_a_degraded_canary_is_paused_and_a_standby_is_left_alone() -> None:
     roles = Roles(active=V1, canary=V2, canary_share=0.1, standby=V3, general=True)
     health, done = after(

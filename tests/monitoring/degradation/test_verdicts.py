@@ -150,6 +150,14 @@ def test_labels_refute_a_suspicion_and_the_same_alarm_does_not_raise_it_again() 
     assert verdict_of(health) == "suspect", "another alarm is another suspicion"
 
 
+def test_labels_refute_a_suspicion_of_which_nothing_more_is_seen_too() -> None:
+    health = after(suspect(), stream("feedback", observed=159), at=60)
+    assert verdict_of(health) == "suspect"
+    health = after(health, stream("feedback", observed=160), at=120)
+    assert (verdict_of(health), health.versions[V2].cleared) == ("healthy", ())
+    assert verdict_of(after(health, latency(), stream("feedback", observed=160), at=180)) == "suspect"
+
+
 def test_a_stream_without_labels_since_then_refutes_nothing_though_another_had_many() -> None:
     high = stream("feedback", observed=400, high=0.09)
     assert verdict_of(after(suspect(), latency(), high, stream("reviewed", observed=40), at=60)) == "suspect"
