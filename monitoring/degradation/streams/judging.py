@@ -192,8 +192,8 @@ def _of_pairs(watch: Watch, track: PairTrack, stream: str, plan: Plan, budget: B
 
 
 def _is_of_nobody(watch: Watch, track: PairTrack) -> bool:
-    """Whether pairs rest on the word of nobody who could be left out: their judge's, reviewers', or of a caller who alone
-    uses the version."""
+    """Whether pairs rest on the word of nobody who could be left out: a judge, reviewers, or the only caller of
+    the version."""
     return {*track.givers.known} <= {leaving_out.alone(watch.roll)}
 
 

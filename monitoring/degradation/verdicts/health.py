@@ -75,8 +75,8 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     """A suspicion that is looked into: why, since when, and what the raised shadows may cost and have cost.
 
-    Since then the shadows have cost `shadow_usd_spent`, and `shadows_asked` of them were asked, as of when that was last
-    noted; `usd_before` and `shadows_before` are what those of each version had come to by then, since it was seen first
+    Since then the shadows have cost `shadow_usd_spent`, and `shadows_asked` of them were asked, as was noted last;
+    `usd_before` and `shadows_before` are what those of each version had come to by then, since it was seen first
     (`usd_before` None: not known). `shadow_usd_before` is the sum of it when the ticket was opened.
     """
 
@@ -157,7 +157,8 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `stream` is its name (STREAMS), `of_class` the class that it is of (None: all). `estimate` is the share of bad ones
     seen lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out
-    (None: not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline or of the reference.
+    (None: not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline
+    or of the reference.
     `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds.
     """
 
