@@ -102,7 +102,7 @@ async def release_version(
 async def undo_action(
     request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
-    """Undo what the monitor did. It does not do the same again until all of the task's versions are healthy."""
+    """Undo what the monitor did. It does not do the same again before the version is healthy."""
     house = house_of(request)
     now = await redis_time(house.redis)
     health, _ = await house.health.of(known_task(house, task))

@@ -160,7 +160,7 @@ async def test_what_was_done_is_undone_once(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         found = await sent(http, "POST", path)
         assert found["health"]["versions"]["returns@v1"]["to"] is None
-        assert found["health"]["undone"] == ["shift"]
+        assert found["health"]["versions"]["returns@v1"]["undone"] == ["shift"]
         assert not gateway.house.snapshot.current.policy.shifts
         done = next(one for one in found["health"]["actions"] if one["id"] == "19d5f0a1-0")
         assert done["undone_by"] == found["action"]["by"]

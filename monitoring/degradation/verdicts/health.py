@@ -20,13 +20,15 @@ ACTIONS_MAX = 100
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """An admin's word on a version. `verdict` is what holds instead of the monitor's (None: its verdict stands, but
-    nothing is done about it); until `until` in Unix seconds (None: until it is released)."""
+    nothing is done about it); until `until` in Unix seconds (None: until it is released). `instead_of` is the monitor's
+    own where the word is a worse one: it stands again once the pin is over."""
 
     verdict: Verdict | None
     by: str
     reason: str
     at: float
     until: float | None = None
+    instead_of: Verdict | None = None
 
 
 class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +62,10 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     observed: dict[str, float] | None = None
     quiet_since: float | None = None
     paused_share: float | None = None
+
+    undone: tuple[str, ...] = ()
+    """What an admin has undone of what the monitor did about it: not done again before it is healthy, whatever its role
+    is meanwhile."""
 
     @property
     def looked_into(self) -> bool:
@@ -133,7 +139,8 @@ class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
 
     `shadow_share` and `review_share` are the probabilities with which a request is drawn for them; `deferral_factor` is
     how many times deferred_share is sent away. `actions` are the newest ones, oldest first; `undone` are responses that
-    an admin has undone: they are not given again until all versions are healthy. `raised` says which of `shadow`,
+    an admin has undone: they are not given again until the version that leads, and the canary, are healthy (those about
+    one version: `VersionHealth.undone`). `raised` says which of `shadow`,
     `reviews` and `widen` are above what is usual, in answer to a verdict.
     """
 

@@ -15,12 +15,14 @@ import msgspec
 
 from monitoring.degradation.verdicts.health import (
     ACTIONS_MAX,
+    VERDICTS,
     Action,
     ActionKind,
     Judgement,
     Pin,
     TaskHealth,
     Ticket,
+    Verdict,
     VersionHealth,
 )
 from monitoring.degradation.verdicts.noting import Noting
@@ -38,7 +40,9 @@ MOVES = ("shift", "recover")
 """What moves a version's share: a shift is undone with all that came after it."""
 AWAY = frozenset({"shift", "pause_canary", "roll_back"})
 """What takes requests from a version."""
-UNDOABLE = frozenset({"shadow", "reviews", "widen", "retrain"}) | AWAY
+OF_VERSIONS = AWAY | {"retrain"}
+"""What is done about one version, and when undone is not done again to that one before it is healthy."""
+UNDOABLE = frozenset({"shadow", "reviews", "widen"}) | OF_VERSIONS
 
 
 class ResponseError(Exception):
@@ -62,7 +66,7 @@ def respond(
     may = _may(health, plan)
     versions = {name: one for name, one in health.versions.items() if not roles.there or name in roles.there}
     for name, judgement in sorted(judgements.items()):
-        known = _released(versions.get(name, VersionHealth(since=now)), now)
+        known = _released(noting, name, versions.get(name, VersionHealth(since=now)))
         versions[name] = _with_verdict(noting, name, known, judgement, plan)
     for name, judgement in sorted(judgements.items()):  # once all verdicts are there: one version's arm is another one
         versions[name] = with_share(noting, name, versions[name], judgement, Lines(versions, roles, plan, may))
@@ -78,6 +82,7 @@ def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHe
     known = _known(health, version)
     if word.until is not None and word.until <= now:
         raise ResponseError("The pin would be over already: give a time to come.")
+    word = msgspec.structs.replace(word, instead_of=_own_verdict(known, word))
     quiet_since = known.quiet_since if word.verdict is None else None  # nothing moves it while a verdict is pinned
     after = msgspec.structs.replace(known, pin=word, quiet_since=quiet_since)
     noting = Noting(now)
@@ -85,6 +90,8 @@ def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHe
         because = f"{word.by} says so: {word.reason}"
         after = msgspec.structs.replace(after, verdict=word.verdict, since=now, because=because, evidence={}, done=())
         after = msgspec.structs.replace(after, alarmed=(), observed=None)
+    if word.verdict == "healthy":
+        after = msgspec.structs.replace(after, undone=())
     if word.verdict in ("healthy", "suspect"):
         after = msgspec.structs.replace(after, kept=1.0, to=None, to_version=None, stepped_at=now)
     noting.note("pin", version, word.reason, _told(known), _told(after), by=word.by)
@@ -96,7 +103,7 @@ def release(health: TaskHealth, version: str, by: str, now: float) -> tuple[Task
     known = _known(health, version)
     if known.pin is None:
         raise ResponseError(f"{version} is neither pinned nor held: there is nothing to release.")
-    after = msgspec.structs.replace(known, pin=None)
+    after = _unpinned(known, now)
     noting = Noting(now)
     noting.note("release", version, f"{by} lets the monitor judge it again.", _told(known), _told(after), by=by)
     return _with(health, version, after, noting), noting.actions[0]
@@ -126,8 +133,13 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
         msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in {action_id, *later} else one
         for one in health.actions
     ]
-    undone = health.undone if done.kind in health.undone else (*health.undone, done.kind)
-    after = msgspec.structs.replace(health, versions=versions, actions=marked, undone=undone, **levers)
+    of_task = health.undone
+    if done.kind not in OF_VERSIONS:
+        of_task = tuple(dict.fromkeys((*of_task, done.kind)))
+    elif (moved := versions.get(done.version)) is not None:
+        kinds = tuple(dict.fromkeys((*moved.undone, done.kind)))
+        versions[done.version] = msgspec.structs.replace(moved, undone=kinds)
+    after = msgspec.structs.replace(health, versions=versions, actions=marked, undone=of_task, **levers)
     noting = Noting(now)
     with_later = f" and what was done to the share since ({', '.join(later)})" if later else ""
     text = f"{by} undid {done.kind} ({action_id}){with_later}."
@@ -322,15 +334,41 @@ def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
 
 
 def _may(health: TaskHealth, plan: Plan) -> frozenset[str]:
-    """What may be done now: who has undone a shift wants no roll back either, which moves all of the requests."""
-    undone = frozenset(health.undone)
-    return frozenset(plan.responses) - undone - ({"roll_back"} if "shift" in undone else set())
+    """What may be done now, as far as that is not up to a version."""
+    return frozenset(plan.responses) - frozenset(health.undone)
 
 
-def _released(known: VersionHealth, now: float) -> VersionHealth:
+def _released(noting: Noting, name: str, known: VersionHealth) -> VersionHealth:
     """The version without a pin that is over."""
-    over = known.pin is not None and known.pin.until is not None and known.pin.until <= now
-    return msgspec.structs.replace(known, pin=None) if over else known
+    if known.pin is None or known.pin.until is None or known.pin.until > noting.now:
+        return known
+    after = _unpinned(known, noting.now)
+    noting.note("release", name, "The pin is over.", _told(known), _told(after))
+    return after
+
+
+def _unpinned(known: VersionHealth, now: float) -> VersionHealth:
+    """The version once nobody pins it: where the word was worse than what the monitor had said, that stands again.
+
+    Not where a stream has alarmed meanwhile; and a better word has put aside what there was, and stands.
+    """
+    own = known.pin.instead_of if known.pin is not None else None
+    after = msgspec.structs.replace(known, pin=None)
+    if own is None or own == known.verdict or known.alarmed:
+        return after
+    because = f"The pin as {known.verdict} is over."
+    after = msgspec.structs.replace(after, verdict=own, since=now, because=because, evidence={}, done=())
+    return msgspec.structs.replace(after, alarmed=(), observed=None)
+
+
+def _own_verdict(known: VersionHealth, word: Pin) -> Verdict | None:
+    """What the monitor itself had said last, where an admin's word is worse than that."""
+    own = known.verdict
+    if known.pin is not None and known.pin.verdict is not None:
+        own = known.pin.instead_of or own
+    if word.verdict is None or VERDICTS.index(word.verdict) <= VERDICTS.index(own):
+        return None
+    return own
 
 
 def _known(health: TaskHealth, version: str) -> VersionHealth:

@@ -47,6 +47,7 @@ def with_share(noting: Noting, name: str, known: VersionHealth, judged: Judgemen
         return known
     if known.pin is not None and known.pin.verdict is None:
         return known
+    lines = lines._replace(may=lines.may - _undone(known))
     if known.verdict != "degraded":
         known = _resumed(noting, name, known, lines.roles)
         return _step_back(noting, name, known, lines.plan)
@@ -55,6 +56,11 @@ def with_share(noting: Noting, name: str, known: VersionHealth, judged: Judgemen
     if name == lines.roles.canary:
         return _paused(noting, name, known, lines)
     return _step_away(noting, name, known, judged, lines)
+
+
+def _undone(known: VersionHealth) -> frozenset[str]:
+    """What is not done to the version: who has undone a shift wants no roll back either, which moves all requests."""
+    return frozenset(known.undone) | (frozenset({"roll_back"}) if "shift" in known.undone else frozenset())
 
 
 def share_of(known: VersionHealth) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def health_after(known: VersionHealth, found: Found, judged: Judgement, now: flo
         cleared=found.cleared,
         alarmed=alarmed(known, judged) if found.verdict == "degraded" else (),
         observed=observed,
+        undone=() if found.verdict == "healthy" else known.undone,
         quiet_since=_quiet_since(known, found.streams, now) if found.verdict == "suspect" else None,
     )
 

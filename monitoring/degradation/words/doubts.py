@@ -93,7 +93,11 @@ def _of_recovery(health: TaskHealth, judgements: Mapping[str, Judgement]) -> Ite
 def _of_undone(health: TaskHealth) -> Iterator[str]:
     if health.undone:
         what = listed([one.replace("_", " ") for one in health.undone])
-        yield f"An admin has undone: {what}. It is not done again until all versions of the task are healthy."
+        yield f"An admin has undone: {what}. It is not done again until the task's leader and canary are healthy."
+    for name, known in sorted(health.versions.items()):
+        if known.undone:
+            what = listed([one.replace("_", " ") for one in known.undone])
+            yield f"An admin has undone of {name}: {what}. It is not done again before {name} is healthy."
 
 
 def _of_change(health: TaskHealth, review_by: Mapping[str, float], now: float) -> Iterator[str]:

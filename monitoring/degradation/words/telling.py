@@ -101,7 +101,7 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
     if known.to is not None:
         parts.append(f"keeps {part(known.kept)} of its requests")
     elif known.held:
-        parts.append(f"goes on, as {_why_held(of, judged)}")
+        parts.append(f"goes on, as {_why_held(known, judged)}")
     if known.pin is not None:
         parts.append("held by an admin" if known.pin.verdict is None else "pinned by an admin")
     if known.stale_from is not None and known.stale_from <= of.now:
@@ -154,7 +154,7 @@ def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judge
     elif known.paused_share is not None:
         yield f"{name} is paused: it gets none of the requests, and had {part(known.paused_share)} of them before."
     elif known.held:
-        yield f"{name} still answers all of its requests: {_why_held(of, judged)}."
+        yield f"{name} still answers all of its requests: {_why_held(known, judged)}."
     if judged is not None:
         yield from _traffic(name, judged)
         if role == "leads":
@@ -173,10 +173,10 @@ def _traffic(name: str, judged: Judgement) -> Iterator[str]:
         yield f"{seen} come about {name} where about {digits(judged.complaints_expected)} were to be expected."
 
 
-def _why_held(of: Situation, judged: Judgement | None) -> str:
+def _why_held(known: VersionHealth, judged: Judgement | None) -> str:
     """Why nothing of a degraded version's share is shifted."""
     if judged is not None and _better_arms(judged):
-        if "shift" in of.health.undone:
+        if "shift" in known.undone:
             return "an admin has undone the shift to the better arm"
         return "the task's settings let nothing be shifted to the better arm"
     return "no other arm is known to be better on this task"
@@ -276,7 +276,8 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
     if known.pin is not None:
         yield f"Let the monitor judge it again once you know more: `apprentice tasks release {of.task} {name}`."
     if known.stale_from is not None:
-        yield f"Train a version on the new rules, and promote it; then `apprentice tasks changed {of.task} --undo`."
+        end = f", then end the rule: `apprentice overrides delete {set_for_change}`" if set_for_change else ""
+        yield f"Train a version on the new rules, and promote it{end}."
     due = of.review_by.get(name)
     if due is not None and due <= of.now:
         yield f"Have the owner of {name} look whether it is still right, and push it with a later review_by."

@@ -82,8 +82,8 @@ def test_what_the_settings_forbid_is_not_told_as_not_known() -> None:
 
 
 def test_a_shift_that_an_admin_has_undone_is_not_told_as_the_settings() -> None:
-    known = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
-    found = told(of(single(known, undone=("shift",)), SLIPPED))
+    known = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",), undone=("shift",))
+    found = told(of(single(known), SLIPPED))
     assert "goes on, as an admin has undone the shift to the better arm" in found.line
 
 
@@ -128,8 +128,11 @@ def test_an_arm_of_which_no_label_speaks_is_told_as_not_known_and_still_as_bette
 
 
 def test_what_was_undone_is_told_as_long_as_it_holds() -> None:
-    caveats = told(of(single(DEGRADED, undone=("shift", "roll_back")), SLIPPED)).caveats
-    assert any(one.startswith("An admin has undone: shift and roll back. It is not done again") for one in caveats)
+    known = msgspec.structs.replace(DEGRADED, undone=("shift", "roll_back"))
+    caveats = told(of(single(known, undone=("reviews",)), SLIPPED)).caveats
+    assert any(one.startswith("An admin has undone: reviews. It is not done again until") for one in caveats)
+    of_it = "An admin has undone of returns@v3: shift and roll back. It is not done again before returns@v3 is healthy."
+    assert of_it in caveats
 
 
 def test_before_there_is_a_baseline_that_is_told() -> None:

@@ -176,3 +176,43 @@ def test_what_can_not_be_undone_says_what_to_do_instead() -> None:
         undo(health, "x", "ann", NOW)
     with pytest.raises(ResponseError, match="neither pinned nor held"):
         release(health, V2, "ann", NOW)
+
+
+def test_a_shift_that_was_undone_is_not_done_again_after_the_version_led_no_more_for_a_while() -> None:
+    """Another version leads, all that is watched is healthy; then the same one leads again, degraded as it was."""
+    bad = judged(stream("feedback"), arms=(better("general"),))
+    health = after(bad)[0]
+    (shift,) = [one for one in health.actions if one.kind == "shift"]
+    health, _ = undo(health, shift.id, "ann", NOW + 10)
+    health = respond(health, {V2: bad}, Roles(active=V1, standby=V2, general=True), PLAN, NOW + 20)[0]
+    health, actions = respond(health, {V2: bad}, Roles(active=V2, standby=V1, general=True), PLAN, NOW + 1000)
+    assert health.versions[V2].kept == 1.0
+    assert "shift" not in [one.kind for one in actions]
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_worse_verdict_of_an_admins_ends_with_its_pin(by_itself: bool) -> None:
+    until = NOW + 60 if by_itself else None
+    word = Pin(verdict="degraded", by="ann", reason="the policy is another", at=NOW, until=until)
+    health = after(judged(), health=pin(after(judged())[0], V2, word, NOW)[0], at=10)[0]
+    assert health.versions[V2].verdict == "degraded"
+    if not by_itself:
+        health, _ = release(health, V2, "ann", NOW + 60)
+    health = after(judged(), health=health, at=70)[0]
+    assert (health.versions[V2].verdict, health.versions[V2].because) == ("healthy", "The pin as degraded is over.")
+    assert health.actions[-1].kind == "release"
+
+
+def test_a_worse_verdict_stands_after_its_pin_where_evidence_came_meanwhile() -> None:
+    word = Pin(verdict="degraded", by="ann", reason="the policy is another", at=NOW, until=NOW + 60)
+    health = pin(after(judged())[0], V2, word, NOW)[0]
+    health = after(judged(stream("feedback")), health=health, at=10)[0]
+    health = after(judged(stream("feedback")), health=health, at=70)[0]
+    assert health.versions[V2].verdict == "degraded"
+
+
+def test_a_better_verdict_of_an_admins_stays_after_its_pin() -> None:
+    health = after(judged(stream("feedback")))[0]
+    word = Pin(verdict="healthy", by="ann", reason="a faulty export", at=NOW + 5, until=NOW + 60)
+    health = pin(health, V2, word, NOW + 5)[0]
+    assert after(judged(), health=health, at=70)[0].versions[V2].verdict == "healthy"
