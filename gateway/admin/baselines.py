@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -111,7 +112,7 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
     await version_of(house, task, version)
     now = await redis_time(house.redis)
     if body.accept:
-        found = _accepted(house, version, body, admin.public, now)
+        found = _accepted(house, task, version, body, admin.public, now)
     else:
         found = await _counted(house, version, body, admin.public, now)
     name = body.stream if body.of_class is None else f"{body.stream}:{body.of_class}"
@@ -129,7 +130,8 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
             generation=expected + 1,
         )
         generation = await step_with_audit(house, [Change(house.baselines, version, after, expected)], draft)
-    return {"task": task, "version": version, "generation": generation, "set": after}
+    warnings = list(_doubts(house, task, version, body))
+    return {"task": task, "version": version, "generation": generation, "set": after, "warnings": warnings}
 
 
 async def _counted(house: House, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
@@ -159,18 +161,47 @@ async def _evaluated(house: House, version: str, name: str) -> tuple[int, int]:
     return counts
 
 
-def _accepted(house: House, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
-    """Raises Problem (409) where there is nothing to accept."""
+def _accepted(house: House, task: str, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
+    """Raises Problem (409) where there is nothing to accept, or too little of it."""
+    if body.stream == "complaints" and house.settings.tasks[task].monitor.complaint_metric is None:
+        text = f"{task} has no complaints: set tasks.{task}.monitor.complaint_metric to the metric that complains."
+        raise Problem("state_conflict", text, "stream")
     if body.stream not in HELD:
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned anew")
-    judged = house.monitored.summary.judgements.get(version)
-    seen = (
-        [one for one in judged.streams if (one.stream, one.of_class) == (body.stream, body.of_class)] if judged else []
-    )
-    if not seen or seen[0].high is None or seen[0].low is None:
-        raise Problem("state_conflict", f"Nothing was seen of {body.stream} of {version} that could be accepted.")
-    low, high = seen[0].low, seen[0].high
+    seen = _seen(house, version, body)
+    if seen is None or seen.observed < OF_MIN or seen.low is None or seen.high is None:
+        raise Problem("state_conflict", _too_few(body, version, 0.0 if seen is None else seen.observed), "stream")
+    low, high = seen.low, seen.high
     source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
     if body.stream in OF_PAIRS:
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
     return stated(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
+
+
+def _seen(house: House, version: str, body: BaselineIn) -> StreamReport | None:
+    """The stream as it was last judged; None where nothing of it was seen."""
+    judged = house.monitored.summary.judgements.get(version)
+    streams = judged.streams if judged is not None else []
+    return next((one for one in streams if (one.stream, one.of_class) == (body.stream, body.of_class)), None)
+
+
+def _too_few(body: BaselineIn, version: str, observed: float) -> str:
+    """That so many labels or pairs are too few to be accepted, and what to do."""
+    of_pairs = body.stream in OF_PAIRS
+    what = f"{observed:g} {'pair' if of_pairs else 'label'}{'' if observed == 1 else 's'}"
+    stream = body.stream if body.of_class is None else f"{body.stream}, class {body.of_class},"
+    instead = "" if of_pairs else ", or give `wrong` and `of` as they were counted"
+    return f"{stream} of {version} has {what}, and accepting takes at least {OF_MIN}: wait for more{instead}."
+
+
+def _doubts(house: House, task: str, version: str, body: BaselineIn) -> Iterator[str]:
+    """What may be meant otherwise: a class that no label has named yet."""
+    if body.of_class is None:
+        return
+    seen = _seen(house, version, body)
+    if seen is None or not seen.observed:
+        tag = house.settings.tasks[task].monitor.class_tag
+        key = f"tasks.{task}.monitor.class_tag"
+        named = f"Labels name theirs by the tag {tag!r}." if tag else f"{key} is not set, so that no label has a class."
+        yield f"{body.stream} of {version} has no label of the class {body.of_class} yet: is that its name? {named}"
+

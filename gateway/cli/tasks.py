@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
-from gateway.cli.tables import Printer, Row, moment, share, since
+from gateway.cli.tables import Printer, Row, moment, share, since, tell_warnings
 from monitoring.degradation.verdicts.health import Verdict
 
 tasks = typer.Typer(
@@ -156,7 +156,9 @@ def baseline(
         return
     held = told["set"][stream if of_class is None else f"{stream}:{of_class}"]
     against = f"at most {100 * held['upper']:.1f}% from now on" if held["upper"] < 1 else "what it learns from now on"
-    out.say(f"{stream} of {version} is held against {against}.")
+    whole = stream if of_class is None else f"{stream}, class {of_class},"
+    out.say(f"{whole} of {version} is held against {against}.")
+    tell_warnings(out, told)
 
 
 def _path(task: str, version: str, last: str) -> str:

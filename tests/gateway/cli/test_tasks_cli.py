@@ -82,6 +82,14 @@ async def test_a_baseline_is_counted_or_accepted(gateway: RunningGateway, appren
     assert said.out == "length of returns@v1 is held against what it learns from now on.\n"
 
 
+async def test_a_baseline_of_a_class_is_confirmed_with_the_class(gateway: RunningGateway, apprentice: Command) -> None:
+    await judged(gateway, FEEDBACK)
+    place = ("tasks", "baseline", "returns", "returns@v1", "feedback", "--wrong", "12", "--of", "240")
+    said = await ok(apprentice, *place, "--class", "glass", "--reason", "Counted.")
+    assert said.out == "feedback, class glass, of returns@v1 is held against at most 8.0% from now on.\n"
+    assert said.err.startswith("Warning: feedback of returns@v1 has no label of the class glass yet")
+
+
 async def test_a_change_is_announced_and_taken_back(gateway: RunningGateway, apprentice: Command) -> None:
     year = datetime.now(UTC).year + 3
     words = ("--effective", f"{year}-01-01", "--note", "60 days to return.", "--until", f"{year}-02-01T09:30:00Z")

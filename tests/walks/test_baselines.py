@@ -1,0 +1,81 @@
+"""What an admin may have a stream held against, over real sockets: enough that was seen, or nothing is accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from monitoring.degradation.verdicts.health import StreamReport
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.test_health import BASELINE, judged, sent
+
+ACCEPT: dict[str, Any] = {"accept": True, "reason": "As good as it gets."}
+
+
+def seen(stream: str, observed: float, of_class: str | None = None) -> StreamReport:
+    return StreamReport(stream=stream, of_class=of_class, labelled=True, observed=observed, wrong=1, low=0.01, high=0.9)
+
+
+@pytest.mark.parametrize(
+    ("stream", "observed", "said"),
+    [
+        ("reviewed", 2, "reviewed of returns@v1 has 2 labels, and accepting takes at least 20: wait for more, or give"),
+        ("feedback", 19, "feedback of returns@v1 has 19 labels, and accepting takes at least 20: wait for more, or"),
+        ("shadow", 1, "shadow of returns@v1 has 1 pair, and accepting takes at least 20: wait for more."),
+        ("holdout", 19, "holdout of returns@v1 has 19 pairs, and accepting takes at least 20: wait for more."),
+    ],
+)
+async def test_too_few_labels_or_pairs_are_not_accepted(
+    gateway: RunningGateway, stream: str, observed: float, said: str
+) -> None:
+    await judged(gateway, seen(stream, observed))
+    async with gateway.http() as http:
+        error = (await sent(http, "POST", BASELINE, 409, stream=stream, **ACCEPT))["error"]
+    assert error["code"] == "state_conflict"
+    assert error["message"].startswith(said)
+    assert await gateway.house.baselines.all() == {}
+
+
+async def test_what_was_not_seen_at_all_is_not_accepted(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        error = (await sent(http, "POST", BASELINE, 409, stream="feedback", of_class="glass", **ACCEPT))["error"]
+    assert error["message"].startswith("feedback, class glass, of returns@v1 has 0 labels, and accepting takes at")
+
+
+async def test_twenty_labels_are_accepted(gateway: RunningGateway) -> None:
+    await judged(gateway, seen("reviewed", 20))
+    async with gateway.http() as http:
+        assert (await sent(http, "POST", BASELINE, stream="reviewed", **ACCEPT))["set"]["reviewed"]["upper"] == 0.9
+
+
+async def test_complaints_are_learned_anew_where_a_metric_complains(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    declared = {"correct": {"kind": "boolean"}, "returned": {"kind": "boolean", "better": "lower"}}
+    tasks = {"returns": {"monitor": {"complaint_metric": "returned"}}}
+    async with run_gateway(configure(tasks=tasks, feedback_metrics=declared)) as running, running.http() as http:
+        await running.place(make_adapter(1))
+        found = await sent(http, "POST", BASELINE, stream="complaints", **ACCEPT)
+    assert found["set"]["complaints"]["upper"] == 1.0
+
+
+async def test_complaints_are_not_accepted_where_no_metric_complains(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        error = (await sent(http, "POST", BASELINE, 409, stream="complaints", **ACCEPT))["error"]
+    assert error["message"].startswith("returns has no complaints: set tasks.returns.monitor.complaint_metric to")
+    assert await gateway.house.baselines.all() == {}
+
+
+async def test_a_baseline_of_a_class_of_which_nothing_was_seen_is_set_with_a_warning(gateway: RunningGateway) -> None:
+    await judged(gateway, seen("feedback", 30, "vases"))
+    counted: dict[str, Any] = {"stream": "feedback", "wrong": 1, "of": 40, "reason": "Counted."}
+    async with gateway.http() as http:
+        glass = await sent(http, "POST", BASELINE, of_class="glass", **counted)
+        vases = await sent(http, "POST", BASELINE, of_class="vases", **counted)
+        whole = await sent(http, "POST", BASELINE, **counted)
+    (warning,) = glass["warnings"]
+    assert warning.startswith("feedback of returns@v1 has no label of the class glass yet: is that its name? ")
+    assert "tasks.returns.monitor.class_tag is not set" in warning
+    assert (vases["warnings"], whole["warnings"]) == ([], [])
