@@ -57,7 +57,7 @@ def _listed(house: House, task: str, counts: Counts) -> dict[str, Any]:
         "task": task,
         **{key: value for key, value in msgspec.to_builtins(counts).items() if key != "expired_now"},
         "per_week": budget,
-        "raised": is_raised(house, task),
+        "raised": is_raised(house, task) and budget > house.settings.plan(task).reviews_per_week,
         "left": max(0, budget - counts.drawn),
         "share": watched.review_share if watched is not None else 0.0,
         "say": said_of(name, metric),

@@ -60,13 +60,13 @@ def answer(
 ) -> None:
     """Judge a request that waits for review, by the metric that its task names. Its texts are then gone, or if it was
     judged wrong kept for who retrains the version."""
-    say = _metric(client, request_id)
+    say, first = _asked(client, request_id)
     body = {"request_id": request_id, "metric": say["metric"], "value": _value(say, value)}
     more = {"comment": comment, "demonstration": right, "rater": rater}
     body |= {name: given for name, given in more.items() if given is not None}
     told = client.post(f"{client.url}/v1/feedback", body)
     if not out.answer(told):
-        out.say(f"{told['request_id']}: {told['metric']} is {json.dumps(body['value'])}.")
+        out.say(f"{told['request_id']}: {told['metric']} is {json.dumps(body['value'])}{_beside(first)}.")
 
 
 @reviews.command("skip")
@@ -150,18 +150,29 @@ def _text(said: dict[str, Any]) -> str:
     return json.dumps({name: value for name, value in said.items() if name != "role"}, ensure_ascii=False)
 
 
-def _metric(client: AdminClient, request_id: str) -> dict[str, Any]:
-    """The metric by which the request's task has its reviews judged. Raises Unusable where there is none."""
+def _asked(client: AdminClient, request_id: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The metric by which the request's task has its reviews judged, and the first answer to this one; None where there
+    is none. Raises Unusable where there is no metric."""
     if not request_id.strip():
         raise Unusable("ID is empty: give the id that `apprentice reviews next` shows.")
-    record = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")["record"]
-    if record["task"] is None:
+    known = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
+    task = known["record"]["task"]
+    if task is None:
         raise Unusable(f"{request_id[:80]} was of no task.")
-    (told,) = client.get("/reviews", task=record["task"])["reviews"]
-    if told["say"] is None:
+    (told,) = client.get("/reviews", task=task)["reviews"]
+    say: dict[str, Any] | None = told["say"]
+    if say is None:
         raise Unusable("The configuration declares no feedback_metrics: there is nothing to say of an answer.")
-    found: dict[str, Any] = told["say"]
-    return found
+    answers = [one for one in known["feedback"] if one.get("reviewed") and one["metric"] == say["metric"]]
+    return say, next(iter(answers), None)
+
+
+def _beside(first: dict[str, Any] | None) -> str:
+    """That an answer which was given before is the one that counts."""
+    if first is None:
+        return ""
+    who = f"by {first.get('rater') or first['caller']} at {moment(first['at'])}"
+    return f"; it was judged before: the first answer, {json.dumps(first['value'])} {who}, is the one that counts"
 
 
 def _values(say: dict[str, Any]) -> str:

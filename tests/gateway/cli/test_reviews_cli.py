@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from monitoring.degradation.verdicts.health import TaskHealth
+from monitoring.degradation.verdicts.health import TaskHealth, VersionHealth
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, ok
 from tests.walks.conftest import Configure, MakeAdapter
@@ -86,6 +86,33 @@ async def test_a_review_is_answered_with_what_would_have_been_right(
     again = await apprentice("reviews", "next")
     assert (again.exit_code, again.out) == (1, "")
     assert again.err.endswith("(no_review)\n")
+
+
+async def test_a_second_answer_says_that_the_first_one_stands(gateway: RunningGateway, apprentice: Command) -> None:
+    request_id = await drawn(gateway)
+    await ok(apprentice, "reviews", "answer", request_id, "no", "--rater", "anna")
+    said = await ok(apprentice, "reviews", "answer", request_id, "yes", "--rater", "ben")
+    assert said.out.startswith(f"{request_id}: correct is true; it was judged before: the first answer, false by anna")
+    assert said.out.endswith(", is the one that counts.\n")
+    assert [one["value"] for one in await feedback(gateway, request_id)] == [False, True]
+
+
+@pytest.mark.parametrize(("suspect", "raised"), [(0, False), (20, True)])
+async def test_a_budget_that_nothing_raises_is_not_called_raised(
+    gateway: RunningGateway, apprentice: Command, suspect: int, raised: bool
+) -> None:
+    house = gateway.house
+    reviews = house.settings.tasks["returns"].monitor.reviews.model_copy(update={"per_week_suspect": suspect})
+    monitor = house.settings.tasks["returns"].monitor.model_copy(update={"reviews": reviews})
+    task = house.settings.tasks["returns"].model_copy(update={"monitor": monitor})
+    house.settings.tasks["returns"] = task
+    _, generation = await house.health.of("returns")
+    suspected = TaskHealth(versions={"returns@v1": VersionHealth(verdict="suspect")})
+    await house.health.put("returns", suspected, generation)
+    await house.snapshot.refresh()
+    said = await ok(apprentice, "reviews", "list")
+    assert ("(raised)" in said.out) == raised
+    assert (await ok(apprentice, "reviews", "list", "--json")).json["reviews"][0]["raised"] == raised
 
 
 async def test_a_review_is_skipped_with_a_reason_and_the_list_says_so(
