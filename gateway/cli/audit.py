@@ -52,11 +52,17 @@ def _row(entry: dict[str, Any]) -> Row:
 
 
 def entry_row(entry: dict[str, Any]) -> Row:
-    """An entry's time, actor and action, and what its object is since then."""
-    return moment(entry["at"]), entry["actor"], entry["action"], _became(entry["after"])[:120]
+    """An entry's time, actor and action, and what its object is since then; of what was deleted, what that was."""
+    before = entry.get("before")
+    if not entry["after"] and before and str(entry["action"]).endswith(".delete"):
+        gone = {name: value for name, value in before.items() if value != entry["object"]}
+        then = f"deleted: {_told(gone)}"
+    else:
+        then = _told(entry["after"])
+    return moment(entry["at"]), entry["actor"], entry["action"], then[:120]
 
 
-def _became(after: Any) -> str:
+def _told(after: Any) -> str:
     if isinstance(after, dict) and "weights" in after:
         copied = [f"copied to {name} {share(part)}" for name, part in (after.get("shadow") or {}).items()]
         return ", ".join([*(f"{name} {share(part)}" for name, part in after["weights"].items()), *copied])

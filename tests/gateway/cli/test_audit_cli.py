@@ -76,6 +76,16 @@ async def test_times_are_told_as_times(gateway: RunningGateway, apprentice: Comm
     assert "pin until 2099-01-01 00:00:00Z" in shown or "pin at 20" in shown
 
 
+async def test_what_was_deleted_is_told(gateway: RunningGateway, apprentice: Command) -> None:
+    assert (await apprentice("reviews", "delete", "returns")).exit_code == 0
+    assert (await apprentice("overrides", "set", "a", "--action", "general")).exit_code == 0
+    assert (await apprentice("overrides", "delete", "a")).exit_code == 0
+    (line,) = (await apprentice("audit", "--action", "review.delete")).out.splitlines()[1:]
+    assert line.endswith("returns  deleted: answered 0, waiting 0")
+    (line,) = (await apprentice("audit", "--action", "override.delete")).out.splitlines()[1:]
+    assert "  deleted: action general" in line
+
+
 async def test_the_command_shows_the_newest_last(gateway: RunningGateway, apprentice: Command) -> None:
     async with gateway.http() as http:
         await http.put("/admin/v1/overrides/a", json={"action": "general"})
