@@ -32,7 +32,8 @@ def list_tasks(client: AdminClient, out: Printer) -> None:
     told = client.get("/health")
     if out.answer(told):
         return
-    out.table(("task", "version", "verdict", "since", "keeps", "note"), (_row(one) for one in told["tasks"]))
+    rows = [_row(one, _pin(client, one)) for one in told["tasks"]]
+    out.table(("task", "version", "verdict", "since", "keeps", "note"), rows)
     if told["judged_at"] is None:
         out.note("The monitor has judged nothing yet.")
 
@@ -170,8 +171,17 @@ def _when(text: str) -> float | str:
     return float(text) if text.replace(".", "", 1).isdecimal() else text
 
 
-def _row(told: dict[str, Any]) -> Row:
-    notes = ["pinned"] if told["pinned"] else []
+def _pin(client: AdminClient, told: dict[str, Any]) -> str | None:
+    """What stands of an admin's word on the version that leads: pinned, or held, which leaves the monitor's verdict."""
+    if not told["pinned"]:
+        return None
+    versions = client.get(f"/tasks/{quote(told['task'], safe='')}/health")["health"]["versions"]
+    pin = versions.get(told["version"], {}).get("pin")
+    return "held" if pin is not None and pin["verdict"] is None else "pinned"
+
+
+def _row(told: dict[str, Any], pin: str | None) -> Row:
+    notes = [pin] if pin is not None else []
     notes += [f"stale from {moment(told['stale_from'])}"] if told["stale_from"] else []
     notes += [f"review by {moment(told['review_due'])}"] if told["review_due"] else []
     notes += [f"{told['retraining_open']} to train"] if told["retraining_open"] else []
@@ -183,7 +193,11 @@ def _row(told: dict[str, Any]) -> Row:
 def _tell_change(out: Printer, task: str, told: dict[str, Any]) -> None:
     word, rule = told["changed"], told["rule"]
     stale = ", ".join(told["stale"]) or "no version"
-    out.say(f"{task} changes from {moment(word['effective_at'])} on: {stale} stale then.")
+    when = moment(word["effective_at"])
+    if word["effective_at"] <= word["at"]:
+        out.say(f"{task} has changed, on {when}: {stale} stale since then.")
+    else:
+        out.say(f"{task} changes from {when} on: {stale} stale then.")
     if rule is not None:
         does = "refuses its requests" if rule["action"] == "refuse" else "sends its requests to general"
         out.say(f"The rule {word['override']} {does} until {moment(rule['expires_at'])}.")

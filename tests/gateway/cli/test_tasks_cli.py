@@ -58,6 +58,8 @@ async def test_a_version_is_pinned_held_and_released(gateway: RunningGateway, ap
     assert "pinned" in (await ok(apprentice, "tasks", "list")).out
     said = await ok(apprentice, "tasks", "pin", "returns", "returns@v1", "--reason", "Wait.")
     assert said.out == "returns@v1 is held: nothing is done about its verdict; until it is released.\n"
+    listed = (await ok(apprentice, "tasks", "list")).out
+    assert ("held" in listed, "pinned" in listed) == (True, False)
     said = await ok(apprentice, "tasks", "release", "returns", "returns@v1")
     assert said.out == "returns@v1 is the monitor's to judge again; it is healthy.\n"
 
@@ -107,6 +109,12 @@ async def test_a_change_is_announced_and_taken_back(gateway: RunningGateway, app
     said = await ok(apprentice, "tasks", "changed", "returns", "--effective", str(begins), "--override", "none")
     assert "The rule" not in said.out
     assert said.out.startswith(f"returns changes from {year}-01-01 00:00:00Z on")
+
+
+async def test_a_change_that_is_past_is_told_as_past(gateway: RunningGateway, apprentice: Command) -> None:
+    day = datetime.fromtimestamp(time.time() - 30 * 86_400, UTC).strftime("%Y-%m-%d")
+    said = await ok(apprentice, "tasks", "changed", "returns", "--effective", day)
+    assert said.out.splitlines()[0] == f"returns has changed, on {day} 00:00:00Z: returns@v1 stale since then."
 
 
 async def test_what_was_judged_bad_is_listed_shown_exported_and_closed(
