@@ -7,7 +7,7 @@ Values come from apprentice.yaml and from `APPRENTICE_…` variables, which win;
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlencode
@@ -222,14 +222,13 @@ class Settings(BaseSettings):
         for name, task in self.tasks.items():
             if faults := list(task.faults(name, frozenset(self.pools), self.limits.request_timeout_seconds)):
                 raise ValueError("; ".join(faults))
-            metrics = frozenset(self.feedback_metrics)
-            if faults := list(
-                task.monitor.faults(name, frozenset(self.pools), metrics, task.pools_allowed, self.general_pool)
-            ):
+            if faults := list(self._faults_of_monitor(name, task)):
                 raise ValueError("; ".join(faults))
             exit_pool = self.pools.get(task.exit_pool or "")
             if task.general_usd_per_day is not None and (exit_pool is None or exit_pool.price is None):
                 raise ValueError(f"tasks.{name}.general_usd_per_day: its exit pool needs a price")
+        if self.monitor.webhook_key is not None and self.monitor.webhook_url is None:
+            raise ValueError("monitor.webhook_key: nothing is sent that it could sign: set monitor.webhook_url too")
         if self.admin_key is not None and split_key(self.admin_key.get_secret_value()) is None:
             raise ValueError("admin_key: it has not the form of a key; `apprentice keygen` makes one")
         if self.redis.replicas_acked_min and self.redis_url is None:
@@ -242,6 +241,12 @@ class Settings(BaseSettings):
         if self.redis_tls is not None and not str(self.redis_address()).startswith("rediss://"):
             raise ValueError("redis_tls: it needs a redis_url that begins with rediss://")
         return self
+
+    def _faults_of_monitor(self, name: str, task: TaskSettings) -> Iterator[str]:
+        """Of how a task is watched, as `faults` tells them."""
+        pools, explored_share = frozenset(self.pools), task.rungs.degraded.explored_share
+        reached, metrics = task.pools_allowed, self.feedback_metrics
+        yield from task.monitor.faults(name, pools, metrics, explored_share, reached, self.general_pool)
 
     def redis_address(self) -> str | None:
         """`redis_url` as redis-py reads it, with the files of `redis_tls`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
 from gateway.configuration.sections import Name, Seconds, Section
+from monitoring.badness import Declared
 from monitoring.degradation.verdicts.plan import RESPONSES, Plan, ResponseName
 from monitoring.evaluation.comparing import Metric
 from monitoring.evaluation.forms import Form
@@ -15,6 +16,7 @@ from monitoring.evaluation.forms import Form
 Share = Annotated[float, Field(ge=0, le=1)]
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 JudgeKind = Literal["exact", "normal", "fields", "model"]
+DAY_SECONDS = 86_400
 
 
 class MonitorSettings(Section):
@@ -45,6 +47,26 @@ class JudgeSettings(Section):
     )
     max_tokens: int = Field(16, ge=1, le=1024, description="Most tokens of a judge's answer.")
 
+    def faults(
+        self, task: str, pools: frozenset[str], reached: frozenset[str] | None, general_pool: str | None
+    ) -> Iterator[str]:
+        """As the faults of the task's monitor are told, of which these are some."""
+        key = f"tasks.{task}.monitor.judge"
+        if self.kind == "fields" and not self.fields:
+            yield f"{key}.fields: name the fields that have to be equal"
+        if self.kind != "fields" and self.fields:
+            yield f"{key}.fields: kind is {self.kind}, which reads no fields: set kind to fields, or leave them out"
+        if self.pool is not None and self.pool not in pools:
+            yield f"{key}.pool: there is no pool {self.pool!r}"
+        else:
+            for field in ("pool", "prompt"):
+                if self.kind != "model" and getattr(self, field) is not None:
+                    text = f"kind is {self.kind}, and only a model is asked: set kind to model, or leave this out"
+                    yield f"{key}.{field}: {text}"
+        judging = self.pool or general_pool
+        if self.kind == "model" and judging in pools and reached is not None and judging not in reached:
+            yield f"{key}.pool: tasks.{task}.pools_allowed lacks {judging!r}"
+
     def form(self) -> Form:
         """The form in which this judge compares answers; a model's answers are told apart by their normal form."""
         if self.kind == "fields":
@@ -63,6 +85,20 @@ class ReviewSettings(Section):
     retention_days: float = Field(14.0, gt=0, le=366, description="How long the texts of open reviews are kept.")
     lease_seconds: Seconds = Field(600.0, description="How long a review is one reviewer's before another gets it.")
     usd_each: Usd = Field(0.0, description="What a review costs in US dollars, to reckon the saving net of it.")
+
+    def faults(self, task: str) -> Iterator[str]:
+        """As the faults of the task's monitor are told, of which these are some."""
+        key, kept_seconds = f"tasks.{task}.monitor.reviews", self.retention_days * DAY_SECONDS
+        if self.lease_seconds > kept_seconds:
+            yield (
+                f"{key}.lease_seconds: {self.lease_seconds:g} s is longer than retention_days ({kept_seconds:g} s): a "
+                "review would be gone while it is a reviewer's; lower this, or raise retention_days"
+            )
+        if 0 < self.per_week_suspect < self.per_week:
+            yield (
+                f"{key}.per_week_suspect: {self.per_week_suspect} is less than per_week ({self.per_week}), which holds "
+                "then too: raise it, or set it to 0"
+            )
 
 
 class TaskMonitorSettings(Section):
@@ -119,31 +155,50 @@ class TaskMonitorSettings(Section):
         self,
         name: str,
         pools: frozenset[str],
-        metrics: frozenset[str],
+        metrics: Mapping[str, Declared],
+        explored_share: float,
         reached: frozenset[str] | None = None,
         general_pool: str | None = None,
     ) -> Iterator[str]:
         """Sentences on what can't be used, each beginning with its key; none if all is well.
 
-        `reached` are the pools that the task's text may be sent to (None: all). `general_pool` judges where no pool is
-        named.
+        `explored_share` is that of the task's rung `degraded`; `reached` are the pools that the task's text may be sent
+        to (None: all). `general_pool` judges where no pool is named.
         """
+        yield from self._faults_of_metrics(name, metrics)
+        yield from self._faults_of_shares(name, explored_share)
+        yield from self.judge.faults(name, pools, reached, general_pool)
+        yield from self.reviews.faults(name)
+
+    def _faults_of_metrics(self, name: str, metrics: Mapping[str, Declared]) -> Iterator[str]:
+        """Metrics that are not there, or of which no value is better than another."""
         key = f"tasks.{name}.monitor"
         for field in ("feedback_metric", "complaint_metric"):
             metric = getattr(self, field)
             if metric is not None and metric not in metrics:
                 yield f"{key}.{field}: feedback_metrics declares no {metric!r}"
+            elif metric is not None and (why := _why_unordered(metrics[metric])) is not None:
+                yield f"{key}.{field}: {metric!r} is a {why}"
         if self.complaint_metric is not None and self.complaint_metric == self.feedback_metric:
             yield f"{key}.complaint_metric: {self.complaint_metric!r} can't be the feedback_metric as well"
-        if list(self.kept_steps) != sorted(self.kept_steps, reverse=True):
-            yield f"{key}.kept_steps: each step keeps less than the one before"
-        if self.judge.kind == "fields" and not self.judge.fields:
-            yield f"{key}.judge.fields: name the fields that have to be equal"
-        if self.judge.pool is not None and self.judge.pool not in pools:
-            yield f"{key}.judge.pool: there is no pool {self.judge.pool!r}"
-        judging = self.judge.pool or general_pool
-        if self.judge.kind == "model" and judging in pools and reached is not None and judging not in reached:
-            yield f"{key}.judge.pool: tasks.{name}.pools_allowed lacks {judging!r}"
+
+    def _faults_of_shares(self, name: str, explored_share: float) -> Iterator[str]:
+        """Steps that do not go down to where they end, and suspicion that lowers what it is to raise."""
+        key, steps = f"tasks.{name}.monitor", list(self.kept_steps)
+        down = sorted(set(steps), reverse=True)
+        if steps != down:
+            yield f"{key}.kept_steps: each step keeps less than the one before: {down}"
+        elif "kept_steps" in self.model_fields_set and steps and steps[-1] < explored_share:
+            yield (
+                f"{key}.kept_steps: {steps[-1]:g} is less than explored_share ({explored_share:g}), at which the steps "
+                f"end: leave it out, or lower tasks.{name}.rungs.degraded.explored_share"
+            )
+        raised = "shadow_share_suspect" in self.model_fields_set
+        if raised and self.shadow_share_suspect < self.shadow_share:
+            yield (
+                f"{key}.shadow_share_suspect: {self.shadow_share_suspect:g} is less than shadow_share "
+                f"({self.shadow_share:g}), which holds then too: raise it, or leave it out"
+            )
 
     def plan(
         self,
@@ -171,7 +226,7 @@ class TaskMonitorSettings(Section):
             shadow_pairs_per_ticket=self.shadow_pairs_per_ticket,
             shadow_saving_share_max=self.shadow_saving_share_max,
             deferral_factor_suspect=self.deferral_factor_suspect,
-            kept_steps=self.kept_steps,
+            kept_steps=tuple(step for step in self.kept_steps if step > explored_share),
             explored_share=explored_share,
             step_seconds=self.step_seconds,
             suspect_clears_seconds=self.suspect_clears_seconds,
@@ -181,3 +236,13 @@ class TaskMonitorSettings(Section):
             judges_itself=judges_itself,
             judge_pool=(self.judge.pool or general_pool) if self.judge.kind == "model" else None,
         )
+
+
+def _why_unordered(metric: Declared) -> str | None:
+    """Why no value of it is good or bad; None where some are."""
+    if metric.kind == "category":
+        return "category, which has no order, so that nothing it gets would count: name a boolean or a float"
+    unbound = metric.minimum is None or metric.maximum is None or metric.minimum >= metric.maximum
+    if metric.kind == "float" and unbound:
+        return "float without a minimum and a greater maximum, so that nothing it gets would count: declare them"
+    return None

@@ -220,14 +220,17 @@ class TaskSettings(Section):
                 yield f"tasks.{name}.rungs.{rung}: it has no exit: set exit_pool, or exits.{rung}"
 
     def _faults_of_shares(self, name: str) -> Iterator[str]:
-        """Shares with which a rung lets no answer through, or never fires."""
-        some, outside = self.rungs.low_confidence, self.rungs.out_of_scope
+        """Shares with which a rung lets no answer through, never fires, or never ends."""
+        some, outside, degraded = self.rungs.low_confidence, self.rungs.out_of_scope, self.rungs.degraded
         if some.mode != "off" and some.wrong_share_max == 0:
             key = f"tasks.{name}.rungs.low_confidence.wrong_share_max"
             yield f"{key}: it must be above 0: no threshold can promise that no answer is wrong, so none would be kept"
         if outside.mode == "enforce" and outside.deferred_share == 0:
             key = f"tasks.{name}.rungs.out_of_scope.deferred_share"
             yield f"{key}: it must be above 0: with 0 the rung never fires; or set its mode to observe or off"
+        if degraded.mode == "enforce" and degraded.explored_share == 0:
+            key = f"tasks.{name}.rungs.degraded.explored_share"
+            yield f"{key}: it must be above 0: a version that keeps nothing is never seen to recover"
 
     def _faults_of_commit(self, name: str) -> Iterator[str]:
         """Rungs after the answer can be enforced only as long as the answer is not the caller's."""
