@@ -68,6 +68,15 @@ def without_a_place(folder: Path, tasks: Sequence[str], since: float | None, unt
     return found
 
 
+def versions(folder: Path, tasks: Sequence[str], since: float | None, until: float | None) -> list[str]:
+    """The versions that records of these tasks were led to or answered by. Raises Nothing as `entries` does."""
+    table = _table(folder, Asked("records", since, until), '"at"')
+    names = f'SELECT unnest(["led_to", "version"]) AS name FROM {table} WHERE "task" IN {_marks(tasks)}'  # noqa: S608
+    query = f"SELECT DISTINCT name FROM ({names}) WHERE name IS NOT NULL ORDER BY name"  # noqa: S608
+    with connected() as connection:
+        return [row[0] for row in connection.execute(query, list(tasks)).fetchall()]
+
+
 def _table(folder: Path, asked: Asked, at: str) -> str:
     """What is asked for, with each entry's place. Raises Nothing where there is no file."""
     place, source = PLACE.format(at=at), read(asked.dataset, list(files(folder, asked)))

@@ -120,7 +120,7 @@ def replay(
         records_replay.run(
             Printer(json_only),
             settings,
-            folder if folder is not None else settings.archive,
+            settings.archive if folder is None else _there(folder),
             task or list(settings.tasks),
             records_replay.Held(version, baseline, gate_rows, previous),
             (asked.since, asked.until),
@@ -152,7 +152,14 @@ def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind
 
 
 def _folder(config: Path, folder: Path | None) -> Path:
-    return folder if folder is not None else load_settings(config).archive
+    return load_settings(config).archive if folder is None else _there(folder)
+
+
+def _there(folder: Path) -> Path:
+    """The folder. Raises SettingsError where there is none; that of a configuration is made with the first file."""
+    if not folder.is_dir():
+        raise SettingsError(f"{folder}: there is no such folder.")
+    return folder
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from monitoring.degradation.verdicts.health import Judgement
 
 LABELLED = ("reviewed", "feedback")
 TOLD_EVERY = 50_000
+TOLD_VERSIONS_MAX = 20
 SET_AT = 1.0
 """When a baseline of the command line was set: before anything else."""
 
@@ -61,13 +62,16 @@ def begun(settings: Settings, tasks: list[str], held: Held, look_seconds: float)
     unknown = [task for task in tasks if task not in settings.tasks]
     if unknown:
         raise SettingsError(f"The configuration has no task {', '.join(unknown)}.")
+    task = None if held.version is None else held.version.partition("@")[0]
+    if task is not None and task not in tasks:
+        missing = f"The configuration has no task {task}." if task not in settings.tasks else "Name it with --task too."
+        raise SettingsError(f"--version {held.version} is of {task}. {missing}")
     if held.version is None and held != Held():
         raise SettingsError("--baseline, --gate-rows and --previous are of one version: name it with --version.")
     if held.rate is not None and held.gate_rows is not None:
         raise SettingsError("--baseline and --gate-rows: one of them, not both.")
     versions = {}
-    if held.version is not None:
-        task = held.version.partition("@")[0]
+    if held.version is not None and task is not None:
         versions = {held.version: WatchedVersion(task=task, state="active", previous=held.previous)}
     watched = {task: WatchedTask(plan=settings.plan(task)) for task in tasks}
     step = Step(tasks=watched, versions=versions, metrics=settings.judged_metrics())
@@ -183,7 +187,19 @@ def run(
     from monitoring import archive_entries  # noqa: PLC0415 - duckdb is half as large as all the rest
 
     replaying = begun(settings, tasks, held, look_seconds)
+    if held.version is not None:
+        _see_that_it_is_there(held.version, archive_entries.versions(folder, tasks, *bounds))
     places = archive_entries.without_a_place(folder, tasks, *bounds)
     with closing(archive_entries.entries(folder, tasks, *bounds)) as entries:
         turns, judged = replayed(replaying, entries)
     tell(out, replaying, turns, judged, held.version, places)
+
+
+def _see_that_it_is_there(version: str, versions: list[str]) -> None:
+    """Raises SettingsError for a version of which nothing is archived: it would be told of as healthy."""
+    if version in versions:
+        return
+    task = version.partition("@")[0]
+    others = [one for one in versions if one.partition("@")[0] == task]
+    there = f"{', '.join(others[:TOLD_VERSIONS_MAX])}{' and others' if len(others) > TOLD_VERSIONS_MAX else ''}"
+    raise SettingsError(f"The archive has no record of {version}. Of {task} it has {there or 'none of any version'}.")

@@ -87,7 +87,7 @@ async def test_what_two_gateways_served_is_counted_and_exported_once(
 async def test_what_can_not_be_is_one_line_and_writes_nothing(archived: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder = ("--folder", str(archived[0]))
     for words, told in (
-        (("count", "--folder", str(tmp_path / "none")), "There are no records"),
+        (("count", "--folder", str(tmp_path / "none")), "none: there is no such folder."),
         (("count", "--config", str(tmp_path / "none.yaml")), "can't be read"),
         (("count", *folder, "--since", "yesterday"), "'yesterday' is no time"),
         (("export", *folder, "--out", str(tmp_path / "x.xlsx")), "ends in none of"),
@@ -193,6 +193,27 @@ def test_a_replay_tells_each_verdict_that_moved_with_its_evidence(configured: st
     assert "healthy to degraded" in shown.out
     assert "Read 700 records and 700 judgements." in shown.out
     assert run("records", "replay", "--config", configured, "--until", "2026-03-01T14:00").out.count("to degraded") == 0
+
+
+def test_a_version_that_is_not_in_the_archive_is_refused_with_those_that_are(configured: str, tmp_path: Path) -> None:
+    with_labels(tmp_path / "archive", tmp_path, lambda _: False, count=3)
+    for held in ((), ("--gate-rows", "50/1000")):
+        ended = run("records", "replay", "--config", configured, "--version", "returns@v9", *held)
+        assert (ended.exit_code, ended.out) == (2, "")
+        assert ended.err == "apprentice: The archive has no record of returns@v9. Of returns it has returns@v3.\n"
+    ended = run("records", "replay", "--config", configured, "--version", "returns@v9", "--until", "2001-01-01")
+    assert "There are no records" in ended.err
+    ended = run("records", "replay", "--config", configured, "--version", "other@v1")
+    assert (ended.exit_code, "The configuration has no task other" in ended.err) == (2, True)
+
+
+def test_a_folder_that_is_not_there_is_told_as_such(configured: str, tmp_path: Path) -> None:
+    for command in ("replay", "count"):
+        ended = run("records", command, "--config", configured, "--folder", str(tmp_path / "none"))
+        assert (ended.exit_code, ended.out) == (2, "")
+        assert ended.err == f"apprentice: {tmp_path / 'none'}: there is no such folder.\n"
+    unset = run("records", "replay", "--config", configured)
+    assert "There are no records" in unset.err, "a gateway that has archived nothing yet has no folder"
 
 
 def test_what_can_not_be_replayed_is_one_line(configured: str, tmp_path: Path) -> None:
