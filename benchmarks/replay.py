@@ -43,6 +43,7 @@ from monitoring.degradation.verdicts.plan import Plan
 LABELS_MIN = Plan().labels_min
 TOLD_EVERY = 50_000
 SHOWN_MAX = 30
+PASSED_OVER = "the column class is passed over: --classes gives each class a detector of its own too"
 
 
 # ---- the replay -----------------------------------------------------------------------------------------
@@ -52,7 +53,8 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Read the file and put it through. Raises Unmeasurable with the line that can't be."""
     rows = replay_rows.read(asked.file, asked.good, asked.sort)
     claim = Claim(asked.labels, asked.alpha, asked.labels_min)
-    classes = rows.classes() if asked.classes else []
+    named = rows.classes()
+    classes = named if asked.classes else []
     warm_up = asked.warm_up or FIRST_FEEDBACK
     version = Version(classes, warm_up, asked.class_warm_up, baseline_of(asked, rows.times[0]), claim)
     turns = replayed(rows, version)
@@ -60,7 +62,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     ends = [*(point.after for point in points[1:]), len(rows)]
     changes = [change_told(rows, point, end, turns) for point, end in zip(points, ends, strict=False)]
     wrong = sum(rows.wrong)
-    streams = {name: stream_told(one) for name, one in version.streams.items()}
+    streams = {name: stream_told(one, version.rests_on_one(one)) for name, one in version.streams.items()}
     return {
         "file": asked.file.name,
         "labels": len(rows),
@@ -74,7 +76,10 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "verdict": version.verdict,
         "verdict_changes": [one.told() for one in turns],
         "streams": streams,
-        "notes": [note for name, one in streams.items() for note in notes_on(name, one)],
+        "notes": [
+            *(note for name, one in streams.items() for note in notes_on(name, one)),
+            *([PASSED_OVER] if named and not classes else []),
+        ],
         "changes": changes,
         "figures": figures_of(turns, points, changes),
     }
@@ -139,7 +144,7 @@ def worse_at(points: Sequence[Point], label: int) -> bool:
     return last is not None and last.direction == "worse"
 
 
-def stream_told(stream: Stream) -> dict[str, Any]:
+def stream_told(stream: Stream, rests_on_one: bool) -> dict[str, Any]:
     """A stream with what it is held against, which is None where there were too few labels for a baseline."""
     track = stream.track
     held = track.baseline
@@ -149,11 +154,17 @@ def stream_told(stream: Stream) -> dict[str, Any]:
         "wrong_share": track.wrong / track.labels if track.labels else None,
         "baseline": told,
         "can_alarm": None if held is None else held.upper < baselines.RATE_MAX,
+        "rests_on_one": rests_on_one,
     }
 
 
 def notes_on(name: str, stream: Mapping[str, Any]) -> list[str]:
     """What is to be known of a stream's verdict, and is easily missed."""
+    if stream["rests_on_one"]:
+        return [
+            f"{name} would alarm, but rests on one rater's word, which moves no verdict alone: see whose labels they "
+            "are, and whether they are right."
+        ]
     if stream["can_alarm"] is not False:
         return []
     held, share = stream["baseline"]["upper"], stream["wrong_share"]
@@ -173,6 +184,7 @@ def show(report: Mapping[str, Any]) -> str:
     lines = [
         f"{report['file']}: {report['labels']} labels from {report['from']} to {report['to']}, "
         f"{report['wrong_share']:.2%} wrong (1 means {report['one_means']})",
+        f"Longest time between two labels: {span(report['longest_gap_seconds'])}",
         *(
             f"{name}: {one['labels']} labels, {baseline_line(one['baseline'])}"
             for name, one in report["streams"].items()
@@ -215,6 +227,14 @@ def changes_shown(changes: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     more = len(changes) - SHOWN_MAX
     return [table(head, rows), *([f"... and {more} more: --json has them all"] if more > 0 else [])]
+
+
+def span(seconds: float) -> str:
+    """A time in its greatest unit."""
+    for unit, length in (("d", 86_400.0), ("h", 3_600.0)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def baseline_line(baseline: Mapping[str, Any] | None) -> str:

@@ -119,6 +119,10 @@ class Stream:
         """Whether it alarms, and whether its reverse test has found a recovery."""
         return tracks.alarms(self.track, self._labels_min, labels, alpha), tracks.recovered(self.track)
 
+    def rests_on_one(self, labels: float, alpha: float) -> bool:
+        """Whether all labels would alarm, and do not without one rater alone."""
+        return self.track.guard is not None and raters.rests_on_one(self.track.guard, labels, alpha)
+
     def report(self, labels: float, alpha: float) -> StreamReport:
         """The stream as the verdict looks at it."""
         alarming, recovered = self.stands(labels, alpha)
@@ -172,6 +176,10 @@ class Version:
     def streams(self) -> Mapping[str, Stream]:
         """The streams by their names."""
         return {one.name: one for one in self._streams.values()}
+
+    def rests_on_one(self, stream: Stream) -> bool:
+        """Whether a stream would alarm, but for one rater alone."""
+        return stream.rests_on_one(self._labels, self._alpha)
 
     @property
     def verdict(self) -> str:

@@ -271,6 +271,35 @@ def test_one_rater_alone_makes_no_alarm(tmp_path: Path, capsys: pytest.CaptureFi
     assert told(capsys, unnamed, "--baseline", "0.05")["verdict_changes"] != []
 
 
+def test_evidence_that_rests_on_one_of_two_raters_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw, raters = random.Random(3), (("calm", 0.04), ("loud", 0.4))
+    labels = [(n, int(draw.random() < raters[n % 2][1]), raters[n % 2][0]) for n in range(600)]
+    lines = ["time,outcome,rater", *(f"{n},{wrong},{rater}" for n, wrong, rater in labels)]
+    path = written(tmp_path / "raters.csv", lines)
+    found = told(capsys, path, "--baseline", "0.05")
+    assert (found["verdict_changes"], found["streams"]["all"]["rests_on_one"]) == ([], True)
+    (note,) = found["notes"]
+    assert note.startswith("all would alarm, but rests on one rater's word, which moves no verdict alone")
+    assert replay.main([path, "--baseline", "0.05"]) == 0
+    assert f"Note: {note}" in capsys.readouterr().out
+    unnamed = written(tmp_path / "unnamed.csv", [line.rpartition(",")[0] for line in lines])
+    assert told(capsys, unnamed, "--baseline", "0.05")["notes"] == []
+
+
+def test_classes_that_are_passed_over_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path / "classes.csv", ["time,outcome,class", *(f"{n},0,c{n % 2}" for n in range(300))])
+    (note,) = told(capsys, path)["notes"]
+    assert note == "the column class is passed over: --classes gives each class a detector of its own too"
+    assert told(capsys, path, "--classes")["notes"] == []
+
+
+@pytest.mark.parametrize(("gap", "said"), [(40, "40 s"), (600, "10 min"), (5 * 3600, "5.0 h"), (4 * 86_400, "4.0 d")])
+def test_the_longest_gap_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], gap: int, said: str) -> None:
+    path = written(tmp_path / "gap.csv", ["time,outcome", "0,0", "10,0", f"{10 + gap},0"])
+    assert replay.main([path]) == 0
+    assert f"Longest time between two labels: {said}" in capsys.readouterr().out.splitlines()
+
+
 def test_what_1_means_is_said_and_can_be_turned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path / "good.csv", ["time,outcome", *(f"{n},1" for n in range(100))])
     assert told(capsys, path, "--baseline", "0.05")["verdict_changes"] != []
