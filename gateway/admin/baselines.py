@@ -18,6 +18,7 @@ from gateway.errors import Problem
 from gateway.house import House
 from gateway.state.state import redis_time
 from monitoring.degradation.detectors.baselines import OF_MIN, RATE_MAX, Baseline, counted, stated
+from monitoring.degradation.verdicts.health import StreamReport
 from monitoring.degradation.verdicts.verdict import name_of
 from serving.shelf import Change
 
@@ -204,4 +205,3 @@ def _doubts(house: House, task: str, version: str, body: BaselineIn) -> Iterator
         key = f"tasks.{task}.monitor.class_tag"
         named = f"Labels name theirs by the tag {tag!r}." if tag else f"{key} is not set, so that no label has a class."
         yield f"{body.stream} of {version} has no label of the class {body.of_class} yet: is that its name? {named}"
-
