@@ -80,7 +80,7 @@ def told(of: Situation) -> Told:
         known=list(_known(of)),
         sure=list(_sure(of, name, known, judged)),
         done=list(_done(of)),
-        next=list(dict.fromkeys(_next(of, name, known, judged))),
+        next=list(dict.fromkeys(_next(of, name, known, judged))) or ["Nothing: it is watched."],
         caveats=doubts.doubts(
             of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
         ),
@@ -213,6 +213,7 @@ def _sure(of: Situation, name: str | None, known: VersionHealth | None, judged: 
     yield from sureness.streams(judged, of.plan, stale)
     for arm in judged.arms:
         yield from _arm(arm, name or "the version")
+    yield from _sure_of_canary(of)
     if judged.judge_agreement is not None:
         yield f"The judge of pairs agrees with people on {percent(judged.judge_agreement)} of what both have judged."
     yield from sureness.detection(judged)
@@ -220,6 +221,16 @@ def _sure(of: Situation, name: str | None, known: VersionHealth | None, judged: 
         f"Over all tasks and versions, {count(of.plan.false_alarms_per_month, 'false alarm', 'false alarms')} a month "
         "is the most that is to be expected."
     )
+
+
+def _sure_of_canary(of: Situation) -> Iterator[str]:
+    """The streams of a canary that is not healthy, each with its name."""
+    name = of.roles.canary
+    if name is None or name not in of.judgements or (known := _known_of(of, name)).verdict == "healthy":
+        return
+    stale = known.stale_from is not None and known.stale_from <= of.now
+    for one in sureness.streams(of.judgements[name], of.plan, stale):
+        yield f"{name}, the canary: {one}"
 
 
 def _arm(arm: ArmReport, name: str) -> Iterator[str]:
@@ -283,8 +294,9 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
         yield f"Have the owner of {name} look whether it is still right, and push it with a later review_by."
     if judged is not None and judged.labels < of.plan.labels_min and known.verdict != "degraded":
         yield _label_more(of)
-    for one in of.retraining[:3]:
-        yield f"Train on what failed: `apprentice retraining export {one}`."
+    if of.retraining:
+        more = f" ({len(of.retraining) - 1} older: `apprentice retraining list`)" if len(of.retraining) > 1 else ""
+        yield f"Train on what failed: `apprentice retraining export {of.retraining[0]}`{more}."
     beside = [*_next_of_canary(of), *_next_of_standby(of)]
     yield from beside
     yield from _nothing(of, known, judged, due, bool(beside or kept_away))
