@@ -4,7 +4,14 @@ A pair is judged by what a person said of its request: by the right answer (a de
 answer that the caller got was right, which leaves the other answer open where it is not the same. What is open counts
 for the version in the lower bound of the other arm's advantage, for the other arm in the upper one, and is in no
 quality. A judge's word on both answers makes labels go farther (`estimates.py`), and has to do where there are no
-labels.
+labels, or where these leave too much open.
+
+Labels that leave an answer open show no arm to be better, however many there are. So they take the place of a judge
+that says of both answers whether they are right only once enough of them are complete. Until then the advantage is by
+that judge alone: what it gets wrong, it gets wrong on both arms, and much of that cancels. A person's word on one
+answer is never held against the judge's on the other: there nothing would cancel, and an arm would look better or worse
+by whatever the judge differs from people. Which of both counts is decided by how many labels are complete, and by
+nothing that they say.
 
 Whoever gives feedback as it comes gives it where something is wrong, so that the arm that answered looks worse than it
 is. What reviewers and trusted callers say is kept apart from it, and goes first; other feedback judges arms only where
@@ -20,7 +27,6 @@ Pure functions over frozen data that go through JSON unchanged.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -41,6 +47,9 @@ TOLD_SHARE_MIN = 0.5
 """Where feedback judges fewer of the pairs it is a sample of complaints."""
 KNOWN_SHARE_MIN = 0.5
 """The quality of an arm is known where at least so many of the labels say whether its own answer was right."""
+OPEN_SHARE_MAX = 0.1
+"""Labels of which more leave an answer open don't take the place of a judge that says of both whether they are right:
+what is open counts against either arm, so that they bound its advantage no closer than by that."""
 GROUPS = 4
 
 Right = tuple[float | None, float | None]
@@ -62,12 +71,25 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     difference: Ends = Ends()
 
 
+class Words(msgspec.Struct, frozen=True, array_like=True):
+    """What the judge says of both answers of so many pairs, and their difference: the sums, and those of squares."""
+
+    pairs: int
+    version: float
+    other: float
+    difference: float
+    version_squares: float
+    other_squares: float
+    difference_squares: float
+
+
 class Block(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Pairs of requests from `begins` (Unix seconds) on.
 
     `sure` has the labels of reviewers and trusted callers, `told` those of all other callers, each beside the judge's
-    word on all other pairs. `by_group` has the differences told by each group of callers. `agreements` counts pairs of
-    which the judge says only how alike the answers are.
+    word on all other pairs. `by_group` has the differences told by each group of callers. `outright` has the judge's
+    words on all pairs of which it says whether both answers are right, labelled or not; `agreements` counts those of
+    which it says only how alike they are.
     """
 
     begins: float
@@ -75,6 +97,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sure: Sides = Sides()
     told: Sides = Sides()
     by_group: tuple[Ends, ...] = (Ends(),) * GROUPS
+    outright: Words | None = None
     agreements: int = 0
 
 
@@ -170,9 +193,13 @@ def with_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_rig
     blocks = _open(arm.blocks, at)
     block = blocks[-1]
     if guessed is not None:
-        agreements = block.agreements + (not says_right)
-        sure, told = _judged(block.sure, guessed), _judged(block.told, guessed)
-        block = msgspec.structs.replace(block, sure=sure, told=told, agreements=agreements)
+        block = msgspec.structs.replace(
+            block,
+            sure=_judged(block.sure, guessed),
+            told=_judged(block.told, guessed),
+            outright=_all_words((block.outright, _words(*guessed))) if says_right else block.outright,
+            agreements=block.agreements + (not says_right),
+        )
     block = msgspec.structs.replace(block, pairs=block.pairs + 1)
     return msgspec.structs.replace(arm, blocks=(*blocks[:-1], block))
 
@@ -212,7 +239,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     and an upper bound.
 
     Each bound holds with 95%, at whatever number of pairs one looks. `labels` are pairs that persons have judged,
-    `pairs` those of which there is the judge's word alone.
+    `pairs` those of which there is the judge's word alone. The bounds rest on these, or on its word alone on `words`
+    pairs, labelled ones too.
     """
 
     version: Estimate | None
@@ -221,39 +249,87 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     advantage_high: float
     labels: int
     pairs: int
+    words: int
 
 
 def found(arm: Arm, since: float | None) -> Found | None:
     """What the pairs say, of requests since then where that is known; None with fewer than 20 labelled or judged.
 
     The labels of reviewers and trusted callers count where there are enough, with the judge's word; or else those of
-    other callers, where they are of at least half of the pairs; or else the judge's word alone.
+    other callers, where they are of at least half of the pairs; or else the judge's word alone. The advantage is by the
+    judge's word alone too where it says whether both answers are right, and fewer than 20 of the labels, or less than
+    nine tenths of them, do.
     """
     blocks = lately(arm, since)
-    sides, told = _whole([block.sure for block in blocks]), _whole([block.told for block in blocks])
-    labels, judged = sides.difference.low.labelled, sides.difference.low.unlabelled
-    without, known_min = list[Ends](), 0.0
-    if labels < LABELS_MIN:
-        labels = told.difference.low.labelled
-        if labels >= max(LABELS_MIN, TOLD_SHARE_MIN * sum(block.pairs for block in blocks)):
-            groups = [_all_ends(block.by_group[group] for block in blocks) for group in range(GROUPS)]
-            several = sum(one.low.labelled > 0 for one in groups) > 1
-            sides, judged = told, told.difference.low.unlabelled
-            without = [_without(told.difference, one) for one in groups if several and one.low.labelled]
-        elif judged >= LABELS_MIN:
-            sides, labels = _by_the_judge(sides), 0
-            known_min = math.inf if any(block.agreements for block in blocks) else 0.0
-        else:
-            return None
-    known_min = max(known_min, LABELS_MIN, KNOWN_SHARE_MIN * labels)
-    all_ends = (sides.difference, *without)
+    outright, labelled = _outright(blocks), _labelled_sides(blocks)
+    if labelled is None:
+        return _by_the_judge(blocks, outright)
+    sides, without = labelled
+    labels = sides.difference.low.labelled
+    known_min = max(LABELS_MIN, KNOWN_SHARE_MIN * labels)
+    by_judge = outright is not None and not _is_complete(sides)
+    all_ends = [outright.difference] if outright is not None and by_judge else [sides.difference, *without]
     return Found(
         version=estimates.estimate(sides.version) if sides.version.labelled >= known_min else None,
         other=estimates.estimate(sides.other) if sides.other.labelled >= known_min else None,
         advantage_low=min(_bounds(one.low)[0] for one in all_ends),
         advantage_high=max(_bounds(one.high)[1] for one in all_ends),
         labels=labels,
+        pairs=sides.difference.low.unlabelled,
+        words=outright.difference.low.labelled if outright is not None and by_judge else 0,
+    )
+
+
+def _labelled_sides(blocks: Sequence[Block]) -> tuple[Sides, list[Ends]] | None:
+    """The labels that count, with the judge's word, and what their difference is without each group of callers; None
+    where there are too few."""
+    sides, told = _whole([block.sure for block in blocks]), _whole([block.told for block in blocks])
+    if sides.difference.low.labelled >= LABELS_MIN:
+        return sides, []
+    if told.difference.low.labelled < max(LABELS_MIN, TOLD_SHARE_MIN * sum(block.pairs for block in blocks)):
+        return None
+    groups = [_all_ends(block.by_group[group] for block in blocks) for group in range(GROUPS)]
+    several = sum(one.low.labelled > 0 for one in groups) > 1
+    return told, [_without(told.difference, one) for one in groups if several and one.low.labelled]
+
+
+def _is_complete(sides: Sides) -> bool:
+    """Whether enough of the labels say of both answers whether they are right. Each says it of one at least."""
+    labels = sides.difference.low.labelled
+    complete = sides.version.labelled + sides.other.labelled - labels
+    return complete >= LABELS_MIN and labels - complete <= OPEN_SHARE_MAX * labels
+
+
+def _outright(blocks: Sequence[Block]) -> Sides | None:
+    """The word of a judge that says whether both answers are right, as if it were labels; None where there is no such
+    judge, or where it has judged too few. A contract that both break says so too, of a few pairs by themselves."""
+    words = _all_words(block.outright for block in blocks)
+    if words is None or words.pairs < max(LABELS_MIN, sum(block.agreements for block in blocks)):
+        return None
+    apart = Sums(labelled=words.pairs, y=words.difference, yy=words.difference_squares)
+    return Sides(
+        version=Sums(labelled=words.pairs, y=words.version, yy=words.version_squares),
+        other=Sums(labelled=words.pairs, y=words.other, yy=words.other_squares),
+        difference=Ends(apart, apart),
+    )
+
+
+def _by_the_judge(blocks: Sequence[Block], outright: Sides | None) -> Found | None:
+    """What the pairs say by its word alone; None where it has judged too few."""
+    sides = outright or _taken_for_labels(_whole([block.sure for block in blocks]))
+    judged = sides.difference.low.labelled
+    if judged < LABELS_MIN:
+        return None
+    knows = outright is not None or not any(block.agreements for block in blocks)
+    low, high = _bounds(sides.difference.low)
+    return Found(
+        version=estimates.estimate(sides.version) if knows else None,
+        other=estimates.estimate(sides.other) if knows else None,
+        advantage_low=low,
+        advantage_high=high,
+        labels=0,
         pairs=judged,
+        words=judged,
     )
 
 
@@ -271,6 +347,11 @@ def _judged(sides: Sides, guessed: tuple[float, float]) -> Sides:
         other=estimates.judged(sides.other, other),
         difference=Ends(estimates.judged(ends.low, apart), estimates.judged(ends.high, apart)),
     )
+
+
+def _words(own: float, other: float) -> Words:
+    apart = other - own
+    return Words(1, own, other, apart, own * own, other * other, apart * apart)
 
 
 def _labelled(sides: Sides, right: Right, guessed: tuple[float, float] | None) -> Sides:
@@ -308,6 +389,11 @@ def _whole(sides: Sequence[Sides]) -> Sides:
         other=total(one.other for one in sides),
         difference=_all_ends(one.difference for one in sides),
     )
+
+
+def _all_words(some: Iterable[Words | None]) -> Words | None:
+    known = [msgspec.structs.astuple(one) for one in some if one is not None]
+    return Words(*[sum(values) for values in zip(*known, strict=True)]) if known else None
 
 
 def _all_ends(some: Iterable[Ends]) -> Ends:
@@ -350,8 +436,8 @@ def total(sums: Iterable[Sums]) -> Sums:
     return whole
 
 
-def _by_the_judge(sides: Sides) -> Sides:
-    """Its word taken for the labels of the rows that it has seen."""
+def _taken_for_labels(sides: Sides) -> Sides:
+    """The judge's word on the rows that only it has seen, as if it were labels."""
     version, other, apart = [
         Sums(labelled=sums.unlabelled, y=sums.other_f, yy=sums.other_ff)
         for sums in (sides.version, sides.other, sides.difference.low)
@@ -398,6 +484,7 @@ def _joined(one: Block, two: Block) -> Block:
         sure=_whole((one.sure, two.sure)),
         told=_whole((one.told, two.told)),
         by_group=tuple(_all_ends(both) for both in zip(one.by_group, two.by_group, strict=True)),
+        outright=_all_words((one.outright, two.outright)),
         agreements=one.agreements + two.agreements,
     )
 

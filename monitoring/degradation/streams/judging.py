@@ -301,9 +301,9 @@ def _arms(watch: Watch, since: float | None, standby: str | None) -> Iterator[Ar
         yield _of_arm("version", watch.version, own, own.version)
     for name, version, found in (("general", None, general), ("standby", standby, beside)):
         if found is not None:
-            low, high = found.advantage_low, found.advantage_high
+            low, high, words = found.advantage_low, found.advantage_high, found.words
             report = _of_arm(name, version, found, found.other)
-            yield msgspec.structs.replace(report, advantage_low=low, advantage_high=high)
+            yield msgspec.structs.replace(report, advantage_low=low, advantage_high=high, advantage_words=words)
 
 
 def _of_arm(name: Any, version: str | None, found: arms.Found, quality: Estimate | None) -> ArmReport:

@@ -191,7 +191,7 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `version` is the name of the version that it is, None for general. `advantage_low` and `advantage_high` are bounds
     of how much better it is than the version judged, each of which holds with 95% however often one looks; None where
-    not known.
+    not known. Where they rest on the judge's word alone, `advantage_words` is on how many pairs; else it is 0.
     """
 
     arm: Literal["version", "general", "standby"]
@@ -203,6 +203,7 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
     pairs: int = 0
     advantage_low: float | None = None
     advantage_high: float | None = None
+    advantage_words: int = 0
 
 
 class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):

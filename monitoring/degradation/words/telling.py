@@ -240,6 +240,8 @@ def _arm(arm: ArmReport, name: str) -> Iterator[str]:
     if arm.arm != "version" and arm.advantage_low is not None:
         by = f"{100 * abs(arm.advantage_low):.1f} points"
         better = f"; it is better by at least {by}" if arm.advantage_low > 0 else "; it is not known to be better"
+        if arm.labels and arm.advantage_words:
+            better += f", by the judge's word alone on {count(arm.advantage_words, 'pair', 'pairs')}"
     if arm.mean is None or arm.low is None or arm.high is None:
         yield f"How often {who[0].lower() + who[1:]} is right is not known ({rests}){better}."
         return

@@ -125,6 +125,9 @@ def test_an_arm_of_which_no_label_speaks_is_told_as_not_known_and_still_as_bette
     sure = told(of(single(HEALTHY), msgspec.structs.replace(JUDGED, arms=[arm]))).sure
     said = "How often the general model is right is not known (3 labels and 400 judged pairs); it is better by at least"
     assert f"{said} 4.1 points." in sure
+    judged = msgspec.structs.replace(arm, advantage_words=400)
+    sure = told(of(single(HEALTHY), msgspec.structs.replace(JUDGED, arms=[judged]))).sure
+    assert f"{said} 4.1 points, by the judge's word alone on 400 pairs." in sure
 
 
 def test_what_was_undone_is_told_as_long_as_it_holds() -> None:
