@@ -17,6 +17,7 @@ from monitoring.degradation.detectors.complaints import EXPECTED_MIN, SEEN_MIN, 
 from monitoring.degradation.detectors.delays import HORIZON_TICKS, TICK_SECONDS, Delays
 from monitoring.degradation.detectors.lately import Rate
 from monitoring.degradation.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.degradation.detectors.planning import BETWEEN_MIN
 
 GROUPS = 4
 HORIZON_SECONDS = HORIZON_TICKS * TICK_SECONDS
@@ -107,6 +108,13 @@ def alarms(track: ComplaintTrack, labels: float, alpha: float) -> bool:
 def evidence(track: ComplaintTrack, alarming: bool) -> float:
     """The logarithm of its evidence: the largest so far where that alarms, else that of all as it stands."""
     return track.detectors.log_max if alarming else complaints.log_e(track.detectors.whole)
+
+
+def doubted(track: ComplaintTrack) -> bool:
+    """As in `tracks.py`. Time that passes without a complaint takes evidence away too."""
+    one = track.detectors
+    now = min(one.log_now, complaints.log_e(one.whole))
+    return leaving_out.stands_between(msgspec.structs.replace(one, log_now=now), BETWEEN_MIN)
 
 
 def begins(track: ComplaintTrack) -> float | None:

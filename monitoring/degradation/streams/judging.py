@@ -11,7 +11,7 @@ Pure functions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -55,7 +55,6 @@ def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str 
     label_rate = lately.per_day(watch.label_rate, at)
     request_rate = lately.per_day(watch.request_rate, at)
     streams = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
-    alarmed = [one.since for one in streams if one.labelled and one.alarming and one.since is not None]
     complained = watch.complaints.detectors.whole if watch.complaints is not None else None
     return Judgement(
         task=watch.task,
@@ -74,7 +73,7 @@ def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str 
         shadow_usd=watch.shadow_usd,
         shadows=watch.shadows,
         streams=streams,
-        arms=list(_arms(watch, max(alarmed) if alarmed else None, standby)),
+        arms=list(_arms(watch, _slips_since(watch, streams), standby)),
         judge_agreement=lately.mean(watch.agreed),
         judge=_of_judge(watch),
         saving=_of_saving(watch, at),
@@ -283,6 +282,25 @@ def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> Stre
 
 
 # ---- arms, and how soon a slip is found --------------------------------------------------------------
+
+
+def _slips_since(watch: Watch, streams: Sequence[StreamReport]) -> float | None:
+    """When the first evidence began to grow that makes the version degraded still; None where there is none.
+
+    That of a stream which has recovered, or whose evidence is gone, begins anew all the time: no pair came since then.
+    """
+    slipping = [one for one in streams if one.labelled and one.alarming and not one.recovered and _stands(watch, one)]
+    return min([one.since for one in slipping if one.since is not None], default=None)
+
+
+def _stands(watch: Watch, report: StreamReport) -> bool:
+    """Whether the evidence of a labelled stream would be an alarm as it stands, and not only as it once was."""
+    if report.stream in ("holdout", "shadow"):
+        return pair_tracks.doubted(getattr(watch, report.stream))
+    if report.stream == "complaints":
+        return watch.complaints is not None and complaint_tracks.doubted(watch.complaints)
+    of_class = None if report.of_class is None else watch.classes.get(f"{report.stream}:{report.of_class}")
+    return tracks.doubted(of_class if of_class is not None else getattr(watch, report.stream))
 
 
 def _arms(watch: Watch, since: float | None, standby: str | None) -> Iterator[ArmReport]:

@@ -180,6 +180,16 @@ def test_more_complaints_alarm_and_it_is_told_since_when() -> None:
     assert worse.detectors.whole.seen > worse.detectors.whole.expected
 
 
+def test_its_evidence_stands_no_more_once_complaints_are_as_few_as_they_were() -> None:
+    track = heard(tracked(), traffic(random.Random(2), 48, 100, 0.05))
+    worse = heard(track, traffic(random.Random(3), 24, 100, 0.12, begins=track.last))
+    assert (complaint_tracks.doubted(track), complaint_tracks.doubted(worse)) == (False, True)
+    silent = [(worse.last + number * 36.0, None) for number in range(1, 4_800)]
+    later = heard(worse, iter(silent))
+    assert complaint_tracks.alarms(later, 3_600, 0.01)
+    assert not complaint_tracks.doubted(later)
+
+
 def test_what_an_outage_of_the_feedback_held_back_is_no_alarm() -> None:
     track = heard(tracked(), traffic(random.Random(5), 48, 100, 0.05))
     now = track.last
