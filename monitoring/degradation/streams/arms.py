@@ -1,10 +1,8 @@
 """How good a version is, and how much better another arm, on the same requests: pairs of shadows, judged and labelled.
 
-A pair is judged by what a person said of its request: by the right answer (a demonstration), or else by whether the
-answer that the caller got was right, which leaves the other answer open where it is not the same. What is open counts
-for the version in the lower bound of the other arm's advantage, for the other arm in the upper one, and is in no
-quality. A judge's word on both answers makes labels go farther (`estimates.py`), and has to do where there are no
-labels, or where these leave too much open.
+What a label leaves open (`noted_pairs.py`) counts for the version in the lower bound of the other arm's advantage, for
+the other arm in the upper one, and is in no quality. A judge's word on both answers makes labels go farther
+(`estimates.py`), and has to do where there are no labels, or where these leave too much open.
 
 Labels that leave an answer open show no arm to be better, however many there are. So they take the place of a judge
 that says of both answers whether they are right only once enough of them are complete. Until then the advantage is by
@@ -33,6 +31,7 @@ import msgspec
 
 from monitoring.degradation.detectors import estimates
 from monitoring.degradation.detectors.estimates import Estimate, Sums
+from monitoring.degradation.streams.noted_pairs import Right
 
 BLOCK_PAIRS = 8
 BLOCKS_PER_SIZE = 3
@@ -51,9 +50,6 @@ OPEN_SHARE_MAX = 0.1
 """Labels of which more leave an answer open don't take the place of a judge that says of both whether they are right:
 what is open counts against either arm, so that they bound its advantage no closer than by that."""
 GROUPS = 4
-
-Right = tuple[float | None, float | None]
-"""How right the version's and the other's answer were, from 0 to 1; None where that is open."""
 
 
 class Ends(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -114,70 +110,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     blocks: tuple[Block, ...] = ()
 
 
-class Noted(msgspec.Struct, frozen=True, kw_only=True):
-    """A pair of one request as it is kept until its label comes: whose answers, in the judge's form, and its word.
-
-    `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the word of a
-    reviewer or a trusted caller counts, `told` those where another caller's does, `tested` those whose detector has
-    seen it. `on_trial`: the shadow is a version on trial; what the caller got may have been a third answer then, so
-    that only a demonstration judges the pair.
-    """
-
-    shadow: str
-    served: str
-    on_trial: bool = False
-    judge: str | None = None
-    digest: str | None = None
-    served_digest: str | None = None
-    right: bool | None = None
-    served_right: bool | None = None
-    score: float | None = None
-    served_score: float | None = None
-    judge_digest: str | None = None
-    counted: dict[str, float] = {}
-    labelled: tuple[str, ...] = ()
-    told: tuple[str, ...] = ()
-    tested: tuple[str, ...] = ()
-
-
-def rightness(noted: Noted, version: str, bad: float | None, demonstration: str | None) -> Right | None:
-    """How right the version's and the other's answer were, by a person's word; None where that tells neither.
-
-    `bad` is the label of the answer that the caller got, `demonstration` the digest of the right one. An empty digest
-    is that of an answer which is not in the judge's form, and so never right.
-    """
-    known, own_served = demonstrated(noted, version, demonstration), noted.served == version
-    if known is not None or bad is None or noted.digest is None or noted.served_digest is None:
-        return known
-    served = 1.0 - bad
-    if noted.digest and noted.digest == noted.served_digest:
-        return served, served
-    shadow = 0.0 if noted.digest == "" else None
-    return (served, shadow) if own_served else (shadow, served)
-
-
-def demonstrated(noted: Noted, version: str, demonstration: str | None) -> tuple[float, float] | None:
-    """The same by the right answer alone, which judges both."""
-    if noted.digest is None or noted.served_digest is None or not demonstration:
-        return None
-    shadow, served = float(noted.digest == demonstration), float(noted.served_digest == demonstration)
-    return (served, shadow) if noted.served == version else (shadow, served)
-
-
-def guesses(noted: Noted, version: str) -> tuple[float, float] | None:
-    """What the judge makes of the version's and the other's answer, from 0 to 1; None without its word on both."""
-    shadow = noted.score if noted.score is not None else None if noted.right is None else float(noted.right)
-    served = noted.served_score
-    if served is None:
-        served = None if noted.served_right is None else float(noted.served_right)
-    if shadow is None or served is None:
-        return None
-    shadow, served = min(1.0, max(0.0, shadow)), min(1.0, max(0.0, served))
-    return (served, shadow) if noted.served == version else (shadow, served)
-
-
 def against(arm: Arm, digest: str | None) -> Arm:
-    """The arm once it is known to be this; begun anew if it was another."""
+    """The arm once it is known to go by this; begun anew if it went by another (`stacks.py`)."""
     if digest is None or digest == arm.against:
         return arm
     if arm.against is None:

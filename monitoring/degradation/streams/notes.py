@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from monitoring.badness import Metric, badness
-from monitoring.degradation.streams.arms import Noted
-from monitoring.degradation.streams.seen import Given, Seen, sides
+from monitoring.degradation.streams.noted_pairs import Noted
+from monitoring.degradation.streams.seen import Given, Seen, sides, stack_of_general
 from monitoring.degradation.verdicts.plan import Plan
 
 PAIRS_MAX = 4
@@ -57,6 +57,7 @@ def noted_pair(note: Note, shadow: Seen) -> Note:
         score=pair.score,
         served_score=pair.served_score,
         judge_digest=pair.judge_digest,
+        stack=stack_of_general(shadow),
     )
     if any((one.shadow, one.served) == (other, served) for one in note.pairs):
         return note

@@ -1,9 +1,10 @@
 """One stream of pairs of a version: its badness less another arm's on the same, or on concurrent, requests.
 
 The reference is the mean difference of the first pairs, at its one-sided upper 95% bound: a specialist differs from a
-general model from the first day on, and what counts is that the difference grows. A change of the other arm starts it
-afresh. Pairs of while the version is known to be degraded are no part of it: its slip would be the reference. Nobody
-moves it alone: each giver is left out in turn (`leaving_out.py`), up to four by themselves.
+general model from the first day on, and what counts is that the difference grows. Another stack of general starts it
+afresh once that has taken over (`stacks.py`). Pairs of while the version is known to be degraded are no part of it: its
+slip would be the reference. Nobody moves it alone: each giver is left out in turn (`leaving_out.py`), up to four by
+themselves.
 
 Nor does anybody make the reference alone. One giver can move a difference both ways: a reference that is too high hides
 a slip, one that is too low makes a slip of others' healthy pairs. So the detector that leaves somebody out is held
@@ -100,7 +101,7 @@ def held_against(track: PairTrack, baseline: Baseline) -> PairTrack:
 
 
 def against(track: PairTrack, digest: str | None) -> PairTrack:
-    """The stream once the other arm is known to be this; started afresh if it was another, but for what is set."""
+    """The stream once it goes by what the other arm is now; started afresh if that is another, but for what is set."""
     if digest is None or digest == track.against:
         return track
     if track.against is None:

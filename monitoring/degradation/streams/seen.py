@@ -188,6 +188,11 @@ def sides(shadow: Seen) -> tuple[str, str]:
     return GENERAL if general else str(shadow.version), shadow.pair.version or GENERAL
 
 
+def stack_of_general(shadow: Seen) -> str | None:
+    """The stack of general's answer, where it is one of the shadow's pair; None where that is not known."""
+    return shadow.stack if sides(shadow)[0] == GENERAL else None
+
+
 def class_of(given: Given, tag: str | None) -> str | None:
     """The class that the feedback names for its request; None where it names none, or none is looked for."""
     named = (given.tags or {}).get(tag) if tag is not None else None

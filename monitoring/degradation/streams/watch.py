@@ -21,10 +21,21 @@ from monitoring.degradation.detectors.drift import Signal
 from monitoring.degradation.detectors.lately import DelayCounts, Marks, Rate, Recent
 from monitoring.degradation.detectors.leaving_out import Roll
 from monitoring.degradation.detectors.saving import Saving
-from monitoring.degradation.streams import arms, complaint_tracks, judge_tracks, notes, pair_tracks, signals, tracks
-from monitoring.degradation.streams.arms import Arm, Noted
+from monitoring.degradation.streams import (
+    arms,
+    complaint_tracks,
+    judge_tracks,
+    noted_pairs,
+    notes,
+    pair_tracks,
+    signals,
+    stacks,
+    tracks,
+)
+from monitoring.degradation.streams.arms import Arm
 from monitoring.degradation.streams.complaint_tracks import ComplaintTrack
 from monitoring.degradation.streams.judge_tracks import JudgeTrack
+from monitoring.degradation.streams.noted_pairs import Noted
 from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.pair_tracks import PairTrack
 from monitoring.degradation.streams.seen import (
@@ -38,8 +49,10 @@ from monitoring.degradation.streams.seen import (
     is_reported,
     labelled_version,
     sides,
+    stack_of_general,
 )
 from monitoring.degradation.streams.signals import Languages
+from monitoring.degradation.streams.stacks import GeneralStack
 from monitoring.degradation.streams.tracks import Track, Vote
 from monitoring.degradation.verdicts.health import Verdict
 from monitoring.degradation.verdicts.plan import Plan
@@ -58,12 +71,12 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """All streams of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
 
     `form` is another with each change of what is kept here: a state of another form can't be read, and is begun anew.
-    `roll` knows which callers use the version. `classes` has the streams of classes, as `STREAM:CLASS`. `told` is the
-    verdict that was last heard of, since `told_since`; `restored_at` is when the last `degraded` ended. `judged` is the
-    rate of requests that got their first label. `agreed` is how often the judge of pairs was of a person's opinion, the
-    one that `judge` knows. `shadows` counts the shadows that were asked for it, which cost `shadow_usd`; `saving` is
-    what it saves, and what they cost, lately. `anew` says which baseline set by an admin or an evaluation was taken for
-    a stream, by its time.
+    `roll` knows which callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` go
+    by. `classes` has the streams of classes, as `STREAM:CLASS`. `told` is the verdict that was last heard of, since
+    `told_since`; `restored_at` is when the last `degraded` ended. `judged` is the rate of requests that got their first
+    label. `agreed` is how often the judge of pairs was of a person's opinion, the one that `judge` knows. `shadows`
+    counts the shadows that were asked for it, which cost `shadow_usd`; `saving` is what it saves, and what they cost,
+    lately. `anew` says which baseline set by an admin or an evaluation was taken for a stream, by its time.
     """
 
     form: Literal[3]
@@ -76,6 +89,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     shadow: PairTrack
     holdout: PairTrack
     general: Arm
+    stack: GeneralStack = GeneralStack()
     standby: Arm | None = None
     metric: str | None = None
     complaint_metric: str | None = None
@@ -143,9 +157,7 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
         found, languages = signals.after(watch.signals, watch.languages, seen, watch.version, at)
         moved.update(looked_at=watch.looked_at + 1, signals=found, languages=languages)
     if held_out_of(seen) == watch.version:
-        holdout = pair_tracks.against(watch.holdout, seen.stack)
-        if holdout is not watch.holdout:
-            moved["holdout"] = holdout
+        watch = _with_stack(watch, seen.stack)
     return msgspec.structs.replace(watch, **moved) if moved else watch
 
 
@@ -184,17 +196,16 @@ def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | 
     if watch.version == (whose[1] if whose[1] != GENERAL else whose[0]):
         watch = _with_cost(watch, shadow.cost_usd, at)
     watch = _with_judge(watch, shadow.pair)
-    if whose[0] == GENERAL:
-        watch = _with_shadow(watch, pair_tracks.against(watch.shadow, shadow.stack))
-        renewed = arms.against(watch.general, shadow.stack)
-        watch = watch if renewed is watch.general else _with_arm(watch, renewed)
+    watch = _with_stack(watch, stack_of_general(shadow))
     place = next((at for at, one in enumerate(note.pairs) if (one.shadow, one.served) == whose), None)
     noted = note.pairs[place] if place is not None else None
     arm = _arm(watch, noted, standby) if noted is not None else None
     if place is None or noted is None or arm is None or watch.version in noted.counted:
         return watch, note
-    says_right = _told_right(noted, watch.version) is not None
-    arm = arms.with_pair(arm, at, arms.guesses(noted, watch.version), says_right)
+    if not stacks.is_of(watch.stack, noted.stack):
+        return watch, note
+    says_right = noted_pairs.outright(noted, watch.version) is not None
+    arm = arms.with_pair(arm, at, noted_pairs.guesses(noted, watch.version), says_right)
     noted = msgspec.structs.replace(noted, counted={**noted.counted, watch.version: arm.blocks[-1].begins})
     return _judged(_with_arm(watch, arm), note, place, noted, at, shadow.placed_at)
 
@@ -207,8 +218,8 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
     version = watch.version
     arm, other = _arm(watch, noted, None), noted.shadow if noted.served == version else noted.served
     demonstrated = note.right.get(noted.judge) if noted.judge is not None else None
-    right = arms.rightness(noted, version, None if noted.on_trial else note.bad, demonstrated)
-    guessed = arms.guesses(noted, version)
+    right = noted_pairs.rightness(noted, version, None if noted.on_trial else note.bad, demonstrated)
+    guessed = noted_pairs.guesses(noted, version)
     begins = noted.counted.get(version)
     seen = noted.labelled if not note.givers else (*noted.labelled, *noted.told)
     if right is not None and arm is not None and begins is not None and version not in seen:
@@ -217,17 +228,23 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
             watch = _with_agreement(watch, noted, right[0])
         field = "told" if note.givers else "labelled"
         noted = msgspec.structs.replace(noted, **{field: (*getattr(noted, field), version)})
-    both = arms.demonstrated(noted, version, demonstrated)
-    sure = both if both is not None else _told_right(noted, version)
+    both = noted_pairs.demonstrated(noted, version, demonstrated)
+    sure = both if both is not None else noted_pairs.outright(noted, version)
     is_late = asked_at < watch.restored_at
     if sure is not None and other == GENERAL and version not in noted.tested and not is_late:
         givers = note.givers if both is not None else ()
         alone, is_degraded = leaving_out.alone(watch.roll), watch.told == "degraded"
         track = pair_tracks.paired_with(watch.shadow, 1.0 - sure[0], 1.0 - sure[1], givers, at, alone, is_degraded)
-        watch = _with_shadow(watch, track)
+        watch = msgspec.structs.replace(watch, shadow=track)
         noted = msgspec.structs.replace(noted, tested=(*noted.tested, version))
     pairs = (*note.pairs[:place], noted, *note.pairs[place + 1 :])
     return watch, msgspec.structs.replace(note, pairs=pairs)
+
+
+def _with_stack(watch: Watch, digest: str | None) -> Watch:
+    """The watch after one more answer of general's."""
+    moved = stacks.after(watch.stack, digest, watch.shadow, watch.holdout, watch.general)
+    return msgspec.structs.replace(watch, **moved) if moved else watch
 
 
 def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
@@ -247,17 +264,9 @@ def _with_judge(watch: Watch, pair: Pair) -> Watch:
     return msgspec.structs.replace(watch, judge=judge, agreed=agreed)
 
 
-def _told_right(noted: Noted, version: str) -> tuple[float, float] | None:
-    """What a contract or a model says outright of both answers; a guess is not enough for a test."""
-    if noted.right is None or noted.served_right is None:
-        return None
-    shadow, served = float(noted.right), float(noted.served_right)
-    return (served, shadow) if noted.served == version else (shadow, served)
-
-
 def _with_agreement(watch: Watch, noted: Noted, right: float) -> Watch:
     """How the judge's word on the version's answer compares with a person's; that of an earlier judge is left out."""
-    guessed = arms.guesses(noted, watch.version)
+    guessed = noted_pairs.guesses(noted, watch.version)
     if guessed is None or not judge_tracks.is_of(watch.judge, noted.judge, noted.judge_digest):
         return watch
     agrees = float((guessed[0] >= 0.5) == (right >= 0.5))
@@ -282,10 +291,6 @@ def _with_arm(watch: Watch, arm: Arm) -> Watch:
 
 def _with_roll(watch: Watch, roll: Roll) -> Watch:
     return watch if roll is watch.roll else msgspec.structs.replace(watch, roll=roll)
-
-
-def _with_shadow(watch: Watch, track: PairTrack) -> Watch:
-    return watch if track is watch.shadow else msgspec.structs.replace(watch, shadow=track)
 
 
 # ---- feedback ------------------------------------------------------------------------------------
@@ -328,7 +333,7 @@ def take_feedback(
             delays=lately.with_delay(watch.delays, max(0.0, at - seen.placed_at)),
         )
     for place, noted in enumerate(note.pairs):
-        if watch.version in noted.counted:
+        if watch.version in noted.counted and stacks.is_of(watch.stack, noted.stack):
             watch, note = _judged(watch, note, place, noted, at, seen.placed_at)
     return watch, note
 
@@ -348,7 +353,8 @@ def _with_vote(
     roll = watch.roll if vote.trusted else leaving_out.spoke(watch.roll, vote.caller, vote.reported)
     alone, moved = leaving_out.alone(roll), dict[str, Any](roll=roll)
     is_degraded, is_late = watch.told == "degraded", seen.placed_at < watch.restored_at
-    at_the_time = (own and not vote.reported) or held_out_of(seen) == watch.version
+    held_out = held_out_of(seen) == watch.version and stacks.is_of(watch.stack, seen.stack)
+    at_the_time = (own and not vote.reported) or held_out
     if stream == "feedback" and not is_late and at_the_time:
         moved["holdout"] = pair_tracks.met(watch.holdout, own, vote.badness, vote.caller, at, alone, is_degraded)
     if own:
@@ -408,9 +414,9 @@ def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
     """The watch without the labels of the metric that it went by before, if any."""
     if watch.metric is None:
         return msgspec.structs.replace(watch, metric=metric)
-    fresh = start(watch.version, watch.task, watch.epoch)
+    fresh, holdout = start(watch.version, watch.task, watch.epoch), pair_tracks.start(watch.version, watch.stack.digest)
     return msgspec.structs.replace(
-        watch, metric=metric, reviewed=fresh.reviewed, feedback=fresh.feedback, holdout=fresh.holdout, classes={}
+        watch, metric=metric, reviewed=fresh.reviewed, feedback=fresh.feedback, holdout=holdout, classes={}
     )
 
 

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from monitoring.degradation.detectors import estimates
-from monitoring.degradation.streams import arms
-from monitoring.degradation.streams.arms import Arm, Found, Noted, Right
+from monitoring.degradation.streams import arms, noted_pairs
+from monitoring.degradation.streams.arms import Arm, Found
+from monitoring.degradation.streams.noted_pairs import Noted, Right
 from monitoring.degradation.streams.reckoning import Reckoning, replay
 from monitoring.degradation.streams.steps import Step
 from monitoring.degradation.verdicts.health import ArmReport
@@ -88,7 +89,7 @@ def told_by_labels(number: int, draw: random.Random, rates: tuple[float, float],
     )
     if demonstrated:
         return float(version), float(other)
-    right = arms.rightness(noted, V3, 1.0 - float(version if own_served else other), None)
+    right = noted_pairs.rightness(noted, V3, 1.0 - float(version if own_served else other), None)
     assert right is not None
     return right
 
@@ -264,5 +265,5 @@ def test_pairs_with_a_version_that_stands_by_no_more_are_not_told() -> None:
 
 def test_the_general_arm_begins_anew_with_another_stack() -> None:
     records, feedback = traffic(50)
-    later, more = traffic(30, begin=50, stack="general-2")
-    assert reports([*records, *later], [*feedback, *more])["general"].labels == 30
+    later, more = traffic(60, begin=50, stack="general-2")
+    assert reports([*records, *later], [*feedback, *more])["general"].labels == 41, "19 were passed over"

@@ -11,7 +11,7 @@ import pytest
 from monitoring.degradation.detectors import leaving_out, raters
 from monitoring.degradation.detectors.baselines import stated
 from monitoring.degradation.streams import tracks, watch
-from monitoring.degradation.streams.arms import Noted
+from monitoring.degradation.streams.noted_pairs import Noted
 from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.reckoning import replay
 from tests.monitoring.degradation.reckoned import DAY, GATE, HELD, Told, beside_general, shadowed, task_step

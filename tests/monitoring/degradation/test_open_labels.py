@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.degradation.streams import arms
-from monitoring.degradation.streams.arms import Arm, Found, Right
+from monitoring.degradation.streams.arms import Arm, Found
+from monitoring.degradation.streams.noted_pairs import Right
 from monitoring.degradation.streams.reckoning import replay
 from tests.monitoring.degradation.traffic import MORNING, V3, Traffic, at, said, served, shadow, step
 

@@ -118,7 +118,9 @@ def test_pairs_that_get_worse_against_general_alarm_and_another_general_starts_a
         for name, one in records
     ]
     afresh = stream(judged(together(usual, (renewed, feedback))), "shadow")
-    assert (afresh.alarming, afresh.observed, afresh.baseline["against"]) == (False, 260.0, "general-2")
+    assert (afresh.alarming, afresh.observed, afresh.baseline["against"]) == (False, 241.0, "general-2"), (
+        "19 were passed over"
+    )
 
 
 def test_the_upper_end_without_one_is_known_of_pairs_that_no_caller_has_judged() -> None:

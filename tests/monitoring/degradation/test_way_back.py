@@ -110,7 +110,7 @@ def test_no_reference_of_shadows_is_learned_while_degraded() -> None:
     for _ in range(3):
         told.take(shadowed(0.5, "general-2"))
     waits = told.stream("shadow")
-    assert (waits.observed, waits.baseline["labels"], waits.recovered) == (450, 0, False)
+    assert (waits.observed, waits.baseline["labels"], waits.recovered) == (431, 0, False), "19 were passed over"
     assert "upper" not in waits.baseline
     told.tell("healthy")
     told.take(shadowed(0.05, "general-2"))

@@ -1,0 +1,85 @@
+"""A pair of one request as it is kept until its label comes, and how right both answers are by whose word.
+
+A pair is judged by what a person said of its request: by the right answer (a demonstration), or else by whether the
+answer that the caller got was right, which leaves the other answer open where it is not the same.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+Right = tuple[float | None, float | None]
+"""How right the version's and the other's answer were, from 0 to 1; None where that is open."""
+
+
+class Noted(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose answers, in the judge's form, and its word. `stack` is general's, if it is one of both.
+
+    `counted` has the versions in whose sums it is, with the block that it is in; `labelled` those where the word of a
+    reviewer or a trusted caller counts, `told` those where another caller's does, `tested` those whose detector has
+    seen it. `on_trial`: the shadow is a version on trial; what the caller got may have been a third answer then, so
+    that only a demonstration judges the pair.
+    """
+
+    shadow: str
+    served: str
+    on_trial: bool = False
+    judge: str | None = None
+    digest: str | None = None
+    served_digest: str | None = None
+    right: bool | None = None
+    served_right: bool | None = None
+    score: float | None = None
+    served_score: float | None = None
+    judge_digest: str | None = None
+    stack: str | None = None
+    counted: dict[str, float] = {}
+    labelled: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    tested: tuple[str, ...] = ()
+
+
+def rightness(noted: Noted, version: str, bad: float | None, demonstration: str | None) -> Right | None:
+    """How right the version's and the other's answer were, by a person's word; None where that tells neither.
+
+    `bad` is the label of the answer that the caller got, `demonstration` the digest of the right one. An empty digest
+    is that of an answer which is not in the judge's form, and so never right.
+    """
+    known, own_served = demonstrated(noted, version, demonstration), noted.served == version
+    if known is not None or bad is None or noted.digest is None or noted.served_digest is None:
+        return known
+    served = 1.0 - bad
+    if noted.digest and noted.digest == noted.served_digest:
+        return served, served
+    shadow = 0.0 if noted.digest == "" else None
+    return (served, shadow) if own_served else (shadow, served)
+
+
+def demonstrated(noted: Noted, version: str, demonstration: str | None) -> tuple[float, float] | None:
+    """The same by the right answer alone, which judges both."""
+    if noted.digest is None or noted.served_digest is None or not demonstration:
+        return None
+    shadow, served = float(noted.digest == demonstration), float(noted.served_digest == demonstration)
+    return (served, shadow) if noted.served == version else (shadow, served)
+
+
+def guesses(noted: Noted, version: str) -> tuple[float, float] | None:
+    """What the judge makes of the version's and the other's answer, from 0 to 1; None without its word on both."""
+    shadow = noted.score if noted.score is not None else None if noted.right is None else float(noted.right)
+    served = noted.served_score
+    if served is None:
+        served = None if noted.served_right is None else float(noted.served_right)
+    if shadow is None or served is None:
+        return None
+    shadow, served = min(1.0, max(0.0, shadow)), min(1.0, max(0.0, served))
+    return (served, shadow) if noted.served == version else (shadow, served)
+
+
+def outright(noted: Noted, version: str) -> tuple[float, float] | None:
+    """What a contract or a model says outright of both answers; a guess is not enough for a test."""
+    if noted.right is None or noted.served_right is None:
+        return None
+    shadow, served = float(noted.right), float(noted.served_right)
+    return (served, shadow) if noted.served == version else (shadow, served)

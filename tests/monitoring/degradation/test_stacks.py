@@ -1,0 +1,171 @@
+"""A pool of general with several stacks: a version is compared with one at a time, and what that needs is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitoring.degradation.detectors.baselines import stated
+from monitoring.degradation.streams import arms, pair_tracks, stacks, watch
+from monitoring.degradation.streams.reckoning import Reckoning
+from monitoring.degradation.streams.stacks import IN_A_ROW, GeneralStack
+from monitoring.degradation.streams.watch import Watch
+from monitoring.degradation.verdicts.health import Judgement
+from tests.monitoring.degradation.reckoned import HELD
+from tests.monitoring.degradation.traffic import MORNING, V3, held_out, said, served, shadow, step
+
+ONE, TWO, THREE = "general-1", "general-2", "general-3"
+
+
+def fresh() -> Watch:
+    return watch.start(V3, "returns", "e")
+
+
+def after(one: Watch, digests: Sequence[str | None]) -> Watch:
+    for digest in digests:
+        moved = stacks.after(one.stack, digest, one.shadow, one.holdout, one.general)
+        one = msgspec.structs.replace(one, **moved)
+    return one
+
+
+def with_pairs(one: Watch) -> Watch:
+    """A watch that has a pair in each stream, and in the arm."""
+    return msgspec.structs.replace(
+        one,
+        shadow=pair_tracks.paired_with(one.shadow, 1.0, 0.0, (), MORNING, None),
+        holdout=pair_tracks.paired_with(one.holdout, 1.0, 0.0, (), MORNING, None),
+        general=arms.with_pair(one.general, MORNING, (0.0, 1.0), True),
+    )
+
+
+def held(one: Watch) -> tuple[int, int, int]:
+    return one.shadow.pairs, one.holdout.pairs, len(one.general.blocks)
+
+
+# ---- the rule --------------------------------------------------------------------------------------
+
+
+def test_so_many_in_a_row_of_another_begin_all_three_anew_once() -> None:
+    known = with_pairs(after(fresh(), [None, ONE]))
+    assert (known.shadow.against, known.holdout.against, known.general.against) == (ONE, ONE, ONE)
+    nearly = after(known, [TWO] * (IN_A_ROW - 1))
+    assert held(nearly) == (1, 1, 1)
+    anew = after(nearly, [TWO])
+    assert held(anew) == (0, 0, 0)
+    assert (anew.shadow.against, anew.holdout.against, anew.general.against) == (TWO, TWO, TWO)
+    kept = with_pairs(anew)
+    assert held(after(kept, [TWO, ONE, TWO, None] * 100)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("between", [ONE, THREE])
+def test_one_of_the_first_or_of_a_third_between_begins_the_count_anew(between: str) -> None:
+    known = with_pairs(after(fresh(), [ONE]))
+    row = [TWO] * (IN_A_ROW - 1)
+    assert held(after(known, [*row, between, *row])) == (1, 1, 1)
+    assert held(after(known, [*row, None, TWO])) == (0, 0, 0), "what is not known counts for neither"
+
+
+@settings(max_examples=60, deadline=None)
+@given(digests=st.lists(st.sampled_from([None, ONE, ONE, TWO, TWO, TWO, THREE]), max_size=200), row=st.integers(0, 40))
+def test_it_goes_by_a_stack_from_when_the_last_so_many_that_are_known_were_all_of_it(
+    digests: list[str | None], row: int
+) -> None:
+    digests = [*digests, *[THREE] * row]
+    known = [digest for digest in digests if digest is not None]
+    current = known[0] if known else None
+    for end in range(IN_A_ROW, len(known) + 1):
+        last = set(known[end - IN_A_ROW : end])
+        current = known[end - 1] if len(last) == 1 else current
+    one = after(fresh(), digests)
+    assert one.stack.digest == one.shadow.against == one.holdout.against == one.general.against == current
+    decoded = msgspec.json.decode(msgspec.json.encode(one), type=Watch)
+    assert decoded == one
+
+
+def test_a_state_that_does_not_know_its_stack_yet_goes_by_that_of_its_streams() -> None:
+    older = msgspec.structs.replace(with_pairs(after(fresh(), [ONE])), stack=GeneralStack())
+    assert held(after(older, [TWO, ONE])) == (1, 1, 1)
+    assert held(after(older, [TWO] * IN_A_ROW)) == (0, 0, 0)
+
+
+def test_what_an_admin_has_set_stays() -> None:
+    known = after(fresh(), [ONE])
+    baseline = stated(0.1, 1.0, "admin", "known")
+    known = msgspec.structs.replace(known, shadow=pair_tracks.held_against(known.shadow, baseline))
+    assert after(known, [TWO] * IN_A_ROW).shadow.baseline == baseline
+
+
+# ---- as the streams tell it -----------------------------------------------------------------------
+
+
+class Pool:
+    """Requests in turn of the version, with a shadow of general's, and held out; each with what is said of it."""
+
+    def __init__(self) -> None:
+        self.reckoning, self.count = Reckoning("e"), 0
+        self.reckoning.begin(step(), HELD)
+
+    def ask(self, count: int, stack: Callable[[int], str], labelled: bool = True) -> list[Callable[[], None]]:
+        """So many of either; what is said of them, which is not said yet where they are not `labelled`."""
+        later = list[Callable[[], None]]()
+        for _ in range(count):
+            self.count += 1
+            number, when = self.count, MORNING + 60.0 * self.count
+            pair: dict[str, Any] = {"digest": "right", "served_digest": "wrong"}
+            own = served(f"q{number}", placed_at=when)
+            out = held_out(f"h{number}", stack=stack(number), placed_at=when)
+            for one in (own, shadow(own.id, stack=stack(number), pair=pair, placed_at=when), out):
+                self.reckoning.take(one, when)
+            demonstrated = said(own.id, False, demonstration_digests={"normal": "right"})
+
+            def told(when: float = when, own: Any = own, out: Any = out, demonstrated: Any = demonstrated) -> None:
+                self.reckoning.hear(demonstrated, own, when + 1.0)
+                self.reckoning.hear(said(out.id, True), out, when + 1.0)
+
+            if labelled:
+                told()
+            else:
+                later.append(told)
+        return later
+
+    @property
+    def judged(self) -> Judgement:
+        return self.reckoning.judged([V3], MORNING + 86_400.0)[V3]
+
+    @property
+    def pairs(self) -> dict[str, float]:
+        streams = {one.stream: one.observed for one in self.judged.streams if one.stream in ("shadow", "holdout")}
+        return streams | {one.arm: one.labels for one in self.judged.arms if one.arm == "general"}
+
+
+def test_a_pool_of_two_stacks_keeps_its_pairs_with_one_of_them() -> None:
+    pool = Pool()
+    pool.ask(200, lambda number: (ONE, TWO)[number % 2])
+    assert pool.pairs == {"shadow": 100, "holdout": 100, "general": 100}
+
+
+def test_a_rolling_upgrade_begins_them_anew_once() -> None:
+    pool = Pool()
+    pool.ask(100, lambda _: ONE)
+    pool.ask(40, lambda number: (ONE, TWO)[number % 2])
+    assert pool.pairs == {"shadow": 120, "holdout": 120, "general": 120}
+    pool.ask(100, lambda _: TWO)
+    assert pool.pairs == {"shadow": 90, "holdout": 91, "general": 90}, "of 20 in a row the last was one held out"
+    pool.ask(10, lambda number: (ONE, TWO)[number % 2])
+    assert pool.pairs == {"shadow": 95, "holdout": 96, "general": 95}
+
+
+def test_labels_that_come_after_an_upgrade_count_by_the_stack_that_answered() -> None:
+    pool = Pool()
+    late = pool.ask(40, lambda _: ONE, labelled=False)
+    pool.ask(60, lambda _: TWO)
+    before = pool.pairs
+    for told in late:
+        told()
+    assert pool.pairs == before
+    assert pool.reckoning.watches[V3].stack.digest == TWO
