@@ -34,7 +34,8 @@ class PairRecord(msgspec.Struct):
     `digest` and `served_digest` are the shadow's and the caller's answer in the form in which the `judge` compares
     them, empty where it has no such form; `right` and `served_right` say what is known without a right answer, the
     scores what the judge guesses, from 0 to 1. `judge_usd` is what asking the judge cost, `judge_digest` tells which
-    model judges, and by which prompt, and `judge_answered` whether it gave its word.
+    model judges, and by which prompt, and `judge_answered` whether it gave its word. `served_stack` is the stack of the
+    caller's answer.
     """
 
     version: str | None
@@ -51,6 +52,7 @@ class PairRecord(msgspec.Struct):
     judge_usd: float | None = None
     judge_digest: str | None = None
     judge_answered: bool | None = None
+    served_stack: str | None = None
 
 
 class FindingRecord(msgspec.Struct):

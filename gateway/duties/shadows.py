@@ -63,7 +63,8 @@ def offer_to_shadows(
     """Have the task's shadows answer a request too that this choice's version has answered with `text`."""
     assert choice.task is not None, "that is what on_trial() looks for"
     assert choice.version is not None, "that is what on_trial() looks for"
-    pair = PairRecord(choice.version.name, record.contract_kept, digest(house.digest_secret, normal(text)))
+    told = digest(house.digest_secret, normal(text))
+    pair = PairRecord(choice.version.name, record.contract_kept, told, served_stack=record.stack)
     for name, share in policy.aliases[choice.task.name].shadow.items():
         if name == choice.version.name or house.moment(0.0).draw >= share:
             continue
@@ -96,7 +97,8 @@ def _offer_to_other_arms(
     served = choice.version.name if choice.version is not None else None
     kept, told = record.contract_kept, record.text_digest
     for name in _other_arms(house, policy, choice, served):
-        pair = PairRecord(served or "", kept, told, "general" if name is None else "version")
+        arm = "general" if name is None else "version"
+        pair = PairRecord(served or "", kept, told, arm, served_stack=record.stack)
         said = turned_down[1] if turned_down is not None and turned_down[0] == name else None
         probability = record.shadow_probability or 0.0
         if not house.trials.offer(ShadowJob(name, probability, policy, body, choice, record, text, pair, said)):

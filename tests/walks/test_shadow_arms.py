@@ -99,6 +99,7 @@ async def test_where_an_exit_answered_the_version_answers_too_that_the_request_w
         pair = shadow["pair"]
         assert (pair["version"], pair["arm"], pair["score"], pair["served_score"]) == ("", "version", 1.0, 1.0)
         assert pair["digest"] == pair["served_digest"]
+        assert pair["served_stack"] == primary["stack"] != shadow["stack"]
         kept = await pair_of(running, primary["id"])
         assert kept["digests"] == {V1: pair["digest"], "general": pair["digest"]}
         assert kept["scores"] == {V1: 1.0, "general": 1.0}

@@ -58,6 +58,7 @@ class Pair(msgspec.Struct):
     served_score: float | None = None
     judge_digest: str | None = None
     judge_answered: bool | None = None
+    served_stack: str | None = None
 
 
 class Seen(msgspec.Struct):
@@ -190,7 +191,11 @@ def sides(shadow: Seen) -> tuple[str, str]:
 
 def stack_of_general(shadow: Seen) -> str | None:
     """The stack of general's answer, where it is one of the shadow's pair; None where that is not known."""
-    return shadow.stack if sides(shadow)[0] == GENERAL else None
+    assert shadow.pair is not None, "it is a shadow's"
+    other, served = sides(shadow)
+    if other == GENERAL:
+        return shadow.stack
+    return shadow.pair.served_stack if served == GENERAL else None
 
 
 def class_of(given: Given, tag: str | None) -> str | None:

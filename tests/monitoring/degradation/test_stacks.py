@@ -169,3 +169,17 @@ def test_labels_that_come_after_an_upgrade_count_by_the_stack_that_answered() ->
         told()
     assert pool.pairs == before
     assert pool.reckoning.watches[V3].stack.digest == TWO
+
+
+def test_where_general_answered_the_caller_its_stack_is_that_of_the_pair() -> None:
+    """Requests that went to general, with a shadow of the version's, whose own stack says nothing of general's."""
+    pool = Pool()
+    for number in range(60):
+        when, name = MORNING + 60.0 * number, f"g{number}"
+        pair = {"version": "", "arm": "version", "served_stack": (ONE, TWO)[number % 2], "right": True}
+        own = served(name, version=None, reason="low_confidence", stack=pair["served_stack"], placed_at=when)
+        other = shadow(name, version=V3, stack="sha256:v3", pair={**pair, "served_right": True}, placed_at=when)
+        pool.reckoning.take(own, when)
+        pool.reckoning.take(other, when)
+    watched = pool.reckoning.watches[V3]
+    assert (watched.stack.digest, watched.shadow.pairs) == (ONE, 30)
