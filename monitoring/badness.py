@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 MetricKind = Literal["boolean", "float", "category"]
+BAD_FROM = 0.5
+"""From this badness on an answer counts as judged bad."""
 
 
 class Declared(Protocol):
@@ -54,3 +56,8 @@ def badness(metric: Declared, value: Any) -> float | None:
     else:
         return None
     return 1.0 - good if metric.better == "higher" else good
+
+
+def is_bad(found: float | None) -> bool:
+    """Whether so much badness says that the answer was bad; None, which says nothing, does not."""
+    return found is not None and found >= BAD_FROM

@@ -13,7 +13,7 @@ import msgspec
 from gateway.house import House
 from gateway.state.retraining import id_of, new_id
 from gateway.state.state import redis_time
-from monitoring.badness import badness
+from monitoring.badness import badness, is_bad
 from monitoring.degradation.verdicts.health import Action
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.retraining import EXAMPLES_MAX, Example, Retraining
@@ -26,8 +26,6 @@ READ_MAX = 50_000
 """Feedback that is read for the examples, the newest first."""
 AT_ONCE = 200
 """Feedback that is read before others get the event loop."""
-BAD = 0.5
-"""Badness, from 0 to 1, above which an answer was judged bad."""
 BYTES_MAX = 4 << 20
 """JSON of one request's examples."""
 
@@ -59,24 +57,6 @@ async def close_retraining(house: House, task: str, undoing: Action) -> None:
             await house.retraining.close(one.id, undoing.by, undoing.at)
 
 
-async def request_retraining(
-    house: House,
-    task: str,
-    version: str,
-    because: str,
-    evidence: Mapping[str, Any],
-    by: str = "system",
-    since: float | None = None,
-    action: str | None = None,
-) -> Retraining:
-    """Open a request to train a version's successor, with the requests judged bad since then (Unix seconds; None: of
-    all that is kept). `action` is what of the task's health asks for it. Raises RedisError."""
-    one, examples = await draft_retraining(house, task, version, because, evidence, by, since, action)
-    await house.retraining.keep(one.id, examples)
-    await house.retraining.open(one)
-    return one
-
-
 async def draft_retraining(
     house: House,
     task: str,
@@ -87,7 +67,8 @@ async def draft_retraining(
     since: float | None = None,
     action: str | None = None,
 ) -> tuple[Retraining, list[Example]]:
-    """The same, not yet entered. Raises RedisError."""
+    """A request to train a version's successor, not yet entered, and its examples: the requests judged bad since then
+    (Unix seconds; None: of all that is kept). `action` is what of the task's health asks for it. Raises RedisError."""
     examples = await collect_examples(house, task, version, since)
     now = await redis_time(house.redis)
     one = Retraining(
@@ -154,8 +135,7 @@ class _Found:
         if metric is None or giver in self._said:
             return
         self._said.add(giver)
-        bad = badness(metric, told.value)
-        if bad is not None and bad > BAD:
+        if is_bad(badness(metric, told.value)):
             self.bad.setdefault(request, told)
 
     def examples(self, most: int) -> list[Example]:

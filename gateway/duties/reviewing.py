@@ -21,7 +21,7 @@ from gateway.configuration.monitor import ReviewSettings
 from gateway.duties.review_queue import Drawn
 from gateway.house import House
 from gateway.state.reviews import Counts, Review
-from monitoring.badness import badness
+from monitoring.badness import badness, is_bad
 from monitoring.degradation.verdicts.reviewing import are_raised, reviews_per_week
 from monitoring.feedback import Feedback, Receipt
 from monitoring.records import Record
@@ -34,8 +34,6 @@ SPENT_SECONDS_MAX = 60.0
 READ_AT_ONCE_BYTES_MAX = 1 << 17
 """Longer texts are read in a thread."""
 FIELDS_MAX = 64
-WRONG_FROM = 0.5
-"""From this badness on an answer counts as judged wrong."""
 
 
 # ---- beside the request ---------------------------------------------------------------------------------
@@ -199,8 +197,7 @@ async def note_answered(house: House, task: str, request_id: str, feedback: Feed
     """A review was judged, and that is stored: it waits no longer. Raises RedisError; sent again, it is noted then."""
     if receipt.given not in ("created", "same", "pending"):
         return
-    bad = badness(house.settings.feedback_metrics[feedback.metric], feedback.value)
-    wrong = bad is not None and bad >= WRONG_FROM
+    wrong = is_bad(badness(house.settings.feedback_metrics[feedback.metric], feedback.value))
     known_seconds = house.settings.records.retention_seconds
     if await house.reviews.answer(task, request_id, wrong, retention_seconds(house, task), known_seconds):
         house.meters.reviews.add(1, task, "answered")

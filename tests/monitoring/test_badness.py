@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from monitoring.badness import Metric, badness
+from monitoring.badness import Metric, badness, is_bad
 
 CORRECT = Metric(kind="boolean")
 COMPLAINT = Metric(kind="boolean", better="lower")
@@ -44,3 +44,10 @@ def test_how_bad_a_value_is_follows_from_its_metric(metric: Metric, value: Any, 
 )
 def test_what_has_no_order_or_is_of_another_kind_says_nothing(metric: Metric, value: Any) -> None:
     assert badness(metric, value) is None
+
+
+@pytest.mark.parametrize(("found", "bad"), [(None, False), (0.0, False), (0.49, False), (0.5, True), (1.0, True)])
+def test_from_half_of_it_on_an_answer_is_bad_and_where_nothing_is_said_it_is_not(
+    found: float | None, bad: bool
+) -> None:
+    assert is_bad(found) is bad

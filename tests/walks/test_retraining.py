@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.duties.retraining import close_retraining, collect_examples, open_retraining, request_retraining
+from gateway.duties.retraining import close_retraining, collect_examples, open_retraining
 from gateway.state.reviews import KEPT_ON, Review
 from monitoring.degradation.verdicts.health import Action
 from monitoring.degradation.verdicts.retraining import RETRAININGS_MAX, Retraining
@@ -138,13 +138,14 @@ async def test_what_the_monitor_asks_for_is_opened_once_and_closed_when_it_is_un
     house = gateway.house
     one = await open_retraining(house, "returns", RETRAIN)
     assert (await open_retraining(house, "returns", RETRAIN)).id == one.id
-    other = await request_retraining(house, "returns", "returns@v1", "By hand.", {}, "somebody")
+    async with gateway.http() as http:
+        other = await opened(http)
     undoing = msgspec.structs.replace(
         RETRAIN, id="b", kind="undo", by="somebody", evidence={"undone": "retrain", "action": RETRAIN.id}
     )
     await close_retraining(house, "returns", undoing)
     found = {each.id: each.state for each in await house.retraining.all()}
-    assert found == {one.id: "closed", other.id: "open"}
+    assert found == {one.id: "closed", other["id"]: "open"}
 
 
 async def test_requests_are_listed_newest_first_shown_and_closed_once(gateway: RunningGateway) -> None:
@@ -182,7 +183,7 @@ async def test_of_too_many_requests_the_oldest_closed_ones_go_first(gateway: Run
             state="closed" if number % 2 else "open",
         )
         await store.shelf.put(one.id, msgspec.to_builtins(one))
-    one = await request_retraining(gateway.house, "returns", "returns@v1", "The newest.", {})
+    one = await open_retraining(gateway.house, "returns", RETRAIN)
     kept = {each.id for each in await store.all()}
     assert len(kept) == RETRAININGS_MAX
     assert {one.id, "0000", "0003"} <= kept

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.badness import Metric, badness
+from monitoring.badness import Metric, badness, is_bad
 from monitoring.degradation.detectors import lately, leaving_out, raters, saving
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.drift import Signal
@@ -403,7 +403,7 @@ def _with_complaint(watch: Watch, given: Given, seen: Seen, note: Note, bad: flo
     if "complaints" in note.given:
         return watch, note
     note = msgspec.structs.replace(note, given={**note.given, "complaints": bad})
-    if bad < 0.5 or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
+    if not is_bad(bad) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
         return watch, note
     roll = leaving_out.spoke(watch.roll, given.caller, is_reported(seen))
     track = complaint_tracks.complained(watch.complaints, given.caller, seen.placed_at, at, leaving_out.alone(roll))
