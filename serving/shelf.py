@@ -194,15 +194,23 @@ class Shelf:
         """Every object's JSON by name, as it stands in Redis; what changes meanwhile may be in it or not."""
         found: dict[str, bytes] = {}
         async for some in self._in_parts(self.values):
-            found.update((name.decode(), value) for name, value in some.items())
+            found.update((_name(name), value) for name, value in some.items())
         return found
 
     async def generations(self) -> dict[str, int]:
-        """The generation of every object that ever stood here; what changes meanwhile may be in it or not."""
+        """The generation of every object that ever stood here, but for one that is damaged; what changes meanwhile may
+        be in it or not."""
         found: dict[str, int] = {}
         async for some in self._in_parts(self.generation_names):
-            found.update((name.decode(), int(value)) for name, value in some.items())
+            found.update((_name(name), int(value)) for name, value in some.items() if value.isdigit())
         return found
+
+    async def generation(self, name: str) -> int:
+        """The generation of one object; 0 of one that never was. Raises Unreadable where it is damaged."""
+        value = await self._redis.hget(self.generation_names, name)
+        if value is not None and not value.isdigit():
+            raise Unreadable(self.kind, name)
+        return int(value or 0)
 
     async def _in_parts(self, key: str) -> AsyncIterator[dict[bytes, bytes]]:
         """A hash, a part after the other: the reading of a large answer would hold the event loop."""
@@ -227,6 +235,11 @@ class Shelf:
     async def delete(self, name: str, expected_generation: int | None = None) -> int:
         """Remove an object; its generation goes on. Raises Stale and Unreadable as `put` does."""
         return await change_together(self._redis, [Change(self, name, None, expected_generation)])
+
+
+def _name(raw: bytes) -> str:
+    """The name of an object; one that is damaged hides no other."""
+    return raw.decode(errors="replace")
 
 
 class Mirror(Generic[T]):

@@ -43,9 +43,9 @@ class HealthStore:
 
     async def of(self, task: str) -> tuple[TaskHealth, int]:
         """A task's health and its generation; 0 where nothing was found yet."""
-        generation = (await self.shelf.generations()).get(task, 0)
-        raw = await self.shelf.get(task)
+        generation = await self.shelf.generation(task)
         with reading("health", task):
+            raw = await self.shelf.get(task)
             return (TaskHealth() if raw is None else msgspec.convert(raw, TaskHealth)), generation
 
     async def put(self, task: str, health: TaskHealth, expected_generation: int, beside: Sequence[Change] = ()) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -16,6 +16,7 @@ from monitoring.ids import SHAPE, made_at
 from serving.shelf import UNREADABLE, Change, Shelf, change_together, reading
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 DAY_SECONDS = 86_400
 
 
@@ -41,15 +42,15 @@ class RetrainingStore:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = int(retention_seconds * 1000)
         self.shelf = Shelf(redis, "retraining")
+        self._told: set[str] = set()
+        """Those of which it was logged that they can't be read."""
 
     async def all(self) -> list[Retraining]:
-        """All that are kept and can be read, the newest first."""
+        """All that are kept and can be read, the newest first; of the others it is logged once."""
         found = []
         for name, raw in sorted((await self.shelf.written()).items(), reverse=True):
-            try:
-                found.append(msgspec.json.decode(raw, type=Retraining))
-            except UNREADABLE as error:
-                log.error("the request to train %s can't be read: %s", name, error)
+            one = self._read(f"the request to train {name}", raw, Retraining)
+            found += [one] if one is not None else []
         return found
 
     async def get(self, name: str) -> tuple[Retraining | None, int]:
@@ -57,17 +58,18 @@ class RetrainingStore:
 
         Raises Unreadable where it can't be read.
         """
-        generation = (await self.shelf.generations()).get(name, 0)
-        raw = await self.shelf.get(name)
+        generation = await self.shelf.generation(name)
         with reading("requests to train", name):
+            raw = await self.shelf.get(name)
             return (None if raw is None else msgspec.convert(raw, Retraining)), generation
 
     async def examples(self, name: str) -> list[Example]:
-        """The examples of a request that are kept still, the newest first."""
+        """The examples of a request that are kept still and can be read, the newest first."""
         days = await self._days(name)
         found: list[Example] = []
-        for raw in await self._redis.mget([_examples_key(name, day) for day in days]) if days else ():
-            found += [] if raw is None else msgspec.json.decode(raw, type=list[Example])
+        keys = [_examples_key(name, day) for day in days]
+        for key, raw in zip(keys, await self._redis.mget(keys) if days else (), strict=True):
+            found += self._read(key, raw, list[Example]) or []
         return sorted(found, key=lambda one: -one.at)
 
     async def keep(self, name: str, examples: Sequence[Example]) -> None:
@@ -87,7 +89,19 @@ class RetrainingStore:
     async def _days(self, name: str) -> list[int]:
         """The days, counted from 1970, of whose requests there are examples, or were."""
         raw = await self._redis.get(_examples_key(name))
-        return [] if raw is None else msgspec.json.decode(raw, type=list[int])
+        return self._read(_examples_key(name), raw, list[int]) or []
+
+    def _read(self, what: str, raw: bytes | None, kind: type[T]) -> T | None:
+        """What was written as JSON; None where nothing was, or where it can't be read, which is logged once."""
+        try:
+            found = None if raw is None else msgspec.json.decode(raw, type=kind)
+        except UNREADABLE as error:
+            if what not in self._told:
+                self._told.add(what)
+                log.error("%s can't be read: %s", what, error)
+            return None
+        self._told.discard(what)
+        return found
 
     async def open(self, one: Retraining) -> int:
         """Enter a new request, and forget the oldest of more than are kept; its generation."""

@@ -22,11 +22,11 @@ local hour = math.floor(now / 3600000)
 local function week(kind)
   local found, sum, first = redis.call('HGETALL', root .. kind), 0, hour
   for i = 1, #found, 2 do
-    local at = tonumber(found[i])
-    if at < hour - {HOURS} then
+    local at, count = tonumber(found[i]), tonumber(found[i + 1])
+    if not at or not count or at < hour - {HOURS} then
       redis.call('HDEL', root .. kind, found[i])
     else
-      sum = sum + tonumber(found[i + 1])
+      sum = sum + count
       first = math.min(first, at)
     end
   end
@@ -42,7 +42,7 @@ local function lease_of(id)
   local found = redis.call('HGET', root .. 'leases', id)
   if not found then return nil, 0 end
   local by, till = string.match(found, '^([^\\n]*)\\n(.*)$')
-  return by, tonumber(till)
+  return by, tonumber(till) or 0
 end
 local function release(id)
   local by = lease_of(id)
@@ -97,7 +97,7 @@ local function give(id, new)
   redis.call('HSET', root .. 'leases', id, reviewer .. '\\n' .. (now + lease))
   redis.call('HSET', root .. 'held', reviewer, id)
   for _, name in ipairs({'leases', 'held'}) do redis.call('PEXPIRE', root .. name, ARGV[4] + 86400000) end
-  return {texts, now + lease, new, redis.call('HGET', root .. 'entered', reviewer) == id and 1 or 0}
+  return {texts, now + lease, new, redis.call('HGET', root .. 'entered', reviewer) == id and 1 or 0, id}
 end
 local mine = redis.call('HGET', root .. 'held', reviewer)
 if mine and lease_of(mine) == reviewer and redis.call('ZSCORE', root .. 'waiting', mine) then
@@ -119,13 +119,14 @@ while true do
       if found then return found end
     end
   end
-  if #some < 100 then return {'', leased, skipped, 0} end
+  if #some < 100 then return {'', leased, skipped, 0, ''} end
   at = at + 100
 end
 """
 )
 """ARGV: the reviewer, the lease and the retention in milliseconds. The texts, the lease's end, whether the lease is
-new, and whether the audit has it; else an empty text, how many others hold, and how many this reviewer has skipped."""
+new, whether the audit has it, and its id; else an empty text, how many others hold, and how many this reviewer has
+skipped."""
 
 SKIP = (
     _BEGIN
@@ -190,7 +191,7 @@ COUNT = (
     + """
 local expired, leased, skips = sweep(tonumber(ARGV[2])), 0, redis.call('LRANGE', root .. 'skips', 0, 19)
 for _, lease in ipairs(redis.call('HVALS', root .. 'leases')) do
-  if tonumber(string.match(lease, '\\n(.*)$')) > now then leased = leased + 1 end
+  if (tonumber(string.match(lease, '\\n(.*)$') or '') or 0) > now then leased = leased + 1 end
 end
 local oldest = redis.call('ZRANGE', root .. 'waiting', 0, 0, 'WITHSCORES')[2] or ''
 local told = {redis.call('ZCARD', root .. 'waiting'), leased, oldest, expired}

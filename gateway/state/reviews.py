@@ -6,6 +6,7 @@ once more, for who retrains the version. Time is Redis's own clock, so that gate
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +14,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.state import review_scripts as scripts
+from serving.shelf import UNREADABLE
 
+log = logging.getLogger(__name__)
 WAITING_MAX = 10_000
 """Reviews of a task that wait; more push the oldest ones out."""
 DELETED_AT_ONCE = 500
@@ -23,6 +26,8 @@ TEXTS = "apprentice:review:"
 KEPT_ON = "apprentice:reviewed:"
 ANSWERED = "apprentice:answered:"
 TASK_BYTES_MAX = 64
+UNREAD = "Its texts can't be read."
+"""Why a review is skipped for a reviewer that a gateway can't read."""
 
 
 class Review(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,12 +134,19 @@ class ReviewStore:
         return Kept(outcome.decode(), int(spent_ms) / 1000, int(dropped), int(expired))
 
     async def next(self, task: str, reviewer: str, lease_seconds: float, retention_seconds: float) -> Leased | NoneLeft:
-        """Lease the review that has waited longest, or again the one that this reviewer has."""
+        """Lease the review that has waited longest, or again the one that this reviewer has. One that can't be read is
+        skipped for this reviewer, and waits on for who can."""
         args = [reviewer, _ms(lease_seconds), _ms(retention_seconds)]
-        texts, one, other, entered = await self._do(self._next, task, args)
-        if not texts:
-            return NoneLeft(int(one), int(other))
-        return Leased(_review(texts), int(one) / 1000, bool(other), bool(entered))
+        while True:
+            texts, one, other, entered, name = await self._do(self._next, task, args)
+            if not name:
+                return NoneLeft(int(one), int(other))
+            review = _review(texts)
+            if review is not None:
+                return Leased(review, int(one) / 1000, bool(other), bool(entered))
+            request_id = name.decode(errors="replace")
+            log.error("a review of %s can't be read, and is skipped: %s", task, request_id)
+            await self.skip(task, Skip(request_id=request_id, by=reviewer, reason=UNREAD), retention_seconds)
 
     async def note_entered(self, task: str, reviewer: str, request_id: str, retention_seconds: float) -> None:
         """The audit has it that a reviewer was given a review."""
@@ -171,7 +183,7 @@ class ReviewStore:
         return bool(await self._do(self._answer, task, args))
 
     async def kept_on(self, request_id: str) -> Review | None:
-        """What was judged wrong, with its texts; None where there is none, or no more."""
+        """What was judged wrong, with its texts; None where there is none, or no more, or where it can't be read."""
         texts = await self._redis.get(f"{KEPT_ON}{request_id}")
         return None if texts is None else _review(texts)
 
@@ -197,7 +209,7 @@ class ReviewStore:
             answered=answered,
             skipped=skipped,
             expired=expired,
-            skips=[_skip(raw) for raw in skips],
+            skips=[one for raw in skips if (one := _skip(raw)) is not None],
         )
 
     async def _do(self, script: Any, task: str, args: list[Any]) -> Any:
@@ -209,10 +221,18 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _review(texts: bytes) -> Review:
-    return msgspec.json.decode(texts.split(b"\n", 1)[1], type=Review)
+def _review(texts: bytes) -> Review | None:
+    """None where it can't be read."""
+    try:
+        return msgspec.json.decode(texts.partition(b"\n")[2], type=Review)
+    except UNREADABLE:
+        return None
 
 
-def _skip(raw: bytes) -> Skip:
-    at, said = raw.split(b"\n", 1)
-    return msgspec.structs.replace(msgspec.json.decode(said, type=Skip), at=float(at) / 1000)
+def _skip(raw: bytes) -> Skip | None:
+    """None where it can't be read."""
+    at, _, said = raw.partition(b"\n")
+    try:
+        return msgspec.structs.replace(msgspec.json.decode(said, type=Skip), at=float(at) / 1000)
+    except (*UNREADABLE, ValueError):
+        return None

@@ -29,7 +29,7 @@ from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watch
 from serving.adapters.entries import PLACED, AliasEntry, Version, alias_from, version_from
 from serving.adapters.placement import Placement, by_place, placement_from
 from serving.adapters.registry import Registry
-from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, Mirror, Shelf
+from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, Shelf
 from serving.view import VersionView
 
 OVERRIDE_FIELDS = frozenset(one.name for one in fields(Override) if one.init)
@@ -162,7 +162,7 @@ class SnapshotKeeper:
         health = await self._health.all()
         policy = replace(policy, shifts=_shifts(health), watched=_watched(health))
         placements = by_place((await self._placements.all()).values())
-        cordons = {name: str(raw.get("reason") or "") for name, raw in (await self._cordons.all()).items()}
+        cordons = {name: _reason(raw) for name, raw in (await self._cordons.written()).items()}
         known = MappingProxyType(callers | dict(self._fixed_callers))
         views = await self._made_views(versions)
         asked = await self._retraining.all()
@@ -241,6 +241,14 @@ def _alias(task: str, generation: int, entry: AliasEntry) -> Alias:
     first = {} if canary is None else {canary: entry.weights[canary]}  # it has the beginning of the draw
     standby = entry.previous[0] if entry.previous else None
     return Alias(task, generation, first | entry.weights, entry.salt, canary, entry.shadow, standby)
+
+
+def _reason(cordon: bytes) -> str:
+    """Why a replica gets no requests; one whose cordon can't be read gets none all the same."""
+    try:
+        return str(msgspec.json.decode(cordon, type=dict[str, Any]).get("reason") or "")
+    except UNREADABLE:
+        return "its cordon can't be read"
 
 
 def _shifts(health: Mapping[str, TaskHealth]) -> Mapping[str, Shift]:

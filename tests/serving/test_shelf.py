@@ -269,3 +269,14 @@ async def test_others_have_the_loop_while_a_mirror_converts_many(shelf: Shelf, r
     assert len(await Mirror(shelf, converted).all()) == many
     looking.cancel()
     assert seen >= set(range(many))
+
+
+async def test_what_is_damaged_of_one_object_hides_no_other(shelf: Shelf, redis: Redis) -> None:
+    assert await shelf.put("a", {}) == 1
+    await redis.hset(shelf.values, mapping={b"\xff": b"{}"})
+    await redis.hset(shelf.generation_names, mapping={"b": b"many", b"\xff": b"1"})
+    assert (await shelf.written())["a"] == b"{}"
+    assert (await shelf.generations())["a"] == 1
+    assert [await shelf.generation(name) for name in ("a", "c")] == [1, 0]
+    with pytest.raises(Unreadable):
+        await shelf.generation("b")

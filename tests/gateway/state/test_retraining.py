@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from redis.asyncio import Redis
 
 from gateway.state.retraining import RetrainingStore
 from monitoring.degradation.verdicts.retraining import Example
+from serving.shelf import Unreadable
 
 DAY = 86_400.0
 RETENTION_SECONDS = 10 * DAY
@@ -46,3 +48,31 @@ async def test_nothing_is_kept_of_a_request_that_is_forgotten(redis: Redis) -> N
     await store.keep("one", [example(11 * DAY)])
     assert await store.examples("one") == []
     assert not [key async for key in redis.scan_iter("apprentice:retraining:*")]
+
+
+async def test_examples_that_are_damaged_hide_none_of_another_day_and_can_be_forgotten(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RetrainingStore(redis, RETENTION_SECONDS)
+    examples = [example(DAY * age) for age in (0.0, 3.0)]
+    await store.keep("one", examples)
+    damaged = f"apprentice:retraining:one:examples:{int(time.time() // DAY)}"
+    await redis.set(damaged, b"{")
+    for _ in range(2):
+        assert await store.examples("one") == examples[1:]
+    assert caplog.text.count(f"{damaged} can't be read") == 1
+    await redis.set("apprentice:retraining:one:examples", b"\xff")
+    assert await store.examples("one") == []
+    await store.forget_examples("one")
+
+
+async def test_a_request_that_can_not_be_read_is_logged_once(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    store = RetrainingStore(redis, RETENTION_SECONDS)
+    await redis.hset(store.shelf.values, mapping={"a": b"{", b"\xff": b"{}"})
+    await redis.hset(store.shelf.generation_names, mapping={"a": "many", "b": "1"})
+    for _ in range(2):
+        assert await store.all() == []
+    assert caplog.text.count("the request to train a can't be read") == 1
+    with pytest.raises(Unreadable):
+        await store.get("a")
+    assert await store.get("b") == (None, 1)

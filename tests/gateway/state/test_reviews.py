@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from gateway.state.reviews import DELETED_AT_ONCE, Kept, Leased, NoneLeft, Review, ReviewStore, Skip
+from gateway.state.reviews import DELETED_AT_ONCE, UNREAD, Kept, Leased, NoneLeft, Review, ReviewStore, Skip
 
 DAY = 86_400.0
 START = 1_800_000_000.0
@@ -242,3 +242,36 @@ async def test_no_text_outlives_its_retention(redis: Redis, store: ReviewStore) 
     left = {key: await redis.pttl(f"apprentice:{key}") / 1000 for key in ("review:r1", "reviewed:r2")}
     assert left["review:r1"] == pytest.approx(14 * DAY, abs=60)
     assert left["reviewed:r2"] == pytest.approx(7 * DAY, abs=60)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"returns", b"returns\n{", b'returns\n{"task": 5}', b"\xff\n\xff"])
+async def test_a_review_that_can_not_be_read_is_skipped_and_the_next_one_is_given(
+    store: ReviewStore, redis: Redis, damaged: bytes
+) -> None:
+    for number in (1, 2):
+        await keep(store, number)
+    await redis.set("apprentice:review:r1", damaged)
+    assert await taken(store, "anna") == "r2"
+    assert await taken(store, "bert") == NoneLeft(1, 1)
+    counts = await store.counts("returns", 14 * DAY)
+    assert (counts.waiting, {one.reason for one in counts.skips} <= {UNREAD}) == (2, True)
+
+
+async def test_what_is_damaged_of_a_task_is_not_counted_and_hides_nothing_else(
+    store: ReviewStore, redis: Redis
+) -> None:
+    for number in (1, 2):
+        await keep(store, number)
+    assert await taken(store, "anna") == "r1"
+    assert await store.skip("returns", Skip(request_id="r1", by="anna", reason="unsure"), 14 * DAY) == "skipped"
+    root = "apprentice:reviews:returns:"
+    await redis.lpush(f"{root}skips", b"{", b"today\n{}", b'1\n{"request_id": 5}')
+    await redis.hset(f"{root}leases", mapping={"r2": "damaged", "r9": "bert\nnever"})
+    for kind in ("drawn", "answered"):
+        await redis.hset(f"{root}{kind}", mapping={"today": "1", "499999": "many"})
+    counts = await store.counts("returns", 14 * DAY)
+    assert (counts.waiting, counts.leased, counts.drawn, counts.answered) == (2, 0, 2, 0)
+    assert [one.request_id for one in counts.skips] == ["r1"]
+    await redis.set("apprentice:reviewed:r5", b"{")
+    assert await store.kept_on("r5") is None
+    assert await taken(store, "anna") == "r2"

@@ -281,3 +281,18 @@ def test_no_caller_is_made_of_what_this_release_does_not_know(change: dict[str, 
     assert Caller.from_json("caller1", raw).role == "caller"
     with pytest.raises(msgspec.ValidationError):
         Caller.from_json("caller1", {**raw, **change})
+
+
+async def test_a_replica_whose_cordon_is_damaged_gets_no_requests_and_the_rest_is_read(
+    keeper: SnapshotKeeper, redis: Redis
+) -> None:
+    await Shelf(redis, "cordons").put("small-0", {"reason": "It is hot."})
+    await redis.hset("apprentice:cordons", mapping={"small-1": b"{", "small-2": b"[]"})
+    await redis.hset("apprentice:aliases:generations", "clauses", "many")
+    found = await keeper.refresh()
+    assert found.cordons == {
+        "small-0": "It is hot.",
+        "small-1": "its cordon can't be read",
+        "small-2": "its cordon can't be read",
+    }
+    assert found.aliases[TASK].leading == V1
