@@ -72,6 +72,7 @@ from gateway.state.durability import Durability, SettledSend
 from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
 from gateway.state.health import HealthStore, Monitored
+from gateway.state.left import LeftStore
 from gateway.state.retraining import RetrainingStore
 from gateway.state.reviews import ReviewStore
 from gateway.state.samples import Samples
@@ -246,6 +247,7 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             overrides=shelf_of(redis, "overrides"),
             cordons=Shelf(redis, "cordons"),
             health=HealthStore(redis),
+            left=LeftStore(redis, audit),
             baselines=Shelf(redis, "baselines"),
             retraining=RetrainingStore(redis, settings.records.retention_seconds),
             webhooks=Webhooks(redis, http, meters),

@@ -31,6 +31,7 @@ from gateway.state.durability import Durability
 from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
 from gateway.state.health import HealthStore, Monitored
+from gateway.state.left import LeftStore
 from gateway.state.retraining import RetrainingStore
 from gateway.state.reviews import ReviewStore
 from gateway.state.samples import Samples
@@ -81,6 +82,8 @@ class House:
     overrides: Shelf
     cordons: Shelf
     health: HealthStore
+    left: LeftStore
+    """What is decided and yet to be carried out."""
     baselines: Shelf
     """What streams of versions are held against: a baseline a stream, by the version's name."""
     retraining: RetrainingStore

@@ -64,7 +64,7 @@ class Monitoring:
         self._summary = Summary(at=0.0)
         self._judgements: dict[str, Judgement] = {}
         self._unreadable = self._unmatched = 0
-        self._not_read: set[str] = set()
+        self._passed_over: set[str] = set()
         self._told_at = 0.0
 
     async def run(self) -> None:
@@ -107,8 +107,19 @@ class Monitoring:
         for name, one in self._judgements.items():
             by_task.setdefault(one.task, {})[name] = one
         for task in house.settings.tasks:
-            await self._respond(task, by_task.get(task, {}), snapshot, judged.at)
+            try:
+                await self._respond(task, by_task.get(task, {}), snapshot, judged.at)
+            except (RedisError, OSError):
+                raise
+            except Exception as fault:
+                self._pass_over(task, f"what follows for {task} can't be done: {fault!r}", exc_info=True)
         return judged.more
+
+    def _pass_over(self, task: str, why: str, exc_info: bool = False) -> None:
+        """Nothing follows for a task at the moment: that is logged once, and holds up no other task."""
+        if task not in self._passed_over:
+            log.error(why, exc_info=exc_info)
+        self._passed_over.add(task)
 
     async def _tell(self, judged: Judged, snapshot: Snapshot) -> None:
         """Let all gateways know what was judged, and that it was."""
@@ -145,20 +156,17 @@ class Monitoring:
         try:
             health, generation = await house.health.of(task)
         except UNREADABLE as error:
-            if task not in self._not_read:
-                self._not_read.add(task)
-                log.error("the health of %s can't be read, and nothing follows for it: %s", task, error)
+            self._pass_over(task, f"the health of {task} can't be read, and nothing follows for it: {error}")
             return
-        self._not_read.discard(task)
         moved, actions = respond(health, judgements, roles, plan, now, shares)
-        if moved == health:
-            return
-        try:
-            await self._responding.move(task, moved, generation, actions)
-        except Stale as stale:
-            log.info("the health of %s is looked at again: %s", task, stale)
-            return
-        await house.snapshot.refresh()
+        if moved != health:
+            try:
+                await self._responding.move(task, moved, generation, actions)
+            except Stale as stale:
+                log.info("the health of %s is looked at again: %s", task, stale)
+                return
+            await house.snapshot.refresh()
+        self._passed_over.discard(task)
 
 
 def roles_of(house: House, task: str, snapshot: Snapshot) -> Roles:

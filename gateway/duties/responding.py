@@ -14,21 +14,15 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.duties.retraining import close_retraining, open_retraining
+from gateway.duties.webhooks import KEY as MESSAGES
 from gateway.house import House
-from gateway.state.drafts import Drafts
+from gateway.state.left import Waiting
 from monitoring.degradation.verdicts.health import Action, TaskHealth
+from monitoring.degradation.verdicts.noting import not_carried_out
 from serving.adapters.registry import RegistryError
-from serving.shelf import Change, Shelf, Stale
+from serving.shelf import UNREADABLE, Change, Stale
 
 log = logging.getLogger(__name__)
-CLAIM_SECONDS = 30
-
-
-class Left(msgspec.Struct, frozen=True, kw_only=True):
-    """An action that is yet to be carried out."""
-
-    task: str
-    action: Action
 
 
 class Responding:
@@ -36,9 +30,6 @@ class Responding:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._redis: Any = house.redis  # replies are bytes; redis-py's types say bytes or str
-        self._left = Shelf(house.redis, "responses")
-        self._drafts = Shelf(house.redis, "responses:audit")
 
     async def move(
         self,
@@ -54,81 +45,107 @@ class Responding:
         """
         beside: list[Change] = [*with_it]
         for action in actions:
-            name = f"{task}:{action.id}"
+            again = {"again": action.again} if action.again else {}
             draft = self._house.audit.draft(
                 action.by,
                 f"monitor.{action.kind}",
                 action.version or task,
                 before=action.before,
-                after={**action.after, "because": action.because, "id": action.id},
+                after={**action.after, "because": action.because, "id": action.id, **again},
                 evidence=action.evidence or None,
                 generation=generation + 1,
             )
-            beside.append(Change(self._drafts, name, msgspec.to_builtins(draft)))
-            beside.append(Change(self._left, name, msgspec.to_builtins(Left(task=task, action=action))))
+            beside += self._house.left.changes(task, action, draft)
         moved = await self._house.health.put(task, health, generation, beside)
         if actions:
-            await self.carry_out()
+            await self._carry_out(task)
         return moved
 
     async def carry_out(self) -> None:
-        """Carry out what is left, oldest first. One that fails keeps no other waiting: where something has moved at the
-        same moment it is tried again, else the audit and the log have why it was not carried out."""
-        await Drafts(self._house.redis, self._house.audit).enter_left()
-        left: list[tuple[float, str, Left]] = []
-        for name, raw in (await self._left.all()).items():
-            try:
-                one = msgspec.convert(raw, Left)
-                left.append((one.action.at, name, one))
-            except msgspec.ValidationError:
-                log.exception("an action that is left can't be read, and is dropped: %s", name)
-                await self._done(name)
-        for _, name, one in sorted(left, key=lambda item: item[:2]):
-            if await self._is_mine(name):
-                await self._carry_out_one(name, one)
+        """Carry out what is left of all tasks, and enter into the audit what is left for nobody to carry out."""
+        await self._house.left.enter_strays()
+        await self._carry_out()
 
-    async def _carry_out_one(self, name: str, one: Left) -> None:
-        house, action = self._house, one.action
+    async def _carry_out(self, task: str | None = None) -> None:
+        """Carry out what is left, each task's in order: what is not over holds back what came after it, of that task
+        alone. One that fails is over: the audit, the task's health and the log have why."""
+        held: set[str] = set()
+        for one in await self._house.left.waiting(task):
+            if one.left.task in held:
+                continue
+            if not await self._house.left.claim(one.name, self._house.name) or not await self._is_over(one):
+                held.add(one.left.task)
+
+    async def _is_over(self, one: Waiting) -> bool:
+        """Carry one action out; False where it is to be tried again, as something has moved or the gateway is at fault.
+
+        That which is at fault is tried again once its claim has run out.
+        """
         try:
-            if one.task not in house.settings.tasks:
-                raise RegistryError(f"the configuration has no task {one.task!r} any more.")
-            await self._effect(one.task, action)
-        except Stale:
-            await self._redis.delete(_claim(name))
-            return
+            await self._carry_out_one(one)
         except RedisError:
             raise
+        except Stale:
+            await self._house.left.let_go(one.name)
+            return False
+        except Exception:
+            log.exception("what is to be done is tried again: %s", one.name)
+            return False
+        return True
+
+    async def _carry_out_one(self, one: Waiting) -> None:
+        """Raises Stale."""
+        house, action = self._house, one.left.action
+        if action.failed is None and (why := await self._fault(one)) is not None:
+            failed = await house.left.failed(one, why)
+            if failed is None:
+                return  # another gateway was first
+            one, action = failed, failed.left.action
+        if action.failed is not None:
+            await self._mark(one.left.task, action)
+        is_news = action.failed is None or not action.again
+        if is_news:
+            await house.left.drafts.enter_left([one.name])
+        name, message = f"{one.left.task}-{_id(action)}", b""
+        if is_news and house.settings.monitor.webhook_url is not None:
+            body = {"task": one.left.task, **msgspec.to_builtins(action), "id": _id(action)}
+            message = await house.webhooks.message(name, body)
+        if await house.left.finished(one, MESSAGES, name, message, unaudited=not is_news) and is_news:
+            self._tell(one.left.task, action)
+
+    def _tell(self, task: str, action: Action) -> None:
+        if not action.again:
+            self._house.meters.monitor_actions.add(1, task, action.kind)
+        if action.failed is not None:
+            log.warning("%s of %s was not carried out: %s", action.kind, action.version or task, action.failed)
+            return
+        log.warning("%s: %s. %s", action.version or task, action.kind, action.because)
+
+    async def _fault(self, one: Waiting) -> str | None:
+        """Let the action have its effect; why it has none, or None. Raises Stale."""
+        task, action = one.left.task, one.left.action
+        try:
+            if task not in self._house.settings.tasks:
+                raise RegistryError(f"the configuration has no task {task!r} any more.")
+            await self._effect(task, action)
+        except (Stale, RedisError):
+            raise
         except Exception as fault:
-            if not isinstance(fault, RegistryError):
+            if not isinstance(fault, RegistryError) and not action.again:
                 log.exception("%s of %s failed", action.kind, action.version)
-            log.warning("%s of %s was not carried out: %s", action.kind, action.version, fault)
-            await self._note_failure(name, str(fault) or type(fault).__name__)
-        await house.audit.enter(self._drafts.values, name)
-        if house.settings.monitor.webhook_url is not None:
-            await house.webhooks.add(f"{one.task}-{action.id}", {"task": one.task, **msgspec.to_builtins(action)})
-        house.meters.monitor_actions.add(1, one.task, action.kind)
-        log.warning("%s: %s. %s", action.version or one.task, action.kind, action.because)
-        await self._done(name)
+            return str(fault) or type(fault).__name__
+        return None
 
-    async def _is_mine(self, name: str) -> bool:
-        """Whether no other gateway carries it out at this moment; one that is killed lets it go after CLAIM_SECONDS."""
-        return bool(await self._redis.set(_claim(name), self._house.name, nx=True, ex=CLAIM_SECONDS))
-
-    async def _note_failure(self, name: str, why: str) -> None:
-        """Have the audit's entry say that the action was not carried out."""
-        draft = await self._drafts.get(name)
-        if draft is not None:
-            draft["after"] = {**(draft.get("after") or {}), "not_carried_out": why}
-            await self._redis.hset(self._drafts.values, name, msgspec.json.encode(draft))
-
-    async def _done(self, name: str) -> None:
-        """Nothing is left of it. Its generations go too: no other action ever has its name."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hdel(self._left.values, name)
-            pipe.hdel(self._left.generation_names, name)
-            pipe.hdel(self._drafts.generation_names, name)
-            pipe.delete(_claim(name))
-            await pipe.execute()
+    async def _mark(self, task: str, action: Action) -> None:
+        """Have the task's health say that the action was not carried out, so that it is asked for again where it is
+        still wanted. Raises Stale."""
+        try:
+            health, generation = await self._house.health.of(task)
+        except UNREADABLE:
+            return  # the health of a task that can't be read is never written over
+        marked = not_carried_out(health, action, action.failed or "")
+        if marked != health:
+            await self._house.health.put(task, marked, generation)
 
     async def _effect(self, task: str, action: Action) -> None:
         """What an action does beside the task's health. Raises Stale, RegistryError."""
@@ -141,7 +158,7 @@ class Responding:
                 await self._roll_back(task, action.version, action.after.get("leading"))
             case "retrain":
                 await open_retraining(self._house, task, action)
-            case "undo":
+            case "undo" if "failed" not in action.evidence:
                 await self._undo(task, action)
             case _:
                 pass
@@ -174,5 +191,6 @@ class Responding:
         await self._house.registry.roll_back(task, to, generation)
 
 
-def _claim(name: str) -> str:
-    return f"apprentice:responses:claim:{name}"
+def _id(action: Action) -> str:
+    """The id of its message: another one once it is carried out, where it was told before that it was not."""
+    return f"{action.id}-{action.again}" if action.again else action.id

@@ -2,7 +2,8 @@
 
 Messages wait in Redis, so that the next gateway that has the duty goes on where one was killed. One that could not be
 delivered within KEPT_SECONDS is dropped and counted. A receiver may get a message twice, with the same id. It gets
-those of a task in order: one that waits holds back what came after it, unless it was refused for what it says.
+those of a task in order: one that waits holds back what came after it, unless it was refused for what it says. Order
+and age go by Redis's clock, since those of two gateways need not agree.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import time
 from typing import Any
 
 import httpx
@@ -18,6 +18,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.configuration.monitor import MonitorSettings
+from gateway.state.state import redis_time
 from monitoring.metrics import Meters
 from serving.shelf import UNREADABLE
 
@@ -29,6 +30,8 @@ AT_ONCE_MAX = 20
 TIMEOUT_SECONDS = 5.0
 BACKOFF_SECONDS = 2.0
 BACKOFF_SECONDS_MAX = 600.0
+TRIES_COUNTED_MAX = 20
+"""More tries than these wait no longer."""
 SIGNATURE = "x-apprentice-signature"
 REFUSES_WHAT_IS_SAID = frozenset({400, 409, 413, 415, 422})
 """Answers that speak of a message. All others speak of the receiver, of who sends, or of the way, and pass for the next
@@ -36,7 +39,8 @@ message as for this one."""
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that waits: its body, since when, how often it was tried and when it is tried again (Unix seconds).
+    """A message that waits: its body, since when, how often it was tried and when it is tried again (Unix seconds, by
+    Redis's clock).
 
     `passed` says that the receiver refused what it says, so that it holds nothing back.
     """
@@ -47,6 +51,21 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     next_at: float = 0.0
     passed: bool = False
 
+    @property
+    def task(self) -> str:
+        """The task that it is of."""
+        return str(self.body.get("task"))
+
+    @property
+    def at(self) -> float:
+        """When what it tells was done; else since when it waits."""
+        at = self.body.get("at")
+        return float(at) if isinstance(at, int | float) else self.since
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is to be sent now; no clock that was set back, or that is damaged, has it wait for longer."""
+        return not now < self.next_at <= now + BACKOFF_SECONDS_MAX
+
 
 class Webhooks:
     """The messages that wait, and their way out. Every method raises RedisError."""
@@ -56,14 +75,13 @@ class Webhooks:
         self._http = http
         self._meters = meters
 
-    async def add(self, message_id: str, body: dict[str, Any]) -> None:
-        """Have a message wait to be delivered; one of this id that waits already stays as it is."""
+    async def message(self, message_id: str, body: dict[str, Any]) -> bytes:
+        """A message as it is to wait under its id in the hash KEY; empty where too many wait, so that it is dropped."""
         if await self._redis.hlen(KEY) >= WAITING_MAX:
             log.error("%d messages wait for the webhook, and another is dropped", WAITING_MAX)
             self._meters.webhooks.add(1, "dropped")
-            return
-        waiting = Waiting(body={"id": message_id, **body}, since=time.time())
-        await self._redis.hsetnx(KEY, message_id, msgspec.json.encode(waiting))
+            return b""
+        return msgspec.json.encode(Waiting(body={"id": message_id, **body}, since=await redis_time(self._redis)))
 
     async def deliver(self, settings: MonitorSettings) -> None:
         """Deliver what is due, oldest first, and of each task in order; without an address nothing waits."""
@@ -74,18 +92,17 @@ class Webhooks:
             await self._redis.delete(KEY)
             return
         waiting = await self._readable(raw)
-        held: set[Any] = set()  # the tasks of which an older message still waits
+        held: set[str] = set()  # the tasks of which an older message still waits
         tried = 0
-        for name, one in sorted(waiting.items(), key=lambda item: (item[1].since, item[0])):
-            task = one.body.get("task")
-            if task in held or tried == AT_ONCE_MAX:
+        for name, one in sorted(waiting.items(), key=lambda item: (item[1].at, item[0])):
+            if one.task in held or tried == AT_ONCE_MAX:
                 continue
             left: Waiting | None = one
-            if one.next_at <= time.time():
+            if one.is_due(await redis_time(self._redis)):
                 tried += 1
                 left = await self._deliver_one(name, one, settings)
             if left is not None and not left.passed:
-                held.add(task)
+                held.add(one.task)
 
     async def _readable(self, raw: dict[bytes, bytes]) -> dict[bytes, Waiting]:
         """The messages that wait; one that can't be read is dropped, as it never can be sent."""
@@ -106,16 +123,16 @@ class Webhooks:
             self._meters.webhooks.add(1, "sent")
             await self._redis.hdel(KEY, name)
             return None
-        now = time.time()
+        now = await redis_time(self._redis)
         if now - one.since > KEPT_SECONDS:
-            log.error("the webhook did not take %s within a day, and it is dropped: %s", name.decode(), refused)
+            log.error("the webhook did not take %r within a day, and it is dropped: %s", name, refused)
             self._meters.webhooks.add(1, "dropped")
             await self._redis.hdel(KEY, name)
             return None
         self._meters.webhooks.add(1, "retried")
-        wait_seconds = min(BACKOFF_SECONDS * 2**one.tries, BACKOFF_SECONDS_MAX)
+        wait_seconds = min(BACKOFF_SECONDS * 2 ** min(one.tries, TRIES_COUNTED_MAX), BACKOFF_SECONDS_MAX)
         if one.tries == 0:
-            log.warning("the webhook did not take %s, it is tried again: %s", name.decode(), refused)
+            log.warning("the webhook did not take %r, it is tried again: %s", name, refused)
         later = msgspec.structs.replace(one, tries=one.tries + 1, next_at=now + wait_seconds, passed=passed)
         await self._redis.hset(KEY, name, msgspec.json.encode(later))
         return later

@@ -14,6 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.duties.baselining import STREAM
+from gateway.duties.webhooks import KEY as MESSAGES
 from monitoring.degradation.detectors.baselines import stated
 from monitoring.degradation.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
 from serving.shelf import Shelf
@@ -229,7 +230,8 @@ async def test_a_webhook_that_hangs_keeps_no_judgement_waiting(
     ):
         await running.place(make_adapter(1))
         for number in range(8):
-            await running.house.webhooks.add(f"m{number}", {"kind": "verdict"})
+            message = await running.house.webhooks.message(f"m{number}", {"kind": "verdict"})
+            await running.house.redis.hset(MESSAGES, f"m{number}", message)
         async with asyncio.timeout(SECONDS_MAX):
             await reached.wait()
         await World(running, http).ask_and_judge()
@@ -249,6 +251,11 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
         await redis.set(SUMMARY_KEY, msgspec.json.encode(Summary(at=1.0)))
         await Shelf(redis, "health").put("clauses", {"versions": {"clauses@v1": {"verdict": "of another time"}}})
         await Shelf(redis, "health").put("returns", {"versions": "damaged"})
+        await redis.hset("apprentice:responses", mapping={"clauses:1-0": b"{not json", b"\xff": b"{}"})
+        await redis.hset("apprentice:responses:audit", "clauses:0-0", b"{not json")
+        await redis.hset("apprentice:admins:audit", "a", b'{"actor": {}}')
+        await redis.hset("apprentice:webhooks", "clauses-1", b"{not json")
+        await redis.hset("apprentice:retraining", "a", b"{not json")
         shared = QUICK | watched(shadow_share=0.0) | {"redis_url": redis_url}
         async with run_gateway(configure(**shared)) as running, running.http() as http:
             await running.place(make_adapter(1))

@@ -6,13 +6,22 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 from redis.asyncio import Redis
 
-from gateway.duties.responding import Left, Responding
-from monitoring.degradation.verdicts.health import Action, TaskHealth
+from gateway.duties.responding import Responding
+from gateway.duties.webhooks import KEY as MESSAGES
+from gateway.state.left import Left
+from gateway.state.state import redis_time
+from monitoring.degradation.verdicts.health import Action, ArmReport, Judgement, StreamReport, TaskHealth
+from monitoring.degradation.verdicts.noting import AGAIN_SECONDS
+from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.responses import respond
+from monitoring.degradation.verdicts.shares import Roles
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, V2, audit_of, step, two_versions, until
+from tests.walks.two_replicas import LEASE_KEY
 
 NOW = 1_800_000_000.0
 HELD = {"name": "apprentice:duty:monitor", "value": "a test"}
@@ -40,8 +49,9 @@ async def test_a_roll_back_is_carried_out_once_by_two_who_race_and_audited_once(
         alias, _ = await running.house.registry.alias("returns")
         assert alias is not None
         assert alias.leading == V1
-        assert not await one._left.all()
-        assert await running.house.redis.hlen(one._left.generation_names) == 0  # type: ignore[misc]
+        left = running.house.left.actions
+        assert not await left.all()
+        assert await running.house.redis.hlen(left.generation_names) == 0  # type: ignore[misc]
 
 
 async def audited(http: Any, count: int) -> bool:
@@ -53,18 +63,163 @@ async def test_an_action_of_a_task_that_is_gone_is_audited_as_not_carried_out_an
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await hold_the_duty(running)
-        out = Responding(running.house)
+        left, out = running.house.left, Responding(running.house)
         lost = Left(task="nothing", action=action("retrain"))
-        await out._left.put("nothing:0-0", msgspec.to_builtins(lost))
+        await left.actions.put("nothing:0-0", msgspec.to_builtins(lost))
         draft = running.house.audit.draft("system", "monitor.retrain", V1, after={"id": "0-0"})
-        await out._drafts.put("nothing:0-0", msgspec.to_builtins(draft))
-        await out._left.put("returns:unreadable", {"task": 1})
+        await left.drafts.shelf.put("nothing:0-0", msgspec.to_builtins(draft))
         good = action("verdict", number=1, after={"verdict": "suspect"})
         await out.move("returns", TaskHealth(actions=[good]), 0, [good])
-        assert not await out._left.all()
+        assert list(await left.actions.all()) == ["nothing:0-0"], (
+            "who moves a task's health carries out what is its own"
+        )
+        await out.carry_out()
+        assert not await left.actions.all()
         [entry] = await audit_of(http, "monitor.retrain")
         assert "has no task 'nothing'" in entry["after"]["not_carried_out"]
         assert len(await audit_of(http, "monitor.verdict")) == 1
+
+
+DAMAGED = [b"{not json", b"\xff", b'{"task": 1}', b"[" * 5000]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=["torn", "no text", "of another form", "deep"])
+async def test_what_is_damaged_is_logged_once_and_keeps_nothing_waiting(
+    configure: Configure, make_adapter: MakeAdapter, damaged: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await hold_the_duty(running)
+        house = running.house
+        left = house.left
+        await house.redis.hset(left.actions.values, mapping={"gone:1-0": damaged, b"\xff": damaged})
+        await house.redis.hset(left.drafts.shelf.values, mapping={"gone:2-0": damaged, "returns:1-0": damaged})
+        await house.redis.hset(left.by_admins.shelf.values, mapping={"a": damaged, "b": b'{"actor": {}}'})
+        await house.redis.hset(house.health.shelf.generation_names, "clauses", "damaged")
+        good = action("verdict", number=2, after={"verdict": "suspect"})
+        await Responding(house).move("returns", TaskHealth(actions=[good]), 0, [good])
+        await left.actions.put("returns:1-0", msgspec.to_builtins(Left(task="returns", action=action("verdict"))))
+        for _ in range(3):
+            await Responding(house).carry_out()
+        assert len(await audit_of(http, "monitor.verdict")) == 1
+        assert {name for name in await left.actions.written() if name != "\ufffd"} == {"gone:1-0"}
+        assert set(await left.drafts.shelf.written()) == {"gone:2-0", "returns:1-0"}
+    assert caplog.text.count("can't be understood, and is left for another release: gone:1-0") == 1
+    for draft in ("gone:2-0 of the responses:audit", "returns:1-0 of the responses:audit", "a of the", "b of the"):
+        assert caplog.text.count(f"can't be entered into the audit: {draft}") == 1
+
+
+async def test_what_a_newer_release_has_decided_is_left_to_it_and_audited_all_the_same(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await hold_the_duty(running)
+        left, out = running.house.left, Responding(running.house)
+        told = {name: msgspec.to_builtins(Left(task="returns", action=action("verdict"))) for name in ("form", "kind")}
+        told["form"]["action"]["before"] = [1]
+        told["kind"]["action"]["kind"] = "translate"
+        told["undone"] = msgspec.to_builtins(
+            Left(task="returns", action=action("undo", evidence={"undone": "translate", "action": "0-0"}))
+        )
+        for name, one in told.items():
+            draft = running.house.audit.draft("system", "monitor.translate", V1, after={"id": name})
+            await left.drafts.shelf.put(f"returns:{name}", msgspec.to_builtins(draft))
+            await left.actions.put(f"returns:{name}", one)
+        for _ in range(2):
+            await out.carry_out()
+        assert await left.actions.all() == {f"returns:{name}": one for name, one in told.items()}
+        entries = await audit_of(http, "monitor.translate")
+        assert sorted(entry["after"]["id"] for entry in entries) == sorted(told)
+
+
+async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_later(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    monitor = {"monitor": {"webhook_url": "http://127.0.0.1:9/"}}
+    async with two_versions(configure, make_adapter, **monitor) as (running, http):
+        await hold_the_duty(running)
+        house, out = running.house, Responding(running.house)
+        await step(http, "promote", version=V2)
+        await house.redis.set(LEASE_KEY, HELD["value"])  # or else it is brought back at once
+        standby = await house.registry._versions.get(V1) or {}
+        await house.registry._versions.put(V1, {**standby, "state": "staging"})
+        now, actions = await redis_time(house.redis), list[Action]()
+
+        async def respond_at(seconds: float) -> None:
+            health, generation = await house.health.of("returns")
+            moved, done = respond(health, {V2: SLIPPED}, Roles(active=V2, standby=V1), ROLLS_BACK, now + seconds)
+            actions.extend(one for one in done if one.kind == "roll_back")
+            await out.move("returns", moved, generation, done)
+
+        for number in range(3):
+            await respond_at(number * AGAIN_SECONDS)
+            shown = (await http.get("/admin/v1/tasks/returns/health")).json()
+            assert "It is not carried out yet, and is tried again: " in shown["told"]["done"][0]
+            assert "stage it first" in shown["told"]["done"][0]
+        await house.registry._versions.put(V1, standby)
+        await respond_at(3 * AGAIN_SECONDS)
+        alias, _ = await house.registry.alias("returns")
+        assert alias is not None
+        assert alias.leading == V1
+        first, last = await audit_of(http, "monitor.roll_back")
+        assert "stage it first" in first["after"]["not_carried_out"]
+        assert "not_carried_out" not in last["after"]
+        assert (last["after"]["id"], last["after"]["again"]) == (first["after"]["id"], 3)
+        assert {one.id for one in actions} == {first["after"]["id"]}
+        shown = (await http.get("/admin/v1/tasks/returns/health")).json()
+        assert "not carried out" not in shown["told"]["done"][0]
+        told = [msgspec.json.decode(one)["body"] for one in await house.redis.hvals(MESSAGES)]
+        sent = {one["id"]: one["failed"] is None for one in told if one["kind"] == "roll_back"}
+        assert sent == {actions[0].id: False, f"{actions[0].id}-3": True}
+        assert not await house.left.actions.all()
+        assert not await house.left.drafts.shelf.all()
+
+
+SLIPPED = Judgement(
+    task="returns",
+    version=V2,
+    at=NOW,
+    streams=[StreamReport(stream="feedback", labelled=True, observed=200, e_value=5e3, threshold=4e3, alarming=True)],
+    arms=[ArmReport(arm="standby", advantage_low=0.1)],
+)
+ROLLS_BACK = Plan(responses=["roll_back"])
+
+
+async def test_what_is_not_over_holds_back_what_came_after_it_of_the_same_task_alone(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, _):
+        await hold_the_duty(running)
+        left, out = running.house.left, Responding(running.house)
+        for task, number in (("returns", 1), ("returns", 2), ("clauses", 3)):
+            one = Left(task=task, action=action("verdict", number=number))
+            await left.actions.put(f"{task}:{number}", msgspec.to_builtins(one))
+        assert await left.claim("returns:1", "another gateway")
+        await out.carry_out()
+        assert set(await left.actions.all()) == {"returns:1", "returns:2"}
+        await left.let_go("returns:1")
+        await out.carry_out()
+        assert not await left.actions.all()
+
+
+async def test_who_comes_too_late_with_an_action_tells_nothing_of_it(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        await hold_the_duty(running)
+        house, left = running.house, running.house.left
+        draft = house.audit.draft("system", "monitor.verdict", V1)
+        for change in left.changes("returns", action("verdict"), draft):
+            await change.shelf.put(change.name, change.value or {})
+        [one] = await left.waiting()
+        assert await left.finished(one, MESSAGES, "returns-0-0", b"{}", unaudited=False)
+        await house.redis.hdel(MESSAGES, "returns-0-0")
+        assert not await left.finished(one, MESSAGES, "returns-0-0", b"{}", unaudited=False)
+        assert await left.failed(one, "It came too late.") is None
+        assert await house.redis.hlen(MESSAGES) == 0
+        assert not await left.actions.all()
+        await Responding(house).carry_out()
+        [entry] = await audit_of(http, "monitor.verdict")
+        assert "not_carried_out" not in (entry["after"] or {})
 
 
 async def test_a_pause_is_taken_back_with_the_share_that_the_canary_had(

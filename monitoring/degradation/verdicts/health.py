@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
-from monitoring.degradation.verdicts.plan import ResponseName
+from monitoring.degradation.verdicts.plan import RESPONSES, ResponseName
 
 Verdict = Literal["healthy", "suspect", "degraded"]
 VERDICTS: tuple[Verdict, ...] = ("healthy", "suspect", "degraded")
-ActionKind = ResponseName | Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]
+NoteName = Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]
+ActionKind = ResponseName | NoteName
 """What the monitor notes: one of its responses, a verdict that moved, a share given back, that no arm is known to be
 better; and what admins do: a pin, its release, the word that the task has changed, an action undone."""
+ACTION_KINDS: frozenset[str] = frozenset((*RESPONSES, *get_args(NoteName)))
 ACTIONS_MAX = 100
 """The newest actions that are kept with a task; the audit has all of them."""
 
@@ -102,7 +104,9 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 class Action(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that was done, with its evidence and with what was there before, so that it can be undone.
 
-    `kind` is an ActionKind; one that a newer gateway noted may be another, and is kept as it is.
+    `kind` is an ActionKind; one that a newer gateway noted may be another, and is kept as it is. `failed` says why it
+    was not carried out (None: it was, or is about to be), and `again` how often it had failed before it was last tried,
+    which was `at`.
     """
 
     id: str
@@ -116,6 +120,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     by: str = "system"
     undone_at: float | None = None
     undone_by: str | None = None
+    failed: str | None = None
+    again: int = 0
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):

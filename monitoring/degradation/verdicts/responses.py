@@ -25,7 +25,7 @@ from monitoring.degradation.verdicts.health import (
     Verdict,
     VersionHealth,
 )
-from monitoring.degradation.verdicts.noting import Noting
+from monitoring.degradation.verdicts.noting import Noting, with_actions
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Lines, Roles, share_of, with_share
 from monitoring.degradation.verdicts.verdict import alarmed, health_after, verdict
@@ -62,7 +62,7 @@ def respond(
     `review_shares` are the probabilities of a review that the weekly budgets give: as ever, and while a version is
     suspect. Asked again with the same judgements and time it does nothing more.
     """
-    noting = Noting(now)
+    noting = Noting(now, health.actions)
     may = _may(health, plan)
     versions = {name: one for name, one in health.versions.items() if not roles.there or name in roles.there}
     for name, judgement in sorted(judgements.items()):
@@ -74,7 +74,7 @@ def respond(
     after = msgspec.structs.replace(health, versions=versions)
     after = _with_ticket(noting, after, watched, judgements, plan)
     after = _with_levers(noting, after, watched, judgements, plan, review_shares)
-    return _with_actions(after, noting.actions), noting.actions
+    return with_actions(after, noting.actions), noting.actions
 
 
 def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHealth, Action]:
@@ -144,8 +144,9 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
     with_later = f" and what was done to the share since ({', '.join(later)})" if later else ""
     text = f"{by} undid {done.kind} ({action_id}){with_later}."
     evidence = {"undone": done.kind, "action": action_id}
+    evidence |= {"failed": done.failed} if done.failed is not None else {}
     noting.note("undo", done.version, text, before, done.before, by=by, evidence=evidence)
-    return _with_actions(after, noting.actions), noting.actions[0]
+    return with_actions(after, noting.actions), noting.actions[0]
 
 
 def last_move(health: TaskHealth, version: str) -> Action | None:
@@ -377,13 +378,7 @@ def _known(health: TaskHealth, version: str) -> VersionHealth:
 
 def _with(health: TaskHealth, version: str, after: VersionHealth, noting: Noting) -> TaskHealth:
     whole = msgspec.structs.replace(health, versions={**health.versions, version: after})
-    return _with_actions(whole, noting.actions)
-
-
-def _with_actions(health: TaskHealth, actions: list[Action]) -> TaskHealth:
-    if not actions:
-        return health
-    return msgspec.structs.replace(health, actions=[*health.actions, *actions][-ACTIONS_MAX:])
+    return with_actions(whole, noting.actions)
 
 
 def _told(known: VersionHealth) -> dict[str, Any]:

@@ -255,10 +255,10 @@ def _done(of: Situation) -> Iterator[str]:
     if not of.health.actions:
         yield "Nothing was done yet."
     for one in reversed(of.health.actions[-ACTIONS_TOLD_MAX:]):
-        yield _action(one)
+        yield _action(one, of.health)
 
 
-def _action(one: Action) -> str:
+def _action(one: Action, health: TaskHealth) -> str:
     moved = ""
     if "kept" in one.after and one.after.get("kept") != one.before.get("kept"):
         moved = f" ({part(one.before.get('kept', 1.0))} to {part(one.after['kept'])} of its requests)"
@@ -267,9 +267,20 @@ def _action(one: Action) -> str:
     undone = ""
     if one.undone_at is not None:
         undone = f" It was undone by {one.undone_by} at {moment(one.undone_at)}."
+    if one.failed is not None:
+        undone = f" {_failed(one, health)}: {one.failed.rstrip('.')}.{undone}"
     of = f" of {one.version}" if one.version else ""
     because = f" {one.because.rstrip('.')}." if one.because else ""
     return f"{moment(one.at)}, {one.kind}{of}{moved} by {one.by}, action {one.id}.{because}{undone}"
+
+
+def _failed(one: Action, health: TaskHealth) -> str:
+    """That it was not carried out; "yet" where it is asked for again, as what it follows from holds."""
+    known = health.versions.get(one.version)
+    wanted = one.by == "system" and one.undone_at is None and one.kind not in health.undone
+    if wanted and known is not None and known.verdict == "degraded" and known.looked_into and one.at >= known.since:
+        return "It is not carried out yet, and is tried again"
+    return "It was not carried out"
 
 
 def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: Judgement | None) -> Iterator[str]:

@@ -62,6 +62,12 @@ async def due_again(redis: Redis, since: float | None = None) -> None:
         await redis.hset(KEY, name.decode(), msgspec.json.encode(one))
 
 
+async def add(out: Webhooks, name: str, body: dict[str, Any]) -> None:
+    """Have a message wait, as the step does in which its action is over."""
+    if message := await out.message(name, body):
+        await out._redis.hsetnx(KEY, name, message)
+
+
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(trust_env=False) as client:
@@ -72,7 +78,7 @@ async def test_an_action_is_told_with_its_evidence_and_a_signature(redis: Redis,
     meters = Meters()
     out = Webhooks(redis, http, meters)
     async with receiver() as there:
-        await out.add("returns-1", {"task": "returns", "kind": "shift", "evidence": {"e": 1.5}})
+        await add(out, "returns-1", {"task": "returns", "kind": "shift", "evidence": {"e": 1.5}})
         await out.deliver(settings(there.port, webhook_key="a secret"))
     ((headers, body),) = there.got
     assert body == {"id": "returns-1", "task": "returns", "kind": "shift", "evidence": {"e": 1.5}}
@@ -87,7 +93,7 @@ async def test_what_is_refused_is_sent_again_when_it_is_due_and_not_before(
     meters = Meters()
     out = Webhooks(redis, http, meters)
     async with receiver(503, 500, 204) as there:
-        await out.add("returns-1", {"kind": "verdict"})
+        await add(out, "returns-1", {"kind": "verdict"})
         for _ in range(3):
             await out.deliver(settings(there.port))
         assert len(there.got) == 1, "it waits"
@@ -101,10 +107,10 @@ async def test_what_is_refused_is_sent_again_when_it_is_due_and_not_before(
 async def test_after_an_outage_the_messages_of_a_task_come_in_order(redis: Redis, http: httpx.AsyncClient) -> None:
     out = Webhooks(redis, http, Meters())
     async with receiver(503) as there:
-        await out.add("returns-1", {"task": "returns"})
+        await add(out, "returns-1", {"task": "returns"})
         await out.deliver(settings(there.port))
-        await out.add("returns-2", {"task": "returns"})
-        await out.add("claims-1", {"task": "claims"})
+        await add(out, "returns-2", {"task": "returns"})
+        await add(out, "claims-1", {"task": "claims"})
         await out.deliver(settings(there.port))
         assert [body["id"] for _, body in there.got] == ["returns-1", "claims-1"], "the older one of returns is not due"
         await due_again(redis)
@@ -118,7 +124,7 @@ async def test_an_older_message_that_fails_again_holds_back_what_came_after_it(
 ) -> None:
     out = Webhooks(redis, http, Meters())
     for name in ("b", "a", "c"):
-        await out.add(name, {"task": "returns"})
+        await add(out, name, {"task": "returns"})
     async with receiver(204, 500) as there:
         await out.deliver(settings(there.port))
     assert [body["id"] for _, body in there.got] == ["b", "a"]
@@ -127,9 +133,9 @@ async def test_an_older_message_that_fails_again_holds_back_what_came_after_it(
 
 async def test_once_the_older_message_is_dropped_the_next_one_goes_out(redis: Redis, http: httpx.AsyncClient) -> None:
     out = Webhooks(redis, http, Meters())
-    await out.add("returns-1", {"task": "returns"})
+    await add(out, "returns-1", {"task": "returns"})
     await due_again(redis, since=1.0)
-    await out.add("returns-2", {"task": "returns"})
+    await add(out, "returns-2", {"task": "returns"})
     async with receiver(503) as there:
         await out.deliver(settings(there.port))
     assert [body["id"] for _, body in there.got] == ["returns-1", "returns-2"]
@@ -141,10 +147,10 @@ async def test_a_message_that_is_refused_for_what_it_says_holds_nothing_back(
 ) -> None:
     out = Webhooks(redis, http, Meters())
     for name in ("returns-1", "returns-2"):
-        await out.add(name, {"task": "returns"})
+        await add(out, name, {"task": "returns"})
     async with receiver(422) as there:
         await out.deliver(settings(there.port))
-        await out.add("returns-3", {"task": "returns"})
+        await add(out, "returns-3", {"task": "returns"})
         await out.deliver(settings(there.port))
         assert [body["id"] for _, body in there.got] == ["returns-1", "returns-2", "returns-3"]
         await due_again(redis)
@@ -159,7 +165,7 @@ async def test_a_receiver_that_is_not_there_keeps_nothing_waiting_for_ever(
     out = Webhooks(redis, http, meters)
     async with receiver() as there:
         pass
-    await out.add("returns-1", {"kind": "verdict"})
+    await add(out, "returns-1", {"kind": "verdict"})
     await out.deliver(settings(there.port))
     assert await redis.hlen(KEY) == 1
     await due_again(redis, since=1.0)
@@ -175,7 +181,7 @@ async def test_the_same_message_waits_once_and_there_is_room_for_so_many(
     meters = Meters()
     out = Webhooks(redis, http, meters)
     for name in ("a", "a", "b", "c"):
-        await out.add(name, {})
+        await add(out, name, {})
     assert await redis.hlen(KEY) == 2
     assert meters.webhooks.cell("dropped").value == 1
 
@@ -188,7 +194,7 @@ async def test_a_message_that_can_not_be_read_is_dropped_and_the_others_are_sent
     async with receiver() as there:
         for name, damaged in (("a", b"{"), ("b", b"\xff"), ("c", b'{"since": "today"}')):
             await redis.hset(KEY, name, damaged)
-        await out.add("returns-1", {"kind": "verdict"})
+        await add(out, "returns-1", {"kind": "verdict"})
         await out.deliver(settings(there.port))
     assert [body["id"] for _, body in there.got] == ["returns-1"]
     assert await redis.hlen(KEY) == 0
@@ -197,6 +203,48 @@ async def test_a_message_that_can_not_be_read_is_dropped_and_the_others_are_sent
 
 async def test_without_an_address_nothing_waits(redis: Redis, http: httpx.AsyncClient) -> None:
     out = Webhooks(redis, http, Meters())
-    await out.add("a", {})
+    await add(out, "a", {})
     await out.deliver(MonitorSettings())
     assert await redis.hlen(KEY) == 0
+
+
+async def test_messages_come_in_the_order_of_what_they_tell_whoever_has_them_wait(
+    redis: Redis, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meters = Meters()
+    one, two = Webhooks(redis, http, meters), Webhooks(redis, http, meters)
+    async with receiver() as there:
+        await add(one, "returns-2", {"task": "returns", "at": 2.0})
+        monkeypatch.setattr("time.time", lambda: 1.0)  # another gateway, whose clock is behind
+        for name, at in (("returns-4", 4.0), ("returns-1b", 1.0), ("returns-1a", 1.0)):
+            await add(two, name, {"task": "returns", "at": at})
+        await add(two, "clauses-1", {"task": "clauses", "at": "today"})
+        await one.deliver(settings(there.port))
+    ids = [body["id"] for _, body in there.got if body["task"] == "returns"]
+    assert ids == ["returns-1a", "returns-1b", "returns-2", "returns-4"]
+    assert len(there.got) == 5
+
+
+async def test_the_age_of_a_message_goes_by_the_clock_of_redis(
+    redis: Redis, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Webhooks(redis, http, Meters())
+    monkeypatch.setattr("time.time", lambda: 9e9)
+    async with receiver(503, 204) as there:
+        await add(out, "a", {})
+        await out.deliver(settings(there.port))
+        assert await redis.hlen(KEY) == 1
+        await due_again(redis)
+        await out.deliver(settings(there.port))
+    assert await redis.hlen(KEY) == 0
+
+
+async def test_a_message_whose_next_try_is_too_far_to_be_meant_is_tried_now(
+    redis: Redis, http: httpx.AsyncClient
+) -> None:
+    out = Webhooks(redis, http, Meters())
+    far = Waiting(body={"id": "a", "task": ["returns"]}, since=1.0, next_at=1e300, tries=10**9)
+    async with receiver(422) as there:
+        await redis.hset(KEY, b"\xff", msgspec.json.encode(far))
+        await out.deliver(settings(there.port))
+    assert len(there.got) == 1

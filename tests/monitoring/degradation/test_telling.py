@@ -213,6 +213,17 @@ def test_a_standby_that_is_degraded_too_is_told_and_nobody_is_sent_back_to_it() 
     assert any("apprentice tasks pin returns returns@v2 --verdict healthy" in one for one in found.next)
 
 
+def test_what_failed_is_told_with_why_and_as_what_waits_only_while_it_is_wanted() -> None:
+    why = "returns@v2 is staging: stage it first."
+    failed = Action(id="a-0", at=NOW, kind="roll_back", version="returns@v3", because="", failed=why)
+    (one,) = told(of(single(DEGRADED, actions=[failed]), SLIPPED)).done
+    assert one.endswith(f"It is not carried out yet, and is tried again: {why}")
+    held = msgspec.structs.replace(DEGRADED, pin=Pin(verdict=None, by="ada", reason="a test", at=NOW))
+    for known in (HEALTHY, held, msgspec.structs.replace(DEGRADED, undone=("roll_back",))):
+        (one,) = told(of(single(known, actions=[failed]), SLIPPED)).done
+        assert one.endswith(f"It was not carried out: {why}")
+
+
 def test_no_more_actions_are_told_than_can_be_read() -> None:
     actions = [
         Action(id=f"a-{number}", at=NOW, kind="verdict", version="returns@v3", because="") for number in range(100)
