@@ -95,12 +95,13 @@ class Responding:
 
     async def _carry_out_one(self, one: Waiting) -> None:
         """Raises Stale."""
-        house, action = self._house, one.left.action
-        if action.failed is None and (why := await self._fault(one)) is not None:
-            failed = await house.left.failed(one, why)
-            if failed is None:
+        house = self._house
+        if one.left.action.failed is None and not one.left.effected:
+            tried = await self._tried(one)
+            if tried is None:
                 return  # another gateway was first
-            one, action = failed, failed.left.action
+            one = tried
+        action = one.left.action
         if action.failed is not None:
             await self._mark(one.left.task, action)
         is_news = action.failed is None or not action.again
@@ -121,20 +122,20 @@ class Responding:
             return
         log.warning("%s: %s. %s", action.version or task, action.kind, action.because)
 
-    async def _fault(self, one: Waiting) -> str | None:
-        """Let the action have its effect; why it has none, or None. Raises Stale."""
+    async def _tried(self, one: Waiting) -> Waiting | None:
+        """Let the action have its effect; as it is left then: with why it has none, if it has none. None where another
+        gateway was first. Raises Stale."""
         task, action = one.left.task, one.left.action
         try:
             if task not in self._house.settings.tasks:
                 raise RegistryError(f"the configuration has no task {task!r} any more.")
-            await self._effect(task, action)
+            return await self._effect(one, task, action)
         except (Stale, RedisError):
             raise
         except Exception as fault:
             if not isinstance(fault, RegistryError) and not action.again:
                 log.exception("%s of %s failed", action.kind, action.version)
-            return str(fault) or type(fault).__name__
-        return None
+            return await self._house.left.failed(one, str(fault) or type(fault).__name__)
 
     async def _mark(self, task: str, action: Action) -> None:
         """Have the task's health say that the action was not carried out, so that it is asked for again where it is
@@ -147,32 +148,34 @@ class Responding:
         if marked != health:
             await self._house.health.put(task, marked, generation)
 
-    async def _effect(self, task: str, action: Action) -> None:
-        """What an action does beside the task's health. Raises Stale, RegistryError."""
+    async def _effect(self, one: Waiting, task: str, action: Action) -> Waiting:
+        """What an action does beside the task's health; as it is left then. Raises Stale, RegistryError."""
         match action.kind:
             case "pause_canary":
                 await self._set_canary(task, action.version, 0.0)
             case "recover" if "share" in action.after:
                 await self._set_canary(task, action.version, float(action.after["share"]))
             case "roll_back":
-                await self._roll_back(task, action.version, action.after.get("leading"))
+                return await self._roll_back(one, action.version, action.after.get("leading"))
             case "retrain":
                 await open_retraining(self._house, task, action)
             case "undo" if "failed" not in action.evidence:
-                await self._undo(task, action)
+                return await self._undo(one, task, action)
             case _:
                 pass
+        return one
 
-    async def _undo(self, task: str, action: Action) -> None:
+    async def _undo(self, one: Waiting, task: str, action: Action) -> Waiting:
         match action.evidence.get("undone"):
             case "pause_canary":
                 await self._set_canary(task, action.version, float(action.after.get("share", 0.0)))
             case "roll_back":
-                await self._roll_back(task, str(action.before.get("leading")), action.after.get("leading"))
+                return await self._roll_back(one, str(action.before.get("leading")), action.after.get("leading"))
             case "retrain":
                 await close_retraining(self._house, task, action)
             case _:
                 pass
+        return one
 
     async def _set_canary(self, task: str, version: str, share: float) -> None:
         """A canary's share of the requests, by the plan that it has. Nothing where it is none any more."""
@@ -183,12 +186,15 @@ class Responding:
             return
         await registry.canary(task, version, share, begun.by, begun.plan, generation)
 
-    async def _roll_back(self, task: str, leading: str, to: Any) -> None:
-        """Have another version lead the task. Nothing where it is led by another one by now."""
-        alias, generation = await self._house.registry.alias(task)
-        if alias is None or alias.leading != leading or not isinstance(to, str):
-            return
-        await self._house.registry.roll_back(task, to, generation)
+    async def _roll_back(self, one: Waiting, leading: str, to: Any) -> Waiting:
+        """Have another version lead the task, once: that is noted in the same step, so that it is not done again where
+        an admin has promoted the first one meanwhile. Nothing where it is led by another one by now."""
+        alias, generation = await self._house.registry.alias(one.left.task)
+        if alias is None or alias.leading != leading or not isinstance(to, str) or to == leading:
+            return one
+        noted, effected = await self._house.left.effected(one)
+        await self._house.registry.roll_back(one.left.task, to, generation, beside=noted)
+        return effected
 
 
 def _id(action: Action) -> str:

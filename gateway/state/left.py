@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from gateway.state.drafts import Drafts
 from monitoring.audit import Audit, Entry
 from monitoring.degradation.verdicts.health import ACTION_KINDS, Action
-from serving.shelf import UNREADABLE, Change, Shelf
+from serving.shelf import UNREADABLE, Change, Shelf, Stale
 
 log = logging.getLogger(__name__)
 CLAIM_SECONDS = 30
@@ -46,10 +46,11 @@ action as it was read, 1 where its draft goes too, and the message's id and text
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
-    """An action that is yet to be carried out, or that has `failed` and is yet to be told of."""
+    """An action that is yet to be carried out, or that has `failed` or is `effected` and is yet to be told of."""
 
     task: str
     action: Action
+    effected: bool = False
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -112,6 +113,16 @@ class LeftStore:
     async def let_go(self, name: str) -> None:
         """Have it carried out by whoever comes next."""
         await self._redis.delete(_claim(name))
+
+    async def effected(self, one: Waiting) -> tuple[Change, Waiting]:
+        """That an action has had its effect, as a part of the step that this is; and as it is left then. Raises Stale
+        where another gateway was first."""
+        generation = await self.actions.generation(one.name)
+        if not generation:
+            raise Stale(one.name, generation)
+        after = msgspec.structs.replace(one.left, effected=True)
+        change = Change(self.actions, one.name, msgspec.to_builtins(after), generation)
+        return change, Waiting(one.name, msgspec.json.encode(after), after)
 
     async def failed(self, one: Waiting, why: str) -> Waiting | None:
         """Note with an action, and in its draft, that it was not carried out; None where another gateway was first."""

@@ -318,8 +318,9 @@ class Registry:
                     self._redis, [Change(self._aliases, task, value, alias_generation), *changes]
                 )
             except Stale as stale:
-                if stale.name == task and expected_generation is not None:
-                    raise  # the alias itself; where a version has moved meanwhile, its new state is looked at
+                with_it = beside is not None and beside.expected_generation is not None and stale.name == beside.name
+                if with_it or (stale.name == task and expected_generation is not None):
+                    raise  # where a version has moved meanwhile, its new state is looked at
 
     def _moved(self, version: Version, state: VersionState, generation: int, note: str = "") -> Change:
         moved = msgspec.structs.replace(version, state=state, note=note, changed_at=time.time())

@@ -77,7 +77,8 @@ class Two:
         """kill -9 at the point; what Redis still has of the process runs out at once instead of after its seconds."""
         async with asyncio.timeout(20):
             await self.gate.stopped.wait()
-        await self.process.stop(signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it was killed before
+            await self.process.stop(signal.SIGKILL)
         for name in await self.redis.hkeys(PRESENCE_KEY):
             if name.decode() != self.gateway.house.name:
                 await self.redis.hdel(PRESENCE_KEY, name)
@@ -217,3 +218,22 @@ async def test_what_failed_is_told_once_and_asked_for_again_wherever_the_gateway
     [action] = [one for one in health.actions if one.kind == "roll_back"]
     assert re.fullmatch("returns@v1 is staging: .*", action.failed or "")
     assert "roll_back" not in health.versions[V2].done
+
+
+async def test_a_roll_back_is_not_done_again_where_its_version_was_promoted_since(two: Two) -> None:
+    two.gate.stop_at_bytes(POINTS["effect"] % V1.encode(), "after")
+    await two.decide()
+    async with asyncio.timeout(20):
+        await two.gate.stopped.wait()
+    await two.redis.set(MONITOR_LEASE_KEY, "a test")
+    await two.process.stop(signal.SIGKILL)
+    await until(lambda: is_led_by(two, V1))
+    await step(two.http, "promote", version=V2)
+    promoted = await two.leading()
+    await two.kill()
+    await two.once("roll_back")
+    assert await two.leading() == promoted
+
+
+async def is_led_by(two: Two, version: str) -> bool:
+    return (await two.leading())[0] == version

@@ -1,9 +1,13 @@
+from dataclasses import replace
+from typing import Literal
+
+import pytest
 from redis.asyncio import Redis
 
 from serving.adapters.artifact import Artifact
 from serving.adapters.manifest import from_json
 from serving.adapters.registry import Registry
-from serving.shelf import Shelf
+from serving.shelf import Change, Shelf, Stale
 
 ARTIFACT = Artifact("sha256:" + "a" * 64, 4, 8.0, ("q_proj",), "F32", 100, "sha256:" + "b" * 64)
 MANIFEST = from_json({"task": "returns", "blueprint": {"system": "Decide."}})
@@ -32,3 +36,19 @@ async def test_a_new_version_takes_no_name_that_a_newer_release_has_taken(redis:
     await Shelf(redis, "versions").put("returns-eu@v7", {"state": "paused"})
     made = await Registry(redis).register("returns", "one", ARTIFACT, MANIFEST, "admin")
     assert made.name == "returns@v3"
+
+
+async def test_an_alias_does_not_move_where_what_goes_with_it_has_moved_on(redis: Redis) -> None:
+    registry, noted = Registry(redis), Shelf(redis, "noted")
+    for artifact in (ARTIFACT, replace(ARTIFACT, digest="sha256:" + "c" * 64)):
+        await registry.register("returns", "one", artifact, MANIFEST, "admin")
+    states: tuple[Literal["staging"], Literal["ready"]] = ("staging", "ready")
+    for name in ("returns@v1", "returns@v2"):
+        for state in states:
+            await registry.move(name, state)
+        await registry.promote("returns", name)
+    await noted.put("a", {})
+    with pytest.raises(Stale):
+        await registry.roll_back("returns", "returns@v1", 2, beside=Change(noted, "a", {}, 0))
+    assert await registry.roll_back("returns", "returns@v1", 2, beside=Change(noted, "a", {"done": True}, 1)) == 3
+    assert await noted.get("a") == {"done": True}
