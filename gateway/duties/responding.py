@@ -152,9 +152,9 @@ class Responding:
         """What an action does beside the task's health; as it is left then. Raises Stale, RegistryError."""
         match action.kind:
             case "pause_canary":
-                await self._set_canary(task, action.version, 0.0)
+                return await self._set_canary(one, action.version, 0.0)
             case "recover" if "share" in action.after:
-                await self._set_canary(task, action.version, float(action.after["share"]))
+                return await self._set_canary(one, action.version, float(action.after["share"]))
             case "roll_back":
                 return await self._roll_back(one, action.version, action.after.get("leading"))
             case "retrain":
@@ -168,7 +168,7 @@ class Responding:
     async def _undo(self, one: Waiting, task: str, action: Action) -> Waiting:
         match action.evidence.get("undone"):
             case "pause_canary":
-                await self._set_canary(task, action.version, float(action.after.get("share", 0.0)))
+                return await self._set_canary(one, action.version, float(action.after.get("share", 0.0)))
             case "roll_back":
                 return await self._roll_back(one, str(action.before.get("leading")), action.after.get("leading"))
             case "retrain":
@@ -177,18 +177,20 @@ class Responding:
                 pass
         return one
 
-    async def _set_canary(self, task: str, version: str, share: float) -> None:
-        """A canary's share of the requests, by the plan that it has. Nothing where it is none any more."""
-        registry = self._house.registry
+    async def _set_canary(self, one: Waiting, version: str, share: float) -> Waiting:
+        """A canary's share of the requests, by the plan that it has, once: that is noted in the same step, so that it
+        is not set again where an admin has set another one since. Nothing where it is no canary any more."""
+        registry, task = self._house.registry, one.left.task
         alias, generation = await registry.alias(task)
         begun = alias.rollout if alias is not None else None
         if begun is None or begun.version != version:
-            return
-        await registry.canary(task, version, share, begun.by, begun.plan, generation)
+            return one
+        noted, effected = await self._house.left.effected(one)
+        await registry.canary(task, version, share, begun.by, begun.plan, generation, noted)
+        return effected
 
     async def _roll_back(self, one: Waiting, leading: str, to: Any) -> Waiting:
-        """Have another version lead the task, once: that is noted in the same step, so that it is not done again where
-        an admin has promoted the first one meanwhile. Nothing where it is led by another one by now."""
+        """Have another version lead the task, once, likewise. Nothing where it is led by another one by now."""
         alias, generation = await self._house.registry.alias(one.left.task)
         if alias is None or alias.leading != leading or not isinstance(to, str) or to == leading:
             return one

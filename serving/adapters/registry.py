@@ -210,12 +210,20 @@ class Registry:
         return await self._realias(task, expected_generation, shadowed)
 
     async def canary(
-        self, task: str, name: str, share: float, by: str, plan: dict[str, Any] | None, expected: int | None = None
+        self,
+        task: str,
+        name: str,
+        share: float,
+        by: str,
+        plan: dict[str, Any] | None,
+        expected: int | None = None,
+        beside: Change | None = None,
     ) -> int:
         """Send a share of the task's sessions to a version, and the rest to the one that leads now.
 
         A session stays where it is when a share is raised: the canary has the beginning of the draw. With the same plan
-        its judgement goes on too, with another it begins anew. If it is the shadow, it stays that as well.
+        its judgement goes on too, with another it begins anew. If it is the shadow, it stays that as well. The change
+        `beside` is made in the same step.
         """
 
         def split(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
@@ -234,7 +242,7 @@ class Registry:
                 rollout=rollout,
             )
 
-        return await self._realias(task, expected, split)
+        return await self._realias(task, expected, split, beside=beside)
 
     async def promote(
         self, task: str, name: str, expected_generation: int | None = None, beside: Change | None = None

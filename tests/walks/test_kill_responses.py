@@ -235,5 +235,28 @@ async def test_a_roll_back_is_not_done_again_where_its_version_was_promoted_sinc
     assert await two.leading() == promoted
 
 
+async def test_a_canary_is_not_paused_again_where_it_was_given_a_share_since(two: Two) -> None:
+    await step(two.http, "canary", version=V1, share=0.25)
+    two.gate.stop_at_bytes(POINTS["effect"].replace(b"%b", V1.encode()).replace(b":1", rb":0\.0,"), "after")
+    house = two.gateway.house
+    pause = msgspec.structs.replace(ROLL_BACK, kind="pause_canary", version=V1, before={"share": 0.25}, after={})
+    draft = house.audit.draft("system", "monitor.pause_canary", V1, after={"id": pause.id})
+    await two.write(*house.left.changes("returns", pause, draft))
+    async with asyncio.timeout(20):
+        await two.gate.stopped.wait()
+    await two.redis.set(MONITOR_LEASE_KEY, "a test")
+    await two.process.stop(signal.SIGKILL)
+    await until(lambda: has_the_share(two, 0.0))
+    await step(two.http, "canary", version=V1, share=0.1)
+    await two.kill()
+    await two.once("pause_canary")
+    assert await has_the_share(two, 0.1)
+
+
+async def has_the_share(two: Two, share: float) -> bool:
+    alias, _ = await two.gateway.house.registry.alias("returns")
+    return alias is not None and alias.weights[V1] == share
+
+
 async def is_led_by(two: Two, version: str) -> bool:
     return (await two.leading())[0] == version
