@@ -277,8 +277,9 @@ def _action(one: Action, health: TaskHealth) -> str:
 def _failed(one: Action, health: TaskHealth) -> str:
     """That it was not carried out; "yet" where it is asked for again, as what it follows from holds."""
     known = health.versions.get(one.version)
-    wanted = one.by == "system" and one.undone_at is None and one.kind not in health.undone
-    if wanted and known is not None and known.verdict == "degraded" and known.looked_into and one.at >= known.since:
+    if known is None or one.by != "system" or one.undone_at is not None or one.kind in known.undone:
+        return "It was not carried out"
+    if known.verdict == "degraded" and known.looked_into and one.at >= known.since:
         return "It is not carried out yet, and is tried again"
     return "It was not carried out"
 

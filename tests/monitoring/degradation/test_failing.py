@@ -47,7 +47,7 @@ def test_what_failed_is_not_asked_for_again_once_it_was_undone_or_the_version_is
 
 
 def test_what_failed_while_it_was_degraded_before_is_no_try_of_what_is_asked_for_now() -> None:
-    roles = Roles(active=V1, canary=V2, general=True)
+    roles = Roles(active=V1, canary=V2, canary_share=0.25, general=True)
     health, _ = after(judged(stream("feedback")), roles=roles)
     (pause,) = [one for one in health.actions if one.kind == "pause_canary"]
     health = not_carried_out(health, pause, "No.")
