@@ -20,8 +20,15 @@ from monitoring.degradation.detectors import lately, leaving_out, raters
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.streams import tracks
 from monitoring.degradation.streams.tracks import Track, Vote
-from monitoring.degradation.streams.watch import CLASSES_MAX, OTHER_CLASS
-from monitoring.degradation.verdicts.health import Judgement, StreamReport, TaskHealth, Verdict, VersionHealth
+from monitoring.degradation.streams.watch import CLASSES_MAX
+from monitoring.degradation.verdicts.health import (
+    OTHER_CLASS,
+    Judgement,
+    StreamReport,
+    TaskHealth,
+    Verdict,
+    VersionHealth,
+)
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.responses import respond
 from monitoring.degradation.verdicts.shares import Roles
@@ -91,7 +98,8 @@ class Turn:
 
 
 class Stream:
-    """One labelled stream: all labels, or those of a class. `places` are where its labels stand in the file."""
+    """One labelled stream: all labels, or those of a class. `places` are where its labels stand in the file, `tested`
+    which of them its reverse test has seen."""
 
     def __init__(self, of_class: str | None, track: Track, labels_min: int) -> None:
         self.name = ALL if of_class is None else f"class {of_class}"
@@ -101,18 +109,20 @@ class Stream:
         self._roll = leaving_out.served(raters.roll(track.salt), CALLER)
         self._places = array("L")
         self._wrong = array("L", [0])
-        self._degraded_after = 0
+        self._tested = array("L")
 
-    def observe(self, label: int, row: Row, is_degraded: bool, is_late: bool) -> None:
+    def observe(self, label: int, row: Row, is_degraded: bool, is_late: bool, is_early: bool) -> None:
         """Take a label."""
+        if is_degraded and not is_early:
+            self._tested.append(len(self._places))
         self._places.append(label)
         self._wrong.append(self._wrong[-1] + row.wrong)
         vote = Vote(badness=float(row.wrong), caller=CALLER, rater=row.rater)
-        self.track = tracks.labelled(self.track, vote, row.at, self._roll, is_degraded, is_late)
+        self.track = tracks.labelled(self.track, vote, row.at, self._roll, is_degraded, is_late, is_early=is_early)
 
     def turn(self, is_degraded: bool) -> None:
         """The version is degraded from now on, or no longer."""
-        self._degraded_after = len(self._places)
+        self._tested = array("L")
         self.track = tracks.degraded(self.track) if is_degraded else tracks.restored(self.track)
 
     def stands(self, labels: float, alpha: float) -> tuple[bool, bool]:
@@ -146,8 +156,9 @@ class Stream:
         count = len(self._places)
         guard = self.track.reverse if recovered else self.track.guard
         assert guard is not None, "it alarms, or has recovered"
-        began = self._degraded_after if recovered else self.track.begun
-        since = min(began + raters.since(guard), count - 1)
+        since = raters.since(guard)
+        since = self._tested[min(since, len(self._tested) - 1)] if recovered else self.track.begun + since
+        since = min(since, count - 1)
         share = (self._wrong[count] - self._wrong[since]) / (count - since)
         return Evidence(self.name, count, self._places[since], raters.log_e(guard), share)
 
@@ -168,7 +179,7 @@ class Version:
             self._streams[kind] = Stream(kind, tracks.start(class_warm_up, "replay"), claim.labels_min)
         self._labels, self._alpha = claim.labels * len(self._streams), claim.alpha
         self._health = VersionHealth()
-        self._restored_at = 0.0
+        self._restored_at = self._degraded_since = 0.0
         self._turned_after = 0
         self._stands: dict[str | None, tuple[bool, bool]] = {}
 
@@ -192,7 +203,8 @@ class Version:
         is_degraded, moved = self._health.verdict == "degraded", False
         for name in (None, *self._class_of(row)):
             stream = self._streams[name]
-            stream.observe(label, row, is_degraded, row.asked < self._restored_at)
+            is_early = row.asked < self._degraded_since
+            stream.observe(label, row, is_degraded, row.asked < self._restored_at, is_early)
             stands = stream.stands(self._labels, self._alpha)
             moved = moved or self._stands.get(name, (False, False)) != stands
             self._stands[name] = stands
@@ -216,6 +228,7 @@ class Version:
         rests_on = msgspec.convert(found.evidence["streams"], list[StreamReport])
         evidence = tuple(self._streams[one.of_class].evidence(recovered) for one in rests_on)
         self._restored_at = row.at if recovered else self._restored_at
+        self._degraded_since = self._degraded_since if recovered else row.at
         for stream in self._streams.values():
             stream.turn(not recovered)
         self._stands = {name: one.stands(self._labels, self._alpha) for name, one in self._streams.items()}

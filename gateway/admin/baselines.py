@@ -18,6 +18,7 @@ from gateway.errors import Problem
 from gateway.house import House
 from gateway.state.state import redis_time
 from monitoring.degradation.detectors.baselines import OF_MIN, RATE_MAX, Baseline, counted, stated
+from monitoring.degradation.streams.seen import TEXT_MAX
 from monitoring.degradation.verdicts.health import StreamReport
 from monitoring.degradation.verdicts.verdict import name_of
 from serving.shelf import Change
@@ -53,7 +54,7 @@ class BaselineIn(Body):
 
     stream: Stream
     of_class: str | None = Field(
-        None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", description="Of this class alone."
+        None, min_length=1, max_length=TEXT_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", description="Of this class alone."
     )
     wrong: float | None = Field(None, ge=0, le=COUNT_MAX, allow_inf_nan=False, strict=True)
     of: int | None = Field(None, ge=OF_MIN, le=COUNT_MAX, description="How many were judged.")

@@ -110,7 +110,9 @@ class TaskMonitorSettings(Section):
     complaint_metric: Name | None = Field(
         None, description="Declared metric that is mostly given to complain. Unset: none."
     )
-    labels_min: int = Field(30, ge=1, le=100_000, description="Labels of a version before it can be degraded.")
+    labels_min: int = Field(
+        30, ge=1, le=100_000, description="Labels of a stream before it can alarm; complaints don't go by it."
+    )
     class_tag: str | None = Field(
         None, max_length=64, description="Tag of feedback that names its request's class, judged each for itself."
     )

@@ -24,7 +24,7 @@ from gateway.duties.responding import Responding
 from gateway.house import House
 from gateway.state.snapshot import Snapshot
 from monitoring.degradation.streams.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
-from monitoring.degradation.verdicts.health import Judgement, Summary, TaskHealth
+from monitoring.degradation.verdicts.health import Judgement, Summary, TaskHealth, VersionHealth
 from monitoring.degradation.verdicts.responses import respond
 from monitoring.degradation.verdicts.reviewing import review_share
 from monitoring.degradation.verdicts.shares import Roles
@@ -210,11 +210,18 @@ def step_of(house: House, snapshot: Snapshot) -> Step:
             state=version.state,
             verdict=verdicts[name].verdict if name in verdicts else "healthy",
             since=verdicts[name].since if name in verdicts else 0.0,
+            pinned=name in verdicts and _is_pinned(verdicts[name]),
+            stepped_at=verdicts[name].stepped_at if name in verdicts else 0.0,
             previous=previous.get(name),
         )
         for name, version in snapshot.versions.items()
     }
     return Step(tasks=tasks, versions=versions, metrics=house.settings.judged_metrics())
+
+
+def _is_pinned(known: VersionHealth) -> bool:
+    """Whether the verdict is an admin's word, and not the monitor's."""
+    return known.pin is not None and known.pin.verdict is not None
 
 
 async def _answered(process: subprocess.Popen[bytes], step: Step) -> Judged:

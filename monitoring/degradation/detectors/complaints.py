@@ -21,14 +21,15 @@ clock (that of the stream).
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from math import exp, log
 
 import msgspec
 
-from monitoring.degradation.detectors import delays
+from monitoring.degradation.detectors import delays, fewer
 from monitoring.degradation.detectors.delays import AGES, HORIZON_TICKS, TICK_SECONDS, Delays, Reference
+from monitoring.degradation.detectors.fewer import Fewer
 from monitoring.degradation.detectors.restarts import LOG_FLOOR
 
 RATIOS = (1.5, 2.0, 3.0, 5.0)
@@ -62,7 +63,7 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
     oldest first; the last one is open, and its requests have been watched for `open_watched` request-ticks since
     `settled`. `reference` is there while delays are learned, `learned` afterwards. `seen` and `expected` count
     complaints from then on (at most so many, with 97.5%), `in_tick` those expected in this tick; `set_aside` counts
-    complaints that did not count, `served` requests.
+    complaints that did not count, `served` requests. `back` is the reverse test while there is one.
     """
 
     at: float
@@ -77,6 +78,7 @@ class Complaints(msgspec.Struct, frozen=True, kw_only=True):
     expected: float = 0.0
     in_tick: float = 0.0
     set_aside: int = 0
+    back: Fewer | None = None
 
 
 def start(now: float, learned: Delays | None = None) -> Complaints:
@@ -127,7 +129,20 @@ def complained(state: Complaints, request_at: float, now: float) -> Complaints:
     if state.learned is None or not state.learned.hazards[age]:
         return msgspec.structs.replace(state, set_aside=state.set_aside + 1)
     won = tuple([Cohort(one.begins, one.requests, _more(one.logs, LOG_RATIOS)) for one in state.cohorts[: at + 1]])
-    return msgspec.structs.replace(state, seen=state.seen + 1, cohorts=(*won, *state.cohorts[at + 1 :]))
+    back = state.back
+    if back is not None and about.begins >= back.begins:
+        back = fewer.complained(back)
+    return msgspec.structs.replace(state, seen=state.seen + 1, cohorts=(*won, *state.cohorts[at + 1 :]), back=back)
+
+
+def turned(state: Complaints, since: float) -> Complaints:
+    """The detector with a reverse test, of the requests from the first tick on that begins after `since`."""
+    return msgspec.structs.replace(state, back=Fewer(int(since // TICK_SECONDS) + 1))
+
+
+def untested(state: Complaints) -> Complaints:
+    """The detector without a reverse test."""
+    return msgspec.structs.replace(state, back=None)
 
 
 def log_e(state: Complaints) -> float:
@@ -188,7 +203,14 @@ def _settled(state: Complaints) -> Complaints:
         cohorts=tuple(cohorts),
         expected=state.expected + due[0],
         in_tick=state.in_tick + due[0],
+        back=state.back and _with_expected(state.back, state.cohorts, due),
     )
+
+
+def _with_expected(back: Fewer, cohorts: tuple[Cohort, ...], due: list[float]) -> Fewer:
+    """The reverse test after what was due, of each cohort with all younger ones."""
+    first = bisect_left(cohorts, back.begins, key=lambda cohort: cohort.begins)
+    return fewer.expected(back, due[first]) if first < len(due) and due[first] else back
 
 
 def _ticked(state: Complaints) -> Complaints:

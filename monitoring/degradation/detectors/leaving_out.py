@@ -54,12 +54,14 @@ class Roll(msgspec.Struct, frozen=True, kw_only=True):
 
 class LeaveOneOut(msgspec.Struct, Generic[Detector], frozen=True, kw_only=True):
     """The detector over all, and those without a group each: None while the group has given nothing, since leaving it
-    out changes nothing yet. `log_now` is the evidence after the last that was judged, `log_max` the largest so far."""
+    out changes nothing yet. `log_now` is the evidence after the last that was judged, `log_max` the largest so far,
+    and `believed` are the groups that could not be left out then."""
 
     whole: Detector
     without: tuple[Detector | None, ...]
     log_now: float = LOG_FLOOR
     log_max: float = LOG_FLOOR
+    believed: tuple[int, ...] = ()
 
 
 # ---- who ---------------------------------------------------------------------------------------------
@@ -162,15 +164,21 @@ def moved(
             for place, left in enumerate(one.without)
         ]
     )
-    return LeaveOneOut(whole=move(whole), without=without, log_now=one.log_now, log_max=one.log_max)
+    return msgspec.structs.replace(one, whole=move(whole), without=without)
 
 
 def judged(
     one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]
 ) -> LeaveOneOut[Detector]:
-    """The detectors with the evidence now, and the largest so far."""
+    """The detectors with the evidence now, and the largest so far.
+
+    Where somebody who was believed for want of others may be left out now, what rested on that belief is void: the
+    largest is what stands without it. Nothing rests on who has given nothing.
+    """
     found = evidence(one, log_e, believed)
-    return msgspec.structs.replace(one, log_now=found, log_max=max(found, one.log_max))
+    is_void = any(place not in believed and one.without[place] is not None for place in one.believed)
+    log_max = found if is_void else max(found, one.log_max)
+    return msgspec.structs.replace(one, log_now=found, log_max=log_max, believed=tuple(sorted(believed)))
 
 
 def evidence(one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]) -> float:

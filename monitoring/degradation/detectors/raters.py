@@ -35,6 +35,14 @@ class Heavy(msgspec.Struct, frozen=True, kw_only=True):
     weight: float
 
 
+class Shares(msgspec.Struct, frozen=True, kw_only=True):
+    """Who gives the labels of a stream: its raters, the faded count of labels, and the weights of the heaviest."""
+
+    raters: Roll
+    labels: float = 0.0
+    heavy: tuple[Heavy, ...] = ()
+
+
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     """A guarded detector and how it stands. JSON gives back the same, to the last bit.
 
@@ -66,6 +74,40 @@ def start(baseline: float, salt: str, side: Side = "above", rater_share_max: flo
     return Guarded(detectors=detectors, callers=roll(salt), raters=roll(salt), share_max=rater_share_max)
 
 
+def anew(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
+    """A detector that has seen nothing, and knows its callers and raters as this one does."""
+    detectors = leaving_out.start(detector.start(baseline, side), 2 * GROUPS)
+    return msgspec.structs.replace(guarded, detectors=detectors)
+
+
+def start_knowing(baseline: float, salt: str, shares: Shares) -> Guarded:
+    """A detector that has seen nothing, and knows whose labels came before it."""
+    fresh = start(baseline, salt)
+    return msgspec.structs.replace(fresh, raters=shares.raters, labels=shares.labels, heavy=shares.heavy)
+
+
+def shares(salt: str) -> Shares:
+    """The shares of a stream without labels; `salt` is the version."""
+    return Shares(raters=roll(salt))
+
+
+def heard(
+    known: Shares,
+    caller: str,
+    rater: str | None,
+    reported: bool,
+    share_max: float = RATER_SHARE_MAX,
+    weight: float = 1.0,
+) -> tuple[Shares, float]:
+    """The shares after a label of somebody who is not trusted, and what it may weigh."""
+    name = _name(caller, rater)
+    by_rater = leaving_out.digest(known.raters, name)
+    fading, labels = _faded(known.heavy), FADING * known.labels + 1.0
+    counted = min(weight, _allowed(fading, labels, by_rater, share_max))
+    spoken = leaving_out.spoke(known.raters, name, reported)
+    return Shares(raters=spoken, labels=labels, heavy=_weighed(fading, by_rater, counted)), counted
+
+
 def used_by(guarded: Guarded, roll: Roll) -> Guarded:
     """The detector once it is known who uses the version, and how much."""
     callers = leaving_out.of_kind(guarded.callers, roll.reported)
@@ -89,19 +131,17 @@ def observe(
     """
     if trusted:
         return _seen(guarded, badness, weight, ())
-    name = caller if rater is None else f"{caller}\n{rater}"
-    by_rater = leaving_out.digest(guarded.raters, name)
-    fading, labels = _faded(guarded.heavy), FADING * guarded.labels + 1.0
-    counted = min(weight, _allowed(fading, labels, by_rater, guarded.share_max))
+    known = Shares(raters=guarded.raters, labels=guarded.labels, heavy=guarded.heavy)
+    known, counted = heard(known, caller, rater, reported, guarded.share_max, weight)
     guarded = msgspec.structs.replace(
         guarded,
         callers=leaving_out.spoke(guarded.callers, caller, reported),
-        raters=leaving_out.spoke(guarded.raters, name, reported),
-        labels=labels,
-        heavy=_weighed(fading, by_rater, counted),
+        raters=known.raters,
+        labels=known.labels,
+        heavy=known.heavy,
     )
-    own = (leaving_out.group(guarded.callers, caller), GROUPS + leaving_out.group(guarded.raters, name))
-    return _seen(guarded, badness, counted, own)
+    by_rater = GROUPS + leaving_out.group(guarded.raters, _name(caller, rater))
+    return _seen(guarded, badness, counted, (leaving_out.group(guarded.callers, caller), by_rater))
 
 
 def log_e(guarded: Guarded) -> float:
@@ -149,6 +189,10 @@ def _believed(guarded: Guarded) -> set[int]:
         *leaving_out.believed(guarded.callers),
         *[GROUPS + place for place in leaving_out.believed(guarded.raters)],
     }
+
+
+def _name(caller: str, rater: str | None) -> str:
+    return caller if rater is None else f"{caller}\n{rater}"
 
 
 def _faded(heavy: tuple[Heavy, ...]) -> tuple[Heavy, ...]:

@@ -3,7 +3,7 @@
 A reverse test finds a recovery that is none at most once in so many labels on average. After one that did not hold it
 asks for four times as many, and so on: of a slip that lasts for T labels there are some log4(T / 200) false recoveries
 at most, and not one in each 200 labels. A recovery has held once it has stood for as many labels as the next would be
-asked for; then the count is over.
+asked for; then the count is over. That an admin has overruled the verdict is no recovery.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ def one_more(in_a_row: int) -> int:
 
 
 def left(in_a_row: int, labels: float, first: float = BETWEEN) -> int:
-    """The count when the version is degraded again, after so many labels since the last recovery."""
+    """The count when the version is degraded again, after so many labels from the last recovery until then."""
     return 0 if labels >= asked(in_a_row, first) else in_a_row

@@ -1,7 +1,9 @@
 """The complaints about a version: the detector of `complaints.py`, guarded so that no caller moves it alone.
 
 Each caller who complains is left out in turn (`leaving_out.py`), with its requests: up to four by themselves. Nothing
-is learned while the version is known to be degraded: what was being learned by then begins anew with its end.
+is learned while the version is known to be degraded: what was being learned by then begins anew with its end. The
+reverse test (`fewer.py`) has to refute that there are still half as many again as expected, of requests from after the
+verdict.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -12,7 +14,7 @@ import math
 
 import msgspec
 
-from monitoring.degradation.detectors import complaints, lately, leaving_out, recoveries
+from monitoring.degradation.detectors import complaints, fewer, lately, leaving_out, recoveries
 from monitoring.degradation.detectors.complaints import EXPECTED_MIN, SEEN_MIN, Complaints
 from monitoring.degradation.detectors.delays import HORIZON_TICKS, TICK_SECONDS, Delays
 from monitoring.degradation.detectors.lately import Rate
@@ -21,10 +23,6 @@ from monitoring.degradation.detectors.planning import BETWEEN_MIN
 
 GROUPS = 4
 HORIZON_SECONDS = HORIZON_TICKS * TICK_SECONDS
-STILL_RATIO = 1.5
-"""The reverse test refutes that there are still so many times the complaints that are expected at most."""
-RECOVERED_MIN = 20.0
-"""The evidence of a first recovery: 1 in so many reverse tests finds one that is none, at most."""
 
 
 class ComplaintTrack(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +30,6 @@ class ComplaintTrack(msgspec.Struct, frozen=True, kw_only=True):
 
     `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began, `streams`
     and `recoveries` are as in `Track`.
-    `reverse_seen` and `reverse_expected` are what was seen and expected when the reverse test began (None: it has not).
     """
 
     detectors: LeaveOneOut[Complaints]
@@ -42,8 +39,6 @@ class ComplaintTrack(msgspec.Struct, frozen=True, kw_only=True):
     busiest: float = 0.0
     streams: int = 0
     recoveries: int = 0
-    reverse_seen: int | None = None
-    reverse_expected: float = 0.0
 
 
 def start(salt: str, at: float, learned: Delays | None) -> ComplaintTrack:
@@ -123,11 +118,17 @@ def begins(track: ComplaintTrack) -> float | None:
     return None if complaints.learns(whole) else complaints.since(whole)
 
 
-def degraded(track: ComplaintTrack) -> ComplaintTrack:
-    """The stream once its version is known to be degraded: the reverse test begins."""
+def degraded(track: ComplaintTrack, since: float) -> ComplaintTrack:
+    """The stream once its version is known to be degraded `since` then: the reverse test begins."""
     whole = track.detectors.whole
-    left = recoveries.left(track.recoveries, whole.expected, RECOVERED_MIN)
-    return msgspec.structs.replace(track, reverse_seen=whole.seen, reverse_expected=whole.expected, recoveries=left)
+    left = track.recoveries if is_tested(track) else recoveries.left(track.recoveries, whole.expected)
+    detectors = msgspec.structs.replace(track.detectors, whole=complaints.turned(whole, since))
+    return msgspec.structs.replace(track, detectors=detectors, recoveries=left)
+
+
+def is_tested(track: ComplaintTrack) -> bool:
+    """Whether there is a reverse test."""
+    return track.detectors.whole.back is not None
 
 
 def restored(track: ComplaintTrack, at: float) -> ComplaintTrack:
@@ -140,17 +141,18 @@ def restored(track: ComplaintTrack, at: float) -> ComplaintTrack:
     return msgspec.structs.replace(anew, rate=track.rate, recoveries=recoveries.one_more(track.recoveries))
 
 
-def recovered(track: ComplaintTrack) -> bool:
-    """Whether complaints since the reverse test began refute that there are still half as many again as expected.
+def released(track: ComplaintTrack, at: float) -> ComplaintTrack:
+    """As in `tracks.py`, from `at` on. What was being learned when it got degraded begins anew here too."""
+    if learns(track) or recovered(track):
+        return restored(track, at)
+    whole = complaints.untested(track.detectors.whole)
+    return msgspec.structs.replace(track, detectors=msgspec.structs.replace(track.detectors, whole=whole))
 
-    A test of a Poisson rate by its likelihood ratio, which is at most 1 on average while that is so.
-    """
-    if track.reverse_seen is None:
-        return False
-    seen = track.detectors.whole.seen - track.reverse_seen
-    expected = track.detectors.whole.expected - track.reverse_expected
-    asked = math.log(recoveries.asked(track.recoveries, RECOVERED_MIN))
-    return (STILL_RATIO - 1.0) * expected - math.log(STILL_RATIO) * seen >= asked
+
+def recovered(track: ComplaintTrack) -> bool:
+    """Whether the reverse test finds that complaints came down. More of them take that back."""
+    back = track.detectors.whole.back
+    return back is not None and fewer.log_e(back) >= math.log(recoveries.asked(track.recoveries))
 
 
 def _caught_up(state: Complaints, last: float, at: float) -> Complaints:

@@ -27,7 +27,7 @@ from monitoring.degradation.streams.complaint_tracks import ComplaintTrack
 from monitoring.degradation.streams.pair_tracks import PairTrack
 from monitoring.degradation.streams.signals import KINDS
 from monitoring.degradation.streams.tracks import BASELINE_MAX, Track
-from monitoring.degradation.streams.watch import OTHER_CLASS, Watch
+from monitoring.degradation.streams.watch import Watch
 from monitoring.degradation.verdicts.health import ArmReport, Judgement, JudgeReport, SavingReport, StreamReport
 from monitoring.degradation.verdicts.plan import Plan
 
@@ -118,9 +118,9 @@ def _wanted(track: Track | PairTrack | ComplaintTrack, budget: Budget, at: float
 
 
 def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[StreamReport]:
-    if watch.reviewed.labels or watch.reviewed.baseline is not None:
+    if watch.reviewed.labels or watch.reviewed.baseline is not None or "reviewed" in watch.outdated:
         yield _of_track(watch, watch.reviewed, "reviewed", None, plan, budget, at)
-    if watch.feedback.labels or watch.feedback.baseline is not None:
+    if watch.feedback.labels or watch.feedback.baseline is not None or "feedback" in watch.outdated:
         yield _of_track(watch, watch.feedback, "feedback", None, plan, budget, at)
     if watch.holdout.pairs or watch.holdout.baseline is not None:
         holdout = _of_pairs(watch, watch.holdout, "holdout", plan, budget, at)
@@ -132,7 +132,7 @@ def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[S
         yield _of_complaints(watch, budget, at)
     for name, track in sorted(watch.classes.items()):
         stream, _, of_class = name.partition(":")
-        yield _of_track(watch, track, stream, of_class or OTHER_CLASS, plan, budget, at)
+        yield _of_track(watch, track, stream, of_class, plan, budget, at)
 
 
 def _of_track(
@@ -145,6 +145,8 @@ def _of_track(
     told = _told(track.baseline, track.first, track.wanted)
     if track.guard is not None and raters.rests_on_one(track.guard, wanted * ALPHA, ALPHA):
         told["rests_on_one"] = True
+    if (stream if of_class is None else f"{stream}:{of_class}") in watch.outdated:
+        told["set_for_another_metric"] = True
     return StreamReport(
         stream=stream,
         of_class=of_class,

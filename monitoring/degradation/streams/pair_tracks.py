@@ -63,7 +63,8 @@ class PairTrack(msgspec.Struct, frozen=True, kw_only=True):
     `wrong` and `other_wrong` sum the badness of either arm. `first` are the differences that become its reference,
     `firsts` the same by their givers, of whose groups the detectors leave out one each.
     `begun`, `busiest`, `streams` and `recoveries` are as in `Track`.
-    `waiting` and `other_waiting` are values with their givers that wait for one of the other arm to pair with.
+    `waiting` and `other_waiting` are values with their givers that wait for one of the other arm to pair with, `placed`
+    and `other_placed` when their requests came.
     """
 
     givers: Roll
@@ -85,6 +86,8 @@ class PairTrack(msgspec.Struct, frozen=True, kw_only=True):
     marks: Marks = ()
     waiting: tuple[tuple[float, str], ...] = ()
     other_waiting: tuple[tuple[float, str], ...] = ()
+    placed: tuple[float, ...] = ()
+    other_placed: tuple[float, ...] = ()
 
 
 def start(salt: str, against: str | None = None) -> PairTrack:
@@ -119,8 +122,12 @@ def paired_with(
     at: float,
     alone: str | None,
     is_degraded: bool = False,
+    is_early: bool = False,
 ) -> PairTrack:
-    """The stream after a pair. `givers` are the callers on whose word it rests, `alone` is as in `leaving_out.py`."""
+    """The stream after a pair. `givers` are the callers on whose word it rests, `alone` is as in `leaving_out.py`.
+
+    One that `is_early` is about a request from before the version was degraded: the reverse test does not see it.
+    """
     track = degraded(track) if is_degraded and track.reverse is None else track
     difference, count = wrong - other_wrong, track.pairs + 1
     total = track.wrong - track.other_wrong + difference
@@ -128,7 +135,9 @@ def paired_with(
     own = tuple(sorted({leaving_out.group(roll, one) for one in givers}))
     believed = () if alone is None else (leaving_out.group_of(roll, alone),)
     guard = track.guard and _observed(track.guard, difference, own, believed)
-    reverse = track.reverse and _observed(track.reverse, difference, own, believed)
+    reverse = track.reverse
+    if reverse is not None and not is_early:
+        reverse = _observed(reverse, difference, own, believed)
     rate = lately.with_event(track.rate, at)
     track = msgspec.structs.replace(
         track,
@@ -147,19 +156,29 @@ def paired_with(
 
 
 def met(
-    track: PairTrack, own: bool, bad: float, giver: str, at: float, alone: str | None, is_degraded: bool = False
+    track: PairTrack,
+    own: bool,
+    bad: float,
+    giver: str,
+    at: float,
+    alone: str | None,
+    is_degraded: bool = False,
+    placed_at: float = 0.0,
+    tested_from: float = 0.0,
 ) -> PairTrack:
-    """The stream after a label of either arm, which waits for one of the other arm; of too many the oldest goes."""
+    """The stream after a label of either arm, which waits for one of the other arm; of too many the oldest goes.
+
+    `placed_at` is when its request came; of a pair the older one counts.
+    """
     others = track.other_waiting if own else track.waiting
     if others:
-        other, other_giver = others[0]
-        field = "other_waiting" if own else "waiting"
-        track = msgspec.structs.replace(track, **{field: others[1:]})
+        (other, other_giver), other_placed_at = others[0], _placed(track, not own)[0]
+        track = _with_waiting(track, not own, others[1:], _placed(track, not own)[1:])
         wrong, other_wrong = (bad, other) if own else (other, bad)
-        return paired_with(track, wrong, other_wrong, (giver, other_giver), at, alone, is_degraded)
-    field = "waiting" if own else "other_waiting"
+        is_early = min(placed_at, other_placed_at) < tested_from
+        return paired_with(track, wrong, other_wrong, (giver, other_giver), at, alone, is_degraded, is_early)
     waits = (*(track.waiting if own else track.other_waiting), (bad, giver))
-    return msgspec.structs.replace(track, **{field: waits[-WAITING_MAX:]})
+    return _with_waiting(track, own, waits[-WAITING_MAX:], (*_placed(track, own), placed_at)[-WAITING_MAX:])
 
 
 def degraded(track: PairTrack) -> PairTrack:
@@ -173,17 +192,24 @@ def degraded(track: PairTrack) -> PairTrack:
         total, of = since
         seen = max(seen, total / of - delays.Z_UPPER * math.sqrt(_spread(track) / of))
     reverse = leaving_out.start(paired.start(_bounded((margin + seen) / 2), "below"), GROUPS)
-    left = recoveries.left(track.recoveries, observed(track))
+    left = recoveries.left(track.recoveries, observed(track)) if track.reverse is None else track.recoveries
     return msgspec.structs.replace(track, reverse=reverse, recoveries=left)
 
 
 def restored(track: PairTrack) -> PairTrack:
-    """The stream once its version is no longer degraded: the detectors begin anew at their margins."""
+    """The stream once its version is no longer degraded: the detectors begin anew at their margins, and without what
+    waits from before."""
+    track = msgspec.structs.replace(track, waiting=(), other_waiting=(), placed=(), other_placed=())
     if track.guard is None:
         return track
     without = tuple([left and paired.start(left.margin) for left in track.guard.without])
     anew = LeaveOneOut(whole=paired.start(track.guard.whole.margin), without=without)
     return msgspec.structs.replace(_begun(track), guard=anew, recoveries=recoveries.one_more(track.recoveries))
+
+
+def released(track: PairTrack) -> PairTrack:
+    """As in `tracks.py`."""
+    return restored(track) if recovered(track) else msgspec.structs.replace(track, reverse=None)
 
 
 def observed(track: PairTrack) -> int:
@@ -289,6 +315,20 @@ def _measured(firsts: tuple[First, ...], left_out: set[int], two_sided: float) -
 def _begun(track: PairTrack) -> PairTrack:
     """The stream whose detector has just begun."""
     return msgspec.structs.replace(track, begun=track.pairs, busiest=0.0, streams=0, recoveries=0, reverse=None)
+
+
+def _placed(track: PairTrack, own: bool) -> tuple[float, ...]:
+    """When the requests came whose labels wait; long ago where a gateway of another release has not kept it."""
+    waits, known = (track.waiting, track.placed) if own else (track.other_waiting, track.other_placed)
+    return known if len(known) == len(waits) else (0.0,) * len(waits)
+
+
+def _with_waiting(
+    track: PairTrack, own: bool, waits: tuple[tuple[float, str], ...], placed: tuple[float, ...]
+) -> PairTrack:
+    if own:
+        return msgspec.structs.replace(track, waiting=waits, placed=placed)
+    return msgspec.structs.replace(track, other_waiting=waits, other_placed=placed)
 
 
 def _spread(track: PairTrack) -> float:

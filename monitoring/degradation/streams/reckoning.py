@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from monitoring.degradation.detectors.baselines import Baseline
-from monitoring.degradation.streams import judging, notes, parting, watch
+from monitoring.degradation.streams import judging, notes, parting, turning, watch
 from monitoring.degradation.streams.judging import Budget
 from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.parting import Streams
@@ -91,8 +91,9 @@ class Reckoning:
                 continue
             known = self.watches.get(name) or watch.start(name, version.task, self.epoch)
             try:
-                moved = watch.rebased(known, baselines.get(name, {}))
-                self._put(watch.told(moved, version.verdict, version.since))
+                moved = turning.rebased(known, baselines.get(name, {}))
+                moved = turning.told(moved, version.verdict, version.since, version.pinned)
+                self._put(turning.stepped(moved, version.stepped_at))
             except Exception:
                 self._fails(name)
         self._streams, self._all_streams = {}, Streams()
@@ -198,7 +199,7 @@ class Reckoning:
         told = self._step.versions.get(version)
         if told is not None and (told.state == RETIRED or told.task != task):
             return None
-        return watch.rebased(watch.start(version, task, self.epoch), self._baselines.get(version, {}))
+        return turning.rebased(watch.start(version, task, self.epoch), self._baselines.get(version, {}))
 
     def _previous(self, known: Watch) -> Watch | None:
         told = self._step.versions.get(known.version)

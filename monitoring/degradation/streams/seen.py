@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from monitoring.degradation.verdicts.health import OTHER_CLASS
+
 GENERAL = "general"
 OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
 """Faults of an attempt that say nothing of the version that was asked."""
@@ -201,4 +203,4 @@ def stack_of_general(shadow: Seen) -> str | None:
 def class_of(given: Given, tag: str | None) -> str | None:
     """The class that the feedback names for its request; None where it names none, or none is looked for."""
     named = (given.tags or {}).get(tag) if tag is not None else None
-    return named[:TEXT_MAX] if named else None
+    return named[:TEXT_MAX] if named and named != OTHER_CLASS else None

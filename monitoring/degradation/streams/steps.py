@@ -42,16 +42,19 @@ class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """A version as it stands: its task and state, the monitor's verdict on it, and since when (Unix seconds).
+    """A version as it stands: its task and state, the verdict on it, and since when (Unix seconds).
 
-    `previous` is the version that led its task before it, with whose feedback its own is compared (None: none). Of one
-    whose state is `retired` all is forgotten.
+    `pinned`: the verdict is an admin's word. `stepped_at` is when its share last moved. `previous` is the version that
+    led its task before it, with whose feedback its own is compared (None: none). Of one whose state is `retired` all is
+    forgotten.
     """
 
     task: str
     state: str
     verdict: Verdict = "healthy"
     since: float = 0.0
+    pinned: bool = False
+    stepped_at: float = 0.0
     previous: str | None = None
 
 

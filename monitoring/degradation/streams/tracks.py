@@ -7,7 +7,9 @@ the reverse test would be held against the slipped state, and find a recovery th
 A version whose verdict is degraded is held against the rate that lies half-way between its baseline and its error then:
 that the error is still at least so high is what the reverse test has to refute (`raters.py` with side `below`). The
 error then is the lower bound of what came since the likeliest change, as that is chosen where errors are most frequent.
-Where a degraded version gets another baseline, or its first, the reverse test begins with the next label.
+Where a degraded version gets another baseline, or its first, the reverse test begins with the next label. It sees
+labels of requests from after the verdict alone: once traffic is shifted, late praise of those before would show a
+recovery.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -23,7 +25,7 @@ from monitoring.degradation.detectors.baselines import Baseline, Kind
 from monitoring.degradation.detectors.lately import Marks, Rate, Recent
 from monitoring.degradation.detectors.leaving_out import OTHERS_MIN, Roll
 from monitoring.degradation.detectors.planning import BETWEEN_MIN
-from monitoring.degradation.detectors.raters import Guarded
+from monitoring.degradation.detectors.raters import Guarded, Shares
 from monitoring.degradation.detectors.restarts import LOG_FLOOR
 from monitoring.degradation.detectors.slip import BASELINE_MIN
 
@@ -58,10 +60,11 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     `labels` and `wrong` count all labels; `steady` and `steady_wrong` those that another version may be held against:
     that count for a baseline (`teaches`), and came while the version was neither known to be degraded nor doubted.
     `first` and `first_wrong` are the labels that become its own baseline, of `wanted`; `firsts` and `steadies` have the
-    number and the badness of either by groups of callers. `begun` is the number of labels before the detector was last
-    begun, `busiest` the most labels a day since then, `streams` the most streams of all versions (`parting.py`):
-    evidence and threshold are of the same time. `recoveries` counts those in a row that have not held
-    (`recoveries.py`). `by_caller` is what each group of callers has given to `recent`.
+    number and the badness of either by groups of callers. `shares` are its raters as long as it has no detector.
+    `begun` is the number of labels before the detector was last begun, `busiest` the most labels a day since then,
+    `streams` the most streams of all versions (`parting.py`): evidence and threshold are of the same time. `recoveries`
+    counts those in a row that have not held (`recoveries.py`). `by_caller` is what each group of callers has given to
+    `recent`.
     """
 
     wanted: int
@@ -83,6 +86,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     reverse: Guarded | None = None
     recent: Recent = Recent()
     by_caller: tuple[Recent, ...] = ()
+    shares: Shares | None = None
     rate: Rate | None = None
     marks: Marks = ()
 
@@ -97,8 +101,11 @@ def held_against(track: Track, baseline: Baseline) -> Track:
     if track.baseline == baseline:
         return track
     upper = min(BASELINE_MAX, max(BASELINE_MIN, baseline.upper))
-    guard = raters.start(upper, track.salt)
-    return _begun(msgspec.structs.replace(track, baseline=baseline, guard=guard))
+    if track.guard is not None:
+        guard = raters.anew(track.guard, upper)
+    else:
+        guard = raters.start_knowing(upper, track.salt, track.shares or raters.shares(track.salt))
+    return _begun(msgspec.structs.replace(track, baseline=baseline, guard=guard, shares=None))
 
 
 def labelled(
@@ -109,11 +116,13 @@ def labelled(
     is_degraded: bool,
     is_late: bool = False,
     is_doubted: bool = False,
+    is_early: bool = False,
 ) -> Track:
     """The stream after a label at `at` (Unix seconds). `roll` knows which callers use the version.
 
     One that `is_late` is of a request from before the version recovered: it counts, and no detector sees it. One that
-    came while the version `is_doubted` is nothing that another is held against.
+    `is_early` is of a request from before it was degraded, and shows no recovery. One that came while the version
+    `is_doubted` is nothing that another is held against.
     """
     own = None if vote.trusted else leaving_out.group(roll, vote.caller)
     if is_late:
@@ -122,7 +131,7 @@ def labelled(
     bad, counts = vote.badness, teaches(vote, roll) and not is_degraded
     is_steady = counts and not is_doubted
     guard = track.guard and _observed(track.guard, vote, roll)
-    reverse = track.reverse and _observed(track.reverse, vote, roll)
+    reverse = track.reverse if is_early or track.reverse is None else _observed(track.reverse, vote, roll)
     track = msgspec.structs.replace(
         _counted(track, bad, own, at),
         steady=track.steady + is_steady,
@@ -131,6 +140,7 @@ def labelled(
         begun=track.begun,
         guard=guard,
         reverse=reverse,
+        shares=_heard(track, vote, roll) if guard is None else None,
     )
     return _learned(track, own, bad, at) if guard is None and counts else track
 
@@ -158,16 +168,22 @@ def degraded(track: Track) -> Track:
         wrong, of = since
         seen = max(seen, baselines.lower_bound(min(of, max(0.0, wrong)), of))
     half_way = min(BASELINE_MAX, (held + seen) / 2)
-    left = recoveries.left(track.recoveries, observed(track))
-    return msgspec.structs.replace(track, reverse=raters.start(half_way, track.salt, "below"), recoveries=left)
+    left = recoveries.left(track.recoveries, observed(track)) if track.reverse is None else track.recoveries
+    return msgspec.structs.replace(track, reverse=raters.anew(track.guard, half_way, "below"), recoveries=left)
 
 
 def restored(track: Track) -> Track:
     """The stream once its version is no longer degraded: the detector begins anew at its baseline."""
     if track.guard is None:
         return track
-    anew = raters.start(track.guard.detectors.whole.baseline, track.salt)
+    anew = raters.anew(track.guard, track.guard.detectors.whole.baseline)
     return msgspec.structs.replace(_begun(track), guard=anew, recoveries=recoveries.one_more(track.recoveries))
+
+
+def released(track: Track) -> Track:
+    """The stream once an admin overrules no more that its version is degraded: it has recovered meanwhile, or its
+    evidence stands."""
+    return restored(track) if recovered(track) else msgspec.structs.replace(track, reverse=None)
 
 
 def observed(track: Track) -> int:
@@ -229,6 +245,15 @@ def _begun(track: Track) -> Track:
 def _observed(guard: Guarded, vote: Vote, roll: Roll) -> Guarded:
     guard = raters.used_by(guard, roll)
     return raters.observe(guard, vote.badness, vote.caller, vote.trusted, rater=vote.rater, reported=vote.reported)
+
+
+def _heard(track: Track, vote: Vote, roll: Roll) -> Shares | None:
+    """The shares of its raters after a label that no detector has seen."""
+    if vote.trusted:
+        return track.shares
+    known = track.shares or raters.shares(track.salt)
+    known = msgspec.structs.replace(known, raters=leaving_out.of_kind(known.raters, roll.reported))
+    return raters.heard(known, vote.caller, vote.rater, vote.reported)[0]
 
 
 def _counted(track: Track, bad: float, own: int | None, at: float) -> Track:

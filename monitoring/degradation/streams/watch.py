@@ -4,7 +4,8 @@ Everything has a fixed size, and goes through JSON unchanged. The same entries i
 to the last bit, however they are cut into batches and whoever moves it. Times are those at which entries came into
 their streams, by Redis's clock.
 
-A request's `Note` (`notes.py`) is kept beside the watches, for as long as it may be judged.
+A request's `Note` (`notes.py`) is kept beside the watches, for as long as it may be judged. What baselines and verdicts
+make of a watch is in `turning.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import msgspec
 
 from monitoring.badness import Metric, badness, is_bad
 from monitoring.degradation.detectors import lately, leaving_out, raters, saving
-from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.drift import Signal
 from monitoring.degradation.detectors.lately import DelayCounts, Marks, Rate, Recent
 from monitoring.degradation.detectors.leaving_out import Roll
@@ -54,7 +54,7 @@ from monitoring.degradation.streams.seen import (
 from monitoring.degradation.streams.signals import Languages
 from monitoring.degradation.streams.stacks import GeneralStack
 from monitoring.degradation.streams.tracks import Track, Vote
-from monitoring.degradation.verdicts.health import Verdict
+from monitoring.degradation.verdicts.health import OTHER_CLASS, Verdict
 from monitoring.degradation.verdicts.plan import Plan
 
 FIRST_REVIEWED = 100
@@ -63,8 +63,9 @@ FIRST_OF_CLASS = 100
 PREVIOUS_MIN = 200
 """Labels that another version has at least, so that this one may be held against it."""
 CLASSES_MAX = 20
-OTHER_CLASS = "other"
 MARKED_EVERY = 16
+OF_THE_METRIC = ("reviewed", "feedback", "holdout")
+"""The streams of the task's feedback metric."""
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +74,12 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     `form` is another with each change of what is kept here: a state of another form can't be read, and is begun anew.
     `roll` knows which callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` go
     by. `classes` has the streams of classes, as `STREAM:CLASS`. `told` is the verdict that was last heard of, since
-    `told_since`; `restored_at` is when the last `degraded` ended. `judged` is the rate of requests that got their first
-    label. `agreed` is how often the judge of pairs was of a person's opinion, the one that `judge` knows. `shadows`
-    counts the shadows that were asked for it, which cost `shadow_usd`; `saving` is what it saves, and what they cost,
-    lately. `anew` says which baseline set by an admin or an evaluation was taken for a stream, by its time.
+    `told_since`; requests show a recovery that came after `tested_from`: the last `degraded`, or the last step of its
+    share since. `restored_at` is when the last one ended. `overruled`: it was degraded, and an admin has said that it
+    is not. `judged` is the rate of requests that got their first label. `agreed` is how often the judge of pairs was of
+    a person's opinion, the one that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
+    `shadow_usd`; `saving` is what it saves, and what they cost, lately. `anew` says which baseline set by an admin or
+    an evaluation was taken for a stream, by its time; `outdated` are those of them that were set for another metric.
     """
 
     form: Literal[3]
@@ -113,8 +116,11 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     shadows: int = 0
     told: Verdict = "healthy"
     told_since: float = 0.0
+    overruled: bool = False
+    tested_from: float = 0.0
     restored_at: float = 0.0
     anew: dict[str, float] = {}
+    outdated: tuple[str, ...] = ()
 
 
 def start(version: str, task: str, epoch: str) -> Watch:
@@ -168,7 +174,8 @@ def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Wat
         earlier = previous.complaints if previous is not None and previous.complaint_metric == metric else None
         learned = earlier.detectors.whole.learned if earlier is not None else None
         track = complaint_tracks.start(watch.version, at, learned)
-        track = complaint_tracks.degraded(track) if watch.told == "degraded" else track
+    if watch.told == "degraded" and not complaint_tracks.is_tested(track):
+        track = complaint_tracks.degraded(track, watch.tested_from)
     if _teaches_complaints(watch, track, seen):
         track = complaint_tracks.served(track, seen.caller, at)
     return msgspec.structs.replace(watch, complaint_metric=metric, complaints=track)
@@ -230,11 +237,12 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
         noted = msgspec.structs.replace(noted, **{field: (*getattr(noted, field), version)})
     both = noted_pairs.demonstrated(noted, version, demonstrated)
     sure = both if both is not None else noted_pairs.outright(noted, version)
-    is_late = asked_at < watch.restored_at
+    is_late, is_early = asked_at < watch.restored_at, asked_at < watch.tested_from
     if sure is not None and other == GENERAL and version not in noted.tested and not is_late:
         givers = note.givers if both is not None else ()
         alone, is_degraded = leaving_out.alone(watch.roll), watch.told == "degraded"
-        track = pair_tracks.paired_with(watch.shadow, 1.0 - sure[0], 1.0 - sure[1], givers, at, alone, is_degraded)
+        wrong, other_wrong = 1.0 - sure[0], 1.0 - sure[1]
+        track = pair_tracks.paired_with(watch.shadow, wrong, other_wrong, givers, at, alone, is_degraded, is_early)
         watch = msgspec.structs.replace(watch, shadow=track)
         noted = msgspec.structs.replace(noted, tested=(*noted.tested, version))
     pairs = (*note.pairs[:place], noted, *note.pairs[place + 1 :])
@@ -356,17 +364,21 @@ def _with_vote(
     held_out = held_out_of(seen) == watch.version and stacks.is_of(watch.stack, seen.stack)
     at_the_time = (own and not vote.reported) or held_out
     if stream == "feedback" and not is_late and at_the_time:
-        moved["holdout"] = pair_tracks.met(watch.holdout, own, vote.badness, vote.caller, at, alone, is_degraded)
+        since = watch.tested_from
+        moved["holdout"] = pair_tracks.met(
+            watch.holdout, own, vote.badness, vote.caller, at, alone, is_degraded, seen.placed_at, since
+        )
     if own:
         track: Track = getattr(watch, stream)
         if stream == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)
-        moved[stream] = tracks.labelled(track, vote, at, roll, is_degraded, is_late, _is_doubted(watch))
+        is_early = seen.placed_at < watch.tested_from
+        moved[stream] = tracks.labelled(track, vote, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
         moved["labels"] = watch.labels + 1
         moved["label_rate"] = lately.with_event(watch.label_rate, at)
         of_class = class_of(given, plan.class_tag)
         if of_class is not None:
-            moved["classes"] = _with_class(watch, stream, of_class, vote, at, roll, is_late)
+            moved["classes"] = _with_class(watch, stream, of_class, vote, at, roll, is_late, is_early)
     return msgspec.structs.replace(watch, **moved)
 
 
@@ -385,7 +397,7 @@ def _with_previous(track: Track, previous: Watch | None, plan: Plan, at: float) 
 
 
 def _with_class(
-    watch: Watch, stream: str, of_class: str, vote: Vote, at: float, roll: Roll, is_late: bool
+    watch: Watch, stream: str, of_class: str, vote: Vote, at: float, roll: Roll, is_late: bool, is_early: bool
 ) -> dict[str, Track]:
     """The streams of classes after a label: the first twenty by themselves, all others together. A report beside what
     is served here begins none."""
@@ -395,7 +407,9 @@ def _with_class(
     if name not in watch.classes and sum(one.startswith(f"{stream}:") for one in watch.classes) >= CLASSES_MAX:
         name = f"{stream}:{OTHER_CLASS}"
     track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
-    return {**watch.classes, name: tracks.labelled(track, vote, at, roll, watch.told == "degraded", is_late)}
+    is_degraded = watch.told == "degraded"
+    moved = tracks.labelled(track, vote, at, roll, is_degraded, is_late, is_early=is_early)
+    return {**watch.classes, name: moved}
 
 
 def _with_complaint(watch: Watch, given: Given, seen: Seen, note: Note, bad: float, at: float) -> tuple[Watch, Note]:
@@ -411,16 +425,22 @@ def _with_complaint(watch: Watch, given: Given, seen: Seen, note: Note, bad: flo
 
 
 def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
-    """The watch without the labels of the metric that it went by before, if any."""
+    """The watch without the labels of the metric that it went by before, if any, and what was set for these."""
     if watch.metric is None:
         return msgspec.structs.replace(watch, metric=metric)
     fresh, holdout = start(watch.version, watch.task, watch.epoch), pair_tracks.start(watch.version, watch.stack.digest)
     return msgspec.structs.replace(
-        watch, metric=metric, reviewed=fresh.reviewed, feedback=fresh.feedback, holdout=holdout, classes={}
+        watch,
+        metric=metric,
+        reviewed=fresh.reviewed,
+        feedback=fresh.feedback,
+        holdout=holdout,
+        classes={},
+        outdated=tuple(sorted([name for name in watch.anew if name.partition(":")[0] in OF_THE_METRIC])),
     )
 
 
-# ---- time, baselines and verdicts ------------------------------------------------------------------
+# ---- time --------------------------------------------------------------------------------------------
 
 
 def tick(watch: Watch, at: float) -> Watch:
@@ -429,66 +449,3 @@ def tick(watch: Watch, at: float) -> Watch:
         return watch
     track = complaint_tracks.ticked(watch.complaints, at)
     return watch if track is watch.complaints else msgspec.structs.replace(watch, complaints=track)
-
-
-def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
-    """The watch held against the baselines that admins and evaluations have set, where they are others than before.
-
-    `baselines` go by stream, or `STREAM:CLASS`. One of an unlabelled stream has it learn its reference anew, and so has
-    one of the complaints. While the version is degraded all reverse tests begin anew then: what is to be refuted is
-    another.
-    """
-    known = watch
-    for name, baseline in sorted(baselines.items()):
-        if watch.anew.get(name) == baseline.at:
-            continue
-        watch = msgspec.structs.replace(
-            watch, anew={**watch.anew, name: baseline.at}, **_held_against(watch, name, baseline)
-        )
-    return watch if watch is known or watch.told != "degraded" else _turned(watch, "degraded")
-
-
-def _held_against(watch: Watch, name: str, baseline: Baseline) -> dict[str, Any]:
-    stream, _, of_class = name.partition(":")
-    if of_class and stream in ("reviewed", "feedback"):
-        track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
-        return {"classes": {**watch.classes, name: tracks.held_against(track, baseline)}}
-    if stream in ("reviewed", "feedback"):
-        return {stream: tracks.held_against(getattr(watch, stream), baseline)}
-    if stream in ("holdout", "shadow"):
-        return {stream: pair_tracks.held_against(getattr(watch, stream), baseline)}
-    if stream == "complaints":
-        return {stream: None}
-    return {"signals": {known: signal for known, signal in watch.signals.items() if known != stream}}
-
-
-def told(watch: Watch, verdict: Verdict, since: float) -> Watch:
-    """The watch once it is known what verdict stands since when: with `degraded` the reverse tests begin, and with its
-    end the detectors anew."""
-    if (watch.told, watch.told_since) == (verdict, since):
-        return watch
-    was, now = watch.told == "degraded", verdict == "degraded"
-    restored_at = since if was and not now else watch.restored_at
-    watch = msgspec.structs.replace(watch, told=verdict, told_since=since, restored_at=restored_at)
-    return watch if was == now else _turned(watch, verdict)
-
-
-def _turned(watch: Watch, verdict: Verdict) -> Watch:
-    """The watch with its reverse tests begun, or with its detectors begun anew."""
-    of_track, of_pairs = (
-        (tracks.degraded, pair_tracks.degraded) if verdict == "degraded" else (tracks.restored, pair_tracks.restored)
-    )
-    complained = watch.complaints
-    if complained is not None and verdict == "degraded":
-        complained = complaint_tracks.degraded(complained)
-    elif complained is not None:
-        complained = complaint_tracks.restored(complained, watch.told_since)
-    return msgspec.structs.replace(
-        watch,
-        reviewed=of_track(watch.reviewed),
-        feedback=of_track(watch.feedback),
-        classes={name: of_track(track) for name, track in watch.classes.items()},
-        shadow=of_pairs(watch.shadow),
-        holdout=of_pairs(watch.holdout),
-        complaints=complained,
-    )

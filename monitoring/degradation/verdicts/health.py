@@ -9,6 +9,8 @@ import msgspec
 
 from monitoring.degradation.verdicts.plan import RESPONSES, ResponseName
 
+OTHER_CLASS = "*"
+"""The class of all labels whose class has no stream of its own. No tag names it."""
 Verdict = Literal["healthy", "suspect", "degraded"]
 VERDICTS: tuple[Verdict, ...] = ("healthy", "suspect", "degraded")
 NoteName = Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]

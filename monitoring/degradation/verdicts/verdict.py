@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from monitoring.degradation.verdicts.health import Judgement, StreamReport, Verdict, VersionHealth
+from monitoring.degradation.verdicts.health import OTHER_CLASS, Judgement, StreamReport, Verdict, VersionHealth
 from monitoring.degradation.verdicts.plan import Plan
 
 
@@ -204,6 +204,7 @@ def _upper(baseline: Mapping[str, Any]) -> float | None:
 
 def _word(one: StreamReport) -> str:
     of_class = f" of the class {one.of_class}" if one.of_class else ""
+    of_class = " of all other classes" if one.of_class == OTHER_CLASS else of_class
     rate = held = ""
     if one.estimate is not None and one.labelled:
         unit, bad = (" points", "worse") if one.baseline.get("difference") else ("%", "bad")

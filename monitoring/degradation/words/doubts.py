@@ -113,7 +113,9 @@ def _of_change(health: TaskHealth, review_by: Mapping[str, float], now: float) -
 def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
     if active is None or active.labels < plan.labels_min:
         has = "no labels" if active is None or not active.labels else count(active.labels, "label", "labels") + " only"
-        yield f"{name} has {has}: fewer than {plan.labels_min} never make it degraded, however bad they are."
+        complain = active is not None and any(one.stream == "complaints" for one in active.streams)
+        but = "; its complaints may" if complain else ""
+        yield f"{name} has {has}: fewer than {plan.labels_min} never make it degraded, however bad they are{but}."
     if active is not None and not active.labels_per_day:
         yield "No label comes at present: without labels the monitor can at most become suspicious."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from monitoring.degradation.verdicts.health import Judgement, StreamReport
+from monitoring.degradation.verdicts.health import OTHER_CLASS, Judgement, StreamReport
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.words.phrases import count, day, digits, evidence, listed, moment, percent, span
 
@@ -63,9 +63,9 @@ def _why_never(judged: Judgement) -> str:
 
 
 def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
-    name = one.stream if one.of_class is None else f"{one.stream}, class {one.of_class}"
+    name = _name(one)
     if not one.observed:
-        return f"{name}: nothing came in this stream."
+        return f"{name}: nothing came in this stream{_outdated(one)}."
     if one.stream == "complaints":
         parts = [f"{name}: {_complaints(one)}"]
     elif one.baseline.get("difference"):
@@ -80,7 +80,20 @@ def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
         parts.append(f"held against nothing before {count(float(wanted), *of)} are there ({has} so far)")
     if one.baseline.get("rests_on_one"):
         parts.append("it would alarm, but rests on one caller's word, which moves no verdict alone")
-    return "; ".join([*parts, _evidence(one)]) + "."
+    return "; ".join([*parts, _evidence(one)]) + _outdated(one) + "."
+
+
+def _name(one: StreamReport) -> str:
+    if one.of_class == OTHER_CLASS:
+        return f"{one.stream}, all other classes"
+    return one.stream if one.of_class is None else f"{one.stream}, class {one.of_class}"
+
+
+def _outdated(one: StreamReport) -> str:
+    """That what was set for it is in force no more."""
+    if not one.baseline.get("set_for_another_metric"):
+        return ""
+    return "; the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)"
 
 
 def _amount(one: StreamReport) -> str:

@@ -7,7 +7,7 @@ import random
 import msgspec
 
 from monitoring.degradation.detectors import leaving_out
-from monitoring.degradation.streams import arms, judging, tracks, watch
+from monitoring.degradation.streams import arms, judging, tracks, turning, watch
 from monitoring.degradation.streams.judging import Budget
 from monitoring.degradation.streams.tracks import Vote
 from monitoring.degradation.verdicts.health import ArmReport, StreamReport
@@ -22,7 +22,7 @@ class Labelled:
     """A watch with labels in two streams, and each time a pair, of which general's answer is right."""
 
     def __init__(self) -> None:
-        self.watch = watch.rebased(watch.start(V3, "returns", "e"), {"reviewed": GATE, "feedback": GATE})
+        self.watch = turning.rebased(watch.start(V3, "returns", "e"), {"reviewed": GATE, "feedback": GATE})
         self.draw, self.count = random.Random(2), 0
         self.roll = leaving_out.served(self.watch.roll, "app", MORNING)
 
@@ -49,7 +49,7 @@ class Labelled:
         return tracks.labelled(track, vote, self.now, self.roll, self.watch.told == "degraded")
 
     def tell(self, verdict: str) -> None:
-        self.watch = watch.told(self.watch, verdict, self.now)  # type: ignore[arg-type]
+        self.watch = turning.told(self.watch, verdict, self.now)  # type: ignore[arg-type]
 
     def judged(self) -> tuple[dict[str, StreamReport], dict[str, ArmReport]]:
         found = judging.judgement(self.watch, PLAN, BUDGET, self.now)

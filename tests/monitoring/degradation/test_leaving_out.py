@@ -67,6 +67,33 @@ def test_the_evidence_is_the_least_and_the_largest_of_it_stays(seen: list[tuple[
         assert leaving_out.stands(found, 50, 0.5) == (least >= math.log(100))
 
 
+def _judged(
+    found: LeaveOneOut[Counter], by: float, own: tuple[int, ...], believed: tuple[int, ...]
+) -> LeaveOneOut[Counter]:
+    moved = leaving_out.moved(found, lambda counter: with_more(counter, by), own)
+    return leaving_out.judged(moved, evidence_of, believed)
+
+
+def test_what_rested_on_one_who_was_alone_is_void_once_that_one_may_be_left_out() -> None:
+    alone = _judged(leaving_out.start(Counter(), GROUPS), 9.0, (1,), (1,))
+    assert alone.log_max == 9.0
+    assert _judged(alone, -8.0, (1,), (1,)).log_max == 9.0, "while it is alone the largest stays"
+    assert _judged(alone, 2.0, (2,), ()).log_max == 2.0
+    assert msgspec.json.decode(msgspec.json.encode(alone), type=LeaveOneOut[Counter]) == alone
+
+
+def test_of_one_who_has_given_nothing_nothing_was_believed() -> None:
+    """As where reviewers give all labels, whoever uses the version."""
+    found = _judged(_judged(leaving_out.start(Counter(), GROUPS), 9.0, (), (1,)), -8.0, (), ())
+    assert (found.log_max, found.log_now) == (9.0, 1.0)
+
+
+def test_a_state_of_before_is_read_and_nothing_of_it_is_void() -> None:
+    known = msgspec.to_builtins(_judged(leaving_out.start(Counter(), GROUPS), 9.0, (1,), (1,)))
+    del known["believed"]
+    assert _judged(msgspec.convert(known, LeaveOneOut[Counter]), 2.0, (2,), ()).log_max == 9.0
+
+
 def test_who_is_believed_is_left_out_by_nobody() -> None:
     found = leaving_out.moved(leaving_out.start(Counter(), GROUPS), lambda counter: with_more(counter, 5.0), (1,))
     assert leaving_out.evidence(found, evidence_of, ()) == 0.0

@@ -18,6 +18,7 @@ from monitoring.degradation.verdicts.health import (
 )
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Roles
+from monitoring.degradation.verdicts.verdict import words
 from monitoring.degradation.words.telling import Told, told
 from tests.monitoring.degradation.situations import (
     DEGRADED,
@@ -238,3 +239,29 @@ def test_whatever_is_not_known_is_left_out() -> None:
     found = told(of(single(VersionHealth()), judged, plan=Plan(), roles=Roles(active="returns@v3")))
     assert found.line == "returns@v3 is healthy; as far as can be told with so few labels; 0 labels."
     assert found.since is None
+
+
+def test_where_complaints_are_looked_at_few_labels_do_not_say_that_it_is_safe() -> None:
+    few = msgspec.structs.replace(JUDGED, labels=12)
+    [caveat] = [one for one in told(of(single(HEALTHY), few)).caveats if "12 labels only" in one]
+    assert caveat.endswith("fewer than 30 never make it degraded, however bad they are.")
+    complaints = StreamReport(stream="complaints", labelled=True, observed=900, wrong=12)
+    heard = msgspec.structs.replace(few, streams=[*few.streams, complaints])
+    [caveat] = [one for one in told(of(single(HEALTHY), heard)).caveats if "12 labels only" in one]
+    assert caveat.endswith("fewer than 30 never make it degraded, however bad they are; its complaints may.")
+
+
+@pytest.mark.parametrize("observed", [0.0, 12.0])
+def test_what_was_set_for_another_metric_is_told(observed: float) -> None:
+    baseline = {"labels": 12, "wanted": 200, "set_for_another_metric": True}
+    lost = msgspec.structs.replace(FEEDBACK, baseline=baseline, observed=observed)
+    sure = told(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[lost]))).sure
+    said = "the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)."
+    assert any(one.startswith("feedback: ") and one.endswith(said) for one in sure)
+
+
+def test_the_class_of_all_others_is_told_as_that() -> None:
+    other = msgspec.structs.replace(FEEDBACK, of_class="*")
+    sure = told(of(single(HEALTHY), msgspec.structs.replace(JUDGED, streams=[other]))).sure
+    assert any(one.startswith("feedback, all other classes: ") for one in sure)
+    assert words([other]).startswith("feedback of all other classes, ")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from monitoring.degradation.detectors.baselines import Baseline, measured, stated
-from monitoring.degradation.streams import judging, notes, watch
+from monitoring.degradation.streams import judging, notes, turning, watch
 from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.reckoning import Reckoning
 from monitoring.degradation.streams.seen import Attempt, Finding
@@ -90,11 +90,11 @@ def _next_to_v2() -> WatchedVersion:
 
 
 def test_an_admins_baseline_starts_the_detector_anew_and_the_same_again_does_not() -> None:
-    known = watch.rebased(watch.start(V3, "returns", "e"), BY_GATE[V3])
+    known = turning.rebased(watch.start(V3, "returns", "e"), BY_GATE[V3])
     assert known.feedback.baseline == GATE
-    assert watch.rebased(known, BY_GATE[V3]) is known
+    assert turning.rebased(known, BY_GATE[V3]) is known
     word = stated(0.3, 5.0, "admin", "they say so")
-    moved = watch.rebased(known, {"feedback": word})
+    moved = turning.rebased(known, {"feedback": word})
     assert moved.feedback.guard is not None
     assert (moved.feedback.guard.detectors.whole.baseline, moved.feedback.baseline) == (0.3, word)
 
@@ -235,16 +235,52 @@ def test_classes_beyond_the_twentieth_are_one() -> None:
     found = judged((records, named))
     classes = [one.of_class for one in found.streams if one.of_class is not None]
     assert len(classes) == watch.CLASSES_MAX + 1
-    assert stream(found, "feedback", "other").observed == 20
+    assert stream(found, "feedback", "*").observed == 20
+
+
+def test_a_class_of_any_name_has_a_stream_that_is_not_that_of_all_others() -> None:
+    records, feedback = labelled_traffic([False] * 60)
+    kinds = ["other", "*", *[f"k{number}" for number in range(24)]]
+    named = [
+        (name, msgspec.structs.replace(one, tags={"kind": kinds[place % len(kinds)]}))
+        for place, (name, one) in enumerate(feedback)
+    ]
+    found = judged((records, named))
+    assert stream(found, "feedback", "other").observed == 3
+    assert stream(found, "feedback", "*").observed == 10
+
+
+def test_what_was_set_for_another_metric_is_told_until_it_is_set_anew() -> None:
+    reckoning = Reckoning("e")
+    held = {V3: {**BY_GATE[V3], "feedback:toys": GATE, "shadow": GATE}}
+    reckoning.begin(step(), held)
+    _moved(reckoning, labelled_traffic(errors(0.04, 30)))
+    assert "set_for_another_metric" not in stream(_judged(reckoning, MORNING), "feedback").baseline
+    stars = step(msgspec.structs.replace(PLAN, feedback_metric="stars"))
+    reckoning.begin(stars, held)
+    records, feedback = labelled_traffic([False] * 30, begin=100)
+    rated = [(name, msgspec.structs.replace(one, metric="stars", value=5)) for name, one in feedback]
+    _moved(reckoning, (records, rated))
+    found = _judged(reckoning, MORNING)
+    assert reckoning.watches[V3].outdated == ("feedback", "feedback:toys", "reviewed")
+    assert stream(found, "feedback").baseline == {"labels": 30, "wanted": 200, "set_for_another_metric": True}
+    assert stream(found, "reviewed").baseline["set_for_another_metric"]
+    anew = {V3: {**held[V3], "feedback": msgspec.structs.replace(GATE, at=9.0)}}
+    reckoning.begin(stars, anew)
+    found = stream(_judged(reckoning, MORNING), "feedback")
+    assert found.baseline["kind"] == "gate"
+    assert "set_for_another_metric" not in found.baseline
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
 
 
 def _moved(reckoning: Reckoning, traffic: Traffic, seconds: float = 0.0) -> None:
-    placed = {one.id: one for _, one in traffic[0]}
+    placed = {}
     for name, one in traffic[0]:
-        reckoning.take(one, float(name.partition("-")[0]) / 1000 + seconds)
+        when = float(name.partition("-")[0]) / 1000 + seconds
+        placed[one.id] = msgspec.structs.replace(one, placed_at=when)
+        reckoning.take(placed[one.id], when)
     for name, given in traffic[1]:
         reckoning.hear(given, placed[given.request], float(name.partition("-")[0]) / 1000 + seconds)
 
@@ -259,7 +295,7 @@ def test_recovery_is_found_by_the_reverse_test_and_then_the_detector_begins_anew
     _moved(reckoning, labelled_traffic(errors(0.04, 300) + errors(0.4, 80, 2)))
     found = stream(_judged(reckoning, when), "feedback")
     assert (found.alarming, found.recovered) == (True, False)
-    bad = WatchedVersion(task="returns", state="active", verdict="degraded", since=when)
+    bad = WatchedVersion(task="returns", state="active", verdict="degraded", since=MORNING + 30_000)
     reckoning.begin(step(v3=bad), BY_GATE)
     _moved(reckoning, labelled_traffic(errors(0.4, 150, 3), begin=1000))
     still = stream(_judged(reckoning, when), "feedback")
@@ -397,7 +433,7 @@ def test_a_watch_goes_through_json_unchanged_and_stays_small() -> None:
     _moved(reckoning, usual)
     known = reckoning.watches[V3]
     assert msgspec.json.decode(msgspec.json.encode(known), type=Watch) == known
-    assert len(msgspec.json.encode(known)) < 30_000
+    assert len(msgspec.json.encode(known)) < 50_000
 
 
 def test_a_watch_of_another_plan_begins_its_labels_anew() -> None:

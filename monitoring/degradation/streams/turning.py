@@ -1,0 +1,118 @@
+"""What baselines and verdicts make of a version's streams: held against another rate, tested for a recovery, anew.
+
+While the verdict is degraded each labelled stream has its reverse test; once the monitor says that it is so no more all
+detectors begin anew. An admin's word is no recovery: while that holds instead, evidence and reverse tests go on. Once
+it is the monitor's to say again, those streams begin anew that have recovered by then, and the others' evidence stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from monitoring.degradation.detectors.baselines import Baseline
+from monitoring.degradation.streams import complaint_tracks, pair_tracks, tracks
+from monitoring.degradation.streams.parting import OF_LABELS
+from monitoring.degradation.streams.watch import FIRST_OF_CLASS, Watch
+from monitoring.degradation.verdicts.health import Verdict
+
+
+def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
+    """The watch held against the baselines that admins and evaluations have set, where they are others than before.
+
+    `baselines` go by stream, or `STREAM:CLASS`. One of an unlabelled stream has it learn its reference anew, and so has
+    one of the complaints. While the version is degraded all reverse tests begin anew where it is one of a labelled
+    stream: what is to be refuted is another.
+    """
+    is_another = False
+    for name, baseline in sorted(baselines.items()):
+        if watch.anew.get(name) == baseline.at:
+            continue
+        watch = msgspec.structs.replace(
+            watch,
+            anew={**watch.anew, name: baseline.at},
+            outdated=tuple([one for one in watch.outdated if one != name]),
+            **_held_against(watch, name, baseline),
+        )
+        is_another = is_another or name.partition(":")[0] in OF_LABELS
+    return _tested(watch) if is_another and watch.told == "degraded" else watch
+
+
+def told(watch: Watch, verdict: Verdict, since: float, pinned: bool = False) -> Watch:
+    """The watch once it is known what verdict stands since when, and whether an admin has `pinned` that. An older word
+    than the last is passed over."""
+    was, is_now = watch.told == "degraded", verdict == "degraded"
+    was_overruled = watch.overruled
+    overruled = (was or was_overruled) and pinned and not is_now
+    if since < watch.told_since or (watch.told, watch.told_since, was_overruled) == (verdict, since, overruled):
+        return watch
+    watch = msgspec.structs.replace(watch, told=verdict, told_since=since, overruled=overruled)
+    if is_now and not was:
+        return _tested(msgspec.structs.replace(watch, tested_from=since))
+    if is_now or overruled or not (was or was_overruled):
+        return watch
+    watch = msgspec.structs.replace(watch, restored_at=since)
+    return _released(watch) if was_overruled else _restored(watch)
+
+
+def stepped(watch: Watch, at: float) -> Watch:
+    """The watch once its share has moved. While it is degraded requests from before are more than those from after, so
+    that late praise of them would outweigh: they show no recovery."""
+    if watch.told != "degraded" or at <= watch.tested_from:
+        return watch
+    return msgspec.structs.replace(watch, tested_from=at)
+
+
+def _held_against(watch: Watch, name: str, baseline: Baseline) -> dict[str, Any]:
+    stream, _, of_class = name.partition(":")
+    if of_class and stream in ("reviewed", "feedback"):
+        track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
+        return {"classes": {**watch.classes, name: tracks.held_against(track, baseline)}}
+    if stream in ("reviewed", "feedback"):
+        return {stream: tracks.held_against(getattr(watch, stream), baseline)}
+    if stream in ("holdout", "shadow"):
+        return {stream: pair_tracks.held_against(getattr(watch, stream), baseline)}
+    if stream == "complaints":
+        return {stream: None}
+    return {"signals": {known: signal for known, signal in watch.signals.items() if known != stream}}
+
+
+def _tested(watch: Watch) -> Watch:
+    """The watch with its reverse tests begun."""
+    return msgspec.structs.replace(
+        watch,
+        reviewed=tracks.degraded(watch.reviewed),
+        feedback=tracks.degraded(watch.feedback),
+        classes={name: tracks.degraded(track) for name, track in watch.classes.items()},
+        shadow=pair_tracks.degraded(watch.shadow),
+        holdout=pair_tracks.degraded(watch.holdout),
+        complaints=watch.complaints and complaint_tracks.degraded(watch.complaints, watch.tested_from),
+    )
+
+
+def _restored(watch: Watch) -> Watch:
+    """The watch with its detectors begun anew."""
+    return msgspec.structs.replace(
+        watch,
+        reviewed=tracks.restored(watch.reviewed),
+        feedback=tracks.restored(watch.feedback),
+        classes={name: tracks.restored(track) for name, track in watch.classes.items()},
+        shadow=pair_tracks.restored(watch.shadow),
+        holdout=pair_tracks.restored(watch.holdout),
+        complaints=watch.complaints and complaint_tracks.restored(watch.complaints, watch.told_since),
+    )
+
+
+def _released(watch: Watch) -> Watch:
+    """The watch with those detectors begun anew that have recovered while an admin overruled the verdict."""
+    return msgspec.structs.replace(
+        watch,
+        reviewed=tracks.released(watch.reviewed),
+        feedback=tracks.released(watch.feedback),
+        classes={name: tracks.released(track) for name, track in watch.classes.items()},
+        shadow=pair_tracks.released(watch.shadow),
+        holdout=pair_tracks.released(watch.holdout),
+        complaints=watch.complaints and complaint_tracks.released(watch.complaints, watch.told_since),
+    )

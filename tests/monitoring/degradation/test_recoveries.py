@@ -1,0 +1,269 @@
+"""What is a recovery, and what is none: old requests, an admin's word, an older word, another baseline."""
+
+from __future__ import annotations
+
+import heapq
+import random
+
+import msgspec
+import pytest
+
+from monitoring.degradation.detectors import recoveries
+from monitoring.degradation.detectors.baselines import measured, stated
+from monitoring.degradation.streams import pair_tracks, turning, watch
+from monitoring.degradation.streams.watch import Watch
+from tests.monitoring.degradation.reckoned import (
+    DAY,
+    GATE,
+    HELD,
+    Told,
+    beside_general,
+    complained,
+    shadowed,
+    task_step,
+    together,
+)
+from tests.monitoring.degradation.traffic import MORNING, PLAN, V3, errors, labelled_traffic, said, served, step
+
+HOUR = 3600.0
+
+# ---- requests from before the verdict ---------------------------------------------------------------
+
+
+def _heard(told: Told, days: range, bad: bool, placed_day: float) -> None:
+    """50 labels a day, of requests that were all placed on that day."""
+    for day in days:
+        for number in range(50):
+            name, at = f"q{placed_day}-{day}-{number}", MORNING + day * DAY + number * 60.0
+            one = msgspec.structs.replace(served(name, f"shop{number % 3}"), placed_at=MORNING + placed_day * DAY)
+            told.reckoning.take(one, one.placed_at)
+            told.reckoning.hear(said(name, not bad, f"shop{number % 3}", tags={"kind": "toys"}), one, at)
+
+
+def test_late_praise_of_requests_from_before_the_verdict_is_no_recovery() -> None:
+    told = Told()
+    _heard(told, range(4), True, 0.0)
+    told.day = 4.0
+    told.tell("degraded")
+    _heard(told, range(5, 13), False, 3.0)
+    found = told.stream("feedback")
+    assert (found.observed, found.recovered) == (600.0, False)
+    track = told.reckoning.watches[V3].feedback
+    assert track.guard is not None
+    assert track.guard.detectors.whole.observed == 600, "its detector goes on"
+    _heard(told, range(13, 17), False, 5.0)
+    assert told.stream("feedback").recovered
+
+
+def test_where_traffic_is_shifted_away_late_praise_makes_no_recovery_of_a_slip_that_lasts() -> None:
+    """Errors are told after an hour, praise after a day; once the version has a share only, old praise outweighs."""
+    draw, told, due, found = random.Random(1), Told(), list[tuple[float, int, str, bool]](), []
+    placed = {}
+    for hour in range(24 * 12):
+        now, bad_from = MORNING + hour * HOUR, 24 * 6
+        kept = 1.0 if hour < bad_from + 6 else 0.1
+        if hour == bad_from + 6:
+            told.day = hour / 24
+            told.tell("degraded")
+        for number in range(40):
+            if draw.random() > kept:
+                continue
+            name, at = f"s{hour}-{number}", now + number * 90.0
+            placed[name] = msgspec.structs.replace(served(name, f"shop{number % 5}"), placed_at=at)
+            bad = draw.random() < (0.05 if hour < bad_from else 0.25)
+            delay = draw.expovariate(1 / ((1.0 if bad else 24.0) * HOUR))
+            heapq.heappush(due, (at + delay, len(placed), name, bad))
+        for one in list(placed.values())[-40:]:
+            if one.placed_at >= now:
+                told.reckoning.take(one, one.placed_at)
+        while due and due[0][0] <= now + HOUR:
+            at, _, name, bad = heapq.heappop(due)
+            told.reckoning.hear(said(name, not bad, placed[name].caller), placed[name], at)
+        if hour >= bad_from + 6:
+            told.day = (hour + 1) / 24
+            found.append(told.stream("feedback").recovered)
+    assert not any(found)
+
+
+def test_late_praise_of_requests_from_before_the_last_step_of_its_share_is_no_recovery() -> None:
+    told = Told()
+    _heard(told, range(4), True, 0.0)
+    told.day = 4.0
+    told.tell("degraded")
+    since = told.now
+    told.step = msgspec.structs.replace(
+        told.step, versions={V3: msgspec.structs.replace(told.step.versions[V3], stepped_at=since + DAY)}
+    )
+    told.reckoning.begin(told.step, told.baselines)
+    _heard(told, range(6, 12), False, 4.5)
+    assert not told.stream("feedback").recovered
+    _heard(told, range(12, 18), False, 5.5)
+    assert told.stream("feedback").recovered
+
+
+def test_pairs_about_requests_from_before_the_verdict_are_no_recovery() -> None:
+    for early, recovered in ((True, False), (False, True)):
+        track = pair_tracks.held_against(pair_tracks.start("v"), stated(0.05, 1.0, "admin", "word"))
+        for number in range(60):
+            track = pair_tracks.paired_with(track, 1.0, 0.0, (f"shop{number % 3}",), float(number), None)
+        track = pair_tracks.degraded(track)
+        for number in range(60, 260):
+            shop = f"shop{number % 3}"
+            track = pair_tracks.paired_with(track, 0.0, 0.0, (shop,), float(number), None, True, early)
+        assert track.guard is not None
+        assert track.guard.whole.observed == 260
+        assert pair_tracks.recovered(track) is recovered
+
+
+def test_a_pair_of_two_labels_is_as_old_as_its_older_request() -> None:
+    track = pair_tracks.held_against(pair_tracks.start("v"), stated(0.05, 1.0, "admin", "word"))
+    track = pair_tracks.met(track, True, 0.0, "a", 1.0, None, False, 1.0)
+    track = pair_tracks.degraded(track)
+    track = pair_tracks.met(track, False, 0.0, "b", 20.0, None, True, 15.0, 10.0)
+    assert track.reverse is not None
+    assert (track.pairs, track.reverse.whole.observed) == (1, 0)
+    track = pair_tracks.met(track, True, 0.0, "a", 21.0, None, True, 16.0, 10.0)
+    track = pair_tracks.met(track, False, 0.0, "b", 22.0, None, True, 17.0, 10.0)
+    assert track.reverse is not None
+    assert (track.pairs, track.reverse.whole.observed) == (2, 1)
+    assert (track.waiting, track.other_waiting, track.placed, track.other_placed) == ((), (), (), ())
+
+
+def test_labels_that_wait_are_dropped_with_a_recovery() -> None:
+    track = pair_tracks.held_against(pair_tracks.start("v"), stated(0.05, 1.0, "admin", "word"))
+    for _ in range(6):
+        track = pair_tracks.met(track, True, 1.0, "a", 1.0, None, True)
+    assert len(track.waiting) == pair_tracks.WAITING_MAX
+    assert pair_tracks.restored(track).waiting == ()
+    assert pair_tracks.restored(pair_tracks.met(pair_tracks.start("v"), False, 1.0, "a", 1.0, None)).other_waiting == ()
+
+
+# ---- what is no recovery ----------------------------------------------------------------------------
+
+
+def _counts(told: Told) -> tuple[int, int, int]:
+    of = told.reckoning.watches[V3]
+    assert of.complaints is not None
+    return of.feedback.recoveries, of.shadow.recoveries, of.complaints.recoveries
+
+
+def _bad(told: Told) -> None:
+    told.take(together(labelled_traffic(errors(0.5, 200)), shadowed(0.1), complained(0.3)))
+
+
+def test_an_admins_word_is_no_recovery_and_throws_no_evidence_away() -> None:
+    told = Told(step=step(PLAN))
+    _bad(told)
+    told.tell("degraded")
+    before = told.stream("feedback")
+    told.tell("healthy", pinned=True)
+    assert _counts(told) == (0, 0, 0)
+    assert told.stream("feedback") == before
+    assert told.reckoning.watches[V3].restored_at == 0.0
+    told.tell("degraded")
+    assert _counts(told) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("verdict", ["healthy", "suspect"])
+def test_once_a_pin_is_over_what_has_not_recovered_still_speaks_against_it(verdict: str) -> None:
+    told = Told()
+    told.take(labelled_traffic(errors(0.5, 200)))
+    told.tell("degraded")
+    told.tell(verdict, pinned=True)
+    told.take(labelled_traffic(errors(0.5, 100, 2)))
+    _release(told)
+    found = told.stream("feedback")
+    assert (found.alarming, found.recovered) == (True, False)
+    assert told.reckoning.watches[V3].feedback.reverse is None
+
+
+def test_once_a_pin_is_over_what_has_recovered_meanwhile_begins_anew() -> None:
+    told = Told()
+    told.take(labelled_traffic(errors(0.5, 200)))
+    told.tell("degraded")
+    told.tell("healthy", pinned=True)
+    told.take(labelled_traffic(errors(0.03, 300, 2)))
+    assert told.stream("feedback").recovered
+    _release(told)
+    found = told.stream("feedback")
+    assert (found.alarming, found.recovered, found.e_value) == (False, False, 0.0)
+    assert told.reckoning.watches[V3].feedback.recoveries == 1
+
+
+def _release(told: Told) -> None:
+    """The verdict stays as it is pinned, since then, and is the monitor's again."""
+    known = told.step.versions[V3]
+    told.step = msgspec.structs.replace(told.step, versions={V3: msgspec.structs.replace(known, pinned=False)})
+    told.reckoning.begin(told.step, told.baselines)
+
+
+def test_an_older_word_is_passed_over() -> None:
+    told = turning.rebased(watch.start(V3, "returns", "e"), HELD[V3])
+    for verdict, since in (("degraded", 100.0), ("healthy", 200.0), ("degraded", 300.0)):
+        told = turning.told(told, verdict, since)  # type: ignore[arg-type]
+    known = told
+    for verdict, since in (("healthy", 200.0), ("degraded", 100.0), ("suspect", 0.0)):
+        told = turning.told(told, verdict, since)  # type: ignore[arg-type]
+    assert told is known
+    assert told.feedback.recoveries == 1
+
+
+def test_a_baseline_of_an_unlabelled_stream_leaves_reverse_tests_and_their_count_as_they_are() -> None:
+    told = Told()
+    told.take(labelled_traffic(errors(0.5, 200)))
+    for _ in range(3):
+        told.tell("degraded")
+        told.tell("healthy")
+    told.take(labelled_traffic(errors(0.5, 200, 2)))
+    told.tell("degraded")
+    told.take(labelled_traffic(errors(0.03, 100, 3)))
+    before = told.reckoning.watches[V3].feedback
+    told.baselines = {V3: {"feedback": GATE, "latency": measured("admin", 1, 100, 5.0, "key", "accepted")}}
+    told.tell("degraded")
+    assert told.reckoning.watches[V3].feedback == before
+    assert before.recoveries == 3
+
+
+def test_labels_while_degraded_are_none_for_which_a_recovery_stood() -> None:
+    told = Told({V3: {"feedback": GATE, "reviewed": GATE}})
+    told.take(labelled_traffic(errors(0.5, 200)))
+    told.tell("degraded")
+    told.tell("healthy")
+    told.take(labelled_traffic(errors(0.5, 200, 2)))
+    told.tell("degraded")
+    for day in range(3):
+        told.take(labelled_traffic(errors(0.5, 400, day)))
+    assert told.reckoning.watches[V3].feedback.guard is not None
+    told.baselines = {V3: {"feedback": GATE, "reviewed": measured("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
+    told.tell("degraded")
+    assert told.reckoning.watches[V3].feedback.recoveries == 1
+    assert recoveries.left(1, 1_400.0) == 0, "if they counted it would be forgotten"
+
+
+def test_another_baseline_of_a_labelled_stream_begins_all_reverse_tests_anew() -> None:
+    told = Told({V3: {"feedback": GATE, "reviewed": GATE}})
+    told.take(labelled_traffic(errors(0.5, 200)))
+    told.tell("degraded")
+    told.take(labelled_traffic(errors(0.03, 50, 3)))
+    told.baselines = {V3: {"feedback": GATE, "reviewed": measured("gate", 30, 1000, 2.0, "gate", "evaluation-2")}}
+    told.tell("degraded")
+    track = told.reckoning.watches[V3].feedback
+    assert track.reverse is not None
+    assert track.reverse.detectors.whole.observed == 0
+
+
+def test_a_watch_of_before_is_read_and_goes_on() -> None:
+    """Without what is kept since: of nothing it is known to be old."""
+    told = Told({V3: {}}, task_step())
+    told.take(beside_general(0.05, 300))
+    told.tell("degraded")
+    state = msgspec.to_builtins(told.reckoning.watches[V3])
+    for field in ("tested_from", "overruled"):
+        del state[field]
+    for field in ("placed", "other_placed"):
+        del state["holdout"][field]
+    found = msgspec.convert(state, Watch)
+    assert found.tested_from == 0.0
+    told.reckoning.watches[V3] = found
+    told.take(beside_general(0.05, 50))
+    assert told.reckoning.watches[V3].holdout.pairs > found.holdout.pairs
