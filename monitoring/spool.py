@@ -15,7 +15,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,8 +75,9 @@ class Spool:
     def open(self) -> None:
         """Make the folder, and lock this gateway's name. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not self._lock(self._name):
-            raise OSError(f"The spool {self._folder} has a gateway {self._name} already.")
+        with self._gate():
+            if not self._lock(self._name):
+                raise OSError(f"The spool {self._folder} has a gateway {self._name} already.")
 
     def append(self, payloads: Sequence[bytes], first_at: float) -> int:
         """Write records behind all others; returns how many of the oldest had to go for them.
@@ -159,6 +160,10 @@ class Spool:
         What can't be had of one gateway keeps nobody from having the rest. Raises OSError where the folder can't be
         read.
         """
+        with self._gate():
+            return self._take_over()
+
+    def _take_over(self) -> int:
         found: dict[str, list[Path]] = {}
         for path in self._folder.iterdir():
             owner, _, number = path.name.removesuffix(".spool").removesuffix(".lock").rpartition(".")
@@ -273,6 +278,17 @@ class Spool:
             return
         if not os.path.lexists(segment.path):
             self._unlock(segment.owner)
+
+    @contextlib.contextmanager
+    def _gate(self) -> Iterator[None]:
+        """Nobody else looks at names meanwhile, by a lock of the folder itself: a look holds a name's lock for a moment
+        in which that gateway may start. Waits for as long as another look takes. Raises OSError."""
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _lock(self, owner: str) -> bool:
         """Whether the gateway of this name is no more, or is this one."""

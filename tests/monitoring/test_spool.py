@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -230,3 +232,20 @@ def test_a_second_gateway_of_the_same_name_is_refused(tmp_path: Path) -> None:
     spool(tmp_path)
     with pytest.raises(OSError, match="one already"):
         spool(tmp_path)
+
+
+def test_a_gateway_starts_though_another_one_looks_just_then_whether_its_name_is_left_over(tmp_path: Path) -> None:
+    """The other one holds the name's lock for the moment of its look, and nobody takes a name meanwhile."""
+    gate, looked = os.open(tmp_path, os.O_RDONLY), os.open(tmp_path / "one.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    fcntl.flock(looked, fcntl.LOCK_EX)
+
+    def end() -> None:
+        os.close(looked)
+        os.close(gate)
+
+    ends = threading.Timer(0.05, end)
+    ends.start()
+    it = spool(tmp_path)
+    ends.join()
+    assert it.append([b"a record"], 1.0) == 0
