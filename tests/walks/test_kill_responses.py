@@ -73,8 +73,9 @@ class Two:
     receiver: Receiver
     key: str
 
-    async def kill(self) -> None:
-        """kill -9 at the point; what Redis still has of the process runs out at once instead of after its seconds."""
+    async def kill(self, *leases: str) -> None:
+        """kill -9 at the point; what Redis still has of the process runs out at once instead of after its seconds, of
+        its leases these."""
         async with asyncio.timeout(20):
             await self.gate.stopped.wait()
         with suppress(ProcessLookupError):  # it was killed before
@@ -83,7 +84,7 @@ class Two:
             if name.decode() != self.gateway.house.name:
                 await self.redis.hdel(PRESENCE_KEY, name)
         claims = [claim async for claim in self.redis.scan_iter("apprentice:responses:claim:*")]
-        await self.redis.delete(MONITOR_LEASE_KEY, LEASE_KEY, *claims)
+        await self.redis.delete(*(leases or (MONITOR_LEASE_KEY, LEASE_KEY)), *claims)
 
     async def write(self, *with_it: Change, **more: Any) -> None:
         """Have the health know of the roll back, and write what goes with it."""
@@ -210,8 +211,7 @@ async def test_what_failed_is_told_once_and_asked_for_again_wherever_the_gateway
     two.gate.stop_at_bytes(value.replace(b"%b", b"roll_back"), when)
     known = VersionHealth(verdict="degraded", done=("roll_back", "retrain"), since=NOW)
     await two.decide(versions={V2: known})
-    await two.kill()
-    await two.redis.set(LEASE_KEY, "a test")
+    await two.kill(MONITOR_LEASE_KEY)
     await two.once("roll_back", failed=True)
     assert await two.leading() == before
     health, _ = await two.gateway.house.health.of("returns")

@@ -108,6 +108,7 @@ async def test_a_version_that_slips_is_found_and_its_traffic_goes_to_general_and
         await world.until(lambda health: health["shadow_share"] == 1.0)
         for _ in range(20):
             assert await world.ask_and_judge() == V1
+        assert set(await world.until(lambda health: verdict(health) != "None")) <= {V1}
         assert verdict(await world.health()) == "healthy"
 
         world.right = "reject"
