@@ -49,7 +49,6 @@ from monitoring.degradation.streams.seen import (
     is_reported,
     labelled_version,
     sides,
-    stack_of_general,
 )
 from monitoring.degradation.streams.signals import Languages
 from monitoring.degradation.streams.stacks import GeneralStack
@@ -162,8 +161,8 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
     if signals.is_looked_at(seen.id, watch.requests, lately.per_day(watch.request_rate, at, signals.KNOWN_SECONDS_MIN)):
         found, languages = signals.after(watch.signals, watch.languages, seen, watch.version, at)
         moved.update(looked_at=watch.looked_at + 1, signals=found, languages=languages)
-    if held_out_of(seen) == watch.version:
-        watch = _with_stack(watch, seen.stack)
+    if seen.version is None and seen.led_to == watch.version:
+        watch = _with_stack(watch, seen.stack, at)
     return msgspec.structs.replace(watch, **moved) if moved else watch
 
 
@@ -203,7 +202,8 @@ def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | 
     if watch.version == (whose[1] if whose[1] != GENERAL else whose[0]):
         watch = _with_cost(watch, shadow.cost_usd, at)
     watch = _with_judge(watch, shadow.pair)
-    watch = _with_stack(watch, stack_of_general(shadow))
+    if whose[0] == GENERAL:
+        watch = _with_stack(watch, shadow.stack, at, is_shadow=True)
     place = next((at for at, one in enumerate(note.pairs) if (one.shadow, one.served) == whose), None)
     noted = note.pairs[place] if place is not None else None
     arm = _arm(watch, noted, standby) if noted is not None else None
@@ -249,9 +249,10 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
     return watch, msgspec.structs.replace(note, pairs=pairs)
 
 
-def _with_stack(watch: Watch, digest: str | None) -> Watch:
-    """The watch after one more answer of general's."""
-    moved = stacks.after(watch.stack, digest, watch.shadow, watch.holdout, watch.general)
+def _with_stack(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:
+    """The watch after one more answer of general's: a shadow, or what a caller got."""
+    is_degraded = watch.told == "degraded"
+    moved = stacks.after(watch.stack, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded)
     return msgspec.structs.replace(watch, **moved) if moved else watch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from monitoring.degradation.detectors.baselines import stated
 from monitoring.degradation.streams import arms, pair_tracks, stacks, watch
 from monitoring.degradation.streams.reckoning import Reckoning
-from monitoring.degradation.streams.stacks import IN_A_ROW, GeneralStack
+from monitoring.degradation.streams.stacks import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
 from monitoring.degradation.streams.watch import Watch
 from monitoring.degradation.verdicts.health import Judgement
-from tests.monitoring.degradation.reckoned import HELD
+from tests.monitoring.degradation.reckoned import HELD, Told, stream, task_step
 from tests.monitoring.degradation.traffic import MORNING, V3, held_out, said, served, shadow, step
 
 ONE, TWO, THREE = "general-1", "general-2", "general-3"
@@ -26,9 +27,15 @@ def fresh() -> Watch:
     return watch.start(V3, "returns", "e")
 
 
-def after(one: Watch, digests: Sequence[str | None]) -> Watch:
+def after(
+    one: Watch,
+    digests: Sequence[str | None],
+    at: float = MORNING,
+    is_shadow: bool = True,
+    is_degraded: bool = False,
+) -> Watch:
     for digest in digests:
-        moved = stacks.after(one.stack, digest, one.shadow, one.holdout, one.general)
+        moved = stacks.after(one.stack, digest, one.shadow, one.holdout, one.general, at, is_shadow, is_degraded)
         one = msgspec.structs.replace(one, **moved)
     return one
 
@@ -93,6 +100,30 @@ def test_a_state_that_does_not_know_its_stack_yet_goes_by_that_of_its_streams() 
     assert held(after(older, [TWO] * IN_A_ROW)) == (0, 0, 0)
 
 
+def test_what_was_served_counts_only_while_there_are_no_shadows() -> None:
+    """It goes by its key to one replica, and a shadow to any."""
+    known = with_pairs(after(fresh(), [ONE]))
+    assert held(after(known, [TWO] * 100, MORNING + 3_600.0, is_shadow=False)) == (1, 1, 1)
+    later = MORNING + SHADOWS_LATELY_SECONDS
+    assert held(after(known, [TWO] * IN_A_ROW, later, is_shadow=False)) == (0, 0, 0)
+    assert held(after(known, [TWO] * 10 + [ONE] + [TWO] * 10, later, is_shadow=False)) == (1, 1, 1)
+
+
+def test_what_was_served_does_not_count_while_degraded_though_its_shadows_have_ended() -> None:
+    """All of a version's traffic may be shifted away then, and go by its key to one replica."""
+    known = with_pairs(after(fresh(), [ONE]))
+    later = MORNING + 10 * SHADOWS_LATELY_SECONDS
+    while_degraded = after(known, [TWO] * 100, later, is_shadow=False, is_degraded=True)
+    assert held(while_degraded) == (1, 1, 1)
+    assert held(after(while_degraded, [TWO] * IN_A_ROW, later, is_shadow=False)) == (0, 0, 0)
+    assert held(after(known, [TWO] * IN_A_ROW, later, is_degraded=True)) == (0, 0, 0), "shadows tell of an upgrade"
+
+
+def test_what_was_served_counts_while_degraded_where_there_never_was_a_shadow() -> None:
+    known = with_pairs(after(fresh(), [ONE], is_shadow=False))
+    assert held(after(known, [TWO] * IN_A_ROW, is_shadow=False, is_degraded=True)) == (0, 0, 0)
+
+
 def test_what_an_admin_has_set_stays() -> None:
     known = after(fresh(), [ONE])
     baseline = stated(0.1, 1.0, "admin", "known")
@@ -155,9 +186,9 @@ def test_a_rolling_upgrade_begins_them_anew_once() -> None:
     pool.ask(40, lambda number: (ONE, TWO)[number % 2])
     assert pool.pairs == {"shadow": 120, "holdout": 120, "general": 120}
     pool.ask(100, lambda _: TWO)
-    assert pool.pairs == {"shadow": 90, "holdout": 91, "general": 90}, "of 20 in a row the last was one held out"
+    assert pool.pairs == {"shadow": 81, "holdout": 81, "general": 81}, "with the 20th shadow they begin anew"
     pool.ask(10, lambda number: (ONE, TWO)[number % 2])
-    assert pool.pairs == {"shadow": 95, "holdout": 96, "general": 95}
+    assert pool.pairs == {"shadow": 86, "holdout": 86, "general": 86}
 
 
 def test_labels_that_come_after_an_upgrade_count_by_the_stack_that_answered() -> None:
@@ -183,3 +214,45 @@ def test_where_general_answered_the_caller_its_stack_is_that_of_the_pair() -> No
         pool.reckoning.take(other, when)
     watched = pool.reckoning.watches[V3]
     assert (watched.stack.digest, watched.shadow.pairs) == (ONE, 30)
+
+
+def test_an_answer_that_is_shadowed_by_the_version_counts_once() -> None:
+    pool = Pool()
+    for number in range(IN_A_ROW):
+        when, stack = MORNING + 60.0 * number, TWO if number else ONE
+        own = held_out(f"g{number}", stack=stack, placed_at=when)
+        pair = {"version": "", "arm": "version", "served_stack": stack, "right": True, "served_right": True}
+        pool.reckoning.take(own, when)
+        pool.reckoning.take(shadow(own.id, version=V3, stack="sha256:v3", pair=pair, placed_at=when + 1.0), when + 1.0)
+    assert pool.reckoning.watches[V3].stack == GeneralStack(ONE, TWO, IN_A_ROW - 1)
+
+
+def test_a_shift_to_one_replica_begins_nothing_anew() -> None:
+    """Shadows of general are of either stack, what is shifted goes by its key to one of them."""
+    told, draw = Told({}, task_step()), random.Random(1)
+
+    def ask(begin: int, count: int, wrong: float, shifted: float) -> None:
+        for number in range(begin, begin + count):
+            when, name = MORNING + 60.0 * number, f"p{number}"
+            if draw.random() < shifted:
+                own = held_out(name, reason="degraded", stack=TWO, placed_at=when)
+                told.reckoning.take(own, when)
+                continue
+            is_wrong = draw.random() < wrong
+            pair = {"judge": "model", "right": True, "served_right": not is_wrong, "served_digest": "b"}
+            told.reckoning.take(served(name, placed_at=when), when)
+            stack = ONE if number == 0 else draw.choice((ONE, TWO))
+            told.reckoning.take(shadow(name, stack=stack, pair=pair, placed_at=when), when)
+
+    ask(0, 700, 0.05, 0.0)
+    ask(700, 500, 0.4, 0.0)
+    told.day = 1_200 / 1_440
+    assert stream(told.judged(), "shadow").alarming
+    told.tell("degraded")
+    ask(1_200, 2_000, 0.05, 0.95)
+    told.day = 3_200 / 1_440
+    found = stream(told.judged(), "shadow")
+    assert told.reckoning.watches[V3].stack.digest == ONE
+    assert found.alarming
+    ask(3_200, 600, 0.05, 0.8)
+    assert stream(told.judged(), "shadow").recovered
