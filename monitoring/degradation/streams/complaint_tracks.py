@@ -1,9 +1,10 @@
-"""The complaints about a version: the detector of `complaints.py`, guarded so that no caller moves it alone.
+"""The complaints about a version: the detector of `complaints.py`, guarded so that no caller alone makes it alarm.
 
 Each caller who complains is left out in turn (`leaving_out.py`), with its requests: up to four by themselves. Nothing
 is learned while the version is known to be degraded: what was being learned by then begins anew with its end. The
 reverse test (`fewer.py`) has to refute that there are still half as many again as expected, of requests from after the
-verdict.
+verdict. It leaves nobody out: what is expected was learned of all callers, and where one of those who rarely complain
+is left out the others would never come down to it.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
