@@ -24,8 +24,9 @@ ACTIONS_MAX = 100
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """An admin's word on a version. `verdict` is what holds instead of the monitor's (None: its verdict stands, but
-    nothing is done about it); until `until` in Unix seconds (None: until it is released). `instead_of` is the monitor's
-    own where the word is a worse one: it stands again once the pin is over."""
+    nothing is done about it); until `until` in Unix seconds (None: until it is released). `instead_of` is what the
+    monitor itself had said last before admins pinned anything else, and `alarmed` are the streams that had alarmed by
+    then: where the word is a worse one, that stands again once the pin is over."""
 
     verdict: Verdict | None
     by: str
@@ -33,6 +34,7 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     until: float | None = None
     instead_of: Verdict | None = None
+    alarmed: tuple[str, ...] = ()
 
 
 class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):

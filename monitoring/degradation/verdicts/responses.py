@@ -28,7 +28,7 @@ from monitoring.degradation.verdicts.health import (
 from monitoring.degradation.verdicts.noting import Noting, with_actions
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Lines, Roles, share_of, with_share
-from monitoring.degradation.verdicts.verdict import alarmed, health_after, verdict
+from monitoring.degradation.verdicts.verdict import alarmed, health_after, verdict, worse
 
 SAVING_HYSTERESIS = 0.8
 """Shadows that cost more than they may are drawn again once they cost less than this part of it."""
@@ -82,14 +82,18 @@ def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHe
     known = _known(health, version)
     if word.until is not None and word.until <= now:
         raise ResponseError("The pin would be over already: give a time to come.")
-    word = msgspec.structs.replace(word, instead_of=_own_verdict(known, word))
-    quiet_since = known.quiet_since if word.verdict is None else None  # nothing moves it while a verdict is pinned
-    after = msgspec.structs.replace(known, pin=word, quiet_since=quiet_since)
+    own, had_alarmed = _own(known)
+    if word.verdict is None:
+        after = msgspec.structs.replace(_unpinned(known, now), pin=word)
+    else:
+        word = msgspec.structs.replace(word, instead_of=own, alarmed=had_alarmed)
+        after = msgspec.structs.replace(known, pin=word, quiet_since=None)  # nothing moves it while it is pinned
     noting = Noting(now)
     if word.verdict is not None and word.verdict != known.verdict:
         because = f"{word.by} says so: {word.reason}"
         after = msgspec.structs.replace(after, verdict=word.verdict, since=now, because=because, evidence={}, done=())
-        after = msgspec.structs.replace(after, alarmed=(), observed=None)
+        again = had_alarmed if word.verdict == own == "degraded" else ()
+        after = msgspec.structs.replace(after, alarmed=again, observed=None)
     if word.verdict == "healthy":
         after = msgspec.structs.replace(after, undone=())
     if word.verdict in ("healthy", "suspect"):
@@ -204,12 +208,15 @@ def _with_verdict(noting: Noting, name: str, known: VersionHealth, judged: Judge
         return msgspec.structs.replace(known, alarmed=alarmed(known, judged))
     found = verdict(known, judged, plan, noting.now)
     after = health_after(known, found, judged, noting.now)
-    if found.verdict == known.verdict:
-        return after
     evidence = {"streams": [msgspec.to_builtins(one) for one in found.streams], "labels": judged.labels}
-    noting.note(
-        "verdict", name, found.because, {"verdict": known.verdict}, {"verdict": found.verdict}, evidence=evidence
-    )
+    moved = {"verdict": known.verdict}, {"verdict": found.verdict}
+    if found.verdict == known.verdict:
+        if found.verdict != "degraded" or known.evidence or not found.streams:
+            return after
+        because = worse(found.streams)  # what labels say takes the place of an admin's word
+        noting.note("verdict", name, because, *moved, evidence=evidence)
+        return msgspec.structs.replace(after, because=because, evidence=evidence)
+    noting.note("verdict", name, found.because, *moved, evidence=evidence)
     return msgspec.structs.replace(after, evidence=evidence, done=() if found.verdict == "healthy" else known.done)
 
 
@@ -353,23 +360,27 @@ def _unpinned(known: VersionHealth, now: float) -> VersionHealth:
 
     Not where a stream has alarmed meanwhile; and a better word has put aside what there was, and stands.
     """
-    own = known.pin.instead_of if known.pin is not None else None
+    word, own = known.pin, known.pin.instead_of if known.pin is not None else None
     after = msgspec.structs.replace(known, pin=None)
-    if own is None or own == known.verdict or known.alarmed:
+    if word is None or word.verdict is None or own is None or VERDICTS.index(own) > VERDICTS.index(word.verdict):
         return after
+    if own == word.verdict:
+        is_told = bool(known.evidence) or own == "healthy"
+        return after if is_told else msgspec.structs.replace(after, because=f"It was {own} before its pin.")
+    if known.alarmed:
+        because = f"Labels have spoken against it while it was pinned as {word.verdict} ({', '.join(known.alarmed)})."
+        return msgspec.structs.replace(after, because=because)
     because = f"The pin as {known.verdict} is over."
     after = msgspec.structs.replace(after, verdict=own, since=now, because=because, evidence={}, done=())
     return msgspec.structs.replace(after, alarmed=(), observed=None)
 
 
-def _own_verdict(known: VersionHealth, word: Pin) -> Verdict | None:
-    """What the monitor itself had said last, where an admin's word is worse than that."""
-    own = known.verdict
-    if known.pin is not None and known.pin.verdict is not None:
-        own = known.pin.instead_of or own
-    if word.verdict is None or VERDICTS.index(word.verdict) <= VERDICTS.index(own):
-        return None
-    return own
+def _own(known: VersionHealth) -> tuple[Verdict, tuple[str, ...]]:
+    """What the monitor itself has said last, whatever admins have said since, and the streams that had alarmed then."""
+    word = known.pin
+    if word is None or word.verdict is None or (known.verdict == "degraded" and known.alarmed):
+        return known.verdict, known.alarmed
+    return word.instead_of or known.verdict, word.alarmed
 
 
 def _known(health: TaskHealth, version: str) -> VersionHealth:

@@ -47,7 +47,7 @@ def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> 
     if known.verdict == "degraded":
         return _of_degraded(known, judged, labelled, fresh, cleared)
     if labelled:
-        return Found("degraded", f"It got worse: {words(labelled)}.", labelled, cleared)
+        return Found("degraded", worse(labelled), labelled, cleared)
     if known.verdict == "suspect":
         return _of_suspect(known, judged, fresh, cleared, plan, now)
     if fresh:
@@ -106,6 +106,11 @@ def words(streams: list[StreamReport]) -> str:
     """What the streams say, the strongest first, in a few words each."""
     ordered = sorted(streams, key=lambda one: -one.e_value / one.threshold if one.threshold else 0.0)
     return "; ".join(_word(one) for one in ordered[:3])
+
+
+def worse(streams: list[StreamReport]) -> str:
+    """Why a version is degraded, by the labelled streams that say so."""
+    return f"It got worse: {words(streams)}."
 
 
 def _of_degraded(
