@@ -49,7 +49,8 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     alarmed since; `observed` is what each labelled stream had seen when it became suspect (None: not known, or it is
     not). `quiet_since` is since when nothing that is not `cleared` alarms of a suspect one (None: something does).
     `paused_share` is the share of its task's requests that a canary had when the monitor paused it, which is given back
-    once it is healthy (None: it was not paused, or an admin has said something else since).
+    once it is healthy, and is known until the canary has it again (None: it was not paused, or an admin has said
+    something else since).
     """
 
     verdict: Verdict = "healthy"

@@ -27,7 +27,7 @@ from monitoring.degradation.verdicts.health import (
 )
 from monitoring.degradation.verdicts.noting import Noting, with_actions
 from monitoring.degradation.verdicts.plan import Plan
-from monitoring.degradation.verdicts.shares import Lines, Roles, share_of, with_share
+from monitoring.degradation.verdicts.shares import Lines, Roles, share_of, unpaused, with_share
 from monitoring.degradation.verdicts.verdict import alarmed, health_after, verdict, worse
 
 SAVING_HYSTERESIS = 0.8
@@ -128,7 +128,7 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
         share = {field: done.before[field] for field in ("kept", "to", "to_version") if field in done.before}
         versions[done.version] = msgspec.structs.replace(known, **share, stepped_at=now)
     if done.kind == "pause_canary" and known is not None:
-        versions[done.version] = msgspec.structs.replace(known, paused_share=None)
+        versions[done.version] = unpaused(known)
     levers: dict[str, Any] = {}
     if done.kind in ("shadow", "reviews", "widen"):
         field = {"shadow": "shadow_share", "reviews": "review_share", "widen": "deferral_factor"}[done.kind]
@@ -183,7 +183,8 @@ def _has_come_back(health: TaskHealth, done: Action) -> bool:
     """Whether what a shift or a pause took from a version was given back since."""
     if done.kind == "pause_canary":
         after = health.actions[health.actions.index(done) + 1 :]
-        return any(one.version == done.version and one.kind == "recover" and "share" in one.after for one in after)
+        back = (one for one in after if one.version == done.version and one.kind == "recover" and one.failed is None)
+        return any("share" in one.after for one in back)
     known = health.versions.get(done.version)
     if known is None or known.to is None:
         return True

@@ -42,7 +42,7 @@ def with_share(noting: Noting, name: str, known: VersionHealth, judged: Judgemen
     if name != lines.roles.active:
         known = _given_back(noting, name, known, "It leads its task no more.")
     if name != lines.roles.canary or lines.roles.canary_share not in (0.0, known.paused_share):
-        known = _unpaused(known)
+        known = unpaused(known)
     if name not in (lines.roles.active, lines.roles.canary):
         return known
     if known.pin is not None and known.pin.verdict is None:
@@ -78,17 +78,21 @@ def _paused(noting: Noting, name: str, known: VersionHealth, lines: Lines) -> Ve
 
 
 def _resumed(noting: Noting, name: str, known: VersionHealth, roles: Roles) -> VersionHealth:
-    """A canary that is no longer degraded, with the share that it had before the monitor paused it."""
+    """A canary that is no longer degraded, with the share that it had before the monitor paused it: that is known until
+    the canary has it, and asked for again where it could not be given back."""
     if known.paused_share is None:
         return known
-    if roles.canary_share == 0.0:
-        share = {"share": known.paused_share}
-        noting.note("recover", name, known.because, {"share": 0.0}, share, evidence=known.evidence)
-    return _unpaused(known)
+    if roles.canary_share != 0.0:
+        return unpaused(known)
+    return noting.once("recover", name, known, known.because, {"share": 0.0}, {"share": known.paused_share})
 
 
-def _unpaused(known: VersionHealth) -> VersionHealth:
-    return known if known.paused_share is None else msgspec.structs.replace(known, paused_share=None)
+def unpaused(known: VersionHealth) -> VersionHealth:
+    """The version without a share that is to be given back."""
+    if known.paused_share is None:
+        return known
+    done = tuple(kind for kind in known.done if kind != "recover")
+    return msgspec.structs.replace(known, paused_share=None, done=done)
 
 
 def _step_away(noting: Noting, name: str, known: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:

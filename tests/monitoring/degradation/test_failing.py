@@ -6,9 +6,21 @@ import msgspec
 
 from monitoring.degradation.verdicts.health import Action, Pin, TaskHealth
 from monitoring.degradation.verdicts.noting import AGAIN_SECONDS, not_carried_out
-from monitoring.degradation.verdicts.responses import pin, undo
+from monitoring.degradation.verdicts.responses import last_move, pin, undo
 from monitoring.degradation.verdicts.shares import Roles
-from tests.monitoring.degradation.answered import NOW, PLAN, V1, V2, after, better, judged, stream
+from tests.monitoring.degradation.answered import (
+    NOW,
+    PLAN,
+    RECOVERED,
+    V1,
+    V2,
+    after,
+    better,
+    canaried,
+    judged,
+    paused,
+    stream,
+)
 
 
 def rolled_back(health: TaskHealth) -> Action:
@@ -56,3 +68,41 @@ def test_what_failed_while_it_was_degraded_before_is_no_try_of_what_is_asked_for
     health, done = after(judged(stream("feedback")), health=health, roles=roles, at=20)
     assert "pause_canary" in done
     assert [one.again for one in health.actions if one.kind == "pause_canary"] == [0, 0]
+
+
+def test_a_canarys_share_that_could_not_be_given_back_is_asked_for_again_until_it_is_there() -> None:
+    health, done = after(RECOVERED, health=paused(), roles=canaried(0.0), at=100)
+    assert done == ["verdict", "recover"]
+    first, at = health.actions[-1], 100.0
+    for again in (1, 2):
+        health = not_carried_out(health, health.actions[-1], "returns@v1 is staging: stage it first.")
+        assert after(RECOVERED, health=health, roles=canaried(0.0), at=at + AGAIN_SECONDS - 1)[1] == []
+        at += AGAIN_SECONDS
+        health, done = after(RECOVERED, health=health, roles=canaried(0.0), at=at)
+        assert done == ["recover"]
+        asked = health.actions[-1]
+        assert (asked.id, asked.after, asked.failed, asked.again) == (first.id, {"share": 0.1}, None, again)
+    assert health.versions[V2].paused_share == 0.1, "as the canary does not have it yet"
+    health, done = after(RECOVERED, health=health, roles=canaried(0.1), at=at + 1)
+    assert (health.versions[V2].paused_share, health.versions[V2].done, done) == (None, (), [])
+    assert after(RECOVERED, health=health, roles=canaried(0.0), at=at + 1000)[1] == [], "an admin has paused it since"
+
+
+def test_a_pause_can_be_undone_while_its_share_could_not_be_given_back() -> None:
+    health = after(RECOVERED, health=paused(), roles=canaried(0.0), at=100)[0]
+    assert last_move(health, V2) is None
+    failed = not_carried_out(health, health.actions[-1], "No.")
+    pause = last_move(failed, V2)
+    assert pause is not None
+    assert pause.kind == "pause_canary"
+    undone, _ = undo(failed, pause.id, "ann", NOW + 110)
+    assert "recover" not in after(RECOVERED, health=undone, roles=canaried(0.0), at=1000)[1]
+
+
+def test_a_canary_that_gets_worse_before_its_share_is_back_is_paused_again_and_gets_it_back_once() -> None:
+    health = after(RECOVERED, health=paused(), roles=canaried(0.0), at=100)[0]
+    health, done = after(judged(stream("feedback")), health=health, roles=canaried(0.0), at=101)
+    assert "recover" not in done
+    health, done = after(judged(stream("feedback")), health=health, roles=canaried(0.1), at=102)
+    assert done == ["pause_canary"]
+    assert after(RECOVERED, health=health, roles=canaried(0.0), at=200)[1] == ["verdict", "recover"]
