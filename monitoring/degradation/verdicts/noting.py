@@ -95,7 +95,10 @@ def not_carried_out(health: TaskHealth, action: Action, why: str) -> TaskHealth:
     marked = [msgspec.structs.replace(one, failed=why) if one.id == action.id else one for one in health.actions]
     versions, known = dict(health.versions), health.versions.get(action.version)
     if known is not None:
-        versions[action.version] = msgspec.structs.replace(
-            known, done=tuple(kind for kind in known.done if kind != action.kind)
-        )
+        known = msgspec.structs.replace(known, done=tuple(kind for kind in known.done if kind != action.kind))
+        if action.kind == "pause_canary":
+            known = msgspec.structs.replace(
+                known, paused_share=None
+            )  # it was not paused: there is nothing to give back
+        versions[action.version] = known
     return msgspec.structs.replace(health, versions=versions, actions=marked)

@@ -108,7 +108,7 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
         parts.append("stale")
     parts += around_it
     if of.roles.canary is not None and (beside := _known_of(of, of.roles.canary)).verdict != "healthy":
-        paused = " and paused" if beside.paused_share is not None else ""
+        paused = " and paused" if of.roles.canary_share == 0.0 else ""
         parts.append(f"the canary {of.roles.canary} is {beside.verdict}{paused}")
     parts.append(count(judged.labels, "label", "labels") if judged is not None else "no labels")
     return "; ".join(parts) + "."
@@ -151,8 +151,9 @@ def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judge
         yield f"How it came to that: {known.because}"
     if known.to is not None:
         yield f"{name} answers {part(known.kept)} of its requests; {ARMS[known.to].lower()} gets the rest."
-    elif known.paused_share is not None:
-        yield f"{name} is paused: it gets none of the requests, and had {part(known.paused_share)} of them before."
+    elif name == of.roles.canary and of.roles.canary_share == 0.0:
+        had = "" if known.paused_share is None else f", and had {part(known.paused_share)} of them before"
+        yield f"{name} is paused: it gets none of the requests{had}."
     elif known.held:
         yield f"{name} still answers all of its requests: {_why_held(known, judged)}."
     if judged is not None:
@@ -380,7 +381,7 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
     if known.verdict == "suspect":
         yield from _next_of_suspect(of, name, of.judgements.get(name))
     elif known.verdict == "degraded":
-        if share == 0.0 or known.paused_share is not None:
+        if share == 0.0:
             back = "" if known.paused_share is None else f", and its share of {part(known.paused_share)} is given back"
             yield (
                 f"Wait for labels and judged pairs of what {name} answered before it was paused, if they still come: "

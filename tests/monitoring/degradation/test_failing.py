@@ -106,3 +106,13 @@ def test_a_canary_that_gets_worse_before_its_share_is_back_is_paused_again_and_g
     health, done = after(judged(stream("feedback")), health=health, roles=canaried(0.1), at=102)
     assert done == ["pause_canary"]
     assert after(RECOVERED, health=health, roles=canaried(0.0), at=200)[1] == ["verdict", "recover"]
+
+
+def test_a_pause_that_failed_leaves_nothing_to_give_back() -> None:
+    health = paused()
+    (pause,) = [one for one in health.actions if one.kind == "pause_canary"]
+    health = not_carried_out(health, pause, "No.")
+    assert health.versions[V2].paused_share is None
+    assert "recover" not in after(RECOVERED, health=health, roles=canaried(0.0), at=10)[1], "an admin has paused it"
+    health, done = after(judged(stream("feedback")), health=health, roles=canaried(0.05), at=AGAIN_SECONDS)
+    assert (health.versions[V2].paused_share, done) == (0.05, ["pause_canary"])

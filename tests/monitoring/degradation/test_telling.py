@@ -198,6 +198,21 @@ def test_a_degraded_canary_that_still_gets_requests_is_to_be_decided_about() -> 
     assert "Nothing: it is watched." not in found.next
 
 
+@pytest.mark.parametrize("paused_share", [None, 0.1])
+def test_a_canary_is_paused_where_it_gets_no_requests_and_not_where_that_was_asked_for(
+    paused_share: float | None,
+) -> None:
+    known = msgspec.structs.replace(DEGRADED, paused_share=paused_share)
+    health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": known})
+    asked = told(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)))
+    assert "paused" not in text_of(asked)
+    assert "Decide about returns@v4: it still gets 10% of the requests, and is known to be worse." in asked.next
+    done = told(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.0)))
+    assert "the canary returns@v4 is degraded and paused" in done.line
+    had = ", and had 10% of them before" if paused_share else ""
+    assert f"returns@v4 is paused: it gets none of the requests{had}." in done.known
+
+
 def test_a_suspect_canary_is_to_be_judged() -> None:
     health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": VersionHealth(verdict="suspect")})
     found = told(of(health, JUDGED, roles=Roles(active="returns@v3", canary="returns@v4", canary_share=0.1)))
