@@ -96,9 +96,7 @@ def not_carried_out(health: TaskHealth, action: Action, why: str) -> TaskHealth:
     versions, known = dict(health.versions), health.versions.get(action.version)
     if known is not None:
         known = msgspec.structs.replace(known, done=tuple(kind for kind in known.done if kind != action.kind))
-        if action.kind == "pause_canary":
-            known = msgspec.structs.replace(
-                known, paused_share=None
-            )  # it was not paused: there is nothing to give back
+        if action.kind == "pause_canary":  # it has its share still: there is nothing to give back
+            known = msgspec.structs.replace(known, paused_share=None)
         versions[action.version] = known
     return msgspec.structs.replace(health, versions=versions, actions=marked)

@@ -25,7 +25,7 @@ from monitoring.degradation.verdicts.health import (
     Verdict,
     VersionHealth,
 )
-from monitoring.degradation.verdicts.noting import Noting, with_actions
+from monitoring.degradation.verdicts.noting import AGAIN_SECONDS, Noting, with_actions
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Lines, Roles, share_of, unpaused, with_share
 from monitoring.degradation.verdicts.verdict import alarmed, health_after, verdict, worse
@@ -151,6 +151,14 @@ def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskH
     evidence |= {"failed": done.failed} if done.failed is not None else {}
     noting.note("undo", done.version, text, before, done.before, by=by, evidence=evidence)
     return with_actions(after, noting.actions), noting.actions[0]
+
+
+def is_asked_again(
+    health: TaskHealth, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: Plan, now: float
+) -> bool:
+    """Whether an action that was not carried out still follows from what is known, so that it is asked for again."""
+    at = max(now, failed.at + AGAIN_SECONDS)
+    return any(one.id == failed.id for one in respond(health, judgements, roles, plan, at)[1])
 
 
 def last_move(health: TaskHealth, version: str) -> Action | None:

@@ -41,7 +41,7 @@ class ReverseTest(NamedTuple):
 def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> Found:
     """The verdict on a version whose verdict was `known`, at `now` in Unix seconds."""
     alarming = [one for one in judged.streams if one.alarming]
-    labelled = [one for one in alarming if one.labelled and not one.recovered]
+    labelled = against(judged)
     cleared = tuple(name for name in known.cleared if any(one.stream == name for one in alarming))
     fresh = [one for one in alarming if not one.labelled and one.stream not in cleared]
     if known.verdict == "degraded":
@@ -54,6 +54,11 @@ def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> 
         text = f"Its traffic or its answers are not as they were: {words(fresh)}."
         return Found("suspect", text, fresh, cleared)
     return Found("healthy", known.because, [], cleared)
+
+
+def against(judged: Judgement) -> list[StreamReport]:
+    """The labelled streams that make a version degraded: they alarm, and have not recovered since."""
+    return [one for one in judged.streams if one.labelled and one.alarming and not one.recovered]
 
 
 def health_after(known: VersionHealth, found: Found, judged: Judgement, now: float) -> VersionHealth:

@@ -8,7 +8,7 @@ from monitoring.degradation.streams.arms import LABELS_MIN
 from monitoring.degradation.verdicts.health import Judgement, TaskHealth
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.shares import Roles
-from monitoring.degradation.verdicts.verdict import shows_recovery
+from monitoring.degradation.verdicts.verdict import against, shows_recovery
 from monitoring.degradation.words import savings
 from monitoring.degradation.words.phrases import count, listed, moment, percent, span
 
@@ -75,8 +75,7 @@ def _of_pins(health: TaskHealth, judgements: Mapping[str, Judgement], now: float
         until = "until it is released" if word.until is None else f"until {moment(word.until)}"
         what = "is held: nothing is done about its verdict" if word.verdict is None else f"is pinned as {word.verdict}"
         yield f"{name} {what} {until}, by {word.by} since {moment(word.at)}: {word.reason.rstrip('.')}."
-        streams = judgements[name].streams if name in judgements else []
-        if word.verdict in ("healthy", "suspect") and any(one.labelled and one.alarming for one in streams):
+        if word.verdict in ("healthy", "suspect") and name in judgements and against(judgements[name]):
             yield f"The monitor would say that {name} is degraded: labels speak against it."
 
 

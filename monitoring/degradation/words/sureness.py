@@ -159,7 +159,7 @@ def _evidence(one: StreamReport) -> str:
     word = f"e-value {evidence(one.e_value)}, alarm at {evidence(one.threshold)}"
     if one.alarming:
         since = f", growing since {moment(one.since)}" if one.since else ""
-        return f"ALARM ({word}{since})"
+        return f"ALARM ({word}{since})" + ("; recovered since then" if one.recovered else "")
     return f"recovered ({word})" if one.recovered else f"no alarm ({word})"
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from monitoring.degradation.verdicts.health import Action, ArmReport, Judgement, TaskHealth, Verdict, VersionHealth
 from monitoring.degradation.verdicts.plan import Plan
-from monitoring.degradation.verdicts.responses import last_move
+from monitoring.degradation.verdicts.responses import is_asked_again, last_move
 from monitoring.degradation.verdicts.shares import Roles
 from monitoring.degradation.verdicts.verdict import shows_recovery, unrecovered
 from monitoring.degradation.words import around, doubts, sureness
@@ -256,10 +256,10 @@ def _done(of: Situation) -> Iterator[str]:
     if not of.health.actions:
         yield "Nothing was done yet."
     for one in reversed(of.health.actions[-ACTIONS_TOLD_MAX:]):
-        yield _action(one, of.health)
+        yield _action(one, of)
 
 
-def _action(one: Action, health: TaskHealth) -> str:
+def _action(one: Action, of: Situation) -> str:
     moved = ""
     if "kept" in one.after and one.after.get("kept") != one.before.get("kept"):
         moved = f" ({part(one.before.get('kept', 1.0))} to {part(one.after['kept'])} of its requests)"
@@ -269,18 +269,15 @@ def _action(one: Action, health: TaskHealth) -> str:
     if one.undone_at is not None:
         undone = f" It was undone by {one.undone_by} at {moment(one.undone_at)}."
     if one.failed is not None:
-        undone = f" {_failed(one, health)}: {one.failed.rstrip('.')}.{undone}"
-    of = f" of {one.version}" if one.version else ""
+        undone = f" {_failed(one, of)}: {one.failed.rstrip('.')}.{undone}"
+    whose = f" of {one.version}" if one.version else ""
     because = f" {one.because.rstrip('.')}." if one.because else ""
-    return f"{moment(one.at)}, {one.kind}{of}{moved} by {one.by}, action {one.id}.{because}{undone}"
+    return f"{moment(one.at)}, {one.kind}{whose}{moved} by {one.by}, action {one.id}.{because}{undone}"
 
 
-def _failed(one: Action, health: TaskHealth) -> str:
-    """That it was not carried out; "yet" where it is asked for again, as what it follows from holds."""
-    known = health.versions.get(one.version)
-    if known is None or one.by != "system" or one.undone_at is not None or one.kind in known.undone:
-        return "It was not carried out"
-    if known.verdict == "degraded" and known.looked_into and one.at >= known.since:
+def _failed(one: Action, of: Situation) -> str:
+    """That it was not carried out; "yet" where it is asked for again, as it still follows from what is known."""
+    if is_asked_again(of.health, one, of.judgements, of.roles, of.plan, of.now):
         return "It is not carried out yet, and is tried again"
     return "It was not carried out"
 

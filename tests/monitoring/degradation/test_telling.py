@@ -232,12 +232,56 @@ def test_a_standby_that_is_degraded_too_is_told_and_nobody_is_sent_back_to_it() 
 def test_what_failed_is_told_with_why_and_as_what_waits_only_while_it_is_wanted() -> None:
     why = "returns@v2 is staging: stage it first."
     failed = Action(id="a-0", at=NOW, kind="roll_back", version="returns@v3", because="", failed=why)
-    (one,) = told(of(single(DEGRADED, actions=[failed]), SLIPPED)).done
-    assert one.endswith(f"It is not carried out yet, and is tried again: {why}")
     held = msgspec.structs.replace(DEGRADED, pin=Pin(verdict=None, by="ada", reason="a test", at=NOW))
-    for known in (HEALTHY, held, msgspec.structs.replace(DEGRADED, undone=("roll_back",))):
-        (one,) = told(of(single(known, actions=[failed]), SLIPPED)).done
-        assert one.endswith(f"It was not carried out: {why}")
+    undone = msgspec.structs.replace(DEGRADED, undone=("roll_back",))
+    plan = msgspec.structs.replace(PLAN, enforced=False)
+    standby = ArmReport(arm="standby", version="returns@v2", labels=80, advantage_low=0.1)
+    worse = msgspec.structs.replace(standby, advantage_low=-0.1)
+    slipped = msgspec.structs.replace(SLIPPED, arms=[standby])
+    recovered = msgspec.structs.replace(JUDGED, arms=[standby])
+
+    def told_of(known: VersionHealth, judged: Judgement, plan: Plan) -> str:
+        (one,) = told(of(single(known, actions=[failed]), judged, plan=plan)).done
+        return one
+
+    waits = f"It is not carried out yet, and is tried again: {why}"
+    assert told_of(DEGRADED, slipped, plan).endswith(waits)
+    for known, judged, by in [
+        (HEALTHY, recovered, plan),
+        (held, slipped, plan),
+        (undone, slipped, plan),
+        (DEGRADED, slipped, msgspec.structs.replace(plan, responses=[])),
+        (DEGRADED, slipped, PLAN),  # shares are shifted now
+        (DEGRADED, msgspec.structs.replace(SLIPPED, arms=[worse]), plan),
+    ]:
+        assert told_of(known, judged, by).endswith(f"It was not carried out: {why}")
+
+
+def test_a_share_that_could_not_be_given_back_is_told_as_what_waits() -> None:
+    known = VersionHealth(since=NOW - 9, because="It has recovered.", paused_share=0.1)
+    why = "returns@v3 is staging: stage it first."
+    failed = Action(
+        id="a-0", at=NOW, kind="recover", version="returns@v4", because="", failed=why, after={"share": 0.1}
+    )
+    health = TaskHealth(versions={"returns@v3": HEALTHY, "returns@v4": known}, actions=[failed])
+    roles = Roles(active="returns@v3", canary="returns@v4", general=True)
+    situation = of(health, JUDGED, roles=roles)
+    judged = msgspec.structs.replace(JUDGED, version="returns@v4")
+    found = told(msgspec.structs.replace(situation, judgements={**situation.judgements, "returns@v4": judged}))
+    assert found.done[0].endswith(f"It is not carried out yet, and is tried again: {why}")
+    assert "returns@v4 is paused: it gets none of the requests, and had 10% of them before." in found.known
+
+
+def test_a_stream_that_alarms_and_has_recovered_is_told_as_both_and_speaks_against_nothing() -> None:
+    word = Pin(verdict="healthy", by="ada", reason="it is fixed", at=NOW)
+    health = single(msgspec.structs.replace(HEALTHY, pin=word))
+    found = told(of(health, SLIPPED))
+    assert "The monitor would say that returns@v3 is degraded: labels speak against it." in found.caveats
+    streams = [msgspec.structs.replace(one, recovered=one.alarming and one.labelled) for one in SLIPPED.streams]
+    found = told(of(health, msgspec.structs.replace(SLIPPED, streams=streams)))
+    assert not [one for one in found.caveats if "would say" in one]
+    [said] = [one for one in found.sure if "ALARM" in one and one.startswith("feedback")]
+    assert said.endswith("; recovered since then.")
 
 
 def test_no_more_actions_are_told_than_can_be_read() -> None:
