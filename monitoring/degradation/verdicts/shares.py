@@ -74,7 +74,7 @@ def _paused(noting: Noting, name: str, known: VersionHealth, lines: Lines) -> Ve
     if "pause_canary" not in lines.may or "pause_canary" in known.done or share == 0.0:
         return known
     known = noting.once("pause_canary", name, known, known.because, {"share": share}, {"share": 0.0})
-    return msgspec.structs.replace(known, paused_share=share)
+    return msgspec.structs.replace(known, paused_share=share) if "pause_canary" in known.done else known
 
 
 def _resumed(noting: Noting, name: str, known: VersionHealth, roles: Roles) -> VersionHealth:

@@ -112,7 +112,8 @@ def test_a_pause_that_failed_leaves_nothing_to_give_back() -> None:
     health = paused()
     (pause,) = [one for one in health.actions if one.kind == "pause_canary"]
     health = not_carried_out(health, pause, "No.")
-    assert health.versions[V2].paused_share is None
+    health, done = after(judged(stream("feedback")), health=health, roles=canaried(0.1), at=5)
+    assert (health.versions[V2].paused_share, done) == (None, []), "it waits"
     assert "recover" not in after(RECOVERED, health=health, roles=canaried(0.0), at=10)[1], "an admin has paused it"
     health, done = after(judged(stream("feedback")), health=health, roles=canaried(0.05), at=AGAIN_SECONDS)
     assert (health.versions[V2].paused_share, done) == (0.05, ["pause_canary"])
