@@ -82,7 +82,8 @@ def test_where_an_alarm_outlives_a_pin_the_verdict_is_noted_anew_with_what_the_s
     assert health.versions[V2].because == "ann says so: looks bad"
     if how == "release":
         health = release(health, V2, "ann", NOW + 4)[0]
-        assert "Labels have spoken against it while it was pinned as degraded (feedback)." in str(health.versions[V2])
+        told = "Labels have spoken against it while it was pinned as degraded (feedback)."
+        assert health.versions[V2].because == told
     elif how == "hold":
         health = pinned(health, "hold", 4)
     health, done = after(slip, health=health, at=6)
