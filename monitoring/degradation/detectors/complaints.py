@@ -145,6 +145,22 @@ def untested(state: Complaints) -> Complaints:
     return msgspec.structs.replace(state, back=None)
 
 
+def resumed(state: Complaints, now: float) -> Complaints:
+    """The detector in its reference period after a time of which it was told nothing: that is no part of it.
+
+    Requests from before are watched no more, as complaints about them may have come meanwhile.
+    """
+    state, now = _settled(state), float(now)
+    tick, passed = int(now // TICK_SECONDS), now - state.at
+    reference = state.reference
+    if reference is not None:
+        began, ended = reference.began + passed, reference.ended + passed
+        reference = msgspec.structs.replace(reference, began=began, ended=ended)
+    return msgspec.structs.replace(
+        state, at=now, settled=now, tick=tick, open_watched=0.0, cohorts=(Cohort(tick),), reference=reference
+    )
+
+
 def log_e(state: Complaints) -> float:
     """The natural logarithm of the e-value as it stands: of the mean over the ratios of all that is bet on each."""
     return max(LOG_FLOOR, _log_of_sum([one for cohort in state.cohorts for one in cohort.logs]) - log(len(RATIOS)))

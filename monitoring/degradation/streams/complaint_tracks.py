@@ -1,10 +1,10 @@
 """The complaints about a version: the detector of `complaints.py`, guarded so that no caller alone makes it alarm.
 
 Each caller who complains is left out in turn (`leaving_out.py`), with its requests: up to four by themselves. Nothing
-is learned while the version is known to be degraded: what was being learned by then begins anew with its end. The
-reverse test (`fewer.py`) has to refute that there are still half as many again as expected, of requests from after the
-verdict. It leaves nobody out: what is expected was learned of all callers, and where one of those who rarely complain
-is left out the others would never come down to it.
+is learned while the version is known to be degraded: what was being learned by then begins anew with its end, or goes
+on after an admin's own word. The reverse test (`fewer.py`) has to refute that there are still half as many again as
+expected, of requests from after the verdict. It leaves nobody out: what is expected was learned of all callers, and
+where one of those who rarely complain is left out the others would never come down to it.
 
 Pure functions over frozen data that go through JSON unchanged.
 """
@@ -86,9 +86,12 @@ def complained(track: ComplaintTrack, caller: str, request_at: float, at: float,
 
 
 def ticked(track: ComplaintTrack, at: float) -> ComplaintTrack:
-    """The stream at a later moment, to whole ticks: the same comes of it however often it is asked."""
+    """The stream at a later moment, to whole ticks: the same comes of it however often it is asked.
+
+    No time passes for one that may learn nothing, as its version is degraded.
+    """
     until = _tick_before(min(at, track.last + HORIZON_SECONDS))
-    if until <= track.detectors.whole.at:
+    if until <= track.detectors.whole.at or (learns(track) and is_tested(track)):
         return track
     detectors = leaving_out.moved(track.detectors, lambda one: complaints.advanced(one, until))
     return msgspec.structs.replace(track, detectors=detectors)
@@ -144,16 +147,32 @@ def restored(track: ComplaintTrack, at: float) -> ComplaintTrack:
 
 def released(track: ComplaintTrack, at: float) -> ComplaintTrack:
     """As in `tracks.py`, from `at` on. What was being learned when it got degraded begins anew here too."""
-    if learns(track) or recovered(track):
-        return restored(track, at)
-    whole = complaints.untested(track.detectors.whole)
-    return msgspec.structs.replace(track, detectors=msgspec.structs.replace(track.detectors, whole=whole))
+    return restored(track, at) if learns(track) or recovered(track) else _untested(track)
+
+
+def lifted(track: ComplaintTrack, at: float) -> ComplaintTrack:
+    """The stream once an admin's own `degraded` is over, from `at` on: what it knows stands.
+
+    What was being learned goes on, as if the time between had not been: complaints that came then were not taken.
+    """
+    track = _untested(track)
+    if not learns(track):
+        return track
+    at = max(track.last, at)
+    detectors = msgspec.structs.replace(track.detectors, whole=complaints.resumed(track.detectors.whole, at))
+    return msgspec.structs.replace(track, detectors=detectors, last=at)
 
 
 def recovered(track: ComplaintTrack) -> bool:
     """Whether the reverse test finds that complaints came down. More of them take that back."""
     back = track.detectors.whole.back
     return back is not None and fewer.log_e(back) >= math.log(recoveries.asked(track.recoveries))
+
+
+def _untested(track: ComplaintTrack) -> ComplaintTrack:
+    """The stream without its reverse test; its evidence stands."""
+    whole = complaints.untested(track.detectors.whole)
+    return msgspec.structs.replace(track, detectors=msgspec.structs.replace(track.detectors, whole=whole))
 
 
 def _caught_up(state: Complaints, last: float, at: float) -> Complaints:

@@ -209,7 +209,12 @@ def restored(track: PairTrack) -> PairTrack:
 
 def released(track: PairTrack) -> PairTrack:
     """As in `tracks.py`."""
-    return restored(track) if recovered(track) else msgspec.structs.replace(track, reverse=None)
+    return restored(track) if recovered(track) else untested(track)
+
+
+def untested(track: PairTrack) -> PairTrack:
+    """The stream without its reverse test; its evidence stands."""
+    return msgspec.structs.replace(track, reverse=None)
 
 
 def observed(track: PairTrack) -> int:

@@ -183,7 +183,12 @@ def restored(track: Track) -> Track:
 def released(track: Track) -> Track:
     """The stream once an admin overrules no more that its version is degraded: it has recovered meanwhile, or its
     evidence stands."""
-    return restored(track) if recovered(track) else msgspec.structs.replace(track, reverse=None)
+    return restored(track) if recovered(track) else untested(track)
+
+
+def untested(track: Track) -> Track:
+    """The stream without its reverse test; its evidence stands."""
+    return msgspec.structs.replace(track, reverse=None)
 
 
 def observed(track: Track) -> int:

@@ -3,6 +3,7 @@
 While the verdict is degraded each labelled stream has its reverse test; once the monitor says that it is so no more all
 detectors begin anew. An admin's word is no recovery: while that holds instead, evidence and reverse tests go on. Once
 it is the monitor's to say again, those streams begin anew that have recovered by then, and the others' evidence stands.
+Nor is the end of an admin's own `degraded`: there reverse tests are dropped, and all evidence stands.
 """
 
 from __future__ import annotations
@@ -44,17 +45,22 @@ def told(watch: Watch, verdict: Verdict, since: float, pinned: bool = False) -> 
     """The watch once it is known what verdict stands since when, and whether an admin has `pinned` that. An older word
     than the last is passed over."""
     was, is_now = watch.told == "degraded", verdict == "degraded"
-    was_overruled = watch.overruled
-    overruled = (was or was_overruled) and pinned and not is_now
-    if since < watch.told_since or (watch.told, watch.told_since, was_overruled) == (verdict, since, overruled):
+    was_by_admin, was_overruled = watch.by_admin, watch.overruled
+    by_admin = is_now and pinned and (not was or was_by_admin)
+    overruled = pinned and (was_overruled or (was and not was_by_admin and not is_now))
+    known = (watch.told, watch.told_since, was_by_admin, was_overruled)
+    if since < watch.told_since or known == (verdict, since, by_admin, overruled):
         return watch
-    watch = msgspec.structs.replace(watch, told=verdict, told_since=since, overruled=overruled)
-    if is_now and not was:
-        return _tested(msgspec.structs.replace(watch, tested_from=since))
-    if is_now or overruled or not (was or was_overruled):
+    watch = msgspec.structs.replace(watch, told=verdict, told_since=since, by_admin=by_admin, overruled=overruled)
+    if overruled:
         return watch
-    watch = msgspec.structs.replace(watch, restored_at=since)
-    return _released(watch) if was_overruled else _restored(watch)
+    if is_now:
+        return watch if was else _tested(msgspec.structs.replace(watch, tested_from=since))
+    if was_overruled:
+        return _released(watch)
+    if was:
+        return _lifted(watch) if was_by_admin else _restored(watch)
+    return watch
 
 
 def stepped(watch: Watch, at: float) -> Watch:
@@ -96,6 +102,7 @@ def _restored(watch: Watch) -> Watch:
     """The watch with its detectors begun anew."""
     return msgspec.structs.replace(
         watch,
+        restored_at=watch.told_since,
         reviewed=tracks.restored(watch.reviewed),
         feedback=tracks.restored(watch.feedback),
         classes={name: tracks.restored(track) for name, track in watch.classes.items()},
@@ -109,10 +116,24 @@ def _released(watch: Watch) -> Watch:
     """The watch with those detectors begun anew that have recovered while an admin overruled the verdict."""
     return msgspec.structs.replace(
         watch,
+        restored_at=watch.told_since,
         reviewed=tracks.released(watch.reviewed),
         feedback=tracks.released(watch.feedback),
         classes={name: tracks.released(track) for name, track in watch.classes.items()},
         shadow=pair_tracks.released(watch.shadow),
         holdout=pair_tracks.released(watch.holdout),
         complaints=watch.complaints and complaint_tracks.released(watch.complaints, watch.told_since),
+    )
+
+
+def _lifted(watch: Watch) -> Watch:
+    """The watch without its reverse tests, once an admin's own `degraded` is over."""
+    return msgspec.structs.replace(
+        watch,
+        reviewed=tracks.untested(watch.reviewed),
+        feedback=tracks.untested(watch.feedback),
+        classes={name: tracks.untested(track) for name, track in watch.classes.items()},
+        shadow=pair_tracks.untested(watch.shadow),
+        holdout=pair_tracks.untested(watch.holdout),
+        complaints=watch.complaints and complaint_tracks.lifted(watch.complaints, watch.told_since),
     )

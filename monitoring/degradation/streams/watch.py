@@ -74,11 +74,12 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     `roll` knows which callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` go
     by. `classes` has the streams of classes, as `STREAM:CLASS`. `told` is the verdict that was last heard of, since
     `told_since`; requests show a recovery that came after `tested_from`: the last `degraded`, or the last step of its
-    share since. `restored_at` is when the last one ended. `overruled`: it was degraded, and an admin has said that it
-    is not. `judged` is the rate of requests that got their first label. `agreed` is how often the judge of pairs was of
-    a person's opinion, the one that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
-    `shadow_usd`; `saving` is what it saves, and what they cost, lately. `anew` says which baseline set by an admin or
-    an evaluation was taken for a stream, by its time; `outdated` are those of them that were set for another metric.
+    share since. `restored_at` is when the last one ended. `by_admin`: that it is degraded is an admin's own word.
+    `overruled`: it was degraded by the monitor's, and an admin's has held instead since. `judged` is the rate of
+    requests that got their first label. `agreed` is how often the judge of pairs was of a person's opinion, the one
+    that `judge` knows. `shadows` counts the shadows that were asked for it, which cost `shadow_usd`; `saving` is what
+    it saves, and what they cost, lately. `anew` says which baseline set by an admin or an evaluation was taken for a
+    stream, by its time; `outdated` are those of them that were set for another metric.
     """
 
     form: Literal[3]
@@ -115,6 +116,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     shadows: int = 0
     told: Verdict = "healthy"
     told_since: float = 0.0
+    by_admin: bool = False
     overruled: bool = False
     tested_from: float = 0.0
     restored_at: float = 0.0

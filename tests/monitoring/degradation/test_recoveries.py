@@ -11,6 +11,7 @@ import pytest
 from monitoring.degradation.detectors import recoveries
 from monitoring.degradation.detectors.baselines import measured, stated
 from monitoring.degradation.streams import pair_tracks, turning, watch
+from monitoring.degradation.streams.seen import Seen
 from monitoring.degradation.streams.watch import Watch
 from tests.monitoring.degradation.reckoned import (
     DAY,
@@ -188,6 +189,82 @@ def test_once_a_pin_is_over_what_has_recovered_meanwhile_begins_anew() -> None:
     found = told.stream("feedback")
     assert (found.alarming, found.recovered, found.e_value) == (False, False, 0.0)
     assert told.reckoning.watches[V3].feedback.recoveries == 1
+
+
+def test_the_end_of_an_admins_degraded_is_no_recovery_and_throws_no_evidence_away() -> None:
+    told = Told(step=step(PLAN))
+    told.take(together(labelled_traffic(errors(0.08, 300)), shadowed(0.05), complained(0.3)))
+    before, watched = told.judged().streams, told.reckoning.watches[V3]
+    for _ in range(3):
+        told.tell("degraded", pinned=True)
+        assert told.reckoning.watches[V3].feedback.reverse is not None
+        told.tell("healthy")
+    assert told.judged().streams == before
+    known = told.reckoning.watches[V3]
+    assert (_counts(told), known.restored_at, known.told) == ((0, 0, 0), 0.0, "healthy")
+    assert (known.feedback, known.shadow) == (watched.feedback, watched.shadow)
+
+
+def test_an_admins_degraded_that_the_monitor_takes_over_ends_with_a_recovery() -> None:
+    told = Told()
+    told.tell("degraded", pinned=True)
+    told.take(labelled_traffic(errors(0.5, 200)))
+    assert told.stream("feedback").alarming
+    _release(told)
+    told.take(labelled_traffic(errors(0.03, 300, 2)))
+    assert told.stream("feedback").recovered
+    told.tell("healthy")
+    assert told.stream("feedback").e_value == 0.0
+    assert told.reckoning.watches[V3].feedback.recoveries == 1
+
+
+def test_an_admins_words_one_after_the_other_leave_evidence_and_reverse_tests_as_they_are() -> None:
+    """Degraded by the monitor, pinned as healthy, as degraded, and released."""
+    told = Told()
+    told.take(labelled_traffic(errors(0.5, 200)))
+    told.tell("degraded")
+    told.take(labelled_traffic(errors(0.5, 20, 2)))
+    before = told.reckoning.watches[V3].feedback
+    for verdict in ("healthy", "degraded", "healthy", "degraded"):
+        told.tell(verdict, pinned=True)
+        assert told.reckoning.watches[V3].feedback == before
+    told.tell("healthy")
+    assert told.stream("feedback").alarming
+    assert told.reckoning.watches[V3].feedback == msgspec.structs.replace(before, reverse=None)
+
+
+def test_complaints_that_were_being_learned_are_learned_on_after_an_admins_degraded() -> None:
+    """As if the time between had not been: nothing of it is learned, and no request waits for complaints in it."""
+    told, other = Told({V3: {}}, step(PLAN)), Told({V3: {}}, step(PLAN))
+    for one in (told, other):
+        _complained_in_turn(one, 0.2)
+    told.tell("degraded", pinned=True)
+    told.judged()
+    _complained_in_turn(told, 0.9)
+    told.tell("healthy")
+    track = told.reckoning.watches[V3].complaints
+    assert track is not None
+    reference = track.detectors.whole.reference
+    assert reference is not None
+    assert 250 < sum(reference.events) < 330
+    assert reference.ended - reference.began < DAY + HOUR
+    for one in (told, other):
+        _complained_in_turn(one, 0.2)
+        _complained_in_turn(one, 0.2)
+    found, usual = told.stream("complaints").baseline["rate"], other.stream("complaints").baseline["rate"]
+    assert found == pytest.approx(usual, rel=0.05)
+
+
+def _complained_in_turn(told: Told, rate: float) -> None:
+    """A day of requests of which so many are complained about after some minutes, each entry at its time."""
+    draw, due = random.Random(4), list[Seen]()
+    for number in range(1440):
+        one = msgspec.structs.replace(served(f"c{number}-{told.day}", f"shop{number % 3}"), placed_at=told.now)
+        told.reckoning.take(one, told.now)
+        due.append(one)
+        if number >= 10 and draw.random() < rate:
+            told.reckoning.hear(said(due[-11].id, True, due[-11].caller, metric="complaint"), due[-11], told.now)
+        told.day += 1 / 1440
 
 
 def _release(told: Told) -> None:
