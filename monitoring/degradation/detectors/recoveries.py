@@ -3,7 +3,8 @@
 A reverse test finds a recovery that is none at most once in so many labels on average. After one that did not hold it
 asks for four times as many, and so on: of a slip that lasts for T labels there are some log4(T / 200) false recoveries
 at most, and not one in each 200 labels. A recovery has held once it has stood for as many labels as the next would be
-asked for; then the count is over. That an admin has overruled the verdict is no recovery.
+asked for; then the count is over. Each stream counts those that its own reverse test has shown. That an admin has
+overruled the verdict is no recovery.
 """
 
 from __future__ import annotations

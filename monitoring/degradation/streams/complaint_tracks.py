@@ -138,11 +138,12 @@ def is_tested(track: ComplaintTrack) -> bool:
 def restored(track: ComplaintTrack, at: float) -> ComplaintTrack:
     """The stream once its version is no longer degraded, from `at` on: it begins anew, with the delays that it knows.
 
-    Where it knows none, none of the time before is learned from.
+    Where it knows none, none of the time before is learned from. A recovery is counted as in `tracks.py`.
     """
     learned = track.detectors.whole.learned
     anew = start(track.complainers.salt, track.last if learned is not None else max(track.last, at), learned)
-    return msgspec.structs.replace(anew, rate=track.rate, recoveries=recoveries.one_more(track.recoveries))
+    count = recoveries.one_more(track.recoveries) if recovered(track) else track.recoveries
+    return msgspec.structs.replace(anew, rate=track.rate, recoveries=count)
 
 
 def released(track: ComplaintTrack, at: float) -> ComplaintTrack:

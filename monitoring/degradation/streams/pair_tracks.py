@@ -198,13 +198,14 @@ def degraded(track: PairTrack) -> PairTrack:
 
 def restored(track: PairTrack) -> PairTrack:
     """The stream once its version is no longer degraded: the detectors begin anew at their margins, and without what
-    waits from before."""
+    waits from before. A recovery is counted as in `tracks.py`."""
     track = msgspec.structs.replace(track, waiting=(), other_waiting=(), placed=(), other_placed=())
     if track.guard is None:
         return track
     without = tuple([left and paired.start(left.margin) for left in track.guard.without])
     anew = LeaveOneOut(whole=paired.start(track.guard.whole.margin), without=without)
-    return msgspec.structs.replace(_begun(track), guard=anew, recoveries=recoveries.one_more(track.recoveries))
+    count = recoveries.one_more(track.recoveries) if recovered(track) else track.recoveries
+    return msgspec.structs.replace(_begun(track), guard=anew, recoveries=count)
 
 
 def released(track: PairTrack) -> PairTrack:

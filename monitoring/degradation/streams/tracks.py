@@ -173,11 +173,15 @@ def degraded(track: Track) -> Track:
 
 
 def restored(track: Track) -> Track:
-    """The stream once its version is no longer degraded: the detector begins anew at its baseline."""
+    """The stream once its version is no longer degraded: the detector begins anew at its baseline.
+
+    That it has recovered is counted where its own reverse test says so.
+    """
     if track.guard is None:
         return track
     anew = raters.anew(track.guard, track.guard.detectors.whole.baseline)
-    return msgspec.structs.replace(_begun(track), guard=anew, recoveries=recoveries.one_more(track.recoveries))
+    count = recoveries.one_more(track.recoveries) if recovered(track) else track.recoveries
+    return msgspec.structs.replace(_begun(track), guard=anew, recoveries=count)
 
 
 def released(track: Track) -> Track:

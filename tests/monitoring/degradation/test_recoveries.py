@@ -267,6 +267,24 @@ def _complained_in_turn(told: Told, rate: float) -> None:
         told.day += 1 / 1440
 
 
+def test_a_stream_that_has_shown_no_recovery_counts_none() -> None:
+    told = Told({V3: {"feedback": GATE, "reviewed": GATE}})
+    told.take(together(labelled_traffic(errors(0.5, 200)), shadowed(0.1)))
+    told.take(labelled_traffic(errors(0.5, 60), reviewed=True))
+    _recover(told)
+    of = told.reckoning.watches[V3]
+    assert (of.feedback.recoveries, of.shadow.recoveries, of.reviewed.recoveries) == (1, 0, 0)
+    assert told.stream("reviewed").e_value == 0.0, "it has begun anew all the same"
+
+
+def _recover(told: Told) -> None:
+    """Degraded, with good labels of callers, and healthy."""
+    told.tell("degraded")
+    told.take(labelled_traffic(errors(0.03, 300, 5)))
+    assert told.stream("feedback").recovered
+    told.tell("healthy")
+
+
 def _release(told: Told) -> None:
     """The verdict stays as it is pinned, since then, and is the monitor's again."""
     known = told.step.versions[V3]
@@ -282,15 +300,13 @@ def test_an_older_word_is_passed_over() -> None:
     for verdict, since in (("healthy", 200.0), ("degraded", 100.0), ("suspect", 0.0)):
         told = turning.told(told, verdict, since)  # type: ignore[arg-type]
     assert told is known
-    assert told.feedback.recoveries == 1
+    assert (told.told, told.restored_at) == ("degraded", 200.0)
 
 
 def test_a_baseline_of_an_unlabelled_stream_leaves_reverse_tests_and_their_count_as_they_are() -> None:
     told = Told()
     told.take(labelled_traffic(errors(0.5, 200)))
-    for _ in range(3):
-        told.tell("degraded")
-        told.tell("healthy")
+    _recover(told)
     told.take(labelled_traffic(errors(0.5, 200, 2)))
     told.tell("degraded")
     told.take(labelled_traffic(errors(0.03, 100, 3)))
@@ -298,14 +314,13 @@ def test_a_baseline_of_an_unlabelled_stream_leaves_reverse_tests_and_their_count
     told.baselines = {V3: {"feedback": GATE, "latency": measured("admin", 1, 100, 5.0, "key", "accepted")}}
     told.tell("degraded")
     assert told.reckoning.watches[V3].feedback == before
-    assert before.recoveries == 3
+    assert before.recoveries == 1
 
 
 def test_labels_while_degraded_are_none_for_which_a_recovery_stood() -> None:
     told = Told({V3: {"feedback": GATE, "reviewed": GATE}})
     told.take(labelled_traffic(errors(0.5, 200)))
-    told.tell("degraded")
-    told.tell("healthy")
+    _recover(told)
     told.take(labelled_traffic(errors(0.5, 200, 2)))
     told.tell("degraded")
     for day in range(3):
