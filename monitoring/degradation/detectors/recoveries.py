@@ -26,5 +26,6 @@ def one_more(in_a_row: int) -> int:
 
 
 def left(in_a_row: int, labels: float, first: float = BETWEEN) -> int:
-    """The count when the version is degraded again, after so many labels from the last recovery until then."""
+    """The count when the version is degraded again, after so many labels from the last recovery until then: those of
+    while it was degraded are none of them, though an admin has ended that."""
     return 0 if labels >= asked(in_a_row, first) else in_a_row

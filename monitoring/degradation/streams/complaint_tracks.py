@@ -30,7 +30,8 @@ class ComplaintTrack(msgspec.Struct, frozen=True, kw_only=True):
     """The complaints and how they stand. `last` is when a request or complaint last came (Unix seconds).
 
     `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began, `streams`
-    and `recoveries` are as in `Track`.
+    and `recoveries` are as in `Track`. Of the complaints that it has expected, `apart` were while there was a reverse
+    test, but for the present one, which began when `tested_at` were expected.
     """
 
     detectors: LeaveOneOut[Complaints]
@@ -40,6 +41,8 @@ class ComplaintTrack(msgspec.Struct, frozen=True, kw_only=True):
     busiest: float = 0.0
     streams: int = 0
     recoveries: int = 0
+    apart: float = 0.0
+    tested_at: float = 0.0
 
 
 def start(salt: str, at: float, learned: Delays | None) -> ComplaintTrack:
@@ -125,9 +128,11 @@ def begins(track: ComplaintTrack) -> float | None:
 def degraded(track: ComplaintTrack, since: float) -> ComplaintTrack:
     """The stream once its version is known to be degraded `since` then: the reverse test begins."""
     whole = track.detectors.whole
-    left = track.recoveries if is_tested(track) else recoveries.left(track.recoveries, whole.expected)
+    if not is_tested(track):
+        left = recoveries.left(track.recoveries, whole.expected - track.apart)
+        track = msgspec.structs.replace(track, recoveries=left, tested_at=whole.expected)
     detectors = msgspec.structs.replace(track.detectors, whole=complaints.turned(whole, since))
-    return msgspec.structs.replace(track, detectors=detectors, recoveries=left)
+    return msgspec.structs.replace(track, detectors=detectors)
 
 
 def is_tested(track: ComplaintTrack) -> bool:
@@ -172,8 +177,12 @@ def recovered(track: ComplaintTrack) -> bool:
 
 def _untested(track: ComplaintTrack) -> ComplaintTrack:
     """The stream without its reverse test; its evidence stands."""
-    whole = complaints.untested(track.detectors.whole)
-    return msgspec.structs.replace(track, detectors=msgspec.structs.replace(track.detectors, whole=whole))
+    if not is_tested(track):
+        return track
+    whole = track.detectors.whole
+    detectors = msgspec.structs.replace(track.detectors, whole=complaints.untested(whole))
+    apart = track.apart + whole.expected - track.tested_at
+    return msgspec.structs.replace(track, detectors=detectors, apart=apart)
 
 
 def _caught_up(state: Complaints, last: float, at: float) -> Complaints:

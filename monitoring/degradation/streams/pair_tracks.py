@@ -62,7 +62,7 @@ class PairTrack(msgspec.Struct, frozen=True, kw_only=True):
 
     `wrong` and `other_wrong` sum the badness of either arm. `first` are the differences that become its reference,
     `firsts` the same by their givers, of whose groups the detectors leave out one each.
-    `begun`, `busiest`, `streams` and `recoveries` are as in `Track`.
+    `begun`, `busiest`, `streams`, `recoveries` and `apart` are as in `Track`.
     `waiting` and `other_waiting` are values with their givers that wait for one of the other arm to pair with, `placed`
     and `other_placed` when their requests came.
     """
@@ -80,6 +80,7 @@ class PairTrack(msgspec.Struct, frozen=True, kw_only=True):
     busiest: float = 0.0
     streams: int = 0
     recoveries: int = 0
+    apart: int = 0
     reverse: LeaveOneOut[PairedSlip] | None = None
     recent: Recent = Recent()
     rate: Rate | None = None
@@ -146,6 +147,7 @@ def paired_with(
         wrong=track.wrong + wrong,
         other_wrong=track.other_wrong + other_wrong,
         guard=guard,
+        apart=track.apart + (reverse is not None),
         reverse=reverse,
         recent=lately.with_value(track.recent, difference),
         rate=rate,
@@ -192,7 +194,7 @@ def degraded(track: PairTrack) -> PairTrack:
         total, of = since
         seen = max(seen, total / of - delays.Z_UPPER * math.sqrt(_spread(track) / of))
     reverse = leaving_out.start(paired.start(_bounded((margin + seen) / 2), "below"), GROUPS)
-    left = recoveries.left(track.recoveries, observed(track)) if track.reverse is None else track.recoveries
+    left = recoveries.left(track.recoveries, observed(track) - track.apart)
     return msgspec.structs.replace(track, reverse=reverse, recoveries=left)
 
 
@@ -320,7 +322,9 @@ def _measured(firsts: tuple[First, ...], left_out: set[int], two_sided: float) -
 
 def _begun(track: PairTrack) -> PairTrack:
     """The stream whose detector has just begun."""
-    return msgspec.structs.replace(track, begun=track.pairs, busiest=0.0, streams=0, recoveries=0, reverse=None)
+    return msgspec.structs.replace(
+        track, begun=track.pairs, busiest=0.0, streams=0, recoveries=0, apart=0, reverse=None
+    )
 
 
 def _placed(track: PairTrack, own: bool) -> tuple[float, ...]:

@@ -63,8 +63,8 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     number and the badness of either by groups of callers. `shares` are its raters as long as it has no detector.
     `begun` is the number of labels before the detector was last begun, `busiest` the most labels a day since then,
     `streams` the most streams of all versions (`parting.py`): evidence and threshold are of the same time. `recoveries`
-    counts those in a row that have not held (`recoveries.py`). `by_caller` is what each group of callers has given to
-    `recent`.
+    counts those in a row that have not held (`recoveries.py`); `apart` counts what its detector saw while there was
+    a reverse test: no recovery stood then. `by_caller` is what each group of callers has given to `recent`.
     """
 
     wanted: int
@@ -83,6 +83,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     busiest: float = 0.0
     streams: int = 0
     recoveries: int = 0
+    apart: int = 0
     reverse: Guarded | None = None
     recent: Recent = Recent()
     by_caller: tuple[Recent, ...] = ()
@@ -138,6 +139,7 @@ def labelled(
         steady_wrong=track.steady_wrong + (bad if is_steady else 0.0),
         steadies=_with_part(track.steadies, own, bad) if is_steady else track.steadies,
         begun=track.begun,
+        apart=track.apart + (reverse is not None),
         guard=guard,
         reverse=reverse,
         shares=_heard(track, vote, roll) if guard is None else None,
@@ -168,7 +170,7 @@ def degraded(track: Track) -> Track:
         wrong, of = since
         seen = max(seen, baselines.lower_bound(min(of, max(0.0, wrong)), of))
     half_way = min(BASELINE_MAX, (held + seen) / 2)
-    left = recoveries.left(track.recoveries, observed(track)) if track.reverse is None else track.recoveries
+    left = recoveries.left(track.recoveries, observed(track) - track.apart)
     return msgspec.structs.replace(track, reverse=raters.anew(track.guard, half_way, "below"), recoveries=left)
 
 
@@ -248,7 +250,9 @@ def begins(track: Track) -> float | None:
 
 def _begun(track: Track) -> Track:
     """The stream whose detector has just begun."""
-    return msgspec.structs.replace(track, begun=track.labels, busiest=0.0, streams=0, recoveries=0, reverse=None)
+    return msgspec.structs.replace(
+        track, begun=track.labels, busiest=0.0, streams=0, recoveries=0, apart=0, reverse=None
+    )
 
 
 def _observed(guard: Guarded, vote: Vote, roll: Roll) -> Guarded:

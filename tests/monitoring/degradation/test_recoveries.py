@@ -10,7 +10,7 @@ import pytest
 
 from monitoring.degradation.detectors import recoveries
 from monitoring.degradation.detectors.baselines import measured, stated
-from monitoring.degradation.streams import pair_tracks, turning, watch
+from monitoring.degradation.streams import complaint_tracks, pair_tracks, turning, watch
 from monitoring.degradation.streams.seen import Seen
 from monitoring.degradation.streams.watch import Watch
 from tests.monitoring.degradation.reckoned import (
@@ -265,6 +265,59 @@ def _complained_in_turn(told: Told, rate: float) -> None:
         if number >= 10 and draw.random() < rate:
             told.reckoning.hear(said(due[-11].id, True, due[-11].caller, metric="complaint"), due[-11], told.now)
         told.day += 1 / 1440
+
+
+def test_after_an_admins_word_labels_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() -> None:
+    told = Told()
+    told.take(labelled_traffic(errors(0.5, 200)))
+    _recover(told)
+    told.take(labelled_traffic(errors(0.5, 100, 2)))
+    told.tell("degraded")
+    for day in range(5):
+        told.take(labelled_traffic(errors(0.5, 400, day)))
+    told.tell("healthy", pinned=True)
+    told.take(labelled_traffic(errors(0.5, 400, 6)))
+    _release(told)
+    told.day += 0.1
+    told.tell("degraded")
+    assert told.reckoning.watches[V3].feedback.recoveries == 1
+
+
+def test_pairs_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() -> None:
+    track = pair_tracks.held_against(pair_tracks.start("v"), stated(0.05, 1.0, "admin", "word"))
+    track = msgspec.structs.replace(track, recoveries=1)
+    for count, of_these, is_degraded in ((1, 100, False), (1, 1000, True), (1, 600, False), (0, 100, False)):
+        track = pair_tracks.untested(track)
+        for number in range(of_these):
+            track = pair_tracks.paired_with(track, 1.0, 0.0, ("shop",), float(number), None, is_degraded)
+        track = pair_tracks.degraded(track)
+        assert track.recoveries == count
+
+
+def test_complaints_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() -> None:
+    told = Told({V3: {}}, step(PLAN))
+    for _ in range(3):
+        _complained_in_turn(told, 0.3)
+    before = told.reckoning.watches[V3]
+    assert before.complaints is not None
+    track = complaint_tracks.start(V3, told.now, before.complaints.detectors.whole.learned)
+    known = msgspec.structs.replace(before, complaints=msgspec.structs.replace(track, recoveries=1))
+    told.reckoning.watches[V3] = known
+    told.tell("degraded")
+    for _ in range(4):
+        _complained_in_turn(told, 0.6)
+    told.tell("healthy", pinned=True)
+    _release(told)
+    told.day += 0.1
+    told.tell("degraded")
+    track = told.reckoning.watches[V3].complaints or track
+    assert (track.recoveries, track.detectors.whole.expected > 800) == (1, True)
+    told.tell("healthy", pinned=True)
+    _release(told)
+    for _ in range(4):
+        _complained_in_turn(told, 0.3)
+    told.tell("degraded")
+    assert (told.reckoning.watches[V3].complaints or track).recoveries == 0
 
 
 def test_a_stream_that_has_shown_no_recovery_counts_none() -> None:
