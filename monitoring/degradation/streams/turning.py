@@ -45,6 +45,8 @@ def told(watch: Watch, verdict: Verdict, since: float, pinned: bool = False) -> 
     """The watch once it is known what verdict stands since when, and whether an admin has `pinned` that. An older word
     than the last is passed over."""
     was, is_now = watch.told == "degraded", verdict == "degraded"
+    if was and not watch.tested_from:  # written by a gateway that did not keep it
+        watch = msgspec.structs.replace(watch, tested_from=watch.told_since)
     was_by_admin, was_overruled = watch.by_admin, watch.overruled
     by_admin = is_now and pinned and (not was or was_by_admin)
     overruled = pinned and (was_overruled or (was and not was_by_admin and not is_now))
@@ -94,7 +96,7 @@ def _tested(watch: Watch) -> Watch:
         classes={name: tracks.degraded(track) for name, track in watch.classes.items()},
         shadow=pair_tracks.degraded(watch.shadow),
         holdout=pair_tracks.degraded(watch.holdout),
-        complaints=watch.complaints and complaint_tracks.degraded(watch.complaints, watch.tested_from),
+        complaints=watch.complaints and complaint_tracks.degraded(watch.complaints, watch.told_since),
     )
 
 
@@ -116,7 +118,7 @@ def _released(watch: Watch) -> Watch:
     """The watch with those detectors begun anew that have recovered while an admin overruled the verdict."""
     return msgspec.structs.replace(
         watch,
-        restored_at=watch.told_since,
+        restored_at=watch.told_since if _has_recovered(watch) else watch.restored_at,
         reviewed=tracks.released(watch.reviewed),
         feedback=tracks.released(watch.feedback),
         classes={name: tracks.released(track) for name, track in watch.classes.items()},
@@ -124,6 +126,13 @@ def _released(watch: Watch) -> Watch:
         holdout=pair_tracks.released(watch.holdout),
         complaints=watch.complaints and complaint_tracks.released(watch.complaints, watch.told_since),
     )
+
+
+def _has_recovered(watch: Watch) -> bool:
+    """Whether any of its streams has, by its own reverse test."""
+    of_pairs = pair_tracks.recovered(watch.shadow) or pair_tracks.recovered(watch.holdout)
+    of_labels = any(map(tracks.recovered, (watch.reviewed, watch.feedback, *watch.classes.values())))
+    return of_labels or of_pairs or (watch.complaints is not None and complaint_tracks.recovered(watch.complaints))
 
 
 def _lifted(watch: Watch) -> Watch:

@@ -178,6 +178,20 @@ def test_once_a_pin_is_over_what_has_not_recovered_still_speaks_against_it(verdi
     assert told.reckoning.watches[V3].feedback.reverse is None
 
 
+def test_once_a_pin_is_over_labels_of_requests_from_before_it_are_evidence_where_nothing_has_recovered() -> None:
+    told = Told()
+    told.take(labelled_traffic(errors(0.5, 100)))
+    told.tell("degraded")
+    told.day += 1.0
+    told.tell("healthy", pinned=True)
+    _release(told)
+    assert told.reckoning.watches[V3].restored_at == 0.0
+    _heard(told, range(3, 4), True, 1.5)
+    track = told.reckoning.watches[V3].feedback
+    assert track.guard is not None
+    assert track.guard.detectors.whole.observed == 150
+
+
 def test_once_a_pin_is_over_what_has_recovered_meanwhile_begins_anew() -> None:
     told = Told()
     told.take(labelled_traffic(errors(0.5, 200)))
@@ -188,7 +202,8 @@ def test_once_a_pin_is_over_what_has_recovered_meanwhile_begins_anew() -> None:
     _release(told)
     found = told.stream("feedback")
     assert (found.alarming, found.recovered, found.e_value) == (False, False, 0.0)
-    assert told.reckoning.watches[V3].feedback.recoveries == 1
+    known = told.reckoning.watches[V3]
+    assert (known.feedback.recoveries, known.restored_at) == (1, told.step.versions[V3].since)
 
 
 def test_the_end_of_an_admins_degraded_is_no_recovery_and_throws_no_evidence_away() -> None:
@@ -398,7 +413,7 @@ def test_another_baseline_of_a_labelled_stream_begins_all_reverse_tests_anew() -
 
 
 def test_a_watch_of_before_is_read_and_goes_on() -> None:
-    """Without what is kept since: of nothing it is known to be old."""
+    """Without what is kept since: of no label that waits it is known to be old."""
     told = Told({V3: {}}, task_step())
     told.take(beside_general(0.05, 300))
     told.tell("degraded")
@@ -412,3 +427,17 @@ def test_a_watch_of_before_is_read_and_goes_on() -> None:
     told.reckoning.watches[V3] = found
     told.take(beside_general(0.05, 50))
     assert told.reckoning.watches[V3].holdout.pairs > found.holdout.pairs
+
+
+def test_a_degraded_watch_of_before_goes_by_requests_from_after_its_verdict() -> None:
+    told = Told()
+    told.take(labelled_traffic(errors(0.5, 200)))
+    told.tell("degraded")
+    since = told.now
+    told.reckoning.watches[V3] = msgspec.structs.replace(told.reckoning.watches[V3], tested_from=0.0)
+    told.reckoning.begin(told.step, told.baselines)
+    assert told.reckoning.watches[V3].tested_from == since
+    told.reckoning.watches[V3] = msgspec.structs.replace(told.reckoning.watches[V3], tested_from=0.0)
+    stepped = msgspec.structs.replace(told.step.versions[V3], stepped_at=since + HOUR)
+    told.reckoning.begin(msgspec.structs.replace(told.step, versions={V3: stepped}), told.baselines)
+    assert told.reckoning.watches[V3].tested_from == since + HOUR
