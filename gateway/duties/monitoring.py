@@ -211,6 +211,7 @@ def step_of(house: House, snapshot: Snapshot) -> Step:
             verdict=verdicts[name].verdict if name in verdicts else "healthy",
             since=verdicts[name].since if name in verdicts else 0.0,
             pinned=name in verdicts and _is_pinned(verdicts[name]),
+            alarmed=name in verdicts and bool(verdicts[name].alarmed),
             stepped_at=verdicts[name].stepped_at if name in verdicts else 0.0,
             previous=previous.get(name),
         )

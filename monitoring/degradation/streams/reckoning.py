@@ -92,7 +92,7 @@ class Reckoning:
             known = self.watches.get(name) or watch.start(name, version.task, self.epoch)
             try:
                 moved = turning.rebased(known, baselines.get(name, {}))
-                moved = turning.told(moved, version.verdict, version.since, version.pinned)
+                moved = turning.told(moved, version.verdict, version.since, version.pinned, version.alarmed)
                 self._put(turning.stepped(moved, version.stepped_at))
             except Exception:
                 self._fails(name)

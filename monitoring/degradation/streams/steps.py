@@ -44,9 +44,9 @@ class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
 class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
     """A version as it stands: its task and state, the verdict on it, and since when (Unix seconds).
 
-    `pinned`: the verdict is an admin's word. `stepped_at` is when its share last moved. `previous` is the version that
-    led its task before it, with whose feedback its own is compared (None: none). Of one whose state is `retired` all is
-    forgotten.
+    `pinned`: the verdict is an admin's word. `alarmed`: streams made it degraded, or have alarmed since. `stepped_at`
+    is when its share last moved. `previous` is the version that led its task before it, with whose feedback its own is
+    compared (None: none). Of one whose state is `retired` all is forgotten.
     """
 
     task: str
@@ -54,6 +54,7 @@ class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict = "healthy"
     since: float = 0.0
     pinned: bool = False
+    alarmed: bool = False
     stepped_at: float = 0.0
     previous: str | None = None
 

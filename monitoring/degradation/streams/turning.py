@@ -41,14 +41,17 @@ def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
     return _tested(watch) if is_another and watch.told == "degraded" else watch
 
 
-def told(watch: Watch, verdict: Verdict, since: float, pinned: bool = False) -> Watch:
+def told(watch: Watch, verdict: Verdict, since: float, pinned: bool = False, alarmed: bool = False) -> Watch:
     """The watch once it is known what verdict stands since when, and whether an admin has `pinned` that. An older word
-    than the last is passed over."""
+    than the last is passed over.
+
+    Where streams have `alarmed` of a version that is pinned as degraded, the verdict is the monitor's too.
+    """
     was, is_now = watch.told == "degraded", verdict == "degraded"
     if was and not watch.tested_from:  # written by a gateway that did not keep it
         watch = msgspec.structs.replace(watch, tested_from=watch.told_since)
     was_by_admin, was_overruled = watch.by_admin, watch.overruled
-    by_admin = is_now and pinned and (not was or was_by_admin)
+    by_admin = is_now and pinned and not alarmed and (not was or was_by_admin)
     overruled = pinned and (was_overruled or (was and not was_by_admin and not is_now))
     known = (watch.told, watch.told_since, was_by_admin, was_overruled)
     if since < watch.told_since or known == (verdict, since, by_admin, overruled):

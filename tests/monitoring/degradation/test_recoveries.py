@@ -233,6 +233,23 @@ def test_an_admins_degraded_that_the_monitor_takes_over_ends_with_a_recovery() -
     assert told.reckoning.watches[V3].feedback.recoveries == 1
 
 
+def test_an_admins_degraded_of_which_streams_have_alarmed_is_the_monitors_too() -> None:
+    """A pin that is over once these have recovered: it is healthy at once, and that is a recovery."""
+    told = Told()
+    told.tell("degraded", pinned=True)
+    since = told.now
+    told.take(labelled_traffic(errors(0.5, 200)))
+    assert told.stream("feedback").alarming
+    known = msgspec.structs.replace(told.step.versions[V3], alarmed=True)
+    told.reckoning.begin(msgspec.structs.replace(told.step, versions={V3: known}), told.baselines)
+    assert told.reckoning.watches[V3].told_since == since
+    told.take(labelled_traffic(errors(0.03, 300, 2)))
+    assert told.stream("feedback").recovered
+    told.tell("healthy")
+    assert told.stream("feedback").e_value == 0.0
+    assert told.reckoning.watches[V3].feedback.recoveries == 1
+
+
 def test_an_admins_words_one_after_the_other_leave_evidence_and_reverse_tests_as_they_are() -> None:
     """Degraded by the monitor, pinned as healthy, as degraded, and released."""
     told = Told()
