@@ -57,7 +57,7 @@ POINTS: dict[str, bytes] = {
     "entry": rb"\r\nmonitor\.%b\r\n",
     "finish": script(FINISHED),
     "failure": script(FAILED),
-    "mark": rb'"failed":"returns@v1 is staging[^"]*","again":0\}[\],]',
+    "mark": rb'"failed":"returns@v1 is verified[^"]*","again":0\}[\],]',
 }
 
 
@@ -73,9 +73,8 @@ class Two:
     receiver: Receiver
     key: str
 
-    async def kill(self, *leases: str) -> None:
-        """kill -9 at the point; what Redis still has of the process runs out at once instead of after its seconds, of
-        its leases these."""
+    async def kill(self) -> None:
+        """kill -9 at the point; what Redis still has of the process runs out at once instead of after its seconds."""
         async with asyncio.timeout(20):
             await self.gate.stopped.wait()
         with suppress(ProcessLookupError):  # it was killed before
@@ -84,7 +83,7 @@ class Two:
             if name.decode() != self.gateway.house.name:
                 await self.redis.hdel(PRESENCE_KEY, name)
         claims = [claim async for claim in self.redis.scan_iter("apprentice:responses:claim:*")]
-        await self.redis.delete(*(leases or (MONITOR_LEASE_KEY, LEASE_KEY)), *claims)
+        await self.redis.delete(MONITOR_LEASE_KEY, LEASE_KEY, *claims)
 
     async def write(self, *with_it: Change, **more: Any) -> None:
         """Have the health know of the roll back, and write what goes with it."""
@@ -204,19 +203,18 @@ async def test_what_failed_is_told_once_and_asked_for_again_wherever_the_gateway
     two: Two, point: str, when: When
 ) -> None:
     registry = two.gateway.house.registry
-    await two.redis.set(LEASE_KEY, "a test")  # or else the version is brought back at once
-    await registry._versions.put(V1, {**(await registry._versions.get(V1) or {}), "state": "staging"})
+    await registry._versions.put(V1, {**(await registry._versions.get(V1) or {}), "state": "verified"})
     before = await two.leading()
     value = POINTS[point]
     two.gate.stop_at_bytes(value.replace(b"%b", b"roll_back"), when)
     known = VersionHealth(verdict="degraded", done=("roll_back", "retrain"), since=NOW)
     await two.decide(versions={V2: known})
-    await two.kill(MONITOR_LEASE_KEY)
+    await two.kill()
     await two.once("roll_back", failed=True)
     assert await two.leading() == before
     health, _ = await two.gateway.house.health.of("returns")
     [action] = [one for one in health.actions if one.kind == "roll_back"]
-    assert re.fullmatch("returns@v1 is staging: .*", action.failed or "")
+    assert re.fullmatch("returns@v1 is verified: .*", action.failed or "")
     assert "roll_back" not in health.versions[V2].done
 
 
