@@ -90,11 +90,16 @@ class Gate:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_valkey, to_valkey = await asyncio.open_unix_connection(self._valkey)
-        for pump in (self._pump(reader, to_valkey, asks=True), self._pump(from_valkey, writer, asks=False)):
+        noted = asyncio.Event()
+        for pump in (self._pump(reader, to_valkey, noted, True), self._pump(from_valkey, writer, noted, False)):
             task = asyncio.create_task(pump)
             self._pumps.add(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, asks: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, noted: asyncio.Event, asks: bool
+    ) -> None:
+        """One way of a connection. A long command comes in parts: one that was `noted` is through once Valkey answers,
+        and that answer is the first thing that nobody gets."""
         over = asyncio.ensure_future(self._over.wait())
         try:
             while not self._over.is_set():
@@ -106,11 +111,14 @@ class Gate:
                 data = reading.result()
                 if not data:
                     break
+                if noted.is_set() and not asks:
+                    self.stopped.set()
                 if self.stopped.is_set():
                     await over
                 if asks and self._note is not None and self._note.search(data):
-                    self.stopped.set()
+                    noted.set()
                     if self._when == "before":
+                        self.stopped.set()
                         await over
                 writer.write(data)
                 await writer.drain()

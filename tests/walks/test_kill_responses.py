@@ -112,6 +112,7 @@ class Two:
 
     async def once(self, kind: str, **more: Any) -> None:
         """See that the action was audited once and sent once, and that nothing is left of it."""
+        await until(lambda: audit_of(self.http, f"monitor.{kind}"))  # the step may be on its way to Redis yet
         await until(self.is_over)
         await asyncio.gather(*(self.gateway.house.left.enter_strays() for _ in range(2)))
         [entry] = await audit_of(self.http, f"monitor.{kind}")
