@@ -8,14 +8,17 @@ Nor is the end of an admin's own `degraded`: there reverse tests are dropped, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.streams import complaint_tracks, pair_tracks, tracks
+from monitoring.degradation.streams.complaint_tracks import ComplaintTrack
+from monitoring.degradation.streams.pair_tracks import PairTrack
 from monitoring.degradation.streams.parting import OF_LABELS
+from monitoring.degradation.streams.tracks import Track
 from monitoring.degradation.streams.watch import FIRST_OF_CLASS, Watch
 from monitoring.degradation.verdicts.health import Verdict
 
@@ -92,42 +95,42 @@ def _held_against(watch: Watch, name: str, baseline: Baseline) -> dict[str, Any]
 
 def _tested(watch: Watch) -> Watch:
     """The watch with its reverse tests begun."""
-    return msgspec.structs.replace(
-        watch,
-        reviewed=tracks.degraded(watch.reviewed),
-        feedback=tracks.degraded(watch.feedback),
-        classes={name: tracks.degraded(track) for name, track in watch.classes.items()},
-        shadow=pair_tracks.degraded(watch.shadow),
-        holdout=pair_tracks.degraded(watch.holdout),
-        complaints=watch.complaints and complaint_tracks.degraded(watch.complaints, watch.told_since),
-    )
+    return _each(watch, tracks.degraded, pair_tracks.degraded, complaint_tracks.degraded)
 
 
 def _restored(watch: Watch) -> Watch:
     """The watch with its detectors begun anew."""
-    return msgspec.structs.replace(
-        watch,
-        restored_at=watch.told_since,
-        reviewed=tracks.restored(watch.reviewed),
-        feedback=tracks.restored(watch.feedback),
-        classes={name: tracks.restored(track) for name, track in watch.classes.items()},
-        shadow=pair_tracks.restored(watch.shadow),
-        holdout=pair_tracks.restored(watch.holdout),
-        complaints=watch.complaints and complaint_tracks.restored(watch.complaints, watch.told_since),
-    )
+    watch = msgspec.structs.replace(watch, restored_at=watch.told_since)
+    return _each(watch, tracks.restored, pair_tracks.restored, complaint_tracks.restored)
 
 
 def _released(watch: Watch) -> Watch:
     """The watch with those detectors begun anew that have recovered while an admin overruled the verdict."""
+    if _has_recovered(watch):
+        watch = msgspec.structs.replace(watch, restored_at=watch.told_since)
+    return _each(watch, tracks.released, pair_tracks.released, complaint_tracks.released)
+
+
+def _lifted(watch: Watch) -> Watch:
+    """The watch without its reverse tests, once an admin's own `degraded` is over."""
+    return _each(watch, tracks.untested, pair_tracks.untested, complaint_tracks.lifted)
+
+
+def _each(
+    watch: Watch,
+    of_track: Callable[[Track], Track],
+    of_pairs: Callable[[PairTrack], PairTrack],
+    of_complaints: Callable[[ComplaintTrack, float], ComplaintTrack],
+) -> Watch:
+    """The watch with all of its labelled streams moved; complaints by the time of the verdict."""
     return msgspec.structs.replace(
         watch,
-        restored_at=watch.told_since if _has_recovered(watch) else watch.restored_at,
-        reviewed=tracks.released(watch.reviewed),
-        feedback=tracks.released(watch.feedback),
-        classes={name: tracks.released(track) for name, track in watch.classes.items()},
-        shadow=pair_tracks.released(watch.shadow),
-        holdout=pair_tracks.released(watch.holdout),
-        complaints=watch.complaints and complaint_tracks.released(watch.complaints, watch.told_since),
+        reviewed=of_track(watch.reviewed),
+        feedback=of_track(watch.feedback),
+        classes={name: of_track(track) for name, track in watch.classes.items()},
+        shadow=of_pairs(watch.shadow),
+        holdout=of_pairs(watch.holdout),
+        complaints=watch.complaints and of_complaints(watch.complaints, watch.told_since),
     )
 
 
@@ -136,16 +139,3 @@ def _has_recovered(watch: Watch) -> bool:
     of_pairs = pair_tracks.recovered(watch.shadow) or pair_tracks.recovered(watch.holdout)
     of_labels = any(map(tracks.recovered, (watch.reviewed, watch.feedback, *watch.classes.values())))
     return of_labels or of_pairs or (watch.complaints is not None and complaint_tracks.recovered(watch.complaints))
-
-
-def _lifted(watch: Watch) -> Watch:
-    """The watch without its reverse tests, once an admin's own `degraded` is over."""
-    return msgspec.structs.replace(
-        watch,
-        reviewed=tracks.untested(watch.reviewed),
-        feedback=tracks.untested(watch.feedback),
-        classes={name: tracks.untested(track) for name, track in watch.classes.items()},
-        shadow=pair_tracks.untested(watch.shadow),
-        holdout=pair_tracks.untested(watch.holdout),
-        complaints=watch.complaints and complaint_tracks.lifted(watch.complaints, watch.told_since),
-    )

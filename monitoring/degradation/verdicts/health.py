@@ -69,7 +69,6 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     observed: dict[str, float] | None = None
     quiet_since: float | None = None
     paused_share: float | None = None
-
     undone: tuple[str, ...] = ()
     """What an admin has undone of what the monitor did about it: not done again before it is healthy, whatever its role
     is meanwhile."""
@@ -151,8 +150,8 @@ class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
     `shadow_share` and `review_share` are the probabilities with which a request is drawn for them; `deferral_factor` is
     how many times deferred_share is sent away. `actions` are the newest ones, oldest first; `undone` are responses that
     an admin has undone: they are not given again until the version that leads, and the canary, are healthy (those about
-    one version: `VersionHealth.undone`). `raised` says which of `shadow`,
-    `reviews` and `widen` are above what is usual, in answer to a verdict.
+    one version: `VersionHealth.undone`). `raised` says which of `shadow`, `reviews` and `widen` are above what is
+    usual, in answer to a verdict.
     """
 
     versions: dict[str, VersionHealth] = {}
