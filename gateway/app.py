@@ -73,6 +73,7 @@ from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
 from gateway.state.health import HealthStore, Monitored
 from gateway.state.left import LeftStore
+from gateway.state.private_files import keep_secret, make_private_folder
 from gateway.state.retraining import RetrainingStore
 from gateway.state.reviews import ReviewStore
 from gateway.state.samples import Samples
@@ -101,6 +102,8 @@ log = logging.getLogger(__name__)
 CRASHED_AFTER_SECONDS = 7200.0
 """An adapter that has been coming in for so long, by its folder's time, was left behind by a gateway that died."""
 SWITCH_SECONDS = 0.0005
+FIRST_ADMIN_KEY_FILE = "admin-key"
+"""In the data folder."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/health/live", "/health/ready"})
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
@@ -303,6 +306,7 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
     redis_url = settings.redis_address()
     if settings.redis_tls is not None:
         settings.redis_tls.files().context()  # says which file is at fault, where redis-py does not
+    make_private_folder(settings.data_folder)
     lives, limits = Lives(), settings.redis
     async with open_state(redis_url, settings.data_folder, lives) as redis:
         durability = Durability(redis, lives, limits.replicas_acked_min, limits.acked_timeout_seconds)
@@ -314,7 +318,7 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
 
 
 async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
-    """The admin key of the settings; without one, the first start makes one and prints it, this once."""
+    """The admin key of the settings; without one, the first start makes one and writes it to a file, never to a log."""
     if settings.admin_key is not None:
         parts = split_key(settings.admin_key.get_secret_value())
         assert parts is not None, "Settings has seen to it"
@@ -322,8 +326,10 @@ async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
     callers = shelf_of(redis, "callers")
     if not any(raw.get("role") == "admin" for raw in (await callers.all()).values()):
         key, public, digest = new_key()
+        path = settings.data_folder.absolute() / FIRST_ADMIN_KEY_FILE
+        keep_secret(path, key)  # before it is stored: an admin key that nobody has would lock everybody out
         await callers.put(public, Caller(public, "first admin", "admin", digest, frozenset({"*"})).to_json(), 0)
-        print(f"The first admin key, shown this once: {key}", flush=True)  # noqa: T201 - never into the log
+        log.warning("the first admin key is in the file %s: move it to where you keep secrets", path)
     return {}
 
 

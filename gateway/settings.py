@@ -174,7 +174,8 @@ class Settings(BaseSettings):
     )
     redis: RedisSettings = RedisSettings()
     admin_key: SecretStr | None = Field(
-        None, description="An admin key that always works; unset: the first start makes one and prints it once."
+        None,
+        description="An admin key that always works; unset: the first start writes one to the data folder's admin-key.",
     )
     pools: dict[Name, PoolSettings] = Field(min_length=1, description="Pools by name.")
     general_pool: Name = Field("general", description="The pool whose price a saving is measured against.")

@@ -216,7 +216,7 @@ def find_key(url: str, key: str | None, key_file: Path | None, local: Path = LOC
         text = f"There is no admin key for {url}: give one with --key-file, or in {KEY_VARIABLE}."
         raise Unusable(text)
     if split_key(key.strip()) is None:
-        raise Unusable("The key has not the form sk-app-…: take the one that the gateway's first start printed.")
+        raise Unusable("The key has not the form sk-app-…: take the one in the gateway's data folder, admin-key.")
     return key.strip()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -11,11 +12,13 @@ from gateway.app import build_app
 from gateway.configuration.sections import ListenSettings
 from gateway.door.listeners import OrderlyServer, addresses_of
 from gateway.settings import SettingsError, load_settings
+from gateway.state.private_files import UMASK
 from monitoring.logs import configure
 
 
 def serve(config: Path) -> None:
     """Run the gateway. Raises SettingsError before anything is started."""
+    os.umask(UMASK)  # what is made public, such as the adapter store, is made so on purpose
     settings = load_settings(config)
     _see_that_it_can_listen(settings.listen)
     configure(settings.log_level, settings.log_format)

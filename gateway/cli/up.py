@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
@@ -21,6 +20,7 @@ from rich.console import Console
 from gateway.callers import new_key
 from gateway.cli.demo_prompts import lacks_coverage, sample_beside
 from gateway.settings import Settings, load_settings
+from gateway.state.private_files import keep_secret, make_private_folder
 from serving.launch.demo_model import ensure_demo_model
 from serving.launch.engine_command import EngineOptions, engine_command, engine_environment
 from serving.launch.engine_venv import EngineVenv, Kind, ensure_engine_venv
@@ -136,6 +136,7 @@ class LocalHouse:
 
     async def run(self) -> None:
         """Start everything, wait for Ctrl-C or SIGTERM, stop everything. Raises LaunchError, SettingsError."""
+        make_private_folder(self._kept)
         with alone(self._kept / "lock", f"`apprentice up` runs already with {self._options.folder}: stop it first."):
             self._take_signals()
             try:
@@ -458,13 +459,6 @@ def kept_key(path: Path) -> str:
 def read_secret(path: Path) -> str | None:
     """What `keep_secret` wrote to `path`; None where there is nothing."""
     return (path.read_text(encoding="utf-8").strip() or None) if path.exists() else None
-
-
-def keep_secret(path: Path, secret: str) -> None:
-    """Write `secret` to `path`, readable by its owner alone."""
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
-        opened.write(secret + "\n")
 
 
 def see_that_it_is_free(host: str, port: int) -> None:

@@ -148,7 +148,7 @@ async def _embedded(folder: Path) -> AsyncIterator[Path]:
     """
     folder = folder.absolute() / "valkey"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)  # what is in it proves ids and digests
     except OSError as error:
         raise StateError(f"The data folder {folder} can't be used: {error.strerror}.") from error

@@ -23,14 +23,20 @@ INCOMING = ".incoming-"
 CHUNK_BYTES = 1 << 20
 FILE_MODE = 0o444
 FOLDER_MODE = 0o555
+STORE_MODE = 0o755
 
 
 class Store:
     """A content-addressed folder of adapters, which several gateways may share; engines only read it."""
 
     def __init__(self, folder: Path, limits: ArtifactLimits = DEFAULT_LIMITS) -> None:
-        """Makes the folder if it is not there. Raises OSError if it can't be made."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Makes the folder if it is not there. Raises OSError if it can't be made.
+
+        Folder and adapters are readable by all users on purpose: engines run as others. A folder above may be private.
+        """
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(STORE_MODE)  # whatever the umask
         self.folder = folder.resolve()
         self._limits = limits
 

@@ -50,6 +50,7 @@ async def served(config: Path, key: str | None) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway.cli.main", "serve", "--config", str(config)),
         env=environment,
+        umask=0o022,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -108,16 +109,40 @@ def client(process: Process, key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=process.url, headers={"Authorization": f"Bearer {key}"}, timeout=20)
 
 
-async def test_the_first_start_prints_an_admin_key_once(config: Path) -> None:
+async def test_the_first_admin_key_is_in_a_private_file_and_not_in_the_log(config: Path) -> None:
     async with served(config, None) as first:
-        key = re.search(r"shown this once: (sk-app-\S+)", "".join(first.said))
-        assert key is not None
-        async with client(first, key[1]) as http:
+        found = re.search(r"the first admin key is in the file (\S+):", "".join(first.said))
+        assert found is not None
+        path = Path(found[1])
+        key = path.read_text().strip()
+        assert oct(path.stat().st_mode & 0o777) == "0o600"
+        async with client(first, key) as http:
             assert (await http.get("/admin/v1/callers")).status_code == 200
     async with served(config, None) as second:
-        assert "sk-app-" not in "".join(second.said)
-        async with client(second, key[1]) as http:
+        assert path.read_text().strip() == key
+        assert "sk-app-" not in "".join(first.said + second.said)
+        async with client(second, key) as http:
             assert (await http.get("/admin/v1/callers")).status_code == 200
+
+
+async def test_all_of_the_data_folder_is_closed_to_other_users(config: Path) -> None:
+    content = yaml.safe_load(config.read_text())
+    data = config.parent / "d"
+    data.mkdir(mode=0o755)
+    content |= {"data_folder": str(data), "records": {"archive_interval_seconds": 0.1}}
+    config.write_text(yaml.safe_dump(content))
+    key = new_key()[0]
+    async with served(config, key) as process, client(process, key) as http:
+        answer = await http.post("/v1/chat/completions", json={**ASK, "max_tokens": 5})
+        assert answer.status_code == 200, answer.text
+        async with asyncio.timeout(20):
+            while not list(data.rglob("*.parquet")):
+                await asyncio.sleep(0.05)
+        found = [data, *data.rglob("*")]
+        modes = {str(path.relative_to(data)): path.lstat().st_mode for path in found if path.lstat()}
+    assert {"valkey/valkey.sock", "valkey/valkey.log", "valkey/appendonlydir", "spool", "records"} <= modes.keys()
+    assert modes.pop("store") & 0o777 == 0o755, "engines of other users read it where it is elsewhere"
+    assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
 
 
 def configured(config: Path, **limits: object) -> None:

@@ -53,6 +53,17 @@ def test_only_the_two_files_are_copied_and_nobody_may_write_them(
     assert stat.S_IMODE(folder.stat().st_mode) == 0o555
 
 
+def test_other_users_can_read_the_store_whatever_the_umask(tmp_path: Path, source: Path, artifact: Artifact) -> None:
+    before = os.umask(0o077)
+    try:
+        store = Store(tmp_path / "shared")
+        store.put(source, artifact)
+    finally:
+        os.umask(before)
+    found = [store.folder, *store.folder.rglob("*")]
+    assert {path.name: path.stat().st_mode & 0o444 for path in found} == {path.name: 0o444 for path in found}
+
+
 def test_putting_the_same_again_changes_nothing(store: Store, source: Path, artifact: Artifact) -> None:
     folder = store.put(source, artifact)
     before = {path: path.stat().st_ino for path in folder.iterdir()}

@@ -1,0 +1,35 @@
+"""Folders and files that only the user of this process can read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+UMASK = 0o077
+"""Leaves new files readable by their owner alone."""
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make the folder, or take access to it away from everybody but its owner. Raises OSError.
+
+    A folder of another user, such as a volume's root, stays as it is and is logged where others can read it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid == os.geteuid():
+        folder.chmod(0o700)
+    elif found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        text = "%s belongs to another user and is open to others: set data_folder to a folder inside it"
+        log.warning(text, folder)
+
+
+def keep_secret(path: Path, secret: str) -> None:
+    """Write a secret to a new file that only its owner can read, in place of what was there. Raises OSError."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
+        opened.write(secret + "\n")
+        opened.flush()
+        os.fsync(opened.fileno())
