@@ -59,6 +59,7 @@ from gateway.duties.rollouts import Rollouts
 from gateway.duties.rota import on_duty
 from gateway.duties.trials import Trials
 from gateway.duties.webhooks import Webhooks
+from gateway.errors import StateError
 from gateway.gauges import read_gauges
 from gateway.house import House
 from gateway.limits.exits import Exits
@@ -78,7 +79,7 @@ from gateway.state.retraining import RetrainingStore
 from gateway.state.reviews import ReviewStore
 from gateway.state.samples import Samples
 from gateway.state.snapshot import Snapshot, SnapshotKeeper, shelf_of
-from gateway.state.state import Lives, StateError, open_state, shared_secret
+from gateway.state.state import Lives, open_state, shared_secret
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore

@@ -8,6 +8,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 
+class SettingsError(Exception):
+    """The configuration can't be used; the message names every key at fault."""
+
+
+class StateError(Exception):
+    """State can't be kept; the message says why and what to do."""
+
+
 class ErrorSpec(NamedTuple):
     """An error code's HTTP status, its OpenAI error type, and when a caller gets it."""
 

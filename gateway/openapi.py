@@ -16,11 +16,12 @@ from msgspec import Raw
 
 from gateway.admin.access import admin_of, operator_of
 from gateway.admin.uploads import FIELDS as FORM_FIELDS
-from gateway.admin.uploads import FILES, NEEDED, PROMPTS_FILE, SAMPLES
+from gateway.admin.uploads import FILES, NEEDED, SAMPLES
 from gateway.asked.parameters import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
 from gateway.endpoints import caller_of
 from gateway.errors import ERRORS, FINAL
 from gateway.reported.reports import REPORTS_MAX, Report
+from serving.adapters.adapter_folder import PROMPTS_FILE
 from serving.adapters.pull import FILES as STORE_FILES
 
 Json = dict[str, Any]

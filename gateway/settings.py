@@ -24,6 +24,7 @@ from gateway.configuration.monitor import MonitorSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
 from gateway.configuration.sections import DoorLimits, ListenSettings, Name, QueueLimits, Seconds, Section
 from gateway.configuration.tasks import TaskSettings
+from gateway.errors import SettingsError
 from gateway.limits.slices import RedisGone
 from monitoring.badness import Metric
 from monitoring.degradation.verdicts.plan import Plan
@@ -34,10 +35,6 @@ from serving.fleet import PoolConfig
 ENVIRONMENT_PREFIX = "APPRENTICE_"
 COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
 """What the commands that ask a gateway read (docs/cli.md): no settings, and no fault either."""
-
-
-class SettingsError(Exception):
-    """The configuration can't be used; the message names every key at fault."""
 
 
 class LimitSettings(DoorLimits, QueueLimits):

@@ -13,7 +13,6 @@ from fastapi import APIRouter, Request
 
 from gateway.admin.access import Admin
 from gateway.admin.audit import audit
-from gateway.admin.uploads import BACKGROUND_FILE, PROMPTS_FILE
 from gateway.asked.prompts import PromptsError, Sample, barely_tells, read_sample
 from gateway.callers import Caller
 from gateway.endpoints import house_of
@@ -22,6 +21,7 @@ from gateway.house import House
 from gateway.state.fitted import Fitting
 from gateway.state.samples import Waiting
 from router.policy import AUTO_SELECTOR
+from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 from serving.adapters.entries import Version
 
 GIVEN_UP = frozenset({"draining", "retired"})

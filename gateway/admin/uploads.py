@@ -24,11 +24,16 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.door.wire import Deadline, Scope
 from gateway.errors import Problem
-from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
+from serving.adapters.adapter_folder import (
+    BACKGROUND_FILE,
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    PROMPTS_FILE,
+    SIGNATURE_FILE,
+    WEIGHTS_FILE,
+)
 from serving.adapters.incoming import FREE_BYTES_MIN, append, incoming_folder, to_its_end
 
-MANIFEST_FILE = "manifest.yaml"
-SIGNATURE_FILE = "signature.json"
 README_FILE = "README.md"
 FILES: Mapping[str, int | None] = {
     CONFIG_FILE: 1 << 20,
@@ -40,8 +45,6 @@ FILES: Mapping[str, int | None] = {
 """Most bytes of each file; None: as many as the whole upload may have."""
 NEEDED = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
 OPTIONAL = (SIGNATURE_FILE, README_FILE)
-PROMPTS_FILE = "prompts.jsonl"
-BACKGROUND_FILE = "background.jsonl"
 SAMPLES = (PROMPTS_FILE, BACKGROUND_FILE)
 """A sample of training prompts, and other traffic beside it: each of `prompts_bytes_max` at most."""
 FIELDS: Mapping[str, int] = {"task": 63, "pool": 63}

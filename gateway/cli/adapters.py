@@ -14,7 +14,6 @@ from gateway.cli.audit import entry_row
 from gateway.cli.evaluation_report import evaluation_line
 from gateway.cli.listing import care_cells, replica_row, version_row
 from gateway.cli.prompts import fitted_cells, fitted_words, send_prompts, sources_of, until_fitted
-from gateway.cli.push import find_package, upload
 from gateway.cli.tables import Printer, moment, share, since, size, tell_warnings
 from gateway.cli.watch import (
     Failed,
@@ -119,6 +118,8 @@ def push(
     No engine hears of it yet: `stage` loads it. The same adapter again is the same version. With --prompts its coverage
     is fitted, by which out-of-scope requests are told; the prompts themselves are not kept.
     """
+    from gateway.cli.push import find_package, upload
+
     if (sign is None) != (signer is None):
         raise Unusable("--sign and --signer go together: a key, and the name under which the gateway trusts it.")
     package = find_package(folder, task, manifest, sign, signer or "")

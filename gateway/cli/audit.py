@@ -11,7 +11,7 @@ from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
 from gateway.cli.records import moment_of
 from gateway.cli.tables import Printer, Row, brief, moment, share
 from gateway.cli.watch import evidence_rows
-from gateway.settings import SettingsError
+from gateway.errors import SettingsError
 
 
 @asks_gateway

@@ -1,4 +1,4 @@
-"""Where `apprentice` begins. Loading the commands takes a second: Ctrl-C ends it within that, too, without a trace."""
+"""Where `apprentice` begins. Ctrl-C ends it without a trace, also while the commands are loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STOPPED = 130
 def main() -> None:
     """Load the commands, and run the one that was asked for."""
     try:
-        from gateway.cli.main import main as run  # noqa: PLC0415
+        from gateway.cli.main import main as run
 
         run()
     except KeyboardInterrupt:

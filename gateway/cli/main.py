@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from gateway.callers import new_key
-from gateway.cli import serve as serving_command
 from gateway.cli.adapters import adapters
 from gateway.cli.audit import audit
 from gateway.cli.doctor import doctor
@@ -27,16 +26,32 @@ from gateway.cli.state import state
 from gateway.cli.tasks import tasks
 from gateway.cli.up import up
 from gateway.cli.why import why
-from gateway.settings import SettingsError
-from gateway.state.state import StateError
-from serving.adapters import signature
+from gateway.errors import SettingsError, StateError
 
 app = typer.Typer(
-    help="Route between fine-tuned adapters and a general model, and watch both.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    from importlib.metadata import version as installed_version
+
+    if asked:
+        print(f"apprentice {installed_version('apprentice-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Route between fine-tuned adapters and a general model, and watch both."""
+
+
 app.command()(up)
 app.add_typer(adapters, name="adapters")
 app.add_typer(evaluations, name="evaluations")
@@ -54,6 +69,8 @@ def serve(
     config: Annotated[Path, typer.Option(help="The configuration.")] = Path("apprentice.yaml"),
 ) -> None:
     """Run the gateway until it is told to stop (Ctrl-C or SIGTERM); it drains first."""
+    from gateway.cli import serve as serving_command
+
     serving_command.serve(config)
 
 
@@ -62,6 +79,8 @@ def check(
     config: Annotated[Path, typer.Option(help="The configuration.")] = Path("apprentice.yaml"),
 ) -> None:
     """Validate a configuration and say what it holds; nothing is started."""
+    from gateway.cli import serve as serving_command
+
     serving_command.check(config)
 
 
@@ -90,6 +109,8 @@ def keygen(
 
 def _new_signing_key(path: Path) -> str:
     """Write a new private key to `path`; its public key. Raises SettingsError where something is there already."""
+    from serving.adapters import signature
+
     key = signature.new_key()
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:

@@ -14,11 +14,10 @@ from urllib.parse import quote
 
 from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from gateway.admin.uploads import BACKGROUND_FILE, PROMPTS_FILE
-from gateway.asked.prompts import barely_tells
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.tables import Printer, readable
 from gateway.cli.watch import POLL_SECONDS, Failed, left_alone, wait
+from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 
 Sources = list[tuple[str, Path]]
 
@@ -79,6 +78,8 @@ def fitted_words(version: str, shown: dict[str, Any], counts: dict[str, Any]) ->
     if found.get("state") != "ready":
         on = f"The coverage of {version} is being fitted on {counts['used']} prompts{left}"
         return f"{on}: see `show {version}`.{_ids_told(counts)}"
+    from gateway.asked.prompts import barely_tells
+
     summary = (found.get("model") or {}).get("summary") or {}
     auroc = summary.get("auroc")
     told = "" if auroc is None else f", AUROC {auroc:.3f} against other traffic"

@@ -11,10 +11,17 @@ from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from gateway.admin.uploads import MANIFEST_FILE, SIGNATURE_FILE
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.tables import Printer
-from serving.adapters.adapter_folder import CONFIG_FILE, DEFAULT_LIMITS, WEIGHTS_FILE, check_files, opened
+from serving.adapters.adapter_folder import (
+    CONFIG_FILE,
+    DEFAULT_LIMITS,
+    MANIFEST_FILE,
+    SIGNATURE_FILE,
+    WEIGHTS_FILE,
+    check_files,
+    opened,
+)
 from serving.adapters.artifact import ArtifactError, digest_of
 from serving.adapters.manifest import ManifestError, read_manifest
 from serving.adapters.signature import SignatureError, read_signature, sign, written

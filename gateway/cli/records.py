@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from gateway.cli import records_replay
 from gateway.cli.tables import Printer, size
-from gateway.settings import SettingsError, load_settings
+from gateway.errors import SettingsError
 
 if TYPE_CHECKING:
     from monitoring.archive import Asked
@@ -60,7 +59,7 @@ def export(
     Records that were made in the last minutes are not yet in the archive (records.archive_interval_seconds).
     """
     # duckdb is half as large as all the rest: only who reads the archive loads it.
-    from monitoring import archive  # noqa: PLC0415
+    from monitoring import archive
 
     with _told():
         found = archive.export(_folder(config, folder), _asked(since, until, task, dataset), out)
@@ -78,7 +77,7 @@ def count(
     json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Count archived records, or the feedback on them, by day."""
-    from monitoring import archive  # noqa: PLC0415
+    from monitoring import archive
 
     with _told():
         days = archive.count(_folder(config, folder), _asked(since, until, task, dataset))
@@ -115,6 +114,9 @@ def replay(
     json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Put archived records and feedback through the monitor again: each verdict that moves, and the evidence."""
+    from gateway.cli import records_replay
+    from gateway.settings import load_settings
+
     with _told():
         settings, asked = load_settings(config), _asked(since, until, None, Kind.RECORDS)
         records_replay.run(
@@ -144,7 +146,7 @@ def moment_of(said: str, now: float) -> float:
 
 
 def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind) -> Asked:
-    from monitoring.archive import Asked  # noqa: PLC0415
+    from monitoring.archive import Asked
 
     now = time.time()
     first, last = (moment_of(said, now) if said is not None else None for said in (since, until))
@@ -152,6 +154,8 @@ def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind
 
 
 def _folder(config: Path, folder: Path | None) -> Path:
+    from gateway.settings import load_settings
+
     return load_settings(config).archive if folder is None else _there(folder)
 
 
@@ -165,9 +169,9 @@ def _there(folder: Path) -> Path:
 @contextmanager
 def _told() -> Iterator[None]:
     """Whatever the reading raises, as one line on stderr and exit code 2."""
-    import duckdb  # noqa: PLC0415
+    import duckdb
 
-    from monitoring.archive import Nothing  # noqa: PLC0415
+    from monitoring.archive import Nothing
 
     try:
         yield

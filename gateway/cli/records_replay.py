@@ -14,7 +14,8 @@ import msgspec
 import typer
 
 from gateway.cli.tables import Printer
-from gateway.settings import Settings, SettingsError
+from gateway.errors import SettingsError
+from gateway.settings import Settings
 from monitoring.degradation.detectors import baselines
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.slip import BASELINE_MIN
@@ -184,7 +185,7 @@ def run(
     look_seconds: float,
 ) -> None:
     """Replay the archive, and tell. Raises SettingsError, Nothing, and what DuckDB raises."""
-    from monitoring import archive_entries  # noqa: PLC0415 - duckdb is half as large as all the rest
+    from monitoring import archive_entries
 
     replaying = begun(settings, tasks, held, look_seconds)
     if held.version is not None:

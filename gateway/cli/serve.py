@@ -11,7 +11,8 @@ from pathlib import Path
 from gateway.app import build_app
 from gateway.configuration.sections import ListenSettings
 from gateway.door.listeners import OrderlyServer, addresses_of
-from gateway.settings import SettingsError, load_settings
+from gateway.errors import SettingsError
+from gateway.settings import load_settings
 from gateway.state.private_files import UMASK
 from monitoring.logs import configure
 

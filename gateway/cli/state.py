@@ -13,13 +13,10 @@ import typer
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-from gateway.admin.uploads import MANIFEST_FILE
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway, read_json
-from gateway.cli.push import find_package, upload
 from gateway.cli.tables import Printer, Row, brief
 from gateway.cli.watch import Failed, evidence_rows
-from serving.adapters.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
-from serving.adapters.artifact import ArtifactError, digest_of
+from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 
 state = typer.Typer(
     help="Export, compare and apply all that admins have set: versions, aliases, rules and keys.", no_args_is_help=True
@@ -120,6 +117,8 @@ def _living(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _is_whole(folder: Path, digest: str) -> bool:
+    from serving.adapters.artifact import ArtifactError, digest_of
+
     try:
         return digest_of(folder) == digest
     except (ArtifactError, OSError):
@@ -207,6 +206,8 @@ def _upload_missing(
     client: AdminClient, out: Printer, content: dict[str, Any], told: dict[str, Any], adapters: Path | None
 ) -> None:
     """Send the bytes that the store does not have. Raises CommandError, before anything is applied."""
+    from gateway.cli.push import find_package, upload
+
     sent: set[str] = set()
     for change in told["changes"]:
         digest = change.get("missing")

@@ -21,11 +21,11 @@ from redis.exceptions import RedisError
 
 from gateway.configuration.deployment import bounds_of, caps_of, deployed_of
 from gateway.duties.health import check_health
-from gateway.errors import Problem
+from gateway.errors import Problem, SettingsError
 from gateway.house import House
 from gateway.limits.exits import Cap
 from gateway.limits.limits import Bound
-from gateway.settings import Settings, SettingsError, load_settings
+from gateway.settings import Settings, load_settings
 from gateway.state.snapshot import Deployed
 from monitoring.audit import AuditConflict
 from serving.fleet import PoolConfig

@@ -24,8 +24,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.door.wire import Message, Send
-from gateway.errors import Problem
-from gateway.state.state import Lives, StateError
+from gateway.errors import Problem, StateError
+from gateway.state.state import Lives
 
 log = logging.getLogger(__name__)
 MARK_KEY = "apprentice:acknowledged"

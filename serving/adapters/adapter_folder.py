@@ -14,6 +14,10 @@ from serving.adapters.errors import ArtifactError, shown
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+MANIFEST_FILE = "manifest.yaml"
+SIGNATURE_FILE = "signature.json"
+PROMPTS_FILE = "prompts.jsonl"
+BACKGROUND_FILE = "background.jsonl"
 
 RUNS_CODE = frozenset(
     {

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from gateway.callers import new_key
 from gateway.cli.admin_client import KEY_VARIABLE, URL_VARIABLE
-from gateway.settings import COMMAND_LINE_VARIABLES, Settings, SettingsError, load_settings
+from gateway.errors import SettingsError
+from gateway.settings import COMMAND_LINE_VARIABLES, Settings, load_settings
 from router.policy import AttemptLimits
 from tests.style.source import ROOT
 

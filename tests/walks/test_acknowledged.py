@@ -11,9 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.app import open_house
+from gateway.errors import StateError
 from gateway.settings import Settings
 from gateway.state.durability import MARK_KEY
-from gateway.state.state import StateError
 from tests.fakes.valkey import APPENDS, Valkey, free_port, valkey
 from tests.walks.conftest import Configure
 from tests.walks.gateway import run_gateway

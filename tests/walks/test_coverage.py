@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from gateway.asked.prompts import LINE_BYTES_MAX, read_sample
 from gateway.callers import new_key
-from gateway.cli.up import Admin, place_adapter
+from gateway.cli.local_house import Admin, place_adapter
 from gateway.duties import fitting
 from gateway.duties.fitting import BEGUN_MAX, FAILED_MAX
 from gateway.house import House

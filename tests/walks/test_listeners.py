@@ -12,7 +12,7 @@ import pytest
 
 from gateway.cli.admin_client import AdminClient, Unusable
 from gateway.cli.serve import serve
-from gateway.settings import SettingsError
+from gateway.errors import SettingsError
 from tests.fakes.certificates import Authority
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway

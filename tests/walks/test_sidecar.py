@@ -23,9 +23,11 @@ import uvicorn
 from gateway.admin import store_files
 from gateway.app import build_app
 from gateway.callers import new_key
-from gateway.cli.sidecar import build_sidecar, sidecar
+from gateway.cli.sidecar import sidecar
+from gateway.cli.sidecar_app import build_sidecar
+from gateway.errors import SettingsError
 from gateway.house import House
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings
 from serving.adapters import pull
 from serving.adapters.artifact import digest_of, verify
 from serving.adapters.manifest import read_manifest

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.callers import split_key
-from gateway.settings import SettingsError
+from gateway.errors import SettingsError
 from serving.adapters.signature import check, read_public_key, sign
 from tests.gateway.cli.conftest import run
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from gateway.cli.records import moment_of
-from gateway.settings import SettingsError
+from gateway.errors import SettingsError
 from monitoring.archive import Dataset, FeedbackRow, RecordRow, write_part
 from monitoring.records import AttemptRecord
 from tests.gateway.cli.conftest import Said, run

@@ -19,7 +19,14 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.cli.up import how_to_use, keep_secret, kept_key, local_configuration, plan_engines, see_that_it_is_free
+from gateway.cli.local_house import (
+    how_to_use,
+    keep_secret,
+    kept_key,
+    local_configuration,
+    plan_engines,
+    see_that_it_is_free,
+)
 from gateway.settings import load_settings
 from serving.launch import demo_model, engine_venv
 from serving.launch.errors import LaunchError

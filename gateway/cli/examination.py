@@ -1,0 +1,52 @@
+"""All checks of `apprentice doctor`, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+
+from gateway.cli.doctor_checks import (
+    Finding,
+    check_descriptors,
+    check_engines,
+    check_folder,
+    check_gateway,
+    ok,
+    problem,
+)
+from gateway.cli.doctor_state import check_state
+from gateway.errors import SettingsError
+from gateway.settings import Settings, load_settings
+from serving.tls import TlsError, Trust, TrustingTransport
+
+
+async def examine(config: Path) -> list[Finding]:
+    """What the checks find; one finding alone where the configuration can't be used."""
+    try:
+        settings = load_settings(config)
+    except SettingsError as error:
+        said = " ".join(str(error).split())
+        return [problem("configuration", said, "Mend it: docs/settings.md has all keys. Nothing else was checked.")]
+    return [finding async for finding in _checks(config, settings)]
+
+
+async def _checks(config: Path, settings: Settings) -> AsyncIterator[Finding]:
+    replicas = sum(len(pool.replicas) for pool in settings.pools.values())
+    yield ok(
+        "configuration", f"{config}: {len(settings.pools)} pools, {replicas} replicas, {len(settings.tasks)} tasks"
+    )
+    async for finding in check_state(settings):
+        yield finding
+    for name, folder in (("data folder", settings.data_folder), ("store folder", settings.store)):
+        yield check_folder(name, folder)
+    try:
+        trust = Trust(lambda: [replica for pool in settings.pool_configs() for replica in pool.replicas])
+        async with httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http:
+            async for finding in check_engines(settings, http):
+                yield finding
+    except TlsError as error:
+        yield problem("engines' certificates", f"{error}", "Mend the tls of that pool or replica: no engine was asked.")
+    yield check_descriptors(settings)
+    yield await check_gateway(settings)
