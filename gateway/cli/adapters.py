@@ -10,15 +10,22 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
-from gateway.cli.audit import entry_row
 from gateway.cli.evaluation_report import evaluation_line
-from gateway.cli.listing import care_cells, replica_row, version_row
+from gateway.cli.listing import (
+    care_cells,
+    replica_row,
+    show_alias,
+    show_placements,
+    tell_alias,
+    tell_if_stale,
+    tell_version,
+    tell_why,
+    version_row,
+)
 from gateway.cli.prompts import fitted_cells, fitted_words, send_prompts, sources_of, until_fitted
-from gateway.cli.tables import Printer, moment, share, since, size, tell_warnings
+from gateway.cli.tables import Printer, moment, share, size, tell_warnings
 from gateway.cli.watch import (
     Failed,
-    canary_lines,
-    evidence_table,
     left_alone,
     see_that_it_is_placed,
     until_judged,
@@ -47,8 +54,6 @@ def _canary_share(text: str) -> float:
 adapters = typer.Typer(
     help="Push, place, release and roll back the versions of a task's adapter.", no_args_is_help=True
 )
-GONE = ("ghost", "failed")
-"""Placements in which an engine no longer answers with a version."""
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")]
 Generation = Annotated[
@@ -179,7 +184,7 @@ def list_versions(
     told = client.get("/adapters", task=task, state=state)
     if out.answer(told):
         return
-    _tell_if_stale(out, told)
+    tell_if_stale(out, told)
     versions = [one for one in told["adapters"] if everything or state or one["state"] != "retired"]
     if not versions:
         out.note("There are no versions. Send one: apprentice adapters push FOLDER")
@@ -199,7 +204,7 @@ def show(
     if "@" not in name:
         alias = client.get(f"/aliases/{quote(name, safe='')}")
         if not out.answer(alias):
-            _show_alias(out, alias)
+            show_alias(out, alias)
         return
     told = client.get(f"/adapters/{_quoted(name)}")
     if out.answer(told):
@@ -224,44 +229,7 @@ def show(
             ("evaluation", evaluation_line(told.get("evaluation"))),
         ]
     )
-    _show_placements(out, told)
-
-
-def _show_placements(out: Printer, told: dict[str, Any]) -> None:
-    placements = {one["replica"]: one for one in told["placements"]}
-    missing = [{"replica": name, "state": "absent"} for name in told["wanted"] if name not in placements]
-    rows = [
-        (
-            one["replica"],
-            one["state"],
-            "yes" if one["replica"] in told["wanted"] else "no",
-            since(one.get("since")),
-            one.get("note") or "",
-        )
-        for one in [*placements.values(), *missing]
-    ]
-    if rows:
-        out.say("")
-        out.table(("replica", "placement", "wanted", "since", "note"), rows)
-
-
-def _show_alias(out: Printer, alias: dict[str, Any]) -> None:
-    out.pairs(
-        [
-            ("task", alias["task"]),
-            ("versions", ", ".join(f"{name} {share(part)}" for name, part in alias["weights"].items())),
-            ("shadow", ", ".join(f"{name} {share(part)}" for name, part in (alias.get("shadow") or {}).items())),
-            ("before", ", ".join(alias.get("previous") or [])),
-            ("generation", alias["generation"]),
-        ]
-    )
-    if alias.get("rollout"):
-        out.say("")
-        for line in canary_lines(alias):
-            out.say(line)
-        columns, rows = evidence_table(alias["rollout"]["evidence"])
-        if rows:
-            out.table(columns, rows)
+    show_placements(out, told)
 
 
 @adapters.command()
@@ -298,7 +266,7 @@ def shadow(
     """
     task = _task_of(version)
     told = client.post(f"/aliases/{task}/shadow", {"version": version, "share": share} | _expected(expected_generation))
-    _tell_alias(out, told)
+    tell_alias(out, told)
 
 
 @adapters.command()
@@ -356,7 +324,7 @@ def canary(
     told = client.post(f"/aliases/{_task_of(version)}/canary", body)
     if watch:
         told = until_judged(client, out, told, version)
-    _tell_alias(out, told)
+    tell_alias(out, told)
     if watch and told["rollout"] is None and version not in told["weights"]:
         raise Failed(f"{version} was rolled back. See why: apprentice adapters why {version}")
 
@@ -366,7 +334,7 @@ def canary(
 def promote(client: AdminClient, out: Printer, version: VersionName, expected_generation: Generation = None) -> None:
     """Send all of the task's requests to a version. The one that led goes on standby, ready for a rollback."""
     body = {"version": version} | _expected(expected_generation)
-    _tell_alias(out, client.post(f"/aliases/{_task_of(version)}/promote", body))
+    tell_alias(out, client.post(f"/aliases/{_task_of(version)}/promote", body))
 
 
 @adapters.command()
@@ -389,7 +357,7 @@ def rollback(
         raise Unusable("--to and --canary do not go together: a canary ends, and the version that led leads on.")
     wanted = {"version": to} if to else {"canary_only": True} if canary_only else {}
     body = wanted | _expected(expected_generation)
-    _tell_alias(out, client.post(f"/aliases/{quote(task, safe='')}/rollback", body))
+    tell_alias(out, client.post(f"/aliases/{quote(task, safe='')}/rollback", body))
 
 
 @adapters.command()
@@ -399,7 +367,7 @@ def unload(client: AdminClient, out: Printer, version: VersionName) -> None:
 
     Refused while requests go to it.
     """
-    _tell_version(out, client.post(f"/adapters/{_quoted(version)}/unload"))
+    tell_version(out, client.post(f"/adapters/{_quoted(version)}/unload"))
 
 
 @adapters.command()
@@ -409,7 +377,7 @@ def retire(client: AdminClient, out: Printer, version: VersionName) -> None:
 
     Refused while requests go to it.
     """
-    _tell_version(out, client.post(f"/adapters/{_quoted(version)}/retire"))
+    tell_version(out, client.post(f"/adapters/{_quoted(version)}/retire"))
 
 
 @adapters.command()
@@ -423,25 +391,17 @@ def why(
     if "@" in name:
         told = client.get(f"/adapters/{_quoted(name)}/why")
         if not out.answer(told):
-            _tell_why(out, told)
+            tell_why(out, told)
         return
     alias = client.get(f"/aliases/{quote(name, safe='')}")
     names = [*alias["weights"], *(alias.get("shadow") or {})]
     versions = {each: client.get(f"/adapters/{_quoted(each)}/why") for each in names}
     if out.answer({"alias": alias, "versions": versions}):
         return
-    _show_alias(out, alias)
+    show_alias(out, alias)
     for each in versions.values():
         out.say("")
-        _tell_why(out, each)
-
-
-def _tell_why(out: Printer, told: dict[str, Any]) -> None:
-    for sentence in told["words"]:
-        out.say(sentence)
-    if told["audit"]:
-        out.say("")
-        out.table(("when", "who", "what", "became"), (entry_row(entry) for entry in told["audit"]))
+        tell_why(out, each)
 
 
 @adapters.command()
@@ -450,38 +410,9 @@ def replicas(client: AdminClient, out: Printer) -> None:
     """List the replicas: what is placed on each, and how many adapters it can still take."""
     told = client.get("/replicas")
     if not out.answer(told):
-        _tell_if_stale(out, told)
+        tell_if_stale(out, told)
         columns = ("replica", "pool", "state", "in flight", "adapters", "ghosts", "loads left", "placed")
         out.table(columns, (replica_row(one) for one in told["replicas"]))
-
-
-def _tell_version(out: Printer, told: dict[str, Any]) -> None:
-    if out.answer(told):
-        return
-    left = [f"{one['replica']} ({one['state']})" for one in told["placements"] if one["state"] not in GONE]
-    more = f", and still on {', '.join(left)}: its last answers go out" if left else ""
-    out.say(f"{told['version']} is {told['state']}{more}.")
-    tell_warnings(out, told)
-
-
-def _tell_alias(out: Printer, told: dict[str, Any]) -> None:
-    """What the requests of a task do from now on."""
-    if out.answer(told):
-        return
-    parts = [f"{name} {share(part)}" for name, part in told["weights"].items()]
-    copied = [f"{name} {share(part)}" for name, part in (told.get("shadow") or {}).items()]
-    more = f"; copied to {', '.join(copied)}" if copied else ""
-    if told.get("changed") is False:
-        out.say(f"{', '.join(told['weights'])} leads {told['task']} already: nothing was changed.")
-    else:
-        out.say(f"{told['task']} is served by {', '.join(parts)}{more} (generation {told['generation']}).")
-    for warned in told.get("warnings", ()):
-        out.note(f"Warning: {warned}")
-
-
-def _tell_if_stale(out: Printer, told: dict[str, Any]) -> None:
-    if told.get("stale"):
-        out.note("The gateway can't reach Redis: this is what it read last, and nothing can be changed now.")
 
 
 def _expected(generation: int | None) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A line of a list: what is to be known of a version, or of a replica, at one look."""
+"""Versions, aliases and replicas as commands show them: a line of a list, or all that is known."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.cli.tables import Row, moment, share, since, size
+from gateway.cli.audit import entry_row
+from gateway.cli.tables import Printer, Row, moment, share, since, size, tell_warnings
+from gateway.cli.watch import canary_lines, evidence_table
 from serving.adapters.entries import PLACED
 
+GONE = ("ghost", "failed")
+"""Placements in which an engine no longer answers with a version."""
 NOTE_MAX = 60
 """Letters of a note in a list; `why` has all of it."""
 
@@ -78,3 +82,82 @@ def _placed(told: dict[str, Any]) -> Iterator[str]:
     """The versions on a replica, each with its state where it is not ready."""
     for one in told.get("placements") or []:
         yield one["version"] if one["state"] == "ready" else f"{one['version']} ({one['state']})"
+
+
+def show_placements(out: Printer, told: dict[str, Any]) -> None:
+    """Where a version is, and where it is to be."""
+    placements = {one["replica"]: one for one in told["placements"]}
+    missing = [{"replica": name, "state": "absent"} for name in told["wanted"] if name not in placements]
+    rows = [
+        (
+            one["replica"],
+            one["state"],
+            "yes" if one["replica"] in told["wanted"] else "no",
+            since(one.get("since")),
+            one.get("note") or "",
+        )
+        for one in [*placements.values(), *missing]
+    ]
+    if rows:
+        out.say("")
+        out.table(("replica", "placement", "wanted", "since", "note"), rows)
+
+
+def show_alias(out: Printer, alias: dict[str, Any]) -> None:
+    """A task's alias: who gets which share, and its canary."""
+    out.pairs(
+        [
+            ("task", alias["task"]),
+            ("versions", ", ".join(f"{name} {share(part)}" for name, part in alias["weights"].items())),
+            ("shadow", ", ".join(f"{name} {share(part)}" for name, part in (alias.get("shadow") or {}).items())),
+            ("before", ", ".join(alias.get("previous") or [])),
+            ("generation", alias["generation"]),
+        ]
+    )
+    if alias.get("rollout"):
+        out.say("")
+        for line in canary_lines(alias):
+            out.say(line)
+        columns, rows = evidence_table(alias["rollout"]["evidence"])
+        if rows:
+            out.table(columns, rows)
+
+
+def tell_why(out: Printer, told: dict[str, Any]) -> None:
+    """Why a version is in its state, and what the audit has of it."""
+    for sentence in told["words"]:
+        out.say(sentence)
+    if told["audit"]:
+        out.say("")
+        out.table(("when", "who", "what", "became"), (entry_row(entry) for entry in told["audit"]))
+
+
+def tell_version(out: Printer, told: dict[str, Any]) -> None:
+    """The state of a version after a change, and where it still is."""
+    if out.answer(told):
+        return
+    left = [f"{one['replica']} ({one['state']})" for one in told["placements"] if one["state"] not in GONE]
+    more = f", and still on {', '.join(left)}: its last answers go out" if left else ""
+    out.say(f"{told['version']} is {told['state']}{more}.")
+    tell_warnings(out, told)
+
+
+def tell_alias(out: Printer, told: dict[str, Any]) -> None:
+    """What the requests of a task do from now on."""
+    if out.answer(told):
+        return
+    parts = [f"{name} {share(part)}" for name, part in told["weights"].items()]
+    copied = [f"{name} {share(part)}" for name, part in (told.get("shadow") or {}).items()]
+    more = f"; copied to {', '.join(copied)}" if copied else ""
+    if told.get("changed") is False:
+        out.say(f"{', '.join(told['weights'])} leads {told['task']} already: nothing was changed.")
+    else:
+        out.say(f"{told['task']} is served by {', '.join(parts)}{more} (generation {told['generation']}).")
+    for warned in told.get("warnings", ()):
+        out.note(f"Warning: {warned}")
+
+
+def tell_if_stale(out: Printer, told: dict[str, Any]) -> None:
+    """A note where the gateway reads its memory in the place of Redis."""
+    if told.get("stale"):
+        out.note("The gateway can't reach Redis: this is what it read last, and nothing can be changed now.")
