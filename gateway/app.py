@@ -142,7 +142,7 @@ class Gateway(FastAPI):
                 house: House = self.state.house
                 send = unstored(send)
                 if not is_upload(scope):  # an upload has limits of its own
-                    receive = bounded(scope, receive, house.body_bytes_max)
+                    receive = bounded(scope, receive, house.body_bytes_max_at(scope["path"]))
                 if scope["method"] == "HEAD" and scope["path"] in PROBES:
                     scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
                 elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
@@ -259,7 +259,7 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             records=flow.buffer,
             record_stream=flow.stream,
             flow=flow,
-            feedback=FeedbackStore(redis, settings.records.retention_seconds, FEEDBACK_STREAM_MAX),
+            feedback=feedback_of(settings, redis),
             coverage=Coverage(),
             audit=audit,
             meters=meters,
@@ -359,6 +359,12 @@ async def _snapshot_keeper(
     damaged = lambda _: meters.fitted_unused.add(1, "damaged")  # noqa: E731
     unsuited = lambda _: meters.fitted_unused.add(1, "unsuited")  # noqa: E731
     return SnapshotKeeper(redis, deployed_of(settings), fixed, changed, damaged, deep, unsuited)
+
+
+def feedback_of(settings: Settings, redis: Redis) -> FeedbackStore:
+    """Where feedback is kept, with its bounds."""
+    keep = settings.records
+    return FeedbackStore(redis, keep.retention_seconds, FEEDBACK_STREAM_MAX, keep.request_feedback_bytes_max)
 
 
 def upload_limits_of(settings: Settings) -> UploadLimits:

@@ -185,28 +185,43 @@ async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
 @router.get("/v1/requests/{request_id}", tags=["callers"])
 async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
     """All that is known of a request: its record, why it went where it went, and its feedback. Scores, thresholds and
-    neighbours of rungs are told to operators and admins only."""
+    neighbours of rungs are told to operators and admins only. It counts as a request against the key's limits."""
     house = house_of(request)
-    record = await find_record(house, await _resolve(house, caller, request_id), caller)
-    feedback = await house.feedback.of(record.id)
+    async with house.limits.spending(caller) as headers:
+        record = await find_record(house, await _resolve(house, caller, request_id), caller)
+        feedback = await house.feedback.of(record.id)
     in_full = caller.judges == "*"
     told = record if in_full else shown(record)
     body = {"record": told, "explanation": explain(record, in_full), "feedback": feedback}
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 
 @router.post("/v1/feedback", tags=["callers"])
 async def give_feedback(request: Request, caller: Identified, body: OneOrSeveral) -> Response:
-    """Store a judgement, or several. 201 created, 200 the same again; for a batch 200 and a result for each."""
+    """Store a judgement, or several. 201 created, 200 the same again; for a batch 200 and a result for each. Each
+    judgement counts as a request against the key's limits."""
     house = house_of(request)
+    entries, size = 1 if isinstance(body, FeedbackIn) else len(body.feedback), len(await request.body())
+    async with house.limits.spending(caller, entries, size) as headers:
+        if isinstance(body, FeedbackIn):
+            result, status = await _given_one(house, caller, body)
+        else:
+            result, status = {"results": await _given_several(house, caller, body)}, 200
+    return JSONResponse(result, status, headers)
+
+
+async def _given_one(house: House, caller: Caller, body: FeedbackIn) -> tuple[dict[str, Any], int]:
     mark = house.durability.mark()
-    if isinstance(body, FeedbackIn):
-        status, result = await _give(house, caller, body)
-        try:
-            await house.durability.settle(mark)
-        except NotSettled as error:
-            raise not_settled(error, f" Its feedback_id is {result['feedback_id']!r}.") from error
-        return JSONResponse(result, status)
+    status, result = await _give(house, caller, body)
+    try:
+        await house.durability.settle(mark)
+    except NotSettled as error:
+        raise not_settled(error, f" Its feedback_id is {result['feedback_id']!r}.") from error
+    return result, status
+
+
+async def _given_several(house: House, caller: Caller, body: FeedbackBatch) -> list[dict[str, Any]]:
+    mark = house.durability.mark()
     results: list[dict[str, Any]] = []
     for one in body.feedback:
         try:
@@ -221,7 +236,7 @@ async def give_feedback(request: Request, caller: Identified, body: OneOrSeveral
         house.meters.refusals.add(1, lost.code)
         refused = {"status": lost.status, "error": lost.content()}
         results = [one if "error" in one else {**one, **refused} for one in results]
-    return JSONResponse({"results": results})
+    return results
 
 
 def _one_of_batch(raw: Any) -> FeedbackIn:
@@ -295,7 +310,8 @@ def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, d
     if receipt.given == "conflict":
         raise Problem("feedback_conflict", "This feedback_id was used for another judgement.", "feedback_id")
     if receipt.given == "full":
-        raise Problem("feedback_full", "This request has been judged too often.", "request_id")
+        text = "This request has been judged too often, or at too great a length."
+        raise Problem("feedback_full", text, "request_id")
     result = {"request_id": request_id, "feedback_id": receipt.feedback_id, "metric": feedback.metric}
     return (200 if receipt.given == "same" else 201), result
 
@@ -378,7 +394,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         problem.told += [(b"allow", allowed.encode()) for allowed in [(error.headers or {}).get("Allow")] if allowed]
         return _answer(request, problem)
     if error.status_code == 413:
-        limit = house_of(request).body_bytes_max
+        limit = house_of(request).body_bytes_max_at(request.url.path)
         return _answer(request, Problem("body_too_large", f"The body is longer than {limit} bytes."))
     if error.status_code == 400:
         return _answer(request, Problem("invalid_json", "The body is not JSON in UTF-8, or is nested too deeply."))

@@ -60,9 +60,13 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "needs_human": ErrorSpec(422, "invalid_request_error", "The task has a person answer what its adapter may not."),
     "no_task_fits": ErrorSpec(422, "invalid_request_error", "The request for `auto` is in the scope of no task."),
     "configuration_invalid": ErrorSpec(422, "invalid_request_error", "The configuration can't be used."),
-    "feedback_full": ErrorSpec(429, "rate_limit_error", "The request has been judged too often."),
+    "feedback_full": ErrorSpec(
+        429, "rate_limit_error", "The request has been judged too often or at too great a length."
+    ),
     "caller_busy": ErrorSpec(429, "rate_limit_error", "The key has as many requests waiting as it may."),
-    "rate_limit_exceeded": ErrorSpec(429, "rate_limit_error", "The key's requests or tokens of this minute are taken."),
+    "rate_limit_exceeded": ErrorSpec(
+        429, "rate_limit_error", "The key's requests or tokens of this minute, or its feedback of this day, are taken."
+    ),
     "budget_exceeded": ErrorSpec(429, "insufficient_quota", "The key's money of this day or month is spent."),
     "head_too_large": ErrorSpec(431, "invalid_request_error", "The request's headers are too many or too long."),
     "internal_error": ErrorSpec(500, "api_error", "A fault of the gateway; it is logged with the request's id."),

@@ -129,6 +129,11 @@ class House:
         """Longest body of a request."""
         return self.deployment.body_bytes_max
 
+    def body_bytes_max_at(self, path: str) -> int:
+        """Longest body of a request to this address."""
+        least = self.body_bytes_max
+        return min(least, self.settings.limits.feedback_body_bytes_max) if path == "/v1/feedback" else least
+
     @property
     def review_queue(self) -> ReviewQueue:
         """What was drawn for review, on its way into Redis."""

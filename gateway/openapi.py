@@ -55,10 +55,16 @@ IN_STREAMS = ("stream_broken", "timeout", "draining", "internal_error")
 """What a stream that has begun may end with, as an event."""
 OWN: Mapping[str, Sequence[str]] = MappingProxyType(
     {
-        "read_request": ("request_not_found",),
+        "read_request": ("request_not_found", "rate_limit_exceeded", "budget_exceeded"),
         "route": (*OF_JSON, *OF_CHOICE, *IN_LINE),
-        "report_records": (*OF_JSON, "unsupported_media_type", "record_conflict", *OF_MODELS, *IN_LINE),
-        "give_feedback": ("request_not_found", "feedback_conflict", "feedback_window_over", "feedback_full"),
+        "report_records": (
+            *(*OF_JSON, "unsupported_media_type", "record_conflict", *OF_MODELS, *IN_LINE),
+            *("rate_limit_exceeded", "budget_exceeded"),
+        ),
+        "give_feedback": (
+            *("request_not_found", "feedback_conflict", "feedback_window_over", "feedback_full"),
+            *("rate_limit_exceeded", "budget_exceeded"),
+        ),
         "next_review": ("no_review", "not_found"),
         "skip_review": ("no_review", "state_conflict"),
         "list_reviews": ("not_found",),
@@ -254,7 +260,7 @@ def _error_answer(codes: list[str]) -> Json:
     headers = {}
     if ERRORS[codes[0]].status in (429, 503):
         headers["retry-after"] = AGAIN
-    if FINAL.intersection(codes) or "no_replica" in codes:  # after all attempts, that is final too
+    if FINAL.intersection(codes) or {"no_replica", "rate_limit_exceeded"}.intersection(codes):  # final at times
         headers["x-should-retry"] = FINALLY
     if headers:
         answer["headers"] = headers

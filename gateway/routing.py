@@ -19,11 +19,9 @@ from gateway.callers import Caller
 from gateway.door.aside import answered, in_turn
 from gateway.door.wire import Call
 from gateway.endpoints import Identified, house_of
-from gateway.errors import Problem
 from gateway.explain import finding_told, reason_words, told_to_callers
 from gateway.house import House
 from gateway.ledger import finding_record, problem_of
-from gateway.limits.limits import Hold
 from router.choice import choose
 from router.decision import REASONS, WITHOUT_EXITS, Choice, Refusal
 
@@ -42,17 +40,8 @@ async def route(request: Request, caller: Identified) -> Response:
 async def _routed(house: House, call: Call, caller: Caller) -> Response:
     raw = await call.body(house.body_bytes_max)
     body = read_body(_endpoint_of(raw), raw)
-    hold = await house.limits.take_request(caller)
-    try:
-        async with in_turn(house, call, caller):
-            choice = await _decided(house, caller, body, body.session(call.header("x-apprentice-session")))
-    except Problem as problem:
-        problem.told += _headers_of(hold)
-        raise
-    finally:
-        if hold is not None:
-            hold.spend()
-    headers = {name.decode(): value.decode() for name, value in _headers_of(hold)}
+    async with house.limits.spending(caller) as headers, in_turn(house, call, caller):
+        choice = await _decided(house, caller, body, body.session(call.header("x-apprentice-session")))
     return Response(msgspec.json.encode(_told(choice, caller)), headers=headers, media_type="application/json")
 
 
@@ -80,10 +69,6 @@ async def _decided(house: House, caller: Caller, body: RequestBody, session: str
         raise problem
     body.check(decision.task, house.pool_limits, decision.pool.engine)
     return decision
-
-
-def _headers_of(hold: Hold | None) -> list[tuple[bytes, bytes]]:
-    return hold.purse.headers() if hold is not None else []
 
 
 def _told(choice: Choice, caller: Caller) -> dict[str, Any]:

@@ -49,6 +49,12 @@ class LimitSettings(DoorLimits, QueueLimits):
     backoff_seconds: Seconds = Field(0.2, description="First wait before asking the same replica again; then doubled.")
     retry_after_seconds_max: Seconds = Field(5.0, description="Longest Retry-After that is waited for.")
     body_bytes_max: int = Field(4 << 20, ge=1024, le=1 << 30, description="Longest body of a request.")
+    feedback_body_bytes_max: int = Field(
+        1 << 20, ge=1024, le=1 << 30, description="Longest body of `POST /v1/feedback`."
+    )
+    feedback_bytes_per_day: int = Field(
+        32 << 20, ge=1 << 16, le=1 << 40, description="Bytes of feedback that each key may send in a day of UTC."
+    )
     answer_bytes_max: int = Field(32 << 20, ge=1024, le=1 << 30, description="Longest answer of an engine.")
     in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests under way in this gateway.")
     drain_seconds_max: Seconds = Field(
@@ -86,6 +92,9 @@ class RecordSettings(Section):
     stream_records_max: int = Field(1_000_000, ge=1000, description="Records that the stream in Redis keeps.")
     unarchived_records_max: int = Field(
         250_000, ge=0, description="Records beyond these that the stream keeps as long as they are not archived."
+    )
+    request_feedback_bytes_max: int = Field(
+        1 << 20, ge=1 << 17, le=1 << 30, description="Bytes of all judgements of one request together."
     )
     pending_max: int = Field(50_000, ge=100, description="Records that wait in memory where the spool takes none.")
     recent_bytes_max: int = Field(

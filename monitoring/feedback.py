@@ -15,6 +15,7 @@ STREAM_KEY = "apprentice:feedback"
 STREAM_MAX = 1_000_000
 Given = Literal["created", "same", "pending", "conflict", "unknown", "full"]
 FEEDBACK_PER_REQUEST_MAX = 200
+FEEDBACK_BYTES_PER_REQUEST_MAX = 1 << 20
 
 GIVE = """
 local index = redis.call('GET', KEYS[1])
@@ -36,10 +37,13 @@ if have then
   if string.match(have, '^[^\\n]*') == ARGV[2] then return {'same', index or '', 0, ARGV[1]} end
   return {'conflict', index or '', 0, ''}
 end
-if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[7]) then return {'full', index or '', 0, ''} end
+local bytes = tonumber(redis.call('HGET', KEYS[5], 'bytes') or '0') + #ARGV[3]
+if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[7]) or bytes > tonumber(ARGV[12]) then
+  return {'full', index or '', 0, ''}
+end
 local first = redis.call('HLEN', KEYS[2]) == 0 and 1 or 0
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\\n' .. ARGV[4] .. '\\n' .. ARGV[3])
-redis.call('HSET', KEYS[5], ARGV[10], ARGV[1] .. '\\n' .. ARGV[2])
+redis.call('HSET', KEYS[5], ARGV[10], ARGV[1] .. '\\n' .. ARGV[2], 'bytes', bytes)
 redis.call('PEXPIRE', KEYS[5], ARGV[6])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 if index then
@@ -99,9 +103,17 @@ class Receipt:
 class FeedbackStore:
     """Feedback in Redis, by request, and the stream in which detectors read it."""
 
-    def __init__(self, redis: Redis, retention_seconds: int, stream_max: int) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        retention_seconds: int,
+        stream_max: int,
+        request_bytes_max: int = FEEDBACK_BYTES_PER_REQUEST_MAX,
+    ) -> None:
+        """`request_bytes_max` bounds all judgements of one request together, as they are stored."""
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = retention_seconds * 1000
+        self._request_bytes_max = request_bytes_max
         self._stream_max = stream_max
         self._give = redis.register_script(GIVE)
 
@@ -132,6 +144,7 @@ class FeedbackStore:
                 request_id,
                 f"{feedback.metric}\t{feedback.rater or feedback.caller}",
                 int(feedback.named),
+                self._request_bytes_max,
             ],
         )
         parts = index.decode().split("\n") + [""] * 6

@@ -68,6 +68,8 @@ CHANGEABLE = (
     "limits.backoff_seconds",
     "limits.retry_after_seconds_max",
     "limits.body_bytes_max",
+    "limits.feedback_body_bytes_max",
+    "limits.feedback_bytes_per_day",
     "limits.in_flight_max",
     "limits.queue_max",
     "limits.queue_seconds_max",

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 
@@ -27,36 +28,44 @@ BYTES_PER_TOKEN = 3
 HOUR_PRICED_SECONDS = 5.0
 """What a request is thought to take of a replica that is paid by the hour, until it is known."""
 PURSES_MAX = 2000
-REQUESTS, TOKENS, MONEY = range(3)
-KINDS: Mapping[LimitName, int] = {
+REQUESTS, TOKENS, MONEY, FEEDBACK = range(4)
+AllowanceName = LimitName | Literal["feedback_bytes_per_day"]
+"""A limit of one key: an admin sets the first four for the key, a setting the last for all keys."""
+KINDS: Mapping[AllowanceName, int] = {
     "requests_per_minute": REQUESTS,
     "tokens_per_minute": TOKENS,
     "usd_per_day": MONEY,
     "usd_per_month": MONEY,
+    "feedback_bytes_per_day": FEEDBACK,
 }
 HEADER_NAMES = (
     (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"),
     (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
 )
 RETRY_AFTER_SECONDS_MAX = 3600.0
-SPANS: Mapping[LimitName, Span] = {
+SPANS: Mapping[AllowanceName, Span] = {
     "requests_per_minute": "minute",
     "tokens_per_minute": "minute",
     "usd_per_day": "day",
     "usd_per_month": "month",
+    "feedback_bytes_per_day": "day",
 }
-UNITS: Mapping[LimitName, int] = {
+UNITS: Mapping[AllowanceName, int] = {
     "requests_per_minute": 1,
     "tokens_per_minute": 1,
     "usd_per_day": NANOS,
     "usd_per_month": NANOS,
+    "feedback_bytes_per_day": 1,
 }
-WORDS: Mapping[LimitName, str] = {
+WORDS: Mapping[AllowanceName, str] = {
     "requests_per_minute": "requests a minute",
     "tokens_per_minute": "tokens a minute",
     "usd_per_day": "US dollars a day",
     "usd_per_month": "US dollars a month",
+    "feedback_bytes_per_day": "bytes of feedback a day",
 }
+Needs = tuple[int, int, int, int]
+"""Amounts by kind: requests, tokens, billionths of a US dollar, bytes of feedback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +129,19 @@ def nanos_cut_off(record: Record, estimate: tuple[int, int], price: Price | None
 class Purse:
     """One key's allowances, for as long as it is asked with and its limits stand."""
 
-    __slots__ = ("allowances", "limits", "names")
+    __slots__ = ("allowances", "feedback_bytes", "limits", "names", "public")
 
-    def __init__(self, limits: CallerLimits, allowances: Mapping[LimitName, Allowance]) -> None:
+    def __init__(
+        self,
+        public: str,
+        limits: CallerLimits | None,
+        feedback_bytes: int,
+        allowances: Mapping[AllowanceName, Allowance],
+    ) -> None:
+        """`feedback_bytes` is the key's limit of feedback a day; 0 for requests that bring none."""
+        self.public = public
         self.limits = limits
+        self.feedback_bytes = feedback_bytes
         self.names = tuple(allowances)
         self.allowances = tuple((one, KINDS[name]) for name, one in allowances.items())
         """Each with its place in what a request needs. Those of a minute come first."""
@@ -138,7 +156,7 @@ class Purse:
         found: list[tuple[bytes, bytes]] = []
         now = time.monotonic()
         for allowance, kind in self.allowances:
-            if kind == MONEY:
+            if kind not in (REQUESTS, TOKENS):
                 break
             held = allowance.slice_at(now)
             left, seconds = allowance.limit, SPAN_SECONDS["minute"]
@@ -179,13 +197,13 @@ class Hold:
         self.spend(tokens, nanos)
 
     def spend(self, tokens: int = 0, nanos: int = 0) -> None:
-        """Give back what was reserved, and take a request, so many tokens and so much money (billionths of a US
-        dollar). Raises RuntimeError the second time."""
+        """Give back what was reserved of tokens and money, and take these instead (money in billionths of a US
+        dollar); requests and feedback are spent as reserved. Raises RuntimeError the second time."""
         if self._taken is None:
             raise RuntimeError("what a request has taken is settled once")
         for held, reserved, kind in self._taken:
             held.reserved -= reserved
-            held.used += 1 if kind == REQUESTS else tokens if kind == TOKENS else nanos
+            held.used += tokens if kind == TOKENS else nanos if kind == MONEY else reserved
         self._taken = None
 
     def _tokens(self, record: Record) -> int:
@@ -222,6 +240,7 @@ class Limits:
         self.slices.share = settings.slice_share
         self.open_without_redis = settings.redis_gone == "open"
         """Whether requests are let through where Redis is gone and no slice is left."""
+        self._feedback_bytes = settings.feedback_bytes_per_day
 
     async def take(self, caller: Caller, body: RequestBody, size: int) -> Hold | None:
         """Take a request's share of its key's limits, `size` being its body's bytes: None where the key has none.
@@ -232,26 +251,50 @@ class Limits:
             return None
         bound = self.bound(body.read.model)
         estimate = prompt, completion = bound.tokens(body, size)
-        needs = (1, prompt + completion, bound.nanos(prompt, completion))
-        return await self._hold(caller.public, caller.limits, needs, estimate)
+        needs = (1, prompt + completion, bound.nanos(prompt, completion), 0)
+        purse = self._purses.get(caller.public)
+        if purse is None or purse.limits != caller.limits:
+            purse = self._purse(caller.public, caller.limits)
+        return await self._hold(purse, needs, estimate)
 
-    async def take_request(self, caller: Caller) -> Hold | None:
-        """The same for one that asks no engine, and so takes neither tokens nor money."""
-        return None if caller.limits is None else await self._hold(caller.public, caller.limits, (1, 0, 0), (0, 0))
+    @asynccontextmanager
+    async def spending(
+        self, caller: Caller, requests: int = 1, feedback_bytes: int = 0
+    ) -> AsyncIterator[dict[str, str]]:
+        """Spend requests of a key's limits that ask no engine, and bytes of feedback: no tokens, no money.
 
-    async def _hold(
-        self, public: str, limits: CallerLimits, needs: tuple[int, int, int], estimate: tuple[int, int]
-    ) -> Hold:
-        purse = self._purses.get(public)
-        if purse is None or purse.limits != limits:
-            purse = self._purse(public, limits)
+        They are spent whatever becomes of the block. It is given the headers of what is left, which a Problem that
+        leaves it has too. Raises Problem as `take` does; 429 also for more requests at once than the key's limit.
+        """
+        limits = caller.limits
+        if limits is None and not feedback_bytes:
+            yield {}
+            return
+        most = None if limits is None else limits.requests_per_minute
+        if most is not None and requests > most:
+            text = f"The body holds {requests} entries, and the key may take {most} requests a minute: "
+            problem = Problem("rate_limit_exceeded", f"{text}send at most {most} entries at once.")
+            problem.final = True
+            raise problem
+        purse = self._purse(caller.public, limits, self._feedback_bytes if feedback_bytes else 0)
+        hold = await self._hold(purse, (requests, 0, 0, feedback_bytes), (0, 0))
+        headers = hold.purse.headers()
+        try:
+            yield {name.decode(): value.decode() for name, value in headers}
+        except Problem as problem:
+            problem.told += headers
+            raise
+        finally:
+            hold.spend()
+
+    async def _hold(self, purse: Purse, needs: Needs, estimate: tuple[int, int]) -> Hold:
         now = time.monotonic()
         for allowance, kind in purse.allowances:
             held = allowance.slice_at(now)
             need = min(needs[kind], allowance.limit)
             if need and (held is None or held.held - held.used - held.reserved < need):
                 if purse.forgotten:  # then it holds no slice of what was forgotten
-                    purse = self._purse(public, limits)
+                    purse = self._purse(purse.public, purse.limits, purse.feedback_bytes)
                 await self._wait(purse, needs)
                 break
         return Hold(purse, self._taken(purse, needs), estimate)
@@ -276,17 +319,22 @@ class Limits:
             told[name] = {"limit": limit, "spent": used, "left": max(0, limit - used), "resets_at": ends_at}
         return told
 
-    def _purse(self, public: str, limits: CallerLimits) -> Purse:
-        if len(self._purses) > PURSES_MAX:
-            self._purses = {name: one for name, one in self._purses.items() if not one.forgotten}
+    def _purse(self, public: str, limits: CallerLimits | None, feedback_bytes: int = 0) -> Purse:
+        values: dict[AllowanceName, float] = dict(limits.items()) if limits is not None else {}
+        if feedback_bytes:
+            values["feedback_bytes_per_day"] = feedback_bytes
         allowances = {
             name: self.slices.allowance(f"key:{public}", name, SPANS[name], max(1, round(value * UNITS[name])))
-            for name, value in limits.items()
+            for name, value in values.items()
         }
-        purse = self._purses[public] = Purse(limits, allowances)
+        purse = Purse(public, limits, feedback_bytes, allowances)
+        if not feedback_bytes:
+            if len(self._purses) > PURSES_MAX:
+                self._purses = {name: one for name, one in self._purses.items() if not one.forgotten}
+            self._purses[public] = purse
         return purse
 
-    def _taken(self, purse: Purse, needs: tuple[int, int, int]) -> list[Taken]:
+    def _taken(self, purse: Purse, needs: Needs) -> list[Taken]:
         """Reserve what a request needs. Where there is no slice, it was let through without."""
         now = time.monotonic()
         taken = []
@@ -304,7 +352,7 @@ class Limits:
             taken.append((held, need, kind))
         return taken
 
-    async def _wait(self, purse: Purse, needs: tuple[int, int, int]) -> None:
+    async def _wait(self, purse: Purse, needs: Needs) -> None:
         """Wait for slices that are large enough, but not for long. Raises Problem.
 
         That a limit has no room is taken from Redis's last word where that is new, or no newer one is to be had.
@@ -322,7 +370,7 @@ class Limits:
             told_since = -math.inf if over else began_at - INTERVAL_SECONDS
             dry = [one for one, _ in lacking if one.now is not None and one.now.dry and one.now.told_at >= told_since]
             if dry:
-                raise _over(purse, dry, now)
+                raise _over(purse, dry, now, needs[REQUESTS])
             if over:
                 if not self.open_without_redis:
                     text = "Redis can't be reached, and the key's limits can't be held without it. Try again later."
@@ -340,7 +388,7 @@ class Limits:
         self._meters.limits_unenforced.add(1)
 
 
-def _lacking(purse: Purse, needs: tuple[int, int, int], now: float) -> Iterator[tuple[Allowance, int]]:
+def _lacking(purse: Purse, needs: Needs, now: float) -> Iterator[tuple[Allowance, int]]:
     for allowance, kind in purse.allowances:
         held = allowance.slice_at(now)
         need = min(needs[kind], allowance.limit)
@@ -348,17 +396,23 @@ def _lacking(purse: Purse, needs: tuple[int, int, int], now: float) -> Iterator[
             yield allowance, need
 
 
-def _over(purse: Purse, dry: list[Allowance], now: float) -> Problem:
-    """The refusal of a request that these limits have no room for; a budget goes before a rate."""
+def _over(purse: Purse, dry: list[Allowance], now: float, entries: int) -> Problem:
+    """The refusal of so many requests at once that these limits have no room for; a budget goes before a rate."""
     of_each = [(one, one.now.ends_at - now) for one in dry if one.now is not None]
-    allowance, left = max(of_each, key=lambda each: each[1])
+    allowance, until_end = max(of_each, key=lambda each: each[1])
     name = purse.names[[one for one, _ in purse.allowances].index(allowance)]
-    seconds = max(1, math.ceil(left))
-    text = f"The key may take {allowance.limit / UNITS[name]:g} {WORDS[name]}, and they are taken. "
-    if KINDS[name] == MONEY:
-        code, more = "budget_exceeded", "Ask an admin for a larger budget."
-    else:
-        code, more = "rate_limit_exceeded", f"Try again in {seconds} s; a smaller max_tokens takes fewer tokens."
+    seconds = max(1, math.ceil(until_end))
+    limit = f"{allowance.limit // UNITS[name]}" if KINDS[name] != MONEY else f"{allowance.limit / NANOS:g}"
+    left = "too few are left" if entries > 1 else "they are taken"
+    text = f"The key may take {limit} {WORDS[name]}, and {left}. "
+    more = {
+        REQUESTS: f"Try again in {seconds} s" + (", or send fewer entries at once." if entries > 1 else "."),
+        TOKENS: f"Try again in {seconds} s; a smaller max_tokens takes fewer tokens.",
+        MONEY: "Ask an admin for a larger budget.",
+        FEEDBACK: f"Try again in {seconds} s, or have an operator raise limits.feedback_bytes_per_day.",
+    }[KINDS[name]]
+    code = "budget_exceeded" if KINDS[name] == MONEY else "rate_limit_exceeded"
     problem = Problem(code, text + more, None, min(seconds, RETRY_AFTER_SECONDS_MAX))
+    problem.final = problem.final or KINDS[name] == FEEDBACK
     problem.told = purse.headers()
     return problem

@@ -1,7 +1,7 @@
 """`POST /v1/records`: traffic that another gateway served, taken in to be judged here without being moved here.
 
-What is reported is no request of ours: its record has the purpose `reported`, and nothing that counts, limits, bills or
-releases what is served here looks at it.
+What is reported is no request of ours: its record has the purpose `reported`, and nothing that counts, bills or
+releases what is served here looks at it. Each report counts as a request against the key's limits.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ Result = dict[str, Any]
 
 @router.post("/v1/records", tags=["callers"])
 async def report_records(request: Request, caller: Identified) -> Response:
-    """Take in a request that another gateway served, or several, to be judged here; it counts as no request. 201
-    stored, 200 the same again; for a batch 200 and a result for each.
+    """Take in a request that another gateway served, or several, to be judged here. Each counts as a
+    request against the key's limits, and as nothing that was served. 201 stored, 200 the same again; for a batch 200
+    and a result for each.
     """
     house = house_of(request)
     return await answered(house, request, lambda call: _reported(house, call, caller))
@@ -46,16 +47,19 @@ async def _reported(house: House, call: Call, caller: Caller) -> Response:
     raw = await call.body(house.body_bytes_max)
     mark = house.durability.mark()
     entries = batch_of(raw)
-    async with in_turn(house, call, caller):
-        results = await _taken_in(house, caller, [raw] if entries is None else entries)
-    if entries is None and isinstance(results[0], Problem):
-        raise results[0]
-    try:
-        await house.durability.settle(mark)
-    except NotSettled as error:
-        raise not_settled(error, " Sent again, it is stored once.") from error
+    async with house.limits.spending(caller, 1 if entries is None else len(entries)) as headers:
+        async with in_turn(house, call, caller):
+            results = await _taken_in(house, caller, [raw] if entries is None else entries)
+        if entries is None and isinstance(results[0], Problem):
+            raise results[0]
+        try:
+            await house.durability.settle(mark)
+        except NotSettled as error:
+            raise not_settled(error, " Sent again, it is stored once.") from error
     told = [_result(one) for one in results]
-    return JSONResponse(told[0], told[0].pop("status")) if entries is None else JSONResponse({"results": told})
+    if entries is None:
+        return JSONResponse(told[0], told[0].pop("status"), headers)
+    return JSONResponse({"results": told}, headers=headers)
 
 
 def _result(one: Result | Problem) -> Result:

@@ -36,6 +36,18 @@ def store(redis: Redis) -> FeedbackStore:
     return FeedbackStore(redis, RETENTION_SECONDS, 1000)
 
 
+async def test_judgements_of_one_request_have_a_bound_in_bytes(redis: Redis, request_id: str) -> None:
+    store = FeedbackStore(redis, RETENTION_SECONDS, 1000, request_bytes_max=10_000)
+
+    async def give(name: str, length: int) -> str:
+        told = judgement(name, comment="x" * length)
+        return (await store.give(request_id, told, "caller1", young=False)).given
+
+    assert [await give(name, 4000) for name in ("a", "b", "c", "a")] == ["created", "created", "full", "same"]
+    assert await give("d", 100) == "created"
+    assert [one.feedback_id for one in await store.of(request_id)] == ["a", "b", "d"]
+
+
 @pytest.fixture
 async def request_id(redis: Redis) -> str:
     """A request of caller1 whose record is stored."""

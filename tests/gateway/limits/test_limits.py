@@ -81,15 +81,22 @@ async def test_a_request_that_asks_no_engine_takes_a_request_alone_however_littl
     house, caller, held = await with_slices(ALL)
     for one in held[1:]:
         one.used = one.held + 5
-    hold = await house.take_request(caller)
-    assert hold is not None
-    assert [one.reserved for one in held] == [1, 0, 0, 0]
     spent = [one.used for one in held[1:]]
-    hold.spend()
+    async with house.spending(caller) as headers:
+        assert headers["x-ratelimit-limit-requests"] == "100"
+        assert [one.reserved for one in held] == [1, 0, 0, 0]
     assert [(one.reserved, one.used) for one in held] == [(0, 1), *((0, each) for each in spent)]
-    with pytest.raises(RuntimeError):
-        hold.spend()
-    assert await house.take_request(Caller("c", "c", "caller", "", frozenset({"*"}))) is None
+    async with house.spending(Caller("c", "c", "caller", "", frozenset({"*"}))) as headers:
+        assert headers == {}
+
+
+async def test_entries_are_spent_together_whatever_becomes_of_them() -> None:
+    house, caller, held = await with_slices(ALL)
+    with pytest.raises(Problem) as raised:
+        async with house.spending(caller, 7):
+            raise Problem("request_not_found", "x")
+    assert dict(raised.value.told)[b"x-ratelimit-limit-requests"] == b"100"
+    assert [(one.reserved, one.used) for one in held] == [(0, 7), (0, 0), (0, 0), (0, 0)]
 
 
 async def test_without_max_tokens_what_the_task_allows_is_reserved_for_each_answer() -> None:
