@@ -60,7 +60,9 @@ class CanaryIn(Body):
 
     version: str = Field(max_length=100)
     share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-    plan: dict[str, Any] | None = Field(None, max_length=20)
+    plan: dict[str, Any] | None = Field(
+        None, max_length=20, description="Unset: a canary on trial keeps its plan. Null: people judge it."
+    )
     expected_generation: Generation = None
 
 
@@ -147,13 +149,15 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
     known_task(house, task, param=None)
     plan = None if body.plan is None else _plan(house, body.plan)
     await _see_that_they_may_serve(house, task, admin, {body.version: body.share})
-    expected = body.expected_generation
+    expected, keeps_plan = body.expected_generation, "plan" not in body.model_fields_set
     return await _change_alias(
         house,
         admin,
         task,
         "alias.canary",
-        lambda: house.registry.canary(task, body.version, body.share, admin.public, plan, expected),
+        lambda: house.registry.canary(
+            task, body.version, body.share, admin.public, plan, expected, keeps_plan=keeps_plan
+        ),
     )
 
 

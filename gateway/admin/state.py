@@ -46,7 +46,7 @@ from gateway.state.snapshot import READERS, shelf_of
 from gateway.state.state import installation_id
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
-from serving.adapters.entries import PLACED, AliasEntry, Version
+from serving.adapters.entries import PLACED, AliasEntry, Rollout, Version
 from serving.adapters.manifest import ManifestError
 from serving.adapters.registry import new_salt, role_changes
 from serving.shelf import Change, Stale, Unchanged, change_together, reading
@@ -315,13 +315,18 @@ async def _switch(house: House, admin: Caller, steps: Steps, evidence: dict[str,
 
 
 def _begun(step: Difference) -> dict[str, Any] | None:
-    """The object as it is written: an alias has a salt, and its canary begins now, for its plan counts time here."""
+    """The object as it is written: an alias has a salt, and its canary begins now, for its plan counts time here.
+
+    One that is on trial here by the same plan goes on since it began.
+    """
     value = step.after
     if step.kind != "aliases" or value is None:
         return value
     begun = {**value, "salt": value.get("salt") or new_salt(step.name)}
     if begun.get("rollout") is not None:
-        begun["rollout"] = {**begun["rollout"], "started_at": time.time()}
+        now = msgspec.convert({**begun["rollout"], "started_at": time.time()}, Rollout)
+        before = None if step.before is None else msgspec.convert(step.before, AliasEntry).rollout
+        begun["rollout"] = msgspec.to_builtins(now.since(before))
     return begun
 
 

@@ -277,8 +277,8 @@ def canary(
     version: VersionName,
     share: CanaryShare,
     auto: Annotated[
-        bool, typer.Option("--auto", help="Let the gateway promote it or roll it back by itself, by this plan.")
-    ] = False,
+        bool | None, typer.Option(help="Let the gateway promote it or roll it back by itself, by this plan.")
+    ] = None,
     alpha: Annotated[float | None, _plan("Chance of a wrong verdict over the whole canary (0.05).")] = None,
     margin: Annotated[float | None, _plan("How much worse is still as good: 0.02 is 2 points (0.02).")] = None,
     latency_ratio_max: Annotated[float | None, _plan("How many times slower is still as good (1.5).")] = None,
@@ -300,9 +300,9 @@ def canary(
 ) -> None:
     """Send a share of the task's sessions to a version, and the rest to the one that leads now.
 
-    A session stays with the version it got. Given again, it changes the share.
+    A session stays with the version it got. Given again, it changes the share, and without --auto the plan stays.
 
-    Without --auto people judge: `promote` or `rollback` ends it.
+    Without a plan people judge: `promote` or `rollback` ends it. --no-auto takes it away.
     """
     given = {
         "alpha": alpha,
@@ -320,7 +320,8 @@ def canary(
     if plan and not auto:
         option = f"--{next(iter(plan)).replace('_', '-')}"
         raise Unusable(f"{option} is a part of the plan of an automatic verdict: give --auto as well.")
-    body = {"version": version, "share": share} | ({"plan": plan} if auto else {}) | _expected(expected_generation)
+    body = {"version": version, "share": share} | _expected(expected_generation)
+    body |= {} if auto is None else {"plan": plan if auto else None}
     told = client.post(f"/aliases/{_task_of(version)}/canary", body)
     if watch:
         told = until_judged(client, out, told, version)

@@ -84,6 +84,12 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     by: str
     plan: dict[str, Any] | None = None
 
+    def since(self, before: Rollout | None) -> Rollout:
+        """The same, begun when `before` began if that is the same version on the same plan: its judgement goes on."""
+        if before is None or (before.version, before.plan) != (self.version, self.plan):
+            return self
+        return msgspec.structs.replace(self, started_at=before.started_at)
+
 
 class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task's versions and their weights, and the salt that makes each rollout draw anew.

@@ -218,12 +218,14 @@ class Registry:
         plan: dict[str, Any] | None,
         expected: int | None = None,
         beside: Change | None = None,
+        keeps_plan: bool = False,
     ) -> int:
         """Send a share of the task's sessions to a version, and the rest to the one that leads now.
 
         A session stays where it is when a share is raised: the canary has the beginning of the draw. With the same plan
-        its judgement goes on too, with another it begins anew. If it is the shadow, it stays that as well. The change
-        `beside` is made in the same step.
+        its judgement goes on too, with another it begins anew. `keeps_plan`: one on trial keeps the plan that it has,
+        and `plan` is for another one. If it is the shadow, it stays that as well. The change `beside` is made in the
+        same step.
         """
 
         def split(before: AliasEntry | None, _: Mapping[str, Version]) -> AliasEntry:
@@ -232,9 +234,8 @@ class Registry:
             if name == leading:
                 raise RegistryError(f"{name} is the active version of {task}: a canary is another one.")
             before_it = entry.rollout if entry.rollout is not None and entry.rollout.version == name else None
-            goes_on = before_it is not None and before_it.plan == plan
-            started_at = before_it.started_at if before_it is not None and goes_on else time.time()
-            rollout = Rollout(version=name, share=share, started_at=started_at, by=by, plan=plan)
+            of_it = before_it.plan if before_it is not None and keeps_plan else plan
+            rollout = Rollout(version=name, share=share, started_at=time.time(), by=by, plan=of_it).since(before_it)
             return msgspec.structs.replace(
                 entry,
                 weights={name: share, leading: 1 - share},

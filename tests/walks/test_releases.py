@@ -194,14 +194,18 @@ async def test_the_judgement_goes_on_when_the_share_is_raised_and_begins_anew_wi
             await running.house.rollouts.step()
             return int((await alias(http))["rollout"]["evidence"]["canary_requests"])
 
-        await step(http, "canary", version=V2, share=0.9, plan=plan)
+        begun = await step(http, "canary", version=V2, share=0.9, plan=plan)
         for number in range(20):
             await ask(http, f"session {number}")
         counted = await until(seen)
-        await step(http, "canary", version=V2, share=0.95, plan=plan)
-        assert await seen() >= counted
+        for raised, body in ((0.95, {"plan": plan}), (0.97, {})):
+            shown = (await step(http, "canary", version=V2, share=raised, **body))["rollout"]
+            assert shown == begun["rollout"] | {name: shown[name] for name in ("share", "because", "evidence")}
+            assert (shown["share"], await seen() >= counted) == (raised, True)
         await step(http, "canary", version=V2, share=0.95, plan=plan | {"alpha": 0.01})
         assert await seen() == 0
+        by_people = await step(http, "canary", version=V2, share=0.96, plan=None)
+        assert by_people["rollout"]["plan"] is None
 
 
 # ---- shadows -------------------------------------------------------------------------------------

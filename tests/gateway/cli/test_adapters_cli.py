@@ -85,6 +85,10 @@ async def test_the_plan_of_an_automatic_verdict_is_the_one_of_the_options(
     wanted |= {"seconds_max": 60, "feedback_metric": "correct", "on_timeout": "roll_back"}
     assert {name: plan[name] for name in wanted} == wanted
     assert "judged by people" not in (await ok(apprentice, "adapters", "why", "returns@v2")).out
+    raised = (await ok(apprentice, "adapters", "canary", "returns@v2", "--share", "0.4", "--json")).json
+    assert (raised["rollout"]["share"], raised["rollout"]["plan"]) == (0.4, plan)
+    taken = (await ok(apprentice, "adapters", "canary", "returns@v2", "--share", "0.4", "--no-auto", "--json")).json
+    assert taken["rollout"]["plan"] is None
     outside = await apprentice("adapters", "canary", "returns@v2", "--share", "0.2", "--auto", "--alpha", "7")
     assert (outside.exit_code, "(invalid_value)" in outside.err) == (1, True)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -463,6 +464,29 @@ async def test_a_canary_in_a_file_begins_anew(
     assert now["started_at"] > began["started_at"]
     assert (await ok(apprentice, "state", "diff", str(path))).out.startswith("There is nothing to do")
     assert (await Shelf(redis, "aliases").generations())["returns"] == 4
+
+
+async def test_a_share_raised_in_a_file_keeps_when_its_canary_began_and_its_sessions(
+    gateway: RunningGateway, apprentice: Command, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    await gateway.place(make_adapter(2), alias=False)
+    path = tmp_path / "state.json"
+    await ok(apprentice, "adapters", "canary", "returns@v2", "--share", "0.25", "--auto")
+    began, _ = await gateway.house.registry.alias("returns")
+    await exported(apprentice, path)
+
+    def raised(state: Any) -> None:
+        entry = state["aliases"]["returns"]["value"]
+        entry["weights"] = {"returns@v1": 0.5, "returns@v2": 0.5}
+        entry["rollout"]["share"] = 0.5
+
+    await ok(apprentice, "state", "apply", edit(path, raised))
+    now, _ = await gateway.house.registry.alias("returns")
+    assert began is not None
+    assert now is not None
+    assert began.rollout is not None
+    assert now.rollout == msgspec.structs.replace(began.rollout, share=0.5)
+    assert (now.weights["returns@v2"], now.salt) == (0.5, began.salt)
 
 
 async def test_a_file_that_can_not_be_read_or_written_is_said_in_one_line(apprentice: Command, tmp_path: Path) -> None:
