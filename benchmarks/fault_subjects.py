@@ -150,6 +150,7 @@ def _configuration(folder: Path, engines: Engines, port: int, commit: str) -> di
     return {
         "listen": {"host": "127.0.0.1", "port": port},
         "data_folder": str(folder / "data"),
+        "import_folders": ["/"],
         "general_pool": "general-1",
         "pools": pools,
         "tasks": tasks,

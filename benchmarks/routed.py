@@ -194,6 +194,7 @@ def configuration(folder: Path, engine_port: int, port: int) -> dict[str, Any]:
     return {
         "listen": {"host": "127.0.0.1", "port": port},
         "data_folder": str(folder / "data"),
+        "import_folders": ["/"],
         "limits": {"answer_timeout_seconds": ANSWER_SECONDS_MAX, "request_timeout_seconds": ANSWER_SECONDS_MAX},
         "pools": {
             "small": {

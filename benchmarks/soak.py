@@ -195,6 +195,7 @@ def _configuration(folder: Path, engines: Sequence[int], port: int) -> dict[str,
     return {
         "listen": {"host": "127.0.0.1", "port": port},
         "data_folder": str(folder / "data"),
+        "import_folders": ["/"],
         "pools": {
             "small": {
                 "base_model": BASE_MODEL,

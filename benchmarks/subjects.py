@@ -148,6 +148,7 @@ def write_configuration(folder: Path, engine_port: int, port: int) -> Path:
     configuration: dict[str, Any] = {
         "listen": {"host": "127.0.0.1", "port": port},
         "data_folder": str(folder / "data"),
+        "import_folders": ["/"],
         "pools": {
             "small": {
                 "base_model": BASE_MODEL,

@@ -205,6 +205,7 @@ def configuration(folder: Path, base: dict[str, Any], engines: Sequence[int], po
     return {
         "listen": {"host": "127.0.0.1", "port": port},
         "data_folder": str(folder / "data"),
+        "import_folders": ["/"],
         "snapshot_interval_seconds": SNAPSHOT_SECONDS,
         "pools": {
             "small": {

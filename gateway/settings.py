@@ -174,6 +174,10 @@ class Settings(BaseSettings):
     listen: ListenSettings = ListenSettings()
     data_folder: Path = Field(Path("var/data"), description="Where the gateway keeps what must survive a restart.")
     store_folder: Path | None = Field(None, description="The adapter store; unset: `store` in the data folder.")
+    import_folders: tuple[Path, ...] = Field(
+        (),
+        description="Where adapters and prompts imported by path must lie. Empty: none may; upload them.",
+    )
     redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one in the data folder.")
     redis_tls: TlsSettings | None = Field(
         None, description="Certificates towards a rediss:// redis_url. Unset: the system's."

@@ -126,7 +126,7 @@ async def gateway_running(
     see_that_it_is_free(settings.listen.host, port)
     shutil.rmtree(kept / "data", ignore_errors=True)
     raw = yaml.safe_load(asked.config.read_text(encoding="utf-8"))
-    local = local_configuration(raw, dict.fromkeys(settings.pools, engine_url), port, model)
+    local = local_configuration(raw, dict.fromkeys(settings.pools, engine_url), port, model, HERE)
     config = kept / "apprentice.yaml"
     config.write_text(yaml.safe_dump({**local, "data_folder": str(kept / "data")}, sort_keys=False), encoding="utf-8")
     url, admin_key = f"http://{settings.listen.host}:{port}", kept_key(kept / "admin-key")

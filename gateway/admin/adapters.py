@@ -6,8 +6,9 @@ Admins say what is wanted; the gateway that has the reconciling duty loads, prob
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from pydantic import Field, ValidationError
 from gateway.admin.access import Admin, Body, Operator, conflicts, known_task, seen
 from gateway.admin.audit import audit
 from gateway.admin.evaluations import evaluation_words
+from gateway.admin.imports import import_path
 from gateway.admin.overrides import rules_to
 from gateway.admin.prompts import have_fitted, sample_of, selector_of, sentence_of
 from gateway.admin.uploads import OPTIONAL, SAMPLES, Upload, is_upload
@@ -43,7 +45,10 @@ Wait = Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX, allow_inf_nan=False, de
 
 
 class AdapterIn(Body):
-    """An adapter to import: a folder on the gateway's machine with its safetensors, configuration and manifest."""
+    """An adapter to import: a folder on the gateway's machine with its safetensors, configuration and manifest.
+
+    Its paths lie inside the setting `import_folders`.
+    """
 
     task: str = Field(max_length=63)
     path: str = Field(pattern="^/", max_length=4096, description="Absolute path of the folder.")
@@ -91,8 +96,8 @@ async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, An
 async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an adapter, copy it into the store and enter it as the task's next version. No engine hears of it yet.
 
-    JSON imports a folder on the gateway's machine; multipart/form-data uploads the files. With a sample of its training
-    prompts its coverage is fitted from them; GET shows how far that is.
+    JSON imports a folder inside the setting `import_folders`; multipart/form-data uploads the files. With a sample of
+    its training prompts its coverage is fitted from them; GET shows how far that is.
     """
     house = house_of(request)
     if is_upload(request.scope):
@@ -102,9 +107,7 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
         body = AdapterIn.model_validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
-    folder = Path(body.path)
-    prompts, background = (Path(path) if path else None for path in (body.prompts, body.background))
-    found = Upload(folder, _manifest_of(folder), _beside(folder, "signature.json"), {}, prompts, background)
+    found = await asyncio.to_thread(_imported, house.settings.import_folders, body)
     return await _add(house, admin, found, body.task, body.pool)
 
 
@@ -256,18 +259,23 @@ def limits_of(house: House, pool: str) -> ArtifactLimits:
     return ArtifactLimits(rank_max=house.settings.pools[pool].max_lora_rank)
 
 
-def _manifest_of(folder: Path) -> Path:
-    """Raises Problem (422) where there is no such folder, or no manifest in it or beside it."""
-    if not folder.is_dir():
-        raise Problem("adapter_rejected", f"On the gateway's machine there is no folder {folder}.", "path")
-    manifest = _beside(folder, "manifest.yaml")
+def _imported(folders: Sequence[Path], body: AdapterIn) -> Upload:
+    """The files of an import by path. Blocks. Raises Problem (422) for one that may not be read, or is missing."""
+    folder = import_path(folders, Path(body.path), "adapter_rejected", "path", is_folder=True)
+    manifest = _beside(folders, folder, "manifest.yaml")
     if manifest is None:
         raise Problem("adapter_rejected", f"There is no manifest.yaml in {folder} or beside it.", "path")
-    return manifest
+    samples = {"prompts": body.prompts, "background": body.background}
+    prompts, background = (
+        import_path(folders, Path(path), "prompts_rejected", param) if path else None for param, path in samples.items()
+    )
+    return Upload(folder, manifest, _beside(folders, folder, "signature.json"), {}, prompts, background)
 
 
-def _beside(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder.parent / name) if path.is_file()), None)
+def _beside(folders: Sequence[Path], folder: Path, name: str) -> Path | None:
+    """The file in the folder or, where that has none, beside it. Raises Problem (422) for one that may not be read."""
+    found = next((path for path in (folder / name, folder.parent / name) if os.path.lexists(path)), None)
+    return None if found is None else import_path(folders, found, "adapter_rejected", "path")
 
 
 def _check_bounds(house: House, task: str, manifest: Manifest) -> None:

@@ -36,7 +36,7 @@ def read_store_file(request: Request, digest: str, file: str, _: Operator) -> St
         raise Problem("not_found", str(error), "digest") from None
     if file not in FILES:
         raise Problem("not_found", f"An adapter has the files {' and '.join(FILES)} here.", "file")
-    if not path.is_file():
+    if path.parent.is_symlink() or path.is_symlink() or not path.is_file():
         raise Problem("not_found", f"The store has no {digest}.", "digest")
     headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{digest}/{file}"'}
     headers["accept-ranges"] = "none"

@@ -105,7 +105,8 @@ class LocalHouse:
         urls = await self._start_engines(plan_engines(settings, self._options.engines), venv, model)
         raw = yaml.safe_load(self._options.config.read_text(encoding="utf-8"))
         local_config = self._kept / "apprentice.yaml"
-        local_config.write_text(yaml.safe_dump(local_configuration(raw, urls, port, model), sort_keys=False))
+        local = local_configuration(raw, urls, port, model, self._options.adapter.parent, self._kept)
+        local_config.write_text(yaml.safe_dump(local, sort_keys=False))
         admin_key = kept_key(self._kept / "admin-key")
         url = f"http://{settings.listen.host}:{port}"
         await self._start_gateway(local_config, url, port, admin_key)
@@ -343,16 +344,20 @@ def plan_engines(settings: Settings, engines: int) -> list[EnginePlan]:
 
 
 def local_configuration(
-    configured: Mapping[str, Any], urls: Mapping[str, str], port: int, model: Path
+    configured: Mapping[str, Any], urls: Mapping[str, str], port: int, model: Path, *imported: Path
 ) -> dict[str, Any]:
-    """The configuration with each pool on one local engine, at `urls[pool]`, whose base is in `model`."""
+    """The configuration with each pool on one local engine, at `urls[pool]`, whose base is in `model`.
+
+    `imported` are folders that adapters and prompts may be imported from, beside those configured.
+    """
     pools = {}
     for name, pool in configured["pools"].items():
         replica = {"name": pool["replicas"][0]["name"], "url": urls[name]}
         base = {"base_folder": str(model)} if pool.get("base_folder") else {}
         pools[name] = {**pool, **base, "replicas": [replica]}
     listen = {**configured.get("listen", {}), "port": port}
-    return {**configured, "listen": listen, "pools": pools}
+    folders = [*configured.get("import_folders", []), *map(str, imported)]
+    return {**configured, "listen": listen, "pools": pools, "import_folders": folders}
 
 
 def how_to_use(url: str, key: str, admin_key_path: Path, engines: int, pools: list[str]) -> str:

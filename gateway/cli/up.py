@@ -47,7 +47,7 @@ def up(
     from serving.launch.errors import LaunchError
     from serving.launch.progress import Steps
 
-    options = UpOptions(engines, port, engine_port, config, adapter.absolute(), folder.absolute())
+    options = UpOptions(engines, port, engine_port, config, adapter.resolve(), folder.absolute())
     local = LocalHouse(options, Steps(Console()))
     try:
         work: Coroutine[Any, Any, object] = local.install() if only_install else local.run()

@@ -40,6 +40,7 @@ CHANGEABLE = (
     "tasks.*",
     "feedback_metrics.*",
     "release.*",
+    "import_folders",
     "fitting.fitting_seconds_max",
     "evaluation.concurrency",
     "evaluation.load_share_max",

@@ -87,6 +87,7 @@ def configure(small: FakeEngine, general: FakeEngine, base_folder: Path, tmp_pat
     def configured(**sections: Any) -> dict[str, Any]:
         return {
             "data_folder": tmp_path / "data",
+            "import_folders": [tmp_path],
             "redis_url": redis_url,
             "health_interval_seconds": 0.1,
             "snapshot_interval_seconds": 0.2,

@@ -67,7 +67,12 @@ async def run_gateway(
     """Run a gateway with this configuration for as long as the block does; `config` is what a reload reads."""
     admin_key = admin_key or new_key()[0]
     settings = Settings(
-        **{**configuration, "admin_key": admin_key, "listen": {"port": 0, **configuration.get("listen", {})}}
+        **{
+            "import_folders": ["/"],
+            **configuration,
+            "admin_key": admin_key,
+            "listen": {"port": 0, **configuration.get("listen", {})},
+        }
     )
     app = build_app(settings, config)
     server = OrderlyServer(settings, app)
