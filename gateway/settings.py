@@ -115,13 +115,16 @@ class RecordSettings(Section):
 
 
 class RedisSettings(Section):
-    """What an acknowledgement waits for, where state is kept in a Redis that is configured."""
+    """What an acknowledgement waits for, where a Redis is configured, and how long its file keeps what was deleted."""
 
     replicas_acked_min: int = Field(
         0, ge=0, le=16, description="Replicas of Redis that must have it on disk before it is acknowledged."
     )
     acked_timeout_seconds: float = Field(
         5.0, gt=0, le=9, description="Longest wait until what is acknowledged is on disk."
+    )
+    rewrite_interval_seconds: float = Field(
+        300.0, ge=0, le=86_400, description="Time between rewrites of its append-only file, embedded or not; 0: none."
     )
 
 

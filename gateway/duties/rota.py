@@ -20,6 +20,7 @@ from gateway.duties.lease import DutyLease
 from gateway.duties.monitoring import keep_monitoring
 from gateway.duties.reconciling import keep_reconciling
 from gateway.duties.reviewing import keep_reviewing
+from gateway.duties.rewriting import keep_rewriting
 from gateway.duties.shadows import run_shadows
 from gateway.house import House
 
@@ -55,6 +56,7 @@ async def on_duty(house: House) -> AsyncIterator[None]:
         "archive_records": keep_archiving,
         "run_evaluations": keep_evaluating,
         "fit_models": keep_fitting,
+        "rewrite_append_only_file": keep_rewriting,
         "watch_lag": _watch_lag,
         "watch_state": _watch_state,
         "watch_outage": outage.watch,
