@@ -7,6 +7,7 @@ import logging
 import time
 
 from gateway.answers.opening import open_answer
+from gateway.answers.problems import too_late
 from gateway.answers.relay import refuse, relay
 from gateway.asked.parameters import Endpoint
 from gateway.asked.request_body import asked_of, read_body
@@ -61,7 +62,7 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
     except Problem as problem:
         await _tell(house, call, problem, ledger)
     except TimeoutError:
-        await _tell(house, call, Problem("timeout", "The request's time limit is over. Try again later."), ledger)
+        await _tell(house, call, too_late(ledger.record if ledger is not None else None), ledger)
     except (HungUp, asyncio.CancelledError) as gone:
         ended = isinstance(gone, asyncio.CancelledError) and not call.hung_up
         if ended and house.admission.over:

@@ -22,8 +22,9 @@ NO_INDEX = "no task has a coverage model"
 def choose(asked: Asked, scores: Scores, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
     """Decide one request. Total: every input yields a Choice or a Refusal, and the same input the same one."""
     task_name, at, _ = asked.model.partition("@")
-    if not _allowed(asked, task_name):
-        return Refusal("model_not_allowed", f"This key may not use the model {asked.model!r}. Ask an admin for it.")
+    refusal = not_allowed(asked.model, asked.models_allowed)
+    if refusal is not None:
+        return refusal
     if asked.model == AUTO:
         found = found_task(asked, scores)
         if found is None:
@@ -51,8 +52,11 @@ def found_task(asked: Asked, scores: Scores) -> str | None:
     return None if name is None or asked.models_allowed.isdisjoint(("*", name)) else name
 
 
-def _allowed(asked: Asked, name: str) -> bool:
-    return not asked.models_allowed.isdisjoint(("*", name, asked.model))
+def not_allowed(model: str, models_allowed: frozenset[str]) -> Refusal | None:
+    """The refusal of a model that a key with these models may not use; None where it may."""
+    if models_allowed.isdisjoint(("*", model.partition("@")[0], model)):
+        return Refusal("model_not_allowed", f"This key may not use the model {model!r}. Ask an admin for it.")
+    return None
 
 
 def _choose_pool(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:

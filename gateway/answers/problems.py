@@ -5,19 +5,30 @@ from __future__ import annotations
 import msgspec
 
 from gateway.errors import Problem
+from monitoring.records import Record
 from router.attempts import GiveUp
 from serving.errors import EngineError, TooLong
 
 
-def given_up(step: GiveUp, error: EngineError) -> Problem:
-    """What the caller is told after the last failure."""
+def given_up(step: GiveUp, error: EngineError, whole_seconds: float | None = None) -> Problem:
+    """What the caller is told after the last failure. `whole_seconds` bounded an answer that was not streamed."""
     if step.because == "refused":
         return refusal_of(error)
     if step.because == "needs_human":
         return Problem("needs_human", f"A person has to answer this request: its adapter could not ({step.reason}).")
     if step.because == "exit_capped":
         return Problem("exit_capped", "The task has sent as much to its exit as it may. Try again later.")
+    if error.kind == "silent" and whole_seconds is not None:
+        late = f"No engine gave its whole answer within {whole_seconds:g} s (limits.answer_timeout_seconds)."
+        return Problem("timeout", f"{late} Stream it (`stream`: true), or ask for fewer tokens (`max_tokens`).")
     return _exhausted(step, error)
+
+
+def too_late(record: Record | None) -> Problem:
+    """The end of a request's time; of one that is not streamed an engine may have been at work on a long answer."""
+    whole = record is not None and bool(record.attempts) and not record.stream
+    advice = "Ask for fewer tokens (`max_tokens`)." if whole else "Try again later."
+    return Problem("timeout", f"The request's time limit is over. {advice}")
 
 
 def not_sent(step: GiveUp) -> Problem:

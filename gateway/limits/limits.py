@@ -21,6 +21,7 @@ from gateway.settings import LimitSettings
 from monitoring.cost import SECONDS_PER_HOUR, Price, cost
 from monitoring.metrics import Meters
 from monitoring.records import Record
+from router.choice import not_allowed
 
 NANOS = 1_000_000_000
 """Money is counted in whole billionths of a US dollar: a token may cost less than a millionth."""
@@ -159,9 +160,8 @@ class Purse:
             if kind not in (REQUESTS, TOKENS):
                 break
             held = allowance.slice_at(now)
-            left, seconds = allowance.limit, SPAN_SECONDS["minute"]
+            left, seconds = _room(allowance, held), SPAN_SECONDS["minute"]
             if held is not None:
-                left = min(allowance.limit, max(0, allowance.limit - held.total) + max(0, held.free))
                 seconds = max(1, math.ceil(held.ends_at - now))
             limit, remaining, reset = HEADER_NAMES[kind]
             found += ((limit, b"%d" % allowance.limit), (remaining, b"%d" % left), (reset, b"%ds" % seconds))
@@ -245,7 +245,8 @@ class Limits:
     async def take(self, caller: Caller, body: RequestBody, size: int) -> Hold | None:
         """Take a request's share of its key's limits, `size` being its body's bytes: None where the key has none.
 
-        Raises Problem: 429 where a limit is reached, 503 where Redis is gone and nobody may pass without it.
+        Raises Problem: 429 where a limit is reached, 503 where Redis is gone and nobody may pass without it, and 403 in
+        their place where the key may not use the model: no larger limit would help.
         """
         if caller.limits is None:
             return None
@@ -255,7 +256,15 @@ class Limits:
         purse = self._purses.get(caller.public)
         if purse is None or purse.limits != caller.limits:
             purse = self._purse(caller.public, caller.limits)
-        return await self._hold(purse, needs, estimate)
+        try:
+            return await self._hold(purse, needs, estimate)
+        except Problem as problem:
+            refusal = not_allowed(body.read.model, caller.models)
+            if refusal is None:
+                raise
+            forbidden = Problem(refusal.code, refusal.message, "model")
+            forbidden.told = problem.told
+            raise forbidden from problem
 
     @asynccontextmanager
     async def spending(
@@ -370,7 +379,7 @@ class Limits:
             told_since = -math.inf if over else began_at - INTERVAL_SECONDS
             dry = [one for one, _ in lacking if one.now is not None and one.now.dry and one.now.told_at >= told_since]
             if dry:
-                raise _over(purse, dry, now, needs[REQUESTS])
+                raise _over(purse, dry, needs, now)
             if over:
                 if not self.open_without_redis:
                     text = "Redis can't be reached, and the key's limits can't be held without it. Try again later."
@@ -396,23 +405,38 @@ def _lacking(purse: Purse, needs: Needs, now: float) -> Iterator[tuple[Allowance
             yield allowance, need
 
 
-def _over(purse: Purse, dry: list[Allowance], now: float, entries: int) -> Problem:
-    """The refusal of so many requests at once that these limits have no room for; a budget goes before a rate."""
+def _room(allowance: Allowance, held: Slice | None) -> int:
+    """The rest of a limit in the window of this slice, as far as this gateway knows."""
+    if held is None:
+        return allowance.limit
+    return min(allowance.limit, max(0, allowance.limit - held.total) + max(0, held.free))
+
+
+def _shown(amount: int, kind: int) -> str:
+    """An amount as a message tells it; money in US dollars, exact and without an exponent."""
+    return f"{amount / NANOS:.9f}".rstrip("0").rstrip(".") if kind == MONEY else f"{amount}"
+
+
+def _over(purse: Purse, dry: list[Allowance], needs: Needs, now: float) -> Problem:
+    """The refusal of what these limits have no room for: what is left, and what it may take. A budget goes before a
+    rate."""
     of_each = [(one, one.now.ends_at - now) for one in dry if one.now is not None]
     allowance, until_end = max(of_each, key=lambda each: each[1])
     name = purse.names[[one for one, _ in purse.allowances].index(allowance)]
+    kind, entries = KINDS[name], needs[REQUESTS]
     seconds = max(1, math.ceil(until_end))
-    limit = f"{allowance.limit // UNITS[name]}" if KINDS[name] != MONEY else f"{allowance.limit / NANOS:g}"
-    left = "too few are left" if entries > 1 else "they are taken"
-    text = f"The key may take {limit} {WORDS[name]}, and {left}. "
+    limit, left, need = (
+        _shown(amount, kind) for amount in (allowance.limit, _room(allowance, allowance.now), needs[kind])
+    )
+    text = f"The key may take {limit} {WORDS[name]}: {left} are left, and this request may take {need}. "
     more = {
         REQUESTS: f"Try again in {seconds} s" + (", or send fewer entries at once." if entries > 1 else "."),
         TOKENS: f"Try again in {seconds} s; a smaller max_tokens takes fewer tokens.",
-        MONEY: "Ask an admin for a larger budget.",
+        MONEY: "Ask for fewer max_tokens, or ask an admin for a larger budget.",
         FEEDBACK: f"Try again in {seconds} s, or have an operator raise limits.feedback_bytes_per_day.",
-    }[KINDS[name]]
-    code = "budget_exceeded" if KINDS[name] == MONEY else "rate_limit_exceeded"
+    }[kind]
+    code = "budget_exceeded" if kind == MONEY else "rate_limit_exceeded"
     problem = Problem(code, text + more, None, min(seconds, RETRY_AFTER_SECONDS_MAX))
-    problem.final = problem.final or KINDS[name] == FEEDBACK
+    problem.final = problem.final or kind == FEEDBACK
     problem.told = purse.headers()
     return problem

@@ -72,6 +72,34 @@ async def test_an_engine_that_fails_for_good_is_replaced_by_general_with_a_label
     assert all(replica.in_flight == 0 for replica in gateway.house.fleet.replicas.values())
 
 
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (
+            SHORT_LIMITS,
+            "No engine gave its whole answer within 0.3 s (limits.answer_timeout_seconds). Stream it (`stream`: true), "
+            "or ask for fewer tokens (`max_tokens`).",
+        ),
+        (
+            {"request_timeout_seconds": 0.3},
+            "The request's time limit is over. Ask for fewer tokens (`max_tokens`).",
+        ),
+    ],
+    ids=["answer", "request"],
+)
+async def test_a_whole_answer_that_takes_too_long_says_how_to_ask_for_less(
+    configure: Configure, general: FakeEngine, limits: dict[str, float], said: str
+) -> None:
+    general.faults.add(Silent())
+    async with run_gateway(configure(limits=limits)) as gateway, gateway.openai() as client:
+        with pytest.raises(openai.InternalServerError) as whole:
+            await client.chat.completions.create(model="general", **ASK)
+        with pytest.raises(openai.InternalServerError) as streamed:
+            await client.chat.completions.create(model="general", stream=True, **ASK)
+    assert said in whole.value.message
+    assert "fewer tokens" not in streamed.value.message
+
+
 async def test_a_dead_engine_is_replaced_by_general_and_comes_back_with_its_adapter(
     gateway: RunningGateway, small: FakeEngine
 ) -> None:

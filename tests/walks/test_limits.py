@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -108,6 +109,27 @@ async def test_two_gateways_spend_no_more_money_than_the_budget(two: tuple[Runni
         return all(told[name]["spent"] == pytest.approx(spent) for name in ("usd_per_day", "usd_per_month"))
 
     await until(all_told, "what both have spent")
+
+
+async def test_a_spent_budget_says_what_the_request_may_cost_and_what_is_left(configure: Configure) -> None:
+    async with run_gateway(configure(limits=PATIENT), new_key()[0]) as gateway:
+        key = await gateway.key(limits={"usd_per_day": 0.0001})
+        async with gateway.openai(key) as client:
+            assert not isinstance(await ask(client), Exception)  # it may need all of the budget, and finds all of it
+            refused = await ask(client)
+    assert re.search(
+        r"The key may take 0\.0001 US dollars a day: 0 are left, and this request may take 0\.000\d+\. "
+        r"Ask for fewer max_tokens, or ask an admin for a larger budget\.",
+        refused.message,
+    ), refused.message
+
+
+async def test_a_model_that_the_key_may_not_use_is_a_403_also_past_a_limit(configure: Configure) -> None:
+    async with run_gateway(configure(limits=PATIENT), new_key()[0]) as gateway:
+        key = await gateway.key(models=["returns"], limits={"requests_per_minute": 1, "usd_per_day": 0.000_000_001})
+        async with gateway.openai(key) as client:
+            refused = [await ask(client) for _ in range(3)]
+    assert [error.code for error in refused] == ["model_not_allowed"] * 3
 
 
 async def test_answers_say_what_is_left(two: tuple[RunningGateway, RunningGateway]) -> None:
