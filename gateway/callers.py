@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from gateway.errors import Problem
+from router.policy import UnknownFields
 
 Role = Literal["caller", "operator", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -58,7 +59,10 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who holds a key. `public` names the caller everywhere; `models` are the names it may ask for, or `*`."""
+    """Who holds a key. `public` names the caller everywhere; `models` are the names it may ask for, or `*`.
+
+    `unknown_fields` counts before the setting of the task or the pool; None leaves it to them.
+    """
 
     public: str
     name: str
@@ -68,6 +72,7 @@ class Caller:
     expires_at: float | None = None
     limits: CallerLimits | None = None
     former: Former | None = None
+    unknown_fields: UnknownFields | None = None
 
     @property
     def judges(self) -> str:
@@ -87,6 +92,8 @@ class Caller:
             found["limits"] = dict(self.limits.items())
         if self.former is not None:
             found["former"] = {"secret_digest": self.former.secret_digest, "until": self.former.until}
+        if self.unknown_fields is not None:
+            found["unknown_fields"] = self.unknown_fields
         return found
 
     @staticmethod
@@ -107,6 +114,7 @@ class Caller:
             kept.expires_at,
             limits_of(kept.limits),
             None if former is None else Former(former.secret_digest, former.until),
+            kept.unknown_fields,
         )
 
 
@@ -125,6 +133,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     expires_at: float | None
     limits: dict[LimitName, int | float | None] | None = None
     former: _KeptFormer | None = None
+    unknown_fields: UnknownFields | None = None
 
 
 def new_secret() -> tuple[str, str]:

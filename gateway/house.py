@@ -16,7 +16,9 @@ from redis.asyncio import Redis
 from gateway.admin.uploads import Uploads
 from gateway.answers.demands import Judging
 from gateway.asked.recent import Recent
+from gateway.asked.request_body import RequestBody
 from gateway.asked.threads import Threads
+from gateway.callers import Caller
 from gateway.configuration.deployment import Deployment, Prices
 from gateway.door.admission import Admission
 from gateway.duties.presence import Presence
@@ -120,8 +122,8 @@ class House:
         return self.deployment.prices
 
     @property
-    def pool_limits(self) -> TaskPolicy:
-        """What one may ask of a pool that is named as the model."""
+    def pool_limits(self) -> Mapping[str, TaskPolicy]:
+        """What one may ask of each pool that is named as the model."""
         return self.deployment.pool_limits
 
     @property
@@ -143,9 +145,14 @@ class House:
         """The time and the chance of one decision."""
         return Moment(now, time.time(), random.random(), self.exits.closed)  # noqa: S311 - a tie-break, not a secret
 
+    def fit(self, body: RequestBody, choice: Choice, caller: Caller) -> None:
+        """See that the choice allows what the caller asks, and fit the body to it. Raises Problem (400)."""
+        salt = self.cache_salt(caller.public, choice.task)
+        body.fit(choice, self.pool_limits[choice.pool.name], salt, caller.unknown_fields)
+
     def cache_salt(self, caller: str, task: TaskPolicy | None) -> str | None:
         """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
-        isolation = (task or self.pool_limits).cache_isolation
+        isolation = task.cache_isolation if task is not None else self.settings.cache_isolation
         return salt_of(self.digest_secret, caller) if isolation == "caller" else None
 
     def stack(self, choice: Choice) -> str:

@@ -138,7 +138,8 @@ ANSWER_HEADERS: Mapping[str, str] = MappingProxyType(
         "x-apprentice-pool": "The pool that answers.",
         "x-apprentice-reason": "Why it went there.",
         "x-apprentice-attempts": "Attempts at engines, the last one included.",
-        "x-apprentice-dropped": "Fields that the answering engine does not know.",
+        "x-apprentice-dropped": "Fields of the request that the answering engine did not get.",
+        "x-apprentice-clamped": "Bounds that took the place of greater numbers of tokens.",
         "x-apprentice-contract": "`broken` where the answer breaks the task's contract and was sent all the same.",
         "x-apprentice-rejected": "The rung that did not let the answer through, where it was sent all the same.",
         "x-apprentice-overhead-ms": "Milliseconds until commit that were not spent on waiting for an engine.",
@@ -323,16 +324,21 @@ def _without_raw() -> Any:
 def _body_schema(endpoint: Endpoint, fields: Json) -> Json:
     """The body of a hot endpoint. What a task has to allow is there too; its bounds may be narrower."""
     wanted = "messages" if endpoint == "chat" else "prompt"
-    found = {name: dict(fields.get(name, {})) for name in sorted(KNOWN[endpoint] | ON_REQUEST - {"media"})}
+    found = {name: dict(fields.get(name, {})) for name in sorted(KNOWN[endpoint] | ON_REQUEST)}
     for name in found.keys() & BYTES_MAX.keys():
         found[name]["description"] = f"At most {BYTES_MAX[name]:,} bytes of JSON."
     for name in found.keys() & ON_REQUEST:
-        found[name]["description"] = "Refused unless the task's `parameters_allowed` names it."
+        found[name]["description"] = "Refused unless `parameters_allowed` of the task, or of the pool, names it."
     if endpoint == "chat":
         found["messages"] = fields["messages"]["anyOf"][0]
     else:
         found["prompt"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    return {"type": "object", "properties": found, "required": ["model", wanted], "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": found,
+        "required": ["model", wanted],
+        "additionalProperties": {"type": "null"},
+    }
 
 
 def _answer_schema(endpoint: Endpoint) -> Json:

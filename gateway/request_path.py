@@ -54,7 +54,7 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
                 if decision.__class__ is Refusal:
                     decision = await wait_for_room(house, place, asked, scores, policy, decision, moment, ledger)
                 choice = _accepted(house, policy, decision, scores, ledger)
-                body.fit(choice, house.pool_limits, house.cache_salt(caller.public, choice.task))
+                house.fit(body, choice, caller)
                 with await open_answer(house, policy, body, choice, ledger, scores) as answer:
                     answer.kept = [] if house.trials.watches(policy, answer.choice, ledger.record) else None
                     await relay(house, call, policy, body, answer, ledger)

@@ -67,7 +67,8 @@ async def _decided(house: House, caller: Caller, body: RequestBody, session: str
         if decision.reason is not None:
             problem.told.append((b"x-apprentice-reason", decision.reason.encode()))
         raise problem
-    body.check(decision.task, house.pool_limits, decision.pool.engine)
+    pool = decision.pool
+    body.check(decision.task, house.pool_limits[pool.name], pool.engine, caller.unknown_fields)
     return decision
 
 

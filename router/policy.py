@@ -18,6 +18,10 @@ CacheIsolation = Literal["caller", "none"]
 """Whose prompts share an engine's prefix cache: one caller's own, or everybody's."""
 ExitBreaks = Literal["error", "flag"]
 """What becomes of an exit's answer that breaks the contract: the caller gets an error, or the answer with a label."""
+UnknownFields = Literal["refuse", "drop"]
+"""What becomes of a field that the gateway does not know, or that may not be sent: an error, or it is left out."""
+TokensOver = Literal["refuse", "clamp"]
+"""What becomes of more tokens than one may ask for: an error, or the bound takes their place."""
 COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
 """From when on a streamed answer belongs to the caller: with its first token, with so many, or when it is complete."""
 
@@ -60,7 +64,8 @@ class TaskPolicy:
     answer may take). `rungs` are those that are not off; `exits` says for a reason where a request goes instead, in
     order; `pools_allowed` are the pools that its text may reach (None: all). `selector` says what of a conversation
     the fitted models read. `constrained`: engines are told to answer in the contract's form alone; `exit_breaks` is
-    what becomes of an exit's answer that breaks an enforced contract.
+    what becomes of an exit's answer that breaks an enforced contract. `adapters` says that engines which have adapters
+    loaded may answer.
     """
 
     name: str
@@ -77,6 +82,9 @@ class TaskPolicy:
     selector: str = "user_turns"
     constrained: bool = False
     exit_breaks: ExitBreaks = "error"
+    unknown_fields: UnknownFields = "refuse"
+    max_tokens_over: TokensOver = "refuse"
+    adapters: bool = True
 
     @property
     def reads_text(self) -> bool:

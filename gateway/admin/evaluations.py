@@ -85,7 +85,7 @@ class _Wanted:
             self.classes.add(row)
             try:
                 body = body_of(row, self.version.name)
-                body.check(self.task, self.house.pool_limits)
+                body.check(self.task, self.task, unknown="refuse")
             except Problem as problem:
                 raise Problem(problem.code, f"Line {row.line}: {problem.message}", problem.param) from None
         await self.house.evaluations.take_in(self.coming, rows)

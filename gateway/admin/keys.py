@@ -16,6 +16,7 @@ from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_k
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from router.policy import UnknownFields
 from serving.shelf import Shelf, reading
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -43,6 +44,7 @@ class CallerIn(Body):
     models: list[Short] = Field(default_factory=lambda: ["*"], min_length=1, max_length=1000)
     expires_at: Moment | None = Field(None, description="Unix seconds.")
     limits: LimitsIn = LimitsIn()
+    unknown_fields: UnknownFields | None = Field(None, description="As a task's; null: as the task has it.")
 
 
 class CallerChange(Body):
@@ -52,6 +54,7 @@ class CallerChange(Body):
     models: list[Short] | None = Field(None, min_length=1, max_length=1000)
     expires_at: Moment | None = Field(None, description="Unix seconds; null: never.")
     limits: LimitsIn | None = Field(None, description="null: none.")
+    unknown_fields: UnknownFields | None = Field(None, description="null: as the task has it.")
 
 
 class RotateIn(Body):
@@ -78,7 +81,7 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     _see_that_it_is_to_come(body.expires_at)
     key, public, digest = new_key()
     models, limits = frozenset(body.models), body.limits.limits()
-    caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits)
+    caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits, None, body.unknown_fields)
     await house.callers.put(public, caller.to_json(), 0)
     await audit(house, admin, "caller.make", public, None, _caller_shown(caller))
     await house.snapshot.refresh()
@@ -107,6 +110,7 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
         models=frozenset(body.models) if body.models is not None else before.models,
         expires_at=body.expires_at if "expires_at" in given else before.expires_at,
         limits=_limits_changed(before, body) if "limits" in given else before.limits,
+        unknown_fields=body.unknown_fields if "unknown_fields" in given else before.unknown_fields,
     )
     if changed.expires_at != before.expires_at:
         _see_that_it_is_to_come(changed.expires_at)

@@ -18,6 +18,7 @@ from gateway.errors import Problem
 from gateway.house import House
 from monitoring.degradation.verdicts.rollout import Plan
 from router.contract import ContractError, compile_contract
+from router.policy import UnknownFields
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.entries import AliasEntry, Rollout, Version
@@ -65,6 +66,7 @@ class KeyIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     expires_at: float | None = None
     limits: dict[LimitName, int | float] | None = None
     former: FormerIn | None = None
+    unknown_fields: UnknownFields | None = None
 
 
 def valid(file: Objects) -> Objects:

@@ -84,7 +84,7 @@ async def attempt(
     With `begun` it is asked to go on with that; `failures` are those before. Whatever comes of it is noted in the
     ledger and at the replica.
     """
-    ledger.record.dropped = body.lost_by(choice.pool.engine)
+    ledger.record.dropped = body.dropped_by(choice.pool.engine)
     demands = house.judging.demands(policy, body, choice, scores)
     added = demands.fields if demands is not None else None
     sent = begun and begun.body(body, choice, added)

@@ -121,6 +121,7 @@ def choice_headers(ledger: Ledger) -> Headers:
         (b"x-apprentice-pool", record.pool),
         (b"x-apprentice-reason", record.reason),
         (b"x-apprentice-dropped", ",".join(record.dropped)),
+        (b"x-apprentice-clamped", ledger.body.clamped if ledger.body is not None else ""),
         (b"traceparent", ledger.traceparent),
     ):
         if value:

@@ -13,6 +13,8 @@ Endpoint = Literal["chat", "completions"]
 
 KEPT_HERE = frozenset({"metadata", "store", "prompt_cache_key", "safety_identifier", "service_tier", "user"})
 """Fields that the gateway takes and no engine gets."""
+HINTS = frozenset({"verbosity", "modalities", "prompt_cache_retention", "prompt_cache_options"})
+"""Fields of OpenAI's own API that vLLM does not know: it does not get them, other engines do."""
 GATEWAY_ALONE = frozenset({"priority", "request_id", "cache_salt"})
 """Fields that engines take and only the gateway may set."""
 ON_REQUEST = frozenset(
@@ -28,10 +30,22 @@ ON_REQUEST = frozenset(
         "ignore_eos",
         "prompt_logprobs",
         "echo",
-        "media",
+        "allowed_token_ids",
+        "logprob_token_ids",
+        "bad_words",
+        "return_token_ids",
+        "truncate_prompt_tokens",
+        "include_reasoning",
+        "thinking_token_budget",
     }
 )
-"""Fields that a task must allow by name; `media` stands for message parts that are not text."""
+"""Fields that a task, or a pool that is named as the model, must allow by name."""
+OF_MESSAGES = frozenset({"media", "roles"})
+"""Permissions that are no fields: for message parts other than text, and for roles other than ROLES."""
+ALLOWABLE = ON_REQUEST | OF_MESSAGES
+"""What `parameters_allowed` may name."""
+NEVER_WITH_ADAPTERS = frozenset({"prompt_logprobs"})
+"""Fields that end a vLLM process which has adapters loaded. So does `echo` with `logprobs`."""
 OPENAI_SAMPLING = frozenset(
     {
         "max_tokens",
@@ -55,9 +69,8 @@ SAMPLING = OPENAI_SAMPLING | {
     "include_stop_str_in_output",
     "skip_special_tokens",
 }
-ON_BOTH = (
-    SAMPLING | KEPT_HERE | {"model", "stream", "stream_options", "logprobs", "response_format", "structured_outputs"}
-)
+_MODEL_AND_FORM = frozenset({"model", "stream", "stream_options", "logprobs", "response_format", "structured_outputs"})
+ON_BOTH = SAMPLING | KEPT_HERE | HINTS | _MODEL_AND_FORM
 OF_CHAT = frozenset({"messages", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"})
 OF_COMPLETIONS = frozenset({"prompt", "suffix", "best_of"})
 KNOWN: Mapping[Endpoint, frozenset[str]] = MappingProxyType(
@@ -66,7 +79,7 @@ KNOWN: Mapping[Endpoint, frozenset[str]] = MappingProxyType(
 _OPENAI_BOTH = OPENAI_SAMPLING | {"model", "stream", "stream_options", "logprobs"}
 OPENAI: Mapping[Endpoint, frozenset[str]] = MappingProxyType(
     {
-        "chat": _OPENAI_BOTH | OF_CHAT | {"max_completion_tokens", "response_format"},
+        "chat": _OPENAI_BOTH | OF_CHAT | HINTS | {"max_completion_tokens", "response_format"},
         "completions": _OPENAI_BOTH | OF_COMPLETIONS | {"echo"},
     }
 )
@@ -105,9 +118,43 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "add_generation_prompt": (True,),
         "continue_final_message": (False,),
         "response_format": ({"type": "text"},),
+        "echo": (False,),
+        "prompt_logprobs": (False,),
+        "priority": (0,),
+        "chat_template_kwargs": ({},),
+        "mm_processor_kwargs": ({},),
+        "media_io_kwargs": ({},),
+        "vllm_xargs": ({},),
+        "kv_transfer_params": ({},),
+        "documents": ([],),
+        "bad_words": ([],),
+        "return_token_ids": (False,),
+        "return_tokens_as_token_ids": (False,),
+        "include_reasoning": (True,),
+        "thinking_token_budget": (-1,),
+        "spaces_between_special_tokens": (True,),
+        "use_beam_search": (False,),
+        "early_stopping": (False,),
+        "length_penalty": (1,),
+        "functions": ([],),
+        "function_call": ("none",),
+        "modalities": (["text"],),
+        "verbosity": ("medium",),
     }
 )
-"""Values that ask for what happens anyway: an engine that does not know the field loses nothing."""
+"""Values that ask for what happens anyway, as null does: who does not know or allow the field loses nothing."""
+NEVER_INSIDE: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "kv_transfer_params": frozenset({"prompt_token_ids"}),
+        "chat_template_kwargs": frozenset(
+            {
+                *("chat_template", "tokenize", "add_generation_prompt", "continue_final_message"),
+                *("documents", "messages", "conversation", "tools"),
+            }
+        ),
+    }
+)
+"""Keys inside of fields that nobody may send: the engine would answer another prompt than the gateway has read."""
 BYTES_MAX: Mapping[str, int] = MappingProxyType(
     {
         "response_format": 65_536,
@@ -115,6 +162,8 @@ BYTES_MAX: Mapping[str, int] = MappingProxyType(
         "tools": 262_144,
         "tool_choice": 4096,
         "metadata": 16_384,
+        "chat_template_kwargs": 16_384,
+        "prompt_cache_options": 4096,
     }
 )
 """The longest JSON of a field that has no other bound."""
@@ -126,6 +175,16 @@ Small = Annotated[float, Meta(ge=-2, le=2)]
 Tokens = Annotated[int, Meta(ge=1)]
 TokenId = Annotated[int, Meta(ge=0, le=TOKEN_ID_MAX)]
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
+Role = Annotated[str, Meta(min_length=1, max_length=64)]
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+"""Roles that every task takes."""
+LogitBias = Annotated[
+    dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]],
+    Meta(
+        max_length=1024,
+        extra_json_schema={"propertyNames": {"type": "string", "pattern": "^[0-9]{1,10}$"}, "maxProperties": 1024},
+    ),
+]
 Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
@@ -140,7 +199,7 @@ class Part(msgspec.Struct):
 class Message(msgspec.Struct):
     """A message, as far as routing reads it; the rest of it goes to the engine as it came."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    role: Role
     content: str | list[Part] | None = None
 
 
@@ -149,6 +208,7 @@ class StreamOptions(msgspec.Struct):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class ResponseFormat(msgspec.Struct):
@@ -214,7 +274,7 @@ class Fields(msgspec.Struct):
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=16)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
-    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
+    logit_bias: LogitBias | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     ignore_eos: bool | None = None
@@ -222,12 +282,24 @@ class Fields(msgspec.Struct):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     prompt_logprobs: bool | Logprob | None = None
+    allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=1024)] | None = None
+    logprob_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=128)] | None = None
+    bad_words: Annotated[list[Stop], Meta(max_length=128)] | None = None
+    return_token_ids: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=TOKEN_ID_MAX)] | None = None
+    include_reasoning: bool | None = None
+    thinking_token_budget: Annotated[int, Meta(ge=-1, le=TOKEN_ID_MAX)] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Meta(max_length=64)] | None = None
     logprobs: bool | Logprob | None = None
     top_logprobs: Logprob | None = None
     tools: Annotated[list[Tool], Meta(max_length=512)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    modalities: Annotated[list[Literal["text"]], Meta(max_length=1)] | None = None
+    prompt_cache_retention: Annotated[str, Meta(max_length=32)] | None = None
+    prompt_cache_options: Annotated[dict[str, Any], Meta(max_length=16)] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     suffix: str | None = None
@@ -237,3 +309,13 @@ class Fields(msgspec.Struct):
     service_tier: Name | None = None
     store: bool | None = None
     metadata: Annotated[dict[str, Any], Meta(max_length=64)] | None = None
+
+
+WHOLE = frozenset(
+    {
+        *("max_tokens", "max_completion_tokens", "min_tokens", "n", "best_of", "top_k", "seed", "stop_token_ids"),
+        *("prompt_logprobs", "logprobs", "top_logprobs", "allowed_token_ids", "logprob_token_ids"),
+        *("truncate_prompt_tokens", "thinking_token_budget"),
+    }
+)
+"""Fields that hold whole numbers: 4.0 counts as 4 there, as in vLLM."""

@@ -11,27 +11,33 @@ from msgspec import Raw
 
 from gateway.asked.parameters import (
     BYTES_MAX,
-    GATEWAY_ALONE,
     GOES_ON,
+    HINTS,
     KEPT_HERE,
     KNOWN,
-    NEUTRAL,
-    ON_REQUEST,
     OPENAI,
     SHAPES_THE_ANSWER,
+    WHOLE,
     Endpoint,
     Fields,
-    Message,
 )
+from gateway.asked.permissions import check_messages, has_media, is_neutral, refusal_of, shown_name
 from gateway.asked.selectors import SYSTEM_ROLES, of_messages, of_text, text_of
 from gateway.errors import Problem
 from router.decision import Asked, Choice
-from router.policy import AUTO, Policy, TaskPolicy
+from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
 from serving.view import EngineKind
 
 FIELDS = msgspec.json.Decoder(Fields)
 RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
 MESSAGES = msgspec.json.Decoder(list[Raw])
+NULL = Raw(b"null")
+KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {"vllm": KEPT_HERE | HINTS, "openai": KEPT_HERE}
+"""Fields that an engine of this kind does not get."""
+WHOLE_MAX = 1 << 53
+"""The greatest whole number that every reader of JSON takes exactly from 4.0's form."""
+DROPPED_SHOWN_MAX = 32
+"""Names of fields that were left out, as a header and a record tell them."""
 AT_FIELD = re.compile(r"`\$\.?([^`]*)`$")
 NAMED_FIELD = re.compile(r"(?P<what>missing required|unknown) field `(?P<field>[^`]*)`")
 
@@ -44,6 +50,10 @@ class RequestBody:
         self.read = read
         self.stream = bool(read.stream)
         self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
+        self.dropped: list[str] = []
+        """Fields of the caller's that were left out, whatever engine answers."""
+        self.clamped = ""
+        """The bounds that took the place of what the caller asked for, as `name=tokens`."""
         self.cache_salt: str | None = None
         """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
         self.raw = b""
@@ -85,35 +95,66 @@ class RequestBody:
             return of_text(selector, text)
         return of_messages(selector, self.read.messages or [])
 
-    def fit(self, choice: Choice, defaults: TaskPolicy, cache_salt: str | None) -> None:
-        """See that the choice allows what is asked, and keep the caller's prompts apart. Raises Problem (400)."""
-        self.check(choice.task, defaults, choice.pool.engine)
+    def fit(
+        self, choice: Choice, defaults: TaskPolicy, cache_salt: str | None, unknown: UnknownFields | None = None
+    ) -> None:
+        """See that the choice allows what is asked, and keep the caller's prompts apart. Raises Problem (400).
+
+        `unknown` is the key's own setting of unknown fields.
+        """
+        self.check(choice.task, defaults, choice.pool.engine, unknown)
         self.cache_salt = cache_salt
 
-    def check(self, task: TaskPolicy | None, defaults: TaskPolicy, engine: EngineKind = "vllm") -> None:
+    def check(
+        self,
+        task: TaskPolicy | None,
+        defaults: TaskPolicy,
+        engine: EngineKind = "vllm",
+        unknown: UnknownFields | None = None,
+    ) -> None:
         """Hold the body against what the task allows. Raises Problem (400) naming the field at fault.
 
         Without a task the caller has named a pool, and may ask only for what its `engine` can keep.
         """
         limits = task or defaults
-        for name in self._fields.keys() - KNOWN[self.endpoint]:
-            _check_extra(name, limits)
-        if "media" not in limits.parameters_allowed and any(_has_media(m) for m in self.read.messages or []):
-            raise Problem("parameter_not_allowed", f"{_of(limits)} takes text only.", "messages")
+        unknown = unknown or limits.unknown_fields
+        extras = self._fields.keys() - KNOWN[self.endpoint]
+        if extras:
+            self._settle(extras, limits, unknown)
+        check_messages(self.read.messages, limits)
         self._check_counts(limits)
         for name in BYTES_MAX.keys() & self._fields.keys():
             if memoryview(self._fields[name]).nbytes > BYTES_MAX[name]:
                 raise Problem("invalid_value", f"{name} is at most {BYTES_MAX[name]:,} bytes of JSON.", name)
         if task is None and engine != "vllm":
             for name in self.lost_by(engine):
-                raise Problem("parameter_not_allowed", f"This model's engine does not take {name!r}.", name)
+                if unknown == "refuse" or name in SHAPES_THE_ANSWER:
+                    raise Problem("parameter_not_allowed", f"This model's engine does not take {name!r}.", name)
+
+    def _settle(self, names: set[str], limits: TaskPolicy, unknown: UnknownFields) -> None:
+        """Leave out fields that ask for nothing, and those that may not be sent where `unknown` says so.
+
+        Raises Problem (400) for the others that may not be sent.
+        """
+        for name in sorted(names):
+            neutral = is_neutral(self.endpoint, name, msgspec.json.decode(self._fields[name]))
+            if not neutral:
+                refused = refusal_of(self.endpoint, name, self._fields, self.read, limits)
+                if refused is None:
+                    continue
+                if unknown == "refuse":
+                    raise refused
+                self.dropped.append(shown_name(name))
+            del self._fields[name]
+            if hasattr(self.read, name):
+                setattr(self.read, name, None)
 
     def _check_counts(self, limits: TaskPolicy) -> None:
         read = self.read
         tokens_max = limits.max_tokens_max
-        for name in ("max_tokens", "max_completion_tokens"):
+        for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
             if (getattr(read, name) or 0) > tokens_max:
-                raise Problem("invalid_value", f"{name} is at most {tokens_max}.", name)
+                self._clamp(name, limits)
         if read.min_tokens and read.min_tokens > (read.max_completion_tokens or read.max_tokens or tokens_max):
             raise Problem("invalid_value", f"min_tokens is at most max_tokens, and at most {tokens_max}.", "min_tokens")
         for name in ("n", "best_of"):
@@ -123,18 +164,55 @@ class RequestBody:
             text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
             raise Problem("invalid_value", text, "prompt")
 
+    def _clamp(self, name: str, limits: TaskPolicy) -> None:
+        """Put the bound in the place of a greater number of tokens. Raises Problem (400) where it is to be refused."""
+        most = limits.max_tokens_max
+        if limits.max_tokens_over == "refuse":
+            raise Problem("invalid_value", f"{name} is at most {most}.", name)
+        self._fields[name] = Raw(b"%d" % most)
+        setattr(self.read, name, most)
+        self.clamped += f"{',' if self.clamped else ''}{name}={most}"
+
     def lost_by(self, engine: EngineKind) -> list[str]:
         """The fields whose values the caller asked for, and that an engine of this kind does not know."""
         if engine == "vllm":
-            return []
-        return sorted(name for name in self._fields.keys() - OPENAI[self.endpoint] - KEPT_HERE if self._asks_for(name))
+            names = [] if HINTS.isdisjoint(self._fields) else self._fields.keys() & HINTS
+        else:
+            names = self._fields.keys() - OPENAI[self.endpoint] - KEPT_HERE
+        return sorted(name for name in names if self._asks_for(name)) if names else []
+
+    def dropped_by(self, engine: EngineKind) -> list[str]:
+        """The names of all that the caller asked for and an engine of this kind does not get."""
+        found = self.dropped + self.lost_by(engine)
+        options = self.read.stream_options
+        if options is not None and self.stream:
+            if options.continuous_usage_stats and engine != "vllm":
+                found.append("stream_options.continuous_usage_stats")
+            if options.include_obfuscation and engine == "vllm":
+                found.append("stream_options.include_obfuscation")
+        return found[:DROPPED_SHOWN_MAX]
 
     def _asks_for(self, name: str) -> bool:
         """Whether the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
-        value = msgspec.json.decode(self._fields[name])
         if name == "structured_outputs" and self._schema() is not None:
             return False
-        return value is not None and value not in NEUTRAL.get(name, ())
+        return not is_neutral(self.endpoint, name, msgspec.json.decode(self._fields[name]))
+
+    def _stream_options(self, engine: EngineKind) -> dict[str, bool]:
+        """What is asked of a stream. The usage is always wanted, for the record."""
+        found, asked = {"include_usage": True}, self.read.stream_options
+        if asked is None:
+            return found
+        if engine == "vllm" and self.counts_always:
+            found["continuous_usage_stats"] = True
+        if engine == "openai" and asked.include_obfuscation is not None:
+            found["include_obfuscation"] = asked.include_obfuscation
+        return found
+
+    @property
+    def counts_always(self) -> bool:
+        """Whether the caller wants the usage in each event of its stream."""
+        return self.wants_usage and bool(self.read.stream_options and self.read.stream_options.continuous_usage_stats)
 
     def _schema(self) -> Raw | None:
         """The JSON schema in `structured_outputs`, where there is one and it can be said as a response format."""
@@ -152,6 +230,7 @@ class RequestBody:
         read = msgspec.structs.replace(self.read, stream=None, stream_options=None)
         body = RequestBody(self.endpoint, fields, read)
         body.cache_salt = self.cache_salt
+        body.dropped = self.dropped
         return body
 
     def may_go_on(self) -> bool:
@@ -159,7 +238,7 @@ class RequestBody:
         messages = self.read.messages
         if not messages or messages[-1].role != "user" or self.choices != 1 or not self._fields.keys() <= GOES_ON:
             return False
-        return not any(_has_media(message) for message in messages)
+        return not self.counts_always and not any(has_media(message) for message in messages)
 
     def logprobs_wanted(self) -> bool | int | None:
         """What asks an engine for the logprobs of the answer's tokens alone; None where that can't be asked for.
@@ -191,10 +270,11 @@ class RequestBody:
 
     def fields_for(self, choice: Choice, added: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The fields of that body: values, or the caller's own JSON as it came (Raw)."""
-        fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in KEPT_HERE}
+        kept = KEPT_FROM[choice.pool.engine]
+        fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in kept}
         fields["model"] = choice.engine_model
         if self.stream:
-            fields["stream_options"] = {"include_usage": True}
+            fields["stream_options"] = self._stream_options(choice.pool.engine)
         if choice.system is not None:
             self._add_system(fields, choice.system, after=True)
         if choice.version is not None:
@@ -228,6 +308,8 @@ class RequestBody:
     def _add_sampling(self, fields: dict[str, Any], sampling: Mapping[str, Any]) -> None:
         for name, value in sampling.items():
             if name == "max_tokens" and self.read.max_completion_tokens is not None:
+                continue
+            if name == "chat_template_kwargs" and self.endpoint != "chat":
                 continue
             if getattr(self.read, name, None) is None:
                 fields[name] = value
@@ -278,7 +360,7 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
     try:
         body.decode()  # msgspec does not look into what it skips
         fields = RAW_FIELDS.decode(body)
-        read = FIELDS.decode(body)
+        read = _read(body, fields)
     except msgspec.ValidationError as error:
         raise invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -290,9 +372,33 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
     wanted = "messages" if endpoint == "chat" else "prompt"
     if getattr(read, wanted) is None:
         raise Problem("missing_field", f"The field {wanted!r} is required.", wanted)
+    if NULL in fields.values():
+        fields = {name: raw for name, raw in fields.items() if raw != NULL}
+    if read.logprobs is False:
+        fields.pop("logprobs", None)  # in a completion vLLM takes false for 0, which asks for them
     found = RequestBody(endpoint, fields, read)
     found.raw = body
     return found
+
+
+def _read(body: bytes, fields: dict[str, Raw]) -> Fields:
+    """The fields' values. A whole number may have the form 4.0: then it is changed in `fields` too.
+
+    Raises msgspec.ValidationError.
+    """
+    try:
+        return FIELDS.decode(body)
+    except msgspec.ValidationError:
+        changed = {name: _whole(msgspec.json.decode(raw)) for name, raw in fields.items() if name in WHOLE}
+        fields |= {name: Raw(msgspec.json.encode(value)) for name, value in changed.items()}
+        return FIELDS.decode(msgspec.json.encode(fields)) if changed else FIELDS.decode(body)
+
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction as a whole one, also in a list; anything else as it is."""
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= WHOLE_MAX else value
 
 
 def asked_of(body: RequestBody, caller: str, models: frozenset[str], session: str | None, policy: Policy) -> Asked:
@@ -317,24 +423,3 @@ def invalid(message: str) -> Problem:
     if named["what"] == "unknown":
         return Problem("unknown_parameter", f"The gateway does not know {name!r}: leave it out.", name)
     return Problem("missing_field", f"The field {name!r} is required.", name)
-
-
-def _check_extra(name: str, limits: TaskPolicy) -> None:
-    shown = name[:64]
-    if name in GATEWAY_ALONE:
-        raise Problem("parameter_not_allowed", f"Only the gateway sets {shown!r}: leave it out.", shown)
-    if name in ON_REQUEST:
-        if name in limits.parameters_allowed:
-            return
-        raise Problem("parameter_not_allowed", f"{_of(limits)} does not allow {shown!r}.", shown)
-    raise Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", shown)
-
-
-def _of(limits: TaskPolicy) -> str:
-    return f"The task {limits.name!r}" if limits.name else "This model"
-
-
-def _has_media(message: Message) -> bool:
-    return isinstance(message.content, list) and any(
-        part.type not in ("text", "refusal") or part.uuid is not None for part in message.content
-    )

@@ -45,9 +45,10 @@ class Deployment:
         """Go by these settings from now on."""
         self.settings = settings
         self.prices = prices_of(settings)
-        self.pool_limits = TaskPolicy(
-            "", None, max_tokens_max=settings.limits.pool_max_tokens_max, cache_isolation=settings.cache_isolation
-        )
+        most, isolation = settings.limits.pool_max_tokens_max, settings.cache_isolation
+        self.pool_limits: Mapping[str, TaskPolicy] = {
+            name: pool.limits(most, isolation) for name, pool in settings.pools.items()
+        }
         self.body_bytes_max = settings.limits.body_bytes_max
         self.judge_forms = judge_forms_of(settings)
         self.loaded_at = time.time()

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from gateway.configuration.sections import Name, Seconds, Section
+from gateway.asked.parameters import NEVER_WITH_ADAPTERS
+from gateway.configuration.sections import BodySection, Name, Seconds, Section
 from monitoring.cost import Price
-from router.policy import AUTO
+from router.policy import AUTO, CacheIsolation, TaskPolicy
 from serving.fleet import PoolConfig
 from serving.replica import ReplicaConfig
 from serving.tls import TlsFiles, origin_of
@@ -89,8 +90,8 @@ class ReplicaSettings(Section):
     )
 
 
-class PoolSettings(Section):
-    """Replicas of one base model."""
+class PoolSettings(BodySection):
+    """Replicas of one base model. What a body may hold counts where a caller names the pool as the model."""
 
     base_model: str = Field(min_length=1, max_length=200, description="Name under which its engines serve the base.")
     engine: EngineKind = Field(
@@ -130,6 +131,25 @@ class PoolSettings(Section):
         None, ge=1, le=100_000_000, description="Tokens that its engines take, prompt and answer. Unset: unknown."
     )
 
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether adapters can be loaded on its engines."""
+        return self.base_folder is not None or self.base_fingerprint is not None
+
+    def limits(self, max_tokens_max: int, cache_isolation: CacheIsolation) -> TaskPolicy:
+        """What a caller may ask of the pool by its name; both arguments are the gateway's own."""
+        return TaskPolicy(
+            "",
+            None,
+            parameters_allowed=self.parameters_allowed,
+            max_tokens_max=max_tokens_max,
+            n_max=self.n_max,
+            cache_isolation=cache_isolation,
+            unknown_fields=self.unknown_fields,
+            max_tokens_over=self.max_tokens_over,
+            adapters=self.takes_adapters,
+        )
+
     def config(self, name: str, health_interval_seconds: float, request_timeout_seconds: float) -> PoolConfig:
         """As serving keeps it; the two times are the gateway's own."""
         others = OTHERS_HEALTH_INTERVAL_SECONDS if self.engine == "openai" else health_interval_seconds
@@ -157,6 +177,8 @@ def faults_of(pools: Mapping[str, PoolSettings]) -> Iterator[str]:
     for name, pool in pools.items():
         if pool.engine == "openai":
             yield from _no_adapters(name, pool)
+        for field in sorted(pool.parameters_allowed & NEVER_WITH_ADAPTERS) if pool.takes_adapters else ():
+            yield f"pools.{name}.parameters_allowed: {field} ends a vLLM engine that has adapters loaded: leave it out"
         if pool.callable and name == AUTO:
             yield f"pools.{name}.callable: {AUTO!r} is the model that finds the task: name the pool otherwise"
         for number, replica in enumerate(pool.replicas):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from gateway.asked.parameters import ALLOWABLE
+from router.policy import TokensOver, UnknownFields
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -15,6 +18,32 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, and nothing changes after it has been read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _allowable(names: frozenset[str]) -> frozenset[str]:
+    for name in sorted(names - ALLOWABLE):
+        if "prompt_token_ids" in name:
+            raise ValueError("prompt_token_ids can't be allowed: the engine would answer a prompt that nobody has read")
+        raise ValueError(f"{name[:64]!r} is no such field: name some of {', '.join(sorted(ALLOWABLE))}")
+    return names
+
+
+class BodySection(Section):
+    """What callers may put into the body of a request."""
+
+    parameters_allowed: Annotated[frozenset[str], AfterValidator(_allowable)] = Field(
+        frozenset(), description="Fields that need permission and have it, such as ignore_eos, media or roles."
+    )
+    n_max: int = Field(1, ge=1, le=128, description="Most alternatives one may ask for.")
+    unknown_fields: UnknownFields = Field(
+        "refuse",
+        description="What becomes of a field that is unknown or not allowed: an error, or it is left out and named in "
+        "a header.",
+    )
+    max_tokens_over: TokensOver = Field(
+        "refuse",
+        description="What becomes of more tokens than one may ask for: an error, or the bound, named in a header.",
+    )
 
 
 class OwnListenSettings(Section):

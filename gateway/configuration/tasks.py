@@ -8,8 +8,9 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field
 
+from gateway.asked.parameters import NEVER_WITH_ADAPTERS
 from gateway.configuration.monitor import TaskMonitorSettings
-from gateway.configuration.sections import Name, Seconds, Section
+from gateway.configuration.sections import BodySection, Name, Seconds, Section
 from router.decision import WITHOUT_EXITS, Reason
 from router.policy import AUTO, COMMIT_POLICIES, CacheIsolation, ExitBreaks, TaskPolicy
 from router.rungs import RUNGS, Exit, Mode, Rung, RungName
@@ -131,7 +132,7 @@ class RungSettings(Section):
         )
 
 
-class TaskSettings(Section):
+class TaskSettings(BodySection):
     """One task: a named, specific job that adapters are trained for."""
 
     description: str = Field("", max_length=500, description="What the task is, for people.")
@@ -146,11 +147,7 @@ class TaskSettings(Section):
         description="Longest hold of an adapter's stream, under limits.request_timeout_seconds; "
         "unset: limits.answer_timeout_seconds.",
     )
-    parameters_allowed: frozenset[str] = Field(
-        frozenset(), description="Fields that need permission and have it, such as ignore_eos or media."
-    )
     max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens one may ask for.")
-    n_max: int = Field(1, ge=1, le=128, description="Most alternatives one may ask for.")
     standbys_kept: int = Field(
         2, ge=1, le=1000, description="Versions on standby that stay loaded; older ones are unloaded."
     )
@@ -189,6 +186,8 @@ class TaskSettings(Section):
         """Sentences on what can't be used, each beginning with its key; none if all is well."""
         if name == AUTO:
             yield f"tasks.{name}: {AUTO!r} is the model that finds the task: name it otherwise"
+        for field in sorted(self.parameters_allowed & NEVER_WITH_ADAPTERS):
+            yield f"tasks.{name}.parameters_allowed: {field} ends a vLLM engine that has adapters loaded: leave it out"
         if self.exit_pool is not None and self.exit_pool not in pools:
             yield f"tasks.{name}.exit_pool: there is no pool {self.exit_pool!r}"
         for pool in sorted((self.pools_allowed or frozenset()) - pools):
@@ -279,4 +278,6 @@ class TaskSettings(Section):
             self.selector,
             self.rungs.contract.constrained,
             self.rungs.contract.exit_breaks,
+            self.unknown_fields,
+            self.max_tokens_over,
         )

@@ -131,6 +131,38 @@ def test_a_task_and_a_pool_that_can_be_named_have_different_names(tmp_path: Path
     loaded(tmp_path, {**with_pool(callable=False), "tasks": {"general": {}}})
 
 
+def test_the_shared_settings_of_bodies_reach_tasks_and_pools(tmp_path: Path) -> None:
+    body = {"parameters_allowed": ["ignore_eos", "roles"], "n_max": 3}
+    body |= {"unknown_fields": "drop", "max_tokens_over": "clamp"}
+    settings = loaded(tmp_path, with_pool(**body) | {"tasks": {"returns": body}})
+    found = settings.tasks["returns"].policy("returns"), settings.pools["general"].limits(64, "none")
+    for policy in found:
+        assert (policy.parameters_allowed, policy.n_max) == (frozenset({"ignore_eos", "roles"}), 3)
+        assert (policy.unknown_fields, policy.max_tokens_over) == ("drop", "clamp")
+    assert [policy.adapters for policy in found] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (with_pool(parameters_allowed=["ignore_eof"]), "pools.general.parameters_allowed: 'ignore_eof' is no such"),
+        (LEAST | {"tasks": {"returns": {"parameters_allowed": ["prompt_logprobs"]}}}, "tasks.returns.parameters_al"),
+        (with_pool(parameters_allowed=["prompt_logprobs"], base_folder="/m"), "pools.general.parameters_allowed: pro"),
+        (
+            LEAST | {"tasks": {"returns": {"parameters_allowed": ["kv_transfer_params.prompt_token_ids"]}}},
+            "tasks.returns.parameters_allowed: prompt_token_ids can't be allowed",
+        ),
+    ],
+    ids=["unknown", "task", "pool with adapters", "prompt_token_ids"],
+)
+def test_fields_that_can_not_be_allowed_stop_the_start(tmp_path: Path, content: Any, words: str) -> None:
+    assert words in said(tmp_path, content)
+
+
+def test_a_pool_without_adapters_may_allow_logprobs_of_prompts(tmp_path: Path) -> None:
+    loaded(tmp_path, with_pool(parameters_allowed=["prompt_logprobs", "echo"]))
+
+
 @pytest.mark.parametrize("content", ["- a\n- b\n", "just text\n", "7\n"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
     assert "not a mapping" in said(tmp_path, content)

@@ -108,9 +108,16 @@ def default_of(schema: Mapping[str, Any], required: bool) -> str:
 
 def made_by_default(schema: Mapping[str, Any]) -> str:
     """The names that stand there where the file has none."""
-    fields = [field for part in (Settings, *Section.__subclasses__()) for field in part.model_fields.values()]
+    fields = [field for part in (Settings, *sections(Section)) for field in part.model_fields.values()]
     (field,) = [one for one in fields if one.description == schema["description"]]
     return ", ".join(f"`{name}`" for name in field.get_default(call_default_factory=True)) or "empty"
+
+
+def sections(kind: type[Section]) -> Iterator[type[Section]]:
+    """All kinds of sections, those of sections included."""
+    for one in kind.__subclasses__():
+        yield one
+        yield from sections(one)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from gateway.admin import (
 from gateway.admin.access import OBJECTS_MAX, Body
 from gateway.admin.dry_run import REQUESTS_MAX
 from gateway.app import HOT, build_app
-from gateway.asked.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
+from gateway.asked.parameters import ALLOWABLE, GATEWAY_ALONE, HINTS, KEPT_HERE, KNOWN
 from gateway.callers import Role
 from gateway.configuration.tasks import RungSettings
 from gateway.endpoints import FEEDBACK_BATCH_MAX, FeedbackIn
@@ -259,7 +259,8 @@ def test_every_header_of_an_answer_is_in_the_document() -> None:
 def test_every_field_of_a_body_is_in_the_document() -> None:
     found = table("docs/api.md", "Fields", "What becomes of them")
     both = KNOWN["chat"] & KNOWN["completions"]
-    wanted = [both - KEPT_HERE, KNOWN["chat"] - both, KNOWN["completions"] - both, KEPT_HERE, ON_REQUEST, GATEWAY_ALONE]
+    chat, completions = KNOWN["chat"] - both, KNOWN["completions"] - both
+    wanted = [both - KEPT_HERE - HINTS, chat, completions, KEPT_HERE, HINTS, ALLOWABLE, GATEWAY_ALONE]
     for row, names in zip(found, wanted, strict=True):
         assert row[0] == ", ".join(f"`{name}`" for name in sorted(names))
 

@@ -26,7 +26,7 @@ OK = {"model": "returns", "messages": [{"role": "user", "content": "A toaster"}]
         ({"messages": "hello"}, "invalid_value", "messages"),
         ({"messages": []}, "invalid_value", "messages"),
         ({"messages": None}, "missing_field", "messages"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "invalid_value", "messages[0].role"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "parameter_not_allowed", "messages[0].role"),
         ({"temperature": "hot"}, "invalid_value", "temperature"),
         ({"temperature": 3}, "invalid_value", "temperature"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
@@ -36,8 +36,8 @@ OK = {"model": "returns", "messages": [{"role": "user", "content": "A toaster"}]
         ({"n": 2}, "invalid_value", "n"),
         ({"priority": 1}, "parameter_not_allowed", "priority"),
         ({"cache_salt": "x"}, "parameter_not_allowed", "cache_salt"),
-        ({"kv_transfer_params": {}}, "parameter_not_allowed", "kv_transfer_params"),
-        ({"vllm_xargs": {}}, "parameter_not_allowed", "vllm_xargs"),
+        ({"kv_transfer_params": {"a": 1}}, "parameter_not_allowed", "kv_transfer_params"),
+        ({"vllm_xargs": {"a": 1}}, "parameter_not_allowed", "vllm_xargs"),
         ({"frobnicate": 1}, "unknown_parameter", "frobnicate"),
         (
             {

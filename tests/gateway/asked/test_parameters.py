@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from gateway.asked.parameters import BYTES_MAX, GATEWAY_ALONE, KNOWN, NEUTRAL, ON_REQUEST, OPENAI
+from gateway.asked.parameters import (
+    BYTES_MAX,
+    GATEWAY_ALONE,
+    HINTS,
+    KNOWN,
+    NEVER_INSIDE,
+    NEVER_WITH_ADAPTERS,
+    ON_REQUEST,
+    OPENAI,
+    WHOLE,
+    Fields,
+)
 from gateway.house import salt_of
 from tests.gateway.asked.test_request_body import (
     BLUEPRINT,
@@ -129,7 +140,9 @@ def test_what_would_steer_the_engine_itself_is_refused(name: str) -> None:
 def test_the_tables_name_fields_that_exist() -> None:
     for endpoint in ("chat", "completions"):
         assert OPENAI[endpoint] - ON_REQUEST <= KNOWN[endpoint]
-    assert NEUTRAL.keys() | BYTES_MAX.keys() <= KNOWN["chat"] | KNOWN["completions"] | ON_REQUEST
+    known = KNOWN["chat"] | KNOWN["completions"] | ON_REQUEST
+    assert BYTES_MAX.keys() | NEVER_INSIDE.keys() | NEVER_WITH_ADAPTERS | HINTS <= known
+    assert set(Fields.__struct_fields__) >= WHOLE
 
 
 # An engine of which no more is known than OpenAI's API.

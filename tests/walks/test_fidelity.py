@@ -1,0 +1,112 @@
+"""What callers send beyond the plainest fields, through a gateway to the fake engines: taken, dropped, clamped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+CHAT = "/v1/chat/completions"
+OK: dict[str, Any] = {"model": "returns", "messages": [{"role": "user", "content": "A toaster"}]}
+
+
+async def test_neutral_values_are_taken_and_no_engine_gets_them(gateway: RunningGateway, small: FakeEngine) -> None:
+    neutral = {"echo": False, "ignore_eos": False, "priority": 0, "chat_template_kwargs": {}, "functions": None}
+    async with gateway.http() as http:
+        answer = await http.post(CHAT, json=OK | neutral | {"prediction": None, "max_tokens": 4.0, "stop": None})
+    assert answer.status_code == 200, answer.text
+    assert "x-apprentice-dropped" not in answer.headers
+    assert small.requests[-1].body.keys() - OK.keys() == {"max_tokens", "temperature", "cache_salt"}
+    assert small.requests[-1].body["max_tokens"] == 4
+
+
+async def test_hints_are_taken_and_told_as_dropped_by_vllm(gateway: RunningGateway, small: FakeEngine) -> None:
+    hints = {"verbosity": "low", "modalities": ["text"], "prompt_cache_retention": "24h"}
+    async with gateway.http() as http:
+        answer = await http.post(CHAT, json=OK | hints)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-apprentice-dropped"] == "prompt_cache_retention,verbosity"
+    assert not small.requests[-1].body.keys() & hints.keys()
+
+
+async def test_a_pool_that_is_named_allows_by_its_own_settings(configure: Configure, general: FakeEngine) -> None:
+    configuration = configure()
+    allowed = {"parameters_allowed": ["ignore_eos", "roles"], "n_max": 2, "max_tokens_over": "clamp"}
+    configuration["pools"]["general"] |= allowed
+    asked = {"model": "general", "n": 2, "ignore_eos": True, "max_tokens": 9000}
+    messages = [{"role": "critic", "content": "Be brief."}, *OK["messages"]]
+    async with run_gateway(configuration) as gateway, gateway.http() as http:
+        answer = await http.post(CHAT, json={**asked, "messages": messages})
+        refused = await http.post(CHAT, json=OK | asked | {"n": 3})
+        general.max_model_len = 9000
+    assert answer.status_code in (200, 400), answer.text
+    assert answer.headers["x-apprentice-clamped"] == "max_tokens=4096"
+    seen = general.requests[-1].body
+    assert (seen["ignore_eos"], seen["n"], seen["max_tokens"], seen["messages"]) == (True, 2, 4096, messages)
+    assert refused.json()["error"]["param"] == "n"
+
+
+@pytest.mark.parametrize("of", ["task", "key"])
+async def test_unknown_fields_are_dropped_by_task_or_by_key(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, of: str
+) -> None:
+    configuration = configure(tasks={"returns": {"unknown_fields": "drop" if of == "task" else "refuse"}})
+    unknown = {"frobnicate": {"a": 1}, "ignore_eos": True, "priority": 7}
+    async with run_gateway(configuration) as gateway:
+        await gateway.place(make_adapter(1))
+        key = await gateway.key(unknown_fields="drop") if of == "key" else await gateway.key()
+        strict = await gateway.key(unknown_fields="refuse")
+        async with gateway.http(key) as http, gateway.http(strict) as other:
+            answer = await http.post(CHAT, json=OK | unknown)
+            record = (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"]
+            route = await http.post("/v1/route", json=OK | unknown)
+            refused = await other.post(CHAT, json=OK | unknown)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-apprentice-dropped"] == "frobnicate,ignore_eos,priority"
+    assert record["dropped"] == ["frobnicate", "ignore_eos", "priority"]
+    assert not small.requests[-1].body.keys() & unknown.keys()
+    assert route.status_code == 200
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unknown_parameter")
+
+
+async def test_a_keys_own_setting_is_shown_changed_and_taken_back(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        made = (await http.post("/admin/v1/callers", json={"name": "x", "unknown_fields": "drop"})).json()
+        path = f"/admin/v1/callers/{made['public']}"
+        assert (await http.get(path)).json()["unknown_fields"] == "drop"
+        renamed = (await http.patch(path, json={"name": "y"})).json()
+        assert renamed["unknown_fields"] == "drop"
+        assert (await http.patch(path, json={"unknown_fields": None})).json().get("unknown_fields") is None
+        assert (await http.patch(path, json={"unknown_fields": "maybe"})).status_code == 400
+
+
+async def test_more_tokens_than_the_task_allows_are_clamped_and_told(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    limits = {"tokens_per_minute": 4000}
+    async with run_gateway(
+        configure(tasks={"returns": {"max_tokens_over": "clamp", "max_tokens_max": 100}})
+    ) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http(await gateway.key(limits=limits)) as http:
+            answer = await http.post(CHAT, json=OK | {"max_tokens": 1_000_000})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-apprentice-clamped"] == "max_tokens=100"
+    assert small.requests[-1].body["max_tokens"] == 100
+
+
+async def test_usage_in_each_event_is_passed_on(gateway: RunningGateway, small: FakeEngine) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    async with gateway.openai() as client:
+        stream = await client.chat.completions.create(
+            model="returns", messages=OK["messages"], stream=True, stream_options=options
+        )
+        chunks = [chunk async for chunk in stream]
+    assert small.requests[-1].body["stream_options"] == options
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
+    assert counts == [*range(9), 8]
+    assert all(chunk.usage is not None for chunk in chunks)
