@@ -90,8 +90,11 @@ class RecordSettings(Section):
         7 * 86_400, ge=60, le=366 * 86_400, description="How long a request can be read and judged."
     )
     stream_records_max: int = Field(1_000_000, ge=1000, description="Records that the stream in Redis keeps.")
+    stream_reported_max: int = Field(
+        250_000, ge=1000, description="Reported records that Redis keeps, in a stream of their own."
+    )
     unarchived_records_max: int = Field(
-        250_000, ge=0, description="Records beyond these that the stream keeps as long as they are not archived."
+        250_000, ge=0, description="Records beyond these that each stream keeps as long as they are not archived."
     )
     request_feedback_bytes_max: int = Field(
         1 << 20, ge=1 << 17, le=1 << 30, description="Bytes of all judgements of one request together."

@@ -1,5 +1,7 @@
 """The archive: records and feedback as Parquet files by day, `DATASET/day=YYYY-MM-DD/part-FIRST-LAST.parquet`.
 
+Files of reported records are named `part-reported-FIRST-LAST.parquet`: their entries are of a stream of their own.
+
 DuckDB reads and writes them. It takes some 60 ms to import, and no gateway imports this file: writing is done by a
 process of its own (archive_run.py), reading by the command line.
 """

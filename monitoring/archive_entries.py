@@ -1,4 +1,4 @@
-"""The archive's records and feedback as the monitor reads them: entries of both streams in their order.
+"""The archive's records and feedback as the monitor reads them: entries of all streams in their order.
 
 DuckDB puts them in order, and finds each feedback's record; what finds no room in memory lies in a folder meanwhile. A
 file of an older gateway does not say where its entries stood: a record's place is then when it was answered, that of
@@ -17,8 +17,9 @@ import duckdb
 import msgspec
 
 from monitoring.archive import Asked, Nothing, connected, files, read
+from monitoring.degradation.streams.reckoning import FEEDBACK, RECORDS, REPORTED
 from monitoring.degradation.streams.replaying import Placed
-from monitoring.degradation.streams.seen import Given, Seen
+from monitoring.degradation.streams.seen import Given, Seen, is_reported
 
 FETCHED = 2_000
 SEEN = tuple(field.name for field in msgspec.structs.fields(Seen) if field.name != "placed_at")
@@ -90,10 +91,11 @@ def _records(connection: duckdb.DuckDBPyConnection, records: str, tasks: Sequenc
     wanted = ", ".join(_quoted(name) for name in SEEN)
     query = (
         f"SELECT milliseconds, number, {wanted} FROM {records} "  # noqa: S608
-        f'WHERE "task" IN {_marks(tasks)} ORDER BY milliseconds, number, "id"'
+        f'WHERE "task" IN {_marks(tasks)} ORDER BY milliseconds, purpose = \'reported\', number, "id"'
     )
     for row in _rows(connection, query, tasks):
-        yield Placed(row["milliseconds"], 0, row["number"], _seen(row, row["milliseconds"]))
+        seen = _seen(row, row["milliseconds"])
+        yield Placed(row["milliseconds"], REPORTED if is_reported(seen) else RECORDS, row["number"], seen)
 
 
 def _feedback(
@@ -110,7 +112,7 @@ def _feedback(
     )
     for row in _rows(connection, query, tasks):
         seen = None if row["placed"] is None else _seen(row, row["placed"])
-        yield Placed(row["milliseconds"], 1, row["number"], seen, _given(row))
+        yield Placed(row["milliseconds"], FEEDBACK, row["number"], seen, _given(row))
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:

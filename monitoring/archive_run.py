@@ -3,7 +3,9 @@
 `python -m monitoring.archive_run` reads a Job as a line of JSON, and prints a Report. It ends at once when its input
 is closed: it never outlives the gateway that began it.
 
-How far it has got stands in Redis, `apprentice:archive:DATASET`. A range of entries is `planned` there before its first
+Records of reported traffic come from a stream of their own, into the dataset of records.
+
+How far it has got stands in Redis, `apprentice:archive:SOURCE`. A range of entries is `planned` there before its first
 file appears, and `done` once all are there. Whoever comes after a crash does the planned range again, under the same
 names: what is there is left, what is missing is written.
 """
@@ -19,18 +21,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from redis import Redis
 
-from monitoring.archive import Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
+from monitoring.archive import ROWS, Dataset, FeedbackRow, RecordRow, columns_of, day_of, write_part
 from monitoring.beside import live_with_input
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback
+from monitoring.records import REPORTED_STREAM_KEY
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 
-STREAMS: Mapping[Dataset, str] = MappingProxyType({"records": RECORDS_STREAM_KEY, "feedback": FEEDBACK_STREAM_KEY})
+Source = Literal["records", "feedback", "reported"]
+STREAMS: Mapping[Source, str] = MappingProxyType(
+    {"records": RECORDS_STREAM_KEY, "feedback": FEEDBACK_STREAM_KEY, "reported": REPORTED_STREAM_KEY}
+)
 PART_ENTRIES_MAX = 50_000
 READ_MAX = 500
 PARTIAL = ".partial-"
@@ -109,22 +115,23 @@ def run(job: Job) -> Report:
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder, job.retention_days)
     with Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
-        for dataset in STREAMS:
-            while _write_range(redis, dataset, folder, job.part_entries_max, report):
+        for source in STREAMS:
+            while _write_range(redis, source, folder, job.part_entries_max, report):
                 pass
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
 
-def _write_range(redis: Any, dataset: Dataset, folder: Path, entries_max: int, report: Report) -> bool:
+def _write_range(redis: Any, source: Source, folder: Path, entries_max: int, report: Report) -> bool:
     """Write one range of entries; whether there may be more."""
-    key = f"apprentice:archive:{dataset}"
+    key = f"apprentice:archive:{source}"
+    dataset: Dataset = "feedback" if source == "feedback" else "records"
     done, planned = (raw.decode() if raw else "" for raw in redis.hmget(key, "done", "planned"))
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as scratch:
         staged = Staged(Path(scratch))
         first, _, last = planned.partition(" ")
         low, high = (first, last) if planned else (f"({done}" if done else "-", "+")
-        for entry, day, line in _rows(redis, dataset, low, high, None if planned else entries_max, staged):
+        for entry, day, line in _rows(redis, source, low, high, None if planned else entries_max, staged):
             staged.add(entry, day, line)
         days = staged.close()
         if not planned:
@@ -135,10 +142,10 @@ def _write_range(redis: Any, dataset: Dataset, folder: Path, entries_max: int, r
                 return True  # another gateway has gone on meanwhile: look again
             first, last = staged.first, staged.last or ""
         for day, lines in days:
-            name = f"part-{first}-{last}"
+            name = f"part-{'reported-' * (source == 'reported')}{first}-{last}"
             if day == "unreadable":
                 (folder / day).mkdir(exist_ok=True)
-                lines.replace(folder / day / f"{dataset}-{first}-{last}.jsonl")
+                lines.replace(folder / day / f"{source}-{first}-{last}.jsonl")
                 continue
             size = write_part(dataset, lines, folder / dataset / day / f"{name}.parquet")
             report.files += bool(size)
@@ -151,16 +158,16 @@ def _write_range(redis: Any, dataset: Dataset, folder: Path, entries_max: int, r
 
 
 def _rows(
-    redis: Any, dataset: Dataset, low: str, high: str, entries_max: int | None, staged: Staged
+    redis: Any, source: Source, low: str, high: str, entries_max: int | None, staged: Staged
 ) -> Iterator[tuple[str, str, bytes]]:
     """Entries of a stream as (id, day, JSON in the dataset's columns)."""
     left = entries_max
     while left is None or left > 0:
-        found = redis.xrange(STREAMS[dataset], low, high, count=READ_MAX if left is None else min(READ_MAX, left))
+        found = redis.xrange(STREAMS[source], low, high, count=READ_MAX if left is None else min(READ_MAX, left))
         for raw, fields in found:
             entry = raw.decode()
             try:
-                at, line = _record(entry, fields) if dataset == "records" else _feedback(entry, fields)
+                at, line = _feedback(entry, fields) if source == "feedback" else _record(entry, fields)
                 yield entry, day_of(at), line
             except (msgspec.DecodeError, KeyError, ValueError, OverflowError, OSError):
                 staged.unreadable += 1
@@ -215,7 +222,7 @@ def _as_text(value: Any) -> str | None:
 def _sweep(folder: Path, retention_days: int) -> None:
     """Remove the days that are too old, and what a run that was killed left half done."""
     oldest = day_of(time.time() - retention_days * DAY_SECONDS)
-    for dataset in STREAMS:
+    for dataset in ROWS:
         for day in (folder / dataset).glob("day=*"):
             if day.name < oldest:
                 shutil.rmtree(day, ignore_errors=True)

@@ -12,8 +12,11 @@ import msgspec
 from redis.asyncio import Redis
 
 STREAM_KEY = "apprentice:records"
+REPORTED_STREAM_KEY = "apprentice:reported"
+"""The records of what other gateways served: a stream of their own, so that they displace no record of ours."""
 REPORTED = "reported"
 """The purpose of a record of what another gateway served."""
+REPORTED_MAX = 250_000
 
 
 class AttemptRecord(msgspec.Struct):
@@ -167,7 +170,7 @@ if over > 0 then
   local archiving = tonumber(ARGV[4])
   local done_time, done_number = 0, 0
   if archiving >= 0 then
-    local done = redis.call('HGET', 'apprentice:archive:records', 'done') or '0-0'
+    local done = redis.call('HGET', KEYS[3], 'done') or '0-0'
     done_time, done_number = string.match(done, '^(%d+)-(%d+)$')
     done_time, done_number = tonumber(done_time), tonumber(done_number)
   end
@@ -256,8 +259,14 @@ class RecordBuffer:
                 self._pending.popleft()
 
 
+def streams_of(index: bytes) -> tuple[str, ...]:
+    """The streams in which the record of this index may be: of a report, also where an older gateway put it."""
+    parts = index.decode().split("\n")
+    return (REPORTED_STREAM_KEY, STREAM_KEY) if parts[5:] == [REPORTED] else (STREAM_KEY,)
+
+
 class RecordStream:
-    """The record stream in Redis, and the index from an id to its place there."""
+    """The record streams in Redis, and the index from an id to its place there."""
 
     def __init__(
         self,
@@ -267,11 +276,16 @@ class RecordStream:
         feedback_stream_key: str,
         feedback_max: int,
         unarchived_max: int | None = None,
+        reported_max: int = REPORTED_MAX,
     ) -> None:
-        """With `unarchived_max` a record stays until it is archived, but never more of them over `records_max`."""
+        """Keep so many served and so many reported records at most.
+
+        With `unarchived_max` a record stays until it is archived, but never more of them over either bound.
+        """
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = retention_seconds * 1000
         self._records_max = records_max
+        self._reported_max = reported_max
         self._feedback_stream_key = feedback_stream_key
         self._feedback_max = feedback_max
         self._unarchived_max = -1 if unarchived_max is None else unarchived_max
@@ -280,18 +294,29 @@ class RecordStream:
         self._flush = redis.register_script(FLUSH)
 
     async def append(self, records: Sequence[Record]) -> list[Joined]:
-        """Store records, in one atomic step, and join the feedback that waits for them. Storing twice is harmless.
+        """Store records, each stream's in one atomic step, and join the feedback that waits for them. Storing twice is
+        harmless.
 
         Raises RedisError if Redis can't be reached; the records are then not acknowledged and are to be sent again.
         """
-        args: list[bytes | str | int] = [
-            *(self._retention_ms, self._records_max, self._feedback_max, self._unarchived_max)
-        ]
+        served = [record for record in records if record.purpose != REPORTED]
+        joined = await self._append(STREAM_KEY, "records", self._records_max, served)
+        if len(served) < len(records):
+            reported = [record for record in records if record.purpose == REPORTED]
+            joined += await self._append(REPORTED_STREAM_KEY, "reported", self._reported_max, reported)
+        return joined
+
+    async def _append(self, stream: str, source: str, records_max: int, records: Sequence[Record]) -> list[Joined]:
+        """`source` is the stream's name in the archive."""
+        if not records:
+            return []
+        args: list[bytes | str | int] = [*(self._retention_ms, records_max, self._feedback_max, self._unarchived_max)]
         for record in records:
             index = "\n".join((record.caller, record.task or "", record.version or "", record.pool or ""))
             index += f"\n{REPORTED}" if record.purpose == REPORTED else ""
             args += [record.id, index, msgspec.json.encode(record), "\n".join(record.handles)]
-        answer, unarchived = await self._flush(keys=[STREAM_KEY, self._feedback_stream_key], args=args)
+        keys = [stream, self._feedback_stream_key, f"apprentice:archive:{source}"]
+        answer, unarchived = await self._flush(keys=keys, args=args)
         self.unarchived_dropped += int(unarchived)
         by_id = {record.id: record for record in records}
         return [
@@ -319,12 +344,15 @@ class RecordStream:
         if index is None:
             return None
         entry = index.split(b"\n", 1)[0]
-        found = await self._redis.xrange(STREAM_KEY, entry, entry, count=1)
-        return msgspec.json.decode(found[0][1][b"record"], type=Record) if found else None
+        for stream in streams_of(index):
+            for _, fields in await self._redis.xrange(stream, entry, entry, count=1):
+                if fields[b"id"].decode() == request_id:
+                    return msgspec.json.decode(fields[b"record"], type=Record)
+        return None
 
     async def newest(self, count: int, before: str | None = None) -> tuple[list[Record], str | None]:
-        """Up to so many records, newest first, from before a place in the stream on; and the place where the next ones
-        are, None at the stream's beginning. Raises RedisError."""
+        """Up to so many records of what was served here, newest first, from before a place in the stream on; and the
+        place where the next ones are, None at the stream's beginning. Raises RedisError."""
         found = await self._redis.xrevrange(STREAM_KEY, max="+" if before is None else f"({before}", count=count)
         records = [msgspec.json.decode(fields[b"record"], type=Record) for _, fields in found]
         return records, found[-1][0].decode() if len(found) == count else None

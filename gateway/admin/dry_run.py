@@ -17,7 +17,7 @@ from router.policy import Policy
 
 REQUESTS_MAX = 1000
 READ_MAX = 10_000
-"""Records that are read for them: the stream has shadows and reported traffic beside requests."""
+"""Records that are read for them: the stream has shadows beside requests."""
 AT_ONCE = 50
 """Records that are looked at before others get the event loop."""
 EXAMPLES_MAX = 20

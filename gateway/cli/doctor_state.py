@@ -16,7 +16,7 @@ from gateway.errors import StateError
 from gateway.settings import Settings
 from gateway.state.durability import Kept, look_at
 from gateway.state.state import open_state, redis_time
-from monitoring.records import STREAM_KEY
+from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY
 
 CLOCK_SECONDS_WARNED = 1.0
 CLOCK_SECONDS_MAX = 30.0
@@ -101,23 +101,26 @@ async def _memory(settings: Settings, redis: Redis, kept: Kept) -> Finding:
         return warning("memory", "it does not tell how much it has", "See that it has room for the records.")
     count, taken = await _records(redis)
     each = taken / count if count >= RECORDS_TO_MEASURE else RECORD_BYTES
-    left = max(0, settings.records.stream_records_max - count)
+    left = max(0, settings.records.stream_records_max + settings.records.stream_reported_max - count)
     needed = kept.memory_bytes + left * each
     found = f"{size(kept.memory_bytes)} of {size(limit)}; full of records {size(int(needed))}"
     if kept.memory_bytes > 0.9 * limit:
         return problem("memory", found, "Give it more now: soon it takes no writes.")
     if needed > 0.8 * limit:
-        return warning("memory", found, "Give it more, or lower records.stream_records_max.")
+        return warning("memory", found, "Give it more, or lower records.stream_records_max and stream_reported_max.")
     return ok("memory", found)
 
 
 async def _records(redis: Any) -> tuple[int, int]:
-    """How many records the stream has, and the bytes that they take."""
+    """How many records both streams have, and the bytes that they take."""
+    count = taken = 0
     try:
-        count = int(await redis.xlen(STREAM_KEY))
-        return count, int(await redis.memory_usage(STREAM_KEY, samples=50) or 0) if count else 0
+        for stream in (STREAM_KEY, REPORTED_STREAM_KEY):
+            count += int(await redis.xlen(stream))
+            taken += int(await redis.memory_usage(stream, samples=50) or 0)
     except RedisError:
         return 0, 0
+    return count, taken
 
 
 async def _clock(redis: Redis) -> Finding:

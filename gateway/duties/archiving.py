@@ -21,11 +21,14 @@ from gateway.house import House
 from gateway.settings import Settings
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.metrics import Meters
+from monitoring.records import REPORTED_STREAM_KEY
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 
 log = logging.getLogger(__name__)
 RUN_SECONDS_MAX = 600.0
 PAUSE_KEY = "apprentice:archive:pause"
+STREAMS = (("records", RECORDS_STREAM_KEY), ("feedback", FEEDBACK_STREAM_KEY), ("reported", REPORTED_STREAM_KEY))
+"""Each with its name in the archive (archive_run.py)."""
 COMMAND = (sys.executable, "-P", "-m", "monitoring.archive_run")
 
 
@@ -83,9 +86,9 @@ async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
 
 
 async def _is_behind(redis: Any) -> bool:
-    for dataset, stream in (("records", RECORDS_STREAM_KEY), ("feedback", FEEDBACK_STREAM_KEY)):
+    for source, stream in STREAMS:
         last = await redis.xrevrange(stream, count=1)
-        done, planned = await redis.hmget(f"apprentice:archive:{dataset}", "done", "planned")
+        done, planned = await redis.hmget(f"apprentice:archive:{source}", "done", "planned")
         if planned or (last and last[0][0] != done):
             return True
     return False

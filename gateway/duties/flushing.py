@@ -32,6 +32,7 @@ async def open_flow(settings: Settings, name: str, redis: Redis, meters: Meters)
         FEEDBACK_STREAM_KEY,
         FEEDBACK_STREAM_MAX,
         keep.unarchived_records_max if keep.archive else None,
+        keep.stream_reported_max,
     )
     counted = 0
 

@@ -22,7 +22,7 @@ from monitoring.degradation.verdicts.health import Judgement, StreamReport
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
-from monitoring.records import STREAM_KEY, AttemptRecord, Record
+from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 
 V3 = "returns@v3"
@@ -73,7 +73,7 @@ def to_the_end(monitor: Monitor, step: Step = STEP) -> dict[str, Judgement]:
 
 def newest(monitor: Monitor) -> int:
     """When the newest entry came, in milliseconds of Redis's clock."""
-    found = [monitor._redis.xrevrange(name, count=1) for name in (STREAM_KEY, FEEDBACK_STREAM_KEY)]
+    found = [monitor._redis.xrevrange(name, count=1) for name in (STREAM_KEY, REPORTED_STREAM_KEY, FEEDBACK_STREAM_KEY)]
     return max([int(rows[0][0].partition(b"-")[0]) for rows in found if rows], default=0)
 
 
@@ -100,11 +100,11 @@ def said(value: Any = True, name: str = "f1", **fields: Any) -> Feedback:
     return Feedback(feedback_id=name, value=value, **{**usual, **fields})
 
 
-async def some_traffic(redis: Redis, count: int, wrong: float = 0.1, seed: int = 1) -> None:
+async def some_traffic(redis: Redis, count: int, wrong: float = 0.1, seed: int = 1, purpose: str = "serve") -> None:
     """Requests of three callers, most of them judged, some twice or by complaint."""
     draw, store = random.Random(seed), store_of(redis)
     for first in range(0, count, 20):
-        made = [served(f"caller{draw.randrange(3)}") for _ in range(min(20, count - first))]
+        made = [served(f"caller{draw.randrange(3)}", purpose=purpose) for _ in range(min(20, count - first))]
         await stream_of(redis).append(made)
         for one in made:
             for number in range(draw.choice((0, 1, 1, 2))):

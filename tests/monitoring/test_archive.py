@@ -20,7 +20,7 @@ from monitoring.archive import Asked, Day, Nothing
 from monitoring.archive_run import Job, Report
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
-from monitoring.records import STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
+from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, FindingRecord, PairRecord, Record
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 from tests.style.tables import code, table, tables
 
@@ -111,6 +111,17 @@ async def test_a_record_comes_back_from_its_file_as_it_was(redis: Redis, job: Jo
     places = [place.decode() for place, _ in await redis.xrange(STREAM_KEY)]
     assert [row["entry"] for row in rows([path])] == places
     assert report.size_bytes == path.stat().st_size
+
+
+async def test_reported_records_come_into_the_dataset_of_records_once(redis: Redis, job: Job) -> None:
+    served, reported = record(), record(purpose="reported")
+    await put(redis, served, reported)
+    await redis.xadd(REPORTED_STREAM_KEY, {"id": "x", "handles": "", "record": b"{"})
+    assert archive_run.run(job).records == 3
+    assert archive_run.run(job).records == 0
+    assert {row["id"]: row["purpose"] for row in rows(parts(job))} == {served.id: "serve", reported.id: "reported"}
+    (kept,) = Path(job.folder, "unreadable").rglob("*.jsonl")
+    assert kept.name.startswith("reported-")
 
 
 def test_the_columns_are_those_of_the_document() -> None:

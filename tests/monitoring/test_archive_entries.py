@@ -100,6 +100,26 @@ async def test_the_watch_of_a_replay_is_the_live_one_to_the_last_bit(
     assert msgspec.json.encode(again) == msgspec.json.encode(live_watch(client))
 
 
+async def test_a_replay_takes_reported_records_in_the_order_of_the_live_monitor(
+    redis: Redis, begin: Begin, client: Client, tmp_path: Path
+) -> None:
+    for seed in range(3):
+        await all_that_counts(redis, 60, 0.2, seed)
+        reported = [record(f"caller{number % 2}", purpose="reported") for number in range(20)]
+        await stream_of(redis).append([*reported, record()])
+        for one in reported:
+            await store_of(redis).give(one.id, feedback(True, caller=one.caller), one.caller, young=False)
+    seen = to_the_end(Monitor(begin), STEP)[V3]
+    archived(begin, tmp_path)
+    replaying = Replaying(STEP, {}, look_seconds=1.0)
+    for one in read(tmp_path):
+        replaying.take(one)
+    assert replaying.judged(seen.at)[V3] == seen
+    assert (seen.requests, replaying.unmatched) == (243, 0)
+    again = msgspec.structs.replace(replaying.reckoning.watches[V3], epoch="", complaints=None)
+    assert msgspec.json.encode(again) == msgspec.json.encode(live_watch(client))
+
+
 def live_watch(client: Client) -> Watch:
     """The watch in Redis, but for what time alone has moved since: that is in the judgement."""
     raw = client.get(WATCH_KEY + V3)

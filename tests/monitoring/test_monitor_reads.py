@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from monitoring.degradation.streams.run import Monitor
 from monitoring.degradation.streams.steps import CURSORS_KEY, NOTE_KEY, WATCH_KEY, Begin, WatchedTask, WatchedVersion
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
-from monitoring.records import STREAM_KEY, AttemptRecord, Record
+from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.monitor_child import (
     PLAN,
     STEP,
@@ -100,6 +100,32 @@ async def test_what_can_not_be_read_is_counted_and_keeps_nothing_else_waiting(
     assert judged.unreadable == 2 * len(bad)
     assert judged.unmatched == 1
     assert to_the_end(Monitor(begin))[V3].requests == 20
+
+
+async def test_reports_are_read_from_a_stream_of_their_own_in_the_order_of_all(
+    redis: Redis, begin: Begin, client: Client
+) -> None:
+    for seed in range(3):
+        await some_traffic(redis, 40, seed=seed)
+        await some_traffic(redis, 40, seed=seed + 10, purpose="reported")
+    assert await redis.xlen(REPORTED_STREAM_KEY) == 120
+    found, watch = to_the_end(Monitor(begin))[V3], watch_of(client)
+    assert found.requests == 240
+    forget(client)
+    while Monitor(begin).step(msgspec.structs.replace(STEP, entries_max=1)).more:
+        pass
+    to_the_end(Monitor(begin))
+    assert watch_of(client) == watch
+
+
+async def test_what_an_older_release_has_read_is_gone_on_with_and_reports_come_to_it(
+    redis: Redis, begin: Begin, client: Client
+) -> None:
+    await some_traffic(redis, 20)
+    to_the_end(Monitor(begin))
+    client.hdel(CURSORS_KEY, "reported")
+    await some_traffic(redis, 20, purpose="reported")
+    assert to_the_end(Monitor(begin))[V3].requests == 40
 
 
 async def test_a_damaged_watch_is_begun_anew_and_counted(redis: Redis, begin: Begin, client: Client) -> None:

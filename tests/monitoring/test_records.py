@@ -9,7 +9,15 @@ from redis.asyncio import Redis
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore, handle_of
 from monitoring.ids import RequestIds
-from monitoring.records import STREAM_KEY, AttemptRecord, Record, RecordBuffer, RecordStream
+from monitoring.records import (
+    REPORTED,
+    REPORTED_STREAM_KEY,
+    STREAM_KEY,
+    AttemptRecord,
+    Record,
+    RecordBuffer,
+    RecordStream,
+)
 
 IDS = RequestIds(b"secret")
 RETENTION_SECONDS = 3600
@@ -100,6 +108,40 @@ async def test_the_stream_is_bounded(redis: Redis) -> None:
     for _ in range(5):
         await stream.append([record() for _ in range(500)])
     assert 1000 <= await redis.xlen(STREAM_KEY) <= 1200
+
+
+async def test_reports_displace_no_served_record(redis: Redis) -> None:
+    stream = RecordStream(redis, RETENTION_SECONDS, 100, FEEDBACK_STREAM_KEY, 1_000_000, reported_max=50)
+    made = [record() for _ in range(100)]
+    reports = [record(purpose=REPORTED, handles=[f"h{number}"]) for number in range(300)]
+    await stream.append(made)
+    for first in range(0, 300, 50):
+        await stream.append(reports[first : first + 50])
+    assert [await stream.read(one.id) for one in made] == made
+    assert await redis.xlen(REPORTED_STREAM_KEY) == 50
+    assert [await stream.read(one.id) for one in reports[-50:]] == reports[-50:]
+    assert await stream.read(reports[0].id) is None
+    assert await stream.latest_of("h0") is None
+    assert await stream.latest_of("h299") == reports[299].id
+    newest, _ = await stream.newest(1000)
+    assert {one.id for one in newest} == {one.id for one in made}
+
+
+async def test_records_of_both_kinds_are_stored_from_one_batch(redis: Redis) -> None:
+    served, reported = record(), record(purpose=REPORTED)
+    store = FeedbackStore(redis, RETENTION_SECONDS, 1000)
+    for one in (served, reported):
+        await store.give(one.id, judgement(one.purpose), "caller1", young=True)
+    joined = await stream_of(redis).append([reported, served])
+    assert [one.record for one in joined] == [served, reported]
+    assert (await redis.xlen(STREAM_KEY), await redis.xlen(REPORTED_STREAM_KEY)) == (1, 1)
+
+
+async def test_a_report_that_an_older_gateway_stored_is_found_among_the_records(redis: Redis) -> None:
+    stream, reported = stream_of(redis), record(purpose=REPORTED)
+    await stream.append([reported])
+    await redis.rename(REPORTED_STREAM_KEY, STREAM_KEY)
+    assert await stream.read(reported.id) == reported
 
 
 async def test_what_is_not_archived_is_trimmed_beyond_a_hard_limit_only_and_counted(redis: Redis) -> None:

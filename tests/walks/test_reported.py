@@ -76,7 +76,8 @@ async def test_a_report_is_stored_as_a_record_that_is_found_by_both_its_names(ga
     assert (record["purpose"], record["reason"], record["outcome"], record["status"]) == ("reported", None, "ok", 200)
     assert (record["attempts"], record["saving_usd"], record["replica"]) == ([], None, None)
     assert "Another gateway served it" in " ".join(by_ours["explanation"])
-    assert "toaster" not in str(await gateway.house.redis.xrange("apprentice:records"))
+    assert await gateway.house.redis.xlen("apprentice:records") == 0
+    assert "toaster" not in str(await gateway.house.redis.xrange("apprentice:reported"))
 
 
 async def test_each_rung_says_what_it_would_have_done_and_none_is_enforced(
@@ -150,7 +151,7 @@ async def test_a_second_sending_is_the_same_and_another_report_under_its_name_a_
         assert other.headers["x-should-retry"] == "false"
         async with gateway.http(await gateway.key()) as another:
             assert (await another.post("/v1/records", json={**told, "answer": "reject"})).status_code == 201
-    assert await gateway.house.redis.xlen("apprentice:records") == 2
+    assert await gateway.house.redis.xlen("apprentice:reported") == 2
 
 
 async def test_a_report_whose_gateway_died_after_its_name_was_kept_is_stored_by_the_second_sending(
@@ -159,7 +160,7 @@ async def test_a_report_whose_gateway_died_after_its_name_was_kept_is_stored_by_
     told = report()
     async with gateway.http() as http:
         request_id = (await http.post("/v1/records", json=told)).json()["request_id"]
-        await gateway.house.redis.delete("apprentice:records", f"apprentice:record:{request_id}")
+        await gateway.house.redis.delete("apprentice:reported", f"apprentice:record:{request_id}")
         again = await http.post("/v1/records", json=told)
         assert (again.status_code, again.json()["request_id"]) == (200, request_id)
         assert (await record_of(http, request_id))["record"]["purpose"] == "reported"

@@ -1,4 +1,4 @@
-"""What the monitor's child reads of the streams: the next entries of both, at one moment of Redis's clock.
+"""What the monitor's child reads of the streams: the next entries of each, at one moment of Redis's clock.
 
 A script packs the fields that are needed, so that Python takes one string apart instead of thousands of replies.
 """
@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from monitoring.degradation.streams.reckoning import Entry, entry, in_order
 from monitoring.degradation.streams.steps import CURSORS_KEY
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.records import REPORTED_STREAM_KEY
 from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
 
 READ_MAX = 500
-FIELDS = (("record",), ("request", "feedback"))
-"""What is read of an entry of either stream."""
+STREAMS = (RECORDS_STREAM_KEY, REPORTED_STREAM_KEY, FEEDBACK_STREAM_KEY)
+FIELDS = (("record",), ("record",), ("request", "feedback"))
+"""What is read of an entry of each stream."""
 
 LOOK = """
 local function packed(key, after, count, names)
@@ -32,10 +34,13 @@ local function packed(key, after, count, names)
   return table.concat(heads, ' '), table.concat(bodies)
 end
 local now = redis.call('TIME')
-local record_heads, records = packed(KEYS[2], ARGV[1], ARGV[3], {'record'})
-local feedback_heads, feedback = packed(KEYS[3], ARGV[2], ARGV[3], {'request', 'feedback'})
-local step = redis.call('HGET', KEYS[1], 'step') or ''
-return {now[1], now[2], step, record_heads, records, feedback_heads, feedback}
+local told = {now[1], now[2], redis.call('HGET', KEYS[1], 'step') or ''}
+for stream, names in ipairs({{'record'}, {'record'}, {'request', 'feedback'}}) do
+  local heads, bodies = packed(KEYS[stream + 1], ARGV[stream], ARGV[4], names)
+  table.insert(told, heads)
+  table.insert(told, bodies)
+end
+return told
 """
 
 
@@ -52,20 +57,21 @@ class Look(NamedTuple):
     left_ms: int
 
 
-def look(script: Any, records_read: str, feedback_read: str) -> Look:
-    """The next entries behind these. `script` is LOOK, registered. Raises RedisError."""
-    seconds, microseconds, step, *packed = script(
-        keys=[CURSORS_KEY, RECORDS_STREAM_KEY, FEEDBACK_STREAM_KEY], args=[records_read, feedback_read, READ_MAX]
-    )
+def look(script: Any, read: tuple[str, str, str]) -> Look:
+    """The next entries behind those that were `read` of each stream. `script` is LOOK, registered.
+
+    Raises RedisError.
+    """
+    seconds, microseconds, step, *packed = script(keys=[CURSORS_KEY, *STREAMS], args=[*read, READ_MAX])
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-    records, feedback = unpacked(0, packed[0], packed[1]), unpacked(1, packed[2], packed[3])
-    last_ms = max([one.milliseconds for one in (*records[-1:], *feedback[-1:])], default=0)
+    streams = [unpacked(stream, packed[2 * stream], packed[2 * stream + 1]) for stream in range(len(STREAMS))]
+    found = [one for entries in streams for one in entries]
+    last_ms = max([one.milliseconds for entries in streams for one in entries[-1:]], default=0)
     until_ms = now_ms - 1 if last_ms <= now_ms else None  # a clock that was set back keeps nothing waiting
-    taken = in_order(records, feedback, READ_MAX, until_ms)
-    left = len(records) + len(feedback) - len(taken)
-    known = {one[:3] for one in taken} if left else set()
-    left_ms = min([one.milliseconds for one in (*records, *feedback) if one[:3] not in known], default=now_ms)
-    full = len(records) >= READ_MAX or len(feedback) >= READ_MAX
+    taken = in_order(streams, READ_MAX, until_ms)
+    known = {one[:3] for one in taken}
+    left_ms = min([one.milliseconds for one in found if one[:3] not in known], default=now_ms)
+    full = any(len(entries) >= READ_MAX for entries in streams)
     return Look(taken, full or left_ms < now_ms, step.decode(errors="replace"), now_ms, left_ms)
 
 

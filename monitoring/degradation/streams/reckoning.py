@@ -1,4 +1,4 @@
-"""All watches together, moved by entries of both streams in the order in which they came; and the same from a replay.
+"""All watches together, moved by entries of all streams in the order in which they came; and the same from a replay.
 
 The order is that of Redis's clock, records before feedback of the same millisecond: so whoever reads, and however what
 it reads is cut, comes to the same watches.
@@ -28,8 +28,12 @@ PART_SECONDS = 6 * 3600.0
 """Time that passes for a watch in one go: after a long silence it is let pass in such parts."""
 
 
+RECORDS, REPORTED, FEEDBACK = range(3)
+"""The streams, in the order of entries that came in the same millisecond."""
+
+
 class Entry(NamedTuple):
-    """An entry of a stream: when it came, which stream it is of (0: records), its number; its name; what is in it."""
+    """An entry of a stream: when it came, which stream it is of, its number; its name; what is in it."""
 
     milliseconds: int
     stream: int
@@ -44,17 +48,18 @@ def entry(stream: int, name: str, fields: Mapping[str, bytes]) -> Entry:
     return Entry(int(milliseconds), stream, int(number), name, fields)
 
 
-def in_order(records: Sequence[Entry], feedback: Sequence[Entry], count: int, until_ms: int | None) -> list[Entry]:
-    """Those entries of both streams before which no other can come any more, in their order.
+def in_order(streams: Sequence[Sequence[Entry]], count: int, until_ms: int | None) -> list[Entry]:
+    """Those entries of these streams before which no other can come any more, in their order.
 
     `count` is how many were asked for of each: a stream that gave so many may have more, and what is behind its last
     one has to wait. After `until_ms` (None: whenever) entries may still come.
     """
-    ends = [entries[-1][:3] for entries in (records, feedback) if len(entries) >= count]
+    ends = [entries[-1][:3] for entries in streams if len(entries) >= count]
     end = min(ends) if ends else None
     return sorted(
         one
-        for one in (*records, *feedback)
+        for entries in streams
+        for one in entries
         if (end is None or one[:3] <= end) and (until_ms is None or one.milliseconds <= until_ms)
     )
 
@@ -263,8 +268,8 @@ def replay(
     reckoning.begin(step, baselines or {})
     placed: dict[str, Seen] = {}
     order: list[tuple[tuple[int, int, int], Seen | Given]] = [
-        *((entry(0, name, {})[:3], seen) for name, seen in records),
-        *((entry(1, name, {})[:3], given) for name, given in feedback),
+        *((entry(RECORDS, name, {})[:3], seen) for name, seen in records),
+        *((entry(FEEDBACK, name, {})[:3], given) for name, given in feedback),
     ]
     for key, seen in order:
         if isinstance(seen, Seen):

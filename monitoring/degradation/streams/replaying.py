@@ -25,8 +25,8 @@ FORGET_EVERY_SECONDS = 86_400.0
 
 
 class Placed(NamedTuple):
-    """An entry: when it came, of which stream (0: records), its number within the millisecond; a record, or feedback
-    with the record that it is on (None where there is none)."""
+    """An entry: when it came, of which stream (as in `reckoning.py`), its number within the millisecond; a record, or
+    feedback with the record that it is on (None where there is none)."""
 
     milliseconds: int
     stream: int

@@ -1,4 +1,4 @@
-"""The monitor's child: it reads both streams, moves the watches of all versions, and judges them.
+"""The monitor's child: it reads all streams, moves the watches of all versions, and judges them.
 
 `python -m monitoring.degradation.streams.run` reads lines of JSON, `Begin` and then a `Step` each, and answers every
 step with a `Judged`. It ends at once when its input is closed: it never outlives the gateway that began it.
@@ -30,7 +30,17 @@ from monitoring.beside import NICENESS
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.streams.looking import LOOK, Look, look
 from monitoring.degradation.streams.notes import KEPT_SECONDS_MAX, Note
-from monitoring.degradation.streams.reckoning import PART_SECONDS, RETIRED, Entry, Reckoning, entry, versions_in
+from monitoring.degradation.streams.reckoning import (
+    FEEDBACK,
+    PART_SECONDS,
+    RECORDS,
+    REPORTED,
+    RETIRED,
+    Entry,
+    Reckoning,
+    entry,
+    versions_in,
+)
 from monitoring.degradation.streams.seen import Given, Seen
 from monitoring.degradation.streams.steps import (
     BASELINES_KEY,
@@ -43,7 +53,7 @@ from monitoring.degradation.streams.steps import (
     Step,
 )
 from monitoring.degradation.streams.watch import Watch
-from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
+from monitoring.records import streams_of
 
 log = logging.getLogger(__name__)
 LOADED_AT_ONCE = 200
@@ -55,15 +65,16 @@ BEGINNING = "0-0"
 
 WRITE = """
 if (redis.call('HGET', KEYS[1], 'step') or '') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'step', ARGV[2], 'epoch', ARGV[3], 'records', ARGV[4], 'feedback', ARGV[5])
-local at = 8
+redis.call('HSET', KEYS[1], 'step', ARGV[2], 'epoch', ARGV[3])
+redis.call('HSET', KEYS[1], 'records', ARGV[4], 'reported', ARGV[5], 'feedback', ARGV[6])
+local at = 9
 for i = 2, #KEYS do
   if ARGV[at] == '' then
     redis.call('DEL', KEYS[i])
-  elseif i - 1 <= tonumber(ARGV[6]) then
+  elseif i - 1 <= tonumber(ARGV[7]) then
     redis.call('SET', KEYS[i], ARGV[at])
   else
-    redis.call('SET', KEYS[i], ARGV[at], 'EX', ARGV[7])
+    redis.call('SET', KEYS[i], ARGV[at], 'EX', ARGV[8])
   end
   at = at + 1
 end
@@ -81,7 +92,13 @@ class Cursors(msgspec.Struct, frozen=True):
     step: str = ""
     epoch: str = ""
     records: str = BEGINNING
+    reported: str = BEGINNING
     feedback: str = BEGINNING
+
+    @property
+    def read(self) -> tuple[str, str, str]:
+        """The last entry of each stream that is reckoned with, in the order of the streams."""
+        return self.records, self.reported, self.feedback
 
 
 class Monitor:
@@ -221,7 +238,7 @@ class Monitor:
     def _read_on(self, reckoning: Reckoning, step: Step) -> Look:
         """Take the next entries into account, or none yet: a silence before them passes first, however many steps it
         takes. Raises Raced, RedisError."""
-        found = look(self._look_script, self._cursors.records, self._cursors.feedback)
+        found = look(self._look_script, self._cursors.read)
         if found.step != self._written.step:
             raise Raced
         if found.entries:
@@ -233,7 +250,13 @@ class Monitor:
         self._take(reckoning, found.entries)
         read = {one.stream: one.name for one in found.entries}
         held = self._cursors
-        self._cursors = Cursors(held.step, held.epoch, read.get(0, held.records), read.get(1, held.feedback))
+        self._cursors = Cursors(
+            held.step,
+            held.epoch,
+            read.get(RECORDS, held.records),
+            read.get(REPORTED, held.reported),
+            read.get(FEEDBACK, held.feedback),
+        )
         return found
 
     def _take(self, reckoning: Reckoning, entries: Sequence[Entry]) -> None:
@@ -241,7 +264,7 @@ class Monitor:
         found: list[tuple[Entry, Seen | Given]] = []
         for one in entries:
             try:
-                found.append((one, _given(one.fields) if one.stream else _seen(one)))
+                found.append((one, _given(one.fields) if one.stream == FEEDBACK else _seen(one)))
             except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError):
                 reckoning.unreadable += 1
         told = [one for _, one in found if isinstance(one, Given)]
@@ -268,19 +291,22 @@ class Monitor:
         if not requests:
             return {}
         indexes = self._redis.mget([f"apprentice:record:{request}" for request in requests])
-        places = {
-            request: index.split(b"\n", 1)[0].decode()
+        places = [
+            (request, stream, index.split(b"\n", 1)[0].decode())
             for request, index in zip(requests, indexes, strict=True)
             if index is not None
-        }
+            for stream in streams_of(index)
+        ]
         pipeline = self._redis.pipeline(transaction=False)
-        for place in places.values():
-            pipeline.xrange(RECORDS_STREAM_KEY, place, place, count=1)
+        for _, stream, place in places:
+            pipeline.xrange(stream, place, place, count=1)
         found = {}
-        for request, rows in zip(places, pipeline.execute(), strict=True):
+        for (request, _, _), rows in zip(places, pipeline.execute(), strict=True):
             for name, fields in rows:
                 try:
-                    found[request] = _seen(entry(0, name.decode(), {"record": fields[b"record"]}))
+                    seen = _seen(entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
+                    if seen.id == request:
+                        found[request] = seen
                 except (msgspec.DecodeError, KeyError, ValueError, RecursionError):
                     reckoning.unreadable += 1
         return found
@@ -300,7 +326,7 @@ class Monitor:
         """Write what has moved, and the cursors with it, unless somebody else has written. Raises Raced, RedisError."""
         retired = {name for name, one in step.versions.items() if one.state == RETIRED} & self._new_retired(step)
         watches = [name for name in reckoning.moved if name in reckoning.watches]
-        moved = self._cursors.records != self._written.records or self._cursors.feedback != self._written.feedback
+        moved = self._cursors.read != self._written.read
         if moved or watches or reckoning.noted or retired:
             after = msgspec.structs.replace(self._cursors, step=str(int(self._written.step or 0) + 1))
             keys = [CURSORS_KEY, *(WATCH_KEY + name for name in (*watches, *sorted(retired)))]
@@ -309,7 +335,7 @@ class Monitor:
             keys += [NOTE_KEY + request for request in reckoning.noted]
             values += [msgspec.json.encode(reckoning.notes[request]) for request in reckoning.noted]
             of_watches = len(watches) + len(retired)
-            told = [self._written.step, after.step, after.epoch, after.records, after.feedback]
+            told = [self._written.step, after.step, after.epoch, *after.read]
             if not self._write_script(keys=keys, args=[*told, of_watches, self._note_seconds, *values]):
                 raise Raced
             self._written = self._cursors = after
@@ -338,13 +364,17 @@ def _after(seconds: float) -> Callable[[], bool]:
 
 
 def _cursors(held: Mapping[bytes, bytes]) -> Cursors:
-    """The cursors as they stand in Redis; the beginning without any. Raises ValueError if one is damaged."""
+    """The cursors as they stand in Redis; the beginning without any. Raises ValueError if one is damaged.
+
+    An older release has read no stream of reports: its beginning is what was read of that.
+    """
     told = {name.decode(): value.decode() for name, value in held.items()}
     if not told:
         return Cursors()
-    found = Cursors(told.get("step", ""), told.get("epoch", ""), told.get("records", ""), told.get("feedback", ""))
-    entry(0, found.records, {})
-    entry(1, found.feedback, {})
+    read = told.get("records", ""), told.get("reported", BEGINNING), told.get("feedback", "")
+    found = Cursors(told.get("step", ""), told.get("epoch", ""), *read)
+    for stream, name in enumerate(read):
+        entry(stream, name, {})
     int(found.step)
     return found
 

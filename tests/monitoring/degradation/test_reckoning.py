@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from monitoring.degradation.detectors.baselines import measured
 from monitoring.degradation.streams.looking import unpacked
 from monitoring.degradation.streams.notes import Note
-from monitoring.degradation.streams.reckoning import Entry, Reckoning, entry, in_order, replay
+from monitoring.degradation.streams.reckoning import (
+    FEEDBACK,
+    RECORDS,
+    REPORTED,
+    Entry,
+    Reckoning,
+    entry,
+    in_order,
+    replay,
+)
 from monitoring.degradation.streams.seen import Given, Seen
 from monitoring.degradation.streams.steps import WatchedVersion
 from monitoring.degradation.streams.watch import Watch
@@ -173,47 +182,48 @@ def named(stream: int, *names: str) -> list[Entry]:
 
 
 def names(entries: list[Entry]) -> list[str]:
-    return [f"{'rf'[one.stream]}{one.name}" for one in entries]
+    return [f"{'rof'[one.stream]}{one.name}" for one in entries]
 
 
 def test_entries_come_in_the_order_of_the_clock_and_records_first() -> None:
-    records, feedback = named(0, "5-0", "7-0", "7-1"), named(1, "5-0", "6-3", "7-0")
-    assert names(in_order(records, feedback, 10, None)) == ["r5-0", "f5-0", "f6-3", "r7-0", "r7-1", "f7-0"]
+    records, feedback = named(RECORDS, "5-0", "7-0", "7-1"), named(FEEDBACK, "5-0", "6-3", "7-0")
+    reported = named(REPORTED, "4-9", "7-0")
+    found = in_order([records, reported, feedback], 10, None)
+    assert names(found) == ["o4-9", "r5-0", "f5-0", "f6-3", "r7-0", "r7-1", "o7-0", "f7-0"]
 
 
 def test_what_may_still_be_overtaken_waits() -> None:
-    records, feedback = named(0, "5-0", "7-0"), named(1, "5-0", "6-3", "7-0", "9-0")
-    assert names(in_order(records, feedback, 2, None)) == ["r5-0", "f5-0", "f6-3", "r7-0"]
-    assert names(in_order(records, feedback, 4, None)) == ["r5-0", "f5-0", "f6-3", "r7-0", "f7-0", "f9-0"]
-    assert names(in_order(records, feedback, 10, 6)) == ["r5-0", "f5-0", "f6-3"]
+    streams = [named(RECORDS, "5-0", "7-0"), [], named(FEEDBACK, "5-0", "6-3", "7-0", "9-0")]
+    assert names(in_order(streams, 2, None)) == ["r5-0", "f5-0", "f6-3", "r7-0"]
+    assert names(in_order(streams, 4, None)) == ["r5-0", "f5-0", "f6-3", "r7-0", "f7-0", "f9-0"]
+    assert names(in_order(streams, 10, 6)) == ["r5-0", "f5-0", "f6-3"]
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), unique=True),
-    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), unique=True),
-    st.integers(1, 5),
-)
+NUMBERS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), unique=True)
+
+
+@given(st.tuples(NUMBERS, NUMBERS, NUMBERS), st.integers(1, 5))
 def test_however_many_are_read_at_once_all_come_once_and_in_the_same_order(
-    records: list[tuple[int, int]], feedback: list[tuple[int, int]], count: int
+    drawn: tuple[list[tuple[int, int]], ...], count: int
 ) -> None:
-    streams = [named(at_, *(f"{ms}-{n}" for ms, n in sorted(one))) for at_, one in enumerate((records, feedback))]
+    streams = [named(at_, *(f"{ms}-{n}" for ms, n in sorted(one))) for at_, one in enumerate(drawn)]
     taken: list[Entry] = []
-    read = [0, 0]
+    read = [0, 0, 0]
     while True:
         parts = [one[done : done + count] for one, done in zip(streams, read, strict=True)]
-        found = in_order(parts[0], parts[1], count, None)
+        found = in_order(parts, count, None)
         if not found:
             break
         taken += found
         for one in found:
             read[one.stream] += 1
-    assert taken == sorted([*streams[0], *streams[1]], key=lambda one: one[:3])
+    assert taken == sorted([one for entries in streams for one in entries], key=lambda one: one[:3])
 
 
 def test_packed_entries_are_taken_apart() -> None:
-    found = unpacked(1, b"5-0 2 3 6-1 -1 4", b"r1{a}{bb}")
+    found = unpacked(FEEDBACK, b"5-0 2 3 6-1 -1 4", b"r1{a}{bb}")
     assert [(one.name, one.fields) for one in found] == [
         ("5-0", {"request": b"r1", "feedback": b"{a}"}),
         ("6-1", {"feedback": b"{bb}"}),
     ]
-    assert unpacked(0, b"", b"") == []
+    assert unpacked(RECORDS, b"", b"") == []
