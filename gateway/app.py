@@ -59,7 +59,7 @@ from gateway.duties.rollouts import Rollouts
 from gateway.duties.rota import on_duty
 from gateway.duties.trials import Trials
 from gateway.duties.webhooks import Webhooks
-from gateway.errors import StateError
+from gateway.errors import SettingsError, StateError
 from gateway.gauges import read_gauges
 from gateway.house import House
 from gateway.limits.exits import Exits
@@ -183,7 +183,7 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
         async with AsyncExitStack() as stack:
             try:
                 house = await stack.enter_async_context(open_house(settings, config))
-            except (StateError, ArtifactError, EmbeddingError, RedisError, TlsError, OSError) as error:
+            except (StateError, SettingsError, ArtifactError, EmbeddingError, RedisError, TlsError, OSError) as error:
                 app.state.not_started = str(error)
                 raise
             app.state.house = house

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import yaml
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
@@ -185,6 +185,9 @@ class Settings(BaseSettings):
         description="Where adapters and prompts imported by path must lie. Empty: none may; upload them.",
     )
     redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one in the data folder.")
+    redis_password_file: Path | None = Field(
+        None, description="A file that holds Redis's password, where redis_url has none. It is read at the start."
+    )
     redis_tls: TlsSettings | None = Field(
         None, description="Certificates towards a rediss:// redis_url. Unset: the system's."
     )
@@ -248,16 +251,24 @@ class Settings(BaseSettings):
             raise ValueError("monitor.webhook_key: nothing is sent that it could sign: set monitor.webhook_url too")
         if self.admin_key is not None and split_key(self.admin_key.get_secret_value()) is None:
             raise ValueError("admin_key: it has not the form of a key; `apprentice keygen` makes one")
-        if self.redis.replicas_acked_min and self.redis_url is None:
-            raise ValueError("redis.replicas_acked_min: the embedded Valkey has no replicas; set redis_url")
         both = sorted(self.tasks.keys() & {name for name, pool in self.pools.items() if pool.callable})
         if both:
             raise ValueError(f"tasks: a task and a callable pool can't share a name: {', '.join(both)}")
         if faults := list(faults_of(self.pools)):
             raise ValueError("; ".join(faults))
-        if self.redis_tls is not None and not str(self.redis_address()).startswith("rediss://"):
-            raise ValueError("redis_tls: it needs a redis_url that begins with rediss://")
+        if faults := list(self._faults_of_redis()):
+            raise ValueError("; ".join(faults))
         return self
+
+    def _faults_of_redis(self) -> Iterator[str]:
+        """Settings that do not fit `redis_url`, as sentences that begin with their key."""
+        url = self.redis_url.get_secret_value() if self.redis_url is not None else ""
+        if self.redis.replicas_acked_min and not url:
+            yield "redis.replicas_acked_min: the embedded Valkey has no replicas; set redis_url"
+        if self.redis_tls is not None and not url.startswith("rediss://"):
+            yield "redis_tls: it needs a redis_url that begins with rediss://"
+        if self.redis_password_file is not None and (not url or urlsplit(url).password):
+            yield "redis_password_file: it needs a redis_url without a password"
 
     def _faults_of_monitor(self, name: str, task: TaskSettings) -> Iterator[str]:
         """Of how a task is watched, as `faults` tells them."""
@@ -266,10 +277,18 @@ class Settings(BaseSettings):
         yield from task.monitor.faults(name, pools, metrics, explored_share, reached, self.general_pool)
 
     def redis_address(self) -> str | None:
-        """`redis_url` as redis-py reads it, with the files of `redis_tls`."""
-        if self.redis_url is None or self.redis_tls is None:
-            return self.redis_url.get_secret_value() if self.redis_url else None
-        url, files = self.redis_url.get_secret_value(), self.redis_tls.files()
+        """`redis_url` as redis-py reads it, with its password and the files of `redis_tls`.
+
+        Raises SettingsError where `redis_password_file` can't be read.
+        """
+        if self.redis_url is None:
+            return None
+        url = self.redis_url.get_secret_value()
+        if self.redis_password_file is not None:
+            url = _with_password(url, self.redis_password_file)
+        if self.redis_tls is None:
+            return url
+        files = self.redis_tls.files()
         options = {"ssl_ca_certs": files.ca_file, "ssl_certfile": files.cert_file, "ssl_keyfile": files.key_file}
         return f"{url}{'&' if '?' in url else '?'}{urlencode({key: value for key, value in options.items() if value})}"
 
@@ -315,6 +334,17 @@ class Settings(BaseSettings):
     def store(self) -> Path:
         """Where the adapter store is."""
         return (self.store_folder or self.data_folder / "store").absolute()
+
+
+def _with_password(url: str, path: Path) -> str:
+    """The URL with the password in the file. Raises SettingsError."""
+    try:
+        password = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"redis_password_file: {path} can't be read: {error}.") from None
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.removesuffix(':')}:{quote(password, safe='')}@{host}").geturl()
 
 
 class _Loader(yaml.SafeLoader):

@@ -103,11 +103,19 @@ def test_the_gateway_is_probed_on_live_and_ready(cluster: Cluster) -> None:
     assert gateway["readinessProbe"]["httpGet"]["path"] == "/health/ready"
 
 
-def test_every_image_has_a_tag_that_does_not_move(cluster: Cluster) -> None:
+def test_every_image_is_named_by_its_digest(cluster: Cluster) -> None:
     for name, container in containers(cluster):
-        assert re.search(r":v?\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", container["image"]), (
-            f"{name}: {container['image']}"
-        )
+        image = container["image"]
+        assert re.search(r":v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}$", image), f"{name}: {image}"
+
+
+def test_the_readme_says_how_every_placeholder_digest_is_replaced(cluster: Cluster) -> None:
+    readme = (ROOT / "k8s/README.md").read_text()
+    for name, container in containers(cluster):
+        image, _, digest = container["image"].partition("@sha256:")
+        if digest == "0" * 64:
+            assert f"name: {image.partition(':')[0]}" in readme, f"{name}: the overlay sets no digest"
+            assert image in readme, f"{name}: nothing shows where its digest is found"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -201,6 +209,65 @@ def test_the_gateway_reaches_engines_redis_and_names_only(cluster: Cluster) -> N
     assert reached == {*ENGINES, "redis"}
 
 
+@pytest.mark.parametrize(
+    ("port", "namespaces"),
+    [
+        ("http", {}),
+        ("admin", {"matchLabels": {"apprentice-admin": "true"}}),
+        ("metrics", {"matchLabels": {"apprentice-metrics": "true"}}),
+    ],
+)
+def test_each_listener_has_a_service_and_a_policy_of_its_own(
+    cluster: Cluster, port: str, namespaces: dict[str, Any]
+) -> None:
+    services = [s["spec"] for s in cluster.of_kind("Service") if s["metadata"]["name"].startswith("gateway")]
+    assert [[p["targetPort"] for p in s["ports"]] for s in services].count([port]) == 1
+    rules = [rule for rule in allowed(cluster, "gateway", "ingress") if rule["ports"][0]["port"] == port]
+    (rule,) = rules
+    assert rule["ports"] == [{"port": port, "protocol": "TCP"}]
+    assert rule["from"] == [{"namespaceSelector": namespaces}]
+
+
+def test_the_readme_says_which_labels_open_admin_and_metrics(cluster: Cluster) -> None:
+    readme = (ROOT / "k8s/README.md").read_text()
+    for label in ("apprentice-admin", "apprentice-metrics"):
+        assert f"{label}=true" in readme
+
+
+def secrets_read(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Name and key of every Secret that a pod reads, as a variable or as a file."""
+    for _, container in containers(cluster):
+        for variable in container.get("env", ()):
+            if "valueFrom" in variable:
+                found = variable["valueFrom"]["secretKeyRef"]
+                yield found["name"], found["key"]
+    for _, pod in pods(cluster):
+        for volume in pod["volumes"]:
+            if "secret" in volume:
+                assert volume["secret"]["defaultMode"] == 0o440
+                for item in volume["secret"]["items"]:
+                    yield volume["secret"]["secretName"], item["key"]
+
+
+def test_the_password_of_redis_is_in_files_alone(cluster: Cluster) -> None:
+    for name, container in containers(cluster):
+        for variable in container.get("env", ()):
+            assert "redis-password" not in str(variable), f"{name} {variable['name']}"
+    readers = [name for name, pod in pods(cluster) if "redis-password" in str(pod["volumes"])]
+    assert sorted(readers) == ["gateway", "redis"]
+
+
+def test_engines_and_gateways_have_one_key_from_the_secret(cluster: Cluster) -> None:
+    expected = {"secretKeyRef": {"name": "apprentice-secrets", "key": "engine-key"}}
+
+    def key(workload: str, name: str) -> Any:
+        return {variable["name"]: variable for variable in cluster.container(workload)["env"]}[name]["valueFrom"]
+
+    for pool in ("small", "general"):
+        assert key(f"engine-{pool}", "VLLM_API_KEY") == expected
+        assert key("gateway", f"APPRENTICE_POOLS__{pool.upper()}__API_KEY") == expected
+
+
 def test_no_secret_stands_in_the_manifests(cluster: Cluster) -> None:
     assert not cluster.of_kind("Secret"), "a Secret is made by the operator, never committed"
     for name, container in containers(cluster):
@@ -211,16 +278,7 @@ def test_no_secret_stands_in_the_manifests(cluster: Cluster) -> None:
 
 def test_the_readme_makes_every_secret_that_the_pods_read(cluster: Cluster) -> None:
     readme = (ROOT / "k8s/README.md").read_text()
-    read = set()
-    for _, container in containers(cluster):
-        for variable in container.get("env", ()):
-            if "valueFrom" in variable:
-                read.add(
-                    (
-                        variable["valueFrom"]["secretKeyRef"]["name"],
-                        variable["valueFrom"]["secretKeyRef"]["key"],
-                    )
-                )
+    read = set(secrets_read(cluster))
     assert {name for name, _ in read} == {"apprentice-secrets"}
     for _, key in read:
         assert f"--from-literal={key}=" in readme, f"k8s/README.md does not make {key}"

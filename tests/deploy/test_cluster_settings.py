@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from gateway.callers import new_key
+from gateway.door.listeners import addresses_of
 from gateway.settings import Settings, load_settings
 from tests.deploy.cluster import Cluster, Resource
 
@@ -43,16 +44,33 @@ def test_the_gateway_takes_its_secrets_from_the_environment(
     config = tmp_path / "apprentice.yaml"
     config.write_text(cluster.config("apprentice-config", "apprentice.yaml"))
     settings = load_settings(config)
-    assert settings.redis_url is not None
-    assert settings.redis_url.get_secret_value() == "redis://:secret-redis_password@redis:6379/0"
     assert settings.admin_key is not None
     assert settings.admin_key.get_secret_value() == key
+    for name in ("small", "general"):
+        secret = settings.pools[name].api_key
+        assert secret is not None
+        assert secret.get_secret_value() == f"secret-apprentice_pools__{name}__api_key"
+
+
+def test_the_gateway_reads_the_password_of_redis_where_the_secret_is_mounted(
+    cluster: Cluster, settings: Settings
+) -> None:
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == "redis://redis:6379/0"
+    assert mounts(cluster, "gateway")["secrets"] == str(Path(str(settings.redis_password_file)).parent)
+    assert Path(str(settings.redis_password_file)).name == "redis-password"
 
 
 def test_the_gateway_listens_where_its_pod_is_probed(cluster: Cluster, settings: Settings) -> None:
-    (port,) = cluster.container("gateway")["ports"]
-    assert settings.listen.host == "0.0.0.0"
-    assert settings.listen.port == port["containerPort"]
+    ports = {port["name"]: port["containerPort"] for port in cluster.container("gateway")["ports"]}
+    assert {place.whom: place.port for place in addresses_of(settings.listen)} == {
+        "callers": ports["http"],
+        "admins": ports["admin"],
+        "metrics": ports["metrics"],
+    }
+    assert {place.host for place in addresses_of(settings.listen)} == {"0.0.0.0"}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert cluster.container("gateway")[probe]["httpGet"]["port"] == "http"
 
 
 @pytest.mark.parametrize("pool", ["small", "general"])
@@ -119,16 +137,20 @@ def test_every_engine_that_loads_adapters_reads_the_gateways_store_where_its_rep
             assert (replica.store_folder or str(settings.store)) == mount["mountPath"]
 
 
-def test_gateway_and_engines_see_models_and_store_at_the_same_place(cluster: Cluster, settings: Settings) -> None:
-    def mounts(workload: str) -> dict[str, str]:
-        return {mount["name"]: mount["mountPath"] for mount in cluster.container(workload)["volumeMounts"]}
+def mounts(cluster: Cluster, workload: str) -> dict[str, str]:
+    """Where a workload's container sees each of its volumes."""
+    return {mount["name"]: mount["mountPath"] for mount in cluster.container(workload)["volumeMounts"]}
 
-    assert str(settings.store) == mounts("gateway")["adapters"] == mounts("engine-small")["adapters"]
-    assert str(settings.data_folder) == mounts("gateway")["data"]
+
+def test_gateway_and_engines_see_models_and_store_at_the_same_place(cluster: Cluster, settings: Settings) -> None:
+    gateway = mounts(cluster, "gateway")
+    assert str(settings.store) == gateway["adapters"] == mounts(cluster, "engine-small")["adapters"]
+    assert str(settings.data_folder.parent) == gateway["data"], "the gateway can't close the volume's root to others"
+    assert variables(cluster.container("gateway"))["APPRENTICE_DATA_FOLDER"] == str(settings.data_folder)
     folder = settings.pools["small"].base_folder
     assert folder is not None
     assert str(folder) == cluster.container("engine-small")["args"][0]
-    assert folder.is_relative_to(mounts("gateway")["models"])
+    assert folder.is_relative_to(gateway["models"])
 
 
 def test_the_gateway_outlives_its_prestop_and_its_drain(cluster: Cluster, settings: Settings) -> None:

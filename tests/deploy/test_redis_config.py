@@ -14,13 +14,21 @@ from tests.deploy.cluster import Cluster
 
 @pytest.fixture
 def store(cluster: Cluster, tmp_path: Path) -> Iterator[redis.Redis]:
-    """A real server on the ConfigMap's redis.conf: Redis where it is installed, else the embedded Valkey."""
-    config = tmp_path / "redis.conf"
-    config.write_text(cluster.config("redis-config", "redis.conf"))
+    """A real server, started as its container is: Redis where it is installed, else the embedded Valkey."""
+    (tmp_path / "redis.conf").write_text(cluster.config("redis-config", "redis.conf"))
+    (tmp_path / "redis-password").write_text("only-here")
     program = shutil.which("redis-server") or str(get_binary_path())
     socket = tmp_path / "redis.sock"
-    options = f"--requirepass only-here --dir {tmp_path} --port 0 --unixsocket {socket}".split()
-    process = subprocess.Popen([program, str(config), *options], stdout=subprocess.DEVNULL)
+    container = cluster.container("redis")
+    (script,) = container["args"]
+    for there, here in (
+        ("redis-server - --dir /data", f"{program} - --dir {tmp_path} --port 0 --unixsocket {socket}"),
+        ("/etc/redis/", f"{tmp_path}/"),
+        ("/run/secrets/redis/", f"{tmp_path}/"),
+    ):
+        assert there in script
+        script = script.replace(there, here)
+    process = subprocess.Popen([*container["command"], script], stdout=subprocess.DEVNULL)
     retry = Retry(ConstantBackoff(0.05), 100, (redis.ConnectionError, FileNotFoundError))
     client = redis.Redis(unix_socket_path=str(socket), password="only-here", retry=retry, decode_responses=True)
     try:
@@ -38,6 +46,16 @@ def test_the_redis_of_the_base_keeps_every_write_and_evicts_nothing(store: redis
     assert store.config_get("maxmemory*")["maxmemory-policy"] == "noeviction"
     store.set("feedback", "kept")
     assert "feedback" in "".join(path.read_text() for path in tmp_path.glob("appendonlydir/*.incr.aof"))
+
+
+def test_the_redis_of_the_base_wants_its_password_and_shows_it_in_no_process(
+    store: redis.Redis, tmp_path: Path
+) -> None:
+    with redis.Redis(unix_socket_path=str(tmp_path / "redis.sock")) as stranger, pytest.raises(redis.RedisError):
+        stranger.ping()
+    pid = store.info("server")["process_id"]
+    assert b"only-here" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert b"only-here" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def test_redis_may_hold_half_of_its_memory_limit_so_that_a_rewrite_fits(cluster: Cluster, store: redis.Redis) -> None:

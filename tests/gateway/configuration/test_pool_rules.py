@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import SettingsError
 from tests.gateway.test_settings import LEAST, loaded, said, with_pool
 
 
@@ -102,6 +103,30 @@ def test_redis_by_tls_is_one_address_for_its_client(tmp_path: Path) -> None:
     assert str(settings.redis_address()).startswith("rediss://h?db=1&ssl_ca_certs=")
     assert loaded(tmp_path, {**LEAST, "redis_url": "redis://h"}).redis_address() == "redis://h"
     assert loaded(tmp_path, LEAST).redis_address() is None
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://h:6379/1", "redis://:p%40%2F%20w@h:6379/1"),
+        ("rediss://user@h", "rediss://user:p%40%2F%20w@h"),
+        ("redis://user:@h", "redis://user:p%40%2F%20w@h"),
+    ],
+)
+def test_password_of_redis_comes_from_its_file(tmp_path: Path, url: str, address: str) -> None:
+    path = tmp_path / "password"
+    path.write_text("p@/ w\n")
+    settings = loaded(tmp_path, {**LEAST, "redis_url": url, "redis_password_file": str(path)})
+    assert settings.redis_address() == address
+    path.unlink()
+    with pytest.raises(SettingsError, match=r"redis_password_file: .*password can't be read"):
+        settings.redis_address()
+
+
+@pytest.mark.parametrize("url", ["redis://:p@h:6379", None])
+def test_password_file_without_a_url_that_lacks_one_is_refused(tmp_path: Path, url: str | None) -> None:
+    content = {**LEAST, "redis_password_file": "/password"} | ({"redis_url": url} if url else {})
+    assert "redis_password_file: it needs a redis_url" in said(tmp_path, content)
 
 
 @pytest.mark.parametrize("url", ["redis://h:6379", "unix:///run/valkey.sock", None])
