@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, Field
 
 from gateway.admin.access import Body, Operator, known_task, not_blank
-from gateway.admin.audit import audit
+from gateway.admin.audit import enter_event
 from gateway.duties.reviewing import budget_of, counted, retention_seconds, settings_of
 from gateway.endpoints import house_of
 from gateway.errors import Problem
@@ -44,7 +44,7 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
             if found.new:
                 house.meters.reviews.add(1, name, "given")
             if not found.entered:  # before its text is given: nobody reads one of whom the audit does not say so
-                await audit(house, reviewer, "review.give", found.review.request_id, evidence={"task": name})
+                await enter_event(house, reviewer, "review.give", found.review.request_id, {"task": name})
                 await house.reviews.note_entered(name, reviewer.public, found.review.request_id, kept_seconds)
             told = _told(house, name, found, counts[name])
             return Response(msgspec.json.encode(told), media_type="application/json")

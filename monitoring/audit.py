@@ -27,6 +27,8 @@ from redis.exceptions import ResponseError
 STREAM = "apprentice:audit"
 BEFORE_THE_FIRST = "0" * 64
 VALUE_BYTES_MAX = 64 * 1024
+MEMBER_BYTES_MAX = 1024
+"""Of an object that is too long, members up to this length stay as they are."""
 READ_LIMIT_MAX = 1_000
 SEARCHED_MAX = 50_000
 """Entries that one search looks at, at most."""
@@ -109,8 +111,8 @@ class Audit:
         evidence: Any = None,
         generation: int | None = None,
     ) -> Entry:
-        """An entry as of now that has no place in the chain yet. Raises ValueError for what is not JSON or too
-        large."""
+        """An entry as of now that has no place in the chain yet. A value over VALUE_BYTES_MAX is replaced by its
+        digest. Raises ValueError for what is not JSON."""
         return Entry(
             number=0,
             at=float(self._clock()),
@@ -331,9 +333,25 @@ def _as_read(name: str, value: Any) -> Any:
         text = _json(value, nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} can't be audited, since it is not JSON: {error}.") from error
-    if len(text) > VALUE_BYTES_MAX:
-        raise ValueError(f"{name} has {len(text)} bytes: at most {VALUE_BYTES_MAX}; give its digest instead.")
-    return json.loads(text)
+    return json.loads(text) if len(text) <= VALUE_BYTES_MAX else _shortened(json.loads(text), text)
+
+
+def _shortened(value: Any, text: str) -> Any:
+    """The digest of a value that is too long; of an object, where that is enough, the digests of its long members."""
+    if isinstance(value, dict):
+        members = {name: _json(member) for name, member in value.items()}
+        short = {
+            name: value[name] if len(member) <= MEMBER_BYTES_MAX else digest_of(member)
+            for name, member in members.items()
+        }
+        if len(_json(short)) <= VALUE_BYTES_MAX:
+            return short
+    return digest_of(text)
+
+
+def digest_of(text: str) -> dict[str, Any]:
+    """How a value that is too long is entered. `text` is its JSON, with sorted keys and without spaces."""
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text)}
 
 
 def _json(value: Any, nan: bool = True) -> str:

@@ -18,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
 from gateway.admin.access import Admin, Body, Operator, conflicts, known_task, seen
-from gateway.admin.audit import audit
+from gateway.admin.audit import audited, enter_event
 from gateway.admin.evaluations import evaluation_words
 from gateway.admin.imports import import_path
 from gateway.admin.overrides import rules_to
@@ -28,12 +28,14 @@ from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.state.drafts import AuditedStep
 from router.contract import ContractError, compile_contract
 from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, verify
 from serving.adapters.entries import PLACED, Rollout, Version, VersionState
 from serving.adapters.manifest import Manifest, ManifestError, read_manifest, review_due
 from serving.adapters.placement import HELD, Placement
 from serving.adapters.signature import SignatureError, as_text, check, read_signature
+from serving.shelf import Change
 
 WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
@@ -128,16 +130,32 @@ async def _add(house: House, admin: Caller, found: Upload, task: str, pool: str 
         signer, proof = _signer(house, found.signature, artifact, manifest)
         await asyncio.to_thread(house.store.put, folder, artifact)
     except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
-        await audit(house, admin, "adapter.reject", task, None, None, str(error)[:2000])
+        await enter_event(house, admin, "adapter.reject", task, str(error)[:2000])
         raise Problem("adapter_rejected", str(error), "path") from error
     except OSError as error:
         raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
+    step = audited(house, admin)
     with conflicts():
-        version = await house.registry.register(task, pool, artifact, manifest, admin.public, signer, proof)
-    after = {"digest": version.digest, "pool": pool, "signed_by": signer}
-    await audit(house, admin, "adapter.add", version.name, None, after)
+        version = await house.registry.register(
+            task, pool, artifact, manifest, admin.public, signer, proof, lambda *of: _added(step, *of)
+        )
+    await step.enter()
     fitting = {} if sample is None else await have_fitted(house, admin, version, sample)
     return await _told(house, version) | fitting | {"warnings": _warnings(manifest)}
+
+
+def _added(step: AuditedStep, before: Version | None, after: Version, generation: int) -> list[Change]:
+    """The entry of a version that is new, or newly signed."""
+    was, now = (
+        None if one is None else {"digest": one.digest, "pool": one.pool, "signed_by": one.signed_by}
+        for one in (before, after)
+    )
+    return step.note("adapter.add", after.name, was, now, generation=generation)
+
+
+def state_of(version: Version) -> dict[str, Any]:
+    """What the audit has of a version that moves from one state to another."""
+    return {"state": version.state}
 
 
 def _warnings(manifest: Manifest) -> list[str]:
@@ -162,9 +180,10 @@ async def stage_adapter(
         said = f"{name} was trained on another base model than the pool {version.pool} serves."
         raise Problem("state_conflict", said)
     if version.state not in PLACED:
+        step = audited(house, admin)
         with conflicts():
-            version = await house.registry.move(name, "staging")
-        await audit(house, admin, "adapter.stage", name, None, {"state": "staging"})
+            version = await house.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
+        await step.enter()
         version = await _until(house, name, wait_seconds, lambda found: found.state != "staging")
     if version.state == "staging":
         response.status_code = 202
@@ -202,10 +221,11 @@ async def _take_off(
     house = house_of(request)
     before = await version_of(house, name)
     if not (state == "draining" and before.state == "retired"):
-        with conflicts():
-            await house.registry.withdraw(name, state)
         action = "adapter.retire" if state == "draining" else "adapter.unload"
-        await audit(house, admin, action, name, {"state": before.state}, {"state": state})
+        step = audited(house, admin)
+        with conflicts():
+            await house.registry.withdraw(name, state, noted=step.noted(action, name, state_of))
+        await step.enter()
     version = await _until(
         house, name, wait_seconds, lambda found: found.state != "draining" and not _held(house, found)
     )

@@ -5,7 +5,7 @@ A release moves an alias in one atomic step. Nothing is loaded for it: what may 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from gateway.admin.access import Admin, Body, Operator, conflicts, known_task
 from gateway.admin.adapters import rollout_shown, version_of
 from gateway.admin.around import around, ready_and_up
-from gateway.admin.audit import audit
+from gateway.admin.audit import audited
 from gateway.callers import Caller
 from gateway.duties.health import check_health
 from gateway.endpoints import house_of
@@ -27,6 +27,7 @@ from monitoring.degradation.verdicts.rollout import Plan
 from monitoring.degradation.words import around as in_words
 from serving.adapters.entries import PLACED, AliasEntry
 from serving.adapters.reconcile import quorum
+from serving.adapters.registry import Noted
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -110,7 +111,11 @@ async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -
     weights = body.weights or {body.version or "": 1.0}
     await _see_that_they_may_serve(house, known_task(house, task, param=None), admin, weights)
     return await _change_alias(
-        house, admin, task, "alias.move", lambda: house.registry.point(task, weights, body.expected_generation)
+        house,
+        admin,
+        task,
+        "alias.move",
+        lambda noted: house.registry.point(task, weights, body.expected_generation, noted),
     )
 
 
@@ -125,7 +130,7 @@ async def remove_alias(
         admin,
         known_task(house, task, param=None),
         "alias.remove",
-        lambda: house.registry.remove_alias(task, expected_generation),
+        lambda noted: house.registry.remove_alias(task, expected_generation, noted),
     )
 
 
@@ -138,7 +143,11 @@ async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> d
         await _see_that_they_may_serve(house, task, None, {body.version: body.share})
     expected = body.expected_generation
     return await _change_alias(
-        house, admin, task, "alias.shadow", lambda: house.registry.shadow(task, body.version, body.share, expected)
+        house,
+        admin,
+        task,
+        "alias.shadow",
+        lambda noted: house.registry.shadow(task, body.version, body.share, expected, noted),
     )
 
 
@@ -155,8 +164,8 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
         admin,
         task,
         "alias.canary",
-        lambda: house.registry.canary(
-            task, body.version, body.share, admin.public, plan, expected, keeps_plan=keeps_plan
+        lambda noted: house.registry.canary(
+            task, body.version, body.share, admin.public, plan, expected, keeps_plan=keeps_plan, noted=noted
         ),
     )
 
@@ -168,7 +177,11 @@ async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) ->
     await _see_that_they_may_serve(house, known_task(house, task, param=None), admin, {body.version: 1.0})
     expected = body.expected_generation
     return await _change_alias(
-        house, admin, task, "alias.promote", lambda: house.registry.promote(task, body.version, expected)
+        house,
+        admin,
+        task,
+        "alias.promote",
+        lambda noted: house.registry.promote(task, body.version, expected, noted=noted),
     )
 
 
@@ -186,25 +199,24 @@ async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn 
         admin,
         task,
         "alias.rollback",
-        lambda: house.registry.roll_back(
-            task, wanted.version, wanted.expected_generation, canary_only=wanted.canary_only
+        lambda noted: house.registry.roll_back(
+            task, wanted.version, wanted.expected_generation, canary_only=wanted.canary_only, noted=noted
         ),
     )
 
 
 async def _change_alias(
-    house: House, admin: Caller, task: str, action: str, change: Callable[[], Any]
+    house: House, admin: Caller, task: str, action: str, change: Callable[[Noted], Awaitable[int]]
 ) -> dict[str, Any]:
-    """Take one step of a release, enter it into the audit, and show the alias as it is then. `changed` is false where
-    it was so already; `warnings` say which rungs have nothing to judge its versions by, and what keeps requests
+    """Take one step of a release together with its audit entry, and show the alias as it is then. `changed` is false
+    where it was so already; `warnings` say which rungs have nothing to judge its versions by, and what keeps requests
     from them."""
     before, was_at = await house.registry.alias(task)
+    step = audited(house, admin)
     with conflicts():
-        generation = await change()
+        generation = await change(step.noted(action, task))
+    await step.enter()
     after, _ = await house.registry.alias(task)
-    was, now = (None if alias is None else msgspec.to_builtins(alias) for alias in (before, after))
-    if generation != was_at:
-        await audit(house, admin, action, task, was, now, generation=generation)
     await house.snapshot.refresh()
     warnings = [] if after is None else await _warnings(house, task, before, after)
     return {**await _alias_shown(house, task), "changed": generation != was_at, "warnings": warnings}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -12,37 +11,20 @@ from gateway.admin.access import Operator
 from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.house import House
-from gateway.state.drafts import Drafts
-from monitoring.audit import Entry, Wanted
-from serving.shelf import Change, change_together
+from gateway.state.drafts import AuditedStep
+from monitoring.audit import Wanted
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 
-async def audit(
-    house: House,
-    admin: Caller,
-    action: str,
-    name: str,
-    before: Any = None,
-    after: Any = None,
-    evidence: Any = None,
-    generation: int | None = None,
-) -> None:
-    """Enter what an admin did into the audit."""
-    await house.audit.append(
-        admin.public, action, name, before=before, after=after, evidence=evidence, generation=generation
-    )
+async def enter_event(house: House, actor: Caller, action: str, name: str, evidence: Any) -> None:
+    """Enter an event that changes no state: texts that are about to be given out, an adapter that was rejected."""
+    await house.audit.append(actor.public, action, name, evidence=evidence)
 
 
-async def step_with_audit(house: House, changes: Sequence[Change], draft: Entry) -> int:
-    """Make changes and note them in the audit in one step, which is entered then; the new generation of the first
-    object. Raises Stale and RedisError."""
-    drafts = Drafts(house.redis, house.audit)
-    noted = drafts.change(draft)
-    generation = await change_together(house.redis, [*changes, noted])
-    await drafts.enter(noted.name)
-    return generation
+def audited(house: House, admin: Caller) -> AuditedStep:
+    """A change by this admin, in one step with its audit entries. Every change under /admin is made through one."""
+    return AuditedStep(house.redis, house.audit, admin.public)
 
 
 @router.get("/audit")

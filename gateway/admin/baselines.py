@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
 from gateway.admin.access import Admin, Body, Operator, conflicts
-from gateway.admin.audit import step_with_audit
+from gateway.admin.audit import audited
 from gateway.admin.health import Reason, version_of
 from gateway.duties.baselining import counts_of
 from gateway.endpoints import house_of
@@ -123,15 +123,15 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
         held = await house.baselines.get(version) or {}
         after = {**held, name: msgspec.to_builtins(found)}
         expected = generation if body.expected_generation is None else body.expected_generation
-        draft = house.audit.draft(
-            admin.public,
+        step = audited(house, admin)
+        step.note(
             "monitor.baseline",
             version,
             before={"stream": name, **held[name]} if name in held else None,
             after={"stream": name, "reason": body.reason, **after[name]},
             generation=expected + 1,
         )
-        generation = await step_with_audit(house, [Change(house.baselines, version, after, expected)], draft)
+        generation = await step.take([Change(house.baselines, version, after, expected)])
     warnings = list(_doubts(house, task, version, body))
     return {"task": task, "version": version, "generation": generation, "set": after, "warnings": warnings}
 

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect
 
 from gateway.admin.access import Admin, Operator, known_task
-from gateway.admin.audit import audit
+from gateway.admin.audit import audited
 from gateway.callers import Caller
 from gateway.door.wire import Deadline
 from gateway.duties.evaluating import tokens_of
@@ -150,8 +150,9 @@ async def _begun(
         if same and before.status in ("running", "done") and not failed and not stale:
             return await _shown(request, before)
     told: dict[str, Any] = {name: getattr(found, name) for name in TOLD}
-    await audit(house_of(request), admin, "evaluation.begin", found.version, None, told | {"again": again})
-    await store.begin(found, coming, before is None)
+    step = audited(house_of(request), admin)
+    step.note("evaluation.begin", found.version, None, told | {"again": again})
+    await store.begin(found, coming, before is None, step)
     return await _shown(request, found)
 
 
@@ -222,8 +223,9 @@ async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dic
             raise Problem("state_conflict", "The evaluation has changed at this moment: look at it, then try again.")
         await house.audit.enter(LEFT_KEY, one.id)
         return await _shown(request, after)
-    await audit(house, admin, "evaluation.forget", one.version, {"evaluation": one.id}, None)
-    await house.evaluations.forget(one)
+    step = audited(house, admin)
+    step.note("evaluation.forget", one.version, {"evaluation": one.id}, None)
+    await house.evaluations.forget(one, step)
     return {"id": one.id, "status": "forgotten"}
 
 

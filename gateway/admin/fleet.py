@@ -9,13 +9,14 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from gateway.admin.access import Admin, Body, Operator, conflicts, seen
-from gateway.admin.audit import audit
+from gateway.admin.audit import audited
 from gateway.duties.recycling import Busy, begin
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
 from serving.adapters.placement import Placement
 from serving.replica import Replica
+from serving.shelf import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -41,8 +42,10 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
     house = house_of(request)
     replica = _replica(house, name)
     reason = (body.reason if body else "") or "an admin cordoned it"
-    await house.cordons.put(name, {"reason": reason, "by": admin.public, "at": time.time()})
-    await audit(house, admin, "replica.cordon", name, None, {"reason": reason})
+    value = {"reason": reason, "by": admin.public, "at": time.time()}
+    step = audited(house, admin)
+    step.note("replica.cordon", name, None, {"reason": reason})
+    await step.take([Change(house.cordons, name, value)])
     await house.snapshot.refresh()
     return _shown(house, replica)
 
@@ -54,8 +57,9 @@ async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     replica = _replica(house, name)
     before = await house.cordons.get(name)
     if before is not None:
-        await house.cordons.delete(name)
-        await audit(house, admin, "replica.uncordon", name, before, None)
+        step = audited(house, admin)
+        step.note("replica.uncordon", name, before, None)
+        await step.take([Change(house.cordons, name, None)])
         await house.snapshot.refresh()
     return _shown(house, replica)
 

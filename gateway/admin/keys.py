@@ -11,13 +11,13 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts
-from gateway.admin.audit import audit
+from gateway.admin.audit import audited
 from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
 from router.policy import UnknownFields
-from serving.shelf import Shelf, reading
+from serving.shelf import Change, Shelf, reading
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 OVERLAP_SECONDS_MAX = 30 * 86_400
@@ -82,8 +82,9 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     key, public, digest = new_key()
     models, limits = frozenset(body.models), body.limits.limits()
     caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits, None, body.unknown_fields)
-    await house.callers.put(public, caller.to_json(), 0)
-    await audit(house, admin, "caller.make", public, None, _caller_shown(caller))
+    step = audited(house, admin)
+    step.note("caller.make", public, None, _caller_shown(caller))
+    await step.take([Change(house.callers, public, caller.to_json(), 0)])
     await house.snapshot.refresh()
     return {**_caller_shown(caller), "key": key}
 
@@ -114,8 +115,7 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
     )
     if changed.expires_at != before.expires_at:
         _see_that_it_is_to_come(changed.expires_at)
-    await _put(house, changed, generation)
-    await audit(house, admin, "caller.change", public, _caller_shown(before), _caller_shown(changed))
+    await _put(house, admin, "caller.change", before, changed, generation)
     await house.snapshot.refresh()
     return _caller_shown(changed)
 
@@ -130,8 +130,7 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
     until = time.time() + overlap_seconds
     former = Former(before.secret_digest, until) if overlap_seconds else None
     changed = replace(before, secret_digest=digest, former=former)
-    await _put(house, changed, generation)
-    await audit(house, admin, "caller.rotate", public, _caller_shown(before), _caller_shown(changed))
+    await _put(house, admin, "caller.rotate", before, changed, generation)
     await house.snapshot.refresh()
     return {**_caller_shown(changed), "key": whole_key(public, secret)}
 
@@ -143,8 +142,9 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
     before = await house.callers.get(public)
     if before is None:
         raise _no_key(public)
-    await Shelf(house.redis, "callers").delete(public)  # whatever it says
-    await audit(house, admin, "caller.delete", public, {name: before.get(name) for name in ("name", "role")}, None)
+    step = audited(house, admin)
+    step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role")}, None)
+    await step.take([Change(Shelf(house.redis, "callers"), public, None)])  # whatever it says
     await house.snapshot.refresh()
     return {"public": public}
 
@@ -159,9 +159,11 @@ async def _kept(house: House, public: str) -> tuple[Caller, int]:
         return Caller.from_json(public, raw), generation
 
 
-async def _put(house: House, caller: Caller, generation: int) -> None:
+async def _put(house: House, admin: Caller, action: str, before: Caller, after: Caller, generation: int) -> None:
+    step = audited(house, admin)
+    step.note(action, after.public, _caller_shown(before), _caller_shown(after))
     with conflicts():
-        await house.callers.put(caller.public, caller.to_json(), generation)
+        await step.take([Change(house.callers, after.public, after.to_json(), generation)])
 
 
 def _limits_changed(before: Caller, body: CallerChange) -> CallerLimits | None:

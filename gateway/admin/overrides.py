@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, known_task
-from gateway.admin.audit import audit
+from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, known_task
+from gateway.admin.audit import audited
 from gateway.admin.dry_run import try_rule
 from gateway.endpoints import house_of
 from gateway.errors import Problem
@@ -17,6 +17,7 @@ from gateway.house import House
 from gateway.state.snapshot import override_from
 from router.overrides import OverrideAction, OverrideMode, pattern_fault
 from serving.adapters.entries import PLACED
+from serving.shelf import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -137,12 +138,15 @@ async def set_override(request: Request, name: str, body: OverrideIn, admin: Adm
         raise Problem(
             "approver_must_differ", f"{version.name} was pushed with this key: another admin has to send to it."
         )
+    generation = await house.overrides.generation(name)
     before = await house.overrides.get(name)
     if before is None and len(await house.overrides.all()) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
     value = body.model_dump(exclude_none=True)
-    generation = await house.overrides.put(name, value)
-    await audit(house, admin, "override.set", name, before, value, generation=generation)
+    step = audited(house, admin)
+    step.note("override.set", name, before, value, generation=generation + 1)
+    with conflicts():
+        generation = await step.take([Change(house.overrides, name, value, generation)])
     await house.snapshot.refresh()
     return {"id": name, **value, "generation": generation, "warnings": _doubts(house, body)}
 
@@ -160,10 +164,13 @@ async def try_override(request: Request, name: str, body: OverrideIn, _: Admin) 
 async def delete_override(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Remove a rule."""
     house = house_of(request)
+    generation = await house.overrides.generation(name)
     before = await house.overrides.get(name)
     if before is None:
         raise Problem("not_found", f"There is no rule {name[:80]!r}.")
-    generation = await house.overrides.delete(name)
-    await audit(house, admin, "override.delete", name, before, None, generation=generation)
+    step = audited(house, admin)
+    step.note("override.delete", name, before, None, generation=generation + 1)
+    with conflicts():
+        generation = await step.take([Change(house.overrides, name, None, generation)])
     await house.snapshot.refresh()
     return {"id": name, "generation": generation}

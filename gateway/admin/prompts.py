@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from gateway.admin.access import Admin
-from gateway.admin.audit import audit
+from gateway.admin.audit import audited
 from gateway.asked.prompts import PromptsError, Sample, barely_tells, read_sample
 from gateway.callers import Caller
 from gateway.endpoints import house_of
@@ -71,17 +71,13 @@ async def have_fitted(house: House, admin: Caller, version: Version, sample: Sam
     kept = entry is not None and entry.summary.get("sample") == sample.digest
     failed = state is not None and state.state == "failed"
     if (not kept or failed) and await house.samples.digest_of(name) != sample.digest:
-        await house.samples.put(
-            Waiting(
-                version=name,
-                digest=sample.digest,
-                packed=sample.packed,
-                by=admin.public,
-                counts=sample.counts(),
-            )
+        step = audited(house, admin)
+        step.note("adapter.prompts", name, None, sample.counts())
+        waiting = Waiting(
+            version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts()
         )
+        await house.samples.put(waiting, step)
         await house.fitted.say(name, "coverage", Fitting(state="waiting", stage="waiting", by=admin.public))
-        await audit(house, admin, "adapter.prompts", name, None, sample.counts())
     shown = await house.fitted.shown(name, selector_of(house, version.task))
     return {"prompts": sample.counts(), "fitted": shown}
 

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from gateway.admin.access import Admin, Body, Operator, When, conflicts, known_task
-from gateway.admin.audit import audit, step_with_audit
+from gateway.admin.audit import audited, enter_event
 from gateway.admin.health import Reason, version_of
 from gateway.duties.retraining import draft_retraining
 from gateway.endpoints import house_of
@@ -76,7 +76,8 @@ async def read_examples(
     house = house_of(request)
     one, _ = await _found(house, retraining)
     examples = await house.retraining.examples(one.id)
-    await audit(house, operator, "retraining.give", one.version, evidence={"id": one.id, "examples": len(examples)})
+    told = {"id": one.id, "examples": len(examples)}
+    await enter_event(house, operator, "retraining.give", one.version, told)
 
     async def lines() -> AsyncIterator[bytes]:
         async for row in _rows(house, examples):
@@ -101,9 +102,10 @@ async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> 
     one, examples = await draft_retraining(house, body.task, version, body.reason, {}, admin.public, body.since)
     await house.retraining.keep(one.id, examples)
     told: dict[str, Any] = msgspec.to_builtins(one)
-    draft = house.audit.draft(admin.public, "retraining.open", version, after=told)
+    step = audited(house, admin)
+    step.note("retraining.open", version, after=told)
     try:
-        await step_with_audit(house, [house.retraining.change(one, 0)], draft)
+        await step.take([house.retraining.change(one, 0)])
     except Exception:
         if await house.retraining.shelf.get(one.id) is None:
             await house.retraining.forget_examples(one.id)  # it was not opened: nobody else knows of them
@@ -128,10 +130,11 @@ async def close_retraining(
     after = closed(one, admin.public, await redis_time(house.redis))
     told: dict[str, Any] = msgspec.to_builtins(after)
     before = msgspec.to_builtins(one)
-    draft = house.audit.draft(admin.public, "retraining.close", one.version, before=before, after=told)
+    step = audited(house, admin)
+    step.note("retraining.close", one.version, before, told)
     with conflicts():
         expected = generation if expected_generation is None else expected_generation
-        await step_with_audit(house, [house.retraining.change(after, expected)], draft)
+        await step.take([house.retraining.change(after, expected)])
     await house.snapshot.refresh()
     return told
 

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 
 from gateway.admin.access import Admin, Operator
-from gateway.admin.audit import audit
+from gateway.admin.audit import audited
 from gateway.duties.reviewing import budget_of, counted, is_raised
 from gateway.endpoints import house_of
 from gateway.errors import Problem
@@ -37,12 +37,12 @@ async def delete_reviews(
     """Delete the texts of a task's reviews, or of one request's: of those that wait, which nobody can judge then, and
     of those that were judged wrong. What was drawn stays drawn: the budget and the records are as they were."""
     house = house_of(request)
-    deleted = await house.reviews.delete(task, request_id)
-    if not deleted.waiting and not deleted.answered and (request_id is not None or task not in house.settings.tasks):
+    all_of_it = request_id is None and task in house.settings.tasks
+    deleted = await house.reviews.delete(task, request_id, audited(house, admin), all_of_it)
+    if not deleted.waiting and not deleted.answered and not all_of_it:
         what = "reviews" if request_id is None else f"review of {request_id[:80]!r}"
         raise Problem("not_found", f"{task[:80]!r} has no {what} of which texts are kept.")
     told: dict[str, Any] = {"task": task, "request_id": request_id, **deleted._asdict()}
-    await audit(house, admin, "review.delete", task, before=told)
     if task in house.settings.tasks:
         house.meters.reviews.add(deleted.waiting, task, "dropped")
         await counted(house, task)

@@ -20,8 +20,8 @@ from pydantic import Field
 from redis.asyncio import Redis
 
 from gateway.admin.access import OBJECTS_MAX, Admin, Body, conflicts
-from gateway.admin.adapters import limits_of
-from gateway.admin.audit import audit
+from gateway.admin.adapters import limits_of, state_of
+from gateway.admin.audit import audited, enter_event
 from gateway.admin.state_checks import missing_bytes, see_that_it_can_be_done, valid
 from gateway.admin.state_file import (
     ABSENT,
@@ -42,6 +42,7 @@ from gateway.callers import Caller
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.state.drafts import AuditedStep
 from gateway.state.snapshot import READERS, shelf_of
 from gateway.state.state import installation_id
 from serving.adapters import manifest as manifests
@@ -49,7 +50,7 @@ from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.entries import PLACED, AliasEntry, Rollout, Version
 from serving.adapters.manifest import ManifestError
 from serving.adapters.registry import new_salt, role_changes
-from serving.shelf import Change, Stale, Unchanged, change_together, reading
+from serving.shelf import Change, Stale, Unchanged, reading
 
 WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
@@ -125,7 +126,7 @@ async def compare_state(request: Request, body: StateIn, _: Admin, prune: bool =
 
 
 @router.post("/state/adapters", status_code=201)
-async def store_adapter(request: Request, _: Admin) -> dict[str, Any]:
+async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an uploaded adapter and keep its bytes, without making a version of it: for a state to be applied."""
     house = house_of(request)
     async with house.uploads.receive(request) as upload:
@@ -137,6 +138,8 @@ async def store_adapter(request: Request, _: Admin) -> dict[str, Any]:
             claimed, limits = told.base_fingerprint, limits_of(house, pool)
             base, folder = house.bases[pool], upload.folder
             artifact = await asyncio.to_thread(verify, folder, base, limits, claimed_fingerprint=claimed)
+            told_of = {"digest": artifact.digest, "pool": pool, "size_bytes": artifact.size_bytes}
+            await enter_event(house, admin, "adapter.store", artifact.digest, told_of)
             await asyncio.to_thread(house.store.put, upload.folder, artifact)
         except (ArtifactError, ManifestError) as error:
             raise Problem("adapter_rejected", str(error), "path") from error
@@ -262,8 +265,7 @@ async def _make_versions(house: House, admin: Caller, steps: Steps, evidence: di
         if not (step.kind == "versions" and step.name in names)
     ]
     with conflicts():
-        await change_together(house.redis, changes)
-    await _enter(house, admin, made, evidence)
+        await _noted(house, admin, made, evidence).take(changes)
     return made
 
 
@@ -274,8 +276,7 @@ async def _place(house: House, admin: Caller, steps: Steps, wait_seconds: float)
         with conflicts():
             before = (await house.registry.version(name)).state
             if before not in PLACED and before != "staging":
-                await house.registry.move(name, "staging")
-                await audit(house, admin, "adapter.stage", name, {"state": before}, {"state": "staging"})
+                await _stage(house, admin, name)
     until = time.monotonic() + wait_seconds
     while True:
         await house.snapshot.refresh()
@@ -300,17 +301,17 @@ async def _switch(house: House, admin: Caller, steps: Steps, evidence: dict[str,
         if added and added + len(await shelf.all()) > OBJECTS_MAX:
             raise Problem("state_conflict", f"There would be more than {OBJECTS_MAX} {kind}.")
     objects = [Change(shelf_of(house.redis, step.kind), step.name, _begun(step), step.generation) for step in moved]
+    noted = _noted(house, admin, moved, evidence)
     for tries_left in reversed(range(SWITCH_TRIES_MAX)):
         generations, versions = await house.registry.generations(), await house.registry.versions()
         with conflicts():
             roles = list(_role_changes(house.redis, moved, versions, generations))
             try:
-                await change_together(house.redis, [*objects, *roles])
+                await noted.take([*objects, *roles])
                 break
             except Stale as stale:
                 if stale.name not in versions or not tries_left:
                     raise  # an object of the file; where a version has moved meanwhile, its new state is looked at
-    await _enter(house, admin, moved, evidence)
     return moved
 
 
@@ -351,26 +352,38 @@ async def _place_beside(house: House, admin: Caller, steps: Steps) -> Steps:
     beside = [step for step in steps if step.action == "standby"]
     for step in beside:
         with conflicts():
-            await house.registry.move(step.name, "staging")
-        await audit(
-            house, admin, "adapter.stage", step.name, {"state": (step.before or {})["state"]}, {"state": "staging"}
-        )
+            await _stage(house, admin, step.name)
     return beside
+
+
+async def _stage(house: House, admin: Caller, name: str) -> None:
+    """Have a version placed, with its entry in the audit. Raises RegistryError."""
+    step = audited(house, admin)
+    await house.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
+    await step.enter()
 
 
 async def _give_up(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
     """Retire what the file says is retired; the reconciler unloads it."""
     retired = [step for step in steps if step.action == "retire"]
     for step in retired:
+        noted = audited(house, admin)
         with conflicts():
-            await house.registry.withdraw(step.name, "draining")
-    await _enter(house, admin, retired, evidence)
+            entry = noted.noted("state.apply", step.name, _version_shown, evidence)
+            await house.registry.withdraw(step.name, "draining", noted=entry)
+        await noted.enter()
     return retired
 
 
-async def _enter(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> None:
-    """An entry in the audit for each object that was changed."""
+def _version_shown(version: Version) -> Any:
+    return shown("versions", msgspec.to_builtins(version))
+
+
+def _noted(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> AuditedStep:
+    """One change of several objects, with an entry in the audit for each of them."""
+    noted = audited(house, admin)
     for step in steps:
         before, after = shown(step.kind, step.before), shown(step.kind, step.after)
         told = {**evidence, "changed": step.changed} if step.changed else evidence
-        await audit(house, admin, "state.apply", step.name, before, after, told, step.generation + 1)
+        noted.note("state.apply", step.name, before, after, told, step.generation + 1)
+    return noted

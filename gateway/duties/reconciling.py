@@ -11,6 +11,7 @@ from gateway.duties.health import check_health
 from gateway.duties.lease import DutyLease
 from gateway.duties.recycling import recycle_some
 from gateway.house import House
+from gateway.state.drafts import AuditedStep
 from gateway.state.snapshot import Snapshot
 from serving.adapters.placer import World
 from serving.adapters.registry import RegistryError
@@ -74,5 +75,7 @@ async def _keep_few_standbys(house: House, snapshot: Snapshot) -> None:
             note = f"{settings.standbys_kept} newer versions are on standby"
             # an alias has taken it up meanwhile, or a newer release has moved it
             with contextlib.suppress(RegistryError, Unreadable):
-                await house.registry.withdraw(version.name, note=note)
-                await house.audit.append("system", "adapter.unload", version.name, after={"note": note})
+                step = AuditedStep(house.redis, house.audit, "system")
+                noted = step.noted("adapter.unload", version.name, lambda one: {"state": one.state, "note": one.note})
+                await house.registry.withdraw(version.name, note=note, noted=noted)
+                await step.enter()

@@ -17,9 +17,10 @@ import httpx
 import msgspec
 
 from gateway.house import House
+from gateway.state.drafts import AuditedStep
 from serving.adapters.placement import HELD, Placement
 from serving.replica import Replica
-from serving.shelf import Change, Stale, Unchanged, change_together
+from serving.shelf import Change, Stale, Unchanged
 
 log = logging.getLogger(__name__)
 RESTART_TIMEOUT_SECONDS = 30.0
@@ -85,17 +86,18 @@ async def begin(house: House, replica: Replica, by: str, reason: str) -> None:
         raise Busy(busy)
     was = msgspec.convert(cordons.get(replica.name, {}), Cordon)
     told = Cordon(reason=reason, by=by, at=time.time(), recycle=True, was="" if was.recycle else was.reason)
-    step: list[Change | Unchanged] = [
+    changes: list[Change | Unchanged] = [
         Change(house.cordons, replica.name, msgspec.to_builtins(told), kept.get(replica.name, 0)),
         *(Unchanged(house.cordons, name, kept.get(name, 0)) for name in others),
     ]
+    step = AuditedStep(house.redis, house.audit, by)
+    step.note("replica.recycle", replica.name, after={"reason": reason})
     try:
-        await change_together(house.redis, step)
+        await step.take(changes)
     except Stale as stale:
         if stale.name == replica.name:
             raise
         raise Busy([stale.name]) from None
-    await house.audit.append(by, "replica.recycle", replica.name, after={"reason": reason})
 
 
 def _fullest(house: House, replicas: list[Replica]) -> Replica | None:
@@ -125,12 +127,10 @@ async def _go_on(house: House, generation: int, replica: Replica, cordon: Cordon
             if why := await _restart(house, replica):
                 await _give_up(house, replica, told, kept, f"the call to its recycle_url failed ({why})")
     elif replica.up and replica.life != cordon.life and _is_whole(house.snapshot.current.placements, replica):
-        if cordon.was:
-            await _note(house, replica.name, Cordon(reason=cordon.was, by=cordon.by, at=now), kept)
-        else:
-            await house.cordons.delete(replica.name, kept)
-        seconds = round(now - cordon.at, 1)
-        await house.audit.append("system", "replica.recycled", replica.name, after={"seconds": seconds})
+        was = msgspec.to_builtins(Cordon(reason=cordon.was, by=cordon.by, at=now)) if cordon.was else None
+        step = AuditedStep(house.redis, house.audit, "system")
+        step.note("replica.recycled", replica.name, after={"seconds": round(now - cordon.at, 1)})
+        await step.take([Change(house.cordons, replica.name, was, kept)])
     elif now - cordon.restarted_at > BACK_SECONDS_MAX:
         await _give_up(house, replica, cordon, kept, "it did not come back from being recycled")
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import DataError, RedisError
 
 from monitoring.audit import Audit, Entry
-from serving.shelf import Change, Shelf
+from serving.adapters.registry import Noted
+from serving.shelf import Change, Shelf, Unchanged, change_together
 
 log = logging.getLogger(__name__)
 
@@ -51,3 +53,70 @@ class Drafts:
                 if name not in self._told:
                     self._told.add(name)
                     log.exception("a step can't be entered into the audit: %s of the %s", name, self.shelf.kind)
+
+
+class AuditedStep:
+    """One actor's change and its audit entries. The entries are drafted first, written in the same atomic step as the
+    change, and then appended to the chain. No change is made through it without an entry."""
+
+    def __init__(self, redis: Redis, audit: Audit, actor: str) -> None:
+        """`actor` is a caller's public id, or `system`."""
+        self._redis = redis
+        self._audit = audit
+        self._drafts = Drafts(redis, audit)
+        self._actor = actor
+        self._noted: list[Change] = []
+
+    def note(
+        self,
+        action: str,
+        name: str,
+        before: Any = None,
+        after: Any = None,
+        evidence: Any = None,
+        generation: int | None = None,
+    ) -> list[Change]:
+        """Draft an entry, as a part of the atomic step. Only what is written in that step is entered.
+
+        Raises ValueError for what is not JSON.
+        """
+        draft = self._audit.draft(
+            self._actor, action, name, before=before, after=after, evidence=evidence, generation=generation
+        )
+        noted = self._drafts.change(draft)
+        self._noted.append(noted)
+        return [noted]
+
+    def noted(
+        self, action: str, name: str, shown: Callable[[Any], Any] = msgspec.to_builtins, evidence: Any = None
+    ) -> Noted:
+        """What the registry calls to have its change noted; `shown` makes the audited value of an object."""
+
+        def note(before: Any, after: Any, generation: int) -> list[Change]:
+            was, now = (None if one is None else shown(one) for one in (before, after))
+            return self.note(action, name, was, now, evidence, generation)
+
+        return note
+
+    async def take(self, changes: Sequence[Change | Unchanged]) -> int:
+        """Make the changes together with all entries noted so far; the new generation of the first object.
+
+        Raises Stale, Unreadable and RedisError: then nothing has changed, unless the connection was lost. Raises
+        AuditConflict where the chain takes no entry: then the change is made, and its draft waits in Redis.
+        """
+        assert self._noted, "a change has an entry"
+        generation = await change_together(self._redis, [*changes, *self._noted])
+        await self.enter()
+        return generation
+
+    def write_into(self, pipe: Any) -> None:
+        """Queue the drafts in a transaction of Redis which makes the change."""
+        assert self._noted, "a change has an entry"
+        for noted in self._noted:
+            pipe.hset(noted.shelf.values, noted.name, msgspec.json.encode(noted.value))
+
+    async def enter(self) -> None:
+        """Append the noted entries that were written to the chain. Raises AuditConflict and RedisError."""
+        for noted in self._noted:
+            await self._drafts.enter(noted.name)
+        self._noted.clear()

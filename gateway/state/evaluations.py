@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.state.drafts import AuditedStep
 from gateway.state.fitted import Kind
 from monitoring.audit import Entry
 from monitoring.evaluation.comparing import Classes
@@ -201,8 +202,9 @@ class EvaluationStore:
         """Forget an upload that came to nothing."""
         await self._redis.delete(_key(coming, "coming"))
 
-    async def begin(self, one: Evaluation, coming: str, anew: bool) -> None:
-        """Have it run, on the rows of this upload; results that there are stay, unless it is begun `anew`.
+    async def begin(self, one: Evaluation, coming: str, anew: bool, step: AuditedStep) -> None:
+        """Have it run, on the rows of this upload; results that there are stay, unless it is begun `anew`. The entries
+        noted with `step` are written in the same transaction.
 
         Those of rows that an engine failed to answer do not stay. Of another run of it no result is taken any more.
         """
@@ -218,7 +220,9 @@ class EvaluationStore:
             all_of_it.set(_key(one.id), msgspec.json.encode(one), ex=self._retention_seconds)
             all_of_it.zadd(ALL_KEY, {one.id: one.created_at})
             all_of_it.zadd(OPEN_KEY, {one.id: one.created_at})
+            step.write_into(all_of_it)
             await all_of_it.execute()
+        await step.enter()
         await self._forget_old_logprobs()
 
     async def _forget_old_logprobs(self) -> None:
@@ -279,14 +283,18 @@ class EvaluationStore:
         """The evaluations whose end is not yet in the audit: their drafts stand in the hash LEFT_KEY."""
         return [name.decode() for name in await self._redis.hkeys(LEFT_KEY)]
 
-    async def forget(self, one: Evaluation) -> None:
-        """Forget all of it."""
-        await self._redis.delete(_key(one.id), _key(one.id, "data"), *(_key(one.id, part) for part in PARTS))
-        await self._redis.zrem(ALL_KEY, one.id)
-        await self._redis.zrem(OPEN_KEY, one.id)
+    async def forget(self, one: Evaluation, step: AuditedStep) -> None:
+        """Forget all of it, and write the entries noted with `step`, in one transaction."""
         latest = await self.latest(one.version)
-        if latest is not None and latest["id"] == one.id:
-            await self._redis.hdel(LATEST_KEY, one.version)
+        async with self._redis.pipeline(transaction=True) as all_of_it:
+            all_of_it.delete(_key(one.id), _key(one.id, "data"), *(_key(one.id, part) for part in PARTS))
+            all_of_it.zrem(ALL_KEY, one.id)
+            all_of_it.zrem(OPEN_KEY, one.id)
+            if latest is not None and latest["id"] == one.id:
+                all_of_it.hdel(LATEST_KEY, one.version)
+            step.write_into(all_of_it)
+            await all_of_it.execute()
+        await step.enter()
 
     async def keep(
         self, one: Evaluation, arm: str, result: Result, logprobs: Sequence[float], again: bool = False

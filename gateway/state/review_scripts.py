@@ -180,10 +180,16 @@ for _, id in ipairs(kept) do
   answered = answered + redis.call('DEL', 'apprentice:reviewed:' .. id)
   redis.call('ZREM', root .. 'kept_on', id)
 end
+if #waiting + answered > 0 or ARGV[6] == '1' then
+  local draft = string.gsub(string.gsub(ARGV[5], '"@waiting"', #waiting), '"@answered"', answered)
+  redis.call('HSET', KEYS[2], ARGV[4], draft)
+end
 return {#waiting, answered, #waiting + #kept}
 """
 )
-"""ARGV: id (empty: all), and how many of each kind are deleted in one step. How many waited, how many were judged
+"""KEYS[2]: the audit's drafts. ARGV: id (empty: all), how many of each kind are deleted in one step, the draft's name,
+the draft, in which "@waiting" and "@answered" become these numbers, and 1 where it is written though nothing was
+deleted. How many waited, how many were judged
 wrong, and how many were looked at."""
 
 COUNT = (

@@ -14,6 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.state import review_scripts as scripts
+from gateway.state.drafts import AuditedStep
 from serving.shelf import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -187,12 +188,18 @@ class ReviewStore:
         texts = await self._redis.get(f"{KEPT_ON}{request_id}")
         return None if texts is None else _review(texts)
 
-    async def delete(self, task: str, request_id: str | None = None) -> Deleted:
-        """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong."""
+    async def delete(self, task: str, request_id: str | None, step: AuditedStep, always: bool = False) -> Deleted:
+        """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong. Each
+        atomic step of at most DELETED_AT_ONCE texts has an audit entry of its own; with `always` there is one also
+        where nothing was deleted."""
         waiting, answered, seen = 0, 0, 1
+        told = {"task": task, "request_id": request_id, "waiting": "@waiting", "answered": "@answered"}
         while seen:
-            gone, kept, seen = map(int, await self._do(self._delete, task, [request_id or "", DELETED_AT_ONCE]))
-            waiting, answered = waiting + gone, answered + kept
+            [noted] = step.note("review.delete", task, before=told)
+            args = [request_id or "", DELETED_AT_ONCE, noted.name, msgspec.json.encode(noted.value), int(always)]
+            gone, kept, seen = map(int, await self._do(self._delete, task, args, noted.shelf.values))
+            await step.enter()
+            waiting, answered, always = waiting + gone, answered + kept, False
         return Deleted(waiting, answered)
 
     async def counts(self, task: str, retention_seconds: float) -> Counts:
@@ -212,9 +219,9 @@ class ReviewStore:
             skips=[one for raw in skips if (one := _skip(raw)) is not None],
         )
 
-    async def _do(self, script: Any, task: str, args: list[Any]) -> Any:
+    async def _do(self, script: Any, task: str, args: list[Any], *more_keys: str) -> Any:
         now = -1 if self.now is None else _ms(self.now())
-        return await script(keys=[f"{ROOT}{task}:"], args=[now, *args])
+        return await script(keys=[f"{ROOT}{task}:", *more_keys], args=[now, *args])
 
 
 def _ms(seconds: float) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from gateway.state.drafts import AuditedStep
+
 WAITING_KEY = "apprentice:prompts:waiting"
 SAMPLE_KEY = "apprentice:prompts:sample:"
 
@@ -51,8 +53,9 @@ class Samples:
         self._drop = redis.register_script(DROP)
         self._expired = redis.register_script(EXPIRED)
 
-    async def put(self, sample: Waiting) -> None:
-        """Have a version wait with this sample, instead of one that it may wait with already."""
+    async def put(self, sample: Waiting, step: AuditedStep) -> None:
+        """Have a version wait with this sample, instead of one that it may wait with already. The entries noted with
+        `step` are written in the same transaction."""
         values = {
             "digest": sample.digest,
             "packed": sample.packed,
@@ -64,7 +67,9 @@ class Samples:
             pipe.hset(f"{SAMPLE_KEY}{sample.version}", mapping=values)
             pipe.expire(f"{SAMPLE_KEY}{sample.version}", WAIT_SECONDS_MAX)
             pipe.zadd(WAITING_KEY, {sample.version: time.time()})
+            step.write_into(pipe)
             await pipe.execute()
+        await step.enter()
 
     async def first(self) -> Waiting | None:
         """The sample that has waited longest; None where none waits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -27,6 +27,14 @@ from serving.shelf import Change, Mirror, Shelf, Stale, Unchanged, Unreadable, c
 
 VERSIONS_PER_TASK_MAX = 1000
 PREVIOUS_MAX = 10
+Noted = Callable[[Any, Any, int], Sequence[Change]]
+"""Makes what is written in the same step as a change, such as its audit entry: of the object before (None: it is new)
+and after the change, and its new generation. It is called again for each new try."""
+
+
+def nothing_noted(_before: Any, _after: Any, _generation: int) -> Sequence[Change]:
+    """Nothing is written beside the change."""
+    return ()
 
 
 class RegistryError(Exception):
@@ -91,10 +99,11 @@ class Registry:
         by: str,
         signed_by: str | None = None,
         signature: str | None = None,
+        noted: Noted = nothing_noted,
     ) -> Version:
         """Enter a verified adapter as the task's next version; the same bytes and manifest again are the same version.
 
-        Raises RegistryError where a task has too many versions.
+        What is `noted` is written where that changes anything. Raises RegistryError where a task has too many versions.
         """
         content = to_json(manifest)
         digest = manifest.digest()
@@ -104,7 +113,7 @@ class Registry:
                 same = (version.digest, version.manifest_digest, version.pool) == (artifact.digest, digest, pool)
                 if same and version.state != "retired":
                     known = signed_by is None or (signed_by, signature) == (version.signed_by, version.signature)
-                    return version if known else await self._sign(version, signed_by, signature)
+                    return version if known else await self._sign(version, signed_by, signature, noted)
             numbers = [version.number for version in ours]
             numbers += [number for task_of, number in map(_parts, self.unreadable) if task_of == task]
             number = max(numbers, default=0) + 1
@@ -129,22 +138,25 @@ class Registry:
                 signature=signature,
             )
             try:
-                await self._versions.put(version.name, msgspec.to_builtins(version), expected_generation=0)
+                change = Change(self._versions, version.name, msgspec.to_builtins(version), 0)
+                await change_together(self._redis, [change, *noted(None, version, 1)])
             except Stale:
                 continue  # another admin has just taken this number
             return version
 
-    async def _sign(self, version: Version, signed_by: str | None, signature: str | None) -> Version:
+    async def _sign(self, version: Version, signed_by: str | None, signature: str | None, noted: Noted) -> Version:
         while True:
             generation = (await self._versions.generations())[version.name]
             present = await self.version(version.name)
             signed = msgspec.structs.replace(present, signed_by=signed_by, signature=signature)
+            change = Change(self._versions, version.name, msgspec.to_builtins(signed), generation)
             with contextlib.suppress(Stale):
-                await self._versions.put(version.name, msgspec.to_builtins(signed), generation)
+                await change_together(self._redis, [change, *noted(present, signed, generation + 1)])
                 return signed
 
-    async def move(self, name: str, state: VersionState, note: str = "") -> Version:
-        """Bring a version into another state. Raises RegistryError where that is no step from its present one."""
+    async def move(self, name: str, state: VersionState, note: str = "", noted: Noted = nothing_noted) -> Version:
+        """Bring a version into another state, with what is `noted` where it was in another one. Raises RegistryError
+        where that is no step from its present one."""
         while True:
             version = await self.version(name)
             if version.state == state:
@@ -152,14 +164,22 @@ class Registry:
             _see_that_it_may(version, state)
             generation = (await self._versions.generations())[name]
             change = self._moved(version, state, generation, note)
+            after = msgspec.convert(change.value, Version)
             try:
-                await change_together(self._redis, [change])
+                await change_together(self._redis, [change, *noted(version, after, generation + 1)])
             except Stale:
                 continue
-            return msgspec.convert(change.value, Version)
+            return after
 
-    async def withdraw(self, name: str, state: Literal["verified", "draining"] = "verified", note: str = "") -> Version:
-        """Have replicas unload a version, and bring it back to `verified`, or on its way to `retired`.
+    async def withdraw(
+        self,
+        name: str,
+        state: Literal["verified", "draining"] = "verified",
+        note: str = "",
+        noted: Noted = nothing_noted,
+    ) -> Version:
+        """Have replicas unload a version, and bring it back to `verified`, or on its way to `retired`; with what is
+        `noted` where it was in another state.
 
         Raises RegistryError while its task's alias sends requests to it, also if that begins at this very moment, and
         Unreadable where it can't be told.
@@ -174,9 +194,12 @@ class Registry:
                 return version
             _see_that_it_may(version, state)
             generation = (await self._versions.generations())[name]
+            change = self._moved(version, state, generation, note)
+            after = msgspec.convert(change.value, Version)
             step: list[Change | Unchanged] = [
-                self._moved(version, state, generation, note),
+                change,
                 Unchanged(self._aliases, version.task, alias_generation),
+                *noted(version, after, generation + 1),
             ]
             try:
                 await change_together(self._redis, step)
@@ -184,7 +207,13 @@ class Registry:
                 continue
             return await self.version(name)
 
-    async def point(self, task: str, weights: Mapping[str, float], expected_generation: int | None = None) -> int:
+    async def point(
+        self,
+        task: str,
+        weights: Mapping[str, float],
+        expected_generation: int | None = None,
+        noted: Noted = nothing_noted,
+    ) -> int:
         """Move the task's alias to these versions, at once and as a whole; returns the alias's new generation.
 
         Ends a canary and a shadow. Raises RegistryError for a version that is not ready, Stale on another generation
@@ -192,9 +221,18 @@ class Registry:
         """
         if not weights or abs(sum(weights.values()) - 1) > 1e-6:
             raise RegistryError("The weights of an alias add up to 1.")
-        return await self._realias(task, expected_generation, lambda before, _: _led(before, task, dict(weights)))
+        return await self._realias(
+            task, expected_generation, lambda before, _: _led(before, task, dict(weights)), noted=noted
+        )
 
-    async def shadow(self, task: str, name: str, share: float, expected_generation: int | None = None) -> int:
+    async def shadow(
+        self,
+        task: str,
+        name: str,
+        share: float,
+        expected_generation: int | None = None,
+        noted: Noted = nothing_noted,
+    ) -> int:
         """Copy a share of the task's requests to a version, whose answers nobody sees; 0 ends it.
 
         A canary may be the shadow of the version that leads: both then answer the same inputs.
@@ -207,7 +245,7 @@ class Registry:
                 raise RegistryError(f"{name} answers requests of {task}: it can't be its own shadow.")
             return msgspec.structs.replace(entry, shadow={name: share} if share else {})
 
-        return await self._realias(task, expected_generation, shadowed)
+        return await self._realias(task, expected_generation, shadowed, noted=noted)
 
     async def canary(
         self,
@@ -219,6 +257,7 @@ class Registry:
         expected: int | None = None,
         beside: Change | None = None,
         keeps_plan: bool = False,
+        noted: Noted = nothing_noted,
     ) -> int:
         """Send a share of the task's sessions to a version, and the rest to the one that leads now.
 
@@ -243,15 +282,20 @@ class Registry:
                 rollout=rollout,
             )
 
-        return await self._realias(task, expected, split, beside=beside)
+        return await self._realias(task, expected, split, beside=beside, noted=noted)
 
     async def promote(
-        self, task: str, name: str, expected_generation: int | None = None, beside: Change | None = None
+        self,
+        task: str,
+        name: str,
+        expected_generation: int | None = None,
+        beside: Change | None = None,
+        noted: Noted = nothing_noted,
     ) -> int:
         """Make a version the task's one and only; the one that led goes on standby. The change `beside` is made in the
         same step."""
         return await self._realias(
-            task, expected_generation, lambda before, _: _led(before, task, {name: 1.0}), beside=beside
+            task, expected_generation, lambda before, _: _led(before, task, {name: 1.0}), beside=beside, noted=noted
         )
 
     async def roll_back(
@@ -262,6 +306,7 @@ class Registry:
         quarantine: str = "",
         beside: Change | None = None,
         canary_only: bool = False,
+        noted: Noted = nothing_noted,
     ) -> int:
         """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
 
@@ -287,11 +332,15 @@ class Registry:
                 entry, weights={target: 1.0}, salt=new_salt(task), previous=entry.previous[at:], rollout=None, shadow={}
             )
 
-        return await self._realias(task, expected_generation, back, quarantine, beside)
+        return await self._realias(task, expected_generation, back, quarantine, beside, noted)
 
-    async def remove_alias(self, task: str, expected_generation: int | None = None) -> int:
+    async def remove_alias(
+        self, task: str, expected_generation: int | None = None, noted: Noted = nothing_noted
+    ) -> int:
         """Let the task have no version at all: its exit answers. Raises RegistryError where it has none."""
-        return await self._realias(task, expected_generation, lambda before, _: _there(before, task) and None)
+        return await self._realias(
+            task, expected_generation, lambda before, _: _there(before, task) and None, noted=noted
+        )
 
     async def _realias(
         self,
@@ -300,6 +349,7 @@ class Registry:
         made: Callable[[AliasEntry | None, Mapping[str, Version]], AliasEntry | None],
         quarantine: str = "",
         beside: Change | None = None,
+        noted: Noted = nothing_noted,
     ) -> int:
         """The alias, and the states of the versions that it takes up and lets go, as one step from what is now."""
         while True:
@@ -321,6 +371,7 @@ class Registry:
             ]
             if beside is not None:
                 changes.append(beside)
+            changes += noted(before, after, alias_generation + 1)
             value = None if after is None else msgspec.to_builtins(after)
             try:
                 return await change_together(

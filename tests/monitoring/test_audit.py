@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -269,12 +271,32 @@ async def test_a_search_decodes_what_it_gives_and_nothing_else(redis: Redis) -> 
     assert [entry async for entry in Audit(redis).naming("returns@v2", 1_000)] == [entries[1]]
 
 
-@pytest.mark.parametrize("value", [{1, 2}, float("nan"), object(), "x" * VALUE_BYTES_MAX])
-async def test_what_is_no_json_or_too_large_is_refused_and_not_appended(redis: Redis, value: Any) -> None:
+@pytest.mark.parametrize("value", [{1, 2}, float("nan"), object()])
+async def test_what_is_no_json_is_refused_and_not_appended(redis: Redis, value: Any) -> None:
     audit = Audit(redis)
     with pytest.raises(ValueError, match="evidence"):
         await audit.append("system", "alias.move", "returns", evidence=value)
     assert await audit.read() == []
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("x" * VALUE_BYTES_MAX, None),
+        ([1] * VALUE_BYTES_MAX, None),
+        ({str(number): number for number in range(VALUE_BYTES_MAX)}, None),
+        ({"models": ["m" * 256] * 1000, "role": "admin"}, "admin"),
+    ],
+)
+async def test_too_long_a_value_is_entered_by_its_digest(redis: Redis, value: Any, kept: str | None) -> None:
+    audit = Audit(redis)
+    entry = await audit.append("ada", "caller.make", "abc", after=value)
+    digested = value if kept is None else value["models"]
+    text = json.dumps(digested, sort_keys=True, separators=(",", ":"))
+    digest = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text)}
+    assert entry.after == (digest if kept is None else {"models": digest, "role": kept})
+    assert await audit.read() == [entry]
+    assert verify([entry]) is None
 
 
 async def test_errors_of_redis_are_passed_on(redis: Redis, tmp_path: Any) -> None:

@@ -6,7 +6,9 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.state.drafts import AuditedStep
 from gateway.state.evaluations import ALL_KEY, LOGPROBS_EVALUATIONS, Evaluation, EvaluationStore, Model, ended
+from monitoring.audit import Audit
 from monitoring.evaluation.comparing import Classes
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import Result
@@ -39,10 +41,16 @@ def store(redis: Redis) -> EvaluationStore:
     return EvaluationStore(redis, 1000)
 
 
+def step(store: EvaluationStore, action: str) -> AuditedStep:
+    found = AuditedStep(store._redis, Audit(store._redis), "ada")
+    found.note(action, "returns@v1")
+    return found
+
+
 async def begun(store: EvaluationStore, one: Evaluation, anew: bool = False) -> Evaluation:
     rows = [Row(number, f"r{number}", number + 1, "yes", None, "Once", group=number) for number in range(one.rows)]
     await store.take_in("coming", rows)
-    await store.begin(one, "coming", anew)
+    await store.begin(one, "coming", anew, step(store, "evaluation.begin"))
     return one
 
 
@@ -59,7 +67,7 @@ async def test_no_result_of_another_run_is_taken(store: EvaluationStore) -> None
     assert await store.keep(second, "adapter", result(1), LOGPROBS)
     assert not await store.keep(second, "adapter", result(1), LOGPROBS)
     assert (await store.progress(second))["adapter"]["done"] == 1
-    await store.forget(second)
+    await store.forget(second, step(store, "evaluation.forget"))
     assert not await store.keep(second, "adapter", result(2), LOGPROBS)
 
 

@@ -8,9 +8,11 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.state.drafts import AuditedStep
 from gateway.state.fitted import FittedError, FittedStore, Fitting
 from gateway.state.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, Waiting
 from gateway.state.snapshot import Deployed, SnapshotKeeper
+from monitoring.audit import Audit
 from router.confidence import NAMES, Calibration, ConfidenceModel
 from router.packing import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
@@ -151,12 +153,18 @@ async def test_a_damaged_model_is_counted_once_and_its_version_is_judged_without
     assert set((await keeper.refresh()).policy.fitted) == {V1}
 
 
+def step(redis: Redis) -> AuditedStep:
+    found = AuditedStep(redis, Audit(redis), "admin")
+    found.note("adapter.prompts", V1)
+    return found
+
+
 async def test_a_sample_that_was_replaced_meanwhile_still_waits(redis: Redis) -> None:
     samples = Samples(redis)
     one = Waiting(version=V1, digest="a", packed=b"one", by="admin", counts={"rows": 1})
-    await samples.put(one)
+    await samples.put(one, step(redis))
     assert await samples.first() == one
-    await samples.put(msgspec.structs.replace(one, digest="b", packed=b"two"))
+    await samples.put(msgspec.structs.replace(one, digest="b", packed=b"two"), step(redis))
     assert not await samples.drop(V1, "a")
     assert [await samples.begun(V1), await samples.begun(V1)] == [1, 2]
     assert (await samples.digest_of(V1), (await samples.first()) is not None) == ("b", True)
@@ -166,7 +174,7 @@ async def test_a_sample_that_was_replaced_meanwhile_still_waits(redis: Redis) ->
 
 async def test_a_sample_that_nothing_fits_goes_by_itself_and_is_told_once(redis: Redis) -> None:
     samples = Samples(redis)
-    await samples.put(Waiting(version=V1, digest="a", packed=b"one", by="admin", counts={}))
+    await samples.put(Waiting(version=V1, digest="a", packed=b"one", by="admin", counts={}), step(redis))
     assert 0 < await redis.ttl(f"{SAMPLE_KEY}{V1}") <= WAIT_SECONDS_MAX
     assert await samples.expired() == []
     await redis.delete(f"{SAMPLE_KEY}{V1}")
@@ -178,7 +186,7 @@ async def test_a_sample_that_nothing_fits_goes_by_itself_and_is_told_once(redis:
 async def test_after_a_fault_the_other_samples_go_first(redis: Redis) -> None:
     samples = Samples(redis)
     for version in (V1, "returns@v2"):
-        await samples.put(Waiting(version=version, digest="a", packed=b"one", by="admin", counts={}))
+        await samples.put(Waiting(version=version, digest="a", packed=b"one", by="admin", counts={}), step(redis))
     assert [await samples.failed(V1), await samples.failed(V1)] == [1, 2]
     first = await samples.first()
     assert first is not None

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
+from gateway.state.drafts import AuditedStep
 from gateway.state.reviews import DELETED_AT_ONCE, UNREAD, Kept, Leased, NoneLeft, Review, ReviewStore, Skip
+from monitoring.audit import Audit
 
 DAY = 86_400.0
 START = 1_800_000_000.0
@@ -185,6 +187,10 @@ async def test_without_a_clock_of_its_own_it_goes_by_that_of_redis(redis: Redis)
     assert found.until == pytest.approx(seconds + micros / 1e6 + 60, abs=5)
 
 
+def step(redis: Redis) -> AuditedStep:
+    return AuditedStep(redis, Audit(redis), "ada")
+
+
 async def texts(redis: Redis) -> set[str]:
     """The ids of the requests of which texts are kept."""
     keys = [key.decode() async for key in redis.scan_iter("apprentice:review*:r[0-9]*")]
@@ -196,10 +202,10 @@ async def test_the_texts_of_one_request_are_deleted_and_the_others_wait_on(store
         await keep(store, number)
     assert await taken(store, "anna") == "r1"
     await store.answer("returns", "r2", True, 14 * DAY)
-    assert await store.delete("returns", "r1") == (1, 0)
-    assert await store.delete("returns", "r1") == (0, 0)
-    assert await store.delete("clauses", "r3") == (0, 0)
-    assert await store.delete("returns", "r2") == (0, 1)
+    assert await store.delete("returns", "r1", step(redis)) == (1, 0)
+    assert await store.delete("returns", "r1", step(redis)) == (0, 0)
+    assert await store.delete("clauses", "r3", step(redis)) == (0, 0)
+    assert await store.delete("returns", "r2", step(redis)) == (0, 1)
     assert await texts(redis) == {"r3"}
     assert await taken(store, "anna") == "r3"
     told = await store.counts("returns", 14 * DAY)
@@ -212,10 +218,12 @@ async def test_all_texts_of_a_task_are_deleted_however_many_and_of_no_other(stor
     for number in range(3):
         await store.answer("returns", f"r{number}", True, 14 * DAY)
     await store.keep(review(9000, "clauses"), 10, 14 * DAY)
-    assert await store.delete("returns") == (DELETED_AT_ONCE + 2, 3)
+    assert await store.delete("returns", None, step(redis)) == (DELETED_AT_ONCE + 2, 3)
     assert await texts(redis) == {"r9000"}
     assert (await store.counts("returns", 14 * DAY)).drawn == DELETED_AT_ONCE + 5
-    assert await store.delete("returns") == (0, 0)
+    deleted = [(one.before["waiting"], one.before["answered"]) for one in await Audit(redis).read()]
+    assert deleted == [(DELETED_AT_ONCE, 3), (2, 0)], "one entry for each atomic step, with what it deleted"
+    assert await store.delete("returns", None, step(redis)) == (0, 0)
 
 
 async def test_a_review_counts_as_entered_for_who_was_given_it_once_the_audit_has_it(store: ReviewStore) -> None:

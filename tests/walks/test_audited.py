@@ -1,0 +1,114 @@
+"""Nothing is changed under /admin that is not in the audit, however large the change is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from monitoring.audit import STREAM, Entry, verify
+from tests.walks.audit_world import CASES, V2, Case, World
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.releases import until
+from tests.walks.test_reload import reloadable
+from tests.walks.test_schema import DOCUMENT
+
+EVENTS = frozenset({("post", "/admin/v1/state/adapters"), ("post", "/admin/v1/reload")})
+"""What is done outside Redis: it is entered before it is done, and is not done where it can't be entered."""
+
+
+@asynccontextmanager
+async def open_world(configure: Configure, make_adapter: MakeAdapter, folder: Path) -> AsyncIterator[World]:
+    async with reloadable(configure(limits={"body_bytes_max": 32 << 20}), folder) as started:
+        await started.gateway.place(make_adapter(1))
+        assert await started.gateway.place(make_adapter(2), alias=False) == V2
+        async with started.gateway.http() as http:
+            await http.post(f"/admin/v1/adapters/{V2}/unload")
+            yield World(started.gateway, http, folder / "apprentice.yaml", started.content, make_adapter)
+
+
+async def entries(world: World) -> list[Entry]:
+    """The audit of what admins did; what duties do meanwhile is left out."""
+    found = await world.gateway.house.audit.read(limit=1000)
+    return [one for one in found if one.actor != "system" and not one.action.startswith("fitting.")]
+
+
+def test_every_operation_of_the_document_that_is_no_reading_is_tried() -> None:
+    found = {
+        (method, path)
+        for path, methods in DOCUMENT["paths"].items()
+        for method in methods
+        if path.startswith("/admin/") and method != "get"
+    }
+    assert found == {case.operation for case in CASES}
+
+
+@pytest.mark.timeout(240)
+async def test_each_operation_with_its_largest_body_is_refused_or_audited(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    async with open_world(configure, make_adapter, tmp_path) as world:
+        for case in CASES:
+            before, known = await world.dump(), len(await entries(world))
+            answer = await case.send(world)
+            await until(lambda: _all_entered(world))  # a duty may have taken it over
+            new = (await entries(world))[known:]
+            _see_that_it_is_as_expected(case, answer, new)
+            if case.expected != "audited":
+                assert await world.dump() == before, case.operation
+        assert verify(await world.gateway.house.audit.read(limit=1000)) is None
+
+
+def _see_that_it_is_as_expected(case: Case, answer: httpx.Response, new: list[Entry]) -> None:
+    told = f"{case.operation}: {answer.status_code} {answer.text[:300]} {[entry.action for entry in new]}"
+    if case.expected == "refused":
+        assert 400 <= answer.status_code < 500, told
+        assert not new, told
+    else:
+        assert answer.is_success, told
+        assert bool(new) == (case.expected == "audited"), told
+
+
+@pytest.mark.timeout(240)
+async def test_where_the_chain_takes_no_entry_each_change_has_its_draft_and_is_entered_later(
+    configure: Configure, make_adapter: MakeAdapter, tmp_path: Path, redis: Redis
+) -> None:
+    """A gateway that is killed between a change and its entry leaves the same."""
+    async with open_world(configure, make_adapter, tmp_path) as world:
+        await redis.delete(STREAM)
+        await redis.set(STREAM, "no stream")
+        for case in CASES:
+            if case.expected != "audited":
+                continue
+            drafted = await world.drafts()
+            answer = await case.send(world)
+            told = f"{case.operation}: {answer.status_code} {answer.text[:300]}"
+            if case.operation in EVENTS:
+                assert answer.status_code == 503, told
+                continue
+            assert await world.drafts() > drafted, told
+            await _settled(world)
+        drafted = await world.drafts()
+        await redis.delete(STREAM)
+        await until(lambda: _all_entered(world))
+        assert len(await entries(world)) == drafted
+
+
+async def _all_entered(world: World) -> bool:
+    return await world.drafts() == 0
+
+
+async def _settled(world: World) -> None:
+    """Wait for what was begun and not waited for: a version that is being loaded or unloaded."""
+
+    async def settled() -> bool:
+        house = world.gateway.house
+        versions = await house.registry.versions()
+        placed = {one.state for one in house.snapshot.current.placements.values() if one.version == V2}
+        return versions[V2].state not in ("staging", "draining") and placed <= {"ready", "ghost"}
+
+    await until(settled)
