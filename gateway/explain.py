@@ -96,6 +96,10 @@ def explain(record: Record, in_full: bool = False) -> list[str]:
     ]
     if record.continued:
         told.append("What an engine had begun before it failed was gone on with by the next that answered.")
+    if record.skipped_events:
+        told.append(
+            f"{record.skipped_events} events of the stream could not be read: a part of the answer may be missing."
+        )
     error = f" ({record.error_code})" if record.error_code else ""
     told.append(f"It ended as {record.outcome} with status {record.status}{error}.")
     return told

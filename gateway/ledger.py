@@ -233,6 +233,7 @@ class Ledger:
         if progress.answer_id and record.id not in progress.answer_id:
             record.handles.append(handle_of(secret, record.caller, "answer", progress.answer_id))
         record.finish_reason = progress.finish_reason
+        record.skipped_events = progress.skipped
         usage = progress.usage
         if usage is not None:
             record.prompt_tokens = usage.prompt_tokens

@@ -43,7 +43,7 @@ class LimitSettings(DoorLimits, QueueLimits):
     request_timeout_seconds: Seconds = Field(120.0, description="The whole request, attempts and waits included.")
     answer_timeout_seconds: Seconds = Field(60.0, description="The longest silence of an answer that is not streamed.")
     first_token_timeout_seconds: Seconds = Field(10.0, description="One attempt's wait for its first token, streamed.")
-    inter_token_timeout_seconds: Seconds = Field(20.0, description="The longest time without an event in a stream.")
+    inter_token_timeout_seconds: Seconds = Field(20.0, description="The longest time without a token in a stream.")
     connect_timeout_seconds: Seconds = Field(2.0, description="Making a connection to an engine.")
     retries_max: int = Field(2, ge=0, le=10, description="Tries in one pool after the first.")
     backoff_seconds: Seconds = Field(0.2, description="First wait before asking the same replica again; then doubled.")
@@ -56,6 +56,9 @@ class LimitSettings(DoorLimits, QueueLimits):
         32 << 20, ge=1 << 16, le=1 << 40, description="Bytes of feedback that each key may send in a day of UTC."
     )
     answer_bytes_max: int = Field(32 << 20, ge=1024, le=1 << 30, description="Longest answer of an engine.")
+    event_bytes_max: int | None = Field(
+        None, ge=1024, le=1 << 30, description="Longest event of an engine's stream; unset: answer_bytes_max."
+    )
     in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests under way in this gateway.")
     drain_seconds_max: Seconds = Field(
         60.0, description="How long a stopping gateway waits for its requests; what is left then is ended."
@@ -80,7 +83,8 @@ class LimitSettings(DoorLimits, QueueLimits):
 
     def attempts(self) -> AttemptLimits:
         """As the router decides with them."""
-        return AttemptLimits(**{name: getattr(self, name) for name in AttemptLimits.__dataclass_fields__})
+        limits = {name: getattr(self, name) for name in AttemptLimits.__dataclass_fields__}
+        return AttemptLimits(**limits | {"event_bytes_max": self.event_bytes_max or self.answer_bytes_max})
 
 
 class RecordSettings(Section):

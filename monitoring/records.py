@@ -97,6 +97,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     finish_reason: str | None = None
     attempts: list[AttemptRecord] = []
     continued: int = 0
+    skipped_events: int = 0
     blueprint: bool = False
     dropped: list[str] = []
     override_id: str | None = None

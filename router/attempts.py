@@ -65,6 +65,7 @@ REASON_OF: Mapping[FaultKind, Reason] = {
     "failed": "engine_error",
     "missing": "engine_error",
     "truncated": "engine_error",
+    "oversize": "engine_error",
     "silent": "timeout",
     "late": "timeout",
     "overloaded": "overload",
@@ -91,16 +92,17 @@ def next_attempt(
     giving up. A request never changes its version, a silent
     replica is not asked twice, and what the engine refused as the caller's own mistake is never sent again; a prompt
     that is too long for this pool goes to an exit that is known to take longer ones. An answer that is longer than we
-    take would be so again. With `going_on`, for an answer
-    of which a part is there, only pools whose engines continue one come into question.
+    take would be so again, so that only the exit is asked. With `going_on`, for an answer of which a part is there,
+    only pools whose engines continue one come into question.
     """
     last = failures[-1]
     if last.kind in ("refused", "too_long"):
         return _after_a_refusal(choice, last, policy, view, moment, seconds_left)
-    if seconds_left <= 0 or last.kind == "oversize":
+    if seconds_left <= 0:
         return GiveUp("exhausted")
     here = [failure for failure in failures if failure.pool == choice.pool.name]
-    if len(here) <= policy.limits.retries_max and (choice.pool.continues or not going_on):
+    may_help = last.kind != "oversize" and (choice.pool.continues or not going_on)
+    if may_help and len(here) <= policy.limits.retries_max:
         again = _again(choice, here, view, moment, policy.limits)
         if again is not None and again.wait_seconds < seconds_left:
             return again

@@ -136,6 +136,7 @@ class AttemptLimits:
     """How often and how long one request may be tried. All of it fits inside `request_timeout_seconds`.
 
     `answer_timeout_seconds` bounds one attempt whose answer is not streamed: its engine is silent until the end.
+    `event_bytes_max` bounds an event of one that is streamed.
     """
 
     retries_max: int = 2
@@ -146,6 +147,7 @@ class AttemptLimits:
     request_timeout_seconds: float = 120.0
     backoff_seconds: float = 0.2
     retry_after_seconds_max: float = 5.0
+    event_bytes_max: int = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)

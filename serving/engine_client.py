@@ -35,12 +35,12 @@ class EngineAnswer(Protocol):
         """The whole body. Raises as `next_chunk` does."""
         ...
 
-    def expect(self, silence_seconds: float) -> None:
-        """From now on nothing may be silent for longer than that."""
+    def expect_tokens(self, silence_seconds: float) -> None:
+        """From now on bytes end no silence: only `heard` does, which has to come within that time."""
         ...
 
-    def unheard(self) -> None:
-        """What came last was nothing: its coming ended no silence."""
+    def heard(self) -> None:
+        """Note that a token has come."""
         ...
 
     def close(self) -> None:
@@ -111,8 +111,9 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._silence_seconds = 0.0
         self._heard_at = 0.0
-        self._taken_at = 0.0
-        self._taken_before_at = 0.0
+        self._by_tokens = False
+        self._lapsed = 0
+        """1 from when the limit on silence was over while something was still to be taken, 2 once that was taken."""
         self._fault: EngineError | None = None
         self._parts: list[bytes] = []
         self._buffered = 0
@@ -139,7 +140,9 @@ class Connection(asyncio.Protocol):
         self._framed = self.answered = self.headed = self.whole = self.reusable = False
         self.headers = {}
         self._silence_seconds = silence_seconds
-        self._heard_at = self._taken_at = self._taken_before_at = self._loop.time()
+        self._heard_at = self._loop.time()
+        self._by_tokens = False
+        self._lapsed = 0
         self._timer = self._loop.call_later(silence_seconds, self._listen)
         if len(body) > JOINED_BYTES_MAX:
             self._transport.writelines((head, body))
@@ -155,6 +158,8 @@ class Connection(asyncio.Protocol):
 
     async def chunk(self) -> bytes:
         """What has arrived since; empty at the end of the answer. Raises Silent, Truncated."""
+        if self._lapsed:
+            self._judge_lapse()
         while not self._parts:
             if self.whole:
                 return b""
@@ -162,24 +167,25 @@ class Connection(asyncio.Protocol):
                 raise self._fault
             await self._wait()
         parts, self._parts, self._buffered = self._parts, [], 0
-        self._taken_before_at, self._taken_at = self._taken_at, self._heard_at
         if self._paused and self._transport is not None:
             self._paused = False
             self._heard_at = self._loop.time()
             self._transport.resume_reading()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def expect(self, silence_seconds: float) -> None:
-        """Another limit on silence, from what was heard last on."""
+    def expect_tokens(self, silence_seconds: float) -> None:
+        """From now on only `heard` ends a silence, which is over after that time."""
         sooner = silence_seconds < self._silence_seconds
         self._silence_seconds = silence_seconds
+        self._by_tokens = True
+        self._heard_at = self._loop.time()
         if sooner and self._timer is not None:
             self._timer.cancel()
             self._timer = self._loop.call_later(silence_seconds, self._listen)
 
-    def unheard(self) -> None:
-        """The chunk that was taken last ended no silence."""
-        self._heard_at = self._taken_at = self._taken_before_at
+    def heard(self) -> None:
+        """Note that a token has come."""
+        self._heard_at = self._loop.time()
 
     def finish(self) -> bool:
         """The exchange is over: whether the connection can be used again."""
@@ -217,15 +223,30 @@ class Connection(asyncio.Protocol):
 
     def _listen(self) -> None:
         """Silent for too long? What our own caller has not taken yet is no silence of the engine."""
-        now = self._loop.time()
+        self._timer = None
         if self._paused or self._parts:
-            self._heard_at = now
-        left = self._heard_at + self._silence_seconds - now
+            if self._by_tokens:  # there may be a token in it
+                self._lapsed = 1
+                return
+            self._heard_at = self._loop.time()
+        self._see_that_it_is_not_silent()
+
+    def _judge_lapse(self) -> None:
+        """Look again at a silence whose limit was over, once what had come until then was taken."""
+        if self._lapsed == 1 and self._parts:
+            self._lapsed = 2
+            return
+        self._lapsed = 0
+        self._see_that_it_is_not_silent()
+        if self._fault is not None:
+            self._parts = []
+
+    def _see_that_it_is_not_silent(self) -> None:
+        left = self._heard_at + self._silence_seconds - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._listen)
             return
-        self._timer = None
-        what = "nothing came for" if self.headed else "no answer within"
+        what = "no token for" if self._by_tokens else "nothing came for" if self.headed else "no answer within"
         self._fail(Silent(f"{what} {self._silence_seconds:g} s"))
 
     # What the event loop tells.
@@ -240,7 +261,8 @@ class Connection(asyncio.Protocol):
         if not self._busy or self.whole:
             self.abort()
             return
-        self._heard_at = self._loop.time()
+        if not self._by_tokens:
+            self._heard_at = self._loop.time()
         self.answered = True
         try:
             self._parser.feed_data(data)
@@ -388,6 +410,8 @@ class _HttptoolsAnswer:
         self._connection = connection
         self._bytes_left = bytes_max
         self._closed = False
+        self.expect_tokens = connection.expect_tokens
+        self.heard = connection.heard
         self.content_type = connection.headers.get(b"content-type", b"").decode("latin-1")
 
     async def next_chunk(self) -> bytes:
@@ -402,12 +426,6 @@ class _HttptoolsAnswer:
         while chunk := await self.next_chunk():
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def expect(self, silence_seconds: float) -> None:
-        self._connection.expect(silence_seconds)
-
-    def unheard(self) -> None:
-        self._connection.unheard()
 
     def close(self) -> None:
         if self._closed:

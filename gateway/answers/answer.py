@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.answers.begun import Begun, head_of
 from gateway.answers.demands import Demands
-from gateway.answers.events import EventSplitter, Progress, body_of, see_that_it_is_text
+from gateway.answers.events import BOM, WHOLE, EventSplitter, Progress, see_that_it_is_text
 from gateway.answers.reading import Reading
 from gateway.asked.parameters import Endpoint
 from gateway.asked.request_body import RequestBody
@@ -67,7 +67,8 @@ class Answer:
         self.judged_by: frozenset[str] = frozenset()
         self.judged_whole = False
         self._engine: EngineAnswer | None = None
-        self._splitter = EventSplitter()
+        self._splitter = EventSplitter(0)
+        self._event_bytes_max = 0
         self._choices = 1
         self._first = b""
         self._committed = begun is not None and begun.committed
@@ -106,10 +107,12 @@ class Answer:
         """
         headers = headers | engine_headers(self.lease.replica)
         self._choices = body.choices
+        self._event_bytes_max = limits.event_bytes_max
+        self._splitter = EventSplitter(limits.event_bytes_max)
         url, path = self.lease.replica.config.base_url, PATHS[body.endpoint]
         if not body.stream:
             self._engine = await house.engines.post(url, path, sent, headers, limits.answer_timeout_seconds)
-            await self._take_whole(await self._engine.read())
+            await self._take_whole(await self._engine.read(), body.endpoint)
             return
         if house.fleet.continues and body.may_go_on():
             self.progress.said = []
@@ -121,7 +124,7 @@ class Answer:
                 await self._hold(1)
         except TimeoutError as error:
             raise Silent("no token within the limit") from error
-        self._engine.expect(limits.inter_token_timeout_seconds)
+        self._engine.expect_tokens(limits.inter_token_timeout_seconds)
         wanted = self.tokens_wanted - self.tokens_before
         if self.tokens_wanted > 1 and not self._committed:
             await self._hold_on(wanted, began_at, limits)
@@ -155,7 +158,9 @@ class Answer:
             with Deadline(max(began_at + seconds - time.monotonic(), 0.0)):
                 await self._hold(tokens, judged)
         except TimeoutError as error:
-            if tokens == math.inf or not self._has(0, judged):
+            if self.finished:  # only the stream's own end is late
+                self.progress.done = True
+            elif tokens == math.inf or not self._has(0, judged):
                 raise Late(f"The answer was not complete within {name} of {seconds:g} s") from error
 
     @property
@@ -195,6 +200,8 @@ class Answer:
         progress, begun = self.progress, self.begun
         if progress.said is None or progress.finish_reason is not None:
             return None
+        if progress.skipped and not self._committed:  # a part of it may be missing: it begins again
+            return None
         if not progress.said:
             return begun
         text = (begun.text if begun else "") + "".join(progress.said)
@@ -227,13 +234,18 @@ class Answer:
             return None
         try:
             chunk = await self._engine.next_chunk()
-        except (Oversize, Truncated):
-            if self.finished:  # all of it had come: only the end of the connection was not as it should be
+        except (Oversize, Silent, Truncated):
+            if self.finished:  # all of it had come: only its end was not as it should be
                 progress.done = True
                 return None
             raise
-        plain = 0 if self._splitter.holds else progress.take_plain(chunk)
+        tokens, ends = progress.chunks, len(progress.ended)
+        plain = 0
+        if not self._splitter.holds and len(chunk) <= self._event_bytes_max:
+            plain = progress.take_plain(chunk)
         if plain and plain == len(chunk):
+            if progress.chunks != tokens or len(progress.ended) != ends:
+                self._engine.heard()
             return [chunk] if self.begun is None and self.reading is None else self._passed_on([chunk])
         found = [chunk[:plain]] if plain else []
         try:
@@ -241,15 +253,22 @@ class Answer:
             found += self._until_broken(events)
         except ValueError as error:
             self._fault = Oversize(str(error))
-        if progress.broken is not None:
-            self._fault = Failed("the engine reported an error inside its stream", body=progress.broken)
-        if not found:
-            if self._fault is not None:
-                raise self._fault
-            self._engine.unheard()
+        if progress.chunks != tokens or len(progress.ended) != ends:
+            self._engine.heard()
+        self._fault = self._fault_told() or self._fault
+        if not found and self._fault is not None:
+            raise self._fault
         if chunk or found:  # what came before a fault is the caller's: it is counted, and gone on from
             return self._passed_on(found)
         self._see_that_it_is_whole()
+        return None
+
+    def _fault_told(self) -> EngineError | None:
+        """What the events that were taken tell of a fault."""
+        if self.progress.broken is not None:
+            return Failed("the engine reported an error inside its stream", body=self.progress.broken)
+        if self.progress.skipped and not self._committed:
+            return Failed("an event of the engine's stream can't be read, and may have held a token")
         return None
 
     def _passed_on(self, events: list[bytes]) -> list[bytes]:
@@ -259,18 +278,18 @@ class Answer:
         return events if self.begun is None else self.begun.spliced(events)
 
     def _until_broken(self, events: list[bytes]) -> Iterator[bytes]:
-        """Those for the caller, up to an error that the engine reports."""
+        """Those for the caller, up to the stream's end or an error that the engine reports."""
         for event in events:
             taken = self.progress.take(event)
             if taken is not None:
                 yield taken
-            elif self.progress.broken is not None:
+            elif self.progress.broken is not None or self.progress.done:
                 return
 
     @property
     def finished(self) -> bool:
         """Whether all of a stream's answer has come."""
-        return self.progress.choices_finished >= self._choices
+        return len(self.progress.ended) >= self._choices
 
     def _see_that_it_is_whole(self) -> None:
         if not self.finished:
@@ -286,14 +305,19 @@ class Answer:
         except (EngineError, TimeoutError):
             return
 
-    async def _take_whole(self, body: bytes) -> None:
+    async def _take_whole(self, body: bytes, endpoint: Endpoint) -> None:
+        body = body.removeprefix(BOM)
         try:
             see_that_it_is_text(body)
-            read = body_of(body)
+            read = WHOLE.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Failed("the engine's answer is not JSON of the expected form") from error
-        if read.error is not None or not read.choices:
+        choices = read.choices or []
+        if read.error is not None or not choices:
             raise Failed("the engine answered with an error inside a 200", body=body)
+        says = [choice.message is not None if endpoint == "chat" else choice.text is not None for choice in choices]
+        if not all(says) or len(choices) < self._choices:
+            raise Failed("the engine's answer has fewer alternatives than were asked for, or one that says nothing")
         if self.reading is None:
             self.body = body
         elif len(body) <= READ_AT_ONCE_BYTES_MAX:
@@ -301,5 +325,5 @@ class Answer:
         else:
             self.body = await self.reading.take_long(body)
         self.progress.answer_id = read.id
-        self.progress.usage = read.usage
-        self.progress.finish_reason = read.choices[0].finish_reason
+        self.progress.usage = read.counted()
+        self.progress.finish_reason = choices[0].finish_reason or None

@@ -84,7 +84,7 @@ class Begun:
         total = Progress()
         total.answer_id = self.head.get("id")
         total.finish_reason = rest.finish_reason
-        total.choices_finished = rest.choices_finished
+        total.ended = rest.ended
         total.chunks = self.tokens + rest.chunks
         total.skipped = rest.skipped
         total.done = rest.done

@@ -187,7 +187,7 @@ def _choices_of(payload: bytes) -> list[_Choice]:
 
 
 def _note(choice: _Choice, alternative: _Alternative) -> None:
-    if choice.finish_reason is not None:
+    if choice.finish_reason:
         alternative.finish_reason = choice.finish_reason
     if choice.text:
         alternative.text.append(choice.text)

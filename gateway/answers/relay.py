@@ -90,8 +90,10 @@ async def _relay_stream(
 
 
 def _told(record: Record) -> dict[str, Any]:
-    """What a stream's last event tells of the request; where it went on after commit, also who ended it."""
+    """What a stream's last event tells of the request; also what could not be read after commit, and who went on."""
     told: dict[str, Any] = {"cost_usd": record.cost_usd, "request_id": record.id, "reason": record.reason}
+    if record.skipped_events:
+        told["skipped_events"] = record.skipped_events
     if record.continued:
         told |= {"continued": record.continued, "version": record.version, "pool": record.pool}
     return told

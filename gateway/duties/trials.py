@@ -133,7 +133,7 @@ def text_of(kept: Sequence[bytes], stream: bool) -> str | None:
         bodies = [body_of(payload) for payload in payloads if payload and payload != b"[DONE]"]
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, IndexError, RecursionError):
         return None
-    choices = [choice for body in bodies for choice in body.choices]
+    choices = [choice for body in bodies if body is not None for choice in body.choices or ()]
     if any(choice.delta is not None and choice.delta.tool_calls for choice in choices):
         return None
     return "".join(_added(choice) for choice in choices)

@@ -43,6 +43,8 @@ class Moment:
     made: int = 0
     held: list[bytes] = field(default_factory=list)
     """Events that wait to be written together with the next."""
+    marked: bool = False
+    """Whether the stream's BOM was sent."""
 
     @property
     def stream(self) -> bool:
@@ -74,6 +76,10 @@ class Fault:
     def pieces(self, event: bytes, moment: Moment) -> list[bytes]:
         """In which writes an event goes out; none if it is held back for now."""
         return [event]
+
+    def whole(self, answer: dict[str, Any]) -> bytes | None:
+        """The body of a whole answer; None where it stays as it is."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -307,12 +313,14 @@ class RefusesPrefill(Fault):
 
 @dataclass(frozen=True)
 class Framing(Fault):
-    """Valid, unusual framing: events cut into writes of so many bytes, CRLF line ends, comments between events, no
-    space after `data:`, two events in a write (`together`)."""
+    """Valid, unusual framing: events cut into writes of so many bytes, CRLF or CR line ends, comments between events,
+    no space after `data:`, two events in a write (`together`), a BOM before the first."""
 
     kind = "framing"
     split_bytes: int = 0
     crlf: bool = False
+    cr: bool = False
+    bom: bool = False
     comments: bool = False
     tight: bool = False
     together: int = 1
@@ -324,6 +332,11 @@ class Framing(Fault):
             event = b": ping\n\n" + event
         if self.crlf:
             event = event.replace(b"\n", b"\r\n")
+        if self.cr:
+            event = event.replace(b"\n", b"\r")
+        if self.bom and not moment.marked:
+            moment.marked = True
+            event = b"\xef\xbb\xbf" + event
         if self.together > 1:
             moment.held.append(event)
             if len(moment.held) < self.together and b"[DONE]" not in event:
@@ -332,6 +345,42 @@ class Framing(Fault):
             moment.held.clear()
         size = self.split_bytes or len(event)
         return [event[start : start + size] for start in range(0, len(event), size)]
+
+
+@dataclass(frozen=True)
+class Edited(Fault):
+    """Each event's JSON, or the whole answer's, as `edit` changes it; `dumped` turns it into bytes."""
+
+    kind = "edited"
+    edit: Callable[[dict[str, Any]], None] = lambda _: None
+    dumped: Callable[[dict[str, Any]], bytes] = lambda told: json.dumps(told).encode()
+
+    def pieces(self, event: bytes, moment: Moment) -> list[bytes]:
+        if event == DONE:
+            return [event]
+        told = json.loads(event.removeprefix(b"data: "))
+        self.edit(told)
+        return [b"data: " + self.dumped(told) + b"\n\n"]
+
+    def whole(self, answer: dict[str, Any]) -> bytes:
+        self.edit(answer)
+        return self.dumped(answer)
+
+
+@dataclass(frozen=True)
+class Pings(Fault):
+    """Says nothing but comments after so many tokens, for this long."""
+
+    kind = "pings"
+    after_tokens: int = 10
+    seconds: float = 30.0
+    every_seconds: float = 0.02
+
+    async def before_token(self, moment: Moment) -> None:
+        until = time.monotonic() + self.seconds
+        while moment.made == self.after_tokens and time.monotonic() < until:
+            await moment.exchange.write(b": ping\n\n")
+            await asyncio.sleep(self.every_seconds)
 
 
 async def send_error(moment: Moment, message: str) -> None:
@@ -449,6 +498,7 @@ KINDS: Mapping[str, type[Fault]] = {
         EmptyAnswer,
         RefusesPrefill,
         Framing,
+        Pings,
     )
 }
 """The `kind` of a fault in JSON."""

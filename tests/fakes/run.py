@@ -91,7 +91,9 @@ class Run:
         for fault in self._faults:
             await fault.before_headers(self._moment)
         answer = self._shape.whole(said, self._prompt)
-        await self._exchange.whole(200, answer if self._engine.tells_usage else answer | {"usage": None})
+        answer = answer if self._engine.tells_usage else answer | {"usage": None}
+        edited = next((body for fault in self._faults if (body := fault.whole(answer)) is not None), None)
+        await self._exchange.whole(200, answer if edited is None else edited, content_type="application/json")
         self._count(said)
 
     async def streamed(self) -> None:

@@ -253,8 +253,14 @@ def test_a_replica_has_its_pools_key_unless_it_has_its_own(tmp_path: Path) -> No
     assert [replica.api_key for replica in pool.replicas] == ["shared", "own"]
 
 
+def test_bound_of_an_event_is_by_default_that_of_the_answer(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, {**LEAST, "limits": {"answer_bytes_max": 2048}})
+    assert settings.limits.attempts().event_bytes_max == 2048
+
+
 def test_limits_and_tasks_reach_the_router_whole(tmp_path: Path) -> None:
-    content = {**LEAST, "limits": {"retries_max": 4}, "tasks": {"returns": {"commit": "complete", "n_max": 3}}}
+    limits = {"retries_max": 4, "event_bytes_max": 4096}
+    content = {**LEAST, "limits": limits, "tasks": {"returns": {"commit": "complete", "n_max": 3}}}
     settings = loaded(tmp_path, content)
     attempts = settings.limits.attempts()
     assert attempts.retries_max == 4

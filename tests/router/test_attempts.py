@@ -179,8 +179,12 @@ def test_a_step_that_goes_on_with_an_answer_is_to_a_pool_that_can(case: Case) ->
         assert isinstance(step, GiveUp) or failure.kind == "too_long" or step.choice.pool.continues
 
 
-def test_an_answer_that_is_longer_than_we_take_is_not_asked_for_again() -> None:
-    assert after(start(), "oversize") == GiveUp("exhausted")
+def test_answer_that_is_longer_than_we_take_is_asked_for_at_the_exit_alone() -> None:
+    first = start()
+    step = tried(after(first, "oversize"))
+    assert (step.choice.pool.name, step.choice.reason) == ("general", "engine_error")
+    failures = tuple(Failure("oversize", one.replica.name, one.pool.name) for one in (first, step.choice))
+    assert next_attempt(step.choice, failures, policy(), usual_fleet(), moment(), SECONDS) == GiveUp("exhausted")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("refused", "oversize")])

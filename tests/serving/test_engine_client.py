@@ -242,29 +242,48 @@ async def test_a_slow_reader_stops_the_engine_and_is_no_silence_of_it() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(5.0, 0.05), (0.05, 0.1)])
-async def test_another_limit_on_silence_holds_from_when_it_is_set(before: float, after: float) -> None:
+async def test_limit_on_tokens_holds_from_when_it_is_set(before: float, after: float) -> None:
     never = asyncio.Event()
     async with talking([STREAM_HEAD + b"1\r\na\r\n", never]) as (engine, client):
         answer = await ask(engine, client, silence_seconds=before)
         await answer.next_chunk()
-        answer.expect(after)
-        with pytest.raises(Silent, match=f"nothing came for {after:g} s"):
+        answer.expect_tokens(after)
+        with pytest.raises(Silent, match=f"no token for {after:g} s"):
             await asyncio.wait_for(answer.next_chunk(), 3)
         answer.close()
         never.set()
 
 
-async def test_what_was_nothing_ends_no_silence() -> None:
+async def test_bytes_without_a_token_end_no_silence() -> None:
     async with talking([STREAM_HEAD, *[b"1\r\na\r\n"] * 1_000_000]) as (engine, client):
-        answer = await ask(engine, client, silence_seconds=0.05)
+        answer = await ask(engine, client)
+        answer.expect_tokens(0.05)
 
         async def take_all() -> None:
             while await answer.next_chunk():
-                answer.unheard()
+                pass
 
         with pytest.raises(Silent):
             await asyncio.wait_for(take_all(), 5)
         answer.close()
+
+
+async def test_token_that_is_taken_late_ends_the_silence() -> None:
+    go, never = asyncio.Event(), asyncio.Event()
+    async with talking([STREAM_HEAD + b"1\r\na\r\n", go, b"1\r\nb\r\n", never]) as (engine, client):
+        answer = await ask(engine, client)
+        answer.expect_tokens(0.1)
+        assert await answer.next_chunk() == b"a"
+        answer.heard()
+        go.set()
+        connection = answer._connection
+        await until(lambda: bool(connection._lapsed))
+        assert await answer.next_chunk() == b"b"
+        answer.heard()
+        with pytest.raises(Silent):
+            await answer.next_chunk()
+        answer.close()
+        never.set()
 
 
 async def test_an_answer_over_the_limit_is_cut_off() -> None:

@@ -90,7 +90,7 @@ def read_stream(raw: str, told: Told) -> None:
         told.usage = body.get("usage") or told.usage
         told.apprentice = body.get("apprentice", told.apprentice)
         if "choices" in body:
-            told.models.add(body["model"])
+            told.models |= {body["model"]} if "model" in body else set()
             told.ids.add(body["id"])
         for choice in body.get("choices", []):
             told.text += choice["delta"].get("content") or ""

@@ -146,21 +146,26 @@ async def test_a_request_that_fails_at_every_attempt_counts_once_against_an_engi
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_longer_than_we_take_is_not_asked_for_again_and_counts_against_no_engine(
+async def test_answer_longer_than_we_take_goes_to_the_exit_and_counts_against_no_engine(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
-    limits = {**SHORT_LIMITS, "answer_timeout_seconds": 5, "first_token_timeout_seconds": 5}
-    if not stream:
-        limits["answer_bytes_max"] = 2048
+    limits = {**SHORT_LIMITS, "answer_timeout_seconds": 5, "first_token_timeout_seconds": 5, "answer_bytes_max": 2048}
     async with run_gateway(configure(limits=limits)) as gateway, gateway.openai() as client:
         await gateway.place(make_adapter(1))
         rule = small.faults.add(Tokens(900), HugeEvent(after_tokens=0), model="returns@*")
+        asked = {"model": "returns", "stream": stream, "max_tokens": 900, **ASK}
+        answer = await client.chat.completions.with_raw_response.create(**asked)
+        assert (answer.headers["x-apprentice-pool"], answer.headers["x-apprentice-reason"]) == (
+            "general",
+            "engine_error",
+        )
+        general.faults.add(Tokens(900), HugeEvent(after_tokens=0))
         with pytest.raises(openai.InternalServerError) as told:
-            await client.chat.completions.create(model="returns", stream=stream, max_tokens=900, **ASK)
+            await client.chat.completions.create(**asked)
         assert not gateway.house.fleet.replicas["small-0"].view().circuits
     assert (told.value.status_code, told.value.code) == (502, "engine_error")
     assert "longer than the gateway takes" in str(told.value)
-    assert (rule.shown, general.requests_total) == (1, 0)
+    assert (rule.shown, general.requests_total) == (2, 2)
 
 
 async def test_a_pinned_version_is_never_replaced(gateway: RunningGateway, small: FakeEngine) -> None:

@@ -192,7 +192,7 @@ async def test_every_named_fault_is_reached_from_outside_by_a_pool_of_its_name(c
         pools = {"general": pool_of(engine)} | {
             name: pool_of(engine, name, base_model=f"{name}@v1/any:thing") for name in NAMED
         }
-        limits = SHORT | {"retries_max": 0}
+        limits = SHORT | {"retries_max": 0, "first_token_timeout_seconds": 2.0}
         statuses: dict[str, int] = {}
 
         async def ask(name: str) -> None:

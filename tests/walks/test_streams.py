@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 import httpx
 import openai
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Dies, Fault, Framing, Moment, NoDone, RawEvent, Stalls, Tokens
+from tests.fakes.faults import Dies, Fault, Framing, NoDone, Pings, RawEvent, Stalls, Tokens
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_hang_up import last_record
@@ -46,8 +45,28 @@ async def test_usage_is_told_only_to_who_asks_and_then_with_the_cost(gateway: Ru
 
 @pytest.mark.parametrize(
     "fault",
-    [Framing(split_bytes=7), Framing(crlf=True, comments=True), Framing(together=2), RawEvent(), NoDone()],
-    ids=["split", "crlf_and_comments", "two_at_once", "malformed_event", "no_done"],
+    [
+        Framing(split_bytes=7),
+        Framing(crlf=True, comments=True),
+        Framing(cr=True),
+        Framing(cr=True, split_bytes=7),
+        Framing(bom=True),
+        Framing(bom=True, split_bytes=1),
+        Framing(together=2),
+        RawEvent(),
+        NoDone(),
+    ],
+    ids=[
+        "split",
+        "crlf_and_comments",
+        "cr",
+        "cr_split",
+        "bom",
+        "bom_split",
+        "two_at_once",
+        "malformed_event",
+        "no_done",
+    ],
 )
 async def test_whatever_the_framing_the_caller_gets_the_whole_answer(
     gateway: RunningGateway, small: FakeEngine, fault: Fault
@@ -78,18 +97,6 @@ async def test_a_stream_that_breaks_after_commit_ends_with_an_error_and_without_
     async with gateway.http() as http:
         metrics = (await http.get("/metrics")).text
     assert 'outcome="truncated"} 2' in metrics
-
-
-@dataclass(frozen=True)
-class Pings(Fault):
-    """Says nothing but comments after so many tokens."""
-
-    after_tokens: int = 10
-
-    async def before_token(self, moment: Moment) -> None:
-        while moment.made >= self.after_tokens:
-            await moment.exchange.write(b": ping\n\n")
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("fault", [Stalls(10, 30), Pings()], ids=["nothing", "comments"])

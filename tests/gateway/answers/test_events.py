@@ -2,22 +2,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.answers.events import (
-    DONE,
-    EVENT_BYTES_MAX,
-    EventSplitter,
-    Progress,
-    body_of,
-    error_event,
-    payload_of,
-    usage_event,
-)
+from gateway.answers.events import BOM, DONE, WHOLE, EventSplitter, Progress, error_event, payload_of, usage_event
+
+EVENT_BYTES_MAX = 1 << 16
 
 
 def event(**body: Any) -> bytes:
@@ -38,7 +32,7 @@ STREAM = (
     event(id="chatcmpl-1", choices=[], usage={"prompt_tokens": 7, "completion_tokens": 2}),
     DONE,
 )
-WHOLE = b"".join(STREAM)
+BYTES = b"".join(STREAM)
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -47,24 +41,26 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 def split(parts: list[bytes]) -> list[bytes]:
-    splitter = EventSplitter()
+    splitter = EventSplitter(EVENT_BYTES_MAX)
     found = [event for part in parts for event in splitter.feed(part)]
     return found + [rest for rest in [splitter.rest()] if rest]
 
 
 @given(st.lists(st.integers(0, 1 << 16), max_size=30))
 def test_any_cut_of_the_bytes_gives_the_same_events(places: list[int]) -> None:
-    assert split(cut(WHOLE, places)) == list(STREAM)
+    assert split(cut(BYTES, places)) == list(STREAM)
 
 
-@given(st.lists(st.integers(0, 1 << 16), max_size=30))
-def test_any_cut_of_a_stream_with_crlf_gives_the_same_events(places: list[int]) -> None:
-    assert split(cut(WHOLE.replace(b"\n", b"\r\n"), places)) == list(STREAM)
+@given(st.sampled_from([b"\n", b"\r\n", b"\r"]), st.booleans(), st.lists(st.integers(0, 1 << 16), max_size=30))
+def test_any_line_end_a_bom_and_any_cut_give_the_same_events(line_end: bytes, bom: bool, places: list[int]) -> None:
+    data = BYTES.replace(b"\n", line_end)
+    assert split(cut(BOM + data if bom else data, places)) == list(STREAM)
 
 
 @given(
     st.lists(
-        st.sampled_from([b"\n", b"\r\n", b"data: a", b"data:b", b": c", b"id: 1", b"x", "é".encode()]), max_size=14
+        st.sampled_from([b"\n", b"\r\n", b"\r", b"data: a", b"data:b", b": c", b"id: 1", b"x", "é".encode()]),
+        max_size=14,
     ),
     st.lists(st.integers(0, 1 << 16), max_size=8),
 )
@@ -73,22 +69,38 @@ def test_any_cut_of_any_lines_gives_the_same_events(lines: list[bytes], places: 
     assert split(cut(data, places)) == split([data])
 
 
-def test_a_carriage_return_that_ends_no_line_is_relayed_as_it_came() -> None:
-    assert split([b"data: a\rb\n\n"]) == [b"data: a\rb\n\n"]
+def test_carriage_return_ends_a_line() -> None:
+    assert split([b"data: a\rb\n\n"]) == [b"data: a\nb\n\n"]
+
+
+def test_mark_inside_the_stream_is_no_bom() -> None:
+    assert split([b"data: a\n\n", BOM + b"data: b\n\n"]) == [b"data: a\n\n", BOM + b"data: b\n\n"]
 
 
 def test_one_byte_at_a_time_is_a_cut_too() -> None:
-    assert split([bytes([byte]) for byte in WHOLE]) == list(STREAM)
+    assert split([bytes([byte]) for byte in BYTES]) == list(STREAM)
 
 
 def test_an_event_without_its_blank_line_comes_out_at_the_end() -> None:
-    assert split([WHOLE[:-2]]) == list(STREAM)
-    assert split([WHOLE + b"data: half"]) == [*STREAM, b"data: half\n\n"]
-    assert split([WHOLE + b"\n\r\n"]) == list(STREAM)
+    assert split([BYTES[:-2]]) == list(STREAM)
+    assert split([BYTES + b"data: half"]) == [*STREAM, b"data: half\n\n"]
+    assert split([BYTES + b"\n\r\n"]) == list(STREAM)
+
+
+def test_event_in_many_parts_takes_time_in_proportion_to_its_length() -> None:
+    def seconds(parts: int) -> float:
+        splitter = EventSplitter(1 << 30)
+        began = time.process_time()
+        for _ in range(parts):
+            assert splitter.feed(b"x" * 4096) == []
+        assert len(splitter.feed(b"\n\n")[0]) == parts * 4096 + 2
+        return time.process_time() - began
+
+    assert seconds(4000) < 1.0
 
 
 def test_an_event_without_an_end_is_refused() -> None:
-    splitter = EventSplitter()
+    splitter = EventSplitter(EVENT_BYTES_MAX)
     splitter.feed(b"data: " + b"x" * (EVENT_BYTES_MAX - 6))
     with pytest.raises(ValueError, match="longer than the gateway's limit"):
         splitter.feed(b"x")
@@ -194,8 +206,18 @@ def test_the_text_of_a_completion_is_a_token() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"data: {\n\n", b"data: 7\n\n", b'data: {"choices": 1}\n\n', b"data: \xff\n\n", b"data: " + b"[" * 9000 + b"\n\n"],
-    ids=range(5),
+    [
+        b"data: {\n\n",
+        b"data: 7\n\n",
+        b'data: {"choices": 1}\n\n',
+        b"data: \xff\n\n",
+        b"data: " + b"[" * 9000 + b"\n\n",
+        b'data: {"choices":[{"delta":{"content":"x"},"logprobs":{"content":[{"logprob":NaN}]}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":[{"type":"text","text":"x"}]}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":[{"type":"text","text":"\\u00e9"}]}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":"\\u00e9"}},{"logprobs":-Infinity}]}\n\n',
+    ],
+    ids=range(9),
 )
 def test_a_malformed_event_is_skipped_and_the_rest_goes_on(raw: bytes) -> None:
     progress, for_caller = taken(chunk("a"), raw, chunk("b"))
@@ -245,15 +267,86 @@ def test_a_usage_that_cannot_be_is_not_known_and_takes_nothing_else_with_it(usag
     beside = chunk("a", finish_reason="stop", usage=usage)
     progress, for_caller = taken(beside, event(id="chatcmpl-1", choices=[], usage=usage))
     assert for_caller == [beside]
-    assert (progress.chunks, progress.finish_reason, progress.skipped) == (1, "stop", 1)
+    assert (progress.chunks, progress.finish_reason, progress.skipped) == (1, "stop", 0)
     assert (progress.usage, progress.usage_payload, progress.broken) == (None, None, None)
-    whole = json.dumps({"id": "1", "choices": [{"finish_reason": "stop"}], "usage": usage}).encode()
-    assert (body_of(whole).usage, body_of(whole).choices[0].finish_reason) == (None, "stop")
+    whole = WHOLE.decode(json.dumps({"id": "1", "choices": [{"finish_reason": "stop"}], "usage": usage}).encode())
+    assert whole.choices is not None
+    assert (whole.counted(), whole.choices[0].finish_reason) == (None, "stop")
 
 
 def test_each_alternative_ends_for_itself() -> None:
     choices = [{"index": n, "delta": {}, "finish_reason": "stop"} for n in range(3)]
-    assert taken(event(id="1", choices=choices))[0].choices_finished == 3
+    assert taken(event(id="1", choices=choices))[0].ended == {0, 1, 2}
+
+
+def test_alternative_that_ends_twice_has_ended_once() -> None:
+    assert taken(chunk(finish_reason="stop"), chunk(finish_reason="stop"))[0].ended == {0}
+
+
+def test_empty_finish_reason_is_no_end() -> None:
+    progress, for_caller = taken(chunk("a", finish_reason=""), chunk("b", finish_reason=""))
+    assert (progress.finish_reason, progress.ended, len(for_caller)) == (None, set(), 2)
+
+
+@pytest.mark.parametrize("raw", [b"data:\n\n", b"data: \n\n", b"event: ping\n\n", b'data: {"choices":null}\n\n'])
+def test_event_that_holds_no_token_is_not_counted_as_a_lost_one(raw: bytes) -> None:
+    assert taken(chunk("a"), raw)[0].skipped == 0
+
+
+def half(index: int, text: str, **more: Any) -> bytes:
+    return event(id="1", choices=[{"index": index, "delta": {"content": text}, **more}])
+
+
+def contents(events: list[bytes], index: int = 0) -> str:
+    choices = [choice for told in events for choice in json.loads(told.removeprefix(b"data: "))["choices"]]
+    assert all(told.decode() for told in events)
+    return "".join(choice["delta"].get("content") or "" for choice in choices if choice["index"] == index)
+
+
+def test_surrogate_pair_over_two_events_is_joined() -> None:
+    progress, for_caller = taken(half(0, "a\ud83d"), half(0, "\ude00b"), chunk(finish_reason="stop"))
+    assert contents(for_caller) == "a\U0001f600b"
+    assert (progress.skipped, progress.chunks, progress.ended) == (0, 2, {0})
+
+
+def test_surrogate_pairs_of_alternatives_are_joined_each_for_itself() -> None:
+    progress, for_caller = taken(
+        half(0, "\ud83d"), half(1, "\ud83c"), half(1, "\udf0d"), half(0, "\ude00\ud83d"), half(0, "\ude01")
+    )
+    assert (contents(for_caller), contents(for_caller, 1)) == ("\U0001f600\U0001f601", "\U0001f30d")
+    assert progress.skipped == 0
+
+
+def test_halves_in_arguments_of_a_tool_are_joined() -> None:
+    def part(arguments: str) -> bytes:
+        call = {"index": 0, "function": {"arguments": arguments}}
+        return event(id="1", choices=[{"index": 0, "delta": {"tool_calls": [call]}}])
+
+    told = [json.loads(one.removeprefix(b"data: ")) for one in taken(part('{"a":"\ud83d'), part('\ude00"}'))[1]]
+    parts = [one["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"] for one in told]
+    assert "".join(parts) == '{"a":"\U0001f600"}'
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (half(0, "\ude00"),),
+        (half(0, "a\ud83db"),),
+        (half(0, "\ud83d"), half(0, "b")),
+        (half(0, "\ud83d"), chunk(finish_reason="stop")),
+        (half(0, "\ud83d", finish_reason="stop"),),
+    ],
+    ids=["second_alone", "inside", "first_alone", "at_the_end", "in_the_end"],
+)
+def test_half_without_its_other_is_counted_as_lost(events: tuple[bytes, ...]) -> None:
+    progress, for_caller = taken(*events)
+    assert (progress.skipped, len(for_caller)) == (1, len(events))
+    contents(for_caller)
+
+
+def test_plain_events_after_a_half_are_read_one_by_one() -> None:
+    progress, _ = taken(half(0, "\ud83d"))
+    assert progress.take_plain(chunk("b")) == 0
 
 
 def test_the_gateway_splices_what_it_knows_into_the_engines_own_usage() -> None:

@@ -1,0 +1,74 @@
+"""Characters that an engine cuts in two: the halves of a surrogate pair, written as escapes in two events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class Halves:
+    """First halves whose second half is to come in a later event of the same stream."""
+
+    __slots__ = ("_lost", "kept")
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+        """First halves by the place of their text: the choice's index and the field's name."""
+        self._lost = 0
+
+    def join(self, payload: bytes) -> tuple[bytes, int]:
+        """Move a first half that ends a text to the beginning of the next one.
+
+        Return the event's JSON with whole characters alone, and the number of halves that were lost.
+        Raises ValueError or RecursionError where the payload is no JSON object of the expected form.
+        """
+        told = json.loads(payload, parse_constant=_refuse)
+        choices = (told.get("choices") or []) if isinstance(told, dict) else None
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise ValueError("an event is an object whose choices are a list of objects")
+        self._lost = 0
+        for choice in choices:
+            place = f"{choice.get('index', 0)}"
+            for name in ("delta", "text"):
+                if name in choice:
+                    choice[name] = self._walk(f"{place}.{name}", choice[name])
+            if choice.get("finish_reason"):
+                self._end(f"{place}.")
+        joined = json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return joined.encode(errors="replace"), self._lost
+
+    def _walk(self, place: str, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._text(place, value) if value else value
+        if isinstance(value, dict):
+            return {name: self._walk(f"{place}.{name}", one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self._walk(f"{place}.{_number(one, number)}", one) for number, one in enumerate(value)]
+        return value
+
+    def _text(self, place: str, text: str) -> str:
+        text = self.kept.pop(place, "") + text
+        if "\ud800" <= text[-1] <= "\udbff":
+            self.kept[place] = text[-1]
+            text = text[:-1]
+        encoded = text.encode("utf-16-le", "surrogatepass")
+        try:
+            return encoded.decode("utf-16-le")
+        except UnicodeDecodeError:
+            self._lost += 1
+            return encoded.decode("utf-16-le", "replace")
+
+    def _end(self, place: str) -> None:
+        """The choice has ended: what is kept of it has lost its second half."""
+        for name in [name for name in self.kept if name.startswith(place)]:
+            del self.kept[name]
+            self._lost += 1
+
+
+def _number(value: Any, number: int) -> Any:
+    """The place of a list's item: tool calls name their own."""
+    return value.get("index", number) if isinstance(value, dict) else number
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")

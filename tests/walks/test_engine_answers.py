@@ -1,0 +1,228 @@
+"""Answers that an engine makes badly: never taken for whole ones, and replaced as long as they are not the caller's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Dies, Edited, Fault, HugeEvent, Pings, RawEvent, Stalls, Tokens
+from tests.walks.fault_world import World, ask, calls, world
+
+__all__ = ["world"]
+
+Json = dict[str, Any]
+GENERAL = "large#"
+both_commits = pytest.mark.parametrize("commit", ["first_token", "complete"])
+
+
+def choices(change: Callable[[Json], None]) -> Callable[[Json], None]:
+    """Changes each choice of an event or an answer."""
+
+    def edit(told: Json) -> None:
+        for choice in told["choices"]:
+            change(choice)
+
+    return edit
+
+
+def first_alone(told: Json) -> None:
+    del told["choices"][1:]
+
+
+def lists(choice: Json) -> None:
+    text = choice["delta"].get("content")
+    choice["delta"]["content"] = [{"type": "text", "text": text}]
+
+
+def unsure(choice: Json) -> None:
+    if choice["delta"].get("content"):
+        choice["logprobs"] = {"content": [{"token": "a", "logprob": float("nan")}]}
+
+
+def no_reason(choice: Json) -> None:
+    choice["finish_reason"] = choice["finish_reason"] or ""
+
+
+def ends_twice(told: Json) -> None:
+    """The first alternative ends, and once more where the second should."""
+    for choice in told["choices"]:
+        if choice["finish_reason"]:
+            choice["index"] = 0
+
+
+@both_commits
+@pytest.mark.parametrize("how", ["end", "done", "close"])
+async def test_empty_finish_reason_and_a_cut_are_no_whole_answer(
+    world: World, small: FakeEngine, commit: str, how: Any
+) -> None:
+    async with world(commit=commit) as gateway:
+        small.faults.add(Tokens(60), Dies(40, how), Edited(choices(no_reason)), model="returns@*")
+        told = await ask(gateway)
+    if commit == "complete":
+        assert (told.whole, told.done, told.text.startswith(GENERAL), told.words) == (True, True, True, 60)
+    else:
+        assert ((told.error or {})["code"], told.done, told.words) == ("stream_broken", False, 40)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        first_alone,
+        choices(lambda choice: choice.clear()),
+        choices(lambda choice: choice.update(message=None)),
+        choices(lambda choice: choice.update(message="Approve.")),
+        choices(lambda choice: choice.update(message=[{"content": "Approve."}])),
+        choices(lambda choice: choice["message"].update(content=[{"type": "text", "text": "Approve."}])),
+        lambda told: told.update(choices=[]),
+        lambda told: told.update(choices=None),
+    ],
+    ids=["one_back", "empty_choice", "null", "text", "list", "content_list", "no_choice", "null_choices"],
+)
+async def test_whole_answer_without_what_was_asked_for_is_a_failed_attempt(
+    world: World, small: FakeEngine, edit: Callable[[Json], None]
+) -> None:
+    async with world(n_max=2) as gateway:
+        small.faults.add(Edited(edit), model="returns@*")
+        told = await ask(gateway, stream=False, n=2)
+    assert (told.whole, told.text.startswith(GENERAL)) == (True, True)
+    assert told.headers["x-apprentice-reason"] == "engine_error"
+
+
+async def test_whole_answer_with_a_bom_is_read(world: World, small: FakeEngine) -> None:
+    async with world() as gateway:
+        dumped = Edited(dumped=lambda told: b"\xef\xbb\xbf" + json.dumps(told).encode())
+        small.faults.add(dumped, model="returns@*")
+        told = await ask(gateway, stream=False)
+    assert (told.whole, told.models) == (True, {"returns@v1"})
+
+
+async def test_ends_are_counted_by_alternative(world: World, small: FakeEngine) -> None:
+    async with world(n_max=2, commit="complete") as gateway:
+        small.faults.add(Edited(ends_twice), model="returns@*")
+        told = await ask(gateway, n=2)
+    assert (told.whole, told.models) == (True, {"large"})
+
+
+@both_commits
+@pytest.mark.parametrize("change", [lists, unsure], ids=["content_list", "nan"])
+async def test_stream_in_which_nothing_can_be_read_fails_over(
+    world: World, small: FakeEngine, commit: str, change: Callable[[Json], None]
+) -> None:
+    async with world(commit=commit) as gateway:
+        small.faults.add(Edited(choices(change)), model="returns@*")
+        told = await ask(gateway)
+    assert (told.whole, told.words, told.text.startswith(GENERAL)) == (True, 60, True)
+
+
+async def test_unreadable_event_before_commit_is_a_failed_attempt(world: World, small: FakeEngine) -> None:
+    async with world(commit="complete") as gateway:
+        rule = small.faults.add(Tokens(60), RawEvent(40), model="returns@*")
+        told = await ask(gateway)
+    assert (told.whole, told.words, told.text.startswith(GENERAL), rule.shown) == (True, 60, True, 3)
+
+
+async def test_unreadable_event_after_commit_is_told(world: World, small: FakeEngine, general: FakeEngine) -> None:
+    async with world() as gateway:
+        small.faults.add(Tokens(60), RawEvent(40), model="returns@*")
+        told = await ask(gateway)
+        async with gateway.http() as http:
+            found = (await http.get(f"/v1/requests/{told.headers['x-request-id']}")).json()
+    assert (told.whole, told.words, calls(general)) == (True, 60, [])
+    assert (told.apprentice or {})["skipped_events"] == 1
+    assert found["record"]["skipped_events"] == 1
+
+
+@both_commits
+async def test_surrogate_pair_over_two_events_reaches_the_caller_as_one(
+    world: World, small: FakeEngine, commit: str
+) -> None:
+    def split(choice: Json) -> None:
+        text = choice["delta"].get("content")
+        choice["delta"]["content"] = text and "\ude00" + text + "\ud83d"
+
+    def first(choice: Json) -> None:
+        choice["delta"]["content"] = (choice["delta"].get("content") or "").removeprefix("\ude00")
+
+    pieces = iter([first])
+    async with world(commit=commit) as gateway:
+        small.answers["*"] = "one two three"
+        plain = await ask(gateway)
+
+        def edit(choice: Json) -> None:
+            if choice["delta"].get("content"):
+                split(choice)
+                for change in pieces:
+                    change(choice)
+                if choice["finish_reason"]:
+                    choice["delta"]["content"] = choice["delta"]["content"].removesuffix("\ud83d")
+
+        small.faults.add(Edited(choices(edit)), model="returns@*")
+        told = await ask(gateway)
+    assert plain.text == "one two three"
+    assert (told.whole, told.text, told.models) == (True, "one\U0001f600 two\U0001f600 three", {"returns@v1"})
+    assert "skipped_events" not in (told.apprentice or {})
+
+
+@both_commits
+async def test_nothing_is_relayed_after_done(world: World, small: FakeEngine, commit: str) -> None:
+    event = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"after it"}}]}\n\n'
+    async with world(commit=commit) as gateway:
+        last = RawEvent(60, b"data: [DONE]\n\n" + event)
+        small.faults.add(Tokens(60), last, model="returns@*")
+        told = await ask(gateway)
+    assert (told.words, told.done, "after it" in told.text) == (60, True, False)
+
+
+@both_commits
+@pytest.mark.parametrize("fault", [Stalls(60, 30), Pings(60, 30), Dies(60)], ids=["silence", "pings", "cut"])
+async def test_all_tokens_and_a_finish_are_a_whole_answer_whatever_follows(
+    world: World, small: FakeEngine, general: FakeEngine, commit: str, fault: Fault
+) -> None:
+    async with world(commit=commit) as gateway:
+        small.faults.add(Tokens(60), fault, model="returns@*")
+        told = await ask(gateway)
+        await small.until(lambda: small.in_flight == 0)
+    assert (told.whole, told.done, told.words, told.models) == (True, True, 60, {"returns@v1"})
+    assert calls(general) == []
+
+
+@pytest.mark.parametrize("every", [0.02, 0.13, 0.5, 0.6, 0.95])
+@pytest.mark.parametrize("after", [1, 10])
+async def test_tokens_that_stop_are_waited_for_as_long_as_the_limit_says_pings_or_not(
+    world: World, small: FakeEngine, every: float, after: int
+) -> None:
+    async with world(limits={"inter_token_timeout_seconds": 1.0}) as gateway:
+        small.faults.add(Tokens(60), Pings(after, 30, every), model="returns@*")
+        told = await ask(gateway)
+    assert (told.error or {})["code"] == "stream_broken"
+    assert 1.0 <= told.seconds < 1.6
+
+
+async def test_long_event_is_read_up_to_the_answers_bound(world: World, small: FakeEngine, general: FakeEngine) -> None:
+    async with world() as gateway:
+        small.faults.add(Tokens(60), HugeEvent(5 << 20), model="returns@*")
+        told = await ask(gateway)
+    assert (told.whole, len(told.text) > 5 << 20, calls(general)) == (True, True, [])
+
+
+@pytest.mark.parametrize("text_bytes", [70_000, 2 << 20])
+async def test_event_over_its_bound_sends_the_request_to_the_fallback_before_commit(
+    world: World, small: FakeEngine, text_bytes: int
+) -> None:
+    async with world(commit="complete", limits={"event_bytes_max": 1 << 16}) as gateway:
+        small.faults.add(Tokens(60), HugeEvent(text_bytes), model="returns@*")
+        told = await ask(gateway)
+        assert not gateway.house.fleet.replicas["small-0"].view().circuits
+    assert (told.whole, told.words, told.text.startswith(GENERAL)) == (True, 60, True)
+    assert len(calls(small)) == 1
+
+
+async def test_event_over_its_bound_after_commit_ends_with_the_clear_error(world: World, small: FakeEngine) -> None:
+    async with world(limits={"event_bytes_max": 1 << 16}) as gateway:
+        small.faults.add(Tokens(60), HugeEvent(2 << 20), model="returns@*")
+        told = await ask(gateway)
+    assert ((told.error or {})["code"], told.done, told.words) == ("stream_broken", False, 5)
