@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from starlette.routing import Route
 from threadpoolctl import threadpool_limits
 
-from gateway import endpoints, reviewers, routing
+from gateway import endpoints, model_list, reviewers, routing
 from gateway.admin import (
     adapters,
     aliases,
@@ -106,10 +106,10 @@ SWITCH_SECONDS = 0.0005
 FIRST_ADMIN_KEY_FILE = "admin-key"
 """In the data folder."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-PROBES = frozenset({"/health/live", "/health/ready"})
+PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
 PARTS = (
-    *(endpoints, routing, reporting, reviewers, reviews, overrides, keys, audit, adapters, prompts),
+    *(endpoints, model_list, routing, reporting, reviewers, reviews, overrides, keys, audit, adapters, prompts),
     *(aliases, evaluations, health, changed, baselines, retraining, fleet, state, store_files, reload),
 )
 """What the addresses that are not hot are in."""

@@ -33,6 +33,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.callers import Caller, identify
 from gateway.duties.reviewing import note_answered, task_of_review
+from gateway.elsewhere import words_for
 from gateway.errors import Problem
 from gateway.explain import explain, shown
 from gateway.house import House
@@ -42,7 +43,6 @@ from monitoring.evaluation.forms import said_by
 from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import bare, made_at
 from monitoring.records import Record
-from router.policy import AUTO
 from serving.shelf import Unreadable
 
 log = logging.getLogger(__name__)
@@ -151,29 +151,17 @@ async def ready(request: Request) -> Response:
     return JSONResponse(told, 200 if status == "ready" else 503)
 
 
+@router.get("/health", tags=["probes"])
+async def health(request: Request) -> Response:
+    """The same as `/health/ready`, at the address that vLLM has."""
+    return await ready(request)
+
+
 @router.get("/metrics", tags=["probes"])
 async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """All metrics, for Prometheus."""
     body, content_type = house_of(request).meters.exposition(accept)
     return Response(body, headers={"content-type": content_type})
-
-
-@router.get("/v1/models", tags=["callers"])
-async def models(request: Request, caller: Identified) -> dict[str, Any]:
-    """What this key may put into `model`: tasks, their loaded versions, pools, and `auto` where it can find a task."""
-    house = house_of(request)
-    snapshot = house.snapshot.current
-    loaded = {name for replica in house.fleet.replicas.values() for name in replica.loaded}
-    named: list[tuple[str, str, int]] = [(task, "task", 0) for task in snapshot.policy.tasks]
-    named += [(v.name, "version", int(v.created_at)) for v in snapshot.versions.values() if v.name in loaded]
-    named += [(pool, "pool", 0) for pool in sorted(snapshot.policy.callable_pools)]
-    named += [(AUTO, "auto", 0)] if snapshot.policy.index is not None else []
-    allowed = [row for row in named if not caller.models.isdisjoint(("*", row[0].partition("@")[0], row[0]))]
-    data = [
-        {"id": name, "object": "model", "created": created, "owned_by": "apprentice", "kind": kind}
-        for name, kind, created in allowed
-    ]
-    return {"object": "list", "data": data}
 
 
 @router.get("/v1/usage", tags=["callers"])
@@ -398,7 +386,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         return _answer(request, Problem("body_too_large", f"The body is longer than {limit} bytes."))
     if error.status_code == 400:
         return _answer(request, Problem("invalid_json", "The body is not JSON in UTF-8, or is nested too deeply."))
-    return _answer(request, Problem("not_found", "There is nothing at this address."))
+    return _answer(request, Problem("not_found", words_for(request.url.path)))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -65,6 +65,7 @@ OWN: Mapping[str, Sequence[str]] = MappingProxyType(
             *("request_not_found", "feedback_conflict", "feedback_window_over", "feedback_full"),
             *("rate_limit_exceeded", "budget_exceeded"),
         ),
+        "read_model": ("model_not_found",),
         "next_review": ("no_review", "not_found"),
         "skip_review": ("no_review", "state_conflict"),
         "list_reviews": ("not_found",),
@@ -191,7 +192,7 @@ def _complete(operation: Json, route: APIRoute) -> None:
     if keyed:
         operation["security"] = [{"key": roles}]
         codes += OF_KEYS + ((*OF_ROLES, *OF_SHELVES, "unknown_parameter") if roles else ())
-        codes += OF_STATE if route.name != "models" else ()
+        codes += OF_STATE if route.name not in ("models", "read_model") else ()
     parameters = [each for each in operation.get("parameters", ()) if each["in"] != "header"]
     operation.pop("parameters", None)
     if parameters:
@@ -333,12 +334,8 @@ def _body_schema(endpoint: Endpoint, fields: Json) -> Json:
         found["messages"] = fields["messages"]["anyOf"][0]
     else:
         found["prompt"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    return {
-        "type": "object",
-        "properties": found,
-        "required": ["model", wanted],
-        "additionalProperties": {"type": "null"},
-    }
+    null = {"type": "null"}
+    return {"type": "object", "properties": found, "required": ["model", wanted], "additionalProperties": null}
 
 
 def _answer_schema(endpoint: Endpoint) -> Json:
@@ -479,6 +476,7 @@ def _form() -> Json:
 OF_OTHER_FORM = MappingProxyType(
     {
         "ready": _as_ready,
+        "health": _as_ready,
         "metrics": _as_metrics,
         "read_request": _as_json,
         "next_review": _as_json,

@@ -111,6 +111,11 @@ class Fleet:
         pool = replica.config.pool
         return replica.awake(now) or not any(other.there and other.awake(now) for other in self.in_pool(pool))
 
+    def context_tokens(self, pool: str) -> int | None:
+        """The tokens that every engine of a pool takes, prompt and answer: as configured, or else as they say."""
+        told = [one.context_tokens for one in self.in_pool(pool) if one.context_tokens is not None]
+        return self.pools[pool].context_tokens_max or min(told, default=None)
+
     def in_pool(self, pool: str) -> list[Replica]:
         """The replicas of a pool, in the order of the configuration."""
         return [replica for replica in self.replicas.values() if replica.config.pool == pool]

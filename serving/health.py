@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from typing import Any
 
 import httpx
 
@@ -48,6 +49,7 @@ async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: b
                 engine_version = await _engine_version(replica, http)
                 life = await _life(replica, http)
             base_model = fleet.pools[replica.config.pool].base_model
+            replica.context_tokens = next((_length(one) for one in models if one["id"] == base_model), None)
             up = base_model in seen
             trouble = "" if up else f"it does not serve {base_model!r}, the pool's base_model"
     except (httpx.HTTPError, httpx.InvalidURL, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -75,6 +77,12 @@ async def _ask_for_its_models(replica: Replica, http: httpx.AsyncClient) -> None
     async with http.stream("GET", url, headers=headers, timeout=CHECK_TIMEOUT_SECONDS) as answer:
         if answer.is_redirect or answer.status_code in SAYS_NO:
             raise httpx.HTTPStatusError("", request=answer.request, response=answer)
+
+
+def _length(model: dict[str, Any]) -> int | None:
+    """What a model takes, prompt and answer, as vLLM's list of models has it."""
+    length = model.get("max_model_len")
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def _trouble(error: Exception) -> str:

@@ -70,6 +70,8 @@ class Replica:
         self.looked_at = float("-inf")
         """When the health check last began to look, in monotonic seconds."""
         self.engine_version = ""
+        self.context_tokens: int | None = None
+        """The tokens that its base model takes, as the engine lists it; None where it does not say."""
         self.life = ""
         """Tells one process of the engine from the next; empty where the engine does not say."""
         # what it has loaded, as it lists it: name -> the path that it was loaded from

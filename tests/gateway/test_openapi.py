@@ -175,7 +175,7 @@ def test_all_errors_of_the_table_are_told_somewhere(document: dict[str, Any]) ->
 def test_every_status_from_400_on_has_an_error_or_says_what_else(document: dict[str, Any]) -> None:
     other = {(path, status) for _, path, each in operations(document) for status in each["responses"] if status >= "400"
              and "anyOf" in each["responses"][status]["content"]["application/json"]["schema"]}  # fmt: skip
-    assert other == {("/health/ready", "503")}
+    assert other == {("/health", "503"), ("/health/ready", "503")}
     schema = document["components"]["schemas"]["Error"]
     for name in ERRORS:
         jsonschema.validate({"error": Problem(name, "A sentence.", "a field").content()}, schema)
@@ -183,7 +183,12 @@ def test_every_status_from_400_on_has_an_error_or_says_what_else(document: dict[
 
 def test_every_operation_says_who_may_use_it(document: dict[str, Any]) -> None:
     roles = {path: set(*each["security"][0].values()) for _, path, each in operations(document) if "security" in each}
-    assert {path for _, path, _ in operations(document)} - set(roles) == {"/health/live", "/health/ready", "/metrics"}
+    assert {path for _, path, _ in operations(document)} - set(roles) == {
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    }
     of_roles = {path for path in roles if path.startswith(("/admin/", "/v1/reviews/"))}
     assert {path for path, names in roles.items() if names} == of_roles
     assert not [one for *_, each in operations(document) for one in each.get("parameters", ())

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway import endpoints, reviewers, routing
+from gateway import endpoints, model_list, reviewers, routing
 from gateway.admin import (
     adapters,
     aliases,
@@ -60,6 +60,7 @@ DOCUMENTS = sorted(path for path in tracked() if path.endswith(".md"))
 RECORD_HEADER = ("Field", "Type", "Unit", "Meaning", "Null means")
 ROUTERS = (
     endpoints,
+    model_list,
     routing,
     reporting,
     reviewers,

@@ -1,0 +1,87 @@
+"""The list of models, one model of it, and addresses that clients of other servers ask for."""
+
+from __future__ import annotations
+
+import time
+
+import openai
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import BASE_MODEL, Configure
+from tests.walks.gateway import RunningGateway, run_gateway
+
+
+async def test_a_model_is_listed_with_its_time_its_base_and_its_length(
+    gateway: RunningGateway, general: FakeEngine
+) -> None:
+    async with gateway.openai() as client:
+        listed = {model.id: model for model in (await client.models.list()).data}
+    assert listed.keys() == {"returns", "returns@v1", "general"}
+    for model in listed.values():
+        assert (model.object, model.owned_by) == ("model", "apprentice")
+        assert time.time() - 600 < model.created <= time.time()
+    told = {name: model.model_extra for name, model in listed.items()}
+    assert told["returns"] == {"kind": "task", "root": BASE_MODEL, "max_model_len": 2048}
+    assert told["returns@v1"] == {"kind": "version", "root": BASE_MODEL, "max_model_len": 2048}
+    assert told["general"] == {"kind": "pool", "root": general.model, "max_model_len": 2048}
+
+
+async def test_one_model_is_read_by_its_name_and_others_are_not_there(gateway: RunningGateway) -> None:
+    async with gateway.openai(await gateway.key(models=["returns"])) as client:
+        for name in ("returns", "returns@v1"):
+            assert (await client.models.retrieve(name)).id == name
+        for name in ("general", "nothing", "returns@v2"):
+            with pytest.raises(openai.NotFoundError) as raised:
+                await client.models.retrieve(name)
+            assert raised.value.code == "model_not_found"
+
+
+async def test_a_task_without_a_version_has_the_length_of_its_fallback_as_configured(configure: Configure) -> None:
+    configuration = configure()
+    configuration["pools"]["general"]["context_tokens_max"] = 500
+    async with run_gateway(configuration) as gateway, gateway.http() as http:
+        card = (await http.get("/v1/models/returns")).json()
+    assert (card["root"], card["max_model_len"]) == ("large", 500)
+
+
+async def test_an_engine_that_does_not_tell_its_length_leaves_it_unknown(configure: Configure) -> None:
+    async with FakeEngine("x", bare=True) as bare:
+        replica = {"name": "general-0", "url": bare.url + bare.base_path}
+        pool = {"engine": "openai", "base_model": "x", "callable": True, "replicas": [replica]}
+        async with run_gateway(configure(pools={"general": pool})) as gateway, gateway.http() as http:
+            assert (await http.get("/v1/models/general")).json()["max_model_len"] is None
+
+
+async def test_health_is_an_alias_of_health_ready(configure: Configure) -> None:
+    async with run_gateway(configure()) as gateway, gateway.http("") as http:
+        answers = [await http.get(path) for path in ("/health", "/health/ready")]
+        head = await http.head("/health")
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    assert (head.status_code, head.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("POST", "/v1/responses", "Use POST /v1/chat/completions"),
+        ("GET", "/v1/responses/resp_1", "Use POST /v1/chat/completions"),
+        ("POST", "/v1/messages", "Use POST /v1/chat/completions"),
+        ("POST", "/v1/embeddings", "server of embedding models"),
+        ("POST", "/chat/completions", "Did you mean /v1/chat/completions?"),
+        ("POST", "/completions", "Did you mean /v1/completions?"),
+        ("GET", "/models", "Did you mean /v1/models?"),
+        ("POST", "/v1/v1/chat/completions", "stands twice"),
+        ("POST", "/v1/chat/completions/", "the slash at its end"),
+        ("POST", "/v1/nothing", "There is nothing at this address."),
+    ],
+)
+async def test_an_address_that_is_not_offered_says_what_to_use(
+    gateway: RunningGateway, method: str, path: str, words: str
+) -> None:
+    async with gateway.http() as http:
+        answer = await http.request(method, path, json={} if method == "POST" else None)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"]) == (404, "not_found", "not_found_error")
+    assert words in error["message"]
