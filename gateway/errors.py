@@ -96,6 +96,10 @@ CAPPED_SECONDS = 60.0
 """A cap opens as its window moves on, one of money at midnight: looking more often is of no use."""
 
 
+WAIT_SECONDS_MAX = 60.0
+"""OpenAI's clients wait as long as Retry-After says, up to this; a longer one they ignore, and ask again at once."""
+
+
 class Problem(Exception):
     """An error that a caller gets as it is. `code` is a key of ERRORS; `param` names the field at fault."""
 
@@ -110,7 +114,7 @@ class Problem(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.told: list[tuple[bytes, bytes]] = []
         """Headers of this problem alone."""
-        self.final = code in FINAL
+        self.final = code in FINAL or (retry_after_seconds or 0.0) > WAIT_SECONDS_MAX
         """Whether clients that try again by themselves are told not to."""
         if retry_after_seconds is None and self.spec.status == 503:
             self.retry_after_seconds = CAPPED_SECONDS if code == "exit_capped" else 1.0

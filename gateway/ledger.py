@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -17,10 +18,12 @@ from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import AttemptRecord, FindingRecord, Record
 from router.acceptance import NO_CONTRACT
-from router.decision import Choice, Refusal
+from router.decision import Asked, Choice, Refusal
 from router.language import language_of
 from router.policy import Policy
 from router.rungs import AFTER_THE_ANSWER, BY_SCORE, Finding, RungName
+from router.scoring import Scores
+from router.waiting import awaited_replicas
 
 FALLBACK_REASONS = frozenset(
     {"no_replica", "overload", "timeout", "engine_error", "context_length"}
@@ -277,9 +280,15 @@ def finding_record(found: Finding, version: str | None) -> FindingRecord:
     )
 
 
-def problem_of(decision: Refusal) -> Problem:
-    """What the caller is told of the router's refusal."""
-    return Problem(decision.code, decision.message, "model" if decision.code.startswith("model") else None)
+def problem_of(house: House, decision: Refusal, asked: Asked, scores: Scores) -> Problem:
+    """What the caller is told of the router's refusal, and when one of those who could answer should be back."""
+    wait_seconds = None
+    if decision.code in ("no_replica", "version_not_loaded"):
+        policy, view, now = house.snapshot.current.policy, house.fleet.view(), time.monotonic()
+        awaited = awaited_replicas(asked, scores, policy, view, time.time(), loaded_only=False)
+        wait_seconds = min((house.fleet.replicas[name].back_in_seconds(now) for name in awaited), default=None)
+    param = "model" if decision.code.startswith("model") else None
+    return Problem(decision.code, decision.message, param, wait_seconds)
 
 
 def trace_of(request_id: str) -> str:

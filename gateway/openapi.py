@@ -262,7 +262,8 @@ def _error_answer(codes: list[str]) -> Json:
     headers = {}
     if ERRORS[codes[0]].status in (429, 503):
         headers["retry-after"] = AGAIN
-    if FINAL.intersection(codes) or {"no_replica", "rate_limit_exceeded"}.intersection(codes):  # final at times
+    at_times = {"no_replica", "version_not_loaded", "rate_limit_exceeded"}
+    if FINAL.intersection(codes) or at_times.intersection(codes):
         headers["x-should-retry"] = FINALLY
     if headers:
         answer["headers"] = headers

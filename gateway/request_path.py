@@ -21,7 +21,7 @@ from gateway.house import House
 from gateway.ledger import Ledger, problem_of, settle
 from monitoring.records import Record
 from router.choice import choose
-from router.decision import Choice, Refusal
+from router.decision import Asked, Choice, Refusal
 from router.policy import Policy
 from router.scoring import Scores
 
@@ -53,7 +53,7 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
                 decision = choose(asked, scores, policy, house.fleet.view(), moment)
                 if decision.__class__ is Refusal:
                     decision = await wait_for_room(house, place, asked, scores, policy, decision, moment, ledger)
-                choice = _accepted(house, policy, decision, scores, ledger)
+                choice = _accepted(house, policy, decision, asked, scores, ledger)
                 house.fit(body, choice, caller)
                 with await open_answer(house, policy, body, choice, ledger, scores) as answer:
                     answer.kept = [] if house.trials.watches(policy, answer.choice, ledger.record) else None
@@ -88,11 +88,13 @@ async def _tell(house: House, call: Call, problem: Problem, ledger: Ledger | Non
     await refuse(call, problem, ledger)
 
 
-def _accepted(house: House, policy: Policy, decision: Choice | Refusal, scores: Scores, ledger: Ledger) -> Choice:
+def _accepted(
+    house: House, policy: Policy, decision: Choice | Refusal, asked: Asked, scores: Scores, ledger: Ledger
+) -> Choice:
     ledger.found(decision.findings)
     if isinstance(decision, Refusal):
         ledger.refused(decision, scores.task)
-        raise problem_of(decision)
+        raise problem_of(house, decision, asked, scores)
     if policy.watched:
         house.trials.draw(policy, decision, ledger.record)
     return decision

@@ -63,7 +63,7 @@ async def _decided(house: House, caller: Caller, body: RequestBody, session: str
     decision = choose(asked, scores, policy, house.fleet.view(), moment)
     house.meters.route_asked.add(1, decision.reason or "")
     if isinstance(decision, Refusal):
-        problem = problem_of(decision)
+        problem = problem_of(house, decision, asked, scores)
         if decision.reason is not None:
             problem.told.append((b"x-apprentice-reason", decision.reason.encode()))
         raise problem

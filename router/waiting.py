@@ -12,10 +12,13 @@ from router.scoring import Scores
 from serving.view import FleetView
 
 
-def awaited_replicas(asked: Asked, scores: Scores, policy: Policy, view: FleetView, now_unix: float) -> frozenset[str]:
+def awaited_replicas(
+    asked: Asked, scores: Scores, policy: Policy, view: FleetView, now_unix: float, loaded_only: bool = True
+) -> frozenset[str]:
     """The names of the replicas of which one with room could change `choose`'s mind about a refusal for overload.
 
-    They may be some more than that: who waits looks again, and waits on.
+    They may be some more than that: who waits looks again, and waits on. Without `loaded_only` those are among them
+    that would have to come back first, or to load a version.
     """
     model = asked.model if asked.model != AUTO else found_task(asked, scores) or policy.auto_pool or ""
     task = policy.tasks.get(model.partition("@")[0])
@@ -27,18 +30,18 @@ def awaited_replicas(asked: Asked, scores: Scores, policy: Policy, view: FleetVi
     if deciding is not None:
         versions: Iterable[str] = [deciding.version or "", alias.standby or "" if alias is not None else ""]
     elif model != task.name:
-        return frozenset(_holding(model, view))
+        return frozenset(_holding(model, view, loaded_only))
     else:
         versions = [*alias.weights, alias.standby or ""] if alias is not None else []
-    found = {name for version in versions for name in _holding(version, view)}
+    found = {name for version in versions for name in _holding(version, view, loaded_only)}
     exit_pool = view.pools.get(task.exit_pool or "")
     if exit_pool is not None and task.reaches(exit_pool.name):
         found |= {replica.name for replica in exit_pool.replicas}
     return frozenset(found)
 
 
-def _holding(version: str, view: FleetView) -> Iterator[str]:
+def _holding(version: str, view: FleetView, loaded_only: bool) -> Iterator[str]:
     known = view.versions.get(version)
     pool = view.pools.get(known.pool) if known and known.state not in OUT_OF_SERVICE else None
     if pool is not None:
-        yield from (replica.name for replica in pool.replicas if version in replica.loaded)
+        yield from (replica.name for replica in pool.replicas if version in replica.loaded or not loaded_only)

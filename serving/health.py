@@ -61,6 +61,8 @@ async def _look(fleet: Fleet, replica: Replica, http: httpx.AsyncClient, anew: b
         fleet.changed()
     if up and not before[0]:
         replica.came_up(time.monotonic())
+    elif not up:
+        replica.went_down(time.monotonic())
     if (up, trouble) != (before[0], replica.trouble):
         what, level = ("up", logging.INFO) if up else (f"down: {trouble}", logging.WARNING)
         log.log(level, "replica %s of the pool %s is %s", replica.name, replica.config.pool, what)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 from serving.breaker import Breaker, BreakerState
 from serving.tls import TlsFiles
 from serving.view import EngineKind, FaultKind, ReplicaView
 
+OUTAGE_SECONDS_UNKNOWN = 30.0
+"""Expected length of an engine's outage before one was seen to end."""
+OUTAGES_REMEMBERED = 5
+BACK_SECONDS_MAX = 300.0
+"""Longest time until an engine is back that is told: nobody knows what is further away."""
 OF_MODEL: frozenset[FaultKind] = frozenset({"failed", "missing", "truncated"})
 """Faults that say something of the model that was asked, while others on its replica may answer."""
 OF_REPLICA: frozenset[FaultKind] = frozenset({"unreachable", "silent", "overloaded"})
@@ -65,6 +72,9 @@ class Replica:
         self.up = False
         self._breakers: dict[str, Breaker] = {}
         """Of the replica and of models on it, from a fault until it is forgotten."""
+        self._down_at: float | None = None
+        self._outages: deque[float] = deque(maxlen=OUTAGES_REMEMBERED)
+        """Lengths of its last outages, in seconds."""
         self.trouble = ""
         """Why it is down, in words; empty where it is up, or where nothing answers."""
         self.looked_at = float("-inf")
@@ -187,8 +197,24 @@ class Replica:
         if any(changed):
             self._changed()
 
+    def went_down(self, now: float) -> None:
+        """The health check saw that the engine is down, perhaps not for the first time."""
+        if self._down_at is None:
+            self._down_at = now
+
+    def back_in_seconds(self, now: float) -> float:
+        """Expected time until it can be asked, 1 s or more: by its last outages, or until its rest is over."""
+        if self.there:
+            return max(1.0, self.resting_until - now)
+        over = 0.0 if self._down_at is None else now - self._down_at
+        expected = median(self._outages) if self._outages else OUTAGE_SECONDS_UNKNOWN
+        return min(max(1.0, expected - over, over / 2), BACK_SECONDS_MAX)
+
     def came_up(self, now: float) -> None:
         """The health check saw the engine come up: the next request may try it."""
+        if self._down_at is not None:
+            self._outages.append(now - self._down_at)
+            self._down_at = None
         for breaker in self._breakers.values():
             breaker.may_be_well(now)
         self._changed()

@@ -48,6 +48,11 @@ def test_clients_are_told_not_to_try_again_where_that_is_of_no_use(code: str) ->
     assert told is None or of_ours or ERRORS[code].status in (409, 429) or ERRORS[code].status >= 500
 
 
+def test_clients_are_told_not_to_try_again_where_the_wait_is_longer_than_theirs() -> None:
+    told = [dict(Problem("no_replica", "No.", None, wait).headers()).get(b"x-should-retry") for wait in (60.0, 61.0)]
+    assert told == [None, b"false"]
+
+
 def test_what_will_not_pass_has_no_wait() -> None:
     for code in ("invalid_json", "invalid_api_key", "request_not_found", "engine_error"):
         assert b"retry-after" not in dict(Problem(code, "No.").headers())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.replica import Replica, ReplicaConfig
+from serving.replica import BACK_SECONDS_MAX, OUTAGE_SECONDS_UNKNOWN, Replica, ReplicaConfig
 from serving.view import FaultKind
 
 
@@ -219,6 +219,28 @@ def test_an_engine_that_was_seen_to_come_up_is_tried_at_once() -> None:
         fail(there, 100.0)
     there.came_up(100.2)
     assert there.breaker_state(100.2) == "half_open"
+
+
+def test_time_until_it_is_back_is_what_its_last_outages_took_less_what_is_over() -> None:
+    there = replica()
+    there.went_down(100.0)
+    assert there.back_in_seconds(110.0) == OUTAGE_SECONDS_UNKNOWN - 10
+    there.came_up(180.0)
+    for at, outage in ((200.0, 90.0), (400.0, 100.0)):
+        there.went_down(at)
+        there.went_down(at + 1)  # still down
+        there.came_up(at + outage)
+    there.went_down(600.0)
+    assert there.back_in_seconds(610.0) == 80.0  # the median is 90 s
+    assert there.back_in_seconds(690.0) == 45.0  # longer than ever: half as long again
+    assert there.back_in_seconds(9999.0) == BACK_SECONDS_MAX
+
+
+def test_replica_that_rests_is_back_when_its_rest_is_over() -> None:
+    there = replica()
+    there.up = True
+    fail(there, 100.0, "overloaded", rest_seconds=20.0)
+    assert [there.back_in_seconds(at) for at in (100.0, 119.5, 130.0)] == [20.0, 1.0, 1.0]
 
 
 def test_a_fault_is_forgotten_after_answers_and_a_while() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 
+from serving.replica import OUTAGE_SECONDS_UNKNOWN
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, ErrorEvent, Fault, HugeEvent, Reset, Silent, Status, Tokens
 from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
@@ -130,6 +131,24 @@ async def test_with_every_engine_down_the_error_says_when_to_try_again(
     async with gateway.http("") as http:
         assert (await http.get("/health/ready")).status_code == 503
         assert (await http.get("/health/live")).status_code == 200
+
+
+async def test_retry_after_is_as_long_as_an_engine_lately_took_to_come_back(
+    configure: Configure, general: FakeEngine
+) -> None:
+    async with run_gateway(configure()) as gateway, gateway.openai() as client:
+        replica, waits = gateway.house.fleet.replicas["general-0"], []
+        for _ in range(2):
+            await general.kill()
+            await general.until(lambda: not replica.up)
+            with pytest.raises(openai.InternalServerError) as refused:
+                await client.chat.completions.create(model="general", **ASK)
+            waits.append(int(refused.value.response.headers["retry-after"]))
+            await general.restart()
+            await general.until(lambda: replica.up)
+    first, second = waits
+    assert OUTAGE_SECONDS_UNKNOWN / 2 <= first <= OUTAGE_SECONDS_UNKNOWN
+    assert second < first / 2
 
 
 async def test_a_request_that_fails_at_every_attempt_counts_once_against_an_engine(
