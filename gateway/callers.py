@@ -15,7 +15,7 @@ import msgspec
 from gateway.errors import Problem
 from router.policy import UnknownFields
 
-Role = Literal["caller", "operator", "admin"]
+Role = Literal["caller", "operator", "admin", "sidecar"]
 ROLES: tuple[Role, ...] = get_args(Role)
 PREFIX = "sk-app-"
 PUBLIC_LENGTH = 12
@@ -77,7 +77,7 @@ class Caller:
     @property
     def judges(self) -> str:
         """Whose requests it may read and judge: its own, or all (`*`)."""
-        return self.public if self.role == "caller" else "*"
+        return "*" if self.role in ("operator", "admin") else self.public
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in Redis: no secret is in it, only its digest. What is not set is left out."""
@@ -167,8 +167,11 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def identify(callers: Mapping[str, Caller], authorization: str | None, now_unix: float) -> Caller:
-    """The caller whose key stands in the Authorization header. Raises Problem (401) where there is none."""
+def identify(
+    callers: Mapping[str, Caller], authorization: str | None, now_unix: float, *, admits_sidecars: bool = False
+) -> Caller:
+    """The caller whose key stands in the Authorization header. Raises Problem (401) where there is none, and (403) for
+    a sidecar's key where those are not admitted."""
     if not authorization:
         raise Problem("invalid_api_key", "There is no API key. Send it as `Authorization: Bearer sk-app-…`.")
     scheme, _, key = authorization.partition(" ")
@@ -185,6 +188,8 @@ def identify(callers: Mapping[str, Caller], authorization: str | None, now_unix:
         raise Problem("invalid_api_key", "The API key is not known. Ask an admin for a new one.")
     if caller.expires_at is not None and caller.expires_at <= now_unix:
         raise Problem("invalid_api_key", "The API key has expired. Ask an admin for a new one.")
+    if caller.role == "sidecar" and not admits_sidecars:
+        raise Problem("role_required", "A sidecar's key fetches adapters from the store, and nothing else.")
     return caller
 
 

@@ -14,7 +14,7 @@ import msgspec
 from fastapi.routing import APIRoute
 from msgspec import Raw
 
-from gateway.admin.access import admin_of, operator_of
+from gateway.admin.access import ROLES_OF
 from gateway.admin.uploads import FIELDS as FORM_FIELDS
 from gateway.admin.uploads import FILES, NEEDED, SAMPLES
 from gateway.asked.parameters import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
@@ -28,8 +28,7 @@ Json = dict[str, Any]
 
 ANYWHERE = ("invalid_http", "head_too_large", "internal_error", "overload")
 """What any request may be told, before it is known what it is for."""
-OF_KEYS = ("invalid_api_key",)
-OF_ROLES = ("role_required",)
+OF_KEYS = ("invalid_api_key", "role_required")
 OF_JSON = ("invalid_json", "invalid_value", "missing_field", "unknown_parameter", "body_too_large")
 OF_FORMS = (*OF_JSON[1:], "unsupported_media_type", "adapter_rejected")
 OF_DATA = (*OF_JSON, "unsupported_media_type", "parameter_not_allowed")
@@ -186,12 +185,12 @@ def described(document: Json, routes: Iterable[object], hot: Mapping[str, Endpoi
 def _complete(operation: Json, route: APIRoute) -> None:
     """What FastAPI leaves open of one operation: who may use it, its errors, and the form of what it answers."""
     called = _called(route)
-    roles = ["admin"] if admin_of in called else ["operator", "admin"] if operator_of in called else []
+    roles = next((list(roles) for function, roles in ROLES_OF.items() if function in called), [])
     keyed = bool(roles) or caller_of in called
     codes = [*ANYWHERE, *OWN.get(route.name, ())]
     if keyed:
         operation["security"] = [{"key": roles}]
-        codes += OF_KEYS + ((*OF_ROLES, *OF_SHELVES, "unknown_parameter") if roles else ())
+        codes += OF_KEYS + ((*OF_SHELVES, "unknown_parameter") if roles else ())
         codes += OF_STATE if route.name not in ("models", "read_model") else ()
     parameters = [each for each in operation.get("parameters", ()) if each["in"] != "header"]
     operation.pop("parameters", None)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from redis.exceptions import RedisError
 
-from gateway.callers import Caller, require
-from gateway.endpoints import caller_of
+from gateway.callers import Caller, Role, identify, require
+from gateway.endpoints import caller_of, house_of
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.state.snapshot import Snapshot
@@ -70,6 +73,13 @@ def operator_of(request: Request, caller: Annotated[Caller, Depends(caller_of)])
     return _asked_rightly(request, require(caller, "operator", "admin"))
 
 
+def sidecar_of(request: Request, authorization: Annotated[str | None, Header()] = None) -> Caller:
+    """The caller, if it is a sidecar, an operator or an admin. Raises Problem as `admin_of` does."""
+    callers = house_of(request).snapshot.current.callers
+    caller = identify(callers, authorization, time.time(), admits_sidecars=True)
+    return _asked_rightly(request, require(caller, "sidecar", "operator", "admin"))
+
+
 def _asked_rightly(request: Request, caller: Caller) -> Caller:
     """The caller, if the address's query has nothing that the endpoint does not know. Raises Problem (400)."""
     if not request.query_params:
@@ -86,6 +96,11 @@ def _asked_rightly(request: Request, caller: Caller) -> Caller:
 
 Admin = Annotated[Caller, Depends(admin_of)]
 Operator = Annotated[Caller, Depends(operator_of)]
+Sidecar = Annotated[Caller, Depends(sidecar_of)]
+ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType(
+    {admin_of: ("admin",), operator_of: ("operator", "admin"), sidecar_of: ("sidecar", "operator", "admin")}
+)
+"""Who may, by what an endpoint depends on; for the document."""
 
 
 class Body(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
-from gateway.admin.access import Operator
+from gateway.admin.access import Sidecar
 from gateway.door.wire import Receive, Scope, Send
 from gateway.endpoints import house_of
 from gateway.errors import Problem
@@ -27,7 +27,7 @@ class StoreFile(FileResponse):
 
 
 @router.get("/store/{digest}/{file}", response_class=StoreFile)
-def read_store_file(request: Request, digest: str, file: str, _: Operator) -> StoreFile:
+def read_store_file(request: Request, digest: str, file: str, _: Sidecar) -> StoreFile:
     """The bytes of one file of an adapter, by its digest, for sidecars. They never change."""
     store = house_of(request).store
     try:

@@ -40,7 +40,8 @@ def make(
     out: Printer,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who holds it, for people.")],
     role: Annotated[
-        Role, typer.Option(help="caller asks and judges, operator also reads, admin also changes.")
+        Role,
+        typer.Option(help="caller asks and judges, operator also reads, admin also changes; sidecar fetches adapters."),
     ] = "caller",
     model: Annotated[
         list[str] | None, typer.Option(help="A name that it may put into `model`; again for more. Unset: all.")

@@ -16,7 +16,7 @@ LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):([0-9]{1,5})")
 def sidecar(
     store: Annotated[Path, typer.Option(help="The folder that the engine reads adapters from.")],
     gateway: Annotated[str, typer.Option(help="The gateway's address, such as https://apprentice:8080.")],
-    key_file: Annotated[Path, typer.Option(help="A file that holds an operator's key.")],
+    key_file: Annotated[Path, typer.Option(help="A file that holds a sidecar's key.")],
     listen: Annotated[str, typer.Option(help="HOST:PORT that the gateway reaches this at.")] = "127.0.0.1:8090",
 ) -> None:
     """Pull adapters by digest from the gateway, for an engine that does not share its store."""
@@ -29,7 +29,7 @@ def sidecar(
     if not re.fullmatch(ADDRESS, gateway):
         raise SettingsError(f"--gateway {gateway} is no address of the form http://host:port, without a path.")
     if not key_file.is_file():
-        raise SettingsError(f"--key-file {key_file} is not there: put an operator's key into it.")
+        raise SettingsError(f"--key-file {key_file} is not there: put a key of the role sidecar into it.")
     try:
         held = Store(store)
     except OSError as error:

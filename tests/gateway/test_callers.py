@@ -183,6 +183,7 @@ def test_a_caller_judges_its_own_requests_and_an_operator_all() -> None:
     assert caller.judges == caller.public
     assert holder(role="operator")[1].judges == "*"
     assert holder(role="admin")[1].judges == "*"
+    assert holder(role="sidecar")[1].judges != "*"
 
 
 def test_a_digest_is_not_the_secret() -> None:

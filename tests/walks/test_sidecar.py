@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -20,7 +21,6 @@ import httpx
 import pytest
 import uvicorn
 
-from gateway.admin import store_files
 from gateway.app import build_app
 from gateway.callers import new_key
 from gateway.cli.sidecar import sidecar
@@ -79,7 +79,6 @@ class Giving:
 async def gateway(configure: Configure) -> AsyncIterator[Giving]:
     keys = {"admin": new_key()[0]}
     app = build_app(Settings(**configure(), admin_key=keys["admin"], listen={"port": 0}))
-    app.include_router(store_files.router)
     giving: Giving | None = None
 
     async def counted(scope: Any, receive: Any, send: Any) -> None:
@@ -92,7 +91,7 @@ async def gateway(configure: Configure) -> AsyncIterator[Giving]:
         giving = Giving(url, app.state.house, keys)
         giving.go.set()
         async with httpx.AsyncClient(headers={"authorization": f"Bearer {keys['admin']}"}) as http:
-            for role in ("caller", "operator"):
+            for role in ("caller", "operator", "sidecar"):
                 answer = await http.post(f"{url}/admin/v1/callers", json={"name": role, "role": role})
                 keys[role] = answer.json()["key"]
         yield giving
@@ -110,7 +109,7 @@ def digest(gateway: Giving, tmp_path: Path) -> str:
 @pytest.fixture
 def key_path(gateway: Giving, tmp_path: Path) -> Path:
     path = tmp_path / "key"
-    path.write_text(gateway.keys["operator"] + "\n")
+    path.write_text(gateway.keys["sidecar"] + "\n")
     return path
 
 
@@ -248,7 +247,7 @@ async def test_a_key_that_the_gateway_refuses_is_said_and_can_be_exchanged_witho
     url: str, http: httpx.AsyncClient, gateway: Giving, digest: str, key_path: Path
 ) -> None:
     key_path.write_text(gateway.keys["caller"])
-    with pytest.raises(PullError, match="needs a key with the role operator or admin"):
+    with pytest.raises(PullError, match="needs a key with the role sidecar or operator or admin"):
         await ensure_on(url, digest, http)
     key_path.write_text(new_key()[0])
     with pytest.raises(PullError, match="The API key is not known"):
@@ -441,12 +440,33 @@ def test_options_that_can_not_be_used_are_said_before_anything_starts(
         sidecar(**{**options, "listen": "127.0.0.1:8090", **change})
 
 
-async def test_the_gateway_gives_an_adapters_files_to_operators_alone(
+def addresses(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every operation that wants a key, but for the store's."""
+    return [
+        (method.upper(), path)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if "security" in operation and not path.startswith("/admin/v1/store/")
+    ]
+
+
+async def test_a_sidecars_key_opens_nothing_but_the_store(gateway: Giving, http: httpx.AsyncClient) -> None:
+    headers = {"authorization": f"Bearer {gateway.keys['sidecar']}"}
+    told = {}
+    for method, path in addresses((await http.get(f"{gateway.url}/openapi.json")).json()):
+        body = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}]}
+        answer = await http.request(method, gateway.url + re.sub(r"{\w+}", "x", path), json=body, headers=headers)
+        told[method, path] = (answer.status_code, answer.json()["error"]["code"])
+    assert {one for one in told.items() if one[1] != (403, "role_required")} == set()
+    assert len(told) > 50
+
+
+async def test_the_gateway_gives_an_adapters_files_to_sidecars_and_operators(
     gateway: Giving, digest: str, http: httpx.AsyncClient
 ) -> None:
     path = f"{gateway.url}/admin/v1/store/{digest}/{FILES[0]}"
     assert (await http.get(path)).status_code == 401
-    for role, status in [("caller", 403), ("operator", 200), ("admin", 200)]:
+    for role, status in [("caller", 403), ("operator", 200), ("admin", 200), ("sidecar", 200)]:
         answer = await http.get(path, headers={"authorization": f"Bearer {gateway.keys[role]}"})
         assert answer.status_code == status
     assert json.loads(answer.content)["r"] == 4
