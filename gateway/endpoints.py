@@ -365,7 +365,10 @@ def add_to(app: FastAPI) -> None:
 
 
 def _answer(request: Request, problem: Problem) -> Response:
-    house_of(request).meters.refusals.add(1, problem.code)
+    house = house_of(request)
+    house.meters.refusals.add(1, problem.code)
+    client, server = request.scope.get("client"), request.scope.get("server")
+    house.accesses.refused(problem, client, server, request.url.path, request.headers.get("authorization"))
     headers = {name.decode(): value.decode() for name, value in problem.headers()}
     return Response(problem.body(), problem.status, headers)
 

@@ -7,12 +7,13 @@ import hashlib
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import httpx
 from redis.asyncio import Redis
 
+from gateway.access_log import AccessLog
 from gateway.admin.uploads import Uploads
 from gateway.answers.demands import Judging
 from gateway.asked.recent import Recent
@@ -110,6 +111,7 @@ class House:
     threads: Threads
     stirred: asyncio.Event
     """Set by each new snapshot: the reconciling duty looks at once."""
+    accesses: AccessLog = field(default_factory=AccessLog)
 
     @property
     def settings(self) -> Settings:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 
+from gateway.access_log import REFUSED
 from gateway.answers.opening import open_answer
 from gateway.answers.problems import too_late
 from gateway.answers.relay import refuse, relay
@@ -83,6 +84,10 @@ async def _tell(house: House, call: Call, problem: Problem, ledger: Ledger | Non
     if call.ended:  # the answer is the caller's: what comes after it changes nothing
         return
     house.meters.refusals.add(1, problem.code)
+    if problem.status in REFUSED:
+        scope = call.scope
+        authorization = call.headers.get("authorization")
+        house.accesses.refused(problem, scope.get("client"), scope.get("server"), scope["path"], authorization)
     if ledger is not None:
         ledger.problem(problem)
     await refuse(call, problem, ledger)

@@ -103,10 +103,12 @@ class ApplyIn(Body):
 
 @router.get("/state")
 async def export_state(
-    request: Request, _: Admin, only: Annotated[list[Kind] | None, Query(max_length=4)] = None
+    request: Request, admin: Admin, only: Annotated[list[Kind] | None, Query(max_length=4)] = None
 ) -> dict[str, Any]:
     """All that admins have set, as one moment had it: versions, aliases, rules, and keys without their secrets."""
-    redis = house_of(request).redis
+    house, scope = house_of(request), request.scope
+    house.accesses.state_read(admin.public, scope.get("client"), scope.get("server"), request.url.path)
+    redis = house.redis
     present = await _present(redis)
     return written({kind: present[kind] for kind in only or KINDS}, await installation_id(redis))
 

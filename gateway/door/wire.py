@@ -74,6 +74,7 @@ class Call:
         self.begun = False
         self.ended = False
         self.hung_up = False
+        self.scope = scope
         self._receive = receive
         self._send = send
 

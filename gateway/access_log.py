@@ -1,0 +1,78 @@
+"""Log lines on who was refused (401, 403) and on who read the whole state; at a bounded rate, and without secrets."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gateway.callers import split_key
+from gateway.errors import Problem
+
+log = logging.getLogger(__name__)
+Address = tuple[str, int] | None
+REFUSED = frozenset({401, 403})
+SILENT_SECONDS = 60.0
+"""How long after a line there is no other one of the same event, peer and key."""
+LINES_MAX = 60
+"""Lines in SILENT_SECONDS of all unknown keys together, and as many of known ones; it also bounds what is kept."""
+PATH_LENGTH_MAX = 200
+
+
+class AccessLog:
+    """One line for each event, peer and key in a minute; it says how many were left out before it.
+
+    A key that is not known is named by nothing but its public part, which anybody may invent. So it does not count as
+    another key, and cannot make more lines.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = 0.0
+        self._told: dict[bool, set[tuple[str, str, str]]] = {True: set(), False: set()}
+        """Of keys that are known, and of the others: a flood of unknown keys hides nothing that a known one does."""
+        self._left_out = 0
+
+    def refused(self, problem: Problem, peer: Address, listener: Address, path: str, authorization: str | None) -> None:
+        """Tell of a request that is answered with this problem; nothing where that is no 401 or 403.
+
+        `peer` and `listener` are host and port of the two ends of the connection, as in an ASGI scope.
+        """
+        if problem.status not in REFUSED:
+            return
+        public = public_part(authorization)
+        self._tell(logging.WARNING, f"refused: {problem.code}", peer, listener, path, public, problem.status == 403)
+
+    def state_read(self, public: str, peer: Address, listener: Address, path: str) -> None:
+        """Tell that the key with this public part reads the whole state."""
+        self._tell(logging.INFO, "the whole state is read", peer, listener, path, public, True)
+
+    def _tell(
+        self, level: int, event: str, peer: Address, listener: Address, path: str, public: str, known: bool
+    ) -> None:
+        now = self._clock()
+        if now >= self._until:
+            self._told = {True: set(), False: set()}
+            self._until = now + SILENT_SECONDS
+        host = peer[0] if peer is not None else ""
+        of = (event, host, public if known else "")
+        told = self._told[known]
+        if of in told or len(told) >= LINES_MAX:
+            self._left_out += 1
+            return
+        told.add(of)
+        extra: dict[str, Any] = {"peer": host, "listener": _shown(listener), "path": path[:PATH_LENGTH_MAX]}
+        log.log(level, event, extra=extra | {"key": public, "left_out": self._left_out})
+        self._left_out = 0
+
+
+def public_part(authorization: str | None) -> str:
+    """The public part of the key in an Authorization header; empty where there is none, or it is malformed."""
+    scheme, _, key = (authorization or "").partition(" ")
+    parts = split_key(key.strip()) if scheme.lower() == "bearer" else None
+    return "" if parts is None else parts[0]
+
+
+def _shown(listener: Address) -> str:
+    return "" if listener is None else f"{listener[0]}:{listener[1]}"
