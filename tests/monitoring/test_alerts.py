@@ -76,7 +76,7 @@ def test_each_reads_declared_metrics_and_has_a_page(rules: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rules", [path for path in ALERTS if path.stem in {"monitor", "service"}], ids=lambda path: path.name
+    "rules", [path for path in ALERTS if path.stem in {"monitor", "service", "engines"}], ids=lambda path: path.name
 )
 def test_each_is_seen_to_fire_to_stay_quiet_and_to_do_without_data(rules: Path) -> None:
     cases = [case for path in cases_of(rules) for case in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]]
