@@ -112,6 +112,8 @@ class Problem(Exception):
         self.message = message
         self.param = param
         self.retry_after_seconds = retry_after_seconds
+        self.engine_code: str | None = None
+        """The engine's own code of an error that it gave; None where it gave none."""
         self.told: list[tuple[bytes, bytes]] = []
         """Headers of this problem alone."""
         self.final = code in FINAL or (retry_after_seconds or 0.0) > WAIT_SECONDS_MAX
@@ -130,7 +132,8 @@ class Problem(Exception):
 
     def content(self) -> dict[str, Any]:
         """The error object's fields."""
-        return {"message": self.message, "type": self.spec.type, "param": self.param, "code": self.code}
+        told = {"message": self.message, "type": self.spec.type, "param": self.param, "code": self.code}
+        return told if self.engine_code is None else told | {"engine_code": self.engine_code}
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with the error."""

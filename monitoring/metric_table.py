@@ -128,7 +128,7 @@ METRICS: tuple[Spec, ...] = (
     Spec(
         "apprentice_attempts_total", "counter", "attempts",
         "Attempts at engines by how each ended; a request may take several.",
-        ("pool", "outcome"), "P*13 + 14",
+        ("pool", "outcome"), "P*14 + 15",
     ),
     Spec(
         "apprentice_feedback_total", "counter", "judgements",

@@ -62,6 +62,7 @@ class SendAnyway:
 
 REASON_OF: Mapping[FaultKind, Reason] = {
     "unreachable": "engine_error",
+    "dropped": "engine_error",
     "failed": "engine_error",
     "missing": "engine_error",
     "truncated": "engine_error",
@@ -71,7 +72,7 @@ REASON_OF: Mapping[FaultKind, Reason] = {
     "overloaded": "overload",
     "too_long": "context_length",
 }
-NOT_ASKED_AGAIN: frozenset[FaultKind] = frozenset({"silent", "overloaded", "unreachable"})
+NOT_ASKED_AGAIN: frozenset[FaultKind] = frozenset({"silent", "overloaded", "unreachable", "dropped"})
 """Faults after which a replica is not asked in another role either, such as its base in the place of its adapter."""
 SAME_REPLICA_HELPS: frozenset[FaultKind] = frozenset({"failed", "overloaded", "truncated"})
 

@@ -1,7 +1,7 @@
 """A circuit breaker: opens after faults, lets one request through to see, and closes on an answer. No clock of its own.
 
-Who asks which faults count: unreachable, silent, overloaded, failed, truncated. A request that its caller got wrong,
-a hang-up or a deadline of the caller's says nothing of an engine.
+Who asks which faults count: unreachable, dropped, silent, overloaded, failed, truncated. A request that its caller got
+wrong, a hang-up or a deadline of the caller's says nothing of an engine.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from serving.errors import EngineError, Oversize, Silent, Truncated, Unreachable, from_status
+from serving.errors import Dropped, EngineError, Failed, Oversize, Silent, Truncated, Unreachable, from_status
 
 ERROR_BODY_BYTES_MAX = 65_536
 READ_BUFFER_BYTES = 1 << 18
@@ -77,6 +77,8 @@ class Origin:
         self.port = parts.port or (443 if self.tls else 80)
         self.authority = parts.netloc.rpartition("@")[2]
         self.idle: list[Connection] = []
+        """Those used last are at the end."""
+        self._sweeper: asyncio.TimerHandle | None = None
 
     def take(self, now: float) -> Connection | None:
         """A connection that is still open, the one used last; None if there is none. Those kept too long are closed."""
@@ -87,13 +89,36 @@ class Origin:
             connection.abort()
         return None
 
-    def give_back(self, connection: Connection, now: float) -> None:
-        """Keep a connection for the next request, or close one too many."""
+    def give_back(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep a connection for the next request, until its time is over, or close one too many."""
         if connection.open and len(self.idle) < IDLE_CONNECTIONS_MAX:
-            connection.idle_since = now
+            connection.idle_since = loop.time()
             self.idle.append(connection)
+            if self._sweeper is None:
+                self._sweeper = loop.call_later(KEEP_ALIVE_SECONDS, self._sweep, loop)
         else:
             connection.abort()
+
+    def close(self) -> None:
+        """Close the connections that wait."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        while self.idle:
+            self.idle.pop().abort()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the connections that have waited too long, and those that the engine has closed."""
+        oldest = loop.time() - KEEP_ALIVE_SECONDS
+        kept: list[Connection] = []
+        for connection in self.idle:
+            if connection.open and connection.idle_since > oldest:
+                kept.append(connection)
+            else:
+                connection.abort()
+        self.idle = kept
+        left = kept[0].idle_since - oldest if kept else 0.0
+        self._sweeper = loop.call_later(left, self._sweep, loop) if kept else None
 
 
 class Connection(asyncio.Protocol):
@@ -150,7 +175,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(head + body)
 
     async def head(self) -> None:
-        """Wait for the status and the headers. Raises Silent, Unreachable."""
+        """Wait for the status and the headers. Raises Silent, Dropped."""
         while not self.headed:
             if self._fault is not None:
                 raise self._fault
@@ -296,7 +321,7 @@ class Connection(asyncio.Protocol):
         if self.headed:
             self._fail(Truncated(f"the connection broke inside the answer: {why}"))
         else:
-            self._fail(Unreachable(f"no answer from the engine: {why}"))
+            self._fail(Dropped(f"no answer from the engine: {why}"))
         if self._transport is not None:
             self._transport.abort()
 
@@ -307,7 +332,7 @@ class Connection(asyncio.Protocol):
         lower = name.lower()
         if lower in (b"content-length", b"transfer-encoding"):
             self._framed = True
-        elif lower in (b"content-type", b"retry-after"):
+        elif lower in (b"content-type", b"content-encoding", b"retry-after"):
             self.headers[lower] = value
 
     def on_headers_complete(self) -> None:
@@ -353,8 +378,7 @@ class HttptoolsEngineClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for origin in self._origins.values():
-            while origin.idle:
-                origin.idle.pop().abort()
+            origin.close()
 
     async def post(
         self, engine_url: str, path: str, body: bytes, headers: Mapping[str, str], silence_seconds: float
@@ -367,6 +391,7 @@ class HttptoolsEngineClient:
             raise ValueError("a header's value has a line end")
         head = (
             f"POST {origin.path}{path} HTTP/1.1\r\nHost: {origin.authority}\r\nUser-Agent: apprentice\r\n"
+            "Accept-Encoding: identity\r\n"
             f"{lines}Content-Length: {len(body)}\r\n\r\n"
         ).encode("latin-1")
         assert self._loop is not None, "the client is used inside `async with`"
@@ -382,11 +407,15 @@ class HttptoolsEngineClient:
             except BaseException as error:
                 connection.abort()
                 # An engine may close an idle connection at the moment in which we use it.
-                if fresh or connection.answered or not isinstance(error, Unreachable):
+                if fresh or connection.answered or not isinstance(error, Dropped):
                     raise
                 connection, fresh = None, True
         if connection.status >= 300:
             raise await _refused(connection)
+        encoding = connection.headers.get(b"content-encoding", b"identity").decode("latin-1")
+        if encoding.lower() != "identity":
+            connection.abort()
+            raise Failed(f"the engine's answer is encoded as {encoding[:32]!r}, though no encoding was asked for")
         return _HttptoolsAnswer(origin, connection, self._answer_bytes_max)
 
     async def _connect(self, origin: Origin) -> Connection:
@@ -432,7 +461,7 @@ class _HttptoolsAnswer:
             return
         self._closed = True
         if self._connection.finish():
-            self._origin.give_back(self._connection, asyncio.get_running_loop().time())
+            self._origin.give_back(self._connection, asyncio.get_running_loop())
         else:
             self._connection.abort()
 

@@ -1,15 +1,16 @@
 """What an engine can do wrong, as one tree; whatever the HTTP client raises is translated here once.
 
 EngineError                the engine did not give a usable answer
- ├─ Unreachable            no connection, or it broke before an answer
+ ├─ Unreachable            no connection
+ ├─ Dropped                the connection broke after the request was sent, and before an answer
  ├─ Silent                 connected, and nothing came within the limit
  ├─ Overloaded             429 or 503: it says that it is too busy
- ├─ Failed                 any other 5xx, or an error event inside a 200
+ ├─ Failed                 any other status that is not the caller's fault, an error inside a 200, or no answer at all
  ├─ Missing                404 for a model that we know it has
  ├─ Truncated              the answer ended before it was whole
  ├─ Late                   it came, but was not whole in the time for which it may be held back: our own bound
  ├─ Oversize               it, or an event of it, is longer than we take: our own bound
- └─ RefusedByEngine        4xx: the caller's own mistake, in the engine's words
+ └─ RefusedByEngine        400, 409, 422, 451: the caller's own mistake, in the engine's words
      └─ TooLong            the prompt does not fit this model; a larger one may take it
 """
 
@@ -37,6 +38,10 @@ class EngineError(Exception):
 
 class Unreachable(EngineError):
     kind = "unreachable"
+
+
+class Dropped(EngineError):
+    kind = "dropped"
 
 
 class Silent(EngineError):
@@ -79,6 +84,11 @@ TOO_LONG_WORDS = (b"context_length", b"maximum context length", b"max_model_len"
 """Of them, one stands in what vLLM and OpenAI's API say of a prompt that is too long."""
 
 
+OF_CALLER = frozenset({400, 409, 422, 451})
+"""Statuses that tell of the caller's own mistake. Others (405, 411, 413, 421, 426, 431, 499, those of our own key or
+address) tell of the way to the engine or of the engine, and no caller can change that."""
+
+
 def from_status(status: int, body: bytes, retry_after: str | None) -> EngineError:
     """The error that an engine's answer of this status (anything but 2xx) is."""
     message = f"the engine answered {status}"
@@ -89,11 +99,10 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> EngineErro
         return Missing(message, status, body)
     if status == 408:
         return Silent(message, status, body)
-    if status in (401, 402, 403, 407) or status < 400:
-        return Failed(message, status, body)  # our own key, account or address: no caller can mend that
-    if status < 500:
-        too_long = status in (400, 413) and any(words in body.lower() for words in TOO_LONG_WORDS)
-        return (TooLong if too_long else RefusedByEngine)(message, status, body)
+    if status in (400, 413) and any(words in body.lower() for words in TOO_LONG_WORDS):
+        return TooLong(message, status, body)
+    if status in OF_CALLER:
+        return RefusedByEngine(message, status, body)
     return Failed(message, status, body)
 
 

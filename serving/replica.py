@@ -19,7 +19,7 @@ BACK_SECONDS_MAX = 300.0
 """Longest time until an engine is back that is told: nobody knows what is further away."""
 OF_MODEL: frozenset[FaultKind] = frozenset({"failed", "missing", "truncated"})
 """Faults that say something of the model that was asked, while others on its replica may answer."""
-OF_REPLICA: frozenset[FaultKind] = frozenset({"unreachable", "silent", "overloaded"})
+OF_REPLICA: frozenset[FaultKind] = frozenset({"unreachable", "dropped", "silent", "overloaded"})
 WHOLE = ""
 """The replica's own place among the breakers, which are named after models."""
 

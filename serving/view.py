@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 FaultKind = Literal[
     "unreachable",
+    "dropped",
     "silent",
     "overloaded",
     "failed",

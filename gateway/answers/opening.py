@@ -61,7 +61,8 @@ async def open_answer(
         if isinstance(step, GiveUp):
             ledger.record.reason = step.reason or ledger.record.reason
             ledger.record.exit_capped = ledger.record.exit_capped or step.exit_capped
-            problem = given_up(step, failed, None if body.stream else policy.limits.answer_timeout_seconds)
+            seconds = None if body.stream else policy.limits.answer_timeout_seconds
+            problem = given_up(step, failed, failures, seconds)
             problem.final = problem.final or problem.status >= 500  # all attempts have been made
             raise problem
         if step.wait_seconds:

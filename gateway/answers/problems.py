@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import msgspec
 
 from gateway.errors import Problem
 from monitoring.records import Record
-from router.attempts import GiveUp
+from router.attempts import Failure, GiveUp
 from serving.errors import EngineError, TooLong
 
+ENGINE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+"""An engine's own code that is passed on; vLLM's is often no more than the status."""
 
-def given_up(step: GiveUp, error: EngineError, whole_seconds: float | None = None) -> Problem:
-    """What the caller is told after the last failure. `whole_seconds` bounded an answer that was not streamed."""
+
+def given_up(
+    step: GiveUp, error: EngineError, failures: Sequence[Failure], whole_seconds: float | None = None
+) -> Problem:
+    """What the caller is told after the last of `failures`, which was `error`.
+
+    `whole_seconds` bounded an answer that was not streamed.
+    """
     if step.because == "refused":
         return refusal_of(error)
     if step.because == "needs_human":
@@ -21,7 +32,7 @@ def given_up(step: GiveUp, error: EngineError, whole_seconds: float | None = Non
     if error.kind == "silent" and whole_seconds is not None:
         late = f"No engine gave its whole answer within {whole_seconds:g} s (limits.answer_timeout_seconds)."
         return Problem("timeout", f"{late} Stream it (`stream`: true), or ask for fewer tokens (`max_tokens`).")
-    return _exhausted(step, error)
+    return _exhausted(step, error, failures)
 
 
 def too_late(record: Record | None) -> Problem:
@@ -47,7 +58,7 @@ def not_sent(step: GiveUp) -> Problem:
     return Problem("no_replica", f"No replica that could answer the request is there now, and {why}. Try again later.")
 
 
-def _exhausted(step: GiveUp, error: EngineError) -> Problem:
+def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) -> Problem:
     if error.kind == "late":
         return Problem("timeout", f"{error}. Try again later, or ask for a shorter answer.")
     if error.kind == "silent":
@@ -56,13 +67,13 @@ def _exhausted(step: GiveUp, error: EngineError) -> Problem:
         return Problem("engine_error", "The engine's answer is longer than the gateway takes. Ask for a shorter one.")
     if error.kind == "overloaded":
         return Problem("overload", "Every engine is busy. Try again later.", None, step.retry_after_seconds)
-    if error.kind == "unreachable":
+    if all(failure.kind == "unreachable" for failure in failures):
         return Problem("no_replica", "No engine can be reached now. Try again later.", None, step.retry_after_seconds)
-    return Problem("engine_error", "Every attempt at an engine failed. Try again later.")
+    return Problem("engine_error", f"Every attempt at an engine failed. The last one: {error}. Try again later.")
 
 
 def refusal_of(error: EngineError) -> Problem:
-    """The engine's refusal of a request, in its own words and our shape."""
+    """The engine's refusal of a request, in its own words and our shape, with its own code beside ours."""
     message, code = "The engine refused the request.", ""
     try:
         body = msgspec.json.decode(error.body)
@@ -73,7 +84,10 @@ def refusal_of(error: EngineError) -> Problem:
         pass
     text = f"{code} {message}".lower()
     if isinstance(error, TooLong):
-        return Problem("context_length_exceeded", message, "messages")
-    if "content_policy" in text or "content_filter" in text or "content policy" in text:
-        return Problem("content_policy", message)
-    return Problem("engine_refused", message)
+        problem = Problem("context_length_exceeded", message, "messages")
+    elif "content_policy" in text or "content_filter" in text or "content policy" in text:
+        problem = Problem("content_policy", message)
+    else:
+        problem = Problem("engine_refused", message)
+    problem.engine_code = code if ENGINE_CODE.fullmatch(code) else None
+    return problem

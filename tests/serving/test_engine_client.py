@@ -11,6 +11,7 @@ import pytest
 
 from serving.engine_client import HttptoolsEngineClient
 from serving.errors import (
+    Dropped,
     EngineError,
     Failed,
     Missing,
@@ -34,9 +35,11 @@ class Scripted:
         self.scripts: list[Any] = []
         self.asked: list[tuple[int, bytes]] = []
         self.connections = 0
+        self.open = 0
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         number = self.connections
         try:
             while True:
@@ -55,6 +58,7 @@ class Scripted:
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
+            self.open -= 1
             writer.close()
 
 
@@ -99,6 +103,7 @@ async def test_the_request_arrives_as_it_was_given() -> None:
         b"POST /v1/chat/completions HTTP/1.1",
         b"Host: " + engine.url.removeprefix("http://").encode(),
         b"User-Agent: apprentice",
+        b"Accept-Encoding: identity",
         b"Content-Type: application/json",
         b"Content-Length: 7",
     ]
@@ -170,9 +175,9 @@ async def test_any_cut_of_the_bytes_is_the_same_answer() -> None:
         ([STREAM_HEAD + b"3\r\nabc\r\n", None], Truncated),
         ([WHOLE[:-1], None], Truncated),
         ([STREAM_HEAD + b"nonsense\r\n"], Truncated),
-        ([b"HTTP/1.1 200 OK\r\n", None], Unreachable),
-        ([b"nonsense\r\n\r\n"], Unreachable),
-        ([None], Unreachable),
+        ([b"HTTP/1.1 200 OK\r\n", None], Dropped),
+        ([b"nonsense\r\n\r\n"], Dropped),
+        ([None], Dropped),
     ],
 )
 async def test_an_answer_that_breaks_is_not_taken_for_a_whole_one(script: list[Any], error: type[EngineError]) -> None:
@@ -210,6 +215,44 @@ async def test_a_connection_that_was_kept_too_long_is_not_used_again(monkeypatch
         await read(engine, client)
         await read(engine, client)
         assert [number for number, _ in engine.asked] == [1, 2]
+
+
+async def test_idle_connections_end_after_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine_client.KEEP_ALIVE_SECONDS", 0.1)
+    go = asyncio.Event()
+    async with talking(*[[go, WHOLE]] * 5) as (engine, client):
+        several = asyncio.gather(*(read(engine, client) for _ in range(5)))
+        await until(lambda: len(engine.asked) == 5)
+        go.set()
+        await several
+        assert engine.open == 5
+        await until(lambda: engine.open == 0)
+        [origin] = client._origins.values()
+        assert (origin.idle, origin._sweeper) == ([], None)
+
+
+async def test_connection_that_the_engine_closed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine_client.KEEP_ALIVE_SECONDS", 0.1)
+    go = asyncio.Event()
+    async with talking([WHOLE, go, None]) as (engine, client):
+        await read(engine, client)
+        go.set()
+        [origin] = client._origins.values()
+        await until(lambda: not origin.idle)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "Zstd"])
+async def test_encoded_answer_is_refused_by_name(encoding: str) -> None:
+    answer = WHOLE.replace(b"\r\n\r\n", f"\r\ncontent-encoding: {encoding}\r\n\r\n".encode())
+    async with talking(answer) as (engine, client):
+        with pytest.raises(Failed, match=f"encoded as '{encoding}'"):
+            await read(engine, client)
+
+
+async def test_answer_encoded_as_identity_is_read() -> None:
+    answer = WHOLE.replace(b"\r\n\r\n", b"\r\nContent-Encoding: identity\r\n\r\n")
+    async with talking(answer) as (engine, client):
+        assert await read(engine, client) == b"{}"
 
 
 async def test_a_redirect_is_not_followed() -> None:
@@ -295,7 +338,7 @@ async def test_an_answer_over_the_limit_is_cut_off() -> None:
 async def test_headers_without_an_end_are_cut_off() -> None:
     endless = b"HTTP/1.1 200 OK\r\n" + b"x-a: " + b"b" * 1000 + b"\r\n" + b"x-b: c\r\n" * 20_000
     async with talking([endless]) as (engine, client):
-        with pytest.raises(Unreachable):
+        with pytest.raises(Dropped):
             await read(engine, client)
 
 

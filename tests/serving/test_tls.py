@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from serving.engine_client import HttptoolsEngineClient
-from serving.errors import Unreachable
+from serving.errors import Dropped, Unreachable
 from serving.replica import ReplicaConfig
 from serving.tls import TlsError, TlsFiles, Trust, TrustingTransport, origin_of
 from tests.fakes.certificates import Authority
@@ -37,7 +37,7 @@ async def asked(engine: FakeEngine, files: TlsFiles | None) -> bool:
                 assert b"says:" in await answer.read()
                 answer.close()
                 reached.append(True)
-            except Unreachable:
+            except (Unreachable, Dropped):
                 reached.append(False)
     async with httpx.AsyncClient(trust_env=False, transport=TrustingTransport(trust)) as http:
         try:

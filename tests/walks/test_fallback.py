@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openai
 import pytest
 
@@ -199,12 +201,14 @@ async def test_a_pinned_version_is_never_replaced(gateway: RunningGateway, small
     ("code", "body"),
     [
         ("context_length_exceeded", {"error": {"message": "the maximum context length is 10", "code": 400}}),
+        ("context_length_exceeded", {"error": {"message": "too long", "code": "context_length_exceeded"}}),
         ("content_policy", {"error": {"message": "no", "code": "content_policy_violation"}}),
+        ("content_policy", {"error": {"message": "no", "code": "content_filter"}}),
         ("engine_refused", {"error": {"message": "temperature must be …", "code": 400}}),
     ],
 )
 async def test_what_the_engine_refuses_is_told_and_never_sent_again(
-    gateway: RunningGateway, small: FakeEngine, general: FakeEngine, code: str, body: dict[str, object]
+    gateway: RunningGateway, small: FakeEngine, general: FakeEngine, code: str, body: dict[str, Any]
 ) -> None:
     rule = small.faults.add(Status(400, body), model="returns@*")
     before = general.requests_total
@@ -212,5 +216,38 @@ async def test_what_the_engine_refuses_is_told_and_never_sent_again(
         with pytest.raises(openai.BadRequestError) as told:
             await client.chat.completions.create(model="returns", **ASK)
     assert told.value.code == code
+    engine_code = body["error"]["code"]
+    assert told.value.body.get("engine_code") == (engine_code if isinstance(engine_code, str) else None)
     assert rule.shown == 1
     assert general.requests_total == before
+
+
+@pytest.mark.parametrize("status", [405, 411, 413, 421, 426, 431, 499])
+async def test_status_that_is_not_the_callers_fault_is_followed_by_the_next_attempt(
+    gateway: RunningGateway, small: FakeEngine, status: int
+) -> None:
+    small.faults.add(Status(status), model="returns@*")
+    async with gateway.openai() as client:
+        answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
+    assert (answer.headers["x-apprentice-pool"], answer.headers["x-apprentice-reason"]) == ("general", "engine_error")
+
+
+async def test_engines_that_can_not_be_reached_are_told_apart_from_those_that_break(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> None:
+    async with run_gateway(configure(limits=SHORT_LIMITS, health_interval_seconds=3600)) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.openai() as client:
+
+            async def code() -> tuple[int, str | None, bool]:
+                with pytest.raises(openai.InternalServerError) as told:
+                    await client.chat.completions.create(model="returns", **ASK)
+                return told.value.status_code, told.value.code, "can be reached" in str(told.value)
+
+            general.faults.add(Reset())
+            small.faults.add(Reset(), model="returns@*")
+            assert await code() == (502, "engine_error", False)
+            await small.kill()
+            assert await code() == (502, "engine_error", False)
+            await general.kill()
+            assert await code() == (503, "no_replica", True)

@@ -105,10 +105,10 @@ async def test_the_python_client_asks_again_where_it_may_help_and_not_before_it_
         (Status(500), "engine_error"),
         (Status(429), "overload"),
         (Status(503), "overload"),
-        (Reset(), "no_replica"),
+        (Reset(), "engine_error"),
         (Silent(), "timeout"),
     ],
-    ids=["fails", "is full", "is unavailable", "can't be reached", "is silent"],
+    ids=["fails", "is full", "is unavailable", "drops its connections", "is silent"],
 )
 async def test_a_client_that_retries_adds_nothing_to_the_gateways_own_attempts(
     world: World, small: FakeEngine, general: FakeEngine, fault: Fault, code: str
