@@ -104,9 +104,9 @@ ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType(
 
 
 class Body(BaseModel):
-    """A body of an admin call: unknown fields are errors."""
+    """A body of an admin call. Unknown fields are errors, and so are values of another type, such as "5" for 5."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def known_task(house: House, task: str, *, param: str | None = "task", of: str | None = None) -> str:
