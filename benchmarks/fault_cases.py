@@ -36,6 +36,12 @@ class Told:
     error: str = ""
     done: bool = False
     broke: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By lower-case name."""
+    raw: bytes = b""
+    """The body, as it came."""
+    ends: dict[int, str] = field(default_factory=dict)
+    """The finish_reason of each choice, by its index."""
 
     @property
     def looks_whole(self) -> bool:
@@ -94,11 +100,12 @@ class Case:
     fallback_fault: str = ""
 
 
-def ask(port: int, model: str, key: str, stream: bool) -> Told:
-    """One request, read to its end however it ends."""
+def ask(port: int, model: str, key: str, stream: bool, **more: Any) -> Told:
+    """One request, read to its end however it ends. `more` are further fields of its body."""
     body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": MESSAGE}], "stream": stream}
     if stream:
         body["stream_options"] = {"include_usage": True}
+    body |= more
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
     told = Told(time.monotonic())
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=CALL_SECONDS_MAX)
@@ -106,12 +113,16 @@ def ask(port: int, model: str, key: str, stream: bool) -> Told:
         connection.request("POST", PATH, json.dumps(body), headers)
         answer = connection.getresponse()
         told.status = answer.status
-        if stream and answer.status == 200:
+        told.headers = {name.lower(): value for name, value in answer.getheaders()}
+        if told.headers.get("content-type", "").startswith("text/event-stream"):
             _read_stream(answer, told)
         else:
-            _read_whole(answer.read(), told)
+            told.raw = answer.read()
+            _read_whole(told.raw, told)
     except (OSError, http.client.HTTPException) as error:
         told.broke = repr(error)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        told.broke = f"the answer has another form than OpenAI's: {error!r}"
     finally:
         told.seconds = time.monotonic() - told.at
         connection.close()
@@ -127,29 +138,36 @@ def _read_whole(raw: bytes, told: Told) -> None:
     if told.status != 200 or "error" in body:
         told.error = json.dumps(body.get("error", body))
         return
-    choice = body["choices"][0]
-    told.text, told.finish_reason = choice["message"]["content"] or "", choice["finish_reason"]
+    for choice in body["choices"]:
+        told.text += choice["message"]["content"] or ""
+        told.finish_reason = choice["finish_reason"]
+        told.ends[choice.get("index", 0)] = choice["finish_reason"]
     told.model, told.usage = body.get("model", ""), body.get("usage")
 
 
 def _read_stream(answer: http.client.HTTPResponse, told: Told) -> None:
     for line in answer:
-        if not line.startswith(b"data:"):
-            continue
-        payload = line[5:].strip()
-        if payload == b"[DONE]":
-            told.done = True
-            return
-        body = json.loads(payload)
-        if "error" in body:
-            told.error = json.dumps(body["error"])
-        told.usage = body.get("usage") or told.usage
-        for choice in body.get("choices") or []:
-            told.model = body.get("model") or told.model
-            told.text += (choice.get("delta") or {}).get("content") or ""
-            told.finish_reason = choice.get("finish_reason") or told.finish_reason
-    if answer.chunked and not told.done and not told.error and told.finish_reason is None:
+        told.raw += line
+        if line.startswith(b"data:"):
+            _read_event(line[5:].strip(), told)
+    if not told.done and not told.error and told.finish_reason is None:
         told.broke = "the stream ended without a finish_reason, an error or [DONE]"
+
+
+def _read_event(payload: bytes, told: Told) -> None:
+    if payload == b"[DONE]":
+        told.done = True
+        return
+    body = json.loads(payload)
+    if "error" in body:
+        told.error = json.dumps(body["error"])
+    told.usage = body.get("usage") or told.usage
+    for choice in body.get("choices") or []:
+        told.model = body.get("model") or told.model
+        told.text += (choice.get("delta") or {}).get("content") or ""
+        told.finish_reason = choice.get("finish_reason") or told.finish_reason
+        if choice.get("finish_reason"):
+            told.ends[choice.get("index", 0)] = choice["finish_reason"]
 
 
 def ask_while_down(port: int, model: str, key: str) -> list[Told]:

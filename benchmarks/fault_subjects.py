@@ -7,6 +7,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchmarks.subjects import BASE_CONFIG, BASE_NAME, apprentice, install_peer
 ADAPTER = ROOT / "tests" / "engine" / "adapters" / "v1"
 LITELLM = "1.108.7"
 START_SECONDS_MAX = 120.0
+PLACED_AT_ONCE = 8
 RETRIES = 2
 SILENCE_SECONDS = 30.0
 FIRST_TOKEN_SECONDS = 10.0
@@ -90,41 +92,67 @@ def start_gateway(stack: ExitStack, folder: Path, commit: str) -> Subject:
     )
     gateway.wait_until(lambda: answers(port, "/health/ready"), START_SECONDS_MAX)
 
-    def admin(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        status, _, answer = ask(port, method, f"/admin/v1/{path}", body, admin_key)
+    admin = Admin(port, admin_key)
+    place_adapters(admin, folder, [model_of(case.number) for case in CASES])
+    key = str(admin("POST", "callers", {"name": "benchmark"})["key"])
+    return Subject(port, key, engines, {case.number: (FALLBACK,) for case in CASES})
+
+
+@dataclass(frozen=True)
+class Admin:
+    """Calls of the admin API."""
+
+    port: int
+    key: str
+
+    def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The answer's JSON. Raises Unmeasurable where it is a refusal."""
+        status, _, answer = ask(self.port, method, f"/admin/v1/{path}", body, self.key, 2 * START_SECONDS_MAX)
         if status >= 300:
             raise Unmeasurable(f"The gateway answered {status} to {method} {path}: {answer[:400].decode()}")
         found: dict[str, Any] = json.loads(answer)
         return found
 
-    for case in CASES:
-        task = model_of(case.number)
-        adapter = _adapter(folder / f"adapter-{case.number}", task, _fingerprint(case.number))
-        version = admin("POST", "adapters", {"task": task, "path": str(adapter)})["version"]
-        admin("POST", f"adapters/{version}/stage?wait_seconds=60")
-        admin("PUT", f"aliases/{task}", {"version": version})
-    key = str(admin("POST", "callers", {"name": "benchmark"})["key"])
-    return Subject(port, key, engines, {case.number: (FALLBACK,) for case in CASES})
+
+def place_adapters(admin: Admin, folder: Path, tasks: Sequence[str]) -> None:
+    """Import an adapter for each task, load all, and point each task at its own. Raises Unmeasurable."""
+
+    def imported(task: str) -> str:
+        adapter = _adapter(folder / f"adapter-{task}", task, fingerprint(task))
+        return str(admin("POST", "adapters", {"task": task, "path": str(adapter)})["version"])
+
+    with ThreadPoolExecutor(PLACED_AT_ONCE) as threads:
+        versions = list(threads.map(imported, tasks))
+        stages = [f"adapters/{version}/stage?wait_seconds={START_SECONDS_MAX:g}" for version in versions]
+        list(threads.map(lambda path: admin("POST", path), stages))
+        aliases = zip(tasks, versions, strict=True)
+        list(threads.map(lambda one: admin("PUT", f"aliases/{one[0]}", {"version": one[1]}), aliases))
 
 
-def _fingerprint(number: int) -> str:
-    """Another base for each row, so that each row's adapter is for its own pool."""
-    return "sha256:" + hashlib.sha256(b"row %d" % number).hexdigest()
+def fingerprint(task: str) -> str:
+    """Another base for each task, so that its adapter is for its own pool."""
+    return "sha256:" + hashlib.sha256(task.encode()).hexdigest()
 
 
-def _adapter(folder: Path, task: str, fingerprint: str) -> Path:
+def write_base(folder: Path) -> Path:
+    """The folder of the base model that the adapters are for."""
+    base = folder / BASE_NAME
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps(BASE_CONFIG), encoding="utf-8")
+    return base
+
+
+def _adapter(folder: Path, task: str, base: str) -> Path:
     shutil.copytree(ADAPTER, folder)
     manifest = json.loads((folder / "manifest.yaml").read_text(encoding="utf-8"))
     manifest.pop("golden", None)
-    manifest |= {"task": task, "base_fingerprint": fingerprint}
+    manifest |= {"task": task, "base_fingerprint": base}
     (folder / "manifest.yaml").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 
 
 def _configuration(folder: Path, engines: Engines, port: int, commit: str) -> dict[str, Any]:
-    base = folder / BASE_NAME
-    base.mkdir()
-    (base / "config.json").write_text(json.dumps(BASE_CONFIG), encoding="utf-8")
+    base = write_base(folder)
     price = {"prompt_usd_per_million_tokens": 0.02, "completion_usd_per_million_tokens": 0.04}
     pools: dict[str, Any] = {}
     tasks: dict[str, Any] = {}
@@ -133,7 +161,7 @@ def _configuration(folder: Path, engines: Engines, port: int, commit: str) -> di
         pools[f"small-{case.number}"] = {
             "base_model": PRIMARY,
             "base_folder": str(base),
-            "base_fingerprint": _fingerprint(case.number),
+            "base_fingerprint": fingerprint(model_of(case.number)),
             "price": price,
             "continues": continues,
             "context_tokens_max": CONTEXT_TOKENS[0],
