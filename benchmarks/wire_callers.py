@@ -97,7 +97,7 @@ class Caller:
     async def _do(self, step: CallerStep, values: Mapping[str, str]) -> None:
         value = step.value
         match step.kind:
-            case "request" | "bytes" | "together":
+            case "request" | "bytes" | "fill" | "together":
                 await self._write(b"".join(self._frames(step, values)))
             case "repeat":
                 for number in range(value.times):
@@ -124,6 +124,8 @@ class Caller:
             yield frame(value, values)
         elif step.kind == "bytes":
             yield value if isinstance(value, bytes) else replaced(f"{value}\n", values)[:-1].encode()
+        elif step.kind == "fill":
+            yield b"x" * value
         elif step.kind == "together":
             for one in value:
                 yield from self._frames(one, values)

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
-NAME = r"^[a-z0-9][a-z0-9_.-]{0,79}$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
 Bytes = str | bytes
 Range = int | tuple[int, int]
 
@@ -206,6 +206,7 @@ class CallerStep(Step):
 
     request: Call = Call()
     bytes: Bytes = ""
+    fill: int = 0
     together: list[CallerStep] = []
     repeat: CallerRepeat | None = None
     wait: float = 0.0
