@@ -64,12 +64,23 @@ class Valkey:
 class KilledGateway:
     """`apprentice serve`, killed and started again, on the same port and data folder."""
 
-    def __init__(self, folder: Path, engine_port: int, key: str, sections: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        engine_port: int,
+        key: str,
+        sections: Mapping[str, Any],
+        before: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`before` stands before its command, `environment` beside the key in its environment."""
         self.port = free_port()
         self.folder = folder
         self._key = key
         self._engine_port = engine_port
         self._sections = dict(sections)
+        self._before = before
+        self._environment = environment or {}
         self._starts = 0
         self._running: Running | None = None
         folder.mkdir(parents=True)
@@ -83,16 +94,34 @@ class KilledGateway:
         """Start it, with other settings from now on where some are given, and wait until it is ready."""
         self._sections |= sections
         self._starts += 1
-        config = self.folder / "apprentice.yaml"
-        config.write_text(json.dumps(self._configuration(), indent=1), encoding="utf-8")  # JSON is YAML
+        config = self.write()
         self._running = Running(
             "gateway",
-            [apprentice(), "serve", "--config", str(config)],
+            [*self._before, apprentice(), "serve", "--config", str(config)],
             None,
             self.folder / f"gateway-{self._starts}.log",
-            {"APPRENTICE_ADMIN_KEY": self._key},
+            {"APPRENTICE_ADMIN_KEY": self._key, **self._environment},
         )
         self._running.wait_until(lambda: answers(self.port, "/health/ready"), START_SECONDS_MAX)
+
+    def write(self, **sections: Any) -> Path:
+        """Write its configuration, with other settings where some are given, for a reload or the next start."""
+        self._sections |= sections
+        config = self.folder / "apprentice.yaml"
+        config.write_text(json.dumps(self._configuration(), indent=1), encoding="utf-8")  # JSON is YAML
+        return config
+
+    @property
+    def pid(self) -> int:
+        """Its process id. Raises Unmeasurable before its first start."""
+        if self._running is None:
+            raise Unmeasurable("The gateway was not started.")
+        return self._running.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The code that its last process has ended with, if it has."""
+        return None if self._running is None else self._running.exit_code
 
     def kill(self) -> float:
         """kill -9; the moment of it, on the monotonic clock."""
@@ -126,10 +155,11 @@ class KilledGateway:
 
 
 @contextlib.contextmanager
-def fake_engine(folder: Path) -> Iterator[int]:
-    """A fake engine that answers at once; its port."""
+def fake_engine(folder: Path, *options: str) -> Iterator[int]:
+    """A fake engine that answers at once, unless the options say otherwise; its port."""
     port = free_port()
     command = [python(), "-m", "tests.fakes.engine", "--port", str(port), "--model", "large", "--n-tokens", "4"]
+    command += options
     with Running("engine", command, None, folder / "engine.log", {"PYTHONPATH": str(ROOT)}) as engine:
         engine.wait_until(lambda: answers(port, "/health"), START_SECONDS_MAX)
         yield port

@@ -209,6 +209,11 @@ class Running:
         """Its process id: taskset and nice have become the command."""
         return self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """The code that it has ended with, if it has."""
+        return self._process.poll()
+
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
         """Wait until it is ready. Raises Unmeasurable if it ends before, or takes longer."""
         deadline = time.monotonic() + seconds

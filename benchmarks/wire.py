@@ -75,7 +75,9 @@ async def play_all(cases: Sequence[Case], only: Sequence[str], folder: Path) -> 
 
 async def play_faults(names: Sequence[str], folder: Path) -> list[Outcome]:
     """The sixteen faults on a gateway of their own, all at the same time."""
-    rows = await asyncio.to_thread(run_all, "faults", lambda stack, own: start_gateway(stack, own, "first_token"), folder)
+    rows = await asyncio.to_thread(
+        run_all, "faults", lambda stack, own: start_gateway(stack, own, "first_token"), folder
+    )
     found = [
         Outcome("engine", name, f"the engine {row['says']}", row["why"], row["seconds"])
         for name, row in zip(FAULT_NAMES, rows, strict=True)

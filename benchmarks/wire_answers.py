@@ -1,4 +1,4 @@
-"""HTTP answers read from a connection's bytes, as a strict client reads them: RFC 9112, independent of the gateway's own parser."""
+"""HTTP answers, read from a connection's bytes as a strict client reads them (RFC 9112), not by the gateway."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def _head(head: bytes) -> tuple[str, int, tuple[tuple[str, str], ...]]:
             raise Unreadable(f"no header: {one[:80]!r}")
         headers.append((name.decode("latin-1").lower(), value.strip().decode("latin-1")))
     names = [name for name, _ in headers]
-    for name in ("content-length", "transfer-encoding", "content-type"):
-        if names.count(name) > 1:
-            raise Unreadable(f"two headers {name}")
+    for once in ("content-length", "transfer-encoding", "content-type"):
+        if names.count(once) > 1:
+            raise Unreadable(f"two headers {once}")
     return parts[0].decode("latin-1"), int(parts[1]), tuple(headers)
 
 
@@ -112,7 +112,7 @@ def _body(
 
 
 def _chunks(rest: bytes) -> tuple[bytes, bytes, bool, bool]:
-    parts = []
+    parts: list[bytes] = []
     while True:
         line, separator, behind = rest.partition(CRLF)
         if not separator:

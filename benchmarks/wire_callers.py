@@ -236,7 +236,8 @@ def _body(call: Call, values: Mapping[str, str]) -> bytes:
         return bytes(replaced(f"{call.body}\n", values)[:-1].encode())
     if isinstance(call.body, bytes):
         return call.body
-    return replaced(json.dumps(_asked() | call.more if call.body is None else call.body), values).encode()
+    asked = json.dumps(_asked() | call.more if call.body is None else call.body)
+    return bytes(replaced(asked, values).encode())
 
 
 def _asked() -> dict[str, Any]:
@@ -248,7 +249,7 @@ def _chunked(body: bytes, call: Call, values: Mapping[str, str]) -> bytes:
     parts = [body[start : start + size] for start in range(0, len(body), size)]
     trailers = "".join(f"{name}: {value}\r\n" for name, value in call.trailers)
     whole = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
-    return whole + b"0\r\n" + replaced(f"{trailers}\r\n", values).encode()
+    return whole + bytes(b"0\r\n" + replaced(f"{trailers}\r\n", values).encode())
 
 
 # ---- one case -----------------------------------------------------------------------------------
@@ -293,7 +294,9 @@ async def _against(
         left_at = max(caller.seen.left_at for caller in callers)
         with contextlib.suppress(TimeoutError):
             await engine.until(lambda: all(one.outcome != "running" for one in asked), CANCEL_SECONDS_MAX)
-        late = [one for one in asked if one.outcome != "cancelled" or (one.ended_at or 0) > left_at + CANCEL_SECONDS_MAX]
+        late = [
+            one for one in asked if one.outcome != "cancelled" or (one.ended_at or 0) > left_at + CANCEL_SECONDS_MAX
+        ]
         if late or not asked:
             why = [*why, f"the engine's work was not cancelled within 1 s: {[one.outcome for one in asked]}"]
     if expect.memory_mb_max is not None and grown_mb > expect.memory_mb_max:
@@ -307,7 +310,11 @@ def reasons_against(expect: CallerExpect, seen: Conversation) -> list[str]:
         answers = seen.answers()
     except Unreadable as error:
         return [f"no HTTP answer: {error}"]
-    statuses, codes, texts = [one.status for one in answers], [one.code for one in answers], [one.text for one in answers]
+    statuses, codes, texts = (
+        [one.status for one in answers],
+        [one.code for one in answers],
+        [one.text for one in answers],
+    )
     raw = seen.raw.decode(errors="replace")
     end = seen.closed_at if expect.closed else max(seen.first_at, seen.began_at)
     seconds = end - seen.began_at
@@ -356,7 +363,6 @@ async def _ask_beside(world: World, meanwhile: Meanwhile, slow: list[str]) -> No
         try:
             status = (await asyncio.to_thread(ask, world.port, "GET", meanwhile.path, None, key, 10.0))[0]
         except OSError as error:
-            status, key = 0, key
             why = f"another caller got no answer: {error}"
         else:
             why = f"another caller got {status}" if status != meanwhile.status else ""

@@ -1,4 +1,4 @@
-"""Engine cases: each is asked once, in a task of its own, and judged by what its caller got and its engines were asked."""
+"""Engine cases: each has a task of its own, and is judged by its caller's answer and its engines' logs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def play_engine_case(world: World, number: int, case: EngineCase) -> Outco
         then = await asked()
     connections = primary.connections
     seen = Seen(told, attempts, instead, then, connections)
-    found = [reasons_against(one, seen, case) for one in case.expect]
+    found = [reasons_against(one, seen) for one in case.expect]
     why = [] if any(not one for one in found) else min(found, key=len)
     why = [*_never(told), *why]
     return Outcome("engine", case.name, case.says, "; ".join(why), time.monotonic() - began)
@@ -93,7 +93,7 @@ def _never(told: Told) -> list[str]:
     return found
 
 
-def reasons_against(expect: EngineExpect, seen: Seen, case: EngineCase) -> list[str]:
+def reasons_against(expect: EngineExpect, seen: Seen) -> list[str]:
     """What does not hold of what is expected."""
     told = seen.told
     code = _code(told)

@@ -275,9 +275,7 @@ def read_folder(folder: Path) -> list[Case]:
     """All cases in a folder and below it. Raises CaseError."""
     if not folder.is_dir():
         raise CaseError(f"{folder} is no folder.")
-    cases = [
-        case for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES for case in read_file(path)
-    ]
+    cases = [case for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES for case in read_file(path)]
     if not cases:
         raise CaseError(f"{folder} has no case: put a .yaml or .json file into it.")
     return cases

@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.wire_format import EngineStep, Tokens
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import AnswerOver, Fault, Moment
-from tests.fakes.wire import Exchange
+from tests.fakes.faults import Fault, Moment
+from tests.fakes.wire import AnswerOver, Exchange
 
 TOKENS = 60
 STREAM = [("content-type", "text/event-stream; charset=utf-8")]

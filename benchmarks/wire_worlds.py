@@ -83,7 +83,12 @@ async def start_engine_world(
             fallbacks[case.name] = engine
             pools[exit_pool] = _pool(exit_pool, FALLBACK, engine)
         tasks[task] = {"exit_pool": exit_pool, **case.task}
-    sections = {"health_interval_seconds": 5, "pools": pools, "tasks": tasks, **_with_limits(settings, LIMITS_OF_ENGINES)}
+    sections = {
+        "health_interval_seconds": 5,
+        "pools": pools,
+        "tasks": tasks,
+        **_with_limits(settings, LIMITS_OF_ENGINES),
+    }
     world = await start_gateway(stack, folder, sections)
     world.primaries, world.fallbacks = primaries, fallbacks
     tasks_of_cases = [task_of(number) for number in range(len(cases))]
