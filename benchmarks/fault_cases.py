@@ -146,10 +146,14 @@ def _read_whole(raw: bytes, told: Told) -> None:
 
 
 def _read_stream(answer: http.client.HTTPResponse, told: Told) -> None:
+    data: list[bytes] = []
     for line in answer:
         told.raw += line
         if line.startswith(b"data:"):
-            _read_event(line[5:].strip(), told)
+            data.append(line[5:].strip())
+        elif data and not line.strip():
+            _read_event(b"\n".join(data), told)
+            data = []
     if not told.done and not told.error and told.finish_reason is None:
         told.broke = "the stream ended without a finish_reason, an error or [DONE]"
 

@@ -47,6 +47,10 @@ GOALS = (Goal("failed", at_most=0), Goal("cases", at_least=1))
 FAULT_NAMES = tuple(f"fault-{case.number:02}" for case in FAULTS)
 
 
+STARTS: Mapping[str, Callable[..., Awaitable[World]]] = {"engine": start_engine_world, "caller": start_caller_world}
+PLAYS: Mapping[str, Callable[..., Awaitable[Outcome]]] = {"engine": play_engine_case, "caller": play_caller_case}
+
+
 def chosen(group: str, name: str, only: Sequence[str]) -> bool:
     """Whether a case is asked for: by its group or its name, in which `*` stands for anything."""
     return not only or any(group == one or fnmatchcase(name, one) for one in only)
@@ -102,11 +106,12 @@ async def play_worlds(cases: Iterable[Case], folder: Path) -> list[Outcome]:
         own = folder / f"{group}-{number}"
         own.mkdir()
         async with turns, AsyncExitStack() as stack:
-            if group == "engine":
-                world = await start_engine_world(stack, own, part, part[0].settings)
-                return await _play(world, part, play_engine_case)
-            world = await start_caller_world(stack, own, part, part[0].settings)
-            return await _play(world, part, play_caller_case)
+            try:
+                world = await STARTS[group](stack, own, part, part[0].settings)
+            except Unmeasurable as error:
+                why = f"its gateway did not start: {error}"
+                return [Outcome(group, case.name, case.says, why, 0.0) for case in part]
+            return await _play(world, part, PLAYS[group])
 
     found = await asyncio.gather(*(play_part(number) for number in range(len(parts))))
     return [outcome for of_part in found for outcome in of_part]

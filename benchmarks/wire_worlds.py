@@ -125,7 +125,12 @@ async def start_gateway(stack: AsyncExitStack, folder: Path, sections: Mapping[s
     port = free_port()
     admin_key = f"sk-app-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
     config = folder / "apprentice.yaml"
-    own = {"listen": {"host": "127.0.0.1", "port": port}, "data_folder": str(folder / "data"), "log_format": "text"}
+    own: dict[str, Any] = {
+        "listen": {"host": "127.0.0.1", "port": port},
+        "data_folder": str(folder / "data"),
+        "log_format": "text",
+    }
+    own["import_folders"] = [str(folder)]
     config.write_text(json.dumps(own | dict(sections), indent=1), encoding="utf-8")  # JSON is YAML
     log = folder / "gateway.log"
     command = [apprentice(), "serve", "--config", str(config)]
