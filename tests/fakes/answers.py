@@ -68,6 +68,12 @@ def prompt_of(body: Json) -> str:
     return "\n".join(map(str, prompt)) if isinstance(prompt, list) else str(prompt)
 
 
+def choices_of(body: Json) -> int:
+    """How many alternatives it makes: `n` for each prompt."""
+    prompt = body.get("prompt")
+    return int(body.get("n") or 1) * (len(prompt) if isinstance(prompt, list) else 1)
+
+
 def prompt_tokens(body: Json) -> int:
     """How many tokens the prompt counts as."""
     return 3 + len(tokens_of(prompt_of(body)))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tests.fakes.answers import Said, Shape, Speaker, digest_of, prompt_of, prompt_tokens, say
+from tests.fakes.answers import Said, Shape, Speaker, choices_of, digest_of, prompt_of, prompt_tokens, say
 from tests.fakes.faults import DONE, EmptyAnswer, Fault, Moment, Tokens
 from tests.fakes.lora import Adapter
 from tests.fakes.wire import Exchange
@@ -147,7 +147,7 @@ class Run:
         wording = engine.answers.get(self._seen.model, engine.answers.get("*"))
         if any(isinstance(fault, EmptyAnswer) for fault in self._faults):
             wording = ""
-        said = [say(speaker, body, index, count, wording) for index in range(int(body.get("n") or 1))]
+        said = [say(speaker, body, index, count, wording) for index in range(choices_of(body))]
         twist = engine.twists.get(self._seen.model, engine.twists.get("*"))
         for one in said if twist is not None else ():
             twist(one)

@@ -1,0 +1,187 @@
+"""Requests as published clients send them: guidellm 0.6, `vllm bench serve` 0.33 and lm-eval 0.4, read in their source.
+
+What needs a permission says so without it; with the settings that docs/api.md names for these clients, all of it works.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway, run_gateway
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+SETTINGS: dict[str, Any] = {"parameters_allowed": ["ignore_eos"], "n_max": 4, "max_tokens_max": 512}
+SETTINGS |= {"unknown_fields": "drop", "max_tokens_over": "clamp"}
+TEXT = "Is a sealed toaster refunded after 3 days?"
+GUIDELLM: dict[str, Any] = {
+    "model": "returns",
+    "stream": True,
+    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    "ignore_eos": True,
+}
+BENCH: dict[str, Any] = {"model": "returns", "stream": True, "stream_options": {"include_usage": True}}
+LM_EVAL: dict[str, Any] = {
+    "model": "returns",
+    "max_tokens": 256,
+    "temperature": 0,
+    "stop": ["Question:", "</s>", "<|im_end|>"],
+    "seed": 1234,
+}
+PARTS = [{"role": "user", "content": [{"type": "text", "text": TEXT}]}]
+
+
+@pytest.fixture
+async def measured(configure: Configure, make_adapter: MakeAdapter) -> AsyncIterator[RunningGateway]:
+    """A gateway with the settings for these clients."""
+    async with run_gateway(configure(tasks={"returns": SETTINGS})) as running:
+        await running.place(make_adapter(1))
+        yield running
+
+
+async def events(http: httpx.AsyncClient, path: str, body: dict[str, Any], **headers: str) -> list[Any]:
+    """A stream's events as these clients read it, [DONE] seen and left out."""
+    async with http.stream("POST", path, json=body, headers=headers) as answer:
+        text = (await answer.aread()).decode()
+        assert answer.status_code == 200, text
+    found = [part.removeprefix("data: ") for part in text.strip().split("\n\n")]
+    assert found.pop() == "[DONE]"
+    return [json.loads(one) for one in found]
+
+
+def reaches(engine: FakeEngine, body: dict[str, Any]) -> None:
+    """The engine got each field as the client sent it, null and the name of the model aside."""
+    seen = engine.requests[-1].body
+    wanted = {name: value for name, value in body.items() if value is not None and name != "model"}
+    assert {name: seen.get(name) for name in wanted} == wanted
+
+
+# ---- guidellm -----------------------------------------------------------------------------------
+
+
+async def test_guidellm_finds_the_gateway_and_its_first_model(measured: RunningGateway) -> None:
+    async with measured.http() as http:
+        assert (await http.get("/health")).status_code == 200
+        assert (await http.get("/v1/models")).json()["data"][0]["id"] == "returns"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, GUIDELLM | {"max_completion_tokens": 64, "messages": PARTS}),
+        (
+            CHAT,
+            GUIDELLM | {"max_completion_tokens": 64, "messages": [{"role": "system", "content": "Be brief."}, *PARTS]},
+        ),
+        (COMPLETIONS, GUIDELLM | {"max_tokens": 64, "prompt": TEXT}),
+    ],
+    ids=["chat", "with a prefix", "completions"],
+)
+async def test_bodies_of_guidellm_work(
+    measured: RunningGateway, small: FakeEngine, path: str, body: dict[str, Any]
+) -> None:
+    async with measured.http() as http:
+        found = await events(http, path, body)
+    reaches(small, body)
+    assert found[-1]["usage"]["completion_tokens"] == 8
+    assert all(one["usage"]["prompt_tokens"] for one in found)
+
+
+async def test_a_body_of_guidellm_names_what_has_to_be_allowed(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        answer = await http.post(CHAT, json=GUIDELLM | {"max_completion_tokens": 64, "messages": PARTS})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "ignore_eos")
+
+
+# ---- vllm bench serve -----------------------------------------------------------------------------
+
+
+async def test_vllm_bench_finds_the_first_model_and_its_base(measured: RunningGateway) -> None:
+    async with measured.http() as http:
+        first = (await http.get("/v1/models")).json()["data"][0]
+    assert (first["id"], first["root"]) == ("returns", "tiny-base")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, BENCH | {"prompt": TEXT, "repetition_penalty": 1.0, "max_tokens": 128, "logprobs": None}),
+        (
+            COMPLETIONS,
+            BENCH
+            | {"prompt": TEXT, "repetition_penalty": 1.0, "max_tokens": 128, "logprobs": 2}
+            | {"ignore_eos": True, "temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0},
+        ),
+        (CHAT, BENCH | {"messages": PARTS, "max_completion_tokens": 128, "ignore_eos": True}),
+        (CHAT, BENCH | {"messages": PARTS, "max_completion_tokens": 128, "temperature": 0.0, "presence_penalty": 0.5}),
+    ],
+    ids=["completions", "completions with sampling", "chat", "chat with sampling"],
+)
+async def test_bodies_of_vllm_bench_work(
+    measured: RunningGateway, small: FakeEngine, path: str, body: dict[str, Any]
+) -> None:
+    async with measured.http() as http:
+        found = await events(http, path, body, **{"x-request-id": "bench-0"})
+    reaches(small, body)
+    *tokens, usage = found
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 8
+    assert all("delta" in one["choices"][0] or "text" in one["choices"][0] for one in tokens)
+
+
+# ---- lm-eval --------------------------------------------------------------------------------------
+
+
+async def test_generations_of_lm_eval_work(measured: RunningGateway, small: FakeEngine) -> None:
+    chat = LM_EVAL | {"messages": [{"role": "user", "content": TEXT, "type": "text"}]}
+    completion = LM_EVAL | {"prompt": TEXT}
+    async with measured.http() as http:
+        for path, body in ((CHAT, chat), (COMPLETIONS, completion)):
+            answer = await http.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+            reaches(small, body)
+            (choice,) = answer.json()["choices"]
+            assert choice["index"] == 0
+            assert choice["text" if path == COMPLETIONS else "message"]
+
+
+async def test_a_batch_of_lm_eval_is_taken_up_to_the_bound(measured: RunningGateway, small: FakeEngine) -> None:
+    async with measured.http() as http:
+        answer = await http.post(COMPLETIONS, json=LM_EVAL | {"prompt": [TEXT] * 4, "stop": []})
+        beyond = await http.post(COMPLETIONS, json=LM_EVAL | {"prompt": [TEXT] * 5})
+    reaches(small, {"prompt": [TEXT] * 4})
+    assert answer.status_code == 200, answer.text
+    assert (beyond.status_code, beyond.json()["error"]["param"]) == (400, "prompt")
+
+
+async def test_arguments_of_tasks_of_lm_eval_are_dropped_or_clamped_and_told(measured: RunningGateway) -> None:
+    body = LM_EVAL | {"messages": PARTS, "max_tokens": 32_768, "num_beams": 1, "max_new_tokens": 512}
+    async with measured.http() as http:
+        answer = await http.post(CHAT, json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-apprentice-dropped"] == "max_new_tokens,num_beams"
+    assert answer.headers["x-apprentice-clamped"] == "max_tokens=512"
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ({"prompt": [[1, 2, 3]], "max_tokens": 8}, "prompt", "token ids are not taken"),
+        ({"prompt": TEXT, "max_tokens": 1, "logprobs": 1, "echo": True}, "echo", "does not allow 'echo'"),
+    ],
+    ids=["token ids", "likelihoods"],
+)
+async def test_what_lm_eval_can_not_have_is_named(
+    gateway: RunningGateway, body: dict[str, Any], param: str, words: str
+) -> None:
+    async with gateway.http() as http:
+        answer = await http.post(COMPLETIONS, json={"model": "returns", "temperature": 0, "seed": 1234, **body})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert words in error["message"]
