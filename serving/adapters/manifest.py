@@ -324,8 +324,10 @@ def _sampling(place: str, value: Any) -> dict[str, Any]:
             _check_stop(f"{place}.stop", setting)
         elif key in SAMPLING_BOUNDS:
             _check_number(f"{place}.{key}", setting, key)
+        elif key == "chat_template_kwargs":
+            _mapping(f"{place}.{key}", setting)
         else:
-            known = ", ".join([*SAMPLING_BOUNDS, "stop"])
+            known = ", ".join([*SAMPLING_BOUNDS, "stop", "chat_template_kwargs"])
             raise ManifestError(f"{shown(f'{place}.{key}')} is not known here: remove or rename it; known are {known}.")
     return sampling
 

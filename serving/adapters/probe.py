@@ -4,7 +4,8 @@ what the first replica that was probed answered on the same stack."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,14 +106,18 @@ async def probe(
     Without a golden prompt in the manifest, a fixed one is asked.
     """
     golden = (version.manifest.get("golden") or [{"prompt": f"Task: {version.task}."}])[0]
-    reading = await _ask(replica, version.name, golden["prompt"], PROBE_TOKENS_MAX, http)
+    kwargs = (version.manifest.get("sampling") or {}).get("chat_template_kwargs") or {}
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": golden["prompt"]}]}
+    asked |= {"chat_template_kwargs": kwargs} if kwargs else {}
+    reading = await _ask(replica, version.name, asked, http)
     expected = golden.get("expected")
     if expected is not None and reading.text.strip() != str(expected).strip():
         raise ProbeError(
             f"{version.name} answers the golden prompt with {reading.text[:80]!r}, not {str(expected)[:80]!r}.",
             wrong=True,
         )
-    if _same(reading, await _base_reading(replica, base_model, golden["prompt"], references, http)):
+    key = golden["prompt"] + (f"\n{json.dumps(kwargs, sort_keys=True)}" if kwargs else "")
+    if _same(reading, await _base_reading(replica, base_model, asked, key, references, http)):
         raise ProbeError(f"{version.name} answers as the base model does: the engine does not apply it.", wrong=True)
     difference = differs(await references.of(version.name, stack, reading), reading)
     if difference:
@@ -121,16 +126,24 @@ async def probe(
 
 
 async def _base_reading(
-    replica: Replica, base: BaseModel, prompt: str, references: References, http: httpx.AsyncClient
+    replica: Replica,
+    base: BaseModel,
+    asked: Mapping[str, Any],
+    key: str,
+    references: References,
+    http: httpx.AsyncClient,
 ) -> Reading:
-    """What the base model says. Kept once it was read on an idle replica: vLLM's CPU build computes the base model's
-    answers wrongly in a batch with adapters', so that one read beside them is good for this once only."""
-    name = "base/" + hashlib.sha256(f"{base.name}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()
+    """The base model's answer to what is `asked`, which `key` names.
+
+    It is kept once it was read on an idle replica. vLLM's CPU build computes the base's answers wrongly in a batch
+    with adapters', so one that was read beside them is used this once only.
+    """
+    name = "base/" + hashlib.sha256(f"{base.name}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
     known = await references.known(name, base.stack)
     if known is not None:
         return known
     idle = base.idle()
-    reading = await _ask(replica, base.name, prompt, PROBE_TOKENS_MAX, http)
+    reading = await _ask(replica, base.name, asked, http)
     return await references.of(name, base.stack, reading) if idle and base.idle() else reading
 
 
@@ -160,12 +173,12 @@ def _same(reading: Reading, base: Reading) -> bool:
     return reading.text == base.text and near
 
 
-async def _ask(replica: Replica, model: str, prompt: str, tokens: int, http: httpx.AsyncClient) -> Reading:
+async def _ask(replica: Replica, model: str, asked: Mapping[str, Any], http: httpx.AsyncClient) -> Reading:
     body: dict[str, Any] = {
+        **asked,
         "model": model,
-        "messages": [{"role": "user", "content": prompt}],
         "temperature": 0,
-        "max_tokens": tokens,
+        "max_tokens": PROBE_TOKENS_MAX,
         "logprobs": True,
         "top_logprobs": 5,
     }

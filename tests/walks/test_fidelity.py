@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.fakes.engine import FakeEngine
+from tests.fakes.faults import Status
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -97,6 +100,25 @@ async def test_more_tokens_than_the_task_allows_are_clamped_and_told(
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-apprentice-clamped"] == "max_tokens=100"
     assert small.requests[-1].body["max_tokens"] == 100
+
+
+async def test_thinking_is_off_in_probe_adapter_and_general_as_the_manifest_says(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
+) -> None:
+    thinking_off = {"chat_template_kwargs": {"enable_thinking": False}}
+    folder = make_adapter(1)
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    manifest["sampling"] |= thinking_off
+    manifest["blueprint"]["sampling"] |= thinking_off
+    (folder / "manifest.yaml").write_text(json.dumps(manifest))
+    async with run_gateway(configure()) as gateway, gateway.http() as http:
+        await gateway.place(folder)
+        assert (await http.post(CHAT, json=OK)).status_code == 200
+        small.faults.add(Status(500), model="returns@*")
+        assert (await http.post(CHAT, json=OK)).headers["x-apprentice-pool"] == "general"
+    assert {seen.body["chat_template_kwargs"]["enable_thinking"] for seen in small.requests} == {False}
+    assert {seen.model for seen in small.requests} == {"returns@v1", small.model}
+    assert general.requests[-1].body.items() >= thinking_off.items()
 
 
 async def test_usage_in_each_event_is_passed_on(gateway: RunningGateway, small: FakeEngine) -> None:
