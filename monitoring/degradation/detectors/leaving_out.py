@@ -5,10 +5,13 @@ and the evidence is the least of them. The first who are met are a group each; t
 their hash. A `Roll` knows who is in which group, and a `LeaveOneOut` holds the detectors, whichever these are: its
 places are those of one roll, or of several, one behind the other.
 
-One rule says who may be left out: everybody beside whom all others together have at least `OTHERS_MIN` of the latest
-requests or of the latest labels. If one alone uses a version, leaving it out would leave nothing, and its word counts;
-and a single request of somebody else silences nobody. Only what this gateway served counts for that, with its labels:
-requests that are reported cost nothing. Where nothing was served for a week reports count among themselves.
+One rule says who may be left out: everybody beside whom all others together have at least `OTHERS_MIN` of the requests
+or of the labels that are counted. If one alone uses a version, leaving it out would leave nothing, and its word counts;
+and a single request of somebody else silences nobody. Nobody counts for more than 1,000 requests and 500 labels, and
+what others have counts less with time alone: so no flood, however large, makes its sender the only one.
+
+Only what this gateway served counts for that, with its labels: requests that are reported cost nothing. Where nothing
+was served for a week reports count among themselves.
 
 Each of the detectors has its claim on what it sees, so the least of them has it too. Pure functions over frozen data
 that go through JSON unchanged.
@@ -17,6 +20,7 @@ that go through JSON unchanged.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Generic, TypeVar
 
@@ -27,6 +31,10 @@ from monitoring.degradation.detectors.restarts import LOG_FLOOR, threshold
 OTHERS_MIN = 0.05
 FADING_LABELS = 1.0 - 1.0 / 500
 FADING_REQUESTS = 1.0 - 1.0 / 1000
+FADING_SECONDS = 7 * 86_400.0
+"""In this time counts fade to 1/e."""
+AGED_SECONDS = 3600.0
+"""Counts fade in steps of at least this time: the rounding of smaller ones would add up."""
 DIGITS = 3
 NAME_BYTES = 8
 REPORTS_COUNT_AFTER_SECONDS = 7 * 86_400.0
@@ -40,7 +48,8 @@ class Roll(msgspec.Struct, frozen=True, kw_only=True):
 
     `known` are the digests of those who were met first, a group each, of `groups`. `requests` and `labels` are the
     faded counts of each group's, empty where none are counted: of what was served here last at `served_at` (Unix
-    seconds; None: never), or of what was `reported`.
+    seconds; None: never), or of what was `reported`. `aged_at` is up to when they have faded with time, in Unix
+    seconds (0: they have not yet).
     """
 
     salt: str
@@ -50,6 +59,7 @@ class Roll(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[float, ...] = ()
     reported: bool = False
     served_at: float | None = None
+    aged_at: float = 0.0
 
 
 class LeaveOneOut(msgspec.Struct, Generic[Detector], frozen=True, kw_only=True):
@@ -96,17 +106,30 @@ def served(roll: Roll, name: str, at: float = 0.0, reported: bool = False) -> Ro
     last = roll.served_at
     if reported and not roll.reported and last is not None and at - last < REPORTS_COUNT_AFTER_SECONDS:
         return met(roll, name)
-    roll = met(of_kind(roll, reported), name)
+    roll = aged(met(of_kind(roll, reported), name), at)
     requests = _counted(roll, roll.requests, name, FADING_REQUESTS)
     return msgspec.structs.replace(roll, requests=requests, served_at=last if reported else at)
 
 
-def spoke(roll: Roll, name: str, reported: bool = False) -> Roll:
-    """Somebody gave a label, of a request that was served here or is `reported`: it counts if such requests do."""
-    roll = met(roll, name)
+def spoke(roll: Roll, name: str, reported: bool = False, at: float = 0.0) -> Roll:
+    """Somebody gave a label at `at` (Unix seconds), of a request that was served here or is `reported`: it counts if
+    such requests do."""
+    roll = aged(met(roll, name), at)
     if reported != roll.reported:
         return roll
     return msgspec.structs.replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS))
+
+
+def aged(roll: Roll, at: float) -> Roll:
+    """The roll at a later time (Unix seconds): all counts have faded alike."""
+    passed = at - roll.aged_at
+    if passed < AGED_SECONDS:
+        return roll
+    if not roll.aged_at:
+        return msgspec.structs.replace(roll, aged_at=at)
+    left = math.exp(-passed / FADING_SECONDS)
+    requests, labels = (tuple([round(left * one, DIGITS) for one in counts]) for counts in (roll.requests, roll.labels))
+    return msgspec.structs.replace(roll, requests=requests, labels=labels, aged_at=at)
 
 
 def of_kind(roll: Roll, reported: bool) -> Roll:
@@ -127,14 +150,15 @@ def alone(roll: Roll) -> str | None:
 
 
 def _counted(roll: Roll, counts: tuple[float, ...], name: str, fading: float) -> tuple[float, ...]:
-    """The faded counts with one more of this group. They are rounded, so that they take little room as JSON."""
+    """The counts with one more of this group, of which alone some fades for it: who sends many shows that it is there,
+    and not that others are gone. They are rounded, so that they take little room as JSON."""
     own = group(roll, name)
     counts = counts or (0.0,) * roll.groups
-    return tuple([round(fading * count + (place == own), DIGITS) for place, count in enumerate(counts)])
+    return (*counts[:own], round(fading * counts[own] + 1.0, DIGITS), *counts[own + 1 :])
 
 
 def _others_count(roll: Roll, own: int) -> bool:
-    """Whether all but this group have enough of the latest requests, or of the latest labels, to be asked for."""
+    """Whether all but this group have enough of the requests, or of the labels, to be asked for."""
     for counts in (roll.requests, roll.labels):
         total = sum(counts)
         if total > 0.0 and total - counts[own] >= OTHERS_MIN * total:

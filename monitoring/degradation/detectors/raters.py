@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import msgspec
 
-from monitoring.degradation.detectors import leaving_out
+from monitoring.degradation.detectors import leaving_out, restarts
 from monitoring.degradation.detectors import slip as detector
 from monitoring.degradation.detectors.leaving_out import LeaveOneOut, Roll
 from monitoring.degradation.detectors.slip import Side, Slip
@@ -98,13 +98,14 @@ def heard(
     reported: bool,
     share_max: float = RATER_SHARE_MAX,
     weight: float = 1.0,
+    at: float = 0.0,
 ) -> tuple[Shares, float]:
-    """The shares after a label of somebody who is not trusted, and what it may weigh."""
+    """The shares after a label of somebody who is not trusted, given at `at` (Unix seconds), and what it may weigh."""
     name = _name(caller, rater)
     by_rater = leaving_out.digest(known.raters, name)
     fading, labels = _faded(known.heavy), FADING * known.labels + 1.0
     counted = min(weight, _allowed(fading, labels, by_rater, share_max))
-    spoken = leaving_out.spoke(known.raters, name, reported)
+    spoken = leaving_out.spoke(known.raters, name, reported, at)
     return Shares(raters=spoken, labels=labels, heavy=_weighed(fading, by_rater, counted)), counted
 
 
@@ -123,19 +124,20 @@ def observe(
     weight: float = 1.0,
     rater: str | None = None,
     reported: bool = False,
+    at: float = 0.0,
 ) -> Guarded:
-    """The detector after a label. `rater` is who gave it, if the caller told; else the caller is its rater. `reported`:
-    the label is of a request that was not served here.
+    """The detector after a label, given at `at` (Unix seconds). `rater` is who gave it, if the caller told; else the
+    caller is its rater. `reported`: the label is of a request that was not served here.
 
     A trusted giver's label is weighed down by nothing and left out by nobody. Raises ValueError as `slip.observe` does.
     """
     if trusted:
         return _seen(guarded, badness, weight, ())
     known = Shares(raters=guarded.raters, labels=guarded.labels, heavy=guarded.heavy)
-    known, counted = heard(known, caller, rater, reported, guarded.share_max, weight)
+    known, counted = heard(known, caller, rater, reported, guarded.share_max, weight, at)
     guarded = msgspec.structs.replace(
         guarded,
-        callers=leaving_out.spoke(guarded.callers, caller, reported),
+        callers=leaving_out.spoke(guarded.callers, caller, reported, at),
         raters=known.raters,
         labels=known.labels,
         heavy=known.heavy,
@@ -155,17 +157,18 @@ def alarms(guarded: Guarded, labels: float, alpha: float) -> bool:
 
 
 def rests_on_one(guarded: Guarded, labels: float, alpha: float) -> bool:
-    """Whether all labels would alarm, and do not without one caller or rater alone: somebody should look at theirs.
+    """Whether all labels would alarm as they stand, and not without one caller or rater alone: somebody should look.
 
     Where it is not enough without another of them either, there is too little evidence yet, and it rests on nobody.
     """
-    if alarms(guarded, labels, alpha) or not detector.alarms(guarded.detectors.whole, labels, alpha):
+    enough = restarts.threshold(labels, alpha)
+    if alarms(guarded, labels, alpha) or detector.log_e(guarded.detectors.whole) < enough:
         return False
     believed = _believed(guarded)
     missed = [
         place
         for place, left in enumerate(guarded.detectors.without)
-        if left is not None and place not in believed and not detector.alarms(left, labels, alpha)
+        if left is not None and place not in believed and detector.log_e(left) < enough
     ]
     of_callers = sum(place < GROUPS for place in missed)
     return bool(missed) and of_callers <= 1 and len(missed) - of_callers <= 1

@@ -131,8 +131,8 @@ def labelled(
     track = degraded(track) if is_degraded and track.reverse is None else track
     bad, counts = vote.badness, teaches(vote, roll) and not is_degraded
     is_steady = counts and not is_doubted
-    guard = track.guard and _observed(track.guard, vote, roll)
-    reverse = track.reverse if is_early or track.reverse is None else _observed(track.reverse, vote, roll)
+    guard = track.guard and _observed(track.guard, vote, at, roll)
+    reverse = track.reverse if is_early or track.reverse is None else _observed(track.reverse, vote, at, roll)
     track = msgspec.structs.replace(
         _counted(track, bad, own, at),
         steady=track.steady + is_steady,
@@ -142,7 +142,7 @@ def labelled(
         apart=track.apart + (reverse is not None),
         guard=guard,
         reverse=reverse,
-        shares=_heard(track, vote, roll) if guard is None else None,
+        shares=_heard(track, vote, at, roll) if guard is None else None,
     )
     return _learned(track, own, bad, at) if guard is None and counts else track
 
@@ -220,6 +220,11 @@ def recovered(track: Track) -> bool:
     return track.reverse is not None and leaving_out.stands_between(track.reverse.detectors, asked)
 
 
+def rests_on_one(track: Track, labels_min: int, labels: float, alpha: float) -> bool:
+    """Whether it would alarm as it stands, by the word of one caller or rater alone, once it has seen labels enough."""
+    return track.guard is not None and observed(track) >= labels_min and raters.rests_on_one(track.guard, labels, alpha)
+
+
 def doubted(track: Track) -> bool:
     """Whether its evidence, as it stands, would be an alarm of the stream that may alarm most often."""
     return track.guard is not None and leaving_out.stands_between(track.guard.detectors, BETWEEN_MIN)
@@ -255,18 +260,20 @@ def _begun(track: Track) -> Track:
     )
 
 
-def _observed(guard: Guarded, vote: Vote, roll: Roll) -> Guarded:
+def _observed(guard: Guarded, vote: Vote, at: float, roll: Roll) -> Guarded:
     guard = raters.used_by(guard, roll)
-    return raters.observe(guard, vote.badness, vote.caller, vote.trusted, rater=vote.rater, reported=vote.reported)
+    return raters.observe(
+        guard, vote.badness, vote.caller, vote.trusted, rater=vote.rater, reported=vote.reported, at=at
+    )
 
 
-def _heard(track: Track, vote: Vote, roll: Roll) -> Shares | None:
+def _heard(track: Track, vote: Vote, at: float, roll: Roll) -> Shares | None:
     """The shares of its raters after a label that no detector has seen."""
     if vote.trusted:
         return track.shares
     known = track.shares or raters.shares(track.salt)
     known = msgspec.structs.replace(known, raters=leaving_out.of_kind(known.raters, roll.reported))
-    return raters.heard(known, vote.caller, vote.rater, vote.reported)[0]
+    return raters.heard(known, vote.caller, vote.rater, vote.reported, at=at)[0]
 
 
 def _counted(track: Track, bad: float, own: int | None, at: float) -> Track:

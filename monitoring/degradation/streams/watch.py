@@ -361,7 +361,7 @@ def _with_vote(
     own: bool,
 ) -> Watch:
     """The watch after the first label of a request in a stream."""
-    roll = watch.roll if vote.trusted else leaving_out.spoke(watch.roll, vote.caller, vote.reported)
+    roll = watch.roll if vote.trusted else leaving_out.spoke(watch.roll, vote.caller, vote.reported, at)
     alone, moved = leaving_out.alone(roll), dict[str, Any](roll=roll)
     is_degraded, is_late = watch.told == "degraded", seen.placed_at < watch.restored_at
     held_out = held_out_of(seen) == watch.version and stacks.is_of(watch.stack, seen.stack)
@@ -422,7 +422,7 @@ def _with_complaint(watch: Watch, given: Given, seen: Seen, note: Note, bad: flo
     note = msgspec.structs.replace(note, given={**note.given, "complaints": bad})
     if not is_bad(bad) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
         return watch, note
-    roll = leaving_out.spoke(watch.roll, given.caller, is_reported(seen))
+    roll = leaving_out.spoke(watch.roll, given.caller, is_reported(seen), at)
     track = complaint_tracks.complained(watch.complaints, given.caller, seen.placed_at, at, leaving_out.alone(roll))
     return msgspec.structs.replace(watch, roll=roll, complaints=track), note
 

@@ -1,6 +1,7 @@
 """The verdict that follows from a version's streams, and why. Pure.
 
-Labelled streams alone make a version degraded; unlabelled ones make it suspect. A degraded version gets healthy by the
+Labelled streams alone make a version degraded; unlabelled ones make it suspect, and so do labels that would make it
+degraded, but rest on one caller's or rater's word: somebody has to look at them. A degraded version gets healthy by the
 reverse tests of the labelled streams that have alarmed, a suspect one by labels that show it to be as good as before,
 or by time in which nothing more speaks against it: by other evidence than what made it so, so that it does not go back
 and forth. That a stream alarms no more shows nothing: its threshold rises with labels and streams, of which the monitor
@@ -19,7 +20,7 @@ from monitoring.degradation.verdicts.plan import Plan
 
 
 class Found(NamedTuple):
-    """A verdict, why, the streams that it rests on, and the unlabelled ones whose alarm labels have refuted."""
+    """A verdict, why, the streams that it rests on, and the names of those whose suspicion labels have refuted."""
 
     verdict: Verdict
     because: str
@@ -40,10 +41,10 @@ class ReverseTest(NamedTuple):
 
 def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> Found:
     """The verdict on a version whose verdict was `known`, at `now` in Unix seconds."""
-    alarming = [one for one in judged.streams if one.alarming]
     labelled = against(judged)
-    cleared = tuple(name for name in known.cleared if any(one.stream == name for one in alarming))
-    fresh = [one for one in alarming if not one.labelled and one.stream not in cleared]
+    speaking = [one for one in judged.streams if rests_on_one(one) or (one.alarming and not one.labelled)]
+    cleared = tuple(name for name in known.cleared if any(name_of(one) == name for one in speaking))
+    fresh = [one for one in speaking if name_of(one) not in cleared]
     if known.verdict == "degraded":
         return _of_degraded(known, judged, labelled, fresh, cleared)
     if labelled:
@@ -51,9 +52,13 @@ def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> 
     if known.verdict == "suspect":
         return _of_suspect(known, judged, fresh, cleared, plan, now)
     if fresh:
-        text = f"Its traffic or its answers are not as they were: {words(fresh)}."
-        return Found("suspect", text, fresh, cleared)
+        return Found("suspect", _suspicion(fresh), fresh, cleared)
     return Found("healthy", known.because, [], cleared)
+
+
+def rests_on_one(one: StreamReport) -> bool:
+    """Whether its labels would alarm, by the word of one caller or rater alone."""
+    return one.labelled and not one.alarming and bool(one.baseline.get("rests_on_one"))
 
 
 def against(judged: Judgement) -> list[StreamReport]:
@@ -118,6 +123,14 @@ def worse(streams: list[StreamReport]) -> str:
     return f"It got worse: {words(streams)}."
 
 
+def _suspicion(streams: list[StreamReport]) -> str:
+    """Why a version is suspect, by these streams."""
+    of_one, changed = ([one for one in streams if rests_on_one(one) is alone] for alone in (True, False))
+    told = [f"Its traffic or its answers are not as they were: {words(changed)}."] if changed else []
+    told += [f"It got worse by the labels of one caller or rater alone: {words(of_one)}."] if of_one else []
+    return " ".join(told)
+
+
 def _of_degraded(
     known: VersionHealth,
     judged: Judgement,
@@ -179,15 +192,16 @@ def _quiet_since(known: VersionHealth, fresh: list[StreamReport], now: float) ->
 
 
 def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*cleared, *(one.stream for one in fresh))))
+    return tuple(dict.fromkeys((*cleared, *map(name_of, fresh))))
 
 
 def _refuting(known: VersionHealth, judged: Judgement, plan: Plan) -> list[StreamReport]:
     """The labelled streams that show a suspect version to be as good as before: each has enough labels since, and the
     interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
-    known it refutes nothing. None does while another one lies wholly above that."""
+    known it refutes nothing. None does while another one lies wholly above that, unless by one giver's word alone."""
     held = [(one, upper) for one in judged.streams if one.labelled and (upper := _upper(one.baseline)) is not None]
-    if any(one.low is not None and one.low > upper and one.observed >= plan.labels_min for one, upper in held):
+    above = [one for one, upper in held if one.low is not None and one.low > upper and not rests_on_one(one)]
+    if any(one.observed >= plan.labels_min for one in above):
         return []
     return [
         one

@@ -79,7 +79,7 @@ def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
         has = count(float(one.baseline.get("labels") or 0.0), *of)
         parts.append(f"held against nothing before {count(float(wanted), *of)} are there ({has} so far)")
     if one.baseline.get("rests_on_one"):
-        parts.append("it would alarm, but rests on one caller's word, which moves no verdict alone")
+        parts.append("it would alarm, but rests on one caller or rater, whose labels alone make nothing degraded")
     return "; ".join([*parts, _evidence(one)]) + _outdated(one) + "."
 
 

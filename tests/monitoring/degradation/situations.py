@@ -185,6 +185,23 @@ def single(known: VersionHealth, **more: Any) -> TaskHealth:
 SITUATIONS: Mapping[str, Situation] = {
     "healthy_with_many_labels": of(single(HEALTHY), JUDGED),
     "healthy_without_labels": of(single(HEALTHY), UNLABELLED, plan=msgspec.structs.replace(PLAN, reviews_per_week=0)),
+    "suspect_by_one_caller": of(
+        single(
+            VersionHealth(
+                verdict="suspect",
+                since=NOW - 6 * HOUR,
+                because="It got worse by the labels of one caller or rater alone: feedback, 26.5% bad lately "
+                "against at most 8.2% (e-value 0.31, threshold 2.6e+04).",
+            )
+        ),
+        msgspec.structs.replace(
+            JUDGED,
+            streams=[
+                msgspec.structs.replace(ALARM, alarming=False, e_value=0.31, since=None, baseline=RESTS_ON_ONE),
+                *QUIET,
+            ],
+        ),
+    ),
     "suspect": of(
         single(
             VersionHealth(

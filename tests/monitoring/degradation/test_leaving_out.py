@@ -120,6 +120,37 @@ def test_labels_of_others_ask_for_them_as_requests_do() -> None:
     assert leaving_out.alone(found) is None
 
 
+def test_no_flood_makes_its_sender_the_only_one() -> None:
+    found = roll(*["shop-1", "shop-2"] * 40)
+    for _ in range(30):
+        found = leaving_out.spoke(found, "shop-1")
+    for _ in range(20_000):
+        found = leaving_out.spoke(leaving_out.served(found, "flood"), "flood")
+    assert leaving_out.alone(found) is None
+    assert not [*leaving_out.believed(found)]
+
+
+def test_who_is_left_by_all_others_is_believed_once_they_are_gone_for_weeks() -> None:
+    day, found = 86_400.0, roll()
+    for number in range(300):
+        found = leaving_out.served(found, "shop", 1000.0 + number)
+    for number in range(3000):
+        found = leaving_out.served(found, "stays", 2000.0 + number)
+    assert leaving_out.alone(found) is None
+    for days, alone in ((7, False), (21, True)):
+        for number in range(1000):
+            found = leaving_out.served(found, "stays", 2000.0 + days * day + number)
+        assert (leaving_out.alone(found) is not None) == alone
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Roll) == found
+
+
+def test_counts_of_an_older_release_fade_from_now_on() -> None:
+    known = msgspec.to_builtins(leaving_out.served(roll("shop"), "stays", 5.0))
+    del known["aged_at"]
+    found = leaving_out.served(msgspec.convert(known, Roll), "stays", 1e9)
+    assert (found.requests[:2], found.aged_at) == ((1.0, 1.999), 1e9)
+
+
 @given(st.lists(names, max_size=40))
 def test_the_first_have_a_group_each_and_its_size_is_bounded(callers: list[str]) -> None:
     found = roll(*callers)

@@ -54,6 +54,26 @@ def test_one_caller_or_one_rater_who_sends_only_bad_labels_moves_no_verdict(shar
     assert raters.rests_on_one(poisoned(0.5, "told", field), LABELS, ALPHA)
 
 
+@pytest.mark.parametrize("field", ["caller", "rater"])
+def test_a_burst_of_bad_labels_that_drowns_all_others_moves_no_verdict(field: str) -> None:
+    """After 232 labels of others, 1,950 bad ones of one caller or rater: it has nearly all of the latest."""
+    draw, found = random.Random(1), guarded(*(f"caller-{n}" for n in range(5)))
+    for n in range(232 + 1950):
+        who, bad = (f"caller-{n % 5}", float(draw.random() < 0.04)) if n < 232 else ("burst", 1.0)
+        caller, rater = (who, None) if field == "caller" else ("caller-0", who)
+        found = raters.observe(served(found, caller), bad, caller, rater=rater)
+    assert not raters.alarms(found, LABELS, ALPHA)
+    assert raters.rests_on_one(found, LABELS, ALPHA)
+
+
+def test_evidence_that_is_gone_rests_on_nobody() -> None:
+    found = poisoned(0.5, "told")
+    assert raters.rests_on_one(found, LABELS, ALPHA)
+    for n in range(3000):
+        found = raters.observe(found, 0.0, f"caller-{n % 5}")
+    assert not raters.rests_on_one(found, LABELS, ALPHA)
+
+
 def test_evidence_of_several_that_is_not_enough_yet_rests_on_nobody() -> None:
     """Three equal callers and one real slip: without any one of them it is too little."""
     draw, found = random.Random(2), guarded("a", "b", "c")

@@ -188,6 +188,37 @@ def test_one_callers_praise_refutes_nothing() -> None:
     assert verdict_of(after(suspect(), latency(), agreed, at=60)) == "healthy"
 
 
+# ---- suspect by one caller's word ------------------------------------------------------------------
+
+BY_ONE = {"estimate": 0.9, "low": 0.85, "high": 0.94, "baseline": {**GATE, "rests_on_one": True}}
+
+
+def test_labels_that_rest_on_one_giver_make_it_suspect_and_never_degraded() -> None:
+    health = after(TaskHealth(), stream("feedback", **BY_ONE))
+    assert verdict_of(health) == "suspect"
+    assert "by the labels of one caller or rater alone: feedback, 90.0% bad" in health.versions[V2].because
+    assert verdict_of(after(health, stream("feedback", **BY_ONE), at=90_000)) == "suspect"
+    assert verdict_of(after(health, alarm("reviewed"), stream("feedback", **BY_ONE), at=60)) == "degraded"
+
+
+def test_reviews_clear_what_one_giver_says_and_it_is_not_raised_again_while_that_lasts() -> None:
+    lone = stream("feedback", **BY_ONE, high_without_one=1.0)
+    health = after(TaskHealth(), lone, stream("reviewed", observed=0))
+    health = after(health, lone, stream("reviewed", observed=60), at=60)
+    assert (verdict_of(health), health.versions[V2].cleared) == ("healthy", ("feedback",))
+    assert verdict_of(after(health, lone, stream("reviewed", observed=61), at=120)) == "healthy"
+    gone = after(health, stream("feedback"), at=180)
+    assert gone.versions[V2].cleared == ()
+    assert verdict_of(after(gone, lone, at=240)) == "suspect"
+
+
+def test_a_suspicion_by_one_giver_ends_some_time_after_the_evidence_is_gone() -> None:
+    health = after(TaskHealth(), stream("feedback", **BY_ONE))
+    health = after(health, stream("feedback", high_without_one=1.0), at=60)
+    assert verdict_of(health) == "suspect"
+    assert verdict_of(after(health, stream("feedback", high_without_one=1.0), at=86_500)) == "healthy"
+
+
 def test_a_suspicion_that_was_written_before_or_that_an_admin_set_counts_from_now() -> None:
     old = msgspec.convert({"versions": {V2: {"verdict": "suspect", "since": NOW, "labels": 10}}}, TaskHealth)
     word = Pin(verdict="suspect", by="ann", reason="complaints by telephone", at=NOW, until=NOW + 1)

@@ -13,7 +13,9 @@ from monitoring.degradation.streams.reckoning import Reckoning
 from monitoring.degradation.streams.seen import Attempt, Finding
 from monitoring.degradation.streams.steps import Step, WatchedTask, WatchedVersion
 from monitoring.degradation.streams.watch import Watch
-from monitoring.degradation.verdicts.health import Judgement
+from monitoring.degradation.verdicts.health import Judgement, TaskHealth
+from monitoring.degradation.verdicts.responses import respond
+from monitoring.degradation.verdicts.shares import Roles
 from tests.monitoring.degradation.reckoned import BY_GATE, GATE, judged, stream, together
 from tests.monitoring.degradation.traffic import (
     METRICS,
@@ -177,6 +179,15 @@ def test_one_caller_alone_moves_no_verdict() -> None:
     found = stream(judged(together(quiet, angry)), "feedback")
     assert not found.alarming
     assert found.baseline["rests_on_one"]
+
+
+def test_a_caller_who_sends_nearly_all_labels_makes_it_suspect_and_not_degraded() -> None:
+    quiet = labelled_traffic(errors(0.04, 232))
+    burst = labelled_traffic([True] * 1950, every_seconds=0.04, caller=lambda _: "angry", begin=400_000)
+    found = judged(together(quiet, burst))
+    health, _ = respond(TaskHealth(), {V3: found}, Roles(active=V3), PLAN, found.at)
+    assert stream(found, "feedback").wrong > 1900
+    assert health.versions[V3].verdict == "suspect"
 
 
 def test_one_rater_alone_moves_no_verdict_either() -> None:
