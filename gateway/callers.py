@@ -59,7 +59,9 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who holds a key. `public` names the caller everywhere; `models` are the names it may ask for, or `*`.
+    """Who holds a key. `public` names the caller everywhere; `models` are the names it may ask for, or `*`. `owner` is
+    the person who answers for it; None: its name. `pending` is the owner of the admin key that made it, as long as it
+    may not be used before an admin of another owner has approved it.
 
     `unknown_fields` counts before the setting of the task or the pool; None leaves it to them.
     """
@@ -73,6 +75,13 @@ class Caller:
     limits: CallerLimits | None = None
     former: Former | None = None
     unknown_fields: UnknownFields | None = None
+    owner: str | None = None
+    pending: str | None = None
+
+    @property
+    def person(self) -> str:
+        """Who answers for the key. One from before there were owners is its name's."""
+        return self.owner or self.name
 
     @property
     def judges(self) -> str:
@@ -94,6 +103,10 @@ class Caller:
             found["former"] = {"secret_digest": self.former.secret_digest, "until": self.former.until}
         if self.unknown_fields is not None:
             found["unknown_fields"] = self.unknown_fields
+        if self.person != self.name:
+            found["owner"] = self.owner
+        if self.pending is not None:
+            found["pending"] = self.pending
         return found
 
     @staticmethod
@@ -115,6 +128,8 @@ class Caller:
             limits_of(kept.limits),
             None if former is None else Former(former.secret_digest, former.until),
             kept.unknown_fields,
+            kept.owner,
+            kept.pending,
         )
 
 
@@ -134,6 +149,13 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limits: dict[LimitName, int | float | None] | None = None
     former: _KeptFormer | None = None
     unknown_fields: UnknownFields | None = None
+    owner: str | None = None
+    pending: str | None = None
+
+
+def same_owner(one: str, other: str) -> bool:
+    """Whether two names of owners are those of one person: white space and case do not count."""
+    return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
 
 
 def new_secret() -> tuple[str, str]:
@@ -188,6 +210,8 @@ def identify(
         raise Problem("invalid_api_key", "The API key is not known. Ask an admin for a new one.")
     if caller.expires_at is not None and caller.expires_at <= now_unix:
         raise Problem("invalid_api_key", "The API key has expired. Ask an admin for a new one.")
+    if caller.pending is not None:
+        raise Problem("invalid_api_key", "The API key waits for the approval of an admin other than who made it.")
     if caller.role == "sidecar" and not admits_sidecars:
         raise Problem("role_required", "A sidecar's key fetches adapters from the store, and nothing else.")
     return caller

@@ -40,7 +40,9 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "invalid_api_key": ErrorSpec(401, "authentication_error", "The API key is missing, malformed, unknown or expired."),
     "model_not_allowed": ErrorSpec(403, "permission_error", "The key may not use this model."),
     "role_required": ErrorSpec(403, "permission_error", "The key's role does not allow this endpoint."),
-    "approver_must_differ": ErrorSpec(403, "permission_error", "Who pushed a version may not release it."),
+    "approver_must_differ": ErrorSpec(
+        403, "permission_error", "Who pushed a version, or made an admin key, may not release or approve it."
+    ),
     "model_not_found": ErrorSpec(404, "not_found_error", "No task, version or pool has this name."),
     "request_not_found": ErrorSpec(404, "not_found_error", "No request of yours has this id."),
     "no_review": ErrorSpec(404, "not_found_error", "No request waits for this reviewer to judge it."),

@@ -166,7 +166,8 @@ class ReleaseSettings(Section):
     """Who may release."""
 
     approver_must_differ: bool = Field(
-        False, description="Whether who pushed a version may not send requests to it (promote, canary, alias)."
+        False,
+        description="Whether nobody releases what they pushed, by any of their keys; admin keys need a second admin.",
     )
 
 

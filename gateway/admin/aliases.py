@@ -16,6 +16,7 @@ from gateway.admin.access import Admin, Body, Operator, conflicts, known_task
 from gateway.admin.adapters import rollout_shown, version_of
 from gateway.admin.around import around, ready_and_up
 from gateway.admin.audit import audited
+from gateway.admin.four_eyes import see_that_another_pushed
 from gateway.callers import Caller
 from gateway.duties.health import check_health
 from gateway.endpoints import house_of
@@ -249,9 +250,8 @@ async def _see_that_they_may_serve(house: House, task: str, admin: Caller | None
     snapshot = await house.snapshot.refresh()
     for name in weights:
         version = await version_of(house, name)
-        pushed_it = admin is not None and admin.public == version.created_by
-        if pushed_it and house.settings.release.approver_must_differ:
-            raise Problem("approver_must_differ", f"{name} was pushed with this key: another admin has to release it.")
+        if admin is not None:
+            await see_that_another_pushed(house, admin, version, "release it")
         if version.task != task or version.state not in PLACED:
             continue  # the registry says it better
         ready, up = ready_and_up(house, snapshot, version)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 
 from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts
 from gateway.admin.audit import audited
+from gateway.admin.four_eyes import (
+    owner_remembered,
+    pending_for,
+    see_that_it_may_be_approved,
+    see_that_it_may_change,
+)
 from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
 from gateway.endpoints import house_of
 from gateway.errors import Problem
@@ -36,10 +42,17 @@ class LimitsIn(Body):
         return limits_of(self.model_dump())
 
 
+Owner = Annotated[
+    str | None,
+    Field(min_length=1, max_length=100, pattern=r"\S", description="The person who answers for it."),
+]
+
+
 class CallerIn(Body):
     """A new key."""
 
     name: str = Field(min_length=1, max_length=100)
+    owner: Owner = Field(None, description="The person who answers for it; unset: the owner of the key that makes it.")
     role: Role = "caller"
     models: list[Short] = Field(default_factory=lambda: ["*"], min_length=1, max_length=1000)
     expires_at: Moment | None = Field(None, description="Unix seconds.")
@@ -51,6 +64,7 @@ class CallerChange(Body):
     """What is to be changed of a key. Of `limits`, too, only what is named is changed; null takes a limit away."""
 
     name: str | None = Field(None, min_length=1, max_length=100)
+    owner: Owner = None
     models: list[Short] | None = Field(None, min_length=1, max_length=1000)
     expires_at: Moment | None = Field(None, description="Unix seconds; null: never.")
     limits: LimitsIn | None = Field(None, description="null: none.")
@@ -74,14 +88,26 @@ async def list_callers(request: Request, _: Operator) -> dict[str, Any]:
 
 @router.post("/callers", status_code=201)
 async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[str, Any]:
-    """Make a key. The answer is the only place where the whole of it is ever shown."""
+    """Make a key. The answer is the only place where the whole of it is ever shown. Where
+    `release.approver_must_differ` is set, an admin key works only once an admin of another owner has approved it."""
     house = house_of(request)
     if len(house.snapshot.current.callers) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} keys already: delete some.")
     _see_that_it_is_to_come(body.expires_at)
     key, public, digest = new_key()
     models, limits = frozenset(body.models), body.limits.limits()
-    caller = Caller(public, body.name, body.role, digest, models, body.expires_at, limits, None, body.unknown_fields)
+    caller = Caller(
+        public,
+        body.name,
+        body.role,
+        digest,
+        models,
+        body.expires_at,
+        limits,
+        unknown_fields=body.unknown_fields,
+        owner=body.owner or admin.person,
+        pending=pending_for(house, admin, body.role),
+    )
     step = audited(house, admin)
     step.note("caller.make", public, None, _caller_shown(caller))
     await step.take([Change(house.callers, public, caller.to_json(), 0)])
@@ -101,13 +127,14 @@ async def read_caller(request: Request, public: str, _: Operator) -> dict[str, A
 
 @router.patch("/callers/{public}")
 async def change_caller(request: Request, public: str, body: CallerChange, admin: Admin) -> dict[str, Any]:
-    """Change a key's limits, models, name or expiry, on every gateway within the snapshot's interval."""
+    """Change a key's limits, models, name, owner or expiry, on every gateway within the snapshot's interval."""
     house = house_of(request)
     before, generation = await _kept(house, public)
     given = body.model_fields_set
     changed = replace(
         before,
         name=body.name if body.name is not None else before.name,
+        owner=body.owner or before.person,
         models=frozenset(body.models) if body.models is not None else before.models,
         expires_at=body.expires_at if "expires_at" in given else before.expires_at,
         limits=_limits_changed(before, body) if "limits" in given else before.limits,
@@ -115,6 +142,7 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
     )
     if changed.expires_at != before.expires_at:
         _see_that_it_is_to_come(changed.expires_at)
+    see_that_it_may_change(house, admin, before, changed)
     await _put(house, admin, "caller.change", before, changed, generation)
     await house.snapshot.refresh()
     return _caller_shown(changed)
@@ -130,9 +158,24 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
     until = time.time() + overlap_seconds
     former = Former(before.secret_digest, until) if overlap_seconds else None
     changed = replace(before, secret_digest=digest, former=former)
+    see_that_it_may_change(house, admin, before, changed)
     await _put(house, admin, "caller.rotate", before, changed, generation)
     await house.snapshot.refresh()
     return {**_caller_shown(changed), "key": whole_key(public, secret)}
+
+
+@router.post("/callers/{public}/approve")
+async def approve_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
+    """Let an admin key be used that another owner's key has made."""
+    house = house_of(request)
+    before, generation = await _kept(house, public)
+    if before.pending is None:
+        raise Problem("state_conflict", f"{public} waits for no approval.")
+    see_that_it_may_be_approved(house, admin, before)
+    changed = replace(before, pending=None)
+    await _put(house, admin, "caller.approve", before, changed, generation)
+    await house.snapshot.refresh()
+    return _caller_shown(changed)
 
 
 @router.delete("/callers/{public}")
@@ -143,8 +186,9 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
     if before is None:
         raise _no_key(public)
     step = audited(house, admin)
-    step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role")}, None)
-    await step.take([Change(Shelf(house.redis, "callers"), public, None)])  # whatever it says
+    step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role", "owner")}, None)
+    gone = Change(Shelf(house.redis, "callers"), public, None)  # whatever it says
+    await step.take([gone, *owner_remembered(house, public, before)])
     await house.snapshot.refresh()
     return {"public": public}
 
@@ -183,7 +227,7 @@ def _no_key(public: str) -> Problem:
 
 
 def _caller_shown(caller: Caller) -> dict[str, Any]:
-    shown = {"public": caller.public, "limits": {}, **caller.to_json()}
+    shown = {"public": caller.public, "limits": {}, "pending": None, **caller.to_json(), "owner": caller.person}
     del shown["secret_digest"]
     former = shown.pop("former", None)
     shown["former_until"] = former["until"] if former else None

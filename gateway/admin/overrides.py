@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, known_task
 from gateway.admin.audit import audited
 from gateway.admin.dry_run import try_rule
+from gateway.admin.four_eyes import see_that_another_pushed
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
@@ -134,10 +135,8 @@ async def set_override(request: Request, name: str, body: OverrideIn, admin: Adm
     if body.expires_at is not None and body.expires_at <= time.time():
         raise Problem("invalid_value", "expires_at is over already: give a time to come.", "expires_at")
     version = house.snapshot.current.versions.get(body.version or "")
-    if version is not None and version.created_by == admin.public and house.settings.release.approver_must_differ:
-        raise Problem(
-            "approver_must_differ", f"{version.name} was pushed with this key: another admin has to send to it."
-        )
+    if version is not None:
+        await see_that_another_pushed(house, admin, version, "send to it")
     generation = await house.overrides.generation(name)
     before = await house.overrides.get(name)
     if before is None and len(await house.overrides.all()) >= OBJECTS_MAX:

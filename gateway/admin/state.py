@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from gateway.admin.access import OBJECTS_MAX, Admin, Body, conflicts
 from gateway.admin.adapters import limits_of, state_of
 from gateway.admin.audit import audited, enter_event
+from gateway.admin.four_eyes import owner_remembered, with_pending
 from gateway.admin.state_checks import missing_bytes, see_that_it_can_be_done, valid
 from gateway.admin.state_file import (
     ABSENT,
@@ -114,11 +115,11 @@ async def export_state(
 
 
 @router.post("/state/diff")
-async def compare_state(request: Request, body: StateIn, _: Admin, prune: bool = False) -> dict[str, Any]:
+async def compare_state(request: Request, body: StateIn, admin: Admin, prune: bool = False) -> dict[str, Any]:
     """What applying a state would do, step by step. Nothing is changed."""
     house = house_of(request)
     present = await _present(house.redis)
-    file = await _read(house, body, present)
+    file = await _read(house, admin, body, present)
     steps = _steps(house, present, file, prune)
     rows = [
         {**step.to_json(), "missing": None if step.action != "create" else missing_bytes(house, step)} for step in steps
@@ -157,7 +158,7 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
     house = house_of(request)
     evidence = {"state": digest_of(body.state.model_dump(exclude_none=True))}
     present = await _present(house.redis)
-    file = await _read(house, body.state, present)
+    file = await _read(house, admin, body.state, present)
     steps = _steps(house, present, file, body.prune)
     from_here = await _is_from_here(house, body.state)
     await see_that_it_can_be_done(house, admin, steps, body.force, from_here, bytes_too=not body.dry_run)
@@ -182,11 +183,12 @@ async def _is_from_here(house: House, state: StateIn) -> bool:
     return state.installation in (None, await installation_id(house.redis))
 
 
-async def _read(house: House, state: StateIn, present: Objects) -> Objects:
+async def _read(house: House, admin: Caller, state: StateIn, present: Objects) -> Objects:
     """The file, with the generations that are expected here. Raises Problem (400), and Unreadable for what stands here
     and can't be read: nothing is made of it then."""
     file = await asyncio.to_thread(valid, state.objects())
     await asyncio.to_thread(_see_that_all_can_be_read, present)
+    file = with_pending(house, admin, present, file)
     if await _is_from_here(house, state):
         return file
     raw: Mapping[bytes, bytes] = await cast("Any", house.redis).hgetall(f"{LEFT_AT_KEY}:{state.installation}")
@@ -303,6 +305,9 @@ async def _switch(house: House, admin: Caller, steps: Steps, evidence: dict[str,
         if added and added + len(await shelf.all()) > OBJECTS_MAX:
             raise Problem("state_conflict", f"There would be more than {OBJECTS_MAX} {kind}.")
     objects = [Change(shelf_of(house.redis, step.kind), step.name, _begun(step), step.generation) for step in moved]
+    for step in moved:
+        if step.kind == "callers" and step.action == "remove":
+            objects += owner_remembered(house, step.name, step.before or {})
     noted = _noted(house, admin, moved, evidence)
     for tries_left in reversed(range(SWITCH_TRIES_MAX)):
         generations, versions = await house.registry.generations(), await house.registry.versions()

@@ -10,6 +10,7 @@ import msgspec
 from pydantic import ValidationError
 
 from gateway.admin.access import known_task
+from gateway.admin.four_eyes import see_that_another_pushed, see_that_it_may_change
 from gateway.admin.keys import CallerIn, LimitsIn
 from gateway.admin.overrides import OverrideIn, exit_fault
 from gateway.admin.state_file import GIVEN_UP, Difference, Held, Kind, Objects
@@ -67,6 +68,8 @@ class KeyIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limits: dict[LimitName, int | float] | None = None
     former: FormerIn | None = None
     unknown_fields: UnknownFields | None = None
+    owner: str | None = None
+    pending: str | None = None
 
 
 def valid(file: Objects) -> Objects:
@@ -161,7 +164,8 @@ def _check_caller(caller: Caller) -> None:
         raise ValueError("its former secret has a secret_digest in 64 hex digits, and the time until which it works")
     limits = LimitsIn.model_validate(dict(caller.limits.items()) if caller.limits else {})
     models, expires_at = sorted(caller.models), caller.expires_at
-    CallerIn(name=caller.name, role=caller.role, models=models, expires_at=expires_at, limits=limits)
+    name, owner = caller.name, caller.owner
+    CallerIn(name=name, owner=owner, role=caller.role, models=models, expires_at=expires_at, limits=limits)
 
 
 async def see_that_it_can_be_done(
@@ -208,6 +212,9 @@ def _check_against_house(house: House, admin: Caller, step: Difference) -> None:
         kept_parts = {key: (after or {}).get(key) for key in ("role", "secret_digest")}
         if kept_parts != {key: (step.before or {}).get(key) for key in kept_parts}:
             raise Problem("state_conflict", "It would take away the key that you apply it with: keep that in the file.")
+    if step.kind == "callers" and step.before is not None and after is not None:
+        before, changed = (Caller.from_json(step.name, value) for value in (step.before, after))
+        see_that_it_may_change(house, admin, before, changed)
     if after is None:
         return
     task = step.name if step.kind == "aliases" else after.get("task")
@@ -270,9 +277,11 @@ async def _check_approver(house: House, admin: Caller, step: Difference, made: s
     versions = await house.registry.versions()
     after = step.after or {}
     for name in after["weights"] if step.kind == "aliases" else filter(None, [after.get("version")]):
-        if name in made or (name in versions and versions[name].created_by == admin.public):
+        if name in made:
             text = f"{name} comes in by this key: another admin has to apply {step.kind} {step.name}."
             raise Problem("approver_must_differ", text)
+        if name in versions:
+            await see_that_another_pushed(house, admin, versions[name], f"apply {step.kind} {step.name}")
 
 
 async def _check_bytes(house: House, version: Version) -> None:

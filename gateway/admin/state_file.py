@@ -33,7 +33,7 @@ IDENTITY = ("task", "number", "pool", "digest", "base_fingerprint", "rank", "siz
 GIVEN_UP = ("draining", "retired")
 SHOWN: Mapping[Kind, tuple[str, ...]] = {
     "versions": ("state", "pool", "digest", "manifest_digest", "created_by", "signed_by"),
-    "callers": ("name", "role", "models", "expires_at", "limits", "unknown_fields"),
+    "callers": ("name", "role", "models", "expires_at", "limits", "unknown_fields", "owner", "pending"),
 }
 """What is shown of an object that is long or secret; all of the others."""
 SECRETS: Mapping[str, str] = {"secret_digest": "secret", "former": "former secret"}

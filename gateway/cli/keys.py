@@ -46,6 +46,9 @@ def make(
     model: Annotated[
         list[str] | None, typer.Option(help="A name that it may put into `model`; again for more. Unset: all.")
     ] = None,
+    owner: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The person who answers for it. Unset: whose key makes it.")
+    ] = None,
     expires_in: Annotated[
         str | None, typer.Option(metavar="SPAN", help="How long it works: 90d, 12h, 30min. Unset: until it is revoked.")
     ] = None,
@@ -58,10 +61,12 @@ def make(
     given = _limits(requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month)
     expires_at = None if expires_in is None else time.time() + span_seconds(expires_in)
     body = {"name": name, "role": role, "models": model or ["*"], "expires_at": expires_at, "limits": given}
-    told = client.post("/callers", body)
+    told = client.post("/callers", body | ({"owner": owner} if owner else {}))
     if not out.answer(told):
         out.say(told["key"])
         out.note(f"{told['public']} is {name!r}, {role}. This key is shown once: keep it.")
+        if told["pending"]:
+            out.note(f"It works once another owner's admin has approved it: apprentice keys approve {told['public']}")
 
 
 @keys.command("list")
@@ -70,14 +75,24 @@ def list_keys(client: AdminClient, out: Printer) -> None:
     """List the keys by their public part, with what they may do. Secrets are not kept."""
     told = client.get("/callers")
     if not out.answer(told):
-        columns = ("key", "name", "role", "models", "expires", "limits")
+        columns = ("key", "name", "owner", "role", "models", "expires", "limits")
         out.table(columns, (_key_row(one) for one in told["callers"]))
 
 
 def _key_row(told: dict[str, Any]) -> Row:
     limits = ", ".join(f"{value:g} {_words(name)}" for name, value in (told.get("limits") or {}).items())
     models = ", ".join(told["models"]).replace("*", "all")
-    return told["public"], told["name"], told["role"], models, moment(told["expires_at"]), limits or "-"
+    role = f"{told['role']}, not approved" if told["pending"] else told["role"]
+    return told["public"], told["name"], told["owner"], role, models, moment(told["expires_at"]), limits or "-"
+
+
+@keys.command()
+@asks_gateway
+def approve(client: AdminClient, out: Printer, public: Public) -> None:
+    """Let an admin key be used that an admin of another owner has made."""
+    told = client.post(f"/callers/{_quoted(public)}/approve")
+    if not out.answer(told):
+        out.say(f"{told['public']} works from now on: {told['name']!r} of {told['owner']}, {told['role']}.")
 
 
 @keys.command()

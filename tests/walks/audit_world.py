@@ -13,6 +13,7 @@ from typing import Any, Literal
 import httpx
 import yaml
 
+from gateway.callers import Caller, new_key
 from gateway.state.evaluations import LEFT_KEY
 from gateway.state.reviews import Review
 from tests.walks.coverage_world import form
@@ -175,6 +176,13 @@ async def _evaluate(world: World) -> httpx.Response:
     return await world.http.post("/admin/v1/evaluations", params=query, content=content, headers=headers)
 
 
+async def _approve(world: World) -> httpx.Response:
+    _, public, digest = new_key()
+    key = Caller(public, "n" * 100, "admin", digest, frozenset(models("p")), owner=SMILE * 100, pending=SMILE * 100)
+    await world.gateway.house.callers.put(public, key.to_json(), 0)
+    return await world.http.post(f"/admin/v1/callers/{public}/approve")
+
+
 async def _delete_reviews(world: World) -> httpx.Response:
     kept = Review(
         request_id="r" * 200, task="returns", version=V1, pool="small", reason=None, at=time.time(), probability=0.1,
@@ -210,6 +218,7 @@ CASES: tuple[Case, ...] = (
     call("PATCH", "/callers/{public}", {"name": "renamed", "models": models("n"), "limits": None}, public="<caller>"),
     call("POST", "/callers/{public}/rotate", {"overlap_seconds": 30 * 86_400}, public="<caller>"),
     call("DELETE", "/callers/{public}", public="<caller>"),
+    Case("post", "/admin/v1/callers/{public}/approve", _approve),
     Case("post", "/admin/v1/adapters", _add),
     call("POST", "/adapters/{name}/stage", name=V2),
     call("POST", "/adapters/{name}/unload", name=V2),

@@ -13,7 +13,7 @@ import httpx
 from openai import AsyncOpenAI
 
 from gateway.app import House, build_app
-from gateway.callers import new_key
+from gateway.callers import Caller, new_key
 from gateway.door.listeners import OrderlyServer
 from gateway.settings import Settings
 
@@ -45,6 +45,14 @@ class RunningGateway:
             answer = await http.post("/admin/v1/callers", json={"name": "someone", **caller})
             assert answer.status_code == 201, answer.text
             return str(answer.json()["key"])
+
+    async def admin_of(self, owner: str) -> str:
+        """The key of an admin with this owner, as one that was there before `release.approver_must_differ` was set."""
+        key, public, digest = new_key()
+        caller = Caller(public, f"{owner}'s key", "admin", digest, frozenset({"*"}), owner=owner)
+        await self.house.callers.put(public, caller.to_json(), 0)
+        await self.house.snapshot.refresh()
+        return key
 
     async def place(self, folder: Path, task: str = "returns", alias: bool = True) -> str:
         """Import an adapter, load it, and move the task's alias to it."""

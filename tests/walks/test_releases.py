@@ -95,7 +95,7 @@ async def test_who_pushed_a_version_may_not_release_it_and_another_admin_may(
 ) -> None:
     share = {"share": 0.5} if name == "canary" else {}
     async with run_gateway(configure(release={"approver_must_differ": True})) as running:
-        other = await running.key(role="admin")
+        other = await running.admin_of("bert")
         async with running.http() as pusher, running.http(other) as approver:
             for number in (1, 2):
                 await running.place(make_adapter(number), alias=False)
@@ -110,7 +110,7 @@ async def test_who_pushed_a_version_may_go_back_to_it_once_it_has_led(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with run_gateway(configure(release={"approver_must_differ": True})) as running:
-        other = await running.key(role="admin")
+        other = await running.admin_of("bert")
         async with running.http() as pusher, running.http(other) as approver:
             for number in (1, 2):
                 await running.place(make_adapter(number), alias=False)

@@ -32,7 +32,7 @@ async def test_a_key_is_made_listed_limited_rotated_and_revoked(gateway: Running
     assert await works(gateway, key)
     assert public in made.err
     row = next(line for line in (await ok(apprentice, "keys", "list")).out.splitlines() if line.startswith(public))
-    assert re.split(r"  +", row)[1:4] == ["shop", "caller", "returns"]
+    assert re.split(r"  +", row)[1:5] == ["shop", "admin", "caller", "returns"]
     assert row.endswith("600 requests a minute, 0.5 USD a month")
     assert key not in (await ok(apprentice, "keys", "list", "--json")).out
 
@@ -53,6 +53,17 @@ async def test_a_key_is_made_listed_limited_rotated_and_revoked(gateway: Running
     assert await works(gateway, newest)
     assert (await ok(apprentice, "keys", "revoke", public)).out == f"{public} is revoked.\n"
     assert not await works(gateway, newest)
+
+
+async def test_an_admin_key_of_another_owner_is_approved(gateway: RunningGateway, apprentice: Command) -> None:
+    public = (await gateway.admin_of("bert"))[7:19]
+    raw = await gateway.house.callers.get(public)
+    await gateway.house.callers.put(public, {**(raw or {}), "pending": "bert"})
+    row = next(line for line in (await ok(apprentice, "keys", "list")).out.splitlines() if line.startswith(public))
+    assert "bert" in row
+    assert "admin, not approved" in row
+    assert (await ok(apprentice, "keys", "approve", public)).out.startswith(f"{public} works from now on")
+    assert (await apprentice("keys", "approve", public)).exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -126,7 +137,7 @@ async def test_a_state_says_what_it_changes_of_limits_and_refuses_what_is_none(
 async def test_keys_from_before_there_were_limits_are_read_and_differ_in_nothing(
     gateway: RunningGateway, apprentice: Command, tmp_path: Path
 ) -> None:
-    key = await gateway.key()
+    key = await gateway.key(name="shop", owner="shop")
     public = key.split("-")[2]
     raw = await gateway.house.callers.get(public)
     assert raw is not None

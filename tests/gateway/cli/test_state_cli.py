@@ -431,7 +431,7 @@ async def test_who_brings_a_version_in_does_not_release_it_where_another_must(
         versions.write_text(path.read_text())
         await ok(apprentice, "state", "apply", edit(versions, lambda s: s.pop("aliases")))
         await refused(apprentice, "state", "apply", str(path), code="approver_must_differ")
-        other = await running.key(role="admin")
+        other = await running.admin_of("bert")
         await ok(apprentice, "state", "apply", str(path), "--key", other)
         assert await served_by(running) == "returns@v1"
 
