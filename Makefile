@@ -4,6 +4,8 @@ ENGINES ?= 1
 DEMO ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST = $(BIN)/pytest
+LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tests benchmarks examples
 
 .PHONY: up demo test check fast engine-test lock image clean help
@@ -17,7 +19,11 @@ up: $(VENV)/runtime ## Install what is missing, start engines and gateway, print
 demo: $(VENV)/runtime ## A version slips and comes back on a real engine, and the monitor acts: 15 minutes, and a picture
 	@exec $(BIN)/python examples/returns/demo.py $(DEMO)
 
-test: check fast engine-test ## Everything: style, types, unit tests, walks, real engines
+test: ## Everything: style, types, unit tests, walks, real engines; names what was left out, and why
+	@tests/packages.sh test || true
+	@rm -f $(LEFT_OUT)
+	@$(MAKE) --no-print-directory check fast engine-test PYTEST="$(BIN)/pytest --left-out $(LEFT_OUT)"; status=$$?; \
+	tests/left_out.sh $(LEFT_OUT); exit $$status
 
 check: $(VENV)/development ## Lint, format, types, imports
 	$(BIN)/ruff check $(SOURCES)
@@ -26,10 +32,10 @@ check: $(VENV)/development ## Lint, format, types, imports
 	$(BIN)/lint-imports
 
 fast: $(VENV)/development ## All tests but those that need a real engine or build an image
-	$(BIN)/pytest -n auto -m "not engine and not image" tests
+	$(PYTEST) -n auto -m "not engine and not image" tests
 
 engine-test: $(VENV)/development ## Tests on real vLLM engines
-	$(BIN)/pytest -m engine --timeout 900 tests/engine tests/deploy
+	$(PYTEST) -m engine --timeout 900 tests/engine tests/deploy
 
 image: $(VENV)/development ## Build the container image and run it once
 	$(BIN)/pytest -m image --timeout 900 tests/deploy

