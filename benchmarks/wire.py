@@ -28,6 +28,7 @@ from benchmarks.fault_cases import CASES as FAULTS
 from benchmarks.fault_subjects import start_gateway
 from benchmarks.faults import run_all
 from benchmarks.harness import FOLDER, Goal, Unmeasurable, conclude, options, say, table
+from benchmarks.wire_afterwards import play_afterwards
 from benchmarks.wire_callers import play_caller_case
 from benchmarks.wire_engines import Outcome, play_engine_case
 from benchmarks.wire_format import Case, CaseError, read_folder, settings_key
@@ -111,14 +112,14 @@ async def play_worlds(cases: Iterable[Case], folder: Path) -> list[Outcome]:
             except Unmeasurable as error:
                 why = f"its gateway did not start: {error}"
                 return [Outcome(group, case.name, case.says, why, 0.0) for case in part]
-            return await _play(world, part, PLAYS[group])
+            return await _play(world, part, PLAYS[group], number)
 
     found = await asyncio.gather(*(play_part(number) for number in range(len(parts))))
     return [outcome for of_part in found for outcome in of_part]
 
 
 async def _play(
-    world: World, cases: Sequence[Any], play: Callable[[World, int, Any], Awaitable[Outcome]]
+    world: World, cases: Sequence[Any], play: Callable[[World, int, Any], Awaitable[Outcome]], number_of_world: int
 ) -> list[Outcome]:
     """All cases on one gateway: first those that bear company, then the others one by one."""
     turns = asyncio.Semaphore(AT_ONCE)
@@ -137,7 +138,8 @@ async def _play(
     for number in alone:
         found[number] = await one(number)
     say(f"  {sum(outcome.passed for outcome in found.values())} of {len(found)} on this gateway")
-    return [found[number] for number in range(len(cases))]
+    after = await asyncio.to_thread(play_afterwards, world, cases[0].group, number_of_world)
+    return [*(found[number] for number in range(len(cases))), *after]
 
 
 def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

@@ -16,7 +16,6 @@ from benchmarks.wire_worlds import World, task_of
 
 SLACK_SECONDS = 1.0
 """What a busy machine may add to a time limit."""
-IDLE_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def marker(name: str) -> str:
 
 
 async def play_engine_case(world: World, number: int, case: EngineCase) -> Outcome:
-    """Ask once (or `requests` times, and judge the last), and judge."""
+    """Ask (`requests` times, `at_once` each time), and judge the last answer."""
     primary, fallback = world.primaries[case.name], world.fallbacks[case.name]
     messages = [{"role": "user", "content": f"A toaster, sealed. {marker(case.name)}"}]
 
@@ -62,7 +61,8 @@ async def play_engine_case(world: World, number: int, case: EngineCase) -> Outco
 
     began = time.monotonic()
     for _ in range(case.requests):
-        told = await asked()
+        told = (await asyncio.gather(*(asked() for _ in range(case.at_once))))[-1]
+    await asyncio.sleep(case.idle_seconds)
     attempts = sum(marker(case.name) in one.prompt for one in primary.requests)
     instead = sum(marker(case.name) in one.prompt for one in fallback.requests)
     then = None

@@ -157,6 +157,8 @@ class EngineCase(Strict):
     stream: bool = True
     request: dict[str, Any] = {}
     requests: int = 1
+    at_once: int = 1
+    idle_seconds: float = 0.0
     engine: list[list[EngineStep]]
     fallback: list[list[EngineStep]] | Literal["healthy", "none"] = "healthy"
     expect: list[EngineExpect]
