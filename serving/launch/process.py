@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import sys
 import time
@@ -16,33 +15,27 @@ from pathlib import Path
 import httpx
 
 from serving.launch import tether
+from serving.launch.engine_log import lines_of, stage_of, why_ended
 from serving.launch.errors import LaunchError
 
 POLL_SECONDS = 0.25
 HEALTH_TIMEOUT_SECONDS = 2.0
 LOG_BYTES_MAX = 16 * 1024 * 1024
-TAIL_BYTES = 4096
-LINE_PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?")
+TAIL_BYTES = 16 * 1024
 RESTART_DELAY_SECONDS_MIN = 1.0
 RESTART_DELAY_SECONDS_MAX = 30.0
 # An engine that lived this long had started properly: its next restart waits the shortest delay again.
 SETTLED_SECONDS = 120.0
 
 
-def last_lines(log_path: Path, count: int = 1) -> str:
-    """The last `count` lines of a log that say something, joined by newlines; empty where there are none."""
+def tail_of(log_path: Path, begin: int = 0) -> str:
+    """The end of a log, nothing of it from before the byte `begin`; empty where there is none."""
     try:
         with log_path.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
-            text = log.read().decode(errors="replace")
+            log.seek(max(begin, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return log.read().decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join([line.strip() for line in text.splitlines() if line.strip()][-count:])
-
-
-def last_words(log_path: Path) -> str:
-    """The log's last line as a person reads it: without the engine's process, level, time and place."""
-    return LINE_PREFIX.sub("", last_lines(log_path))
 
 
 def make_room(log_path: Path) -> None:
@@ -55,8 +48,10 @@ def make_room(log_path: Path) -> None:
 class Child:
     """One running process in a group of its own, writing to a log, told to stop when this process is gone."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log_path: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log_path: Path, log_begin: int) -> None:
+        """`log_begin` is where in the log its own lines begin."""
         self._process = process
+        self._log_begin = log_begin
         self._group_is_gone = False
         self.log_path = log_path
 
@@ -67,6 +62,7 @@ class Child:
         tethered = (sys.executable, "-I", tether.__file__, str(os.getpid()), *command)
         try:
             with log_path.open("ab") as log:
+                begin = log.seek(0, os.SEEK_END)
                 process = await asyncio.create_subprocess_exec(
                     *tethered,
                     stdin=asyncio.subprocess.DEVNULL,
@@ -77,7 +73,12 @@ class Child:
                 )
         except OSError as error:
             raise LaunchError(f"{command[0]} can't be started ({error}).") from error
-        return cls(process, log_path)
+        return cls(process, log_path, begin)
+
+    @property
+    def said(self) -> str:
+        """The end of what it has logged."""
+        return tail_of(self.log_path, self._log_begin)
 
     @property
     def pid(self) -> int:
@@ -131,7 +132,7 @@ async def run_to_end(
     try:
         async with asyncio.timeout(timeout_seconds):
             while child.exit_code is None:
-                hint(last_words(log_path))
+                hint("".join(lines_of(child.said)[-1:]))
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError as error:
         message = f"{Path(command[0]).name} took longer than {timeout_seconds:.0f} s; its log is {log_path}."
@@ -140,7 +141,8 @@ async def run_to_end(
         child.kill()
         code = await child.ended()
     if code != 0:
-        raise LaunchError(f"{Path(command[0]).name} failed ({last_lines(log_path)}); its log is {log_path}.")
+        said = "".join(lines_of(child.said)[-1:])
+        raise LaunchError(f"{Path(command[0]).name} failed ({said}); its log is {log_path}.")
 
 
 async def answers(client: httpx.AsyncClient, url: str) -> bool:
@@ -154,7 +156,10 @@ async def answers(client: httpx.AsyncClient, url: str) -> bool:
 async def wait_until_healthy(
     child: Child, name: str, url: str, timeout_seconds: float, hint: Callable[[str], None]
 ) -> None:
-    """Wait until `url` answers 200. Raises LaunchError after `timeout_seconds` or if the child ends."""
+    """Wait until `url` answers 200, the stage of its start as the hint.
+
+    Raises LaunchError after `timeout_seconds` or if the child ends.
+    """
     try:
         async with (
             asyncio.timeout(timeout_seconds),
@@ -162,9 +167,9 @@ async def wait_until_healthy(
         ):
             while not await answers(client, url):
                 if child.exit_code is not None:
-                    said = last_lines(child.log_path, 3)
-                    raise LaunchError(f"{name} ended while starting ({said}); its log is {child.log_path}.")
-                hint(last_words(child.log_path))
+                    why = why_ended(child.exit_code, child.said, last_line=True)
+                    raise LaunchError(f"{name} ended while starting ({why}); its log is {child.log_path}.")
+                hint(stage_of(child.said))
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError as error:
         message = f"{name} did not become healthy in {timeout_seconds:.0f} s; its log is {child.log_path}."
@@ -179,7 +184,7 @@ def next_restart_delay_seconds(previous: float, lived_seconds: float) -> float:
 
 
 class EngineState(StrEnum):
-    """Where an EngineProcess stands: new → starting → running → waiting → running … → stopping → stopped."""
+    """State of an EngineProcess: new → starting → running → waiting → starting … → stopping → stopped."""
 
     NEW = "new"
     STARTING = "starting"
@@ -211,6 +216,7 @@ class EngineProcess:
         self._say = say
         self.state = EngineState.NEW
         # While it runs:
+        self._start_seconds_max = 0.0
         self._child: Child | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -225,21 +231,22 @@ class EngineProcess:
         Raises LaunchError if it ends or is not healthy in `timeout_seconds`: the first start is tried once.
         """
         self.state = EngineState.STARTING
+        self._start_seconds_max = timeout_seconds
         self._child = await Child.start(self._command, self._log_path, self._environment)
         await wait_until_healthy(self._child, f"The engine {self.name}", f"{self.url}/health", timeout_seconds, hint)
         self.state = EngineState.RUNNING
         self._keeper = asyncio.create_task(self._keep(self._child), name=f"keep engine {self.name}")
 
     async def _keep(self, child: Child) -> None:
-        delay_seconds = 0.0
+        delay_seconds, started, starting = 0.0, time.monotonic(), False
         while True:
-            started = time.monotonic()
             code = await child.ended()
-            lived_seconds = time.monotonic() - started
+            ended = time.monotonic()
+            lived_seconds = ended - started
             delay_seconds = next_restart_delay_seconds(delay_seconds, lived_seconds)
             self.state = EngineState.WAITING
             self._say(
-                f"The engine {self.name} ended (exit code {code}) after {lived_seconds:.0f} s;"
+                f"The engine {self.name} ended after {lived_seconds:.0f} s: {why_ended(code, child.said, starting)};"
                 f" it starts again in {delay_seconds:.0f} s. Its log is {self._log_path}"
             )
             await asyncio.sleep(delay_seconds)
@@ -249,7 +256,21 @@ class EngineProcess:
                 self._say(str(error))
                 continue
             self.restarts += 1
-            self.state = EngineState.RUNNING
+            self.state, started = EngineState.STARTING, time.monotonic()
+            starting = not await self._comes_back(child, ended)
+
+    async def _comes_back(self, child: Child, ended: float) -> bool:
+        """Wait until the engine that ended at `ended` (monotonic seconds) is healthy again; False if it is not."""
+        try:
+            health = f"{self.url}/health"
+            await wait_until_healthy(child, f"The engine {self.name}", health, self._start_seconds_max, lambda _: None)
+        except LaunchError as error:
+            if child.exit_code is None:
+                self._say(str(error))
+            return False
+        self.state = EngineState.RUNNING
+        self._say(f"The engine {self.name} is back after {time.monotonic() - ended:.0f} s.")
+        return True
 
     async def stop(self, grace_seconds: float) -> None:
         """Ask the engine to finish what it runs, end it after `grace_seconds`. Nothing of it is left."""

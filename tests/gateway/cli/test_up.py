@@ -241,7 +241,7 @@ def test_engine_that_does_not_start_is_said_in_one_line(installed: Installed) ->
     interpreter.write_text("#!/bin/sh\necho 'not enough memory'; exit 1\n")
     process = installed.up()
     assert process.wait(30) == 2
-    assert "ended while starting (not enough memory); its log is" in installed.said
+    assert "ended while starting (exit code 1: not enough memory); its log is" in installed.said
     assert "Traceback" not in installed.said
 
 

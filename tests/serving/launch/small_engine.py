@@ -1,6 +1,8 @@
-"""A process with an engine's manners: GET /health, POST /exit (ends at once, with code 0), and a child of its own.
+"""A process with an engine's manners: GET /health, POST /exit, and a child of its own.
 
-python small_engine.py PORT [--stubborn] [--slow-start SECONDS]
+POST /exit ends it at once, with code 0 and an error in its log. It does not start while there is a file UNLESS.
+
+python small_engine.py PORT [--stubborn] [--slow-start SECONDS] [--unless UNLESS]
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self._answer(b"bye")
+        print("(EngineCore pid=12) ERROR 11-25 02:00:01 [core.py:710] ValueError: no such adapter", flush=True)
         os._exit(0)
 
     def _answer(self, body: bytes) -> None:
@@ -33,6 +36,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
+    if "--unless" in sys.argv and os.path.exists(sys.argv[sys.argv.index("--unless") + 1]):
+        sys.exit("no memory left")
     if "--stubborn" in sys.argv:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     core = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
