@@ -6,10 +6,11 @@ import os
 import re
 import resource
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -17,7 +18,13 @@ from gateway.cli.tables import size
 from gateway.configuration.pools import PoolSettings, ReplicaSettings
 from gateway.settings import Settings
 from serving.health import SAYS_NO
+from serving.launch.engine_venv import kind_of_engine
 
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+CPU_ADVICE = (
+    "vLLM's CPU build answers wrongly for a base model in one batch with adapters. "
+    "Give general an engine of its own: `make up ENGINES=2`."
+)
 FREE_BYTES_WARNED = 5 << 30
 FREE_BYTES_MIN = 500 << 20
 DESCRIPTORS_KEPT = 200
@@ -106,6 +113,19 @@ async def check_engines(settings: Settings, http: httpx.AsyncClient) -> AsyncIte
             yield found
             if found.kind != "problem" and pool.base_folder is not None:
                 yield await _adapters(pool, replica, http)
+
+
+def check_engines_in_common(settings: Settings) -> Iterator[Finding]:
+    """Whether an engine on this machine's CPU takes adapters for one pool and plays the base of another."""
+    pools_at: dict[str, set[str]] = {}
+    for name, pool in settings.pools.items():
+        for replica in pool.replicas:
+            pools_at.setdefault(replica.url.rstrip("/"), set()).add(name)
+    for url, names in pools_at.items():
+        takes = [name for name in names if settings.pools[name].takes_adapters]
+        if takes and len(names) > 1 and urlsplit(url).hostname in LOOPBACK and kind_of_engine() == "cpu":
+            found = f"{' and '.join(sorted(names))} share {url}, on a CPU"
+            yield warning("engines in common", found, CPU_ADVICE)
 
 
 async def _get(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient, path: str) -> httpx.Response:

@@ -11,6 +11,7 @@ from gateway.cli.doctor_checks import (
     Finding,
     check_descriptors,
     check_engines,
+    check_engines_in_common,
     check_folder,
     check_gateway,
     ok,
@@ -48,5 +49,7 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[Finding]:
                 yield finding
     except TlsError as error:
         yield problem("engines' certificates", f"{error}", "Mend the tls of that pool or replica: no engine was asked.")
+    for finding in check_engines_in_common(settings):
+        yield finding
     yield check_descriptors(settings)
     yield await check_gateway(settings)

@@ -41,6 +41,10 @@ ADAPTER_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.25
 GPU_MEMORY_SHARE = 0.9
 ENGINE_BUILDS: Mapping[Kind, str] = {"gpu": "vLLM for CUDA", "cpu": "vLLM for the CPU"}
+CPU_LIMIT = (
+    "\nOn a CPU, vLLM answers wrongly for general while it answers for an adapter in the same batch (docs/adapters.md):"
+    " ask one after another, or start two engines."
+)
 TASK_TEXT = "I bought a laptop 10 days ago, it is still sealed, I have the receipt and it was delivered to Germany."
 OPEN_TEXT = "How many days are in a week?"
 
@@ -116,7 +120,8 @@ class LocalHouse:
             with self._steps.step("Placing the example adapter") as step:
                 prompts = sample_beside(self._options.adapter, self._kept / "prompts.jsonl")
                 step.outcome = await place_adapter(admin, TASK, self._options.adapter, step.hint, prompts)
-        self._steps.say(how_to_use(url, key, self._kept / "admin-key", self._options.engines, sorted(urls)))
+        limit = CPU_LIMIT if venv.kind == "cpu" and len(self._engines) == 1 < len(urls) else ""
+        self._steps.say(how_to_use(url, key, self._kept / "admin-key", self._options.engines, sorted(urls), limit))
 
     async def wait(self) -> None:
         """Wait until told to stop. Raises LaunchError where the gateway ends before."""
@@ -360,8 +365,11 @@ def local_configuration(
     return {**configured, "listen": listen, "pools": pools, "import_folders": folders}
 
 
-def how_to_use(url: str, key: str, admin_key_path: Path, engines: int, pools: list[str]) -> str:
-    """What is printed at the end: the address, the key, and three commands that can be pasted one after another."""
+def how_to_use(url: str, key: str, admin_key_path: Path, engines: int, pools: list[str], limit: str = "") -> str:
+    """What is printed at the end: the address, the key, and three commands that can be pasted one after another.
+
+    `limit` is what this machine's engine can't do.
+    """
     lone = (
         f"One engine plays every pool ({', '.join(pools)}): adapters on its base, and its base as general."
         " When it is down there is no fallback. ENGINES=2 starts two; apprentice.yaml names engines elsewhere."
@@ -372,7 +380,7 @@ def how_to_use(url: str, key: str, admin_key_path: Path, engines: int, pools: li
     ask = f"curl -s {url}/v1/chat/completions -H 'authorization: Bearer {key}' -H 'content-type: application/json'"
     judge = f"curl -s {url}/v1/feedback -H 'authorization: Bearer {key}' -H 'content-type: application/json'"
     return f"""
-{lone if engines == 1 else two}
+{lone if engines == 1 else two}{limit}
 
 Address    {url}/v1
 Key        {key}

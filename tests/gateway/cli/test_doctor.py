@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from gateway.state.fitted import FittedStore
 from router.confidence import Calibration, ConfidenceModel
 from serving.adapters.entries import AliasEntry
+from serving.launch.engine_venv import kind_of_engine
 from serving.shelf import Shelf
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
@@ -125,6 +126,20 @@ async def test_engines_that_are_down_or_serve_something_else_are_named(
     assert found["engine small-1"][0] == "problem"
     assert found["engine small-1"][1].startswith("http://127.0.0.1:1: ConnectError: ")
     assert found["engine small-2"][:2] == ("problem", "it serves large")
+
+
+async def test_engine_on_a_cpu_that_plays_general_and_takes_adapters_is_warned_of(
+    doctor: Doctor, configure: Configure, small: FakeEngine
+) -> None:
+    pools = configure()["pools"]
+    shared = pools["general"] | {"replicas": [{"name": "general-0", "url": f"{small.url}/"}]}
+    apart = by_check(await doctor("--json"))
+    together = by_check(await doctor("--json", pools=pools | {"general": shared}))
+    assert "engines in common" not in apart
+    if kind_of_engine() == "cpu":
+        kind, found, advice = together["engines in common"]
+        assert (kind, found) == ("warning", f"general and small share {small.url}, on a CPU")
+        assert "make up ENGINES=2" in advice
 
 
 async def test_somebody_elses_engine_is_well_if_it_answers_and_takes_the_key(

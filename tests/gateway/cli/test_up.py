@@ -156,6 +156,7 @@ def test_one_command_serves_a_task_an_open_question_and_a_feedback_and_stops_cle
     installed.until_it_is_up(process)
     assert "One engine plays every pool" in installed.said
     assert "no fallback" in installed.said
+    assert ("On a CPU, vLLM answers wrongly for general" in installed.said) == (engine_venv.kind_of_engine() == "cpu")
     task, open_question, feedback = installed.paste()
     assert task["model"] == "returns@v1"
     assert open_question["model"] == "smollm2-135m-instruct"
@@ -182,6 +183,7 @@ def test_two_engines_play_a_pool_each(installed: Installed) -> None:
     process = installed.up("--engines", "2")
     installed.until_it_is_up(process)
     assert "Two engines play the pools general, small" in installed.said
+    assert "On a CPU" not in installed.said
     engines = yaml.safe_load((installed.home / "var" / "up" / "apprentice.yaml").read_text())["pools"]
     assert engines["small"]["replicas"][0]["url"] != engines["general"]["replicas"][0]["url"]
     assert [answer.get("model") for answer in installed.paste()[:2]] == ["returns@v1", "smollm2-135m-instruct"]
