@@ -115,7 +115,7 @@ async def check_engines(settings: Settings, http: httpx.AsyncClient) -> AsyncIte
                 yield await _adapters(pool, replica, http)
 
 
-def check_engines_in_common(settings: Settings) -> Iterator[Finding]:
+def check_shared_engines(settings: Settings) -> Iterator[Finding]:
     """Whether an engine on this machine's CPU takes adapters for one pool and plays the base of another."""
     pools_at: dict[str, set[str]] = {}
     for name, pool in settings.pools.items():
@@ -125,7 +125,7 @@ def check_engines_in_common(settings: Settings) -> Iterator[Finding]:
         takes = [name for name in names if settings.pools[name].takes_adapters]
         if takes and len(names) > 1 and urlsplit(url).hostname in LOOPBACK and kind_of_engine() == "cpu":
             found = f"{' and '.join(sorted(names))} share {url}, on a CPU"
-            yield warning("engines in common", found, CPU_ADVICE)
+            yield warning("shared engines", found, CPU_ADVICE)
 
 
 async def _get(pool: PoolSettings, replica: ReplicaSettings, http: httpx.AsyncClient, path: str) -> httpx.Response:

@@ -11,9 +11,9 @@ from gateway.cli.doctor_checks import (
     Finding,
     check_descriptors,
     check_engines,
-    check_engines_in_common,
     check_folder,
     check_gateway,
+    check_shared_engines,
     ok,
     problem,
 )
@@ -49,7 +49,7 @@ async def _checks(config: Path, settings: Settings) -> AsyncIterator[Finding]:
                 yield finding
     except TlsError as error:
         yield problem("engines' certificates", f"{error}", "Mend the tls of that pool or replica: no engine was asked.")
-    for finding in check_engines_in_common(settings):
+    for finding in check_shared_engines(settings):
         yield finding
     yield check_descriptors(settings)
     yield await check_gateway(settings)

@@ -135,9 +135,9 @@ async def test_engine_on_a_cpu_that_plays_general_and_takes_adapters_is_warned_o
     shared = pools["general"] | {"replicas": [{"name": "general-0", "url": f"{small.url}/"}]}
     apart = by_check(await doctor("--json"))
     together = by_check(await doctor("--json", pools=pools | {"general": shared}))
-    assert "engines in common" not in apart
+    assert "shared engines" not in apart
     if kind_of_engine() == "cpu":
-        kind, found, advice = together["engines in common"]
+        kind, found, advice = together["shared engines"]
         assert (kind, found) == ("warning", f"general and small share {small.url}, on a CPU")
         assert "make up ENGINES=2" in advice
 
