@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from gateway.house import House
 from monitoring.degradation.verdicts.health import VERDICTS, ArmReport, Judgement, TaskHealth, VersionHealth
+from monitoring.degradation.verdicts.verdict import rests_on_one
 from router.policy import Policy
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.manifest import review_due
@@ -35,6 +36,9 @@ def read_monitor_gauges(house: House) -> None:
     meters.e_value_threshold.read_from(lambda: _of_streams(house, threshold=True))
     meters.quality_ratio.read_from(lambda: _quality(house))
     meters.label_coverage_ratio.read_from(lambda: _judged(house, lambda one: one.label_coverage))
+    meters.evidence_rests_on_one.read_from(
+        lambda: _judged(house, lambda one: float(any(map(rests_on_one, one.streams))))
+    )
     meters.labels_per_day.read_from(lambda: _judged(house, lambda one: one.labels_per_day))
     meters.labels.read_from(lambda: _judged(house, lambda one: float(one.labels)))
     meters.feedback_delay_seconds.read_from(lambda: _judged(house, lambda one: one.feedback_delay_seconds))

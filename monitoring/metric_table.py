@@ -191,6 +191,11 @@ METRICS: tuple[Spec, ...] = (
         ("task", "version"), "T*V + 1", joined="greatest",
     ),
     Spec(
+        "apprentice_evidence_rests_on_one", "gauge", "0 or 1",
+        "1 where labels would make a version degraded, by the word of one caller or rater alone.",
+        ("task", "version"), "T*V + 1", joined="greatest",
+    ),
+    Spec(
         "apprentice_kept_ratio", "gauge", "ratio, 0 to 1",
         "Share of its requests that a version keeps; below 1 the monitor has shifted the rest to another arm.",
         ("task", "version"), "T*V + 1", joined="least",

@@ -340,6 +340,7 @@ class Meters:
         make = self._make
         self.verdict = make(Gauge, "verdict")
         self.verdict_since_seconds = make(Gauge, "verdict_since_seconds")
+        self.evidence_rests_on_one = make(Gauge, "evidence_rests_on_one")
         self.kept_ratio = make(Gauge, "kept_ratio")
         self.e_value = make(Gauge, "e_value")
         self.e_value_threshold = make(Gauge, "e_value_threshold")

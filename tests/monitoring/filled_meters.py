@@ -93,6 +93,7 @@ def fill_as_forty_tasks_of_three_versions_do(meters: Meters, tasks_count: int = 
 
 def fill_as_the_monitor_does(meters: Meters) -> None:
     by_version = ("verdict", "verdict_since_seconds", "kept_ratio", "label_coverage_ratio", "labels_per_day", "labels")
+    by_version += ("evidence_rests_on_one",)
     later = ("feedback_delay_seconds", "complaints_expected", "complaints_seen", "version_stale")
     by_task = ("labels_wanted", "shadow_share_ratio", "judge_agreement_ratio", "reviews_waiting")
     for task in (f"task-{number}" for number in range(SCALE["T"])):

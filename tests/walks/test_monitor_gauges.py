@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
-from monitoring.degradation.verdicts.health import Judgement, Summary
+from monitoring.degradation.verdicts.health import Judgement, StreamReport, Summary
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.releases import metric
@@ -13,10 +14,13 @@ from tests.walks.releases import metric
 V1, V2 = "returns@v1", "returns@v2"
 
 
-async def judged(gateway: RunningGateway, *versions: str) -> None:
+async def judged(gateway: RunningGateway, *versions: str, streams: Sequence[StreamReport] = ()) -> None:
     """Have the gateway be told of a judgement of each version with a hundred labels."""
     house = gateway.house
-    found = {name: Judgement(task="returns", version=name, at=time.time(), labels=100) for name in versions}
+    found = {
+        name: Judgement(task="returns", version=name, at=time.time(), labels=100, streams=[*streams])
+        for name in versions
+    }
     async with asyncio.timeout(20):
         while house.monitored.summary.judgements != found:
             writing = house.monitored.summary.writing + 1_000
@@ -40,6 +44,14 @@ async def test_a_version_without_a_role_is_judged_and_in_no_gauge_until_it_has_o
         await gateway.house.snapshot.refresh()
         assert await metric(http, "apprentice_labels", f'version="{V2}"') == 100
         assert await metric(http, "apprentice_labels", f'version="{V1}"') == 100, "it is the standby now"
+
+
+async def test_labels_that_rest_on_one_giver_are_told(gateway: RunningGateway) -> None:
+    async with gateway.http() as http:
+        for rests in (False, True):
+            one = StreamReport(stream="feedback", labelled=True, observed=90, baseline={"rests_on_one": rests})
+            await judged(gateway, V1, streams=[one])
+            assert await metric(http, "apprentice_evidence_rests_on_one", f'version="{V1}"') == rests
 
 
 async def test_what_the_monitor_is_to_do_first_stands_at_zero(gateway: RunningGateway) -> None:
