@@ -24,7 +24,8 @@ GivingUp = Literal["refused", "exhausted", "exit_capped", "needs_human", "reject
 class Failure:
     """An attempt that came to nothing before commit, `at` (monotonic seconds).
 
-    `retry_after_seconds` is the engine's own word, if it gave it.
+    `retry_after_seconds` is the engine's own word, if it gave it. `fragile`: the request has a pattern or a grammar of
+    its caller's, of which an engine may end.
     """
 
     kind: FaultKind
@@ -32,6 +33,7 @@ class Failure:
     pool: str
     retry_after_seconds: float | None = None
     at: float = 0.0
+    fragile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,9 @@ NOT_ASKED_AGAIN: frozenset[FaultKind] = frozenset({"silent", "overloaded", "unre
 """Faults after which a replica is not asked in another role either, such as its base in the place of its adapter."""
 SAME_REPLICA_HELPS: frozenset[FaultKind] = frozenset({"failed", "overloaded", "truncated"})
 
+MAY_HAVE_ENDED: frozenset[FaultKind] = frozenset({"dropped", "silent", "failed", "truncated"})
+"""Faults with which an engine may have ended, or hang, of what it was asked."""
+
 
 def next_attempt(
     choice: Choice,
@@ -93,13 +98,13 @@ def next_attempt(
     giving up. A request never changes its version, a silent
     replica is not asked twice, and what the engine refused as the caller's own mistake is never sent again; a prompt
     that is too long for this pool goes to an exit that is known to take longer ones. An answer that is longer than we
-    take would be so again, so that only the exit is asked. With `going_on`, for an answer of which a part is there,
-    only pools whose engines continue one come into question.
+    take would be so again, so that only the exit is asked. What may have ended one engine is sent to no other. With
+    `going_on`, for an answer of which a part is there, only pools whose engines continue one come into question.
     """
     last = failures[-1]
     if last.kind in ("refused", "too_long"):
         return _after_a_refusal(choice, last, policy, view, moment, seconds_left)
-    if seconds_left <= 0:
+    if seconds_left <= 0 or (last.fragile and last.kind in MAY_HAVE_ENDED):
         return GiveUp("exhausted")
     here = [failure for failure in failures if failure.pool == choice.pool.name]
     may_help = last.kind != "oversize" and (choice.pool.continues or not going_on)

@@ -163,7 +163,7 @@ def pattern_fault(pattern: str) -> str | None:
             f"and takes at most {PROGRAM_BYTES_MAX >> 10} KiB compiled"
         )
     if steps > PATTERN_STEPS_MAX:
-        return f"it takes {steps:,} steps compiled, of at most {PATTERN_STEPS_MAX:,}: repeat less, or make it two rules"
+        return f"it takes {steps:,} steps compiled, of at most {PATTERN_STEPS_MAX:,}: repeat less, or use several"
     return None
 
 

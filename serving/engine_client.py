@@ -52,11 +52,18 @@ class EngineClient(Protocol):
     """Posts requests to engines."""
 
     async def post(
-        self, engine_url: str, path: str, body: bytes, headers: Mapping[str, str], silence_seconds: float
+        self,
+        engine_url: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        silence_seconds: float,
+        fresh: bool = False,
     ) -> EngineAnswer:
         """Send `body` and wait for the headers; nothing may be silent for longer than `silence_seconds`.
 
-        `path` is appended to the path of `engine_url`, if that has one.
+        `path` is appended to the path of `engine_url`, if that has one. With `fresh` it goes over a new connection, and
+        so is never sent twice: a kept one may close at the moment in which it is used.
 
         Raises an EngineError for whatever is not an answer: no connection, silence, or a status other than 2xx.
         """
@@ -381,7 +388,13 @@ class HttptoolsEngineClient:
             origin.close()
 
     async def post(
-        self, engine_url: str, path: str, body: bytes, headers: Mapping[str, str], silence_seconds: float
+        self,
+        engine_url: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        silence_seconds: float,
+        fresh: bool = False,
     ) -> EngineAnswer:
         origin = self._origins.get(engine_url)
         if origin is None:
@@ -395,7 +408,7 @@ class HttptoolsEngineClient:
             f"{lines}Content-Length: {len(body)}\r\n\r\n"
         ).encode("latin-1")
         assert self._loop is not None, "the client is used inside `async with`"
-        connection = origin.take(self._loop.time())
+        connection = None if fresh else origin.take(self._loop.time())
         fresh = connection is None
         while True:
             if connection is None:

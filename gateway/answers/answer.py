@@ -69,6 +69,8 @@ class Answer:
         self._engine: EngineAnswer | None = None
         self._splitter = EventSplitter(0)
         self._event_bytes_max = 0
+        self.fragile = False
+        """Whether what is asked may be what an engine ends of."""
         self._choices = 1
         self._first = b""
         self._committed = begun is not None and begun.committed
@@ -107,11 +109,14 @@ class Answer:
         """
         headers = headers | engine_headers(self.lease.replica)
         self._choices = body.choices
+        self.fragile = body.fragile
         self._event_bytes_max = limits.event_bytes_max
         self._splitter = EventSplitter(limits.event_bytes_max)
         url, path = self.lease.replica.config.base_url, PATHS[body.endpoint]
         if not body.stream:
-            self._engine = await house.engines.post(url, path, sent, headers, limits.answer_timeout_seconds)
+            self._engine = await house.engines.post(
+                url, path, sent, headers, limits.answer_timeout_seconds, fresh=body.fragile
+            )
             await self._take_whole(await self._engine.read(), body.endpoint)
             return
         if house.fleet.continues and body.may_go_on():
@@ -120,7 +125,7 @@ class Answer:
         silence = limits.first_token_timeout_seconds
         try:
             with Deadline(silence):
-                self._engine = await house.engines.post(url, path, sent, headers, silence)
+                self._engine = await house.engines.post(url, path, sent, headers, silence, fresh=body.fragile)
                 await self._hold(1)
         except TimeoutError as error:
             raise Silent("no token within the limit") from error

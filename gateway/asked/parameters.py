@@ -42,7 +42,9 @@ ON_REQUEST = frozenset(
 """Fields that a task, or a pool that is named as the model, must allow by name."""
 OF_MESSAGES = frozenset({"media", "roles"})
 """Permissions that are no fields: for message parts other than text, and for roles other than ROLES."""
-ALLOWABLE = ON_REQUEST | OF_MESSAGES
+OF_FORMS = frozenset({"regex", "grammar", "structural_tag", "whitespace_pattern", "pattern"})
+"""Permissions for what an engine compiles of an answer's form; `pattern` is for those inside JSON schemas."""
+ALLOWABLE = ON_REQUEST | OF_MESSAGES | OF_FORMS
 """What `parameters_allowed` may name."""
 NEVER_WITH_ADAPTERS = frozenset({"prompt_logprobs"})
 """Fields that end a vLLM process which has adapters loaded. So does `echo` with `logprobs`."""
@@ -223,9 +225,9 @@ class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):
     json: Raw = Raw()
     regex: Annotated[str, Meta(max_length=4096)] | None = None
     choice: Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(max_length=1024)] | None = None
-    grammar: str | None = None
+    grammar: Annotated[str, Meta(max_length=16_384)] | None = None
     json_object: bool | None = None
-    structural_tag: str | None = None
+    structural_tag: Annotated[str, Meta(max_length=16_384)] | None = None
     disable_any_whitespace: bool | None = None
     disable_additional_properties: bool | None = None
     whitespace_pattern: Annotated[str, Meta(max_length=256)] | None = None

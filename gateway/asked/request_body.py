@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway.asked.forms import check_forms
 from gateway.asked.parameters import (
     BYTES_MAX,
     GOES_ON,
@@ -54,6 +55,8 @@ class RequestBody:
         """Fields of the caller's that were left out, whatever engine answers."""
         self.clamped = ""
         """The bounds that took the place of what the caller asked for, as `name=tokens`."""
+        self.fragile = False
+        """Whether its engine has to compile a caller's pattern or grammar for it, of which an engine may end."""
         self.cache_salt: str | None = None
         """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
         self.raw = b""
@@ -126,6 +129,7 @@ class RequestBody:
         for name in BYTES_MAX.keys() & self._fields.keys():
             if memoryview(self._fields[name]).nbytes > BYTES_MAX[name]:
                 raise Problem("invalid_value", f"{name} is at most {BYTES_MAX[name]:,} bytes of JSON.", name)
+        self.fragile = check_forms(self._fields, self.read, limits)
         if task is None and engine != "vllm":
             for name in self.lost_by(engine):
                 if unknown == "refuse" or name in SHAPES_THE_ANSWER:
@@ -231,6 +235,7 @@ class RequestBody:
         body = RequestBody(self.endpoint, fields, read)
         body.cache_salt = self.cache_salt
         body.dropped = self.dropped
+        body.fragile = self.fragile
         return body
 
     def may_go_on(self) -> bool:

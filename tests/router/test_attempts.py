@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 
 from router.attempts import (
+    MAY_HAVE_ENDED,
     REASON_OF,
     SAME_REPLICA_HELPS,
     Failure,
@@ -185,6 +186,14 @@ def test_answer_that_is_longer_than_we_take_is_asked_for_at_the_exit_alone() -> 
     assert (step.choice.pool.name, step.choice.reason) == ("general", "engine_error")
     failures = tuple(Failure("oversize", one.replica.name, one.pool.name) for one in (first, step.choice))
     assert next_attempt(step.choice, failures, policy(), usual_fleet(), moment(), SECONDS) == GiveUp("exhausted")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "refused"])
+def test_request_that_may_have_ended_an_engine_is_sent_to_no_other(kind: FaultKind) -> None:
+    choice = start()
+    failure = Failure(kind, choice.replica.name, choice.pool.name, None, NOW, fragile=True)
+    step = next_attempt(choice, (failure,), policy(), usual_fleet(), moment(), SECONDS)
+    assert isinstance(step, GiveUp) == (kind in MAY_HAVE_ENDED)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("refused", "oversize")])

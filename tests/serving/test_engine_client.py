@@ -217,6 +217,14 @@ async def test_a_connection_that_was_kept_too_long_is_not_used_again(monkeypatch
         assert [number for number, _ in engine.asked] == [1, 2]
 
 
+async def test_request_over_a_fresh_connection_is_never_sent_twice() -> None:
+    async with talking(WHOLE, [None], WHOLE) as (engine, client):
+        await read(engine, client)
+        with pytest.raises(Dropped):
+            await client.post(engine.url, "/v1/chat/completions", b"{}", {}, 5.0, fresh=True)
+        assert [number for number, _ in engine.asked] == [1, 2]
+
+
 async def test_idle_connections_end_after_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engine_client.KEEP_ALIVE_SECONDS", 0.1)
     go = asyncio.Event()

@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Dies, Edited, Fault, HugeEvent, Pings, RawEvent, Stalls, Tokens
+from tests.fakes.faults import (
+    Dies,
+    Edited,
+    ErrorEvent,
+    Fault,
+    HugeEvent,
+    Pings,
+    RawEvent,
+    Reset,
+    Silent,
+    Stalls,
+    Status,
+    Tokens,
+)
 from tests.walks.fault_world import World, ask, calls, world
 
 __all__ = ["world"]
@@ -226,3 +239,36 @@ async def test_event_over_its_bound_after_commit_ends_with_the_clear_error(world
         small.faults.add(Tokens(60), HugeEvent(2 << 20), model="returns@*")
         told = await ask(gateway)
     assert ((told.error or {})["code"], told.done, told.words) == ("stream_broken", False, 5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "fault", [Reset(), Dies(0), Silent(), Status(500), ErrorEvent(0)], ids=["reset", "cut", "silent", "500", "event"]
+)
+async def test_request_with_a_callers_pattern_that_ends_an_engine_is_sent_to_no_other(
+    world: World, small: FakeEngine, general: FakeEngine, fault: Fault, stream: bool
+) -> None:
+    async with world(commit="complete", parameters_allowed=["regex"]) as gateway:
+        await ask(gateway)
+        small.faults.add(fault, model="returns@*")
+        general.requests.clear()
+        small.requests.clear()
+        told = await ask(gateway, stream=stream, structured_outputs={"regex": "a+"})
+        assert told.status in (502, 504)
+        assert (len(calls(small)), len(calls(general))) == (1, 0)
+        plain = await ask(gateway, stream=stream)
+        assert (plain.whole, plain.models) == (True, {"large"})
+
+
+async def test_request_with_a_callers_pattern_goes_on_where_an_engine_is_busy(world: World, small: FakeEngine) -> None:
+    async with world(parameters_allowed=["regex"]) as gateway:
+        small.faults.add(Status(503), model="returns@*")
+        told = await ask(gateway, structured_outputs={"regex": "a+"})
+    assert (told.whole, told.models) == (True, {"large"})
+
+
+async def test_pattern_of_a_caller_needs_its_tasks_permission(world: World, small: FakeEngine) -> None:
+    async with world() as gateway:
+        told = await ask(gateway, structured_outputs={"regex": "a+"})
+    assert (told.status, (told.error or {})["code"]) == (400, "parameter_not_allowed")
+    assert calls(small) == []
