@@ -23,7 +23,7 @@ FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Apprentice gateway" \
       org.opencontainers.image.description="Routes OpenAI requests between a task's fine-tuned adapter and a general model" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN install -d /etc/apprentice && install -d -m 0750 -o 65532 -g 65532 /var/lib/apprentice
+RUN install -d /etc/apprentice && install -d -m 0700 -o 65532 -g 65532 /var/lib/apprentice
 COPY --from=build /opt/apprentice /opt/apprentice
 ENV PATH=/opt/apprentice/bin:$PATH \
     HOME=/var/lib/apprentice \

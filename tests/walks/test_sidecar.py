@@ -440,6 +440,25 @@ def test_options_that_can_not_be_used_are_said_before_anything_starts(
         sidecar(**{**options, "listen": "127.0.0.1:8090", **change})
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_link_in_the_store_is_not_followed(
+    gateway: Giving, digest: str, http: httpx.AsyncClient, tmp_path: Path, whole: bool
+) -> None:
+    folder, elsewhere = gateway.store.path(digest), tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    elsewhere.chmod(0o755)
+    folder.chmod(0o755)
+    if whole:
+        shutil.rmtree(folder)
+        folder.symlink_to(elsewhere)
+    else:
+        (folder / FILES[0]).unlink()
+        (folder / FILES[0]).symlink_to(elsewhere / FILES[0])
+    headers = {"authorization": f"Bearer {gateway.keys['sidecar']}"}
+    answer = await http.get(f"{gateway.url}/admin/v1/store/{digest}/{FILES[0]}", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
 def addresses(document: dict[str, Any]) -> list[tuple[str, str]]:
     """Every operation that wants a key, but for the store's."""
     return [
