@@ -166,7 +166,10 @@ async def test_further_cases_are_played_on_a_real_gateway_and_a_wrong_one_fails(
     (tmp_path / "cases").mkdir()
     (tmp_path / "cases" / "further.yaml").write_text(ENGINE % (fallbacks, status), encoding="utf-8")
     found = await play_worlds(read_folder(tmp_path / "cases"), tmp_path)
-    assert [one.passed for one in found] == [right, right], [one.why for one in found]
+    passed = {one.case: one.passed for one in found}
+    assert (passed.pop("an-answer"), passed.pop("a-request")) == (right, right), [one.why for one in found]
+    assert len(passed) == 4
+    assert all(passed.values()), [one.why for one in found]
 
 
 FAST = ("finish-event-twice", "split-into-7-bytes", "connection-close", "body-of-a-brace", "address-with-a-query")
@@ -175,5 +178,5 @@ FAST = ("finish-event-twice", "split-into-7-bytes", "connection-close", "body-of
 async def test_a_fast_part_of_the_built_in_cases_holds(tmp_path: Path) -> None:
     cases = [case for case in read_folder(BUILT_IN) if case.name in FAST]
     found = await play_worlds(cases, tmp_path)
-    assert len(found) == len(FAST)
+    assert set(FAST) < {one.case for one in found}
     assert not [f"{one.case}: {one.why}" for one in found if not one.passed]
