@@ -324,8 +324,8 @@ def settle(house: House, ledger: Ledger, now: float) -> None:
         house.meters.records_dropped.add(1)
 
 
-async def settle_shadow(house: House, ledger: Ledger, now: float, outcome: str) -> None:
-    """Close a shadow's record: its cost is booked as shadow, and no caller's figures change. Raises RedisError.
+def settle_shadow(house: House, ledger: Ledger, now: float, outcome: str) -> None:
+    """Close a shadow's record: its cost is booked as shadow, and no caller's figures change.
 
     What its judge cost was booked when the judge was asked; the record has both together.
     """
@@ -339,7 +339,6 @@ async def settle_shadow(house: House, ledger: Ledger, now: float, outcome: str) 
         record.cost_usd += (record.pair.judge_usd or 0.0) if record.pair is not None else 0.0
     if not house.records.put(record):
         house.meters.records_dropped.add(1)
-    await house.rollouts.keep_pair(record)
 
 
 def _note_language(house: House, ledger: Ledger) -> None:

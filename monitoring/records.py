@@ -38,7 +38,7 @@ class PairRecord(msgspec.Struct):
     them, empty where it has no such form; `right` and `served_right` say what is known without a right answer, the
     scores what the judge guesses, from 0 to 1. `judge_usd` is what asking the judge cost, `judge_digest` tells which
     model judges, and by which prompt, and `judge_answered` whether it gave its word. `served_stack` is the stack of the
-    caller's answer.
+    caller's answer, `caller` whose request it is.
     """
 
     version: str | None
@@ -56,6 +56,7 @@ class PairRecord(msgspec.Struct):
     judge_digest: str | None = None
     judge_answered: bool | None = None
     served_stack: str | None = None
+    caller: str | None = None
 
 
 class FindingRecord(msgspec.Struct):

@@ -325,7 +325,7 @@ async def _switch(house: House, admin: Caller, steps: Steps, evidence: dict[str,
 def _begun(step: Difference) -> dict[str, Any] | None:
     """The object as it is written: an alias has a salt, and its canary begins now, for its plan counts time here.
 
-    One that is on trial here by the same plan goes on since it began.
+    One that is on trial here by the same plan, beside the same version, goes on since it began.
     """
     value = step.after
     if step.kind != "aliases" or value is None:
@@ -333,8 +333,10 @@ def _begun(step: Difference) -> dict[str, Any] | None:
     begun = {**value, "salt": value.get("salt") or new_salt(step.name)}
     if begun.get("rollout") is not None:
         now = msgspec.convert({**begun["rollout"], "started_at": time.time()}, Rollout)
-        before = None if step.before is None else msgspec.convert(step.before, AliasEntry).rollout
-        begun["rollout"] = msgspec.to_builtins(now.since(before))
+        before = None if step.before is None else msgspec.convert(step.before, AliasEntry)
+        if before is not None and before.leading == msgspec.convert(begun, AliasEntry).leading:
+            now = now.since(before.rollout)
+        begun["rollout"] = msgspec.to_builtins(now)
     return begun
 
 

@@ -14,7 +14,7 @@ from gateway.limits.limits import Bound, bound_of
 from gateway.settings import Settings
 from gateway.state.snapshot import Deployed
 from monitoring.cost import Price
-from monitoring.evaluation.forms import Form
+from monitoring.evaluation.forms import NORMAL, Form
 from router.policy import AUTO, TaskPolicy
 
 JUDGE_FORMS_MAX = 32
@@ -64,8 +64,9 @@ def deployed_of(settings: Settings) -> Deployed:
 
 
 def judge_forms_of(settings: Settings) -> tuple[Form, ...]:
-    """The forms in which the tasks' judges compare answers, each once; with very many of them, not all."""
-    forms = dict.fromkeys(task.monitor.judge.form() for task in settings.tasks.values())
+    """The forms in which the tasks' judges compare answers, each once; with very many of them, not all. The first is
+    that in which a canary's answers are compared."""
+    forms = dict.fromkeys([NORMAL, *(task.monitor.judge.form() for task in settings.tasks.values())])
     return tuple(forms)[:JUDGE_FORMS_MAX]
 
 

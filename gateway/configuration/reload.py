@@ -192,7 +192,6 @@ def go_by(house: House, settings: Settings, parts: Parts) -> None:
     house.recent.take_in(settings.records.recent_bytes_max)
     house.exits.take_in(parts.caps, settings.limits.general_share_window_seconds)
     house.exits.look()
-    house.rollouts.take_in(settings.feedback_metrics)
     house.fleet.take_in(parts.pools, time.monotonic())
     house.snapshot.deploy(parts.deployed)
     if before.log_level != settings.log_level:

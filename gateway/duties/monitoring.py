@@ -23,12 +23,15 @@ from gateway.duties.lease import DutyLease
 from gateway.duties.responding import Responding
 from gateway.house import House
 from gateway.state.snapshot import Snapshot
+from gateway.state.state import redis_time
+from monitoring.degradation.streams.canaries import Canary
 from monitoring.degradation.streams.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
 from monitoring.degradation.verdicts.health import Judgement, Summary, TaskHealth, VersionHealth
 from monitoring.degradation.verdicts.responses import respond
 from monitoring.degradation.verdicts.reviewing import review_share
+from monitoring.degradation.verdicts.rollout import Plan
 from monitoring.degradation.verdicts.shares import Roles
-from serving.adapters.entries import PLACED
+from serving.adapters.entries import PLACED, AliasEntry
 from serving.shelf import UNREADABLE, Stale
 
 log = logging.getLogger(__name__)
@@ -98,8 +101,10 @@ class Monitoring:
         """One step: judge what has come, and do what follows. Whether more has come already."""
         house = self._house
         await self._responding.carry_out()
-        snapshot = house.snapshot.current
-        judged = await _answered(process, step_of(house, snapshot))
+        await house.rollouts.enter_left()
+        now = await redis_time(house.redis)
+        snapshot = await house.snapshot.refresh()
+        judged = await _answered(process, step_of(house, snapshot, now))
         if judged.error:
             raise MonitorFailed(f"the monitor's process: {judged.error}")
         await self._tell(judged, snapshot)
@@ -109,11 +114,24 @@ class Monitoring:
         for task in house.settings.tasks:
             try:
                 await self._respond(task, by_task.get(task, {}), snapshot, judged.at)
+                await self._carry_out_canary(task, snapshot, judged)
             except (RedisError, OSError):
                 raise
             except Exception as fault:
                 self._pass_over(task, f"what follows for {task} can't be done: {fault!r}", exc_info=True)
         return judged.more
+
+    async def _carry_out_canary(self, task: str, snapshot: Snapshot, judged: Judged) -> None:
+        """Do as the verdict on a task's canary says, if it is judged by a plan."""
+        alias = snapshot.aliases.get(task)
+        begun = alias.rollout if alias is not None else None
+        if begun is None or begun.plan is None:
+            return
+        verdict = judged.canaries.get(task)
+        if verdict is None:
+            self._pass_over(task, f"the canary {begun.version} can't be judged: see its plan, and the log")
+            return
+        await self._house.rollouts.carry_out(task, begun, verdict)
 
     def _pass_over(self, task: str, why: str, exc_info: bool = False) -> None:
         """Nothing follows for a task at the moment: that is logged once, and holds up no other task."""
@@ -191,14 +209,19 @@ def roles_of(house: House, task: str, snapshot: Snapshot) -> Roles:
     )
 
 
-def step_of(house: House, snapshot: Snapshot) -> Step:
+def step_of(house: House, snapshot: Snapshot, known_at: float) -> Step:
     """What the child has to know of tasks, versions and metrics for a step."""
     tasks: dict[str, WatchedTask] = {}
     previous: dict[str, str | None] = {}
     for task in house.settings.tasks:
         roles = roles_of(house, task, snapshot)
-        tasks[task] = WatchedTask(plan=house.settings.plan(task), active=roles.active, standby=roles.standby)
         alias = snapshot.aliases.get(task)
+        tasks[task] = WatchedTask(
+            plan=house.settings.plan(task),
+            active=roles.active,
+            standby=roles.standby,
+            canary=_canary_of(alias) if alias is not None else None,
+        )
         if alias is not None and alias.previous:
             previous[alias.leading] = alias.previous[0]
         if roles.canary is not None:
@@ -217,7 +240,20 @@ def step_of(house: House, snapshot: Snapshot) -> Step:
         )
         for name, version in snapshot.versions.items()
     }
-    return Step(tasks=tasks, versions=versions, metrics=house.settings.judged_metrics())
+    metrics = house.settings.judged_metrics()
+    return Step(tasks=tasks, versions=versions, metrics=metrics, known_at=known_at)
+
+
+def _canary_of(alias: AliasEntry) -> Canary | None:
+    """The alias's canary where it is judged by a plan that can be read."""
+    begun = alias.rollout
+    if begun is None or begun.plan is None:
+        return None
+    try:
+        plan = msgspec.convert(begun.plan, Plan)
+    except msgspec.ValidationError:
+        return None
+    return Canary(version=begun.version, active=alias.leading, started_at=begun.started_at, plan=plan)
 
 
 def _is_pinned(known: VersionHealth) -> bool:

@@ -16,7 +16,6 @@ from gateway.duties.evaluating import keep_evaluating
 from gateway.duties.fitting import keep_fitting
 from gateway.duties.health import keep_checking_health
 from gateway.duties.judgements import follow_judgements
-from gateway.duties.lease import DutyLease
 from gateway.duties.monitoring import keep_monitoring
 from gateway.duties.reconciling import keep_reconciling
 from gateway.duties.reviewing import keep_reviewing
@@ -26,7 +25,6 @@ from gateway.house import House
 
 log = logging.getLogger(__name__)
 PRESENCE_INTERVAL_SECONDS = 0.5
-JUDGE_INTERVAL_SECONDS = 0.5
 LAG_INTERVAL_SECONDS = 0.1
 STATE_INTERVAL_SECONDS = 30.0
 OUTAGE_INTERVAL_SECONDS = 0.5
@@ -49,7 +47,6 @@ async def on_duty(house: House) -> AsyncIterator[None]:
         "lease_slices": _lease_slices,
         "run_shadows": _run_shadows,
         "keep_reviews": keep_reviewing,
-        "judge_rollouts": _judge_rollouts,
         "monitor": keep_monitoring,
         "follow_judgements": follow_judgements,
         "flush_records": _flush_records,
@@ -132,17 +129,6 @@ async def _follow_snapshot(house: House) -> None:
 
 async def _run_shadows(house: House) -> None:
     await run_shadows(house)
-
-
-async def _judge_rollouts(house: House) -> None:
-    lease = DutyLease(house.redis, "rollouts", house.name)
-    try:
-        while True:
-            await lease.do(house.rollouts.step)
-            await asyncio.sleep(JUDGE_INTERVAL_SECONDS)
-    finally:
-        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
-            await lease.give_back()
 
 
 async def _tell_presence(house: House) -> None:

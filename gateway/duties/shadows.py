@@ -64,7 +64,7 @@ def offer_to_shadows(
     assert choice.task is not None, "that is what on_trial() looks for"
     assert choice.version is not None, "that is what on_trial() looks for"
     told = digest(house.digest_secret, normal(text))
-    pair = PairRecord(choice.version.name, record.contract_kept, told, served_stack=record.stack)
+    pair = PairRecord(choice.version.name, record.contract_kept, told, served_stack=record.stack, caller=record.caller)
     for name, share in policy.aliases[choice.task.name].shadow.items():
         if name == choice.version.name or house.moment(0.0).draw >= share:
             continue
@@ -98,7 +98,7 @@ def _offer_to_other_arms(
     kept, told = record.contract_kept, record.text_digest
     for name in _other_arms(house, policy, choice, served):
         arm = "general" if name is None else "version"
-        pair = PairRecord(served or "", kept, told, arm, served_stack=record.stack)
+        pair = PairRecord(served or "", kept, told, arm, served_stack=record.stack, caller=record.caller)
         said = turned_down[1] if turned_down is not None and turned_down[0] == name else None
         probability = record.shadow_probability or 0.0
         if not house.trials.offer(ShadowJob(name, probability, policy, body, choice, record, text, pair, said)):
@@ -166,7 +166,7 @@ async def _run(house: House, judges: Judges, job: ShadowJob) -> None:
         outcome = "differed" if ledger.record.outcome == "ok" else "failed"
     if job.pair.arm is not None:
         await judges.judge(job, text, ledger.record)
-    await settle_shadow(house, ledger, time.monotonic(), outcome)
+    settle_shadow(house, ledger, time.monotonic(), outcome)
 
 
 async def _asked(

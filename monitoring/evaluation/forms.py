@@ -38,6 +38,10 @@ class Form:
         return None if found is None else digest(secret, found)
 
 
+NORMAL = Form("normal", Metric("normal"))
+"""The form in which a canary's answers are compared."""
+
+
 def said_by(demonstration: object) -> str:
     """A demonstration as an answer's text: what is no text, as its JSON."""
     return demonstration if isinstance(demonstration, str) else msgspec.json.encode(demonstration).decode()

@@ -37,7 +37,7 @@ STEP = Step(
     metrics=METRICS,
 )
 NEWER = {"feedback": ("reviewed", "demonstration_digests", "entry"), "records": ("entry",)}
-NEWER_OF_PAIR = ("judge_digest", "judge_answered", "served_stack")
+NEWER_OF_PAIR = ("judge_digest", "judge_answered", "served_stack", "caller")
 
 
 def archived(begin: Begin, folder: Path) -> None:

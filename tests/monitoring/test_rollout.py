@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monitoring.degradation.detectors import leaving_out, raters, sequential
 from monitoring.degradation.verdicts import rollout
 from monitoring.degradation.verdicts.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, ShadowPair, Tally, Verdict
 
@@ -26,6 +27,9 @@ outcomes = st.builds(
     contract_broken=known,
     latency_seconds=st.none() | st.floats(0, 1e6),
     badness=st.none() | st.floats(0, 1),
+    caller=st.sampled_from(["ann", "bob", "cem"]),
+    rater=st.none() | st.sampled_from(["r1", "r2"]),
+    trusted=st.booleans(),
 )
 pairs = st.builds(ShadowPair, canary_wrong=st.booleans(), active_wrong=st.booleans())
 
@@ -107,7 +111,7 @@ def test_shadow_pairs_are_required_where_the_plan_says_so() -> None:
 def test_late_feedback_is_no_request() -> None:
     state = seen(PLAN, Outcome(arm="canary", badness=1.0), Outcome(arm="active", badness=0.0))
     assert (state.canary_requests, state.active_requests) == (0, 0)
-    assert state.feedback.harm.observed == 1
+    assert state.feedback.whole.harm.observed == 1
 
 
 # ---- rolling back --------------------------------------------------------------------------------
@@ -167,15 +171,114 @@ def test_an_outage_of_both_arms_is_nobody_s_harm() -> None:
         out = (n // 100) % 4 == 3
         arm: Arm = "canary" if draw.random() < 0.3 else "active"
         state = seen(PLAN, good(arm, error=out or draw.random() < 0.02), state=state)
-        worst = max(worst, state.error.harm.log_e_max)
+        worst = max(worst, state.error.whole.harm.log_e_max)
     assert math.exp(worst) < 1 / (PLAN.alpha * rollout.shares_of_alpha(PLAN)["error"])
 
 
 def test_an_outage_that_finds_values_waiting_takes_an_e_value_from_one_to_seven_at_most() -> None:
     waiting = [good("active")] * 100
     state = seen(PLAN, *waiting, *[good("canary", error=True)] * 100)
-    assert state.error.harm.observed == WAITING_MAX
-    assert math.exp(state.error.harm.log_e_max) < 7
+    assert state.error.whole.harm.observed == WAITING_MAX
+    assert math.exp(state.error.whole.harm.log_e_max) < 7
+
+
+# ---- nobody alone --------------------------------------------------------------------------------
+
+SHOPS = tuple(f"shop{n}" for n in range(4))
+WORSE = [
+    ("error", {"error": True, "latency_seconds": None}),
+    ("contract", {"contract_broken": True}),
+    ("latency", {"latency_seconds": 9.0}),
+    ("feedback", {"badness": 1.0}),
+]
+
+
+def of_shops(bad: tuple[str, ...], worse: dict[str, Any], rounds: int = 100) -> Iterator[Outcome]:
+    """Every shop asks both arms in turn, the third one most often; the canary is worse for those that are `bad`."""
+    for _ in range(rounds):
+        for shop in (*SHOPS, *SHOPS[2:3] * 5):
+            fine = {"contract_broken": False, "badness": 0.0, "caller": shop}
+            yield good("active", **fine)
+            yield good("canary", **fine | (worse if shop in bad else {}))
+
+
+@pytest.mark.parametrize(("name", "worse"), WORSE)
+def test_harm_to_one_caller_alone_rolls_nothing_back_and_people_are_told(name: str, worse: dict[str, Any]) -> None:
+    plan = Plan(feedback_metric="correct")
+    found = judged(plan, *of_shops(SHOPS[2:3], worse))
+    assert found.action == "continue"
+    assert f"one caller or rater alone shows it to be worse, which is not enough: {name}" in found.because
+    signals = found.evidence["signals"]
+    assert [one for one in SIGNALS if signals[one]["harm"]["rests_on_one"]] == [name]
+    assert not signals[name]["no_worse"]["shown"]
+
+
+@pytest.mark.parametrize(("name", "worse"), WORSE)
+def test_harm_to_several_callers_rolls_back(name: str, worse: dict[str, Any]) -> None:
+    found = judged(Plan(feedback_metric="correct"), *of_shops(SHOPS[:3], worse))
+    assert found.action == "roll_back"
+    assert [one for one in SIGNALS if found.evidence["signals"][one]["harm"]["shown"]] == [name]
+    assert not found.evidence["signals"][name]["harm"]["rests_on_one"]
+
+
+def test_shadow_pairs_of_one_caller_s_requests_roll_nothing_back() -> None:
+    equal = [ShadowPair(canary_wrong=False, active_wrong=False, callers=(shop,)) for shop in SHOPS]
+    worse = [ShadowPair(canary_wrong=True, active_wrong=False, callers=("shop2",))] * 20
+    requests = list(of_shops((), {}, rounds=10))
+    assert judged(PLAN, *requests, *equal, *worse).action == "continue"
+    others = [msgspec.structs.replace(one, callers=("shop1",)) for one in worse]
+    assert judged(PLAN, *requests, *equal, *worse, *others).action == "roll_back"
+
+
+def test_one_rater_of_a_caller_who_is_alone_rolls_nothing_back() -> None:
+    plan = Plan(feedback_metric="correct")
+    for complaining, action in ((("ann",), "continue"), (("ann", "bob", "cem"), "roll_back")):
+        state = seen(plan, *both(20, good("canary", caller="app"), good("active", caller="app")))
+        for number in range(90):
+            rater = ("ann", "bob", "cem")[number % 3]
+            fine = Outcome(arm="active", badness=0.0, caller="app", rater=rater)
+            state = seen(
+                plan,
+                fine,
+                msgspec.structs.replace(fine, arm="canary", badness=float(rater in complaining)),
+                state=state,
+            )
+        assert rollout.verdict(state, plan, 1.0).action == action
+
+
+def test_trusted_feedback_is_never_left_out() -> None:
+    plan = Plan(feedback_metric="correct")
+    requests = list(of_shops((), {}, rounds=10))
+    labels = [
+        Outcome(arm="canary", badness=1.0, caller="desk", trusted=True),
+        Outcome(arm="active", badness=0.0, caller="desk", trusted=True),
+    ]
+    assert judged(plan, *requests, *labels * 30).action == "roll_back"
+
+
+def test_the_first_caller_of_a_canary_is_not_alone_beside_those_of_the_active_version() -> None:
+    failing = list(
+        both(30, good("canary", error=True, latency_seconds=None, caller="shop0"), good("active", caller="shop0"))
+    )
+    used = raters.roll("returns@v1")
+    for number in range(100):
+        used = leaving_out.served(used, SHOPS[number % 4])
+    assert rollout.verdict(seen(PLAN, *failing), PLAN, 1.0).action == "roll_back"
+    beside_others = rollout.start(PLAN, callers=used)
+    assert rollout.verdict(seen(PLAN, *failing, state=beside_others), PLAN, 1.0).action == "continue"
+
+
+def test_one_caller_s_good_requests_promote_nothing_that_is_worse_for_the_others() -> None:
+    draw, state = random.Random(4), rollout.start(PLAN)
+    for number in range(4_000):
+        big = number % 10 != 0
+        for arm in ("active", "canary"):
+            error = not big and arm == "canary" and draw.random() < 0.1
+            caller = "big" if big else SHOPS[number % 4]
+            state = seen(PLAN, good(arm, error=error, caller=caller), state=state)  # type: ignore[arg-type]
+    found = rollout.verdict(state, PLAN, 1.0)
+    assert found.action != "promote"
+    assert sequential.stands(state.error.whole.no_worse, PLAN.alpha)
 
 
 # ---- time ----------------------------------------------------------------------------------------
@@ -196,21 +299,25 @@ def test_without_a_verdict_the_plan_decides_when_the_time_is_over(on_timeout: An
 def test_the_rarer_arm_loses_nothing_and_the_other_keeps_its_latest() -> None:
     happened = [good("active", latency_seconds=float(n)) for n in range(20)]
     state = seen(PLAN, *happened)
-    assert state.latency.active == tuple(float(n) for n in range(20 - WAITING_MAX, 20))
-    assert state.latency.unpaired == 20 - WAITING_MAX
+    assert state.latency.whole.active == tuple(float(n) for n in range(20 - WAITING_MAX, 20))
+    assert state.latency.whole.unpaired == 20 - WAITING_MAX
     state = seen(PLAN, good("canary"), state=state)
-    assert (state.latency.harm.observed, len(state.latency.active), state.latency.canary) == (1, WAITING_MAX - 1, ())
+    assert (state.latency.whole.harm.observed, len(state.latency.whole.active), state.latency.whole.canary) == (
+        1,
+        WAITING_MAX - 1,
+        (),
+    )
 
 
 def test_a_canary_that_comes_first_is_compared_the_same_way_round() -> None:
     slow, quick = good("canary", latency_seconds=9.0), good("active", latency_seconds=1.0)
-    assert seen(PLAN, slow, quick).latency.harm.total == seen(PLAN, quick, slow).latency.harm.total == 1.0
+    assert seen(PLAN, slow, quick).latency.whole.harm.total == seen(PLAN, quick, slow).latency.whole.harm.total == 1.0
 
 
 def test_with_equal_shares_nine_tenths_of_the_requests_find_a_partner() -> None:
     draw = random.Random(5)
     state = seen(PLAN, *(good("canary" if draw.random() < 0.5 else "active") for _ in range(4_000)))
-    assert state.error.harm.observed * 2 / 4_000 > 0.85
+    assert state.error.whole.harm.observed * 2 / 4_000 > 0.85
 
 
 # ---- guarantee -----------------------------------------------------------------------------------
@@ -280,10 +387,12 @@ def test_the_state_stays_small() -> None:
             contract_broken=draw.random() < 0.1,
             latency_seconds=draw.random(),
             badness=draw.random(),
+            caller=f"shop{draw.randrange(20)}",
+            rater=f"rater{draw.randrange(40)}",
         )
-        for _ in range(5_000)
+        for _ in range(2_000)
     ]
-    assert len(msgspec.json.encode(seen(PLAN, *happened))) < 5_000
+    assert len(msgspec.json.encode(seen(PLAN, *happened))) < 40_000
 
 
 def test_looking_and_observing_change_nothing_that_was_there() -> None:

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import msgspec
 from redis.asyncio import Redis
 
 from monitoring.degradation.verdicts.health import Pin, TaskHealth, Verdict, VersionHealth
@@ -72,15 +71,4 @@ async def arms(running: RunningGateway, count: int = 1) -> list[dict[str, Any]]:
     return list(await until(so_many))
 
 
-async def pair_of(running: RunningGateway, request_id: str, names: int = 2) -> dict[str, Any]:
-    """What is kept until somebody says what is right, once it has the answers of so many arms."""
-
-    async def kept() -> dict[str, Any]:
-        raw = await running.house.redis.get(f"apprentice:pair:{request_id}")
-        told: dict[str, Any] = msgspec.json.decode(raw) if raw else {}
-        return told if len(told.get("digests", {})) >= names else {}
-
-    return dict(await until(kept))
-
-
-__all__ = ["V1", "arms", "found", "pair_of", "watch", "watching"]
+__all__ = ["V1", "arms", "found", "watch", "watching"]

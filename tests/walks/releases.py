@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ SECONDS_MAX = 40.0
 MESSAGES = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
 V1, V2 = "returns@v1", "returns@v2"
 QUICK = {"limits": {"retries_max": 0, "backoff_seconds": 0.01}}
+JUDGED_OFTEN = {"monitor": {"interval_seconds": 0.1}}
 EASY = {"margin": 0.5, "latency_ratio_max": 100, "requests_min": 10}
 """A plan under which a good canary is promoted after some ten requests."""
 STRICT = {"latency_ratio_max": 100}
@@ -75,6 +77,18 @@ def loads_of(engine: FakeEngine) -> int:
 async def alias(http: httpx.AsyncClient) -> dict[str, Any]:
     """The alias of `returns`, with its canary's evidence."""
     return dict((await http.get("/admin/v1/aliases/returns")).json())
+
+
+async def judged_by_now(http: httpx.AsyncClient) -> dict[str, Any]:
+    """The evidence on the canary of `returns`, once the monitor has judged it by all that came before this moment."""
+    now = time.time()
+
+    async def evidence() -> dict[str, Any] | None:
+        shown = (await alias(http))["rollout"]
+        until_now = shown["evidence"] and shown["started_at"] + shown["evidence"]["seconds_running"] > now
+        return dict(shown["evidence"]) if until_now else None
+
+    return dict(await until(evidence))
 
 
 async def states(http: httpx.AsyncClient) -> dict[str, str]:

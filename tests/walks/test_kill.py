@@ -49,7 +49,7 @@ from tests.walks.two_replicas import (
 )
 
 When = Literal["before", "after"]
-ROLLOUTS_LEASE_KEY = "apprentice:duty:rollouts"
+MONITOR_LEASE_KEY = "apprentice:duty:monitor"
 
 
 class Gate:
@@ -145,7 +145,7 @@ class Pair:
         for key in await self.redis.hkeys(PRESENCE_KEY):
             if key.decode() != self.gateway.house.name:
                 await self.redis.hdel(PRESENCE_KEY, key)
-        await self.redis.delete(LEASE_KEY, ROLLOUTS_LEASE_KEY)
+        await self.redis.delete(LEASE_KEY, MONITOR_LEASE_KEY)
 
     async def owner(self) -> str:
         """Which gateway has the duty."""
@@ -184,9 +184,9 @@ async def pair(
         async with served(path, key) as process:
 
             async def has_the_duty() -> bool:
-                return bool(await redis.exists(LEASE_KEY))
+                return await redis.exists(LEASE_KEY, MONITOR_LEASE_KEY) == 2
 
-            await until(has_the_duty, "the process has the duty")
+            await until(has_the_duty, "the process has both duties")
             async with run_gateway(configuration, key) as gateway:
                 two = Pair(process, gate, gateway, redis, (small, other))
                 await gateway.place(make_adapter(1))
@@ -310,7 +310,7 @@ async def test_a_verdict_on_a_canary_is_entered_once_with_its_evidence_wherever_
 
         await until(is_entered, "entered")
         for _ in range(2):
-            await pair.gateway.house.rollouts.step()
+            await pair.gateway.house.rollouts.enter_left()
         [entry] = await audit_of(http, action)
         alias = (await http.get("/admin/v1/aliases/returns")).json()
     assert (entry["object"], entry["after"]["version"]) == ("returns", version)

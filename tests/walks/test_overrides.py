@@ -16,7 +16,7 @@ from tests.fakes.faults import Dies, Status, Tokens
 from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
 from tests.walks.fault_world import World, ask, world
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import shadows, until
+from tests.walks.releases import judged_by_now, shadows, until
 
 __all__ = ["world"]
 
@@ -272,8 +272,7 @@ async def test_a_message_that_is_added_for_all_leaves_the_draw_of_a_canary_as_it
         for number in range(8):
             assert (await chat(http, user=f"user {number}")).status_code == 200
         await stored(gateway, 8)
-        await gateway.house.rollouts.step()
-        evidence = (await http.get("/admin/v1/aliases/returns")).json()["rollout"]["evidence"]
+        evidence = await judged_by_now(http)
     assert evidence["canary_requests"] > 0
 
 

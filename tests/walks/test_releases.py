@@ -21,6 +21,7 @@ from tests.walks.releases import (
     alias,
     as_many,
     ask,
+    judged_by_now,
     metric,
     record_of,
     shadows,
@@ -187,12 +188,11 @@ async def test_a_canary_gets_its_share_of_sessions_each_stays_in_its_arm_and_rec
 async def test_the_judgement_goes_on_when_the_share_is_raised_and_begins_anew_with_another_plan(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    async with two_versions(configure, make_adapter) as (running, http):
+    async with two_versions(configure, make_adapter) as (_, http):
         plan = {**STRICT, "requests_min": 5000}
 
         async def seen() -> int:
-            await running.house.rollouts.step()
-            return int((await alias(http))["rollout"]["evidence"]["canary_requests"])
+            return int((await judged_by_now(http))["canary_requests"])
 
         begun = await step(http, "canary", version=V2, share=0.9, plan=plan)
         for number in range(20):

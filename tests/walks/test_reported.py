@@ -8,7 +8,6 @@ import uuid
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
 from gateway.callers import new_key
@@ -17,7 +16,14 @@ from router.confidence import Calibration, ConfidenceModel
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.coverage_world import OUT_OF_SCOPE, keep, prompts
 from tests.walks.gateway import RunningGateway, run_gateway
-from tests.walks.releases import STRICT, V2, alias, step, two_versions, with_contract
+from tests.walks.releases import (
+    STRICT,
+    V2,
+    judged_by_now,
+    step,
+    two_versions,
+    with_contract,
+)
 
 MESSAGES = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
 RUNGS = {name: {"mode": "enforce"} for name in ("out_of_scope", "contract", "refusal", "holdout", "degraded")}
@@ -265,17 +271,15 @@ def is_of_requests(line: str) -> bool:
 async def test_a_canary_is_not_judged_by_what_is_reported_of_its_version_nor_by_feedback_on_that(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    async with two_versions(configure, make_adapter) as (running, http):
+    async with two_versions(configure, make_adapter) as (_, http):
         await step(http, "canary", version=V2, share=0.5, plan=STRICT | {"feedback_metric": "correct"})
         for number in range(20):
             told = await send(http, version=V2, at=time.time(), status=500 if number % 2 else 200)
             judged = {"request_id": told["request_id"], "metric": "correct", "value": False}
             assert (await http.post("/v1/feedback", json=judged)).status_code == 201
-        await running.house.rollouts.step()
-        evidence = (await alias(http))["rollout"]["evidence"]
-        state = msgspec.json.decode(await running.house.redis.get("apprentice:rollout:returns"))["state"]
+        evidence = await judged_by_now(http)
     assert evidence["canary_requests"] == 0
-    assert state["feedback"]["canary"] == []
+    assert evidence["signals"]["feedback"]["waiting"] == 0
 
 
 async def test_nothing_is_acknowledged_that_redis_did_not_take(configure: Configure, make_adapter: MakeAdapter) -> None:

@@ -19,7 +19,7 @@ from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.responses import respond
 from monitoring.degradation.verdicts.shares import Roles
 from tests.walks.conftest import Configure, MakeAdapter
-from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.gateway import run_gateway
 from tests.walks.releases import V1, V2, audit_of, step, two_versions, until
 from tests.walks.two_replicas import LEASE_KEY
 
@@ -31,16 +31,17 @@ def action(kind: Any, version: str = V1, number: int = 0, **more: Any) -> Action
     return Action(id=f"{number:x}-0", at=NOW + number, kind=kind, version=version, because="a test", **more)
 
 
-async def hold_the_duty(running: RunningGateway) -> None:
-    """Keep the monitor's own steps away."""
-    await running.house.redis.set(HELD["name"], HELD["value"])
+@pytest.fixture(autouse=True)
+async def held(redis_url: str, redis: Redis) -> None:
+    """Keep the monitor's own steps away, from before a gateway runs."""
+    assert redis_url
+    await redis.set(HELD["name"], HELD["value"])
 
 
 async def test_a_roll_back_is_carried_out_once_by_two_who_race_and_audited_once(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        await hold_the_duty(running)
         await step(http, "promote", version=V2)
         one, two = Responding(running.house), Responding(running.house)
         done = action("roll_back", V2, before={"leading": V2}, after={"leading": V1})
@@ -62,7 +63,6 @@ async def test_an_action_of_a_task_that_is_gone_is_audited_as_not_carried_out_an
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        await hold_the_duty(running)
         left, out = running.house.left, Responding(running.house)
         lost = Left(task="nothing", action=action("retrain"))
         await left.actions.put("nothing:0-0", msgspec.to_builtins(lost))
@@ -88,7 +88,6 @@ async def test_what_is_damaged_is_logged_once_and_keeps_nothing_waiting(
     configure: Configure, make_adapter: MakeAdapter, damaged: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        await hold_the_duty(running)
         house = running.house
         left = house.left
         await house.redis.hset(left.actions.values, mapping={"gone:1-0": damaged, b"\xff": damaged})
@@ -112,7 +111,6 @@ async def test_what_a_newer_release_has_decided_is_left_to_it_and_audited_all_th
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        await hold_the_duty(running)
         left, out = running.house.left, Responding(running.house)
         told = {name: msgspec.to_builtins(Left(task="returns", action=action("verdict"))) for name in ("form", "kind")}
         told["form"]["action"]["before"] = [1]
@@ -136,7 +134,6 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
 ) -> None:
     monitor = {"monitor": {"webhook_url": "http://127.0.0.1:9/"}}
     async with two_versions(configure, make_adapter, **monitor) as (running, http):
-        await hold_the_duty(running)
         house, out = running.house, Responding(running.house)
         await step(http, "promote", version=V2)
         await house.redis.set(LEASE_KEY, HELD["value"])  # or else it is brought back at once
@@ -188,7 +185,6 @@ async def test_what_is_not_over_holds_back_what_came_after_it_of_the_same_task_a
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, _):
-        await hold_the_duty(running)
         left, out = running.house.left, Responding(running.house)
         for task, number in (("returns", 1), ("returns", 2), ("clauses", 3)):
             one = Left(task=task, action=action("verdict", number=number))
@@ -205,7 +201,6 @@ async def test_who_comes_too_late_with_an_action_tells_nothing_of_it(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        await hold_the_duty(running)
         house, left = running.house, running.house.left
         draft = house.audit.draft("system", "monitor.verdict", V1)
         for change in left.changes("returns", action("verdict"), draft):
@@ -226,7 +221,6 @@ async def test_a_pause_is_taken_back_with_the_share_that_the_canary_had(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        await hold_the_duty(running)
         await step(http, "canary", version=V2, share=0.25)
         out = Responding(running.house)
         pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
@@ -247,7 +241,6 @@ async def test_a_canary_that_recovers_is_led_to_as_before_its_pause(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        await hold_the_duty(running)
         await step(http, "canary", version=V2, share=0.25)
         out = Responding(running.house)
         pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
@@ -265,7 +258,6 @@ async def test_a_canary_that_the_monitor_finds_degraded_is_not_promoted(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis
 ) -> None:
     async with run_gateway(configure()) as running:
-        await hold_the_duty(running)
         health = msgspec.convert({"versions": {V2: {"verdict": "degraded"}}}, TaskHealth)
         await running.house.health.put("returns", health, 0)
         assert await running.house.rollouts._is_degraded("returns", V2)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
+import time
 import uuid
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,12 @@ from gateway.callers import new_key
 from monitoring.records import STREAM_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import SlowHeaders, Status
+from tests.walks import releases
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 from tests.walks.releases import (
     EASY,
+    JUDGED_OFTEN,
     QUICK,
     SECONDS_MAX,
     STRICT,
@@ -30,6 +36,7 @@ from tests.walks.releases import (
     ask,
     asked_until_it_ends,
     audit_of,
+    judged_by_now,
     loads_of,
     metric,
     of_task,
@@ -38,10 +45,11 @@ from tests.walks.releases import (
     shadows,
     states,
     step,
-    two_versions,
     until,
 )
 from tests.walks.test_process import served
+
+two_versions = partial(releases.two_versions, **JUDGED_OFTEN)
 
 # ---- bad canaries --------------------------------------------------------------------------------
 
@@ -63,6 +71,49 @@ async def test_a_canary_that_fails_is_rolled_back_by_itself_and_quarantined(
         assert (await step(http, "promote", 409, version=V2))["error"]["message"].endswith("stage it first.")
 
 
+async def test_a_record_that_can_not_be_read_is_passed_over_and_the_canary_is_judged_on(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http):
+        small.faults.add(Status(500), model=V2)
+        await step(http, "canary", version=V2, share=0.5, plan=STRICT)
+        await running.house.redis.xadd(STREAM_KEY, {"record": b'{"id": 5, "task": "returns"}'})
+        await running.house.redis.xadd(STREAM_KEY, {"no": "record"})
+        await rolled_back(http, await asked_until_it_ends(http), "error")
+        summary = await running.house.health.told()
+        assert summary is not None
+        assert summary.unreadable == 2
+
+
+async def test_one_caller_alone_rolls_no_canary_back_and_several_do(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    async with two_versions(configure, make_adapter) as (running, http), AsyncExitStack() as stack:
+        shops = [await stack.enter_async_context(running.http(await running.key(name=f"shop {n}"))) for n in range(3)]
+        sessions = itertools.count()
+
+        async def some_rounds(complaining: list[httpx.AsyncClient]) -> None:
+            """Each shop asks a few times, and gives feedback; those that complain find the canary bad."""
+            for shop in shops * 4:
+                answer = await ask(shop, f"session {next(sessions)}")
+                good = answer.headers["x-apprentice-version"] == V1 or shop not in complaining
+                body = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": good}
+                assert (await shop.post("/v1/feedback", json=body)).status_code == 201
+
+        async def rests_on_one() -> bool:
+            await some_rounds(shops[:1])
+            return bool((await judged_by_now(http))["signals"]["feedback"]["harm"]["rests_on_one"])
+
+        await step(http, "canary", version=V2, share=0.5, plan=STRICT | {"feedback_metric": "correct"})
+        await until(rests_on_one)
+        await some_rounds(shops[:1])
+        because = (await alias(http))["rollout"]["because"]
+        assert "one caller or rater alone shows it to be worse, which is not enough: feedback" in because
+        while (shown := await alias(http))["rollout"] is not None:
+            await some_rounds(shops)
+        await rolled_back(http, shown, "feedback")
+
+
 async def test_a_canary_that_breaks_its_contract_is_rolled_back_by_itself(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
@@ -77,9 +128,7 @@ async def test_a_canary_that_can_not_be_judged_keeps_no_other_waiting(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     async with two_versions(configure, make_adapter, tasks={"alarms": {}, "returns": {}}) as (running, http):
-        await step(http, "canary", version=V2, share=0.5, plan=STRICT)
-        await until(lambda: running.house.redis.exists("apprentice:rollout:returns"))
-        await running.house.redis.set("apprentice:rollout:returns", "no state of a canary")
+        await running.house.registry.canary("returns", V2, 0.5, "a newer release", {"its": "plan"})
         for number in (3, 4):
             await running.place(of_task("alarms", make_adapter(number)), task="alarms", alias=number == 3)
         small.faults.add(Status(500), model="alarms@v2")
@@ -138,14 +187,8 @@ async def test_a_demonstration_judges_both_answers_to_a_request_that_was_shadowe
         await step(http, "shadow", version=V2, share=1.0)
 
         async def demonstrate(answer: httpx.Response) -> None:
-            request_id = answer.headers["x-request-id"]
-
-            async def is_kept_or_over() -> bool:
-                kept = await running.house.redis.exists(f"apprentice:pair:{request_id}")
-                return bool(kept) or (await alias(http))["rollout"] is None
-
-            await until(is_kept_or_over)
-            body = {"request_id": request_id, "metric": "correct", "value": True, "demonstration": " approve "}
+            body = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": True}
+            body |= {"demonstration": " approve "}
             assert (await http.post("/v1/feedback", json=body)).status_code == 201
             again = await http.post("/v1/feedback", json=body | {"rater": "somebody else"})
             assert again.status_code == 201
@@ -166,8 +209,7 @@ async def test_a_pair_that_contracts_have_judged_is_not_judged_again(
         await until(lambda: shadows(running))
         body = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": True}
         assert (await http.post("/v1/feedback", json=body | {"demonstration": "approve"})).status_code == 201
-        await running.house.rollouts.step()
-        told = (await alias(http))["rollout"]["evidence"]["signals"]["shadow"]
+        told = (await judged_by_now(http))["signals"]["shadow"]
         assert (told["pairs"], told["mean_difference"]) == (1, 0.0)
 
 
@@ -182,8 +224,7 @@ async def test_a_shadow_whose_engine_was_only_busy_is_no_evidence(
         await ask(http)
         [shadow] = await until(lambda: shadows(running))
         assert shadow["attempts"][0]["fault"] == "overloaded"
-        await running.house.rollouts.step()
-        assert (await alias(http))["rollout"]["evidence"]["signals"]["shadow"]["pairs"] == 0
+        assert (await judged_by_now(http))["signals"]["shadow"]["pairs"] == 0
 
 
 async def test_requests_that_name_the_canary_or_follow_a_rule_are_no_evidence(
@@ -200,11 +241,8 @@ async def test_requests_that_name_the_canary_or_follow_a_rule_are_no_evidence(
             await record_of(http, answer)
             assert (await http.post("/v1/feedback", json=body)).status_code == 201
         await until(lambda: running.house.redis.xlen("apprentice:feedback"))
-        await running.house.rollouts.step()
-        evidence = (await alias(http))["rollout"]["evidence"]
-        waiting = await running.house.redis.get("apprentice:rollout:returns")
-        assert evidence["canary_requests"] == 0
-        assert msgspec.json.decode(waiting)["state"]["feedback"]["canary"] == []
+        evidence = await judged_by_now(http)
+        assert (evidence["canary_requests"], evidence["signals"]["feedback"]["waiting"]) == (0, 0)
 
 
 # ---- good ones, and those that are left to people -------------------------------------------------
@@ -237,7 +275,13 @@ async def test_a_canary_without_a_plan_is_never_moved_by_itself(
         for number in range(60):
             await ask(http, f"session {number}")
         await until(lambda: as_many(running.house.redis.xrange(STREAM_KEY), 60))
-        await running.house.rollouts.step()
+        asked_at = time.time()
+
+        async def judged_all() -> bool:
+            summary = await running.house.health.told()
+            return summary is not None and summary.at > asked_at
+
+        await until(judged_all)
         assert await alias(http) == before
         assert before["rollout"]["verdict"] == "continue"
         words = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()["words"]
@@ -247,13 +291,13 @@ async def test_a_canary_without_a_plan_is_never_moved_by_itself(
 async def test_a_canary_without_a_verdict_in_its_time_is_held_and_why_says_what_it_waits_for(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    async with two_versions(configure, make_adapter) as (running, http):
+    async with two_versions(configure, make_adapter) as (_, http):
         await step(http, "canary", version=V2, share=0.5, plan={"seconds_max": 1})
         [entry] = await until(lambda: audit_of(http, "alias.hold"))
         because = entry["after"]["because"]
         assert because.startswith("No verdict after 1 s (0 of 200 canary requests were seen; ")
         for _ in range(3):
-            await running.house.rollouts.step()
+            await judged_by_now(http)
         assert len(await audit_of(http, "alias.hold")) == 1
         assert (await alias(http))["weights"] == {V2: 0.5, V1: 0.5}
         words = (await http.get(f"/admin/v1/adapters/{V2}/why")).json()["words"]
@@ -277,7 +321,7 @@ async def test_a_second_gateway_goes_on_with_the_judgement_where_a_killed_one_st
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, tmp_path: Path
 ) -> None:
     key = new_key()[0]
-    configuration = configure(**QUICK, listen={"port": 0})
+    configuration = configure(**QUICK | JUDGED_OFTEN, listen={"port": 0})
     config = tmp_path / "apprentice.yaml"
     plain = msgspec.to_builtins(configuration, enc_hook=str)
     config.write_text(yaml.safe_dump(plain))

@@ -101,7 +101,7 @@ def heard(
     at: float = 0.0,
 ) -> tuple[Shares, float]:
     """The shares after a label of somebody who is not trusted, given at `at` (Unix seconds), and what it may weigh."""
-    name = _name(caller, rater)
+    name = name_of(caller, rater)
     by_rater = leaving_out.digest(known.raters, name)
     fading, labels = _faded(known.heavy), FADING * known.labels + 1.0
     counted = min(weight, _allowed(fading, labels, by_rater, share_max))
@@ -142,7 +142,7 @@ def observe(
         labels=known.labels,
         heavy=known.heavy,
     )
-    by_rater = GROUPS + leaving_out.group(guarded.raters, _name(caller, rater))
+    by_rater = GROUPS + leaving_out.group(guarded.raters, name_of(caller, rater))
     return _seen(guarded, badness, counted, (leaving_out.group(guarded.callers, caller), by_rater))
 
 
@@ -194,7 +194,8 @@ def _believed(guarded: Guarded) -> set[int]:
     }
 
 
-def _name(caller: str, rater: str | None) -> str:
+def name_of(caller: str, rater: str | None) -> str:
+    """The name of a rater among those of all callers; a caller who names none is its own rater."""
     return caller if rater is None else f"{caller}\n{rater}"
 
 

@@ -47,7 +47,8 @@ return told
 class Look(NamedTuple):
     """What was found: the entries to take, in their order, whether there are more, and the writing of the cursors.
 
-    `now_ms` is Redis's clock; of what is not to be taken yet the first is of `left_ms`, which is `now_ms` without any.
+    `now_ms` is Redis's clock, or an earlier time up to which it was looked; of what is not to be taken yet the first is
+    of `left_ms`, which is `now_ms` without any.
     """
 
     entries: list[Entry]
@@ -57,17 +58,19 @@ class Look(NamedTuple):
     left_ms: int
 
 
-def look(script: Any, read: tuple[str, str, str]) -> Look:
-    """The next entries behind those that were `read` of each stream. `script` is LOOK, registered.
+def look(script: Any, read: tuple[str, str, str], known_at: float | None = None) -> Look:
+    """The next entries behind those that were `read` of each stream, up to `known_at` (Unix seconds; None: up to now).
 
-    Raises RedisError.
+    `script` is LOOK, registered. Raises RedisError.
     """
     seconds, microseconds, step, *packed = script(keys=[CURSORS_KEY, *STREAMS], args=[*read, READ_MAX])
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
     streams = [unpacked(stream, packed[2 * stream], packed[2 * stream + 1]) for stream in range(len(STREAMS))]
     found = [one for entries in streams for one in entries]
     last_ms = max([one.milliseconds for entries in streams for one in entries[-1:]], default=0)
-    until_ms = now_ms - 1 if last_ms <= now_ms else None  # a clock that was set back keeps nothing waiting
+    clock_was_set_back = last_ms > now_ms
+    now_ms = now_ms if known_at is None else min(now_ms, int(known_at * 1000))
+    until_ms = None if clock_was_set_back else now_ms - 1  # else entries would wait for the clock
     taken = in_order(streams, READ_MAX, until_ms)
     known = {one[:3] for one in taken}
     left_ms = min([one.milliseconds for one in found if one[:3] not in known], default=now_ms)

@@ -14,7 +14,14 @@ import msgspec
 
 from monitoring.badness import Metric, badness
 from monitoring.degradation.streams.noted_pairs import Noted
-from monitoring.degradation.streams.seen import Given, Seen, sides, stack_of_general
+from monitoring.degradation.streams.seen import (
+    Given,
+    Seen,
+    contracts_kept,
+    says_nothing,
+    sides,
+    stack_of_general,
+)
 from monitoring.degradation.verdicts.plan import Plan
 
 PAIRS_MAX = 4
@@ -27,7 +34,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one request. `given` has its first value in each labelled stream, as badness.
 
     `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge; `givers` are
-    the callers on whose word these rest, but for trusted ones.
+    the callers on whose word these rest, but for trusted ones. `canary`: a canary's tally has its feedback.
     """
 
     epoch: str = ""
@@ -36,6 +43,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     right: dict[str, str] = {}
     givers: tuple[str, ...] = ()
     pairs: tuple[Noted, ...] = ()
+    canary: bool = False
 
 
 def noted_pair(note: Note, shadow: Seen) -> Note:
@@ -58,6 +66,9 @@ def noted_pair(note: Note, shadow: Seen) -> Note:
         served_score=pair.served_score,
         judge_digest=pair.judge_digest,
         stack=stack_of_general(shadow),
+        caller=pair.caller or "",
+        failed=shadow.outcome != "ok" and not says_nothing(shadow),
+        kept=contracts_kept(shadow),
     )
     if any((one.shadow, one.served) == (other, served) for one in note.pairs):
         return note

@@ -7,20 +7,23 @@ it reads is cut, comes to the same watches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from monitoring.degradation.detectors.baselines import Baseline
-from monitoring.degradation.streams import judging, notes, parting, turning, watch
+from monitoring.degradation.streams import canaries, judging, notes, parting, turning, watch
+from monitoring.degradation.streams.canaries import Canary
 from monitoring.degradation.streams.judging import Budget
 from monitoring.degradation.streams.notes import Note
 from monitoring.degradation.streams.parting import Streams
 from monitoring.degradation.streams.seen import GENERAL, Given, Seen, held_out_of, labelled_version, sides
 from monitoring.degradation.streams.steps import Step, WatchedTask
 from monitoring.degradation.streams.watch import Watch
+from monitoring.degradation.verdicts import rollout
 from monitoring.degradation.verdicts.health import Judgement
+from monitoring.degradation.verdicts.rollout import Tally
 
 log = logging.getLogger(__name__)
 RETIRED = "retired"
@@ -98,7 +101,7 @@ class Reckoning:
             try:
                 moved = turning.rebased(known, baselines.get(name, {}))
                 moved = turning.told(moved, version.verdict, version.since, version.pinned, version.alarmed)
-                self._put(turning.stepped(moved, version.stepped_at))
+                self._put(self._with_canary(turning.stepped(moved, version.stepped_at)))
             except Exception:
                 self._fails(name)
         self._streams, self._all_streams = {}, Streams()
@@ -117,6 +120,8 @@ class Reckoning:
             known = self._watch(version, seen.task)
             if known is not None:
                 self._move(watch.take_record(known, seen, task.plan, at, self._previous(known)), at)
+        for canary, known, tally in self._canaries(task):
+            self._put(_with_tally(known, canaries.with_record(tally, canary, seen, at)))
 
     def hear(self, given: Given, seen: Seen, at: float) -> None:
         """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
@@ -125,14 +130,17 @@ class Reckoning:
             return
         metrics = self._step.metrics
         note = self.notes.get(given.request) or Note(epoch=self.epoch)
-        note, all_moved = notes.heard(note, given, task.plan, metrics), list[Watch]()
+        note, all_moved = notes.heard(note, given, task.plan, metrics), dict[str, Watch]()
         for name in dict.fromkeys((labelled_version(seen), held_out_of(seen), *_sides(note))):
             known = self._watch(name, seen.task)
             if known is not None:
                 previous = self._previous(known)
                 moved, note = watch.take_feedback(known, given, seen, note, task.plan, metrics, at, previous)
-                all_moved.append(moved)
-        for moved in all_moved:
+                all_moved[known.version] = moved
+        for canary, known, before in self._canaries(task):
+            tally, note = canaries.with_feedback(before, canary, given, seen, note, task.plan, metrics, at)
+            all_moved[known.version] = _with_tally(all_moved.get(known.version, known), tally)
+        for moved in all_moved.values():
             self._move(moved, at)
         self._note(given.request, note)
 
@@ -179,6 +187,30 @@ class Reckoning:
                 self._fails(name)
         return found
 
+    def canaries(self, at: float) -> dict[str, rollout.Verdict]:
+        """The verdict on each task's canary, from what came before `at`; without those that can't be judged."""
+        found = {}
+        for name, task in self._step.tasks.items():
+            for canary, known, tally in self._canaries(task):
+                try:
+                    found[name] = rollout.verdict(tally, canary.plan, max(0.0, at - canary.started_at))
+                except Exception:
+                    self._fails(known.version)
+        return found
+
+    def _canaries(self, task: WatchedTask) -> Iterator[tuple[Canary, Watch, Tally]]:
+        """The task's canary that is judged by a plan, with its watch and its tally, if it has one."""
+        known = self.watches.get(task.canary.version) if task.canary is not None else None
+        if task.canary is not None and known is not None and known.canary is not None:
+            yield task.canary, known, known.canary
+
+    def _with_canary(self, known: Watch) -> Watch:
+        """The watch with a tally where it is of a canary that is judged by a plan, and without one where it is not."""
+        canary = self._step.tasks[known.task].canary
+        canary = canary if canary is not None and canary.version == known.version else None
+        active = self.watches.get(canary.active) if canary is not None else None
+        return _with_tally(known, canaries.begun(known.canary, canary, active.roll if active is not None else None))
+
     def _take_shadow(self, shadow: Seen, task: WatchedTask, at: float) -> None:
         if shadow.pair is None or shadow.shadow_of is None:
             return
@@ -189,6 +221,10 @@ class Reckoning:
             if one is not None:
                 moved, note = watch.take_pair(one, shadow, note, at, task.standby)
                 self._move(moved, at)
+        for canary, on_trial, before in self._canaries(task):
+            if at >= canary.started_at:
+                tally, note = canaries.with_pairs(before, canary, note)
+                self._put(_with_tally(on_trial, tally))
         self._note(shadow.shadow_of, note)
 
     def _task(self, name: str | None) -> WatchedTask | None:
@@ -245,6 +281,10 @@ class Reckoning:
         if self.notes.get(request) != note and note != Note(epoch=self.epoch):
             self.notes[request] = note
             self.noted.add(request)
+
+
+def _with_tally(known: Watch, tally: Tally | None) -> Watch:
+    return known if tally is known.canary else msgspec.structs.replace(known, canary=tally)
 
 
 def versions_in(seen: Iterable[Seen]) -> set[str]:

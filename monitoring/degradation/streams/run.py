@@ -151,6 +151,7 @@ class Monitor:
         self._step = step
         return Judged(
             judgements=judgements,
+            canaries=reckoning.canaries(found.left_ms / 1000),
             at=at,
             read=read,
             more=found.more or not passed,
@@ -238,7 +239,7 @@ class Monitor:
     def _read_on(self, reckoning: Reckoning, step: Step) -> Look:
         """Take the next entries into account, or none yet: a silence before them passes first, however many steps it
         takes. Raises Raced, RedisError."""
-        found = look(self._look_script, self._cursors.read)
+        found = look(self._look_script, self._cursors.read, step.known_at)
         if found.step != self._written.step:
             raise Raced
         if found.entries:

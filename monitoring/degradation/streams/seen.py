@@ -44,11 +44,13 @@ class Finding(msgspec.Struct):
 class Pair(msgspec.Struct):
     """On a shadow's record: the answer that the caller got beside the shadow's, and how a judge found both.
 
-    `version` gave the caller's answer, empty or None: general. Without `arm` the shadow is a version on trial, without
-    a judge.
+    `version` gave the caller's answer, empty or None: general; `contract_kept` is that answer's, `caller` whose request
+    it is. Without `arm` the shadow is a version on trial, without a judge.
     """
 
     version: str | None = None
+    contract_kept: bool | None = None
+    caller: str | None = None
     text_digest: str | None = None
     arm: str | None = None
     judge: str | None = None
@@ -155,7 +157,7 @@ def asked_version(seen: Seen) -> str | None:
     if seen.purpose == "reported":
         return seen.version
     asked = seen.attempts[0] if seen.attempts else None
-    if asked is None or asked.fault in OUR_FAULTS or seen.outcome == "cancelled" or not is_drawn(seen):
+    if asked is None or says_nothing(seen) or seen.outcome == "cancelled" or not is_drawn(seen):
         return None
     return asked.version
 
@@ -182,6 +184,21 @@ def contract_broken(seen: Seen, version: str) -> bool | None:
     if seen.version != version or seen.contract_kept is None:
         return None
     return not seen.contract_kept
+
+
+def says_nothing(seen: Seen) -> bool:
+    """Whether what became of its first attempt says nothing of the version that was asked."""
+    return bool(seen.attempts) and seen.attempts[0].fault in OUR_FAULTS
+
+
+def contracts_kept(shadow: Seen) -> tuple[bool, bool] | None:
+    """Whether the shadow's and the caller's answer kept their contracts; None where not both have one. A shadow that
+    failed by its own fault did not."""
+    if shadow.pair is None or shadow.pair.contract_kept is None or says_nothing(shadow):
+        return None
+    if shadow.outcome == "ok" and shadow.contract_kept is None:
+        return None
+    return shadow.outcome == "ok" and bool(shadow.contract_kept), shadow.pair.contract_kept
 
 
 def sides(shadow: Seen) -> tuple[str, str]:

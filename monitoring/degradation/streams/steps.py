@@ -9,8 +9,10 @@ from __future__ import annotations
 import msgspec
 
 from monitoring.badness import Metric
+from monitoring.degradation.streams.canaries import Canary
 from monitoring.degradation.verdicts.health import Judgement, Verdict
 from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.rollout import Verdict as CanaryVerdict
 
 CURSORS_KEY = "apprentice:monitor:cursors"
 """A hash: `records` and `feedback` are the last entries that are reckoned with, `step` counts the writings."""
@@ -34,11 +36,15 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A task as it stands: its plan, and which of its versions have a role now (None: none)."""
+    """A task as it stands: its plan, and which of its versions have a role now (None: none).
+
+    `canary` is the one that is judged by a plan of its own.
+    """
 
     plan: Plan
     active: str | None = None
     standby: str | None = None
+    canary: Canary | None = None
 
 
 class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +69,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """What to judge: the tasks, all versions (retired ones too), and the declared feedback metrics by name.
 
     Records of tasks that are not named here are passed over for good. `entries_max` and `seconds_max` bound how much is
-    read and reckoned with before it answers.
+    read and reckoned with before it answers. `known_at` is when all of this was so (Unix seconds, by Redis's clock):
+    entries that came later wait for the next Step (None: none of them does).
     """
 
     tasks: dict[str, WatchedTask]
@@ -71,19 +78,22 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Metric]
     entries_max: int = ENTRIES_MAX
     seconds_max: float = SECONDS_MAX
+    known_at: float | None = None
 
 
 class Judged(msgspec.Struct, kw_only=True):
     """What was found. Where `error` says something, nothing was: the step is to be given again.
 
     `judgements` has the versions of which something was read, of which the Step tells something new, or whose last
-    judgement is REJUDGED_SECONDS old; of the others the last one stands. `at` is Redis's clock. `read` counts entries,
+    judgement is REJUDGED_SECONDS old; of the others the last one stands. `canaries` has each task's canary that is
+    judged by a plan, but for one that can't be judged. `at` is Redis's clock. `read` counts entries,
     `more` says that there are more, or that not all time has passed for all versions, `behind_seconds` is the age of
     the oldest that is not read. `unreadable` counts entries and states that could not be read, `unmatched` feedback
     whose record is gone.
     """
 
     judgements: dict[str, Judgement] = {}
+    canaries: dict[str, CanaryVerdict] = {}
     at: float = 0.0
     read: int = 0
     more: bool = False

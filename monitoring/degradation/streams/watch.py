@@ -55,6 +55,7 @@ from monitoring.degradation.streams.stacks import GeneralStack
 from monitoring.degradation.streams.tracks import Track, Vote
 from monitoring.degradation.verdicts.health import OTHER_CLASS, Verdict
 from monitoring.degradation.verdicts.plan import Plan
+from monitoring.degradation.verdicts.rollout import Tally
 
 FIRST_REVIEWED = 100
 FIRST_FEEDBACK = 200
@@ -79,7 +80,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     requests that got their first label. `agreed` is how often the judge of pairs was of a person's opinion, the one
     that `judge` knows. `shadows` counts the shadows that were asked for it, which cost `shadow_usd`; `saving` is what
     it saves, and what they cost, lately. `anew` says which baseline set by an admin or an evaluation was taken for a
-    stream, by its time; `outdated` are those of them that were set for another metric.
+    stream, by its time; `outdated` are those of them that were set for another metric. `canary` is its tally while it
+    is a canary that is judged by a plan.
     """
 
     form: Literal[3]
@@ -122,6 +124,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     restored_at: float = 0.0
     anew: dict[str, float] = {}
     outdated: tuple[str, ...] = ()
+    canary: Tally | None = None
 
 
 def start(version: str, task: str, epoch: str) -> Watch:

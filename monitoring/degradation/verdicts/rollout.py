@@ -2,19 +2,22 @@
 
 A plan says how sure to be. Every outcome of either arm goes through `observe`, every judged shadow pair through
 `observe_pair`, and `verdict` may be asked at any time, by any gateway: it depends on the state alone, not on when or
-how often somebody looked. Pure functions over frozen data that go through JSON unchanged; docs/canary.md has the
-guarantee and its limits.
+how often somebody looked. No caller and no rater decides alone: the evidence is what is left whoever is left out
+(`leaving_out.py`). Pure functions over frozen data that go through JSON unchanged; docs/canary.md has the guarantee and
+its limits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from monitoring.degradation.detectors import sequential
+from monitoring.degradation.detectors import leaving_out, raters, sequential
+from monitoring.degradation.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.degradation.detectors.raters import GROUPS
 from monitoring.degradation.detectors.sequential import Bets
 
 Signal = Literal["error", "contract", "latency", "feedback", "shadow"]
@@ -86,6 +89,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     contract_broken: whether the answer broke the task's contract; None where there is no contract or no answer.
     latency_seconds: seconds until the answer was whole; None for a request that failed.
     badness: how bad feedback found it, 0 (good) to 1 (bad).
+    caller: whose request it was, or who gave the feedback; `rater` is the caller's own name for that person.
+    trusted: the feedback is by an operator, a reviewer or a trusted caller: it is never left out.
     """
 
     arm: Arm
@@ -93,6 +98,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     contract_broken: bool | None = None
     latency_seconds: float | None = None
     badness: float | None = None
+    caller: str = ""
+    rater: str | None = None
+    trusted: bool = False
 
     def __post_init__(self) -> None:
         """See that the values can be."""
@@ -105,10 +113,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShadowPair(msgspec.Struct, frozen=True, kw_only=True):
-    """The judgement of both arms' answers to the same input."""
+    """The judgement of both arms' answers to the same input. `callers` are those on whom it rests: whose request it
+    was, and who said what is right."""
 
     canary_wrong: bool
     active_wrong: bool
+    callers: tuple[str, ...] = ()
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,19 +135,24 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted of a canary so far, which its verdict rests on: keep it as JSON (msgspec), at most some 5 KB.
+    """What was counted of a canary so far, which its verdict rests on: keep it as JSON (msgspec), at most some 40 KB.
 
-    `bounds` are the plan's margin, latency_ratio_max and shadow_harm_margin that it was started with.
+    `started_at` is when the canary began (Unix seconds). `bounds` are the plan's margin, latency_ratio_max and
+    shadow_harm_margin that it was started with. `callers` are who uses either arm, `raters` who gave feedback. Each
+    signal's evidence is kept over all, and without each group of callers; of feedback also without each of raters.
     """
 
     bounds: tuple[float, float, float]
+    started_at: float = 0.0
+    callers: Roll
+    raters: Roll
     canary_requests: int = 0
     active_requests: int = 0
-    error: Evidence
-    contract: Evidence
-    latency: Evidence
-    feedback: Evidence
-    shadow: Evidence
+    error: LeaveOneOut[Evidence]
+    contract: LeaveOneOut[Evidence]
+    latency: LeaveOneOut[Evidence]
+    feedback: LeaveOneOut[Evidence]
+    shadow: LeaveOneOut[Evidence]
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,41 +163,71 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any]
 
 
-def start(plan: Plan) -> Tally:
-    """The state before the first outcome."""
-    rate = _evidence(plan.margin, plan.margin)
+def start(plan: Plan, started_at: float = 0.0, callers: Roll | None = None) -> Tally:
+    """The state before the first outcome. `callers` are who used the active version until then: beside them the first
+    caller of a canary is not alone."""
+    callers = raters.roll("canary") if callers is None else leaving_out.of_kind(callers, reported=False)
+    rate = _evidence(plan.margin, plan.margin, GROUPS)
     return Tally(
         bounds=_bounds(plan),
+        started_at=started_at,
+        callers=callers,
+        raters=raters.roll(callers.salt),
         error=rate,
         contract=rate,
-        latency=_evidence(0.0, 0.0),
-        feedback=rate,
-        shadow=_evidence(plan.shadow_harm_margin, plan.margin),
+        latency=_evidence(0.0, 0.0, GROUPS),
+        feedback=_evidence(plan.margin, plan.margin, 2 * GROUPS),
+        shadow=_evidence(plan.shadow_harm_margin, plan.margin, GROUPS),
     )
 
 
-def observe(state: Tally, plan: Plan, outcome: Outcome) -> Tally:
-    """The state after an outcome, in the order in which outcomes came. Raises ValueError if the plan's bounds moved."""
+def is_of(state: Tally, plan: Plan) -> bool:
+    """Whether the state was started with the plan's bounds."""
+    return state.bounds == _bounds(plan)
+
+
+def observe(state: Tally, plan: Plan, outcome: Outcome, at: float = 0.0) -> Tally:
+    """The state after an outcome that came at `at` (Unix seconds), in the order in which outcomes came.
+
+    Raises ValueError if the plan's bounds moved.
+    """
     _see_that_it_is_the_plan(state, plan)
-    canary = outcome.arm == "canary"
-    counted = outcome.error is not None
-    ratio = plan.latency_ratio_max
-    return Tally(
-        bounds=state.bounds,
-        canary_requests=state.canary_requests + (canary and counted),
-        active_requests=state.active_requests + (not canary and counted),
-        error=_paired(state.error, canary, outcome.error, _difference),
-        contract=_paired(state.contract, canary, outcome.contract_broken, _difference),
-        latency=_paired(state.latency, canary, outcome.latency_seconds, lambda c, a: 1.0 if c > ratio * a else -1.0),
-        feedback=_paired(state.feedback, canary, outcome.badness, _difference),
-        shadow=state.shadow,
+    canary, ratio = outcome.arm == "canary", plan.latency_ratio_max
+    if outcome.badness is not None:
+        state = _with_feedback(state, canary, outcome, outcome.badness, at)
+    if outcome.error is None:
+        return state
+    callers = leaving_out.served(state.callers, outcome.caller, at)
+    own, believed = (leaving_out.group(callers, outcome.caller),), set(leaving_out.believed(callers))
+
+    def paired(
+        seen: LeaveOneOut[Evidence], value: float | None, compare: Callable[[float, float], float]
+    ) -> LeaveOneOut[Evidence]:
+        if value is None:
+            return seen
+        return _moved(seen, lambda one: _paired(one, canary, float(value), compare), own, believed)
+
+    return msgspec.structs.replace(
+        state,
+        callers=callers,
+        canary_requests=state.canary_requests + canary,
+        active_requests=state.active_requests + (not canary),
+        error=paired(state.error, outcome.error, _difference),
+        contract=paired(state.contract, outcome.contract_broken, _difference),
+        latency=paired(state.latency, outcome.latency_seconds, lambda c, a: 1.0 if c > ratio * a else -1.0),
     )
 
 
 def observe_pair(state: Tally, plan: Plan, pair: ShadowPair) -> Tally:
     """The state after a judged shadow pair. Raises ValueError if the plan's bounds moved."""
     _see_that_it_is_the_plan(state, plan)
-    return msgspec.structs.replace(state, shadow=_seen(state.shadow, float(pair.canary_wrong - pair.active_wrong)))
+    callers, difference = state.callers, float(pair.canary_wrong - pair.active_wrong)
+    for one in pair.callers:
+        callers = leaving_out.met(callers, one)
+    own = {leaving_out.group(callers, one) for one in pair.callers}
+    believed = set(leaving_out.believed(callers))
+    shadow = _moved(state.shadow, lambda seen: _seen(seen, difference), own, believed)
+    return msgspec.structs.replace(state, callers=callers, shadow=shadow)
 
 
 def verdict(state: Tally, plan: Plan, seconds_running: float) -> Verdict:
@@ -198,7 +243,7 @@ def verdict(state: Tally, plan: Plan, seconds_running: float) -> Verdict:
         "seconds_running": seconds_running,
         "canary_requests": state.canary_requests,
         "active_requests": state.active_requests,
-        "signals": {name: _shown(name, getattr(state, name), plan, shares[name], name in required) for name in SIGNALS},
+        "signals": {name: _shown(name, state, plan, shares[name], name in required) for name in SIGNALS},
     }
     harmful = [name for name in SIGNALS if _harm_excess(state, plan, shares, name) >= 0]
     if harmful:
@@ -208,6 +253,9 @@ def verdict(state: Tally, plan: Plan, seconds_running: float) -> Verdict:
     if not missing:
         because = f"After {state.canary_requests} requests it is shown to be no worse: {', '.join(required)}."
         return Verdict(action="promote", because=because, evidence=evidence)
+    alone = [name for name in SIGNALS if _rests_on_one(state, plan, shares[name], name)]
+    if alone:
+        missing.append(f"one caller or rater alone shows it to be worse, which is not enough: {', '.join(alone)}")
     waits = "; ".join(missing)
     if seconds_running >= plan.seconds_max:
         because = f"No verdict after {plan.seconds_max:g} s ({waits}): the plan says {plan.on_timeout}."
@@ -230,11 +278,37 @@ def shares_of_alpha(plan: Plan) -> dict[Signal, float]:
 # ---- pairs ---------------------------------------------------------------------------------------
 
 
-def _paired(seen: Evidence, canary: bool, value: float | None, compare: Callable[[float, float], float]) -> Evidence:
+def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float, at: float) -> Tally:
+    """The state after feedback, which rests on its caller and rater unless they are trusted."""
+    own: tuple[int, ...] = ()
+    callers, known = state.callers, state.raters
+    if not outcome.trusted:
+        name = raters.name_of(outcome.caller, outcome.rater)
+        callers, known = leaving_out.spoke(callers, outcome.caller, at=at), leaving_out.spoke(known, name, at=at)
+        own = (leaving_out.group(callers, outcome.caller), GROUPS + leaving_out.group(known, name))
+    state = msgspec.structs.replace(state, callers=callers, raters=known)
+    believed = _believed(state, "feedback")
+    feedback = _moved(state.feedback, lambda one: _paired(one, canary, badness, _difference), own, believed)
+    return msgspec.structs.replace(state, feedback=feedback)
+
+
+def _believed(state: Tally, name: Signal) -> set[int]:
+    """The groups that may not be left out of a signal's evidence."""
+    found = set(leaving_out.believed(state.callers))
+    if name == "feedback":
+        found |= {GROUPS + place for place in leaving_out.believed(state.raters)}
+    return found
+
+
+def _moved(
+    seen: LeaveOneOut[Evidence], move: Callable[[Evidence], Evidence], own: Collection[int], believed: Collection[int]
+) -> LeaveOneOut[Evidence]:
+    """The evidence after something that these groups gave, with its evidence of harm now and the largest so far."""
+    return leaving_out.judged(leaving_out.moved(seen, move, own), _log_e_of_harm, believed)
+
+
+def _paired(seen: Evidence, canary: bool, value: float, compare: Callable[[float, float], float]) -> Evidence:
     """Pair a value with the oldest that waits of the other arm, or let it wait; of too many, the oldest goes."""
-    if value is None:
-        return seen
-    value = float(value)
     other = seen.active if canary else seen.canary
     if other:
         difference = compare(value, other[0]) if canary else compare(other[0], value)
@@ -266,8 +340,9 @@ def _seen(seen: Evidence, difference: float) -> Evidence:
     )
 
 
-def _evidence(harm_margin: float, margin: float) -> Evidence:
-    return Evidence(harm=sequential.start("above", harm_margin), no_worse=sequential.start("below", margin))
+def _evidence(harm_margin: float, margin: float, groups: int) -> LeaveOneOut[Evidence]:
+    whole = Evidence(harm=sequential.start("above", harm_margin), no_worse=sequential.start("below", margin))
+    return leaving_out.start(whole, groups)
 
 
 # ---- what is shown, and what is missing -----------------------------------------------------------
@@ -275,7 +350,7 @@ def _evidence(harm_margin: float, margin: float) -> Evidence:
 
 def _required(state: Tally, plan: Plan) -> list[Signal]:
     """The signals that must show "no worse" before a promotion."""
-    contract = state.contract
+    contract = state.contract.whole
     wanted: Mapping[Signal, bool] = {
         "error": True,
         "contract": bool(contract.harm.observed or contract.canary or contract.active),
@@ -292,53 +367,84 @@ def _missing(state: Tally, plan: Plan, required: list[Signal], seconds_running: 
         found.append(f"{state.canary_requests} of {plan.requests_min} canary requests were seen")
     if seconds_running < plan.seconds_min:
         found.append(f"{seconds_running:.0f} of {plan.seconds_min:g} s have passed")
-    open_signals = [name for name in required if not sequential.stands(_of(state, name).no_worse, plan.alpha)]
+    open_signals = [name for name in required if _log_e_of_no_worse(state, name) < -math.log(plan.alpha)]
     if open_signals:
         found.append(f"not yet shown to be no worse: {', '.join(open_signals)}")
     return found
 
 
-def _of(state: Tally, name: Signal) -> Evidence:
-    found: Evidence = getattr(state, name)
+def _of(state: Tally, name: Signal) -> LeaveOneOut[Evidence]:
+    found: LeaveOneOut[Evidence] = getattr(state, name)
     return found
+
+
+def _log_e_of_harm(seen: Evidence) -> float:
+    return sequential.log_e(seen.harm)
+
+
+def _log_e_of_no_worse(state: Tally, name: Signal) -> float:
+    """The evidence that it is no worse, as it stands now: what is left whoever is left out."""
+    return leaving_out.evidence(_of(state, name), lambda one: sequential.log_e(one.no_worse), _believed(state, name))
 
 
 def _harm_excess(state: Tally, plan: Plan, shares: Mapping[Signal, float], name: Signal) -> float:
     """The logarithm of how far the evidence of harm went over its threshold; negative if it never reached it."""
     share = shares[name]
-    return _of(state, name).harm.log_e_max + math.log(share * plan.alpha) if share else -math.inf
+    return _of(state, name).log_max + math.log(share * plan.alpha) if share else -math.inf
+
+
+def _rests_on_one(state: Tally, plan: Plan, share: float, name: Signal) -> bool:
+    """Whether all would show harm as they stand, and not without one caller or rater alone: somebody should look."""
+    seen, believed = _of(state, name), _believed(state, name)
+    alpha = share * plan.alpha
+    if not share or seen.log_max >= -math.log(alpha) or not sequential.stands(seen.whole.harm, alpha):
+        return False
+    missed = [
+        place
+        for place, left in enumerate(seen.without)
+        if left is not None and place not in believed and not sequential.stands(left.harm, alpha)
+    ]
+    of_callers = sum(place < GROUPS for place in missed)
+    return of_callers <= 1 and len(missed) - of_callers <= 1
 
 
 def _harm_words(name: Signal, state: Tally, plan: Plan, shares: Mapping[Signal, float]) -> str:
-    harm = _of(state, name).harm
+    harm = _of(state, name).whole.harm
     said = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
     if name == "latency":
         seen = f"{100 * _share_slower(harm):.0f} % of {harm.observed} pairs"
     else:
         seen = f"{100 * (sequential.mean(harm) or 0.0):+.1f} points in {harm.observed} pairs"
-    threshold = sequential.told(-math.log(shares[name] * plan.alpha))
-    return f"It is shown that {said} ({seen}; e-value {sequential.told(harm.log_e_max):g}, threshold {threshold:g})."
+    e_value, threshold = (
+        sequential.told(one) for one in (_of(state, name).log_max, -math.log(shares[name] * plan.alpha))
+    )
+    return f"It is shown that {said} ({seen}; e-value {e_value:g}, threshold {threshold:g})."
 
 
-def _shown(name: Signal, seen: Evidence, plan: Plan, share: float, required: bool) -> dict[str, Any]:
+def _shown(name: Signal, state: Tally, plan: Plan, share: float, required: bool) -> dict[str, Any]:
     """One signal's evidence for JSON. A threshold of None: the signal can't roll back under this plan."""
+    guarded = _of(state, name)
+    seen, no_worse = guarded.whole, _log_e_of_no_worse(state, name)
+    threshold = -math.log(share * plan.alpha) if share else None
     found: dict[str, Any] = {
         "pairs": seen.harm.observed,
         "unpaired": seen.unpaired,
+        "waiting": len(seen.canary) + len(seen.active),
         "mean_difference": sequential.mean(seen.harm),
         "required": required,
         "harm": {
             "margin": seen.harm.margin,
-            "e_value": sequential.told(sequential.log_e(seen.harm)),
-            "e_value_max": sequential.told(seen.harm.log_e_max),
-            "threshold": sequential.told(-math.log(share * plan.alpha)) if share else None,
-            "shown": bool(share) and sequential.ever_stood(seen.harm, share * plan.alpha),
+            "e_value": sequential.told(leaving_out.evidence(guarded, _log_e_of_harm, _believed(state, name))),
+            "e_value_max": sequential.told(max(0.0, guarded.log_max)),
+            "threshold": None if threshold is None else sequential.told(threshold),
+            "shown": threshold is not None and guarded.log_max >= threshold,
+            "rests_on_one": _rests_on_one(state, plan, share, name),
         },
         "no_worse": {
             "margin": seen.no_worse.margin,
-            "e_value": sequential.told(sequential.log_e(seen.no_worse)),
+            "e_value": sequential.told(no_worse),
             "threshold": sequential.told(-math.log(plan.alpha)),
-            "shown": sequential.stands(seen.no_worse, plan.alpha),
+            "shown": no_worse >= -math.log(plan.alpha),
         },
     }
     if name == "latency":
@@ -364,5 +470,5 @@ def _bounds(plan: Plan) -> tuple[float, float, float]:
 
 
 def _see_that_it_is_the_plan(state: Tally, plan: Plan) -> None:
-    if state.bounds != (plan.margin, plan.latency_ratio_max, plan.shadow_harm_margin):
+    if not is_of(state, plan):
         raise ValueError("The plan's margins or latency ratio moved: start the canary's judgement afresh.")
