@@ -100,6 +100,13 @@ class WholeBody(msgspec.Struct, gc=False):
             return None
 
 
+class _Fingerprinted(msgspec.Struct, gc=False):
+    """What a usage event tells of the engine's build."""
+
+    system_fingerprint: Any = None
+
+
+_FINGERPRINTED = msgspec.json.Decoder(_Fingerprinted)
 BODY = msgspec.json.Decoder(EventBody)
 WHOLE = msgspec.json.Decoder(WholeBody)
 _UNCOUNTED = msgspec.json.Decoder(_Uncounted)
@@ -343,6 +350,19 @@ def _has_token(choice: EventChoice) -> bool:
 def usage_event(payload: bytes, told: dict[str, Any]) -> bytes:
     """The engine's usage event as it came, with what the gateway tells of the request spliced in as `apprentice`."""
     return b"data: " + payload.rstrip()[:-1] + b',"apprentice":' + msgspec.json.encode(told) + b"}\n\n"
+
+
+def with_fingerprint(events: bytes, usage: bytes | None) -> bytes:
+    """A stream's last events with the `system_fingerprint` that its usage event tells, which the caller does not get.
+
+    An engine that is not asked for the usage puts it into the last event itself.
+    """
+    if usage is None or b'"system_fingerprint"' in events or not events.endswith(b"}\n\n"):
+        return events
+    fingerprint = _FINGERPRINTED.decode(usage).system_fingerprint
+    if not isinstance(fingerprint, str):
+        return events
+    return events[:-3] + b',"system_fingerprint":' + msgspec.json.encode(fingerprint) + b"}\n\n"
 
 
 def error_event(error: dict[str, Any]) -> bytes:

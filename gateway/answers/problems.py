@@ -12,6 +12,7 @@ from monitoring.records import Record
 from router.attempts import Failure, GiveUp
 from serving.errors import EngineError, TooLong
 
+PARAM_CHARACTERS_MAX = 200
 ENGINE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 """An engine's own code that is passed on; vLLM's is often no more than the status."""
 
@@ -74,20 +75,21 @@ def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) ->
 
 def refusal_of(error: EngineError) -> Problem:
     """The engine's refusal of a request, in its own words and our shape, with its own code beside ours."""
-    message, code = "The engine refused the request.", ""
+    message, code, param = "The engine refused the request.", "", None
     try:
         body = msgspec.json.decode(error.body)
         content = body.get("error", body)
         message = str(content.get("message") or message)[:2000]
         code = str(content.get("code") or content.get("type") or "")
+        param = str(content["param"])[:PARAM_CHARACTERS_MAX] if content.get("param") else None
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
         pass
     text = f"{code} {message}".lower()
     if isinstance(error, TooLong):
-        problem = Problem("context_length_exceeded", message, "messages")
+        problem = Problem("context_length_exceeded", message, param or "messages")
     elif "content_policy" in text or "content_filter" in text or "content policy" in text:
-        problem = Problem("content_policy", message)
+        problem = Problem("content_policy", message, param)
     else:
-        problem = Problem("engine_refused", message)
+        problem = Problem("engine_refused", message, param)
     problem.engine_code = code if ENGINE_CODE.fullmatch(code) else None
     return problem

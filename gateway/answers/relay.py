@@ -13,10 +13,10 @@ from typing import Any
 
 from gateway.answers.answer import Answer
 from gateway.answers.continuation import go_on
-from gateway.answers.events import DONE, error_event, usage_event
+from gateway.answers.events import DONE, error_event, usage_event, with_fingerprint
 from gateway.answers.judging import judge_sent
 from gateway.asked.request_body import RequestBody
-from gateway.door.wire import Call, Headers
+from gateway.door.wire import Call, Deadline, Headers
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger
@@ -26,6 +26,8 @@ from router.policy import Policy
 from serving.errors import EngineError
 
 LAST_SEND_SECONDS_MAX = 1.0
+HELD_SECONDS_MAX = 0.25
+"""How long a stream's last event is held for the usage that follows it, whose fingerprint it gets."""
 JSON_HEADERS = ((b"content-type", b"application/json"),)
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -61,22 +63,39 @@ async def _relay_stream(
     house: House, call: Call, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
 ) -> None:
     digest = _keyed(house, b"")
+    held, holds = b"", not body.wants_usage
     try:
         await call.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
         events: list[bytes] | None = answer.unsent()
         while events is not None:
             if events:
                 part = b"".join(events) if len(events) > 1 else events[0]
-                digest.update(part)
-                if answer.kept is not None:
-                    answer.kept.append(part)
-                ledger.last_chunk_at = time.monotonic()
-                await call.write(part)
+                if holds and answer.finished:
+                    held += part
+                else:
+                    _note(answer, ledger, digest, part)
+                    await call.write(part)
             try:
-                events = await answer.next_events()
-            except EngineError as failed:
+                if not held:
+                    events = await answer.next_events()
+                    continue
+                with Deadline(HELD_SECONDS_MAX):
+                    events = await answer.next_events()
+                    continue
+            except TimeoutError:  # no usage comes, so the end is sent without it
+                failed, holds = None, False
+            except EngineError as error:
+                failed = error
+            if held:
+                _note(answer, ledger, digest, held)
+                await call.write(held)
+                held = b""
+            if failed is not None:
                 await go_on(house, policy, body, answer, ledger, failed)
-                events = answer.unsent()
+            events = answer.unsent()
+        if held:
+            held = with_fingerprint(held, answer.total().usage_payload)
+            _note(answer, ledger, digest, held)
         ledger.record.outcome = "ok"
     finally:
         progress = answer.total()
@@ -85,8 +104,16 @@ async def _relay_stream(
     last = DONE
     if body.wants_usage and progress.usage_payload:
         last = usage_event(progress.usage_payload, _told(ledger.record)) + DONE
-    await call.end(last)
+    await call.end(held + last)
     await answer.drain()
+
+
+def _note(answer: Answer, ledger: Ledger, digest: hashlib.blake2b, part: bytes) -> None:
+    """Note a part of a stream that is sent now."""
+    digest.update(part)
+    if answer.kept is not None:
+        answer.kept.append(part)
+    ledger.last_chunk_at = time.monotonic()
 
 
 def _told(record: Record) -> dict[str, Any]:

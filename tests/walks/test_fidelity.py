@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Status
+from tests.fakes.faults import NoDone, Status
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -132,3 +134,57 @@ async def test_usage_in_each_event_is_passed_on(gateway: RunningGateway, small: 
     counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
     assert counts == [*range(9), 8]
     assert all(chunk.usage is not None for chunk in chunks)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize("commit", ["first_token", "complete"])
+async def test_the_fingerprint_survives_in_a_stream_without_usage(
+    configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, commit: str, endpoint: str
+) -> None:
+    path = CHAT if endpoint == "chat" else "/v1/completions"
+    asked = OK if endpoint == "chat" else {"model": "returns", "prompt": "A toaster"}
+    async with run_gateway(configure(tasks={"returns": {"commit": commit}})) as gateway:
+        await gateway.place(make_adapter(1))
+        async with gateway.http() as http:
+            through = (await http.post(path, json=asked | {"stream": True})).text
+            record = (await http.get("/v1/requests/" + json.loads(through[6:].partition("\n")[0])["id"])).json()
+        async with httpx.AsyncClient(base_url=small.url) as engine:
+            sampling = {"temperature": 0, "max_tokens": 30, "model": "returns@v1"}
+            direct = (await engine.post(path, json=asked | sampling | {"stream": True})).text
+    ours, theirs = ([json.loads(one[6:]) for one in text.split("\n\n")[:-2]] for text in (through, direct))
+    assert [event.keys() for event in ours] == [event.keys() for event in theirs]
+    assert ours[-1]["system_fingerprint"] == theirs[-1]["system_fingerprint"]
+    assert ours[-1]["choices"] == theirs[-1]["choices"]
+    assert through.endswith("data: [DONE]\n\n")
+    assert record["record"]["completion_tokens"] == 8
+
+
+async def test_the_last_event_is_sent_where_no_usage_comes(gateway: RunningGateway, small: FakeEngine) -> None:
+    small.tells_usage = False
+    small.faults.add(NoDone("open"), model="returns@v1")
+    async with gateway.openai() as client, asyncio.timeout(10):
+        stream = await client.chat.completions.create(model="returns", messages=OK["messages"], stream=True)
+        async for chunk in stream:
+            if chunk.choices[0].finish_reason == "stop":
+                break
+        else:
+            pytest.fail("the stream ended without its last event")
+
+
+@pytest.mark.parametrize(
+    ("error", "param"),
+    [
+        ({"message": "no such tool", "type": "BadRequestError", "param": "tools", "code": 400}, "tools"),
+        ({"message": "maximum context length", "type": "BadRequestError", "param": "input_tokens", "code": 400}, None),
+        ({"message": "no", "type": "BadRequestError", "param": None, "code": 400}, None),
+    ],
+)
+async def test_the_engines_param_is_kept(
+    gateway: RunningGateway, small: FakeEngine, general: FakeEngine, error: dict[str, Any], param: str | None
+) -> None:
+    for engine in (small, general):
+        engine.faults.add(Status(400, body={"error": error}))
+    async with gateway.http() as http:
+        told = (await http.post(CHAT, json=OK)).json()["error"]
+    assert told["param"] == (error["param"] if told["code"] == "context_length_exceeded" else param)
+    assert told["message"] == error["message"]
