@@ -13,7 +13,6 @@ from types import MappingProxyType
 
 from gateway.house import House
 from monitoring.degradation.verdicts.health import VERDICTS, ArmReport, Judgement, TaskHealth, VersionHealth
-from monitoring.degradation.verdicts.verdict import rests_on_one
 from router.policy import Policy
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.manifest import review_due
@@ -37,7 +36,7 @@ def read_monitor_gauges(house: House) -> None:
     meters.quality_ratio.read_from(lambda: _quality(house))
     meters.label_coverage_ratio.read_from(lambda: _judged(house, lambda one: one.label_coverage))
     meters.evidence_rests_on_one.read_from(
-        lambda: _judged(house, lambda one: float(any(map(rests_on_one, one.streams))))
+        lambda: _judged(house, lambda one: float(any(s.rests_on_most for s in one.streams)))
     )
     meters.labels_per_day.read_from(lambda: _judged(house, lambda one: one.labels_per_day))
     meters.labels.read_from(lambda: _judged(house, lambda one: float(one.labels)))

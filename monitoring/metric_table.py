@@ -192,7 +192,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_evidence_rests_on_one", "gauge", "0 or 1",
-        "1 where labels would make a version degraded, by the word of one caller or rater alone.",
+        "1 where labels would make a version degraded, by the word alone of the caller or rater who gave most of them.",
         ("task", "version"), "T*V + 1", joined="greatest",
     ),
     Spec(

@@ -161,9 +161,21 @@ def rests_on_one(guarded: Guarded, labels: float, alpha: float) -> bool:
 
     Where it is not enough without another of them either, there is too little evidence yet, and it rests on nobody.
     """
+    return bool(_rests_on(guarded, labels, alpha))
+
+
+def rests_on_most(guarded: Guarded, labels: float, alpha: float) -> bool:
+    """The same, where that one has given most of the labels: the others' few can neither confirm nor refute it."""
+    whole, without = guarded.detectors.whole, guarded.detectors.without
+    left = [without[place] for place in _rests_on(guarded, labels, alpha)]
+    return any(one is not None and 2 * one.observed < whole.observed for one in left)
+
+
+def _rests_on(guarded: Guarded, labels: float, alpha: float) -> list[int]:
+    """The places of the one caller and the one rater without whom it is not enough."""
     enough = restarts.threshold(labels, alpha)
     if alarms(guarded, labels, alpha) or detector.log_e(guarded.detectors.whole) < enough:
-        return False
+        return []
     believed = _believed(guarded)
     missed = [
         place
@@ -171,7 +183,7 @@ def rests_on_one(guarded: Guarded, labels: float, alpha: float) -> bool:
         if left is not None and place not in believed and detector.log_e(left) < enough
     ]
     of_callers = sum(place < GROUPS for place in missed)
-    return bool(missed) and of_callers <= 1 and len(missed) - of_callers <= 1
+    return missed if of_callers <= 1 and len(missed) - of_callers <= 1 else []
 
 
 def since(guarded: Guarded) -> int:

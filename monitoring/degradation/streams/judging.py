@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.degradation.detectors import baselines, delays, drift, lately, leaving_out, planning, saving
+from monitoring.degradation.detectors import baselines, delays, drift, lately, leaving_out, planning, raters, saving
 from monitoring.degradation.detectors.baselines import Baseline
 from monitoring.degradation.detectors.drift import Signal
 from monitoring.degradation.detectors.estimates import Estimate
@@ -143,7 +143,7 @@ def _of_track(
     recent = tracks.seen_lately(track, alarming)
     interval = lately.share_interval(recent)
     told = _told(track.baseline, track.first, track.wanted)
-    if tracks.rests_on_one(track, plan.labels_min, wanted * ALPHA, ALPHA):
+    if track.guard is not None and raters.rests_on_one(track.guard, wanted * ALPHA, ALPHA):
         told["rests_on_one"] = True
     if (stream if of_class is None else f"{stream}:{of_class}") in watch.outdated:
         told["set_for_another_metric"] = True
@@ -161,6 +161,7 @@ def _of_track(
         e_value=_e_value(tracks.evidence(track, alarming)),
         threshold=wanted,
         alarming=alarming,
+        rests_on_most=tracks.rests_on_most(track, plan.labels_min, wanted * ALPHA, ALPHA),
         recovered=tracks.recovered(track),
         since=tracks.begins(track),
     )

@@ -220,9 +220,11 @@ def recovered(track: Track) -> bool:
     return track.reverse is not None and leaving_out.stands_between(track.reverse.detectors, asked)
 
 
-def rests_on_one(track: Track, labels_min: int, labels: float, alpha: float) -> bool:
-    """Whether it would alarm as it stands, by the word of one caller or rater alone, once it has seen labels enough."""
-    return track.guard is not None and observed(track) >= labels_min and raters.rests_on_one(track.guard, labels, alpha)
+def rests_on_most(track: Track, labels_min: int, labels: float, alpha: float) -> bool:
+    """Whether it would alarm as it stands, by the word alone of a caller or rater who gave most of its labels; once it
+    has seen labels enough."""
+    enough = track.guard is not None and observed(track) >= labels_min
+    return enough and track.guard is not None and raters.rests_on_most(track.guard, labels, alpha)
 
 
 def doubted(track: Track) -> bool:

@@ -176,7 +176,8 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     seen lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out
     (None: not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline
     or of the reference.
-    `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds.
+    `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. `rests_on_most`
+    says that it would alarm by the word alone of the caller or rater who gave most of its labels.
     """
 
     stream: str
@@ -192,6 +193,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     e_value: float = 0.0
     threshold: float = 0.0
     alarming: bool = False
+    rests_on_most: bool = False
     recovered: bool = False
     since: float | None = None
 

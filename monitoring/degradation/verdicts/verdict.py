@@ -1,11 +1,12 @@
 """The verdict that follows from a version's streams, and why. Pure.
 
-Labelled streams alone make a version degraded; unlabelled ones make it suspect, and so do labels that would make it
-degraded, but rest on one caller's or rater's word: somebody has to look at them. A degraded version gets healthy by the
-reverse tests of the labelled streams that have alarmed, a suspect one by labels that show it to be as good as before,
-or by time in which nothing more speaks against it: by other evidence than what made it so, so that it does not go back
-and forth. That a stream alarms no more shows nothing: its threshold rises with labels and streams, of which the monitor
-itself makes more.
+Labelled streams alone make a version degraded; unlabelled ones make it suspect. So do labels that would make it
+degraded and rest on one caller or rater, who gave most of them: somebody has to look.
+
+A degraded version gets healthy by the reverse tests of the labelled streams that have alarmed, a suspect one by labels
+that show it to be as good as before, or by time in which nothing more speaks against it: by other evidence than what
+made it so, so that it does not go back and forth. That a stream alarms no more shows nothing: its threshold rises with
+labels and streams, of which the monitor itself makes more.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ReverseTest(NamedTuple):
 def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> Found:
     """The verdict on a version whose verdict was `known`, at `now` in Unix seconds."""
     labelled = against(judged)
-    speaking = [one for one in judged.streams if rests_on_one(one) or (one.alarming and not one.labelled)]
+    speaking = [one for one in judged.streams if one.rests_on_most or (one.alarming and not one.labelled)]
     cleared = tuple(name for name in known.cleared if any(name_of(one) == name for one in speaking))
     fresh = [one for one in speaking if name_of(one) not in cleared]
     if known.verdict == "degraded":
@@ -54,11 +55,6 @@ def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> 
     if fresh:
         return Found("suspect", _suspicion(fresh), fresh, cleared)
     return Found("healthy", known.because, [], cleared)
-
-
-def rests_on_one(one: StreamReport) -> bool:
-    """Whether its labels would alarm, by the word of one caller or rater alone."""
-    return one.labelled and not one.alarming and bool(one.baseline.get("rests_on_one"))
 
 
 def against(judged: Judgement) -> list[StreamReport]:
@@ -125,7 +121,7 @@ def worse(streams: list[StreamReport]) -> str:
 
 def _suspicion(streams: list[StreamReport]) -> str:
     """Why a version is suspect, by these streams."""
-    of_one, changed = ([one for one in streams if rests_on_one(one) is alone] for alone in (True, False))
+    of_one, changed = ([one for one in streams if one.rests_on_most is alone] for alone in (True, False))
     told = [f"Its traffic or its answers are not as they were: {words(changed)}."] if changed else []
     told += [f"It got worse by the labels of one caller or rater alone: {words(of_one)}."] if of_one else []
     return " ".join(told)
@@ -198,9 +194,10 @@ def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...
 def _refuting(known: VersionHealth, judged: Judgement, plan: Plan) -> list[StreamReport]:
     """The labelled streams that show a suspect version to be as good as before: each has enough labels since, and the
     interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
-    known it refutes nothing. None does while another one lies wholly above that, unless by one giver's word alone."""
+    known it refutes nothing. None does while another one lies wholly above that, but for one that rests on who gave
+    most of its labels."""
     held = [(one, upper) for one in judged.streams if one.labelled and (upper := _upper(one.baseline)) is not None]
-    above = [one for one, upper in held if one.low is not None and one.low > upper and not rests_on_one(one)]
+    above = [one for one, upper in held if one.low is not None and one.low > upper and not one.rests_on_most]
     if any(one.observed >= plan.labels_min for one in above):
         return []
     return [

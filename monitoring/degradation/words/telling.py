@@ -13,7 +13,7 @@ from monitoring.degradation.verdicts.health import Action, ArmReport, Judgement,
 from monitoring.degradation.verdicts.plan import Plan
 from monitoring.degradation.verdicts.responses import is_asked_again, last_move
 from monitoring.degradation.verdicts.shares import Roles
-from monitoring.degradation.verdicts.verdict import rests_on_one, shows_recovery, unrecovered
+from monitoring.degradation.verdicts.verdict import shows_recovery, unrecovered
 from monitoring.degradation.words import around, doubts, sureness
 from monitoring.degradation.words.around import Around
 from monitoring.degradation.words.phrases import count, digits, listed, moment, part, percent, span
@@ -423,7 +423,7 @@ def _say_healthy(of: Situation, name: str) -> str:
 
 def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:
     wanted = 2 * of.plan.labels_min
-    if judged is not None and any(rests_on_one(one) for one in judged.streams):
+    if judged is not None and any(one.rests_on_most for one in judged.streams):
         export = "apprentice records export --dataset feedback --since 1d --out feedback.csv"
         yield f"Look at who says so: one caller or rater alone speaks against {name} (`{export}`)."
         yield f"Have people review answers of {name}: labels of operators and admins count without anybody else's."

@@ -197,7 +197,9 @@ SITUATIONS: Mapping[str, Situation] = {
         msgspec.structs.replace(
             JUDGED,
             streams=[
-                msgspec.structs.replace(ALARM, alarming=False, e_value=0.31, since=None, baseline=RESTS_ON_ONE),
+                msgspec.structs.replace(
+                    ALARM, alarming=False, e_value=0.31, since=None, baseline=RESTS_ON_ONE, rests_on_most=True
+                ),
                 *QUIET,
             ],
         ),

@@ -63,7 +63,7 @@ def test_a_burst_of_bad_labels_that_drowns_all_others_moves_no_verdict(field: st
         caller, rater = (who, None) if field == "caller" else ("caller-0", who)
         found = raters.observe(served(found, caller), bad, caller, rater=rater)
     assert not raters.alarms(found, LABELS, ALPHA)
-    assert raters.rests_on_one(found, LABELS, ALPHA)
+    assert raters.rests_on_most(found, LABELS, ALPHA)
 
 
 def test_evidence_that_is_gone_rests_on_nobody() -> None:
@@ -72,6 +72,12 @@ def test_evidence_that_is_gone_rests_on_nobody() -> None:
     for n in range(3000):
         found = raters.observe(found, 0.0, f"caller-{n % 5}")
     assert not raters.rests_on_one(found, LABELS, ALPHA)
+
+
+def test_who_gives_the_lesser_part_of_the_labels_is_told_of_alone() -> None:
+    assert raters.rests_on_one(poisoned(0.3, "told"), LABELS, ALPHA)
+    assert not raters.rests_on_most(poisoned(0.3, "told"), LABELS, ALPHA)
+    assert raters.rests_on_most(poisoned(0.7, "told"), LABELS, ALPHA)
 
 
 def test_evidence_of_several_that_is_not_enough_yet_rests_on_nobody() -> None:
