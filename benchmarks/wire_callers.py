@@ -125,7 +125,7 @@ class Caller:
         elif step.kind == "bytes":
             yield value if isinstance(value, bytes) else replaced(f"{value}\n", values)[:-1].encode()
         elif step.kind == "fill":
-            yield b"x" * value
+            yield b"x" * value if isinstance(value, int) else value.text.encode() * value.times
         elif step.kind == "together":
             for one in value:
                 yield from self._frames(one, values)

@@ -203,12 +203,19 @@ class Awaited(Strict):
     seconds: float = 5.0
 
 
+class Fill(Strict):
+    """A text, many times."""
+
+    text: str
+    times: int
+
+
 class CallerStep(Step):
     """One thing that a caller does. Each `request`, `bytes` and `together` is one write."""
 
     request: Call = Call()
     bytes: Bytes = ""
-    fill: int = 0
+    fill: int | Fill = 0
     together: list[CallerStep] = []
     repeat: CallerRepeat | None = None
     wait: float = 0.0
