@@ -227,7 +227,7 @@ def _error_schema() -> Json:
         "type": {"type": "string", "enum": sorted({spec.type for spec in ERRORS.values()})},
         "param": {"type": ["string", "null"], "description": "The field at fault."},
         "code": {"type": "string", "enum": sorted(ERRORS)},
-        "engine_code": {"type": "string", "description": "The engine's own code, where it refused and gave one."},
+        "engine_code": {"type": "string", "description": "The engine's own code, where it gave one."},
     }
     error = {
         "type": "object",

@@ -7,6 +7,7 @@ import time
 
 from gateway.answers.answer import Answer
 from gateway.answers.opening import attempt, failure_of, next_step, note_fault
+from gateway.answers.problems import engine_code_of
 from gateway.asked.request_body import RequestBody
 from gateway.errors import Problem
 from gateway.house import House
@@ -31,7 +32,7 @@ async def go_on(
         answer.failures = (*answer.failures, failure_of(last, failed))
         step, begun = next_step(house, policy, body, last, failed, answer.failures, ledger)
         if isinstance(step, GiveUp) or begun is None:
-            raise _broken() from failed
+            raise _broken(failed) from failed
         if step.wait_seconds:
             await asyncio.sleep(step.wait_seconds)
         other, fault = await attempt(house, policy, body, step.choice, ledger, begun, answer.failures, answer.scores)
@@ -43,9 +44,11 @@ async def go_on(
             return
         ledger.wasted(house.prices, other.choice.pool.name, other.share(time.monotonic()))
         if isinstance(fault, RefusedByEngine):
-            raise _broken() from fault
+            raise _broken(failed) from fault
         last, failed = other, fault
 
 
-def _broken() -> Problem:
-    return Problem("stream_broken", "The engine failed inside the answer: what came is not whole.")
+def _broken(failed: EngineError) -> Problem:
+    problem = Problem("stream_broken", "The engine failed inside the answer: what came is not whole.")
+    problem.engine_code = engine_code_of(failed)
+    return problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,10 +21,16 @@ ENGINE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 def given_up(
     step: GiveUp, error: EngineError, failures: Sequence[Failure], whole_seconds: float | None = None
 ) -> Problem:
-    """What the caller is told after the last of `failures`, which was `error`.
+    """What the caller is told after the last of `failures`, which was `error`, with the engine's own code beside ours.
 
     `whole_seconds` bounded an answer that was not streamed.
     """
+    problem = _given_up(step, error, failures, whole_seconds)
+    problem.engine_code = engine_code_of(error)
+    return problem
+
+
+def _given_up(step: GiveUp, error: EngineError, failures: Sequence[Failure], whole_seconds: float | None) -> Problem:
     if step.because == "refused":
         return refusal_of(error)
     if step.because == "needs_human":
@@ -74,22 +81,28 @@ def _exhausted(step: GiveUp, error: EngineError, failures: Sequence[Failure]) ->
 
 
 def refusal_of(error: EngineError) -> Problem:
-    """The engine's refusal of a request, in its own words and our shape, with its own code beside ours."""
-    message, code, param = "The engine refused the request.", "", None
+    """The engine's refusal of a request, in its own words and our shape."""
+    content = _content(error)
+    message = str(content.get("message") or "The engine refused the request.")[:2000]
+    text = f"{content.get('code') or content.get('type')} {message}".lower()
+    param = str(content["param"])[:PARAM_CHARACTERS_MAX] if content.get("param") else None
+    if isinstance(error, TooLong):
+        return Problem("context_length_exceeded", message, param or "messages")
+    if "content_policy" in text or "content_filter" in text or "content policy" in text:
+        return Problem("content_policy", message, param)
+    return Problem("engine_refused", message, param)
+
+
+def engine_code_of(error: EngineError) -> str | None:
+    """The engine's own code of an error; None where it gave none, or no more than a number."""
+    code = _content(error).get("code")
+    return code if isinstance(code, str) and ENGINE_CODE.fullmatch(code) else None
+
+
+def _content(error: EngineError) -> dict[str, Any]:
     try:
         body = msgspec.json.decode(error.body)
-        content = body.get("error", body)
-        message = str(content.get("message") or message)[:2000]
-        code = str(content.get("code") or content.get("type") or "")
-        param = str(content["param"])[:PARAM_CHARACTERS_MAX] if content.get("param") else None
-    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
-        pass
-    text = f"{code} {message}".lower()
-    if isinstance(error, TooLong):
-        problem = Problem("context_length_exceeded", message, param or "messages")
-    elif "content_policy" in text or "content_filter" in text or "content policy" in text:
-        problem = Problem("content_policy", message, param)
-    else:
-        problem = Problem("engine_refused", message, param)
-    problem.engine_code = code if ENGINE_CODE.fullmatch(code) else None
-    return problem
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    content = body.get("error", body) if isinstance(body, dict) else None
+    return content if isinstance(content, dict) else {}

@@ -203,6 +203,26 @@ async def test_all_tokens_and_a_finish_are_a_whole_answer_whatever_follows(
     assert calls(general) == []
 
 
+async def test_whole_stream_whose_end_does_not_come_is_not_late(world: World, small: FakeEngine) -> None:
+    limits = {"inter_token_timeout_seconds": 10}
+    async with world(commit="complete", hold_seconds_max=1.0, limits=limits) as gateway:
+        small.faults.add(Tokens(60), Stalls(60, 30), model="returns@*")
+        told = await ask(gateway)
+    assert (told.whole, told.done, told.words, told.models) == (True, True, 60, {"returns@v1"})
+
+
+@both_commits
+async def test_engines_own_code_of_an_error_inside_a_stream_is_told(
+    world: World, small: FakeEngine, general: FakeEngine, commit: str
+) -> None:
+    error = RawEvent(40, b'data: {"error":{"message":"no","code":"content_filter"}}\n\n')
+    async with world(commit=commit) as gateway:
+        small.faults.add(Tokens(60), error, model="returns@*")
+        general.faults.add(Tokens(60), error)
+        told = await ask(gateway)
+    assert (told.error or {})["engine_code"] == "content_filter"
+
+
 @pytest.mark.parametrize("every", [0.02, 0.13, 0.5, 0.6, 0.95])
 @pytest.mark.parametrize("after", [1, 10])
 async def test_tokens_that_stop_are_waited_for_as_long_as_the_limit_says_pings_or_not(
