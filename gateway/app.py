@@ -52,6 +52,7 @@ from gateway.callers import Caller, digest_of, new_key, split_key
 from gateway.configuration.deployment import Deployment, bounds_of, caps_of, deployed_of
 from gateway.door.admission import Admission
 from gateway.door.wire import Call, Message, Receive, Scope, Send, bounded, unstored
+from gateway.duties.audit_head import key_of
 from gateway.duties.flushing import open_flow
 from gateway.duties.health import check_health
 from gateway.duties.presence import Presence
@@ -280,7 +281,9 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
 
 
 async def _look_around(house: House) -> None:
-    """What a gateway has to know before it serves. Raises RedisError."""
+    """What a gateway has to know before it serves. Raises RedisError, and SettingsError for a key of no use."""
+    if house.settings.audit.head_key_file is not None:
+        await asyncio.to_thread(key_of, house.settings.audit)
     read_gauges(house)
     read_monitor_gauges(house)
     await asyncio.to_thread(house.store.sweep, CRASHED_AFTER_SECONDS, time.time())

@@ -22,7 +22,15 @@ from gateway.configuration.evaluations import EvaluationSettings
 from gateway.configuration.fitting import FittingSettings
 from gateway.configuration.monitor import MonitorSettings
 from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
-from gateway.configuration.sections import DoorLimits, ListenSettings, Name, QueueLimits, Seconds, Section
+from gateway.configuration.sections import (
+    AuditSettings,
+    DoorLimits,
+    ListenSettings,
+    Name,
+    QueueLimits,
+    Seconds,
+    Section,
+)
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import SettingsError
 from gateway.limits.slices import RedisGone
@@ -215,6 +223,7 @@ class Settings(BaseSettings):
     monitor: MonitorSettings = MonitorSettings()
     signing: SigningSettings = SigningSettings()
     release: ReleaseSettings = ReleaseSettings()
+    audit: AuditSettings = AuditSettings()
     series_max: int = Field(32_000, ge=2000, description="Prometheus series that this gateway may have.")
     cache_isolation: CacheIsolation = Field(
         "caller", description="Whose prompts share an engine's prefix cache: one caller's own, or everybody's (none)."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
+from gateway.cli.audit_check import verified
 from gateway.cli.records import moment_of
 from gateway.cli.tables import Printer, Row, brief, moment, share
 from gateway.cli.watch import evidence_rows
@@ -29,8 +31,21 @@ def audit(
         str | None, typer.Option(metavar="TIME", help="From when on: 2026-03-01, or so long ago: 36h, 7d.")
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="At most the newest N.")] = 50,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the whole chain instead of showing entries.")] = False,
+    heads: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --verify: heads that audit.head_file has kept.")
+    ] = None,
+    public_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="With --heads: the public key of audit.head_key_file, in base64.")
+    ] = None,
 ) -> None:
-    """Show who changed what and when, the newest last. With --json: the evidence too, the newest first."""
+    """Show who changed what and when, the newest last. With --json: the evidence too, the newest first.
+
+    With --verify: whether the chain is whole, and whether it continues the heads; else the exit code is 1.
+    """
+    if verify or heads is not None or public_key is not None:
+        _verify(out, verified(client, heads, public_key))
+        return
     try:
         begin = None if since is None else str(moment_of(since, time.time()))
     except SettingsError as error:
@@ -44,6 +59,14 @@ def audit(
         return
     columns = ("number", "when", "who", "action", "object", "became")
     out.table(columns, (_row(entry) for entry in reversed(told["entries"])))
+
+
+def _verify(out: Printer, told: dict[str, Any]) -> None:
+    if not out.answer(told):
+        whole = f"{told['entries']} entries: the chain is whole. {told['heads']} heads fit."
+        out.say(told["fault"] or whole)
+    if told["fault"]:
+        raise typer.Exit(1)
 
 
 def _row(entry: dict[str, Any]) -> Row:

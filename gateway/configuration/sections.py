@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gateway.asked.parameters import ALLOWABLE
 from router.policy import TokensOver, UnknownFields
@@ -44,6 +44,26 @@ class BodySection(Section):
         "refuse",
         description="What becomes of more tokens than one may ask for: an error, or the bound, named in a header.",
     )
+
+
+class AuditSettings(Section):
+    """Where the audit's head goes, so that it is known outside Redis, too."""
+
+    head_key_file: Path | None = Field(
+        None, description="An ed25519 key in PEM that signs heads; `apprentice keygen --signing FILE` makes one."
+    )
+    head_file: Path | None = Field(None, description="File to which heads are appended. Unset: none.")
+    head_webhook_url: str | None = Field(
+        None, pattern="^https?://", description="Where each head is sent as JSON. Unset: nowhere."
+    )
+    head_interval_seconds: Seconds = Field(60.0, description="Time between two heads, where entries have come.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        has_place = self.head_file is not None or self.head_webhook_url is not None
+        if has_place != (self.head_key_file is not None):
+            raise ValueError("head_key_file goes with head_file or head_webhook_url, and with one of them only")
+        return self
 
 
 class OwnListenSettings(Section):

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from redis.exceptions import RedisError
 
 from gateway.duties.archiving import keep_archiving
+from gateway.duties.audit_head import keep_audit_head
 from gateway.duties.evaluating import keep_evaluating
 from gateway.duties.fitting import keep_fitting
 from gateway.duties.health import keep_checking_health
@@ -49,6 +50,7 @@ async def on_duty(house: House) -> AsyncIterator[None]:
         "keep_reviews": keep_reviewing,
         "monitor": keep_monitoring,
         "follow_judgements": follow_judgements,
+        "keep_audit_head": keep_audit_head,
         "flush_records": _flush_records,
         "archive_records": keep_archiving,
         "run_evaluations": keep_evaluating,

@@ -62,6 +62,20 @@ def sign(key_pem: bytes, signer: str, adapter_digest: str, manifest_digest: str)
     return Signature(_signer(signer), key.sign(_message(adapter_digest, manifest_digest)))
 
 
+def sign_message(key_pem: bytes, message: bytes) -> bytes:
+    """The 64 bytes of an ed25519 signature, made with a private key in PEM. Raises SignatureError for such a key."""
+    return _private_key(key_pem).sign(message)
+
+
+def verify_message(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether the signature is that of the message by a public key of KEY_BYTES bytes."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
 def check(signature: Signature, adapter_digest: str, manifest_digest: str, trusted: Mapping[str, bytes]) -> str:
     """The signer's name, if its trusted key (32 bytes) made the signature of both digests. Raises SignatureError."""
     key = trusted.get(signature.signer)

@@ -1,0 +1,57 @@
+"""The audit's head as it is kept outside Redis: the number and the digest of its newest entry, signed with ed25519.
+
+Who can write to Redis can cut off the audit's end, or replace all of it. A head that is kept elsewhere shows both: the
+entry with its number must still have its digest. A file of heads has one a line:
+
+    {"number": 1234, "digest": "<64 hex digits>", "at": 1764000000.0, "signature": "<64 bytes in base64>"}
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from serving.adapters.signature import SignatureError, sign_message, verify_message
+
+MESSAGE = "apprentice-audit-head-v1\n{number}\n{digest}\n{at!r}\n"
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The newest entry's `number` and `digest` at a time (`at`, Unix seconds), and the `signature` of these three."""
+
+    number: int
+    digest: str
+    at: float
+    signature: str = ""
+
+    def message(self) -> bytes:
+        """What is signed."""
+        return MESSAGE.format(number=self.number, digest=self.digest, at=self.at).encode()
+
+
+def signed(head: Head, key_pem: bytes) -> Head:
+    """The head with its signature. Raises SignatureError for a key that can't be used."""
+    signature = base64.b64encode(sign_message(key_pem, head.message())).decode()
+    return msgspec.structs.replace(head, signature=signature)
+
+
+def line_of(head: Head) -> bytes:
+    """The head as a line of a file, and as the body of a message."""
+    return msgspec.json.encode(head) + b"\n"
+
+
+def read_heads(lines: Iterable[bytes], public_key: bytes) -> Iterator[Head]:
+    """The heads in a file, each with a signature that holds. Raises SignatureError that names the line at fault."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            head = msgspec.json.decode(line, type=Head)
+            signature = base64.b64decode(head.signature, validate=True)
+        except ValueError as error:
+            raise SignatureError(f"Line {number} is no head of an audit: {error}.") from None
+        if not verify_message(public_key, head.message(), signature):
+            raise SignatureError(f"Line {number}: its signature does not hold. It was changed, or the key is another.")
+        yield head
