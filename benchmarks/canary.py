@@ -4,6 +4,8 @@ false rollbacks   good canaries through the whole judgement (errors, contracts, 
                   last world exactly at every bound; and the test alone over many more pairs, exactly at its bound
 false promotions  the other test alone at its bound: canaries exactly at the margin that are shown to be no worse
 promotions        equal canaries through the whole judgement until they are promoted: how many, after how many requests
+callers           by how many callers of equal size there are: the same; how many requests until a canary is rolled back
+                  that fails 10 points more often for all, and how often one is that fails for one caller alone, always
 shadow pairs      how many until the harm (5 points) is found and until an equal canary is shown to be no worse, by the
                   active version's error rate (baseline) and by how many of its errors the canary does not share. The
                   goal stands where that is a tenth, at baselines of 5% and of 10%
@@ -23,15 +25,15 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from benchmarks.canary_worlds import PROMOTION_REQUESTS_MAX, WORLDS, Pairs, World, by_callers, judged
 from benchmarks.harness import Goal, conclude, options, say, table
 from monitoring.degradation.detectors import sequential
 from monitoring.degradation.verdicts import rollout
-from monitoring.degradation.verdicts.rollout import Outcome, Plan, ShadowPair
+from monitoring.degradation.verdicts.rollout import Plan
 
 HARM = 0.05
 HARM_PAIRS_GOAL = 200
@@ -46,88 +48,10 @@ UNSHARED = (0.1, 0.3)
 GOAL_BASELINES = (0.05, 0.10)
 GOAL_UNSHARED = 0.1
 PROMOTED_GOAL = 0.95
-PROMOTION_REQUESTS_MAX = 5_000
-FEEDBACK_SHARE = 0.2
-SHADOW_SHARE = 0.1
-LATENCY_SIGMA = 0.5
+CALLER_COLUMNS = ("promoted", "promoted_median", "harmed", "harmed_median", "forced")
 
 
-# ---- the worlds -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """How often things go wrong with the active version. At the bound its canary is as bad as a good one may be.
-
-    There the plan looks at feedback too, so that all five signals may err; elsewhere it would delay every promotion.
-    """
-
-    name: str
-    rate: float
-    at_the_bound: bool = False
-
-
-WORLDS = (World("equal_1", 0.01), World("equal_5", 0.05), World("equal_20", 0.20), World("at_the_bound_5", 0.05, True))
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Shadow pairs: how often only the canary is wrong, and only the active version; else there is no difference."""
-
-    worse: float
-    better: float
-
-    @classmethod
-    def correlated(cls, baseline: float, unshared: float, harm: float) -> Pairs:
-        """The canary gets `unshared` of the active version's errors right, and errs `harm` more often in all."""
-        return cls(worse=baseline * unshared + harm, better=baseline * unshared)
-
-    def differences(self, draw: random.Random, pairs_max: int) -> Iterator[tuple[int, int]]:
-        """Runs of pairs as (difference, how many in a row), up to so many pairs."""
-        unequal = self.worse + self.better
-        left = pairs_max
-        while left > 0:
-            same = int(math.log(1.0 - draw.random()) / math.log1p(-unequal)) if unequal else left
-            if same:
-                yield 0, min(same, left)
-            left -= same
-            if left > 0:
-                yield (1 if draw.random() * unequal < self.worse else -1), 1
-                left -= 1
-
-
-# ---- one canary -----------------------------------------------------------------------------------
-
-
-def judged(world: World, plan: Plan, requests_max: int, draw: random.Random) -> tuple[str, int]:
-    """One good canary through the whole judgement: its verdict, and the canary requests it took."""
-    worse = plan.margin if world.at_the_bound else 0.0
-    slower = plan.latency_ratio_max if world.at_the_bound else 1.0
-    shadow = Pairs.correlated(world.rate, 0.3, plan.shadow_harm_margin if world.at_the_bound else 0.0)
-    feedback_share = FEEDBACK_SHARE if plan.feedback_metric else 0.0
-    state = rollout.start(plan)
-    while state.canary_requests < requests_max:
-        canary = draw.random() < 0.5
-        rate = world.rate + (worse if canary else 0.0)
-        outcome = Outcome(
-            arm="canary" if canary else "active",
-            error=draw.random() < rate,
-            contract_broken=draw.random() < rate,
-            latency_seconds=draw.lognormvariate(0.0, LATENCY_SIGMA) * (slower if canary else 1.0),
-            badness=float(draw.random() < rate) if draw.random() < feedback_share else None,
-        )
-        state = rollout.observe(state, plan, outcome)
-        if draw.random() < SHADOW_SHARE:
-            place = draw.random()
-            pair = ShadowPair(
-                canary_wrong=place < shadow.worse, active_wrong=shadow.worse <= place < shadow.worse + shadow.better
-            )
-            state = rollout.observe_pair(state, plan, pair)
-        if canary and state.canary_requests % 50 == 0:
-            action = rollout.verdict(state, plan, 1.0).action
-            if action != "continue":
-                return action, state.canary_requests
-    return rollout.verdict(state, plan, 1.0).action, state.canary_requests
+# ---- a test alone ---------------------------------------------------------------------------------
 
 
 def pairs_until(test: sequential.Bets, alpha: float, pairs: Pairs, draw: random.Random, pairs_max: int) -> float:
@@ -343,6 +267,7 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     rollbacks = false_rollbacks(plan, asked.canaries, asked.requests, asked.seed)
     bounds = tests_at_their_bound(plan, asked.canaries, asked.pairs, asked.seed)
     promoted = promotions(plan, asked.canaries // 10, asked.seed)
+    callers = by_callers(plan, asked.canaries // 50, asked.seed)
     shadow = shadow_pairs(plan, asked.canaries, asked.baselines, asked.harm, asked.seed)
     apart = errors_apart(plan, asked.canaries // 4, asked.seed)
     worst = max(rollbacks.values(), key=lambda one: one["rate"])
@@ -371,9 +296,11 @@ def measure(asked: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             "promoted_rate": promoted["equal_1"]["rate"],
             "promoted_rate_high": promoted["equal_1"]["high"],
             "usual_false_rollback_rate": usual["rate"],
+            "forced_rollback_rate": max(row.get("forced", 0.0) for row in callers),
         },
         "worlds": rollbacks,
         "promotions": promoted,
+        "callers": callers,
         "tests_at_their_bound": bounds,
         "shadow": shadow,
         "errors_apart": apart,
@@ -423,6 +350,11 @@ def show(report: Mapping[str, Any]) -> str:
             table(
                 [f"equal canaries, {PROMOTION_REQUESTS_MAX} requests", "promoted", "median after", "nine in ten after"],
                 [[name, one["rate"], one["median"], one["nine_in_ten"]] for name, one in report["promotions"].items()],
+            ),
+            "",
+            table(
+                ["callers of equal size", "promoted", "after", "10 points: found", "after", "one's fail: found"],
+                [[row["callers"], *(row.get(name, "-") for name in CALLER_COLUMNS)] for row in report["callers"]],
             ),
             "",
             f"Shadow pairs (medians) until {100 * report['harm']:g} points of harm are found, and until an "
@@ -479,6 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Goal("false_rollback_rate_low", at_most=asked.alpha),
         Goal("at_the_bound_rate_low", at_most=asked.alpha),
         Goal("promoted_rate_high", at_least=PROMOTED_GOAL),
+        Goal("forced_rollback_rate", at_most=0.0),
     ]
     if asked.harm == HARM:
         there = [baseline for baseline in GOAL_BASELINES if baseline in asked.baselines]

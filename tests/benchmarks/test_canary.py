@@ -9,7 +9,7 @@ import random
 import pytest
 
 from benchmarks import canary
-from benchmarks.canary import Pairs
+from benchmarks.canary_worlds import Pairs
 from monitoring.degradation.detectors import sequential
 
 

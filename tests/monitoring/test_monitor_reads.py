@@ -244,6 +244,17 @@ async def test_a_version_that_the_step_does_not_name_yet_is_watched_all_the_same
     assert to_the_end(Monitor(begin), young)[V3].requests == 10
 
 
+async def test_entries_that_came_after_a_step_was_known_wait_for_the_next_step(
+    redis: Redis, begin: Begin, client: Client
+) -> None:
+    seconds, microseconds = client.time()
+    await some_traffic(redis, 10)
+    monitor = Monitor(begin)
+    judged = monitor.step(msgspec.structs.replace(STEP, known_at=seconds + microseconds / 1e6))
+    assert (judged.judgements[V3].requests, judged.read, judged.more) == (0, 0, False)
+    assert to_the_end(monitor)[V3].requests == 10
+
+
 async def test_a_baseline_on_the_shelf_is_taken_when_the_state_has_moved(redis: Redis, begin: Begin) -> None:
     await some_traffic(redis, 30)
     monitor = Monitor(begin)
