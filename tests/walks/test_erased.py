@@ -6,7 +6,9 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import pytest
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from gateway.duties.rewriting import KEY, rewrite
 from tests.fakes.valkey import valkey
@@ -69,3 +71,10 @@ async def test_a_redis_without_an_append_only_file_is_not_made_to_write_one() ->
     async with valkey("--appendonly", "no") as server, Redis(unix_socket_path=str(server.socket)) as redis:
         await rewrite(redis, 60.0)
         assert await rewrites(redis) == 0
+
+
+async def test_a_redis_that_forbids_rewrites_says_so() -> None:
+    async with valkey("--appendonly", "yes") as server, Redis(unix_socket_path=str(server.socket)) as redis:
+        await redis.execute_command("ACL", "SETUSER", "default", "-bgrewriteaof")
+        with pytest.raises(NoPermissionError):
+            await rewrite(redis, 60.0)
