@@ -51,6 +51,7 @@ from gateway.asked.threads import Threads
 from gateway.callers import Caller, digest_of, new_key, split_key
 from gateway.configuration.deployment import Deployment, bounds_of, caps_of, deployed_of
 from gateway.door.admission import Admission
+from gateway.door.cors import preflight_routes
 from gateway.door.wire import Call, Message, Receive, Scope, Send, bounded, unstored
 from gateway.duties.audit_head import key_of
 from gateway.duties.flushing import open_flow
@@ -205,6 +206,7 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
     endpoints.add_to(app)
     for part in PARTS[1:]:
         app.include_router(part.router)
+    app.router.routes += preflight_routes(settings.listen.cors_origin)
     return app
 
 

@@ -92,6 +92,11 @@ class ListenSettings(Section):
         None, description="Where /metrics is reached, and then nowhere else. Unset: where callers are."
     )
     tls: ListenTlsSettings | None = Field(None, description="The certificate of all listeners. Unset: plain HTTP.")
+    cors_origin: str | None = Field(
+        None,
+        pattern=r"^(\*|https?://[^\s/,]+)$",
+        description="Origin whose web pages may call the gateway from a browser, or * for all (CORS). Unset: none.",
+    )
 
 
 class DoorLimits(Section):

@@ -20,6 +20,7 @@ from gateway.app import Gateway
 from gateway.configuration.reload import reload_on_signal
 from gateway.configuration.sections import ListenSettings
 from gateway.door.connection import Connection, Door
+from gateway.door.cors import headers_for
 from gateway.door.wire import Receive, Scope, Send
 from gateway.errors import Problem
 from gateway.settings import Settings
@@ -91,7 +92,7 @@ class OrderlyServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 log_config=None,
-                headers=list(SECURITY_HEADERS),
+                headers=[*SECURITY_HEADERS, *headers_for(settings.listen.cors_origin)],
                 timeout_keep_alive=settings.limits.keep_alive_seconds_max,  # type: ignore[arg-type]
                 timeout_graceful_shutdown=CLOSE_SECONDS_MAX,
                 ssl_certfile=tls.cert_file if tls else None,
