@@ -126,8 +126,8 @@ class RequestBody:
             self._settle(extras, limits, unknown)
         check_messages(self.read.messages, limits)
         self._check_counts(limits)
-        for name in BYTES_MAX.keys() & self._fields.keys():
-            if memoryview(self._fields[name]).nbytes > BYTES_MAX[name]:
+        for name, raw in self._fields.items():
+            if name in BYTES_MAX and memoryview(raw).nbytes > BYTES_MAX[name]:
                 raise Problem("invalid_value", f"{name} is at most {BYTES_MAX[name]:,} bytes of JSON.", name)
         self.fragile = check_forms(self._fields, self.read, limits)
         if task is None and engine != "vllm":
@@ -154,47 +154,49 @@ class RequestBody:
                 setattr(self.read, name, None)
 
     def _check_counts(self, limits: TaskPolicy) -> None:
-        read = self.read
-        tokens_max = limits.max_tokens_max
-        for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
-            if (getattr(read, name) or 0) > tokens_max:
-                self._clamp(name, limits)
+        read, tokens_max = self.read, limits.max_tokens_max
+        if max(read.max_tokens or 0, read.max_completion_tokens or 0, read.min_tokens or 0) > tokens_max:
+            self._clamp(limits)
         if read.min_tokens and read.min_tokens > (read.max_completion_tokens or read.max_tokens or tokens_max):
             raise Problem("invalid_value", f"min_tokens is at most max_tokens, and at most {tokens_max}.", "min_tokens")
-        for name in ("n", "best_of"):
-            if (getattr(read, name) or 1) > limits.n_max:
-                raise Problem("invalid_value", f"{name} is at most {limits.n_max}.", name)
+        if max(read.n or 1, read.best_of or 1) > limits.n_max:
+            name = "n" if (read.n or 1) > limits.n_max else "best_of"
+            raise Problem("invalid_value", f"{name} is at most {limits.n_max}.", name)
         if self.choices > limits.n_max:
             text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
             raise Problem("invalid_value", text, "prompt")
 
-    def _clamp(self, name: str, limits: TaskPolicy) -> None:
-        """Put the bound in the place of a greater number of tokens. Raises Problem (400) where it is to be refused."""
+    def _clamp(self, limits: TaskPolicy) -> None:
+        """Put the bound in the place of greater numbers of tokens. Raises Problem (400) where they are refused."""
         most = limits.max_tokens_max
-        if limits.max_tokens_over == "refuse":
-            raise Problem("invalid_value", f"{name} is at most {most}.", name)
-        self._fields[name] = Raw(b"%d" % most)
-        setattr(self.read, name, most)
-        self.clamped += f"{',' if self.clamped else ''}{name}={most}"
+        for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+            if (getattr(self.read, name) or 0) <= most:
+                continue
+            if limits.max_tokens_over == "refuse":
+                raise Problem("invalid_value", f"{name} is at most {most}.", name)
+            self._fields[name] = Raw(b"%d" % most)
+            setattr(self.read, name, most)
+            self.clamped += f"{',' if self.clamped else ''}{name}={most}"
 
     def lost_by(self, engine: EngineKind) -> list[str]:
         """The fields whose values the caller asked for, and that an engine of this kind does not know."""
-        if engine == "vllm":
-            names = [] if HINTS.isdisjoint(self._fields) else self._fields.keys() & HINTS
-        else:
+        if engine != "vllm":
             names = self._fields.keys() - OPENAI[self.endpoint] - KEPT_HERE
-        return sorted(name for name in names if self._asks_for(name)) if names else []
+        elif HINTS.isdisjoint(self._fields):
+            return []
+        else:
+            names = self._fields.keys() & HINTS
+        return sorted(name for name in names if self._asks_for(name))
 
     def dropped_by(self, engine: EngineKind) -> list[str]:
         """The names of all that the caller asked for and an engine of this kind does not get."""
-        found = self.dropped + self.lost_by(engine)
-        options = self.read.stream_options
-        if options is not None and self.stream:
+        found, options = self.lost_by(engine), self.read.stream_options
+        if options is not None:
             if options.continuous_usage_stats and engine != "vllm":
                 found.append("stream_options.continuous_usage_stats")
             if options.include_obfuscation and engine == "vllm":
                 found.append("stream_options.include_obfuscation")
-        return found[:DROPPED_SHOWN_MAX]
+        return (self.dropped + found)[:DROPPED_SHOWN_MAX] if self.dropped else found
 
     def _asks_for(self, name: str) -> bool:
         """Whether the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
