@@ -99,7 +99,8 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an adapter, copy it into the store and enter it as the task's next version. No engine hears of it yet.
 
     JSON imports a folder inside the setting `import_folders`; multipart/form-data uploads the files. With a sample of
-    its training prompts its coverage is fitted from them; GET shows how far that is.
+    its training prompts its coverage is fitted from them; GET shows how far that is. The same adapter again is the same
+    version, and not `created`.
     """
     house = house_of(request)
     if is_upload(request.scope):
@@ -135,13 +136,18 @@ async def _add(house: House, admin: Caller, found: Upload, task: str, pool: str 
     except OSError as error:
         raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
     step = audited(house, admin)
+    created = False
+
+    def added(before: Version | None, after: Version, generation: int) -> list[Change]:
+        nonlocal created
+        created = before is None
+        return _added(step, before, after, generation)
+
     with conflicts():
-        version = await house.registry.register(
-            task, pool, artifact, manifest, admin.public, signer, proof, lambda *of: _added(step, *of)
-        )
+        version = await house.registry.register(task, pool, artifact, manifest, admin.public, signer, proof, added)
     await step.enter()
     fitting = {} if sample is None else await have_fitted(house, admin, version, sample)
-    return await _told(house, version) | fitting | {"warnings": _warnings(manifest)}
+    return await _told(house, version) | fitting | {"created": created, "warnings": _warnings(manifest)}
 
 
 def _added(step: AuditedStep, before: Version | None, after: Version, generation: int) -> list[Change]:

@@ -22,7 +22,7 @@ from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_k
 from gateway.endpoints import house_of
 from gateway.errors import Problem
 from gateway.house import House
-from router.policy import UnknownFields
+from router.policy import AUTO, UnknownFields
 from serving.shelf import Change, Shelf, reading
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
@@ -112,7 +112,7 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     step.note("caller.make", public, None, _caller_shown(caller))
     await step.take([Change(house.callers, public, caller.to_json(), 0)])
     await house.snapshot.refresh()
-    return {**_caller_shown(caller), "key": key}
+    return {**_caller_shown(caller), "key": key, "warnings": _unknown_models(house, body.models)}
 
 
 @router.get("/callers/{public}")
@@ -145,7 +145,7 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
     see_that_it_may_change(house, admin, before, changed)
     await _put(house, admin, "caller.change", before, changed, generation)
     await house.snapshot.refresh()
-    return _caller_shown(changed)
+    return {**_caller_shown(changed), "warnings": _unknown_models(house, body.models or [])}
 
 
 @router.post("/callers/{public}/rotate")
@@ -191,6 +191,13 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
     await step.take([gone, *owner_remembered(house, public, before)])
     await house.snapshot.refresh()
     return {"public": public}
+
+
+def _unknown_models(house: House, models: list[str]) -> list[str]:
+    """Warnings of names that nothing has that can be asked for now; a version may still come."""
+    snapshot, settings = house.snapshot.current, house.settings
+    known = {"*", AUTO, *settings.tasks, *settings.pools, *snapshot.versions}
+    return [f"Nothing is named {name!r}: the key can ask for it once there is." for name in models if name not in known]
 
 
 async def _kept(house: House, public: str) -> tuple[Caller, int]:

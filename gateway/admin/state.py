@@ -36,6 +36,7 @@ from gateway.admin.state_file import (
     kept,
     left_at,
     rebased,
+    retired_here,
     shown,
     written,
 )
@@ -125,7 +126,12 @@ async def compare_state(request: Request, body: StateIn, admin: Admin, prune: bo
         {**step.to_json(), "missing": None if step.action != "create" else missing_bytes(house, step)} for step in steps
     ]
     names = [] if prune else [{"kind": kind, "name": name} for kind, name in kept(present, file)]
-    return {"changes": rows, "kept": names, "from_here": await _is_from_here(house, body)}
+    return {
+        "changes": rows,
+        "kept": names,
+        "retired_here": retired_here(present, file),
+        "from_here": await _is_from_here(house, body),
+    }
 
 
 @router.post("/state/adapters", status_code=201)

@@ -168,6 +168,19 @@ def kept(present: Objects, file: Objects) -> Iterator[tuple[Kind, str]]:
                 yield kind, name
 
 
+def retired_here(present: Objects, file: Objects) -> list[str]:
+    """Versions that were given up here and not in the file. They stay so: no version comes back from there."""
+    wanted = {name: held.value for name, held in file.get("versions", {}).items()}
+    return sorted(
+        name
+        for name, held in present["versions"].items()
+        if held.value is not None
+        and held.value["state"] in GIVEN_UP
+        and (value := wanted.get(name)) is not None
+        and value.get("state") not in GIVEN_UP
+    )
+
+
 def _version_steps(present: Objects, file: Objects) -> Iterator[Difference]:
     """Versions that are to be made, and those that are to be retired."""
     for name, wanted in sorted(file.get("versions", {}).items()):

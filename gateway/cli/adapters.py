@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
+from gateway.cli.admin_client import AdminClient, Unusable, Yes, asks_gateway, make_sure
 from gateway.cli.evaluation_report import evaluation_line
+from gateway.cli.key_names import KeyNames
 from gateway.cli.listing import (
     care_cells,
     replica_row,
@@ -137,7 +138,8 @@ def push(
     if not out.answer(told):
         signed = f", signed by {told['signed_by']}" if told.get("signed_by") else ""
         rank_and_size = f"rank {told['rank']}, {size(told['size_bytes'])}"
-        out.say(f"{told['version']} is {told['state']}: for the pool {told['pool']}, {rank_and_size}{signed}.")
+        known = "" if told["created"] else " It was there already, with the same files and manifest: nothing was added."
+        out.say(f"{told['version']} is {told['state']}: for the pool {told['pool']}, {rank_and_size}{signed}.{known}")
         if told["state"] == "verified":
             out.note(f"Next: apprentice adapters stage {told['version']}")
     if sample:
@@ -204,7 +206,7 @@ def show(
     if "@" not in name:
         alias = client.get(f"/aliases/{quote(name, safe='')}")
         if not out.answer(alias):
-            show_alias(out, alias)
+            show_alias(out, alias, KeyNames(client))
         return
     told = client.get(f"/adapters/{_quoted(name)}")
     if out.answer(told):
@@ -218,7 +220,7 @@ def show(
             *care_cells(told),
             ("share", share(told["share"])),
             ("pool", told["pool"]),
-            ("pushed", f"{moment(told['created_at'])} by {told['created_by']}"),
+            ("pushed", KeyNames(client).within(f"{moment(told['created_at'])} by {told['created_by']}")),
             ("signed by", signed),
             ("rank and size", f"{told['rank']}, {size(told['size_bytes'])}"),
             ("digest", told["digest"]),
@@ -373,11 +375,12 @@ def unload(client: AdminClient, out: Printer, version: VersionName) -> None:
 
 @adapters.command()
 @asks_gateway
-def retire(client: AdminClient, out: Printer, version: VersionName) -> None:
+def retire(client: AdminClient, out: Printer, version: VersionName, yes: Yes = False) -> None:
     """Give a version up for good. Its number is never used again, and its bytes stay in the store.
 
-    Refused while requests go to it.
+    Asks before it does; refused while requests go to it.
     """
+    make_sure(f"{version} is given up for good: it can't be staged again. Retire it?", yes)
     tell_version(out, client.post(f"/adapters/{_quoted(version)}/retire"))
 
 
@@ -392,17 +395,18 @@ def why(
     if "@" in name:
         told = client.get(f"/adapters/{_quoted(name)}/why")
         if not out.answer(told):
-            tell_why(out, told)
+            tell_why(out, told, KeyNames(client))
         return
     alias = client.get(f"/aliases/{quote(name, safe='')}")
     names = [*alias["weights"], *(alias.get("shadow") or {})]
     versions = {each: client.get(f"/adapters/{_quoted(each)}/why") for each in names}
     if out.answer({"alias": alias, "versions": versions}):
         return
-    show_alias(out, alias)
+    keys = KeyNames(client)
+    show_alias(out, alias, keys)
     for each in versions.values():
         out.say("")
-        tell_why(out, each)
+        tell_why(out, each, keys)
 
 
 @adapters.command()

@@ -12,6 +12,7 @@ import inspect
 import ipaddress
 import json
 import ssl
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -369,6 +370,19 @@ def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *CONNECTION]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
+
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before what can't be undone.")]
+
+
+def make_sure(question: str, yes: bool) -> None:
+    """Ask before what can't be undone. Raises Unusable for a no, and where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Unusable(f"{question} Give --yes: there is no terminal to ask on.")
+    if not typer.confirm(question, err=True):
+        raise Unusable("Nothing was done.")
 
 
 def read_json(path: Path) -> dict[str, Any]:

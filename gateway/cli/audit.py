@@ -10,6 +10,7 @@ import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
 from gateway.cli.audit_check import verified
+from gateway.cli.key_names import KeyNames
 from gateway.cli.records import moment_of
 from gateway.cli.tables import Printer, Row, brief, moment, share
 from gateway.cli.watch import evidence_rows
@@ -58,7 +59,8 @@ def audit(
         out.say("There is no such entry.")
         return
     columns = ("number", "when", "who", "action", "object", "became")
-    out.table(columns, (_row(entry) for entry in reversed(told["entries"])))
+    names = KeyNames(client)
+    out.table(columns, (_row(entry, names) for entry in reversed(told["entries"])))
 
 
 def _verify(out: Printer, told: dict[str, Any]) -> None:
@@ -69,12 +71,12 @@ def _verify(out: Printer, told: dict[str, Any]) -> None:
         raise typer.Exit(1)
 
 
-def _row(entry: dict[str, Any]) -> Row:
-    when, who, what, then = entry_row(entry)
+def _row(entry: dict[str, Any], names: KeyNames) -> Row:
+    when, who, what, then = entry_row(entry, names)
     return entry["number"], when, who, what, entry["object"], then
 
 
-def entry_row(entry: dict[str, Any]) -> Row:
+def entry_row(entry: dict[str, Any], names: KeyNames) -> Row:
     """An entry's time, actor and action, and what its object is since then; of what was deleted, what that was."""
     before = entry.get("before")
     if not entry["after"] and before and str(entry["action"]).endswith(".delete"):
@@ -82,7 +84,7 @@ def entry_row(entry: dict[str, Any]) -> Row:
         then = f"deleted: {_told(gone)}"
     else:
         then = _told(entry["after"])
-    return moment(entry["at"]), entry["actor"], entry["action"], then[:120]
+    return moment(entry["at"]), names.within(entry["actor"]), entry["action"], then[:120]
 
 
 def _told(after: Any) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from gateway.callers import LIMIT_NAMES, Role
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
-from gateway.cli.tables import Printer, Row, moment
+from gateway.cli.tables import Printer, Row, moment, tell_warnings
 
 keys = typer.Typer(help="Make, list, change, rotate and revoke API keys.", no_args_is_help=True)
 LIMITS = "Limits"
@@ -65,6 +65,7 @@ def make(
     if not out.answer(told):
         out.say(told["key"])
         out.note(f"{told['public']} is {name!r}, {role}. This key is shown once: keep it.")
+        tell_warnings(out, told)
         if told["pending"]:
             out.note(f"It works once another owner's admin has approved it: apprentice keys approve {told['public']}")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.cli.audit import entry_row
+from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer, Row, moment, share, since, size, tell_warnings
 from gateway.cli.watch import canary_lines, evidence_table
 from serving.adapters.entries import PLACED
@@ -103,7 +104,7 @@ def show_placements(out: Printer, told: dict[str, Any]) -> None:
         out.table(("replica", "placement", "wanted", "since", "note"), rows)
 
 
-def show_alias(out: Printer, alias: dict[str, Any]) -> None:
+def show_alias(out: Printer, alias: dict[str, Any], names: KeyNames) -> None:
     """A task's alias: who gets which share, and its canary."""
     out.pairs(
         [
@@ -117,19 +118,19 @@ def show_alias(out: Printer, alias: dict[str, Any]) -> None:
     if alias.get("rollout"):
         out.say("")
         for line in canary_lines(alias):
-            out.say(line)
+            out.say(names.within(line))
         columns, rows = evidence_table(alias["rollout"]["evidence"])
         if rows:
             out.table(columns, rows)
 
 
-def tell_why(out: Printer, told: dict[str, Any]) -> None:
+def tell_why(out: Printer, told: dict[str, Any], names: KeyNames) -> None:
     """Why a version is in its state, and what the audit has of it."""
     for sentence in told["words"]:
-        out.say(sentence)
+        out.say(names.within(sentence))
     if told["audit"]:
         out.say("")
-        out.table(("when", "who", "what", "became"), (entry_row(entry) for entry in told["audit"]))
+        out.table(("when", "who", "what", "became"), (entry_row(entry, names) for entry in told["audit"]))
 
 
 def tell_version(out: Printer, told: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import typer
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway, read_json
+from gateway.cli.admin_client import AdminClient, Unusable, Yes, asks_gateway, make_sure, read_json
 from gateway.cli.tables import Printer, Row, brief
 from gateway.cli.watch import Failed, evidence_rows
 from serving.adapters.adapter_folder import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
@@ -140,7 +140,7 @@ def diff(
     told = _compare(client, read_json(file), prune)
     if not out.answer(told):
         _tell(out, told)
-    if exit_code and told["changes"]:
+    if exit_code and (told["changes"] or told["retired_here"]):
         raise typer.Exit(1)
 
 
@@ -156,6 +156,7 @@ def apply_file(
         bool, typer.Option("--force", help="Apply it though objects were changed since the file was written.")
     ] = False,
     prune: Prune = False,
+    yes: Yes = False,
     wait: Annotated[
         float,
         typer.Option(metavar="SECONDS", min=0.0, max=86_400.0, help="How long versions may take to be placed."),
@@ -174,6 +175,9 @@ def apply_file(
         if not out.answer(told):
             _tell(out, told)
         return
+    given_up = [change["name"] for change in told["changes"] if change["action"] == "retire"]
+    if given_up:
+        make_sure(f"The file gives {', '.join(given_up)} up for good. Retire what it names?", yes)
     body = {"state": content, "force": force, "prune": prune}
     if any(change.get("missing") for change in told["changes"]):
         client.post("/state/apply", {**body, "dry_run": True})  # what is refused is refused before bytes are sent
@@ -233,11 +237,15 @@ def _names(changes: list[dict[str, Any]]) -> str:
 
 
 def _tell(out: Printer, told: dict[str, Any], done: bool = False) -> None:
+    retired = told.get("retired_here") or []
     if not told["changes"]:
-        out.say("There is nothing to do: what is there is what is in the file.")
+        same = "" if retired else ": what is there is what is in the file"
+        out.say(f"There is nothing to do{same}.")
     else:
         here = told.get("from_here", True)
         out.table(("step", "kind", "name", "what", "note"), (_row(change, done, here) for change in told["changes"]))
+    if retired:
+        out.note(f"Retired here, and not in the file: {', '.join(retired)}. Push their adapters again: it is for good.")
     if told["kept"]:
         names = ", ".join(one["name"] for one in told["kept"])
         out.note(f"Not in the file, and left as they are: {names}.")

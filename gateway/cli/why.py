@@ -8,6 +8,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.cli.admin_client import AdminClient, asks_gateway
+from gateway.cli.key_names import KeyNames
 from gateway.cli.tables import Printer
 
 PARTS = (
@@ -28,10 +29,10 @@ def why(
     """Tell how a task's versions are: what is known, how sure, since when, what was done, and what to do next."""
     told = client.get(f"/tasks/{quote(task, safe='')}/health")
     if not out.answer(told):
-        tell_why(out, told)
+        tell_why(out, told, KeyNames(client))
 
 
-def tell_why(out: Printer, told: dict[str, Any]) -> None:
+def tell_why(out: Printer, told: dict[str, Any], names: KeyNames) -> None:
     """A task's health in words, a part after the other."""
     out.say(told["told"]["line"])
     for name, title in PARTS:
@@ -39,4 +40,4 @@ def tell_why(out: Printer, told: dict[str, Any]) -> None:
             out.say("")
             out.say(f"{title}:")
             for sentence in told["told"][name]:
-                out.say(f"  {sentence}")
+                out.say(f"  {names.within(sentence)}")

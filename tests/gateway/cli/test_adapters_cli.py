@@ -63,7 +63,8 @@ async def test_shadow_and_canary_tell_who_gets_what(apprentice: Command, make_ad
     served = "returns is served by returns@v2 10 %, returns@v1 90 %; copied to returns@v2 5 % (generation 3).\n"
     assert begun.out == served
     shown = await ok(apprentice, "adapters", "show", "returns")
-    assert re.search(r"\nCanary: returns@v2 has 10 % of returns, since \d+ s, by \w{12}\.\nIt has no plan: ", shown.out)
+    begun_by = r"since \d+ s, by admin \(\w{12}\)"
+    assert re.search(rf"\nCanary: returns@v2 has 10 % of returns, {begun_by}\.\nIt has no plan: ", shown.out)
     listed = await ok(apprentice, "adapters", "list")
     assert [line.split()[:3] for line in listed.out.splitlines()] == [
         ["VERSION", "STATE", "SHARE"],
@@ -141,16 +142,47 @@ async def test_unload_and_retire_are_refused_while_requests_go_there(
 ) -> None:
     await ok(apprentice, "adapters", "push", str(make_adapter(2)))
     await ok(apprentice, "adapters", "stage", "returns@v2")
-    for step in ("unload", "retire"):
-        refused = await apprentice("adapters", step, "returns@v1")
+    for step in (("unload",), ("retire", "--yes")):
+        refused = await apprentice("adapters", *step, "returns@v1")
         assert (refused.exit_code, refused.out) == (1, "")
         assert refused.err.endswith("sends requests to returns@v1: move it first. (state_conflict)\n")
     assert (await ok(apprentice, "adapters", "unload", "returns@v2")).out == "returns@v2 is verified.\n"
     assert set(small.adapters.registered) == {"returns@v1"}
-    assert (await ok(apprentice, "adapters", "retire", "returns@v2")).out == "returns@v2 is retired.\n"
+    assert (await ok(apprentice, "adapters", "retire", "returns@v2", "--yes")).out == "returns@v2 is retired.\n"
     assert "returns@v2" not in (await ok(apprentice, "adapters", "list")).out
     assert "returns@v2" in (await ok(apprentice, "adapters", "list", "--all")).out
     assert "returns@v2" in (await ok(apprentice, "adapters", "list", "--state", "retired")).out
+
+
+async def test_retiring_asks_and_does_nothing_where_nobody_answers(
+    apprentice: Command, make_adapter: MakeAdapter
+) -> None:
+    await ok(apprentice, "adapters", "push", str(make_adapter(2)))
+    said = await apprentice("adapters", "retire", "returns@v2")
+    assert (said.exit_code, said.out) == (2, "")
+    assert "returns@v2 is given up for good: it can't be staged again. Retire it? Give --yes" in said.err
+    assert "verified" in (await ok(apprentice, "adapters", "list")).out
+
+
+async def test_push_of_what_is_there_already_says_so(apprentice: Command, make_adapter: MakeAdapter) -> None:
+    folder = str(make_adapter(2))
+    first, again = [(await ok(apprentice, "adapters", "push", folder)).out for _ in range(2)]
+    assert "already" not in first
+    assert again.startswith("returns@v2 is verified")
+    assert again.endswith("It was there already, with the same files and manifest: nothing was added.\n")
+
+
+async def test_audit_why_and_show_name_people_by_their_keys_name(
+    gateway: RunningGateway, apprentice: Command, make_adapter: MakeAdapter
+) -> None:
+    key = await gateway.key(name="Ada", role="admin")
+    who = f"Ada ({key.split('-')[2]})"
+    await ok(apprentice, "adapters", "push", str(make_adapter(2)), "--key", key)
+    for words in (("audit",), ("adapters", "why", "returns@v2"), ("adapters", "show", "returns@v2")):
+        assert who in (await ok(apprentice, *words)).out, words
+    pin = ("tasks", "pin", "returns", "returns@v1", "--verdict", "healthy", "--reason", "as Ada says")
+    await ok(apprentice, *pin, "--key", key)
+    assert f"by {who}" in (await ok(apprentice, "why", "returns")).out
 
 
 async def test_a_version_that_fails_its_probe_ends_the_command_with_the_reason(

@@ -55,6 +55,13 @@ async def test_a_key_is_made_listed_limited_rotated_and_revoked(gateway: Running
     assert not await works(gateway, newest)
 
 
+async def test_key_for_a_model_that_nothing_is_named_is_made_with_a_warning(apprentice: Command) -> None:
+    said = await ok(apprentice, "keys", "make", "shop", "--model", "retruns", "--model", "returns", "--model", "auto")
+    assert said.out.startswith("sk-app-")
+    assert said.err.count("Warning:") == 1
+    assert "Warning: Nothing is named 'retruns': the key can ask for it once there is." in said.err
+
+
 async def test_an_admin_key_of_another_owner_is_approved(gateway: RunningGateway, apprentice: Command) -> None:
     public = (await gateway.admin_of("bert"))[7:19]
     raw = await gateway.house.callers.get(public)

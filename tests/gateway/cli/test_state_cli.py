@@ -338,16 +338,39 @@ async def test_bytes_that_are_not_a_versions_never_become_it(
         assert "is another adapter" in said_of
 
 
+async def test_diff_tells_of_a_version_that_was_retired_since_the_export(
+    gateway: RunningGateway, apprentice: Command, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    await gateway.place(make_adapter(2), alias=False)
+    path = tmp_path / "state.json"
+    await exported(apprentice, path)
+    await ok(apprentice, "adapters", "retire", "returns@v2", "--yes")
+    said = await apprentice("state", "diff", str(path), "--exit-code")
+    assert (said.exit_code, said.out) == (1, "There is nothing to do.\n")
+    assert "Retired here, and not in the file: returns@v2." in said.err
+
+
+async def test_file_that_retires_a_version_is_not_applied_unasked(
+    gateway: RunningGateway, apprentice: Command, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    await gateway.place(make_adapter(2), alias=False)
+    path = tmp_path / "state.json"
+    await exported(apprentice, path)
+    edit(path, lambda s: value_of(s, "versions", "returns@v2").update(state="retired"))
+    said = await apprentice("state", "apply", str(path))
+    assert (said.exit_code, said.err.count("Give --yes")) == (2, 1), said.err
+    async with gateway.http() as http:
+        assert (await http.get("/admin/v1/adapters/returns@v2")).json()["state"] == "ready"
+
+
 async def test_versions_are_given_up_by_the_file_and_their_numbers_stay_taken(
     gateway: RunningGateway, apprentice: Command, make_adapter: MakeAdapter, redis: Redis, tmp_path: Path
 ) -> None:
     await gateway.place(make_adapter(2), alias=False)
     path = tmp_path / "state.json"
     await exported(apprentice, path)
-    await ok(
-        apprentice,
-        *("state", "apply", edit(path, lambda s: value_of(s, "versions", "returns@v2").update(state="retired"))),
-    )
+    edit(path, lambda s: value_of(s, "versions", "returns@v2").update(state="retired"))
+    await ok(apprentice, "state", "apply", str(path), "--yes")
     async with gateway.http() as http, asyncio.timeout(10):
         while (await http.get("/admin/v1/adapters/returns@v2")).json()["state"] != "retired":
             await asyncio.sleep(0.02)

@@ -61,18 +61,18 @@ async def test_a_rollback_after_a_rollback_says_how_to_lead_with_what_is_loaded(
 async def test_a_rollback_with_nothing_loaded_names_what_can_be_staged_and_nothing_that_is_retired(
     gateway: RunningGateway, staged: Command, make_adapter: MakeAdapter
 ) -> None:
-    for words in (("retire", "returns@v2"), ("push", str(make_adapter(3)))):
+    for words in (("retire", "returns@v2", "--yes"), ("push", str(make_adapter(3)))):
         assert (await staged("adapters", *words)).exit_code == 0
     refused = await staged("adapters", "rollback", "returns")
     assert "no other version that is loaded: stage one of returns@v3, then promote it." in refused.err
-    assert (await staged("adapters", "retire", "returns@v3")).exit_code == 0
+    assert (await staged("adapters", "retire", "returns@v3", "--yes")).exit_code == 0
     refused = await staged("adapters", "rollback", "returns")
     assert "no other version that is loaded: push another adapter." in refused.err
 
 
 @pytest.mark.parametrize("step", [("stage",), ("promote",), ("canary", "--share", "0.1")])
 async def test_a_retired_version_is_pushed_again_and_never_staged(staged: Command, step: tuple[str, ...]) -> None:
-    assert (await staged("adapters", "retire", "returns@v2")).exit_code == 0
+    assert (await staged("adapters", "retire", "returns@v2", "--yes")).exit_code == 0
     refused = await staged("adapters", step[0], "returns@v2", *step[1:])
     assert refused.exit_code == 1
     assert "returns@v2 is retired, for good: push its adapter again, which makes a new version." in refused.err
