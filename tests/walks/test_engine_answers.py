@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from tests.fakes.faults import (
     ErrorEvent,
     Fault,
     HugeEvent,
+    Moment,
     Pings,
     RawEvent,
     Reset,
@@ -23,6 +26,7 @@ from tests.fakes.faults import (
     Status,
     Tokens,
 )
+from tests.fakes.wire import AnswerOver
 from tests.walks.fault_world import World, ask, calls, world
 
 __all__ = ["world"]
@@ -65,6 +69,15 @@ def ends_twice(told: Json) -> None:
     for choice in told["choices"]:
         if choice["finish_reason"]:
             choice["index"] = 0
+
+
+@dataclass(frozen=True)
+class Gzipped(Fault):
+    """A proxy before the engine compresses its answers, whatever is asked for."""
+
+    async def on_request(self, moment: Moment) -> None:
+        await moment.exchange.whole(200, gzip.compress(b"{}"), [("content-encoding", "gzip")], "application/json")
+        raise AnswerOver("done")
 
 
 @both_commits
@@ -111,6 +124,18 @@ async def test_whole_answer_with_a_bom_is_read(world: World, small: FakeEngine) 
         small.faults.add(dumped, model="returns@*")
         told = await ask(gateway, stream=False)
     assert (told.whole, told.models) == (True, {"returns@v1"})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_gzip_answer_is_refused_by_name(
+    world: World, small: FakeEngine, general: FakeEngine, stream: bool
+) -> None:
+    async with world() as gateway:
+        small.faults.add(Gzipped(), model="returns@*")
+        assert (await ask(gateway, stream=stream)).models == {"large"}
+        general.faults.add(Gzipped())
+        told = await ask(gateway, stream=stream)
+    assert (told.status, "'gzip'" in (told.error or {})["message"]) == (502, True)
 
 
 async def test_ends_are_counted_by_alternative(world: World, small: FakeEngine) -> None:
