@@ -12,15 +12,17 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from threadpoolctl import threadpool_limits
 
@@ -48,11 +50,10 @@ from gateway.answers.demands import Judging
 from gateway.asked.parameters import Endpoint
 from gateway.asked.recent import Recent
 from gateway.asked.threads import Threads
-from gateway.callers import Caller, digest_of, new_key, split_key
+from gateway.callers import Caller, digest_of, identify, new_key, split_key
 from gateway.configuration.deployment import Deployment, bounds_of, caps_of, deployed_of
 from gateway.door.admission import Admission
-from gateway.door.cors import preflight_routes
-from gateway.door.wire import Call, Message, Receive, Scope, Send, bounded, unstored
+from gateway.door.wire import Message, Receive, Scope, Send, bounded, unstored
 from gateway.duties.audit_head import key_of
 from gateway.duties.flushing import open_flow
 from gateway.duties.health import check_health
@@ -61,7 +62,7 @@ from gateway.duties.rollouts import Rollouts
 from gateway.duties.rota import on_duty
 from gateway.duties.trials import Trials
 from gateway.duties.webhooks import Webhooks
-from gateway.errors import SettingsError, StateError
+from gateway.errors import Problem, SettingsError, StateError
 from gateway.gauges import read_gauges
 from gateway.house import House
 from gateway.limits.exits import Exits
@@ -69,7 +70,11 @@ from gateway.limits.limits import Limits
 from gateway.monitor_gauges import read_monitor_gauges
 from gateway.openapi import described
 from gateway.reported import reporting
-from gateway.request_path import walk
+from gateway.request_path import note_refused, walk
+from gateway.server.asgi import answer_with, scope_of
+from gateway.server.cors import preflight_routes
+from gateway.server.exchange import Exchange
+from gateway.server.listener import Answers
 from gateway.settings import Settings
 from gateway.state.durability import Durability, SettledSend
 from gateway.state.evaluations import EvaluationStore
@@ -110,6 +115,7 @@ FIRST_ADMIN_KEY_FILE = "admin-key"
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
+"""Addresses whose requests go to the request path, as they are written."""
 PARTS = (
     *(endpoints, model_list, routing, reporting, reviewers, reviews, overrides, keys, audit, adapters, prompts),
     *(aliases, evaluations, health, changed, baselines, retraining, fleet, state, store_files, reload),
@@ -117,44 +123,53 @@ PARTS = (
 """What the addresses that are not hot are in."""
 
 
-class Hot:
-    """A hot endpoint: plain ASGI, without dependency injection, response models or middleware."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await walk(scope["app"].state.house, Call(scope, receive, send), self._endpoint)
-
-
 class Gateway(FastAPI):
-    """The application. Its hot endpoints are routes like others, but found before FastAPI's middleware and router."""
+    """The application. The hot addresses never reach it: their requests go straight to the request path."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.state.not_started = ""
-        self.hot: Mapping[str, Hot] = MappingProxyType({path: Hot(endpoint) for path, endpoint in HOT.items()})
-        for path, endpoint in self.hot.items():
-            self.router.routes.append(Route(path, endpoint, methods=["POST"]))
+        for path in HOT:
+            self.router.routes.append(Route(path, _not_here, methods=["POST"]))
+
+    def answer(self, exchange: Exchange) -> Answers:
+        """Who answers a request."""
+        endpoint = HOT.get(exchange.path.decode("latin-1")) if exchange.method == "POST" else None
+        if endpoint is None:
+            return self._answer_cold
+        return partial(walk, self.state.house, endpoint=endpoint)
+
+    def identify(self, authorization: str | None) -> Caller:
+        """The caller with the key in this header. Raises Problem (401) where there is none."""
+        house: House = self.state.house
+        return identify(house.snapshot.current.callers, authorization, time.time())
+
+    def may_be_slow(self, exchange: Exchange) -> bool:
+        """Whether the time that a request's body takes is bounded by who reads it: an upload's is."""
+        return is_upload(scope_of(exchange))
+
+    def refused(self, exchange: Exchange, problem: Problem) -> None:
+        """Note a request that its head alone has refused."""
+        house: House = self.state.house
+        house.meters.refusals.add(1, problem.code)
+        note_refused(house, exchange, problem)
+
+    async def _answer_cold(self, exchange: Exchange) -> None:
+        await answer_with(self, exchange, is_upload)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self.hot.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if endpoint is None:
-            if scope["type"] == "http":
-                house: House = self.state.house
-                send = unstored(send)
-                if not is_upload(scope):  # an upload has limits of its own
-                    receive = bounded(scope, receive, house.body_bytes_max_at(scope["path"]))
-                if scope["method"] == "HEAD" and scope["path"] in PROBES:
-                    scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
-                elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
-                    send = SettledSend(house.durability, send, house.meters.refusals)
-            elif scope["type"] == "lifespan":
-                send = self._without_trace(send)
-            await super().__call__(scope, receive, send)
-        else:
-            scope["app"] = self
-            await endpoint(scope, receive, send)
+        if scope["type"] == "http":
+            house: House = self.state.house
+            send = unstored(send)
+            if not is_upload(scope):  # an upload has limits of its own
+                receive = bounded(scope, receive, house.body_bytes_max_at(scope["path"]))
+            if scope["method"] == "HEAD" and scope["path"] in PROBES:
+                scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
+            elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
+                send = SettledSend(house.durability, send, house.meters.refusals)
+        elif scope["type"] == "lifespan":
+            send = self._without_trace(send)
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The document at /openapi.json."""
@@ -172,6 +187,11 @@ class Gateway(FastAPI):
             await send(message)
 
         return send_sentence
+
+
+async def _not_here(request: Request) -> Response:
+    """A hot address that is written otherwise, as with `%2F`: it is another one, and there is nothing."""
+    raise HTTPException(404)
 
 
 def build_app(settings: Settings, config: Path | None = None) -> Gateway:

@@ -71,6 +71,7 @@ ERRORS: Mapping[str, ErrorSpec] = {
     ),
     "budget_exceeded": ErrorSpec(429, "insufficient_quota", "The key's money of this day or month is spent."),
     "head_too_large": ErrorSpec(431, "invalid_request_error", "The request's headers are too many or too long."),
+    "not_implemented": ErrorSpec(501, "invalid_request_error", "The request has a transfer coding but `chunked`."),
     "internal_error": ErrorSpec(500, "api_error", "A fault of the gateway; it is logged with the request's id."),
     "engine_error": ErrorSpec(502, "api_error", "Every attempt at an engine failed."),
     "contract_violation": ErrorSpec(502, "api_error", "The answer breaks the task's contract, and so does the exit's."),

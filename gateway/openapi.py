@@ -26,7 +26,7 @@ from serving.adapters.pull import FILES as STORE_FILES
 
 Json = dict[str, Any]
 
-ANYWHERE = ("invalid_http", "head_too_large", "internal_error", "overload")
+ANYWHERE = ("invalid_http", "unsupported_media_type", "head_too_large", "internal_error", "not_implemented", "overload")
 """What any request may be told, before it is known what it is for."""
 OF_KEYS = ("invalid_api_key", "role_required")
 OF_JSON = ("invalid_json", "invalid_value", "missing_field", "unknown_parameter", "body_too_large")

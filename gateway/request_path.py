@@ -11,15 +11,16 @@ from gateway.answers.opening import open_answer
 from gateway.answers.problems import too_late
 from gateway.answers.relay import refuse, relay
 from gateway.asked.parameters import Endpoint
-from gateway.asked.request_body import asked_of, read_body
+from gateway.asked.request_body import RequestBody, asked_of, read_body
 from gateway.asked.scored import scored
-from gateway.callers import identify
+from gateway.callers import Caller
 from gateway.door.queue import priority_of, wait_for_place, wait_for_room
-from gateway.door.wire import Call, Deadline, HungUp
+from gateway.door.wire import Deadline, HungUp
 from gateway.duties.shadows import offer_copies
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger, problem_of, settle
+from gateway.server.exchange import Exchange
 from monitoring.records import Record
 from router.choice import choose
 from router.decision import Asked, Choice, Refusal
@@ -27,25 +28,26 @@ from router.policy import Policy
 from router.scoring import Scores
 
 log = logging.getLogger(__name__)
+LONG_BODY_BYTES = 1 << 18
 
 
-async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
+async def walk(house: House, exchange: Exchange, endpoint: Endpoint) -> None:
     """One request: identify → read → admit → score → choose → open → relay → settle."""
     now = time.monotonic()
     ledger: Ledger | None = None
     try:
         snapshot = house.snapshot.current
         with Deadline(snapshot.policy.limits.request_timeout_seconds):
-            caller = identify(snapshot.callers, call.header("authorization"), time.time())
-            raw = await call.body(house.body_bytes_max)
+            caller = exchange.identify()
+            raw = await exchange.body(house.body_bytes_max)
             policy = house.snapshot.current.policy  # a slow body may have outlasted the one that it began under
-            ledger = Ledger(_record(house, endpoint, caller.public), now, call.traceparent())
-            body = read_body(endpoint, raw)
-            session = body.session(call.header("x-apprentice-session"))
-            ledger.asked(body, session, call.header("x-apprentice-subject"), policy, house.digest_secret)
-            priority = priority_of(call.header("x-apprentice-priority"), body)
+            ledger = Ledger(_record(house, endpoint, caller.public), now, exchange.traceparent())
+            body = await _read(house, caller, endpoint, raw) if len(raw) > LONG_BODY_BYTES else read_body(endpoint, raw)
+            session = body.session(exchange.header("x-apprentice-session"))
+            ledger.asked(body, session, exchange.header("x-apprentice-subject"), policy, house.digest_secret)
+            priority = priority_of(exchange.header("x-apprentice-priority"), body)
             ledger.hold = await house.limits.take(caller, body, len(raw))
-            with house.admission.admit(caller.public, priority) as place, call.hang_up_cancels():
+            with house.admission.admit(caller.public, priority) as place, exchange.hang_up_cancels():
                 if not place.held:
                     await wait_for_place(place, ledger)
                 asked = asked_of(body, caller.public, caller.models, session, policy)
@@ -58,39 +60,48 @@ async def walk(house: House, call: Call, endpoint: Endpoint) -> None:
                 house.fit(body, choice, caller)
                 with await open_answer(house, policy, body, choice, ledger, scores) as answer:
                     answer.kept = [] if house.trials.watches(policy, answer.choice, ledger.record) else None
-                    await relay(house, call, policy, body, answer, ledger)
+                    await relay(house, exchange, policy, body, answer, ledger)
                     offer_copies(house, policy, body, answer, ledger)
     except Problem as problem:
-        await _tell(house, call, problem, ledger)
+        await _tell(house, exchange, problem, ledger)
     except TimeoutError:
-        await _tell(house, call, too_late(ledger.record if ledger is not None else None), ledger)
+        await _tell(house, exchange, too_late(ledger.record if ledger is not None else None), ledger)
     except (HungUp, asyncio.CancelledError) as gone:
-        ended = isinstance(gone, asyncio.CancelledError) and not call.hung_up
+        ended = isinstance(gone, asyncio.CancelledError) and not exchange.hung_up
         if ended and house.admission.over:
-            await _tell(house, call, house.admission.shed("draining"), ledger)
-        elif ledger is not None and not call.ended:
+            await _tell(house, exchange, house.admission.shed("draining"), ledger)
+        elif ledger is not None and not exchange.ended:
             ledger.cancelled()
         if ended and not house.admission.over:
             raise
     except Exception:
         log.exception("the walk failed", extra={"request_id": ledger.record.id if ledger else None})
-        await _tell(house, call, Problem("internal_error", "A fault of the gateway. It is logged."), ledger)
+        await _tell(house, exchange, Problem("internal_error", "A fault of the gateway. It is logged."), ledger)
     finally:
         if ledger is not None:
             settle(house, ledger, time.monotonic())
 
 
-async def _tell(house: House, call: Call, problem: Problem, ledger: Ledger | None) -> None:
-    if call.ended:  # the answer is the caller's: what comes after it changes nothing
+async def _read(house: House, caller: Caller, endpoint: Endpoint, raw: bytes) -> RequestBody:
+    """Read a long body: that takes milliseconds, so callers take turns in threads and the event loop goes on."""
+    return await house.threads.run(caller.public, len(raw), read_body, endpoint, raw)
+
+
+def note_refused(house: House, exchange: Exchange, problem: Problem) -> None:
+    """Log a request that is answered with 401 or 403."""
+    peer, listener = exchange.ends
+    house.accesses.refused(problem, peer, listener, exchange.path.decode("latin-1"), exchange.authorization())
+
+
+async def _tell(house: House, exchange: Exchange, problem: Problem, ledger: Ledger | None) -> None:
+    if exchange.ended:  # the answer is the caller's: what comes after it changes nothing
         return
     house.meters.refusals.add(1, problem.code)
     if problem.status in REFUSED:
-        scope = call.scope
-        authorization = call.headers.get("authorization")
-        house.accesses.refused(problem, scope.get("client"), scope.get("server"), scope["path"], authorization)
+        note_refused(house, exchange, problem)
     if ledger is not None:
         ledger.problem(problem)
-    await refuse(call, problem, ledger)
+    await refuse(exchange, problem, ledger)
 
 
 def _accepted(

@@ -17,11 +17,11 @@ from gateway.asked.request_body import RAW_FIELDS, RequestBody, asked_of, read_b
 from gateway.asked.scored import scored
 from gateway.callers import Caller
 from gateway.door.aside import answered, in_turn
-from gateway.door.wire import Call
 from gateway.endpoints import Identified, house_of
 from gateway.explain import finding_told, reason_words, told_to_callers
 from gateway.house import House
 from gateway.ledger import finding_record, problem_of
+from gateway.server.exchange import Exchange
 from router.choice import choose
 from router.decision import REASONS, WITHOUT_EXITS, Choice, Refusal
 
@@ -34,14 +34,14 @@ async def route(request: Request, caller: Identified) -> Response:
     leaves no record, and counts as a request against the key's limits, without tokens or money.
     """
     house = house_of(request)
-    return await answered(house, request, lambda call: _routed(house, call, caller))
+    return await answered(house, request, lambda exchange: _routed(house, exchange, caller))
 
 
-async def _routed(house: House, call: Call, caller: Caller) -> Response:
-    raw = await call.body(house.body_bytes_max)
+async def _routed(house: House, exchange: Exchange, caller: Caller) -> Response:
+    raw = await exchange.body(house.body_bytes_max)
     body = read_body(_endpoint_of(raw), raw)
-    async with house.limits.spending(caller) as headers, in_turn(house, call, caller):
-        choice = await _decided(house, caller, body, body.session(call.header("x-apprentice-session")))
+    async with house.limits.spending(caller) as headers, in_turn(house, exchange, caller):
+        choice = await _decided(house, caller, body, body.session(exchange.header("x-apprentice-session")))
     return Response(msgspec.json.encode(_told(choice, caller)), headers=headers, media_type="application/json")
 
 

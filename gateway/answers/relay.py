@@ -16,10 +16,11 @@ from gateway.answers.continuation import go_on
 from gateway.answers.events import DONE, error_event, usage_event, with_fingerprint
 from gateway.answers.judging import judge_sent
 from gateway.asked.request_body import RequestBody
-from gateway.door.wire import Call, Deadline, Headers
+from gateway.door.wire import Deadline, Headers
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.ledger import Ledger
+from gateway.server.exchange import Exchange
 from monitoring.ids import DIGEST_BYTES
 from monitoring.records import Record
 from router.policy import Policy
@@ -36,18 +37,20 @@ STREAM_HEADERS = (
 )
 
 
-async def relay(house: House, call: Call, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+async def relay(
+    house: House, exchange: Exchange, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
+) -> None:
     """Commit the answer and send it. Raises Problem if a stream breaks after it has begun."""
     ledger.committed(time.monotonic())
     ledger.record.status = 200
     if body.stream:
-        await _relay_stream(house, call, policy, body, answer, ledger)
+        await _relay_stream(house, exchange, policy, body, answer, ledger)
         judge_sent(house, body, answer, ledger)
     else:
-        await _relay_whole(house, call, answer, ledger)
+        await _relay_whole(house, exchange, answer, ledger)
 
 
-async def _relay_whole(house: House, call: Call, answer: Answer, ledger: Ledger) -> None:
+async def _relay_whole(house: House, exchange: Exchange, answer: Answer, ledger: Ledger) -> None:
     ledger.learned(answer.progress, house.prices, answer.lease.share(time.monotonic()), house.digest_secret)
     ledger.record.answer_digest = _keyed(house, answer.body).hexdigest()
     if answer.kept is not None:
@@ -56,16 +59,16 @@ async def _relay_whole(house: House, call: Call, answer: Answer, ledger: Ledger)
     headers = [*JSON_HEADERS, *choice_headers(ledger)]
     if ledger.record.cost_usd is not None:
         headers.append((b"x-apprentice-cost-usd", b"%.9f" % ledger.record.cost_usd))
-    await call.whole(200, headers, answer.body)
+    await exchange.whole(200, headers, answer.body)
 
 
 async def _relay_stream(
-    house: House, call: Call, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
+    house: House, exchange: Exchange, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
 ) -> None:
     digest = _keyed(house, b"")
     held, holds = b"", not body.wants_usage
     try:
-        await call.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
+        await exchange.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
         events: list[bytes] | None = answer.unsent()
         while events is not None:
             if events:
@@ -74,7 +77,7 @@ async def _relay_stream(
                     held += part
                 else:
                     _note(answer, ledger, digest, part)
-                    await call.write(part)
+                    await exchange.write(part)
             try:
                 if not held:
                     events = await answer.next_events()
@@ -88,7 +91,7 @@ async def _relay_stream(
                 failed = error
             if held:
                 _note(answer, ledger, digest, held)
-                await call.write(held)
+                await exchange.write(held)
                 held = b""
             if failed is not None:
                 await go_on(house, policy, body, answer, ledger, failed)
@@ -104,7 +107,7 @@ async def _relay_stream(
     last = DONE
     if body.wants_usage and progress.usage_payload:
         last = usage_event(progress.usage_payload, _told(ledger.record)) + DONE
-    await call.end(held + last)
+    await exchange.end(held + last)
     await answer.drain()
 
 
@@ -126,15 +129,15 @@ def _told(record: Record) -> dict[str, Any]:
     return told
 
 
-async def refuse(call: Call, problem: Problem, ledger: Ledger | None) -> None:
+async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) -> None:
     """Tell the caller of a problem: as an answer, or inside a stream that has begun, which then ends without [DONE]."""
-    if call.begun:
+    if exchange.begun:
         with contextlib.suppress(TimeoutError):  # a caller that reads nothing is not waited for
             async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
-                await call.end(error_event(problem.content()))
+                await exchange.end(error_event(problem.content()))
         return
     headers = problem.headers() + (choice_headers(ledger) if ledger else [])
-    await call.whole(problem.status, headers, problem.body())
+    await exchange.whole(problem.status, headers, problem.body())
 
 
 def choice_headers(ledger: Ledger) -> Headers:

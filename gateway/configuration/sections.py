@@ -103,6 +103,12 @@ class DoorLimits(Section):
     """What one connection may take."""
 
     connections_max: int = Field(10_000, ge=1, le=1_000_000, description="Connections that one listener keeps open.")
+    address_share_max: float = Field(
+        0.5, gt=0, le=1, description="Share of these that one IP address may hold; 1 where all come through one proxy."
+    )
+    connections_reserved: int = Field(
+        16, ge=0, le=1000, description="Connections beyond connections_max, for probes, operators and admins alone."
+    )
     head_bytes_max: int = Field(32_768, ge=1024, le=1 << 20, description="Longest head of a request: line and headers.")
     headers_max: int = Field(100, ge=8, le=10_000, description="Headers that a request may have.")
     head_seconds_max: Seconds = Field(
@@ -110,6 +116,15 @@ class DoorLimits(Section):
     )
     body_seconds_max: Seconds = Field(
         60.0, description="Longest time until a request's body is there, uploads of adapters aside; then it is closed."
+    )
+    bodies_bytes_max: int = Field(
+        256 << 20,
+        ge=1 << 20,
+        le=1 << 40,
+        description="Bytes that the bodies of all requests under way may have together.",
+    )
+    unread_seconds_max: Seconds = Field(
+        60.0, description="Longest time in which a caller reads nothing of its answer; then the connection is closed."
     )
     keep_alive_seconds_max: Seconds = Field(
         75.0, description="How long a connection is kept open between two requests."

@@ -9,27 +9,24 @@ from contextlib import asynccontextmanager, contextmanager
 from fastapi import Request, Response
 
 from gateway.callers import Caller
-from gateway.door.wire import Call, Deadline, HungUp, Message
+from gateway.door.wire import Deadline, HungUp
 from gateway.errors import Problem
 from gateway.house import House
+from gateway.server.exchange import Exchange
 
 
-async def _unsent(_: Message) -> None:
-    """Nothing is sent this way."""
-
-
-async def answered(house: House, request: Request, answer: Callable[[Call], Awaitable[Response]]) -> Response:
+async def answered(house: House, request: Request, answer: Callable[[Exchange], Awaitable[Response]]) -> Response:
     """What `answer` makes of a request, in the time that one may take. Raises Problem (503, 504) where that is over."""
-    call = Call(request.scope, request.receive, _unsent)  # to read; what is told goes out by the framework
+    exchange: Exchange = request.scope["exchange"]  # to read; what is told goes out by the framework
     try:
-        with _on_time(house, call):
-            return await answer(call)
+        with _on_time(house, exchange):
+            return await answer(exchange)
     except HungUp:
         return Response(status_code=499)
 
 
 @contextmanager
-def _on_time(house: House, call: Call) -> Iterator[None]:
+def _on_time(house: House, exchange: Exchange) -> Iterator[None]:
     """The time that a request may take. Raises Problem (503, 504) where it is over, HungUp where the caller is gone."""
     try:
         with Deadline(house.snapshot.current.policy.limits.request_timeout_seconds):
@@ -38,19 +35,19 @@ def _on_time(house: House, call: Call) -> Iterator[None]:
         raise Problem("timeout", "The request's time limit is over. Try again later.") from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if task is not None and (call.hung_up or house.admission.over):
+        if task is not None and (exchange.hung_up or house.admission.over):
             task.uncancel()
-            raise (HungUp if call.hung_up else house.admission.shed("draining")) from None
+            raise (HungUp if exchange.hung_up else house.admission.shed("draining")) from None
         raise
 
 
 @asynccontextmanager
-async def in_turn(house: House, call: Call, caller: Caller) -> AsyncIterator[None]:
+async def in_turn(house: House, exchange: Exchange, caller: Caller) -> AsyncIterator[None]:
     """A place among the requests under way, waited for in line; the block ends when the caller hangs up.
 
     Raises Problem (429, 503) where the queue is full, or the wait too long.
     """
-    with house.admission.admit(caller.public) as place, call.hang_up_cancels():
+    with house.admission.admit(caller.public) as place, exchange.hang_up_cancels():
         if not place.held:
             await place.turn()
         yield

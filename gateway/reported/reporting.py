@@ -17,12 +17,12 @@ from msgspec import Raw
 
 from gateway.callers import Caller
 from gateway.door.aside import answered, in_turn
-from gateway.door.wire import Call
 from gateway.endpoints import Identified, house_of
 from gateway.errors import Problem
 from gateway.house import House
 from gateway.reported.judging import Due, due_of, records_of
 from gateway.reported.reports import batch_of, read_report
+from gateway.server.exchange import Exchange
 from gateway.state.durability import NotSettled, not_settled
 from monitoring.records import Record
 
@@ -40,15 +40,15 @@ async def report_records(request: Request, caller: Identified) -> Response:
     and a result for each.
     """
     house = house_of(request)
-    return await answered(house, request, lambda call: _reported(house, call, caller))
+    return await answered(house, request, lambda exchange: _reported(house, exchange, caller))
 
 
-async def _reported(house: House, call: Call, caller: Caller) -> Response:
-    raw = await call.body(house.body_bytes_max)
+async def _reported(house: House, exchange: Exchange, caller: Caller) -> Response:
+    raw = await exchange.body(house.body_bytes_max)
     mark = house.durability.mark()
     entries = batch_of(raw)
     async with house.limits.spending(caller, 1 if entries is None else len(entries)) as headers:
-        async with in_turn(house, call, caller):
+        async with in_turn(house, exchange, caller):
             results = await _taken_in(house, caller, [raw] if entries is None else entries)
         if entries is None and isinstance(results[0], Problem):
             raise results[0]

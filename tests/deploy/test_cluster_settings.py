@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from gateway.callers import new_key
-from gateway.door.listeners import addresses_of
+from gateway.server.server import addresses_of
 from gateway.settings import Settings, load_settings
 from tests.deploy.cluster import Cluster, Resource
 

@@ -18,7 +18,7 @@ from gateway.app import HOT, PARTS, build_app
 from gateway.asked.parameters import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
 from gateway.asked.request_body import read_body
 from gateway.errors import ERRORS, Problem
-from gateway.openapi import ANSWER_HEADERS, ANYWHERE, HOT_HEADERS, IN_STREAMS, OF_JSON, OF_SHELVES, OF_STATE
+from gateway.openapi import ANSWER_HEADERS, ANYWHERE, HOT_HEADERS, IN_STREAMS, OF_JSON, OF_KEYS, OF_SHELVES, OF_STATE
 from gateway.request_path import walk
 from gateway.settings import load_settings
 from router.decision import RefusalCode
@@ -26,7 +26,7 @@ from router.policy import TaskPolicy
 from tests.style.source import ROOT, files, tree
 from tests.style.tables import code, table, tables
 
-BY_THE_FRAME = {*ANYWHERE, *OF_JSON, *OF_STATE, *OF_SHELVES}
+BY_THE_FRAME = {*ANYWHERE, *OF_KEYS, *OF_JSON, *OF_STATE, *OF_SHELVES}
 """What FastAPI, Redis or the connection may bring to any endpoint: its own code need not raise it."""
 OF_ADDRESSES = {"method_not_allowed", "not_found"}
 """What an address says for which there is no operation."""

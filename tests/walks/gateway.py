@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 
 from gateway.app import House, build_app
 from gateway.callers import Caller, new_key
-from gateway.door.listeners import OrderlyServer
+from gateway.server.server import OrderlyServer
 from gateway.settings import Settings
 
 DEADLINE_SECONDS = 20.0

@@ -171,9 +171,11 @@ async def test_feedback_that_can_not_be_stored_is_refused_with_the_reason(
 
 
 async def test_without_a_key_no_large_body_is_held(gateway: RunningGateway) -> None:
-    async with gateway.http("") as http:
-        answer = await http.post("/v1/feedback", content=b" " * (5 << 20), headers={"content-type": "application/json"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    sent = {"content": b" " * (5 << 20), "headers": {"content-type": "application/json"}}
+    async with gateway.http("") as nobody, gateway.http() as somebody:
+        without, with_key = await nobody.post("/v1/feedback", **sent), await somebody.post("/v1/feedback", **sent)
+    assert (without.status_code, without.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert (with_key.status_code, with_key.json()["error"]["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("body", [b'{"name":"\xff"}', b"[" * 100_000, b"{"])

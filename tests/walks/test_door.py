@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Silent, Status
+from tests.fakes.faults import Status
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -215,7 +215,9 @@ async def test_what_is_no_http_is_refused_in_our_shape_and_reaches_nobody(
     configure: Configure, general: FakeEngine, sent: bytes
 ) -> None:
     async with run_gateway(configure()) as gateway, connected(gateway) as (reader, writer):
-        writer.write(sent)
+        writer.write(
+            sent.replace(b"content-type", b"authorization: Bearer %b\r\ncontent-type" % gateway.admin_key.encode())
+        )
         status, headers, body = await head_and_body(reader)
         assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_http")
         assert headers["connection"] == "close"
@@ -223,18 +225,21 @@ async def test_what_is_no_http_is_refused_in_our_shape_and_reaches_nobody(
     assert general.requests_total == 0
 
 
-async def test_what_is_no_http_does_not_stand_inside_an_answer_that_is_under_way(
-    configure: Configure, general: FakeEngine
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_is_no_http_behind_a_request_is_refused_after_its_answer(
+    configure: Configure, general: FakeEngine, at_once: bool
 ) -> None:
-    general.faults.add(Silent(), times=1)
+    general.token_delay_seconds = 0.02
     body = json.dumps(ASK).encode()
     async with run_gateway(configure()) as gateway, connected(gateway) as (reader, writer):
         key = f"authorization: Bearer {gateway.admin_key}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-        writer.write(CHAT + key + body)
+        writer.write(CHAT + key + body + (b"\x00\x01\x02" if at_once else b""))
         await general.until(lambda: general.in_flight == 1)
         writer.write(b"\x00\x01\x02")
+        assert (await head_and_body(reader))[0] == 200
+        status, _, refusal = await head_and_body(reader)
+        assert (status, json.loads(refusal)["error"]["code"]) == (400, "invalid_http")
         assert await closed(reader) == b""
-        await general.until(lambda: general.in_flight == 0)
 
 
 @pytest.mark.parametrize("name", ["x-apprentice-session", "x-apprentice-subject", "x-apprentice-priority"])
@@ -289,7 +294,7 @@ ENGINES_OWN = (
     "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sleep", "/wake_up", "/is_sleeping", "/tokenize",
     "/detokenize", "/pause", "/resume", "/is_paused", "/reset_prefix_cache", "/reset_mm_cache", "/collective_rpc",
     "/server_info", "/start_profile", "/stop_profile", "/scale_elastic_ep", "/is_scaling_elastic_ep", "/invocations",
-    "/ping", "/load", "/version", "/health", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank",
+    "/ping", "/load", "/version", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank",
     "/v2/rerank", "/v1/embeddings", "/v1/responses", "/v1/audio/transcriptions", "/v1/audio/translations",
     "/inference/v1/generate", "/update_weights", "/init_weight_transfer_engine", "/get_world_size", "/abort_requests",
     "/tokenizer_info", "/v1/chat/completions/render", "/docs", "/redoc",

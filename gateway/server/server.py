@@ -8,43 +8,25 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from types import FrameType
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from gateway.admin.uploads import is_upload
 from gateway.app import Gateway
 from gateway.configuration.reload import reload_on_signal
 from gateway.configuration.sections import ListenSettings
-from gateway.door.connection import Connection, Door
-from gateway.door.cors import headers_for
-from gateway.door.wire import Receive, Scope, Send
-from gateway.errors import Problem
+from gateway.server.connection import Connection
+from gateway.server.cors import headers_for
+from gateway.server.listener import ADMIN, METRICS, OPENAPI, PROBES, Address, BodyBudget, Listener
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
-PROBES = "/health/"
-METRICS = "/metrics"
-ADMIN = "/admin/"
-OF_ADMINS = (ADMIN, "/openapi.json", PROBES)
+OF_ADMINS = (ADMIN, OPENAPI, PROBES)
 LOOK_SECONDS = 0.05
 END_SECONDS_MAX = 2.0
 CLOSE_SECONDS_MAX = 5
 SECURITY_HEADERS = (("x-content-type-options", "nosniff"),)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """An address that the gateway listens on: for whom, and which paths it shows or hides there (None: shows all)."""
-
-    whom: str
-    host: str
-    port: int
-    shown: tuple[str, ...] | None = None
-    hidden: tuple[str, ...] = ()
 
 
 def addresses_of(listen: ListenSettings) -> Iterator[Address]:
@@ -57,25 +39,6 @@ def addresses_of(listen: ListenSettings) -> Iterator[Address]:
         yield Address("metrics", listen.metrics.host, listen.metrics.port, (METRICS, PROBES))
 
 
-class Face:
-    """The application as one listener shows it: what is not shown there is a 404, as if it were nowhere."""
-
-    def __init__(self, app: Gateway, place: Address) -> None:
-        self._app = app
-        self._place = place
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        shown, path = self._place.shown, scope["path"]
-        if path.startswith(self._place.hidden) or (shown is not None and not path.startswith(shown)):
-            problem = Problem("not_found", "There is nothing at this address.")
-            body = problem.body()
-            headers = [*problem.headers(), (b"content-length", b"%d" % len(body))]
-            await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body, "more_body": False})
-        else:
-            await self._app(scope, receive, send)
-
-
 class OrderlyServer(uvicorn.Server):
     """uvicorn on all listeners, with one lifespan. It drains before it closes; a second signal skips the waiting."""
 
@@ -85,7 +48,7 @@ class OrderlyServer(uvicorn.Server):
             uvicorn.Config(
                 gateway,
                 loop="uvloop",
-                http=Connection,
+                http="httptools",
                 ws="none",
                 lifespan="on",
                 access_log=False,
@@ -101,13 +64,14 @@ class OrderlyServer(uvicorn.Server):
         )
         self._gateway = gateway
         self._settings = settings
-        self._doors: list[Door] = []
+        self._listeners: list[Listener] = []
+        self._bodies = BodyBudget(settings.limits.bodies_bytes_max)
         self._signals = 0
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Host and port of each listener, that of callers first."""
-        return [listener.sockets[0].getsockname()[:2] for listener in self.servers]
+        return [server.sockets[0].getsockname()[:2] for server in self.servers]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the signal, but do not raise it again after the stop as uvicorn would: an orderly stop exits with 0.
@@ -137,35 +101,34 @@ class OrderlyServer(uvicorn.Server):
         reload_on_signal(self._gateway.state.house)
         self.started = True
 
-    async def _listen(self, place: Address) -> None:
-        limits, tls = self._settings.limits, self.config.ssl
-        whole = place.shown is None and not place.hidden
-        door = Door(self._gateway if whole else Face(self._gateway, place), limits, is_upload)
-        make = partial(Connection, self.config, self.server_state, self.lifespan.state, door)
-        self._doors.append(door)
-        listener = await asyncio.get_running_loop().create_server(
-            make,
-            place.host,
-            place.port,
+    async def _listen(self, address: Address) -> None:
+        limits, tls, gateway = self._settings.limits, self.config.ssl, self._gateway
+        preflights = self._settings.listen.cors_origin is not None
+        listener = Listener(address, limits, self._bodies, self.server_state, gateway, tls is not None, preflights)
+        self._listeners.append(listener)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(listener),
+            address.host,
+            address.port,
             ssl=tls,
             backlog=self.config.backlog,
             ssl_handshake_timeout=limits.head_seconds_max if tls else None,
         )
-        self.servers.append(listener)
-        host, port = listener.sockets[0].getsockname()[:2]
-        address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-        log.info("the gateway is running on %s for %s", address, place.whom)
+        self.servers.append(server)
+        host, port = server.sockets[0].getsockname()[:2]
+        url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("the gateway is running on %s for %s", url, address.whom)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Not ready; then closed to newcomers; what is under way finishes, or is ended; then uvicorn's own stop."""
         self._signals = 1
         admission, limits = self._gateway.state.house.admission, self._gateway.state.house.settings.limits
         admission.leaving = True
-        for door in self._doors:
-            door.leaving = True
+        for listener in self._listeners:
+            listener.leaving = True
         await self._wait(asyncio.sleep(limits.drain_seconds_min), limits.drain_seconds_min)
-        for listener in self.servers:
-            listener.close()
+        for server in self.servers:
+            server.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
         if not await self._wait(admission.drained(), limits.drain_seconds_max):

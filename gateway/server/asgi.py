@@ -1,0 +1,64 @@
+"""An exchange as an ASGI application sees it: what is not the request path's own is answered by FastAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from gateway.door.wire import HungUp, Message, Scope
+from gateway.errors import Problem
+from gateway.server.exchange import Exchange
+from gateway.server.listener import decoded
+
+
+def scope_of(exchange: Exchange) -> dict[str, Any]:
+    """The ASGI scope of a request; it holds the exchange itself under `exchange`."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.0" if exchange.http10 else "1.1",
+        "server": exchange.ends[1],
+        "client": exchange.ends[0],
+        "scheme": "http",
+        "method": exchange.method,
+        "root_path": "",
+        "path": decoded(exchange.path),
+        "raw_path": exchange.path,
+        "query_string": exchange.query,
+        "headers": exchange.headers,
+        "exchange": exchange,
+    }
+
+
+async def answer_with(app: Any, exchange: Exchange, streams: Callable[[Scope], bool]) -> None:
+    """Have an ASGI application answer. `streams` says whose body goes to disk as it comes."""
+    scope = scope_of(exchange)
+    streamed, read = streams(scope), False
+
+    async def receive() -> Message:
+        nonlocal read
+        if read:
+            await exchange.gone()
+            return {"type": "http.disconnect"}
+        try:
+            part, more = await exchange.next_part()
+        except HungUp:
+            return {"type": "http.disconnect"}
+        except Problem as problem:
+            raise HTTPException(problem.status) from problem
+        read = not more
+        if streamed:
+            exchange.give_back_read()
+        return {"type": "http.request", "body": part, "more_body": more}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await exchange.begin(message["status"], list(message.get("headers", ())))
+        elif message.get("more_body", False):
+            await exchange.write(message.get("body", b""))
+        else:
+            await exchange.end(message.get("body", b""))
+
+    await app(scope, receive, send)

@@ -1,0 +1,397 @@
+"""One caller's connection: HTTP/1.1 under uvicorn's server; tests/gateway/server/test_rfc9112.py is its table of tests.
+
+Requests are answered in the order in which they came; what comes behind one is read once that one is answered. What is
+no HTTP, too large, too slow or without a key is refused here, before an application hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from typing import Literal, cast
+
+from gateway.errors import Problem
+from gateway.server.exchange import STATUS_LINES, End, Exchange
+from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Place, too_many_connections
+from gateway.server.reader import RequestReader
+
+log = logging.getLogger(__name__)
+PIECE_BYTES = 16_384
+"""Bytes that are parsed at once: no more requests than fit into them wait, parsed, for their answer."""
+LINGER_SECONDS = 2.0
+"""How long what still comes is dropped once the last answer is sent: a reset could overtake the answer."""
+PROBE_AFTER_SECONDS = 0.3
+"""When a caller that sends no more, and has no byte of its answer, is sent an interim one: who has gone resets that."""
+LOOK_SECONDS = 0.2
+"""Time between two looks whether it has."""
+TCP_INFO_CLOSED = 7
+
+Waiting = Literal["idle", "head", "body", "reserved", "nothing"]
+"""What a connection's timer is for: `nothing` while an answer is under way, or a body takes its own time."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection. What connections share belongs to its listener."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        # the connection
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._host = ""
+        self._place: Place = "none"
+        self._closing = False
+        """Whether nothing more is read or answered."""
+        self._half_closed = False
+        """Whether the caller sends no more."""
+        self._probed = False
+        self._write_paused = False
+        self._read_paused = False
+        self._drained: asyncio.Future[None] | None = None
+        # time: one timer for whatever it waits for, and one for a caller that does not read
+        self._waiting: Waiting = "nothing"
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        # requests
+        self._reader = RequestReader(self, listener.limits, self._opened)
+        self._unparsed = b""
+        """What came behind the requests that wait."""
+        self._queue: deque[tuple[Exchange, Problem | None]] = deque()
+        self._current: Exchange | None = None
+        """The request that is being answered."""
+        self._advancing = False
+        """Whether requests are being begun, one after the other."""
+        self._last: Problem | None = None
+        """What is wrong with what came behind all requests: told once they are answered."""
+
+    # What the event loop tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take it in, or refuse it where there are too many."""
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self._host = peer[0] if isinstance(peer, tuple) else ""
+        self._place = self._listener.enter(self, self._host)
+        if self._place == "none":
+            self._end(too_many_connections())
+        elif self._place == "reserved":
+            self._wait_for("reserved", RESERVED_SECONDS_MAX)
+        else:
+            self._wait_for("head", self._listener.limits.head_seconds_max)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over: nobody reads an answer any more."""
+        self._closing = True
+        self._listener.leave(self, self._host, self._place)
+        for timer in (self._timer, self._unread_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._unread_timer = None
+        self._unparsed = b""
+        if self._current is not None:
+            self._current.lost()
+        for waiting, _ in self._queue:
+            waiting.release()
+        self._queue.clear()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        """The caller sends no more; it may wait for its answers all the same. Whether the connection stays open."""
+        self._half_closed = True
+        if self._closing or self._listener.tls:  # TLS has no half of a connection
+            return False
+        if not self._queue and not self._unparsed and (self._current is None or self._breaks_off()):
+            return False
+        self._loop.call_later(PROBE_AFTER_SECONDS, self._look_whether_gone)
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, as far as requests may be read ahead of their answers."""
+        if self._closing:
+            return
+        if self._unparsed:
+            self._unparsed += data
+        else:
+            self._parse(data)
+
+    def pause_writing(self) -> None:
+        """The caller reads more slowly than it is answered."""
+        self._write_paused = True
+        if self._unread_timer is None:
+            self._unread_timer = self._loop.call_later(self._listener.limits.unread_seconds_max, self._cut)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._write_paused = False
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+        self._wake()
+
+    def shutdown(self) -> None:
+        """For the server: close it once what is being answered has been."""
+        if self._current is None:
+            self._close()
+        else:
+            self._current.keep_alive = False
+
+    # What an exchange uses.
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        """The addresses of its two ends: the caller's, and the gateway's own."""
+        peer, own = (self._transport.get_extra_info(name) for name in ("peername", "sockname"))
+        return (peer[:2] if isinstance(peer, tuple) else None), (own[:2] if isinstance(own, tuple) else None)
+
+    def send(self, data: bytes) -> None:
+        """Write bytes to the caller, or nothing where it has gone."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def writable(self) -> None:
+        """Wait while the caller reads slowly."""
+        while self._write_paused and not self._transport.is_closing():
+            self._drained = self._loop.create_future()
+            await self._drained
+
+    def server_headers(self) -> bytes:
+        """The header lines of every answer."""
+        return self._listener.server_headers()
+
+    def take_body(self, size: int) -> bool:
+        """Take so many bytes of the budget for bodies; False where it is spent."""
+        return self._listener.bodies.take(size)
+
+    def give_back_body(self, size: int) -> None:
+        """Give them back."""
+        self._listener.bodies.give_back(size)
+
+    def read_on(self) -> None:
+        """The body of the present request may be read further."""
+        if self._read_paused:
+            self._see_to_reading()
+
+    def finished(self, exchange: Exchange) -> None:
+        """An answer is whole: the next request has its turn, or the connection ends."""
+        if self._closing or exchange is not self._current:
+            return
+        self._current = None
+        if not exchange.keep_alive:
+            self._end(None)
+            return
+        self._wait_for("idle", self._listener.limits.keep_alive_seconds_max)
+        if not self._advancing:
+            self._go_on()
+
+    # Requests, in their order.
+
+    def _parse(self, data: bytes) -> None:
+        start, size = 0, len(data)
+        while start < size and not self._closing and self._last is None:
+            if self._queue:  # no more is parsed ahead
+                self._unparsed = data[start:]
+                break
+            piece = data if size <= PIECE_BYTES else data[start : start + PIECE_BYTES]
+            start += len(piece)
+            try:
+                self._reader.feed(piece)
+            except Problem as problem:
+                self._stop_reading(problem)
+        self._see_to_reading()
+        self._see_to_time()
+
+    def _opened(self, exchange: Exchange, problem: Problem | None) -> None:
+        """A request's head is there: it is answered, or has to wait for its turn."""
+        listener = self._listener
+        if self._closing:  # it comes behind the last request that is answered
+            exchange.ended = True
+            return
+        if problem is not None or listener.leaving or self._place != "open":
+            exchange.keep_alive = False  # after a faulty head, where the next one begins is anybody's guess
+        problem = problem or listener.fault_of(exchange, self._place)
+        if problem is not None:
+            exchange.fault = problem  # its body is dropped as it comes
+            exchange.keep_alive = exchange.keep_alive and not exchange.comes_long
+            listener.application.refused(exchange, problem)
+        self._queue.append((exchange, problem))
+        if self._current is None and not self._advancing:
+            self._advance()
+
+    def _advance(self) -> None:
+        """Begin the next request, and those behind it, as long as each is refused at once."""
+        self._advancing = True
+        while self._current is None and self._queue and not self._closing:
+            self._begin(*self._queue.popleft())
+        self._advancing = False
+
+    def _begin(self, exchange: Exchange, problem: Problem | None) -> None:
+        self._current = exchange
+        self._waiting = "nothing"
+        if problem is not None:
+            exchange.refuse(problem)
+            return
+        task = self._loop.create_task(self._answer(exchange))
+        self._listener.tasks.add(task)
+        task.add_done_callback(self._listener.tasks.discard)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._listener.application.answer(exchange)(exchange)
+            if not exchange.ended and not exchange.hung_up:
+                raise RuntimeError("a request was left without the end of its answer")
+        except Problem as problem:
+            exchange.refuse(problem)
+        except Exception:
+            if not exchange.hung_up:  # what fails for want of a caller is no fault
+                log.exception("an address failed", extra={"path": exchange.path.decode("latin-1")[:200]})
+                exchange.refuse(Problem("internal_error", "A fault of the gateway. It is logged."))
+        finally:
+            exchange.release()
+            if not exchange.ended:  # half an answer is followed by nothing
+                self._transport.abort()
+
+    def _go_on(self) -> None:
+        """Answer the requests that wait, read on behind them, or end where there is nothing more to come."""
+        self._advance()
+        if self._closing or self._queue:
+            return
+        if self._unparsed:
+            self._loop.call_soon(self._parse_on)
+        elif self._current is None and (self._last is not None or self._half_closed):
+            self._end(self._last)
+        elif self._half_closed and self._breaks_off():
+            self._close()
+        self._see_to_reading()
+        self._see_to_time()
+
+    def _parse_on(self) -> None:
+        data, self._unparsed = self._unparsed, b""
+        if not self._closing:
+            self._parse(data)
+            self._go_on()
+
+    def _breaks_off(self) -> bool:
+        """Whether the present request lacks a part of its body, as it must where no more comes."""
+        return self._current is not None and not self._current.complete and self._current.fault is None
+
+    def _stop_reading(self, problem: Problem) -> None:
+        """What comes is no request, or no rest of one: say so once all before it is answered, and close."""
+        self._last = problem
+        reading = self._reader.exchange
+        if reading is not None and not reading.ended:
+            reading.fail(problem)
+        elif self._current is None:
+            self._end(problem if reading is None else None)
+
+    # Ends.
+
+    def _end(self, problem: Problem | None) -> None:
+        """Send the last answer, if there is one more, and close once the caller has: what still comes is dropped."""
+        if self._closing:
+            return
+        self._closing = True
+        if problem is not None:
+            body = problem.body()
+            headers = [*problem.headers(), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+            self.send(b"%b%b%b\r\n%b" % (STATUS_LINES[problem.status], self.server_headers(), lines, body))
+        if self._half_closed:
+            self._close()
+            return
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+        self._set_timer(LINGER_SECONDS, self._close)
+        self._see_to_reading()
+
+    def _close(self) -> None:
+        """Close it as soon as what was sent is read, or too long is not."""
+        self._closing = True
+        if not self._transport.is_closing():
+            self._transport.close()
+            self._set_timer(self._listener.limits.unread_seconds_max, self._transport.abort)
+
+    def _cut(self) -> None:
+        """The caller has not read its answer for too long."""
+        log.info("a caller did not read its answer: the connection was closed", extra={"address": self._host})
+        self._transport.abort()
+
+    def _look_whether_gone(self) -> None:
+        """See whether a caller that sends no more has gone: who waits takes an interim answer, who has gone resets.
+
+        Nothing else tells the two apart; and only the kernel knows of the reset, since there is no more to read.
+        """
+        if self._transport.is_closing() or self._current is None:
+            return
+        if self._is_reset():
+            self._transport.abort()
+            return
+        if not self._probed and not self._current.begun and not self._current.http10:
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._probed = True
+        self._loop.call_later(LOOK_SECONDS, self._look_whether_gone)
+
+    def _is_reset(self) -> bool:
+        peer: socket.socket | None = self._transport.get_extra_info("socket")
+        if peer is None:
+            return False
+        with contextlib.suppress(OSError):
+            return peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_INFO_CLOSED
+        return True
+
+    # Flow and time.
+
+    def _see_to_reading(self) -> None:
+        """Read no further while requests wait behind the present one, or its body waits to be read."""
+        reading = self._reader.exchange
+        wanted = not self._closing and (bool(self._unparsed) or (reading is not None and reading.reads_ahead))
+        if wanted != self._read_paused and not self._transport.is_closing():
+            self._read_paused = wanted
+            (self._transport.pause_reading if wanted else self._transport.resume_reading)()
+
+    def _see_to_time(self) -> None:
+        """See that what has begun to come comes to its end in time, unless an answer is under way."""
+        if self._closing:
+            return
+        reading, limits = self._reader.exchange, self._listener.limits
+        if reading is not None:
+            if self._waiting != "body" and not self._queue and not self._listener.application.may_be_slow(reading):
+                self._wait_for("body", limits.body_seconds_max)
+        elif self._current is not None:
+            self._waiting = "nothing"
+        elif self._reader.in_head and self._waiting in ("idle", "body"):
+            self._wait_for("head", limits.head_seconds_max)
+        elif self._waiting == "body":
+            self._wait_for("idle", limits.keep_alive_seconds_max)
+
+    def _wait_for(self, what: Waiting, seconds: float) -> None:
+        self._waiting = what
+        self._due = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._due:
+            self._set_timer(seconds, self._on_timer)
+
+    def _set_timer(self, seconds: float, then: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, then)  # type: ignore[arg-type]
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._waiting == "nothing":
+            return
+        left = self._due - self._loop.time()
+        if left > 0:
+            self._set_timer(left, self._on_timer)
+        elif self._waiting == "reserved":
+            self._end(too_many_connections())
+        elif self._current is None:
+            self._end(None)
+        else:
+            self._close()
+
+    def _wake(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)

@@ -1,0 +1,411 @@
+"""One request on a connection, and its answer: what of it is read, how it is answered, and whether its caller is there.
+
+The request path takes it as it is; everything else gets it as an ASGI application does (gateway/server/asgi.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Protocol
+
+from gateway.callers import Caller
+from gateway.door.wire import Headers, HungUp
+from gateway.errors import Problem
+
+TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+HEADER_CHARACTERS_MAX = 512
+READ_AHEAD_BYTES = 65_536
+"""Bytes of a body that wait for their reader before the connection is read no further."""
+DISCARDED_BYTES_MAX = 65_536
+"""Rest of a body that is read and dropped to keep a connection open; with a longer one it is closed."""
+STATUS_LINES: Mapping[int, bytes] = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
+BODILESS = frozenset({204, 304})
+
+
+End = tuple[str, int] | None
+"""Host and port of one end of a connection, where it has those."""
+
+
+class Wire(Protocol):
+    """The connection, as an exchange uses it."""
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        """The addresses of its two ends: the caller's, and the gateway's own."""
+
+    def send(self, data: bytes) -> None:
+        """Write bytes to the caller, or nothing where it has gone."""
+
+    async def writable(self) -> None:
+        """Wait while the caller reads slowly."""
+
+    def server_headers(self) -> bytes:
+        """The header lines of every answer."""
+
+    def take_body(self, size: int) -> bool:
+        """Take so many bytes of the budget for bodies; False where it is spent."""
+
+    def give_back_body(self, size: int) -> None:
+        """Give them back."""
+
+    def read_on(self) -> None:
+        """Its body may be read further."""
+
+    def finished(self, exchange: Exchange) -> None:
+        """Its answer is whole."""
+
+
+class Exchange:
+    """One request and its answer. Its connection feeds it; whoever answers reads the body once, begins, and ends."""
+
+    __slots__ = (
+        "_awaited",
+        "_body_left",
+        "_chunked",
+        "_continue",
+        "_fields",
+        "_held",
+        "_parts",
+        "_waiter",
+        "_walking",
+        "_wire",
+        "begun",
+        "bytes_left",
+        "caller",
+        "complete",
+        "ended",
+        "fault",
+        "headers",
+        "http10",
+        "hung_up",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "waiting_bytes",
+    )
+
+    def __init__(
+        self,
+        wire: Wire,
+        method: str,
+        path: bytes,
+        query: bytes,
+        headers: Headers,
+        fields: Mapping[bytes, bytes],
+        keep_alive: bool,
+        http10: bool,
+    ) -> None:
+        """`headers` are all, their names in lower case; `fields` the last of each name."""
+        # the request's head
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.http10 = http10
+        self._fields = fields
+        self.caller: Caller | None = None
+        """Whose key its head holds; None where its address needs no key."""
+        # its body
+        self.complete = False
+        length = fields.get(b"content-length", b"").strip()
+        self.bytes_left: int | None = int(length) if length.isdigit() else None if b"transfer-encoding" in fields else 0
+        """Bytes of the body that have not come; None where nobody knows."""
+        self.fault: Problem | None = None
+        """Why its body can't be read to its end."""
+        self.waiting_bytes = 0
+        self._parts: list[bytes] = []
+        self._held = 0
+        self._awaited = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._continue = fields.get(b"expect", b"").lower() == b"100-continue" and not http10
+        # its answer
+        self.keep_alive = keep_alive
+        self.begun = False
+        self.ended = False
+        self._chunked = False
+        self._body_left: int | None = None
+        # its caller
+        self.hung_up = False
+        """Whether the caller went before its answer was whole."""
+        self._walking: asyncio.Task[Any] | None = None
+        self._wire = wire
+
+    # The request.
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        """The addresses of the connection's two ends: the caller's, and the gateway's own."""
+        return self._wire.ends
+
+    def authorization(self) -> str:
+        """The header with the key, as it came."""
+        return text_of(self._fields.get(b"authorization", b""))
+
+    def identify(self) -> Caller:
+        """Who is calling, by the key in its head; only where its address needs one."""
+        assert self.caller is not None, "the listener lets nobody in without a key"
+        return self.caller
+
+    def header(self, name: str) -> str | None:
+        """A header's value, or None. Raises Problem (400) for one that is too long or holds control characters."""
+        raw = self._fields.get(name.encode())
+        if raw is None:
+            return None
+        value = text_of(raw)
+        if len(value) > HEADER_CHARACTERS_MAX:
+            raise Problem("invalid_value", f"The header {name} is longer than {HEADER_CHARACTERS_MAX} characters.")
+        if not value.isprintable() and CONTROL.search(value):
+            raise Problem("invalid_value", f"The header {name} holds control characters.")
+        return value
+
+    def traceparent(self) -> str | None:
+        """The caller's W3C trace context, if it is well-formed."""
+        value = text_of(self._fields.get(b"traceparent", b""))
+        return value if TRACEPARENT.fullmatch(value) else None
+
+    async def body(self, bytes_max: int) -> bytes:
+        """The whole JSON body. Raises Problem (413, 415; 503 without room for it), HungUp if it breaks off."""
+        see_that_it_is_json(self._fields)
+        if self.bytes_left is not None and self.bytes_left + self.waiting_bytes > bytes_max:
+            raise too_large(bytes_max)
+        self._awaited = True
+        while not self.complete and self.waiting_bytes <= bytes_max:
+            await self._more()
+        if self.waiting_bytes > bytes_max:
+            raise too_large(bytes_max)
+        if self.fault is not None:
+            raise self.fault
+        parts, self._parts = self._parts, []
+        self.waiting_bytes = 0
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def next_part(self) -> tuple[bytes, bool]:
+        """What has come of the body since, and whether there is more. Raises HungUp, Problem (503)."""
+        while not self.complete and not self._parts:
+            await self._more()
+        parts, self._parts, self.waiting_bytes = self._parts, [], 0
+        self._wire.read_on()
+        return b"".join(parts), not self.complete
+
+    def give_back_read(self) -> None:
+        """What was read of the body is held no longer: it went to disk."""
+        self._wire.give_back_body(self._held)
+        self._held = 0
+
+    async def gone(self) -> None:
+        """Wait until the caller has gone or its answer is whole."""
+        while not self.hung_up and not self.ended:
+            await self._wait()
+
+    def hang_up_cancels(self) -> HangUpWatch:
+        """Cancel the present task, inside the block, when the caller hangs up."""
+        return HangUpWatch(self)
+
+    # The answer.
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Send status and headers. From here on the answer belongs to the caller."""
+        await self._wire.writable()
+        self._wire.send(self._head(status, headers))
+
+    async def write(self, body: bytes) -> None:
+        """Send a part of the body; waits while the caller reads slowly."""
+        await self._wire.writable()
+        if body and self._body_left != 0:
+            self._wire.send(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else self._counted(body))
+
+    async def end(self, body: bytes = b"") -> None:
+        """Send the last part of the body."""
+        await self._wire.writable()
+        if body and self._body_left != 0:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else self._counted(body)
+        elif self._body_left == 0:
+            body = b""
+        self._finish(body + b"0\r\n\r\n" if self._chunked else body)
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer at once."""
+        await self._wire.writable()
+        self.tell(status, headers, body)
+
+    def tell(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer at once, without waiting for a caller that reads slowly."""
+        head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
+        self._finish(head if self._body_left == 0 else head + body)
+
+    def refuse(self, problem: Problem) -> None:
+        """Answer with a problem, if nothing of an answer has gone out."""
+        if not self.begun and not self.hung_up:
+            self.tell(problem.status, problem.headers(), problem.body())
+
+    def _head(self, status: int, headers: Headers) -> bytes:
+        """The answer's head. Raises ValueError for a header with a line end in it."""
+        self.begun = True
+        self._continue = False
+        if not self.complete and self.comes_long:
+            self.keep_alive = False
+        length: bytes | None = None
+        for name, value in headers:
+            if name == b"content-length":
+                length = value
+            elif name == b"connection":
+                self.keep_alive = False
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"])
+        if not lines.count(b"\n") == lines.count(b"\r") == lines.count(b"\r\n") <= len(headers):
+            raise ValueError("a header has a line end in it")
+        framing = b""
+        if self.method == "HEAD" or status in BODILESS:
+            self._body_left = 0
+        elif length is not None:
+            self._body_left = int(length)
+        elif self.http10:  # it knows no chunks: the end of the connection ends the body
+            self.keep_alive = False
+        else:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
+        if not self.keep_alive:
+            framing += b"connection: close\r\n"
+        return b"".join((STATUS_LINES[status], self._wire.server_headers(), lines, framing, b"\r\n"))
+
+    def _counted(self, body: bytes) -> bytes:
+        if self._body_left is not None:
+            if len(body) > self._body_left:
+                raise ValueError("an answer is longer than its content-length")
+            self._body_left -= len(body)
+        return body
+
+    def _finish(self, data: bytes) -> None:
+        self._wire.send(data)
+        self.ended = True
+        self._wake()
+        self._wire.finished(self)
+
+    # What its connection tells.
+
+    def take(self, part: bytes) -> None:
+        """A part of the body has come; it is dropped where nobody reads it any more."""
+        size = len(part)
+        if self.bytes_left is not None:
+            self.bytes_left -= size
+        if self.ended or self.fault is not None:
+            return
+        if not self._wire.take_body(size):
+            self.fail(Problem("overload", "The gateway holds as many bytes of bodies as it may. Try again later."))
+            return
+        self._held += size
+        self._parts.append(part)
+        self.waiting_bytes += size
+        self._wake()
+
+    def fail(self, fault: Problem) -> None:
+        """Its body can't be read to its end."""
+        self.fault = fault
+        self._parts = []
+        self.waiting_bytes = 0
+        self.keep_alive = False
+        self.release()
+        self._wake()
+
+    def come(self) -> None:
+        """The body is whole."""
+        self.complete = True
+        self.bytes_left = 0
+        self._wake()
+
+    @property
+    def comes_long(self) -> bool:
+        """Whether so much of the body may come yet that the connection is rather closed than read to its end."""
+        return self.bytes_left is None or self.bytes_left > DISCARDED_BYTES_MAX
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether more of the body has come than its reader should leave waiting."""
+        return self.waiting_bytes > READ_AHEAD_BYTES and not self._awaited and not self.ended
+
+    def lost(self) -> None:
+        """The caller has gone."""
+        if not self.ended:
+            self.hung_up = True
+            if self._walking is not None:
+                self._walking.cancel()
+        self._wake()
+
+    def release(self) -> None:
+        """Nobody needs its body any more."""
+        self._parts = []
+        if self._held:
+            self._wire.give_back_body(self._held)
+            self._held = 0
+
+    # Waiting.
+
+    async def _more(self) -> None:
+        """Wait until something has come. Raises HungUp, Problem (503) where no more can come."""
+        if self.fault is not None:
+            raise self.fault
+        if self.hung_up:
+            raise HungUp
+        if self._continue:
+            self._continue = False
+            self._wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._wire.read_on()
+        await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class HangUpWatch:
+    """Cancels the present task, inside its block, when the caller hangs up."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._exchange._walking = task
+        if self._exchange.hung_up:
+            task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exchange._walking = None
+
+
+def text_of(value: bytes) -> str:
+    """A header's value: UTF-8, as curl and HTTP libraries send it, else Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def see_that_it_is_json(fields: Mapping[bytes, bytes]) -> None:
+    """Raises Problem (415) for a body that is not declared as JSON."""
+    if not fields.get(b"content-type", b"application/json").lower().startswith(b"application/json"):
+        raise Problem("unsupported_media_type", "Send the body as `Content-Type: application/json`.")
+
+
+def too_large(bytes_max: int) -> Problem:
+    """The problem of a body that is longer than it may be."""
+    return Problem("body_too_large", f"The body is longer than {bytes_max} bytes.")

@@ -1,0 +1,174 @@
+"""What the connections of one address share: how many there may be, whom they let in, and the room for bodies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+from urllib.parse import unquote
+
+from uvicorn.server import ServerState
+
+from gateway.callers import Caller
+from gateway.configuration.sections import DoorLimits
+from gateway.errors import Problem
+from gateway.server.exchange import Exchange
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+PROBES = "/health"
+METRICS = "/metrics"
+ADMIN = "/admin/"
+OPENAPI = "/openapi.json"
+KEYLESS = frozenset({b"/health", b"/health/live", b"/health/ready", b"/metrics", b"/openapi.json"})
+"""Addresses that need no key."""
+RESERVED_SECONDS_MAX = 1.0
+"""How long a connection over the bound may take for its first head."""
+
+Place = Literal["open", "reserved", "none"]
+Answers = Callable[[Exchange], Awaitable[None]]
+
+
+class Application(Protocol):
+    """What a listener asks of the application that it lets requests in to."""
+
+    def identify(self, authorization: str | None) -> Caller:
+        """The caller with the key in this header. Raises Problem (401) where there is none."""
+
+    def answer(self, exchange: Exchange) -> Answers:
+        """Who answers a request."""
+
+    def may_be_slow(self, exchange: Exchange) -> bool:
+        """Whether the time that a request's body takes is bounded by who reads it."""
+
+    def refused(self, exchange: Exchange, problem: Problem) -> None:
+        """Note a request that its head alone has refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address that the gateway listens on: for whom, and which paths it shows or hides there (None: shows all)."""
+
+    whom: str
+    host: str
+    port: int
+    shown: tuple[str, ...] | None = None
+    hidden: tuple[str, ...] = ()
+
+    def shows(self, path: str) -> bool:
+        """Whether there is anything at this path here."""
+        return not path.startswith(self.hidden) and (self.shown is None or path.startswith(self.shown))
+
+
+class BodyBudget:
+    """Bytes that all bodies under way may have together. Its owner is the server."""
+
+    __slots__ = ("bytes_max", "bytes_taken")
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.bytes_taken = 0
+
+    def take(self, size: int) -> bool:
+        """Take so many bytes; False, and none taken, where there are not so many left."""
+        if self.bytes_taken + size > self.bytes_max:
+            return False
+        self.bytes_taken += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Give them back."""
+        self.bytes_taken -= size
+        assert self.bytes_taken >= 0, "more was given back than taken"
+
+
+class Listener:
+    """One address, and its connections. Its owner is the server."""
+
+    def __init__(
+        self,
+        address: Address,
+        limits: DoorLimits,
+        bodies: BodyBudget,
+        state: ServerState,
+        application: Application,
+        tls: bool = False,
+        preflights: bool = False,
+    ) -> None:
+        """With `preflights`, a browser may ask without a key whether a page of another origin may call."""
+        self.address = address
+        self.limits = limits
+        self.bodies = bodies
+        self.application = application
+        self.tls = tls
+        self._preflights = preflights
+        self.leaving = False
+        """Whether each answer is the last of its connection: the gateway is about to stop."""
+        self.tasks: set[asyncio.Task[None]] = state.tasks
+        self.connections = 0
+        self._reserved = 0
+        self._connections_of: dict[str, int] = {}
+        self._state = state
+        self._common: list[tuple[bytes, bytes]] = []
+        self._common_lines = b""
+
+    def enter(self, connection: object, host: str) -> Place:
+        """A place for a new connection from this host."""
+        self._state.connections.add(cast("HttpToolsProtocol", connection))  # it calls `shutdown` alone
+        self.connections += 1
+        count = self._connections_of[host] = self._connections_of.get(host, 0) + 1
+        limits = self.limits
+        share = max(1, int(limits.connections_max * limits.address_share_max))
+        if self.connections - self._reserved <= limits.connections_max and count <= share:
+            return "open"
+        if self._reserved < limits.connections_reserved:
+            self._reserved += 1
+            return "reserved"
+        return "none"
+
+    def leave(self, connection: object, host: str, place: Place) -> None:
+        """A connection is over."""
+        self._state.connections.discard(cast("HttpToolsProtocol", connection))
+        self.connections -= 1
+        if place == "reserved":
+            self._reserved -= 1
+        left = self._connections_of[host] - 1
+        if left:
+            self._connections_of[host] = left
+        else:
+            del self._connections_of[host]
+
+    def fault_of(self, exchange: Exchange, place: Place) -> Problem | None:
+        """Why a request is refused by its head; None where it is let in, and its caller is noted."""
+        path = exchange.path
+        if not self.address.shows(decoded(path)):
+            return Problem("not_found", "There is nothing at this address.")
+        if path in KEYLESS or (self._preflights and exchange.method == "OPTIONS"):
+            return None
+        try:
+            exchange.caller = self.application.identify(exchange.header("authorization"))
+        except Problem as problem:
+            return problem
+        if place != "open" and exchange.caller.role not in ("operator", "admin"):
+            return too_many_connections()
+        return None
+
+    def server_headers(self) -> bytes:
+        """The lines of the headers that every answer has."""
+        if self._common is not self._state.default_headers:
+            self._common = self._state.default_headers
+            self._common_lines = b"".join([b"%b: %b\r\n" % header for header in self._common])
+        return self._common_lines
+
+
+def decoded(path: bytes) -> str:
+    """A path with its percent-encoded characters, as an application reads it."""
+    text = path.decode("latin-1")
+    return unquote(text) if "%" in text else text
+
+
+def too_many_connections() -> Problem:
+    """The problem of a connection that is one too many."""
+    return Problem("overload", "Too many connections. Try again later.")
