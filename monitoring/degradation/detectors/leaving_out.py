@@ -216,6 +216,23 @@ def alarms(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
     return one.log_max >= threshold(labels, alpha)
 
 
+def rests_on(
+    one: LeaveOneOut[Detector],
+    log_e: Callable[[Detector], float],
+    enough: float,
+    believed: Collection[int],
+    callers: int,
+) -> list[int]:
+    """The places of the one caller and the one rater without whom the evidence of all is not enough; none where it
+    rests on several. The first `callers` places are those of callers."""
+    if one.log_max >= enough or log_e(one.whole) < enough:
+        return []
+    without = [(place, left) for place, left in enumerate(one.without) if left is not None and place not in believed]
+    missed = [place for place, left in without if log_e(left) < enough]
+    of_callers = sum(place < callers for place in missed)
+    return missed if of_callers <= 1 and len(missed) - of_callers <= 1 else []
+
+
 def stands(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
     """Whether the evidence reaches the threshold for so many labels as it stands: the first time that it does is the
     first time that `alarms` says so, and with the same probability; it is not so any more once the evidence is gone."""

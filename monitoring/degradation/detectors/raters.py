@@ -173,17 +173,8 @@ def rests_on_most(guarded: Guarded, labels: float, alpha: float) -> bool:
 
 def _rests_on(guarded: Guarded, labels: float, alpha: float) -> list[int]:
     """The places of the one caller and the one rater without whom it is not enough."""
-    enough = restarts.threshold(labels, alpha)
-    if alarms(guarded, labels, alpha) or detector.log_e(guarded.detectors.whole) < enough:
-        return []
-    believed = _believed(guarded)
-    missed = [
-        place
-        for place, left in enumerate(guarded.detectors.without)
-        if left is not None and place not in believed and detector.log_e(left) < enough
-    ]
-    of_callers = sum(place < GROUPS for place in missed)
-    return missed if of_callers <= 1 and len(missed) - of_callers <= 1 else []
+    enough, believed = restarts.threshold(labels, alpha), _believed(guarded)
+    return leaving_out.rests_on(guarded.detectors, detector.log_e, enough, believed, GROUPS)
 
 
 def since(guarded: Guarded) -> int:

@@ -100,11 +100,6 @@ def stands(bets: Bets, alpha: float) -> bool:
     return log_e(bets) >= -math.log(alpha)
 
 
-def ever_stood(bets: Bets, alpha: float) -> bool:
-    """Whether it was rejected at any time so far: as valid as `stands`, and the same however seldom one looks."""
-    return bets.log_e_max >= -math.log(alpha)
-
-
 def mean(bets: Bets) -> float | None:
     """The mean of the differences so far; None before the first."""
     return bets.total / bets.observed if bets.observed else None

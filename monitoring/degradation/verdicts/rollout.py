@@ -395,17 +395,10 @@ def _harm_excess(state: Tally, plan: Plan, shares: Mapping[Signal, float], name:
 
 def _rests_on_one(state: Tally, plan: Plan, share: float, name: Signal) -> bool:
     """Whether all would show harm as they stand, and not without one caller or rater alone: somebody should look."""
-    seen, believed = _of(state, name), _believed(state, name)
-    alpha = share * plan.alpha
-    if not share or seen.log_max >= -math.log(alpha) or not sequential.stands(seen.whole.harm, alpha):
+    if not share:
         return False
-    missed = [
-        place
-        for place, left in enumerate(seen.without)
-        if left is not None and place not in believed and not sequential.stands(left.harm, alpha)
-    ]
-    of_callers = sum(place < GROUPS for place in missed)
-    return of_callers <= 1 and len(missed) - of_callers <= 1
+    enough, believed = -math.log(share * plan.alpha), _believed(state, name)
+    return bool(leaving_out.rests_on(_of(state, name), _log_e_of_harm, enough, believed, GROUPS))
 
 
 def _harm_words(name: Signal, state: Tally, plan: Plan, shares: Mapping[Signal, float]) -> str:
