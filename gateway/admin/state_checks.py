@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import Any, cast
 
@@ -79,6 +80,7 @@ def valid(file: Objects) -> Objects:
         found[kind] = {}
         for name, held in section.items():
             try:
+                json.dumps(held.value, allow_nan=False)  # no NaN: the audit and Redis hold JSON
                 value = None if held.value is None else _formed(kind, name, held.value)
             except (ValueError, KeyError, TypeError, ContractError, ManifestError, msgspec.ValidationError) as error:
                 text = f"{kind}: {name[:80]} {_said(error).rstrip('.')}."
