@@ -8,12 +8,14 @@ import secrets
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
 from gateway.errors import Problem
-from router.policy import UnknownFields
+
+if TYPE_CHECKING:  # the command line loads this module, and no policy
+    from router.policy import UnknownFields
 
 Role = Literal["caller", "operator", "admin", "sidecar"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -148,7 +150,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     expires_at: float | None
     limits: dict[LimitName, int | float | None] | None = None
     former: _KeptFormer | None = None
-    unknown_fields: UnknownFields | None = None
+    unknown_fields: Literal["refuse", "drop"] | None = None
     owner: str | None = None
     pending: str | None = None
 

@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import typer
@@ -52,6 +52,10 @@ def make(
     expires_in: Annotated[
         str | None, typer.Option(metavar="SPAN", help="How long it works: 90d, 12h, 30min. Unset: until it is revoked.")
     ] = None,
+    unknown_fields: Annotated[
+        Literal["refuse", "drop"] | None,
+        typer.Option(help="What becomes of fields that are not known or allowed. Unset: as tasks have it."),
+    ] = None,
     requests_per_minute: RequestsPerMinute = None,
     tokens_per_minute: TokensPerMinute = None,
     usd_per_day: UsdPerDay = None,
@@ -61,7 +65,8 @@ def make(
     given = _limits(requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month)
     expires_at = None if expires_in is None else time.time() + span_seconds(expires_in)
     body = {"name": name, "role": role, "models": model or ["*"], "expires_at": expires_at, "limits": given}
-    told = client.post("/callers", body | ({"owner": owner} if owner else {}))
+    named = {"owner": owner, "unknown_fields": unknown_fields}
+    told = client.post("/callers", body | {field: value for field, value in named.items() if value})
     if not out.answer(told):
         out.say(told["key"])
         out.note(f"{told['public']} is {name!r}, {role}. This key is shown once: keep it.")

@@ -227,6 +227,28 @@ anything = st.recursive(
 fields = st.sampled_from(sorted((KNOWN["chat"] | KNOWN["completions"]) - {"model"}))
 
 
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ({"50256": -100}, True),
+        (None, True),
+        ({"word": 1}, False),
+        ({"-1": 1}, False),
+        ({"7": 101}, False),
+        ({str(number): 1 for number in range(1025)}, False),
+    ],
+    ids=["token", "null", "word", "negative", "too large", "too many"],
+)
+def test_the_document_bounds_logit_bias_as_the_gateway_does(document: dict[str, Any], value: Any, fits: bool) -> None:
+    body = {"model": "returns", "messages": [{"role": "user", "content": "x"}], "logit_bias": value}
+    schema = {**body_schema(document, "/v1/chat/completions"), "components": document["components"]}
+    assert jsonschema.Draft202012Validator(schema).is_valid(body) == fits
+    try:
+        read_body("chat", json.dumps(body).encode())
+    except Problem:
+        assert not fits
+
+
 @given(st.sampled_from(sorted(HOT)), st.dictionaries(fields, anything, max_size=3))
 def test_a_body_that_the_gateway_reads_is_one_that_the_document_allows(
     document: dict[str, Any], path: str, chosen: dict[str, Any]

@@ -62,6 +62,11 @@ async def test_key_for_a_model_that_nothing_is_named_is_made_with_a_warning(appr
     assert "Warning: Nothing is named 'retruns': the key can ask for it once there is." in said.err
 
 
+async def test_a_key_may_have_unknown_fields_dropped(gateway: RunningGateway, apprentice: Command) -> None:
+    made = await ok(apprentice, "keys", "make", "bench", "--unknown-fields", "drop")
+    assert gateway.house.snapshot.current.callers[made.out.split("-")[2]].unknown_fields == "drop"
+
+
 async def test_an_admin_key_of_another_owner_is_approved(gateway: RunningGateway, apprentice: Command) -> None:
     public = (await gateway.admin_of("bert"))[7:19]
     raw = await gateway.house.callers.get(public)
