@@ -103,3 +103,25 @@ async def test_a_caller_that_stays_gets_it_all_and_nothing_is_cancelled(
     await all_given_back(gateway, small)
     assert not small.cancelled
     assert (await last_record(gateway))["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("sent", ["whole", "half a body", "half a head"])
+async def test_a_caller_who_goes_at_once_is_no_fault_of_the_gateway(
+    gateway: RunningGateway, small: FakeEngine, caplog: pytest.LogCaptureFixture, sent: str
+) -> None:
+    body = json.dumps({"model": "returns", "messages": [{"role": "user", "content": "A toaster"}]}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {gateway.admin_key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    request = {"whole": head + body, "half a body": head + body[:9], "half a head": head[:50]}[sent]
+    for number in range(30):
+        _, writer = await asyncio.open_connection(*gateway.addresses[0])
+        writer.write(request)
+        await asyncio.sleep(0.001 * (number % 5))
+        writer.transport.abort()
+    await all_given_back(gateway, small)
+    async with gateway.http() as http:
+        metrics = (await http.get("/metrics")).text
+    assert 'code="internal_error"' not in metrics
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

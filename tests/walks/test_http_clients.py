@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.programs import needs
 from tests.walks.gateway import RunningGateway
 
 ASK = json.dumps({"model": "general", "messages": [{"role": "user", "content": "How many days has a week?"}]})
@@ -41,7 +41,7 @@ async def output_of(*command: str) -> str:
     return out.decode()
 
 
-@pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK")
+@needs("java", "javac")
 async def test_javas_http_client_works_with_its_defaults(gateway: RunningGateway, tmp_path: Path) -> None:
     source = tmp_path / "Ask.java"
     source.write_text(JAVA)
@@ -52,7 +52,7 @@ async def test_javas_http_client_works_with_its_defaults(gateway: RunningGateway
         assert (status, json.loads(body)["object"]) == ("200", "chat.completion")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@needs("curl")
 @pytest.mark.parametrize("stream", [False, True])
 async def test_curl_works_when_it_asks_for_http2(gateway: RunningGateway, stream: bool) -> None:
     body = json.dumps({**json.loads(ASK), "stream": stream})
