@@ -37,10 +37,9 @@ from threadpoolctl import threadpool_limits
 from benchmarks import confidence_pools
 from benchmarks.confidence_curve import FORM, curve_of, picture, read_rows
 from benchmarks.harness import Goal, Unmeasurable, conclude, options, say, table
-from router.confidence import ConfidenceModel, at_most, wrong_allowed, wrong_share_bound
+from router.confidence import ROWS_MIN, ConfidenceModel, at_most, wrong_allowed, wrong_share_bound
 from router.fitting.confidence import (
     DELTA_MAX,
-    ROWS_MIN,
     CalibrationRow,
     Matrix,
     Measured,

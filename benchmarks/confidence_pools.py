@@ -25,7 +25,8 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.preprocessing import normalize
 
 from benchmarks.harness import Unmeasurable
-from router.fitting.confidence import ROWS_MIN, CalibrationRow
+from router.confidence import ROWS_MIN
+from router.fitting.confidence import CalibrationRow
 
 SETS = ("banking77", "clinc150")
 FORM = (

@@ -27,6 +27,8 @@ PLAIN_TOKENS_MAX = 512
 """Up to so many tokens Python is faster than numpy."""
 NAMES = ("minimum", "quantile_10", "mean", "length", "coverage", "contract_broken")
 ROWS_MAX = 10_000_000
+ROWS_MIN = 100
+"""Fewest rows of a calibration: with fewer, no target under 2.3% could be certified if every answer were right."""
 
 
 class ConfidenceError(Exception):

@@ -30,6 +30,7 @@ from gateway.state.evaluations import LEFT_KEY, Arm, Evaluation, ended, id_of
 from gateway.state.fitted import unused
 from monitoring.evaluation.comparing import ClassFinder, Metric, MetricError, default_metric, metric_of
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
+from router.confidence import ROWS_MIN
 from router.policy import TaskPolicy
 from serving.adapters.entries import PLACED, Version
 
@@ -127,6 +128,11 @@ async def begin_evaluation(
     if fit_gain and not {"adapter", "general"} <= set(wanted.arms):
         raise Problem("invalid_value", "Learning to route needs the arms adapter and general.", "arms")
     async with _received(request, wanted) as reader:
+        if calibrate and reader.groups < ROWS_MIN:
+            needs = f"Calibrating needs {ROWS_MIN} different rows at least, and the data have {reader.groups}"
+            if reader.groups < reader.rows:
+                needs += f" (of {reader.rows}: of equal ones, and those of one group, one counts)"
+            raise Problem("invalid_value", f"{needs}. Give more rows, or leave calibrate out.", "data")
         name = id_of(version, reader.digest, wanted.arms, against, metric, class_field)
         found = wanted.evaluation(reader, admin.public, name)
         found = msgspec.structs.replace(found, calibrate=calibrate, fit_gain=fit_gain)

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from rich.progress import (
 
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
 from gateway.cli.evaluation_report import tell_report
+from gateway.cli.prompts import as_lines
 from gateway.cli.tables import Printer, moment, readable
 from gateway.cli.watch import Failed, wait
 
@@ -31,6 +32,8 @@ PIPE_SECONDS = 30.0
 """Where no terminal shows a bar, how far it is is told no oftener."""
 PIECE_BYTES = 1 << 16
 PATH = "/evaluations"
+COLUMNS = ("prompt", "text", "expected", "id", "label", "class", "group", "parent")
+"""Columns of a CSV file that are read."""
 
 evaluations = typer.Typer(help="List, show and stop evaluations.", no_args_is_help=True)
 EvaluationId = Annotated[
@@ -54,7 +57,10 @@ def evaluate(
     out: Printer,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as returns@v3.")],
     data: Annotated[
-        Path, typer.Option(metavar="FILE", help="JSON lines: messages, text or prompt, and what is expected.")
+        Path,
+        typer.Option(
+            metavar="FILE", help="JSON lines: messages, text or prompt, and what is expected; or .csv, .json."
+        ),
     ],
     arms: Annotated[
         str | None, typer.Option(help="adapter, general, or adapter,general. Unset: both, where the task has an exit.")
@@ -101,7 +107,8 @@ def evaluate(
         "fit_gain": "true" if fit_gain else None,
         "again": "true" if again else None,
     }
-    told = _sent(client, out, data, query)
+    with ExitStack() as stack:
+        told = _sent(client, out, as_lines(stack, data, COLUMNS), query)
     told = _until_ended(client, out, told)
     _tell(client, out, told, report_to, rows_out)
 

@@ -6,7 +6,7 @@ import csv
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +20,8 @@ from gateway.cli.watch import POLL_SECONDS, Failed, left_alone, wait
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 
 Sources = list[tuple[str, Path]]
+PROMPT_COLUMNS = ("prompt", "text", "id", "label")
+"""Columns of a CSV file of training prompts that are read."""
 
 
 def sources_of(stack: ExitStack, prompts: Path | None, background: Path | None) -> Sources:
@@ -32,7 +34,7 @@ def sources_of(stack: ExitStack, prompts: Path | None, background: Path | None) 
             raise Unusable("--background is of use beside --prompts alone: name the training prompts too.")
         return []
     named = [(PROMPTS_FILE, prompts), *([(BACKGROUND_FILE, background)] if background else [])]
-    return [(name, _as_lines(stack, path)) for name, path in named]
+    return [(name, as_lines(stack, path, PROMPT_COLUMNS)) for name, path in named]
 
 
 def send_prompts(client: AdminClient, version: str, sources: Sources) -> dict[str, Any]:
@@ -130,14 +132,20 @@ def _coverage_cell(shown: dict[str, Any]) -> str:
     return f"failed: {found['error']}" if found["state"] == "failed" else f"{found['state']}, {found['progress']:.0%}"
 
 
-def _as_lines(stack: ExitStack, path: Path) -> Path:
+def as_lines(stack: ExitStack, path: Path, columns: Sequence[str]) -> Path:
+    """A file with a line of JSON each: `path` itself, or what is made of its CSV (of these columns) or JSON list.
+
+    What is made lasts as long as `stack`. Raises Unusable.
+    """
     if not path.is_file():
         raise Unusable(f"There is no file {path}.")
     if path.suffix.lower() not in (".json", ".csv"):
         return path
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_rows_of_csv(path, file) if path.suffix.lower() == ".csv" else _rows_of_json(path, file))
+            rows = list(
+                _rows_of_csv(path, file, columns) if path.suffix.lower() == ".csv" else _rows_of_json(path, file)
+            )
     except (OSError, ValueError, csv.Error) as error:
         raise Unusable(f"{path} can't be read: {error}.") from error
     made = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.jsonl"
@@ -145,12 +153,12 @@ def _as_lines(stack: ExitStack, path: Path) -> Path:
     return made
 
 
-def _rows_of_csv(path: Path, file: IO[str]) -> Iterator[dict[str, str]]:
+def _rows_of_csv(path: Path, file: IO[str], columns: Sequence[str]) -> Iterator[dict[str, str]]:
     found = csv.DictReader(file)
     if not {"prompt", "text"} & set(found.fieldnames or ()):
         raise Unusable(f"{path} has no column named prompt or text: name the columns in its first line.")
     for row in found:
-        yield {name: row[name] for name in ("prompt", "text", "id", "label") if row.get(name) is not None}
+        yield {name: row[name] for name in columns if row.get(name) is not None}
 
 
 def _rows_of_json(path: Path, file: IO[str]) -> Iterable[Any]:

@@ -13,9 +13,9 @@ import msgspec
 
 from gateway.duties.evaluation_job import Job
 from monitoring.evaluation.results import Result
-from router.confidence import ConfidenceModel, Features
+from router.confidence import ROWS_MIN, ConfidenceModel, Features
 from router.coverage import CoverageModel
-from router.fitting.confidence import ROWS_MIN, CalibrationRow, fit_confidence, one_of_each
+from router.fitting.confidence import CalibrationRow, fit_confidence, one_of_each
 from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain
 from router.fitting.routed import routed

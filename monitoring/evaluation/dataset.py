@@ -2,8 +2,8 @@
 
 A line is `{"messages": [...]}` (a chat), `{"text": "..."}` (a chat of one user message) or `{"prompt": "..."}` (a
 completion), with `expected`, and where there are some with `id` and `label` (or `class`). A line without `expected` has
-it in `label`, as the example's data do. Rows that belong together have the same `group`, or the same `parent`, which
-may be the id of a row. Other fields are passed over.
+it in `label`, as the example's data do, or as its chat's last message, as OpenAI's fine-tuning data do. Rows that
+belong together have the same `group`, or the same `parent`, which may be the id of a row. Other fields are passed over.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class DatasetReader:
 
     def __init__(self, limits: DatasetLimits) -> None:
         self.rows = 0
+        self.groups = 0
+        """Groups of rows that tell as much as one row."""
         self.repeated = 0
         """Rows whose request and expected answer stood there before."""
         self.contradicted = 0
@@ -112,7 +114,9 @@ class DatasetReader:
         asked = _digest([row.messages, row.prompt])
         self._compare_with_others(row, asked)
         self.rows += 1
-        return msgspec.structs.replace(row, group=self._group(row, asked, _group_named(read, at)))
+        group = self._group(row, asked, _group_named(read, at))
+        self.groups += group == row.number
+        return msgspec.structs.replace(row, group=group)
 
     def _group(self, row: Row, asked: bytes, named: tuple[str, str] | None) -> int:
         """The group of the first row that has a name or the request in common with this one."""
@@ -155,6 +159,9 @@ def _object_of(line: bytes, at: int) -> dict[str, Any]:
 
 def _row_of(read: dict[str, Any], at: int, number: int) -> Row:
     label, expected = read.get("label", read.get("class")), read.get("expected")
+    messages, prompt = _asked_of(read, at)
+    if expected is None and messages is not None and (said := _said_last(messages)) is not None:
+        expected, messages = said, messages[:-1]
     if expected is None:
         expected, label = label, read.get("class")
     if expected is None or expected == "":
@@ -167,7 +174,6 @@ def _row_of(read: dict[str, Any], at: int, number: int) -> Row:
         raise DatasetError(f"Line {at}: its id is a text of 1 to {ID_CHARACTERS_MAX} characters, or left out.")
     if label is not None and (isinstance(label, dict | list) or not 0 < len(str(label)) <= LABEL_CHARACTERS_MAX):
         raise DatasetError(f"Line {at}: its label is a text of 1 to {LABEL_CHARACTERS_MAX} characters, or left out.")
-    messages, prompt = _asked_of(read, at)
     return Row(number, name, at, expected, messages, prompt, None if label is None else str(label))
 
 
@@ -196,6 +202,13 @@ def _asked_of(read: dict[str, Any], at: int) -> tuple[list[dict[str, Any]] | Non
     if not isinstance(asked, str) or not asked:
         raise DatasetError(f"Line {at}: its {given[0]} is no text, or empty.")
     return ([{"role": "user", "content": asked}], None) if given[0] == "text" else (None, asked)
+
+
+def _said_last(messages: list[dict[str, Any]]) -> str | None:
+    """The assistant's answer at a chat's end, as fine-tuning data have it; None where there is none."""
+    last = messages[-1]
+    answer = last.get("content") if last.get("role") == "assistant" and len(messages) > 1 else None
+    return answer if isinstance(answer, str) and answer else None
 
 
 def _digest(value: Any) -> bytes:

@@ -24,11 +24,18 @@ from numpy.typing import NDArray
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 
-from router.confidence import NAMES, ROWS_MAX, Calibration, ConfidenceModel, Features, features_of_first, inputs
+from router.confidence import (
+    NAMES,
+    ROWS_MAX,
+    ROWS_MIN,
+    Calibration,
+    ConfidenceModel,
+    Features,
+    features_of_first,
+    inputs,
+)
 from router.fitting.errors import FittingError
 
-ROWS_MIN = 100
-"""With fewer, no target under 2.3% could be certified even if every answer were right."""
 EACH_MIN = 10
 """With fewer right or wrong answers nothing is learned from them; answers are then ordered by their logprobs alone."""
 FOLDS = 5

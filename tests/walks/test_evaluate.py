@@ -315,13 +315,15 @@ async def test_learned_routing_is_fitted_from_both_arms_and_kept_with_what_it_is
         await until(in_force)
 
 
-async def test_too_few_rows_calibrate_nothing_and_say_so(ready: RunningGateway) -> None:
+async def test_too_few_rows_for_a_calibration_are_refused_before_anything_is_asked(ready: RunningGateway) -> None:
+    rows = [json.loads(line) for line in data(20).splitlines()]
+    copies = [row | {"id": f"{row['id']}-{n}"} for row in rows for n in range(6)]
     async with ready.http() as http:
-        begun = await begin(http, data(20), calibrate=True)
-        told = await ended(http, begun["id"])
-    assert told["status"] == "done"
-    assert "There are 20 calibration rows" in told["report"]["calibration"]["error"]
-    assert await FittedStore(ready.house.redis).get(V1, "confidence") is None
+        for sent, said in ((rows, "have 20. "), (copies, "have 20 (of 120: of equal ones")):
+            raw = b"".join(json.dumps(row).encode() + b"\n" for row in sent)
+            refused = await begin(http, raw, status=400, calibrate=True)
+            assert f"needs 100 different rows at least, and the data {said}" in refused["error"]["message"]
+        assert (await http.get(PATH)).json()["evaluations"] == []
 
 
 async def test_labels_leave_no_expected_answer_behind(ready: RunningGateway) -> None:

@@ -69,13 +69,25 @@ async def test_a_version_is_evaluated_and_its_report_told_and_written(
     assert gone.out == f"{name} is forgotten.\n"
 
 
+async def test_data_for_fine_tuning_and_csv_are_taken_as_they_are(
+    answering: RunningGateway, apprentice: Command, tmp_path: Path
+) -> None:
+    asked = [{"role": "system", "content": "Decide."}, {"role": "user", "content": "Item 1"}]
+    tuning = tmp_path / "tuning.jsonl"
+    tuning.write_text(json.dumps({"messages": [*asked, {"role": "assistant", "content": "yes"}]}) + "\n")
+    table = tmp_path / "rows.csv"
+    table.write_text('text,expected,group,comment\n"Item 1, sealed",yes,,a\nItem 2,no,b,\n', encoding="utf-8-sig")
+    for path, told in ((tuning, "adapter  100.0 %"), (table, "adapter  50.0 %")):
+        assert told in (await ok(apprentice, "evaluate", "returns@v1", "--data", str(path))).out
+
+
 async def test_what_can_not_be_used_is_one_line(answering: RunningGateway, apprentice: Command, tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"text": "x"}\n')
     for words, code, text in (
         (["returns@v1", "--data", str(data)], 1, "Line 1: it has no expected answer"),
         (["returns@v9", "--data", str(data)], 1, "There is no version 'returns@v9'"),
-        (["returns@v1", "--data", str(tmp_path / "none")], 2, "can't be read"),
+        (["returns@v1", "--data", str(tmp_path / "none")], 2, "There is no file"),
         (["returns@v1", "--data", str(data), "--out", str(tmp_path / "no" / "x")], 2, "can't be written"),
     ):
         said = await apprentice("evaluate", *words)
