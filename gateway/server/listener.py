@@ -117,20 +117,24 @@ class Listener:
     def enter(self, connection: object, host: str) -> Place:
         """A place for a new connection from this host."""
         self._state.connections.add(cast("HttpToolsProtocol", connection))  # it calls `shutdown` alone
-        self.connections += 1
-        count = self._connections_of[host] = self._connections_of.get(host, 0) + 1
+        count = self._connections_of.get(host, 0) + 1
         limits = self.limits
         share = max(1, int(limits.connections_max * limits.address_share_max))
-        if self.connections - self._reserved <= limits.connections_max and count <= share:
-            return "open"
-        if self._reserved < limits.connections_reserved:
+        place: Place = "open"
+        if self.connections - self._reserved >= limits.connections_max or count > share:
+            if self._reserved >= limits.connections_reserved:
+                return "none"  # it is closed at once, and takes no place until then
             self._reserved += 1
-            return "reserved"
-        return "none"
+            place = "reserved"
+        self.connections += 1
+        self._connections_of[host] = count
+        return place
 
     def leave(self, connection: object, host: str, place: Place) -> None:
         """A connection is over."""
         self._state.connections.discard(cast("HttpToolsProtocol", connection))
+        if place == "none":
+            return
         self.connections -= 1
         if place == "reserved":
             self._reserved -= 1

@@ -304,6 +304,23 @@ async def test_places_are_kept_for_probes_and_admins() -> None:
             assert (await ask(port, probe)).statuses == [503]
 
 
+async def test_refused_connections_take_no_place_while_they_are_closed() -> None:
+    limits = DoorLimits(connections_max=8, connections_reserved=0, address_share_max=0.5)
+    app = Listening(limits=limits)
+    async with listening(app):
+        assert app.listener is not None
+        many = [
+            (connection, app.listener.enter(connection, "10.0.0.1")) for connection in (object() for _ in range(20))
+        ]
+        assert [place for _, place in many].count("open") == 4
+        other = object()
+        assert app.listener.enter(other, "10.0.0.2") == "open"
+        for connection, place in many:
+            app.listener.leave(connection, "10.0.0.1", place)
+        app.listener.leave(other, "10.0.0.2", "open")
+        assert app.connections == 0
+
+
 async def test_one_address_has_its_share_of_the_connections() -> None:
     limits = DoorLimits(connections_max=8, connections_reserved=0, address_share_max=0.5)
     async with listening(Listening(limits=limits)) as port, open_sockets(port, 4):
