@@ -402,7 +402,8 @@ def text_of(value: bytes) -> str:
 
 def see_that_it_is_json(fields: Mapping[bytes, bytes]) -> None:
     """Raises Problem (415) for a body that is not declared as JSON."""
-    if not fields.get(b"content-type", b"application/json").lower().startswith(b"application/json"):
+    kind = fields.get(b"content-type", b"application/json").lower()
+    if kind != b"application/json" and kind.partition(b";")[0].strip() != b"application/json":
         raise Problem("unsupported_media_type", "Send the body as `Content-Type: application/json`.")
 
 
