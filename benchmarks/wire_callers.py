@@ -361,11 +361,11 @@ async def _ask_beside(world: World, meanwhile: Meanwhile, slow: list[str]) -> No
     while True:
         began = time.monotonic()
         try:
-            status = (await asyncio.to_thread(ask, world.port, "GET", meanwhile.path, None, key, 10.0))[0]
+            status, _, body = await asyncio.to_thread(ask, world.port, "GET", meanwhile.path, None, key, 10.0)
         except OSError as error:
             why = f"another caller got no answer: {error}"
         else:
-            why = f"another caller got {status}" if status != meanwhile.status else ""
+            why = f"another caller got {status}: {body[:200].decode()}" if status != meanwhile.status else ""
         seconds = time.monotonic() - began
         if not why and seconds > meanwhile.seconds_max:
             why = f"another caller waited {seconds:.2f} s, over {meanwhile.seconds_max}"
