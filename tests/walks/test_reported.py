@@ -185,7 +185,7 @@ async def test_in_a_batch_each_entry_has_a_result_and_a_wrong_one_refuses_only_i
         report(at=time.time() + 3600),
         report(at=1.0),
         report(messages=MESSAGES, prompt="A toaster."),
-        report(messages=[{"role": "piano"}]),
+        report(messages=[{"role": 5}]),
         report(logprobs=[0.5]),
         report(probability=0),
         report(source_id="x" * 201),
