@@ -25,6 +25,7 @@ from gateway.state.state import redis_time
 from monitoring.degradation.verdicts import responses
 from monitoring.degradation.verdicts.health import Action, Judgement, Pin, TaskHealth, Verdict, VersionHealth
 from monitoring.degradation.verdicts.responses import ResponseError
+from monitoring.degradation.verdicts.retraining import closed
 from monitoring.degradation.words.telling import Situation, Told, told
 from serving.adapters.entries import PLACED
 from serving.adapters.manifest import review_due
@@ -90,12 +91,23 @@ async def pin_version(request: Request, task: str, version: str, body: PinIn, ad
 async def release_version(
     request: Request, task: str, version: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
-    """Let the monitor judge a version again."""
+    """Let the monitor judge a version again. A request to train that a pin as degraded opened is closed with it."""
     house = house_of(request)
     now = await redis_time(house.redis)
-    known_task(house, task)
-    by = admin.public
-    return await changed(house, task, lambda found: responses.release(found, version, by, now), expected_generation)
+    health, _ = await house.health.of(known_task(house, task))
+    by, known = admin.public, health.versions.get(version)
+    closing = [] if known is None or known.pin is None else await _opened_by(house, version, known.pin, by, now)
+    return await changed(
+        house, task, lambda found: responses.release(found, version, by, now), expected_generation, lambda _: closing
+    )
+
+
+async def _opened_by(house: House, version: str, pin: Pin, by: str, now: float) -> list[Change]:
+    """The closing of requests to train that the monitor opened since a version was pinned as degraded."""
+    if pin.verdict != "degraded" or pin.instead_of == "degraded":
+        return []
+    found = [one for one in await house.retraining.all() if one.version == version and one.state == "open"]
+    return [house.retraining.change(closed(one, by, now)) for one in found if one.action and one.opened_at >= pin.at]
 
 
 @router.post("/tasks/{task}/health/actions/{action}/undo")

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from monitoring.degradation.verdicts.health import StreamReport
+from monitoring.degradation.verdicts.retraining import Retraining
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
+from serving.shelf import change_together
 from tests.gateway.cli.conftest import Command, ok
 from tests.walks.gateway import RunningGateway
 from tests.walks.test_health import SHIFT, become, judged, sent
@@ -62,6 +64,22 @@ async def test_a_version_is_pinned_held_and_released(gateway: RunningGateway, ap
     assert ("held" in listed, "pinned" in listed) == (True, False)
     said = await ok(apprentice, "tasks", "release", "returns", "returns@v1")
     assert said.out == "returns@v1 is the monitor's to judge again; it is healthy.\n"
+
+
+async def test_release_closes_the_request_to_train_that_the_pin_opened(
+    gateway: RunningGateway, apprentice: Command
+) -> None:
+    pin = ("tasks", "pin", "returns", "returns@v1", "--verdict", "degraded", "--reason", "The season.")
+    await ok(apprentice, *pin)
+    store = gateway.house.retraining
+    for name, action in (("by-the-pin", "19d5f0a1-0"), ("by-a-person", None)):
+        one = Retraining(
+            id=name, task="returns", version="returns@v1", opened_at=time.time() + 1, by="x", because="x", action=action
+        )
+        await change_together(gateway.house.redis, [store.change(one)])
+    await ok(apprentice, "tasks", "release", "returns", "returns@v1")
+    states = {one.id: one.state for one in await store.all()}
+    assert (states["by-the-pin"], states["by-a-person"]) == ("closed", "open")
 
 
 async def test_an_action_is_undone_by_its_id(gateway: RunningGateway, apprentice: Command) -> None:
