@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -125,9 +126,11 @@ async def start_gateway(stack: AsyncExitStack, folder: Path, sections: Mapping[s
     port = free_port()
     admin_key = f"sk-app-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
     config = folder / "apprentice.yaml"
+    # Not in the caller's folder: a Unix socket's path may hold 104 bytes on some systems.
+    data = stack.enter_context(tempfile.TemporaryDirectory(prefix="wire"))
     own: dict[str, Any] = {
         "listen": {"host": "127.0.0.1", "port": port},
-        "data_folder": str(folder / "data"),
+        "data_folder": data,
         "log_format": "text",
     }
     own["import_folders"] = [str(folder)]
