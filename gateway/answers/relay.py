@@ -11,6 +11,8 @@ import hashlib
 import time
 from typing import Any
 
+import msgspec
+
 from gateway.answers.answer import Answer
 from gateway.answers.continuation import go_on
 from gateway.answers.events import DONE, error_event, usage_event, with_fingerprint
@@ -104,10 +106,7 @@ async def _relay_stream(
         progress = answer.total()
         ledger.learned(progress, house.prices, answer.share(time.monotonic()), house.digest_secret)
         ledger.record.answer_digest = digest.hexdigest()
-    last = DONE
-    if body.wants_usage and progress.usage_payload:
-        last = usage_event(progress.usage_payload, _told(ledger.record)) + DONE
-    await exchange.end(held + last)
+    await exchange.end(_ending(body, answer, ledger.record, held) + DONE)
     await answer.drain()
 
 
@@ -117,6 +116,32 @@ def _note(answer: Answer, ledger: Ledger, digest: hashlib.blake2b, part: bytes) 
     if answer.kept is not None:
         answer.kept.append(part)
     ledger.last_chunk_at = time.monotonic()
+
+
+def _ending(body: RequestBody, answer: Answer, record: Record, held: bytes) -> bytes:
+    """A stream's last events, with what the gateway tells of the request where there is a place for it.
+
+    Clients that do not ask for the usage expect a choice in every event: they get no event without one.
+    """
+    progress = answer.total()
+    if body.wants_usage and (progress.usage_payload or progress.skipped):
+        payload = progress.usage_payload or _event_without_choice(body, answer, record)
+        return held + usage_event(payload, _told(record))
+    if progress.skipped and held.endswith(b"}\n\n"):
+        return held[:-3] + b',"apprentice":' + msgspec.json.encode(_told(record)) + b"}\n\n"
+    return held
+
+
+def _event_without_choice(body: RequestBody, answer: Answer, record: Record) -> bytes:
+    return msgspec.json.encode(
+        {
+            "id": answer.total().answer_id or record.id,
+            "object": "chat.completion.chunk" if body.endpoint == "chat" else "text_completion",
+            "created": int(record.at),
+            "model": answer.choice.engine_model,
+            "choices": [],
+        }
+    )
 
 
 def _told(record: Record) -> dict[str, Any]:

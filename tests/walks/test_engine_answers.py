@@ -163,13 +163,18 @@ async def test_unreadable_event_before_commit_is_a_failed_attempt(world: World, 
     assert (told.whole, told.words, told.text.startswith(GENERAL), rule.shown) == (True, 60, True, 3)
 
 
-async def test_unreadable_event_after_commit_is_told(world: World, small: FakeEngine, general: FakeEngine) -> None:
+@pytest.mark.parametrize("tells_usage", [True, False], ids=["usage", "no-usage"])
+async def test_unreadable_event_after_commit_is_told(
+    world: World, small: FakeEngine, general: FakeEngine, tells_usage: bool
+) -> None:
+    small.tells_usage = tells_usage
     async with world() as gateway:
         small.faults.add(Tokens(60), RawEvent(40), model="returns@*")
         told = await ask(gateway)
         async with gateway.http() as http:
             found = (await http.get(f"/v1/requests/{told.headers['x-request-id']}")).json()
-    assert (told.whole, told.words, calls(general)) == (True, 60, [])
+    assert (told.whole, told.done, told.words, calls(general)) == (True, True, 60, [])
+    assert (told.models, len(told.ids)) == ({"returns@v1"}, 1)
     assert (told.apprentice or {})["skipped_events"] == 1
     assert found["record"]["skipped_events"] == 1
 
