@@ -299,10 +299,12 @@ class Connection(asyncio.Protocol):
             headers = [*problem.headers(), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
             lines = b"".join([b"%b: %b\r\n" % header for header in headers])
             self.send(b"%b%b%b\r\n%b" % (STATUS_LINES[problem.status], self.server_headers(), lines, body))
-        if self._half_closed:
+        half_open = self._transport.can_write_eof()
+        reads = self._reader.in_head or self._reader.exchange is not None
+        if self._half_closed or not (half_open or reads):  # TLS can't tell its end but by closing
             self._close()
             return
-        if self._transport.can_write_eof() and not self._transport.is_closing():
+        if half_open and not self._transport.is_closing():
             self._transport.write_eof()
         self._set_timer(LINGER_SECONDS, self._close)
         self._see_to_reading()

@@ -84,6 +84,34 @@ class BodyBudget:
         assert self.bytes_taken >= 0, "more was given back than taken"
 
 
+class Places:
+    """Places for connections, of which one host has a share. Their owner is the listener."""
+
+    __slots__ = ("_of_host", "_of_host_max", "_places_max", "taken")
+
+    def __init__(self, places_max: int, host_share_max: float) -> None:
+        self.taken = 0
+        self._places_max = places_max
+        self._of_host_max = max(1, int(places_max * host_share_max))
+        self._of_host: dict[str, int] = {}
+
+    def take(self, host: str) -> bool:
+        """Take a place; False where there is none, or none for this host."""
+        count = self._of_host.get(host, 0)
+        if self.taken >= self._places_max or count >= self._of_host_max:
+            return False
+        self.taken += 1
+        self._of_host[host] = count + 1
+        return True
+
+    def give_back(self, host: str) -> None:
+        """Give it back."""
+        self.taken -= 1
+        self._of_host[host] -= 1
+        if not self._of_host[host]:
+            del self._of_host[host]
+
+
 class Listener:
     """One address, and its connections. Its owner is the server."""
 
@@ -107,9 +135,10 @@ class Listener:
         self.leaving = False
         """Whether each answer is the last of its connection: the gateway is about to stop."""
         self.tasks: set[asyncio.Task[None]] = state.tasks
-        self.connections = 0
-        self._reserved = 0
-        self._connections_of: dict[str, int] = {}
+        self._places: dict[Place, Places] = {
+            "open": Places(limits.connections_max, limits.address_share_max),
+            "reserved": Places(limits.connections_reserved, limits.address_share_max),
+        }
         self._state = state
         self._common: list[tuple[bytes, bytes]] = []
         self._common_lines = b""
@@ -117,32 +146,16 @@ class Listener:
     def enter(self, connection: object, host: str) -> Place:
         """A place for a new connection from this host."""
         self._state.connections.add(cast("HttpToolsProtocol", connection))  # it calls `shutdown` alone
-        count = self._connections_of.get(host, 0) + 1
-        limits = self.limits
-        share = max(1, int(limits.connections_max * limits.address_share_max))
-        place: Place = "open"
-        if self.connections - self._reserved >= limits.connections_max or count > share:
-            if self._reserved >= limits.connections_reserved:
-                return "none"  # it is closed at once, and takes no place until then
-            self._reserved += 1
-            place = "reserved"
-        self.connections += 1
-        self._connections_of[host] = count
-        return place
+        for place, places in self._places.items():
+            if places.take(host):
+                return place
+        return "none"  # it is closed at once, and takes no place until then
 
     def leave(self, connection: object, host: str, place: Place) -> None:
         """A connection is over."""
         self._state.connections.discard(cast("HttpToolsProtocol", connection))
-        if place == "none":
-            return
-        self.connections -= 1
-        if place == "reserved":
-            self._reserved -= 1
-        left = self._connections_of[host] - 1
-        if left:
-            self._connections_of[host] = left
-        else:
-            del self._connections_of[host]
+        if place != "none":
+            self._places[place].give_back(host)
 
     def fault_of(self, exchange: Exchange, place: Place) -> Problem | None:
         """Why a request is refused by its head; None where it is let in, and its caller is noted."""
@@ -158,6 +171,11 @@ class Listener:
         if place != "open" and exchange.caller.role not in ("operator", "admin"):
             return too_many_connections()
         return None
+
+    @property
+    def connections(self) -> int:
+        """Connections that have a place."""
+        return sum(places.taken for places in self._places.values())
 
     def server_headers(self) -> bytes:
         """The lines of the headers that every answer has."""

@@ -325,11 +325,26 @@ async def test_one_address_has_its_share_of_the_connections() -> None:
     limits = DoorLimits(connections_max=8, connections_reserved=0, address_share_max=0.5)
     async with listening(Listening(limits=limits)) as port, open_sockets(port, 4):
         assert (await ask(port, NEXT)).statuses == [503]
-        with socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)) as other:
-            reader, writer = await asyncio.open_connection(sock=other)
-            writer.write(NEXT)
-            writer.write_eof()
-            assert Answers(await reader.read()).statuses == [200]
+        assert (await ask_from("127.0.0.2", port, NEXT)).statuses == [200]
+
+
+async def test_one_address_has_its_share_of_the_places_for_probes() -> None:
+    limits = DoorLimits(connections_max=1, connections_reserved=2, address_share_max=0.5)
+    probe = b"GET /health/live HTTP/1.1\r\nHost: gateway\r\n\r\n"
+    async with listening(Listening(limits=limits)) as port, open_sockets(port, 2):
+        assert (await ask(port, probe)).statuses == [503]
+        assert (await ask_from("127.0.0.2", port, probe)).statuses == [200]
+
+
+async def ask_from(host: str, port: int, sent: bytes) -> Answers:
+    """The same from another address of this machine."""
+    with socket.create_connection(("127.0.0.1", port), source_address=(host, 0)) as other:
+        reader, writer = await asyncio.open_connection(sock=other)
+        writer.write(sent)
+        writer.write_eof()
+        try:
+            return Answers(await reader.read())
+        finally:
             writer.close()
 
 
