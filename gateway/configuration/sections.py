@@ -139,7 +139,10 @@ class QueueLimits(Section):
     )
     queue_seconds_max: Seconds = Field(5.0, description="Longest wait for a place.")
     caller_share_max: float = Field(
-        0.5, gt=0, le=1, description="Share of the queue that one key may fill, and of the places while others wait."
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the queue, of places while others wait, and of bodies_bytes_max that one key may take.",
     )
     batch_share_min: float = Field(
         0.05, ge=0, le=0.5, description="Share of the free places that batch requests get while interactive ones wait."

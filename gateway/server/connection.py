@@ -14,8 +14,9 @@ from collections import deque
 from typing import Literal, cast
 
 from gateway.errors import Problem
+from gateway.server.budget import BodyBudget
 from gateway.server.exchange import STATUS_LINES, End, Exchange
-from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Place, too_many_connections
+from gateway.server.listener import RESERVED_SECONDS_MAX, Listener, Place, network_of, too_many_connections
 from gateway.server.reader import RequestReader
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ LOOK_SECONDS = 0.2
 """Time between two looks whether it has."""
 TCP_INFO_CLOSED = 7
 
-Waiting = Literal["idle", "head", "body", "reserved", "nothing"]
-"""What a connection's timer is for: `nothing` while an answer is under way, or a body takes its own time."""
+Waiting = Literal["idle", "head", "body", "reserved", "slow", "nothing"]
+"""What a connection's timer is for: nothing while an answer is under way, or while a body takes its own time (slow)."""
 
 
 class Connection(asyncio.Protocol):
@@ -74,7 +75,7 @@ class Connection(asyncio.Protocol):
         """Take it in, or refuse it where there are too many."""
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self._host = peer[0] if isinstance(peer, tuple) else ""
+        self._host = network_of(peer[0]) if isinstance(peer, tuple) else ""
         self._place = self._listener.enter(self, self._host)
         if self._place == "none":
             self._end(too_many_connections())
@@ -162,13 +163,10 @@ class Connection(asyncio.Protocol):
         """The header lines of every answer."""
         return self._listener.server_headers()
 
-    def take_body(self, size: int) -> bool:
-        """Take so many bytes of the budget for bodies; False where it is spent."""
-        return self._listener.bodies.take(size)
-
-    def give_back_body(self, size: int) -> None:
-        """Give them back."""
-        self._listener.bodies.give_back(size)
+    @property
+    def bodies(self) -> BodyBudget:
+        """The room for bodies."""
+        return self._listener.bodies
 
     def read_on(self) -> None:
         """The body of the present request may be read further."""
@@ -328,17 +326,18 @@ class Connection(asyncio.Protocol):
         """
         if self._transport.is_closing() or self._current is None:
             return
-        if self._is_reset():
+        unanswered = not self._current.begun
+        if self._is_reset() or (unanswered and self._current.http10):  # HTTP/1.0 knows no interim answers
             self._transport.abort()
             return
-        if not self._probed and not self._current.begun and not self._current.http10:
+        if unanswered and not self._probed:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._probed = True
         self._loop.call_later(LOOK_SECONDS, self._look_whether_gone)
 
     def _is_reset(self) -> bool:
         peer: socket.socket | None = self._transport.get_extra_info("socket")
-        if peer is None:
+        if peer is None or not hasattr(socket, "TCP_INFO"):
             return False
         with contextlib.suppress(OSError):
             return peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_INFO_CLOSED
@@ -360,13 +359,16 @@ class Connection(asyncio.Protocol):
             return
         reading, limits = self._reader.exchange, self._listener.limits
         if reading is not None:
-            if self._waiting != "body" and not self._queue and not self._listener.application.may_be_slow(reading):
-                self._wait_for("body", limits.body_seconds_max)
+            if self._waiting not in ("body", "slow") and not self._queue:
+                if self._listener.application.may_be_slow(reading):
+                    self._waiting = "slow"
+                else:
+                    self._wait_for("body", limits.body_seconds_max)
         elif self._current is not None:
             self._waiting = "nothing"
-        elif self._reader.in_head and self._waiting in ("idle", "body"):
+        elif self._reader.in_head and self._waiting in ("idle", "body", "slow"):
             self._wait_for("head", limits.head_seconds_max)
-        elif self._waiting == "body":
+        elif self._waiting in ("body", "slow"):
             self._wait_for("idle", limits.keep_alive_seconds_max)
 
     def _wait_for(self, what: Waiting, seconds: float) -> None:
@@ -382,7 +384,7 @@ class Connection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._waiting == "nothing":
+        if self._waiting in ("slow", "nothing"):
             return
         left = self._due - self._loop.time()
         if left > 0:

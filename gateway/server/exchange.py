@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from gateway.callers import Caller
 from gateway.door.wire import Headers, HungUp
 from gateway.errors import Problem
+from gateway.server.budget import BodyBudget
 
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -49,11 +50,9 @@ class Wire(Protocol):
     def server_headers(self) -> bytes:
         """The header lines of every answer."""
 
-    def take_body(self, size: int) -> bool:
-        """Take so many bytes of the budget for bodies; False where it is spent."""
-
-    def give_back_body(self, size: int) -> None:
-        """Give them back."""
+    @property
+    def bodies(self) -> BodyBudget:
+        """The room for bodies."""
 
     def read_on(self) -> None:
         """Its body may be read further."""
@@ -141,6 +140,11 @@ class Exchange:
     # The request.
 
     @property
+    def _holder(self) -> str:
+        """In whose name its body takes room."""
+        return self.caller.public if self.caller is not None else ""
+
+    @property
     def ends(self) -> tuple[End, End]:
         """The addresses of the connection's two ends: the caller's, and the gateway's own."""
         return self._wire.ends
@@ -197,8 +201,9 @@ class Exchange:
 
     def give_back_read(self) -> None:
         """What was read of the body is held no longer: it went to disk."""
-        self._wire.give_back_body(self._held)
-        self._held = 0
+        if self._held:
+            self._wire.bodies.give_back(self._holder, self._held)
+            self._held = 0
 
     async def gone(self) -> None:
         """Wait until the caller has gone or its answer is whole."""
@@ -229,6 +234,8 @@ class Exchange:
             body = b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else self._counted(body)
         elif self._body_left == 0:
             body = b""
+        if self._body_left:
+            raise ValueError("an answer is shorter than its content-length")
         self._finish(body + b"0\r\n\r\n" if self._chunked else body)
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
@@ -249,9 +256,9 @@ class Exchange:
     def _head(self, status: int, headers: Headers) -> bytes:
         """The answer's head. Raises ValueError for a header with a line end in it."""
         self.begun = True
+        if not self.complete and (self.comes_long or self._continue):
+            self.keep_alive = False  # nobody knows whether who was not told to go on sends its body all the same
         self._continue = False
-        if not self.complete and self.comes_long:
-            self.keep_alive = False
         length: bytes | None = None
         for name, value in headers:
             if name == b"content-length":
@@ -297,8 +304,9 @@ class Exchange:
             self.bytes_left -= size
         if self.ended or self.fault is not None:
             return
-        if not self._wire.take_body(size):
-            self.fail(Problem("overload", "The gateway holds as many bytes of bodies as it may. Try again later."))
+        if not self._wire.bodies.take(self._holder, size):
+            text = "The gateway holds as many bytes of bodies as it may, or as it may of one key. Try again later."
+            self.fail(Problem("overload", text))
             return
         self._held += size
         self._parts.append(part)
@@ -341,9 +349,7 @@ class Exchange:
     def release(self) -> None:
         """Nobody needs its body any more."""
         self._parts = []
-        if self._held:
-            self._wire.give_back_body(self._held)
-            self._held = 0
+        self.give_back_read()
 
     # Waiting.
 

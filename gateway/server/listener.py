@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 from urllib.parse import unquote
 
@@ -13,6 +14,7 @@ from uvicorn.server import ServerState
 from gateway.callers import Caller
 from gateway.configuration.sections import DoorLimits
 from gateway.errors import Problem
+from gateway.server.budget import BodyBudget
 from gateway.server.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -60,28 +62,6 @@ class Address:
     def shows(self, path: str) -> bool:
         """Whether there is anything at this path here."""
         return not path.startswith(self.hidden) and (self.shown is None or path.startswith(self.shown))
-
-
-class BodyBudget:
-    """Bytes that all bodies under way may have together. Its owner is the server."""
-
-    __slots__ = ("bytes_max", "bytes_taken")
-
-    def __init__(self, bytes_max: int) -> None:
-        self.bytes_max = bytes_max
-        self.bytes_taken = 0
-
-    def take(self, size: int) -> bool:
-        """Take so many bytes; False, and none taken, where there are not so many left."""
-        if self.bytes_taken + size > self.bytes_max:
-            return False
-        self.bytes_taken += size
-        return True
-
-    def give_back(self, size: int) -> None:
-        """Give them back."""
-        self.bytes_taken -= size
-        assert self.bytes_taken >= 0, "more was given back than taken"
 
 
 class Places:
@@ -183,6 +163,16 @@ class Listener:
             self._common = self._state.default_headers
             self._common_lines = b"".join([b"%b: %b\r\n" % header for header in self._common])
         return self._common_lines
+
+
+def network_of(host: str) -> str:
+    """Whose connections count together: an IPv4 address, or the 64 bits of an IPv6 one that name a network."""
+    address = ip_address(host.partition("%")[0])
+    if address.version == 4:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((int(address) >> 64 << 64, 64)))
 
 
 def decoded(path: bytes) -> str:

@@ -16,9 +16,10 @@ from uvicorn.config import STARTUP_FAILURE
 from gateway.app import Gateway
 from gateway.configuration.reload import reload_on_signal
 from gateway.configuration.sections import ListenSettings
+from gateway.server.budget import BodyBudget
 from gateway.server.connection import Connection
 from gateway.server.cors import headers_for
-from gateway.server.listener import ADMIN, METRICS, OPENAPI, PROBES, Address, BodyBudget, Listener
+from gateway.server.listener import ADMIN, METRICS, OPENAPI, PROBES, Address, Listener
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class OrderlyServer(uvicorn.Server):
         self._gateway = gateway
         self._settings = settings
         self._listeners: list[Listener] = []
-        self._bodies = BodyBudget(settings.limits.bodies_bytes_max)
+        self._bodies = BodyBudget(settings.limits.bodies_bytes_max, settings.limits.caller_share_max)
         self._signals = 0
 
     @property

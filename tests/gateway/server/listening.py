@@ -12,9 +12,10 @@ from uvicorn.server import ServerState
 from gateway.callers import Caller
 from gateway.configuration.sections import DoorLimits
 from gateway.errors import Problem
+from gateway.server.budget import BodyBudget
 from gateway.server.connection import Connection
 from gateway.server.exchange import Exchange
-from gateway.server.listener import Address, BodyBudget, Listener
+from gateway.server.listener import Address, Listener
 
 KEY = "Bearer sk-app-abcdefghijkl-secret"
 CALLER = Caller("abcdefghijkl", "someone", "caller", "", frozenset({"*"}))

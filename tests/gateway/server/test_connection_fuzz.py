@@ -10,8 +10,9 @@ import pytest
 from uvicorn.server import ServerState
 
 from gateway.configuration.sections import DoorLimits
+from gateway.server.budget import BodyBudget
 from gateway.server.connection import Connection
-from gateway.server.listener import Address, BodyBudget, Listener
+from gateway.server.listener import Address, Listener
 from tests.gateway.server.listening import Answers, Listening
 from tests.gateway.server.test_rfc9112 import ROWS
 

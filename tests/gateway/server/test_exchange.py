@@ -9,6 +9,7 @@ from gateway.answers.relay import choice_headers
 from gateway.door.wire import Deadline, HungUp
 from gateway.errors import Problem
 from gateway.ledger import Ledger, trace_of
+from gateway.server.budget import BodyBudget
 from gateway.server.exchange import HEADER_CHARACTERS_MAX, Exchange
 from monitoring.ids import RequestIds
 from monitoring.records import AttemptRecord, Record
@@ -41,11 +42,7 @@ class Caller:
     def server_headers(self) -> bytes:
         return b"date: today\r\n"
 
-    def take_body(self, _: int) -> bool:
-        return True
-
-    def give_back_body(self, _: int) -> None:
-        return None
+    bodies = BodyBudget(1 << 30)
 
     def finished(self, _: Exchange) -> None:
         self.ended = True

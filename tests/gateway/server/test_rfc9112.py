@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from gateway.configuration.sections import DoorLimits
+from gateway.server.budget import BodyBudget
 from gateway.server.exchange import Exchange
+from gateway.server.listener import network_of
 from tests.gateway.server.listening import ADMIN_KEY, KEY, Answers, Listening, echo, listening
 
 AUTHORIZATION = f"Authorization: {KEY}\r\n".encode()
@@ -255,6 +257,50 @@ async def test_a_caller_that_goes_cancels_within_a_second(resets: bool) -> None:
             await cancelled.wait()
 
 
+async def test_a_caller_that_goes_over_http_1_0_cancels_within_a_second() -> None:
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def wait(exchange: Exchange) -> None:
+        try:
+            with exchange.hang_up_cancels():
+                started.set()
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+
+    async with listening(Listening(wait)) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.0\r\n" + HEAD + b"\r\n")
+        await started.wait()
+        writer.close()
+        async with asyncio.timeout(1):
+            await cancelled.wait()
+
+
+async def test_an_answer_that_is_shorter_than_it_says_ends_its_connection() -> None:
+    async def short(exchange: Exchange) -> None:
+        await exchange.begin(200, [(b"content-length", b"10")])
+        await exchange.end(b"abc")
+
+    async with listening(Listening(short)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(NEXT + NEXT)
+        got = b""
+        with suppress(ConnectionResetError):
+            got = await reader.read()
+        assert got.count(b"HTTP/1.1") <= 1
+        writer.close()
+
+
+async def test_a_body_that_was_not_asked_for_ends_its_connection() -> None:
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.whole(403, [], b"no")
+
+    async with listening(Listening(refuse)) as port:
+        answers = await ask(port, POST + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n", half_closes=False)
+    assert answers.headers[0]["connection"] == "close"
+
+
 async def test_a_caller_that_goes_inside_its_body_is_told_to_its_reader() -> None:
     gone = asyncio.Event()
 
@@ -389,6 +435,22 @@ async def test_all_bodies_under_way_share_one_budget() -> None:
         assert (await ask(port, first + b"x" * 80_000)).statuses == [200]
         assert app.body_bytes == 0
         writer.close()
+
+
+def test_one_caller_has_its_share_of_the_room_for_bodies() -> None:
+    bodies = BodyBudget(100, caller_share_max=0.5)
+    assert bodies.take("a", 50)
+    assert not bodies.take("a", 1)
+    assert bodies.take("b", 50)
+    assert not bodies.take("c", 1)
+    bodies.give_back("a", 50)
+    assert bodies.take("c", 1)
+
+
+def test_connections_of_one_network_count_together() -> None:
+    assert network_of("127.0.0.1") == network_of("::ffff:127.0.0.1") == "127.0.0.1"
+    assert network_of("2001:db8:1:2::1") == network_of("2001:db8:1:2:ffff::9") == "2001:db8:1:2::/64"
+    assert network_of("fe80::1%eth0") == "fe80::/64"
 
 
 async def test_a_body_is_asked_for_only_where_somebody_reads_it() -> None:
