@@ -27,6 +27,8 @@ MORE_SECONDS = 0.3
 LOOK_SECONDS = 0.02
 CANCEL_SECONDS_MAX = 1.0
 READ_BYTES = 1 << 16
+LEFT_SECONDS_MAX = 8.0
+"""How long it may take to read what was left unread."""
 
 
 @dataclass
@@ -72,7 +74,8 @@ class Caller:
         seen.began_at = time.monotonic()
         reading = None
         try:
-            async with asyncio.timeout(self.case.seconds + SLACK_SECONDS):
+            late = SLACK_SECONDS if self.case.reads else LEFT_SECONDS_MAX
+            async with asyncio.timeout(self.case.seconds + late):
                 await loop.sock_connect(own, ("127.0.0.1", self._port))
                 if self.case.reads:
                     reading = loop.create_task(self._read())
@@ -82,6 +85,7 @@ class Caller:
                     await self._read_on()
                 elif not seen.left_at:
                     await asyncio.sleep(self.case.seconds)
+                    own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_BYTES)
                     await self._read()
         except TimeoutError:
             pass
