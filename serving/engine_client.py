@@ -269,8 +269,9 @@ class Connection(asyncio.Protocol):
             self._lapsed = 2
             return
         self._lapsed = 0
+        before = self._fault
         self._see_that_it_is_not_silent()
-        if self._fault is not None:
+        if self._fault is not before:  # silent: what came without a token is of no use; before a cut it may have one
             self._parts = []
 
     def _see_that_it_is_not_silent(self) -> None:

@@ -337,6 +337,22 @@ async def test_token_that_is_taken_late_ends_the_silence() -> None:
         never.set()
 
 
+async def test_bytes_that_came_before_a_cut_reach_a_slow_caller() -> None:
+    go = asyncio.Event()
+    async with talking([STREAM_HEAD + b"1\r\na\r\n", go, b"1\r\nb\r\n", None]) as (engine, client):
+        answer = await ask(engine, client)
+        answer.expect_tokens(0.05)
+        connection = answer._connection
+        await until(lambda: bool(connection._lapsed))
+        assert await answer.next_chunk() == b"a"
+        go.set()
+        await until(lambda: not connection.open)
+        assert await answer.next_chunk() == b"b"
+        with pytest.raises(Truncated):
+            await answer.next_chunk()
+        answer.close()
+
+
 async def test_an_answer_over_the_limit_is_cut_off() -> None:
     async with talking([STREAM_HEAD + b"5\r\nabcde\r\n0\r\n\r\n"], answer_bytes_max=4) as (engine, client):
         with pytest.raises(Oversize, match="longer than the gateway's limit"):
