@@ -25,7 +25,7 @@ class Failure:
     """An attempt that came to nothing before commit, `at` (monotonic seconds).
 
     `retry_after_seconds` is the engine's own word, if it gave it. `fragile`: the request has a pattern or a grammar of
-    its caller's, of which an engine may end.
+    its caller's, of which an engine may end. `status` is the HTTP status of the failure, None where there was none.
     """
 
     kind: FaultKind
@@ -34,6 +34,12 @@ class Failure:
     retry_after_seconds: float | None = None
     at: float = 0.0
     fragile: bool = False
+    status: int | None = None
+
+    @property
+    def may_have_ended_it(self) -> bool:
+        """Whether the request may be why the engine ended or hangs. A status below 500 shows that it runs."""
+        return self.fragile and self.kind in MAY_HAVE_ENDED and (self.status is None or self.status >= 500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ def next_attempt(
     last = failures[-1]
     if last.kind in ("refused", "too_long"):
         return _after_a_refusal(choice, last, policy, view, moment, seconds_left)
-    if seconds_left <= 0 or (last.fragile and last.kind in MAY_HAVE_ENDED):
+    if seconds_left <= 0 or last.may_have_ended_it:
         return GiveUp("exhausted")
     here = [failure for failure in failures if failure.pool == choice.pool.name]
     may_help = last.kind != "oversize" and (choice.pool.continues or not going_on)

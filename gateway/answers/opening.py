@@ -129,8 +129,8 @@ def failure_of(answer: Answer, failed: EngineError) -> Failure:
     """An attempt's failure as the router sees it. A refusal to go on with a part of an answer is not the caller's."""
     choice = answer.choice
     kind = "truncated" if answer.begun is not None and isinstance(failed, RefusedByEngine) else failed.kind
-    now = time.monotonic()
-    return Failure(kind, choice.replica.name, choice.pool.name, failed.retry_after_seconds, now, answer.fragile)
+    asked, wait, now = choice.replica.name, failed.retry_after_seconds, time.monotonic()
+    return Failure(kind, asked, choice.pool.name, wait, now, answer.fragile, failed.status)
 
 
 def next_step(

@@ -196,6 +196,14 @@ def test_request_that_may_have_ended_an_engine_is_sent_to_no_other(kind: FaultKi
     assert isinstance(step, GiveUp) == (kind in MAY_HAVE_ENDED)
 
 
+@pytest.mark.parametrize(("status", "ends"), [(302, False), (401, False), (405, False), (500, True), (502, True)])
+def test_status_below_500_shows_that_no_engine_ended(status: int, ends: bool) -> None:
+    choice = start()
+    failure = Failure("failed", choice.replica.name, choice.pool.name, None, NOW, fragile=True, status=status)
+    step = next_attempt(choice, (failure,), policy(), usual_fleet(), moment(), SECONDS)
+    assert isinstance(step, GiveUp) == ends
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("refused", "oversize")])
 def test_another_replica_of_the_same_version_comes_first_and_at_once(kind: FaultKind) -> None:
     choice = start()

@@ -310,9 +310,12 @@ async def test_request_with_a_callers_pattern_that_ends_an_engine_is_sent_to_no_
         assert (plain.whole, plain.models) == (True, {"large"})
 
 
-async def test_request_with_a_callers_pattern_goes_on_where_an_engine_is_busy(world: World, small: FakeEngine) -> None:
+@pytest.mark.parametrize("status", [401, 405, 503])
+async def test_request_with_a_callers_pattern_goes_on_where_no_engine_ended(
+    world: World, small: FakeEngine, status: int
+) -> None:
     async with world(parameters_allowed=["regex"]) as gateway:
-        small.faults.add(Status(503), model="returns@*")
+        small.faults.add(Status(status), model="returns@*")
         told = await ask(gateway, structured_outputs={"regex": "a+"})
     assert (told.whole, told.models) == (True, {"large"})
 
