@@ -84,8 +84,11 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
             raise Problem("state_conflict", f"Somebody else has said at this moment that {task} changes: look again.")
         return changing.announce(found, live, word)
 
+    async def together(_: TaskHealth) -> list[Change]:
+        return changes
+
     try:
-        answer = await changed(house, task, step, body.expected_generation, lambda _: changes)
+        answer = await changed(house, task, step, body.expected_generation, together)
     except Problem:
         if opening is not None and opening.expected_generation == 0:
             await house.retraining.forget_examples(opening.name)  # nobody else knows of them
@@ -117,7 +120,10 @@ async def take_change_back(
         after, _, action = changing.take_back(found, admin.public, now)
         return after, action
 
-    return await changed(house, task, step, expected_generation, lambda _: changes)
+    async def together(_: TaskHealth) -> list[Change]:
+        return changes
+
+    return await changed(house, task, step, expected_generation, together)
 
 
 def _see_that_it_can_be(effective_at: float, now: float) -> None:

@@ -6,7 +6,7 @@ is Redis's, by which the monitor goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 
 from gateway.admin.access import Admin, Body, Operator, When, conflicts, known_task, not_blank
 from gateway.admin.around import around
+from gateway.admin.audit import audited
 from gateway.duties.monitoring import roles_of
 from gateway.duties.responding import Responding
 from gateway.endpoints import house_of
@@ -25,7 +26,7 @@ from gateway.state.state import redis_time
 from monitoring.degradation.verdicts import responses
 from monitoring.degradation.verdicts.health import Action, Judgement, Pin, TaskHealth, Verdict, VersionHealth
 from monitoring.degradation.verdicts.responses import ResponseError
-from monitoring.degradation.verdicts.retraining import closed
+from monitoring.degradation.verdicts.retraining import Retraining, closed
 from monitoring.degradation.words.telling import Situation, Told, told
 from serving.adapters.entries import PLACED
 from serving.adapters.manifest import review_due
@@ -42,6 +43,12 @@ Reason = Annotated[
     AfterValidator(not_blank),
 ]
 Step = Callable[[TaskHealth], tuple[TaskHealth, Action]]
+Beside = Callable[[TaskHealth], Awaitable[Sequence[Change]]]
+"""What is changed in the same step as a task's health, by the health that was found."""
+
+
+async def _nothing(_: TaskHealth) -> Sequence[Change]:
+    return ()
 
 
 class PinIn(Body):
@@ -94,20 +101,40 @@ async def release_version(
     """Let the monitor judge a version again. A request to train that a pin as degraded opened is closed with it."""
     house = house_of(request)
     now = await redis_time(house.redis)
-    health, _ = await house.health.of(known_task(house, task))
-    by, known = admin.public, health.versions.get(version)
-    closing = [] if known is None or known.pin is None else await _opened_by(house, version, known.pin, by, now)
-    return await changed(
-        house, task, lambda found: responses.release(found, version, by, now), expected_generation, lambda _: closing
+    by, step = admin.public, audited(house, admin)
+
+    async def closing(found: TaskHealth) -> list[Change]:
+        changes: list[Change] = []
+        for one, generation in await _opened_by_pin(house, version, found):
+            after = closed(one, by, now)
+            before, told = msgspec.to_builtins(one), msgspec.to_builtins(after)
+            changes.append(house.retraining.change(after, generation))
+            changes += step.note("retraining.close", version, before, told, generation=generation + 1)
+        return changes
+
+    answer = await changed(
+        house,
+        known_task(house, task),
+        lambda found: responses.release(found, version, by, now),
+        expected_generation,
+        closing,
     )
+    await step.enter()
+    return answer
 
 
-async def _opened_by(house: House, version: str, pin: Pin, by: str, now: float) -> list[Change]:
-    """The closing of requests to train that the monitor opened since a version was pinned as degraded."""
-    if pin.verdict != "degraded" or pin.instead_of == "degraded":
+async def _opened_by_pin(house: House, version: str, health: TaskHealth) -> list[tuple[Retraining, int]]:
+    """Requests to train that the monitor opened since a version was pinned as degraded, with their generations."""
+    known = health.versions.get(version)
+    pin = None if known is None else known.pin
+    if pin is None or pin.verdict != "degraded" or pin.instead_of == "degraded":
         return []
-    found = [one for one in await house.retraining.all() if one.version == version and one.state == "open"]
-    return [house.retraining.change(closed(one, by, now)) for one in found if one.action and one.opened_at >= pin.at]
+    found: list[tuple[Retraining, int]] = []
+    for name in [one.id for one in await house.retraining.all() if one.version == version]:
+        one, generation = await house.retraining.get(name)
+        if one is not None and one.state == "open" and one.action and one.opened_at >= pin.at:
+            found.append((one, generation))
+    return found
 
 
 @router.post("/tasks/{task}/health/actions/{action}/undo")
@@ -132,11 +159,12 @@ async def changed(
     task: str,
     step: Step,
     expected_generation: int | None,
-    with_it: Callable[[TaskHealth], Sequence[Change]] = lambda _: (),
+    beside: Beside = _nothing,
 ) -> dict[str, Any]:
-    """Take a step with a task's health, and in the same moment what goes `with_it`; the health afterwards.
+    """Take a step with a task's health, and in the same step the changes `beside` it; the health afterwards.
 
-    Where no generation is expected, it is taken on whatever stands there now. Raises Problem (409) and RedisError.
+    Both are read again where something has moved meanwhile, unless the health is no longer at the generation expected.
+    Raises Problem (409) and RedisError.
     """
     with conflicts():
         for left in reversed(range(TRIES_MAX)):
@@ -145,10 +173,10 @@ async def changed(
                 raise Stale(task, generation)
             after, action = _taken(step, health)
             try:
-                await Responding(house).move(task, after, generation, [action], with_it(after))
+                await Responding(house).move(task, after, generation, [action], await beside(health))
                 break
             except Stale:
-                if expected_generation is not None or not left:
+                if not left:
                     raise
     snapshot = await house.snapshot.refresh()
     return {"action": msgspec.to_builtins(action), **await shown(house, snapshot, task)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from redis.asyncio import Redis
 
 from monitoring.audit import STREAM, Entry, verify
-from tests.walks.audit_world import CASES, V2, Case, World
+from monitoring.degradation.verdicts.retraining import Retraining
+from serving.shelf import change_together
+from tests.walks.audit_world import CASES, V1, V2, Case, World
 from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import RunningGateway
 from tests.walks.releases import until
 from tests.walks.test_reload import reloadable
 from tests.walks.test_schema import DOCUMENT
@@ -96,6 +100,24 @@ async def test_where_the_chain_takes_no_entry_each_change_has_its_draft_and_is_e
         await redis.delete(STREAM)
         await until(lambda: _all_entered(world))
         assert len(await entries(world)) == drafted
+
+
+async def test_a_release_has_an_entry_for_each_request_to_train_that_it_closes(gateway: RunningGateway) -> None:
+    house, path = gateway.house, f"/admin/v1/tasks/returns/health/{V1}/pin"
+    async with gateway.http() as http:
+        assert (await http.post(path, json={"verdict": "degraded", "reason": "The season."})).status_code == 200
+        for name in ("one", "two"):
+            asked = Retraining(
+                id=name, task="returns", version=V1, opened_at=time.time() + 1, by="x", because="x", action="19d5f0a1-0"
+            )
+            await change_together(house.redis, [house.retraining.change(asked, 0)])
+        known = len(await house.audit.read(limit=1000))
+        assert (await http.delete(path)).status_code == 200
+    new = (await house.audit.read(limit=1000))[known:]
+    told = sorted((one.action, one.generation, (one.after or {}).get("id")) for one in new if one.actor != "system")
+    closing = [entry for entry in told if entry[0] == "retraining.close"]
+    assert closing == [("retraining.close", 2, "one"), ("retraining.close", 2, "two")]
+    assert [entry[0] for entry in told if entry not in closing] == ["monitor.release"]
 
 
 async def _all_entered(world: World) -> bool:
