@@ -10,6 +10,7 @@ from gateway.access_log import REFUSED
 from gateway.answers.opening import open_answer
 from gateway.answers.problems import too_late
 from gateway.answers.relay import refuse, relay
+from gateway.asked.bounds import LONG_BODY_BYTES
 from gateway.asked.parameters import Endpoint
 from gateway.asked.request_body import RequestBody, asked_of, read_body
 from gateway.asked.scored import scored
@@ -28,7 +29,6 @@ from router.policy import Policy
 from router.scoring import Scores
 
 log = logging.getLogger(__name__)
-LONG_BODY_BYTES = 1 << 18
 
 
 async def walk(house: House, exchange: Exchange, endpoint: Endpoint) -> None:

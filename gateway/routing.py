@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from gateway.asked.bounds import LONG_BODY_BYTES, MANY_RAW
 from gateway.asked.parameters import Endpoint
-from gateway.asked.request_body import RAW_FIELDS, RequestBody, asked_of, read_body
+from gateway.asked.request_body import RequestBody, asked_of, read_body
 from gateway.asked.scored import scored
 from gateway.callers import Caller
 from gateway.door.aside import answered, in_turn
@@ -39,19 +40,23 @@ async def route(request: Request, caller: Identified) -> Response:
 
 async def _routed(house: House, exchange: Exchange, caller: Caller) -> Response:
     raw = await exchange.body(house.body_bytes_max)
-    body = read_body(_endpoint_of(raw), raw)
+    body = await house.threads.run(caller.public, len(raw), _read, raw) if len(raw) > LONG_BODY_BYTES else _read(raw)
     async with house.limits.spending(caller) as headers, in_turn(house, exchange, caller):
         choice = await _decided(house, caller, body, body.session(exchange.header("x-apprentice-session")))
     return Response(msgspec.json.encode(_told(choice, caller)), headers=headers, media_type="application/json")
 
 
+def _read(raw: bytes) -> RequestBody:
+    return read_body(_endpoint_of(raw), raw)
+
+
 def _endpoint_of(raw: bytes) -> Endpoint:
     """What the body is for, by whether it has a prompt; what is wrong with it is told by who reads it."""
     try:
-        named = RAW_FIELDS.decode(raw)
+        named: Any = MANY_RAW.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "chat"
-    return "completions" if "prompt" in named and "messages" not in named else "chat"
+    return "completions" if memoryview(named.prompt).nbytes and not memoryview(named.messages).nbytes else "chat"
 
 
 async def _decided(house: House, caller: Caller, body: RequestBody, session: str | None) -> Choice:

@@ -153,18 +153,24 @@ def fold(text: str) -> str:
 
 def pattern_fault(pattern: str) -> str | None:
     """What is wrong with a pattern, in a sentence; None where it can be used."""
+    return pattern_cost(pattern)[1]
+
+
+def pattern_cost(pattern: str) -> tuple[int, str | None]:
+    """The steps that a pattern takes compiled, and what is wrong with it (None where it can be used)."""
     try:
         steps = re2.compile(pattern, options=_options(PROGRAM_BYTES_MAX)).programsize
     except (re2.error, UnicodeEncodeError) as error:
         said = "half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else error.args[0]
         told = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
-        return (
+        return 0, (
             f"it is no regular expression of RE2 ({told[:200]}), which has no look-around and no back references, "
             f"and takes at most {PROGRAM_BYTES_MAX >> 10} KiB compiled"
         )
     if steps > PATTERN_STEPS_MAX:
-        return f"it takes {steps:,} steps compiled, of at most {PATTERN_STEPS_MAX:,}: repeat less, or use several"
-    return None
+        fault = f"it takes {steps:,} steps compiled, of at most {PATTERN_STEPS_MAX:,}: repeat less, or use several"
+        return steps, fault
+    return steps, None
 
 
 def _holds(one: Override, subject: Subject, texts: frozenset[str], now_unix: float) -> bool:

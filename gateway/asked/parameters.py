@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 Endpoint = Literal["chat", "completions"]
 
@@ -163,13 +163,23 @@ BYTES_MAX: Mapping[str, int] = MappingProxyType(
         "structured_outputs": 65_536,
         "tools": 262_144,
         "tool_choice": 4096,
-        "metadata": 16_384,
-        "chat_template_kwargs": 16_384,
+        "stream_options": 4096,
         "prompt_cache_options": 4096,
+        "stop": 65_536,
+        "logit_bias": 131_072,
+        "bad_words": 262_144,
+        "allowed_token_ids": 65_536,
+        "kv_transfer_params": 65_536,
     }
 )
-"""The longest JSON of a field that has no other bound."""
+"""The longest JSON of a field, in bytes."""
+FIELD_BYTES_MAX = 16_384
+"""The longest JSON of any other field, in bytes; UNBOUNDED have no bound but that of the body."""
+UNBOUNDED = frozenset(
+    {"messages", "prompt", "suffix", "chat_template", "documents", "mm_processor_kwargs", "vllm_xargs"}
+)
 
+NULL = Raw(b"null")
 TOKEN_ID_MAX = (1 << 31) - 1
 Name = Annotated[str, Meta(max_length=512)]
 Logprob = Annotated[int, Meta(ge=0, le=20)]
@@ -190,15 +200,15 @@ LogitBias = Annotated[
 Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
-class Part(msgspec.Struct):
+class Part(msgspec.Struct, gc=False):
     """A part of a message's content. With a `uuid` vLLM reads any medium's address in it, whatever its type."""
 
     type: str
     text: str | None = None
-    uuid: Any = None
+    uuid: Raw | UnsetType = UNSET
 
 
-class Message(msgspec.Struct):
+class Message(msgspec.Struct, gc=False):
     """A message, as far as routing reads it; the rest of it goes to the engine as it came."""
 
     role: Role
@@ -258,7 +268,7 @@ class Fields(msgspec.Struct):
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
-    prompt: str | list[Any] | None = None
+    prompt: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None

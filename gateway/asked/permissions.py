@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from gateway.asked.parameters import (
     GATEWAY_ALONE,
     NEUTRAL,
     NEVER_INSIDE,
     NEVER_WITH_ADAPTERS,
+    NULL,
     ON_REQUEST,
     ROLES,
     Endpoint,
@@ -25,11 +26,17 @@ from router.policy import TaskPolicy
 
 UNSHOWN = re.compile(r"[^A-Za-z0-9_.-]")
 NAME_CHARACTERS_MAX = 64
+NEUTRAL_BYTES_MAX = 256
+"""The longest JSON of a value that may be neutral."""
+NO_UUID = (UNSET, NULL)
 KILLS = "The logprobs of a prompt end a vLLM engine that has adapters loaded."
 
 
-def is_neutral(endpoint: Endpoint, name: str, value: Any) -> bool:
-    """Whether a field's value asks for what happens anyway."""
+def is_neutral(endpoint: Endpoint, name: str, raw: Raw) -> bool:
+    """Whether a field's value asks for what happens anyway. All values that do are short."""
+    if memoryview(raw).nbytes > NEUTRAL_BYTES_MAX:
+        return False
+    value: Any = msgspec.json.decode(raw)
     if name == "add_special_tokens":
         return value is (endpoint == "completions")
     is_flag = isinstance(value, bool)
@@ -49,7 +56,8 @@ def refusal_of(
         return Problem("parameter_not_allowed", f"{named(limits)} does not allow {shown!r}.", shown)
     if limits.adapters and _kills(endpoint, name, read):
         return Problem("parameter_not_allowed", f"{named(limits)} never allows this. {KILLS}", shown)
-    for key in sorted(NEVER_INSIDE.get(name, frozenset()) & _keys(fields[name])):
+    never = NEVER_INSIDE.get(name)
+    for key in sorted(never & _keys(fields[name])) if never else ():
         return Problem("parameter_not_allowed", f"No task allows {key!r} there: leave it out.", f"{name}.{key}")
     return None
 
@@ -75,7 +83,7 @@ def check_messages(messages: list[Message] | None, limits: TaskPolicy) -> None:
 def has_media(message: Message) -> bool:
     """Whether a message holds anything but text."""
     return isinstance(message.content, list) and any(
-        part.type not in ("text", "refusal") or part.uuid is not None for part in message.content
+        part.type not in ("text", "refusal") or part.uuid not in NO_UUID for part in message.content
     )
 
 

@@ -9,18 +9,20 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway.asked.bounds import LONG_BODY_BYTES, check_fields, check_strings
 from gateway.asked.forms import check_forms
 from gateway.asked.parameters import (
-    BYTES_MAX,
     GOES_ON,
     HINTS,
     KEPT_HERE,
     KNOWN,
+    NULL,
     OPENAI,
     SHAPES_THE_ANSWER,
     WHOLE,
     Endpoint,
     Fields,
+    StreamOptions,
 )
 from gateway.asked.permissions import check_messages, has_media, is_neutral, refusal_of, shown_name
 from gateway.asked.selectors import SYSTEM_ROLES, of_messages, of_text, text_of
@@ -32,11 +34,11 @@ from serving.view import EngineKind
 FIELDS = msgspec.json.Decoder(Fields)
 RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
 MESSAGES = msgspec.json.Decoder(list[Raw])
-NULL = Raw(b"null")
 KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {"vllm": KEPT_HERE | HINTS, "openai": KEPT_HERE}
 """Fields that an engine of this kind does not get."""
 WHOLE_MAX = 1 << 53
 """The greatest whole number that every reader of JSON takes exactly from 4.0's form."""
+STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
 DROPPED_SHOWN_MAX = 32
 """Names of fields that were left out, as a header and a record tell them."""
 AT_FIELD = re.compile(r"`\$\.?([^`]*)`$")
@@ -87,14 +89,14 @@ class RequestBody:
         """All that the caller and the conversation say, as rules read it."""
         if self.endpoint == "completions":
             prompt = self.read.prompt
-            return prompt if isinstance(prompt, str) else " ".join(p for p in prompt or [] if isinstance(p, str))
+            return prompt if isinstance(prompt, str) else " ".join(prompt or [])
         return "\n".join(text_of(message) for message in self.read.messages or [])
 
     def selected(self, selector: str) -> str:
         """What a task's selector takes of the conversation, as the fitted models read it."""
         if self.endpoint == "completions":
             prompt = self.read.prompt
-            text = prompt if isinstance(prompt, str) else "\n".join(p for p in prompt or [] if isinstance(p, str))
+            text = prompt if isinstance(prompt, str) else "\n".join(prompt or [])
             return of_text(selector, text)
         return of_messages(selector, self.read.messages or [])
 
@@ -126,9 +128,8 @@ class RequestBody:
             self._settle(extras, limits, unknown)
         check_messages(self.read.messages, limits)
         self._check_counts(limits)
-        for name, raw in self._fields.items():
-            if name in BYTES_MAX and memoryview(raw).nbytes > BYTES_MAX[name]:
-                raise Problem("invalid_value", f"{name} is at most {BYTES_MAX[name]:,} bytes of JSON.", name)
+        if self.read.stream_options is not None:
+            self._settle_stream_options(unknown)
         self.fragile = check_forms(self._fields, self.read, limits)
         if task is None and engine != "vllm":
             for name in self.lost_by(engine):
@@ -141,7 +142,7 @@ class RequestBody:
         Raises Problem (400) for the others that may not be sent.
         """
         for name in sorted(names):
-            neutral = is_neutral(self.endpoint, name, msgspec.json.decode(self._fields[name]))
+            neutral = is_neutral(self.endpoint, name, self._fields[name])
             if not neutral:
                 refused = refusal_of(self.endpoint, name, self._fields, self.read, limits)
                 if refused is None:
@@ -152,6 +153,21 @@ class RequestBody:
             del self._fields[name]
             if hasattr(self.read, name):
                 setattr(self.read, name, None)
+
+    def _settle_stream_options(self, unknown: UnknownFields) -> None:
+        """Leave out unknown options of a stream, or raise Problem (400), as `unknown` says."""
+        options = RAW_FIELDS.decode(self._fields["stream_options"])
+        extras = options.keys() - STREAM_OPTIONS
+        if not extras:
+            return
+        for name in sorted(extras):
+            if options.pop(name) == NULL:
+                continue
+            shown = f"stream_options.{shown_name(name)}"
+            if unknown == "refuse":
+                raise Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", shown)
+            self.dropped.append(shown)
+        self._fields["stream_options"] = Raw(msgspec.json.encode(options))
 
     def _check_counts(self, limits: TaskPolicy) -> None:
         read, tokens_max = self.read, limits.max_tokens_max
@@ -202,7 +218,7 @@ class RequestBody:
         """Whether the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
         if name == "structured_outputs" and self._schema() is not None:
             return False
-        return not is_neutral(self.endpoint, name, msgspec.json.decode(self._fields[name]))
+        return not is_neutral(self.endpoint, name, self._fields[name])
 
     def _stream_options(self, engine: EngineKind) -> dict[str, bool]:
         """What is asked of a stream. The usage is always wanted, for the record."""
@@ -366,16 +382,19 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
     """Read a body. Raises Problem (400) that names what is wrong with it and where."""
     try:
         body.decode()  # msgspec does not look into what it skips
+        is_long = len(body) > LONG_BODY_BYTES
+        if is_long:
+            check_strings(body)
         fields = RAW_FIELDS.decode(body)
-        read = _read(body, fields)
+        check_fields(fields, len(body))
+        # Of a long body each field is read once: a field sent twice could hold anything in its first value.
+        read = _read(msgspec.json.encode(fields) if is_long else body, fields)
     except msgspec.ValidationError as error:
         raise invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem("invalid_json", f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
         raise Problem("invalid_json", "The body is nested too deeply.") from error
-    if isinstance(read.prompt, list) and not all(isinstance(text, str) for text in read.prompt):
-        raise Problem("invalid_value", "The prompt is text or a list of texts; token ids are not taken.", "prompt")
     wanted = "messages" if endpoint == "chat" else "prompt"
     if getattr(read, wanted) is None:
         raise Problem("missing_field", f"The field {wanted!r} is required.", wanted)
@@ -397,8 +416,10 @@ def _read(body: bytes, fields: dict[str, Raw]) -> Fields:
         return FIELDS.decode(body)
     except msgspec.ValidationError:
         changed = {name: _whole(msgspec.json.decode(raw)) for name, raw in fields.items() if name in WHOLE}
+        if not changed:
+            raise
         fields |= {name: Raw(msgspec.json.encode(value)) for name, value in changed.items()}
-        return FIELDS.decode(msgspec.json.encode(fields)) if changed else FIELDS.decode(body)
+        return FIELDS.decode(msgspec.json.encode(fields))
 
 
 def _whole(value: Any) -> Any:
@@ -424,6 +445,8 @@ def invalid(message: str) -> Problem:
     place = AT_FIELD.search(message)
     named = NAMED_FIELD.search(message)
     inside = place[1] if place else ""
+    if named is None and inside.startswith("prompt["):
+        return Problem("invalid_value", "The prompt is text or a list of texts; token ids are not taken.", "prompt")
     if named is None:
         return Problem("invalid_value", f"{message[:300]}.", inside or None)
     name = ".".join(filter(None, (inside, named["field"][:64])))

@@ -20,7 +20,7 @@ from router.embedding import clipped
 
 SYSTEM_ROLES = ("system", "developer")
 FIELD = "field:"
-JSON_BYTES_MAX = 1 << 20
+JSON_BYTES_MAX = 1 << 18
 """A longer text is not looked into for a field: it is read as it is."""
 OBJECT = msgspec.json.Decoder(dict[str, Raw])
 LIST = msgspec.json.Decoder(list[Raw])

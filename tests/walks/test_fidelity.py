@@ -78,6 +78,18 @@ async def test_unknown_fields_are_dropped_by_task_or_by_key(
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unknown_parameter")
 
 
+async def test_body_of_too_many_fields_is_refused_and_a_long_one_is_routed(gateway: RunningGateway) -> None:
+    long = {"model": "general", "prompt": "x" * 300_000}
+    fields = ",".join(f'"f{number}":0' for number in range(300_000))
+    raw = f'{{"model":"general","messages":[{{"role":"user","content":"a"}}],{fields}}}'
+    async with gateway.http(await gateway.key(models=["general"], unknown_fields="drop")) as http:
+        route = await http.post("/v1/route", json=long)
+        refused = [await http.post(path, content=raw) for path in (CHAT, "/v1/route")]
+    assert (route.status_code, route.json()["pool"]) == (200, "general")
+    for answer in refused:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+
+
 async def test_a_keys_own_setting_is_shown_changed_and_taken_back(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         made = (await http.post("/admin/v1/callers", json={"name": "x", "unknown_fields": "drop"})).json()

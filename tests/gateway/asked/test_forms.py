@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.asked.forms import PATTERNS_MAX
+from gateway.asked.forms import PATTERN_CHARACTERS_MAX, PATTERNS_MAX
 from gateway.asked.parameters import OF_FORMS
 from tests.gateway.asked.test_request_body import DEFAULTS, TASK, problem, read
 
@@ -39,6 +39,11 @@ CONSTRUCTS: list[tuple[dict[str, Any], str, str]] = [
     ({"structured_outputs": {"json": json.dumps(DATE)}}, "pattern", "structured_outputs.json"),
     ({"structured_outputs": {"json": NAMES}}, "pattern", "structured_outputs.json"),
     (response(DATE), "pattern", "response_format"),
+    (response({"properties": {"enum": {"pattern": "a"}}}), "pattern", "response_format"),
+    (response({"properties": {"properties": {"pattern": "a"}}}), "pattern", "response_format"),
+    (response({"$ref": "#/default", "default": {"pattern": "a"}}), "pattern", "response_format"),
+    (response({"$ref": "#/$defs/a/const", "$defs": {"a": {"const": {"pattern": "a"}}}}), "pattern", "response_format"),
+    (response({"$ref": "#/properties", "properties": {"pattern": "a"}}), "pattern", "response_format"),
     (response({"$defs": {"a": {"anyOf": [DATE]}}}), "pattern", "response_format"),
     ({"response_format": {"type": "structural_tag", "structures": []}}, "structural_tag", "response_format"),
     (tools(DATE) | {"tool_choice": "required"}, "pattern", "tools"),
@@ -64,6 +69,11 @@ def test_what_an_engine_compiles_needs_its_permission(fields: dict[str, Any], pe
         {},
         {"structured_outputs": {"choice": ["a", "pattern"]}},
         {"structured_outputs": {"json": {"properties": {"pattern": {"type": "string"}}}}},
+        {"structured_outputs": {"json": {"properties": {"patternProperties": {"type": "string"}}}}},
+        {"structured_outputs": {"json": {"$defs": {"pattern": {"type": "string"}}, "$ref": "#/$defs/pattern"}}},
+        {"structured_outputs": {"json": {"enum": [{"pattern": "a"}]}}},
+        {"structured_outputs": {"json": {"const": {"grammar": "a"}}}},
+        response({"default": {"pattern": "a"}, "examples": [{"patternProperties": {"a": {}}}]}),
         {"structured_outputs": {"json": "no JSON but a pattern"}},
         {"structured_outputs": {"regex": None, "json": {"type": "object"}}},
         {"response_format": {"type": "text"}},
@@ -108,6 +118,24 @@ def test_patterns_are_bounded_in_number() -> None:
 
     read(**schema(PATTERNS_MAX)).check(ALLOWED, DEFAULTS)
     assert problem(read(**schema(PATTERNS_MAX + 1)), task=ALLOWED).code == "invalid_value"
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        ["a" * (PATTERN_CHARACTERS_MAX + 1)],
+        ["a" * 2000, "b" * 2000, "c" * 97],
+        [r"\pL|" * 65 + "a"],
+        [r"\pL|\PN|" * 20 + str(number) for number in range(2)],
+        [r"\pL{3}" + str(number) for number in range(3)],
+    ],
+    ids=["one", "together", "classes", "classes together", "steps"],
+)
+def test_patterns_of_one_request_are_bounded_together(patterns: list[str]) -> None:
+    schema = {"anyOf": [{"pattern": pattern} for pattern in patterns]}
+    found = problem(read(**response(schema)), task=ALLOWED)
+    assert (found.code, found.param) == ("invalid_value", "response_format")
+    assert "patterns of a request" in found.message
 
 
 def test_grammar_is_bounded_in_length() -> None:

@@ -154,6 +154,23 @@ def test_stream_options_are_passed_on_to_who_knows_them(
     assert body.dropped_by(choice.pool.engine) == dropped
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_unknown_options_of_a_stream_are_refused_or_dropped(stream: bool) -> None:
+    asked = {"include_usage": True, "chunk_size": 7, "other": None}
+    found = problem(read(stream=stream, stream_options=asked))
+    assert (found.code, found.param) == ("unknown_parameter", "stream_options.chunk_size")
+    body = read(stream=stream, stream_options=asked)
+    body.check(TASK, DEFAULTS, unknown="drop")
+    assert sent(body, by_adapter())["stream_options"] == {"include_usage": True}
+    assert body.dropped_by("vllm") == ["stream_options.chunk_size"]
+
+
+def test_unknown_options_of_a_stream_without_a_value_are_left_out() -> None:
+    body = read(stream=True, stream_options={"include_usage": True, "other": None})
+    body.check(TASK, DEFAULTS)
+    assert body.dropped_by("vllm") == []
+
+
 # ---- what may be allowed, and what never ----------------------------------------------------------
 
 
