@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from gateway.admin.access import Admin, Body, Operator, conflicts, known_task, seen
 from gateway.admin.audit import audited, enter_event
 from gateway.admin.evaluations import evaluation_words
+from gateway.admin.four_eyes import owner_to_keep
 from gateway.admin.imports import import_path
 from gateway.admin.overrides import rules_to
 from gateway.admin.prompts import have_fitted, sample_of, selector_of, sentence_of
@@ -143,8 +144,11 @@ async def _add(house: House, admin: Caller, found: Upload, task: str, pool: str 
         created = before is None
         return _added(step, before, after, generation)
 
+    owner = owner_to_keep(house, admin)
     with conflicts():
-        version = await house.registry.register(task, pool, artifact, manifest, admin.public, signer, proof, added)
+        version = await house.registry.register(
+            task, pool, artifact, manifest, admin.public, signer, proof, added, owner
+        )
     await step.enter()
     fitting = {} if sample is None else await have_fitted(house, admin, version, sample)
     return await _told(house, version) | fitting | {"created": created, "warnings": _warnings(manifest)}

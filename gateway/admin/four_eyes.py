@@ -23,14 +23,22 @@ FORMER_OWNERS = "former_owners"
 
 async def see_that_another_pushed(house: House, admin: Caller, version: Version, what: str) -> None:
     """Raises Problem (403) where the version was pushed with a key of this admin's; `what` is left to another one."""
-    if house.settings.release.approver_must_differ and await _is_of(house, admin, version.created_by):
+    if house.settings.release.approver_must_differ and await _is_of(house, admin, version):
         text = f"{version.name} was pushed with a key of {admin.person}: another admin has to {what}."
         raise Problem("approver_must_differ", text)
 
 
-async def _is_of(house: House, admin: Caller, public: str) -> bool:
-    """Whether a key is, or was, this admin's: of the same owner."""
-    if public == admin.public:
+def owner_to_keep(house: House, admin: Caller) -> str | None:
+    """The owner that a version keeps when this admin pushes it. None where the setting is not on: a release from before
+    this field could not read the version."""
+    return admin.person if house.settings.release.approver_must_differ else None
+
+
+async def _is_of(house: House, admin: Caller, version: Version) -> bool:
+    """Whether a version was pushed by this admin's owner: as it was then, or as its key's owner is told now."""
+    public = version.created_by
+    kept = isinstance(version.owner, str) and same_owner(version.owner, admin.person)
+    if kept or public == admin.public:
         return True
     caller = house.snapshot.current.callers.get(public)
     if caller is not None:

@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from gateway.admin.access import OBJECTS_MAX, Admin, Body, conflicts
 from gateway.admin.adapters import limits_of, state_of
 from gateway.admin.audit import audited, enter_event
-from gateway.admin.four_eyes import owner_remembered, with_pending
+from gateway.admin.four_eyes import owner_remembered, owner_to_keep, with_pending
 from gateway.admin.state_checks import missing_bytes, see_that_it_can_be_done, valid
 from gateway.admin.state_file import (
     ABSENT,
@@ -258,13 +258,14 @@ async def _make_versions(house: House, admin: Caller, steps: Steps, evidence: di
         return []
     others = [step for step in steps if step not in made and not (step.action == "stage" and step.generation == 0)]
     names = {step.name for step in made}
-    must_differ = house.settings.release.approver_must_differ
+    owner = owner_to_keep(house, admin)
+    pushed = {} if owner is None else {"created_by": admin.public, "owner": owner}
     changes: list[Change | Unchanged] = [
         Change(
             shelf_of(house.redis, "versions"),
             step.name,
             # Who brings a version in counts as who pushed it, where that must be another than who releases it.
-            {**(step.after or {}), **({"created_by": admin.public} if must_differ else {}), "changed_at": time.time()},
+            {**(step.after or {}), **pushed, "changed_at": time.time()},
             step.generation,
         )
         for step in made

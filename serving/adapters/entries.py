@@ -35,7 +35,10 @@ STEPS: Mapping[VersionState, frozenset[VersionState]] = {
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version as it is kept. `name` is also its name on every engine; bytes never change under a name."""
+    """A version as it is kept. `name` is also its name on every engine; bytes never change under a name.
+
+    `owner` is who answered for the key `created_by` when it was pushed, where `release.approver_must_differ` was set.
+    """
 
     name: str
     task: str
@@ -54,6 +57,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     signed_by: str | None = None
     signature: str | None = None
     note: str = ""
+    owner: str | msgspec.UnsetType = msgspec.UNSET
 
     def view(self) -> VersionView:
         """As the router sees it."""

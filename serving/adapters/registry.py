@@ -100,6 +100,7 @@ class Registry:
         signed_by: str | None = None,
         signature: str | None = None,
         noted: Noted = nothing_noted,
+        owner: str | None = None,
     ) -> Version:
         """Enter a verified adapter as the task's next version; the same bytes and manifest again are the same version.
 
@@ -136,6 +137,7 @@ class Registry:
                 changed_at=time.time(),
                 signed_by=signed_by,
                 signature=signature,
+                owner=msgspec.UNSET if owner is None else owner,
             )
             try:
                 change = Change(self._versions, version.name, msgspec.to_builtins(version), 0)

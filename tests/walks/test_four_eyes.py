@@ -83,6 +83,18 @@ async def test_no_key_of_who_pushed_a_version_releases_it(
         assert (await step(bert, "promote", version=V1))["weights"] == {V1: 1.0}
 
 
+async def test_a_new_admin_key_of_the_setting_releases_nothing_that_the_one_before_pushed(
+    configure: Configure, make_adapter: MakeAdapter
+) -> None:
+    configuration = configure(release={"approver_must_differ": True})
+    async with run_gateway(configuration) as running:
+        await running.place(make_adapter(1), alias=False)
+    async with run_gateway(configuration) as rotated, rotated.http() as http:
+        assert (await step(http, "promote", 403, version=V1))["error"]["code"] == "approver_must_differ"
+        async with rotated.http(await rotated.admin_of("bert")) as bert:
+            assert (await step(bert, "promote", version=V1))["weights"] == {V1: 1.0}
+
+
 async def test_nobody_changes_whose_their_own_key_is_or_takes_anothers_secret(strict: RunningGateway) -> None:
     anna, bert = await strict.admin_of("anna"), await strict.admin_of("bert")
     path = f"{CALLERS}/{anna[7:19]}"
