@@ -51,6 +51,7 @@ RECORD_WAIT_SECONDS = 1.0
 FEEDBACK_BATCH_MAX = 1000
 DEMONSTRATION_BYTES_MAX = 65_536
 FLOAT_MAX = 10**300
+FEEDBACK_PATH = "/v1/feedback"
 
 router = APIRouter()
 
@@ -184,10 +185,10 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 
-@router.post("/v1/feedback", tags=["callers"])
+@router.post(FEEDBACK_PATH, tags=["callers"])
 async def give_feedback(request: Request, caller: Identified, body: OneOrSeveral) -> Response:
     """Store a judgement, or several. 201 created, 200 the same again; for a batch 200 and a result for each. Each
-    judgement counts as a request against the key's limits."""
+    judgement counts as a request against the key's limits; a refused body counts as one request."""
     house = house_of(request)
     entries, size = 1 if isinstance(body, FeedbackIn) else len(body.feedback), len(await request.body())
     async with house.limits.spending(caller, entries, size) as headers:
@@ -356,8 +357,8 @@ def add_to(app: FastAPI) -> None:
     """Put the callers' endpoints, and the error shape of all endpoints, into the application."""
     app.include_router(router)
     app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _refused)
     app.add_exception_handler(UnicodeEncodeError, _half_a_character)
     app.add_exception_handler(RedisError, _no_redis)
     app.add_exception_handler(Unreadable, _unreadable)
@@ -378,26 +379,41 @@ async def _problem(request: Request, error: Exception) -> Response:
     return _answer(request, error)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
+    problem = _refusal_of(request, error)
+    if (request.method, request.url.path) == ("POST", FEEDBACK_PATH):
+        problem = await _charged(request, problem)
+    return _answer(request, problem)
+
+
+async def _charged(request: Request, refusal: Problem) -> Problem:
+    """The refusal of a body, which counts as one request against the key's limits; or their refusal of that one."""
+    try:
+        caller = caller_of(request, request.headers.get("authorization"))
+        async with house_of(request).limits.spending(caller):
+            raise refusal
+    except Problem as problem:
+        return problem
+
+
+def _refusal_of(request: Request, error: Exception) -> Problem:
+    """What the framework refuses, in our words."""
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return Problem("invalid_json", "The body is not valid JSON.")
+        return _fault_of(first, first["loc"][1:])
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         problem = Problem("method_not_allowed", "This address does not take this method.")
         problem.told += [(b"allow", allowed.encode()) for allowed in [(error.headers or {}).get("Allow")] if allowed]
-        return _answer(request, problem)
+        return problem
     if error.status_code == 413:
         limit = house_of(request).body_bytes_max_at(request.url.path)
-        return _answer(request, Problem("body_too_large", f"The body is longer than {limit} bytes."))
+        return Problem("body_too_large", f"The body is longer than {limit} bytes.")
     if error.status_code == 400:
-        return _answer(request, Problem("invalid_json", "The body is not JSON in UTF-8, or is nested too deeply."))
-    return _answer(request, Problem("not_found", words_for(request.url.path)))
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return _answer(request, Problem("invalid_json", "The body is not valid JSON."))
-    return _answer(request, _fault_of(first, first["loc"][1:]))
+        return Problem("invalid_json", "The body is not JSON in UTF-8, or is nested too deeply.")
+    return Problem("not_found", words_for(request.url.path))
 
 
 def _fault_of(fault: Mapping[str, Any], place: Sequence[Any]) -> Problem:

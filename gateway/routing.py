@@ -40,9 +40,11 @@ async def route(request: Request, caller: Identified) -> Response:
 
 async def _routed(house: House, exchange: Exchange, caller: Caller) -> Response:
     raw = await exchange.body(house.body_bytes_max)
-    body = await house.threads.run(caller.public, len(raw), _read, raw) if len(raw) > LONG_BODY_BYTES else _read(raw)
-    async with house.limits.spending(caller) as headers, in_turn(house, exchange, caller):
-        choice = await _decided(house, caller, body, body.session(exchange.header("x-apprentice-session")))
+    async with house.limits.spending(caller) as headers:
+        long = len(raw) > LONG_BODY_BYTES
+        body = await house.threads.run(caller.public, len(raw), _read, raw) if long else _read(raw)
+        async with in_turn(house, exchange, caller):
+            choice = await _decided(house, caller, body, body.session(exchange.header("x-apprentice-session")))
     return Response(msgspec.json.encode(_told(choice, caller)), headers=headers, media_type="application/json")
 
 

@@ -1,7 +1,8 @@
 """`POST /v1/records`: traffic that another gateway served, taken in to be judged here without being moved here.
 
 What is reported is no request of ours: its record has the purpose `reported`, and nothing that counts, bills or
-releases what is served here looks at it. Each report counts as a request against the key's limits.
+releases what is served here looks at it. Each report counts as a request against the key's limits, and so does a
+refused body.
 """
 
 from __future__ import annotations
@@ -35,18 +36,22 @@ Result = dict[str, Any]
 
 @router.post("/v1/records", tags=["callers"])
 async def report_records(request: Request, caller: Identified) -> Response:
-    """Take in a request that another gateway served, or several, to be judged here. Each counts as a
-    request against the key's limits, and as nothing that was served. 201 stored, 200 the same again; for a batch 200
-    and a result for each.
+    """Take in a request that another gateway served, or several, to be judged here. Each counts as a request against
+    the key's limits, and as nothing that was served; a refused body counts as one request. 201 stored, 200 the same
+    again; for a batch 200 and a result for each.
     """
     house = house_of(request)
     return await answered(house, request, lambda exchange: _reported(house, exchange, caller))
 
 
 async def _reported(house: House, exchange: Exchange, caller: Caller) -> Response:
-    raw = await exchange.body(house.body_bytes_max)
+    try:
+        raw = await exchange.body(house.body_bytes_max)
+        entries = batch_of(raw)
+    except Problem:
+        async with house.limits.spending(caller):
+            raise
     mark = house.durability.mark()
-    entries = batch_of(raw)
     async with house.limits.spending(caller, 1 if entries is None else len(entries)) as headers:
         async with in_turn(house, exchange, caller):
             results = await _taken_in(house, caller, [raw] if entries is None else entries)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
+import pytest
 from redis.asyncio import Redis
 
 from gateway.limits.slices import window_at
@@ -63,6 +64,23 @@ async def test_feedback_reports_and_reads_count_each_entry_as_a_request(gateway:
             spent = (await http.get("/v1/usage")).json()["usage"]
             assert spent["requests_per_minute"]["spent"] == 13
             assert spent["usd_per_day"]["spent"] == 0
+
+    await in_one_minute(redis, walk)
+
+
+@pytest.mark.parametrize("path", ["/v1/feedback", "/v1/records", "/v1/route"])
+async def test_a_refused_body_counts_as_a_request(gateway: RunningGateway, redis: Redis, path: str) -> None:
+    bodies = (b"{", b"\xff", b'{"feedback":[]}', b'{"records":[]}', b'{"feedback":[],"records":[]}')
+
+    async def walk() -> None:
+        async with gateway.http(await gateway.key(limits=FEW)) as http:
+            sent = [
+                await http.post(path, content=body, headers={"content-type": "application/json"})
+                for body in (*bodies, bodies[0])
+            ]
+        assert [one.status_code for one in sent] == [400] * 5 + [429]
+        left = [one.headers["x-ratelimit-remaining-requests"] for one in sent[:5]]
+        assert left == ["4", "3", "2", "1", "0"]
 
     await in_one_minute(redis, walk)
 
