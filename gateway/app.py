@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import secrets
@@ -129,6 +130,8 @@ class Gateway(FastAPI):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.state.not_started = ""
+        self._openapi_json: bytes | None = None
+        self.router.routes.append(Route("/openapi.json", self._document, methods=["GET"]))
         for path in HOT:
             self.router.routes.append(Route(path, _not_here, methods=["POST"]))
 
@@ -170,6 +173,11 @@ class Gateway(FastAPI):
         elif scope["type"] == "lifespan":
             send = self._without_trace(send)
         await super().__call__(scope, receive, send)
+
+    async def _document(self, _: Request) -> Response:
+        if self._openapi_json is None:
+            self._openapi_json = json.dumps(self.openapi(), ensure_ascii=False).encode()
+        return Response(self._openapi_json, media_type="application/json")
 
     def openapi(self) -> dict[str, Any]:
         """The document at /openapi.json."""
@@ -218,7 +226,7 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
         version=installed_version("apprentice-gateway"),
         summary="Routes each request between a fine-tuned adapter and a general model, and watches both.",
         lifespan=lifespan,
-        openapi_url="/openapi.json",
+        openapi_url=None,  # FastAPI would write it out again for each who asks
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # a body that is sent twice, or not at all, is worse than a 404

@@ -24,6 +24,8 @@ PIECE_BYTES = 16_384
 """Bytes that are parsed at once: no more requests than fit into them wait, parsed, for their answer."""
 LINGER_SECONDS = 2.0
 """How long what still comes is dropped once the last answer is sent: a reset could overtake the answer."""
+REFUSALS_MAX = 100
+"""Requests that are refused by their head before their connection is closed."""
 PROBE_AFTER_SECONDS = 0.3
 """When a caller that sends no more, and has no byte of its answer, is sent an interim one: who has gone resets that."""
 LOOK_SECONDS = 0.2
@@ -52,6 +54,9 @@ class Connection(asyncio.Protocol):
         self._write_paused = False
         self._read_paused = False
         self._drained: asyncio.Future[None] | None = None
+        self._sent_bytes = 0
+        self._taken_bytes = 0
+        """Bytes that the caller's side had taken when it was last looked at."""
         # time: one timer for whatever it waits for, and one for a caller that does not read
         self._waiting: Waiting = "nothing"
         self._due = 0.0
@@ -60,10 +65,12 @@ class Connection(asyncio.Protocol):
         # requests
         self._reader = RequestReader(self, listener.limits, self._opened)
         self._unparsed = b""
-        """What came behind the requests that wait."""
+        """What came behind the requests that wait, or is yet to be parsed."""
+        self._parse_is_due = False
         self._queue: deque[tuple[Exchange, Problem | None]] = deque()
         self._current: Exchange | None = None
         """The request that is being answered."""
+        self._refusals = 0
         self._advancing = False
         """Whether requests are being begun, one after the other."""
         self._last: Problem | None = None
@@ -103,9 +110,9 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The caller sends no more; it may wait for its answers all the same. Whether the connection stays open."""
         self._half_closed = True
-        if self._closing or self._listener.tls:  # TLS has no half of a connection
-            return False
-        if not self._queue and not self._unparsed and (self._current is None or self._breaks_off()):
+        waits = bool(self._queue or self._unparsed) or (self._current is not None and not self._breaks_off())
+        if self._closing or not waits or self._listener.tls:  # TLS has no half of a connection
+            self._close()
             return False
         self._loop.call_later(PROBE_AFTER_SECONDS, self._look_whether_gone)
         return True
@@ -123,7 +130,7 @@ class Connection(asyncio.Protocol):
         """The caller reads more slowly than it is answered."""
         self._write_paused = True
         if self._unread_timer is None:
-            self._unread_timer = self._loop.call_later(self._listener.limits.unread_seconds_max, self._cut)
+            self._watch_reader()
 
     def resume_writing(self) -> None:
         """It has caught up."""
@@ -132,6 +139,8 @@ class Connection(asyncio.Protocol):
             self._unread_timer.cancel()
             self._unread_timer = None
         self._wake()
+        if self._queue or self._unparsed:
+            self._go_on()
 
     def shutdown(self) -> None:
         """For the server: close it once what is being answered has been."""
@@ -151,6 +160,7 @@ class Connection(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         """Write bytes to the caller, or nothing where it has gone."""
         if not self._transport.is_closing():
+            self._sent_bytes += len(data)
             self._transport.write(data)
 
     async def writable(self) -> None:
@@ -188,17 +198,18 @@ class Connection(asyncio.Protocol):
     # Requests, in their order.
 
     def _parse(self, data: bytes) -> None:
-        start, size = 0, len(data)
-        while start < size and not self._closing and self._last is None:
-            if self._queue:  # no more is parsed ahead
-                self._unparsed = data[start:]
-                break
-            piece = data if size <= PIECE_BYTES else data[start : start + PIECE_BYTES]
-            start += len(piece)
+        """Parse what has come: a piece of it, or what a body still lacks. Others have their turn before the rest."""
+        if data and not self._queue and not self._write_paused and self._last is None:
+            reading = self._reader.exchange
+            size = max(PIECE_BYTES, (reading.bytes_left or 0) if reading is not None else 0)
+            piece, data = (data, b"") if len(data) <= size else (data[:size], data[size:])
             try:
                 self._reader.feed(piece)
             except Problem as problem:
                 self._stop_reading(problem)
+        self._unparsed = b"" if self._closing or self._last is not None else data
+        if self._unparsed and not self._queue and not self._write_paused:
+            self._parse_later()
         self._see_to_reading()
         self._see_to_time()
 
@@ -213,7 +224,8 @@ class Connection(asyncio.Protocol):
         problem = problem or listener.fault_of(exchange, self._place)
         if problem is not None:
             exchange.fault = problem  # its body is dropped as it comes
-            exchange.keep_alive = exchange.keep_alive and not exchange.comes_long
+            self._refusals += 1
+            exchange.keep_alive = exchange.keep_alive and not exchange.comes_long and self._refusals < REFUSALS_MAX
             listener.application.refused(exchange, problem)
         self._queue.append((exchange, problem))
         if self._current is None and not self._advancing:
@@ -222,7 +234,7 @@ class Connection(asyncio.Protocol):
     def _advance(self) -> None:
         """Begin the next request, and those behind it, as long as each is refused at once."""
         self._advancing = True
-        while self._current is None and self._queue and not self._closing:
+        while self._current is None and self._queue and not self._closing and not self._write_paused:
             self._begin(*self._queue.popleft())
         self._advancing = False
 
@@ -258,7 +270,7 @@ class Connection(asyncio.Protocol):
         if self._closing or self._queue:
             return
         if self._unparsed:
-            self._loop.call_soon(self._parse_on)
+            self._parse_later()
         elif self._current is None and (self._last is not None or self._half_closed):
             self._end(self._last)
         elif self._half_closed and self._breaks_off():
@@ -266,7 +278,13 @@ class Connection(asyncio.Protocol):
         self._see_to_reading()
         self._see_to_time()
 
+    def _parse_later(self) -> None:
+        if not self._parse_is_due:
+            self._parse_is_due = True
+            self._loop.call_soon(self._parse_on)
+
     def _parse_on(self) -> None:
+        self._parse_is_due = False
         data, self._unparsed = self._unparsed, b""
         if not self._closing:
             self._parse(data)
@@ -310,12 +328,19 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Close it as soon as what was sent is read, or too long is not."""
         self._closing = True
-        if not self._transport.is_closing():
-            self._transport.close()
-            self._set_timer(self._listener.limits.unread_seconds_max, self._transport.abort)
+        self._transport.close()
+        self._set_timer(self._listener.limits.unread_seconds_max, self._transport.abort)
+
+    def _watch_reader(self) -> None:
+        """Look again, after the time in which a caller has to read something, whether it has."""
+        self._taken_bytes = self._sent_bytes - self._transport.get_write_buffer_size()
+        self._unread_timer = self._loop.call_later(self._listener.limits.unread_seconds_max, self._cut)
 
     def _cut(self) -> None:
-        """The caller has not read its answer for too long."""
+        """End the connection of a caller that has read nothing for too long."""
+        if self._sent_bytes - self._transport.get_write_buffer_size() > self._taken_bytes:
+            self._watch_reader()
+            return
         log.info("a caller did not read its answer: the connection was closed", extra={"address": self._host})
         self._transport.abort()
 
@@ -330,8 +355,8 @@ class Connection(asyncio.Protocol):
         if self._is_reset() or (unanswered and self._current.http10):  # HTTP/1.0 knows no interim answers
             self._transport.abort()
             return
-        if unanswered and not self._probed:
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self._probed:
+            self.send(self._current.probe())
         self._probed = True
         self._loop.call_later(LOOK_SECONDS, self._look_whether_gone)
 

@@ -22,6 +22,8 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 HEADER_CHARACTERS_MAX = 512
 READ_AHEAD_BYTES = 65_536
 """Bytes of a body that wait for their reader before the connection is read no further."""
+WRITE_AHEAD_BYTES = 65_536
+"""Bytes of an answer that are handed to the connection before its caller has read some."""
 DISCARDED_BYTES_MAX = 65_536
 """Rest of a body that is read and dropped to keep a connection open; with a longer one it is closed."""
 STATUS_LINES: Mapping[int, bytes] = {
@@ -69,6 +71,7 @@ class Exchange:
         "_body_left",
         "_chunked",
         "_continue",
+        "_events",
         "_fields",
         "_held",
         "_parts",
@@ -120,7 +123,7 @@ class Exchange:
         self.fault: Problem | None = None
         """Why its body can't be read to its end."""
         self.waiting_bytes = 0
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
         self._held = 0
         self._awaited = False
         self._waiter: asyncio.Future[None] | None = None
@@ -130,6 +133,8 @@ class Exchange:
         self.begun = False
         self.ended = False
         self._chunked = False
+        self._events = False
+        """Whether the answer is server-sent events, between which a comment may stand."""
         self._body_left: int | None = None
         # its caller
         self.hung_up = False
@@ -189,7 +194,7 @@ class Exchange:
             raise self.fault
         parts, self._parts = self._parts, []
         self.waiting_bytes = 0
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
 
     async def next_part(self) -> tuple[bytes, bool]:
         """What has come of the body since, and whether there is more. Raises HungUp, Problem (503)."""
@@ -236,6 +241,10 @@ class Exchange:
             body = b""
         if self._body_left:
             raise ValueError("an answer is shorter than its content-length")
+        while len(body) > WRITE_AHEAD_BYTES and not self._chunked:
+            self._wire.send(body[:WRITE_AHEAD_BYTES])
+            body = body[WRITE_AHEAD_BYTES:]
+            await self._wire.writable()
         self._finish(body + b"0\r\n\r\n" if self._chunked else body)
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
@@ -248,6 +257,12 @@ class Exchange:
         head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
         self._finish(head if self._body_left == 0 else head + body)
 
+    def probe(self) -> bytes:
+        """Bytes that change nothing for a caller that waits: who has gone resets them. Empty where there are none."""
+        if not self.begun:
+            return b"HTTP/1.1 100 Continue\r\n\r\n"
+        return b"3\r\n:\n\n\r\n" if self._events and self._chunked and not self.ended else b""
+
     def refuse(self, problem: Problem) -> None:
         """Answer with a problem, if nothing of an answer has gone out."""
         if not self.begun and not self.hung_up:
@@ -255,7 +270,6 @@ class Exchange:
 
     def _head(self, status: int, headers: Headers) -> bytes:
         """The answer's head. Raises ValueError for a header with a line end in it."""
-        self.begun = True
         if not self.complete and (self.comes_long or self._continue):
             self.keep_alive = False  # nobody knows whether who was not told to go on sends its body all the same
         self._continue = False
@@ -265,6 +279,8 @@ class Exchange:
                 length = value
             elif name == b"connection":
                 self.keep_alive = False
+            elif name == b"content-type":
+                self._events = value.startswith(b"text/event-stream")
         lines = b"".join([b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"])
         if not lines.count(b"\n") == lines.count(b"\r") == lines.count(b"\r\n") <= len(headers):
             raise ValueError("a header has a line end in it")
@@ -280,7 +296,9 @@ class Exchange:
             framing = b"transfer-encoding: chunked\r\n"
         if not self.keep_alive:
             framing += b"connection: close\r\n"
-        return b"".join((STATUS_LINES[status], self._wire.server_headers(), lines, framing, b"\r\n"))
+        head = b"".join((STATUS_LINES[status], self._wire.server_headers(), lines, framing, b"\r\n"))
+        self.begun = True
+        return head
 
     def _counted(self, body: bytes) -> bytes:
         if self._body_left is not None:
@@ -309,7 +327,13 @@ class Exchange:
             self.fail(Problem("overload", text))
             return
         self._held += size
-        self._parts.append(part)
+        last = self._parts[-1] if self._parts else None
+        if self.bytes_left is not None:
+            self._parts.append(part)
+        elif isinstance(last, bytearray) and len(last) < READ_AHEAD_BYTES:  # small chunks are kept as one piece
+            last += part
+        else:
+            self._parts.append(bytearray(part))
         self.waiting_bytes += size
         self._wake()
 

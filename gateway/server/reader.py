@@ -135,7 +135,7 @@ class RequestReader:
         self._head_bytes += len(name) + len(value) + SEPARATORS_BYTES
         if not self.in_head:
             return
-        name = name.lower()
+        name, value = name.lower(), value.rstrip(b" \t")  # the parser keeps the white space behind a value
         if name in self._fields and is_single(name):
             self._repeated = name
         self._fields[name] = value

@@ -75,6 +75,15 @@ async def test_a_body_is_read_whole_however_it_comes() -> None:
     assert await Caller(b"x" * BYTES_MAX).call.body(BYTES_MAX) == b"x" * BYTES_MAX
 
 
+async def test_small_chunks_are_kept_as_one_piece() -> None:
+    call = Caller().call
+    for _ in range(500):
+        call.take(b"{}")
+    assert len(call._parts) == 1
+    call.come()
+    assert await call.body(BYTES_MAX) == b"{}" * 500
+
+
 @pytest.mark.parametrize(
     "parts", [(b"x" * 1025,), (b"x" * 1000, b"x" * 25), (b"x" * 1025, b""), (b"x",) * 1025], ids=range(4)
 )

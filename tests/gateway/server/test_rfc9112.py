@@ -63,6 +63,7 @@ ROWS: dict[str, tuple[bytes, list[int]]] = {
     "5.3 two of ours": (POST + OURS + OURS.lower() + b"Content-Length: 0\r\n\r\n", [400]),
     "5.3 two of others": (POST + b"Accept: a\r\nAccept: b\r\nContent-Length: 0\r\n\r\n", [200]),
     # 9112, 5: header lines
+    "5.1 white space behind a value": (NEXT.replace(b"gateway", b"gateway \t").replace(b"secret", b"secret\t "), [200]),
     "5.1 a space before the colon": (POST + b"X : y\r\n\r\n", [400]),
     "5.2 a folded line": (POST + b"X: a\r\n b\r\n\r\n", [400]),
     # 9112, 6: the length of a body
@@ -253,6 +254,27 @@ async def test_a_caller_that_goes_cancels_within_a_second(resets: bool) -> None:
             writer.transport.abort()
         else:
             writer.close()
+        async with asyncio.timeout(1):
+            await cancelled.wait()
+
+
+async def test_a_caller_that_goes_inside_a_stream_cancels_within_a_second() -> None:
+    cancelled = asyncio.Event()
+
+    async def stream(exchange: Exchange) -> None:
+        try:
+            with exchange.hang_up_cancels():
+                await exchange.begin(200, [(b"content-type", b"text/event-stream")])
+                await exchange.write(b"data: a\n\n")
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+
+    async with listening(Listening(stream)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(NEXT)
+        await reader.readuntil(b"data: a\n\n")
+        writer.close()
         async with asyncio.timeout(1):
             await cancelled.wait()
 
@@ -509,6 +531,64 @@ async def test_a_caller_that_reads_nothing_is_cut_in_stated_time(caplog: pytest.
                 await asyncio.sleep(0.01)
         writer.close()
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+async def test_a_caller_that_reads_slowly_is_not_cut() -> None:
+    async def flood(exchange: Exchange) -> None:
+        with exchange.hang_up_cancels():
+            await exchange.begin(200, [])
+            while True:
+                await exchange.write(b"x" * 65_536)
+
+    app = Listening(flood, limits=DoorLimits(unread_seconds_max=0.4))
+    async with listening(app) as port:
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+            caller.connect(("127.0.0.1", port))
+            caller.setblocking(False)
+            caller.sendall(NEXT)
+            for _ in range(12):
+                await asyncio.sleep(0.1)
+                for _ in range(64):
+                    with suppress(BlockingIOError):
+                        assert caller.recv(65_536), "it was cut"
+            assert app.connections == 1
+
+
+async def test_a_caller_that_reads_nothing_and_sends_no_more_is_cut() -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.whole(200, [], b"x" * 4_000_000)
+
+    app = Listening(answer, limits=DoorLimits(unread_seconds_max=0.3))
+    async with listening(app) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.transport.pause_reading()
+        writer.write(NEXT)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            while app.connections:
+                await asyncio.sleep(0.01)
+        writer.close()
+
+
+async def test_requests_without_a_key_hold_nobody_up() -> None:
+    app = Listening()
+    async with listening(app) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.transport.pause_reading()
+        writer.write(b"GET /x HTTP/1.1\r\nHost:\r\n\r\n" * 50_000)
+        probe = b"GET /health/live HTTP/1.1\r\nHost: gateway\r\n\r\n"
+        assert (await ask(port, probe, seconds=2)).statuses == [200]
+        assert len(app.refusals) <= 100
+        writer.close()
+
+
+async def test_a_header_that_can_not_be_sent_is_a_fault_that_is_told() -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.whole(200, [(b"x", b"a\nb")], b"")
+
+    async with listening(Listening(answer)) as port:
+        assert (await ask(port, NEXT)).statuses == [500]
 
 
 async def test_an_address_that_fails_is_told_once_and_logged(caplog: pytest.LogCaptureFixture) -> None:
