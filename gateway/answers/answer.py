@@ -213,7 +213,8 @@ class Answer:
         head = begun.head if begun else head_of(self._first or self.held[0])
         tokens = self.tokens_before + progress.chunks
         versions = (begun.versions if begun else frozenset()) | {self._version}
-        return Begun(text, tokens, head, tuple(self.held), self._committed, self.reading, versions)
+        skipped = (begun.skipped if begun else 0) + progress.skipped
+        return Begun(text, tokens, head, tuple(self.held), self._committed, self.reading, versions, skipped)
 
     def take_over(self, other: Answer) -> None:
         """Become the answer that goes on in this one's place, which is closed."""
@@ -257,7 +258,8 @@ class Answer:
             events = self._splitter.feed(chunk[plain:]) if chunk else [self._splitter.rest()]
             found += self._until_broken(events)
         except ValueError as error:
-            self._fault = Oversize(str(error))
+            progress.done = self.finished  # all of the answer had come: too long an event after it is no fault
+            self._fault = None if progress.done else Oversize(str(error))
         if progress.chunks != tokens or len(progress.ended) != ends:
             self._engine.heard()
         self._fault = self._fault_told() or self._fault
@@ -283,13 +285,17 @@ class Answer:
         return events if self.begun is None else self.begun.spliced(events)
 
     def _until_broken(self, events: list[bytes]) -> Iterator[bytes]:
-        """Those for the caller, up to the stream's end or an error that the engine reports."""
+        """Those for the caller, up to the stream's end or an error that the engine reports inside the answer."""
         for event in events:
             taken = self.progress.take(event)
             if taken is not None:
                 yield taken
-            elif self.progress.broken is not None or self.progress.done:
+            elif self.progress.done:
                 return
+            elif self.progress.broken is not None:
+                if not self.finished:
+                    return
+                self.progress.broken = None  # all of the answer had come
 
     @property
     def finished(self) -> bool:

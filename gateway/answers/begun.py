@@ -37,6 +37,8 @@ class Begun:
     """What was read of it, which whoever goes on reads on; None where nobody has to."""
     versions: frozenset[str | None] = frozenset()
     """Whose text it is; None stands for a pool's base."""
+    skipped: int = 0
+    """Events that could not be read and may have held a token."""
 
     def body(self, body: RequestBody, choice: Choice, added: Mapping[str, Any] | None = None) -> bytes | None:
         """The request that has this choice's engine go on; None where that can't be asked for.
@@ -86,7 +88,7 @@ class Begun:
         total.finish_reason = rest.finish_reason
         total.ended = rest.ended
         total.chunks = self.tokens + rest.chunks
-        total.skipped = rest.skipped
+        total.skipped = self.skipped + rest.skipped
         total.done = rest.done
         usage = rest.usage
         if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:

@@ -349,7 +349,7 @@ def _has_token(choice: EventChoice) -> bool:
 
 def usage_event(payload: bytes, told: dict[str, Any]) -> bytes:
     """The engine's usage event as it came, with what the gateway tells of the request spliced in as `apprentice`."""
-    return b"data: " + payload.rstrip()[:-1] + b',"apprentice":' + msgspec.json.encode(told) + b"}\n\n"
+    return _with_field(payload, "apprentice", told)
 
 
 def with_fingerprint(events: bytes, usage: bytes | None) -> bytes:
@@ -357,12 +357,24 @@ def with_fingerprint(events: bytes, usage: bytes | None) -> bytes:
 
     An engine that is not asked for the usage puts it into the last event itself.
     """
-    if usage is None or b'"system_fingerprint"' in events or not events.endswith(b"}\n\n"):
+    if usage is None or b'"system_fingerprint"' in events:
         return events
     fingerprint = _FINGERPRINTED.decode(usage).system_fingerprint
-    if not isinstance(fingerprint, str):
-        return events
-    return events[:-3] + b',"system_fingerprint":' + msgspec.json.encode(fingerprint) + b"}\n\n"
+    return with_last_field(events, "system_fingerprint", fingerprint) if isinstance(fingerprint, str) else events
+
+
+def with_last_field(events: bytes, name: str, value: Any) -> bytes:
+    """Add a field to the JSON object of the last of `events`, each with its closing blank line."""
+    before, blank, last = events.removesuffix(b"\n\n").rpartition(b"\n\n")
+    payload = payload_of(last + b"\n\n")
+    return before + blank + _with_field(payload, name, value) if payload else events
+
+
+def _with_field(payload: bytes, name: str, value: Any) -> bytes:
+    """An event of one line: the JSON object `payload`, which may have line ends and no field, and one more field."""
+    fields = payload.replace(b"\n", b" ").rstrip()[:-1].rstrip()
+    comma = b"" if fields.endswith(b"{") else b","
+    return b"data: " + fields + comma + msgspec.json.encode({name: value})[1:] + b"\n\n"
 
 
 def error_event(error: dict[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.answers.answer import Answer
 from gateway.answers.continuation import go_on
-from gateway.answers.events import DONE, error_event, usage_event, with_fingerprint
+from gateway.answers.events import DONE, error_event, usage_event, with_fingerprint, with_last_field
 from gateway.answers.judging import judge_sent
 from gateway.asked.request_body import RequestBody
 from gateway.door.wire import Deadline, Headers
@@ -68,46 +68,67 @@ async def _relay_stream(
     house: House, exchange: Exchange, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
 ) -> None:
     digest = _keyed(house, b"")
-    held, holds = b"", not body.wants_usage
+    end = HeldEnd(answer, holds=not body.wants_usage)
     try:
         await exchange.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
         events: list[bytes] | None = answer.unsent()
         while events is not None:
-            if events:
-                part = b"".join(events) if len(events) > 1 else events[0]
-                if holds and answer.finished:
-                    held += part
-                else:
-                    _note(answer, ledger, digest, part)
-                    await exchange.write(part)
+            if part := end.ready(events):
+                _note(answer, ledger, digest, part)
+                await exchange.write(part)
             try:
-                if not held:
-                    events = await answer.next_events()
-                    continue
-                with Deadline(HELD_SECONDS_MAX):
-                    events = await answer.next_events()
-                    continue
-            except TimeoutError:  # no usage comes, so the end is sent without it
-                failed, holds = None, False
+                events = await end.next_events()
             except EngineError as error:
-                failed = error
-            if held:
-                _note(answer, ledger, digest, held)
-                await exchange.write(held)
-                held = b""
-            if failed is not None:
-                await go_on(house, policy, body, answer, ledger, failed)
-            events = answer.unsent()
-        if held:
-            held = with_fingerprint(held, answer.total().usage_payload)
-            _note(answer, ledger, digest, held)
+                await go_on(house, policy, body, answer, ledger, error)
+                events = answer.unsent()
+        if last := end.release():
+            _note(answer, ledger, digest, last)
         ledger.record.outcome = "ok"
     finally:
         progress = answer.total()
         ledger.learned(progress, house.prices, answer.share(time.monotonic()), house.digest_secret)
         ledger.record.answer_digest = digest.hexdigest()
-    await exchange.end(_ending(body, answer, ledger.record, held) + DONE)
+    await exchange.end(_ending(body, answer, ledger.record, last) + DONE)
     await answer.drain()
+
+
+class HeldEnd:
+    """A stream's last events, held for the usage that follows: its fingerprint goes into the last one.
+
+    With `holds` False all events are ready at once, as where the caller gets the usage itself. Once an event is held,
+    all of the answer has come, so that no engine has to go on with it.
+    """
+
+    def __init__(self, answer: Answer, holds: bool) -> None:
+        self._answer = answer
+        self._holds = holds
+        self._held = b""
+
+    def ready(self, events: list[bytes]) -> bytes:
+        """The part of the stream to send now; the rest is held."""
+        part, self._held = self._held + b"".join(events), b""
+        if self._holds and self._answer.finished:
+            part, self._held = b"", part
+        return part
+
+    async def next_events(self) -> list[bytes] | None:
+        """The answer's next events, or none where those held have waited for HELD_SECONDS_MAX: they are ready then.
+
+        Returns None at the answer's end. Raises an EngineError if it broke.
+        """
+        if not self._held:
+            return await self._answer.next_events()
+        try:
+            with Deadline(HELD_SECONDS_MAX):
+                return await self._answer.next_events()
+        except TimeoutError:
+            self._holds = False
+            return []
+
+    def release(self) -> bytes:
+        """The events still held, with the fingerprint; empty where there are none."""
+        held, self._held = self._held, b""
+        return with_fingerprint(held, self._answer.total().usage_payload)
 
 
 def _note(answer: Answer, ledger: Ledger, digest: hashlib.blake2b, part: bytes) -> None:
@@ -121,15 +142,17 @@ def _note(answer: Answer, ledger: Ledger, digest: hashlib.blake2b, part: bytes) 
 def _ending(body: RequestBody, answer: Answer, record: Record, held: bytes) -> bytes:
     """A stream's last events, with what the gateway tells of the request where there is a place for it.
 
-    Clients that do not ask for the usage expect a choice in every event: they get no event without one.
+    Clients that do not ask for the usage expect a choice in every event: they get no event without one. A comment tells
+    everybody of unreadable events; clients pass over it.
     """
     progress = answer.total()
+    comment = b": skipped_events=%d\n\n" % progress.skipped if progress.skipped else b""
     if body.wants_usage and (progress.usage_payload or progress.skipped):
         payload = progress.usage_payload or _event_without_choice(body, answer, record)
-        return held + usage_event(payload, _told(record))
-    if progress.skipped and held.endswith(b"}\n\n"):
-        return held[:-3] + b',"apprentice":' + msgspec.json.encode(_told(record)) + b"}\n\n"
-    return held
+        return held + usage_event(payload, _told(record)) + comment
+    if progress.skipped:
+        held = with_last_field(held, "apprentice", _told(record))
+    return held + comment
 
 
 def _event_without_choice(body: RequestBody, answer: Answer, record: Record) -> bytes:

@@ -81,6 +81,8 @@ def read_whole(body: dict[str, Any], told: Told) -> None:
 
 def read_stream(raw: str, told: Told) -> None:
     for event in raw.split("\n\n"):
+        if event.startswith(":"):
+            continue
         payload = event.removeprefix("data: ")
         if payload in ("", "[DONE]"):
             told.done |= bool(payload)

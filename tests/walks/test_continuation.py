@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Dies, ErrorEvent, Fault, Silent, Stalls, Tokens
+from tests.fakes.faults import Dies, ErrorEvent, Fault, RawEvent, Silent, Stalls, Tokens
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.fault_world import SHORT, World, ask, calls, world
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -114,6 +114,17 @@ async def test_a_stream_that_breaks_again_is_gone_on_with_again(world: World, sm
     assert told.usage is not None
     assert told.usage["completion_tokens"] == 60
     assert [len(body["messages"][-1]["content"].split()) for body in prefilled(small)] == [20, 40]
+
+
+async def test_unreadable_event_is_told_where_another_engine_goes_on(world: World, small: FakeEngine) -> None:
+    async with world(**BOTH) as gateway:
+        small.faults.add(Tokens(60), RawEvent(20), Dies(40), model="returns@*", times=1)
+        told = await ask(gateway, max_tokens=100)
+        record = await record_of(gateway, told.headers["x-request-id"])
+    assert (told.whole, told.done) == (True, True)
+    assert told.apprentice is not None
+    assert (told.apprentice["skipped_events"], told.apprentice["continued"]) == (1, 1)
+    assert record["skipped_events"] == 1
 
 
 async def test_one_that_breaks_for_ever_ends_with_the_clear_error_within_the_retries(

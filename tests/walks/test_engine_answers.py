@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tests.fakes.faults import (
     Fault,
     HugeEvent,
     Moment,
+    NoDone,
     Pings,
     RawEvent,
     Reset,
@@ -27,12 +29,13 @@ from tests.fakes.faults import (
     Tokens,
 )
 from tests.fakes.wire import AnswerOver
-from tests.walks.fault_world import World, ask, calls, world
+from tests.walks.fault_world import ASK, World, ask, calls, world
 
 __all__ = ["world"]
 
 Json = dict[str, Any]
 GENERAL = "large#"
+ERROR = b'data: {"error":{"message":"no","code":500}}\n\n'
 both_commits = pytest.mark.parametrize("commit", ["first_token", "complete"])
 
 
@@ -78,6 +81,17 @@ class Gzipped(Fault):
     async def on_request(self, moment: Moment) -> None:
         await moment.exchange.whole(200, gzip.compress(b"{}"), [("content-encoding", "gzip")], "application/json")
         raise AnswerOver("done")
+
+
+@dataclass(frozen=True)
+class WaitsFor(Fault):
+    """Goes on after all tokens once the test says so."""
+
+    event: asyncio.Event
+
+    async def before_token(self, moment: Moment) -> None:
+        if moment.made == 60:
+            await self.event.wait()
 
 
 @both_commits
@@ -179,6 +193,21 @@ async def test_unreadable_event_after_commit_is_told(
     assert found["record"]["skipped_events"] == 1
 
 
+@pytest.mark.parametrize("asked", [{}, {"stream_options": {"include_usage": True}}], ids=["no-usage", "usage"])
+@pytest.mark.parametrize("late", [False, True], ids=["ends", "hangs"])
+async def test_every_stream_with_an_unreadable_event_ends_with_a_comment(
+    world: World, small: FakeEngine, asked: Json, late: bool
+) -> None:
+    async with world() as gateway:
+        hang = [NoDone("open")] if late else []
+        small.tells_usage = not late
+        small.faults.add(Tokens(60), RawEvent(40), *hang, model="returns@*")
+        async with gateway.http() as http:
+            body = {"model": "returns", "messages": ASK, "stream": True, **asked}
+            answer = await http.post("/v1/chat/completions", json=body)
+    assert answer.text.endswith("}\n\n: skipped_events=1\n\ndata: [DONE]\n\n")
+
+
 @both_commits
 async def test_surrogate_pair_over_two_events_reaches_the_caller_as_one(
     world: World, small: FakeEngine, commit: str
@@ -221,7 +250,11 @@ async def test_nothing_is_relayed_after_done(world: World, small: FakeEngine, co
 
 
 @both_commits
-@pytest.mark.parametrize("fault", [Stalls(60, 30), Pings(60, 30), Dies(60)], ids=["silence", "pings", "cut"])
+@pytest.mark.parametrize(
+    "fault",
+    [Stalls(60, 30), Pings(60, 30), Dies(60), ErrorEvent(60), RawEvent(60, ERROR)],
+    ids=["silence", "pings", "cut", "error", "error_and_usage"],
+)
 async def test_all_tokens_and_a_finish_are_a_whole_answer_whatever_follows(
     world: World, small: FakeEngine, general: FakeEngine, commit: str, fault: Fault
 ) -> None:
@@ -282,6 +315,20 @@ async def test_event_over_its_bound_sends_the_request_to_the_fallback_before_com
         assert not gateway.house.fleet.replicas["small-0"].view().circuits
     assert (told.whole, told.words, told.text.startswith(GENERAL)) == (True, 60, True)
     assert len(calls(small)) == 1
+
+
+async def test_event_over_its_bound_after_all_of_the_answer_is_ignored(world: World, small: FakeEngine) -> None:
+    go, lines = asyncio.Event(), []
+    async with world(limits={"event_bytes_max": 1 << 16}) as gateway, gateway.http() as http:
+        small.faults.add(Tokens(60), WaitsFor(go), HugeEvent(2 << 20, 60), model="returns@*")
+        body = {"model": "returns", "messages": ASK, "stream": True, "stream_options": {"include_usage": True}}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                lines.append(line)
+                if '"finish_reason": "' in line or '"finish_reason":"' in line:
+                    go.set()
+    assert go.is_set()
+    assert lines[-2:] == ["data: [DONE]", ""]
 
 
 async def test_event_over_its_bound_after_commit_ends_with_the_clear_error(world: World, small: FakeEngine) -> None:

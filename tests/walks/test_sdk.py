@@ -17,7 +17,7 @@ import pytest
 from gateway.errors import ERRORS, FINAL
 from gateway.openapi import IN_STREAMS
 from tests.fakes.engine import FakeEngine
-from tests.fakes.faults import Fault, Reset, Silent, Status
+from tests.fakes.faults import Fault, RawEvent, Reset, Silent, Status, Tokens
 from tests.programs import program
 from tests.style.source import ROOT
 from tests.walks.fault_world import ASK, World, calls, world
@@ -133,6 +133,15 @@ async def test_a_client_that_retries_gets_in_when_the_gateway_has_room_again(wor
     assert len(calls(small)) == len(answers), "what waits in the gateway is no load for an engine"
 
 
+async def test_the_python_client_reads_a_stream_with_a_comment(world: World, small: FakeEngine) -> None:
+    async with world() as gateway, gateway.openai() as client:
+        small.faults.add(Tokens(60), RawEvent(40), model="returns@*")
+        stream = await client.chat.completions.create(model="returns", messages=ASK, stream=True)
+        events = [event async for event in stream]
+    assert len("".join(event.choices[0].delta.content or "" for event in events).split()) == 60
+    assert events[-1].choices[0].finish_reason
+
+
 # ---- Node ---------------------------------------------------------------------------------------
 
 
@@ -192,3 +201,13 @@ async def test_the_node_client_asks_once_where_asking_again_is_of_no_use(node_fo
     asks = asked_of(erring, FINAL, False, RETRIES)
     await ask_by_node(node_folder, asks)
     assert erring.asked == dict.fromkeys(FINAL, 1)
+
+
+async def test_the_node_client_reads_a_stream_with_a_comment(
+    node_folder: Path, world: World, small: FakeEngine
+) -> None:
+    async with world() as gateway:
+        small.faults.add(Tokens(60), RawEvent(40), model="returns@*")
+        ask = {"url": f"{gateway.url}/v1", "key": gateway.admin_key, "model": "returns", "stream": True}
+        (told,) = await ask_by_node(node_folder, [{**ask, "maxRetries": 0}])
+    assert (told["kind"], len(told["text"].split())) == (None, 60)

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.answers.events import BOM, DONE, WHOLE, EventSplitter, Progress, error_event, payload_of, usage_event
+from gateway.answers.events import (
+    BOM,
+    DONE,
+    WHOLE,
+    EventSplitter,
+    Progress,
+    error_event,
+    payload_of,
+    usage_event,
+    with_fingerprint,
+)
 
 EVENT_BYTES_MAX = 1 << 16
 
@@ -367,3 +377,27 @@ def test_an_error_ends_a_stream_as_one_event() -> None:
     payload = payload_of(told)
     assert payload is not None
     assert json.loads(payload)["error"]["code"] == "stream_broken"
+
+
+@pytest.mark.parametrize(
+    ("last", "fields"),
+    [
+        (b"data: {}\n\n", {}),
+        (b"data: { }\n\n", {}),
+        (b'data: {"a":{}}\n\n', {"a": {}}),
+        (b'data: {"a":\ndata: 1\ndata: }\nid: 5}\n\n', {"a": 1}),
+    ],
+)
+def test_fingerprint_keeps_the_last_event_json(last: bytes, fields: dict[str, Any]) -> None:
+    events = with_fingerprint(chunk("a") + last, b'{"usage":{},"system_fingerprint":"fp"}')
+    assert events.startswith(chunk("a") + b"data: ")
+    assert json.loads(events.removeprefix(chunk("a"))[6:]) == fields | {"system_fingerprint": "fp"}
+
+
+def test_usage_over_two_lines_stays_one_event() -> None:
+    progress, _ = taken(b'data: {"choices":[],\ndata: "usage":{"prompt_tokens":1}}\n\n')
+    assert progress.usage_payload is not None
+    told = usage_event(progress.usage_payload, {"cost_usd": 1})
+    payload = payload_of(told)
+    assert payload is not None
+    assert json.loads(payload)["apprentice"] == {"cost_usd": 1}
