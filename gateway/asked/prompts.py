@@ -19,6 +19,7 @@ from msgspec import Meta
 from gateway.asked.parameters import Message
 from gateway.asked.selectors import of_messages, of_text
 from router.fitting_job import Line
+from serving.adapters.adapter_folder import open_regular
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PROMPTS_MIN = 20
@@ -142,7 +143,7 @@ async def read_sample(prompts: Path, background: Path | None, selector: str) -> 
 
 async def _read(path: Path, what: What, selector: str, pile: _Pile) -> None:
     number = 0
-    with await asyncio.to_thread(path.open, "rb") as file:
+    with await asyncio.to_thread(open_regular, path) as file:
         while lines := await asyncio.to_thread(_some, file):
             for line in lines:
                 number += 1

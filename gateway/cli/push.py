@@ -55,7 +55,7 @@ def find_package(folder: Path, task: str | None, manifest: Path | None, sign_key
     try:
         with opened(folder) as folder_fd:
             check_files(folder_fd, DEFAULT_LIMITS)
-        told = read_manifest(path)
+        told = read_manifest(path.resolve())
         if task is not None and told.task != task:
             raise Unusable(f"{path} is for the task {told.task}, not for {task}: leave --task out, or mend it.")
         signature = _signature(folder, told.digest(), sign_key, signer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -107,27 +108,42 @@ def opened(folder: Path) -> Iterator[int]:
         os.close(folder_fd)
 
 
+class NotRegularError(OSError):
+    """The path leads to a folder, a FIFO or a device."""
+
+
+def open_regular(path: str | Path, folder_fd: int | None = None) -> BinaryIO:
+    """Open a regular file to read, relative to a folder's descriptor where one is given.
+
+    What is checked is what is read: a link is not followed, and no FIFO or device is waited for. Raises OSError.
+    """
+    file_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder_fd)
+    if not stat.S_ISREG(os.fstat(file_fd).st_mode):
+        os.close(file_fd)
+        raise NotRegularError(errno.EINVAL, "it is not a regular file")
+    return os.fdopen(file_fd, "rb")
+
+
 @contextmanager
 def open_file(folder_fd: int, name: str, size_bytes_max: int) -> Iterator[tuple[BinaryIO, int]]:
     """A regular file of the folder and its size in bytes."""
     try:
-        file_fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder_fd)
+        opened_file = open_regular(name, folder_fd)
     except FileNotFoundError:
         raise ArtifactError("missing_file", f"{name} is not there: save the adapter with save_pretrained.") from None
+    except NotRegularError:
+        raise ArtifactError("unexpected_file", f"{name} is not a regular file.") from None
     except OSError as error:
         raise _unreadable(name, error) from None
-    status = os.fstat(file_fd)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(file_fd)
-        raise ArtifactError("unexpected_file", f"{name} is not a regular file.")
-    with os.fdopen(file_fd, "rb") as file:
-        if status.st_size > size_bytes_max:
+    with opened_file as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes > size_bytes_max:
             raise ArtifactError(
                 "too_large",
-                f"{name} has {status.st_size} bytes, and at most {size_bytes_max} are allowed for it.",
+                f"{name} has {size_bytes} bytes, and at most {size_bytes_max} are allowed for it.",
             )
         try:
-            yield file, status.st_size
+            yield file, size_bytes
         except OSError as error:
             raise _unreadable(name, error) from None
 

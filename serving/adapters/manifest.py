@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from serving.adapters import canonical
+from serving.adapters.adapter_folder import open_regular
 from serving.adapters.errors import shown
 from serving.adapters.plain_yaml import PlainYamlError, read_plain_yaml
 
@@ -121,9 +122,9 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in a YAML file. Raises ManifestError."""
+    """The manifest in a YAML file, which is no link. Raises ManifestError."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             raw = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ManifestError(f"{path.name} can't be read ({error.strerror}).") from None

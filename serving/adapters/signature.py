@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from serving.adapters import canonical
+from serving.adapters.adapter_folder import open_regular
 from serving.adapters.errors import shown
 
 ALGORITHM = "ed25519"
@@ -95,9 +96,9 @@ def check(signature: Signature, adapter_digest: str, manifest_digest: str, trust
 
 
 def read_signature(path: Path) -> Signature:
-    """The signature in a signature.json. Raises SignatureError."""
+    """The signature in a signature.json, which is no link. Raises SignatureError."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             raw = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise SignatureError(f"{path.name} can't be read ({error.strerror}).") from None

@@ -290,7 +290,8 @@ async def test_the_manifest_may_lie_beside_the_folder_or_elsewhere(
     two, three = make_adapter(2), make_adapter(3)
     (two / "manifest.yaml").rename(tmp_path / "manifest.yaml")
     assert (await ok(apprentice, "adapters", "push", str(two))).out.startswith("returns@v2 ")
-    (three / "manifest.yaml").rename(tmp_path / "returns.yaml")
+    (three / "manifest.yaml").rename(tmp_path / "of-three.yaml")
+    (tmp_path / "returns.yaml").symlink_to(tmp_path / "of-three.yaml")
     named = await ok(apprentice, "adapters", "push", str(three), "--manifest", str(tmp_path / "returns.yaml"))
     assert named.out.startswith("returns@v3 ")
 
