@@ -37,6 +37,7 @@ from serving.adapters.signature import sign, written
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter
 from tests.walks.conftest import Configure, MakeAdapter
+from tests.walks.gateway import run_gateway
 
 DEADLINE_SECONDS = 50.0
 UNKNOWN = "sha256:" + "0" * 64
@@ -469,13 +470,13 @@ def addresses(document: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-async def test_a_sidecars_key_opens_nothing_but_the_store(gateway: Giving, http: httpx.AsyncClient) -> None:
-    headers = {"authorization": f"Bearer {gateway.keys['sidecar']}"}
+async def test_a_sidecars_key_opens_nothing_but_the_store(configure: Configure) -> None:
     told = {}
-    for method, path in addresses((await http.get(f"{gateway.url}/openapi.json")).json()):
-        body = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}]}
-        answer = await http.request(method, gateway.url + re.sub(r"{\w+}", "x", path), json=body, headers=headers)
-        told[method, path] = (answer.status_code, answer.json()["error"]["code"])
+    async with run_gateway(configure()) as gateway, gateway.http(await gateway.key(role="sidecar")) as http:
+        for method, path in addresses((await http.get("/openapi.json")).json()):
+            body = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}]}
+            answer = await http.request(method, re.sub(r"{\w+}", "x", path), json=body)
+            told[method, path] = (answer.status_code, answer.json()["error"]["code"])
     assert {one for one in told.items() if one[1] != (403, "role_required")} == set()
     assert len(told) > 50
 
