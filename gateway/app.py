@@ -77,6 +77,7 @@ from gateway.server.cors import preflight_routes
 from gateway.server.exchange import Exchange
 from gateway.server.listener import Answers
 from gateway.settings import Settings
+from gateway.state.drafts import AuditedStep
 from gateway.state.durability import Durability, SettledSend
 from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
@@ -103,7 +104,7 @@ from serving.adapters.signature import read_public_key
 from serving.adapters.store import Store
 from serving.engine_client import EngineClient, HttptoolsEngineClient
 from serving.fleet import Fleet
-from serving.shelf import Shelf
+from serving.shelf import Change, Shelf
 from serving.stack import UNKNOWN, BaseStack, chat_template_of
 from serving.tls import TlsError, Trust, TrustingTransport
 
@@ -252,7 +253,7 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
         reconciler = Reconciler(fleet, registry, _placer(fleet, redis, store, stacks, bases, http, meters))
         audit, stirred = Audit(redis), asyncio.Event()
         taken = lambda found: _take_in(found, fleet, reconciler, meters, stirred)  # noqa: E731
-        snapshot = await _snapshot_keeper(settings, redis, taken, meters)
+        snapshot = await _snapshot_keeper(settings, redis, audit, taken, meters)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
         flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
@@ -351,7 +352,7 @@ async def _open_state(settings: Settings) -> AsyncIterator[tuple[Redis, Durabili
             await durability.close()
 
 
-async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
+async def _fixed_callers(settings: Settings, redis: Redis, audit: Audit) -> dict[str, Caller]:
     """The admin key of the settings; without one, the first start makes one and writes it to a file, never to a log."""
     if settings.admin_key is not None:
         parts = split_key(settings.admin_key.get_secret_value())
@@ -362,7 +363,10 @@ async def _fixed_callers(settings: Settings, redis: Redis) -> dict[str, Caller]:
         key, public, digest = new_key()
         path = settings.data_folder.absolute() / FIRST_ADMIN_KEY_FILE
         keep_secret(path, key)  # before it is stored: an admin key that nobody has would lock everybody out
-        await callers.put(public, Caller(public, "first admin", "admin", digest, frozenset({"*"})).to_json(), 0)
+        made = Caller(public, "first admin", "admin", digest, frozenset({"*"})).to_json()
+        step = AuditedStep(redis, audit, "system")
+        step.note("caller.make", public, after={"name": made["name"], "role": made["role"], "models": made["models"]})
+        await step.take([Change(callers, public, made, 0)])
         log.warning("the first admin key is in the file %s: move it to where you keep secrets", path)
     return {}
 
@@ -382,11 +386,11 @@ def _placer(
 
 
 async def _snapshot_keeper(
-    settings: Settings, redis: Redis, changed: Callable[[Snapshot], None], meters: Meters
+    settings: Settings, redis: Redis, audit: Audit, changed: Callable[[Snapshot], None], meters: Meters
 ) -> SnapshotKeeper:
     """What keeps the policy in memory. MiniLM, where the settings name its file, is loaded here, before requests are
     served, since that holds the interpreter. Raises EmbeddingError where it is missing or damaged."""
-    fixed = await _fixed_callers(settings, redis)
+    fixed = await _fixed_callers(settings, redis, audit)
     path = settings.fitting.minilm_file
     deep = None if path is None else await asyncio.to_thread(MiniLM.load, path)
     damaged = lambda _: meters.fitted_unused.add(1, "damaged")  # noqa: E731

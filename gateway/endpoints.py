@@ -279,7 +279,7 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
     )
     receipt = await house.feedback.give(request_id, feedback, caller.judges, genuine)
     house.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
-    if receipt.first and not receipt.reported:
+    if receipt.first and not receipt.reported and receipt.given != "pending":  # whose task nobody knows yet
         house.coverage.judged(receipt.task or "")
     if of_review is not None:
         await note_answered(house, of_review, request_id, feedback, receipt)

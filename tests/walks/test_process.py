@@ -118,6 +118,8 @@ async def test_the_first_admin_key_is_in_a_private_file_and_not_in_the_log(confi
         assert oct(path.stat().st_mode & 0o777) == "0o600"
         async with client(first, key) as http:
             assert (await http.get("/admin/v1/callers")).status_code == 200
+            (made,) = (await http.get("/admin/v1/audit")).json()["entries"]
+            assert (made["actor"], made["action"], made["object"]) == ("system", "caller.make", key[7:19])
     async with served(config, None) as second:
         assert path.read_text().strip() == key
         assert "sk-app-" not in "".join(first.said + second.said)
