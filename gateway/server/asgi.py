@@ -15,12 +15,13 @@ from gateway.server.listener import decoded
 
 def scope_of(exchange: Exchange) -> dict[str, Any]:
     """The ASGI scope of a request; it holds the exchange itself under `exchange`."""
+    client, server = exchange.ends
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.0" if exchange.http10 else "1.1",
-        "server": exchange.ends[1],
-        "client": exchange.ends[0],
+        "server": server,
+        "client": client,
         "scheme": "http",
         "method": exchange.method,
         "root_path": "",

@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
             exchange.ended = True
             return
         if problem is not None or listener.leaving or self._place != "open":
-            exchange.keep_alive = False  # after a faulty head, where the next one begins is anybody's guess
+            exchange.keep_alive = False  # after a faulty head nobody knows where the next request begins
         problem = problem or listener.fault_of(exchange, self._place)
         if problem is not None:
             exchange.fault = problem  # its body is dropped as it comes
