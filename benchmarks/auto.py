@@ -46,7 +46,7 @@ from router.policy import AttemptLimits, TaskPolicy
 from router.rungs import Rung
 from router.scoring import score
 from serving.adapters.entries import AliasEntry, Version
-from serving.shelf import Shelf
+from serving.object_store import Shelf
 from serving.view import FleetView
 
 DATA = Path(__file__).with_name("data") / "clinc150"

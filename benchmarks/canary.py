@@ -31,9 +31,9 @@ import msgspec
 
 from benchmarks.canary_worlds import PROMOTION_REQUESTS_MAX, WORLDS, Pairs, World, by_callers, judged
 from benchmarks.harness import Goal, conclude, options, say, table
-from monitoring.degradation.detectors import sequential
-from monitoring.degradation.verdicts import rollout
-from monitoring.degradation.verdicts.rollout import Plan
+from monitoring.quality.detectors import sequential
+from monitoring.quality.verdicts import rollout
+from monitoring.quality.verdicts.rollout import Plan
 
 HARM = 0.05
 HARM_PAIRS_GOAL = 200

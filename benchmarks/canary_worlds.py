@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.harness import say
-from monitoring.degradation.verdicts import rollout
-from monitoring.degradation.verdicts.rollout import Outcome, Plan, ShadowPair
+from monitoring.quality.verdicts import rollout
+from monitoring.quality.verdicts.rollout import Outcome, Plan, ShadowPair
 
 FEEDBACK_SHARE = 0.2
 SHADOW_SHARE = 0.1

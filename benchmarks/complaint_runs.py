@@ -1,6 +1,6 @@
 """Many simulated versions at once through the complaints detector, and labels in the order in which they come.
 
-`Many` does what `monitoring/degradation/detectors/complaints.py` does, for a version a column: a test compares them.
+`Many` does what `monitoring/quality/detectors/complaints.py` does, for a version a column: a test compares them.
 Requests are answered, and complaints come, at the beginning of a tick.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from monitoring.degradation.detectors import complaints, delays, slip
-from monitoring.degradation.detectors.delays import AGES, HORIZON_TICKS, HOURS, TICK_SECONDS, Delays, Reference
+from monitoring.quality.detectors import complaints, delays, slip
+from monitoring.quality.detectors.delays import AGES, HORIZON_TICKS, HOURS, TICK_SECONDS, Delays, Reference
 
 Numbers = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]

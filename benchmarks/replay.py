@@ -16,7 +16,7 @@ nothing is said). A class is held against its own first 100. P(any false alarm w
 `--alpha` while the error keeps to that, over all classes together.
 
 It goes on as the monitor does: after an alarm the version is degraded, until the reverse test finds that its error came
-down; then its detectors begin anew. It is the monitor's code: `monitoring/degradation/streams/tracks.py` and
+down; then its detectors begin anew. It is the monitor's code: `monitoring/quality/streams/tracks.py` and
 `responses.py`.
 """
 
@@ -34,11 +34,11 @@ from benchmarks import replay_rows
 from benchmarks.harness import Unmeasurable, Verdict, last_line, rounded, say, table
 from benchmarks.replay_rows import Point, Rows, told
 from benchmarks.replay_version import Claim, Stream, Turn, Version
-from monitoring.degradation.detectors import baselines
-from monitoring.degradation.detectors.baselines import Baseline
-from monitoring.degradation.detectors.slip import BASELINE_MIN
-from monitoring.degradation.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
-from monitoring.degradation.verdicts.plan import Plan
+from monitoring.quality.detectors import baselines
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.slip import BASELINE_MIN
+from monitoring.quality.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.verdicts.plan import Plan
 
 LABELS_MIN = Plan().labels_min
 TOLD_EVERY = 50_000

@@ -1,6 +1,6 @@
 """A version as the monitor judges it, fed from a stream of labels: for `benchmarks.replay`.
 
-Each stream is a track (`monitoring/degradation/streams/tracks.py`), over all labels and over those of each class. The
+Each stream is a track (`monitoring/quality/streams/tracks.py`), over all labels and over those of each class. The
 verdict is the version's (`responses.py`): where one stream alarms, the reverse tests of all begin, and where they find
 a recovery, all detectors begin anew; labels of requests from before that are then no evidence.
 """
@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 
 from benchmarks.replay_rows import Row, told
-from monitoring.degradation.detectors import lately, leaving_out, raters
-from monitoring.degradation.detectors.baselines import Baseline
-from monitoring.degradation.streams import tracks
-from monitoring.degradation.streams.tracks import Track, Vote
-from monitoring.degradation.streams.watch import CLASSES_MAX
-from monitoring.degradation.verdicts.health import (
+from monitoring.quality.detectors import lately, leaving_out, raters
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.streams import tracks
+from monitoring.quality.streams.tracks import Track, Vote
+from monitoring.quality.streams.watch import CLASSES_MAX
+from monitoring.quality.verdicts.health import (
     OTHER_CLASS,
     Judgement,
     StreamReport,
@@ -29,9 +29,9 @@ from monitoring.degradation.verdicts.health import (
     Verdict,
     VersionHealth,
 )
-from monitoring.degradation.verdicts.plan import Plan
-from monitoring.degradation.verdicts.responses import respond
-from monitoring.degradation.verdicts.shares import Roles
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.responses import respond
+from monitoring.quality.verdicts.shares import Roles
 
 CALLER = "file"
 ALL = "all"

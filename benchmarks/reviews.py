@@ -1,11 +1,11 @@
 """Reviews, simulated: `python -m benchmarks.reviews [--json]`.
 
 How much so many reviews a week find: weeks from the moment on at which a version errs more often until its reviewed
-labels alarm (monitoring/degradation/detectors/slip.py), beside what planning.py reckons with. The baseline is the upper
+labels alarm (monitoring/quality/detectors/slip.py), beside what planning.py reckons with. The baseline is the upper
 95% bound from the gate's rows; the fleet has one false alarm a month in equal parts over its streams.
 
 How right their mean is: requests come by day and night, and err more by night. They are drawn with the probability that
-monitoring/degradation/verdicts/reviewing.py gives, within a budget that is cut hard over the last seven days, as the
+monitoring/quality/verdicts/reviewing.py gives, within a budget that is cut hard over the last seven days, as the
 store of reviews cuts it. The mean over a year of the labels is held against the truth, and so is that of callers who
 complain about half of the wrong answers and praise one in twenty of the others.
 """
@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import Goal, conclude, median, options, table
-from monitoring.degradation.detectors import baselines, planning, slip
-from monitoring.degradation.verdicts.plan import Plan
-from monitoring.degradation.verdicts.reviewing import review_share, time_cut
+from monitoring.quality.detectors import baselines, planning, slip
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.reviewing import review_share, time_cut
 
 PER_WEEK = (20, 50, 100, 250)
 POINTS = (0.05, 0.10, 0.20)

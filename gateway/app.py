@@ -1,4 +1,4 @@
-"""Builds the House in one place, tears it down in reverse, and puts the application around it."""
+"""Builds the Services in one place, tears it down in reverse, and puts the application around it."""
 
 from __future__ import annotations
 
@@ -27,68 +27,66 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from threadpoolctl import threadpool_limits
 
-from gateway import endpoints, model_list, reviewers, routing
-from gateway.admin import (
-    adapters,
-    aliases,
-    audit,
-    baselines,
-    changed,
-    evaluations,
-    fleet,
-    health,
-    keys,
-    overrides,
-    prompts,
-    reload,
-    retraining,
-    reviews,
-    state,
-    store_files,
-)
-from gateway.admin.uploads import UploadLimits, Uploads, is_upload
-from gateway.answers.demands import Judging
-from gateway.asked.parameters import Endpoint
-from gateway.asked.recent import Recent
-from gateway.asked.threads import Threads
+from gateway import audit, endpoints
+from gateway.admin import fleet, keys, state
+from gateway.admin import reload_endpoints as reload
+from gateway.admin.audit_head_job import key_of
+from gateway.background.jobs import on_duty
 from gateway.callers import Caller, digest_of, identify, new_key, split_key
-from gateway.configuration.deployment import Deployment, bounds_of, caps_of, deployed_of
-from gateway.door.admission import Admission
-from gateway.door.wire import Message, Receive, Scope, Send, bounded, unstored
-from gateway.duties.audit_head import key_of
-from gateway.duties.flushing import open_flow
-from gateway.duties.health import check_health
-from gateway.duties.presence import Presence
-from gateway.duties.rollouts import Rollouts
-from gateway.duties.rota import on_duty
-from gateway.duties.trials import Trials
-from gateway.duties.webhooks import Webhooks
+from gateway.configuration.settings import Settings
+from gateway.deployment import Deployment, bounds_of, caps_of, deployed_of
 from gateway.errors import Problem, SettingsError, StateError
+from gateway.features.evaluations import endpoints as evaluations
+from gateway.features.evaluations.store import EvaluationStore
+from gateway.features.fitting import endpoints as prompts
+from gateway.features.fitting.samples import Samples
+from gateway.features.quality import baseline_endpoints as baselines
+from gateway.features.quality import endpoints as health
+from gateway.features.quality import task_change_endpoints as changed
+from gateway.features.quality.gauges import read_monitor_gauges
+from gateway.features.quality.store import HealthStore, Monitored
+from gateway.features.quality.webhooks import Webhooks
+from gateway.features.records.flushing import open_flow
+from gateway.features.releases import adapter_endpoints as adapters
+from gateway.features.releases import alias_endpoints as aliases
+from gateway.features.releases import store_files
+from gateway.features.releases.canaries import Rollouts
+from gateway.features.releases.uploads import UploadLimits, Uploads, is_upload
+from gateway.features.reported import endpoints as reporting
+from gateway.features.requests import model_list
+from gateway.features.requests import route as routing
+from gateway.features.retraining import endpoints as retraining
+from gateway.features.retraining.store import RetrainingStore
+from gateway.features.reviews import endpoints as reviews
+from gateway.features.reviews import reviewer_endpoints as reviewers
+from gateway.features.reviews.store import ReviewStore
+from gateway.features.rules import endpoints as overrides
+from gateway.features.rules.recent_bodies import Recent
+from gateway.features.shadows.trials import Trials
+from gateway.fleet_health import check_health
+from gateway.formats.parameters import Endpoint
 from gateway.gauges import read_gauges
-from gateway.house import House
-from gateway.limits.exits import Exits
+from gateway.limits.admission import Admission
+from gateway.limits.fallback_caps import Exits
 from gateway.limits.limits import Limits
-from gateway.monitor_gauges import read_monitor_gauges
+from gateway.limits.threads import Threads
 from gateway.openapi import described
-from gateway.reported import reporting
-from gateway.request_path import note_refused, walk
+from gateway.path.demands import Judging
+from gateway.path.request_path import note_refused, walk
 from gateway.server.asgi import answer_with, scope_of
 from gateway.server.cors import preflight_routes
 from gateway.server.exchange import Exchange
 from gateway.server.listener import Answers
-from gateway.settings import Settings
-from gateway.state.drafts import AuditedStep
+from gateway.server.wire import Message, Receive, Scope, Send, bounded, unstored
+from gateway.services import Services
+from gateway.state.audited_step import AuditedStep
 from gateway.state.durability import Durability, SettledSend
-from gateway.state.evaluations import EvaluationStore
 from gateway.state.fitted import FittedStore
-from gateway.state.health import HealthStore, Monitored
-from gateway.state.left import LeftStore
+from gateway.state.outbox import LeftStore
+from gateway.state.presence import Presence
 from gateway.state.private_files import keep_secret, make_private_folder
-from gateway.state.retraining import RetrainingStore
-from gateway.state.reviews import ReviewStore
-from gateway.state.samples import Samples
+from gateway.state.redis import Lives, open_state, shared_secret
 from gateway.state.snapshot import Snapshot, SnapshotKeeper, shelf_of
-from gateway.state.state import Lives, open_state, shared_secret
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore
@@ -104,7 +102,7 @@ from serving.adapters.signature import read_public_key
 from serving.adapters.store import Store
 from serving.engine_client import EngineClient, HttptoolsEngineClient
 from serving.fleet import Fleet
-from serving.shelf import Change, Shelf
+from serving.object_store import Change, Shelf
 from serving.stack import UNKNOWN, BaseStack, chat_template_of
 from serving.tls import TlsError, Trust, TrustingTransport
 
@@ -141,12 +139,12 @@ class Gateway(FastAPI):
         endpoint = HOT.get(exchange.path.decode("latin-1")) if exchange.method == "POST" else None
         if endpoint is None:
             return self._answer_cold
-        return partial(walk, self.state.house, endpoint=endpoint)
+        return partial(walk, self.state.services, endpoint=endpoint)
 
     def identify(self, authorization: str | None) -> Caller:
         """The caller with the key in this header. Raises Problem (401) where there is none."""
-        house: House = self.state.house
-        return identify(house.snapshot.current.callers, authorization, time.time())
+        services: Services = self.state.services
+        return identify(services.snapshot.current.callers, authorization, time.time())
 
     def may_be_slow(self, exchange: Exchange) -> bool:
         """Whether the time that a request's body takes is bounded by who reads it: an upload's is."""
@@ -154,23 +152,23 @@ class Gateway(FastAPI):
 
     def refused(self, exchange: Exchange, problem: Problem) -> None:
         """Note a request that its head alone has refused."""
-        house: House = self.state.house
-        house.meters.refusals.add(1, problem.code)
-        note_refused(house, exchange, problem)
+        services: Services = self.state.services
+        services.meters.refusals.add(1, problem.code)
+        note_refused(services, exchange, problem)
 
     async def _answer_cold(self, exchange: Exchange) -> None:
         await answer_with(self, exchange, is_upload)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            house: House = self.state.house
+            services: Services = self.state.services
             send = unstored(send)
             if not is_upload(scope):  # an upload has limits of its own
-                receive = bounded(scope, receive, house.body_bytes_max_at(scope["path"]))
+                receive = bounded(scope, receive, services.body_bytes_max_at(scope["path"]))
             if scope["method"] == "HEAD" and scope["path"] in PROBES:
                 scope = {**scope, "method": "GET"}  # what serves HTTP leaves the body out
             elif scope["method"] not in READING and scope["path"].startswith("/admin/"):
-                send = SettledSend(house.durability, send, house.meters.refusals)
+                send = SettledSend(services.durability, send, services.meters.refusals)
         elif scope["type"] == "lifespan":
             send = self._without_trace(send)
         await super().__call__(scope, receive, send)
@@ -204,7 +202,7 @@ async def _not_here(request: Request) -> Response:
 
 
 def build_app(settings: Settings, config: Path | None = None) -> Gateway:
-    """The application for these settings. Its lifespan builds the House and tears it down.
+    """The application for these settings. Its lifespan builds the Services and tears it down.
 
     `config` is the file that they came from, where there is one to read again.
     """
@@ -213,11 +211,11 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                house = await stack.enter_async_context(open_house(settings, config))
+                services = await stack.enter_async_context(open_services(settings, config))
             except (StateError, SettingsError, ArtifactError, EmbeddingError, RedisError, TlsError, OSError) as error:
                 app.state.not_started = str(error)
                 raise
-            app.state.house = house
+            app.state.services = services
             share_interpreter()
             freeze_garbage()
             yield
@@ -240,8 +238,8 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
 
 
 @asynccontextmanager
-async def open_house(settings: Settings, config: Path | None = None) -> AsyncIterator[House]:
-    """Build the House, room by room, and take up its duties. Raises StateError or SettingsError."""
+async def open_services(settings: Settings, config: Path | None = None) -> AsyncIterator[Services]:
+    """Build the Services, room by room, and take up its duties. Raises StateError or SettingsError."""
     bases = _bases(settings)
     async with AsyncExitStack() as stack:
         stack.enter_context(threadpool_limits(1))  # a score's few sums wait longer for other threads than they take
@@ -257,7 +255,7 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
         flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
-        house = House(
+        services = Services(
             deployment=Deployment(settings, config),
             name=name,
             redis=redis,
@@ -306,21 +304,21 @@ async def open_house(settings: Settings, config: Path | None = None) -> AsyncIte
             threads=stack.enter_context(Threads()),
             stirred=stirred,
         )
-        await _look_around(house)
-        await stack.enter_async_context(on_duty(house))
-        yield house
+        await _look_around(services)
+        await stack.enter_async_context(on_duty(services))
+        yield services
 
 
-async def _look_around(house: House) -> None:
+async def _look_around(services: Services) -> None:
     """What a gateway has to know before it serves. Raises RedisError, and SettingsError for a key of no use."""
-    if house.settings.audit.head_key_file is not None:
-        await asyncio.to_thread(key_of, house.settings.audit)
-    read_gauges(house)
-    read_monitor_gauges(house)
-    await asyncio.to_thread(house.store.sweep, CRASHED_AFTER_SECONDS, time.time())
-    await house.snapshot.refresh()
-    await house.exits.begin()
-    await check_health(house)
+    if services.settings.audit.head_key_file is not None:
+        await asyncio.to_thread(key_of, services.settings.audit)
+    read_gauges(services)
+    read_monitor_gauges(services)
+    await asyncio.to_thread(services.store.sweep, CRASHED_AFTER_SECONDS, time.time())
+    await services.snapshot.refresh()
+    await services.exits.begin()
+    await check_health(services)
 
 
 @asynccontextmanager

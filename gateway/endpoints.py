@@ -32,18 +32,18 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from gateway.callers import Caller, identify
-from gateway.duties.reviewing import note_answered, task_of_review
-from gateway.elsewhere import words_for
+from gateway.configuration.settings import FeedbackMetricSettings
 from gateway.errors import Problem
-from gateway.explain import explain, shown
-from gateway.house import House
-from gateway.settings import FeedbackMetricSettings
+from gateway.features.requests.explanation import explain, shown
+from gateway.features.reviews.job import note_answered, task_of_review
+from gateway.server.foreign_paths import words_for
+from gateway.services import Services
 from gateway.state.durability import NotSettled, not_settled
 from monitoring.evaluation.forms import said_by
 from monitoring.feedback import Feedback, Receipt, handle_of
 from monitoring.ids import bare, made_at
 from monitoring.records import Record
-from serving.shelf import Unreadable
+from serving.object_store import Unreadable
 
 log = logging.getLogger(__name__)
 YOUNG_SECONDS = 60.0
@@ -56,10 +56,10 @@ FEEDBACK_PATH = "/v1/feedback"
 router = APIRouter()
 
 
-def house_of(request: Request) -> House:
-    """The House of the application that serves this request."""
-    house: House = request.app.state.house
-    return house
+def services_of(request: Request) -> Services:
+    """The Services of the application that serves this request."""
+    services: Services = request.app.state.services
+    return services
 
 
 def caller_of(
@@ -67,7 +67,7 @@ def caller_of(
     authorization: Annotated[str | None, Header(description="`Bearer sk-app-…`")] = None,
 ) -> Caller:
     """Who is calling. Raises Problem (401)."""
-    return identify(house_of(request).snapshot.current.callers, authorization, time.time())
+    return identify(services_of(request).snapshot.current.callers, authorization, time.time())
 
 
 Identified = Annotated[Caller, Depends(caller_of)]
@@ -145,10 +145,10 @@ async def live() -> dict[str, str]:
 @router.get("/health/ready", tags=["probes"])
 async def ready(request: Request) -> Response:
     """The gateway takes requests: 503 while it drains, and while no replica at all is up."""
-    house = house_of(request)
-    replicas = {replica.name: replica.up for replica in house.fleet.replicas.values()}
-    status = "draining" if house.admission.leaving else "ready" if any(replicas.values()) else "no_replica"
-    told = {"status": status, "replicas": replicas, "state_durable": house.durability.kept.durable}
+    services = services_of(request)
+    replicas = {replica.name: replica.up for replica in services.fleet.replicas.values()}
+    status = "draining" if services.admission.leaving else "ready" if any(replicas.values()) else "no_replica"
+    told = {"status": status, "replicas": replicas, "state_durable": services.durability.kept.durable}
     return JSONResponse(told, 200 if status == "ready" else 503)
 
 
@@ -161,24 +161,24 @@ async def health(request: Request) -> Response:
 @router.get("/metrics", tags=["probes"])
 async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """All metrics, for Prometheus."""
-    body, content_type = house_of(request).meters.exposition(accept)
+    body, content_type = services_of(request).meters.exposition(accept)
     return Response(body, headers={"content-type": content_type})
 
 
 @router.get("/v1/usage", tags=["callers"])
 async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
     """The key's own limits, and what was spent in their present windows."""
-    return {"public": caller.public, "name": caller.name, "usage": await house_of(request).limits.usage(caller)}
+    return {"public": caller.public, "name": caller.name, "usage": await services_of(request).limits.usage(caller)}
 
 
 @router.get("/v1/requests/{request_id}", tags=["callers"])
 async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
     """All that is known of a request: its record, why it went where it went, and its feedback. Scores, thresholds and
     neighbours of rungs are told to operators and admins only. It counts as a request against the key's limits."""
-    house = house_of(request)
-    async with house.limits.spending(caller) as headers:
-        record = await find_record(house, await _resolve(house, caller, request_id), caller)
-        feedback = await house.feedback.of(record.id)
+    services = services_of(request)
+    async with services.limits.spending(caller) as headers:
+        record = await find_record(services, await _resolve(services, caller, request_id), caller)
+        feedback = await services.feedback.of(record.id)
     in_full = caller.judges == "*"
     told = record if in_full else shown(record)
     body = {"record": told, "explanation": explain(record, in_full), "feedback": feedback}
@@ -189,40 +189,40 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
 async def give_feedback(request: Request, caller: Identified, body: OneOrSeveral) -> Response:
     """Store a judgement, or several. 201 created, 200 the same again; for a batch 200 and a result for each. Each
     judgement counts as a request against the key's limits; a refused body counts as one request."""
-    house = house_of(request)
+    services = services_of(request)
     entries, size = 1 if isinstance(body, FeedbackIn) else len(body.feedback), len(await request.body())
-    async with house.limits.spending(caller, entries, size) as headers:
+    async with services.limits.spending(caller, entries, size) as headers:
         if isinstance(body, FeedbackIn):
-            result, status = await _given_one(house, caller, body)
+            result, status = await _given_one(services, caller, body)
         else:
-            result, status = {"results": await _given_several(house, caller, body)}, 200
+            result, status = {"results": await _given_several(services, caller, body)}, 200
     return JSONResponse(result, status, headers)
 
 
-async def _given_one(house: House, caller: Caller, body: FeedbackIn) -> tuple[dict[str, Any], int]:
-    mark = house.durability.mark()
-    status, result = await _give(house, caller, body)
+async def _given_one(services: Services, caller: Caller, body: FeedbackIn) -> tuple[dict[str, Any], int]:
+    mark = services.durability.mark()
+    status, result = await _give(services, caller, body)
     try:
-        await house.durability.settle(mark)
+        await services.durability.settle(mark)
     except NotSettled as error:
         raise not_settled(error, f" Its feedback_id is {result['feedback_id']!r}.") from error
     return result, status
 
 
-async def _given_several(house: House, caller: Caller, body: FeedbackBatch) -> list[dict[str, Any]]:
-    mark = house.durability.mark()
+async def _given_several(services: Services, caller: Caller, body: FeedbackBatch) -> list[dict[str, Any]]:
+    mark = services.durability.mark()
     results: list[dict[str, Any]] = []
     for one in body.feedback:
         try:
-            status, result = await _give(house, caller, _one_of_batch(one))
+            status, result = await _give(services, caller, _one_of_batch(one))
             results.append({"status": status, **result})
         except Problem as problem:
             results.append({"status": problem.status, "error": problem.content()})
     try:
-        await house.durability.settle(mark)
+        await services.durability.settle(mark)
     except NotSettled as error:
         lost = not_settled(error)
-        house.meters.refusals.add(1, lost.code)
+        services.meters.refusals.add(1, lost.code)
         refused = {"status": lost.status, "error": lost.content()}
         results = [one if "error" in one else {**one, **refused} for one in results]
     return results
@@ -237,13 +237,13 @@ def _one_of_batch(raw: Any) -> FeedbackIn:
         raise _fault_of(first, first["loc"]) from None
 
 
-async def find_record(house: House, request_id: str, caller: Caller) -> Record:
+async def find_record(services: Services, request_id: str, caller: Caller) -> Record:
     """A record that this caller may read; one that was just made is waited for. Raises Problem (404, 503)."""
     until = time.monotonic() + RECORD_WAIT_SECONDS
-    young_seconds = YOUNG_SECONDS + house.settings.limits.request_timeout_seconds + house.flow.oldest_seconds()
-    young = house.ids.genuine(request_id, caller.judges) and time.time() - made_at(request_id) < young_seconds
+    young_seconds = YOUNG_SECONDS + services.settings.limits.request_timeout_seconds + services.flow.oldest_seconds()
+    young = services.ids.genuine(request_id, caller.judges) and time.time() - made_at(request_id) < young_seconds
     while True:
-        record = house.records.find(request_id) or await house.record_stream.read(request_id)
+        record = services.records.find(request_id) or await services.record_stream.read(request_id)
         if record is not None and caller.judges in ("*", record.caller):
             return record
         if record is not None or not young or time.monotonic() > until:
@@ -251,18 +251,18 @@ async def find_record(house: House, request_id: str, caller: Caller) -> Record:
         await asyncio.sleep(0.05)
 
 
-async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, dict[str, Any]]:
-    value = _checked(given, house.settings.feedback_metrics)
-    request_id = await _named(house, caller, given)
+async def _give(services: Services, caller: Caller, given: FeedbackIn) -> tuple[int, dict[str, Any]]:
+    value = _checked(given, services.settings.feedback_metrics)
+    request_id = await _named(services, caller, given)
     now = time.time()
-    genuine = house.ids.genuine(request_id, caller.judges)
-    if genuine and now - made_at(request_id) > house.settings.records.retention_seconds:
+    genuine = services.ids.genuine(request_id, caller.judges)
+    if genuine and now - made_at(request_id) > services.settings.records.retention_seconds:
         raise Problem("feedback_window_over", "The request is too old to be judged.", "request_id")
     if len(msgspec.json.encode((given.demonstration, given.tags))) > DEMONSTRATION_BYTES_MAX:
         text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."
         raise Problem("invalid_value", text, "demonstration")
-    of_review = await task_of_review(house, caller, request_id, given.metric)
-    demonstrated = {} if given.demonstration is None else _demonstrated(house, given.demonstration)
+    of_review = await task_of_review(services, caller, request_id, given.metric)
+    demonstrated = {} if given.demonstration is None else _demonstrated(services, given.demonstration)
     feedback = Feedback(
         feedback_id=given.feedback_id or uuid.uuid4().hex,
         named=given.feedback_id is not None,
@@ -277,19 +277,19 @@ async def _give(house: House, caller: Caller, given: FeedbackIn) -> tuple[int, d
         demonstration_digests=demonstrated,
         reviewed=of_review is not None,
     )
-    receipt = await house.feedback.give(request_id, feedback, caller.judges, genuine)
-    house.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
+    receipt = await services.feedback.give(request_id, feedback, caller.judges, genuine)
+    services.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
     if receipt.first and not receipt.reported and receipt.given != "pending":  # whose task nobody knows yet
-        house.coverage.judged(receipt.task or "")
+        services.coverage.judged(receipt.task or "")
     if of_review is not None:
-        await note_answered(house, of_review, request_id, feedback, receipt)
+        await note_answered(services, of_review, request_id, feedback, receipt)
     return _told(receipt, request_id, feedback)
 
 
-def _demonstrated(house: House, demonstration: Any) -> dict[str, str]:
+def _demonstrated(services: Services, demonstration: Any) -> dict[str, str]:
     """The digests by which shadow pairs are held against what somebody says that the answer should have been."""
     text = said_by(demonstration)
-    told = {form.name: form.digest(house.digest_secret, text) for form in house.deployment.judge_forms}
+    told = {form.name: form.digest(services.digest_secret, text) for form in services.deployment.judge_forms}
     return {judge: found for judge, found in told.items() if found is not None}
 
 
@@ -330,27 +330,27 @@ def _checked(given: FeedbackIn, metrics: dict[str, FeedbackMetricSettings]) -> b
     raise Problem("invalid_value", f"The value of {given.metric} is {wanted}.", "value")
 
 
-async def _named(house: House, caller: Caller, given: FeedbackIn) -> str:
+async def _named(services: Services, caller: Caller, given: FeedbackIn) -> str:
     names = [name for name in ("request_id", "session", "subject") if getattr(given, name) is not None]
     if len(names) != 1:
         raise Problem("invalid_value", "Name one of request_id, session and subject.", "request_id")
     if given.request_id is not None:
-        return await _resolve(house, caller, given.request_id)
+        return await _resolve(services, caller, given.request_id)
     kind: Literal["session", "subject"] = "session" if given.session is not None else "subject"
-    handle = handle_of(house.digest_secret, caller.public, kind, given.session or given.subject or "")
-    found = house.flow.latest_of(handle) or await house.record_stream.latest_of(handle)
+    handle = handle_of(services.digest_secret, caller.public, kind, given.session or given.subject or "")
+    found = services.flow.latest_of(handle) or await services.record_stream.latest_of(handle)
     if found is None:
         raise Problem("request_not_found", f"No request of yours names this {kind}.", kind)
     return found
 
 
-async def _resolve(house: House, caller: Caller, said: str) -> str:
+async def _resolve(services: Services, caller: Caller, said: str) -> str:
     """Our id from what a caller has: our id, an answer's id with ours in it, or an id of the engine's own."""
     request_id = bare(said)
-    if request_id != said or house.ids.genuine(said):
+    if request_id != said or services.ids.genuine(said):
         return request_id
-    handle = handle_of(house.digest_secret, caller.public, "answer", said)
-    return house.flow.latest_of(handle) or await house.record_stream.latest_of(handle) or said
+    handle = handle_of(services.digest_secret, caller.public, "answer", said)
+    return services.flow.latest_of(handle) or await services.record_stream.latest_of(handle) or said
 
 
 def add_to(app: FastAPI) -> None:
@@ -366,10 +366,10 @@ def add_to(app: FastAPI) -> None:
 
 
 def _answer(request: Request, problem: Problem) -> Response:
-    house = house_of(request)
-    house.meters.refusals.add(1, problem.code)
+    services = services_of(request)
+    services.meters.refusals.add(1, problem.code)
     client, server = request.scope.get("client"), request.scope.get("server")
-    house.accesses.refused(problem, client, server, request.url.path, request.headers.get("authorization"))
+    services.accesses.refused(problem, client, server, request.url.path, request.headers.get("authorization"))
     headers = {name.decode(): value.decode() for name, value in problem.headers()}
     return Response(problem.body(), problem.status, headers)
 
@@ -390,7 +390,7 @@ async def _charged(request: Request, refusal: Problem) -> Problem:
     """The refusal of a body, which counts as one request against the key's limits; or their refusal of that one."""
     try:
         caller = caller_of(request, request.headers.get("authorization"))
-        async with house_of(request).limits.spending(caller):
+        async with services_of(request).limits.spending(caller):
             raise refusal
     except Problem as problem:
         return problem
@@ -409,7 +409,7 @@ def _refusal_of(request: Request, error: Exception) -> Problem:
         problem.told += [(b"allow", allowed.encode()) for allowed in [(error.headers or {}).get("Allow")] if allowed]
         return problem
     if error.status_code == 413:
-        limit = house_of(request).body_bytes_max_at(request.url.path)
+        limit = services_of(request).body_bytes_max_at(request.url.path)
         return Problem("body_too_large", f"The body is longer than {limit} bytes.")
     if error.status_code == 400:
         return Problem("invalid_json", "The body is not JSON in UTF-8, or is nested too deeply.")
@@ -443,7 +443,7 @@ async def _unreadable(request: Request, error: Exception) -> Response:
 
 
 async def _fault(request: Request, error: Exception) -> Response:
-    request_id = house_of(request).ids.make("")
+    request_id = services_of(request).ids.make("")
     log.error("a request failed", exc_info=error, extra={"request_id": request_id, "path": request.url.path})
     response = _answer(request, Problem("internal_error", "A fault of the gateway. It is logged with this id."))
     response.headers["x-request-id"] = request_id

@@ -1,4 +1,4 @@
-"""Gauges that are read from the House when Prometheus asks, and kept by nobody."""
+"""Gauges that are read from the Services when Prometheus asks, and kept by nobody."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from types import MappingProxyType
 
-from gateway.duties.trials import QUEUE_MAX
-from gateway.house import House
+from gateway.features.shadows.trials import QUEUE_MAX
+from gateway.services import Services
 from serving.adapters.placement import HELD
 from serving.breaker import BreakerState
 
@@ -19,92 +19,92 @@ WRITE_SECONDS_MAX = 5.0
 BREAKER_STATES: Mapping[BreakerState, float] = MappingProxyType({"closed": 0.0, "half_open": 1.0, "open": 2.0})
 
 
-def read_gauges(house: House) -> None:
+def read_gauges(services: Services) -> None:
     """Tell the meters where to read them."""
-    meters, fleet = house.meters, house.fleet
+    meters, fleet = services.meters, services.fleet
     meters.replica_up.read_from(lambda: {(r.config.pool, r.name): float(r.up) for r in fleet.replicas.values()})
-    meters.queue_length.read_from(house.admission.waiting_by_priority)
-    meters.configuration_loaded_at_seconds.read_from(lambda: house.deployment.loaded_at)
-    meters.breaker_state.read_from(lambda: _breaker_states(house))
+    meters.queue_length.read_from(services.admission.waiting_by_priority)
+    meters.configuration_loaded_at_seconds.read_from(lambda: services.deployment.loaded_at)
+    meters.breaker_state.read_from(lambda: _breaker_states(services))
     meters.in_flight.read_from(lambda: {(r.config.pool, r.name): float(r.in_flight) for r in fleet.replicas.values()})
     meters.tasks.read_from(lambda: float(len(asyncio.all_tasks())))
-    meters.records_pending.read_from(lambda: house.flow.pending)
-    meters.records_oldest_age_seconds.read_from(house.flow.oldest_seconds)
-    meters.records_spool_bytes.read_from(lambda: house.flow.spool_bytes)
-    meters.records_spool_bytes_max.read_from(lambda: house.settings.records.spool_bytes_max)
-    meters.snapshot_generation.read_from(lambda: house.snapshot.current.generation)
-    meters.snapshot_age_seconds.read_from(house.snapshot.age_seconds)
+    meters.records_pending.read_from(lambda: services.flow.pending)
+    meters.records_oldest_age_seconds.read_from(services.flow.oldest_seconds)
+    meters.records_spool_bytes.read_from(lambda: services.flow.spool_bytes)
+    meters.records_spool_bytes_max.read_from(lambda: services.settings.records.spool_bytes_max)
+    meters.snapshot_generation.read_from(lambda: services.snapshot.current.generation)
+    meters.snapshot_age_seconds.read_from(services.snapshot.age_seconds)
     meters.redis_up.read_from(
         lambda: float(
-            house.snapshot.age_seconds() < 3 * house.settings.snapshot_interval_seconds + 1
-            and house.flow.unanswered_seconds() < WRITE_SECONDS_MAX
+            services.snapshot.age_seconds() < 3 * services.settings.snapshot_interval_seconds + 1
+            and services.flow.unanswered_seconds() < WRITE_SECONDS_MAX
         )
     )
-    meters.reviews_waiting.read_from(lambda: {(task,): float(n) for task, n in house.review_queue.waiting.items()})
-    meters.state_durable.read_from(lambda: float(house.durability.kept.durable))
-    meters.feedback_coverage_ratio.read_from(house.coverage.ratios)
-    meters.adapter_info.read_from(lambda: _adapter_info(house))
-    meters.adapter_placements.read_from(lambda: _placements(house))
-    meters.adapter_loads_left.read_from(lambda: _loads_left(house))
-    meters.adapter_working_set_ratio.read_from(lambda: _places_wanted(house))
+    meters.reviews_waiting.read_from(lambda: {(task,): float(n) for task, n in services.review_queue.waiting.items()})
+    meters.state_durable.read_from(lambda: float(services.durability.kept.durable))
+    meters.feedback_coverage_ratio.read_from(services.coverage.ratios)
+    meters.adapter_info.read_from(lambda: _adapter_info(services))
+    meters.adapter_placements.read_from(lambda: _placements(services))
+    meters.adapter_loads_left.read_from(lambda: _loads_left(services))
+    meters.adapter_working_set_ratio.read_from(lambda: _places_wanted(services))
     meters.replica_cordoned.read_from(
         lambda: {(r.config.pool, r.name): float(r.cordoned) for r in fleet.replicas.values()}
     )
-    meters.shadow_queue_length.read_from(lambda: house.trials.waiting)
+    meters.shadow_queue_length.read_from(lambda: services.trials.waiting)
     meters.shadow_queue_max.read_from(lambda: QUEUE_MAX)
     meters.shadow_share_ratio.read_from(
-        lambda: {(task,): one.shadow_share for task, one in house.snapshot.current.policy.watched.items()}
+        lambda: {(task,): one.shadow_share for task, one in services.snapshot.current.policy.watched.items()}
     )
     meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
 
 
-def _breaker_states(house: House) -> dict[tuple[str, ...], float]:
+def _breaker_states(services: Services) -> dict[tuple[str, ...], float]:
     now = time.monotonic()
-    replicas = house.fleet.replicas.values()
+    replicas = services.fleet.replicas.values()
     return {(r.config.pool, r.name): BREAKER_STATES[r.breaker_state(now)] for r in replicas}
 
 
-def _adapter_info(house: House) -> dict[tuple[str, ...], float]:
+def _adapter_info(services: Services) -> dict[tuple[str, ...], float]:
     return {
         (v.task, v.name, v.pool, v.digest.removeprefix("sha256:")[:12], v.state): 1.0
-        for v in house.snapshot.current.versions.values()
+        for v in services.snapshot.current.versions.values()
         if v.state != "retired"
     }
 
 
-def _placements(house: House) -> dict[tuple[str, ...], float]:
+def _placements(services: Services) -> dict[tuple[str, ...], float]:
     found: dict[tuple[str, ...], float] = {}
-    snapshot = house.snapshot.current
+    snapshot = services.snapshot.current
     for version in snapshot.versions.values():
         if version.state == "retired":
             continue
-        for replica in house.fleet.in_pool(version.pool):
+        for replica in services.fleet.in_pool(version.pool):
             placement = snapshot.placements.get((replica.name, version.name))
             place = (version.name, placement.state if placement else "absent")
             found[place] = found.get(place, 0.0) + 1
     return found
 
 
-def _loads_left(house: House) -> dict[tuple[str, ...], float]:
-    placements = house.snapshot.current.placements
+def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
+    placements = services.snapshot.current.placements
     return {
-        (replica.config.pool, replica.name): float(house.reconciler.capacity(replica, placements).loads_left)
-        for pool in house.bases
-        for replica in house.fleet.in_pool(pool)
+        (replica.config.pool, replica.name): float(services.reconciler.capacity(replica, placements).loads_left)
+        for pool in services.bases
+        for replica in services.fleet.in_pool(pool)
         if replica.up
     }
 
 
-def _places_wanted(house: House) -> dict[tuple[str, ...], float]:
+def _places_wanted(services: Services) -> dict[tuple[str, ...], float]:
     """The working set: how full each replica is of versions that are to be loaded there, from 0 to 1."""
-    snapshot = house.snapshot.current
+    snapshot = services.snapshot.current
     found: dict[tuple[str, ...], float] = {}
-    for pool in house.bases:
-        for replica in house.fleet.in_pool(pool):
+    for pool in services.bases:
+        for replica in services.fleet.in_pool(pool):
             wanted = sum(
                 1
                 for (on, name), placement in snapshot.placements.items()
                 if on == replica.name and placement.state in HELD and name in snapshot.versions
             )
-            found[pool, replica.name] = wanted / house.reconciler.capacity(replica, {}).places
+            found[pool, replica.name] = wanted / services.reconciler.capacity(replica, {}).places
     return found

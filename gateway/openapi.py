@@ -1,6 +1,6 @@
 """The document at /openapi.json: what FastAPI knows of the endpoints, and what it can't know, said by hand.
 
-By hand are the two hot endpoints, whose fields come from gateway/asked/parameters.py; every error of every endpoint,
+By hand are the two hot endpoints, whose fields come from gateway/formats/parameters.py; every error of every endpoint,
 with the codes that it may have; keys and roles; headers; and bodies that are no JSON of a fixed form.
 """
 
@@ -14,13 +14,13 @@ import msgspec
 from fastapi.routing import APIRoute
 from msgspec import Raw
 
-from gateway.admin.access import ROLES_OF
-from gateway.admin.uploads import FIELDS as FORM_FIELDS
-from gateway.admin.uploads import FILES, NEEDED, SAMPLES
-from gateway.asked.parameters import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
+from gateway.access import ROLES_OF
 from gateway.endpoints import caller_of
 from gateway.errors import ERRORS, FINAL
-from gateway.reported.reports import REPORTS_MAX, Report
+from gateway.features.releases.uploads import FIELDS as FORM_FIELDS
+from gateway.features.releases.uploads import FILES, NEEDED, SAMPLES
+from gateway.features.reported.reports import REPORTS_MAX, Report
+from gateway.formats.parameters import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
 from serving.adapters.adapter_folder import PROMPTS_FILE
 from serving.adapters.pull import FILES as STORE_FILES
 

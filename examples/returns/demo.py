@@ -29,7 +29,7 @@ from picture import picture, written
 from rich.console import Console
 from story import DEGRADED, HEALTHY, WINDOW, Chapter, Story, Untold
 
-from gateway.cli.local_house import (
+from gateway.cli.local_product import (
     ADMIN_TIMEOUT_SECONDS,
     ENGINE_START_TIMEOUT_SECONDS,
     ENGINE_STOP_GRACE_SECONDS,
@@ -44,8 +44,8 @@ from gateway.cli.local_house import (
     place_adapter,
     see_that_it_is_free,
 )
+from gateway.configuration.settings import Settings, load_settings
 from gateway.errors import SettingsError
-from gateway.settings import Settings, load_settings
 from serving.launch.demo_model import ensure_demo_model
 from serving.launch.engine_command import EngineOptions, engine_command, engine_environment
 from serving.launch.engine_venv import ensure_engine_venv

@@ -8,15 +8,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.admin.access import Admin, Body, Operator, conflicts, seen
-from gateway.admin.audit import audited
-from gateway.duties.recycling import Busy, begin
-from gateway.endpoints import house_of
+from gateway.access import Admin, Body, Operator, conflicts, seen
+from gateway.audit import audited
+from gateway.endpoints import services_of
 from gateway.errors import Problem
-from gateway.house import House
+from gateway.features.releases.recycling import Busy, begin
+from gateway.services import Services
 from serving.adapters.placement import Placement
+from serving.object_store import Change
 from serving.replica import Replica
-from serving.shelf import Change
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
@@ -31,45 +31,45 @@ class CordonIn(Body):
 async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
     """The fleet as this gateway sees it: load, health, adapters, and how many more each engine takes. `stale` where
     Redis can't be reached: then placements and cordons are as they were last read."""
-    house = house_of(request)
-    stale = (await seen(house))[1]
-    return {"replicas": [_shown(house, replica) for replica in house.fleet.replicas.values()], "stale": stale}
+    services = services_of(request)
+    stale = (await seen(services))[1]
+    return {"replicas": [_shown(services, replica) for replica in services.fleet.replicas.values()], "stale": stale}
 
 
 @router.post("/replicas/{name}/cordon")
 async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | None = None) -> dict[str, Any]:
     """Send the replica no new requests, from any gateway. Those under way finish."""
-    house = house_of(request)
-    replica = _replica(house, name)
+    services = services_of(request)
+    replica = _replica(services, name)
     reason = (body.reason if body else "") or "an admin cordoned it"
     value = {"reason": reason, "by": admin.public, "at": time.time()}
-    step = audited(house, admin)
+    step = audited(services, admin)
     step.note("replica.cordon", name, None, {"reason": reason})
-    await step.take([Change(house.cordons, name, value)])
-    await house.snapshot.refresh()
-    return _shown(house, replica)
+    await step.take([Change(services.cordons, name, value)])
+    await services.snapshot.refresh()
+    return _shown(services, replica)
 
 
 @router.post("/replicas/{name}/uncordon")
 async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Send the replica requests again."""
-    house = house_of(request)
-    replica = _replica(house, name)
-    before = await house.cordons.get(name)
+    services = services_of(request)
+    replica = _replica(services, name)
+    before = await services.cordons.get(name)
     if before is not None:
-        step = audited(house, admin)
+        step = audited(services, admin)
         step.note("replica.uncordon", name, before, None)
-        await step.take([Change(house.cordons, name, None)])
-        await house.snapshot.refresh()
-    return _shown(house, replica)
+        await step.take([Change(services.cordons, name, None)])
+        await services.snapshot.refresh()
+    return _shown(services, replica)
 
 
 @router.post("/replicas/{name}/recycle", status_code=202)
 async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Have the replica's engine started anew, which clears its ghosts: its answers finish, then it is restarted,
     loaded and probed again before it gets requests. One replica of a pool at a time."""
-    house = house_of(request)
-    replica = _replica(house, name)
+    services = services_of(request)
+    replica = _replica(services, name)
     if replica.config.recycle_url is None:
         raise Problem(
             "state_conflict", f"{name} has no recycle_url: cordon it, restart its engine yourself, and uncordon it."
@@ -78,17 +78,17 @@ async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
         raise Problem("state_conflict", f"{name} is down, or does not say when its process was started: restart it.")
     try:
         with conflicts():
-            await begin(house, replica, admin.public, "it is being recycled")
+            await begin(services, replica, admin.public, "it is being recycled")
     except Busy as busy:
         raise Problem("state_conflict", str(busy)) from None
-    await house.snapshot.refresh()
-    return _shown(house, replica)
+    await services.snapshot.refresh()
+    return _shown(services, replica)
 
 
-def _replica(house: House, name: str) -> Replica:
-    if name not in house.fleet.replicas:
+def _replica(services: Services, name: str) -> Replica:
+    if name not in services.fleet.replicas:
         raise Problem("not_found", f"There is no replica {name[:80]!r}.")
-    return house.fleet.replicas[name]
+    return services.fleet.replicas[name]
 
 
 def in_order(version: str) -> tuple[str, int]:
@@ -97,10 +97,10 @@ def in_order(version: str) -> tuple[str, int]:
     return task, int(number) if number.isdecimal() else 0
 
 
-def _shown(house: House, replica: Replica) -> dict[str, Any]:
-    snapshot = house.snapshot.current
-    takes_adapters = replica.config.pool in house.bases
-    full = house.reconciler.capacity(replica, snapshot.placements)
+def _shown(services: Services, replica: Replica) -> dict[str, Any]:
+    snapshot = services.snapshot.current
+    takes_adapters = replica.config.pool in services.bases
+    full = services.reconciler.capacity(replica, snapshot.placements)
     capacity = {
         "max_loras": full.max_loras,
         "max_cpu_loras": full.max_cpu_loras,

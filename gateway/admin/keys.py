@@ -10,20 +10,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.admin.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts
-from gateway.admin.audit import audited
-from gateway.admin.four_eyes import (
+from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts
+from gateway.audit import audited
+from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.four_eyes import (
     owner_remembered,
     pending_for,
     see_that_it_may_be_approved,
     see_that_it_may_change,
 )
-from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
-from gateway.endpoints import house_of
-from gateway.errors import Problem
-from gateway.house import House
+from gateway.services import Services
 from router.policy import AUTO, UnknownFields
-from serving.shelf import Change, Shelf, reading
+from serving.object_store import Change, Shelf, reading
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 OVERLAP_SECONDS_MAX = 30 * 86_400
@@ -82,7 +82,7 @@ class RotateIn(Body):
 @router.get("/callers")
 async def list_callers(request: Request, _: Operator) -> dict[str, Any]:
     """All keys by their public part; secrets are not kept."""
-    snapshot = await house_of(request).snapshot.refresh()
+    snapshot = await services_of(request).snapshot.refresh()
     return {"callers": [_caller_shown(caller) for caller in snapshot.callers.values()]}
 
 
@@ -90,8 +90,8 @@ async def list_callers(request: Request, _: Operator) -> dict[str, Any]:
 async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[str, Any]:
     """Make a key. The answer is the only place where the whole of it is ever shown. Where
     `release.approver_must_differ` is set, an admin key works only once an admin of another owner has approved it."""
-    house = house_of(request)
-    if len(house.snapshot.current.callers) >= OBJECTS_MAX:
+    services = services_of(request)
+    if len(services.snapshot.current.callers) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} keys already: delete some.")
     _see_that_it_is_to_come(body.expires_at)
     key, public, digest = new_key()
@@ -106,30 +106,30 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
         limits,
         unknown_fields=body.unknown_fields,
         owner=body.owner or admin.person,
-        pending=pending_for(house, admin, body.role),
+        pending=pending_for(services, admin, body.role),
     )
-    step = audited(house, admin)
+    step = audited(services, admin)
     step.note("caller.make", public, None, _caller_shown(caller))
-    await step.take([Change(house.callers, public, caller.to_json(), 0)])
-    await house.snapshot.refresh()
-    return {**_caller_shown(caller), "key": key, "warnings": _unknown_models(house, body.models)}
+    await step.take([Change(services.callers, public, caller.to_json(), 0)])
+    await services.snapshot.refresh()
+    return {**_caller_shown(caller), "key": key, "warnings": _unknown_models(services, body.models)}
 
 
 @router.get("/callers/{public}")
 async def read_caller(request: Request, public: str, _: Operator) -> dict[str, Any]:
     """One key, with what was spent in the present windows of its limits."""
-    house = house_of(request)
-    caller = (await house.snapshot.refresh()).callers.get(public)
+    services = services_of(request)
+    caller = (await services.snapshot.refresh()).callers.get(public)
     if caller is None:
         raise _no_key(public)
-    return {**_caller_shown(caller), "usage": await house.limits.usage(caller)}
+    return {**_caller_shown(caller), "usage": await services.limits.usage(caller)}
 
 
 @router.patch("/callers/{public}")
 async def change_caller(request: Request, public: str, body: CallerChange, admin: Admin) -> dict[str, Any]:
     """Change a key's limits, models, name, owner or expiry, on every gateway within the snapshot's interval."""
-    house = house_of(request)
-    before, generation = await _kept(house, public)
+    services = services_of(request)
+    before, generation = await _kept(services, public)
     given = body.model_fields_set
     changed = replace(
         before,
@@ -142,79 +142,79 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
     )
     if changed.expires_at != before.expires_at:
         _see_that_it_is_to_come(changed.expires_at)
-    see_that_it_may_change(house, admin, before, changed)
-    await _put(house, admin, "caller.change", before, changed, generation)
-    await house.snapshot.refresh()
-    return {**_caller_shown(changed), "warnings": _unknown_models(house, body.models or [])}
+    see_that_it_may_change(services, admin, before, changed)
+    await _put(services, admin, "caller.change", before, changed, generation)
+    await services.snapshot.refresh()
+    return {**_caller_shown(changed), "warnings": _unknown_models(services, body.models or [])}
 
 
 @router.post("/callers/{public}/rotate")
 async def rotate_caller(request: Request, public: str, admin: Admin, body: RotateIn | None = None) -> dict[str, Any]:
     """Give a key a new secret, shown here alone. The old one works beside it until the overlap is over."""
-    house = house_of(request)
-    before, generation = await _kept(house, public)
+    services = services_of(request)
+    before, generation = await _kept(services, public)
     secret, digest = new_secret()
     overlap_seconds = (body or RotateIn()).overlap_seconds
     until = time.time() + overlap_seconds
     former = Former(before.secret_digest, until) if overlap_seconds else None
     changed = replace(before, secret_digest=digest, former=former)
-    see_that_it_may_change(house, admin, before, changed)
-    await _put(house, admin, "caller.rotate", before, changed, generation)
-    await house.snapshot.refresh()
+    see_that_it_may_change(services, admin, before, changed)
+    await _put(services, admin, "caller.rotate", before, changed, generation)
+    await services.snapshot.refresh()
     return {**_caller_shown(changed), "key": whole_key(public, secret)}
 
 
 @router.post("/callers/{public}/approve")
 async def approve_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
     """Let an admin key be used that another owner's key has made."""
-    house = house_of(request)
-    before, generation = await _kept(house, public)
+    services = services_of(request)
+    before, generation = await _kept(services, public)
     if before.pending is None:
         raise Problem("state_conflict", f"{public} waits for no approval.")
-    see_that_it_may_be_approved(house, admin, before)
+    see_that_it_may_be_approved(services, admin, before)
     changed = replace(before, pending=None)
-    await _put(house, admin, "caller.approve", before, changed, generation)
-    await house.snapshot.refresh()
+    await _put(services, admin, "caller.approve", before, changed, generation)
+    await services.snapshot.refresh()
     return _caller_shown(changed)
 
 
 @router.delete("/callers/{public}")
 async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
     """Revoke a key, on every gateway within the snapshot's interval, also one that a newer release has made."""
-    house = house_of(request)
-    before = await house.callers.get(public)
+    services = services_of(request)
+    before = await services.callers.get(public)
     if before is None:
         raise _no_key(public)
-    step = audited(house, admin)
+    step = audited(services, admin)
     step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role", "owner")}, None)
-    gone = Change(Shelf(house.redis, "callers"), public, None)  # whatever it says
-    await step.take([gone, *owner_remembered(house, public, before)])
-    await house.snapshot.refresh()
+    gone = Change(Shelf(services.redis, "callers"), public, None)  # whatever it says
+    await step.take([gone, *owner_remembered(services, public, before)])
+    await services.snapshot.refresh()
     return {"public": public}
 
 
-def _unknown_models(house: House, models: list[str]) -> list[str]:
+def _unknown_models(services: Services, models: list[str]) -> list[str]:
     """Warnings of names that nothing has that can be asked for now; a version may still come."""
-    snapshot, settings = house.snapshot.current, house.settings
+    snapshot, settings = services.snapshot.current, services.settings
     known = {"*", AUTO, *settings.tasks, *settings.pools, *snapshot.versions}
     return [f"Nothing is named {name!r}: the key can ask for it once there is." for name in models if name not in known]
 
 
-async def _kept(house: House, public: str) -> tuple[Caller, int]:
+async def _kept(services: Services, public: str) -> tuple[Caller, int]:
     """A key as it is kept in Redis, and its generation. Raises Problem (404), and Unreadable."""
-    generation = (await house.callers.generations()).get(public, 0)
-    raw = await house.callers.get(public)
+    generation = (await services.callers.generations()).get(public, 0)
+    raw = await services.callers.get(public)
     if raw is None:
         raise _no_key(public)
     with reading("callers", public):
         return Caller.from_json(public, raw), generation
 
 
-async def _put(house: House, admin: Caller, action: str, before: Caller, after: Caller, generation: int) -> None:
-    step = audited(house, admin)
+async def _put(services: Services, admin: Caller, action: str, before: Caller, after: Caller, generation: int) -> None:
+    step = audited(services, admin)
     step.note(action, after.public, _caller_shown(before), _caller_shown(after))
     with conflicts():
-        await step.take([Change(house.callers, after.public, after.to_json(), generation)])
+        await step.take([Change(services.callers, after.public, after.to_json(), generation)])
 
 
 def _limits_changed(before: Caller, body: CallerChange) -> CallerLimits | None:

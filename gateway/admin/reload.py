@@ -1,26 +1,283 @@
-"""The table URL → function for admins, the configuration: reading it again."""
+"""Reading the configuration again while the gateway runs: it is validated, then swapped whole or not at all.
+
+What can't be changed so is named, and then nothing is changed. docs/reload.md lists what can.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from pydantic import SecretStr
+from redis.exceptions import RedisError
 
-from gateway.admin.access import Admin
-from gateway.configuration.reload import reload
-from gateway.endpoints import house_of
+from gateway.configuration.settings import Settings, load_settings
+from gateway.deployment import bounds_of, caps_of, deployed_of
+from gateway.errors import Problem, SettingsError
+from gateway.fleet_health import check_health
+from gateway.limits.fallback_caps import Cap
+from gateway.limits.limits import Bound
+from gateway.services import Services
+from gateway.state.snapshot import Deployed
+from monitoring.audit import AuditConflict
+from serving.fleet import PoolConfig
 
-router = APIRouter(prefix="/admin/v1", tags=["admins"])
+log = logging.getLogger(__name__)
+SYSTEM = "system"
+HIDDEN = "(hidden)"
+HIDDEN_PATHS = ("recycle_url", "webhook_url")
+"""Addresses that may bear a secret."""
+AUDITED_MAX = 500
+CHANGEABLE = (
+    "tasks.*",
+    "feedback_metrics.*",
+    "release.*",
+    "import_folders",
+    "fitting.fitting_seconds_max",
+    "evaluation.concurrency",
+    "evaluation.load_share_max",
+    "evaluation.rows_max",
+    "evaluation.bytes_max",
+    "evaluation.row_bytes_max",
+    "general_pool",
+    "cache_isolation",
+    "log_level",
+    "pools.*.replicas.*",
+    "pools.*.api_key",
+    "pools.*.price.*",
+    "pools.*.callable",
+    "pools.*.parameters_allowed",
+    "pools.*.n_max",
+    "pools.*.unknown_fields",
+    "pools.*.max_tokens_over",
+    "pools.*.replicas_min",
+    "pools.*.in_flight_target",
+    "pools.*.health_interval_seconds",
+    "pools.*.continues",
+    "pools.*.context_tokens_max",
+    "records.recent_bytes_max",
+    "monitor.*",
+    "limits.request_timeout_seconds",
+    "limits.answer_timeout_seconds",
+    "limits.first_token_timeout_seconds",
+    "limits.inter_token_timeout_seconds",
+    "limits.retries_max",
+    "limits.backoff_seconds",
+    "limits.retry_after_seconds_max",
+    "limits.body_bytes_max",
+    "limits.feedback_body_bytes_max",
+    "limits.feedback_bytes_per_day",
+    "limits.in_flight_max",
+    "limits.queue_max",
+    "limits.queue_seconds_max",
+    "limits.caller_share_max",
+    "limits.batch_share_min",
+    "limits.drain_seconds_min",
+    "limits.drain_seconds_max",
+    "limits.pool_max_tokens_max",
+    "limits.redis_gone",
+    "limits.slice_share",
+    "limits.lease_timeout_seconds",
+    "limits.general_share_window_seconds",
+)
+"""What a reload changes: `*` stands for one name, and at the end for all that is below, too."""
 
 
-@router.post("/reload")
-async def reload_configuration(
-    request: Request, admin: Admin, dry_run: Annotated[bool, Query(description="Only tell what would change.")] = False
-) -> dict[str, Any]:
-    """Read the configuration again and go by it, whole or not at all; `dry_run` only tells what would change."""
-    found = await reload(house_of(request), admin.public, dry_run)
-    return {
-        "outcome": found.outcome,
-        "changes": [{"path": one.path, "before": one.before, "after": one.after} for one in found.changes],
-        "restart_required": list(found.restart_required),
-    }
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between two configurations, by its key. None stands for what is not there; secrets are hidden."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What came of a reading: `applied`, `same`, or `dry_run`; with the keys that would need a restart."""
+
+    outcome: str
+    changes: tuple[Change, ...]
+    restart_required: tuple[str, ...] = ()
+
+
+async def reload(services: Services, actor: str, dry_run: bool = False) -> Reloaded:
+    """Read the configuration again and go by it, or with `dry_run` only tell what would change.
+
+    Raises Problem where it can't be used, or needs a restart, and the errors of the audit: then nothing has changed.
+    """
+    async with services.deployment.turn:
+        try:
+            found = await _read_again(services, actor, dry_run)
+        except Problem as problem:
+            if not dry_run:
+                services.meters.configuration_reloads.add(1, "refused")
+                log.error("the configuration was not taken, the old one stays: %s", problem.message)
+            raise
+        except (RedisError, OSError, AuditConflict) as error:
+            services.meters.configuration_reloads.add(1, "failed")
+            log.error("the configuration was not taken, the old one stays: the audit can't be written: %s", error)
+            raise
+        if not dry_run:
+            services.meters.configuration_reloads.add(1, found.outcome)
+            keys = ", ".join(change.path for change in found.changes) or "nothing"
+            log.info("the configuration was read again; changed: %s", keys)
+    if found.outcome == "applied":
+        await check_health(services)  # whoever is new in the fleet
+    return found
+
+
+async def _read_again(services: Services, actor: str, dry_run: bool) -> Reloaded:
+    config = services.deployment.config
+    if config is None:
+        raise Problem("state_conflict", "This gateway was not started from a file: there is nothing to read again.")
+    settings = await asyncio.to_thread(_load, config)
+    changes = tuple(differences(services.settings, settings))
+    fixed = tuple(restarts(services.settings, settings, changes))
+    if dry_run:
+        return Reloaded("dry_run", changes, fixed)
+    if fixed:
+        raise Problem("restart_required", f"These need a restart, and nothing was changed: {', '.join(fixed)}.")
+    if changes:
+        parts = parts_of(settings)
+        told = changes[:AUDITED_MAX]
+        await services.audit.append(
+            actor,
+            "configuration.reload",
+            config.name,
+            before={change.path: _cut(change.before) for change in told},
+            after={change.path: _cut(change.after) for change in told},
+            evidence={"changes": len(changes)},
+        )
+        go_by(services, settings, parts)
+    return Reloaded("applied" if changes else "same", changes)
+
+
+def _load(config: Path) -> Settings:
+    try:
+        return load_settings(config)
+    except SettingsError as error:
+        raise Problem("configuration_invalid", str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is made of settings, and may fail: before the audit says that they are in force."""
+
+    bounds: Mapping[str, Bound]
+    caps: Mapping[str, Cap]
+    deployed: Deployed
+    pools: list[PoolConfig]
+
+
+def parts_of(settings: Settings) -> Parts:
+    """The parts for `go_by`."""
+    return Parts(bounds_of(settings), caps_of(settings), deployed_of(settings), settings.pool_configs())
+
+
+def go_by(services: Services, settings: Settings, parts: Parts) -> None:
+    """Go by these settings from now on, all at once."""
+    before = services.settings
+    services.deployment.take_in(settings)
+    services.admission.take_in(settings.limits)
+    services.limits.take_in(parts.bounds, settings.limits)
+    services.recent.take_in(settings.records.recent_bytes_max)
+    services.exits.take_in(parts.caps, settings.limits.general_share_window_seconds)
+    services.exits.look()
+    services.fleet.take_in(parts.pools, time.monotonic())
+    services.snapshot.deploy(parts.deployed)
+    if before.log_level != settings.log_level:
+        logging.getLogger().setLevel(settings.log_level)
+
+
+def differences(before: Settings, after: Settings) -> Iterator[Change]:
+    """What differs, key by key, in the order of the document; secrets are compared, and never shown."""
+    yield from _differences("", before.model_dump(), after.model_dump())
+
+
+def restarts(before: Settings, after: Settings, changes: tuple[Change, ...]) -> Iterator[str]:
+    """The keys among the changes that need a restart."""
+    yield from (change.path for change in changes if not _is_changeable(change.path))
+    pool_of = {replica.name: name for name, pool in before.pools.items() for replica in pool.replicas}
+    for name, pool in after.pools.items():
+        urls = {replica.url for old in (before.pools.get(name),) if old is not None for replica in old.replicas}
+        for replica in pool.replicas:
+            moved = pool_of.get(replica.name, name) != name
+            if moved or (pool.tls is not None and replica.url not in urls):  # its certificates were opened at the start
+                yield f"pools.{name}.replicas.{replica.name}"
+
+
+def _is_changeable(path: str) -> bool:
+    return any(re.fullmatch(_pattern(known), path) for known in CHANGEABLE)
+
+
+def _pattern(known: str) -> str:
+    if known.endswith(".*"):
+        return _pattern(known[:-2]) + r"(\..*)?"
+    return re.escape(known).replace(r"\*", r"[^.]+")
+
+
+def _differences(path: str, before: Any, after: Any) -> Iterator[Change]:
+    before, after = _by_name(before), _by_name(after)
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in [*before, *(name for name in after if name not in before)]:
+            yield from _differences(f"{path}.{name}" if path else name, before.get(name), after.get(name))
+    elif before != after:
+        yield Change(path, _shown(path, before), _shown(path, after))
+
+
+def _by_name(value: Any) -> Any:
+    """A list of named sections as sections by name."""
+    if isinstance(value, tuple) and value and all(isinstance(one, Mapping) and "name" in one for one in value):
+        return {one["name"]: one for one in value}
+    return value
+
+
+def _shown(path: str, value: Any) -> Any:
+    if isinstance(value, SecretStr) or (value is not None and path.endswith(HIDDEN_PATHS)):
+        return HIDDEN
+    value = _by_name(value)
+    if isinstance(value, Mapping):
+        return {name: _shown(f"{path}.{name}", one) for name, one in value.items() if one is not None}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _cut(value: Any) -> Any:
+    text = str(value)
+    return value if len(text) <= AUDITED_MAX else f"{text[:AUDITED_MAX]}…"
+
+
+def reload_on_signal(services: Services) -> None:
+    """From now on SIGHUP has the configuration read again, where there is a file. What goes wrong is in the log."""
+    if services.deployment.config is None:
+        return
+    tasks: set[asyncio.Task[None]] = set()
+
+    def begin() -> None:
+        task = asyncio.get_running_loop().create_task(_reload_and_log(services))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    with contextlib.suppress(RuntimeError, ValueError):  # another thread's loop gets no signals
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
+
+
+async def _reload_and_log(services: Services) -> None:
+    try:
+        await reload(services, SYSTEM)
+    except (Problem, RedisError, OSError, AuditConflict):
+        return  # it is in the log and in the metric
+    except Exception:
+        log.exception("the configuration could not be read again")

@@ -19,10 +19,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from redis.asyncio import Redis
 
-from gateway.admin.access import OBJECTS_MAX, Admin, Body, conflicts
-from gateway.admin.adapters import limits_of, state_of
-from gateway.admin.audit import audited, enter_event
-from gateway.admin.four_eyes import owner_remembered, owner_to_keep, with_pending
+from gateway.access import OBJECTS_MAX, Admin, Body, conflicts
 from gateway.admin.state_checks import missing_bytes, see_that_it_can_be_done, valid
 from gateway.admin.state_file import (
     ABSENT,
@@ -40,19 +37,22 @@ from gateway.admin.state_file import (
     shown,
     written,
 )
+from gateway.audit import audited, enter_event
 from gateway.callers import Caller
-from gateway.endpoints import house_of
+from gateway.endpoints import services_of
 from gateway.errors import Problem
-from gateway.house import House
-from gateway.state.drafts import AuditedStep
+from gateway.features.releases.adapter_endpoints import limits_of, state_of
+from gateway.four_eyes import owner_remembered, owner_to_keep, with_pending
+from gateway.services import Services
+from gateway.state.audited_step import AuditedStep
+from gateway.state.redis import installation_id
 from gateway.state.snapshot import READERS, shelf_of
-from gateway.state.state import installation_id
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.entries import PLACED, AliasEntry, Rollout, Version
 from serving.adapters.manifest import ManifestError
 from serving.adapters.registry import new_salt, role_changes
-from serving.shelf import Change, Stale, Unchanged, reading
+from serving.object_store import Change, Stale, Unchanged, reading
 
 WAIT_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.5
@@ -108,9 +108,9 @@ async def export_state(
     request: Request, admin: Admin, only: Annotated[list[Kind] | None, Query(max_length=4)] = None
 ) -> dict[str, Any]:
     """All that admins have set, as one moment had it: versions, aliases, rules, and keys without their secrets."""
-    house, scope = house_of(request), request.scope
-    house.accesses.state_read(admin.public, scope.get("client"), scope.get("server"), request.url.path)
-    redis = house.redis
+    services, scope = services_of(request), request.scope
+    services.accesses.state_read(admin.public, scope.get("client"), scope.get("server"), request.url.path)
+    redis = services.redis
     present = await _present(redis)
     return written({kind: present[kind] for kind in only or KINDS}, await installation_id(redis))
 
@@ -118,38 +118,39 @@ async def export_state(
 @router.post("/state/diff")
 async def compare_state(request: Request, body: StateIn, admin: Admin, prune: bool = False) -> dict[str, Any]:
     """What applying a state would do, step by step. Nothing is changed."""
-    house = house_of(request)
-    present = await _present(house.redis)
-    file = await _read(house, admin, body, present)
-    steps = _steps(house, present, file, prune)
+    services = services_of(request)
+    present = await _present(services.redis)
+    file = await _read(services, admin, body, present)
+    steps = _steps(services, present, file, prune)
     rows = [
-        {**step.to_json(), "missing": None if step.action != "create" else missing_bytes(house, step)} for step in steps
+        {**step.to_json(), "missing": None if step.action != "create" else missing_bytes(services, step)}
+        for step in steps
     ]
     names = [] if prune else [{"kind": kind, "name": name} for kind, name in kept(present, file)]
     return {
         "changes": rows,
         "kept": names,
         "retired_here": retired_here(present, file),
-        "from_here": await _is_from_here(house, body),
+        "from_here": await _is_from_here(services, body),
     }
 
 
 @router.post("/state/adapters", status_code=201)
 async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an uploaded adapter and keep its bytes, without making a version of it: for a state to be applied."""
-    house = house_of(request)
-    async with house.uploads.receive(request) as upload:
+    services = services_of(request)
+    async with services.uploads.receive(request) as upload:
         try:
             told = await asyncio.to_thread(manifests.read_manifest, upload.manifest)
             pool = upload.fields.get("pool") or ""
-            if pool not in house.bases:
+            if pool not in services.bases:
                 raise Problem("not_found", f"There is no pool {pool[:80]!r} that takes adapters.", "pool")
-            claimed, limits = told.base_fingerprint, limits_of(house, pool)
-            base, folder = house.bases[pool], upload.folder
+            claimed, limits = told.base_fingerprint, limits_of(services, pool)
+            base, folder = services.bases[pool], upload.folder
             artifact = await asyncio.to_thread(verify, folder, base, limits, claimed_fingerprint=claimed)
             told_of = {"digest": artifact.digest, "pool": pool, "size_bytes": artifact.size_bytes}
-            await enter_event(house, admin, "adapter.store", artifact.digest, told_of)
-            await asyncio.to_thread(house.store.put, upload.folder, artifact)
+            await enter_event(services, admin, "adapter.store", artifact.digest, told_of)
+            await asyncio.to_thread(services.store.put, upload.folder, artifact)
         except (ArtifactError, ManifestError) as error:
             raise Problem("adapter_rejected", str(error), "path") from error
     return {"digest": artifact.digest, "size_bytes": artifact.size_bytes}
@@ -161,43 +162,43 @@ async def apply_state(request: Request, response: Response, body: ApplyIn, admin
 
     Answers 202 where versions are not placed within `wait_seconds`; the same call again goes on from there.
     """
-    house = house_of(request)
+    services = services_of(request)
     evidence = {"state": digest_of(body.state.model_dump(exclude_none=True))}
-    present = await _present(house.redis)
-    file = await _read(house, admin, body.state, present)
-    steps = _steps(house, present, file, body.prune)
-    from_here = await _is_from_here(house, body.state)
-    await see_that_it_can_be_done(house, admin, steps, body.force, from_here, bytes_too=not body.dry_run)
+    present = await _present(services.redis)
+    file = await _read(services, admin, body.state, present)
+    steps = _steps(services, present, file, body.prune)
+    from_here = await _is_from_here(services, body.state)
+    await see_that_it_can_be_done(services, admin, steps, body.force, from_here, bytes_too=not body.dry_run)
     if body.dry_run:
         return {"applied": [], "pending": []}
-    done = await _make_versions(house, admin, steps, evidence)
-    placed, pending = await _place(house, admin, steps, body.wait_seconds)
+    done = await _make_versions(services, admin, steps, evidence)
+    placed, pending = await _place(services, admin, steps, body.wait_seconds)
     done += placed
     if pending:
         response.status_code = 202
     else:
-        moved = await _switch(house, admin, steps, evidence)
-        done += moved + await _place_beside(house, admin, steps) + await _give_up(house, admin, steps, evidence)
+        moved = await _switch(services, admin, steps, evidence)
+        done += moved + await _place_beside(services, admin, steps) + await _give_up(services, admin, steps, evidence)
         if not from_here:
-            await _remember(house.redis, body.state.installation or "", left_at(present, file, moved))
-    await house.snapshot.refresh()
+            await _remember(services.redis, body.state.installation or "", left_at(present, file, moved))
+    await services.snapshot.refresh()
     return {"applied": [step.to_json() for step in done], "pending": [step.to_json() for step in pending]}
 
 
-async def _is_from_here(house: House, state: StateIn) -> bool:
+async def _is_from_here(services: Services, state: StateIn) -> bool:
     """Whether the file's generations are those of this installation; one that does not say is taken to be."""
-    return state.installation in (None, await installation_id(house.redis))
+    return state.installation in (None, await installation_id(services.redis))
 
 
-async def _read(house: House, admin: Caller, state: StateIn, present: Objects) -> Objects:
+async def _read(services: Services, admin: Caller, state: StateIn, present: Objects) -> Objects:
     """The file, with the generations that are expected here. Raises Problem (400), and Unreadable for what stands here
     and can't be read: nothing is made of it then."""
     file = await asyncio.to_thread(valid, state.objects())
     await asyncio.to_thread(_see_that_all_can_be_read, present)
-    file = with_pending(house, admin, present, file)
-    if await _is_from_here(house, state):
+    file = with_pending(services, admin, present, file)
+    if await _is_from_here(services, state):
         return file
-    raw: Mapping[bytes, bytes] = await cast("Any", house.redis).hgetall(f"{LEFT_AT_KEY}:{state.installation}")
+    raw: Mapping[bytes, bytes] = await cast("Any", services.redis).hgetall(f"{LEFT_AT_KEY}:{state.installation}")
     places = {tuple(place.decode().split(" ", 1)): int(generation) for place, generation in raw.items()}
     return rebased(file, present, cast("Mapping[tuple[str, str], int]", places))
 
@@ -220,10 +221,10 @@ async def _remember(redis: Redis, installation: str, left: Mapping[tuple[str, st
         await cast("Any", redis).hset(f"{LEFT_AT_KEY}:{installation}", mapping=fields)
 
 
-def _steps(house: House, present: Objects, file: Objects, prune: bool) -> Steps:
+def _steps(services: Services, present: Objects, file: Objects, prune: bool) -> Steps:
     """All steps, with a note where a key's models are none of this installation."""
-    standbys = {name: task.standbys_kept for name, task in house.settings.tasks.items()}
-    known = {"*", *standbys, *house.settings.pools, *present["versions"], *file.get("versions", {})}
+    standbys = {name: task.standbys_kept for name, task in services.settings.tasks.items()}
+    known = {"*", *standbys, *services.settings.pools, *present["versions"], *file.get("versions", {})}
     steps = differences(present, file, prune, standbys)
     for at, step in enumerate(steps):
         models = (step.after or {}).get("models") or () if step.kind == "callers" else ()
@@ -251,18 +252,18 @@ async def _present(redis: Redis) -> Objects:
     return found
 
 
-async def _make_versions(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
+async def _make_versions(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
     """One atomic step, taken only if nothing that the apply is about has changed since it was looked at."""
     made = [step for step in steps if step.kind == "versions" and step.action == "create"]
     if not made:
         return []
     others = [step for step in steps if step not in made and not (step.action == "stage" and step.generation == 0)]
     names = {step.name for step in made}
-    owner = owner_to_keep(house, admin)
+    owner = owner_to_keep(services, admin)
     pushed = {} if owner is None else {"created_by": admin.public, "owner": owner}
     changes: list[Change | Unchanged] = [
         Change(
-            shelf_of(house.redis, "versions"),
+            shelf_of(services.redis, "versions"),
             step.name,
             # Who brings a version in counts as who pushed it, where that must be another than who releases it.
             {**(step.after or {}), **pushed, "changed_at": time.time()},
@@ -271,27 +272,27 @@ async def _make_versions(house: House, admin: Caller, steps: Steps, evidence: di
         for step in made
     ]
     changes += [
-        Unchanged(shelf_of(house.redis, step.kind), step.name, step.generation)
+        Unchanged(shelf_of(services.redis, step.kind), step.name, step.generation)
         for step in others
         if not (step.kind == "versions" and step.name in names)
     ]
     with conflicts():
-        await _noted(house, admin, made, evidence).take(changes)
+        await _noted(services, admin, made, evidence).take(changes)
     return made
 
 
-async def _place(house: House, admin: Caller, steps: Steps, wait_seconds: float) -> tuple[Steps, Steps]:
+async def _place(services: Services, admin: Caller, steps: Steps, wait_seconds: float) -> tuple[Steps, Steps]:
     """Stage what an alias needs, and wait. What is placed, and what is not yet. Raises Problem where one failed."""
     wanted = {step.name: step for step in steps if step.action == "stage"}
     for name in wanted:
         with conflicts():
-            before = (await house.registry.version(name)).state
+            before = (await services.registry.version(name)).state
             if before not in PLACED and before != "staging":
-                await _stage(house, admin, name)
+                await _stage(services, admin, name)
     until = time.monotonic() + wait_seconds
     while True:
-        await house.snapshot.refresh()
-        states = {name: await house.registry.version(name) for name in wanted}
+        await services.snapshot.refresh()
+        states = {name: await services.registry.version(name) for name in wanted}
         failed = [version for version in states.values() if version.state not in PLACED | {"staging"}]
         if failed:
             text = "; ".join(f"{one.name} was not loaded and is {one.state}: {one.note}" for one in failed)
@@ -299,27 +300,27 @@ async def _place(house: House, admin: Caller, steps: Steps, wait_seconds: float)
         pending = [wanted[name] for name, version in states.items() if version.state == "staging"]
         if not pending or time.monotonic() >= until:
             return [step for step in wanted.values() if step not in pending], pending
-        await house.snapshot.next(POLL_SECONDS)
+        await services.snapshot.next(POLL_SECONDS)
 
 
-async def _switch(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
+async def _switch(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
     """Aliases with their versions' states, rules and keys, in one atomic step. Raises Problem (409)."""
     moved = [step for step in steps if step.action in ("create", "change", "remove") and step.kind != "versions"]
     if not moved:
         return []
-    for kind, shelf in (("overrides", house.overrides), ("callers", house.callers)):
+    for kind, shelf in (("overrides", services.overrides), ("callers", services.callers)):
         added = sum(step.action == "create" for step in moved if step.kind == kind)
         if added and added + len(await shelf.all()) > OBJECTS_MAX:
             raise Problem("state_conflict", f"There would be more than {OBJECTS_MAX} {kind}.")
-    objects = [Change(shelf_of(house.redis, step.kind), step.name, _begun(step), step.generation) for step in moved]
+    objects = [Change(shelf_of(services.redis, step.kind), step.name, _begun(step), step.generation) for step in moved]
     for step in moved:
         if step.kind == "callers" and step.action == "remove":
-            objects += owner_remembered(house, step.name, step.before or {})
-    noted = _noted(house, admin, moved, evidence)
+            objects += owner_remembered(services, step.name, step.before or {})
+    noted = _noted(services, admin, moved, evidence)
     for tries_left in reversed(range(SWITCH_TRIES_MAX)):
-        generations, versions = await house.registry.generations(), await house.registry.versions()
+        generations, versions = await services.registry.generations(), await services.registry.versions()
         with conflicts():
-            roles = list(_role_changes(house.redis, moved, versions, generations))
+            roles = list(_role_changes(services.redis, moved, versions, generations))
             try:
                 await noted.take([*objects, *roles])
                 break
@@ -363,30 +364,30 @@ def _role_changes(
             yield Change(shelf, name, cast("dict[str, Any]", msgspec.to_builtins(moved)), generations[name])
 
 
-async def _place_beside(house: House, admin: Caller, steps: Steps) -> Steps:
+async def _place_beside(services: Services, admin: Caller, steps: Steps) -> Steps:
     """Stage what led before an alias that is new here. It is not waited for, and a failure stands in its note."""
     beside = [step for step in steps if step.action == "standby"]
     for step in beside:
         with conflicts():
-            await _stage(house, admin, step.name)
+            await _stage(services, admin, step.name)
     return beside
 
 
-async def _stage(house: House, admin: Caller, name: str) -> None:
+async def _stage(services: Services, admin: Caller, name: str) -> None:
     """Have a version placed, with its entry in the audit. Raises RegistryError."""
-    step = audited(house, admin)
-    await house.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
+    step = audited(services, admin)
+    await services.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
     await step.enter()
 
 
-async def _give_up(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
+async def _give_up(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> Steps:
     """Retire what the file says is retired; the reconciler unloads it."""
     retired = [step for step in steps if step.action == "retire"]
     for step in retired:
-        noted = audited(house, admin)
+        noted = audited(services, admin)
         with conflicts():
             entry = noted.noted("state.apply", step.name, _version_shown, evidence)
-            await house.registry.withdraw(step.name, "draining", noted=entry)
+            await services.registry.withdraw(step.name, "draining", noted=entry)
         await noted.enter()
     return retired
 
@@ -395,9 +396,9 @@ def _version_shown(version: Version) -> Any:
     return shown("versions", msgspec.to_builtins(version))
 
 
-def _noted(house: House, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> AuditedStep:
+def _noted(services: Services, admin: Caller, steps: Steps, evidence: dict[str, Any]) -> AuditedStep:
     """One change of several objects, with an entry in the audit for each of them."""
-    noted = audited(house, admin)
+    noted = audited(services, admin)
     for step in steps:
         before, after = shown(step.kind, step.before), shown(step.kind, step.after)
         told = {**evidence, "changed": step.changed} if step.changed else evidence

@@ -10,15 +10,15 @@ from typing import Any, cast
 import msgspec
 from pydantic import ValidationError
 
-from gateway.admin.access import known_task
-from gateway.admin.four_eyes import see_that_another_pushed, see_that_it_may_change
+from gateway.access import known_task
 from gateway.admin.keys import CallerIn, LimitsIn
-from gateway.admin.overrides import OverrideIn, exit_fault
 from gateway.admin.state_file import GIVEN_UP, Difference, Held, Kind, Objects
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, LimitName, Role
 from gateway.errors import Problem
-from gateway.house import House
-from monitoring.degradation.verdicts.rollout import Plan
+from gateway.features.rules.endpoints import OverrideIn, exit_fault
+from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change
+from gateway.services import Services
+from monitoring.quality.verdicts.rollout import Plan
 from router.contract import ContractError, compile_contract
 from router.policy import UnknownFields
 from serving.adapters import manifest as manifests
@@ -171,7 +171,7 @@ def _check_caller(caller: Caller) -> None:
 
 
 async def see_that_it_can_be_done(
-    house: House, admin: Caller, steps: list[Difference], force: bool, from_here: bool, bytes_too: bool
+    services: Services, admin: Caller, steps: list[Difference], force: bool, from_here: bool, bytes_too: bool
 ) -> None:
     """Raises Problem for the first step that can't be taken, before any is. `from_here` tells whose generations the
     file's are; without `bytes_too` the store may miss what is yet to be sent."""
@@ -180,15 +180,15 @@ async def see_that_it_can_be_done(
             raise Problem("state_conflict", f"{step.name}: {step.note}.")
         if step.stale and not force:
             raise Problem("stale_generation", _stale(step, from_here))
-        _check_against_house(house, admin, step)
+        _check_against_services(services, admin, step)
     made = {step.name for step in steps if step.action == "create" and step.kind == "versions"}
     for step in steps:
         if step.kind in ("aliases", "overrides") and step.after is not None:
-            _check_version_of_rule(house, step, made)
-            await _check_approver(house, admin, step, made)
+            _check_version_of_rule(services, step, made)
+            await _check_approver(services, admin, step, made)
     for step in steps if bytes_too else ():
         if step.kind == "versions" and step.action == "create" and (step.after or {})["state"] != "retired":
-            await _check_bytes(house, msgspec.convert(step.after, Version))
+            await _check_bytes(services, msgspec.convert(step.after, Version))
 
 
 def _stale(step: Difference, from_here: bool) -> str:
@@ -208,7 +208,7 @@ def _stale(step: Difference, from_here: bool) -> str:
     )
 
 
-def _check_against_house(house: House, admin: Caller, step: Difference) -> None:
+def _check_against_services(services: Services, admin: Caller, step: Difference) -> None:
     after = step.after
     if step.kind == "callers" and step.name == admin.public:
         kept_parts = {key: (after or {}).get(key) for key in ("role", "secret_digest")}
@@ -216,26 +216,26 @@ def _check_against_house(house: House, admin: Caller, step: Difference) -> None:
             raise Problem("state_conflict", "It would take away the key that you apply it with: keep that in the file.")
     if step.kind == "callers" and step.before is not None and after is not None:
         before, changed = (Caller.from_json(step.name, value) for value in (step.before, after))
-        see_that_it_may_change(house, admin, before, changed)
+        see_that_it_may_change(services, admin, before, changed)
     if after is None:
         return
     task = step.name if step.kind == "aliases" else after.get("task")
     if step.kind != "callers" and task is not None:
-        known_task(house, task, param=step.kind, of=step.name)
-    fault = exit_fault(house, after["action"], task) if step.kind == "overrides" else None
+        known_task(services, task, param=step.kind, of=step.name)
+    fault = exit_fault(services, after["action"], task) if step.kind == "overrides" else None
     if fault is not None:
         raise Problem("state_conflict", f"{step.name}: {fault}", step.kind)
     plan = (after.get("rollout") or {}).get("plan") if step.kind == "aliases" else None
     metric = (plan or {}).get("feedback_metric")
-    if metric is not None and metric not in house.settings.feedback_metrics:
+    if metric is not None and metric not in services.settings.feedback_metrics:
         text = f"{step.name}: its canary is judged by {metric!r}, and no such metric is declared here."
         raise Problem("state_conflict", text)
     if step.kind == "versions" and step.action == "create" and after["state"] != "retired":
-        _check_base(house, msgspec.convert(after, Version))
+        _check_base(services, msgspec.convert(after, Version))
 
 
-def _check_base(house: House, version: Version) -> None:
-    base = house.bases.get(version.pool)
+def _check_base(services: Services, version: Version) -> None:
+    base = services.bases.get(version.pool)
     if base is None:
         raise Problem("state_conflict", f"{version.name} is for the pool {version.pool}, which takes no adapters here.")
     if base.fingerprint != version.base_fingerprint:
@@ -244,55 +244,55 @@ def _check_base(house: House, version: Version) -> None:
             f"{version.pool} serves {base.fingerprint} here: it has to be trained on this base."
         )
         raise Problem("state_conflict", text)
-    most = house.settings.tasks[version.task].max_tokens_max
+    most = services.settings.tasks[version.task].max_tokens_max
     told = manifests.from_json(version.manifest)
     if max(told.sampling.get("max_tokens", 0), told.blueprint.sampling.get("max_tokens", 0)) > most:
         raise Problem(
             "state_conflict", f"{version.name}: its manifest samples more than the task's {most} tokens here."
         )
-    if house.settings.signing.required:
-        _check_signature(house, version)
+    if services.settings.signing.required:
+        _check_signature(services, version)
 
 
-def _check_signature(house: House, version: Version) -> None:
+def _check_signature(services: Services, version: Version) -> None:
     """Raises Problem (409) where no signer who is trusted here has signed the version."""
     if version.signature is None:
         text = f"{version.name}: adapters must be signed here, and the file has no signature of it: push it, signed, "
         raise Problem("state_conflict", f"{text}where it comes from, and export the state again; or push it here.")
     try:
         signature = from_text(version.signed_by or "", version.signature)
-        check(signature, version.digest, version.manifest_digest, house.signers)
+        check(signature, version.digest, version.manifest_digest, services.signers)
     except SignatureError as error:
         raise Problem("state_conflict", f"{version.name}: {error}") from error
 
 
-def _check_version_of_rule(house: House, step: Difference, made: set[str]) -> None:
+def _check_version_of_rule(services: Services, step: Difference, made: set[str]) -> None:
     name = (step.after or {}).get("version") if step.kind == "overrides" else None
-    if name is not None and name not in made and name not in house.snapshot.current.versions:
+    if name is not None and name not in made and name not in services.snapshot.current.versions:
         raise Problem("not_found", f"{step.name}: there is no version {str(name)[:80]!r} here.", step.kind)
 
 
-async def _check_approver(house: House, admin: Caller, step: Difference, made: set[str]) -> None:
+async def _check_approver(services: Services, admin: Caller, step: Difference, made: set[str]) -> None:
     """Raises Problem where who brings a version in would also release it, and may not."""
-    if not house.settings.release.approver_must_differ:
+    if not services.settings.release.approver_must_differ:
         return
-    versions = await house.registry.versions()
+    versions = await services.registry.versions()
     after = step.after or {}
     for name in after["weights"] if step.kind == "aliases" else filter(None, [after.get("version")]):
         if name in made:
             text = f"{name} comes in by this key: another admin has to apply {step.kind} {step.name}."
             raise Problem("approver_must_differ", text)
         if name in versions:
-            await see_that_another_pushed(house, admin, versions[name], f"apply {step.kind} {step.name}")
+            await see_that_another_pushed(services, admin, versions[name], f"apply {step.kind} {step.name}")
 
 
-async def _check_bytes(house: House, version: Version) -> None:
+async def _check_bytes(services: Services, version: Version) -> None:
     """Whether the store's bytes are the version's, and fit the pool's base here. Raises Problem (409, 422)."""
     try:
-        if not house.store.holds(version.digest):
+        if not services.store.holds(version.digest):
             text = f"{version.name}: the store here has no {version.digest}. Upload it: state apply --adapters FOLDER."
             raise Problem("state_conflict", text)
-        folder, base = house.store.path(version.digest), house.bases[version.pool]
+        folder, base = services.store.path(version.digest), services.bases[version.pool]
         artifact = await asyncio.to_thread(verify, folder, base, claimed_fingerprint=version.base_fingerprint)
     except ArtifactError as error:
         raise Problem("adapter_rejected", f"{version.name}: {error}") from error
@@ -300,9 +300,9 @@ async def _check_bytes(house: House, version: Version) -> None:
         raise Problem("adapter_rejected", f"{version.name}: the store's copy of {version.digest} is another adapter.")
 
 
-def missing_bytes(house: House, step: Difference) -> str | None:
+def missing_bytes(services: Services, step: Difference) -> str | None:
     """The digest of the bytes that a version needs and the store has not."""
     value = step.after or {}
-    if step.kind != "versions" or value["state"] == "retired" or house.store.holds(value["digest"]):
+    if step.kind != "versions" or value["state"] == "retired" or services.store.holds(value["digest"]):
         return None
     return str(value["digest"])

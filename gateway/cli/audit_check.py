@@ -34,7 +34,7 @@ def verified(client: AdminClient, heads: Path | None, public_key: str | None) ->
 
 def _heads(path: Path, public_key: str) -> dict[int, str] | str:
     """The digests of the heads in a file by their numbers; a sentence where one of them does not hold."""
-    from gateway.state.audit_heads import read_heads
+    from gateway.admin.audit_heads import read_heads
     from serving.adapters.signature import SignatureError, read_public_key
 
     try:

@@ -16,7 +16,7 @@ import httpx
 
 from gateway.cli.tables import size
 from gateway.configuration.pools import PoolSettings, ReplicaSettings
-from gateway.settings import Settings
+from gateway.configuration.settings import Settings
 from serving.health import SAYS_NO
 from serving.launch.engine_venv import kind_of_engine
 

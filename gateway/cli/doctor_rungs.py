@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from redis.asyncio import Redis
 
 from gateway.cli.doctor_checks import Finding, ok, problem, warning
+from gateway.configuration.settings import Settings
 from gateway.configuration.tasks import TaskSettings
-from gateway.settings import Settings
+from gateway.features.releases.unjudged_checks import lacks, versions_asked
 from gateway.state.fitted import FittedError, FittedStore, unused
-from gateway.state.unjudged import lacks, versions_asked
 from router.confidence import ConfidenceError, ConfidenceModel
 from serving.adapters.registry import Registry
 

@@ -12,10 +12,10 @@ from redis.exceptions import RedisError
 from gateway.cli.doctor_checks import Finding, ok, problem, warning
 from gateway.cli.doctor_rungs import check_confidence, check_coverage
 from gateway.cli.tables import size
+from gateway.configuration.settings import Settings
 from gateway.errors import StateError
-from gateway.settings import Settings
 from gateway.state.durability import Kept, look_at
-from gateway.state.state import open_state, redis_time
+from gateway.state.redis import open_state, redis_time
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY
 
 CLOCK_SECONDS_WARNED = 1.0

@@ -18,8 +18,8 @@ from gateway.cli.doctor_checks import (
     problem,
 )
 from gateway.cli.doctor_state import check_state
+from gateway.configuration.settings import Settings, load_settings
 from gateway.errors import SettingsError
-from gateway.settings import Settings, load_settings
 from serving.tls import TlsError, Trust, TrustingTransport
 
 

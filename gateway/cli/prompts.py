@@ -80,7 +80,7 @@ def fitted_words(version: str, shown: dict[str, Any], counts: dict[str, Any]) ->
     if found.get("state") != "ready":
         on = f"The coverage of {version} is being fitted on {counts['used']} prompts{left}"
         return f"{on}: see `show {version}`.{_ids_told(counts)}"
-    from gateway.asked.prompts import barely_tells
+    from gateway.features.fitting.prompts import barely_tells
 
     summary = (found.get("model") or {}).get("summary") or {}
     auroc = summary.get("auroc")

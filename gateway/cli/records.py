@@ -115,7 +115,7 @@ def replay(
 ) -> None:
     """Put archived records and feedback through the monitor again: each verdict that moves, and the evidence."""
     from gateway.cli import records_replay
-    from gateway.settings import load_settings
+    from gateway.configuration.settings import load_settings
 
     with _told():
         settings, asked = load_settings(config), _asked(since, until, None, Kind.RECORDS)
@@ -154,7 +154,7 @@ def _asked(since: str | None, until: str | None, task: str | None, dataset: Kind
 
 
 def _folder(config: Path, folder: Path | None) -> Path:
-    from gateway.settings import load_settings
+    from gateway.configuration.settings import load_settings
 
     return load_settings(config).archive if folder is None else _there(folder)
 

@@ -14,14 +14,14 @@ import msgspec
 import typer
 
 from gateway.cli.tables import Printer
+from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
-from gateway.settings import Settings
-from monitoring.degradation.detectors import baselines
-from monitoring.degradation.detectors.baselines import Baseline
-from monitoring.degradation.detectors.slip import BASELINE_MIN
-from monitoring.degradation.streams.replaying import Placed, Replaying, Turn
-from monitoring.degradation.streams.steps import Step, WatchedTask, WatchedVersion
-from monitoring.degradation.verdicts.health import Judgement
+from monitoring.quality.detectors import baselines
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.slip import BASELINE_MIN
+from monitoring.quality.streams.replaying import Placed, Replaying, Turn
+from monitoring.quality.streams.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.verdicts.health import Judgement
 
 LABELLED = ("reviewed", "feedback")
 TOLD_EVERY = 50_000

@@ -43,12 +43,12 @@ def up(
     model; later ones find both. It prints the address, a key and three commands to try. Ctrl-C drains and stops
     all that it started, a second Ctrl-C ends it at once. Logs are in FOLDER/logs, keys in FOLDER/up.
     """
-    from gateway.cli.local_house import LocalHouse, UpOptions
+    from gateway.cli.local_product import LocalProduct, UpOptions
     from serving.launch.errors import LaunchError
     from serving.launch.progress import Steps
 
     options = UpOptions(engines, port, engine_port, config, adapter.resolve(), folder.absolute())
-    local = LocalHouse(options, Steps(Console()))
+    local = LocalProduct(options, Steps(Console()))
     try:
         work: Coroutine[Any, Any, object] = local.install() if only_install else local.run()
         asyncio.run(work)

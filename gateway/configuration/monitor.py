@@ -9,9 +9,9 @@ from pydantic import Field, SecretStr
 
 from gateway.configuration.sections import Name, Seconds, Section
 from monitoring.badness import Declared
-from monitoring.degradation.verdicts.plan import RESPONSES, Plan, ResponseName
 from monitoring.evaluation.comparing import Metric
 from monitoring.evaluation.forms import Form
+from monitoring.quality.verdicts.plan import RESPONSES, Plan, ResponseName
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]

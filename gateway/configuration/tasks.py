@@ -8,9 +8,9 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field
 
-from gateway.asked.parameters import NEVER_WITH_ADAPTERS
 from gateway.configuration.monitor import TaskMonitorSettings
 from gateway.configuration.sections import BodySection, Name, Seconds, Section
+from gateway.formats.parameters import NEVER_WITH_ADAPTERS
 from router.decision import WITHOUT_EXITS, Reason
 from router.policy import AUTO, COMMIT_POLICIES, CacheIsolation, ExitBreaks, TaskPolicy
 from router.rungs import RUNGS, Exit, Mode, Rung, RungName

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from redis.asyncio import Redis
 
-from gateway.asked.request_body import RequestBody
 from gateway.callers import Caller, CallerLimits, LimitName
+from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
-from gateway.limits.slices import INTERVAL_SECONDS, SPAN_SECONDS, Allowance, Slice, Slices, Span, spent
-from gateway.settings import LimitSettings
+from gateway.formats.request_body import RequestBody
+from gateway.limits.quotas import INTERVAL_SECONDS, SPAN_SECONDS, Allowance, Slice, Slices, Span, spent
 from monitoring.cost import SECONDS_PER_HOUR, Price, cost
 from monitoring.metrics import Meters
 from monitoring.records import Record

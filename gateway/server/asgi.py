@@ -7,10 +7,10 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from gateway.door.wire import HungUp, Message, Scope
 from gateway.errors import Problem
 from gateway.server.exchange import Exchange
 from gateway.server.listener import decoded
+from gateway.server.wire import HungUp, Message, Scope
 
 
 def scope_of(exchange: Exchange) -> dict[str, Any]:

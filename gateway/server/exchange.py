@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from gateway.callers import Caller
-from gateway.door.wire import Headers, HungUp
 from gateway.errors import Problem
 from gateway.server.budget import BodyBudget
+from gateway.server.wire import Headers, HungUp
 
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

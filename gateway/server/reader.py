@@ -7,10 +7,10 @@ from collections.abc import Callable
 import httptools
 
 from gateway.configuration.sections import DoorLimits
-from gateway.door.wire import Headers
 from gateway.errors import Problem
 from gateway.server.exchange import Exchange, Wire
 from gateway.server.head import check_head, is_single
+from gateway.server.wire import Headers
 
 VERSIONS = ("1.1", "1.0")
 SEPARATORS_BYTES = 4

@@ -13,14 +13,14 @@ from types import FrameType
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from gateway.admin.reload import reload_on_signal
 from gateway.app import Gateway
-from gateway.configuration.reload import reload_on_signal
 from gateway.configuration.sections import ListenSettings
+from gateway.configuration.settings import Settings
 from gateway.server.budget import BodyBudget
 from gateway.server.connection import Connection
 from gateway.server.cors import headers_for
 from gateway.server.listener import ADMIN, METRICS, OPENAPI, PROBES, Address, Listener
-from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 OF_ADMINS = (ADMIN, OPENAPI, PROBES)
@@ -87,7 +87,7 @@ class OrderlyServer(uvicorn.Server):
             signal.raise_signal(sig)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Build the House, then listen."""
+        """Build the Services, then listen."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
@@ -99,7 +99,7 @@ class OrderlyServer(uvicorn.Server):
             log.error("the gateway can't listen: %s", error)
             await self.lifespan.shutdown()
             sys.exit(STARTUP_FAILURE)
-        reload_on_signal(self._gateway.state.house)
+        reload_on_signal(self._gateway.state.services)
         self.started = True
 
     async def _listen(self, address: Address) -> None:
@@ -123,7 +123,7 @@ class OrderlyServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Not ready; then closed to newcomers; what is under way finishes, or is ended; then uvicorn's own stop."""
         self._signals = 1
-        admission, limits = self._gateway.state.house.admission, self._gateway.state.house.settings.limits
+        admission, limits = self._gateway.state.services.admission, self._gateway.state.services.settings.limits
         admission.leaving = True
         for listener in self._listeners:
             listener.leaving = True

@@ -23,9 +23,9 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from gateway.door.wire import Message, Send
 from gateway.errors import Problem, StateError
-from gateway.state.state import Lives
+from gateway.server.wire import Message, Send
+from gateway.state.redis import Lives
 
 log = logging.getLogger(__name__)
 MARK_KEY = "apprentice:acknowledged"

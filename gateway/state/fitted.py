@@ -16,7 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from router.packing import MODEL_BYTES_MAX
-from serving.shelf import Shelf
+from serving.object_store import Shelf
 
 Kind = Literal["coverage", "confidence", "gain"]
 """What a model judges: whether an input is in scope, an answer sure enough, general likelier to be right."""

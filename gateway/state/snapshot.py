@@ -20,16 +20,16 @@ from redis.exceptions import RedisError
 
 from gateway.callers import Caller
 from gateway.state.fitted import Kind
-from gateway.state.models import FittedModels
-from monitoring.degradation.verdicts.health import TaskHealth
-from monitoring.degradation.verdicts.retraining import Retraining
+from gateway.state.fitted_models import FittedModels
+from monitoring.quality.verdicts.health import TaskHealth
+from monitoring.quality.verdicts.retraining import Retraining
 from router.embedding import Embedding
 from router.overrides import Override, needs_text
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watched
 from serving.adapters.entries import PLACED, AliasEntry, Version, alias_from, version_from
 from serving.adapters.placement import Placement, by_place, placement_from
 from serving.adapters.registry import Registry
-from serving.shelf import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, Shelf
+from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, Shelf
 from serving.view import VersionView
 
 OVERRIDE_FIELDS = frozenset(one.name for one in fields(Override) if one.init)

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.panels import VERDICTS, Board, Column, Query, dashboard_of, figure, graph, rows
 from monitoring.dashboards.queries import TASK, VERSION, greatest, growth, quantile, rate, serving
-from monitoring.degradation.verdicts.health import LABELLED
+from monitoring.quality.verdicts.health import LABELLED
 
 BY_VERSION = "task, version"
 STREAM = "task, version, stream"

@@ -24,8 +24,8 @@ from serving.adapters.pull import PullError, ensure_on
 from serving.adapters.store import Store
 from serving.fleet import Fleet
 from serving.health import engine_headers, look
+from serving.object_store import Mirror, Shelf
 from serving.replica import Replica
-from serving.shelf import Mirror, Shelf
 from serving.stack import BaseStack, stack_of
 
 log = logging.getLogger(__name__)

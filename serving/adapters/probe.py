@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 
 from serving.adapters.entries import Version
 from serving.health import engine_headers
+from serving.object_store import Shelf, Stale
 from serving.replica import Replica
-from serving.shelf import Shelf, Stale
 
 PROBE_TIMEOUT_SECONDS = 60.0
 PROBE_TOKENS_MAX = 48

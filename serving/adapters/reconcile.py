@@ -18,8 +18,8 @@ from serving.adapters.placer import Pass, Placer, World, together
 from serving.adapters.registry import Registry, RegistryError
 from serving.adapters.spread import Demand, Room, spread
 from serving.fleet import Fleet
+from serving.object_store import Stale, Unreadable
 from serving.replica import Replica
-from serving.shelf import Stale, Unreadable
 
 log = logging.getLogger(__name__)
 STAGE_SECONDS_MAX = 600.0

@@ -23,7 +23,7 @@ from serving.adapters.entries import (
     version_from,
 )
 from serving.adapters.manifest import Manifest, to_json
-from serving.shelf import Change, Mirror, Shelf, Stale, Unchanged, Unreadable, change_together, reading
+from serving.object_store import Change, Mirror, Shelf, Stale, Unchanged, Unreadable, change_together, reading
 
 VERSIONS_PER_TASK_MAX = 1000
 PREVIOUS_MAX = 10

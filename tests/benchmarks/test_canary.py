@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import canary
 from benchmarks.canary_worlds import Pairs
-from monitoring.degradation.detectors import sequential
+from monitoring.quality.detectors import sequential
 
 
 def test_runs_hold_as_many_pairs_as_were_asked_for_at_the_rates_of_the_world() -> None:

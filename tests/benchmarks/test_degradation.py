@@ -22,10 +22,10 @@ from benchmarks import (
 from benchmarks.degradation_detectors import Guard, evidence, first_alarms, first_alarms_guarded, first_of_last_200
 from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawing, labels_of, poisoned, uneven
-from monitoring.degradation.detectors import leaving_out, raters, slip
-from monitoring.degradation.detectors.raters import Guarded
-from monitoring.degradation.detectors.restarts import LOG_FLOOR
-from monitoring.degradation.streams import tracks
+from monitoring.quality.detectors import leaving_out, raters, slip
+from monitoring.quality.detectors.raters import Guarded
+from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.streams import tracks
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import estimation
 from benchmarks.estimation import Month, Population
-from monitoring.degradation.detectors import estimates
-from monitoring.degradation.detectors.estimates import Sums
+from monitoring.quality.detectors import estimates
+from monitoring.quality.detectors.estimates import Sums
 
 
 def invented(count: int = 4_000) -> Population:

@@ -11,8 +11,8 @@ import pytest
 from benchmarks import late_feedback
 from benchmarks.complaint_runs import Events, Many, in_order_of_arrival, through
 from benchmarks.late_feedback import FIRST_TICK, TICKS_PER_DAY, Drawn, World, drawn
-from monitoring.degradation.detectors import complaints, delays, slip
-from monitoring.degradation.detectors.delays import TICK_SECONDS
+from monitoring.quality.detectors import complaints, delays, slip
+from monitoring.quality.detectors.delays import TICK_SECONDS
 
 
 @pytest.mark.parametrize("shape", ["steady", "day/night", "outage"])

@@ -13,15 +13,15 @@ import pytest
 
 from benchmarks import replay, replay_rows
 from benchmarks.replay_version import Claim, Version
-from monitoring.degradation.streams import tracks
-from monitoring.degradation.streams.reckoning import Reckoning
-from monitoring.degradation.streams.steps import WatchedVersion
-from monitoring.degradation.streams.tracks import Track
-from monitoring.degradation.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
-from monitoring.degradation.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
-from monitoring.degradation.verdicts.responses import respond
-from monitoring.degradation.verdicts.shares import Roles
-from tests.monitoring.degradation.traffic import MORNING, PLAN, V3, said, served, step
+from monitoring.quality.streams import tracks
+from monitoring.quality.streams.reckoning import Reckoning
+from monitoring.quality.streams.steps import WatchedVersion
+from monitoring.quality.streams.tracks import Track
+from monitoring.quality.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.responses import respond
+from monitoring.quality.verdicts.shares import Roles
+from tests.monitoring.quality.traffic import MORNING, PLAN, V3, said, served, step
 
 HOUR = 3600
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from gateway.callers import new_key
+from gateway.configuration.settings import Settings, load_settings
 from gateway.server.server import addresses_of
-from gateway.settings import Settings, load_settings
 from tests.deploy.cluster import Cluster, Resource
 
 

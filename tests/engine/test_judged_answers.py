@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.answers.reading import Reading
+from gateway.path.reading import Reading
 from tests.engine.conftest import BASE_MODEL, RealEngines
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]

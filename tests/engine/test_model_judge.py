@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from gateway.duties import judges
+from gateway.features.shadows import judges
 from serving.launch.process import EngineProcess
 from tests.engine.conftest import ADAPTER, BASE_MODEL, RealEngines
 from tests.engine.words import listed_by
@@ -121,7 +121,7 @@ async def judged_by(
         await running.place(adapter_without_contract(folder / "adapter", task), task)
 
         async def is_watched() -> bool:
-            health = running.house.snapshot.current.health.get(task)
+            health = running.services.snapshot.current.health.get(task)
             return health is not None and health.shadow_share == 1.0
 
         await until(is_watched)

@@ -164,7 +164,7 @@ async def test_killing_the_small_engine_turns_task_requests_into_labelled_genera
     assert pid is not None
     asking = [asyncio.create_task(ask(row, None if number < 4 else killed)) for number, row in enumerate(sample[:8])]
     async with asyncio.timeout(20):
-        while gateway.house.fleet.replicas["small-0"].in_flight < 4:
+        while gateway.services.fleet.replicas["small-0"].in_flight < 4:
             await asyncio.sleep(0.01)
     os.killpg(os.getpgid(pid), signal.SIGKILL)
     killed.set()
@@ -174,7 +174,7 @@ async def test_killing_the_small_engine_turns_task_requests_into_labelled_genera
     async with gateway.http() as http:
         metrics = (await http.get("/metrics")).text
     assert 'apprentice_fallbacks_total{task="returns",from="small",to="general",reason="engine_error"}' in metrics
-    assert gateway.house.admission.in_flight == 0
+    assert gateway.services.admission.in_flight == 0
     await until_loaded(gateway, "returns@v1", 300)
     async with gateway.openai() as client:
         back = await client.chat.completions.create(model="returns", messages=user(sample[0]["text"]), max_tokens=32)

@@ -61,7 +61,7 @@ def test_a_killed_replicas_streams_go_on_elsewhere_and_it_is_out_of_rotation_unt
 ) -> None:
     first, _ = two_replicas.desks
     engine = two_replicas.engines.general
-    replica = two_replicas.gateways[0].house.fleet.replicas[KILLED]
+    replica = two_replicas.gateways[0].services.fleet.replicas[KILLED]
     live = f"{TASK}@v1"
     killed_at = 0.0
 

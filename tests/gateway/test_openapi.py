@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.app import HOT, PARTS, build_app
-from gateway.asked.parameters import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
-from gateway.asked.request_body import read_body
+from gateway.configuration.settings import load_settings
 from gateway.errors import ERRORS, Problem
+from gateway.formats.parameters import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
+from gateway.formats.request_body import read_body
 from gateway.openapi import ANSWER_HEADERS, ANYWHERE, HOT_HEADERS, IN_STREAMS, OF_JSON, OF_KEYS, OF_SHELVES, OF_STATE
-from gateway.request_path import walk
-from gateway.settings import load_settings
+from gateway.path.request_path import walk
 from router.decision import RefusalCode
 from router.policy import TaskPolicy
 from tests.style.source import ROOT, files, tree
@@ -72,7 +72,7 @@ class Part:
 class Code:
     """The gateway's code as a graph of names: who uses a name can come to what that raises.
 
-    A method is found by what it is called on, as our names go: `house.uploads.receive` is the one of Uploads.
+    A method is found by what it is called on, as our names go: `services.uploads.receive` is the one of Uploads.
     """
 
     def __init__(self) -> None:

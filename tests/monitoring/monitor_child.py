@@ -16,12 +16,12 @@ from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring.badness import Metric
-from monitoring.degradation.streams.run import Monitor
-from monitoring.degradation.streams.steps import WATCH_KEY, Begin, Judged, Step, WatchedTask, WatchedVersion
-from monitoring.degradation.verdicts.health import Judgement, StreamReport
-from monitoring.degradation.verdicts.plan import Plan
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
+from monitoring.quality.streams.run import Monitor
+from monitoring.quality.streams.steps import WATCH_KEY, Begin, Judged, Step, WatchedTask, WatchedVersion
+from monitoring.quality.verdicts.health import Judgement, StreamReport
+from monitoring.quality.verdicts.plan import Plan
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.test_records import RETENTION_SECONDS, record, stream_of
 
@@ -33,7 +33,7 @@ STEP = Step(
     versions={V3: WatchedVersion(task="returns", state="active")},
     metrics=METRICS,
 )
-COMMAND = [sys.executable, "-P", "-m", "monitoring.degradation.streams.run"]
+COMMAND = [sys.executable, "-P", "-m", "monitoring.quality.streams.run"]
 
 
 @contextmanager

@@ -15,20 +15,20 @@ from redis.asyncio import Redis
 
 from monitoring import archive, archive_entries, archive_run
 from monitoring.archive import Asked, Nothing, columns_of
-from monitoring.degradation.detectors.baselines import stated
-from monitoring.degradation.streams.replaying import Placed, Replaying, Turn
-from monitoring.degradation.streams.run import Monitor
-from monitoring.degradation.streams.seen import Given
-from monitoring.degradation.streams.steps import WATCH_KEY, Begin, Step, WatchedTask, WatchedVersion
-from monitoring.degradation.streams.watch import Watch
-from monitoring.degradation.verdicts.health import TaskHealth, VersionHealth
-from monitoring.degradation.verdicts.responses import respond
-from monitoring.degradation.verdicts.shares import Roles
+from monitoring.quality.detectors.baselines import stated
+from monitoring.quality.streams.replaying import Placed, Replaying, Turn
+from monitoring.quality.streams.run import Monitor
+from monitoring.quality.streams.seen import Given
+from monitoring.quality.streams.steps import WATCH_KEY, Begin, Step, WatchedTask, WatchedVersion
+from monitoring.quality.streams.watch import Watch
+from monitoring.quality.verdicts.health import TaskHealth, VersionHealth
+from monitoring.quality.verdicts.responses import respond
+from monitoring.quality.verdicts.shares import Roles
 from monitoring.records import PairRecord, Record
-from tests.monitoring.degradation.traffic import MORNING, PLAN, V3, said, served, step
 from tests.monitoring.monitor_child import METRICS, store_of, to_the_end
 from tests.monitoring.monitor_child import said as feedback
 from tests.monitoring.monitor_child import served as record
+from tests.monitoring.quality.traffic import MORNING, PLAN, V3, said, served, step
 from tests.monitoring.test_records import IDS, stream_of
 
 STEP = Step(

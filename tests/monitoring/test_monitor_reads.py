@@ -10,9 +10,9 @@ import msgspec
 from redis import Redis as Client
 from redis.asyncio import Redis
 
-from monitoring.degradation.streams.run import Monitor
-from monitoring.degradation.streams.steps import CURSORS_KEY, NOTE_KEY, WATCH_KEY, Begin, WatchedTask, WatchedVersion
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.quality.streams.run import Monitor
+from monitoring.quality.streams.steps import CURSORS_KEY, NOTE_KEY, WATCH_KEY, Begin, WatchedTask, WatchedVersion
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.monitor_child import (
     PLAN,

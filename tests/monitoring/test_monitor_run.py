@@ -17,10 +17,10 @@ from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring import archive_run
-from monitoring.degradation.streams.reckoning import replay
-from monitoring.degradation.streams.run import Monitor
-from monitoring.degradation.streams.seen import Given, Seen
-from monitoring.degradation.streams.steps import Begin, Judged
+from monitoring.quality.streams.reckoning import replay
+from monitoring.quality.streams.run import Monitor
+from monitoring.quality.streams.seen import Given, Seen
+from monitoring.quality.streams.steps import Begin, Judged
 from tests.fakes.valkey import Valkey
 from tests.monitoring.monitor_child import (
     STEP,

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gateway.callers import new_key
-from gateway.settings import load_settings
+from gateway.configuration.settings import load_settings
 from monitoring.dashboards.write import written
 from tests.fakes.prometheus import run
 from tests.monitoring.test_alerts import ALERTS, rules_in

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.degradation.detectors import leaving_out, raters, sequential
-from monitoring.degradation.verdicts import rollout
-from monitoring.degradation.verdicts.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, ShadowPair, Tally, Verdict
+from monitoring.quality.detectors import leaving_out, raters, sequential
+from monitoring.quality.verdicts import rollout
+from monitoring.quality.verdicts.rollout import SIGNALS, WAITING_MAX, Arm, Outcome, Plan, ShadowPair, Tally, Verdict
 
 PLAN = Plan()
 arms = st.sampled_from(["canary", "active"])

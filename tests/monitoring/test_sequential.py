@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.degradation.detectors import sequential
-from monitoring.degradation.detectors.sequential import STAKES, WEIGHTS, Bets, Side, start
+from monitoring.quality.detectors import sequential
+from monitoring.quality.detectors.sequential import STAKES, WEIGHTS, Bets, Side, start
 
 sides = st.sampled_from(["above", "below"])
 margins = st.floats(min_value=-0.9, max_value=0.9)

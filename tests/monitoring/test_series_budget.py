@@ -7,11 +7,11 @@ from typing import get_args
 import pytest
 
 from gateway.errors import ERRORS
-from monitoring.degradation.verdicts.health import ActionKind
-from monitoring.degradation.verdicts.rollout import Action
 from monitoring.metric_spec import CLOSED, SCALE, evaluate
 from monitoring.metric_table import METRICS
 from monitoring.metrics import ACTIONS_EXPECTED, SERIES_MAX_DEFAULT, SERIES_MAX_LEAST, Meters
+from monitoring.quality.verdicts.health import ActionKind
+from monitoring.quality.verdicts.rollout import Action
 from router.decision import REASONS
 from serving.adapters.entries import VERSION_STATES
 from serving.adapters.placement import PLACEMENT_STATES

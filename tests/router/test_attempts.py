@@ -24,7 +24,7 @@ from router.policy import AttemptLimits, Policy, TaskPolicy
 from router.rungs import Rung, RungName
 from router.scoring import NO_SCORES
 from serving.view import FaultKind, FleetView
-from tests.router.houses import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet, version
+from tests.router.situations import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet, version
 
 KINDS = tuple(kind for kind in get_args(FaultKind) if kind != "too_long")
 SECONDS = 60.0

@@ -20,7 +20,7 @@ from router.policy import Alias, Policy, Shift, TaskPolicy
 from router.rungs import AFTER_THE_ANSWER, Rung
 from router.scoring import NO_SCORES, score
 from serving.view import CircuitView
-from tests.router.houses import (
+from tests.router.situations import (
     ACTIVE,
     NOW,
     NOW_UNIX,

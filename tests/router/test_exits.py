@@ -17,7 +17,7 @@ from router.policy import Alias, Shift, TaskPolicy
 from router.rungs import Exit, Rung
 from router.scoring import NO_SCORES, Scores
 from serving.view import CircuitView, FleetView
-from tests.router.houses import (
+from tests.router.situations import (
     NOW,
     VERSIONS,
     Case,

@@ -17,7 +17,7 @@ from router.ladder import BEFORE_THE_ANSWER
 from router.policy import Alias, Policy, Shift
 from router.rungs import Finding, Rung
 from router.scoring import NO_SCORES, Scores
-from tests.router.houses import Case, asked, cases, fitted, laddered, many, moment, policy, scored, usual_fleet
+from tests.router.situations import Case, asked, cases, fitted, laddered, many, moment, policy, scored, usual_fleet
 
 DRAWS = 100_000
 HALVES = {"returns@v1": 0.7, "returns@v2": 0.3}

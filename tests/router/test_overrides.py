@@ -26,7 +26,7 @@ from router.overrides import (
     texts_matched,
 )
 from router.scoring import NO_SCORES
-from tests.router.houses import NOW_UNIX, asked, moment, policy, usual_fleet
+from tests.router.situations import NOW_UNIX, asked, moment, policy, usual_fleet
 
 SUBJECT = Subject("returns", "caller1", {"shop": "de"})
 PIECE = "The vase\t was  worn once. "

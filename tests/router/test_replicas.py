@@ -13,7 +13,7 @@ from router.decision import Choice
 from router.replicas import BALANCE_MAX, pick
 from router.scoring import NO_SCORES
 from serving.view import CircuitView, PoolView, ReplicaView
-from tests.router.houses import NOW, VERSIONS, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
+from tests.router.situations import NOW, VERSIONS, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 
 
 def pool(*replicas: object) -> PoolView:

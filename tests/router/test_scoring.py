@@ -15,7 +15,7 @@ from router.policy import Alias, Policy, TaskPolicy
 from router.rungs import Rung
 from router.scoring import score, task_for
 from serving.view import FleetView
-from tests.router.houses import Covered, asked, moment, policy, usual_fleet
+from tests.router.situations import Covered, asked, moment, policy, usual_fleet
 
 NAMES = ("first", "second", "third")
 

@@ -9,7 +9,7 @@ from hypothesis import find, given
 from router.choice import choose
 from router.decision import Choice, Refusal
 from router.waiting import awaited_replicas
-from tests.router.houses import Case, cases, many
+from tests.router.situations import Case, cases, many
 
 
 def is_full(case: Case) -> bool:

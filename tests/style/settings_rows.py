@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from gateway.configuration.sections import Name, Section
-from gateway.settings import ENVIRONMENT_PREFIX, Settings
+from gateway.configuration.settings import ENVIRONMENT_PREFIX, Settings
 from tests.style.tables import Row, line
 
 HEADER = ("Key", "Environment variable", "Type and bounds", "Default", "Meaning")

@@ -14,44 +14,42 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway import endpoints, model_list, reviewers, routing
-from gateway.admin import (
-    adapters,
-    aliases,
-    audit,
-    baselines,
-    changed,
-    evaluations,
-    fleet,
-    health,
-    keys,
-    overrides,
-    prompts,
-    reload,
-    retraining,
-    reviews,
-    state,
-    store_files,
-)
-from gateway.admin.access import OBJECTS_MAX, Body
-from gateway.admin.dry_run import REQUESTS_MAX
+from gateway import audit, endpoints
+from gateway.access import OBJECTS_MAX, Body
+from gateway.admin import fleet, keys, state
+from gateway.admin import reload_endpoints as reload
 from gateway.app import HOT, build_app
-from gateway.asked.parameters import ALLOWABLE, GATEWAY_ALONE, HINTS, KEPT_HERE, KNOWN
 from gateway.callers import Role
+from gateway.configuration.settings import load_settings
 from gateway.configuration.tasks import RungSettings
 from gateway.endpoints import FEEDBACK_BATCH_MAX, FeedbackIn
 from gateway.errors import ERRORS
-from gateway.explain import REASON_WORDS, RUNG_WORDS
-from gateway.reported import reporting
-from gateway.reported.reports import REPORTS_MAX, Report
-from gateway.settings import load_settings
+from gateway.features.evaluations import endpoints as evaluations
+from gateway.features.fitting import endpoints as prompts
+from gateway.features.quality import baseline_endpoints as baselines
+from gateway.features.quality import endpoints as health
+from gateway.features.quality import task_change_endpoints as changed
+from gateway.features.releases import adapter_endpoints as adapters
+from gateway.features.releases import alias_endpoints as aliases
+from gateway.features.releases import store_files
+from gateway.features.reported import endpoints as reporting
+from gateway.features.reported.reports import REPORTS_MAX, Report
+from gateway.features.requests import model_list
+from gateway.features.requests import route as routing
+from gateway.features.requests.explanation import REASON_WORDS, RUNG_WORDS
+from gateway.features.retraining import endpoints as retraining
+from gateway.features.reviews import endpoints as reviews
+from gateway.features.reviews import reviewer_endpoints as reviewers
+from gateway.features.rules import endpoints as overrides
+from gateway.features.rules.dry_run import REQUESTS_MAX
+from gateway.formats.parameters import ALLOWABLE, GATEWAY_ALONE, HINTS, KEPT_HERE, KNOWN
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
 from monitoring.records import AttemptRecord, FindingRecord, PairRecord, Record
 from router.decision import REASONS, WITHOUT_EXITS, RefusalCode
 from router.overrides import ADDED_MAX, Override, OverrideAction
 from router.rungs import AFTER_THE_ANSWER, RUNGS, Exit
 from serving.view import FaultKind
-from tests.router.houses import ACTIVE, RESERVED
+from tests.router.situations import ACTIVE, RESERVED
 from tests.style import settings_rows
 from tests.style.source import ROOT, files, shown, tracked, tree
 from tests.style.tables import Row, code, differences, table
@@ -256,7 +254,7 @@ def test_every_endpoint_of_the_admins_asks_for_a_role() -> None:
 def test_every_header_of_an_answer_is_in_the_document() -> None:
     _, rows = [rows for rows in all_tables("docs/api.md") if rows[0] == ("Header", "Meaning")]
     told = {code(row[0]) for row in rows[1:]}
-    source = "".join((ROOT / "gateway" / name).read_text() for name in ("answers/relay.py", "errors.py", "ledger.py"))
+    source = "".join((ROOT / "gateway" / name).read_text() for name in ("path/relay.py", "errors.py", "path/ledger.py"))
     sent = set(re.findall(r'b"(x-apprentice-[a-z-]+|x-request-id|x-should-retry|traceparent|retry-after)"', source))
     assert told == sent
 

@@ -14,9 +14,9 @@ from starlette.routing import compile_path
 from typer.main import get_command
 
 from gateway.app import HOT, build_app
-from gateway.asked.request_body import read_body
 from gateway.cli.main import app
-from gateway.settings import Settings, load_settings
+from gateway.configuration.settings import Settings, load_settings
+from gateway.formats.request_body import read_body
 from router.policy import TaskPolicy
 from tests.style.source import ROOT
 

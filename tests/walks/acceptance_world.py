@@ -91,10 +91,10 @@ async def judging(
 
 async def calibrate(gateway: RunningGateway, model: ConfidenceModel = MODEL, version: str = V1) -> None:
     """Give a version its confidence model."""
-    await FittedStore(gateway.house.redis).put(version, "confidence", model.to_json(), "test", {})
+    await FittedStore(gateway.services.redis).put(version, "confidence", model.to_json(), "test", {})
     async with asyncio.timeout(5):
-        while version not in gateway.house.snapshot.current.policy.fitted:
-            await gateway.house.snapshot.refresh()
+        while version not in gateway.services.snapshot.current.policy.fitted:
+            await gateway.services.snapshot.refresh()
             await asyncio.sleep(0.01)
 
 

@@ -14,8 +14,8 @@ import httpx
 import yaml
 
 from gateway.callers import Caller, new_key
-from gateway.state.evaluations import LEFT_KEY
-from gateway.state.reviews import Review
+from gateway.features.evaluations.store import LEFT_KEY
+from gateway.features.reviews.store import Review
 from tests.walks.coverage_world import form
 from tests.walks.gateway import RunningGateway
 from tests.walks.test_reload import plain
@@ -47,22 +47,22 @@ class World:
 
     async def one(self, key: str) -> str:
         """The name of the newest object of a kind."""
-        house = self.gateway.house
+        services = self.gateway.services
         if key == "caller":
-            known = {raw["name"]: public for public, raw in (await house.callers.all()).items()}
+            known = {raw["name"]: public for public, raw in (await services.callers.all()).items()}
             return known["k" + SMILE * 99] if "k" + SMILE * 99 in known else known["renamed"]
         if key == "evaluation":
-            return (await house.evaluations.all())[0].id
-        return (await house.retraining.all())[0].id
+            return (await services.evaluations.all())[0].id
+        return (await services.retraining.all())[0].id
 
     async def drafts(self) -> int:
         """How many entries are drafted and not yet in the chain."""
-        redis: Any = self.gateway.house.redis
+        redis: Any = self.gateway.services.redis
         return sum([await redis.hlen(key) for key in DRAFTS])
 
     async def dump(self) -> dict[str, str]:
         """All state that no duty moves, by its key."""
-        redis: Any = self.gateway.house.redis
+        redis: Any = self.gateway.services.redis
         keys = [key.decode() async for key in redis.scan_iter("apprentice:*")]
         kept = sorted(key for key in keys if not key.startswith(MOVED_BY_DUTIES))
         return {key: hashlib.sha256(await redis.dump(key) or b"").hexdigest() for key in kept}
@@ -179,7 +179,7 @@ async def _evaluate(world: World) -> httpx.Response:
 async def _approve(world: World) -> httpx.Response:
     _, public, digest = new_key()
     key = Caller(public, "n" * 100, "admin", digest, frozenset(models("p")), owner=SMILE * 100, pending=SMILE * 100)
-    await world.gateway.house.callers.put(public, key.to_json(), 0)
+    await world.gateway.services.callers.put(public, key.to_json(), 0)
     return await world.http.post(f"/admin/v1/callers/{public}/approve")
 
 
@@ -188,7 +188,7 @@ async def _delete_reviews(world: World) -> httpx.Response:
         request_id="r" * 200, task="returns", version=V1, pool="small", reason=None, at=time.time(), probability=0.1,
         caller="c" * 12, endpoint="chat", answer=SMILE * 1000,
     )  # fmt: skip
-    await world.gateway.house.reviews.keep(kept, 10, 1000.0)
+    await world.gateway.services.reviews.keep(kept, 10, 1000.0)
     return await world.http.delete("/admin/v1/reviews/returns", params={"request_id": "r" * 200})
 
 

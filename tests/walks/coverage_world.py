@@ -115,7 +115,7 @@ async def fit(gateway: RunningGateway, version: str, **own: bytes) -> dict[str, 
 
 async def keep(gateway: RunningGateway, version: str) -> None:
     """Have a version judged by a model of its task that was fitted before."""
-    await gateway.house.fitted.put(version, "coverage", model_of(version.partition("@")[0]), "", {})
+    await gateway.services.fitted.put(version, "coverage", model_of(version.partition("@")[0]), "", {})
     await until_used(gateway, version)
 
 
@@ -123,7 +123,7 @@ async def until_used(gateway: RunningGateway, version: str) -> None:
     """Wait until the gateway judges by the version's model."""
 
     async def is_used() -> bool:
-        return version in gateway.house.snapshot.current.policy.fitted
+        return version in gateway.services.snapshot.current.policy.fitted
 
     await until(is_used, "the gateway judges by the model")
 

@@ -12,21 +12,21 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI
 
-from gateway.app import House, build_app
+from gateway.app import Services, build_app
 from gateway.callers import Caller, new_key
+from gateway.configuration.settings import Settings
 from gateway.server.server import OrderlyServer
-from gateway.settings import Settings
 
 DEADLINE_SECONDS = 20.0
 
 
 @dataclass
 class RunningGateway:
-    """A gateway that answers at `url`; `house` is what it is made of."""
+    """A gateway that answers at `url`; `services` is what it is made of."""
 
     url: str
     admin_key: str
-    house: House
+    services: Services
     addresses: tuple[tuple[str, int], ...] = ()
     """Of all its listeners, that of callers first."""
 
@@ -50,8 +50,8 @@ class RunningGateway:
         """The key of an admin with this owner, as one that was there before `release.approver_must_differ` was set."""
         key, public, digest = new_key()
         caller = Caller(public, f"{owner}'s key", "admin", digest, frozenset({"*"}), owner=owner)
-        await self.house.callers.put(public, caller.to_json(), 0)
-        await self.house.snapshot.refresh()
+        await self.services.callers.put(public, caller.to_json(), 0)
+        await self.services.snapshot.refresh()
         return key
 
     async def place(self, folder: Path, task: str = "returns", alias: bool = True) -> str:
@@ -93,7 +93,7 @@ async def run_gateway(
                     raise RuntimeError("the gateway did not start")
                 await asyncio.sleep(0.01)
         addresses = tuple(server.addresses)
-        yield RunningGateway(f"http://127.0.0.1:{addresses[0][1]}", admin_key, app.state.house, addresses)
+        yield RunningGateway(f"http://127.0.0.1:{addresses[0][1]}", admin_key, app.state.services, addresses)
     finally:
         server.should_exit = True
         await serving

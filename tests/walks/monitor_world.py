@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from monitoring.degradation.verdicts.health import Pin, TaskHealth, Verdict, VersionHealth
+from monitoring.quality.verdicts.health import Pin, TaskHealth, Verdict, VersionHealth
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import QUICK, V1, shadows, until, with_contract
@@ -45,13 +45,13 @@ async def watching(
 
 async def watch(running: RunningGateway, **health: Any) -> None:
     """Set what is known of the task, and wait until the gateway goes by it."""
-    store = running.house.health
+    store = running.services.health
     _, generation = await store.of("returns")
     wanted = TaskHealth(**health)
     await store.put("returns", wanted, generation)
 
     async def is_known() -> bool:
-        return running.house.snapshot.current.health.get("returns") == wanted
+        return running.services.snapshot.current.health.get("returns") == wanted
 
     await until(is_known)
 

@@ -110,7 +110,7 @@ async def record_of(http: httpx.AsyncClient, answer: httpx.Response) -> dict[str
 
 async def shadows(gateway: RunningGateway) -> list[dict[str, Any]]:
     """The records of all shadow requests that were answered so far."""
-    rows = await gateway.house.redis.xrange(STREAM_KEY)
+    rows = await gateway.services.redis.xrange(STREAM_KEY)
     records = [msgspec.json.decode(fields[b"record"]) for _, fields in rows]
     return [record for record in records if record["purpose"] == "shadow"]
 

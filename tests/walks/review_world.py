@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from monitoring.degradation.verdicts.health import TaskHealth
+from monitoring.quality.verdicts.health import TaskHealth
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -36,9 +36,9 @@ def tasks(per_week: int = 100, **reviews: Any) -> dict[str, Any]:
 
 async def watch(gateway: RunningGateway, share: float, **health: Any) -> None:
     """Have the monitor say that so many requests are drawn."""
-    _, generation = await gateway.house.health.of("returns")
-    await gateway.house.health.put("returns", TaskHealth(review_share=share, **health), generation)
-    await gateway.house.snapshot.refresh()
+    _, generation = await gateway.services.health.of("returns")
+    await gateway.services.health.put("returns", TaskHealth(review_share=share, **health), generation)
+    await gateway.services.snapshot.refresh()
 
 
 @asynccontextmanager
@@ -62,17 +62,17 @@ async def ask(gateway: RunningGateway, key: str | None = None, **more: Any) -> s
 
 async def until_settled(gateway: RunningGateway, drawn: int) -> None:
     """Wait until so many draws have come to Redis, or were dropped, and all records, so that feedback finds its own."""
-    house = gateway.house
+    services = gateway.services
     async with asyncio.timeout(WAIT_SECONDS):
-        while outcomes(gateway).get("drawn", 0) < drawn or house.review_queue.busy:
+        while outcomes(gateway).get("drawn", 0) < drawn or services.review_queue.busy:
             await asyncio.sleep(0.005)
-        while house.admission.in_flight or house.flow.pending:
+        while services.admission.in_flight or services.flow.pending:
             await asyncio.sleep(0.005)
 
 
 def outcomes(gateway: RunningGateway) -> dict[str, float]:
     """How many reviews were counted, by what became of them."""
-    text = gateway.house.meters.exposition()[0].decode()
+    text = gateway.services.meters.exposition()[0].decode()
     lines = [line for line in text.splitlines() if line.startswith('apprentice_reviews_total{task="returns"')]
     counted = {line.split('outcome="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
     return {outcome: count for outcome, count in counted.items() if count}

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from gateway.answers.relay import STREAM_HEADERS, refuse
 from gateway.errors import Problem
+from gateway.path.relay import STREAM_HEADERS, refuse
 from gateway.server.exchange import Exchange
 from tests.gateway.server.listening import Listening, listening
 

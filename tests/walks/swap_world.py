@@ -15,10 +15,10 @@ from typing import Any, cast
 import httpx
 from redis.asyncio import Redis
 
-from gateway.duties.health import check_health
-from gateway.duties.presence import KEY as PRESENCE_KEY
-from gateway.duties.presence import Presence
-from gateway.house import House
+from gateway.fleet_health import check_health
+from gateway.services import Services
+from gateway.state.presence import KEY as PRESENCE_KEY
+from gateway.state.presence import Presence
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.artifact import Artifact, Base, verify
@@ -28,8 +28,8 @@ from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
 from serving.fleet import Fleet, PoolConfig
+from serving.object_store import Shelf
 from serving.replica import Lease, ReplicaConfig
-from serving.shelf import Shelf
 from serving.stack import BaseStack
 from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
 from tests.walks.swap_trace import Recording, Trace
@@ -139,9 +139,9 @@ class Gateway:
     held: list[Held] = field(default_factory=list)
 
     async def look(self) -> None:
-        """What the health check does; of the House it needs no more than this gateway has."""
+        """What the health check does; of the Services it needs no more than this gateway has."""
         await self.snapshot.refresh()
-        await check_health(cast(House, self))
+        await check_health(cast(Services, self))
 
     async def follow(self) -> None:
         """What a gateway without the duty does: it takes in what is told, and tells of itself."""
@@ -149,7 +149,7 @@ class Gateway:
         await self.presence.tell()
 
     async def step(self) -> None:
-        """One pass of the duty, as gateway.duties.reconciling has it."""
+        """One pass of the duty, as gateway.features.releases.reconciling has it."""
         snapshot = await self.snapshot.refresh()
         await self.presence.tell()
         roll = await self.presence.present()

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.settings import Settings
+from gateway.configuration.settings import Settings
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Stalls, Tokens
 from tests.walks.acceptance_world import (
@@ -49,7 +49,7 @@ async def test_an_answer_that_breaks_its_contract_is_generals_to_give_and_costs_
         small.answers[V1], general.answers["large"] = BROKEN, KEPT
         told = await ask(gateway, stream)
         record, metrics = await record_of(gateway, told), await metrics_of(gateway)
-        replica = gateway.house.fleet.replicas["small-0"]
+        replica = gateway.services.fleet.replicas["small-0"]
         assert (replica.in_flight, replica.view().circuits) == (0, {})
     assert (told.text, told.model, told.reason) == (KEPT, "large", "contract")
     assert BROKEN.split()[0] not in told.raw

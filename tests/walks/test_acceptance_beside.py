@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.answers.answer import READ_AT_ONCE_BYTES_MAX
+from gateway.path.answer import READ_AT_ONCE_BYTES_MAX
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Stalls
 from tests.walks.acceptance_world import (
@@ -107,7 +107,7 @@ async def test_a_version_that_the_request_was_not_led_to_is_judged_by_its_own_co
         assert (told.model, told.reason) == ("large", "low_confidence")  # its coverage is not known
         await keep(gateway, V1)
         async with asyncio.timeout(5):
-            while gateway.house.snapshot.current.policy.fitted[V1].coverage is None:
+            while gateway.services.snapshot.current.policy.fitted[V1].coverage is None:
                 await asyncio.sleep(0.01)
         told = await ask(gateway, **inside)
         assert (told.model, told.reason) == (V1, "contract")
@@ -173,7 +173,7 @@ async def test_shadows_answer_what_was_rejected_too(
         assert told.model == "large"
         async with asyncio.timeout(5):
             while True:
-                found = await gateway.house.redis.xrange("apprentice:records")
+                found = await gateway.services.redis.xrange("apprentice:records")
                 pairs = [
                     record["pair"] for record in (json.loads(row[b"record"]) for _, row in found) if record["pair"]
                 ]
@@ -204,7 +204,7 @@ async def test_a_cap_on_the_exit_counts_what_the_exit_cost_and_a_keys_limit_all_
             assert answer.headers["x-apprentice-reason"] == "contract"
             record = (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"]
             spent = (await http.get("/v1/usage")).json()["usage"]["tokens_per_minute"]["spent"]
-        held = gateway.house.exits._money["returns"].now
+        held = gateway.services.exits._money["returns"].now
     assert held is not None
     assert held.used == round(record["cost_usd"] * 1e9)
     assert spent == record["prompt_tokens"] + record["completion_tokens"] + record["wasted_tokens"]
@@ -222,7 +222,7 @@ async def test_who_hangs_up_on_the_exit_leaves_nothing_held_and_what_was_rejecte
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await general.until(lambda: general.in_flight == 0)
-        replicas = gateway.house.fleet.replicas.values()
+        replicas = gateway.services.fleet.replicas.values()
         await general.until(lambda: all(replica.in_flight == 0 for replica in replicas))
         record = await last_record(gateway)
     assert (record["outcome"], record["reason"]) == ("cancelled", "contract")

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.app import open_house
+from gateway.app import open_services
+from gateway.configuration.settings import Settings
 from gateway.errors import StateError
-from gateway.settings import Settings
 from gateway.state.durability import MARK_KEY
 from tests.fakes.valkey import APPENDS, Valkey, free_port, valkey
 from tests.walks.conftest import Configure
@@ -118,14 +118,14 @@ async def test_with_each_write_on_disk_before_its_answer_nothing_is_waited_for(c
     async with valkey("--appendonly", "yes", "--appendfsync", "always") as at:
         async with run_gateway(configure(redis_url=at.url)) as gateway, gateway.http() as http:
             assert (await judged(http)).status_code == 201
-            assert gateway.house.durability.kept.durable
+            assert gateway.services.durability.kept.durable
         assert await marks(at) == 0
 
 
 async def test_a_gateway_does_not_start_on_a_redis_that_may_drop_state(configure: Configure) -> None:
     async with valkey("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu") as at:
         with pytest.raises(StateError, match="Set maxmemory-policy noeviction"):
-            async with open_house(Settings(**configure(redis_url=at.url))):
+            async with open_services(Settings(**configure(redis_url=at.url))):
                 pass
 
 

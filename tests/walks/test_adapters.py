@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from gateway.callers import new_key
-from gateway.duties.reconciling import reconcile_once
+from gateway.features.releases.reconciling import reconcile_once
 from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
@@ -144,7 +144,7 @@ async def test_other_bytes_under_a_versions_name_are_never_served(
     gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     await small.restart()
-    replica = gateway.house.fleet.replicas["small-0"]
+    replica = gateway.services.fleet.replicas["small-0"]
     small.load("returns@v1", make_adapter(9))
     await small.until(lambda: replica.seen.get("returns@v1", "").endswith("adapter-9"))
     async with gateway.openai() as client:
@@ -191,8 +191,8 @@ async def test_another_installations_adapter_of_the_same_name_is_left_alone(
         body = {"task": "returns", "path": str(make_adapter(2))}
         assert (await http.post("/admin/v1/adapters", json=body)).json()["version"] == "returns@v2"
     small.load("returns@v2", make_adapter(3))
-    await small.until(lambda: "returns@v2" in gateway.house.fleet.replicas["small-0"].seen)
-    await reconcile_once(gateway.house)
+    await small.until(lambda: "returns@v2" in gateway.services.fleet.replicas["small-0"].seen)
+    await reconcile_once(gateway.services)
     assert "returns@v2" in small.adapters.registered
 
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from gateway.state.state import redis_time
-from monitoring.degradation.verdicts.health import StreamReport
+from gateway.state.redis import redis_time
+from monitoring.quality.verdicts.health import StreamReport
 from tests.walks.gateway import RunningGateway
 from tests.walks.test_health import BASELINE, HEALTH, PIN, SHIFT, become, judged, sent, told
 
@@ -19,7 +19,7 @@ async def ahead(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> flo
     """The gateway's clock is a day ahead from now on; the time by Redis's."""
     own = time.time
     monkeypatch.setattr(time, "time", lambda: own() + DAY)
-    return await redis_time(gateway.house.redis)
+    return await redis_time(gateway.services.redis)
 
 
 def is_of_now(at: float, now: float) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.duties.health import check_health
+from gateway.fleet_health import check_health
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -74,7 +74,7 @@ async def test_a_version_that_no_replica_has_is_told_and_is_no_way_back(
     async with gateway.http() as http:
         await sent(http, "POST", "/admin/v1/aliases/returns/promote", version="returns@v2")
         await small.kill()
-        await check_health(gateway.house)
+        await check_health(gateway.services)
         told = await why(http)
         nowhere = "returns@v1 is ready on none of its replicas"
         assert any(one.startswith(nowhere) for one in told["known"])

@@ -12,8 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from monitoring.audit import STREAM, Entry, verify
-from monitoring.degradation.verdicts.retraining import Retraining
-from serving.shelf import change_together
+from monitoring.quality.verdicts.retraining import Retraining
+from serving.object_store import change_together
 from tests.walks.audit_world import CASES, V1, V2, Case, World
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway
@@ -37,7 +37,7 @@ async def open_world(configure: Configure, make_adapter: MakeAdapter, folder: Pa
 
 async def entries(world: World) -> list[Entry]:
     """The audit of what admins did; what duties do meanwhile is left out."""
-    found = await world.gateway.house.audit.read(limit=1000)
+    found = await world.gateway.services.audit.read(limit=1000)
     return [one for one in found if one.actor != "system" and not one.action.startswith("fitting.")]
 
 
@@ -64,7 +64,7 @@ async def test_each_operation_with_its_largest_body_is_refused_or_audited(
             _see_that_it_is_as_expected(case, answer, new)
             if case.expected != "audited":
                 assert await world.dump() == before, case.operation
-        assert verify(await world.gateway.house.audit.read(limit=1000)) is None
+        assert verify(await world.gateway.services.audit.read(limit=1000)) is None
 
 
 def _see_that_it_is_as_expected(case: Case, answer: httpx.Response, new: list[Entry]) -> None:
@@ -103,17 +103,17 @@ async def test_where_the_chain_takes_no_entry_each_change_has_its_draft_and_is_e
 
 
 async def test_a_release_has_an_entry_for_each_request_to_train_that_it_closes(gateway: RunningGateway) -> None:
-    house, path = gateway.house, f"/admin/v1/tasks/returns/health/{V1}/pin"
+    services, path = gateway.services, f"/admin/v1/tasks/returns/health/{V1}/pin"
     async with gateway.http() as http:
         assert (await http.post(path, json={"verdict": "degraded", "reason": "The season."})).status_code == 200
         for name in ("one", "two"):
             asked = Retraining(
                 id=name, task="returns", version=V1, opened_at=time.time() + 1, by="x", because="x", action="19d5f0a1-0"
             )
-            await change_together(house.redis, [house.retraining.change(asked, 0)])
-        known = len(await house.audit.read(limit=1000))
+            await change_together(services.redis, [services.retraining.change(asked, 0)])
+        known = len(await services.audit.read(limit=1000))
         assert (await http.delete(path)).status_code == 200
-    new = (await house.audit.read(limit=1000))[known:]
+    new = (await services.audit.read(limit=1000))[known:]
     told = sorted((one.action, one.generation, (one.after or {}).get("id")) for one in new if one.actor != "system")
     closing = [entry for entry in told if entry[0] == "retraining.close"]
     assert closing == [("retraining.close", 2, "one"), ("retraining.close", 2, "two")]
@@ -128,9 +128,9 @@ async def _settled(world: World) -> None:
     """Wait for what was begun and not waited for: a version that is being loaded or unloaded."""
 
     async def settled() -> bool:
-        house = world.gateway.house
-        versions = await house.registry.versions()
-        placed = {one.state for one in house.snapshot.current.placements.values() if one.version == V2}
+        services = world.gateway.services
+        versions = await services.registry.versions()
+        placed = {one.state for one in services.snapshot.current.placements.values() if one.version == V2}
         return versions[V2].state not in ("staging", "draining") and placed <= {"ready", "ghost"}
 
     await until(settled)

@@ -218,7 +218,7 @@ async def test_too_many_prompts_in_one_request_are_refused(gateway: RunningGatew
 
 
 async def test_a_forged_id_is_unknown_however_young_it_looks(gateway: RunningGateway) -> None:
-    genuine = gateway.house.ids.make(gateway.admin_key.split("-")[2])
+    genuine = gateway.services.ids.make(gateway.admin_key.split("-")[2])
     forged = genuine[:-16] + "".join("1" if digit == "0" else "0" for digit in genuine[-16:])
     async with gateway.http() as http:
         answers = [
@@ -272,7 +272,7 @@ async def test_a_slow_or_broken_off_upload_takes_no_place(gateway: RunningGatewa
     async with gateway.openai() as client:
         answer = await client.chat.completions.create(model="returns", messages=OK["messages"])
     assert answer.choices
-    assert gateway.house.admission.in_flight == 0
+    assert gateway.services.admission.in_flight == 0
 
 
 async def test_metrics_pass_promtools_own_check(gateway: RunningGateway) -> None:

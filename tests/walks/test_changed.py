@@ -14,9 +14,9 @@ import httpx
 import pytest
 import yaml
 
-from gateway.admin import changed
-from gateway.state.retraining import RetrainingStore
-from monitoring.degradation.verdicts.retraining import Example, Retraining
+from gateway.features.quality import task_change_endpoints as changed
+from gateway.features.retraining.store import RetrainingStore
+from monitoring.quality.verdicts.retraining import Example, Retraining
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_health import HEALTH, entries, sent, told
@@ -173,7 +173,7 @@ class Meanwhile(RetrainingStore):
         await self.somebody_else()
 
     def __init__(self, gateway: RunningGateway, somebody_else: Callable[[], Awaitable[object]]) -> None:
-        super().__init__(gateway.house.redis, 3600.0)
+        super().__init__(gateway.services.redis, 3600.0)
         self.somebody_else = somebody_else
 
 
@@ -190,21 +190,21 @@ async def test_a_rule_that_somebody_else_sets_at_this_moment_is_left_alone_and_n
 
         async def set_rule() -> None:
             kept.append(await examples(gateway))
-            await gateway.house.overrides.put("changed-returns", rule)
+            await gateway.services.overrides.put("changed-returns", rule)
 
         store = Meanwhile(gateway, set_rule)
-        monkeypatch.setattr(changed, "house_of", lambda _: replace(gateway.house, retraining=store))
+        monkeypatch.setattr(changed, "services_of", lambda _: replace(gateway.services, retraining=store))
         refused = await sent(http, "POST", CHANGED, wanted=409, effective_at=JANUARY)
         assert refused["error"]["code"] == "stale_generation"
         monkeypatch.undo()
-        assert await gateway.house.overrides.get("changed-returns") == rule
+        assert await gateway.services.overrides.get("changed-returns") == rule
         assert await requests_to_train(http) == []
         assert (await told(http))["health"]["changed"] is None
         assert (len(kept), bool(kept[0]), await examples(gateway)) == (1, True, set())
 
 
 async def examples(gateway: RunningGateway) -> set[bytes]:
-    return {key async for key in gateway.house.redis.scan_iter("apprentice:retraining:*:examples*")}
+    return {key async for key in gateway.services.redis.scan_iter("apprentice:retraining:*:examples*")}
 
 
 async def test_a_request_to_train_that_is_closed_at_this_moment_is_not_taken_for_an_open_one(
@@ -213,8 +213,8 @@ async def test_a_request_to_train_that_is_closed_at_this_moment_is_not_taken_for
     async with gateway.http() as http:
         first = await sent(http, "POST", CHANGED, effective_at=JANUARY)
         name = first["changed"]["retraining"]
-        store = Meanwhile(gateway, lambda: gateway.house.retraining.close(name, "somebody", 1.0))
-        monkeypatch.setattr(changed, "house_of", lambda _: replace(gateway.house, retraining=store))
+        store = Meanwhile(gateway, lambda: gateway.services.retraining.close(name, "somebody", 1.0))
+        monkeypatch.setattr(changed, "services_of", lambda _: replace(gateway.services, retraining=store))
         refused = await sent(http, "POST", CHANGED, wanted=409, effective_at=FEBRUARY)
         assert refused["error"]["code"] == "stale_generation"
         monkeypatch.undo()
@@ -229,7 +229,7 @@ async def test_a_task_that_is_not_known_is_refused_and_leaves_nothing(gateway: R
         refused = await sent(http, "POST", "/admin/v1/tasks/nothing/changed", wanted=404, effective_at=JANUARY)
         assert (refused["error"]["code"], refused["error"]["param"]) == ("not_found", "task")
         assert (await rules(http), await requests_to_train(http)) == ([], [])
-        assert "nothing" not in await gateway.house.health.shelf.all()
+        assert "nothing" not in await gateway.services.health.shelf.all()
 
 
 @pytest.mark.parametrize("days", [-366, 5 * 366, 1_000_000])

@@ -134,7 +134,7 @@ async def test_one_that_breaks_for_ever_ends_with_the_clear_error_within_the_ret
         small.faults.add(Tokens(60), Dies(10), model="returns@*")
         told = await ask(gateway)
         record = await record_of(gateway, told.headers["x-request-id"])
-        assert all(replica.in_flight == 0 for replica in gateway.house.fleet.replicas.values())
+        assert all(replica.in_flight == 0 for replica in gateway.services.fleet.replicas.values())
     assert told.error is not None
     assert (told.error["code"], told.done, told.words) == ("stream_broken", False, 30)
     assert (len(calls(small)), record["outcome"], record["completion_tokens"]) == (3, "truncated", 30)
@@ -203,7 +203,7 @@ async def test_a_caller_who_hangs_up_while_another_engine_is_to_go_on_frees_ever
         async with http.stream("POST", "/v1/chat/completions", json=body):
             await general.until(lambda: general.in_flight == 1)
         await general.until(lambda: general.in_flight == 0)
-        replicas = gateway.house.fleet.replicas.values()
+        replicas = gateway.services.fleet.replicas.values()
         await general.until(lambda: all(replica.in_flight == 0 for replica in replicas))
     assert general.cancelled
 
@@ -233,7 +233,7 @@ async def test_our_own_limit_on_holding_back_counts_against_no_engine(world: Wor
         for _ in range(3):
             told = await ask(gateway)
             assert (told.whole, told.headers["x-apprentice-reason"]) == (True, "timeout")
-        assert not gateway.house.fleet.replicas["small-0"].view().circuits
+        assert not gateway.services.fleet.replicas["small-0"].view().circuits
 
 
 @pytest.mark.parametrize(("commit", "events"), [("first_token", 1), ("tokens:7", 7), ("complete", 60)])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.settings import Settings
+from gateway.configuration.settings import Settings
 from tests.walks.conftest import Configure
 from tests.walks.gateway import run_gateway
 

@@ -17,14 +17,14 @@ import pytest
 import yaml
 from redis.asyncio import Redis
 
-from gateway.asked.prompts import LINE_BYTES_MAX, read_sample
 from gateway.callers import new_key
-from gateway.cli.local_house import Admin, place_adapter
-from gateway.duties import fitting
-from gateway.duties.fitting import BEGUN_MAX, FAILED_MAX
-from gateway.house import House
+from gateway.cli.local_product import Admin, place_adapter
+from gateway.features.fitting import job as fitting
+from gateway.features.fitting.job import BEGUN_MAX, FAILED_MAX
+from gateway.features.fitting.prompts import LINE_BYTES_MAX, read_sample
+from gateway.features.fitting.samples import SAMPLE_KEY, WAITING_KEY
+from gateway.services import Services
 from gateway.state.fitted import Fitting
-from gateway.state.samples import SAMPLE_KEY, WAITING_KEY
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.coverage_world import OUT_OF_SCOPE, asked, fit, fitted, form, give, keep, lines, others, prompts
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -110,7 +110,7 @@ async def test_a_version_is_given_prompts_of_which_nothing_is_left_once_its_cove
     assert any("coverage model was fitted on 100 training prompts" in sentence for sentence in why["words"])
     assert 'apprentice_fitting_total{outcome="ready"} 1' in metrics
     assert (again["state"], again["model"]["digest"]) == ("ready", shown["model"]["digest"])
-    model = gateway.house.snapshot.current.policy.fitted["returns@v1"].coverage
+    model = gateway.services.snapshot.current.policy.fitted["returns@v1"].coverage
     assert model is not None
     held = b"\n".join([*[part async for part in all_of(redis)], model.to_bytes(), repr(model).encode()])
     for text in [*prompts("returns"), *others()]:
@@ -195,18 +195,18 @@ async def test_one_class_foreign_alphabets_and_long_prompts_are_fitted_and_asked
         assert answers[0].json()["error"]["code"] == "context_length_exceeded"
         (found,) = (await explained(gateway, answers[0]))["record"]["findings"]
         assert not found["fired"], "it is what it was trained on, though no engine takes so much"
-        assert gateway.house.meters.fitted_unused.cell("failed").value == 0
+        assert gateway.services.meters.fitted_unused.cell("failed").value == 0
 
 
 async def test_a_model_that_fails_at_a_request_is_counted_and_the_request_is_answered(
     enforcing: RunningGateway,
 ) -> None:
-    model = enforcing.house.snapshot.current.policy.fitted["returns@v1"].coverage
+    model = enforcing.services.snapshot.current.policy.fitted["returns@v1"].coverage
     assert model is not None
     object.__setattr__(model, "bias", model.bias[:0])
     answer = await ask(enforcing, OUT_OF_SCOPE)
     assert (answer.status_code, answer.headers["x-apprentice-reason"]) == (200, "adapter")
-    assert enforcing.house.meters.fitted_unused.cell("failed").value == 1
+    assert enforcing.services.meters.fitted_unused.cell("failed").value == 1
 
 
 async def test_auto_finds_the_task_by_what_the_request_says(configure: Configure, make_adapter: MakeAdapter) -> None:
@@ -357,10 +357,10 @@ async def test_a_retired_versions_models_are_let_go(enforcing: RunningGateway, m
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "state_conflict")
 
     async def is_gone() -> bool:
-        return await enforcing.house.fitted.versions() == {"returns@v1"}
+        return await enforcing.services.fitted.versions() == {"returns@v1"}
 
     await until(is_gone, "nothing is kept of it")
-    assert set(enforcing.house.snapshot.current.policy.fitted) == {"returns@v1"}
+    assert set(enforcing.services.snapshot.current.policy.fitted) == {"returns@v1"}
 
 
 async def test_up_gives_its_sample_where_a_version_has_no_model_and_leaves_one_that_an_admin_had_fitted(
@@ -371,24 +371,24 @@ async def test_up_gives_its_sample_where_a_version_has_no_model_and_leaves_one_t
     folder, version = make_adapter(1), "returns@v1"
     async with run_gateway(configure(tasks={"returns": {}})) as gateway, gateway.http() as http:
         await gateway.place(folder)
-        admin, house = Admin(http, http.headers["authorization"].removeprefix("Bearer ")), gateway.house
+        admin, services = Admin(http, http.headers["authorization"].removeprefix("Bearer ")), gateway.services
         for state in ("waiting", "fitting"):
-            await house.fitted.say(version, "coverage", Fitting(state=state, by="an admin"))
+            await services.fitted.say(version, "coverage", Fitting(state=state, by="an admin"))
             await place_adapter(admin, "returns", folder, lambda _: None, sample)
-            assert (await fitted_by(house, version)) == "an admin"
+            assert (await fitted_by(services, version)) == "an admin"
         await keep(gateway, version)
-        entry = await house.fitted.of(version)
+        entry = await services.fitted.of(version)
         await place_adapter(admin, "returns", folder, lambda _: None, sample)
-        assert await house.samples.digest_of(version) is None
-        assert await house.fitted.of(version) == entry
-        await house.fitted.delete(version)
+        assert await services.samples.digest_of(version) is None
+        assert await services.fitted.of(version) == entry
+        await services.fitted.delete(version)
         await place_adapter(admin, "returns", folder, lambda _: None, sample)
-        assert (await fitted_by(house, version)) not in (None, "", "an admin")
+        assert (await fitted_by(services, version)) not in (None, "", "an admin")
 
 
-async def fitted_by(house: House, version: str) -> str | None:
+async def fitted_by(services: Services, version: str) -> str | None:
     """The key of who asked for the version's coverage to be fitted; None where nobody did."""
-    state = (await house.fitted.states(version)).get("coverage")
+    state = (await services.fitted.states(version)).get("coverage")
     return None if state is None else state.by
 
 

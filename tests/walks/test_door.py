@@ -97,7 +97,7 @@ async def test_a_body_that_does_not_come_to_its_end_closes_the_connection_and_is
             key = f"authorization: Bearer {gateway.admin_key}\r\ncontent-length: 100\r\n\r\n".encode()
             writer.write(CHAT + key + b'{"model":')
             assert await closed(reader) == b""
-        assert gateway.house.admission.in_flight == 0
+        assert gateway.services.admission.in_flight == 0
 
 
 async def test_an_answered_body_that_goes_on_for_ever_closes_the_connection(configure: Configure) -> None:

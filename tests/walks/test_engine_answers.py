@@ -312,7 +312,7 @@ async def test_event_over_its_bound_sends_the_request_to_the_fallback_before_com
     async with world(commit="complete", limits={"event_bytes_max": 1 << 16}) as gateway:
         small.faults.add(Tokens(60), HugeEvent(text_bytes), model="returns@*")
         told = await ask(gateway)
-        assert not gateway.house.fleet.replicas["small-0"].view().circuits
+        assert not gateway.services.fleet.replicas["small-0"].view().circuits
     assert (told.whole, told.words, told.text.startswith(GENERAL)) == (True, 60, True)
     assert len(calls(small)) == 1
 

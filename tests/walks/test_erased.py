@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from gateway.duties.rewriting import KEY, rewrite
+from gateway.features.records.rewriting import KEY, rewrite
 from tests.fakes.valkey import valkey
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
@@ -38,8 +38,8 @@ async def test_deleted_texts_of_reviews_leave_the_append_only_file(
         redis = {"rewrite_interval_seconds": 0.5}
         configuration = configure(tasks=tasks(), data_folder=folder, redis_url=None, redis=redis)
         async with run_gateway(configuration) as gateway:
-            await gateway.house.redis.config_set("rdbcompression", "no")  # a rewritten text is found as it is
-            await gateway.house.redis.set("apprentice:duty:monitor", "another gateway")
+            await gateway.services.redis.config_set("rdbcompression", "no")  # a rewritten text is found as it is
+            await gateway.services.redis.set("apprentice:duty:monitor", "another gateway")
             await gateway.place(make_adapter(1))
             await watch(gateway, 1.0)
             await ask(gateway)

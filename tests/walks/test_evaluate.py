@@ -136,7 +136,7 @@ async def test_no_text_is_kept_once_it_is_done(ready: RunningGateway) -> None:
     assert [row["id"] for row in rows["rows"]] == ["r2", "r3", "r4", "r5"]
     assert (rows["next_first"], rows["rows"][0]["arms"]["adapter"]["expected"]) == (6, "approve")
     assert len(rows["rows"][0]["arms"]["adapter"]["logprobs"]) == 2
-    redis: Any = ready.house.redis
+    redis: Any = ready.services.redis
     keys = [key async for key in redis.scan_iter(match="apprentice:evaluation:*")]
     assert f"apprentice:evaluation:{begun['id']}:data".encode() not in keys
     held = [await redis.dump(key) for key in keys]
@@ -252,14 +252,14 @@ async def test_a_calibration_gives_the_version_a_confidence_model(ready: Running
         assert not found["targets"][0]["certified"]
         assert found["routed"][0] == {"general_share": 0.0, "adapter_wrong_share": 0.1, "wrong_share": 0.1}
         assert found["routed"][-1]["wrong_share"] == pytest.approx(38 / 150, abs=1e-5)
-        kept = await FittedStore(ready.house.redis).get(V1, "confidence")
+        kept = await FittedStore(ready.services.redis).get(V1, "confidence")
         assert kept is not None
         assert ConfidenceModel.from_json(kept).threshold(0.2) is not None
-        entry = (await FittedStore(ready.house.redis).of(V1))["confidence"]
+        entry = (await FittedStore(ready.services.redis).of(V1))["confidence"]
         assert entry.summary["coverage"] is None, "there is no coverage model that it goes with"
 
         async def in_force() -> bool:
-            fitted = ready.house.snapshot.current.policy.fitted.get(V1)
+            fitted = ready.services.snapshot.current.policy.fitted.get(V1)
             return fitted is not None and fitted.confidence is not None
 
         await until(in_force)
@@ -309,7 +309,7 @@ async def test_learned_routing_is_fitted_from_both_arms_and_kept_with_what_it_is
         assert (fitted["model"]["summary"]["selector"], fitted["unused"]) == ("user_turns", None)
 
         async def in_force() -> bool:
-            known = ready.house.snapshot.current.policy.fitted.get(V1)
+            known = ready.services.snapshot.current.policy.fitted.get(V1)
             return known is not None and known.gain is not None
 
         await until(in_force)
@@ -339,7 +339,7 @@ async def test_labels_leave_no_expected_answer_behind(ready: RunningGateway) -> 
 
 async def held_in(running: RunningGateway) -> str:
     """All that evaluations have in Redis, in clear."""
-    redis: Any = running.house.redis
+    redis: Any = running.services.redis
     held: list[Any] = []
     for key in [key async for key in redis.scan_iter(match="apprentice:evaluation*")]:
         kind = (await redis.type(key)).decode()
@@ -357,7 +357,7 @@ async def test_copies_count_once_in_a_calibration(ready: RunningGateway) -> None
         assert (report["rows"], report["groups"]) == (600, 150)
         found = report["calibration"]
         assert (found["rows"], found["groups"], found["error"]) == (600, 150, None)
-        kept = await FittedStore(ready.house.redis).get(V1, "confidence")
+        kept = await FittedStore(ready.services.redis).get(V1, "confidence")
         assert kept is not None
         assert ConfidenceModel.from_json(kept).calibration.rows == 150
 
@@ -365,7 +365,7 @@ async def test_copies_count_once_in_a_calibration(ready: RunningGateway) -> None
 async def test_it_waits_where_no_replica_can_answer_and_says_so(
     ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.duties.evaluating.TOLD_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.features.evaluations.job.TOLD_SECONDS", 0.05)
     async with ready.http() as http:
         assert (await http.post("/admin/v1/replicas/small-0/cordon", json={})).status_code == 200
         begun = await begin(http, data(4), arms="adapter")
@@ -424,7 +424,7 @@ async def test_data_that_can_not_be_used_begin_nothing(
         assert answer.status_code == status, answer.text
         assert text in answer.json()["error"]["message"]
         assert (await http.get(PATH)).json() == {"evaluations": []}
-        redis: Any = running.house.redis
+        redis: Any = running.services.redis
         assert not [key async for key in redis.scan_iter(match="apprentice:evaluation*")]
 
 
@@ -443,8 +443,8 @@ async def test_it_is_for_admins_and_for_data_that_say_what_they_are(ready: Runni
 
 
 async def test_while_callers_wait_no_row_is_asked(ready: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.duties.evaluating.TOLD_SECONDS", 0.05)
-    ready.house.admission.waiting += 1
+    monkeypatch.setattr("gateway.features.evaluations.job.TOLD_SECONDS", 0.05)
+    ready.services.admission.waiting += 1
     try:
         async with ready.http() as http:
             begun = await begin(http, data(4), arms="adapter")
@@ -456,6 +456,6 @@ async def test_while_callers_wait_no_row_is_asked(ready: RunningGateway, monkeyp
 
             assert await until(waits) == "callers wait for a place, and go first"
     finally:
-        ready.house.admission.waiting -= 1
+        ready.services.admission.waiting -= 1
     async with ready.http() as http:
         assert (await ended(http, begun["id"]))["status"] == "done"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.state.evaluations import Model
+from gateway.features.evaluations.store import Model
 from gateway.state.fitted import FittedStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Moment, Status
@@ -30,8 +30,8 @@ async def ready(configure: Configure, make_adapter: MakeAdapter, small: FakeEngi
 async def test_while_an_engine_fails_rows_wait_and_none_counts_as_failed(
     ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.duties.evaluating.RETRY_SECONDS", (0.01, 0.05))
-    monkeypatch.setattr("gateway.duties.evaluating.TOLD_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.features.evaluations.job.RETRY_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr("gateway.features.evaluations.job.TOLD_SECONDS", 0.05)
     small.faults.add(Status(500), model=V1, times=10**6)
     async with ready.http() as http:
         begun = await begin(http, data(20), arms="adapter")
@@ -49,7 +49,7 @@ async def test_while_an_engine_fails_rows_wait_and_none_counts_as_failed(
 async def test_rows_that_failed_for_long_are_asked_again_by_the_same_command(
     ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.duties.evaluating.FAILING_SECONDS_MAX", 0.0)
+    monkeypatch.setattr("gateway.features.evaluations.job.FAILING_SECONDS_MAX", 0.0)
     small.faults.add(Status(500), model=V1, times=2)
     async with ready.http() as http:
         begun = await begin(http, data(20), arms="adapter")
@@ -72,7 +72,7 @@ class FailsAtOne(Status):
 async def test_a_row_at_which_an_engine_fails_that_answers_others_ends_as_failed(
     ready: RunningGateway, small: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.duties.evaluating.RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("gateway.features.evaluations.job.RETRY_SECONDS", (0.0, 0.0))
     small.faults.add(FailsAtOne(500), model=V1, times=10**6)
     async with ready.http() as http:
         begun = await begin(http, data(300), arms="adapter")
@@ -85,7 +85,7 @@ async def test_one_that_is_stopped_while_its_report_is_made_puts_nothing_into_fo
 ) -> None:
     told_to = tmp_path / "process"
     waits = f"import os, time; open({str(told_to)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    monkeypatch.setattr("gateway.duties.evaluating.COMMAND", (sys.executable, "-c", waits))
+    monkeypatch.setattr("gateway.features.evaluations.job.COMMAND", (sys.executable, "-c", waits))
     async with ready.http() as http:
         begun = await begin(http, data(150), calibrate=True, arms="adapter")
 
@@ -100,7 +100,7 @@ async def test_one_that_is_stopped_while_its_report_is_made_puts_nothing_into_fo
 
         await until(has_ended)
         assert (await http.get(f"{PATH}/{begun['id']}")).json()["status"] == "cancelled"
-        assert await FittedStore(ready.house.redis).get(V1, "confidence") is None
+        assert await FittedStore(ready.services.redis).get(V1, "confidence") is None
         assert await audit_of(http, "evaluation.end") == []
 
 
@@ -110,12 +110,12 @@ async def test_models_of_a_gateway_that_was_killed_at_its_end_are_put_into_force
     async with ready.http() as http:
         begun = await begin(http, data(8), arms="adapter")
         await ended(http, begun["id"])
-        one = await ready.house.evaluations.get(begun["id"])
+        one = await ready.services.evaluations.get(begun["id"])
         assert one is not None
-        assert await ready.house.evaluations.move(one, one, None, None, [Model("confidence", b"bytes", {"rows": 8})])
+        assert await ready.services.evaluations.move(one, one, None, None, [Model("confidence", b"bytes", {"rows": 8})])
 
         async def is_put() -> bool:
-            return await FittedStore(ready.house.redis).get(V1, "confidence") == b"bytes"
+            return await FittedStore(ready.services.redis).get(V1, "confidence") == b"bytes"
 
         await until(is_put)
-        assert not await ready.house.evaluations.models_left()
+        assert not await ready.services.evaluations.models_left()

@@ -32,7 +32,7 @@ async def test_a_coverage_that_was_fitted_with_minilm_is_part_of_the_calibration
     small.answers[V1] = right_but_for(10)
     async with run_gateway(configure(fitting={"minilm_file": str(path)})) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        await running.house.fitted.put(V1, "coverage", model.to_bytes(), "somebody", {})
+        await running.services.fitted.put(V1, "coverage", model.to_bytes(), "somebody", {})
         begun = await begin(http, data(120), arms="adapter", calibrate=True)
         found = (await ended(http, begun["id"]))["report"]["calibration"]
     assert (found["error"], found["with_coverage"]) == (None, True)
@@ -44,10 +44,10 @@ async def test_a_coverage_model_that_can_not_be_used_costs_the_calibration_and_n
     small.answers[V1] = right_but_for(10)
     async with run_gateway(configure()) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        await running.house.fitted.put(V1, "coverage", b"no model", "somebody", {})
+        await running.services.fitted.put(V1, "coverage", b"no model", "somebody", {})
         begun = await begin(http, data(120), arms="adapter", calibrate=True)
         told = await ended(http, begun["id"])
-        assert await FittedStore(running.house.redis).get(V1, "confidence") is None
+        assert await FittedStore(running.services.redis).get(V1, "confidence") is None
     assert (told["status"], told["report"]["arms"]["adapter"]["rows"]) == ("done", 120)
     assert "no coverage model of this format: fit it again" in told["report"]["calibration"]["error"]
 
@@ -61,17 +61,17 @@ async def test_the_scopes_threshold_rests_on_the_rows_from_then_on_and_the_calib
     rungs = {"out_of_scope": {"mode": "observe", "deferred_share": 0.1}, "low_confidence": {"mode": "observe"}}
     async with run_gateway(configure(tasks={"returns": {"rungs": rungs}})) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        await running.house.fitted.put(V1, "coverage", model.to_bytes(), "somebody", {"auroc": 0.9})
+        await running.services.fitted.put(V1, "coverage", model.to_bytes(), "somebody", {"auroc": 0.9})
         begun = await begin(http, data(150), arms="adapter", calibrate=True)
         told = (await ended(http, begun["id"]))["report"]["calibration"]["thresholds"]
         assert (told["rows"], told["deferred_share"], told["error"]) == (150, 0.1, None)
         assert told["deferred_before"] > 0.9  # none of the rows is like the prompts
         assert told["threshold"] < told["threshold_before"]
-        entries = await running.house.fitted.of(V1)
+        entries = await running.services.fitted.of(V1)
         assert entries["coverage"].summary["auroc"] == 0.9
         assert unused(entries, "user_turns") == {}
-        await running.house.snapshot.refresh()
-        fitted = running.house.snapshot.current.policy.fitted[V1]
+        await running.services.snapshot.refresh()
+        fitted = running.services.snapshot.current.policy.fitted[V1]
         assert fitted.coverage is not None
         assert fitted.coverage.threshold(0.1) == pytest.approx(told["threshold"], abs=1e-5)
         assert fitted.confidence is not None
@@ -86,12 +86,12 @@ async def test_what_was_calibrated_otherwise_since_is_calibrated_again_by_the_sa
         begun = await begin(http, data(120), arms="adapter", calibrate=True)
         await ended(http, begun["id"])
         asked = len(small.requests)
-        kept = await running.house.fitted.get(V1, "confidence")
+        kept = await running.services.fitted.get(V1, "confidence")
         assert kept is not None
         await begin(http, data(120), status=200, arms="adapter", calibrate=True)
-        assert (await running.house.evaluations.get(begun["id"])).status == "done"  # it is in force
-        await running.house.fitted.put(V1, "confidence", kept, "somebody", {"evaluation": "another"})
+        assert (await running.services.evaluations.get(begun["id"])).status == "done"  # it is in force
+        await running.services.fitted.put(V1, "confidence", kept, "somebody", {"evaluation": "another"})
         await begin(http, data(120), status=200, arms="adapter", calibrate=True)
         assert (await ended(http, begun["id"]))["status"] == "done"
-        assert (await running.house.fitted.of(V1))["confidence"].summary["evaluation"] == begun["id"]
+        assert (await running.services.fitted.of(V1))["confidence"].summary["evaluation"] == begun["id"]
         assert len(small.requests) == asked  # no engine is asked again

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.settings import Settings
+from gateway.configuration.settings import Settings
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.walks.conftest import Configure, MakeAdapter
@@ -20,7 +20,7 @@ LIMITS = {"backoff_seconds": 0.01, "retries_max": 0, "lease_timeout_seconds": 20
 
 
 def capped(gateway: RunningGateway, reason: str) -> float:
-    return gateway.house.meters.exit_capped.cell("returns", reason).value
+    return gateway.services.meters.exit_capped.cell("returns", reason).value
 
 
 async def test_a_sick_adapter_sends_no_more_than_its_share_to_general(
@@ -40,7 +40,7 @@ async def test_a_sick_adapter_sends_no_more_than_its_share_to_general(
         assert {(each.status_code, each.code) for each in refused} == {(503, "exit_capped")}
         assert refused[-1].response.headers["retry-after"] == "60"
         assert sum(seen.model == "large" for seen in general.requests) == len(answered)
-        assert sum(cell.value for cell in gateway.house.meters.exit_capped._cells.values()) == len(refused)
+        assert sum(cell.value for cell in gateway.services.meters.exit_capped._cells.values()) == len(refused)
         assert not isinstance(await ask(client, "other"), Exception), "it is another task's cap"
         small.faults.clear()
 

@@ -72,7 +72,7 @@ async def test_an_engine_that_fails_for_good_is_replaced_by_general_with_a_label
     assert general.requests[-1].body["messages"][0] == {"role": "system", "content": BLUEPRINT}
     assert f'apprentice_fallbacks_total{{task="returns",from="small",to="general",reason="{reason}"}} 1' in metrics
     assert rule.shown == 1 or not isinstance(fault, (Silent, Reset))
-    assert all(replica.in_flight == 0 for replica in gateway.house.fleet.replicas.values())
+    assert all(replica.in_flight == 0 for replica in gateway.services.fleet.replicas.values())
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ async def test_a_dead_engine_is_replaced_by_general_and_comes_back_with_its_adap
         answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
         assert answer.headers["x-apprentice-pool"] == "general"
         assert answer.headers["x-apprentice-reason"] in ("engine_error", "no_replica")
-        replica = gateway.house.fleet.replicas["small-0"]
+        replica = gateway.services.fleet.replicas["small-0"]
         await small.until(lambda: not replica.up)
         await small.restart()
         await small.until(lambda: "returns@v1" in replica.loaded, 10)
@@ -124,7 +124,7 @@ async def test_with_every_engine_down_the_error_says_when_to_try_again(
 ) -> None:
     await small.kill()
     await general.kill()
-    await general.until(lambda: not any(r.up for r in gateway.house.fleet.replicas.values()))
+    await general.until(lambda: not any(r.up for r in gateway.services.fleet.replicas.values()))
     async with gateway.openai() as client:
         with pytest.raises(openai.InternalServerError) as told:
             await client.chat.completions.create(model="returns", **ASK)
@@ -139,7 +139,7 @@ async def test_retry_after_is_as_long_as_an_engine_lately_took_to_come_back(
     configure: Configure, general: FakeEngine
 ) -> None:
     async with run_gateway(configure()) as gateway, gateway.openai() as client:
-        replica, waits = gateway.house.fleet.replicas["general-0"], []
+        replica, waits = gateway.services.fleet.replicas["general-0"], []
         for _ in range(2):
             await general.kill()
             await general.until(lambda: not replica.up)
@@ -158,7 +158,7 @@ async def test_a_request_that_fails_at_every_attempt_counts_once_against_an_engi
 ) -> None:
     rule = general.faults.add(Status(500), model="large")
     async with run_gateway(configure(limits=SHORT_LIMITS)) as gateway, gateway.openai() as client:
-        replica = gateway.house.fleet.replicas["general-0"]
+        replica = gateway.services.fleet.replicas["general-0"]
         for number in range(1, 4):
             with pytest.raises(openai.InternalServerError):
                 await client.chat.completions.create(model="general", **ASK)
@@ -183,7 +183,7 @@ async def test_answer_longer_than_we_take_goes_to_the_exit_and_counts_against_no
         general.faults.add(Tokens(900), HugeEvent(after_tokens=0))
         with pytest.raises(openai.InternalServerError) as told:
             await client.chat.completions.create(**asked)
-        assert not gateway.house.fleet.replicas["small-0"].view().circuits
+        assert not gateway.services.fleet.replicas["small-0"].view().circuits
     assert (told.value.status_code, told.value.code) == (502, "engine_error")
     assert "longer than the gateway takes" in str(told.value)
     assert (rule.shown, general.requests_total) == (2, 2)

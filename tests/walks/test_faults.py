@@ -122,7 +122,7 @@ async def test_fault_9_an_engine_that_stalls_is_left_within_the_limit_and_health
         await small.until(lambda: small.in_flight == 0)
         assert (told.whole, told.words, told.text.startswith(GENERAL), rule.shown) == (True, 60, True, 1)
         assert told.seconds < 10
-        replica = gateway.house.fleet.replicas["small-0"]
+        replica = gateway.services.fleet.replicas["small-0"]
         await small.until(lambda: replica.resting_until < time.monotonic())
         assert (await ask(gateway)).models == {"returns@v1"}
 
@@ -160,7 +160,7 @@ async def test_fault_12_a_prompt_that_is_too_long_is_sent_on_only_to_where_it_ma
     pools = {"small_pool": {"context_tokens_max": here}, "general_pool": {"context_tokens_max": there}}
     async with world("f12-context-length", **pools) as gateway:
         told = await ask(gateway, "f12-context-length", stream)
-        assert gateway.house.fleet.replicas["small-0"].breaker_state(time.monotonic()) == "closed"
+        assert gateway.services.fleet.replicas["small-0"].breaker_state(time.monotonic()) == "closed"
     assert len(calls(small)) == 1
     if here == 2048:
         assert (told.whole, told.headers["x-apprentice-reason"]) == (True, "context_length")

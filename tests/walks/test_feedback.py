@@ -49,10 +49,10 @@ async def test_a_thousand_judgements_sent_at_once_to_two_gateways_are_all_found(
             ]
             assert statuses == [201] * 1000
             async with asyncio.timeout(20):
-                while await one.house.redis.xlen("apprentice:feedback") < 1000:
+                while await one.services.redis.xlen("apprentice:feedback") < 1000:
                     await asyncio.sleep(0.05)
-        assert await one.house.redis.xlen("apprentice:records") == 1000
-        assert await one.house.redis.xlen("apprentice:feedback") == 1000
+        assert await one.services.redis.xlen("apprentice:records") == 1000
+        assert await one.services.redis.xlen("apprentice:feedback") == 1000
 
 
 async def test_a_record_tells_all_of_its_request_and_its_feedback(gateway: RunningGateway) -> None:
@@ -173,24 +173,24 @@ async def test_a_judgement_waits_for_a_record_however_long_that_lies_in_another_
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a request's id is all that this gateway can know: genuine, and made a while ago."""
-    house = gateway.house
+    services = gateway.services
     caller = gateway.admin_key.split("-")[2]
-    retention_seconds = house.settings.records.retention_seconds
+    retention_seconds = services.settings.records.retention_seconds
     made_at = time.time() - retention_seconds / 2
     with monkeypatch.context() as earlier:
         earlier.setattr("monitoring.ids.time.time_ns", lambda: int(made_at * 1e9))
-        request_id = house.ids.make(caller)
+        request_id = services.ids.make(caller)
         earlier.setattr("monitoring.ids.time.time_ns", lambda: int((time.time() - retention_seconds - 60) * 1e9))
-        too_old = house.ids.make(caller)
+        too_old = services.ids.make(caller)
     feedback = {"request_id": request_id, "metric": "correct", "value": True}
     async with gateway.http() as http:
         assert (await http.post("/v1/feedback", json=feedback)).status_code == 201
         assert (await http.post("/v1/feedback", json={**feedback, "request_id": too_old})).status_code == 410
-        assert await house.redis.xlen("apprentice:feedback") == 0
+        assert await services.redis.xlen("apprentice:feedback") == 0
         record = Record(id=request_id, at=made_at, endpoint="chat", caller=caller, model_asked="returns")
-        await house.record_stream.append([record])
+        await services.record_stream.append([record])
         told = (await http.get(f"/v1/requests/{request_id}")).json()
-    assert await house.redis.xlen("apprentice:feedback") == 1
+    assert await services.redis.xlen("apprentice:feedback") == 1
     assert [one["value"] for one in told["feedback"]] == [True]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.duties.baselining import take_gate
-from monitoring.degradation.verdicts.health import TaskHealth
+from gateway.features.quality.baselining import take_gate
+from monitoring.quality.verdicts.health import TaskHealth
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -70,7 +70,7 @@ async def test_an_evaluation_of_a_live_version_is_no_gate_and_says_what_makes_it
         f"It is no baseline: {V1} was live by then, and might have been judged by what it got wrong. "
         f"`apprentice tasks baseline returns {V1} reviewed --evaluation {one['id']}` makes it one."
     )
-    await take_gate(ready.house, one["id"])
+    await take_gate(ready.services, one["id"])
     assert await held(ready, V1) == {}
     async with ready.http() as http:
         [entry] = await until(lambda: audit_of(http, "evaluation.end"))
@@ -92,7 +92,7 @@ async def test_once_requests_of_a_version_were_judged_its_failures_are_no_gate(r
 
         async def is_judged() -> bool:
             await ask(http, f"session {next(numbers)}")
-            known = (await ready.house.health.judgements()).get(V2)
+            known = (await ready.services.health.judgements()).get(V2)
             return known is not None and known.requests > 0
 
         numbers = itertools.count()
@@ -105,7 +105,7 @@ async def test_once_requests_of_a_version_were_judged_its_failures_are_no_gate(r
 
 
 async def test_while_a_version_is_not_healthy_an_evaluation_is_no_gate(ready: RunningGateway) -> None:
-    store = ready.house.health
+    store = ready.services.health
     _, generation = await store.of("returns")
     await store.put("returns", TaskHealth(versions={V2: found("degraded")}), generation)
     one = await evaluated(ready, 100)
@@ -118,7 +118,7 @@ async def test_a_version_that_has_a_gate_keeps_it(ready: RunningGateway) -> None
     gate = await until(lambda: is_held(ready))
     second = await evaluated(ready, 40)
     assert second["gate"]["because"].startswith(f"It is no baseline: {V2} has one already (evaluation {first['id']}). ")
-    await take_gate(ready.house, first["id"])
+    await take_gate(ready.services, first["id"])
     assert await held(ready) == {"reviewed": gate}
 
 
@@ -135,20 +135,20 @@ async def test_an_evaluation_that_an_admin_could_not_set_is_no_gate_either(
 
 async def test_the_gate_of_a_gateway_that_was_killed_at_its_end_is_taken_by_the_next(ready: RunningGateway) -> None:
     one = await evaluated(ready, 100)
-    house = ready.house
+    services = ready.services
     await until(lambda: is_held(ready))
-    await house.baselines.delete(V2)
-    kept = await house.evaluations.get(one["id"])
+    await services.baselines.delete(V2)
+    kept = await services.evaluations.get(one["id"])
     assert kept is not None
-    entry = house.audit.draft("system", "evaluation.end", V2)
-    assert await house.evaluations.move(kept, kept, entry, None)
+    entry = services.audit.draft("system", "evaluation.end", V2)
+    assert await services.evaluations.move(kept, kept, entry, None)
     assert (await until(lambda: is_held(ready)))["of"] == 100.0
 
 
 async def test_a_gate_of_which_the_baselines_are_damaged_ends_no_evaluation(
     ready: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await ready.house.redis.hset("apprentice:baselines", V2, b"{")
+    await ready.services.redis.hset("apprentice:baselines", V2, b"{")
     one = await evaluated(ready, 100)
     assert one["gate"]["because"].startswith(f"It is no baseline: {V2}, or what is set for it, can't be read. ")
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR and "evaluation" in record.msg]

@@ -34,12 +34,12 @@ async def asking(gateway: RunningGateway, stream: bool) -> AsyncIterator[asyncio
 
 async def all_given_back(gateway: RunningGateway, engine: FakeEngine) -> None:
     """Wait, at most a second, until nothing of the request is left anywhere."""
-    house = gateway.house
+    services = gateway.services
     await engine.until(
         lambda: (
             engine.in_flight == 0
-            and house.admission.in_flight == 0
-            and all(replica.in_flight == 0 for replica in house.fleet.replicas.values())
+            and services.admission.in_flight == 0
+            and all(replica.in_flight == 0 for replica in services.fleet.replicas.values())
         ),
         1.0,
     )
@@ -49,7 +49,7 @@ async def last_record(gateway: RunningGateway) -> dict[str, object]:
     """The newest record in the stream, once there is one."""
     async with asyncio.timeout(5):
         while True:
-            rows = await gateway.house.redis.xrevrange("apprentice:records", count=1)
+            rows = await gateway.services.redis.xrevrange("apprentice:records", count=1)
             if rows:
                 found: dict[str, object] = json.loads(rows[0][1][b"record"])
                 return found

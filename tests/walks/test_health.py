@@ -10,9 +10,9 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.state.drafts import Drafts
-from monitoring.degradation.verdicts.health import Action, Judgement, StreamReport, Summary, TaskHealth, VersionHealth
-from serving.shelf import Change, Stale, change_together
+from gateway.state.audited_step import Drafts
+from monitoring.quality.verdicts.health import Action, Judgement, StreamReport, Summary, TaskHealth, VersionHealth
+from serving.object_store import Change, Stale, change_together
 from tests.walks.gateway import RunningGateway
 
 HEALTH = "/admin/v1/tasks/returns/health"
@@ -46,28 +46,30 @@ async def sent(http: httpx.AsyncClient, method: str, path: str, wanted: int = 20
 
 async def become(gateway: RunningGateway, *actions: Action, **known: Any) -> None:
     """Have the version be degraded, as the monitor would have found it."""
-    house = gateway.house
+    services = gateway.services
     version = msgspec.structs.replace(DEGRADED, **known)
     while True:
-        _, generation = await house.health.of("returns")
+        _, generation = await services.health.of("returns")
         try:
-            await house.health.put(
+            await services.health.put(
                 "returns", TaskHealth(versions={"returns@v1": version}, actions=list(actions)), generation
             )
             break
         except Stale:  # the monitor's duty runs beside
             continue
-    await house.snapshot.refresh()
+    await services.snapshot.refresh()
 
 
 async def judged(gateway: RunningGateway, *streams: StreamReport) -> None:
     """Have every gateway be told of a judgement with these streams."""
     one = Judgement(task="returns", version="returns@v1", at=time.time(), labels=100, streams=list(streams))
-    house = gateway.house
+    services = gateway.services
     async with asyncio.timeout(20):
-        while (known := house.monitored.summary.judgements.get("returns@v1")) is None or known.streams != one.streams:
-            writing = house.monitored.summary.writing + 1_000
-            await house.health.tell(Summary(at=time.time(), writing=writing), {"returns@v1": one}, ())
+        while (
+            known := services.monitored.summary.judgements.get("returns@v1")
+        ) is None or known.streams != one.streams:
+            writing = services.monitored.summary.writing + 1_000
+            await services.health.tell(Summary(at=time.time(), writing=writing), {"returns@v1": one}, ())
             await asyncio.sleep(0.05)
 
 
@@ -122,7 +124,7 @@ async def test_operators_read_and_only_admins_change(gateway: RunningGateway) ->
 
 async def test_a_verdict_is_overruled_and_its_share_comes_back_at_once(gateway: RunningGateway) -> None:
     await become(gateway, SHIFT)
-    assert gateway.house.snapshot.current.policy.shifts["returns@v1"].kept == 0.2
+    assert gateway.services.snapshot.current.policy.shifts["returns@v1"].kept == 0.2
     async with gateway.http() as http:
         until = time.time() + 3600
         found = await sent(http, "POST", PIN, verdict="healthy", reason="The labels are wrong.", until=until)
@@ -130,7 +132,7 @@ async def test_a_verdict_is_overruled_and_its_share_comes_back_at_once(gateway: 
         assert (known["verdict"], known["kept"], known["to"]) == ("healthy", 1.0, None)
         assert (known["pin"]["reason"], known["pin"]["until"]) == ("The labels are wrong.", until)
         assert any("is pinned as healthy until" in one for one in found["told"]["caveats"])
-        assert not gateway.house.snapshot.current.policy.shifts
+        assert not gateway.services.snapshot.current.policy.shifts
         (entry,) = await entries(http, "monitor.pin")
     assert (entry["object"], entry["before"]["verdict"], entry["after"]["verdict"]) == (
         "returns@v1",
@@ -161,7 +163,7 @@ async def test_what_was_done_is_undone_once(gateway: RunningGateway) -> None:
         found = await sent(http, "POST", path)
         assert found["health"]["versions"]["returns@v1"]["to"] is None
         assert found["health"]["versions"]["returns@v1"]["undone"] == ["shift"]
-        assert not gateway.house.snapshot.current.policy.shifts
+        assert not gateway.services.snapshot.current.policy.shifts
         done = next(one for one in found["health"]["actions"] if one["id"] == "19d5f0a1-0")
         assert done["undone_by"] == found["action"]["by"]
         assert (await sent(http, "POST", path, wanted=409))["error"]["code"] == "state_conflict"
@@ -233,7 +235,7 @@ async def test_what_can_not_be_done_is_refused_and_changes_nothing(
         assert answer.status_code == status, answer.text
         assert answer.json()["error"]["message"]
         assert await entries(http, "monitor.pin") == []
-        assert await gateway.house.baselines.all() == {}
+        assert await gateway.services.baselines.all() == {}
 
 
 # ---- baselines -----------------------------------------------------------------------------------------
@@ -259,10 +261,10 @@ async def test_a_baseline_is_set_with_its_evidence_and_its_reason(gateway: Runni
 
 
 async def test_what_a_killed_gateway_has_done_and_not_audited_is_entered(gateway: RunningGateway) -> None:
-    house = gateway.house
-    draft = house.audit.draft("ada", "monitor.baseline", "returns@v1", after={"stream": "feedback"}, generation=1)
-    step = [Change(house.baselines, "returns@v1", {}), Drafts(house.redis, house.audit).change(draft)]
-    await change_together(house.redis, step)
+    services = gateway.services
+    draft = services.audit.draft("ada", "monitor.baseline", "returns@v1", after={"stream": "feedback"}, generation=1)
+    step = [Change(services.baselines, "returns@v1", {}), Drafts(services.redis, services.audit).change(draft)]
+    await change_together(services.redis, step)
     async with gateway.http() as http, asyncio.timeout(20):
         while not (found := await entries(http, "monitor.baseline")):
             await asyncio.sleep(0.02)

@@ -21,11 +21,11 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.duties.presence import KEY as PRESENCE_KEY
+from gateway.state.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify
 from serving.adapters import reconcile
 from serving.adapters.placement import PlacementState, by_place, placement_from
-from serving.shelf import Mirror, Shelf
+from serving.object_store import Mirror, Shelf
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.walks.conftest import Configure, MakeAdapter
@@ -143,7 +143,7 @@ class Pair:
         """kill -9; what Redis still has of the process runs out at once instead of after its seconds."""
         await self.process.stop(signal.SIGKILL)
         for key in await self.redis.hkeys(PRESENCE_KEY):
-            if key.decode() != self.gateway.house.name:
+            if key.decode() != self.gateway.services.name:
                 await self.redis.hdel(PRESENCE_KEY, key)
         await self.redis.delete(LEASE_KEY, MONITOR_LEASE_KEY)
 
@@ -153,7 +153,7 @@ class Pair:
 
     async def come_to_rest(self, version: str, *states: str) -> None:
         """Wait until the version has this state on each replica, for its present engine process."""
-        lives = {replica.name: replica.life for replica in self.gateway.house.fleet.in_pool("small")}
+        lives = {replica.name: replica.life for replica in self.gateway.services.fleet.in_pool("small")}
 
         async def is_there() -> bool:
             kept = by_place((await Mirror(Shelf(self.redis, "placements"), placement_from).all()).values())
@@ -191,7 +191,7 @@ async def pair(
                 two = Pair(process, gate, gateway, redis, (small, other))
                 await gateway.place(make_adapter(1))
                 await until_ready(gateway, "returns@v1")
-                assert await two.owner() != gateway.house.name
+                assert await two.owner() != gateway.services.name
                 yield two
 
 
@@ -230,7 +230,7 @@ async def test_a_gateway_killed_on_the_way_in_is_followed_by_one_that_loads_noth
     assert [called(engine, LOAD, version) for engine in pair.engines] == [[200], [200]]
     assert [called(engine, LOAD, "returns@v1") for engine in pair.engines] == [[200], [200]]
     assert (await shown(pair.gateway, version))["state"] == "ready"
-    assert await pair.owner() == pair.gateway.house.name
+    assert await pair.owner() == pair.gateway.services.name
 
 
 @pytest.mark.parametrize(("state", "when"), ON_THE_WAY_OUT)
@@ -310,14 +310,14 @@ async def test_a_verdict_on_a_canary_is_entered_once_with_its_evidence_wherever_
 
         await until(is_entered, "entered")
         for _ in range(2):
-            await pair.gateway.house.rollouts.enter_left()
+            await pair.gateway.services.rollouts.enter_left()
         [entry] = await audit_of(http, action)
         alias = (await http.get("/admin/v1/aliases/returns")).json()
     assert (entry["object"], entry["after"]["version"]) == ("returns", version)
     assert entry["generation"] == alias["generation"]
     assert (alias["rollout"] is None) == (action == "alias.rollback")
     assert set(entry["evidence"]["signals"]) >= {"error", "latency"}
-    assert verify(await pair.gateway.house.audit.read(limit=1000)) is None
+    assert verify(await pair.gateway.services.audit.read(limit=1000)) is None
     assert await pair.redis.hlen("apprentice:verdicts") == 0
 
 
@@ -361,7 +361,7 @@ async def test_a_replica_killed_while_it_takes_a_version_in_comes_back_with_all_
         staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
         await held.met.wait()
         await other.kill()
-        replica = gateway.house.fleet.replicas["small-1"]
+        replica = gateway.services.fleet.replicas["small-1"]
         await until(lambda: not replica.up, "seen to be down")
         other.calls.clear()
         await other.restart()
@@ -385,7 +385,7 @@ async def test_a_replica_killed_while_it_unloads_comes_back_without_the_version(
         assert (await http.post(f"/admin/v1/adapters/{version}/unload?wait_seconds=0")).status_code == 202
         await held.met.wait()
         await other.kill()
-        replica = gateway.house.fleet.replicas["small-1"]
+        replica = gateway.services.fleet.replicas["small-1"]
         await until(lambda: not replica.up, "seen to be down")
         await other.restart()
         await until_ready(gateway, "returns@v1")

@@ -19,13 +19,13 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.duties.presence import KEY as PRESENCE_KEY
-from gateway.duties.webhooks import KEY as MESSAGES
-from gateway.state.left import FAILED, FINISHED
+from gateway.features.quality.webhooks import KEY as MESSAGES
+from gateway.state.outbox import FAILED, FINISHED
+from gateway.state.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify
-from monitoring.degradation.verdicts.health import Action, VersionHealth
-from serving.shelf import Change, Stale
-from tests.gateway.duties.test_webhooks import Receiver, receiver
+from monitoring.quality.verdicts.health import Action, VersionHealth
+from serving.object_store import Change, Stale
+from tests.gateway.features.quality.test_webhooks import Receiver, receiver
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, V2, audit_of, step, until
@@ -80,14 +80,14 @@ class Two:
         with suppress(ProcessLookupError):  # it was killed before
             await self.process.stop(signal.SIGKILL)
         for name in await self.redis.hkeys(PRESENCE_KEY):
-            if name.decode() != self.gateway.house.name:
+            if name.decode() != self.gateway.services.name:
                 await self.redis.hdel(PRESENCE_KEY, name)
         claims = [claim async for claim in self.redis.scan_iter("apprentice:responses:claim:*")]
         await self.redis.delete(MONITOR_LEASE_KEY, LEASE_KEY, *claims)
 
     async def write(self, *with_it: Change, **more: Any) -> None:
         """Have the health know of the roll back, and write what goes with it."""
-        health = self.gateway.house.health
+        health = self.gateway.services.health
         while True:
             found, generation = await health.of("returns")
             with suppress(Stale):  # the monitor has set what the task's settings say
@@ -97,30 +97,30 @@ class Two:
 
     async def decide(self, **more: Any) -> None:
         """Write the roll back that is to be done, as a gateway that is killed right after that."""
-        house = self.gateway.house
-        draft = house.audit.draft("system", "monitor.roll_back", V2, after={"id": ROLL_BACK.id})
-        await self.write(*house.left.changes("returns", ROLL_BACK, draft), **more)
+        services = self.gateway.services
+        draft = services.audit.draft("system", "monitor.roll_back", V2, after={"id": ROLL_BACK.id})
+        await self.write(*services.left.changes("returns", ROLL_BACK, draft), **more)
 
     async def leading(self) -> tuple[str, int]:
-        alias, generation = await self.gateway.house.registry.alias("returns")
+        alias, generation = await self.gateway.services.registry.alias("returns")
         assert alias is not None
         return alias.leading, generation
 
     async def is_over(self) -> bool:
-        left = self.gateway.house.left
+        left = self.gateway.services.left
         return not await left.actions.written() and not await self.redis.hlen(MESSAGES)
 
     async def once(self, kind: str, **more: Any) -> None:
         """See that the action was audited once and sent once, and that nothing is left of it."""
         await until(lambda: audit_of(self.http, f"monitor.{kind}"))  # the step may be on its way to Redis yet
         await until(self.is_over)
-        await asyncio.gather(*(self.gateway.house.left.enter_strays() for _ in range(2)))
+        await asyncio.gather(*(self.gateway.services.left.enter_strays() for _ in range(2)))
         [entry] = await audit_of(self.http, f"monitor.{kind}")
-        assert verify(await self.gateway.house.audit.read(limit=1000)) is None
+        assert verify(await self.gateway.services.audit.read(limit=1000)) is None
         assert ("not_carried_out" in entry["after"]) == more.get("failed", False)
         sent = [body["id"] for _, body in self.receiver.got if body["kind"] == kind]
         assert sent == [entry["after"]["id"]]
-        left = self.gateway.house.left
+        left = self.gateway.services.left
         assert not await left.drafts.shelf.written()
         assert await self.redis.hlen(left.actions.generation_names) == 0
         assert [claim async for claim in self.redis.scan_iter("apprentice:responses:claim:*")] == []
@@ -203,7 +203,7 @@ async def test_what_a_killed_gateway_has_only_written_is_done_once_though_the_ne
 async def test_what_failed_is_told_once_and_asked_for_again_wherever_the_gateway_is_killed(
     two: Two, point: str, when: When
 ) -> None:
-    registry = two.gateway.house.registry
+    registry = two.gateway.services.registry
     await registry._versions.put(V1, {**(await registry._versions.get(V1) or {}), "state": "verified"})
     before = await two.leading()
     value = POINTS[point]
@@ -213,7 +213,7 @@ async def test_what_failed_is_told_once_and_asked_for_again_wherever_the_gateway
     await two.kill()
     await two.once("roll_back", failed=True)
     assert await two.leading() == before
-    health, _ = await two.gateway.house.health.of("returns")
+    health, _ = await two.gateway.services.health.of("returns")
     [action] = [one for one in health.actions if one.kind == "roll_back"]
     assert re.fullmatch("returns@v1 is verified: .*", action.failed or "")
     assert "roll_back" not in health.versions[V2].done
@@ -237,10 +237,10 @@ async def test_a_roll_back_is_not_done_again_where_its_version_was_promoted_sinc
 async def test_a_canary_is_not_paused_again_where_it_was_given_a_share_since(two: Two) -> None:
     await step(two.http, "canary", version=V1, share=0.25)
     two.gate.stop_at_bytes(POINTS["effect"].replace(b"%b", V1.encode()).replace(b":1", rb":0\.0,"), "after")
-    house = two.gateway.house
+    services = two.gateway.services
     pause = msgspec.structs.replace(ROLL_BACK, kind="pause_canary", version=V1, before={"share": 0.25}, after={})
-    draft = house.audit.draft("system", "monitor.pause_canary", V1, after={"id": pause.id})
-    await two.write(*house.left.changes("returns", pause, draft))
+    draft = services.audit.draft("system", "monitor.pause_canary", V1, after={"id": pause.id})
+    await two.write(*services.left.changes("returns", pause, draft))
     async with asyncio.timeout(20):
         await two.gate.stopped.wait()
     await two.redis.set(MONITOR_LEASE_KEY, "a test")
@@ -253,7 +253,7 @@ async def test_a_canary_is_not_paused_again_where_it_was_given_a_share_since(two
 
 
 async def has_the_share(two: Two, share: float) -> bool:
-    alias, _ = await two.gateway.house.registry.alias("returns")
+    alias, _ = await two.gateway.services.registry.alias("returns")
     return alias is not None and alias.weights[V1] == share
 
 

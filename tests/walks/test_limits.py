@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.limits.slices import window_at
+from gateway.limits.quotas import window_at
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Fault, Moment, RawEvent, Silent, Status
 from tests.fakes.valkey import valkey
@@ -189,9 +189,9 @@ async def test_the_truth_is_settled_whatever_became_of_the_request(
             with pytest.raises(openai.APIError):
                 async for _ in stream:
                     pass
-            await until(lambda: gateway.house.admission.in_flight == 0)
+            await until(lambda: gateway.services.admission.in_flight == 0)
             assert 3 <= (await spent())[0] - now < 100
-        (purse,) = gateway.house.limits._purses.values()
+        (purse,) = gateway.services.limits._purses.values()
         assert [one.now.reserved for one, _ in purse.allowances if one.now] == [0, 0]
 
 
@@ -201,14 +201,14 @@ async def test_who_hangs_up_has_everything_settled_once(
     async with run_gateway(configure(limits=PATIENT)) as gateway:
         await gateway.place(make_adapter(1))
         key = await gateway.key(limits={**MANY, "usd_per_month": 1000})
-        caller = RunningGateway(gateway.url, key, gateway.house)
+        caller = RunningGateway(gateway.url, key, gateway.services)
         rule = small.faults.add(Silent(), model="returns@*")
         async with asking(caller, False):
             await small.until(lambda: small.in_flight == 1)
-            (purse,) = gateway.house.limits._purses.values()
+            (purse,) = gateway.services.limits._purses.values()
             slices = [one.now for one, _ in purse.allowances]
             reserved = [one.reserved for one in slices if one]
-        await until(lambda: gateway.house.admission.in_flight == 0)
+        await until(lambda: gateway.services.admission.in_flight == 0)
         assert [one.reserved for one in slices if one] == [0, 0, 0]
         used = [one.used for one in slices if one]
         assert used[:2] == reserved[:2], "all of it may have been made"
@@ -218,7 +218,7 @@ async def test_who_hangs_up_has_everything_settled_once(
         async with asking(caller, True) as reader:
             for _ in range(12):
                 assert await reader.readline()
-        await until(lambda: gateway.house.admission.in_flight == 0)
+        await until(lambda: gateway.services.admission.in_flight == 0)
         assert [one.reserved for one in slices if one] == [0, 0, 0]
         _, tokens, nanos = (now.used - before for now, before in zip(filter(None, slices), used, strict=True))
         assert 1 < tokens < 400
@@ -243,13 +243,13 @@ async def test_who_hangs_up_while_a_stream_is_held_back_has_spent_the_tokens_tha
 ) -> None:
     async with run_gateway(configure(limits=PATIENT, tasks={"returns": {"commit": "complete"}})) as gateway:
         await gateway.place(make_adapter(1))
-        caller = RunningGateway(gateway.url, await gateway.key(limits=MANY), gateway.house)
+        caller = RunningGateway(gateway.url, await gateway.key(limits=MANY), gateway.services)
         small.n_tokens, small.token_delay_seconds = 30, 0.05
         made = Made()
         small.faults.add(made, model="returns@*")
         async with asking(caller, True):
             await made.met.wait()
-        await until(lambda: gateway.house.admission.in_flight == 0)
+        await until(lambda: gateway.services.admission.in_flight == 0)
 
         async def is_told() -> bool:
             return (await last_record(gateway))["outcome"] == "cancelled"
@@ -259,7 +259,7 @@ async def test_who_hangs_up_while_a_stream_is_held_back_has_spent_the_tokens_tha
         assert record["cost_usd"] is None
         completion = int(str(record["completion_tokens"]))
         assert 0 < completion < 30
-        (purse,) = gateway.house.limits._purses.values()
+        (purse,) = gateway.services.limits._purses.values()
         used = [one.now.used for one, _ in purse.allowances if one.now]
         assert completion < used[1] < completion + 100
 
@@ -276,7 +276,7 @@ async def test_a_whole_answer_with_a_usage_that_cannot_be_is_delivered_and_refil
         async with gateway.http(key) as http:
             got = await http.post("/v1/chat/completions", json={"model": "returns", **ASK})
         assert (got.status_code, got.content) == (200, answer)
-        (purse,) = gateway.house.limits._purses.values()
+        (purse,) = gateway.services.limits._purses.values()
         assert [one.now.used for one, _ in purse.allowances if one.now] == [1, 0]
 
 
@@ -287,7 +287,7 @@ async def test_without_redis_slices_are_spent_and_then_the_setting_decides(
     async with valkey() as state:
         limits = {"redis_gone": redis_gone, "slice_share": 0.3}
         async with run_gateway(configure(redis_url=state.url, limits=limits)) as gateway:
-            house = gateway.house
+            services = gateway.services
             key = await gateway.key(limits={"usd_per_day": 0.01})
             unlimited = await gateway.key()
             async with clients(key, gateway) as (client,), gateway.openai(unlimited) as other:
@@ -296,19 +296,19 @@ async def test_without_redis_slices_are_spent_and_then_the_setting_decides(
                 got: list[Any] = []
                 while len(got) < 100:
                     got.append(await ask(client))
-                    if isinstance(got[-1], Exception) or house.meters.limits_unenforced.cell().value > 2:
+                    if isinstance(got[-1], Exception) or services.meters.limits_unenforced.cell().value > 2:
                         break
                 answered = [each for each in got if not isinstance(each, Exception)]
                 assert len(answered) > 3, "what was leased is spent first"
                 if redis_gone == "open":
                     assert len(answered) == len(got)
-                    assert house.meters.limits_unenforced.cell().value > 2
+                    assert services.meters.limits_unenforced.cell().value > 2
                 else:
                     assert isinstance(got[-1], openai.InternalServerError)
                     assert (got[-1].status_code, got[-1].code) == (503, "storage_unavailable")
                 assert not isinstance(await ask(other), Exception)
                 await state.start()
-                await until(lambda: not house.limits.slices.gone)
+                await until(lambda: not services.limits.slices.gone)
 
 
 async def test_what_was_let_through_without_redis_counts_once_it_is_back(configure: Configure) -> None:
@@ -327,9 +327,9 @@ async def test_what_was_let_through_without_redis_counts_once_it_is_back(configu
             await state.end()
             for _ in range(60):
                 assert not await is_refused()
-            assert gateway.house.meters.limits_unenforced.cell().value > 0
+            assert gateway.services.meters.limits_unenforced.cell().value > 0
             await state.start()
-            await until(lambda: not gateway.house.limits.slices.gone)
+            await until(lambda: not gateway.services.limits.slices.gone)
             await until(is_refused, "the budget is spent")
 
 

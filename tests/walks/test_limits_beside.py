@@ -11,7 +11,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.limits.slices import window_at
+from gateway.limits.quotas import window_at
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
 
@@ -153,4 +153,4 @@ async def test_a_key_has_so_many_bytes_of_feedback_a_day_and_others_have_theirs(
             assert await statuses(operator, 1) == [201]
 
     async with run_gateway(configure(limits=limits)) as gateway:
-        await in_one_minute(gateway.house.redis, walk)
+        await in_one_minute(gateway.services.redis, walk)

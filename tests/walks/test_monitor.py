@@ -13,13 +13,13 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.duties.baselining import STREAM
-from gateway.duties.webhooks import KEY as MESSAGES
-from monitoring.degradation.detectors.baselines import stated
-from monitoring.degradation.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
-from serving.shelf import Shelf
+from gateway.features.quality.baselining import STREAM
+from gateway.features.quality.webhooks import KEY as MESSAGES
+from monitoring.quality.detectors.baselines import stated
+from monitoring.quality.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
+from serving.object_store import Shelf
 from tests.fakes.engine import FakeEngine
-from tests.gateway.duties.test_webhooks import receiver
+from tests.gateway.features.quality.test_webhooks import receiver
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import QUICK, V1, V2, audit_of, metric, step, two_versions, until
@@ -50,7 +50,7 @@ class World:
     async def baseline(self, version: str, rate: float = 0.05) -> None:
         """Have the version's streams held against a rate that an admin states."""
         one = msgspec.to_builtins(stated(rate, time.time(), "admin", "a test"))
-        await self.running.house.baselines.put(version, {STREAM: one, "feedback": one})
+        await self.running.services.baselines.put(version, {STREAM: one, "feedback": one})
 
     async def ask_and_judge(self) -> str:
         """One request, judged with its demonstration; which version answered (empty: general)."""
@@ -79,7 +79,7 @@ class World:
 
     async def health(self) -> dict[str, Any]:
         """The health of the task, as it stands in Redis."""
-        return dict(msgspec.to_builtins((await self.running.house.health.of("returns"))[0]))
+        return dict(msgspec.to_builtins((await self.running.services.health.of("returns"))[0]))
 
 
 def verdict(health: dict[str, Any], version: str = V1) -> str:
@@ -135,7 +135,7 @@ async def test_a_version_that_slips_is_found_and_its_traffic_goes_to_general_and
 
 
 async def shifted_to_nothing(running: RunningGateway) -> bool:
-    return not running.house.snapshot.current.policy.shifts
+    return not running.services.snapshot.current.policy.shifts
 
 
 async def said(hook: Any, kind: str) -> list[dict[str, Any]]:
@@ -188,23 +188,23 @@ async def test_the_next_gateway_goes_on_where_one_stopped(
         for _ in range(8):
             await world.ask_and_judge()
         await until(lambda: judged_labels(running, 8))
-        before = (await running.house.health.judgements())[V1]
+        before = (await running.services.health.judgements())[V1]
     async with run_gateway(configure(**shared), admin_key=running.admin_key) as running, running.http() as http:
         world = World(running, http)
         world.right = "reject"
-        assert (await running.house.health.judgements())[V1].labels == before.labels
+        assert (await running.services.health.judgements())[V1].labels == before.labels
         await world.until(lambda health: verdict(health) == "degraded")
-        labels = (await running.house.health.judgements())[V1].labels
+        labels = (await running.services.health.judgements())[V1].labels
         assert labels >= 30, "not from too few"
 
 
 async def judged_labels(running: RunningGateway, count: int) -> bool:
-    found = (await running.house.health.judgements()).get(V1)
+    found = (await running.services.health.judgements()).get(V1)
     return found is not None and found.labels >= count
 
 
 async def judged_requests(running: RunningGateway, count: int) -> bool:
-    found = (await running.house.health.judgements()).get(V1)
+    found = (await running.services.health.judgements()).get(V1)
     return found is not None and found.requests >= count
 
 
@@ -231,8 +231,8 @@ async def test_a_webhook_that_hangs_keeps_no_judgement_waiting(
     ):
         await running.place(make_adapter(1))
         for number in range(8):
-            message = await running.house.webhooks.message(f"m{number}", {"kind": "verdict"})
-            await running.house.redis.hset(MESSAGES, f"m{number}", message)
+            message = await running.services.webhooks.message(f"m{number}", {"kind": "verdict"})
+            await running.services.redis.hset(MESSAGES, f"m{number}", message)
         async with asyncio.timeout(SECONDS_MAX):
             await reached.wait()
         await World(running, http).ask_and_judge()
@@ -266,7 +266,7 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
             await until(lambda: told_by(running, 2))
             await redis.hset("apprentice:baselines", V1, b"{")
             assert sum("the health of returns" in one.getMessage() for one in caplog.records) == 1
-            await running.house.health.shelf.delete("returns")
+            await running.services.health.shelf.delete("returns")
             await world.until(lambda health: V1 in health["versions"])
             judged = '{"feedback_id": "f", "metric": "correct", "value": false, "at": 1.0, "caller": "c"}'
             await redis.xadd("apprentice:feedback", {"request": "gone", "index": "", "feedback": judged})
@@ -275,9 +275,12 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
 
 
 async def unmatched(running: RunningGateway) -> bool:
-    told = await running.house.health.told()
+    told = await running.services.health.told()
     return told is not None and told.unmatched == 1
 
 
 async def told_by(running: RunningGateway, unreadable: int) -> bool:
-    return running.house.monitored.summary.unreadable == unreadable and V1 in running.house.monitored.summary.judgements
+    return (
+        running.services.monitored.summary.unreadable == unreadable
+        and V1 in running.services.monitored.summary.judgements
+    )

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from monitoring.degradation.verdicts.health import Judgement, StreamReport, Summary
+from monitoring.quality.verdicts.health import Judgement, StreamReport, Summary
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.releases import metric
@@ -16,15 +16,15 @@ V1, V2 = "returns@v1", "returns@v2"
 
 async def judged(gateway: RunningGateway, *versions: str, streams: Sequence[StreamReport] = ()) -> None:
     """Have the gateway be told of a judgement of each version with a hundred labels."""
-    house = gateway.house
+    services = gateway.services
     found = {
         name: Judgement(task="returns", version=name, at=time.time(), labels=100, streams=[*streams])
         for name in versions
     }
     async with asyncio.timeout(20):
-        while house.monitored.summary.judgements != found:
-            writing = house.monitored.summary.writing + 1_000
-            await house.health.tell(Summary(at=time.time(), writing=writing), found, ())
+        while services.monitored.summary.judgements != found:
+            writing = services.monitored.summary.writing + 1_000
+            await services.health.tell(Summary(at=time.time(), writing=writing), found, ())
             await asyncio.sleep(0.05)
 
 
@@ -41,7 +41,7 @@ async def test_a_version_without_a_role_is_judged_and_in_no_gauge_until_it_has_o
         assert f'apprentice_version_stale{{task="returns",version="{V2}"}}' not in text
         answer = await http.put("/admin/v1/aliases/returns", json={"version": V2})
         assert answer.status_code == 200, answer.text
-        await gateway.house.snapshot.refresh()
+        await gateway.services.snapshot.refresh()
         assert await metric(http, "apprentice_labels", f'version="{V2}"') == 100
         assert await metric(http, "apprentice_labels", f'version="{V1}"') == 100, "it is the standby now"
 

@@ -8,8 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import split_key
-from gateway.duties.reconciling import reconcile_once
-from serving.shelf import Shelf
+from gateway.features.releases.reconciling import reconcile_once
+from serving.object_store import Shelf
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -36,7 +36,7 @@ async def test_a_key_with_a_limit_of_a_newer_release_is_refused_and_others_are_n
     keys = [await gateway.key(name=name) for name in ("shop", "web")]
     public, _ = split_key(keys[0]) or ("", "")
     raw = await change(redis, "callers", public, limits={"images_per_minute": 1})
-    await gateway.house.snapshot.refresh()
+    await gateway.services.snapshot.refresh()
     assert [await status_of(gateway, key) for key in keys] == [401, 200]
     async with gateway.http() as http:
         answer = await http.patch(f"/admin/v1/callers/{public}", json={"limits": None})
@@ -50,7 +50,7 @@ async def test_a_key_with_a_limit_of_a_newer_release_is_refused_and_others_are_n
 async def test_a_rule_of_a_newer_release_is_not_applied_and_stays(gateway: RunningGateway, redis: Redis) -> None:
     key = await gateway.key()
     raw = await change(redis, "overrides", "tools", action="refuse", task="returns", tool="refund")
-    await gateway.house.snapshot.refresh()
+    await gateway.services.snapshot.refresh()
     assert await status_of(gateway, key) == 200
     async with gateway.http() as http:
         for answer in (
@@ -67,8 +67,8 @@ async def test_a_version_of_a_newer_release_is_served_as_it_was_last_read_and_is
 ) -> None:
     key = await gateway.key()
     raw = await change(redis, "versions", "returns@v1", state="paused")
-    await gateway.house.snapshot.refresh()
-    await reconcile_once(gateway.house)
+    await gateway.services.snapshot.refresh()
+    await reconcile_once(gateway.services)
     assert await status_of(gateway, key) == 200
     async with gateway.http() as http:
         for path in ("adapters/returns@v1/retire", "adapters/returns@v1/unload"):
@@ -88,10 +88,10 @@ async def test_a_gateway_that_starts_beside_a_newer_one_unloads_and_forgets_noth
     placements = await Shelf(redis, "placements").all()
     loads = len(called(small, LOAD))
     async with run_gateway(configure()) as second:
-        house = second.house
-        await until(lambda: "returns@v2" in house.fleet.replicas["small-0"].loaded)
-        await reconcile_once(house)
-        assert "returns@v1" not in house.snapshot.current.versions
+        services = second.services
+        await until(lambda: "returns@v2" in services.fleet.replicas["small-0"].loaded)
+        await reconcile_once(services)
+        assert "returns@v1" not in services.snapshot.current.versions
         assert await second.place(make_adapter(3), alias=False) == "returns@v3"
     kept = await Shelf(redis, "placements").all()
     assert {name: kept[name] for name in placements} == placements
@@ -108,7 +108,7 @@ async def test_a_replica_is_left_alone_while_one_of_its_placements_can_not_be_re
         assert (await http.post("/admin/v1/adapters", json=told)).status_code == 201
         staged = await http.post("/admin/v1/adapters/returns@v2/stage", params={"wait_seconds": 0})
         assert staged.status_code == 202, staged.text
-        await reconcile_once(gateway.house)
+        await reconcile_once(gateway.services)
         assert len(called(small, LOAD)) == loads
         assert await Shelf(redis, "placements").get("small-0/returns@v1") == raw
         assert await status_of(gateway, await gateway.key()) == 200

@@ -75,7 +75,7 @@ async def test_whoever_answers_at_all_is_up_whatever_it_says_of_its_models(
 ) -> None:
     bare.models_status = status
     async with run_gateway(configure(pools={"general": pool_of(bare)})) as gateway:
-        assert gateway.house.fleet.replicas["general-0"].up
+        assert gateway.services.fleet.replicas["general-0"].up
         async with gateway.http() as http:
             assert (await http.get("/health/ready")).status_code == 200
     assert {call.path for call in bare.calls} == {"/v1/models"}
@@ -97,7 +97,7 @@ async def test_what_no_request_would_get_past_is_down_and_is_said_once(
             assert raised.value.code == "no_replica"
             await bare.until(lambda: len(bare.calls) + bare.faults.rules[0].shown > 4)
             bare.faults.clear()
-            await bare.until(lambda: gateway.house.fleet.replicas["general-0"].up)
+            await bare.until(lambda: gateway.services.fleet.replicas["general-0"].up)
     said = [record.getMessage() for record in caplog.records if record.name == "serving.health"]
     assert len(said) == 2
     assert words in said[0]
@@ -107,7 +107,7 @@ async def test_what_no_request_would_get_past_is_down_and_is_said_once(
 
 async def test_an_engine_whose_key_is_wrong_is_down(configure: Configure, bare: FakeEngine) -> None:
     async with run_gateway(configure(pools={"general": pool_of(bare, api_key="sk-wrong")})) as gateway:
-        replica = gateway.house.fleet.replicas["general-0"]
+        replica = gateway.services.fleet.replicas["general-0"]
         assert (replica.up, replica.trouble[:14]) == (False, "it answers 401")
 
 
@@ -168,7 +168,7 @@ async def test_as_an_exit_it_never_answers_in_another_form_than_the_caller_asked
         assert "structured_outputs" in raised.value.message
         schema = {"type": "object", "properties": {"decision": {"type": "string"}}}
         await fell_back(gateway, small, extra_body={"structured_outputs": {"json": schema}})
-        assert all(replica.in_flight == 0 for replica in gateway.house.fleet.replicas.values())
+        assert all(replica.in_flight == 0 for replica in gateway.services.fleet.replicas.values())
     (seen,) = bare.requests
     assert seen.body["response_format"]["json_schema"]["schema"] == schema
 

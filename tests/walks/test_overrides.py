@@ -53,7 +53,7 @@ async def dry_run(http: httpx.AsyncClient, name: str = "m", **rule: Any) -> dict
 async def stored(gateway: RunningGateway, count: int) -> None:
     """Wait until so many records are in the stream."""
     async with asyncio.timeout(20):
-        while await gateway.house.redis.xlen("apprentice:records") < count:
+        while await gateway.services.redis.xlen("apprentice:records") < count:
             await asyncio.sleep(0.01)
 
 
@@ -140,7 +140,7 @@ async def test_a_long_text_is_read_to_its_end_beside_other_requests(gateway: Run
     async with gateway.http() as http:
         await put(http, "a", action="general", contains="and a vase")
         await put(http, "b", action="refuse", pattern=r"once\. And\s+a [A-Z]{4}\.$")
-        assert gateway.house.snapshot.current.policy.takes_long("returns", text, time.time())
+        assert gateway.services.snapshot.current.policy.takes_long("returns", text, time.time())
         reasons = await asyncio.gather(reason(http, text), reason(http, "A toaster."), reason(http, text[:-8]))
         assert reasons == ["override", "adapter", "adapter"]
         assert (await http.delete("/admin/v1/overrides/a")).status_code == 200
@@ -152,7 +152,7 @@ async def test_a_flood_of_long_texts_holds_up_no_other_caller_and_ends_when_its_
     gateway: RunningGateway, path: str
 ) -> None:
     one, two = [await gateway.key(models=["returns"]) for _ in range(2)]
-    admission = gateway.house.admission
+    admission = gateway.services.admission
     async with gateway.http() as http:
         await put(http, "a", action="general", pattern="[ab]*a[ab]{900}c")
     async with gateway.http(one) as http, gateway.http(two) as other:
@@ -433,7 +433,7 @@ async def test_no_caller_and_no_operator_may_set_or_try_a_rule(gateway: RunningG
 
 
 async def test_bodies_are_kept_up_to_the_bound_and_a_reload_changes_it(gateway: RunningGateway) -> None:
-    recent = gateway.house.recent
+    recent = gateway.services.recent
     async with gateway.http() as http:
         answers = [await chat(http, "x" * 1000) for _ in range(5)]
         await stored(gateway, 5)

@@ -38,7 +38,7 @@ async def test_a_fault_of_ours_is_logged_with_the_id_that_its_answer_carries(
     configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with run_gateway(configure()) as gateway:
-        await gateway.house.redis.hset("apprentice:overrides", "broken", json.dumps(["no", "object"]))
+        await gateway.services.redis.hset("apprentice:overrides", "broken", json.dumps(["no", "object"]))
         with caplog.at_level(logging.ERROR, logger="gateway.endpoints"):
             async with gateway.http() as http:
                 answer = await http.get("/admin/v1/overrides")

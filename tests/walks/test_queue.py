@@ -34,7 +34,7 @@ class Asking:
     """Requests under way, each a task; what is left is cancelled in the end, which hangs up."""
 
     def __init__(self, gateway: RunningGateway, http: httpx.AsyncClient) -> None:
-        self.house = gateway.house
+        self.services = gateway.services
         self._http = http
 
     def ask(self, headers: dict[str, str] | None = None, **more: Any) -> asyncio.Task[httpx.Response]:
@@ -42,14 +42,14 @@ class Asking:
 
     async def waiting(self, number: int) -> None:
         async with asyncio.timeout(10):
-            while self.house.admission.waiting != number:
+            while self.services.admission.waiting != number:
                 await asyncio.sleep(0.005)
 
     async def all_given_back(self) -> None:
         async with asyncio.timeout(10):
-            while self.house.admission.in_flight or self.house.admission.waiting:
+            while self.services.admission.in_flight or self.services.admission.waiting:
                 await asyncio.sleep(0.005)
-        assert all(replica.in_flight == 0 for replica in self.house.fleet.replicas.values())
+        assert all(replica.in_flight == 0 for replica in self.services.fleet.replicas.values())
 
 
 @pytest.mark.parametrize("full", FULL)
@@ -142,7 +142,7 @@ async def test_a_caller_may_have_its_requests_wait_behind_others_but_never_befor
         await general.until(lambda: general.in_flight == 1)
         batch = [asking.ask({"x-apprentice-priority": "batch"}), asking.ask(service_tier="flex")]
         await asking.waiting(2)
-        assert gateway.house.admission.waiting_by_priority() == {("interactive",): 0, ("batch",): 2}
+        assert gateway.services.admission.waiting_by_priority() == {("interactive",): 0, ("batch",): 2}
         interactive = asking.ask({"x-apprentice-priority": "interactive"}, service_tier="priority", seed=7)
         await asking.waiting(3)
         first.cancel()

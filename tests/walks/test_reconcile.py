@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.duties.reconciling import reconcile_once
+from gateway.features.releases.reconciling import reconcile_once
 from serving.adapters import placer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders
@@ -63,7 +63,7 @@ async def test_a_restarted_gateway_serves_what_is_loaded_without_a_load_or_a_pro
     async with run_gateway(with_two(configure, other)) as second:
         await until_ready(second, "returns@v1")
         for _ in range(3):
-            await reconcile_once(second.house)
+            await reconcile_once(second.services)
         assert [len(called(engine, LOAD)) + engine.requests_total for engine in (small, other)] == calls
         async with callers(second) as asked:
             pass
@@ -74,7 +74,7 @@ async def test_an_adapter_that_is_not_ours_is_left_alone_and_takes_a_place(
     two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
 ) -> None:
     small.load("stranger", make_adapter(9))
-    await until(lambda: "stranger" in two.house.fleet.replicas["small-0"].seen)
+    await until(lambda: "stranger" in two.services.fleet.replicas["small-0"].seen)
     async with two.http() as http:
         replicas = (await http.get("/admin/v1/replicas")).json()["replicas"]
         assert [row["capacity"]["registered"] for row in replicas[:2]] == [2, 1]
@@ -82,7 +82,7 @@ async def test_an_adapter_that_is_not_ours_is_left_alone_and_takes_a_place(
         assert (await http.delete("/admin/v1/aliases/returns")).status_code == 200
         assert (await http.post("/admin/v1/adapters/returns@v1/retire")).status_code == 200
     await until(lambda: not lists(small, "returns@v1") and not lists(other, "returns@v1"))
-    await reconcile_once(two.house)
+    await reconcile_once(two.services)
     assert lists(small, "stranger")
     assert not called(small, UNLOAD, "stranger")
 
@@ -123,7 +123,9 @@ async def test_of_two_gateways_one_loads_and_a_swap_at_either_is_seen_by_both(
         assert loads([small, other]) == 2
 
         owner = (await redis.get(LEASE_KEY) or b"").decode()
-        stacks = {gateway.house.name: (gateway, stack) for gateway, stack in zip(running, (first, second), strict=True)}
+        stacks = {
+            gateway.services.name: (gateway, stack) for gateway, stack in zip(running, (first, second), strict=True)
+        }
         gone, its_stack = stacks.pop(owner)
         ((left, _),) = stacks.values()
         await put(gone, await left.place(make_adapter(2), alias=False))
@@ -135,7 +137,7 @@ async def test_of_two_gateways_one_loads_and_a_swap_at_either_is_seen_by_both(
         await its_stack.aclose()
         await left.place(make_adapter(3))
         await until_ready(left, "returns@v3")
-        assert (await redis.get(LEASE_KEY) or b"").decode() == left.house.name
+        assert (await redis.get(LEASE_KEY) or b"").decode() == left.services.name
     assert loads([small, other]) == 6
     assert [len(called(engine, LOAD)) for engine in (small, other)] == [3, 3]
 
@@ -154,14 +156,16 @@ async def test_a_gateway_that_takes_the_duty_over_looks_before_it_does_anything(
             await first.aclose()
 
             async def has_done_the_duty() -> bool:
-                if (await redis.get(LEASE_KEY) or b"").decode() != two.house.name:
+                if (await redis.get(LEASE_KEY) or b"").decode() != two.services.name:
                     return False
-                placements = two.house.snapshot.current.placements.values()
+                placements = two.services.snapshot.current.placements.values()
                 its = [placement.state for placement in placements if placement.version == "returns@v2"]
                 return its == ["ghost"] * 2 and not any("returns@v2" in replica.seen for replica in pool(two))
 
             await until(has_done_the_duty)
-            capacities = [two.house.reconciler.capacity(r, two.house.snapshot.current.placements) for r in pool(two)]
+            capacities = [
+                two.services.reconciler.capacity(r, two.services.snapshot.current.placements) for r in pool(two)
+            ]
     assert [full.ghosts for full in capacities] == [1, 1]
     assert [called(engine, UNLOAD) for engine in (small, other)] == [[200], [200]]
 
@@ -174,7 +178,7 @@ async def test_a_gateway_that_did_not_load_a_version_serves_and_swaps_it_as_soon
     async with run_gateway(configuration, key) as one, run_gateway(configuration, key) as two:
         await one.place(make_adapter(1))
         owner = (await redis.get(LEASE_KEY) or b"").decode()
-        follower = two if one.house.name == owner else one
+        follower = two if one.services.name == owner else one
         for number in range(2, 5):
             async with callers(follower) as asked:
                 version = await follower.place(make_adapter(number))
@@ -217,7 +221,7 @@ async def test_a_load_that_is_refused_because_the_name_is_there_counts_if_the_by
     async with two.http() as http:
         staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
         await held.met.wait()
-        small.load(version, two.house.store.path(two.house.snapshot.current.versions[version].digest))
+        small.load(version, two.services.store.path(two.services.snapshot.current.versions[version].digest))
         held.let_go.set()
         assert (await staging).status_code == 200
     await until_ready(two, version)
@@ -242,7 +246,7 @@ async def test_an_engine_with_other_bytes_under_our_name_gets_no_request_for_it_
 
         await until(is_blocked, "blocked")
         for _ in range(3):
-            await reconcile_once(two.house)
+            await reconcile_once(two.services)
         assert (await shown(two, "returns@v1"))["ready"] == ["small-1"]
     asked.only("returns@v1")
     assert not [one for one in list(small.requests)[seen:] if one.model == "returns@v1"]
@@ -289,7 +293,7 @@ async def test_an_unload_waits_for_the_stream_that_is_under_way(
 
         await until(is_closing, "closing")
         for _ in range(3):
-            await reconcile_once(two.house)
+            await reconcile_once(two.services)
         assert lists(busy, "returns@v1")
         idle = other if busy is small else small
         await until(lambda: not lists(idle, "returns@v1"), "the replica without a stream is done")
@@ -332,7 +336,7 @@ async def test_without_room_it_is_refused_before_any_engine_hears_of_it(
         await tight.place(make_adapter(number), alias=number == 0)
     for number in range(strangers):
         other.load(f"stranger-{number}", make_adapter(20 + number))
-        await until(lambda: "stranger-0" in tight.house.fleet.replicas["small-1"].seen)
+        await until(lambda: "stranger-0" in tight.services.fleet.replicas["small-1"].seen)
     version = await push(tight, make_adapter(9))
     before = [(len(called(e, LOAD)), len(called(e, UNLOAD)), list(e.adapters.registered)) for e in (small, other)]
     async with tight.http() as http:
@@ -378,7 +382,7 @@ async def test_a_rollback_is_no_load(
         async with callers(two) as asked:
             pass
     asked.only("returns@v1")
-    await reconcile_once(two.house)
+    await reconcile_once(two.services)
     assert [len(called(engine, LOAD)) + len(called(engine, UNLOAD)) for engine in (small, other)] == before
 
 

@@ -17,7 +17,7 @@ import yaml
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.settings import RecordSettings
+from gateway.configuration.settings import RecordSettings
 from monitoring.records import STREAM_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.valkey import Valkey, valkey

@@ -92,7 +92,7 @@ async def test_a_recycled_replica_finishes_its_answers_is_started_anew_and_serve
 ) -> None:
     async with two_replicas(configure, small, other, supervisor) as gateway:
         await gateway.place(make_adapter(1))
-        replica = gateway.house.fleet.replicas["small-0"]
+        replica = gateway.services.fleet.replicas["small-0"]
         life = replica.life
         small.token_delay_seconds = other.token_delay_seconds = 0.02
         over = asyncio.Event()
@@ -132,7 +132,7 @@ async def test_a_replica_whose_ghosts_leave_no_load_is_recycled_by_itself(
         async with gateway.http() as http:
             version = await gateway.place(make_adapter(2), alias=False)
             assert (await http.post(f"/admin/v1/adapters/{version}/unload")).status_code == 200
-            await until(lambda: supervisor.asked == 1 and "small-0" not in gateway.house.snapshot.current.cordons)
+            await until(lambda: supervisor.asked == 1 and "small-0" not in gateway.services.snapshot.current.cordons)
             rows = {row["name"]: row for row in (await http.get("/admin/v1/replicas")).json()["replicas"]}
     assert rows["small-0"]["capacity"]["ghosts"] == 0
     assert rows["small-0"]["loaded"] == ["returns@v1"]
@@ -147,7 +147,7 @@ async def test_a_restart_that_fails_leaves_the_replica_cordoned_with_the_reason(
         await gateway.place(make_adapter(1))
         async with gateway.http() as http, gateway.openai() as client:
             await http.post("/admin/v1/replicas/small-0/recycle")
-            cordons = gateway.house.snapshot
+            cordons = gateway.services.snapshot
             await until(lambda: "recycle_url failed" in cordons.current.cordons.get("small-0", ""))
             assert (await client.chat.completions.create(model="returns", **ASK)).model == "returns@v1"
             assert (await http.post("/admin/v1/replicas/small-0/uncordon")).json()["cordoned"] is None

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from gateway.duties.rota import WELL_SECONDS
+from gateway.background.jobs import WELL_SECONDS
 from tests.fakes.valkey import valkey
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
@@ -16,10 +16,10 @@ from tests.walks.gateway import run_gateway
 async def test_admins_read_what_was_read_last_and_the_log_has_an_outages_beginning_and_end_alone(
     configure: Configure, make_adapter: MakeAdapter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="gateway.duties.rota")
+    caplog.set_level(logging.INFO, logger="gateway.background.jobs")
 
     def said() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.name == "gateway.duties.rota"]
+        return [record.getMessage() for record in caplog.records if record.name == "gateway.background.jobs"]
 
     async with valkey() as redis, run_gateway(configure(redis_url=redis.url)) as running, running.http() as http:
         await running.place(make_adapter(1))

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from gateway.duties.shadows import AT_ONCE_MAX
-from gateway.duties.trials import QUEUE_MAX
+from gateway.features.shadows.job import AT_ONCE_MAX
+from gateway.features.shadows.trials import QUEUE_MAX
 from router.placing import sticky_point
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
@@ -43,7 +43,7 @@ async def test_a_release_of_a_version_that_the_rungs_can_not_judge_says_so(
 ) -> None:
     tasks = {"returns": {"commit": "complete", "rungs": JUDGED}}
     async with two_versions(configure, make_adapter, tasks=tasks) as (gateway, http):
-        store = gateway.house.fitted
+        store = gateway.services.fitted
         for kind in ("coverage", "confidence"):
             await store.put(V1, kind, b"any", "test", {})
         if name == "move":
@@ -72,7 +72,7 @@ async def test_a_release_of_a_version_that_auto_does_not_know_says_so_where_it_k
 ) -> None:
     async with two_versions(configure, make_adapter) as (gateway, http):
         assert (await step(http, "promote", version=V2))["warnings"] == []
-        await gateway.house.fitted.put(V2, "coverage", b"any", "test", {})
+        await gateway.services.fitted.put(V2, "coverage", b"any", "test", {})
         (warned,) = (await step(http, "promote", version=V1))["warnings"]
         assert warned.startswith(f"{V1} has no coverage model: auto does not find its task any more. Run ")
 
@@ -136,7 +136,7 @@ async def test_a_version_whose_replica_went_down_is_not_promoted(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await small.kill()
-        await small.until(lambda: not running.house.fleet.replicas["small-0"].up)
+        await small.until(lambda: not running.services.fleet.replicas["small-0"].up)
         error = (await step(http, "promote", 409, version=V2))["error"]
         assert error["message"] == f"{V2} is ready on 0 of its 0 replicas only: wait, or see `why`."
         await small.restart()
@@ -169,7 +169,7 @@ async def test_a_canary_gets_its_share_of_sessions_each_stays_in_its_arm_and_rec
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await step(http, "canary", version=V2, share=0.3)
-        salt = running.house.snapshot.current.policy.aliases["returns"].salt
+        salt = running.services.snapshot.current.policy.aliases["returns"].salt
         first = {}
         for number in range(60):
             asked = [await ask(http, f"user {number}"), await ask(http, user=f"user {number}")]
@@ -248,7 +248,7 @@ async def test_a_shadow_that_fails_is_recorded_and_neither_its_callers_nor_its_r
         assert {(one["outcome"], one["agrees"], one["attempts"][0]["fault"]) for one in found} == {
             ("failed", None, "failed")
         }
-        assert running.house.fleet.replicas["small-0"].resting_until < time.monotonic()
+        assert running.services.fleet.replicas["small-0"].resting_until < time.monotonic()
         assert await metric(http, "apprentice_shadow_requests_total", 'outcome="failed"') == 5
 
 
@@ -289,7 +289,7 @@ async def test_a_shadow_takes_no_probe_from_those_who_tell_what_came_of_it(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await step(http, "shadow", version=V2, share=1.0)
-        replica = running.house.fleet.replicas["small-0"]
+        replica = running.services.fleet.replicas["small-0"]
         for _ in range(3):
             replica.failed(time.monotonic() - 60, V2, "failed", 0.0)
         small.faults.add(Silent(), model=V2)

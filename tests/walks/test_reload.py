@@ -13,8 +13,8 @@ import httpx
 import pytest
 import yaml
 
+from gateway.admin.reload import CHANGEABLE
 from gateway.callers import new_key
-from gateway.configuration.reload import CHANGEABLE
 from tests.fakes.engine import FakeEngine
 from tests.style import settings_rows
 from tests.style.tables import code, table
@@ -30,7 +30,7 @@ class Reloadable:
 
     def __init__(self, gateway: RunningGateway, http: httpx.AsyncClient, config: Path, content: dict[str, Any]) -> None:
         self.gateway = gateway
-        self.house = gateway.house
+        self.services = gateway.services
         self.http = http
         self._config = config
         self.content = content
@@ -82,7 +82,7 @@ async def test_tasks_limits_and_prices_are_those_of_the_new_file_at_once(configu
 
     async with reloadable(configure(), tmp_path) as world:
         assert (await world.ask(model="clauses")).status_code == 404
-        loaded_at = world.house.deployment.loaded_at
+        loaded_at = world.services.deployment.loaded_at
         told = (await world.reload(change)).json()
         assert told["outcome"] == "applied"
         assert {change["path"] for change in told["changes"]} == {
@@ -102,13 +102,13 @@ async def test_tasks_limits_and_prices_are_those_of_the_new_file_at_once(configu
         assert (long.status_code, long.json()["error"]["code"]) == (413, "body_too_large")
         judged = {"request_id": answer.headers["x-request-id"], "metric": "useful", "value": True}
         assert (await world.http.post("/v1/feedback", json=judged)).status_code == 201
-        price = world.house.prices.by_pool["general"]
+        price = world.services.prices.by_pool["general"]
         assert price is not None
         assert price.completion_usd_per_million_tokens == 40
-        assert world.house.deployment.loaded_at > loaded_at
+        assert world.services.deployment.loaded_at > loaded_at
         metrics = (await world.http.get("/metrics")).text
         assert 'apprentice_configuration_reloads_total{outcome="applied"} 1' in metrics
-        assert f"apprentice_configuration_loaded_at_seconds {world.house.deployment.loaded_at!r}" in metrics
+        assert f"apprentice_configuration_loaded_at_seconds {world.services.deployment.loaded_at!r}" in metrics
         entry = (await world.http.get("/admin/v1/audit")).json()["entries"][-1]
         assert (entry["action"], entry["before"]["limits.in_flight_max"]) == ("configuration.reload", 4096)
         assert entry["after"]["limits.in_flight_max"] == 7
@@ -127,7 +127,7 @@ async def test_a_dry_run_tells_the_difference_and_changes_nothing(configure: Con
             ("limits.connections_max", 10_000, 9),
         }
         assert told["restart_required"] == ["limits.connections_max"]
-        assert world.house.settings.limits.in_flight_max == 4096
+        assert world.services.settings.limits.in_flight_max == 4096
         assert (await world.http.get("/admin/v1/audit")).json()["entries"] == []
         assert "configuration_reloads_total{" not in (await world.http.get("/metrics")).text
 
@@ -159,7 +159,7 @@ async def test_what_needs_a_restart_is_named_and_then_nothing_is_changed(
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "restart_required")
         assert named in answer.json()["error"]["message"]
         assert "limits" not in answer.json()["error"]["message"]
-        assert world.house.settings.limits.in_flight_max == 4096
+        assert world.services.settings.limits.in_flight_max == 4096
         assert (await world.ask()).status_code == 200
         assert 'configuration_reloads_total{outcome="refused"} 1' in (await world.http.get("/metrics")).text
 
@@ -174,7 +174,7 @@ async def test_a_file_that_can_not_be_used_leaves_the_old_configuration_and_name
         answer = await world.reload(change)
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "configuration_invalid")
         assert "limits.in_flite_max: unknown key" in answer.json()["error"]["message"]
-        assert world.house.settings.limits.in_flight_max == 4096
+        assert world.services.settings.limits.in_flight_max == 4096
         (tmp_path / "apprentice.yaml").write_text("pools: [")
         assert (await world.http.post(RELOAD)).status_code == 422
         (tmp_path / "apprentice.yaml").unlink()
@@ -191,10 +191,10 @@ async def test_what_can_not_be_gone_by_is_not_in_the_audit(
         raise ValueError("no caps can be made of these")
 
     async with reloadable(configure(), tmp_path) as world:
-        monkeypatch.setattr("gateway.configuration.reload.caps_of", fails)
+        monkeypatch.setattr("gateway.admin.reload.caps_of", fails)
         with contextlib.suppress(httpx.HTTPError):
             assert (await world.reload(lambda content: content.update(limits={"in_flight_max": 7}))).status_code == 500
-        assert world.house.settings.limits.in_flight_max == 4096
+        assert world.services.settings.limits.in_flight_max == 4096
         assert (await world.http.get("/admin/v1/audit")).json()["entries"] == []
 
 
@@ -214,7 +214,7 @@ async def test_secrets_are_compared_and_never_shown(configure: Configure, tmp_pa
             assert "(hidden)" in answer.text
             assert "secret" not in answer.text
         assert "secret" not in (await world.http.get("/admin/v1/audit")).text
-        assert world.house.fleet.replicas["general-0"].config.api_key == "sk-engine-secret"
+        assert world.services.fleet.replicas["general-0"].config.api_key == "sk-engine-secret"
 
 
 async def test_a_replica_that_is_added_answers_and_one_that_is_removed_finishes_what_it_holds(
@@ -231,14 +231,14 @@ async def test_a_replica_that_is_added_answers_and_one_that_is_removed_finishes_
             lines = answer.aiter_lines()
             await anext(lines)
             assert (await world.reload(swap)).json()["outcome"] == "applied"
-            assert set(world.house.fleet.replicas) == {"small-0", "general-1"}
+            assert set(world.services.fleet.replicas) == {"small-0", "general-1"}
             assert (await world.ask()).status_code == 200
-            assert world.house.fleet.replicas["general-0"].in_flight == 1
+            assert world.services.fleet.replicas["general-0"].in_flight == 1
             rest = [line async for line in lines]
         assert rest[-2] == "data: [DONE]"
         assert (general.requests_total, other.requests_total) == (1, 1)
         async with asyncio.timeout(5):
-            while world.house.fleet.replicas["general-0"].in_flight:
+            while world.services.fleet.replicas["general-0"].in_flight:
                 await asyncio.sleep(0.005)
         assert {one["name"] for one in (await world.http.get("/admin/v1/replicas")).json()["replicas"]} == {
             "small-0",
@@ -251,7 +251,7 @@ async def test_a_replica_that_is_added_answers_and_one_that_is_removed_finishes_
         assert (await world.reload(back)).json()["outcome"] == "applied"
         assert (await world.ask()).status_code == 200
         assert (general.requests_total, other.requests_total) == (2, 1)
-        assert world.house.fleet.view().pools["general"].replicas[0].in_flight_max == 3
+        assert world.services.fleet.view().pools["general"].replicas[0].in_flight_max == 3
 
 
 async def test_an_adapters_replicas_may_change_under_it(
@@ -268,7 +268,7 @@ async def test_an_adapters_replicas_may_change_under_it(
 
         assert (await world.reload(add)).json()["outcome"] == "applied"
         async with asyncio.timeout(10):
-            while version not in world.house.fleet.replicas["small-1"].loaded:
+            while version not in world.services.fleet.replicas["small-1"].loaded:
                 await asyncio.sleep(0.01)
 
         def remove(content: dict[str, Any]) -> None:
@@ -297,7 +297,7 @@ async def test_requests_flow_on_while_it_is_read_again_and_again(configure: Conf
         over.set()
         await asyncio.gather(*asking)
         assert set(statuses) == {200}
-        assert world.house.snapshot.current.policy.tasks.keys() == {"returns"}
+        assert world.services.snapshot.current.policy.tasks.keys() == {"returns"}
 
 
 async def test_only_an_admin_may_and_a_gateway_without_a_file_has_nothing_to_read(gateway: RunningGateway) -> None:

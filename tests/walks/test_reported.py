@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from gateway.callers import new_key
-from gateway.reported.reports import REPORTS_MAX
+from gateway.features.reported.reports import REPORTS_MAX
 from router.confidence import Calibration, ConfidenceModel
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.coverage_world import OUT_OF_SCOPE, keep, prompts
@@ -82,8 +82,8 @@ async def test_a_report_is_stored_as_a_record_that_is_found_by_both_its_names(ga
     assert (record["purpose"], record["reason"], record["outcome"], record["status"]) == ("reported", None, "ok", 200)
     assert (record["attempts"], record["saving_usd"], record["replica"]) == ([], None, None)
     assert "Another gateway served it" in " ".join(by_ours["explanation"])
-    assert await gateway.house.redis.xlen("apprentice:records") == 0
-    assert "toaster" not in str(await gateway.house.redis.xrange("apprentice:reported"))
+    assert await gateway.services.redis.xlen("apprentice:records") == 0
+    assert "toaster" not in str(await gateway.services.redis.xrange("apprentice:reported"))
 
 
 async def test_each_rung_says_what_it_would_have_done_and_none_is_enforced(
@@ -126,16 +126,16 @@ async def test_an_answers_logprobs_are_judged_by_its_versions_calibration(
 
         assert (await finding(version="returns@v1", logprobs=[-0.1]))["note"] == "no calibration"
         model = ConfidenceModel((0.5, 0.3, 0.8, -0.2, 1.5, -2.0), 0.4, 0.6, CALIBRATION)
-        await gateway.house.fitted.put("returns@v1", "confidence", model.to_json(), "", {})
+        await gateway.services.fitted.put("returns@v1", "confidence", model.to_json(), "", {})
         async with asyncio.timeout(20):
-            while gateway.house.snapshot.current.policy.fitted.get("returns@v1") is None:
+            while gateway.services.snapshot.current.policy.fitted.get("returns@v1") is None:
                 await asyncio.sleep(0.01)
         assert (await finding(version="returns@v1"))["note"] == "logprobs could not be asked for"
         assert (await finding(version="returns@v1", logprobs=[-0.1, 0.0]))["score"] is not None
 
 
 async def test_a_report_is_taken_for_as_long_as_a_request_can_be_judged(gateway: RunningGateway) -> None:
-    kept_seconds = gateway.house.settings.records.retention_seconds
+    kept_seconds = gateway.services.settings.records.retention_seconds
     async with gateway.http() as http:
         told = await send(http, at=time.time() - kept_seconds + 60)
         judged = {"request_id": told["request_id"], "metric": "correct", "value": True}
@@ -157,7 +157,7 @@ async def test_a_second_sending_is_the_same_and_another_report_under_its_name_a_
         assert other.headers["x-should-retry"] == "false"
         async with gateway.http(await gateway.key()) as another:
             assert (await another.post("/v1/records", json={**told, "answer": "reject"})).status_code == 201
-    assert await gateway.house.redis.xlen("apprentice:reported") == 2
+    assert await gateway.services.redis.xlen("apprentice:reported") == 2
 
 
 async def test_a_report_whose_gateway_died_after_its_name_was_kept_is_stored_by_the_second_sending(
@@ -166,7 +166,7 @@ async def test_a_report_whose_gateway_died_after_its_name_was_kept_is_stored_by_
     told = report()
     async with gateway.http() as http:
         request_id = (await http.post("/v1/records", json=told)).json()["request_id"]
-        await gateway.house.redis.delete("apprentice:reported", f"apprentice:record:{request_id}")
+        await gateway.services.redis.delete("apprentice:reported", f"apprentice:record:{request_id}")
         again = await http.post("/v1/records", json=told)
         assert (again.status_code, again.json()["request_id"]) == (200, request_id)
         assert (await record_of(http, request_id))["record"]["purpose"] == "reported"
@@ -202,7 +202,7 @@ async def test_in_a_batch_each_entry_has_a_result_and_a_wrong_one_refuses_only_i
     assert params[9:] == ["prompt", "messages[0].role", "logprobs[0]", "probability", "source_id", "status"]
     assert [results[at]["status"] for at in (0, -2, -1)] == [201, 201, 200]
     assert results[0]["request_id"] == results[-1]["request_id"]
-    counted = gateway.house.meters.reported_records
+    counted = gateway.services.meters.reported_records
     assert [counted.cell("returns", "", outcome).value for outcome in ("created", "same")] == [2, 1]
     assert counted.cell("", "", "refused").value == len(wrong)
 
@@ -259,7 +259,7 @@ async def test_what_is_reported_counts_as_nothing_that_was_served(gateway: Runni
         assert {usage[name]["spent"] for name in ("tokens_per_minute", "usd_per_day")} == {0}
         after = [line for line in (await admin.get("/metrics")).text.splitlines() if is_of_requests(line)]
         assert after == before
-        assert gateway.house.coverage.ratios() == {}
+        assert gateway.services.coverage.ratios() == {}
         assert (await record_of(http, told["request_id"]))["feedback"][0]["value"] is True
 
 
@@ -286,10 +286,10 @@ async def test_nothing_is_acknowledged_that_redis_did_not_take(configure: Config
     admin_key = new_key()[0]
     async with run_gateway(configure(), admin_key) as gateway, gateway.http() as http:
         told = report()
-        await gateway.house.redis.config_set("maxmemory", "1")
+        await gateway.services.redis.config_set("maxmemory", "1")
         try:
             answer = await http.post("/v1/records", json=told)
         finally:
-            await gateway.house.redis.config_set("maxmemory", "0")
+            await gateway.services.redis.config_set("maxmemory", "0")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
         assert (await http.post("/v1/records", json=told)).status_code == 201

@@ -9,15 +9,15 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.duties.responding import Responding
-from gateway.duties.webhooks import KEY as MESSAGES
-from gateway.state.left import Left
-from gateway.state.state import redis_time
-from monitoring.degradation.verdicts.health import Action, ArmReport, Judgement, StreamReport, TaskHealth
-from monitoring.degradation.verdicts.noting import AGAIN_SECONDS
-from monitoring.degradation.verdicts.plan import Plan
-from monitoring.degradation.verdicts.responses import respond
-from monitoring.degradation.verdicts.shares import Roles
+from gateway.features.quality.responding import Responding
+from gateway.features.quality.webhooks import KEY as MESSAGES
+from gateway.state.outbox import Left
+from gateway.state.redis import redis_time
+from monitoring.quality.verdicts.health import Action, ArmReport, Judgement, StreamReport, TaskHealth
+from monitoring.quality.verdicts.noting import AGAIN_SECONDS
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.responses import respond
+from monitoring.quality.verdicts.shares import Roles
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 from tests.walks.releases import V1, V2, audit_of, step, two_versions, until
@@ -43,16 +43,16 @@ async def test_a_roll_back_is_carried_out_once_by_two_who_race_and_audited_once(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await step(http, "promote", version=V2)
-        one, two = Responding(running.house), Responding(running.house)
+        one, two = Responding(running.services), Responding(running.services)
         done = action("roll_back", V2, before={"leading": V2}, after={"leading": V1})
         await asyncio.gather(one.move("returns", TaskHealth(actions=[done]), 0, [done]), two.carry_out())
         await until(lambda: audited(http, 1))
-        alias, _ = await running.house.registry.alias("returns")
+        alias, _ = await running.services.registry.alias("returns")
         assert alias is not None
         assert alias.leading == V1
-        left = running.house.left.actions
+        left = running.services.left.actions
         assert not await left.all()
-        assert await running.house.redis.hlen(left.generation_names) == 0  # type: ignore[misc]
+        assert await running.services.redis.hlen(left.generation_names) == 0  # type: ignore[misc]
 
 
 async def audited(http: Any, count: int) -> bool:
@@ -63,10 +63,10 @@ async def test_an_action_of_a_task_that_is_gone_is_audited_as_not_carried_out_an
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        left, out = running.house.left, Responding(running.house)
+        left, out = running.services.left, Responding(running.services)
         lost = Left(task="nothing", action=action("retrain"))
         await left.actions.put("nothing:0-0", msgspec.to_builtins(lost))
-        draft = running.house.audit.draft("system", "monitor.retrain", V1, after={"id": "0-0"})
+        draft = running.services.audit.draft("system", "monitor.retrain", V1, after={"id": "0-0"})
         await left.drafts.shelf.put("nothing:0-0", msgspec.to_builtins(draft))
         good = action("verdict", number=1, after={"verdict": "suspect"})
         await out.move("returns", TaskHealth(actions=[good]), 0, [good])
@@ -88,17 +88,17 @@ async def test_what_is_damaged_is_logged_once_and_keeps_nothing_waiting(
     configure: Configure, make_adapter: MakeAdapter, damaged: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        house = running.house
-        left = house.left
-        await house.redis.hset(left.actions.values, mapping={"gone:1-0": damaged, b"\xff": damaged})
-        await house.redis.hset(left.drafts.shelf.values, mapping={"gone:2-0": damaged, "returns:1-0": damaged})
-        await house.redis.hset(left.by_admins.shelf.values, mapping={"a": damaged, "b": b'{"actor": {}}'})
-        await house.redis.hset(house.health.shelf.generation_names, "clauses", "damaged")
+        services = running.services
+        left = services.left
+        await services.redis.hset(left.actions.values, mapping={"gone:1-0": damaged, b"\xff": damaged})
+        await services.redis.hset(left.drafts.shelf.values, mapping={"gone:2-0": damaged, "returns:1-0": damaged})
+        await services.redis.hset(left.by_admins.shelf.values, mapping={"a": damaged, "b": b'{"actor": {}}'})
+        await services.redis.hset(services.health.shelf.generation_names, "clauses", "damaged")
         good = action("verdict", number=2, after={"verdict": "suspect"})
-        await Responding(house).move("returns", TaskHealth(actions=[good]), 0, [good])
+        await Responding(services).move("returns", TaskHealth(actions=[good]), 0, [good])
         await left.actions.put("returns:1-0", msgspec.to_builtins(Left(task="returns", action=action("verdict"))))
         for _ in range(3):
-            await Responding(house).carry_out()
+            await Responding(services).carry_out()
         assert len(await audit_of(http, "monitor.verdict")) == 1
         assert {name for name in await left.actions.written() if name != "\ufffd"} == {"gone:1-0"}
         assert set(await left.drafts.shelf.written()) == {"gone:2-0", "returns:1-0"}
@@ -111,7 +111,7 @@ async def test_what_a_newer_release_has_decided_is_left_to_it_and_audited_all_th
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        left, out = running.house.left, Responding(running.house)
+        left, out = running.services.left, Responding(running.services)
         told = {name: msgspec.to_builtins(Left(task="returns", action=action("verdict"))) for name in ("form", "kind")}
         told["form"]["action"]["before"] = [1]
         told["kind"]["action"]["kind"] = "translate"
@@ -119,7 +119,7 @@ async def test_what_a_newer_release_has_decided_is_left_to_it_and_audited_all_th
             Left(task="returns", action=action("undo", evidence={"undone": "translate", "action": "0-0"}))
         )
         for name, one in told.items():
-            draft = running.house.audit.draft("system", "monitor.translate", V1, after={"id": name})
+            draft = running.services.audit.draft("system", "monitor.translate", V1, after={"id": name})
             await left.drafts.shelf.put(f"returns:{name}", msgspec.to_builtins(draft))
             await left.actions.put(f"returns:{name}", one)
         for _ in range(2):
@@ -134,15 +134,15 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
 ) -> None:
     monitor = {"monitor": {"webhook_url": "http://127.0.0.1:9/"}}
     async with two_versions(configure, make_adapter, **monitor) as (running, http):
-        house, out = running.house, Responding(running.house)
+        services, out = running.services, Responding(running.services)
         await step(http, "promote", version=V2)
-        await house.redis.set(LEASE_KEY, HELD["value"])  # or else it is brought back at once
-        standby = await house.registry._versions.get(V1) or {}
-        await house.registry._versions.put(V1, {**standby, "state": "staging"})
-        now, actions = await redis_time(house.redis), list[Action]()
+        await services.redis.set(LEASE_KEY, HELD["value"])  # or else it is brought back at once
+        standby = await services.registry._versions.get(V1) or {}
+        await services.registry._versions.put(V1, {**standby, "state": "staging"})
+        now, actions = await redis_time(services.redis), list[Action]()
 
         async def respond_at(seconds: float) -> None:
-            health, generation = await house.health.of("returns")
+            health, generation = await services.health.of("returns")
             moved, done = respond(health, {V2: SLIPPED}, Roles(active=V2, standby=V1), ROLLS_BACK, now + seconds)
             actions.extend(one for one in done if one.kind == "roll_back")
             await out.move("returns", moved, generation, done)
@@ -152,9 +152,9 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
             shown = (await http.get("/admin/v1/tasks/returns/health")).json()
             said = shown["told"]["done"][0]  # "tried again" is not said: no settings and no judgement let it be
             assert said.endswith("It was not carried out: returns@v1 is staging: stage it first.")
-        await house.registry._versions.put(V1, standby)
+        await services.registry._versions.put(V1, standby)
         await respond_at(3 * AGAIN_SECONDS)
-        alias, _ = await house.registry.alias("returns")
+        alias, _ = await services.registry.alias("returns")
         assert alias is not None
         assert alias.leading == V1
         first, last = await audit_of(http, "monitor.roll_back")
@@ -164,11 +164,11 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         assert {one.id for one in actions} == {first["after"]["id"]}
         shown = (await http.get("/admin/v1/tasks/returns/health")).json()
         assert "not carried out" not in shown["told"]["done"][0]
-        told = [msgspec.json.decode(one)["body"] for one in await house.redis.hvals(MESSAGES)]
+        told = [msgspec.json.decode(one)["body"] for one in await services.redis.hvals(MESSAGES)]
         sent = {one["id"]: one["failed"] is None for one in told if one["kind"] == "roll_back"}
         assert sent == {actions[0].id: False, f"{actions[0].id}-3": True}
-        assert not await house.left.actions.all()
-        assert not await house.left.drafts.shelf.all()
+        assert not await services.left.actions.all()
+        assert not await services.left.drafts.shelf.all()
 
 
 SLIPPED = Judgement(
@@ -185,7 +185,7 @@ async def test_what_is_not_over_holds_back_what_came_after_it_of_the_same_task_a
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, _):
-        left, out = running.house.left, Responding(running.house)
+        left, out = running.services.left, Responding(running.services)
         for task, number in (("returns", 1), ("returns", 2), ("clauses", 3)):
             one = Left(task=task, action=action("verdict", number=number))
             await left.actions.put(f"{task}:{number}", msgspec.to_builtins(one))
@@ -201,18 +201,18 @@ async def test_who_comes_too_late_with_an_action_tells_nothing_of_it(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        house, left = running.house, running.house.left
-        draft = house.audit.draft("system", "monitor.verdict", V1)
+        services, left = running.services, running.services.left
+        draft = services.audit.draft("system", "monitor.verdict", V1)
         for change in left.changes("returns", action("verdict"), draft):
             await change.shelf.put(change.name, change.value or {})
         [one] = await left.waiting()
         assert await left.finished(one, MESSAGES, "returns-0-0", b"{}", unaudited=False)
-        await house.redis.hdel(MESSAGES, "returns-0-0")
+        await services.redis.hdel(MESSAGES, "returns-0-0")
         assert not await left.finished(one, MESSAGES, "returns-0-0", b"{}", unaudited=False)
         assert await left.failed(one, "It came too late.") is None
-        assert await house.redis.hlen(MESSAGES) == 0
+        assert await services.redis.hlen(MESSAGES) == 0
         assert not await left.actions.all()
-        await Responding(house).carry_out()
+        await Responding(services).carry_out()
         [entry] = await audit_of(http, "monitor.verdict")
         assert "not_carried_out" not in (entry["after"] or {})
 
@@ -222,17 +222,17 @@ async def test_a_pause_is_taken_back_with_the_share_that_the_canary_had(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await step(http, "canary", version=V2, share=0.25)
-        out = Responding(running.house)
+        out = Responding(running.services)
         pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
         await out.move("returns", TaskHealth(actions=[pause]), 0, [pause])
-        alias, _ = await running.house.registry.alias("returns")
+        alias, _ = await running.services.registry.alias("returns")
         assert alias is not None
         assert alias.weights[V2] == 0.0
         undone = action(
             "undo", V2, 1, before={"share": 0.0}, after={"share": 0.25}, evidence={"undone": "pause_canary"}
         )
         await out.move("returns", TaskHealth(actions=[undone]), 1, [undone])
-        alias, _ = await running.house.registry.alias("returns")
+        alias, _ = await running.services.registry.alias("returns")
         assert alias is not None
         assert alias.weights[V2] == 0.25
 
@@ -242,12 +242,12 @@ async def test_a_canary_that_recovers_is_led_to_as_before_its_pause(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await step(http, "canary", version=V2, share=0.25)
-        out = Responding(running.house)
+        out = Responding(running.services)
         pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
         await out.move("returns", TaskHealth(actions=[pause]), 0, [pause])
         back = action("recover", V2, 1, before={"share": 0.0}, after={"share": 0.25})
         await out.move("returns", TaskHealth(actions=[pause, back]), 1, [back])
-        alias, _ = await running.house.registry.alias("returns")
+        alias, _ = await running.services.registry.alias("returns")
         assert alias is not None
         assert alias.weights == {V2: 0.25, V1: 0.75}
         [entry] = await audit_of(http, "monitor.recover")
@@ -259,6 +259,6 @@ async def test_a_canary_that_the_monitor_finds_degraded_is_not_promoted(
 ) -> None:
     async with run_gateway(configure()) as running:
         health = msgspec.convert({"versions": {V2: {"verdict": "degraded"}}}, TaskHealth)
-        await running.house.health.put("returns", health, 0)
-        assert await running.house.rollouts._is_degraded("returns", V2)
-        assert not await running.house.rollouts._is_degraded("returns", V1)
+        await running.services.health.put("returns", health, 0)
+        assert await running.services.rollouts._is_degraded("returns", V2)
+        assert not await running.services.rollouts._is_degraded("returns", V1)

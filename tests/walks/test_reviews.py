@@ -53,7 +53,7 @@ async def test_a_drawn_request_waits_with_its_texts_and_nothing_of_its_caller_bu
         assert (record["reviewed"], record["review_probability"]) == (True, 1.0)
         assert told["leased_until"] == pytest.approx(time.time() + 600, abs=60)
         assert (told["say"]["metric"], told["say"]["kind"]) == ("correct", "boolean")
-        raw = await gateway.house.redis.get(f"apprentice:review:{request_id}")
+        raw = await gateway.services.redis.get(f"apprentice:review:{request_id}")
         assert b"web shop" not in raw
         assert key.encode() not in raw
         assert outcomes(gateway) == {"drawn": 1, "given": 1}
@@ -72,10 +72,10 @@ async def test_an_answered_review_is_marked_as_one_paid_for_and_its_texts_are_go
             assert (await http.post("/v1/feedback", json=right)).status_code == 200
             none = await http.get(NEXT)
             metrics = (await http.get("/metrics")).text
-        ((_, entry),) = await gateway.house.redis.xrange(STREAM_KEY)
+        ((_, entry),) = await gateway.services.redis.xrange(STREAM_KEY)
         assert msgspec.json.decode(entry[b"feedback"], type=Feedback).reviewed
         assert (none.status_code, none.json()["error"]["code"]) == (404, "no_review")
-        assert not [key async for key in gateway.house.redis.scan_iter(f"apprentice:review*:{request_id}")]
+        assert not [key async for key in gateway.services.redis.scan_iter(f"apprentice:review*:{request_id}")]
         assert outcomes(gateway) == {"drawn": 1, "given": 1, "answered": 1}
         assert 'apprentice_review_cost_usd_total{task="returns"} 0.5' in metrics
         told = await counts(gateway)
@@ -91,11 +91,11 @@ async def test_what_is_judged_wrong_keeps_its_texts_for_who_retrains_the_version
         async with gateway.http() as http:
             wrong = (await http.get(NEXT)).json()["examples"][1]
             assert (await http.post("/v1/feedback", json=wrong)).status_code == 201
-        kept = await gateway.house.reviews.kept_on(request_id)
+        kept = await gateway.services.reviews.kept_on(request_id)
         assert kept is not None
         assert kept.messages == ASK["messages"]
-        assert 0 < await gateway.house.redis.ttl(f"apprentice:reviewed:{request_id}") <= 14 * 86_400
-        assert await gateway.house.reviews.task_of(request_id) is None
+        assert 0 < await gateway.services.redis.ttl(f"apprentice:reviewed:{request_id}") <= 14 * 86_400
+        assert await gateway.services.reviews.task_of(request_id) is None
 
 
 async def test_a_reviewer_who_thinks_better_of_it_has_still_reviewed_it(
@@ -109,12 +109,12 @@ async def test_a_reviewer_who_thinks_better_of_it_has_still_reviewed_it(
             right, wrong = (await http.get(NEXT)).json()["examples"]
             for giver, said in ((http, wrong), (http, right), (of_caller, wrong)):
                 assert (await giver.post("/v1/feedback", json=said)).status_code == 201
-        entries = await gateway.house.redis.xrange(STREAM_KEY)
+        entries = await gateway.services.redis.xrange(STREAM_KEY)
         said = [msgspec.json.decode(entry[b"feedback"], type=Feedback) for _, entry in entries]
         assert [(one.value, one.reviewed) for one in said] == [(False, True), (True, True), (False, False)]
         assert (await counts(gateway))["answered"] == 1
-        left = await gateway.house.redis.ttl(f"apprentice:answered:{request_id}")
-        assert 0 < left <= gateway.house.settings.records.retention_seconds
+        left = await gateway.services.redis.ttl(f"apprentice:answered:{request_id}")
+        assert 0 < left <= gateway.services.settings.records.retention_seconds
 
 
 async def test_feedback_of_callers_on_other_metrics_and_on_what_was_not_drawn_is_no_review(
@@ -136,7 +136,7 @@ async def test_feedback_of_callers_on_other_metrics_and_on_what_was_not_drawn_is
             ):
                 body = {"request_id": request_id, "metric": metric, "value": False}
                 assert (await judging.post("/v1/feedback", json=body)).status_code == 201
-        entries = await gateway.house.redis.xrange(STREAM_KEY)
+        entries = await gateway.services.redis.xrange(STREAM_KEY)
         assert not [1 for _, entry in entries if msgspec.json.decode(entry[b"feedback"], type=Feedback).reviewed]
         assert (await counts(gateway))["waiting"] == 1
 
@@ -146,7 +146,7 @@ async def test_a_lease_is_one_reviewers_until_its_time_is_over_and_the_oldest_go
 ) -> None:
     async with reviewing(configure, make_adapter, lease_seconds=60) as gateway:
         now = time.time()
-        gateway.house.reviews.now = lambda: now
+        gateway.services.reviews.now = lambda: now
         first = await ask(gateway)
         await until_settled(gateway, 1)
         now += 1
@@ -164,7 +164,7 @@ async def test_a_lease_is_one_reviewers_until_its_time_is_over_and_the_oldest_go
             now += 59
             assert await given(two) == second, "its lease was over, and nobody had taken it"
             now += 2
-            await gateway.house.reviews.answer("returns", second, keep_on=False, retention_seconds=60)
+            await gateway.services.reviews.answer("returns", second, keep_on=False, retention_seconds=60)
             assert await given(two) == first, "the time of the other lease was over"
             assert await given(one) is None
             assert outcomes(gateway)["given"] == 3
@@ -341,7 +341,7 @@ async def test_an_admin_deletes_texts_and_the_audit_says_how_many(
             assert (await http.get(NEXT)).status_code == 404
             late = await http.post("/v1/feedback", json={**given["examples"][0], "request_id": ids[2]})
             assert late.status_code == 201
-        assert not [key async for key in gateway.house.redis.scan_iter("apprentice:review*:*-*-*")]
+        assert not [key async for key in gateway.services.redis.scan_iter("apprentice:review*:*-*-*")]
         told = await entries(gateway, "review.delete")
         assert [(one["object"], one["before"]["request_id"]) for one in told] == [
             ("returns", ids[1]), ("returns", None), ("returns", None)

@@ -47,7 +47,7 @@ async def told(http: httpx.AsyncClient, answer: httpx.Response) -> Any:
 
 
 def fired(gateway: RunningGateway, rung: str, mode: str, version: str = "returns@v1") -> float:
-    return gateway.house.meters.rung_fired.cell("returns", version, rung, mode).value
+    return gateway.services.meters.rung_fired.cell("returns", version, rung, mode).value
 
 
 async def test_a_holdout_takes_its_share_of_sessions_to_general_with_the_label_and_the_probability(
@@ -55,7 +55,7 @@ async def test_a_holdout_takes_its_share_of_sessions_to_general_with_the_label_a
 ) -> None:
     rungs = {"holdout": {"mode": "enforce", "share": 0.3}}
     async with laddered(configure, make_adapter, rungs=rungs) as gateway, gateway.http() as http:
-        salt = gateway.house.snapshot.current.policy.aliases["returns"].salt
+        salt = gateway.services.snapshot.current.policy.aliases["returns"].salt
         held = 0
         for number in range(40):
             session = f"session {number}"
@@ -97,7 +97,7 @@ async def test_what_a_person_has_to_answer_is_refused_with_the_reason_and_is_not
         assert (known["record"]["outcome"], known["record"]["error_code"]) == ("refused", "needs_human")
         assert known["record"]["findings"][0]["fired"] is True
         assert "It was not sent to any engine: needs_human" in " ".join(known["explanation"])
-        assert gateway.house.meters.refusals.cell("needs_human").value == 1
+        assert gateway.services.meters.refusals.cell("needs_human").value == 1
         route = await ask(http, "/v1/route")
         assert (route.status_code, route.json()["error"]["code"]) == (422, "needs_human")
         assert (route.headers["x-apprentice-reason"], route.headers["x-should-retry"]) == ("holdout", "false")
@@ -156,7 +156,7 @@ async def test_past_the_cap_of_general_the_next_exit_applies_and_is_counted(
         known = await told(http, answer)
         assert known["record"]["exit_capped"] is True
         assert any("had sent as much to its exit as it may" in line for line in known["explanation"])
-        assert gateway.house.meters.exit_capped.cell("returns", "holdout").value == 2
+        assert gateway.services.meters.exit_capped.cell("returns", "holdout").value == 2
 
 
 async def test_a_rung_that_is_only_observed_changes_nothing_and_is_told_to_each_in_their_words(
@@ -193,7 +193,7 @@ async def test_route_takes_a_prompt_too_and_tells_exits_and_makes_nothing(
 ) -> None:
     exits = {"out_of_scope": ["standby", "needs_human"]}
     async with laddered(configure, make_adapter, exits=exits) as gateway, gateway.http() as http:
-        seen, records = len(small.requests), len(gateway.house.records)
+        seen, records = len(small.requests), len(gateway.services.records)
         answer = await http.post("/v1/route", json={"model": "returns", "prompt": PROMPT})
         assert answer.status_code == 200, answer.text
         route = answer.json()
@@ -205,9 +205,9 @@ async def test_route_takes_a_prompt_too_and_tells_exits_and_makes_nothing(
         assert not {"adapter", "canary", "pinned"} & set(route["exits"])
         pinned = (await ask(http, "/v1/route", model="general")).json()
         assert (pinned["task"], pinned["pool"], pinned["reason"], pinned["exits"]) == (None, "general", "pinned", {})
-        assert (len(small.requests), len(gateway.house.records)) == (seen, records)
-        assert all(not replica.in_flight for replica in gateway.house.fleet.replicas.values())
-        assert gateway.house.meters.route_asked.cell("adapter").value == 1
+        assert (len(small.requests), len(gateway.services.records)) == (seen, records)
+        assert all(not replica.in_flight for replica in gateway.services.fleet.replicas.values())
+        assert gateway.services.meters.route_asked.cell("adapter").value == 1
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gateway.app import build_app
-from gateway.settings import load_settings
+from gateway.configuration.settings import load_settings
 from tests.style.source import ROOT
 from tests.walks.gateway import RunningGateway
 
@@ -136,7 +136,7 @@ async def test_whatever_is_asked_by_whomever_the_answer_is_one_that_the_document
     asked, wrong = await asyncio.to_thread(ask_all, world)
     assert not wrong, "\n\n".join(wrong)
     assert asked >= 2 * len(OPERATIONS)
-    assert gateway.house.admission.in_flight == 0
+    assert gateway.services.admission.in_flight == 0
 
 
 async def test_a_method_that_an_address_does_not_take_is_told_with_those_that_it_takes(gateway: RunningGateway) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.duties.shadows import AT_ONCE_MAX
-from gateway.duties.trials import QUEUE_MAX
+from gateway.features.shadows.job import AT_ONCE_MAX
+from gateway.features.shadows.trials import QUEUE_MAX
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
 from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
@@ -170,7 +170,7 @@ async def test_arms_that_hang_keep_no_caller_waiting_and_what_can_not_be_held_is
         for _ in range(QUEUE_MAX):
             await ask(http)
         assert await metric(http, *DROPPED) == 0
-        assert running.house.trials.waiting == QUEUE_MAX
+        assert running.services.trials.waiting == QUEUE_MAX
         waiting = (await http.get("/metrics")).text
         assert f"apprentice_shadow_queue_length {QUEUE_MAX}" in waiting
         assert f"apprentice_shadow_queue_max {QUEUE_MAX}" in waiting
@@ -190,7 +190,7 @@ async def test_an_arm_is_not_asked_where_its_replica_has_no_room_beside_callers(
     pools = configuration["pools"]
     pools["general"]["replicas"][0]["in_flight_max"] = 2
     async with watching(configure, make_adapter, pools=pools) as (running, http):
-        held = running.house.fleet.replicas["general-0"].lease(time.monotonic(), "large")
+        held = running.services.fleet.replicas["general-0"].lease(time.monotonic(), "large")
         await ask(http)
 
         async def dropped() -> bool:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gateway.configuration.monitor import JudgeSettings
-from gateway.duties.judges import FAILURES_MAX, JUDGED_CHARACTERS_MAX, judge_digest
+from gateway.features.shadows.judges import FAILURES_MAX, JUDGED_CHARACTERS_MAX, judge_digest
 from monitoring.feedback import STREAM_KEY as FEEDBACK_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
@@ -53,7 +53,7 @@ async def told_of(running: RunningGateway) -> list[dict[str, Any]]:
     """The feedback as whoever reads the stream sees it, once there is any."""
 
     async def given() -> list[dict[str, Any]]:
-        rows = await running.house.redis.xrange(FEEDBACK_KEY)
+        rows = await running.services.redis.xrange(FEEDBACK_KEY)
         return [msgspec.json.decode(fields[b"feedback"]) for _, fields in rows]
 
     return list(await until(given))
@@ -321,7 +321,7 @@ async def test_another_model_or_another_prompt_is_another_judge_on_the_records(
         await ask(http)
         [shadow] = await arms(running)
         others = ({}, {"pool": "general"}, {"pool": "twin"}, {"pool": "judges"}, {"prompt": "You judge."})
-        told = [judge_digest(running.house, JudgeSettings(kind="model", **one)) for one in others]
+        told = [judge_digest(running.services, JudgeSettings(kind="model", **one)) for one in others]
         assert told[:3] == [shadow["pair"]["judge_digest"]] * 3
         assert len(set(told)) == 3
 
@@ -343,6 +343,6 @@ async def test_why_tells_of_a_judge_that_is_down(
         other.faults.add(Status(500))
         for _ in range(25):  # a few more than are needed, as pairs count less the older they are
             await ask(http)
-        await running.house.redis.delete("apprentice:duty:monitor")  # this gateway's from now on
+        await running.services.redis.delete("apprentice:duty:monitor")  # this gateway's from now on
         [said] = await until(silence)
         assert f"{V1} that the model in the pool judges was to judge, 100.0% got no word" in said

@@ -25,9 +25,9 @@ from gateway.app import build_app
 from gateway.callers import new_key
 from gateway.cli.sidecar import sidecar
 from gateway.cli.sidecar_app import build_sidecar
+from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
-from gateway.house import House
-from gateway.settings import Settings
+from gateway.services import Services
 from serving.adapters import pull
 from serving.adapters.artifact import digest_of, verify
 from serving.adapters.manifest import read_manifest
@@ -66,14 +66,14 @@ class Giving:
     """A gateway that gives its store's files: `asked` are the files it was asked for, `go` lets its answers out."""
 
     url: str
-    house: House
+    services: Services
     keys: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def store(self) -> Store:
-        return self.house.store
+        return self.services.store
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ async def gateway(configure: Configure) -> AsyncIterator[Giving]:
         await app(scope, receive, send)
 
     async with served(counted) as url:
-        giving = Giving(url, app.state.house, keys)
+        giving = Giving(url, app.state.services, keys)
         giving.go.set()
         async with httpx.AsyncClient(headers={"authorization": f"Bearer {keys['admin']}"}) as http:
             for role in ("caller", "operator", "sidecar"):
@@ -102,7 +102,7 @@ async def gateway(configure: Configure) -> AsyncIterator[Giving]:
 def digest(gateway: Giving, tmp_path: Path) -> str:
     """The digest of an adapter that the gateway's store holds."""
     source = write_adapter(tmp_path / "adapter", seed=1)
-    artifact = verify(source, gateway.house.bases["small"])
+    artifact = verify(source, gateway.services.bases["small"])
     gateway.store.put(source, artifact)
     return artifact.digest
 

@@ -19,7 +19,7 @@ from serving.adapters import placer, reconcile, registry
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.placement import Placement, by_place, placement_from
 from serving.adapters.registry import Registry, RegistryError
-from serving.shelf import Mirror, Shelf
+from serving.object_store import Mirror, Shelf
 from tests.fakes.engine import FakeEngine, adapter_digest
 from tests.fakes.faults import Lost, Status
 from tests.walks.swap_trace import Trace, read_trace, replay

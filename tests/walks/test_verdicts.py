@@ -77,10 +77,10 @@ async def test_a_record_that_can_not_be_read_is_passed_over_and_the_canary_is_ju
     async with two_versions(configure, make_adapter) as (running, http):
         small.faults.add(Status(500), model=V2)
         await step(http, "canary", version=V2, share=0.5, plan=STRICT)
-        await running.house.redis.xadd(STREAM_KEY, {"record": b'{"id": 5, "task": "returns"}'})
-        await running.house.redis.xadd(STREAM_KEY, {"no": "record"})
+        await running.services.redis.xadd(STREAM_KEY, {"record": b'{"id": 5, "task": "returns"}'})
+        await running.services.redis.xadd(STREAM_KEY, {"no": "record"})
         await rolled_back(http, await asked_until_it_ends(http), "error")
-        summary = await running.house.health.told()
+        summary = await running.services.health.told()
         assert summary is not None
         assert summary.unreadable == 2
 
@@ -128,14 +128,14 @@ async def test_a_canary_that_can_not_be_judged_keeps_no_other_waiting(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     async with two_versions(configure, make_adapter, tasks={"alarms": {}, "returns": {}}) as (running, http):
-        await running.house.registry.canary("returns", V2, 0.5, "a newer release", {"its": "plan"})
+        await running.services.registry.canary("returns", V2, 0.5, "a newer release", {"its": "plan"})
         for number in (3, 4):
             await running.place(of_task("alarms", make_adapter(number)), task="alarms", alias=number == 3)
         small.faults.add(Status(500), model="alarms@v2")
         body = {"version": "alarms@v2", "share": 0.5, "plan": STRICT}
         assert (await http.post("/admin/v1/aliases/alarms/canary", json=body)).status_code == 200
         async with asyncio.timeout(SECONDS_MAX):
-            while "alarms@v2" in running.house.snapshot.current.policy.aliases["alarms"].weights:
+            while "alarms@v2" in running.services.snapshot.current.policy.aliases["alarms"].weights:
                 await ask(http, uuid.uuid4().hex, model="alarms")
         assert (await states(http))["alarms@v2"] == "quarantined"
 
@@ -240,7 +240,7 @@ async def test_requests_that_name_the_canary_or_follow_a_rule_are_no_evidence(
             body = {"request_id": answer.headers["x-request-id"], "metric": "correct", "value": False}
             await record_of(http, answer)
             assert (await http.post("/v1/feedback", json=body)).status_code == 201
-        await until(lambda: running.house.redis.xlen("apprentice:feedback"))
+        await until(lambda: running.services.redis.xlen("apprentice:feedback"))
         evidence = await judged_by_now(http)
         assert (evidence["canary_requests"], evidence["signals"]["feedback"]["waiting"]) == (0, 0)
 
@@ -274,11 +274,11 @@ async def test_a_canary_without_a_plan_is_never_moved_by_itself(
         before = await alias(http)
         for number in range(60):
             await ask(http, f"session {number}")
-        await until(lambda: as_many(running.house.redis.xrange(STREAM_KEY), 60))
+        await until(lambda: as_many(running.services.redis.xrange(STREAM_KEY), 60))
         asked_at = time.time()
 
         async def judged_all() -> bool:
-            summary = await running.house.health.told()
+            summary = await running.services.health.told()
             return summary is not None and summary.at > asked_at
 
         await until(judged_all)
@@ -346,7 +346,7 @@ async def test_a_second_gateway_goes_on_with_the_judgement_where_a_killed_one_st
             entry = await rolled_back(http, await asked_until_it_ends(http), "error")
             told = entry["evidence"]["signals"]["error"]
             assert told["pairs"] > evidence["signals"]["error"]["pairs"]
-            records = await second.house.redis.xlen(STREAM_KEY)
+            records = await second.services.redis.xlen(STREAM_KEY)
             seen = entry["evidence"]["canary_requests"] + entry["evidence"]["active_requests"]
             assert 20 < seen <= records
             assert len(small.requests) > asked

@@ -119,7 +119,7 @@ async def placement_state(gateway: RunningGateway, version: str, replica: str) -
 
 def pool(gateway: RunningGateway) -> list[Replica]:
     """The two replicas, as this gateway knows them."""
-    return gateway.house.fleet.in_pool("small")
+    return gateway.services.fleet.in_pool("small")
 
 
 async def go_down(gateway: RunningGateway, engine: FakeEngine) -> None:

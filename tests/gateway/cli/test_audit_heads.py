@@ -12,14 +12,14 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.app import open_house
+from gateway.admin.audit_heads import Head, line_of, signed
+from gateway.app import open_services
+from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
-from gateway.settings import Settings
-from gateway.state.audit_heads import Head, line_of, signed
 from monitoring.audit import STREAM
 from serving.adapters.signature import new_key, public_key
 from tests.gateway.cli.conftest import Command, command_for, ok
-from tests.gateway.duties.test_webhooks import Receiver, receiver
+from tests.gateway.features.quality.test_webhooks import Receiver, receiver
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import until
@@ -46,7 +46,7 @@ class World:
         async with self.running.http() as http:
             answer = await http.put(f"/admin/v1/overrides/{name}", json={"action": "general"})
             assert answer.status_code == 200, answer.text
-        return (await self.running.house.audit.read(limit=1000))[-1].number
+        return (await self.running.services.audit.read(limit=1000))[-1].number
 
     async def filed(self, number: int) -> None:
         """Wait for the head of this entry in the file."""
@@ -98,10 +98,10 @@ async def _cut_off(world: World, redis: Redis) -> str:
 
 
 async def _replace(world: World, redis: Redis) -> str:
-    count = (await world.running.house.audit.read(limit=1000))[-1].number
+    count = (await world.running.services.audit.read(limit=1000))[-1].number
     await redis.delete(STREAM)
     for _ in range(count):
-        await world.running.house.audit.append("ada", "override.set", "a")
+        await world.running.services.audit.append("ada", "override.set", "a")
     return "the audit was replaced"
 
 
@@ -154,5 +154,5 @@ async def test_a_key_that_can_not_sign_is_told_at_the_start(configure: Configure
     for path in (key, tmp_path / "missing.pem"):
         audit = {"head_key_file": path, "head_file": tmp_path / "heads.jsonl"}
         with pytest.raises(SettingsError, match="head_key_file"):
-            async with open_house(Settings(**configure(audit=audit))):
+            async with open_services(Settings(**configure(audit=audit))):
                 pass

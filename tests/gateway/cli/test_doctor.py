@@ -18,7 +18,7 @@ from gateway.state.fitted import FittedStore
 from router.confidence import Calibration, ConfidenceModel
 from serving.adapters.entries import AliasEntry
 from serving.launch.engine_venv import kind_of_engine
-from serving.shelf import Shelf
+from serving.object_store import Shelf
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.fakes.valkey import APPENDS, valkey

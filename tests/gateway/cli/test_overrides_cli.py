@@ -28,7 +28,7 @@ def rows(out: str) -> list[list[str]]:
 async def test_a_rule_is_tried_set_listed_and_deleted(gateway: RunningGateway, apprentice: Command) -> None:
     assert await ask(gateway) == "adapter"
     async with asyncio.timeout(10):
-        while not await gateway.house.redis.xlen("apprentice:records"):
+        while not await gateway.services.redis.xlen("apprentice:records"):
             await asyncio.sleep(0.01)
     rule = ("vases", "--action", "general", "--task", "returns", "--contains", "VASE")
     for words in (("try", *rule), ("set", *rule, "--dry-run")):

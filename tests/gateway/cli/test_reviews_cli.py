@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from monitoring.degradation.verdicts.health import TaskHealth, VersionHealth
+from monitoring.quality.verdicts.health import TaskHealth, VersionHealth
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, ok
 from tests.walks.conftest import Configure, MakeAdapter
@@ -31,8 +31,8 @@ async def gateway(
     small.answers["returns@v1"] = "No.\nIt is cracked."
     async with run_gateway(configure(tasks=tasks)) as running:
         await running.place(make_adapter(1))
-        await running.house.health.put("returns", TaskHealth(review_share=1.0), 0)
-        await running.house.snapshot.refresh()
+        await running.services.health.put("returns", TaskHealth(review_share=1.0), 0)
+        await running.services.snapshot.refresh()
         yield running
 
 
@@ -46,7 +46,7 @@ async def drawn(gateway: RunningGateway) -> str:
     async with gateway.http() as http:
         request_id: str = (await http.post("/v1/chat/completions", json=ASK)).headers["x-request-id"]
     async with asyncio.timeout(10):
-        while await gateway.house.reviews.task_of(request_id) is None:
+        while await gateway.services.reviews.task_of(request_id) is None:
             await asyncio.sleep(0.005)
     return request_id
 
@@ -101,15 +101,15 @@ async def test_a_second_answer_says_that_the_first_one_stands(gateway: RunningGa
 async def test_a_budget_that_nothing_raises_is_not_called_raised(
     gateway: RunningGateway, apprentice: Command, suspect: int, raised: bool
 ) -> None:
-    house = gateway.house
-    reviews = house.settings.tasks["returns"].monitor.reviews.model_copy(update={"per_week_suspect": suspect})
-    monitor = house.settings.tasks["returns"].monitor.model_copy(update={"reviews": reviews})
-    task = house.settings.tasks["returns"].model_copy(update={"monitor": monitor})
-    house.settings.tasks["returns"] = task
-    _, generation = await house.health.of("returns")
+    services = gateway.services
+    reviews = services.settings.tasks["returns"].monitor.reviews.model_copy(update={"per_week_suspect": suspect})
+    monitor = services.settings.tasks["returns"].monitor.model_copy(update={"reviews": reviews})
+    task = services.settings.tasks["returns"].model_copy(update={"monitor": monitor})
+    services.settings.tasks["returns"] = task
+    _, generation = await services.health.of("returns")
     suspected = TaskHealth(versions={"returns@v1": VersionHealth(verdict="suspect")})
-    await house.health.put("returns", suspected, generation)
-    await house.snapshot.refresh()
+    await services.health.put("returns", suspected, generation)
+    await services.snapshot.refresh()
     said = await ok(apprentice, "reviews", "list")
     assert ("(raised)" in said.out) == raised
     assert (await ok(apprentice, "reviews", "list", "--json")).json["reviews"][0]["raised"] == raised

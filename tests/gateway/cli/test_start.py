@@ -16,7 +16,7 @@ SERVERS_OWN = (
     "numpy",
     "aiohttp",
     "gateway.app",
-    "gateway.settings",
+    "gateway.configuration.settings",
 )
 ASKS = f"""
 import sys

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from serving.shelf import Shelf
+from serving.object_store import Shelf
 from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, ok, served_by
@@ -495,7 +495,7 @@ async def test_a_share_raised_in_a_file_keeps_when_its_canary_began_and_its_sess
     await gateway.place(make_adapter(2), alias=False)
     path = tmp_path / "state.json"
     await ok(apprentice, "adapters", "canary", "returns@v2", "--share", "0.25", "--auto")
-    began, _ = await gateway.house.registry.alias("returns")
+    began, _ = await gateway.services.registry.alias("returns")
     await exported(apprentice, path)
 
     def raised(state: Any) -> None:
@@ -504,7 +504,7 @@ async def test_a_share_raised_in_a_file_keeps_when_its_canary_began_and_its_sess
         entry["rollout"]["share"] = 0.5
 
     await ok(apprentice, "state", "apply", edit(path, raised))
-    now, _ = await gateway.house.registry.alias("returns")
+    now, _ = await gateway.services.registry.alias("returns")
     assert began is not None
     assert now is not None
     assert began.rollout is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from gateway.settings import Settings
+from gateway.configuration.settings import Settings
 from tests.fakes.engine import FakeEngine
 from tests.fakes.valkey import valkey
 from tests.gateway.cli.conftest import Command, command_for, run
@@ -160,7 +160,7 @@ async def test_an_alias_gets_a_salt_and_names_no_version_that_there_is_not(
     said = await refused(apprentice, "state", "apply", str(path), code="state_conflict")
     assert "returns@v9: the alias returns of the file has it among `previous`, and there is no such version" in said
     await ok(apprentice, "state", "apply", edit(path, lambda s: value_of(s, "aliases", "returns").update(previous=[])))
-    alias, _ = await gateway.house.registry.alias("returns")
+    alias, _ = await gateway.services.registry.alias("returns")
     assert alias is not None
     assert alias.salt
 
@@ -188,7 +188,7 @@ async def test_a_signed_version_is_restored_where_adapters_must_be_signed_and_ot
         apprentice = command_for(running)
         words = ("state", "apply", str(file), "--adapters", str(folder))
         assert "the file has no signature of it" in await refused(apprentice, *words, code="state_conflict")
-        settings: Settings = running.house.settings
+        settings: Settings = running.services.settings
         assert not [path for path in settings.store.iterdir() if len(path.name) == 64]
         await ok(apprentice, "adapters", "push", str(adapter), "--sign", str(key), "--signer", "team")
         await ok(apprentice, "adapters", "stage", "returns@v1")

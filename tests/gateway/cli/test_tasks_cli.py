@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.degradation.verdicts.health import StreamReport
-from monitoring.degradation.verdicts.retraining import Retraining
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
-from serving.shelf import change_together
+from monitoring.quality.verdicts.health import StreamReport
+from monitoring.quality.verdicts.retraining import Retraining
+from serving.object_store import change_together
 from tests.gateway.cli.conftest import Command, ok
 from tests.walks.gateway import RunningGateway
 from tests.walks.test_health import SHIFT, become, judged, sent
@@ -71,12 +71,12 @@ async def test_release_closes_the_request_to_train_that_the_pin_opened(
 ) -> None:
     pin = ("tasks", "pin", "returns", "returns@v1", "--verdict", "degraded", "--reason", "The season.")
     await ok(apprentice, *pin)
-    store = gateway.house.retraining
+    store = gateway.services.retraining
     for name, action in (("by-the-pin", "19d5f0a1-0"), ("by-a-person", None)):
         one = Retraining(
             id=name, task="returns", version="returns@v1", opened_at=time.time() + 1, by="x", because="x", action=action
         )
-        await change_together(gateway.house.redis, [store.change(one)])
+        await change_together(gateway.services.redis, [store.change(one)])
     await ok(apprentice, "tasks", "release", "returns", "returns@v1")
     states = {one.id: one.state for one in await store.all()}
     assert (states["by-the-pin"], states["by-a-person"]) == ("closed", "open")

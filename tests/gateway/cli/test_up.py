@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.cli.local_house import (
+from gateway.cli.local_product import (
     how_to_use,
     keep_secret,
     kept_key,
@@ -27,7 +27,7 @@ from gateway.cli.local_house import (
     plan_engines,
     see_that_it_is_free,
 )
-from gateway.settings import load_settings
+from gateway.configuration.settings import load_settings
 from serving.launch import demo_model, engine_venv
 from serving.launch.errors import LaunchError
 from tests.fakes.adapters import ALL_LINEAR, BASE_CONFIG, write_adapter, write_base

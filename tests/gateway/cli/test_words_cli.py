@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from gateway.admin.fleet import in_order
 from gateway.cli.main import app
-from monitoring.degradation.verdicts.rollout import Plan
+from monitoring.quality.verdicts.rollout import Plan
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, in_a_process, run
 from tests.walks.conftest import MakeAdapter

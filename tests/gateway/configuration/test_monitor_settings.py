@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.test_settings import POOL, loaded, said
+from tests.gateway.configuration.test_settings import POOL, loaded, said
 
 METRICS = {
     "correct": {"kind": "boolean"},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import SettingsError
-from tests.gateway.test_settings import LEAST, loaded, said, with_pool
+from tests.gateway.configuration.test_settings import LEAST, loaded, said, with_pool
 
 
 def engine(url: str = "https://api.example.com/openai/v1", **changes: Any) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.configuration.deployment import deployed_of
+from gateway.deployment import deployed_of
 from router.rungs import Rung
-from tests.gateway.test_settings import POOL, loaded, said
+from tests.gateway.configuration.test_settings import POOL, loaded, said
 
 
 def with_task(name: str = "returns", **task: Any) -> dict[str, Any]:

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.asked.request_body import RequestBody, read_body
 from gateway.callers import Caller, CallerLimits
+from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
+from gateway.formats.request_body import RequestBody, read_body
 from gateway.limits.limits import NANOS, Bound, Limits, bound_of
-from gateway.limits.slices import Slice
-from gateway.settings import LimitSettings
+from gateway.limits.quotas import Slice
 from monitoring.cost import Price
 from monitoring.metrics import Meters
 from monitoring.records import AttemptRecord, Record
@@ -40,22 +40,22 @@ def record(**fields: Any) -> Record:
 
 async def with_slices(limits: CallerLimits | None) -> tuple[Limits, Caller, list[Slice]]:
     """Limits of a gateway that holds all of the key's limits; Redis is not asked."""
-    house = Limits(Redis(), "one", BOUNDS, Meters(), LimitSettings())
+    services = Limits(Redis(), "one", BOUNDS, Meters(), LimitSettings())
     caller = Caller("abcdefghijkl", "shop", "caller", "", frozenset({"*"}), None, limits)
     held = []
     for name, value in limits.items() if limits else ():
         unit = NANOS if name.startswith("usd") else 1
-        allowance = house.slices.allowance(f"key:{caller.public}", name, "month", round(value * unit))
+        allowance = services.slices.allowance(f"key:{caller.public}", name, "month", round(value * unit))
         now = time.monotonic()
         allowance.now = Slice(1, now, now + 3600)
         allowance.now.held = allowance.limit
         held.append(allowance.now)
-    return house, caller, held
+    return services, caller, held
 
 
 async def test_an_estimate_is_reserved_and_the_truth_is_taken_once() -> None:
-    house, caller, held = await with_slices(ALL)
-    hold = await house.take(caller, body(max_tokens=50), 300)
+    services, caller, held = await with_slices(ALL)
+    hold = await services.take(caller, body(max_tokens=50), 300)
     assert hold is not None
     cost = 101 * 1000 + 50 * 2000 + 1
     assert [one.reserved for one in held] == [1, 101 + 50, cost, cost]
@@ -67,10 +67,10 @@ async def test_an_estimate_is_reserved_and_the_truth_is_taken_once() -> None:
 
 
 async def test_what_engines_took_for_answers_that_were_rejected_counts_too() -> None:
-    house, caller, held = await with_slices(ALL)
+    services, caller, held = await with_slices(ALL)
     rejected_alone = {"wasted_tokens": 30, "wasted_usd": 2e-6}
     for more, tokens in (({"prompt_tokens": 40, "completion_tokens": 12}, 82), ({}, 112)):
-        hold = await house.take(caller, body(max_tokens=50), 300)
+        hold = await services.take(caller, body(max_tokens=50), 300)
         assert hold is not None
         hold.settle(record(**more, **rejected_alone))
         assert held[1].used == tokens
@@ -78,36 +78,36 @@ async def test_what_engines_took_for_answers_that_were_rejected_counts_too() -> 
 
 
 async def test_a_request_that_asks_no_engine_takes_a_request_alone_however_little_is_left_of_the_rest() -> None:
-    house, caller, held = await with_slices(ALL)
+    services, caller, held = await with_slices(ALL)
     for one in held[1:]:
         one.used = one.held + 5
     spent = [one.used for one in held[1:]]
-    async with house.spending(caller) as headers:
+    async with services.spending(caller) as headers:
         assert headers["x-ratelimit-limit-requests"] == "100"
         assert [one.reserved for one in held] == [1, 0, 0, 0]
     assert [(one.reserved, one.used) for one in held] == [(0, 1), *((0, each) for each in spent)]
-    async with house.spending(Caller("c", "c", "caller", "", frozenset({"*"}))) as headers:
+    async with services.spending(Caller("c", "c", "caller", "", frozenset({"*"}))) as headers:
         assert headers == {}
 
 
 async def test_entries_are_spent_together_whatever_becomes_of_them() -> None:
-    house, caller, held = await with_slices(ALL)
+    services, caller, held = await with_slices(ALL)
     with pytest.raises(Problem) as raised:
-        async with house.spending(caller, 7):
+        async with services.spending(caller, 7):
             raise Problem("request_not_found", "x")
     assert dict(raised.value.told)[b"x-ratelimit-limit-requests"] == b"100"
     assert [(one.reserved, one.used) for one in held] == [(0, 7), (0, 0), (0, 0), (0, 0)]
 
 
 async def test_without_max_tokens_what_the_task_allows_is_reserved_for_each_answer() -> None:
-    house, caller, held = await with_slices(CallerLimits(tokens_per_minute=100_000))
-    assert await house.take(caller, body(n=3), 30)
+    services, caller, held = await with_slices(CallerLimits(tokens_per_minute=100_000))
+    assert await services.take(caller, body(n=3), 30)
     assert held[0].reserved == 11 + 3 * 4096
 
 
 async def test_a_request_that_may_need_more_than_the_limit_has_to_find_all_of_it() -> None:
-    house, caller, held = await with_slices(CallerLimits(tokens_per_minute=1000))
-    hold = await house.take(caller, body(), 30)
+    services, caller, held = await with_slices(CallerLimits(tokens_per_minute=1000))
+    hold = await services.take(caller, body(), 30)
     assert hold is not None
     assert held[0].free == 0
     hold.settle(record(prompt_tokens=5, completion_tokens=5))
@@ -119,17 +119,17 @@ async def test_a_request_that_may_need_more_than_the_limit_has_to_find_all_of_it
     [({}, 0), ({"completion_tokens": 7}, 101 + 7), ({"prompt_tokens": 5, "completion_tokens": 7}, 12)],
 )
 async def test_of_a_prompt_that_no_engine_has_counted_the_estimate_counts(known: dict[str, int], tokens: int) -> None:
-    house, caller, held = await with_slices(CallerLimits(tokens_per_minute=10_000))
-    hold = await house.take(caller, body(max_tokens=50), 300)
+    services, caller, held = await with_slices(CallerLimits(tokens_per_minute=10_000))
+    hold = await services.take(caller, body(max_tokens=50), 300)
     assert hold is not None
     hold.settle(record(**known))
     assert (held[0].reserved, held[0].used) == (0, tokens)
 
 
 async def test_a_key_without_limits_takes_nothing() -> None:
-    house, caller, _ = await with_slices(None)
-    assert await house.take(caller, body(), 30) is None
-    assert await house.usage(caller) == {}
+    services, caller, _ = await with_slices(None)
+    assert await services.take(caller, body(), 30) is None
+    assert await services.usage(caller) == {}
 
 
 def test_the_dearest_price_counts_and_an_unknown_one_does_not() -> None:
@@ -156,8 +156,8 @@ def cut_off(fault: str | None, **fields: Any) -> Record:
 async def test_who_hangs_up_on_an_engine_has_spent_the_prompt_and_what_may_have_been_made(
     told: Record, completion: int
 ) -> None:
-    house, caller, held = await with_slices(ALL)
-    hold = await house.take(caller, body(max_tokens=50), 300)
+    services, caller, held = await with_slices(ALL)
+    hold = await services.take(caller, body(max_tokens=50), 300)
     assert hold is not None
     hold.settle(told, Price(1.0, 2.0))
     nanos = 101 * 1000 + completion * 2000
@@ -177,8 +177,8 @@ async def test_who_hangs_up_on_an_engine_has_spent_the_prompt_and_what_may_have_
 async def test_what_no_engine_was_at_work_on_or_is_known_anyway_is_not_estimated(
     told: Record, price: Price | None, tokens: int, nanos: int
 ) -> None:
-    house, caller, held = await with_slices(ALL)
-    hold = await house.take(caller, body(max_tokens=50), 300)
+    services, caller, held = await with_slices(ALL)
+    hold = await services.take(caller, body(max_tokens=50), 300)
     assert hold is not None
     hold.settle(told, price)
     assert [one.used for one in held] == [1, tokens, nanos, nanos]

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from gateway.answers.relay import choice_headers
-from gateway.door.wire import Deadline, HungUp
 from gateway.errors import Problem
-from gateway.ledger import Ledger, trace_of
+from gateway.path.ledger import Ledger, trace_of
+from gateway.path.relay import choice_headers
 from gateway.server.budget import BodyBudget
 from gateway.server.exchange import HEADER_CHARACTERS_MAX, Exchange
+from gateway.server.wire import Deadline, HungUp
 from monitoring.ids import RequestIds
 from monitoring.records import AttemptRecord, Record
 

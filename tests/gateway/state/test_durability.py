@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from gateway.errors import StateError
 from gateway.state.durability import MARK_KEY, SYNC_BEGUN_SECONDS, Durability, NotSettled, look_at
-from gateway.state.state import Lives, open_state
+from gateway.state.redis import Lives, open_state
 from tests.fakes.valkey import APPENDS, Valkey, free_port, valkey
 
 

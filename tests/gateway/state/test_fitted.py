@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.state.drafts import AuditedStep
+from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, Waiting
+from gateway.state.audited_step import AuditedStep
 from gateway.state.fitted import FittedError, FittedStore, Fitting
-from gateway.state.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, Waiting
 from gateway.state.snapshot import Deployed, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence import NAMES, Calibration, ConfidenceModel
@@ -18,7 +18,7 @@ from router.packing import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.entries import Version
 from serving.adapters.registry import Registry
-from serving.shelf import GENERATION_KEY, Shelf
+from serving.object_store import GENERATION_KEY, Shelf
 from tests.walks.coverage_world import model_of
 
 V1 = "returns@v1"

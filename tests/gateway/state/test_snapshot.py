@@ -12,7 +12,7 @@ from router.policy import AttemptLimits, Shift, TaskPolicy
 from serving.adapters.entries import AliasEntry, Rollout, Version
 from serving.adapters.placement import Placement
 from serving.adapters.registry import Registry
-from serving.shelf import Shelf, Stale, Unreadable
+from serving.object_store import Shelf, Stale, Unreadable
 
 TASK = "returns"
 V1, V2 = f"{TASK}@v1", f"{TASK}@v2"

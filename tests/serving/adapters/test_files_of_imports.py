@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.asked.prompts import read_sample
+from gateway.features.fitting.prompts import read_sample
 from serving.adapters.manifest import ManifestError, read_manifest
 from serving.adapters.signature import SignatureError, read_signature
 

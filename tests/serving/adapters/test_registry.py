@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from serving.adapters.artifact import Artifact
 from serving.adapters.manifest import from_json
 from serving.adapters.registry import Registry
-from serving.shelf import Change, Shelf, Stale
+from serving.object_store import Change, Shelf, Stale
 
 ARTIFACT = Artifact("sha256:" + "a" * 64, 4, 8.0, ("q_proj",), "F32", 100, "sha256:" + "b" * 64)
 MANIFEST = from_json({"task": "returns", "blueprint": {"system": "Decide."}})

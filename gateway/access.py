@@ -1,0 +1,143 @@
+"""What every admin endpoint is made of: who may, what a body is, what the state does not allow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from redis.exceptions import RedisError
+
+from gateway.callers import Caller, Role, identify, require
+from gateway.endpoints import caller_of, services_of
+from gateway.errors import Problem
+from gateway.services import Services
+from gateway.state.snapshot import Snapshot
+from serving.adapters.registry import RegistryError
+from serving.object_store import Stale
+
+OBJECTS_MAX = 1000
+TASKS_TOLD_MAX = 10
+"""Tasks that are named to who asks for one that is not there; the others are counted."""
+READ_SECONDS_MAX = 2.0
+"""Longest wait for the state; then what was read last is told."""
+Short = Annotated[str, Field(max_length=256)]
+Moment = Annotated[float, Field(gt=0, lt=253_402_300_800, allow_inf_nan=False)]
+"""Unix seconds, before the year 10000."""
+
+
+def unix_seconds(value: Any) -> Any:
+    """The Unix seconds of a date or a time in ISO 8601, which without a zone is one of UTC; a number stays.
+
+    Raises ValueError for a text that is none, and for true and false, which would be taken for 1 and 0.
+    """
+    if isinstance(value, bool):
+        raise ValueError("it must be a number or a date, not true or false")
+    if not isinstance(value, str):
+        return value
+    try:
+        found = datetime.fromisoformat(value)
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError("it must be a date or a time as in 2026-12-01 or 2026-12-01T09:30:00Z") from None
+
+
+def not_blank(text: str) -> str:
+    """Raises ValueError for a text of blanks alone, which says nothing to who looks later."""
+    if not text.strip():
+        raise ValueError("it is blank: say it in words")
+    return text
+
+
+When = Annotated[
+    Moment,
+    BeforeValidator(unix_seconds),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "maxLength": 64}]}),
+]
+"""Unix seconds, which may be said as a date or a time."""
+
+
+def admin_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+    """The caller, if it is an admin. Raises Problem (401, 403; 400 for an address that says what is not known)."""
+    return _asked_rightly(request, require(caller, "admin"))
+
+
+def operator_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+    """The caller, if it is an operator or an admin. Raises Problem as `admin_of` does."""
+    return _asked_rightly(request, require(caller, "operator", "admin"))
+
+
+def sidecar_of(request: Request, authorization: Annotated[str | None, Header()] = None) -> Caller:
+    """The caller, if it is a sidecar, an operator or an admin. Raises Problem as `admin_of` does."""
+    callers = services_of(request).snapshot.current.callers
+    caller = identify(callers, authorization, time.time(), admits_sidecars=True)
+    return _asked_rightly(request, require(caller, "sidecar", "operator", "admin"))
+
+
+def _asked_rightly(request: Request, caller: Caller) -> Caller:
+    """The caller, if the address's query has nothing that the endpoint does not know. Raises Problem (400)."""
+    if not request.query_params:
+        return caller
+    route: APIRoute = request.scope["route"]
+    known = [field.alias for field in route.dependant.query_params]
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        named = ", ".join(name[:80] for name in dict.fromkeys(unknown))
+        raise Problem("unknown_parameter", f"The address has no parameter {named[:400]}: {takes}.", unknown[0][:80])
+    return caller
+
+
+Admin = Annotated[Caller, Depends(admin_of)]
+Operator = Annotated[Caller, Depends(operator_of)]
+Sidecar = Annotated[Caller, Depends(sidecar_of)]
+ROLES_OF: Mapping[Callable[..., Caller], tuple[Role, ...]] = MappingProxyType(
+    {admin_of: ("admin",), operator_of: ("operator", "admin"), sidecar_of: ("sidecar", "operator", "admin")}
+)
+"""Who may, by what an endpoint depends on; for the document."""
+
+
+class Body(BaseModel):
+    """A body of an admin call. Unknown fields are errors, and so are values of another type, such as "5" for 5."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def known_task(services: Services, task: str, *, param: str | None = "task", of: str | None = None) -> str:
+    """The task. Raises Problem (404), with the tasks that there are, where the configuration has no such one; `of` is
+    what is of that task, and goes before."""
+    if task in services.settings.tasks:
+        return task
+    names = sorted(services.settings.tasks)
+    more = len(names) - TASKS_TOLD_MAX
+    there = ", ".join(names[:TASKS_TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
+    text = f"The configuration has no task {task[:80]!r}. It has {there or 'none'}."
+    raise Problem("not_found", text if of is None else f"{of}: {text}", param)
+
+
+async def seen(services: Services) -> tuple[Snapshot, bool]:
+    """The state as it is now, or as it was last read where Redis can't be reached (True)."""
+    try:
+        async with asyncio.timeout(READ_SECONDS_MAX):
+            return await services.snapshot.refresh(), False
+    except (RedisError, OSError):
+        return services.snapshot.current, True
+
+
+class conflicts:  # noqa: N801 - reads as a verb where it is used
+    """Translate what the state does not allow into a 409."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Stale):
+            raise Problem("stale_generation", str(error)) from error
+        if isinstance(error, RegistryError):
+            raise Problem("state_conflict", str(error)) from error

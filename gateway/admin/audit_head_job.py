@@ -1,0 +1,108 @@
+"""One gateway's duty: the audit's head is signed, and written to a file and a webhook outside Redis, at an interval."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+import httpx
+from redis.exceptions import RedisError
+
+from gateway.admin.audit_heads import Head, line_of, signed
+from gateway.background.lease import DutyLease
+from gateway.configuration.sections import AuditSettings
+from gateway.errors import SettingsError
+from gateway.services import Services
+from gateway.state.redis import redis_time
+from serving.adapters.signature import SignatureError
+
+log = logging.getLogger(__name__)
+TIMEOUT_SECONDS = 5.0
+
+
+async def keep_audit_head(services: Services) -> None:
+    """Write the head wherever the settings say, while this gateway has the lease. Runs until cancelled.
+
+    Raises RedisError.
+    """
+    settings = services.settings.audit
+    if settings.head_key_file is None:
+        await asyncio.Event().wait()  # there is nothing to do; a change needs a restart
+    lease, work = DutyLease(services.redis, "audit_head", services.name), AuditHeads(services)
+    try:
+        while True:
+            await lease.do(work.step)
+            await asyncio.sleep(settings.head_interval_seconds)
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+class AuditHeads:
+    """Writes heads. Each place gets those that are newer than the last one that it took."""
+
+    def __init__(self, services: Services) -> None:
+        self._house = services
+        self._settings = services.settings.audit
+        self._filed = 0
+        self._posted = 0
+
+    async def step(self) -> None:
+        """Write the head of now to each place that has not got it. What fails is logged, and tried at the next step.
+
+        Raises RedisError, and SettingsError where the key can't be used.
+        """
+        newest = [entry async for entry in self._house.audit.newest(1)]
+        if not newest or self._filed == self._posted == newest[0].number:
+            return
+        entry, settings = newest[0], self._settings
+        head = Head(number=entry.number, digest=entry.digest, at=await redis_time(self._house.redis))
+        line = line_of(signed(head, await asyncio.to_thread(key_of, settings)))
+        if settings.head_file is None or self._filed == entry.number or await self._file(settings.head_file, line):
+            self._filed = entry.number
+        url = settings.head_webhook_url
+        if url is None or self._posted == entry.number or await self._post(url, line):
+            self._posted = entry.number
+
+    async def _file(self, path: Path, line: bytes) -> bool:
+        try:
+            await asyncio.to_thread(append_line, path, line)
+        except OSError as error:
+            log.error("the audit's head can't be written to %s: %s", path, error.strerror)
+            return False
+        return True
+
+    async def _post(self, url: str, line: bytes) -> bool:
+        headers = {"Content-Type": "application/json"}
+        try:
+            answer = await self._house.http.post(url, content=line, headers=headers, timeout=TIMEOUT_SECONDS)
+            answer.raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            log.error("audit.head_webhook_url did not take the audit's head: %s", type(error).__name__)
+            return False
+        return True
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line to a file that its owner alone can read, and sync it. Blocks; raises OSError."""
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def key_of(settings: AuditSettings) -> bytes:
+    """The private key that signs heads, in PEM. Blocks; raises SettingsError where it can't be used."""
+    assert settings.head_key_file is not None, "there is a key where there is a head to sign"
+    try:
+        key = settings.head_key_file.read_bytes()
+        signed(Head(number=0, digest="", at=0.0), key)
+    except OSError as error:
+        text = f"audit.head_key_file: {settings.head_key_file} can't be read: {error.strerror}."
+        raise SettingsError(text) from error
+    except SignatureError as error:
+        raise SettingsError(f"audit.head_key_file: {error}") from error
+    return key

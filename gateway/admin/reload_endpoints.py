@@ -1,0 +1,26 @@
+"""The table URL → function for admins, the configuration: reading it again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from gateway.access import Admin
+from gateway.admin.reload import reload
+from gateway.endpoints import services_of
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+@router.post("/reload")
+async def reload_configuration(
+    request: Request, admin: Admin, dry_run: Annotated[bool, Query(description="Only tell what would change.")] = False
+) -> dict[str, Any]:
+    """Read the configuration again and go by it, whole or not at all; `dry_run` only tells what would change."""
+    found = await reload(services_of(request), admin.public, dry_run)
+    return {
+        "outcome": found.outcome,
+        "changes": [{"path": one.path, "before": one.before, "after": one.after} for one in found.changes],
+        "restart_required": list(found.restart_required),
+    }

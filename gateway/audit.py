@@ -1,0 +1,47 @@
+"""The audit: what admins did is entered here, and read here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+
+from gateway.access import Operator
+from gateway.callers import Caller
+from gateway.endpoints import services_of
+from gateway.services import Services
+from gateway.state.audited_step import AuditedStep
+from monitoring.audit import Wanted
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+async def enter_event(services: Services, actor: Caller, action: str, name: str, evidence: Any) -> None:
+    """Enter an event that changes no state: texts that are about to be given out, an adapter that was rejected."""
+    await services.audit.append(actor.public, action, name, evidence=evidence)
+
+
+def audited(services: Services, admin: Caller) -> AuditedStep:
+    """A change by this admin, in one step with its audit entries. Every change under /admin is made through one."""
+    return AuditedStep(services.redis, services.audit, admin.public)
+
+
+@router.get("/audit")
+async def read_audit(
+    request: Request,
+    _: Operator,
+    after: Annotated[int, Query(ge=0, le=2**53, description="Only entries with a greater number.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    action: Annotated[str | None, Query(max_length=100, description="Only this, such as alias.rollback.")] = None,
+    of: Annotated[
+        str | None, Query(alias="object", max_length=200, description="Only of this, such as a task.")
+    ] = None,
+    actor: Annotated[str | None, Query(max_length=100, description="Only by this key (its public part).")] = None,
+    since: Annotated[float, Query(ge=0, le=2**53, description="Only from then on, in Unix seconds.")] = 0.0,
+    newest: Annotated[bool, Query(description="The newest first, not the oldest.")] = False,
+) -> dict[str, Any]:
+    """The audit, oldest first: who changed what, when, from what to what. Hash-chained. `next_after` is the `after`
+    that goes on from there, null at its end."""
+    found = await services_of(request).audit.find(Wanted(action, of, actor, since), after, limit, newest)
+    return {"entries": [msgspec.to_builtins(entry) for entry in found.entries], "next_after": found.next_after}

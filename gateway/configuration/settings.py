@@ -1,0 +1,421 @@
+"""Every knob of the gateway, with its bounds, and its unit last in its name. The only reader of the environment.
+
+Values come from apprentice.yaml and from `APPRENTICE_…` variables, which win; `__` goes a level down
+(`APPRENTICE_LIMITS__RETRIES_MAX=1`). An unknown key stops the start and is named. docs/settings.md lists them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+import yaml
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableVariable
+
+from gateway.callers import split_key
+from gateway.configuration.evaluations import EvaluationSettings
+from gateway.configuration.fitting import FittingSettings
+from gateway.configuration.monitor import MonitorSettings
+from gateway.configuration.pools import PoolSettings, TlsSettings, faults_of
+from gateway.configuration.sections import (
+    AuditSettings,
+    DoorLimits,
+    ListenSettings,
+    Name,
+    QueueLimits,
+    Seconds,
+    Section,
+)
+from gateway.configuration.tasks import TaskSettings
+from gateway.errors import SettingsError
+from gateway.limits.quotas import RedisGone
+from monitoring.badness import Metric
+from monitoring.quality.verdicts.plan import Plan
+from router.policy import AttemptLimits, CacheIsolation
+from serving.adapters.signature import SignatureError, read_public_key
+from serving.fleet import PoolConfig
+
+ENVIRONMENT_PREFIX = "APPRENTICE_"
+COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
+"""What the commands that ask a gateway read (docs/cli.md): no settings, and no fault either."""
+
+
+class LimitSettings(DoorLimits, QueueLimits):
+    """What one request may take, and how often it is tried."""
+
+    request_timeout_seconds: Seconds = Field(120.0, description="The whole request, attempts and waits included.")
+    answer_timeout_seconds: Seconds = Field(60.0, description="The longest silence of an answer that is not streamed.")
+    first_token_timeout_seconds: Seconds = Field(10.0, description="One attempt's wait for its first token, streamed.")
+    inter_token_timeout_seconds: Seconds = Field(20.0, description="The longest time without a token in a stream.")
+    connect_timeout_seconds: Seconds = Field(2.0, description="Making a connection to an engine.")
+    retries_max: int = Field(2, ge=0, le=10, description="Tries in one pool after the first.")
+    backoff_seconds: Seconds = Field(0.2, description="First wait before asking the same replica again; then doubled.")
+    retry_after_seconds_max: Seconds = Field(5.0, description="Longest Retry-After that is waited for.")
+    body_bytes_max: int = Field(4 << 20, ge=1024, le=1 << 30, description="Longest body of a request.")
+    feedback_body_bytes_max: int = Field(
+        1 << 20, ge=1024, le=1 << 30, description="Longest body of `POST /v1/feedback`."
+    )
+    feedback_bytes_per_day: int = Field(
+        32 << 20, ge=1 << 16, le=1 << 40, description="Bytes of feedback that each key may send in a day of UTC."
+    )
+    answer_bytes_max: int = Field(32 << 20, ge=1024, le=1 << 30, description="Longest answer of an engine.")
+    event_bytes_max: int | None = Field(
+        None, ge=1024, le=1 << 30, description="Longest event of an engine's stream; unset: answer_bytes_max."
+    )
+    in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests under way in this gateway.")
+    drain_seconds_max: Seconds = Field(
+        60.0, description="How long a stopping gateway waits for its requests; what is left then is ended."
+    )
+    adapter_bytes_max: int = Field(2 << 30, ge=1024, le=2 << 30, description="Largest adapter that may be uploaded.")
+    uploads_max: int = Field(2, ge=1, le=100, description="Adapters that may be uploaded at the same time.")
+    pool_max_tokens_max: int = Field(
+        4096, ge=1, le=1_000_000, description="Most completion tokens one may ask of a pool that is named as the model."
+    )
+    redis_gone: RedisGone = Field(
+        "open", description="What keys' limits do without Redis, once their slices are spent: open lets all through."
+    )
+    slice_share: float = Field(
+        0.02, gt=0, le=1, description="Share of a key's limit that one gateway leases at once, to spend without asking."
+    )
+    lease_timeout_seconds: float = Field(
+        0.5, gt=0, le=60, description="Longest wait for such a slice, of a request and of the duty that fetches them."
+    )
+    general_share_window_seconds: Seconds = Field(
+        600.0, description="Over how long a task's general_share_max is counted."
+    )
+
+    def attempts(self) -> AttemptLimits:
+        """As the router decides with them."""
+        limits = {name: getattr(self, name) for name in AttemptLimits.__dataclass_fields__}
+        return AttemptLimits(**limits | {"event_bytes_max": self.event_bytes_max or self.answer_bytes_max})
+
+
+class RecordSettings(Section):
+    """Records and feedback: how long and how many."""
+
+    retention_seconds: int = Field(
+        7 * 86_400, ge=60, le=366 * 86_400, description="How long a request can be read and judged."
+    )
+    stream_records_max: int = Field(1_000_000, ge=1000, description="Records that the stream in Redis keeps.")
+    stream_reported_max: int = Field(
+        250_000, ge=1000, description="Reported records that Redis keeps, in a stream of their own."
+    )
+    unarchived_records_max: int = Field(
+        250_000, ge=0, description="Records beyond these that each stream keeps as long as they are not archived."
+    )
+    request_feedback_bytes_max: int = Field(
+        1 << 20, ge=1 << 17, le=1 << 30, description="Bytes of all judgements of one request together."
+    )
+    pending_max: int = Field(50_000, ge=100, description="Records that wait in memory where the spool takes none.")
+    recent_bytes_max: int = Field(
+        8 << 20, ge=0, le=1 << 30, description="Bodies of the latest requests kept in memory, to try rules on; 0: none."
+    )
+    flush_interval_seconds: Seconds = Field(0.02, description="Longest wait of a record in memory.")
+    spool_after_seconds: Seconds = Field(
+        0.2, description="Records that Redis has not taken after so long are spooled to disk."
+    )
+    spool_bytes_max: int = Field(
+        1 << 30, ge=1 << 16, le=1 << 40, description="Largest spool of this gateway; beyond it the oldest go."
+    )
+    spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between two syncs of the spool to the disk.")
+    archive: bool = Field(True, description="Whether records and feedback are written to Parquet files.")
+    archive_folder: Path | None = Field(None, description="Where to; unset: `records` in the data folder.")
+    archive_interval_seconds: Seconds = Field(300.0, description="Time between two writings of all that has come.")
+    archive_retention_days: int = Field(366, ge=1, le=36_600, description="Days of records that the archive keeps.")
+
+
+class RedisSettings(Section):
+    """What an acknowledgement waits for, where a Redis is configured, and how long its file keeps what was deleted."""
+
+    replicas_acked_min: int = Field(
+        0, ge=0, le=16, description="Replicas of Redis that must have it on disk before it is acknowledged."
+    )
+    acked_timeout_seconds: float = Field(
+        5.0, gt=0, le=9, description="Longest wait until what is acknowledged is on disk."
+    )
+    rewrite_interval_seconds: float = Field(
+        300.0, ge=0, le=86_400, description="Time between rewrites of its append-only file, embedded or not; 0: none."
+    )
+
+
+class FeedbackMetricSettings(Section):
+    """A declared kind of judgement."""
+
+    kind: Literal["boolean", "float", "category"] = Field(description="What its values are.")
+    better: Literal["higher", "lower"] = Field("higher", description="Which way is good; true counts as 1.")
+    minimum: float | None = Field(None, description="Least value of a float.")
+    maximum: float | None = Field(None, description="Greatest value of a float.")
+    categories: tuple[str, ...] = Field((), description="The values that a category may take.")
+
+
+def _see_that_it_is_a_key(text: str) -> str:
+    try:
+        read_public_key(text)
+    except SignatureError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+class SigningSettings(Section):
+    """Whose signatures on adapters count."""
+
+    required: bool = Field(False, description="Whether an adapter without a trusted signature is rejected.")
+    trusted: dict[Name, Annotated[str, AfterValidator(_see_that_it_is_a_key)]] = Field(
+        default_factory=dict, description="Signers and their ed25519 public keys, 32 bytes in base64."
+    )
+
+
+class ReleaseSettings(Section):
+    """Who may release."""
+
+    approver_must_differ: bool = Field(
+        False,
+        description="Whether nobody releases what they pushed, by any of their keys; admin keys need a second admin.",
+    )
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    listen: ListenSettings = ListenSettings()
+    data_folder: Path = Field(Path("var/data"), description="Where the gateway keeps what must survive a restart.")
+    store_folder: Path | None = Field(None, description="The adapter store; unset: `store` in the data folder.")
+    import_folders: tuple[Path, ...] = Field(
+        (),
+        description="Where adapters and prompts imported by path must lie. Empty: none may; upload them.",
+    )
+    redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one in the data folder.")
+    redis_password_file: Path | None = Field(
+        None, description="A file that holds Redis's password, where redis_url has none. It is read at the start."
+    )
+    redis_tls: TlsSettings | None = Field(
+        None, description="Certificates towards a rediss:// redis_url. Unset: the system's."
+    )
+    redis: RedisSettings = RedisSettings()
+    admin_key: SecretStr | None = Field(
+        None,
+        description="An admin key that always works; unset: the first start writes one to the data folder's admin-key.",
+    )
+    pools: dict[Name, PoolSettings] = Field(min_length=1, description="Pools by name.")
+    general_pool: Name = Field("general", description="The pool whose price a saving is measured against.")
+    tasks: dict[Name, TaskSettings] = Field(default_factory=dict, description="Tasks by name.")
+    limits: LimitSettings = LimitSettings()
+    records: RecordSettings = RecordSettings()
+    feedback_metrics: dict[Name, FeedbackMetricSettings] = Field(
+        default_factory=lambda: {"correct": FeedbackMetricSettings(kind="boolean")},
+        description="Declared feedback metrics by name.",
+    )
+    fitting: FittingSettings = FittingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    monitor: MonitorSettings = MonitorSettings()
+    signing: SigningSettings = SigningSettings()
+    release: ReleaseSettings = ReleaseSettings()
+    audit: AuditSettings = AuditSettings()
+    series_max: int = Field(32_000, ge=2000, description="Prometheus series that this gateway may have.")
+    cache_isolation: CacheIsolation = Field(
+        "caller", description="Whose prompts share an engine's prefix cache: one caller's own, or everybody's (none)."
+    )
+    health_interval_seconds: Seconds = Field(1.0, description="Time between two looks at a replica.")
+    snapshot_interval_seconds: Seconds = Field(1.0, description="Longest time until a change by an admin is active.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
+    log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for people.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose content comes in as initial values."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [replica.name for pool in self.pools.values() for replica in pool.replicas]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"pools: replica names are unique in the fleet; used twice: {', '.join(twice)}")
+        if self.general_pool not in self.pools:
+            raise ValueError(f"general_pool: there is no pool {self.general_pool!r}")
+        for name, task in self.tasks.items():
+            if faults := list(task.faults(name, frozenset(self.pools), self.limits.request_timeout_seconds)):
+                raise ValueError("; ".join(faults))
+            if faults := list(self._faults_of_monitor(name, task)):
+                raise ValueError("; ".join(faults))
+            exit_pool = self.pools.get(task.exit_pool or "")
+            if task.general_usd_per_day is not None and (exit_pool is None or exit_pool.price is None):
+                raise ValueError(f"tasks.{name}.general_usd_per_day: its exit pool needs a price")
+        if self.monitor.webhook_key is not None and self.monitor.webhook_url is None:
+            raise ValueError("monitor.webhook_key: nothing is sent that it could sign: set monitor.webhook_url too")
+        if self.admin_key is not None and split_key(self.admin_key.get_secret_value()) is None:
+            raise ValueError("admin_key: it has not the form of a key; `apprentice keygen` makes one")
+        both = sorted(self.tasks.keys() & {name for name, pool in self.pools.items() if pool.callable})
+        if both:
+            raise ValueError(f"tasks: a task and a callable pool can't share a name: {', '.join(both)}")
+        if faults := list(faults_of(self.pools)):
+            raise ValueError("; ".join(faults))
+        if faults := list(self._faults_of_redis()):
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _faults_of_redis(self) -> Iterator[str]:
+        """Settings that do not fit `redis_url`, as sentences that begin with their key."""
+        url = self.redis_url.get_secret_value() if self.redis_url is not None else ""
+        if self.redis.replicas_acked_min and not url:
+            yield "redis.replicas_acked_min: the embedded Valkey has no replicas; set redis_url"
+        if self.redis_tls is not None and not url.startswith("rediss://"):
+            yield "redis_tls: it needs a redis_url that begins with rediss://"
+        if self.redis_password_file is not None and (not url or urlsplit(url).password):
+            yield "redis_password_file: it needs a redis_url without a password"
+
+    def _faults_of_monitor(self, name: str, task: TaskSettings) -> Iterator[str]:
+        """Of how a task is watched, as `faults` tells them."""
+        pools, explored_share = frozenset(self.pools), task.rungs.degraded.explored_share
+        reached, metrics = task.pools_allowed, self.feedback_metrics
+        yield from task.monitor.faults(name, pools, metrics, explored_share, reached, self.general_pool)
+
+    def redis_address(self) -> str | None:
+        """`redis_url` as redis-py reads it, with its password and the files of `redis_tls`.
+
+        Raises SettingsError where `redis_password_file` can't be read.
+        """
+        if self.redis_url is None:
+            return None
+        url = self.redis_url.get_secret_value()
+        if self.redis_password_file is not None:
+            url = _with_password(url, self.redis_password_file)
+        if self.redis_tls is None:
+            return url
+        files = self.redis_tls.files()
+        options = {"ssl_ca_certs": files.ca_file, "ssl_certfile": files.cert_file, "ssl_keyfile": files.key_file}
+        return f"{url}{'&' if '?' in url else '?'}{urlencode({key: value for key, value in options.items() if value})}"
+
+    def pool_configs(self) -> list[PoolConfig]:
+        """As serving keeps them."""
+        seconds = self.limits.request_timeout_seconds
+        return [pool.config(name, self.health_interval_seconds, seconds) for name, pool in self.pools.items()]
+
+    def judged_metrics(self) -> dict[str, Metric]:
+        """The declared feedback metrics, as far as it matters to how bad a value is."""
+        return {
+            name: Metric(kind=one.kind, better=one.better, minimum=one.minimum, maximum=one.maximum)
+            for name, one in self.feedback_metrics.items()
+        }
+
+    def plan(self, task: str) -> Plan:
+        """How a task's versions are watched."""
+        found = self.tasks[task]
+        rung = found.rungs.degraded
+        return found.monitor.plan(
+            rung.explored_share,
+            rung.mode == "enforce",
+            frozenset(self.feedback_metrics),
+            self.monitor,
+            self._judges_itself(task),
+            self.general_pool,
+        )
+
+    def _judges_itself(self, task: str) -> bool:
+        """Whether the model that judges the task's pairs is that of its exit."""
+        judge, exit_pool = self.tasks[task].monitor.judge, self.pools.get(self.tasks[task].exit_pool or "")
+        judging = self.pools.get(judge.pool or self.general_pool)
+        if judge.kind != "model" or exit_pool is None or judging is None:
+            return False
+        return judging is exit_pool or judging.base_model == exit_pool.base_model
+
+    @property
+    def archive(self) -> Path:
+        """Where records are archived."""
+        return (self.records.archive_folder or self.data_folder / "records").absolute()
+
+    @property
+    def store(self) -> Path:
+        """Where the adapter store is."""
+        return (self.store_folder or self.data_folder / "store").absolute()
+
+
+def _with_password(url: str, path: Path) -> str:
+    """The URL with the password in the file. Raises SettingsError."""
+    try:
+        password = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"redis_password_file: {path} can't be read: {error}.") from None
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.removesuffix(':')}:{quote(password, safe='')}@{host}").geturl()
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that takes no key twice: the last one would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raises YAMLError that names the key and its line."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value[:80]!r} stands twice: remove one", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read file and environment. Raises SettingsError that names each key at fault."""
+    raw: Any = {}
+    if path is not None:
+        try:
+            raw = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506 - a safe one
+        except OSError as error:
+            raise SettingsError(f"The configuration {path} can't be read: {error.strerror}.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"The configuration {path} is not YAML: {error}.") from error
+    if not isinstance(raw, dict):
+        raise SettingsError(f"The configuration {path} is not a mapping of keys to values.")
+    _refuse_unknown_variables(os.environ if environment is None else environment)
+    try:
+        return Settings(**raw)
+    except ValidationError as error:
+        lines = ["  " + ": ".join(filter(None, (_place(e), _said(e)))) for e in error.errors()]
+        raise SettingsError("\n".join([f"The configuration {path or ''} can't be used:", *lines])) from error
+    except UnreadableVariable as error:
+        raise SettingsError(f"An environment variable can't be used: {error}.") from error
+    except TypeError as error:
+        raise SettingsError(f"The configuration {path} has a key that is not text: {error}.") from error
+
+
+def _said(error: Any) -> str:
+    known = {"extra_forbidden": "unknown key", **dict.fromkeys(("model_type", "dict_type"), "it holds keys and values")}
+    return known.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+
+
+def _place(error: Any) -> str:
+    """The key at fault. Where it is a name that is none, pydantic puts `[key]` behind it."""
+    return ".".join(str(part) for part in error["loc"] if part != "[key]")
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    known = {name.upper() for name in Settings.model_fields}
+    for variable in environment:
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in COMMAND_LINE_VARIABLES:
+            first = variable.removeprefix(ENVIRONMENT_PREFIX).split("__", 1)[0]
+            if first.upper() not in known:
+                text = f"The environment variable {variable} names no setting: unset it, or name one of"
+                raise SettingsError(f"{text} docs/settings.md, such as APPRENTICE_LISTEN__PORT for listen.port.")

@@ -1,0 +1,97 @@
+"""What the configuration says, as this gateway goes by it now; and what is made of it, each thing in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from gateway.configuration.settings import Settings
+from gateway.limits.fallback_caps import Cap
+from gateway.limits.limits import Bound, bound_of
+from gateway.state.snapshot import Deployed
+from monitoring.cost import Price
+from monitoring.evaluation.forms import NORMAL, Form
+from router.policy import AUTO, TaskPolicy
+
+JUDGE_FORMS_MAX = 32
+"""Each demonstration is read once for each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What each pool's engines cost, and what a saving is measured against. None where no price is known."""
+
+    by_pool: dict[str, Price | None]
+    general: Price | None
+
+
+class Deployment:
+    """The configuration in force. Its only mover is `take_in`; what else depends on it is moved beside it."""
+
+    __slots__ = ("body_bytes_max", "config", "judge_forms", "loaded_at", "pool_limits", "prices", "settings", "turn")
+
+    def __init__(self, settings: Settings, config: Path | None = None) -> None:
+        """`config` is the file that it came from, where there is one to read again."""
+        self.config = config
+        self.turn = asyncio.Lock()
+        """One reading at a time."""
+        self.take_in(settings)
+
+    def take_in(self, settings: Settings) -> None:
+        """Go by these settings from now on."""
+        self.settings = settings
+        self.prices = prices_of(settings)
+        most, isolation = settings.limits.pool_max_tokens_max, settings.cache_isolation
+        self.pool_limits: Mapping[str, TaskPolicy] = {
+            name: pool.limits(most, isolation) for name, pool in settings.pools.items()
+        }
+        self.body_bytes_max = settings.limits.body_bytes_max
+        self.judge_forms = judge_forms_of(settings)
+        self.loaded_at = time.time()
+        """Unix seconds."""
+
+
+def deployed_of(settings: Settings) -> Deployed:
+    """What the policy takes from the settings."""
+    tasks = {name: task.policy(name, settings.cache_isolation) for name, task in settings.tasks.items()}
+    pools = frozenset(name for name, pool in settings.pools.items() if pool.callable)
+    auto_pool = settings.general_pool if settings.general_pool in pools else None
+    return Deployed(MappingProxyType(tasks), pools, settings.limits.attempts(), auto_pool)
+
+
+def judge_forms_of(settings: Settings) -> tuple[Form, ...]:
+    """The forms in which the tasks' judges compare answers, each once; with very many of them, not all. The first is
+    that in which a canary's answers are compared."""
+    forms = dict.fromkeys([NORMAL, *(task.monitor.judge.form() for task in settings.tasks.values())])
+    return tuple(forms)[:JUDGE_FORMS_MAX]
+
+
+def prices_of(settings: Settings) -> Prices:
+    """The prices of pools."""
+    by_pool = {name: pool.price.price() if pool.price else None for name, pool in settings.pools.items()}
+    return Prices(by_pool, by_pool[settings.general_pool])
+
+
+def bounds_of(settings: Settings) -> Mapping[str, Bound]:
+    """What a request is thought to take at most, by what may stand in `model`."""
+    prices = prices_of(settings).by_pool
+    adapted = [prices[name] for name, pool in settings.pools.items() if pool.base_folder is not None]
+    pools = {name: bound_of(settings.limits.pool_max_tokens_max, [price]) for name, price in prices.items()}
+    tasks = {
+        name: bound_of(task.max_tokens_max, [*adapted, prices.get(task.exit_pool or "")])
+        for name, task in settings.tasks.items()
+    }
+    every = [*adapted, *(prices.get(task.exit_pool or "") for task in settings.tasks.values())]
+    most = max((task.max_tokens_max for task in settings.tasks.values()), default=0)
+    auto = bound_of(max(most, settings.limits.pool_max_tokens_max), [*every, prices.get(settings.general_pool)])
+    return MappingProxyType(pools | tasks | {AUTO: auto})
+
+
+def caps_of(settings: Settings) -> Mapping[str, Cap]:
+    """What tasks may send to their exits."""
+    tasks = settings.tasks.items()
+    return {name: Cap(task.general_share_max, task.general_usd_per_day) for name, task in tasks}

@@ -1,0 +1,350 @@
+"""The table URL → function for admins, evaluations: a version against a data set, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from redis.exceptions import RedisError
+from starlette.requests import ClientDisconnect
+
+from gateway.access import Admin, Operator, known_task
+from gateway.audit import audited
+from gateway.callers import Caller
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.evaluations.job import tokens_of
+from gateway.features.evaluations.messages import body_of
+from gateway.features.evaluations.store import LEFT_KEY, Arm, Evaluation, ended, id_of
+from gateway.server.wire import Deadline
+from gateway.services import Services
+from gateway.state.fitted import unused
+from monitoring.evaluation.comparing import ClassFinder, Metric, MetricError, default_metric, metric_of
+from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
+from router.confidence import ROWS_MIN
+from router.policy import TaskPolicy
+from serving.adapters.entries import PLACED, Version
+
+DATA_KINDS = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
+SILENCE_SECONDS_MAX = 60.0
+UPLOAD_SECONDS_MAX = 3600.0
+PIECE_BYTES = 1 << 14
+"""So much of an upload is read before others get the event loop."""
+ROWS_AT_ONCE_MAX = 100
+ARMS: tuple[Arm, ...] = ("adapter", "general")
+TOLD = ("id", "data_digest", "rows", "arms", "metric", "calibrate", "fit_gain")
+"""What the audit has of an evaluation that is begun."""
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+@dataclass
+class _Wanted:
+    """What is to be evaluated, and what is known of its data while they come."""
+
+    services: Services
+    task: TaskPolicy
+    version: Version
+    against: Version | None
+    arms: tuple[Arm, ...]
+    metric: Metric | None
+    classes: ClassFinder
+    coming: str = field(default_factory=lambda: f"coming-{secrets.token_hex(8)}")
+
+    def evaluation(self, reader: DatasetReader, by: str, name: str) -> Evaluation:
+        """It, once all of its data were taken in."""
+        assert self.metric is not None, "there is a row"
+        return Evaluation(
+            id=name,
+            version=self.version.name,
+            task=self.task.name,
+            arms=self.arms,
+            against=self.against.name if self.against is not None else None,
+            metric=str(self.metric),
+            classes=self.classes.found(),
+            data_digest=reader.digest,
+            rows=reader.rows,
+            notes=tuple(_notes(reader)),
+            by=by,
+            created_at=time.time(),
+        )
+
+    async def take_in(self, rows: Sequence[Row]) -> None:
+        """Look at rows, and keep them. Raises DatasetError; Problem for what no caller could ask; RedisError."""
+        for row in rows:
+            if self.metric is None:
+                self.metric = default_metric(self.version.view().contract, row)
+            self.metric.check(row)
+            self.classes.add(row)
+            try:
+                body = body_of(row, self.version.name)
+                body.check(self.task, self.task, unknown="refuse")
+            except Problem as problem:
+                raise Problem(problem.code, f"Line {row.line}: {problem.message}", problem.param) from None
+        await self.services.evaluations.take_in(self.coming, rows)
+
+
+@router.get("/evaluations")
+async def list_evaluations(request: Request, _: Operator) -> dict[str, Any]:
+    """All evaluations that are kept, the newest first, without their reports."""
+    store = services_of(request).evaluations
+    return {"evaluations": [await _shown(request, one, whole=False) for one in await store.all()]}
+
+
+@router.post("/evaluations", status_code=201)
+async def begin_evaluation(
+    request: Request,
+    response: Response,
+    admin: Admin,
+    version: Annotated[str, Query(max_length=80, description="What is evaluated, such as returns@v3.")],
+    arms: Annotated[
+        str | None, Query(max_length=80, description="adapter, general, or both; unset: all there are.")
+    ] = None,
+    against: Annotated[str | None, Query(max_length=80, description="Another version of the task, as an arm.")] = None,
+    metric: Annotated[
+        str, Query(max_length=1000, description="exact, normal or fields:a,b; unset: by the contract.")
+    ] = "",
+    class_field: Annotated[
+        str, Query(max_length=200, description="A field of the expected answers, whose values are classes.")
+    ] = "",
+    calibrate: Annotated[bool, Query(description="Fit the version's confidence model from the rows.")] = False,
+    fit_gain: Annotated[bool, Query(description="Fit the version's learned routing from the rows.")] = False,
+    again: Annotated[bool, Query(description="Begin anew, and forget the results that there are.")] = False,
+) -> dict[str, Any]:
+    """Have a version answer a data set, JSON lines in the body, and judge its answers. The same evaluation again (200)
+    goes on where it stopped, or is there already."""
+    services = services_of(request)
+    wanted = await _wanted(services, version, arms, against, metric, class_field)
+    if calibrate and "adapter" not in wanted.arms:
+        raise Problem("invalid_value", "Calibrating needs the arm adapter.", "arms")
+    if fit_gain and not {"adapter", "general"} <= set(wanted.arms):
+        raise Problem("invalid_value", "Learning to route needs the arms adapter and general.", "arms")
+    async with _received(request, wanted) as reader:
+        if calibrate and reader.groups < ROWS_MIN:
+            needs = f"Calibrating needs {ROWS_MIN} different rows at least, and the data have {reader.groups}"
+            if reader.groups < reader.rows:
+                needs += f" (of {reader.rows}: of equal ones, and those of one group, one counts)"
+            raise Problem("invalid_value", f"{needs}. Give more rows, or leave calibrate out.", "data")
+        name = id_of(version, reader.digest, wanted.arms, against, metric, class_field)
+        found = wanted.evaluation(reader, admin.public, name)
+        found = msgspec.structs.replace(found, calibrate=calibrate, fit_gain=fit_gain)
+        return await _begun(request, response, admin, found, wanted.coming, again)
+
+
+async def _begun(
+    request: Request, response: Response, admin: Caller, found: Evaluation, coming: str, again: bool
+) -> dict[str, Any]:
+    """Have it run, unless it does already, or has been done; what was asked for before is kept to."""
+    store = services_of(request).evaluations
+    before = None if again else await store.get(found.id)
+    if before is not None:
+        response.status_code = 200
+        found = msgspec.structs.replace(
+            found, calibrate=found.calibrate or before.calibrate, fit_gain=found.fit_gain or before.fit_gain
+        )
+        same = (found.calibrate, found.fit_gain) == (before.calibrate, before.fit_gain)
+        failed = before.status == "done" and await store.has_engine_faults(before)
+        stale = before.status == "done" and found.calibrate and not await _goes_by(services_of(request), before)
+        if same and before.status in ("running", "done") and not failed and not stale:
+            return await _shown(request, before)
+    told: dict[str, Any] = {name: getattr(found, name) for name in TOLD}
+    step = audited(services_of(request), admin)
+    step.note("evaluation.begin", found.version, None, told | {"again": again})
+    await store.begin(found, coming, before is None, step)
+    return await _shown(request, found)
+
+
+async def _goes_by(services: Services, one: Evaluation) -> bool:
+    """Whether what is in force was calibrated by this evaluation, as the task is judged now; or nothing can be."""
+    task = services.settings.tasks.get(one.task)
+    entries = await services.fitted.of(one.version)
+    confidence = entries.get("confidence")
+    if confidence is None or task is None:
+        return bool(((one.report or {}).get("calibration") or {}).get("error"))
+    summary = confidence.summary
+    ours = summary.get("evaluation") == one.id and summary.get("tokens") == tokens_of(task)
+    return ours and not unused(entries, task.selector)
+
+
+@router.get("/evaluations/{evaluation}")
+async def read_evaluation(request: Request, evaluation: str, _: Operator) -> dict[str, Any]:
+    """One evaluation: how far it is, what it waits for, and its report once it is done."""
+    return await _shown(request, await _found(services_of(request), evaluation))
+
+
+@router.get("/evaluations/{evaluation}/rows")
+async def read_evaluation_rows(
+    request: Request,
+    evaluation: str,
+    _: Operator,
+    first: Annotated[int, Query(ge=0, le=2**31, description="The first row's number.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=ROWS_AT_ONCE_MAX)] = ROWS_AT_ONCE_MAX,
+) -> Any:
+    """What is known of each row: by arm, whether it was right and what it took. `next_first` goes on from there, null
+    at the end. Neither requests nor answers are in it."""
+    services = services_of(request)
+    one = await _found(services, evaluation)
+    results = await services.evaluations.results(one, first, limit)
+    logprobs = {str(arm): await services.evaluations.logprobs(one, arm, first, limit) for arm in one.arms}
+    coverage = await services.evaluations.coverage(one)
+    rows: list[dict[str, Any]] = []
+    for at, number in enumerate(range(first, min(first + limit, one.rows))):
+        of_row = {
+            arm: msgspec.json.decode(raw, type=dict[str, Any]) | {"logprobs": logprobs[arm][at]}
+            for arm, found in results.items()
+            if (raw := found[at]) is not None
+        }
+        known = next(iter(of_row.values()), None)
+        rows.append(
+            {
+                "number": number,
+                "id": None if known is None else known["id"],
+                "coverage": coverage[number] if number < len(coverage) else None,
+                "arms": of_row,
+            }
+        )
+    after = first + limit
+    told = {"rows": rows, "next_first": after if after < one.rows else None}
+    return Response(msgspec.json.encode(told), media_type="application/json")
+
+
+@router.delete("/evaluations/{evaluation}")
+async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dict[str, Any]:
+    """Stop an evaluation that runs, and keep its results so that it can go on; forget one that does not run."""
+    services = services_of(request)
+    one = await _found(services, evaluation)
+    if one.status == "running":
+        after = ended(one, "cancelled", f"It was stopped by {admin.public}.")
+        told = {"evaluation": one.id}
+        entry = services.audit.draft(admin.public, "evaluation.cancel", one.version, before=None, after=told)
+        if not await services.evaluations.move(one, after, entry, None):
+            raise Problem("state_conflict", "The evaluation has changed at this moment: look at it, then try again.")
+        await services.audit.enter(LEFT_KEY, one.id)
+        return await _shown(request, after)
+    step = audited(services, admin)
+    step.note("evaluation.forget", one.version, {"evaluation": one.id}, None)
+    await services.evaluations.forget(one, step)
+    return {"id": one.id, "status": "forgotten"}
+
+
+def evaluation_words(last: dict[str, Any] | None) -> list[str]:
+    """A version's last evaluation as a sentence; none where it has not been evaluated."""
+    if last is None:
+        return []
+    told = [
+        f"{arm} was right on {100 * one['share']:.1f}% of {one['of']:,} rows "
+        f"({100 * one['low']:.1f} to {100 * one['high']:.1f})"
+        for arm, one in last["accuracy"].items()
+        if one["share"] is not None
+    ]
+    day = datetime.fromtimestamp(last["ended_at"], UTC).strftime("%Y-%m-%d")
+    return [f"Evaluated on {day} ({last['id']}): {', '.join(told)}."] if told else []
+
+
+async def _wanted(
+    services: Services, name: str, arms: str | None, against: str | None, metric: str, class_field: str
+) -> _Wanted:
+    """Raises Problem (400, 404, 409)."""
+    version = await _version(services, name)
+    other = await _version(services, against) if against is not None else None
+    if other is not None and (other.task != version.task or other.name == version.name):
+        raise Problem("invalid_value", f"{other.name} is no other version of {version.task}.", "against")
+    task = services.snapshot.current.policy.tasks[known_task(services, version.task, param="version")]
+    has_exit = task.exit_pool is not None and task.reaches(task.exit_pool)
+    named = tuple(arm for arm in ARMS if arms is None or arm in arms.split(","))
+    unknown = [arm for arm in (arms or "").split(",") if arm and arm not in ARMS]
+    if unknown or not named:
+        raise Problem("invalid_value", "Arms are adapter and general, one or both, with a comma between.", "arms")
+    if arms is None and not has_exit:
+        named = ("adapter",)
+    if "general" in named and not has_exit:
+        raise Problem(
+            "invalid_value", f"The task {task.name!r} has no exit pool that could be the arm general.", "arms"
+        )
+    try:
+        known = metric_of(metric) if metric else None
+    except MetricError as error:
+        raise Problem("invalid_value", str(error), "metric") from None
+    all_arms: tuple[Arm, ...] = (*named, "against") if other is not None else named
+    return _Wanted(services, task, version, other, all_arms, known, ClassFinder(class_field))
+
+
+async def _version(services: Services, name: str) -> Version:
+    found = (await services.snapshot.refresh()).versions.get(name)
+    if found is None:
+        raise Problem("not_found", f"There is no version {name[:80]!r}.", "version")
+    if found.state not in PLACED:
+        raise Problem("state_conflict", f"{found.name} is {found.state}: stage it first.")
+    return found
+
+
+@asynccontextmanager
+async def _received(request: Request, wanted: _Wanted) -> AsyncIterator[DatasetReader]:
+    """The data set in this request, kept for as long as the block lasts, unless it is taken over in it. Raises Problem:
+    400 with the line at fault, 413 too long, 415 not declared as JSON lines."""
+    services, limits = wanted.services, wanted.services.settings.evaluation
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in DATA_KINDS:
+        raise Problem("unsupported_media_type", "Send the data as `Content-Type: application/x-ndjson`.")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limits.bytes_max:
+        raise Problem("body_too_large", f"The data have more than {limits.bytes_max} bytes (evaluation.bytes_max).")
+    reader = DatasetReader(DatasetLimits(limits.rows_max, limits.bytes_max, limits.row_bytes_max))
+    try:
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS_MAX), aclosing(request.stream()) as body:
+                while True:
+                    with Deadline(SILENCE_SECONDS_MAX):
+                        piece = await anext(body, None)
+                    if piece is None:
+                        break
+                    for at in range(0, len(piece), PIECE_BYTES):
+                        await wanted.take_in(reader.feed(piece[at : at + PIECE_BYTES]))
+                await wanted.take_in(reader.end())
+        except DatasetError as error:
+            raise Problem("invalid_value", str(error), "data") from None
+        except ClientDisconnect:
+            raise Problem("invalid_value", "The upload broke off before its end: send it again.") from None
+        except TimeoutError:
+            text = f"The upload was silent for {SILENCE_SECONDS_MAX:g} s, or took over an hour: send it"
+            raise Problem("invalid_value", f"{text} again over a faster connection.") from None
+        yield reader
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it expires by itself
+            await services.evaluations.drop(wanted.coming)
+
+
+def _notes(reader: DatasetReader) -> list[str]:
+    """What is wrong with the data, though they can be used."""
+    notes = []
+    if reader.repeated:
+        notes.append(f"{reader.repeated} rows repeat an earlier one: intervals are narrower than they should be.")
+    if reader.contradicted:
+        notes.append(f"{reader.contradicted} rows expect something else of a request that stood there before.")
+    return notes
+
+
+async def _found(services: Services, name: str) -> Evaluation:
+    one = await services.evaluations.get(name) if name.isalnum() and len(name) <= 64 else None
+    if one is None:
+        raise Problem("not_found", f"There is no evaluation {name[:80]!r}.")
+    return one
+
+
+async def _shown(request: Request, one: Evaluation, whole: bool = True) -> dict[str, Any]:
+    """An evaluation as it is told: without what only its run needs."""
+    store = services_of(request).evaluations
+    told: dict[str, Any] = msgspec.to_builtins(one)
+    told["classes"] = {"source": one.classes.source, "field": one.classes.field, "count": len(one.classes.names)}
+    if not whole:
+        del told["report"]
+    waits = await store.waiting(one) if one.status == "running" else ""
+    return told | {"progress": await store.progress(one), "waits_for": waits or None}

@@ -1,0 +1,164 @@
+"""What an evaluation's rows are fitted to at its end: a version's confidence model, and its learned routing.
+
+It is loaded where it is asked for alone: scikit-learn takes longer to load than a report to make.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.features.evaluations.messages import Job
+from monitoring.evaluation.results import Result
+from router.confidence import ROWS_MIN, ConfidenceModel, Features
+from router.coverage import CoverageModel
+from router.fitting.confidence import CalibrationRow, fit_confidence, one_of_each
+from router.fitting.errors import FittingError
+from router.fitting.gain import GainRow, fit_gain
+from router.fitting.routed import routed
+from router.scoring import DEFERRED_SHARE
+
+DELTA = 0.1
+TARGETS = tuple(percent / 100 for percent in range(1, 21))
+DIGITS = 6
+Results = Mapping[str, Sequence[Result]]
+
+
+def calibrated(
+    results: Results, coverage: Sequence[float | None], logprobs: Sequence[Sequence[float]] | None, job: Job
+) -> tuple[dict[str, Any], bytes]:
+    """The calibration's part of the report, and the model; no bytes where it could not be fitted.
+
+    `logprobs` are those of the answers' first tokens, where they are judged by these. Of the rows of one group one
+    counts, drawn by the seed.
+    """
+    told = _untold(results, job) | {"with_coverage": any(value is not None for value in coverage)}
+    there = _answered(results)
+    if there and told["without_logprobs"] == len(there):
+        return told | {"error": "The engine told no logprobs: nothing can be calibrated without them."}, b""
+    short = sum(_is_short(one, logprobs[one.number], job.tokens) for one in there) if logprobs is not None else 0
+    if short:
+        error = f"Of {short} answers the logprobs of the first {job.tokens} tokens are not kept: evaluate with --again."
+        return told | {"error": error}, b""
+    asked = len(there)
+    there = [there[at] for at in one_of_each([one.group for one in there], job.seed)]
+    rows = [_row(one, coverage[one.number], None if logprobs is None else logprobs[one.number]) for one in there]
+    general = {one.number: one.right for one in results.get("general", ())}
+    try:
+        model = fit_confidence(rows, job.seed, DELTA, job.tokens)
+        points = routed(rows, [general[one.number] for one in there] if general else None, job.seed, job.tokens)
+    except FittingError as error:
+        few = f" Of each group of equal or kindred rows one counts: {len(there)} of {asked}."
+        return told | {"error": f"{error}{few if len(there) < asked else ''}"}, b""
+    if job.wrong_share_max is not None:
+        told["target"] = _target(model, job.wrong_share_max)
+    told["targets"] = [_target(model, target) for target in TARGETS]
+    told["routed"] = [
+        {name: None if value is None else round(value, DIGITS) for name, value in point._asdict().items()}
+        for point in points
+    ]
+    return told, model.to_json()
+
+
+def rested(
+    results: Results, model: CoverageModel, scores: Sequence[float | None], job: Job
+) -> tuple[dict[str, Any], bytes]:
+    """The model of the version's scope, with thresholds that rest on these rows, which are in scope, and no more on
+    training prompts; and what that changes. No bytes where the rows are too few. Of the rows of one group one counts.
+    """
+    there = results["adapter"]
+    kept = (there[at] for at in one_of_each([one.group for one in there], job.seed))
+    found = [score for score in (scores[one.number] for one in kept) if score is not None]
+    share = DEFERRED_SHARE if job.deferred_share is None else job.deferred_share
+    old = model.threshold(share)
+    told: dict[str, Any] = {
+        "rows": len(found),
+        "deferred_share": share,
+        "deferred_before": round(sum(score < old for score in found) / max(1, len(found)), DIGITS),
+        "threshold_before": _finite(old),
+        "threshold": None,
+        "error": None,
+    }
+    if len(found) < ROWS_MIN:
+        return told | {"error": f"The threshold of the scope needs {ROWS_MIN} different rows: it stays as it is."}, b""
+    other = model.resting_on(found)
+    return told | {"threshold": _finite(other.threshold(share))}, other.to_bytes()
+
+
+def _finite(value: float) -> float | None:
+    return round(value, DIGITS) if math.isfinite(value) else None
+
+
+def gained(results: Results, texts: Sequence[str], job: Job) -> tuple[dict[str, Any], bytes]:
+    """The learned routing's part of the report, and the model; no bytes where it could not be fitted."""
+    general = {one.number: one for one in results["general"] if one.outcome != "failed"}
+    rows = [
+        GainRow(texts[one.number], one.right, general[one.number].right, one.group)
+        for one in results["adapter"]
+        if one.outcome != "failed" and one.number in general
+    ]
+    told: dict[str, Any] = {"rows": len(rows), "groups": len({row.group for row in rows}), "error": None}
+    try:
+        model = fit_gain(rows, job.seed)
+    except FittingError as error:
+        return told | {"error": str(error)}, b""
+    shown = {"shown_to_help": model.shown_to_help}
+    return told | msgspec.to_builtins(model.measured) | shown, model.to_bytes()
+
+
+def not_calibrated(results: Results, job: Job, error: str) -> dict[str, Any]:
+    """The calibration's part of the report, where the rows could not be scored."""
+    return _untold(results, job) | {"error": error}
+
+
+def _untold(results: Results, job: Job) -> dict[str, Any]:
+    """That part as it is before anything is fitted."""
+    there = _answered(results)
+    return {
+        "rows": len(there),
+        "groups": len({one.group for one in there}),
+        "delta": DELTA,
+        "tokens": job.tokens,
+        "without_logprobs": sum(one.sureness is None for one in there),
+        "with_coverage": False,
+        "error": None,
+        "target": None,
+        "targets": [],
+        "routed": [],
+    }
+
+
+def _answered(results: Results) -> list[Result]:
+    """The adapter's rows but for those that failed: there was no answer that could have been kept."""
+    return [one for one in results["adapter"] if one.outcome != "failed"]
+
+
+def _is_short(one: Result, logprobs: Sequence[float], tokens: int | None) -> bool:
+    """Whether fewer of an answer's first logprobs are kept than it is judged by."""
+    length = one.sureness.length if one.sureness is not None else 0
+    return len(logprobs) < (length if tokens is None else min(length, tokens))
+
+
+def _row(one: Result, coverage: float | None, logprobs: Sequence[float] | None) -> CalibrationRow:
+    """An answer as it is judged: by its first logprobs, or by what the whole of it came to."""
+    if logprobs is not None or one.sureness is None:
+        return CalibrationRow(logprobs or [], coverage, one.contract_kept, one.right)
+    sure = one.sureness
+    seen = Features(sure.minimum, sure.quantile_10, sure.mean, sure.length, coverage, one.contract_kept)
+    return CalibrationRow([], coverage, one.contract_kept, one.right, seen)
+
+
+def _target(model: ConfidenceModel, wrong_share_max: float) -> dict[str, Any]:
+    """What one target keeps, if a threshold can be certified for it."""
+    held = model.certificate(wrong_share_max)
+    return {
+        "wrong_share_max": wrong_share_max,
+        "certified": held is not None,
+        "threshold": None if held is None else round(held.threshold, DIGITS),
+        "kept_share": 0.0 if held is None else round(held.kept / held.rows, DIGITS),
+        "wrong_share": 0.0 if held is None else round(held.wrong / held.rows, DIGITS),
+        "wrong_share_bound": None if held is None else round(held.wrong_share_max, DIGITS),
+    }

@@ -1,0 +1,351 @@
+"""Evaluations are run here: one gateway's duty, a few rows at a time, where callers leave room.
+
+Rows go through the gateway's own engines, leases and blueprints, as a caller's requests would that pin the version or
+its task's exit. Each row's result is kept as it comes: another gateway goes on where this one stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway.background.child_process import child, hear
+from gateway.background.lease import DutyLease
+from gateway.configuration.tasks import TaskSettings
+from gateway.errors import Problem
+from gateway.features.evaluations.answers import said_by
+from gateway.features.evaluations.messages import Closed, Job, body_of
+from gateway.features.evaluations.store import LEFT_KEY, LOGPROBS_MAX, Evaluation, Model, ended
+from gateway.features.quality.baselining import gate_of, take_gate
+from gateway.features.records.archiving import redis_address
+from gateway.formats.request_body import RequestBody
+from gateway.path.own_requests import ask_beside
+from gateway.services import Services
+from monitoring.evaluation.comparing import metric_of
+from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.results import Result, Said, answer_rows
+from monitoring.records import Record
+from router.decision import OUT_OF_SERVICE, Choice
+from router.policy import TaskPolicy
+from router.replicas import pick
+from router.scoring import NO_SCORES
+from serving.adapters.entries import PLACED
+from serving.view import FleetView, VersionView
+
+log = logging.getLogger(__name__)
+LOOK_INTERVAL_SECONDS = 0.5
+STOP_INTERVAL_SECONDS = 0.5
+ROOM_SECONDS = (0.05, 1.0)
+"""First and longest wait for room on a replica."""
+TOLD_SECONDS = 3.0
+"""How long a row waits for room before people are told of it, and how often after that."""
+RETRY_SECONDS = (0.5, 8.0)
+"""First and longest wait after an engine's fault."""
+FAULTS_ALONE_MAX = 4
+"""So often an engine may fail at a row while it answers others, before the row counts as failed."""
+FAILING_SECONDS_MAX = 3600.0
+"""So long a row is tried while the engine fails at all of them."""
+CLOSE_SECONDS_MAX = 1800.0
+OF_THE_ROW = frozenset({"refused", "too_long"})
+"""Faults that the same row meets again."""
+COMMAND = (sys.executable, "-P", "-m", "gateway.features.evaluations.run")
+
+
+class Impossible(Exception):
+    """The evaluation can't go on; the message is a sentence that says why and what to do."""
+
+
+async def keep_evaluating(services: Services) -> None:
+    """Run whatever is to be evaluated, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    lease = DutyLease(services.redis, "evaluations", services.name)
+    store = services.evaluations
+
+    async def run_next() -> None:
+        for name in await store.models_left():
+            await put_models(services, name)
+        for name in await store.to_enter():
+            await take_gate(services, name)
+            await services.audit.enter(LEFT_KEY, name)
+        one = await store.next()
+        if one is not None:
+            await _Run(services, one).to_its_end()
+
+    try:
+        while True:
+            if await store.is_wanted():
+                await lease.do(run_next)
+            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+class _Run:
+    """One evaluation under way here."""
+
+    def __init__(self, services: Services, one: Evaluation) -> None:
+        self._house = services
+        self._one = one
+        self._store = services.evaluations
+        self._told_at = 0.0
+        self._answered_at: dict[str, float] = {}
+
+    async def to_its_end(self) -> None:
+        """Answer the rows that are left, then make the report. Returns early where somebody ends it. Raises
+        RedisError."""
+        one = self._one
+        tasks = working, stopped = asyncio.ensure_future(self._work()), asyncio.ensure_future(self._until_stopped())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                stopped.result()
+                return
+            await self._done(working.result())
+        except Impossible as error:
+            await self._end(ended(one, "failed", str(error)))
+        except (RedisError, OSError):
+            raise
+        except Exception:
+            log.exception("the evaluation %s failed", one.id)
+            await self._end(ended(one, "failed", "A fault of the gateway, which is in its log."))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self) -> Closed:
+        """What the evaluation comes to; nothing of it is in force yet."""
+        one, at_once = self._one, self._house.settings.evaluation.concurrency
+        left, metric = self._store.left(one), metric_of(one.metric)
+        await answer_rows(left, self._ask, self._keep, metric, one.classes, at_once)
+        return await self._closed()
+
+    async def _until_stopped(self) -> None:
+        """Returns once it is to be run no more."""
+        now: Evaluation | None = self._one
+        while now is not None and now.status == "running" and now.created_at == self._one.created_at:
+            await asyncio.sleep(STOP_INTERVAL_SECONDS)
+            now = await self._store.get(self._one.id)
+
+    async def _keep(self, arm: str, result: Result, logprobs: Sequence[float]) -> None:
+        task = self._house.settings.tasks.get(self._one.task)
+        first = max(LOGPROBS_MAX, 0 if task is None else tokens_of(task) or 0)
+        again = result.fault is not None and result.fault not in OF_THE_ROW
+        if await self._store.keep(self._one, arm, result, logprobs[:first], again):
+            self._house.meters.evaluation_rows.add(1, _counted(result))
+
+    async def _ask(self, arm: str, row: Row) -> Said:
+        """One arm's answer, once there is room; asked again as long as its engine fails at all rows."""
+        alone, waits, pause = 0, ROOM_SECONDS[0], RETRY_SECONDS[0]
+        began = tried_at = time.monotonic()
+        try:
+            body = body_of(row, self._version_of(arm), logprobs=arm != "general")
+        except Problem as problem:  # the gateway that took the row in was another build
+            raise Impossible(f"Line {row.line} of the data: {problem.message}") from None
+        while True:
+            choice = self._choice(arm)
+            if isinstance(choice, str):
+                await self._tell_of_waiting(choice, began)
+                await asyncio.sleep(waits)
+                waits = min(2 * waits, ROOM_SECONDS[1])
+                continue
+            said = await _answered(self._house, choice, body)
+            now = time.monotonic()
+            if said.fault is None or said.fault in OF_THE_ROW:
+                self._answered_at[arm] = now
+                return said
+            alone += alone == 0 or self._answered_at.get(arm, began) > tried_at
+            if alone >= FAULTS_ALONE_MAX or now - began >= FAILING_SECONDS_MAX:
+                return said
+            tried_at = now
+            what = f"the pool {choice.pool.name!r} fails at the rows ({said.fault}): they are asked again"
+            await self._tell_of_waiting(what, began)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS[1])
+
+    def _version_of(self, arm: str) -> str:
+        return (self._one.against or "") if arm == "against" else self._one.version
+
+    def _choice(self, arm: str) -> Choice | str:
+        """Where a row goes now, or what it waits for. Raises Impossible where waiting is of no use."""
+        services, view = self._house, self._house.fleet.view()
+        task = services.snapshot.current.policy.tasks.get(self._one.task)
+        name = self._version_of(arm)
+        version = view.versions.get(name)
+        if task is None or version is None:
+            raise Impossible(f"The configuration has no task {self._one.task!r} any more, or there is no {name}.")
+        if arm == "general":
+            return self._placed(task, None, task.exit_pool or "", version, view)
+        if version.state in OUT_OF_SERVICE or version.state not in PLACED | {"staging"}:
+            raise Impossible(
+                f"{name} is {version.state}: stage it, and run the evaluation again: it goes on from here."
+            )
+        return self._placed(task, version, version.pool, None, view)
+
+    def _placed(
+        self,
+        task: TaskPolicy,
+        version: VersionView | None,
+        pool_name: str,
+        blueprint_of: VersionView | None,
+        view: FleetView,
+    ) -> Choice | str:
+        """A replica with room to spare, or what is missing."""
+        services, now = self._house, time.monotonic()
+        pool = view.pools.get(pool_name)
+        if pool is None or not task.reaches(pool.name):
+            raise Impossible(
+                f"The task {task.name!r} may not reach the pool {pool_name!r}: see exit_pool, pools_allowed."
+            )
+        if services.admission.waiting:
+            return "callers wait for a place, and go first"
+        if services.admission.leaving:
+            return "the gateway is shutting down"
+        name = version.name if version else None
+        replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)
+        if replica == "no_replica":
+            return f"no replica of the pool {pool.name!r} can answer" + (f" with {name}" if name else "")
+        if isinstance(replica, str):
+            return f"every replica of the pool {pool.name!r} is full"
+        load_max = services.settings.evaluation.load_share_max * replica.in_flight_max
+        if view.in_flight.get(replica.name, 0) + 1 > max(1.0, load_max):
+            return f"the pool {pool.name!r} has no room beside its callers"
+        return Choice(task, version, pool, replica, "pinned", blueprint_of)
+
+    async def _tell_of_waiting(self, what: str, began: float) -> None:
+        now = time.monotonic()
+        if now - began >= TOLD_SECONDS and now - self._told_at >= TOLD_SECONDS:
+            self._told_at = now
+            await self._store.say_waiting(self._one, what)
+
+    async def _done(self, closed: Closed) -> None:
+        """Keep the report, and put the models that were asked for into force."""
+        if closed.error:
+            raise Impossible(closed.error)
+        after = ended(self._one, "done", "", closed.report)
+        after = msgspec.structs.replace(after, gate=await gate_of(self._house, after))
+        await self._end(after, closed.models)
+
+    async def _end(self, after: Evaluation, models: Sequence[Model] = ()) -> None:
+        """It has ended so: in its state, for its version, and in the audit. Nothing where it was changed meanwhile."""
+        told: dict[str, Any] = {"evaluation": after.id, "status": after.status, "note": after.note}
+        told |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
+        told |= {"gate": after.gate.because} if after.gate is not None else {}
+        short = in_short(after) if after.status == "done" else None
+        entry = self._house.audit.draft("system", "evaluation.end", after.version, after=told, evidence=short)
+        if await self._store.move(self._one, after, entry, short, models):
+            await put_models(self._house, after.id)
+            await take_gate(self._house, after.id)
+            await self._house.audit.enter(LEFT_KEY, after.id)
+
+    async def _closed(self) -> Closed:
+        """What the process beside makes of the rows. It is killed where this is cancelled. Raises Impossible."""
+        services, one = self._house, self._one
+        task = services.settings.tasks.get(one.task)
+        if task is None:
+            raise Impossible(f"The configuration has no task {one.task!r} any more.")
+        shares = {name: rung.share for name, rung in task.rungs.used().items()}
+        retention_seconds = 86_400 * services.settings.evaluation.retention_days
+        job = Job(redis_address(services.settings), one.id, retention_seconds, task.selector, tokens_of(task))
+        job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")
+        minilm = services.settings.fitting.minilm_file
+        job.minilm = "" if minilm is None else str(minilm.absolute())
+        try:
+            async with child(COMMAND) as process, asyncio.timeout(CLOSE_SECONDS_MAX):
+                code, said = await hear(process, msgspec.json.encode(job) + b"\n")
+        except TimeoutError:
+            raise Impossible(f"Its report was not made within {CLOSE_SECONDS_MAX:g} s: give fewer rows.") from None
+        if code != 0:
+            raise Impossible(f"The process that makes the report ended with exit code {code}: see the gateway's log.")
+        return msgspec.msgpack.decode(said, type=Closed)
+
+
+async def put_models(services: Services, evaluation: str) -> None:
+    """Put into force the models of an evaluation that has ended; those of one that was stopped never get here.
+
+    Raises RedisError: then whoever runs evaluations next does it.
+    """
+    left = await services.evaluations.models(evaluation)
+    if left is None:
+        return
+    for model in left.models:
+        await services.fitted.put(left.version, model.kind, model.data, left.by, model.summary)
+    await services.evaluations.models_done(evaluation)
+
+
+def tokens_of(task: TaskSettings) -> int | None:
+    """By how many of an answer's first tokens a task judges; None: by all."""
+    kind, _, count = task.commit.partition(":")
+    return int(count) if kind == "tokens" else None
+
+
+def in_short(one: Evaluation) -> dict[str, Any]:
+    """What is told of an evaluation beside its version."""
+    report = one.report or {}
+    arms = report.get("arms", {})
+    return {
+        "id": one.id,
+        "ended_at": one.ended_at,
+        "rows": one.rows,
+        "metric": one.metric,
+        "accuracy": {arm: figures["accuracy"] for arm, figures in arms.items()},
+        "paired": [
+            {name: pair[name] for name in ("first", "second", "difference", "lower_bound")}
+            for pair in report.get("paired", ())
+        ],
+    }
+
+
+async def _answered(services: Services, choice: Choice, body: RequestBody) -> Said:
+    """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others."""
+    version = choice.version or choice.blueprint_of
+    assert version is not None, "an evaluation is of a version"
+    record = Record(
+        id=services.ids.make(""),
+        at=time.time(),
+        endpoint=body.endpoint,
+        caller="",
+        model_asked=version.name,
+        purpose="evaluation",
+        policy_generation=services.snapshot.current.policy.generation,
+    )
+    policy = services.snapshot.current.policy
+    demands = services.judging.demands(policy, body, choice, NO_SCORES)
+    body.cache_salt = services.cache_salt("evaluation", choice.task)
+    sent = body.for_engine(choice, demands.fields if demands is not None else None)
+    ledger, answer, fault = await ask_beside(services, choice, body, sent, record, policy.limits)
+    contract = services.judging.contract_of(version)
+    said = Said(text=None, fault=fault) if fault is not None else said_by(answer.body, contract)
+    _settle(services, record, said, ledger.engine_seconds)
+    return said
+
+
+def _settle(services: Services, record: Record, said: Said, seconds: float) -> None:
+    """Close the record; no caller's figures change."""
+    record.duration_seconds = said.seconds = seconds
+    record.saving_usd = None
+    record.contract_kept = said.contract_kept
+    if said.fault is None:
+        record.outcome, record.status = "ok", 200
+    if record.cost_usd is not None:
+        labels = (record.task or "", record.version or "", record.pool or "", "evaluation")
+        services.meters.cost_usd.add(record.cost_usd, *labels)
+    if not services.records.put(record):
+        services.meters.records_dropped.add(1)
+    said.prompt_tokens, said.completion_tokens = record.prompt_tokens, record.completion_tokens
+    said.cost_usd, said.request_id, said.stack = record.cost_usd, record.id, record.stack or ""
+
+
+def _counted(result: Result) -> str:
+    """The outcome under which a row is counted."""
+    if result.outcome != "answered":
+        return result.outcome
+    return "right" if result.right else "wrong"

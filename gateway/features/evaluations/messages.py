@@ -1,0 +1,45 @@
+"""What the process at an evaluation's end is told and tells, and a row as a request: it and the duty share these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.features.evaluations.store import Model
+from gateway.formats.request_body import RequestBody, read_body
+from monitoring.evaluation.dataset import Row
+
+
+class Job(msgspec.Struct):
+    """What to do: `evaluation` by its id, in that Redis. `selector` is what fitted models read of a conversation, and
+    `tokens` how many of an answer's first tokens are judged (None: all); `wrong_share_max` is the task's own target,
+    where it has the rung `low_confidence`, and `deferred_share` that of `out_of_scope`. `minilm` is the path of
+    MiniLM's file, empty where there is none."""
+
+    redis_url: str
+    evaluation: str
+    retention_seconds: int
+    selector: str
+    tokens: int | None = None
+    wrong_share_max: float | None = None
+    deferred_share: float | None = None
+    seed: int = 0
+    minilm: str = ""
+
+
+class Closed(msgspec.Struct):
+    """What came of it: the report as JSON has it, and the models that were fitted."""
+
+    report: dict[str, Any] = {}
+    models: list[Model] = []
+    error: str = ""
+
+
+def body_of(row: Row, version: str, logprobs: bool = False) -> RequestBody:
+    """A row as the request of a caller who names the version. Raises Problem for what no caller could send."""
+    fields: dict[str, Any] = {"model": version}
+    fields |= {"messages": row.messages} if row.messages is not None else {"prompt": row.prompt}
+    if logprobs:
+        fields["logprobs"] = True if row.messages is not None else 1
+    return read_body("chat" if row.messages is not None else "completions", msgspec.json.encode(fields))

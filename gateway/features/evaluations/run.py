@@ -1,0 +1,147 @@
+"""An evaluation's end, in a process of its own: the report, and the models that are fitted from its rows.
+
+`python -m gateway.features.evaluations.run` reads a Job as a line of JSON, and prints a Closed. It ends at once when
+its input is closed: it never outlives the gateway that began it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.features.evaluations.messages import Closed, Job, body_of
+from gateway.features.evaluations.store import Evaluation, EvaluationStore, Model
+from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
+from monitoring.beside import live_with_input
+from monitoring.evaluation.report import report
+from monitoring.evaluation.results import Result
+from router.coverage import CoverageError, CoverageModel
+from router.embedding import EmbeddingError, StaticEmbedding
+from router.minilm import MiniLM
+from router.packing import MODEL_BYTES_MAX
+
+BATCH = 500
+DIGITS = 6
+SUMMARY = ("rows", "groups", "delta", "apgr", "apgr_low", "shown_to_help")
+"""What people want to know of a model, of its part of the report."""
+
+
+async def close(job: Job) -> Closed:
+    """Read the results and make the report. Raises RedisError."""
+    async with Redis.from_url(job.redis_url, socket_timeout=30, socket_connect_timeout=5) as redis:
+        store = EvaluationStore(redis, job.retention_seconds)
+        one = await store.get(job.evaluation)
+        if one is None:
+            return Closed(error="There is no such evaluation any more.")
+        results = await _results(store, one)
+        closed = Closed(report(results, one.classes, one.notes, job.seed))
+        if not (one.calibrate or one.fit_gain):
+            return closed
+        from gateway.features.evaluations import fits as evaluation_fits  # noqa: PLC0415 - it loads scikit-learn
+
+        texts = [body_of(row, one.version).selected(job.selector) async for row in store.rows(one)]
+        if len(texts) < one.rows:
+            return Closed(error="Its rows are gone: it was ended meanwhile.")
+        if one.calibrate and "adapter" in results:
+            try:
+                scope = await _scope(redis, one.version, texts, job)
+            except (CoverageError, EmbeddingError, FittedError) as error:
+                closed.report["calibration"] = evaluation_fits.not_calibrated(results, job, str(error))
+            else:
+                await store.keep_coverage(one, scope.scores)
+                logprobs = await _logprobs(store, one) if job.tokens is not None else None
+                fitted = evaluation_fits.calibrated(results, scope.scores, logprobs, job)
+                _take(closed, one, "confidence", "calibration", *fitted, coverage=scope.digest, tokens=job.tokens)
+                if scope.model is not None:
+                    told, data = evaluation_fits.rested(results, scope.model, scope.scores, job)
+                    closed.report["calibration"]["thresholds"] = told
+                    if data:
+                        summary = {**scope.summary, "scores_as": scope.digest, "evaluation": one.id, "thresholds": told}
+                        closed.models.insert(0, Model("coverage", data, summary))
+        if one.fit_gain and "adapter" in results and "general" in results:
+            gained = evaluation_fits.gained(results, texts, job)
+            _take(closed, one, "gain", "gain", *gained, selector=job.selector)
+        return closed
+
+
+def _take(
+    closed: Closed, one: Evaluation, kind: Kind, part: str, told: dict[str, Any], data: bytes, **bound: Any
+) -> None:
+    """A part of the report, and the model where one came of it, which holds with what it is `bound` to."""
+    closed.report[part] = told
+    if len(data) > MODEL_BYTES_MAX:
+        told["error"] = f"The {kind} model has {len(data):,} bytes, over {MODEL_BYTES_MAX:,}: give fewer rows."
+    elif data:
+        known = {name: told[name] for name in SUMMARY if name in told}
+        certified = [target["wrong_share_max"] for target in told.get("targets", ()) if target["certified"]]
+        least = {"least_certified": certified[0]} if certified else {}
+        closed.models.append(Model(kind, data, {"evaluation": one.id, **known, **least, **bound}))
+
+
+async def _results(store: EvaluationStore, one: Evaluation) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {arm: [] for arm in one.arms}
+    for first in range(0, one.rows, BATCH):
+        for arm, results in (await store.results(one, first, BATCH)).items():
+            found[arm] += [msgspec.json.decode(raw, type=Result) for raw in results if raw is not None]
+    return found
+
+
+async def _logprobs(store: EvaluationStore, one: Evaluation) -> list[list[float]]:
+    """The first logprobs of the adapter's answers, by the number of the row."""
+    found: list[list[float]] = []
+    for first in range(0, one.rows, BATCH):
+        found += await store.logprobs(one, "adapter", first, BATCH)
+    return found
+
+
+@dataclass
+class _Scope:
+    """How much each text is in the version's scope, and the model that says so: None each where there is none that
+    reads what the task's selector takes. `digest` is what a calibration knows it by."""
+
+    scores: list[float | None]
+    model: CoverageModel | None = None
+    digest: str | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def _scope(redis: Redis, version: str, texts: Sequence[str], job: Job) -> _Scope:
+    """Score the texts.
+
+    Raises CoverageError, EmbeddingError or FittedError where there is one, and it can't be used.
+    """
+    store = FittedStore(redis)
+    entry = (await store.of(version)).get("coverage")
+    data = await store.bytes_of(entry) if entry is not None else None
+    if entry is None or data is None or entry.summary.get("selector", job.selector) != job.selector:
+        return _Scope([None] * len(texts))
+    deep = MiniLM.load(Path(job.minilm)) if job.minilm else None
+    model = CoverageModel.from_bytes(data, StaticEmbedding.load(), deep)
+    scores = [round(model.score(text).score, DIGITS) for text in texts]
+    return _Scope([*scores], model, scores_as(entry), entry.summary)
+
+
+def main() -> None:
+    """Do the job that the input names, and say how it went."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    live_with_input()
+    try:
+        sys.stdout.buffer.write(msgspec.msgpack.encode(asyncio.run(close(job))))
+        sys.stdout.buffer.flush()
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # whatever reads the input would keep it
+
+
+if __name__ == "__main__":
+    main()

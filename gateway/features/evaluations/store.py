@@ -1,0 +1,392 @@
+"""Evaluations as they are kept in Redis: what is asked, how far it is, each row's result, and the report.
+
+Of the data, requests and expected answers are kept from the upload until the evaluation has ended, and no longer. Of
+each row there remain its id, its class, whether each arm was right and what that took, for as long as results are kept;
+the logprobs of answers, which take most room, of the newest evaluations alone. Answers are never kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.state.audited_step import AuditedStep
+from gateway.state.fitted import Kind
+from monitoring.audit import Entry
+from monitoring.evaluation.comparing import Classes
+from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.results import Result
+
+Status = Literal["running", "done", "failed", "cancelled"]
+Arm = Literal["adapter", "general", "against"]
+ROOT = "apprentice:evaluation:"
+ALL_KEY = "apprentice:evaluations"
+OPEN_KEY = "apprentice:evaluations:open"
+LATEST_KEY = "apprentice:evaluations:latest"
+LEFT_KEY = "apprentice:evaluations:audit"
+MODELS_KEY = "apprentice:evaluations:models"
+COMING_SECONDS = 3600
+"""How long rows wait whose upload broke off."""
+WAITING_SECONDS = 10
+BATCH = 50
+LISTED_MAX = 100
+LOGPROBS_MAX = 256
+"""So many first logprobs of an answer are kept; more where its task judges by more."""
+LOGPROBS_EVALUATIONS = 5
+"""The newest evaluations of which logprobs are kept."""
+PARTS = ("results", "logprobs", "counts", "engine_faults", "coverage")
+"""What there is of an evaluation beside itself and its rows."""
+
+KEEP = """
+if redis.call('HGET', KEYS[2], 'run') ~= ARGV[7] then return 0 end
+if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
+redis.call('HINCRBY', KEYS[2], 'done:' .. ARGV[3], 1)
+redis.call('HINCRBY', KEYS[2], 'right:' .. ARGV[3], ARGV[4])
+if ARGV[6] ~= '' then redis.call('HINCRBYFLOAT', KEYS[2], 'cost_usd:' .. ARGV[3], ARGV[6]) end
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[3], ARGV[1], ARGV[8]) end
+if ARGV[9] == '1' then redis.call('SADD', KEYS[4], ARGV[1]) end
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[5]) end
+return 1
+"""
+FORGET_FAULTS = """
+for _, field in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  redis.call('HDEL', KEYS[2], field)
+  redis.call('HINCRBY', KEYS[3], 'done:' .. string.match(field, ':(.*)'), -1)
+end
+redis.call('DEL', KEYS[1])
+"""
+MOVE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+if ARGV[4] == 'running' then
+  redis.call('ZADD', KEYS[2], ARGV[5], ARGV[6])
+else
+  redis.call('ZREM', KEYS[2], ARGV[6])
+  redis.call('DEL', KEYS[3])
+end
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[4], ARGV[6], ARGV[7]) end
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[5], ARGV[9], ARGV[8]) end
+if ARGV[10] ~= '' then redis.call('HSET', KEYS[6], ARGV[6], ARGV[10]) end
+return 1
+"""
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an evaluation is what its version's reviewed labels are held against, and why, in words."""
+
+    taken: bool
+    because: str
+
+
+class Evaluation(msgspec.Struct, kw_only=True, frozen=True):
+    """One evaluation. `arms` are asked in this order of each row; `metric` is how answers are compared, and `classes`
+    how rows are told apart. Times are Unix seconds; `report` is there once it is done, and `gate` where its version was
+    asked; `note` says what it waits for, or why it has failed."""
+
+    id: str
+    version: str
+    task: str
+    arms: tuple[Arm, ...]
+    against: str | None
+    metric: str
+    classes: Classes
+    data_digest: str
+    rows: int
+    notes: tuple[str, ...]
+    calibrate: bool = False
+    fit_gain: bool = False
+    by: str = ""
+    status: Status = "running"
+    note: str = ""
+    created_at: float = 0.0
+    ended_at: float | None = None
+    report: dict[str, Any] | None = None
+    gate: Gate | None = None
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that was fitted from an evaluation's rows, and what people want to know of it."""
+
+    kind: Kind
+    data: bytes
+    summary: dict[str, Any]
+
+
+class Models(msgspec.Struct, frozen=True):
+    """The models of an evaluation that has ended, for its version, and the key of who asked for them."""
+
+    version: str
+    by: str
+    models: tuple[Model, ...]
+
+
+class EvaluationStore:
+    """Keeps evaluations in Redis. Every method raises RedisError."""
+
+    def __init__(self, redis: Redis, retention_seconds: int) -> None:
+        """`retention_seconds` is how long an evaluation and its results are kept after their last change."""
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._retention_seconds = retention_seconds
+        self._keep = redis.register_script(KEEP)
+        self._move = redis.register_script(MOVE)
+        self._forget_faults = redis.register_script(FORGET_FAULTS)
+
+    async def get(self, evaluation: str) -> Evaluation | None:
+        """One evaluation, or None."""
+        raw = await self._redis.get(_key(evaluation))
+        return None if raw is None else msgspec.json.decode(raw, type=Evaluation)
+
+    async def all(self, limit: int = LISTED_MAX) -> list[Evaluation]:
+        """Those that are kept, the newest first."""
+        names = [name.decode() for name in await self._redis.zrevrange(ALL_KEY, 0, -1)]
+        async with self._redis.pipeline(transaction=False) as all_of_them:
+            for name in names:
+                all_of_them.exists(_key(name))
+            there = await all_of_them.execute()
+        gone = [name for name, is_there in zip(names, there, strict=True) if not is_there]
+        if gone:
+            await self._redis.zrem(ALL_KEY, *gone)
+        kept = [name for name, is_there in zip(names, there, strict=True) if is_there][:limit]
+        raw = await self._redis.mget([_key(name) for name in kept]) if kept else []
+        return [msgspec.json.decode(value, type=Evaluation) for value in raw if value is not None]
+
+    async def is_wanted(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(await self._redis.exists(OPEN_KEY, LEFT_KEY, MODELS_KEY))
+
+    async def next(self) -> Evaluation | None:
+        """The oldest that is to be run; None where none is."""
+        for name in await self._redis.zrange(OPEN_KEY, 0, -1):
+            one = await self.get(name.decode())
+            if one is not None and one.status == "running":
+                return one
+            await self._redis.zrem(OPEN_KEY, name)  # it has expired
+        return None
+
+    async def say_waiting(self, one: Evaluation, what: str) -> None:
+        """Tell people what it waits for; it is forgotten by itself."""
+        await self._redis.set(_key(one.id, "waiting"), what, ex=WAITING_SECONDS)
+
+    async def waiting(self, one: Evaluation) -> str:
+        """What it waits for; empty where it does not."""
+        raw = await self._redis.get(_key(one.id, "waiting"))
+        return raw.decode() if raw else ""
+
+    async def progress(self, one: Evaluation) -> dict[str, dict[str, float | None]]:
+        """By arm: how many rows it has answered, how many of them right, and what that has cost (None: not known)."""
+        raw = await self._redis.hgetall(_key(one.id, "counts"))
+        counts = {name.decode(): float(value) for name, value in raw.items()}  # the name of its run is a number, too
+        return {
+            arm: {
+                "done": int(counts.get(f"done:{arm}", 0)),
+                "right": int(counts.get(f"right:{arm}", 0)),
+                "cost_usd": counts.get(f"cost_usd:{arm}"),
+            }
+            for arm in one.arms
+        }
+
+    async def take_in(self, coming: str, rows: Sequence[Row]) -> None:
+        """Keep rows of an upload under way, whose name is `coming`."""
+        if rows:
+            key = _key(coming, "coming")
+            await self._redis.rpush(key, *(msgspec.json.encode(row) for row in rows))
+            await self._redis.expire(key, COMING_SECONDS)
+
+    async def drop(self, coming: str) -> None:
+        """Forget an upload that came to nothing."""
+        await self._redis.delete(_key(coming, "coming"))
+
+    async def begin(self, one: Evaluation, coming: str, anew: bool, step: AuditedStep) -> None:
+        """Have it run, on the rows of this upload; results that there are stay, unless it is begun `anew`. The entries
+        noted with `step` are written in the same transaction.
+
+        Those of rows that an engine failed to answer do not stay. Of another run of it no result is taken any more.
+        """
+        async with self._redis.pipeline(transaction=True) as all_of_it:
+            if anew:
+                all_of_it.delete(*(_key(one.id, part) for part in PARTS))
+            keys = [_key(one.id, part) for part in ("engine_faults", "results", "counts")]
+            await self._forget_faults(keys=keys, client=all_of_it)
+            all_of_it.hset(_key(one.id, "counts"), "run", repr(one.created_at))
+            all_of_it.expire(_key(one.id, "counts"), self._retention_seconds)
+            all_of_it.rename(_key(coming, "coming"), _key(one.id, "data"))
+            all_of_it.expire(_key(one.id, "data"), self._retention_seconds)
+            all_of_it.set(_key(one.id), msgspec.json.encode(one), ex=self._retention_seconds)
+            all_of_it.zadd(ALL_KEY, {one.id: one.created_at})
+            all_of_it.zadd(OPEN_KEY, {one.id: one.created_at})
+            step.write_into(all_of_it)
+            await all_of_it.execute()
+        await step.enter()
+        await self._forget_old_logprobs()
+
+    async def _forget_old_logprobs(self) -> None:
+        """Keep those of the newest evaluations: they take more room than all else together."""
+        older = await self._redis.zrevrange(ALL_KEY, LOGPROBS_EVALUATIONS, -1)
+        if older:
+            await self._redis.unlink(*(_key(name.decode(), "logprobs") for name in older))
+
+    async def has_engine_faults(self, one: Evaluation) -> bool:
+        """Whether there are rows that an engine failed to answer: they are asked again where it is begun again."""
+        return bool(await self._redis.exists(_key(one.id, "engine_faults")))
+
+    async def move(
+        self,
+        before: Evaluation,
+        after: Evaluation,
+        entry: Entry | None,
+        latest: dict[str, Any] | None,
+        models: Sequence[Model] = (),
+    ) -> bool:
+        """Let it be `after` if it still is `before`; whether it was. Once it no longer runs, its rows are forgotten.
+
+        In the same step `entry` is written as the draft of an entry in the audit, `latest` as its version's last one,
+        and `models` as what is left to be put into force.
+        """
+        left = Models(after.version, after.by, tuple(models))
+        done = await self._move(
+            keys=[_key(after.id), OPEN_KEY, _key(after.id, "data"), LEFT_KEY, LATEST_KEY, MODELS_KEY],
+            args=[
+                msgspec.json.encode(before),
+                msgspec.json.encode(after),
+                self._retention_seconds,
+                after.status,
+                after.created_at,
+                after.id,
+                b"" if entry is None else msgspec.json.encode(entry),
+                b"" if latest is None else msgspec.json.encode(latest),
+                after.version,
+                msgspec.msgpack.encode(left) if models else b"",
+            ],
+        )
+        return bool(done)
+
+    async def models_left(self) -> list[str]:
+        """The evaluations that have ended, and whose models are not yet put into force."""
+        return [name.decode() for name in await self._redis.hkeys(MODELS_KEY)]
+
+    async def models(self, evaluation: str) -> Models | None:
+        """The models that are left of this one; None where there are none."""
+        raw = await self._redis.hget(MODELS_KEY, evaluation)
+        return None if raw is None else msgspec.msgpack.decode(raw, type=Models)
+
+    async def models_done(self, evaluation: str) -> None:
+        """They are in force now."""
+        await self._redis.hdel(MODELS_KEY, evaluation)
+
+    async def to_enter(self) -> list[str]:
+        """The evaluations whose end is not yet in the audit: their drafts stand in the hash LEFT_KEY."""
+        return [name.decode() for name in await self._redis.hkeys(LEFT_KEY)]
+
+    async def forget(self, one: Evaluation, step: AuditedStep) -> None:
+        """Forget all of it, and write the entries noted with `step`, in one transaction."""
+        latest = await self.latest(one.version)
+        async with self._redis.pipeline(transaction=True) as all_of_it:
+            all_of_it.delete(_key(one.id), _key(one.id, "data"), *(_key(one.id, part) for part in PARTS))
+            all_of_it.zrem(ALL_KEY, one.id)
+            all_of_it.zrem(OPEN_KEY, one.id)
+            if latest is not None and latest["id"] == one.id:
+                all_of_it.hdel(LATEST_KEY, one.version)
+            step.write_into(all_of_it)
+            await all_of_it.execute()
+        await step.enter()
+
+    async def keep(
+        self, one: Evaluation, arm: str, result: Result, logprobs: Sequence[float], again: bool = False
+    ) -> bool:
+        """Store a row's result, once, and only while this run of it is the last; whether it was new.
+
+        With `again` the row is asked again where the evaluation is begun again.
+        """
+        field = _field(arm, result.number)
+        new = await self._keep(
+            keys=[_key(one.id, part) for part in ("results", "counts", "logprobs", "engine_faults")],
+            args=[
+                *(field, msgspec.json.encode(result), arm, int(result.right), self._retention_seconds),
+                *("" if result.cost_usd is None else result.cost_usd, repr(one.created_at)),
+                *(array("f", logprobs).tobytes(), int(again)),
+            ],
+        )
+        return bool(new)
+
+    async def left(self, one: Evaluation) -> AsyncIterator[tuple[str, Row]]:
+        """The rows that arms have not answered yet, row after row."""
+        async for rows in self._batches(one):
+            asked = [(arm, row) for row in rows for arm in one.arms]
+            async with self._redis.pipeline(transaction=False) as all_of_them:
+                for arm, row in asked:
+                    all_of_them.hexists(_key(one.id, "results"), _field(arm, row.number))
+                done = await all_of_them.execute()
+            for (arm, row), is_done in zip(asked, done, strict=True):
+                if not is_done:
+                    yield arm, row
+
+    async def rows(self, one: Evaluation) -> AsyncIterator[Row]:
+        """The rows of its data, while they are kept."""
+        async for rows in self._batches(one):
+            for row in rows:
+                yield row
+
+    async def _batches(self, one: Evaluation) -> AsyncIterator[list[Row]]:
+        at = 0
+        while raw := await self._redis.lrange(_key(one.id, "data"), at, at + BATCH - 1):
+            yield [msgspec.json.decode(value, type=Row) for value in raw]
+            at += len(raw)
+
+    async def results(self, one: Evaluation, first: int, count: int) -> dict[str, list[bytes | None]]:
+        """By arm, the results of `count` rows from `first` on, as JSON; None where a row is not answered yet."""
+        numbers = range(first, min(first + count, one.rows))
+        found: dict[str, list[bytes | None]] = {}
+        for arm in one.arms:
+            fields = [_field(arm, number) for number in numbers]
+            found[arm] = await self._redis.hmget(_key(one.id, "results"), fields) if fields else []
+        return found
+
+    async def logprobs(self, one: Evaluation, arm: str, first: int, count: int) -> list[list[float]]:
+        """The first logprobs of an arm's answers, to seven digits, as far as they are kept."""
+        fields = [_field(arm, number) for number in range(first, min(first + count, one.rows))]
+        raw = await self._redis.hmget(_key(one.id, "logprobs"), fields) if fields else []
+        return [[] if packed is None else [float(f"{value:.7g}") for value in array("f", packed)] for packed in raw]
+
+    async def keep_coverage(self, one: Evaluation, scores: Sequence[float | None]) -> None:
+        """Store how much each row was in the scope of the version."""
+        key = _key(one.id, "coverage")
+        await self._redis.set(key, msgspec.json.encode(scores), ex=self._retention_seconds)
+
+    async def coverage(self, one: Evaluation) -> list[float | None]:
+        """What was stored of that; empty where nothing was."""
+        raw = await self._redis.get(_key(one.id, "coverage"))
+        return [] if raw is None else msgspec.json.decode(raw, type=list[float | None])
+
+    async def latest(self, version: str) -> dict[str, Any] | None:
+        """The version's last finished evaluation in short, or None; it may have expired since."""
+        raw = await self._redis.hget(LATEST_KEY, version)
+        return None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
+
+
+def id_of(
+    version: str, data_digest: str, arms: Sequence[str], against: str | None, metric: str, class_field: str
+) -> str:
+    """The same evaluation has the same id: what is evaluated, on which data, and how answers are compared."""
+    named = msgspec.json.encode([version, data_digest, list(arms), against, metric, class_field])
+    return hashlib.sha256(named).hexdigest()[:16]
+
+
+def ended(one: Evaluation, status: Status, note: str = "", report: dict[str, Any] | None = None) -> Evaluation:
+    """The evaluation as it is once it has ended so: what its answers were compared with is no part of it any more."""
+    classes = msgspec.structs.replace(one.classes, by_digest=None)
+    now = time.time()
+    return msgspec.structs.replace(one, status=status, note=note, report=report, ended_at=now, classes=classes)
+
+
+def _key(evaluation: str, part: str = "") -> str:
+    return f"{ROOT}{evaluation}:{part}" if part else f"{ROOT}{evaluation}"
+
+
+def _field(arm: str, number: int) -> str:
+    return f"{number}:{arm}"

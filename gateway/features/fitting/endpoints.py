@@ -1,0 +1,105 @@
+"""The table URL → function for admins, training prompts: what a version's coverage is fitted from.
+
+They are read and checked here, and wait in Redis; the gateway with the lease fits them (features/fitting/job.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from gateway.access import Admin
+from gateway.audit import audited
+from gateway.callers import Caller
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.fitting.prompts import PromptsError, Sample, barely_tells, read_sample
+from gateway.features.fitting.samples import Waiting
+from gateway.services import Services
+from gateway.state.fitted import Fitting
+from router.policy import AUTO_SELECTOR
+from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
+from serving.adapters.entries import Version
+
+GIVEN_UP = frozenset({"draining", "retired"})
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+@router.put("/adapters/{name}/prompts", status_code=202)
+async def give_prompts(request: Request, name: str, admin: Admin) -> dict[str, Any]:
+    """Have the version's coverage fitted from a sample of its training prompts, sent as multipart/form-data: the file
+    `prompts.jsonl`, and perhaps `background.jsonl` with other traffic. GET /adapters/{name} shows how far it is."""
+    services = services_of(request)
+    async with services.uploads.receive(request, (PROMPTS_FILE,), (BACKGROUND_FILE,)) as upload:
+        try:
+            version = await services.registry.version(name)
+        except KeyError:
+            raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
+        if version.state in GIVEN_UP:
+            raise Problem("state_conflict", f"{name} is {version.state}: nothing is fitted for it any more.")
+        sample = await sample_of(services, version.task, upload.prompts, upload.background)
+        assert sample is not None, "the form has the file"
+        told = await have_fitted(services, admin, version, sample)
+    return {"version": name, **told}
+
+
+async def sample_of(services: Services, task: str, prompts: Path | None, background: Path | None) -> Sample | None:
+    """The sample in these files, as the task's selector reads it; None where none was given.
+
+    Raises Problem (422): nothing can be learned from it, or a line is at fault.
+    """
+    if prompts is None:
+        if background is not None:
+            raise Problem("missing_field", f"{BACKGROUND_FILE} is of use beside {PROMPTS_FILE} alone.", PROMPTS_FILE)
+        return None
+    try:
+        return await read_sample(prompts, background, selector_of(services, task) or AUTO_SELECTOR)
+    except PromptsError as error:
+        raise Problem("prompts_rejected", str(error), "prompts") from error
+    except OSError as error:
+        raise Problem("prompts_rejected", f"The prompts can't be read: {error.strerror}.", "prompts") from error
+
+
+async def have_fitted(services: Services, admin: Caller, version: Version, sample: Sample) -> dict[str, Any]:
+    """Have a version's coverage fitted from the sample, unless it is, or waits to be, already."""
+    name = version.name
+    entry = (await services.fitted.of(name)).get("coverage")
+    state = (await services.fitted.states(name)).get("coverage")
+    kept = entry is not None and entry.summary.get("sample") == sample.digest
+    failed = state is not None and state.state == "failed"
+    if (not kept or failed) and await services.samples.digest_of(name) != sample.digest:
+        step = audited(services, admin)
+        step.note("adapter.prompts", name, None, sample.counts())
+        waiting = Waiting(
+            version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts()
+        )
+        await services.samples.put(waiting, step)
+        await services.fitted.say(name, "coverage", Fitting(state="waiting", stage="waiting", by=admin.public))
+    shown = await services.fitted.shown(name, selector_of(services, version.task))
+    return {"prompts": sample.counts(), "fitted": shown}
+
+
+def selector_of(services: Services, task: str) -> str | None:
+    """What the task reads of a conversation; None for a task that the configuration does not have."""
+    settings = services.settings.tasks.get(task)
+    return settings.selector if settings is not None else None
+
+
+def sentence_of(kind: str, shown: Mapping[str, Any]) -> str:
+    """One fitted model, or how far it is, in words."""
+    model = shown["model"]
+    if shown["state"] == "failed":
+        serves = "the one before still serves" if model else "it is judged without"
+        return f"Its {kind} model was not fitted, and {serves}: {shown['error'].rstrip('.')}."
+    if shown["state"] != "ready":
+        return f"Its {kind} model is {shown['state']}, {100 * shown['progress']:.0f} % ({shown['stage']})."
+    summary = (model or {}).get("summary") or {}
+    rows = f" on {summary['used']} training prompts" if "used" in summary else ""
+    auroc = summary.get("auroc")
+    how = "barely tells" if barely_tells(auroc) else "tells"
+    tells = "" if auroc is None else f"; it {how} them from other traffic, with an AUROC of {auroc:.3f}"
+    idle = f" It is not used: {shown['unused']}" if shown["unused"] else ""
+    return f"Its {kind} model was fitted{rows}{tells}.{idle}"

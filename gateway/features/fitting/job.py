@@ -1,0 +1,153 @@
+"""Models are fitted from the training prompts that wait: one gateway's duty, each in a process of its own.
+
+Whatever becomes of the gateway, the sample waits in Redis until its model is kept there: the next gateway that has the
+duty begins the fitting again. A fitting that can't succeed is told in a sentence, and its sample goes too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+import time
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway.background.child_process import child, give
+from gateway.background.lease import DutyLease
+from gateway.features.fitting.samples import WAIT_SECONDS_MAX, Waiting
+from gateway.services import Services
+from gateway.state.fitted import FittedError, Fitting, Kind
+from router.fitting_job import Job, Result, Step
+
+log = logging.getLogger(__name__)
+LOOK_INTERVAL_SECONDS = 0.5
+TELL_INTERVAL_SECONDS = 0.25
+FAILED_MAX = 3
+"""How often a fitting is tried in which something fails that nobody foresaw."""
+BEGUN_MAX = 5
+"""How often a fitting is begun whose gateway ends in the middle: it may be what ends it, for want of memory."""
+KIND: Kind = "coverage"
+COMMAND = (sys.executable, "-P", "-m", "router.fitting.run")
+
+
+class Failure(Exception):
+    """The fitting came to nothing; the message is a sentence that says what to do."""
+
+
+async def keep_fitting(services: Services) -> None:
+    """Fit whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
+    lease = DutyLease(services.redis, "fitting", services.name)
+    work = FittingWork(services)
+    try:
+        while True:
+            await lease.do(work.step)
+            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+class FittingWork:
+    """Fits the samples that wait, one after the other."""
+
+    def __init__(self, services: Services) -> None:
+        self._house = services
+        self._looked_at = -1
+        """The generation of the state at which retired versions were last looked for."""
+
+    async def step(self) -> None:
+        """Fit all that wait now, and forget what retired versions had. Raises RedisError."""
+        for version in await self._house.samples.expired():
+            text = f"Its prompts waited for {WAIT_SECONDS_MAX // 86_400} days and were deleted: send them again."
+            await self._house.fitted.say(version, KIND, Fitting(state="failed", error=text))
+        while (sample := await self._house.samples.first()) is not None:
+            await self._fit(sample)
+        await self._forget_retired()
+
+    async def _fit(self, sample: Waiting) -> None:
+        services, version, began = self._house, sample.version, time.monotonic()
+        await self._say(sample, Fitting(state="fitting", stage="starting"))
+        try:
+            if await services.samples.begun(version) > BEGUN_MAX:
+                raise Failure(f"Its gateway ended in the middle {BEGUN_MAX} times: give fewer prompts, or more memory.")
+            found, model = await self._ended(sample)
+            seconds = time.monotonic() - began
+            summary = sample.counts | {
+                "auroc": found.auroc,
+                "thresholds": found.thresholds,
+                "embedding": found.embedding,
+                "seconds": round(seconds, 1),
+            }
+            entry = await services.fitted.put(version, KIND, model, sample.by, summary)
+            after: dict[str, Any] = {"digest": entry.digest, "bytes": entry.bytes, **summary}
+            outcome = "ready"
+        except (Failure, FittedError) as failure:
+            after, outcome = await self._failed(sample, str(failure)), "failed"
+        except RedisError:
+            raise
+        except Exception as fault:
+            log.exception("a fault while the %s model of %s was fitted", KIND, version)
+            if await services.samples.failed(version) < FAILED_MAX:
+                await self._say(
+                    sample, Fitting(state="waiting", stage=f"again, after a fault ({type(fault).__name__})")
+                )
+                return
+            text = f"A fault of the gateway's, {FAILED_MAX} times ({type(fault).__name__}): see its log."
+            after, outcome = await self._failed(sample, text), "failed"
+        await services.audit.append(sample.by, f"fitting.{outcome}", version, before=None, after=after)
+        await services.samples.drop(version, sample.digest)
+        services.meters.fitting.add(1, outcome)
+        services.meters.fitting_seconds.observe(time.monotonic() - began)
+
+    async def _failed(self, sample: Waiting, text: str) -> dict[str, Any]:
+        """Say that it came to nothing, and why."""
+        await self._say(sample, Fitting(state="failed", error=text))
+        log.error("the %s model of %s was not fitted: %s", KIND, sample.version, text)
+        return {"error": text, **sample.counts}
+
+    async def _ended(self, sample: Waiting) -> tuple[Result, bytes]:
+        """The result and the model of a process that fits the sample. Raises Failure."""
+        settings = self._house.settings.fitting
+        minilm = "" if settings.minilm_file is None else str(settings.minilm_file.absolute())
+        job = msgspec.json.encode(Job(len(sample.packed), minilm=minilm)) + b"\n" + sample.packed
+        try:
+            async with child(COMMAND) as process, asyncio.timeout(settings.fitting_seconds_max):
+                return await self._heard(sample, process, job)
+        except TimeoutError:
+            text = f"It took longer than {settings.fitting_seconds_max:g} s (fitting.fitting_seconds_max): give fewer"
+            raise Failure(f"{text} prompts, or more time.") from None
+
+    async def _heard(self, sample: Waiting, process: subprocess.Popen[bytes], job: bytes) -> tuple[Result, bytes]:
+        """Give it the job and hear it to its end, noting how far it is."""
+        assert process.stdout is not None, "it is a pipe"
+        await give(process, job)
+        told_at = 0.0
+        while line := await asyncio.to_thread(process.stdout.readline):
+            told: Step | Result = msgspec.json.decode(line, type=Step | Result)
+            if isinstance(told, Result):
+                if told.error:
+                    raise Failure(told.error)
+                return told, await asyncio.to_thread(process.stdout.read, told.bytes)
+            if time.monotonic() - told_at >= TELL_INTERVAL_SECONDS:
+                told_at = time.monotonic()
+                await self._say(sample, Fitting(state="fitting", progress=told.share, stage=told.stage))
+        code = await asyncio.to_thread(process.wait)
+        raise Failure(f"The process that fits it ended with exit code {code}: see the gateway's log, then try again.")
+
+    async def _say(self, sample: Waiting, fitting: Fitting) -> None:
+        await self._house.fitted.say(sample.version, KIND, msgspec.structs.replace(fitting, by=sample.by))
+
+    async def _forget_retired(self) -> None:
+        """Models of versions that were retired are let go."""
+        snapshot = self._house.snapshot.current
+        if snapshot.generation == self._looked_at:
+            return
+        retired = {name for name, version in snapshot.versions.items() if version.state == "retired"}
+        for name in retired and retired & await self._house.fitted.versions():
+            await self._house.fitted.delete(name)
+        self._looked_at = snapshot.generation

@@ -1,0 +1,223 @@
+"""A sample of the prompts that a version was trained on, as an admin gives it: read, checked, and packed until it is
+fitted. A line of JSON each, `{"prompt" | "text" | "messages", "id"?, "label"?, "parent"?}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.formats.parameters import Message
+from gateway.formats.selectors import of_messages, of_text
+from router.fitting_job import Line
+from serving.adapters.adapter_folder import open_regular
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+PROMPTS_MIN = 20
+"""Different prompts below which nothing can be learned."""
+AUROC_LOW = 0.8
+"""Under it a coverage model barely tells the prompts from other traffic."""
+PROMPTS_MAX = 15_000
+BACKGROUND_MAX = 6_000
+"""More than these are drawn from: as many as a fitting uses."""
+ROWS_MAX = 200_000
+READ_BYTES = 64 << 10
+"""Read and looked at in one go: the event loop has other things to do."""
+LINE_BYTES_MAX = 1 << 20
+"""A line is read in one go too."""
+What = Literal["prompts", "background"]
+Named = Annotated[str, Meta(max_length=200)] | int
+
+
+class PromptsError(Exception):
+    """A sample can't be used; the message is a sentence that names the line at fault and says what to do."""
+
+
+class Row(msgspec.Struct, forbid_unknown_fields=False):
+    """A line, as far as it is read; whatever else stands in it is left aside. `group` is another name for `parent`."""
+
+    id: Named | None = None
+    prompt: str | None = None
+    text: str | None = None
+    messages: list[Message] | None = None
+    label: str | int | bool | None = None
+    parent: Named | None = None
+    group: Named | None = None
+
+
+ROWS = msgspec.json.Decoder(Row)
+
+
+@dataclass
+class Sample:
+    """A checked sample. `rows` lines were given, `empty` of them had no text and `duplicates` said what another said;
+    `same_id` of the rest have the id of another. `others` lines of other traffic came with it. `digest` names the
+    sample as the `selector` read it, and `packed` is what a fitting reads."""
+
+    rows: int = 0
+    empty: int = 0
+    duplicates: int = 0
+    same_id: int = 0
+    others: int = 0
+    kept: int = 0
+    digest: str = ""
+    selector: str = ""
+    packed: bytes = b""
+    background_kept: int = 0
+
+    def counts(self) -> dict[str, int | str]:
+        """For people, and for the record of the fitting."""
+        return {
+            "rows": self.rows,
+            "used": self.kept,
+            "empty": self.empty,
+            "duplicates": self.duplicates,
+            "same_id": self.same_id,
+            "background": self.background_kept,
+            "selector": self.selector,
+            "sample": self.digest,
+        }
+
+
+@dataclass
+class _Pile:
+    """Rows as they come, each text once."""
+
+    rows: int = 0
+    empty: int = 0
+    duplicates: int = 0
+    found: dict[bytes, bytes] = field(default_factory=dict)
+    ids: Counter[bytes] = field(default_factory=Counter)
+
+    def add(self, kept: Line) -> None:
+        """Take one more."""
+        self.rows += 1
+        folded = " ".join(kept.text.casefold().split())
+        if not folded:
+            self.empty += 1
+            return
+        name = _digest(folded)
+        if name in self.found:
+            self.duplicates += 1
+            return
+        self.found[name] = msgspec.json.encode(kept)
+        if kept.id:
+            self.ids[_digest(kept.id)] += 1
+
+    def same_id(self) -> int:
+        """How many of them have the id of another."""
+        return sum(count for count in self.ids.values() if count > 1)
+
+    def drawn(self, count_max: int) -> Iterator[bytes]:
+        """At most so many, by their own digests: the same sample gives the same rows, whatever their order."""
+        for name in sorted(self.found)[:count_max]:
+            yield self.found[name]
+
+
+async def read_sample(prompts: Path, background: Path | None, selector: str) -> Sample:
+    """Read the files, as the task's selector reads requests. Raises PromptsError, and OSError.
+
+    The event loop is given back every few rows.
+    """
+    own, others = _Pile(), _Pile()
+    await _read(prompts, "prompts", selector, own)
+    if background is not None:
+        await _read(background, "background", selector, others)
+    if len(own.found) < PROMPTS_MIN:
+        empty = f"{own.empty} empty and {own.duplicates} repeated ones aside, of {own.rows} rows"
+        raise PromptsError(
+            f"{len(own.found)} different training prompts are too few ({empty}): give at least {PROMPTS_MIN}, "
+            "better some hundreds."
+        )
+    return await asyncio.to_thread(_packed, own, others, selector)
+
+
+async def _read(path: Path, what: What, selector: str, pile: _Pile) -> None:
+    number = 0
+    with await asyncio.to_thread(open_regular, path) as file:
+        while lines := await asyncio.to_thread(_some, file):
+            for line in lines:
+                number += 1
+                if number == 1:
+                    line = line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901 - the line as it is read
+                if number > ROWS_MAX:
+                    raise PromptsError(f"The {what} have over {ROWS_MAX:,} lines: give fewer.")
+                if len(line) > LINE_BYTES_MAX:
+                    raise PromptsError(f"Line {number} of the {what} has over {LINE_BYTES_MAX:,} bytes: shorten it.")
+                if line.strip():
+                    pile.add(_kept(line, number, what, selector))
+            await asyncio.sleep(0)
+
+
+def _some(file: IO[bytes]) -> list[bytes]:
+    """The next lines; of one that is too long only so much that it can be told."""
+    lines, size = [], 0
+    while size < READ_BYTES and (line := file.readline(LINE_BYTES_MAX + 1)):
+        lines.append(line)
+        size += len(line) if len(line) <= LINE_BYTES_MAX else READ_BYTES
+    return lines
+
+
+def _kept(line: bytes, number: int, what: What, selector: str) -> Line:
+    """A line's text as the selector takes it. Raises PromptsError."""
+    try:
+        line.decode()
+        row = ROWS.decode(line)
+    except msgspec.ValidationError as error:
+        raise PromptsError(f"Line {number} of the {what}: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise PromptsError(f"Line {number} of the {what} is no object of JSON in UTF-8.") from None
+    given = [value for value in (row.prompt, row.text, row.messages) if value is not None]
+    if len(given) != 1:
+        raise PromptsError(f"Line {number} of the {what} needs one of prompt, text and messages.")
+    (said,) = given
+    text = of_text(selector, said) if isinstance(said, str) else of_messages(selector, _asked(said))
+    if what == "background":
+        return Line(text, other=True)
+    label = None if row.label is None else str(row.label)
+    parent = row.group if row.parent is None else row.parent
+    group = None if parent is None else str(parent)
+    return Line(text, str(number) if row.id is None else str(row.id), label, group=group)
+
+
+def _asked(messages: list[Message]) -> list[Message]:
+    """The conversation as a request for its last answer: what the assistant says at its end was what it learned."""
+    end = len(messages)
+    while end and messages[end - 1].role == "assistant":
+        end -= 1
+    return messages[:end]
+
+
+def barely_tells(auroc: float | None) -> bool:
+    """Whether a coverage model hardly does what it is for: it takes much other traffic for training prompts."""
+    return auroc is not None and auroc < AUROC_LOW
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
+
+
+def _packed(own: _Pile, others: _Pile, selector: str) -> Sample:
+    lines, background = list(own.drawn(PROMPTS_MAX)), list(others.drawn(BACKGROUND_MAX))
+    whole = b"\n".join(lines + background)
+    return Sample(
+        own.rows,
+        own.empty,
+        own.duplicates,
+        own.same_id(),
+        others.rows,
+        len(lines),
+        hashlib.sha256(selector.encode() + b"\n" + whole).hexdigest()[:16],
+        selector,
+        gzip.compress(whole, 6, mtime=0),
+        len(background),
+    )

@@ -1,0 +1,208 @@
+"""The table URL → function for admins, baselines: what the streams of a version are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import Field, model_validator
+
+from gateway.access import Admin, Body, Operator, conflicts
+from gateway.audit import audited
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.quality.baselining import counts_of
+from gateway.features.quality.endpoints import Reason, version_of
+from gateway.services import Services
+from gateway.state.redis import redis_time
+from monitoring.quality.detectors.baselines import OF_MIN, RATE_MAX, Baseline, counted, stated
+from monitoring.quality.streams.seen import TEXT_MAX
+from monitoring.quality.verdicts.health import StreamReport
+from monitoring.quality.verdicts.verdict import name_of
+from serving.object_store import Change
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+Stream = Literal[
+    "reviewed",
+    "feedback",
+    "holdout",
+    "shadow",
+    "complaints",
+    "coverage",
+    "confidence",
+    "contract",
+    "escalation",
+    "length",
+    "refusal",
+    "language",
+    "latency",
+    "cost",
+]
+COUNTED = frozenset({"reviewed", "feedback"})
+"""Streams whose baseline can be said as so many wrong of so many."""
+OF_PAIRS = frozenset({"holdout", "shadow"})
+"""Streams that are held against a difference of two arms, which may be below 0."""
+HELD = COUNTED | OF_PAIRS
+"""Streams that are held against a bound; of the others accepting means that they learn what is usual anew."""
+COUNT_MAX = 10**12
+
+
+class BaselineIn(Body):
+    """What a stream is held against from now on: so many wrong of so many, an evaluation, or what was seen lately."""
+
+    stream: Stream
+    of_class: str | None = Field(
+        None, min_length=1, max_length=TEXT_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", description="Of this class alone."
+    )
+    wrong: float | None = Field(None, ge=0, le=COUNT_MAX, allow_inf_nan=False, strict=True)
+    of: int | None = Field(None, ge=OF_MIN, le=COUNT_MAX, description="How many were judged.")
+    evaluation: str | None = Field(
+        None, min_length=1, max_length=64, description="Take what this evaluation of the version counted, by its id."
+    )
+    accept: bool = Field(
+        False, description="Take what was seen lately; unlabelled streams and complaints learn it anew."
+    )
+    reason: Reason
+    expected_generation: int | None = Field(None, ge=0, le=2**53, description="409 if they have moved on since.")
+
+    @model_validator(mode="after")
+    def _one(self) -> BaselineIn:
+        by_count = self.wrong is not None or self.of is not None
+        if self.accept + by_count + (self.evaluation is not None) != 1:
+            raise ValueError("give either `accept`, or `evaluation`, or `wrong` and `of`")
+        if by_count and (self.wrong is None or self.of is None):
+            raise ValueError("`wrong` and `of` go together")
+        if self.wrong is not None and self.of is not None and self.wrong > self.of:
+            raise ValueError("wrong: more than of: give the wrong ones of all that were judged")
+        if not self.accept and self.stream not in COUNTED:
+            raise ValueError(f"stream: {self.stream} is not counted as wrong or right: accept what was seen lately")
+        if self.of_class is not None and self.stream not in COUNTED:
+            raise ValueError(f"of_class: {self.stream} has no classes")
+        if self.of_class is not None and self.evaluation is not None:
+            raise ValueError("of_class: an evaluation is of all classes")
+        return self
+
+
+@router.get("/tasks/{task}/health/{version}/baselines")
+async def read_baselines(request: Request, task: str, version: str, _: Operator) -> dict[str, Any]:
+    """What the streams of a version are held against, as set here and as the monitor has it, and where each is from."""
+    services = services_of(request)
+    await version_of(services, task, version)
+    generation = (await services.baselines.generations()).get(version, 0)
+    held = await services.baselines.get(version) or {}
+    judged = services.monitored.summary.judgements.get(version)
+    health, _generation = await services.health.of(task)
+    now = await redis_time(services.redis)
+    known = health.versions.get(version)
+    stale = known is not None and known.stale_from is not None and known.stale_from <= now
+    return {
+        "task": task,
+        "version": version,
+        "generation": generation,
+        "stale": stale,
+        "set": held,
+        "in_force": {} if judged is None else {name_of(one): one.baseline for one in judged.streams if one.baseline},
+    }
+
+
+@router.post("/tasks/{task}/health/{version}/baseline")
+async def set_baseline(request: Request, task: str, version: str, body: BaselineIn, admin: Admin) -> dict[str, Any]:
+    """Hold a stream against another baseline from now on: its detector begins anew. What it was, is in the audit."""
+    services = services_of(request)
+    await version_of(services, task, version)
+    now = await redis_time(services.redis)
+    if body.accept:
+        found = _accepted(services, task, version, body, admin.public, now)
+    else:
+        found = await _counted(services, version, body, admin.public, now)
+    name = body.stream if body.of_class is None else f"{body.stream}:{body.of_class}"
+    with conflicts():
+        generation = (await services.baselines.generations()).get(version, 0)
+        held = await services.baselines.get(version) or {}
+        after = {**held, name: msgspec.to_builtins(found)}
+        expected = generation if body.expected_generation is None else body.expected_generation
+        step = audited(services, admin)
+        step.note(
+            "monitor.baseline",
+            version,
+            before={"stream": name, **held[name]} if name in held else None,
+            after={"stream": name, "reason": body.reason, **after[name]},
+            generation=expected + 1,
+        )
+        generation = await step.take([Change(services.baselines, version, after, expected)])
+    warnings = list(_doubts(services, task, version, body))
+    return {"task": task, "version": version, "generation": generation, "set": after, "warnings": warnings}
+
+
+async def _counted(services: Services, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
+    """Raises Problem: 400 where nothing could be above it, 404 without such an evaluation, 409 where that has counted
+    nothing."""
+    if body.evaluation is None:
+        assert body.wrong is not None, "the body has seen to it"
+        assert body.of is not None, "the body has seen to it"
+        wrong, of, source, param = body.wrong, body.of, body.reason, "wrong"
+    else:
+        wrong, of = await _evaluated(services, version, body.evaluation)
+        source, param = f"evaluation {body.evaluation}: {body.reason}", "evaluation"
+    try:
+        return counted("admin", wrong, of, now, by, source)
+    except ValueError as error:
+        raise Problem("invalid_value", str(error), param) from None
+
+
+async def _evaluated(services: Services, version: str, name: str) -> tuple[int, int]:
+    """How many rows the version got wrong, and of how many. Raises Problem (404, 409)."""
+    one = await services.evaluations.get(name) if name.isalnum() else None
+    if one is None or one.version != version:
+        raise Problem("not_found", f"There is no evaluation {name[:80]!r} of {version}.", "evaluation")
+    counts = counts_of(one)
+    if counts is None:
+        raise Problem("state_conflict", f"{name} has no answers of {version} that were counted.", "evaluation")
+    return counts
+
+
+def _accepted(services: Services, task: str, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
+    """Raises Problem (409) where there is nothing to accept, or too little of it."""
+    if body.stream == "complaints" and services.settings.tasks[task].monitor.complaint_metric is None:
+        text = f"{task} has no complaints: set tasks.{task}.monitor.complaint_metric to the metric that complains."
+        raise Problem("state_conflict", text, "stream")
+    if body.stream not in HELD:
+        return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned anew")
+    seen = _seen(services, version, body)
+    if seen is None or seen.observed < OF_MIN or seen.low is None or seen.high is None:
+        raise Problem("state_conflict", _too_few(body, version, 0.0 if seen is None else seen.observed), "stream")
+    low, high = seen.low, seen.high
+    source = f"{100 * low:.1f}% to {100 * high:.1f}% lately: {body.reason}"
+    if body.stream in OF_PAIRS:
+        return Baseline(kind="admin", wrong=0.0, of=0.0, upper=high, at=now, by=by, source=source)
+    return stated(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
+
+
+def _seen(services: Services, version: str, body: BaselineIn) -> StreamReport | None:
+    """The stream as it was last judged; None where nothing of it was seen."""
+    judged = services.monitored.summary.judgements.get(version)
+    streams = judged.streams if judged is not None else []
+    return next((one for one in streams if (one.stream, one.of_class) == (body.stream, body.of_class)), None)
+
+
+def _too_few(body: BaselineIn, version: str, observed: float) -> str:
+    """That so many labels or pairs are too few to be accepted, and what to do."""
+    of_pairs = body.stream in OF_PAIRS
+    what = f"{observed:g} {'pair' if of_pairs else 'label'}{'' if observed == 1 else 's'}"
+    stream = body.stream if body.of_class is None else f"{body.stream}, class {body.of_class},"
+    instead = "" if of_pairs else ", or give `wrong` and `of` as they were counted"
+    return f"{stream} of {version} has {what}, and accepting takes at least {OF_MIN}: wait for more{instead}."
+
+
+def _doubts(services: Services, task: str, version: str, body: BaselineIn) -> Iterator[str]:
+    """What may be meant otherwise: a class that no label has named yet."""
+    if body.of_class is None:
+        return
+    seen = _seen(services, version, body)
+    if seen is None or not seen.observed:
+        tag = services.settings.tasks[task].monitor.class_tag
+        key = f"tasks.{task}.monitor.class_tag"
+        named = f"Labels name theirs by the tag {tag!r}." if tag else f"{key} is not set, so that no label has a class."
+        yield f"{body.stream} of {version} has no label of the class {body.of_class} yet: is that its name? {named}"

@@ -1,0 +1,107 @@
+"""What reviewed labels are held against: the gate, which is what a version was evaluated at before it was live.
+
+An evaluation may be of anything, such as of the requests that its version got wrong. What a live version is held
+against is therefore never taken from one by itself: an admin says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from gateway.features.evaluations.store import Evaluation, Gate
+from gateway.services import Services
+from gateway.state.audited_step import Drafts
+from gateway.state.redis import redis_time
+from monitoring.quality.detectors.baselines import Baseline, counted
+from monitoring.quality.verdicts.health import TaskHealth, VersionHealth
+from serving.adapters.entries import VersionState
+from serving.object_store import UNREADABLE, Change, Stale, change_together
+
+log = logging.getLogger(__name__)
+STREAM = "reviewed"
+LIVE: frozenset[VersionState] = frozenset({"canary", "active", "standby"})
+"""States of a version that answers its task's requests, or has led it."""
+
+
+def counts_of(one: Evaluation) -> tuple[int, int] | None:
+    """How many of its rows the version got wrong, and of how many; None before its end, or where it was not asked."""
+    accuracy: dict[str, Any] = (one.report or {}).get("arms", {}).get("adapter", {}).get("accuracy") or {}
+    right, of = accuracy.get("right"), accuracy.get("of")
+    return (of - right, of) if isinstance(right, int) and isinstance(of, int) and one.status == "done" else None
+
+
+async def gate_of(services: Services, one: Evaluation) -> Gate | None:
+    """Whether an evaluation that has ended is its version's gate; None where it did not ask it. Raises RedisError."""
+    counts = counts_of(one)
+    if counts is None:
+        return None
+    try:
+        found = counted("gate", *counts, 0.0, "system", "")
+    except ValueError as error:
+        return Gate(taken=False, because=f"It is no baseline: {error}")
+    why_not = await _why_not(services, one)
+    if why_not is not None:
+        command = f"apprentice tasks baseline {one.task} {one.version} {STREAM} --evaluation {one.id}"
+        return Gate(taken=False, because=f"{why_not} `{command}` makes it one.")
+    most = f"at most {100 * found.upper:.1f}% may be wrong"
+    return Gate(taken=True, because=f"It is the baseline of {one.version}'s {STREAM} labels: {most}.")
+
+
+async def _why_not(services: Services, one: Evaluation) -> str | None:
+    """Why no evaluation becomes the version's baseline by itself now, as a sentence. Raises RedisError."""
+    snapshot = await services.snapshot.refresh()
+    version, alias = snapshot.versions.get(one.version), snapshot.aliases.get(one.task)
+    held = await _held(services, one.version)
+    if version is None or held is None:
+        return f"It is no baseline: {one.version}, or what is set for it, can't be read."
+    if STREAM in held:
+        return f"It is no baseline: {one.version} has one already ({held[STREAM].source})."
+    judged = (await services.health.judgements()).get(one.version)
+    has_led = alias is not None and one.version in alias.previous
+    if version.state in LIVE or has_led or (judged is not None and judged.requests + judged.labels > 0):
+        return f"It is no baseline: {one.version} was live by then, and might have been judged by what it got wrong."
+    health = snapshot.health.get(one.task, TaskHealth()).versions.get(one.version, VersionHealth())
+    if health.verdict != "healthy":
+        return f"It is no baseline: {one.version} is {health.verdict}."
+    return None
+
+
+async def take_gate(services: Services, evaluation: str) -> None:
+    """Hold a version's reviewed labels against this evaluation, if it is the gate and there is nothing else yet.
+
+    Done again it changes nothing. Raises RedisError: then whoever runs evaluations next does it.
+    """
+    one = await services.evaluations.get(evaluation)
+    counts = counts_of(one) if one is not None and one.gate is not None and one.gate.taken else None
+    if one is None or counts is None:
+        return
+    drafts = Drafts(services.redis, services.audit)
+    while True:
+        generation = (await services.baselines.generations()).get(one.version, 0)
+        held = await _held(services, one.version)
+        if held is None or STREAM in held:
+            return
+        found = counted("gate", *counts, await redis_time(services.redis), "system", f"evaluation {one.id}")
+        after = msgspec.to_builtins({**held, STREAM: found})
+        told = {"stream": STREAM, **after[STREAM]}
+        noted = drafts.change(
+            services.audit.draft("system", "monitor.baseline", one.version, after=told, generation=generation + 1)
+        )
+        try:
+            await change_together(services.redis, [Change(services.baselines, one.version, after, generation), noted])
+        except Stale:
+            continue  # an admin has set one at this moment: it is looked at again
+        await drafts.enter(noted.name)
+        return
+
+
+async def _held(services: Services, version: str) -> dict[str, Baseline] | None:
+    """What is set for a version, by stream; None where it can't be read."""
+    try:
+        return msgspec.convert(await services.baselines.get(version) or {}, dict[str, Baseline])
+    except UNREADABLE as error:
+        log.warning("what is set for %s can't be read, and no gate is taken: %s", version, error)
+        return None

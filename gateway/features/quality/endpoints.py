@@ -1,0 +1,278 @@
+"""The table URL → function for admins, the monitor: what it knows of each task, in plain words, and its overruling.
+
+Every change of a task's health is one step with its generation, and in the audit with what was there before. Its time
+is Redis's, by which the monitor goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from pydantic import AfterValidator, Field
+
+from gateway.access import Admin, Body, Operator, When, conflicts, known_task, not_blank
+from gateway.audit import audited
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.quality.job import roles_of
+from gateway.features.quality.responding import Responding
+from gateway.features.releases.availability import around
+from gateway.services import Services
+from gateway.state.redis import redis_time
+from gateway.state.snapshot import Snapshot
+from monitoring.quality.verdicts import responses
+from monitoring.quality.verdicts.health import Action, Judgement, Pin, TaskHealth, Verdict, VersionHealth
+from monitoring.quality.verdicts.responses import ResponseError
+from monitoring.quality.verdicts.retraining import Retraining, closed
+from monitoring.quality.words.telling import Situation, Told, told
+from serving.adapters.entries import PLACED
+from serving.adapters.manifest import review_due
+from serving.object_store import Change, Stale
+
+TRIES_MAX = 5
+"""How often a change is tried anew where the monitor moved the health at the same moment."""
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
+Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
+Reason = Annotated[
+    str,
+    Field(min_length=1, max_length=1000, description="Why, for the audit and for who looks."),
+    AfterValidator(not_blank),
+]
+Step = Callable[[TaskHealth], tuple[TaskHealth, Action]]
+Beside = Callable[[TaskHealth], Awaitable[Sequence[Change]]]
+"""What is changed in the same step as a task's health, by the health that was found."""
+
+
+async def _nothing(_: TaskHealth) -> Sequence[Change]:
+    return ()
+
+
+class PinIn(Body):
+    """A verdict that holds instead of the monitor's; without one nothing is done about the monitor's."""
+
+    verdict: Verdict | None = None
+    reason: Reason
+    until: When | None = Field(
+        None, description="Unix seconds, or a date or time in ISO 8601; unset: until it is released."
+    )
+    expected_generation: Generation = None
+
+
+@router.get("/health")
+async def list_health(request: Request, _: Operator) -> dict[str, Any]:
+    """All tasks, a line each: the verdict on the version that leads, since when, and what it does about it."""
+    services = services_of(request)
+    snapshot = await services.snapshot.refresh()
+    generations = await services.health.shelf.generations()
+    summary = services.monitored.summary
+    now = await redis_time(services.redis)
+    rows = [_row(services, snapshot, task, generations.get(task, 0), now) for task in sorted(services.settings.tasks)]
+    return {"tasks": rows, "judged_at": summary.at or None, "behind_seconds": summary.behind_seconds}
+
+
+@router.get("/tasks/{task}/health")
+async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any]:
+    """All that the monitor knows of a task: in plain words, and in numbers; with the generation for changes."""
+    services = services_of(request)
+    snapshot = await services.snapshot.refresh()
+    return await shown(services, snapshot, known_task(services, task))
+
+
+@router.post("/tasks/{task}/health/{version}/pin")
+async def pin_version(request: Request, task: str, version: str, body: PinIn, admin: Admin) -> dict[str, Any]:
+    """Overrule the verdict on a version, or hold it: without a verdict the monitor goes on, and does nothing."""
+    services = services_of(request)
+    now = await redis_time(services.redis)
+    await version_of(services, task, version)
+    if body.until is not None and body.until <= now:
+        raise Problem("invalid_value", "A pin has to end at a time that is yet to come.", "until")
+    word = Pin(verdict=body.verdict, by=admin.public, reason=body.reason, at=now, until=body.until)
+    return await changed(
+        services, task, lambda found: responses.pin(found, version, word, now), body.expected_generation
+    )
+
+
+@router.delete("/tasks/{task}/health/{version}/pin")
+async def release_version(
+    request: Request, task: str, version: str, admin: Admin, expected_generation: Expected = None
+) -> dict[str, Any]:
+    """Let the monitor judge a version again. A request to train that a pin as degraded opened is closed with it."""
+    services = services_of(request)
+    now = await redis_time(services.redis)
+    by, step = admin.public, audited(services, admin)
+
+    async def closing(found: TaskHealth) -> list[Change]:
+        changes: list[Change] = []
+        for one, generation in await _opened_by_pin(services, version, found):
+            after = closed(one, by, now)
+            before, told = msgspec.to_builtins(one), msgspec.to_builtins(after)
+            changes.append(services.retraining.change(after, generation))
+            changes += step.note("retraining.close", version, before, told, generation=generation + 1)
+        return changes
+
+    answer = await changed(
+        services,
+        known_task(services, task),
+        lambda found: responses.release(found, version, by, now),
+        expected_generation,
+        closing,
+    )
+    await step.enter()
+    return answer
+
+
+async def _opened_by_pin(services: Services, version: str, health: TaskHealth) -> list[tuple[Retraining, int]]:
+    """Requests to train that the monitor opened since a version was pinned as degraded, with their generations."""
+    known = health.versions.get(version)
+    pin = None if known is None else known.pin
+    if pin is None or pin.verdict != "degraded" or pin.instead_of == "degraded":
+        return []
+    found: list[tuple[Retraining, int]] = []
+    for name in [one.id for one in await services.retraining.all() if one.version == version]:
+        one, generation = await services.retraining.get(name)
+        if one is not None and one.state == "open" and one.action and one.opened_at >= pin.at:
+            found.append((one, generation))
+    return found
+
+
+@router.post("/tasks/{task}/health/actions/{action}/undo")
+async def undo_action(
+    request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None
+) -> dict[str, Any]:
+    """Undo what the monitor did. It does not do the same again before the version is healthy."""
+    services = services_of(request)
+    now = await redis_time(services.redis)
+    health, _ = await services.health.of(known_task(services, task))
+    done = next((one for one in health.actions if one.id == action), None)
+    if done is None:
+        raise Problem("not_found", f"Among the newest actions of {task} there is no {action[:80]!r}.")
+    if done.kind == "changed":
+        raise Problem("state_conflict", f"Take it back: `apprentice tasks changed {task} --undo`.")
+    by = admin.public
+    return await changed(services, task, lambda found: responses.undo(found, action, by, now), expected_generation)
+
+
+async def changed(
+    services: Services,
+    task: str,
+    step: Step,
+    expected_generation: int | None,
+    beside: Beside = _nothing,
+) -> dict[str, Any]:
+    """Take a step with a task's health, and in the same step the changes `beside` it; the health afterwards.
+
+    Both are read again where something has moved meanwhile, unless the health is no longer at the generation expected.
+    Raises Problem (409) and RedisError.
+    """
+    with conflicts():
+        for left in reversed(range(TRIES_MAX)):
+            health, generation = await services.health.of(task)
+            if expected_generation is not None and generation != expected_generation:
+                raise Stale(task, generation)
+            after, action = _taken(step, health)
+            try:
+                await Responding(services).move(task, after, generation, [action], await beside(health))
+                break
+            except Stale:
+                if not left:
+                    raise
+    snapshot = await services.snapshot.refresh()
+    return {"action": msgspec.to_builtins(action), **await shown(services, snapshot, task)}
+
+
+def _taken(step: Step, health: TaskHealth) -> tuple[TaskHealth, Action]:
+    """Raises Problem (409) for what can't be done as the health stands."""
+    try:
+        return step(health)
+    except ResponseError as error:
+        raise Problem("state_conflict", str(error)) from error
+
+
+# ---- what is told ------------------------------------------------------------------------------------
+
+
+async def shown(services: Services, snapshot: Snapshot, task: str) -> dict[str, Any]:
+    """A task's health as it is told. Raises RedisError."""
+    health, generation = await services.health.of(task)
+    found = situation(services, snapshot, task, await redis_time(services.redis), health)
+    return {
+        "task": task,
+        "generation": generation,
+        "told": msgspec.to_builtins(told(found)),
+        "health": msgspec.to_builtins(health),
+        "judgements": {name: msgspec.to_builtins(one) for name, one in found.judgements.items()},
+        "roles": msgspec.to_builtins(found.roles),
+        "plan": msgspec.to_builtins(found.plan),
+        "review_by": found.review_by,
+        "retraining": found.retraining,
+        "around": msgspec.to_builtins(found.around),
+        "judged_at": found.judged_at,
+        "behind_seconds": found.behind_seconds,
+    }
+
+
+def situation(
+    services: Services, snapshot: Snapshot, task: str, now: float, health: TaskHealth | None = None
+) -> Situation:
+    """All that there is to tell of a task at a time, by Redis's clock."""
+    summary, roles = services.monitored.summary, roles_of(services, task, snapshot)
+    placed = {one.name: one for one in snapshot.versions.values() if one.task == task and one.state in PLACED}
+    asked = [one for one in snapshot.retraining.values() if one.task == task and one.state == "open"]
+    judgements: Mapping[str, Judgement] = summary.judgements
+    return Situation(
+        task=task,
+        now=now,
+        health=health if health is not None else snapshot.health.get(task, TaskHealth()),
+        plan=services.settings.plan(task),
+        roles=roles,
+        around=around(
+            services,
+            snapshot,
+            task,
+            now,
+            (roles.active, roles.canary, roles.standby),
+            services.review_queue.waiting.get(task),
+        ),
+        judgements={name: one for name, one in judgements.items() if one.task == task and name in placed},
+        judged_at=summary.at or None,
+        behind_seconds=summary.behind_seconds,
+        review_by={name: due for name, one in placed.items() if (due := review_due(one.manifest)) is not None},
+        retraining=[one.id for one in sorted(asked, key=lambda one: -one.opened_at)],
+    )
+
+
+def _row(services: Services, snapshot: Snapshot, task: str, generation: int, now: float) -> dict[str, Any]:
+    found = situation(services, snapshot, task, now)
+    said: Told = told(found)
+    known = found.health.versions.get(said.version or "", VersionHealth())
+    return {
+        "task": task,
+        "version": said.version,
+        "verdict": said.verdict,
+        "since": said.since,
+        "line": said.line,
+        "kept": known.kept,
+        "to": known.to,
+        "pinned": known.pin is not None,
+        "stale_from": known.stale_from,
+        "review_due": found.review_by.get(said.version or ""),
+        "retraining_open": len(found.retraining),
+        "caveats": len(said.caveats),
+        "generation": generation,
+    }
+
+
+# ---- what is asked for ---------------------------------------------------------------------------------
+
+
+async def version_of(services: Services, task: str, version: str) -> str:
+    """Raises Problem (404) where the task has no such version, or no more."""
+    known_task(services, task)
+    found = (await services.snapshot.refresh()).versions.get(version)
+    if found is None or found.task != task or found.state == "retired":
+        raise Problem("not_found", f"{task} has no version {version[:80]!r}.", "version")
+    return version

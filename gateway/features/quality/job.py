@@ -1,0 +1,275 @@
+"""The monitor: one gateway's duty judges every version from records and feedback, and does what follows.
+
+Reading and reckoning is a child process's (monitoring/quality/streams/run.py), so that it holds no event loop. Here
+its judgements are told to all gateways, and what follows from them (monitoring/quality/verdicts/responses.py) is
+carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway.background.child_process import child, give
+from gateway.background.lease import DutyLease
+from gateway.features.quality.responding import Responding
+from gateway.features.records.archiving import redis_address
+from gateway.services import Services
+from gateway.state.redis import redis_time
+from gateway.state.snapshot import Snapshot
+from monitoring.quality.streams.canaries import Canary
+from monitoring.quality.streams.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
+from monitoring.quality.verdicts.health import Judgement, Summary, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.responses import respond
+from monitoring.quality.verdicts.reviewing import review_share
+from monitoring.quality.verdicts.rollout import Plan
+from monitoring.quality.verdicts.shares import Roles
+from serving.adapters.entries import PLACED, AliasEntry
+from serving.object_store import UNREADABLE, Stale
+
+log = logging.getLogger(__name__)
+COMMAND = (sys.executable, "-P", "-m", "monitoring.quality.streams.run")
+ANSWER_SECONDS_MAX = 60.0
+TOLD_SECONDS = 5.0
+"""How often all gateways are told that the monitor judges, though nothing is new."""
+DAYS_A_WEEK = 7
+
+
+class MonitorFailed(ConnectionError):
+    """The child did not do its step; nothing is lost, and it is begun again."""
+
+
+async def keep_monitoring(services: Services) -> None:
+    """Judge for as long as no other gateway does. Runs until cancelled. Raises RedisError and MonitorFailed."""
+    lease = DutyLease(services.redis, "monitor", services.name)
+    try:
+        while True:
+            await lease.do(Monitoring(services).run)
+            await asyncio.sleep(services.settings.monitor.interval_seconds)
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+class Monitoring:
+    """One gateway's turn at the duty. Owner of the child, and of what was judged last."""
+
+    def __init__(self, services: Services) -> None:
+        self._house = services
+        self._responding = Responding(services)
+        self._summary = Summary(at=0.0)
+        self._judgements: dict[str, Judgement] = {}
+        self._unreadable = self._unmatched = 0
+        self._passed_over: set[str] = set()
+        self._told_at = 0.0
+
+    async def run(self) -> None:
+        """Judge and respond, step after step, until cancelled. Raises RedisError and MonitorFailed."""
+        services = self._house
+        known = await services.health.summary()
+        if known is not None:
+            self._summary, self._judgements = known, dict(known.judgements)
+            self._unreadable, self._unmatched = known.unreadable, known.unmatched
+        begin = Begin(
+            redis_url=redis_address(services.settings), retention_seconds=services.settings.records.retention_seconds
+        )
+        try:
+            async with child(COMMAND) as process, asyncio.TaskGroup() as group:
+                group.create_task(self._keep_delivering())
+                await give(process, msgspec.json.encode(begin) + b"\n")
+                while True:
+                    if not await self.step(process):
+                        await asyncio.sleep(services.settings.monitor.interval_seconds)
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def _keep_delivering(self) -> None:
+        """Deliver what waits for the webhook, beside the steps: one that hangs keeps no judgement waiting."""
+        services = self._house
+        while True:
+            await services.webhooks.deliver(services.settings.monitor)
+            await asyncio.sleep(services.settings.monitor.interval_seconds)
+
+    async def step(self, process: subprocess.Popen[bytes]) -> bool:
+        """One step: judge what has come, and do what follows. Whether more has come already."""
+        services = self._house
+        await self._responding.carry_out()
+        await services.rollouts.enter_left()
+        now = await redis_time(services.redis)
+        snapshot = await services.snapshot.refresh()
+        judged = await _answered(process, step_of(services, snapshot, now))
+        if judged.error:
+            raise MonitorFailed(f"the monitor's process: {judged.error}")
+        await self._tell(judged, snapshot)
+        by_task: dict[str, dict[str, Judgement]] = {}
+        for name, one in self._judgements.items():
+            by_task.setdefault(one.task, {})[name] = one
+        for task in services.settings.tasks:
+            try:
+                await self._respond(task, by_task.get(task, {}), snapshot, judged.at)
+                await self._carry_out_canary(task, snapshot, judged)
+            except (RedisError, OSError):
+                raise
+            except Exception as fault:
+                self._pass_over(task, f"what follows for {task} can't be done: {fault!r}", exc_info=True)
+        return judged.more
+
+    async def _carry_out_canary(self, task: str, snapshot: Snapshot, judged: Judged) -> None:
+        """Do as the verdict on a task's canary says, if it is judged by a plan."""
+        alias = snapshot.aliases.get(task)
+        begun = alias.rollout if alias is not None else None
+        if begun is None or begun.plan is None:
+            return
+        verdict = judged.canaries.get(task)
+        if verdict is None:
+            self._pass_over(task, f"the canary {begun.version} can't be judged: see its plan, and the log")
+            return
+        await self._house.rollouts.carry_out(task, begun, verdict)
+
+    def _pass_over(self, task: str, why: str, exc_info: bool = False) -> None:
+        """Nothing follows for a task at the moment: that is logged once, and holds up no other task."""
+        if task not in self._passed_over:
+            log.error(why, exc_info=exc_info)
+        self._passed_over.add(task)
+
+    async def _tell(self, judged: Judged, snapshot: Snapshot) -> None:
+        """Let all gateways know what was judged, and that it was."""
+        self._unreadable += judged.unreadable
+        self._unmatched += judged.unmatched
+        self._house.meters.monitor_unmatched.add(judged.unmatched)
+        states = {name: version.state for name, version in snapshot.versions.items()}
+        gone = [name for name in self._judgements if states.get(name, "retired") == "retired"]
+        new = {name: one for name, one in judged.judgements.items() if name not in gone}
+        self._judgements = {name: one for name, one in {**self._judgements, **new}.items() if name not in gone}
+        if not new and not gone and judged.at - self._told_at < TOLD_SECONDS:
+            return
+        self._told_at = judged.at
+        writing = self._summary.writing + bool(new or gone)
+        self._summary = Summary(
+            at=judged.at,
+            behind_seconds=judged.behind_seconds,
+            writing=writing,
+            unreadable=self._unreadable,
+            unmatched=self._unmatched,
+        )
+        await self._house.health.tell(self._summary, new, gone)
+
+    async def _respond(self, task: str, judgements: Mapping[str, Judgement], snapshot: Snapshot, now: float) -> None:
+        """Do what follows for a task. Where its health has moved on meanwhile, the next step sees to it."""
+        services = self._house
+        plan = services.settings.plan(task)
+        roles = roles_of(services, task, snapshot)
+        requests = DAYS_A_WEEK * sum(one.requests_per_day for one in judgements.values())
+        shares = review_share(plan, requests, False), review_share(plan, requests, True)
+        seen = snapshot.health.get(task, TaskHealth())
+        if respond(seen, judgements, roles, plan, now, shares)[0] == seen:
+            return
+        try:
+            health, generation = await services.health.of(task)
+        except UNREADABLE as error:
+            self._pass_over(task, f"the health of {task} can't be read, and nothing follows for it: {error}")
+            return
+        moved, actions = respond(health, judgements, roles, plan, now, shares)
+        if moved != health:
+            try:
+                await self._responding.move(task, moved, generation, actions)
+            except Stale as stale:
+                log.info("the health of %s is looked at again: %s", task, stale)
+                return
+            await services.snapshot.refresh()
+        self._passed_over.discard(task)
+
+
+def roles_of(services: Services, task: str, snapshot: Snapshot) -> Roles:
+    """What the task's versions are now."""
+    alias = snapshot.aliases.get(task)
+    general = services.settings.tasks[task].exit_pool is not None
+    there = tuple(name for name, one in snapshot.versions.items() if one.task == task and one.state != "retired")
+    there += tuple(name for name in snapshot.unreadable - snapshot.versions.keys() if name.partition("@")[0] == task)
+    if alias is None:
+        return Roles(general=general, there=there)
+    begun = alias.rollout
+    placed = [
+        name for name in alias.previous[:1] if name in snapshot.versions and snapshot.versions[name].state in PLACED
+    ]
+    return Roles(
+        active=alias.leading,
+        standby=placed[0] if placed else None,
+        canary=begun.version if begun is not None else None,
+        canary_share=alias.weights.get(begun.version, 0.0) if begun is not None else 0.0,
+        general=general,
+        there=there,
+    )
+
+
+def step_of(services: Services, snapshot: Snapshot, known_at: float) -> Step:
+    """What the child has to know of tasks, versions and metrics for a step."""
+    tasks: dict[str, WatchedTask] = {}
+    previous: dict[str, str | None] = {}
+    for task in services.settings.tasks:
+        roles = roles_of(services, task, snapshot)
+        alias = snapshot.aliases.get(task)
+        tasks[task] = WatchedTask(
+            plan=services.settings.plan(task),
+            active=roles.active,
+            standby=roles.standby,
+            canary=_canary_of(alias) if alias is not None else None,
+        )
+        if alias is not None and alias.previous:
+            previous[alias.leading] = alias.previous[0]
+        if roles.canary is not None:
+            previous[roles.canary] = roles.active
+    verdicts = {name: one for health in snapshot.health.values() for name, one in health.versions.items()}
+    versions = {
+        name: WatchedVersion(
+            task=version.task,
+            state=version.state,
+            verdict=verdicts[name].verdict if name in verdicts else "healthy",
+            since=verdicts[name].since if name in verdicts else 0.0,
+            pinned=name in verdicts and _is_pinned(verdicts[name]),
+            alarmed=name in verdicts and bool(verdicts[name].alarmed),
+            stepped_at=verdicts[name].stepped_at if name in verdicts else 0.0,
+            previous=previous.get(name),
+        )
+        for name, version in snapshot.versions.items()
+    }
+    metrics = services.settings.judged_metrics()
+    return Step(tasks=tasks, versions=versions, metrics=metrics, known_at=known_at)
+
+
+def _canary_of(alias: AliasEntry) -> Canary | None:
+    """The alias's canary where it is judged by a plan that can be read."""
+    begun = alias.rollout
+    if begun is None or begun.plan is None:
+        return None
+    try:
+        plan = msgspec.convert(begun.plan, Plan)
+    except msgspec.ValidationError:
+        return None
+    return Canary(version=begun.version, active=alias.leading, started_at=begun.started_at, plan=plan)
+
+
+def _is_pinned(known: VersionHealth) -> bool:
+    """Whether the verdict is an admin's word, and not the monitor's."""
+    return known.pin is not None and known.pin.verdict is not None
+
+
+async def _answered(process: subprocess.Popen[bytes], step: Step) -> Judged:
+    """What the child answers. Raises MonitorFailed where it does not, or ends."""
+    assert process.stdout is not None, "it is a pipe"
+    await give(process, msgspec.json.encode(step) + b"\n")
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            line = await asyncio.to_thread(process.stdout.readline)
+    except TimeoutError:
+        raise MonitorFailed(f"the monitor's process did not answer within {ANSWER_SECONDS_MAX:g} s") from None
+    if not line:
+        raise MonitorFailed(f"the monitor's process ended with exit code {process.poll()}: see the log")
+    return msgspec.json.decode(line, type=Judged)

@@ -1,0 +1,204 @@
+"""The monitor's actions are carried out: each once, with its entry in the audit and its message to the webhook.
+
+A task's health, the drafts of the audit's entries and the list of what is to be carried out are written in one step.
+Whoever has the duty next carries out what a killed gateway has left: each effect looks whether it is there already.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway.features.quality.webhooks import KEY as MESSAGES
+from gateway.features.retraining.opening import close_retraining, open_retraining
+from gateway.services import Services
+from gateway.state.outbox import Waiting
+from monitoring.quality.verdicts.health import Action, TaskHealth
+from monitoring.quality.verdicts.noting import not_carried_out
+from serving.adapters.registry import RegistryError
+from serving.object_store import UNREADABLE, Change, Stale
+
+log = logging.getLogger(__name__)
+
+
+class Responding:
+    """Moves the health of tasks, and carries out what goes with it. Every method raises RedisError."""
+
+    def __init__(self, services: Services) -> None:
+        self._house = services
+
+    async def move(
+        self,
+        task: str,
+        health: TaskHealth,
+        generation: int,
+        actions: Sequence[Action],
+        with_it: Sequence[Change] = (),
+    ) -> int:
+        """Set a task's health, in the same step what goes `with_it`, and carry out the actions that led to it.
+
+        Raises Stale where any of it has moved on.
+        """
+        beside: list[Change] = [*with_it]
+        for action in actions:
+            again = {"again": action.again} if action.again else {}
+            draft = self._house.audit.draft(
+                action.by,
+                f"monitor.{action.kind}",
+                action.version or task,
+                before=action.before,
+                after={**action.after, "because": action.because, "id": action.id, **again},
+                evidence=action.evidence or None,
+                generation=generation + 1,
+            )
+            beside += self._house.left.changes(task, action, draft)
+        moved = await self._house.health.put(task, health, generation, beside)
+        if actions:
+            await self._carry_out(task)
+        return moved
+
+    async def carry_out(self) -> None:
+        """Carry out what is left of all tasks, and enter into the audit what is left for nobody to carry out."""
+        await self._house.left.enter_strays()
+        await self._carry_out()
+
+    async def _carry_out(self, task: str | None = None) -> None:
+        """Carry out what is left, each task's in order: what is not over holds back what came after it, of that task
+        alone. One that fails is over: the audit, the task's health and the log have why."""
+        held: set[str] = set()
+        for one in await self._house.left.waiting(task):
+            if one.left.task in held:
+                continue
+            if not await self._house.left.claim(one.name, self._house.name) or not await self._is_over(one):
+                held.add(one.left.task)
+
+    async def _is_over(self, one: Waiting) -> bool:
+        """Carry one action out; False where it is to be tried again, as something has moved or the gateway is at fault.
+
+        That which is at fault is tried again once its claim has run out.
+        """
+        try:
+            await self._carry_out_one(one)
+        except RedisError:
+            raise
+        except Stale:
+            await self._house.left.let_go(one.name)
+            return False
+        except Exception:
+            log.exception("what is to be done is tried again: %s", one.name)
+            return False
+        return True
+
+    async def _carry_out_one(self, one: Waiting) -> None:
+        """Raises Stale."""
+        services = self._house
+        if one.left.action.failed is None and not one.left.effected:
+            tried = await self._tried(one)
+            if tried is None:
+                return  # another gateway was first
+            one = tried
+        action = one.left.action
+        if action.failed is not None:
+            await self._mark(one.left.task, action)
+        is_news = action.failed is None or not action.again
+        if is_news:
+            await services.left.drafts.enter_left([one.name])
+        name, message = f"{one.left.task}-{_id(action)}", b""
+        if is_news and services.settings.monitor.webhook_url is not None:
+            body = {"task": one.left.task, **msgspec.to_builtins(action), "id": _id(action)}
+            message = await services.webhooks.message(name, body)
+        if await services.left.finished(one, MESSAGES, name, message, unaudited=not is_news) and is_news:
+            self._tell(one.left.task, action)
+
+    def _tell(self, task: str, action: Action) -> None:
+        if not action.again:
+            self._house.meters.monitor_actions.add(1, task, action.kind)
+        if action.failed is not None:
+            log.warning("%s of %s was not carried out: %s", action.kind, action.version or task, action.failed)
+            return
+        log.warning("%s: %s. %s", action.version or task, action.kind, action.because)
+
+    async def _tried(self, one: Waiting) -> Waiting | None:
+        """Let the action have its effect; as it is left then: with why it has none, if it has none. None where another
+        gateway was first. Raises Stale."""
+        task, action = one.left.task, one.left.action
+        try:
+            if task not in self._house.settings.tasks:
+                raise RegistryError(f"the configuration has no task {task!r} any more.")
+            return await self._effect(one, task, action)
+        except (Stale, RedisError):
+            raise
+        except Exception as fault:
+            if not isinstance(fault, RegistryError) and not action.again:
+                log.exception("%s of %s failed", action.kind, action.version)
+            return await self._house.left.failed(one, str(fault) or type(fault).__name__)
+
+    async def _mark(self, task: str, action: Action) -> None:
+        """Have the task's health say that the action was not carried out, so that it is asked for again where it is
+        still wanted. Raises Stale."""
+        try:
+            health, generation = await self._house.health.of(task)
+        except UNREADABLE:
+            return  # the health of a task that can't be read is never written over
+        marked = not_carried_out(health, action, action.failed or "")
+        if marked != health:
+            await self._house.health.put(task, marked, generation)
+
+    async def _effect(self, one: Waiting, task: str, action: Action) -> Waiting:
+        """What an action does beside the task's health; as it is left then. Raises Stale, RegistryError."""
+        match action.kind:
+            case "pause_canary":
+                return await self._set_canary(one, action.version, 0.0)
+            case "recover" if "share" in action.after:
+                return await self._set_canary(one, action.version, float(action.after["share"]))
+            case "roll_back":
+                return await self._roll_back(one, action.version, action.after.get("leading"))
+            case "retrain":
+                await open_retraining(self._house, task, action)
+            case "undo" if "failed" not in action.evidence:
+                return await self._undo(one, task, action)
+            case _:
+                pass
+        return one
+
+    async def _undo(self, one: Waiting, task: str, action: Action) -> Waiting:
+        match action.evidence.get("undone"):
+            case "pause_canary":
+                return await self._set_canary(one, action.version, float(action.after.get("share", 0.0)))
+            case "roll_back":
+                return await self._roll_back(one, str(action.before.get("leading")), action.after.get("leading"))
+            case "retrain":
+                await close_retraining(self._house, task, action)
+            case _:
+                pass
+        return one
+
+    async def _set_canary(self, one: Waiting, version: str, share: float) -> Waiting:
+        """A canary's share of the requests, by the plan that it has, once: that is noted in the same step, so that it
+        is not set again where an admin has set another one since. Nothing where it is no canary any more."""
+        registry, task = self._house.registry, one.left.task
+        alias, generation = await registry.alias(task)
+        begun = alias.rollout if alias is not None else None
+        if begun is None or begun.version != version:
+            return one
+        noted, effected = await self._house.left.effected(one)
+        await registry.canary(task, version, share, begun.by, begun.plan, generation, noted)
+        return effected
+
+    async def _roll_back(self, one: Waiting, leading: str, to: Any) -> Waiting:
+        """Have another version lead the task, once, likewise. Nothing where it is led by another one by now."""
+        alias, generation = await self._house.registry.alias(one.left.task)
+        if alias is None or alias.leading != leading or not isinstance(to, str) or to == leading:
+            return one
+        noted, effected = await self._house.left.effected(one)
+        await self._house.registry.roll_back(one.left.task, to, generation, beside=noted)
+        return effected
+
+
+def _id(action: Action) -> str:
+    """The id of its message: another one once it is carried out, where it was told before that it was not."""
+    return f"{action.id}-{action.again}" if action.again else action.id

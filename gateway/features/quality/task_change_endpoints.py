@@ -1,0 +1,201 @@
+"""The table URL → function for admins, a task that changes: the organisation knows before any label can.
+
+One step marks the versions that it has now as stale, sets a rule that begins when the change does and ends by itself,
+and opens a request to train. Taking it back is one step, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import Field
+
+from gateway.access import OBJECTS_MAX, Admin, Body, When, known_task
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.quality.endpoints import Expected, Generation, changed
+from gateway.features.retraining.opening import draft_retraining
+from gateway.features.rules.endpoints import exit_fault
+from gateway.services import Services
+from gateway.state.redis import redis_time
+from monitoring.quality.verdicts import changing
+from monitoring.quality.verdicts.health import Action, Changed, TaskHealth
+from monitoring.quality.verdicts.retraining import Retraining, closed
+from monitoring.quality.words.phrases import day
+from serving.adapters.entries import PLACED
+from serving.object_store import Change
+
+HOLDS_SECONDS = 14 * 86_400.0
+"""How long the rule of a change holds, if nobody says otherwise."""
+RULE_NAME_MAX = 63
+YEAR_SECONDS = 365.25 * 86_400
+PAST_YEARS_MAX, AHEAD_YEARS_MAX = 1, 5
+"""How far from now a change may be: what is further away is a date that was mistyped."""
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class ChangedIn(Body):
+    """That the task's rules are others from some time on, and what becomes of its requests until a version knows."""
+
+    effective_at: When = Field(
+        description="From when on: Unix seconds, or a date or a time in ISO 8601 (UTC without a zone). At most 1 year "
+        "past and 5 years to come."
+    )
+    note: str = Field("", max_length=1000, description="What changes.")
+    override: Literal["general", "refuse"] | None = Field(
+        None, description="Where its requests go meanwhile; null: to its versions. Unset: general, if it has an exit."
+    )
+    message: str | None = Field(None, max_length=1000, description="With refuse: what callers are told.")
+    expires_at: When | None = Field(
+        None, description="When the rule ends; unset: 14 days after the change, or after now if the change is past."
+    )
+    expected_generation: Generation = None
+
+
+@router.post("/tasks/{task}/changed")
+async def announce_change(request: Request, task: str, body: ChangedIn, admin: Admin) -> dict[str, Any]:
+    """Say that a task's rules change: its versions are stale from then on, a rule sends its requests elsewhere for a
+    while, and a request to train is opened. Said again, it replaces what was said before."""
+    services = services_of(request)
+    now = await redis_time(services.redis)
+    known_task(services, task)
+    _see_that_it_can_be(body.effective_at, now)
+    snapshot = await services.snapshot.refresh()
+    versions = [one.name for one in snapshot.versions.values() if one.task == task]
+    live = [name for name in versions if snapshot.versions[name].state in PLACED]
+    before, _ = await services.health.of(task)
+    rule = await _rule(services, task, body, before.changed, now)
+    asked, opening = await _retraining(services, task, live, body, before.changed, admin.public)
+    word = Changed(
+        effective_at=body.effective_at,
+        by=admin.public,
+        note=body.note,
+        at=now,
+        override=None if rule is None else rule.name,
+        retraining=None if asked is None else asked.id,
+    )
+    changes = [one for one in (rule, opening, *_left_behind(services, before.changed, word)) if one is not None]
+
+    def step(found: TaskHealth) -> tuple[TaskHealth, Action]:
+        if found.changed != before.changed:
+            raise Problem("state_conflict", f"Somebody else has said at this moment that {task} changes: look again.")
+        return changing.announce(found, live, word)
+
+    async def together(_: TaskHealth) -> list[Change]:
+        return changes
+
+    try:
+        answer = await changed(services, task, step, body.expected_generation, together)
+    except Problem:
+        if opening is not None and opening.expected_generation == 0:
+            await services.retraining.forget_examples(opening.name)  # nobody else knows of them
+        raise
+    await services.retraining.tidy()
+    return {**answer, "changed": msgspec.to_builtins(word), "stale": live, "rule": None if rule is None else rule.value}
+
+
+@router.delete("/tasks/{task}/changed")
+async def take_change_back(
+    request: Request, task: str, admin: Admin, expected_generation: Expected = None
+) -> dict[str, Any]:
+    """Take back that a task's rules change: its versions are no longer stale, the rule goes, the request to train is
+    closed."""
+    services = services_of(request)
+    now = await redis_time(services.redis)
+    health, _ = await services.health.of(known_task(services, task))
+    word = health.changed
+    changes: list[Change] = []
+    if word is not None:
+        changes += [Change(services.overrides, word.override, None)] if word.override is not None else []
+        asked, generation = await services.retraining.get(word.retraining or "")
+        if asked is not None and asked.state == "open":
+            changes.append(services.retraining.change(closed(asked, admin.public, now), generation))
+
+    def step(found: TaskHealth) -> tuple[TaskHealth, Action]:
+        if word is not None and found.changed != word:
+            raise Problem("state_conflict", f"Somebody else has moved this at this moment: look at {task} again.")
+        after, _, action = changing.take_back(found, admin.public, now)
+        return after, action
+
+    async def together(_: TaskHealth) -> list[Change]:
+        return changes
+
+    return await changed(services, task, step, expected_generation, together)
+
+
+def _see_that_it_can_be(effective_at: float, now: float) -> None:
+    """Raises Problem (400) for a time that is too far from now to be meant."""
+    first, last = now - PAST_YEARS_MAX * YEAR_SECONDS, now + AHEAD_YEARS_MAX * YEAR_SECONDS
+    if not first <= effective_at <= last:
+        text = (
+            f"effective_at is {day(effective_at)}: a change is at most {PAST_YEARS_MAX} year past and "
+            f"{AHEAD_YEARS_MAX} years to come, so from {day(first)} to {day(last)}."
+        )
+        raise Problem("invalid_value", text, "effective_at")
+
+
+async def _rule(services: Services, task: str, body: ChangedIn, before: Changed | None, now: float) -> Change | None:
+    """The rule for the requests meanwhile; None where they go on to the versions. Raises Problem (400, 409)."""
+    starts_at = body.effective_at
+    action = body.override
+    if "override" not in body.model_fields_set:
+        action = "general" if exit_fault(services, "general", task) is None else None
+    if action is None:
+        if body.message is not None or body.expires_at is not None:
+            raise Problem("invalid_value", "Without a rule there is nothing to end, or to say.", "override")
+        return None
+    if (fault := exit_fault(services, action, task)) is not None:
+        raise Problem("invalid_value", fault, "override")
+    if body.message is not None and action != "refuse":
+        raise Problem("invalid_value", "message goes with the override refuse, and only with it.", "message")
+    ends_at = max(starts_at, now) + HOLDS_SECONDS if body.expires_at is None else body.expires_at
+    if ends_at <= max(starts_at, now):
+        raise Problem("invalid_value", "expires_at has to be after effective_at, and to come.", "expires_at")
+    name = rule_name(task)
+    generation = (await services.overrides.generations()).get(name, 0)
+    known = await services.overrides.get(name)
+    if known is not None and (before is None or before.override != name):
+        raise Problem("state_conflict", f"There is a rule {name} already: delete it, or name it otherwise.")
+    if known is None and len(await services.overrides.all()) >= OBJECTS_MAX:
+        raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
+    value: dict[str, Any] = {"action": action, "task": task, "metadata": {}, "mode": "enforce"}
+    value |= {"starts_at": starts_at, "expires_at": ends_at}
+    value |= {} if body.message is None else {"message": body.message}
+    return Change(services.overrides, name, value, generation)
+
+
+def _left_behind(services: Services, before: Changed | None, word: Changed) -> list[Change]:
+    """What goes of a word that was given before."""
+    if before is None or before.override is None or before.override == word.override:
+        return []
+    return [Change(services.overrides, before.override, None)]
+
+
+async def _retraining(
+    services: Services, task: str, live: list[str], body: ChangedIn, before: Changed | None, by: str
+) -> tuple[Retraining, Change] | tuple[None, None]:
+    """The request to train, and what the step makes of it: that of the word before, while it is open and nobody closes
+    it meanwhile, else a new one, whose examples are kept before it is there; None without a version."""
+    known, generation = await services.retraining.get(before.retraining or "") if before is not None else (None, 0)
+    if known is not None and known.state == "open":
+        return known, services.retraining.change(known, generation)
+    alias = (await services.snapshot.refresh()).aliases.get(task)
+    version = alias.leading if alias is not None else next(iter(live), None)
+    if version is None:
+        return None, None
+    because = f"The task's rules change: {body.note}" if body.note else "The task's rules change."
+    evidence = {"effective_at": body.effective_at}
+    asked, examples = await draft_retraining(services, task, version, because, evidence, by)
+    await services.retraining.keep(asked.id, examples)
+    return asked, services.retraining.change(asked, 0)
+
+
+def rule_name(task: str) -> str:
+    """The name of the rule that is set for a change; a long task's is cut, with a digest of the whole."""
+    name = f"changed-{task}"
+    if len(name) <= RULE_NAME_MAX:
+        return name
+    return f"{name[: RULE_NAME_MAX - 9]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"

@@ -1,0 +1,100 @@
+"""Records and feedback go from the streams into Parquet files: one gateway's duty, in a process of its own.
+
+Here a process is begun and waited for, and nothing else: reading, packing and writing would hold the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway.background.child_process import child, hear
+from gateway.background.lease import DutyLease
+from gateway.configuration.settings import Settings
+from gateway.services import Services
+from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.metrics import Meters
+from monitoring.records import REPORTED_STREAM_KEY
+from monitoring.records import STREAM_KEY as RECORDS_STREAM_KEY
+
+log = logging.getLogger(__name__)
+RUN_SECONDS_MAX = 600.0
+PAUSE_KEY = "apprentice:archive:pause"
+STREAMS = (("records", RECORDS_STREAM_KEY), ("feedback", FEEDBACK_STREAM_KEY), ("reported", REPORTED_STREAM_KEY))
+"""Each with its name in the archive (archive_run.py)."""
+COMMAND = (sys.executable, "-P", "-m", "monitoring.archive_run")
+
+
+class Archived(msgspec.Struct):
+    """What a run told of the entries that it wrote."""
+
+    records: int = 0
+    feedback: int = 0
+    unreadable: int = 0
+
+
+async def keep_archiving(services: Services) -> None:
+    """Archive at every interval, unless another gateway just did. Runs until cancelled. Raises RedisError."""
+    keep = services.settings.records
+    if not keep.archive:
+        await asyncio.Event().wait()
+    lease = DutyLease(services.redis, "archive", services.name)
+    pause_ms = max(1, int(900 * keep.archive_interval_seconds))
+    redis: Any = services.redis
+
+    async def archive() -> None:
+        if await redis.set(PAUSE_KEY, services.name, nx=True, px=pause_ms) and await _is_behind(redis):
+            await archive_once(services.settings, services.meters)
+
+    try:
+        while True:
+            await asyncio.sleep(keep.archive_interval_seconds)
+            await lease.do(archive)
+    finally:
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+async def archive_once(settings: Settings, meters: Meters) -> Archived | None:
+    """Write all that has come; None where it failed, which is logged. What is not written waits for the next time."""
+    job = {
+        "redis_url": redis_address(settings),
+        "folder": str(settings.archive),
+        "retention_days": settings.records.archive_retention_days,
+    }
+    try:
+        async with child(COMMAND) as process, asyncio.timeout(RUN_SECONDS_MAX):
+            code, told = await hear(process, msgspec.json.encode(job) + b"\n")
+    except TimeoutError:
+        log.error("the archive was not written within %g s: %s", RUN_SECONDS_MAX, settings.archive)
+        return None
+    if code != 0:
+        log.error("the archive can't be written, exit code %d: %s", code, settings.archive)
+        return None
+    found = msgspec.json.decode(told, type=Archived)
+    meters.records_archived.add(found.records)
+    if found.unreadable:
+        log.error("%d entries could not be read, and lie in %s", found.unreadable, settings.archive / "unreadable")
+    return found
+
+
+async def _is_behind(redis: Any) -> bool:
+    for source, stream in STREAMS:
+        last = await redis.xrevrange(stream, count=1)
+        done, planned = await redis.hmget(f"apprentice:archive:{source}", "done", "planned")
+        if planned or (last and last[0][0] != done):
+            return True
+    return False
+
+
+def redis_address(settings: Settings) -> str:
+    """The URL of the Redis that state lives in, the embedded one too."""
+    socket = settings.data_folder.absolute() / "valkey" / "valkey.sock"
+    return settings.redis_address() or f"unix://{quote(str(socket))}"

@@ -1,0 +1,65 @@
+"""Records on their way into Redis: opens the flow of this gateway, and empties it at the stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.asyncio import Redis
+
+from gateway.configuration.settings import Settings
+from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
+from monitoring.flow import Pace, RecordFlow, Told
+from monitoring.metrics import Meters
+from monitoring.records import Joined, RecordBuffer, RecordStream
+from monitoring.spool import Spool
+
+log = logging.getLogger(__name__)
+LAST_SECONDS_MAX = 5.0
+
+
+@asynccontextmanager
+async def open_flow(settings: Settings, name: str, redis: Redis, meters: Meters) -> AsyncIterator[RecordFlow]:
+    """The flow of records while the block runs; then all of them are in the stream, or on disk. Raises OSError."""
+    keep = settings.records
+    stream = RecordStream(
+        redis,
+        keep.retention_seconds,
+        keep.stream_records_max,
+        FEEDBACK_STREAM_KEY,
+        FEEDBACK_STREAM_MAX,
+        keep.unarchived_records_max if keep.archive else None,
+        keep.stream_reported_max,
+    )
+    counted = 0
+
+    def flushed(seconds: float) -> None:
+        nonlocal counted
+        meters.records_flush_seconds.observe(seconds)
+        meters.records_unarchived_dropped.add(stream.unarchived_dropped - counted)
+        counted = stream.unarchived_dropped
+
+    flow = RecordFlow(
+        RecordBuffer(keep.pending_max),
+        stream,
+        Spool(settings.data_folder.absolute() / "spool", name, keep.spool_bytes_max),
+        Pace(keep.flush_interval_seconds, keep.spool_after_seconds, keep.spool_sync_interval_seconds),
+        Told(lambda found: _note_joined(meters, found), meters.records_dropped.add, flushed),
+    )
+    await flow.open()
+    try:
+        yield flow
+    finally:
+        left = await flow.stop(time.monotonic() + LAST_SECONDS_MAX)
+        if left:
+            log.error("%d records could not be stored before the stop: the next gateway takes them over", left)
+
+
+def _note_joined(meters: Meters, joined: Joined) -> None:
+    """Count feedback that had waited for its record."""
+    record = joined.record
+    metric = str(joined.feedback.get("metric"))
+    meters.feedback.add(1, record.task or "", record.version or "", metric, joined.outcome)

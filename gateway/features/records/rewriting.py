@@ -1,0 +1,49 @@
+"""Rewrites of Redis's append-only file: until then it still holds what was deleted, such as texts of reviews."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, ResponseError
+
+from gateway.services import Services
+
+log = logging.getLogger(__name__)
+KEY = "apprentice:rewritten"
+"""Set while no further rewrite is due, whichever gateway asked for the last one."""
+LOAD_SHARE_MAX = 0.01
+"""Share of the time that Redis may spend on rewrites. A large file is rewritten less often."""
+LOOKS = 5
+"""Times that each gateway looks in an interval."""
+
+
+async def keep_rewriting(services: Services) -> None:
+    """Have the append-only file rewritten once an interval, by one of the gateways. Raises RedisError."""
+    interval_seconds = services.settings.redis.rewrite_interval_seconds
+    while interval_seconds:
+        await asyncio.sleep(interval_seconds / LOOKS)
+        try:
+            await rewrite(services.redis, interval_seconds)
+        except NoPermissionError:
+            log.warning("Redis forbids to rewrite its append-only file: deleted texts stay in it until it does so")
+            break
+    await asyncio.Event().wait()  # a duty that returns is begun again
+
+
+async def rewrite(redis: Redis, interval_seconds: float) -> None:
+    """Have Redis rewrite its append-only file, unless that was done within the interval. Raises RedisError."""
+    told: dict[str, Any] = await redis.info("persistence")
+    if not told.get("aof_enabled"):
+        return
+    last_seconds = max(0, int(told.get("aof_last_rewrite_time_sec", 0)))
+    pause_seconds = max(interval_seconds, last_seconds / LOAD_SHARE_MAX)
+    if await redis.set(KEY, b"", nx=True, px=round(1000 * pause_seconds)):
+        try:
+            await redis.bgrewriteaof()
+        except ResponseError as error:
+            if isinstance(error, NoPermissionError):
+                raise
+            log.info("Redis does not rewrite its append-only file now: %s", error)  # it is at it, by itself

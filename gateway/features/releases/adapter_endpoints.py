@@ -1,0 +1,432 @@
+"""The table URL → function for admins, adapters: what comes in, where it is placed, and why.
+
+Admins say what is wanted; the gateway that has the reconciling duty loads, probes and unloads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field, ValidationError
+
+from gateway.access import Admin, Body, Operator, conflicts, known_task, seen
+from gateway.audit import audited, enter_event
+from gateway.callers import Caller
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.evaluations.endpoints import evaluation_words
+from gateway.features.fitting.endpoints import have_fitted, sample_of, selector_of, sentence_of
+from gateway.features.releases.import_folders import import_path
+from gateway.features.releases.uploads import OPTIONAL, SAMPLES, Upload, is_upload
+from gateway.features.rules.endpoints import rules_to
+from gateway.four_eyes import owner_to_keep
+from gateway.services import Services
+from gateway.state.audited_step import AuditedStep
+from router.contract import ContractError, compile_contract
+from serving.adapters.artifact import Artifact, ArtifactError, ArtifactLimits, verify
+from serving.adapters.entries import PLACED, Rollout, Version, VersionState
+from serving.adapters.manifest import Manifest, ManifestError, read_manifest, review_due
+from serving.adapters.placement import HELD, Placement
+from serving.adapters.signature import SignatureError, as_text, check, read_signature
+from serving.object_store import Change
+
+WAIT_SECONDS_MAX = 600.0
+POLL_SECONDS = 0.5
+AUDIT_SEARCHED_MAX = 5000
+AUDIT_SHOWN_MAX = 100
+NO_ROOM = "no room"
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+Wait = Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX, allow_inf_nan=False, description="Longest wait, in seconds.")]
+
+
+class AdapterIn(Body):
+    """An adapter to import: a folder on the gateway's machine with its safetensors, configuration and manifest.
+
+    Its paths lie inside the setting `import_folders`.
+    """
+
+    task: str = Field(max_length=63)
+    path: str = Field(pattern="^/", max_length=4096, description="Absolute path of the folder.")
+    pool: str | None = Field(
+        None, max_length=63, description="The pool it is for; unset: the first whose base it fits."
+    )
+    prompts: str | None = Field(
+        None, pattern="^/", max_length=4096, description="Absolute path of a file with some of its training prompts."
+    )
+    background: str | None = Field(
+        None, pattern="^/", max_length=4096, description="Absolute path of a file with other traffic."
+    )
+
+
+@router.get("/adapters")
+async def list_adapters(
+    request: Request,
+    _: Operator,
+    task: Annotated[str | None, Query(max_length=63)] = None,
+    state: Annotated[VersionState | None, Query()] = None,
+) -> dict[str, Any]:
+    """All versions, with their state, where they are placed, and their share of their task's requests. `stale` where
+    Redis can't be reached: then as they were last read, without generations."""
+    services = services_of(request)
+    snapshot, stale = await seen(services)
+    generations = {} if stale else await services.registry.generations()
+    ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
+    found = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
+    rows = [_shown(services, version, None if stale else generations.get(version.name, 0)) for version in found]
+    return {"adapters": rows, "stale": stale, "upload_bytes_max": services.settings.limits.adapter_bytes_max}
+
+
+@router.get("/adapters/{name}")
+async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, Any]:
+    """One version with its manifest, its last evaluation, and what was fitted for it, or how far that is."""
+    services = services_of(request)
+    version = await version_of(services, name)
+    fitted = await services.fitted.shown(name, selector_of(services, version.task))
+    evaluation = await services.evaluations.latest(name)
+    told = {"manifest": version.manifest, "evaluation": evaluation, "fitted": fitted}
+    return {**await _told(services, version), **told}
+
+
+@router.post("/adapters", status_code=201)
+async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
+    """Verify an adapter, copy it into the store and enter it as the task's next version. No engine hears of it yet.
+
+    JSON imports a folder inside the setting `import_folders`; multipart/form-data uploads the files. With a sample of
+    its training prompts its coverage is fitted from them; GET shows how far that is. The same adapter again is the same
+    version, and not `created`.
+    """
+    services = services_of(request)
+    if is_upload(request.scope):
+        async with services.uploads.receive(request, optional=(*OPTIONAL, *SAMPLES)) as upload:
+            return await _add(services, admin, upload, upload.fields.get("task", ""), upload.fields.get("pool"))
+    try:
+        body = AdapterIn.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
+    found = await asyncio.to_thread(_imported, services.settings.import_folders, body)
+    return await _add(services, admin, found, body.task, body.pool)
+
+
+async def _add(services: Services, admin: Caller, found: Upload, task: str, pool: str | None) -> dict[str, Any]:
+    known_task(services, task)
+    sample = await sample_of(services, task, found.prompts, found.background)
+    folder = found.folder
+    try:
+        manifest = await asyncio.to_thread(read_manifest, found.manifest)
+        if manifest.task != task:
+            raise Problem("adapter_rejected", f"The manifest is for the task {manifest.task!r}.", "task")
+        _check_bounds(services, task, manifest)
+        if manifest.contract is not None:
+            compile_contract(manifest.contract)
+        pool = _pool_for(services, pool, manifest.base_fingerprint)
+        claimed, limits = manifest.base_fingerprint, limits_of(services, pool)
+        artifact = await asyncio.to_thread(verify, folder, services.bases[pool], limits, claimed_fingerprint=claimed)
+        signer, proof = _signer(services, found.signature, artifact, manifest)
+        await asyncio.to_thread(services.store.put, folder, artifact)
+    except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
+        await enter_event(services, admin, "adapter.reject", task, str(error)[:2000])
+        raise Problem("adapter_rejected", str(error), "path") from error
+    except OSError as error:
+        raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
+    step = audited(services, admin)
+    created = False
+
+    def added(before: Version | None, after: Version, generation: int) -> list[Change]:
+        nonlocal created
+        created = before is None
+        return _added(step, before, after, generation)
+
+    owner = owner_to_keep(services, admin)
+    with conflicts():
+        version = await services.registry.register(
+            task, pool, artifact, manifest, admin.public, signer, proof, added, owner
+        )
+    await step.enter()
+    fitting = {} if sample is None else await have_fitted(services, admin, version, sample)
+    return await _told(services, version) | fitting | {"created": created, "warnings": _warnings(manifest)}
+
+
+def _added(step: AuditedStep, before: Version | None, after: Version, generation: int) -> list[Change]:
+    """The entry of a version that is new, or newly signed."""
+    was, now = (
+        None if one is None else {"digest": one.digest, "pool": one.pool, "signed_by": one.signed_by}
+        for one in (before, after)
+    )
+    return step.note("adapter.add", after.name, was, now, generation=generation)
+
+
+def state_of(version: Version) -> dict[str, Any]:
+    """What the audit has of a version that moves from one state to another."""
+    return {"state": version.state}
+
+
+def _warnings(manifest: Manifest) -> list[str]:
+    """What is no fault of a manifest, and surely not meant."""
+    due = review_due({"review_by": manifest.review_by})
+    if due is None or due > time.time():
+        return []
+    return [f"The manifest's review_by, {manifest.review_by}, is past: its review is overdue from the start."]
+
+
+@router.post("/adapters/{name}/stage")
+async def stage_adapter(
+    request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 60.0
+) -> dict[str, Any]:
+    """Have the version loaded on its replicas and probed there; once a quorum is ready, an alias may move to it.
+
+    Answers 202 if it is not done within `wait_seconds`: it goes on, and GET shows how far it is.
+    """
+    services = services_of(request)
+    version = await version_of(services, name)
+    if not services.reconciler.fits(version):
+        said = f"{name} was trained on another base model than the pool {version.pool} serves."
+        raise Problem("state_conflict", said)
+    if version.state not in PLACED:
+        step = audited(services, admin)
+        with conflicts():
+            version = await services.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
+        await step.enter()
+        version = await _until(services, name, wait_seconds, lambda found: found.state != "staging")
+    if version.state == "staging":
+        response.status_code = 202
+    elif version.state not in PLACED:
+        code = "no_capacity" if NO_ROOM in version.note else "state_conflict"
+        raise Problem(code, f"{name} was not loaded and is {version.state}: {version.note.rstrip('.')}.")
+    return await _told(services, version)
+
+
+@router.post("/adapters/{name}/unload")
+async def unload_adapter(
+    request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 30.0
+) -> dict[str, Any]:
+    """Take the version off every replica once its last answer has gone out. Refused while an alias sends to it."""
+    return await _take_off(request, response, name, admin, wait_seconds, "verified")
+
+
+@router.post("/adapters/{name}/retire")
+async def retire_adapter(
+    request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 30.0
+) -> dict[str, Any]:
+    """Give a version up for good: it drains, is unloaded and retired. Its bytes stay in the store, since an engine
+    could still read them."""
+    return await _take_off(request, response, name, admin, wait_seconds, "draining")
+
+
+async def _take_off(
+    request: Request,
+    response: Response,
+    name: str,
+    admin: Caller,
+    wait_seconds: float,
+    state: Literal["verified", "draining"],
+) -> dict[str, Any]:
+    services = services_of(request)
+    before = await version_of(services, name)
+    if not (state == "draining" and before.state == "retired"):
+        action = "adapter.retire" if state == "draining" else "adapter.unload"
+        step = audited(services, admin)
+        with conflicts():
+            await services.registry.withdraw(name, state, noted=step.noted(action, name, state_of))
+        await step.enter()
+    version = await _until(
+        services, name, wait_seconds, lambda found: found.state != "draining" and not _held(services, found)
+    )
+    if version.state == "draining" or _held(services, version):
+        response.status_code = 202
+    rules = await rules_to(services, name)
+    said = f"The rules that send to it are left to the task's exit: {', '.join(rules[:20])}."
+    return {**await _told(services, version), "warnings": [said] if rules else []}
+
+
+@router.get("/adapters/{name}/why")
+async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
+    """How the version came to be where it is: its state in words, its placements, and what the audit has on it."""
+    services = services_of(request)
+    version = await version_of(services, name)
+    snapshot = await services.snapshot.refresh()
+    alias = snapshot.aliases.get(version.task)
+    begun = alias.rollout if alias is not None else None
+    rollout = await rollout_shown(services, version.task, begun) if begun and begun.version == name else None
+    fitted = await services.fitted.shown(name, selector_of(services, version.task))
+    evaluation = await services.evaluations.latest(name)
+    words = [*_words(services, version, rollout), *evaluation_words(evaluation)]
+    return {
+        "version": name,
+        "state": version.state,
+        "words": words + [sentence_of(kind, one) for kind, one in fitted.items()],
+        "evaluation": evaluation,
+        "fitted": fitted,
+        "audit": await _audit_of(services, version),
+        "placements": _placements(services, version),
+        "rollout": rollout,
+    }
+
+
+def _signer(
+    services: Services, signature: Path | None, artifact: Artifact, manifest: Manifest
+) -> tuple[str, str] | tuple[None, None]:
+    """Whose trusted signature the adapter has, and the signature. Raises SignatureError for a wrong one, or a missing
+    one that must be."""
+    signing = services.settings.signing
+    if signature is None:
+        if signing.required:
+            raise SignatureError("The adapter is not signed: push it with a signature of a trusted signer.")
+        return None, None
+    proof = read_signature(signature)
+    return check(proof, artifact.digest, manifest.digest(), services.signers), as_text(proof)
+
+
+def limits_of(services: Services, pool: str) -> ArtifactLimits:
+    """What an adapter for a pool may be at most."""
+    return ArtifactLimits(rank_max=services.settings.pools[pool].max_lora_rank)
+
+
+def _imported(folders: Sequence[Path], body: AdapterIn) -> Upload:
+    """The files of an import by path. Blocks. Raises Problem (422) for one that may not be read, or is missing."""
+    folder = import_path(folders, Path(body.path), "adapter_rejected", "path", is_folder=True)
+    manifest = _beside(folders, folder, "manifest.yaml")
+    if manifest is None:
+        raise Problem("adapter_rejected", f"There is no manifest.yaml in {folder} or beside it.", "path")
+    samples = {"prompts": body.prompts, "background": body.background}
+    prompts, background = (
+        import_path(folders, Path(path), "prompts_rejected", param) if path else None for param, path in samples.items()
+    )
+    return Upload(folder, manifest, _beside(folders, folder, "signature.json"), {}, prompts, background)
+
+
+def _beside(folders: Sequence[Path], folder: Path, name: str) -> Path | None:
+    """The file in the folder or, where that has none, beside it. Raises Problem (422) for one that may not be read."""
+    found = next((path for path in (folder / name, folder.parent / name) if os.path.lexists(path)), None)
+    return None if found is None else import_path(folders, found, "adapter_rejected", "path")
+
+
+def _check_bounds(services: Services, task: str, manifest: Manifest) -> None:
+    """The version's own sampling keeps the bounds that the operator set. Raises Problem (422)."""
+    most = services.settings.tasks[task].max_tokens_max
+    for sampling in (manifest.sampling, manifest.blueprint.sampling):
+        if sampling.get("max_tokens", 0) > most:
+            raise Problem("adapter_rejected", f"The manifest samples more than the task's {most} tokens.", "path")
+
+
+def _pool_for(services: Services, named: str | None, fingerprint: str | None) -> str:
+    """The pool whose base model the adapter was trained on. Raises Problem (404, 422)."""
+    if named is not None and named not in services.bases:
+        raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
+    candidates = [named] if named else list(services.bases)
+    fitting = [pool for pool in candidates if fingerprint in (None, services.bases[pool].fingerprint)]
+    if not fitting:
+        raise Problem("adapter_rejected", f"No pool serves the adapter's base model ({fingerprint}).", "path")
+    return fitting[0]
+
+
+async def version_of(services: Services, name: str) -> Version:
+    """A version. Raises Problem (404)."""
+    try:
+        return await services.registry.version(name)
+    except KeyError:
+        raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
+
+
+async def _until(services: Services, name: str, seconds: float, done: Callable[[Version], bool]) -> Version:
+    """The version once `done` holds of it, or as it is when the time is over."""
+    until = time.monotonic() + seconds
+    while True:
+        await services.snapshot.refresh()
+        version = await version_of(services, name)
+        if done(version) or time.monotonic() >= until:
+            return version
+        await services.snapshot.next(POLL_SECONDS)
+
+
+def _held(services: Services, version: Version) -> bool:
+    """Whether a replica that is up still has the version, or is on its way to it or off it."""
+    return any(p["state"] not in ("ghost", "failed") for p in _placements(services, version) if p["up"])
+
+
+def _placements(services: Services, version: Version) -> list[dict[str, Any]]:
+    found: list[Placement] = [p for p in services.snapshot.current.placements.values() if p.version == version.name]
+    return [
+        {
+            "replica": placement.replica,
+            "state": placement.state,
+            "since": placement.since,
+            "up": placement.replica in services.fleet.replicas and services.fleet.replicas[placement.replica].up,
+            "note": placement.note,
+        }
+        for placement in sorted(found, key=lambda placement: placement.replica)
+    ]
+
+
+async def _told(services: Services, version: Version) -> dict[str, Any]:
+    await services.snapshot.refresh()
+    return _shown(services, version, (await services.registry.generations()).get(version.name, 0))
+
+
+def _shown(services: Services, version: Version, generation: int | None) -> dict[str, Any]:
+    alias = services.snapshot.current.policy.aliases.get(version.task)
+    placements = _placements(services, version)
+    health = services.snapshot.current.health.get(version.task)
+    known = health.versions.get(version.name) if health is not None else None
+    return {
+        "version": version.name,
+        "task": version.task,
+        "pool": version.pool,
+        "state": version.state,
+        "share": alias.weights.get(version.name, 0.0) if alias else 0.0,
+        "digest": version.digest,
+        "manifest_digest": version.manifest_digest,
+        "base_fingerprint": version.base_fingerprint,
+        "rank": version.rank,
+        "size_bytes": version.size_bytes,
+        "created_at": version.created_at,
+        "created_by": version.created_by,
+        "signed_by": version.signed_by,
+        "review_by": version.manifest.get("review_by"),
+        "review_due": review_due(version.manifest),
+        "stale_from": known.stale_from if known is not None else None,
+        "note": version.note,
+        "generation": generation,
+        "placements": placements,
+        "wanted": [p["replica"] for p in placements if p["state"] in HELD or p["state"] == "failed"],
+        "ready": [r.name for r in services.fleet.in_pool(version.pool) if r.up and version.name in r.loaded],
+    }
+
+
+async def rollout_shown(services: Services, task: str, begun: Rollout) -> dict[str, Any]:
+    """A canary under way, with what its verdict rests on so far."""
+    return {**msgspec.to_builtins(begun), **await services.rollouts.shown(task, begun)}
+
+
+def _words(services: Services, version: Version, rollout: dict[str, Any] | None) -> list[str]:
+    """The version's situation, one sentence a fact."""
+    alias = services.snapshot.current.policy.aliases.get(version.task)
+    share = alias.weights.get(version.name, 0.0) if alias else 0.0
+    words = [f"{version.name} is {version.state}" + (f": {version.note.rstrip('.')}." if version.note else ".")]
+    words.append(f"It gets {100 * share:.4g} % of the requests of {version.task}.")
+    for placement in _placements(services, version):
+        note = f" ({placement['note'].rstrip('.')})" if placement["note"] else ""
+        up = "" if placement["up"] else ", which is down"
+        words.append(f"On {placement['replica']}{up} it is {placement['state']}{note}.")
+    if rollout is not None:
+        unsaid = "no verdict yet" if rollout["plan"] else "judged by people, since it has no plan"
+        words.append(f"Its canary: {rollout['because'].rstrip('.') or unsaid}.")
+    return words
+
+
+async def _audit_of(services: Services, version: Version) -> list[dict[str, Any]]:
+    """The newest entries of the audit that speak of the version, oldest first."""
+    found: list[dict[str, Any]] = []
+    async for entry in services.audit.naming(version.name, AUDIT_SEARCHED_MAX):
+        if entry.object in (version.name, version.task):
+            found.append(msgspec.to_builtins(entry))
+        if len(found) == AUDIT_SHOWN_MAX:
+            break
+    return found[::-1]

@@ -1,0 +1,289 @@
+"""The table URL → function for admins, releases: who answers a task's requests, on trial or for good.
+
+A release moves an alias in one atomic step. Nothing is loaded for it: what may be sent to is ready before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from pydantic import Field, model_validator
+
+from gateway.access import Admin, Body, Operator, conflicts, known_task
+from gateway.audit import audited
+from gateway.callers import Caller
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.releases.adapter_endpoints import rollout_shown, version_of
+from gateway.features.releases.availability import around, ready_and_up
+from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, versions_asked
+from gateway.fleet_health import check_health
+from gateway.four_eyes import see_that_another_pushed
+from gateway.services import Services
+from gateway.state.redis import redis_time
+from monitoring.quality.verdicts.rollout import Plan
+from monitoring.quality.words import around as in_words
+from serving.adapters.entries import PLACED, AliasEntry
+from serving.adapters.reconcile import quorum
+from serving.adapters.registry import Noted
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the alias has moved on since.")]
+
+
+class AliasIn(Body):
+    """Where a task's requests go from now on: one version, or versions with weights that add up to 1."""
+
+    version: str | None = Field(None, max_length=100)
+    weights: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = Field(None, max_length=16)
+    expected_generation: Generation = None
+
+    @model_validator(mode="after")
+    def _one(self) -> AliasIn:
+        if (self.version is None) == (self.weights is None):
+            raise ValueError("give either version or weights")
+        return self
+
+
+class ShadowIn(Body):
+    """A version that is to get a copy of a share of the task's requests. Nobody sees its answers; 0 ends it."""
+
+    version: str = Field(max_length=100)
+    share: Share
+    expected_generation: Generation = None
+
+
+class CanaryIn(Body):
+    """A version that is to answer a share of the task's sessions, and the plan by which it is judged, if by itself."""
+
+    version: str = Field(max_length=100)
+    share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+    plan: dict[str, Any] | None = Field(
+        None, max_length=20, description="Unset: a canary on trial keeps its plan. Null: people judge it."
+    )
+    expected_generation: Generation = None
+
+
+class PromoteIn(Body):
+    """The version that is to answer all of the task's requests."""
+
+    version: str = Field(max_length=100)
+    expected_generation: Generation = None
+
+
+class RollbackIn(Body):
+    """The way back: a canary ends; without one, the version that led before leads again, or `version`."""
+
+    version: str | None = Field(None, max_length=100)
+    canary_only: bool = Field(False, description="Only end a canary: 409 where there is none, and nobody else moves.")
+    expected_generation: Generation = None
+
+    @model_validator(mode="after")
+    def _one(self) -> RollbackIn:
+        if self.canary_only and self.version is not None:
+            raise ValueError("give either version or canary_only")
+        return self
+
+
+@router.get("/aliases")
+async def list_aliases(request: Request, _: Operator) -> dict[str, Any]:
+    """All aliases with their weights, shadows, canaries and generations."""
+    services = services_of(request)
+    snapshot = await services.snapshot.refresh()
+    return {"aliases": {task: await _alias_shown(services, task) for task in sorted(snapshot.aliases)}}
+
+
+@router.get("/aliases/{task}")
+async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]:
+    """One alias; while a canary is on trial, with the evidence so far."""
+    services = services_of(request)
+    await services.snapshot.refresh()
+    return await _alias_shown(services, known_task(services, task, param=None))
+
+
+@router.put("/aliases/{task}")
+async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -> dict[str, Any]:
+    """Swap: from now on the task's new requests go to these versions. Requests under way keep theirs."""
+    services = services_of(request)
+    weights = body.weights or {body.version or "": 1.0}
+    await _see_that_they_may_serve(services, known_task(services, task, param=None), admin, weights)
+    return await _change_alias(
+        services,
+        admin,
+        task,
+        "alias.move",
+        lambda noted: services.registry.point(task, weights, body.expected_generation, noted),
+    )
+
+
+@router.delete("/aliases/{task}")
+async def remove_alias(
+    request: Request, task: str, admin: Admin, expected_generation: Annotated[int | None, Query(ge=0, le=2**53)] = None
+) -> dict[str, Any]:
+    """Let the task have no version: its exit answers all of its requests."""
+    services = services_of(request)
+    return await _change_alias(
+        services,
+        admin,
+        known_task(services, task, param=None),
+        "alias.remove",
+        lambda noted: services.registry.remove_alias(task, expected_generation, noted),
+    )
+
+
+@router.post("/aliases/{task}/shadow")
+async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> dict[str, Any]:
+    """Send a copy of a share of the task's requests to a version; its answers are compared, recorded and not shown."""
+    services = services_of(request)
+    known_task(services, task, param=None)
+    if body.share:
+        await _see_that_they_may_serve(services, task, None, {body.version: body.share})
+    expected = body.expected_generation
+    return await _change_alias(
+        services,
+        admin,
+        task,
+        "alias.shadow",
+        lambda noted: services.registry.shadow(task, body.version, body.share, expected, noted),
+    )
+
+
+@router.post("/aliases/{task}/canary")
+async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> dict[str, Any]:
+    """Let a version answer a share of the task's sessions. With a plan it is promoted or rolled back by itself."""
+    services = services_of(request)
+    known_task(services, task, param=None)
+    plan = None if body.plan is None else _plan(services, body.plan)
+    await _see_that_they_may_serve(services, task, admin, {body.version: body.share})
+    expected, keeps_plan = body.expected_generation, "plan" not in body.model_fields_set
+    return await _change_alias(
+        services,
+        admin,
+        task,
+        "alias.canary",
+        lambda noted: services.registry.canary(
+            task, body.version, body.share, admin.public, plan, expected, keeps_plan=keeps_plan, noted=noted
+        ),
+    )
+
+
+@router.post("/aliases/{task}/promote")
+async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
+    """Make a version the task's one and only. The one that led until now goes on standby, loaded."""
+    services = services_of(request)
+    await _see_that_they_may_serve(services, known_task(services, task, param=None), admin, {body.version: 1.0})
+    expected = body.expected_generation
+    return await _change_alias(
+        services,
+        admin,
+        task,
+        "alias.promote",
+        lambda noted: services.registry.promote(task, body.version, expected, noted=noted),
+    )
+
+
+@router.post("/aliases/{task}/rollback")
+async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn | None = None) -> dict[str, Any]:
+    """End a canary, or go back to the version that led before: a pointer swap, nothing is loaded."""
+    services = services_of(request)
+    known_task(services, task, param=None)
+    wanted = body or RollbackIn()
+    alias, _ = await services.registry.alias(task)
+    if wanted.version is not None and (alias is None or wanted.version not in alias.previous):
+        await _see_that_they_may_serve(services, task, admin, {wanted.version: 1.0})  # it has not led: no way back
+    return await _change_alias(
+        services,
+        admin,
+        task,
+        "alias.rollback",
+        lambda noted: services.registry.roll_back(
+            task, wanted.version, wanted.expected_generation, canary_only=wanted.canary_only, noted=noted
+        ),
+    )
+
+
+async def _change_alias(
+    services: Services, admin: Caller, task: str, action: str, change: Callable[[Noted], Awaitable[int]]
+) -> dict[str, Any]:
+    """Take one step of a release together with its audit entry, and show the alias as it is then. `changed` is false
+    where it was so already; `warnings` say which rungs have nothing to judge its versions by, and what keeps requests
+    from them."""
+    before, was_at = await services.registry.alias(task)
+    step = audited(services, admin)
+    with conflicts():
+        generation = await change(step.noted(action, task))
+    await step.enter()
+    after, _ = await services.registry.alias(task)
+    await services.snapshot.refresh()
+    warnings = [] if after is None else await _warnings(services, task, before, after)
+    return {**await _alias_shown(services, task), "changed": generation != was_at, "warnings": warnings}
+
+
+async def _warnings(services: Services, task: str, before: AliasEntry | None, after: AliasEntry) -> list[str]:
+    """What the task's rungs, and the model `auto`, lack for the versions that answer now, a sentence or two each; and
+    what keeps requests from these versions."""
+    settings = services.settings.tasks.get(task)
+    if settings is None or not after.weights:
+        return []
+    rungs, found = settings.rungs.used(), []
+    for version in versions_asked(after):
+        leads = version == after.leading
+        entries = await services.fitted.of(version)
+        found += [(lack.found, lack.advice) for lack in lacks(version, entries, rungs, settings.selector, leads)]
+        known = before.leading if before is not None and leads and "out_of_scope" not in rungs else version
+        if "coverage" not in entries and known != version and "coverage" in await services.fitted.of(known):
+            lack = f"{version} has no coverage model: auto does not find its task any more"
+            found.append((lack, f"Run {COMMAND_OF['coverage'].format(version=version)}."))
+    now = await redis_time(services.redis)
+    beside = around(services, services.snapshot.current, task, now, after.weights)
+    away = in_words.known(task, beside, [name for name, weight in after.weights.items() if weight])
+    return [*(f"{lack.rstrip('.')}. {advice}" for lack, advice in found), *away]
+
+
+async def _see_that_they_may_serve(
+    services: Services, task: str, admin: Caller | None, weights: dict[str, Any]
+) -> None:
+    """Raises Problem for a version that is not ready on a quorum of its replicas now, or that its pusher may not
+    release (`admin`; None: nobody will see its answers)."""
+    snapshot = await services.snapshot.refresh()
+    for name in weights:
+        version = await version_of(services, name)
+        if admin is not None:
+            await see_that_another_pushed(services, admin, version, "release it")
+        if version.task != task or version.state not in PLACED:
+            continue  # the registry says it better
+        ready, up = ready_and_up(services, snapshot, version)
+        if ready < quorum(up):
+            await check_health(services)  # another gateway has loaded it, and this one has not looked since
+            ready, up = ready_and_up(services, snapshot, version)
+        if ready < quorum(up):
+            said = f"{name} is ready on {ready} of its {up} replicas only: wait, or see `why`."
+            raise Problem("state_conflict", said)
+
+
+def _plan(services: Services, given: dict[str, Any]) -> dict[str, Any]:
+    """The plan with its defaults filled in. Raises Problem where it can't be used."""
+    try:
+        plan = msgspec.convert(given, Plan)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise Problem("invalid_value", f"The plan can't be used: {str(error).rstrip('.')}.", "plan") from None
+    if plan.feedback_metric is not None and plan.feedback_metric not in services.settings.feedback_metrics:
+        raise Problem("invalid_value", f"The metric {plan.feedback_metric!r} is not declared.", "plan")
+    built: dict[str, Any] = msgspec.to_builtins(plan)
+    return built
+
+
+async def _alias_shown(services: Services, task: str) -> dict[str, Any]:
+    alias, generation = await services.registry.alias(task)
+    return {
+        "task": task,
+        "weights": alias.weights if alias else {},
+        "shadow": alias.shadow if alias else {},
+        "previous": alias.previous if alias else [],
+        "rollout": await rollout_shown(services, task, alias.rollout) if alias and alias.rollout else None,
+        "generation": generation,
+    }

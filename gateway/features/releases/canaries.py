@@ -1,0 +1,141 @@
+"""The verdicts on canaries that are judged by a plan are carried out: promote, roll back, or hold.
+
+The judging is the monitor's (`monitoring/quality/streams/canaries.py`). Here a verdict is carried out once, in one
+step with the draft of its entry in the audit, and kept in Redis for all gateways to show.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.features.quality.store import HealthStore
+from monitoring.audit import Audit
+from monitoring.metrics import Meters
+from monitoring.quality.verdicts.rollout import Verdict
+from serving.adapters.entries import Rollout
+from serving.adapters.registry import Registry, RegistryError
+from serving.object_store import UNREADABLE, Change, Shelf, Stale
+
+log = logging.getLogger(__name__)
+KEPT_SECONDS = 180 * 86_400
+"""Longer than a plan may last."""
+AUDITED_AS: Mapping[str, str] = {"promote": "alias.promote", "roll_back": "alias.rollback", "hold": "alias.hold"}
+
+
+class Kept(msgspec.Struct, kw_only=True):
+    """The last verdict on a canary, as it is kept in Redis. `held`: that it is held is in the audit already.
+
+    `records_read` is set where an earlier release kept it, and the evidence with it.
+    """
+
+    id: str = ""
+    action: str = "continue"
+    because: str = ""
+    evidence: dict[str, Any] = {}
+    held: bool = False
+    records_read: str | None = None
+
+
+class Rollouts:
+    """Carries out verdicts on canaries: one gateway at a time, the one that has the monitor's duty."""
+
+    def __init__(self, redis: Redis, registry: Registry, audit: Audit, meters: Meters) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._registry = registry
+        self._audit = audit
+        self._meters = meters
+        self._verdicts = Shelf(redis, "verdicts")
+        self._health = HealthStore(redis)
+
+    async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:
+        """How a canary stands: its last verdict, why, and the evidence."""
+        kept = await self._kept(task, begun)
+        return {"verdict": kept.action, "because": kept.because, "evidence": kept.evidence}
+
+    async def enter_left(self) -> None:
+        """Enter into the audit what was carried out and not entered before its gateway was killed. Raises RedisError.
+
+        A draft that can't be entered is logged, and keeps none of the others waiting.
+        """
+        for task in await self._verdicts.written():
+            try:
+                await self._audit.enter(self._verdicts.values, task)
+            except RedisError:
+                raise
+            except Exception:
+                log.exception("the verdict on the canary of %s can't be entered", task)
+
+    async def carry_out(self, task: str, begun: Rollout, found: Verdict) -> None:
+        """Keep the verdict on a canary, and do as it says, once. Raises RedisError.
+
+        The entry's draft is written in the same step as what is done: whoever comes next enters it if this gateway is
+        killed in between.
+        """
+        kept = await self._kept(task, begun)
+        if kept.records_read is not None:
+            kept.records_read = None
+            log.warning("the evidence on the canary %s starts again: an earlier release kept it", begun.version)
+        kept.action, kept.because, kept.evidence = found.action, found.because, found.evidence
+        await self._redis.set(_key(task), msgspec.json.encode(kept), ex=KEPT_SECONDS)
+        if found.action == "continue" or (found.action == "hold" and kept.held):
+            return
+        if found.action == "promote" and await self._is_degraded(task, begun.version):
+            return  # the monitor has paused it, and recovery is the monitor's to find
+        alias, generation = await self._registry.alias(task)
+        if alias is None or alias.rollout != begun:
+            return
+        draft = self._audit.draft(
+            "system",
+            AUDITED_AS[found.action],
+            task,
+            before=alias.weights,
+            after={"version": begun.version, "action": found.action, "because": found.because},
+            evidence=found.evidence,
+            generation=generation if found.action == "hold" else generation + 1,
+        )
+        noted = Change(self._verdicts, task, msgspec.to_builtins(draft))
+        try:
+            if found.action == "promote":
+                await self._registry.promote(task, begun.version, generation, noted)
+            elif found.action == "roll_back":
+                await self._registry.roll_back(task, None, generation, found.because, noted)
+            else:
+                await self._hold(task, kept, noted)
+        except (Stale, RegistryError) as error:
+            log.warning("the verdict on %s was not carried out: %s", begun.version, error)
+            return
+        self._meters.rollout_verdicts.add(1, task, found.action)
+        log.warning("canary %s: %s. %s", begun.version, found.action, found.because)
+        await self._audit.enter(self._verdicts.values, task)
+
+    async def _is_degraded(self, task: str, version: str) -> bool:
+        """Whether the monitor, or an admin, says so of this version."""
+        known = (await self._health.of(task))[0].versions.get(version)
+        return known is not None and known.verdict == "degraded"
+
+    async def _hold(self, task: str, kept: Kept, noted: Change) -> None:
+        kept.held = True
+        async with self._redis.pipeline(transaction=True) as both:
+            both.set(_key(task), msgspec.json.encode(kept), ex=KEPT_SECONDS)
+            both.hset(self._verdicts.values, task, msgspec.json.encode(noted.value))
+            await both.execute()
+
+    async def _kept(self, task: str, begun: Rollout) -> Kept:
+        """The last verdict on a canary; one that has just begun has none, and neither has one that can't be read."""
+        name = f"{begun.version} {begun.started_at}"
+        raw, of_earlier_release = await self._redis.mget(_key(task), f"apprentice:rollout:{task}")
+        try:
+            known = msgspec.json.decode(raw or of_earlier_release or b"{}", type=Kept)
+        except UNREADABLE:
+            return Kept(id=name)
+        return known if known.id == name else Kept(id=name)
+
+
+def _key(task: str) -> str:
+    return f"apprentice:canary:{task}"

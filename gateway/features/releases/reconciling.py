@@ -1,0 +1,81 @@
+"""The duty of one gateway: engines come to hold what admins want, and what nobody needs any more is unloaded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from redis.exceptions import RedisError
+
+from gateway.background.lease import DutyLease
+from gateway.features.releases.recycling import recycle_some
+from gateway.fleet_health import check_health
+from gateway.services import Services
+from gateway.state.audited_step import AuditedStep
+from gateway.state.snapshot import Snapshot
+from serving.adapters.placer import World
+from serving.adapters.registry import RegistryError
+from serving.object_store import Unreadable
+
+RECONCILE_INTERVAL_SECONDS = 1.0
+NOTE_CHARACTERS_MAX = 2000
+
+
+async def keep_reconciling(services: Services) -> None:
+    """One pass a second, and one at each new snapshot, while this gateway has the lease. Raises RedisError."""
+    lease = DutyLease(services.redis, "reconcile", services.name)
+
+    async def pass_over_fleet() -> None:
+        if lease.taken_anew:
+            lease.taken_anew = False
+            await check_health(services)  # what was last seen may be from before the other's last step
+        await reconcile_once(services)
+
+    try:
+        while True:
+            services.stirred.clear()
+            if not await lease.do(pass_over_fleet):
+                await services.reconciler.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECONCILE_INTERVAL_SECONDS):
+                    await services.stirred.wait()
+    finally:
+        await services.reconciler.stop()
+        with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
+            await lease.give_back()
+
+
+async def reconcile_once(services: Services) -> None:
+    """One pass of the reconciler over what the gateways want and have under way. Raises RedisError."""
+    snapshot = await services.snapshot.refresh()
+    await services.presence.tell()
+    roll = await services.presence.present()
+    world = World(
+        idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
+        in_flight=roll.in_flight,
+    )
+    for version in await services.reconciler.step(snapshot.versions, world, snapshot.unreadable):
+        after = {"state": version.state, "note": version.note[:NOTE_CHARACTERS_MAX]}
+        await services.audit.append(
+            "system", "adapter.stage_failed", version.name, before={"state": "staging"}, after=after
+        )
+    await recycle_some(services)
+    await _keep_few_standbys(services, snapshot)
+
+
+async def _keep_few_standbys(services: Services, snapshot: Snapshot) -> None:
+    """Unload the versions that have been on standby the longest, so that releases do not fill the engines."""
+    for task, settings in services.settings.tasks.items():
+        standbys = sorted(
+            (v for v in snapshot.versions.values() if v.task == task and v.state == "standby"),
+            key=lambda version: version.changed_at,
+            reverse=True,
+        )
+        for version in standbys[settings.standbys_kept :]:
+            note = f"{settings.standbys_kept} newer versions are on standby"
+            # an alias has taken it up meanwhile, or a newer release has moved it
+            with contextlib.suppress(RegistryError, Unreadable):
+                step = AuditedStep(services.redis, services.audit, "system")
+                noted = step.noted("adapter.unload", version.name, lambda one: {"state": one.state, "note": one.note})
+                await services.registry.withdraw(version.name, note=note, noted=noted)
+                await step.enter()

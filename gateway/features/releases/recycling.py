@@ -1,0 +1,164 @@
+"""Engines started anew, one of a pool at a time, so that what they have of unloaded versions goes with them.
+
+A replica that is being recycled gets no new requests; its answers finish; its engine is restarted at its `recycle_url`;
+the reconciler loads and probes its versions again; then it gets requests again. How far it is stands beside its cordon
+in Redis, so that another gateway goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import msgspec
+
+from gateway.services import Services
+from gateway.state.audited_step import AuditedStep
+from serving.adapters.placement import HELD, Placement
+from serving.object_store import Change, Stale, Unchanged
+from serving.replica import Replica
+
+log = logging.getLogger(__name__)
+RESTART_TIMEOUT_SECONDS = 30.0
+UNHEARD_SECONDS = 120.0
+"""An engine that is still the same process by then is told again: the gateway that had told it may have died first."""
+TRIES_MAX = 3
+BACK_SECONDS_MAX = 900.0
+"""A replica that is not back with all its versions by then stays cordoned, for people to look at."""
+
+
+class Cordon(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a replica gets no requests, by whom and since when (Unix seconds).
+
+    For one that is being recycled: the engine process that is to go, when and how often it was told to, and why it had
+    been cordoned before.
+    """
+
+    reason: str = ""
+    by: str = ""
+    at: float = 0.0
+    recycle: bool = False
+    life: str = ""
+    restarted_at: float = 0.0
+    tries: int = 0
+    was: str = ""
+    stuck: bool = False
+
+
+class Busy(Exception):
+    """Another replica of the pool gets no requests: one at a time."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"{', '.join(names)} gets no requests already: one replica of a pool at a time.")
+
+
+async def recycle_some(services: Services) -> None:
+    """One step for each replica that is being recycled; begins with one where ghosts take the last room. Raises
+    RedisError."""
+    kept = await services.cordons.generations()
+    raw = await services.cordons.all()
+    cordons = {name: msgspec.convert(told, Cordon) for name, told in raw.items() if name in services.fleet.replicas}
+    generation = (await services.snapshot.refresh()).generation  # at least that of the cordons
+    for name, cordon in cordons.items():
+        if cordon.recycle and not cordon.stuck:
+            with contextlib.suppress(Stale):  # an admin has changed it meanwhile
+                await _go_on(services, generation, services.fleet.replicas[name], cordon, kept.get(name, 0))
+    for pool in services.bases:
+        replicas = services.fleet.in_pool(pool)
+        if not any(replica.name in cordons for replica in replicas):
+            full = _fullest(services, replicas)
+            if full is not None:
+                with contextlib.suppress(Stale, Busy):  # an admin was faster
+                    await begin(services, full, "system", "ghosts take its last room: it is being recycled")
+
+
+async def begin(services: Services, replica: Replica, by: str, reason: str) -> None:
+    """Have a replica recycled. Raises Busy if another of its pool gets no requests, also if that begins at this very
+    moment, Stale if the replica's own cordon changes, RedisError."""
+    kept = await services.cordons.generations()
+    cordons = await services.cordons.all()
+    others = [other.name for other in services.fleet.in_pool(replica.config.pool) if other is not replica]
+    if busy := [name for name in others if name in cordons]:
+        raise Busy(busy)
+    was = msgspec.convert(cordons.get(replica.name, {}), Cordon)
+    told = Cordon(reason=reason, by=by, at=time.time(), recycle=True, was="" if was.recycle else was.reason)
+    changes: list[Change | Unchanged] = [
+        Change(services.cordons, replica.name, msgspec.to_builtins(told), kept.get(replica.name, 0)),
+        *(Unchanged(services.cordons, name, kept.get(name, 0)) for name in others),
+    ]
+    step = AuditedStep(services.redis, services.audit, by)
+    step.note("replica.recycle", replica.name, after={"reason": reason})
+    try:
+        await step.take(changes)
+    except Stale as stale:
+        if stale.name == replica.name:
+            raise
+        raise Busy([stale.name]) from None
+
+
+def _fullest(services: Services, replicas: list[Replica]) -> Replica | None:
+    """A replica that takes no more loads because of ghosts, if the others of its pool serve all that it does."""
+    placements = services.snapshot.current.placements
+    for replica in replicas:
+        full = services.reconciler.capacity(replica, placements)
+        others = [other for other in replicas if other is not replica and other.up]
+        if not replica.up or replica.config.recycle_url is None or full.loads_left or not full.ghosts or not others:
+            continue
+        if replica.loaded <= frozenset().union(*(other.loaded for other in others)):
+            return replica
+    return None
+
+
+async def _go_on(services: Services, generation: int, replica: Replica, cordon: Cordon, kept: int) -> None:
+    """Restart it once nobody has anything under way there; give it requests again once all of it is back."""
+    now = time.time()
+    unheard = replica.up and replica.life == cordon.life and now - cordon.restarted_at > UNHEARD_SECONDS
+    if not cordon.restarted_at or (unheard and cordon.tries < TRIES_MAX):
+        overdue = now - cordon.at > services.fleet.pools[replica.config.pool].drain_seconds_max
+        await services.presence.tell()
+        roll = await services.presence.present()
+        if roll.idle(replica.name, None, generation) or overdue:
+            told = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now, tries=cordon.tries + 1)
+            kept = await _note(services, replica.name, told, kept)
+            if why := await _restart(services, replica):
+                await _give_up(services, replica, told, kept, f"the call to its recycle_url failed ({why})")
+    elif replica.up and replica.life != cordon.life and _is_whole(services.snapshot.current.placements, replica):
+        was = msgspec.to_builtins(Cordon(reason=cordon.was, by=cordon.by, at=now)) if cordon.was else None
+        step = AuditedStep(services.redis, services.audit, "system")
+        step.note("replica.recycled", replica.name, after={"seconds": round(now - cordon.at, 1)})
+        await step.take([Change(services.cordons, replica.name, was, kept)])
+    elif now - cordon.restarted_at > BACK_SECONDS_MAX:
+        await _give_up(services, replica, cordon, kept, "it did not come back from being recycled")
+
+
+async def _give_up(services: Services, replica: Replica, cordon: Cordon, generation: int, why: str) -> None:
+    reason = f"{why}: look at its engine, then uncordon it"
+    log.error("replica %s: %s", replica.name, reason)
+    await _note(services, replica.name, msgspec.structs.replace(cordon, reason=reason, stuck=True), generation)
+
+
+def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica) -> bool:
+    """Whether every version that is to be there is ready on the engine process of now."""
+    held = [p for (on, _), p in placements.items() if on == replica.name and p.state in HELD | {"failed"}]
+    return all(p.state == "ready" and p.life == replica.life for p in held)
+
+
+async def _restart(services: Services, replica: Replica) -> str:
+    """Why it could not be asked to; empty where it was, also if the answer is slow to come."""
+    try:
+        answer = await services.http.post(replica.config.recycle_url or "", timeout=RESTART_TIMEOUT_SECONDS)
+        answer.raise_for_status()
+    except httpx.ReadTimeout:
+        return ""
+    except httpx.HTTPError as error:
+        return str(error).split("\n")[0][:200] or type(error).__name__
+    return ""
+
+
+async def _note(services: Services, name: str, cordon: Cordon, generation: int) -> int:
+    told: dict[str, Any] = msgspec.to_builtins(cordon)
+    return await services.cordons.put(name, told, generation)

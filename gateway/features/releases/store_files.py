@@ -1,0 +1,43 @@
+"""The store's bytes over HTTP, for the sidecars of replicas that do not share its volume."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse
+
+from gateway.access import Sidecar
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.server.wire import Receive, Scope, Send
+from serving.adapters.errors import ArtifactError
+from serving.adapters.pull import FILES
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class StoreFile(FileResponse):
+    """A file of the store, sent in larger pieces than a web page's, and always whole: nobody asks for parts of it."""
+
+    chunk_size = 1 << 20
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, whatever range is asked for: errors in a range would be told in another shape than ours."""
+        headers = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
+@router.get("/store/{digest}/{file}", response_class=StoreFile)
+def read_store_file(request: Request, digest: str, file: str, _: Sidecar) -> StoreFile:
+    """The bytes of one file of an adapter, by its digest, for sidecars. They never change."""
+    store = services_of(request).store
+    try:
+        path = store.path(digest) / file
+    except ArtifactError as error:
+        raise Problem("not_found", str(error), "digest") from None
+    if file not in FILES:
+        raise Problem("not_found", f"An adapter has the files {' and '.join(FILES)} here.", "file")
+    if path.parent.is_symlink() or path.is_symlink() or not path.is_file():
+        raise Problem("not_found", f"The store has no {digest}.", "digest")
+    headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{digest}/{file}"'}
+    headers["accept-ranges"] = "none"
+    return StoreFile(path, media_type="application/octet-stream", headers=headers)

@@ -1,0 +1,348 @@
+"""One adapter, or a sample of its training prompts, in a multipart form: written to the store's disk as it comes, never
+held whole, and gone afterwards.
+
+The form has files, known by their file names (FILES, SAMPLES), and text fields (FIELDS), each at most once. A caller's
+file name is compared with those names and is nothing else: no part of it becomes a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from types import MappingProxyType
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+
+from gateway.errors import Problem
+from gateway.server.wire import Deadline, Scope
+from serving.adapters.adapter_folder import (
+    BACKGROUND_FILE,
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    PROMPTS_FILE,
+    SIGNATURE_FILE,
+    WEIGHTS_FILE,
+)
+from serving.adapters.incoming import FREE_BYTES_MIN, append, incoming_folder, to_its_end
+
+README_FILE = "README.md"
+FILES: Mapping[str, int | None] = {
+    CONFIG_FILE: 1 << 20,
+    WEIGHTS_FILE: None,
+    MANIFEST_FILE: 256 << 10,
+    SIGNATURE_FILE: 4 << 10,
+    README_FILE: 1 << 20,
+}
+"""Most bytes of each file; None: as many as the whole upload may have."""
+NEEDED = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
+OPTIONAL = (SIGNATURE_FILE, README_FILE)
+SAMPLES = (PROMPTS_FILE, BACKGROUND_FILE)
+"""A sample of training prompts, and other traffic beside it: each of `prompts_bytes_max` at most."""
+FIELDS: Mapping[str, int] = {"task": 63, "pool": 63}
+"""Most bytes of each text field."""
+FORM = b"multipart/form-data"
+HEADERS_MAX = 8
+HEADER_BYTES_MAX = 1024
+WRITE_BYTES = 1 << 20
+PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/state/adapters"})
+DATA_PATH = "/admin/v1/evaluations"
+PROMPTS_PATH = re.compile(r"/admin/v1/adapters/[^/]+/prompts")
+BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether a request's body is read as it comes by what holds it to limits of its own: Uploads, or evaluations."""
+    if scope["type"] != "http":
+        return False
+    if scope["method"] == "POST" and scope["path"] == DATA_PATH:
+        return True
+    adapter = scope["method"] == "POST" and scope["path"] in PATHS
+    if not adapter and not (scope["method"] == "PUT" and PROMPTS_PATH.fullmatch(scope["path"])):
+        return False
+    kind: bytes = dict(scope["headers"]).get(b"content-type", b"")
+    return kind.lower().startswith(FORM)
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """What uploads may take. `bytes_max`: one upload's whole body; `free_bytes_min`: what stays free on the disk."""
+
+    bytes_max: int = 2 << 30
+    at_once_max: int = 2
+    silence_seconds_max: float = 60.0
+    upload_seconds_max: float = 3600.0
+    prompts_bytes_max: int = 64 << 20
+    free_bytes_min: int = FREE_BYTES_MIN
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What came: the adapter's files in `folder`, the manifest and perhaps a signature beside it, the text fields,
+    and perhaps a sample of training prompts with other traffic. What did not come is not there."""
+
+    folder: Path
+    manifest: Path
+    signature: Path | None
+    fields: Mapping[str, str]
+    prompts: Path | None = None
+    background: Path | None = None
+
+
+class Uploads:
+    """Receives adapters. It owns what lies in its `.incoming-…` folders, and how many there are at the same time."""
+
+    def __init__(self, store_folder: Path, limits: UploadLimits) -> None:
+        self._store_folder = store_folder
+        self._limits = limits
+        self._under_way = 0
+
+    @asynccontextmanager
+    async def receive(
+        self,
+        request: Request,
+        needed: tuple[str, ...] = NEEDED,
+        optional: tuple[str, ...] = (SIGNATURE_FILE, README_FILE),
+    ) -> AsyncIterator[Upload]:
+        """The upload in this request, of files with these names. It is on disk for as long as the block lasts.
+
+        Raises Problem: 415 not a form, 413 too long, 503 too many at the same time or no room on the disk, 400 and
+        422 with what is wrong in it; also where the caller hangs up or falls silent.
+        """
+        boundary = _boundary_of(request.headers)
+        _check_length(request.headers, self._limits.bytes_max)
+        if self._under_way >= self._limits.at_once_max:
+            text = (
+                f"{self._under_way} uploads are under way, as many as this gateway takes: try again when one is over."
+            )
+            raise Problem("overload", text, retry_after_seconds=10)
+        self._under_way += 1
+        try:
+            async with AsyncExitStack() as stack:
+                yield await self._read(request, boundary, stack, needed, optional)
+        finally:
+            self._under_way -= 1
+
+    async def _read(
+        self,
+        request: Request,
+        boundary: bytes,
+        stack: AsyncExitStack,
+        needed: tuple[str, ...],
+        optional: tuple[str, ...],
+    ) -> Upload:
+        limits = self._limits
+        try:
+            async with asyncio.timeout(limits.upload_seconds_max):
+                folder = await stack.enter_async_context(incoming_folder(self._store_folder))
+                form = _Form(folder, limits, needed, optional)
+                await to_its_end(form.make_folder)
+                await _parse(request, form, boundary, limits)
+                return form.upload()
+        except ClientDisconnect:
+            raise Problem("invalid_value", "The upload broke off before its end: send it again.") from None
+        except TimeoutError:
+            text = (
+                f"The upload was silent for {limits.silence_seconds_max:g} s or took longer than "
+                f"{limits.upload_seconds_max:g} s: send it again over a faster connection."
+            )
+            raise Problem("invalid_value", text) from None
+        except FormParserError as error:
+            raise Problem("invalid_value", f"The body is no well-formed multipart/form-data: {error}.") from None
+        except OSError as error:
+            text = f"The gateway can't keep the upload ({error.strerror}): make room for its store, or try again later."
+            raise Problem("overload", text, retry_after_seconds=60) from error
+
+
+class _Form:
+    """One form: the parser's callbacks turn it into fields, and into pieces of files that wait to be written."""
+
+    def __init__(self, folder: Path, limits: UploadLimits, needed: tuple[str, ...], optional: tuple[str, ...]) -> None:
+        self._limits = limits
+        self._needed = needed
+        sizes = {**FILES, **dict.fromkeys(SAMPLES, limits.prompts_bytes_max)}
+        self._sizes_max = {name: sizes[name] for name in sizes if name in needed or name in optional}
+        # the whole form
+        self._folder = folder
+        self._fields: dict[str, bytes] = {}
+        self._sizes: dict[str, int] = {}
+        self._ended = False
+        # the part that is being read
+        self._headers: dict[bytes, bytes] = {}
+        self._header = (b"", b"")
+        self._file: str | None = None
+        self._field = ""
+        # what waits to be written
+        self._pieces: list[tuple[str, bytes]] = []
+        self.waiting_bytes = 0
+
+    def parser(self, boundary: bytes) -> MultipartParser:
+        """The parser that calls this form."""
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": lambda data, start, end: self._add_to_header(data[start:end], b""),
+                "on_header_value": lambda data, start, end: self._add_to_header(b"", data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": self._take,
+                "on_end": self._end,
+            },
+            max_header_count=HEADERS_MAX,
+            max_header_size=HEADER_BYTES_MAX,
+        )
+
+    def make_folder(self) -> None:
+        """Where the adapter's files come. Blocks; raises OSError."""
+        self._adapter.mkdir()
+
+    def write(self) -> None:
+        """Write what waits. Blocks; raises OSError, also where the disk would be left with too little room."""
+        for name, pieces in groupby(self._pieces, key=itemgetter(0)):
+            data = [piece for _, piece in pieces]
+            append(self._path(name), data, sum(map(len, data)), self._limits.free_bytes_min)
+        self._pieces.clear()
+        self.waiting_bytes = 0
+
+    def upload(self) -> Upload:
+        """What came, once all of it is written. Raises Problem where something is missing."""
+        if not self._ended:
+            raise Problem("invalid_value", "The form ends before its closing boundary: send it again.")
+        for name in self._needed:
+            if name not in self._sizes:
+                raise Problem("missing_field", f"The form has no file named {name}: add it.", name)
+        fields = {name: _text(name, value) for name, value in self._fields.items()}
+        signature, prompts, background = (
+            self._path(name) if name in self._sizes else None for name in (SIGNATURE_FILE, *SAMPLES)
+        )
+        return Upload(
+            self._adapter, self._path(MANIFEST_FILE), signature, MappingProxyType(fields), prompts, background
+        )
+
+    @property
+    def _adapter(self) -> Path:
+        return self._folder / "adapter"
+
+    def _path(self, name: str) -> Path:
+        beside = name in (MANIFEST_FILE, SIGNATURE_FILE, *SAMPLES)
+        return (self._folder if beside else self._adapter) / name
+
+    def _begin_part(self) -> None:
+        self._headers = {}
+        self._header = (b"", b"")
+
+    def _add_to_header(self, name: bytes, value: bytes) -> None:
+        self._header = (self._header[0] + name, self._header[1] + value)
+
+    def _end_header(self) -> None:
+        name, value = self._header
+        self._headers[name.lower()] = value
+        self._header = (b"", b"")
+
+    def _end_headers(self) -> None:
+        kind, options = parse_options_header(self._headers.get(b"content-disposition", b"").decode("latin-1"))
+        name = options.get(b"name", b"").decode("latin-1")
+        if kind != b"form-data" or not name:
+            raise Problem("invalid_value", "A part of the form has no name: send each as a field or a file of a form.")
+        if b"content-transfer-encoding" in self._headers:
+            raise Problem("invalid_value", f"{name[:80]!r} has a Content-Transfer-Encoding: send bytes as they are.")
+        if b"filename" in options:
+            self._begin_file(options[b"filename"].decode("latin-1"))
+        else:
+            self._begin_field(name)
+
+    def _begin_file(self, name: str) -> None:
+        if name not in self._sizes_max:
+            text = f"{name[:80]!r} is no file of an upload: its files are named {', '.join(self._sizes_max)}."
+            raise Problem("unknown_parameter", text, "file")
+        if name in self._sizes:
+            raise Problem("invalid_value", f"The form has {name} twice: send it once.", name)
+        self._file = name
+        self._sizes[name] = 0
+        self._pieces.append((name, b""))
+
+    def _begin_field(self, name: str) -> None:
+        if name in self._sizes_max:
+            raise Problem("invalid_value", f"{name} came as text: send it as a file with this file name.", name)
+        if name not in FIELDS:
+            text = f"The form has the field {name[:80]!r}: its text fields are {', '.join(FIELDS)}."
+            raise Problem("unknown_parameter", text, "field")
+        if name in self._fields:
+            raise Problem("invalid_value", f"The form has the field {name} twice: send it once.", name)
+        self._file = None
+        self._field = name
+        self._fields[name] = b""
+
+    def _take(self, data: bytes, start: int, end: int) -> None:
+        size = end - start
+        if self._file is None:
+            self._fields[self._field] += data[start:end]
+            if len(self._fields[self._field]) > FIELDS[self._field]:
+                text = f"{self._field} is longer than {FIELDS[self._field]} bytes: shorten it."
+                raise Problem("invalid_value", text, self._field)
+            return
+        self._sizes[self._file] += size
+        size_max = self._sizes_max[self._file]
+        if size_max is not None and self._sizes[self._file] > size_max:
+            raise Problem("body_too_large", f"{self._file} has more than {size_max} bytes: shorten it.", self._file)
+        self._pieces.append((self._file, data[start:end]))
+        self.waiting_bytes += size
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+async def _parse(request: Request, form: _Form, boundary: bytes, limits: UploadLimits) -> None:
+    """Read the body to its end; it never holds more of it than WRITE_BYTES and one piece from the socket."""
+    parser = form.parser(boundary)
+    got = 0
+    async with aclosing(request.stream()) as body:
+        while True:
+            with Deadline(limits.silence_seconds_max):
+                piece = await anext(body, None)
+            if piece is None:
+                break
+            got += len(piece)
+            if got > limits.bytes_max:
+                raise _too_long(limits.bytes_max)
+            if piece:
+                parser.write(piece)
+            if form.waiting_bytes >= WRITE_BYTES:
+                await to_its_end(form.write)
+    await to_its_end(form.write)
+
+
+def _boundary_of(headers: Headers) -> bytes:
+    kind, options = parse_options_header(headers.get("content-type", "")[:HEADER_BYTES_MAX])
+    if kind != FORM:
+        raise Problem("unsupported_media_type", "Send the adapter as `Content-Type: multipart/form-data`.")
+    boundary = options.get(b"boundary", b"")
+    if not BOUNDARY.fullmatch(boundary):
+        raise Problem("invalid_value", "The Content-Type names no boundary of 1 to 70 characters.")
+    return boundary
+
+
+def _check_length(headers: Headers, bytes_max: int) -> None:
+    declared = headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > bytes_max:
+        raise _too_long(bytes_max)
+
+
+def _too_long(bytes_max: int) -> Problem:
+    return Problem("body_too_large", f"The upload has more than {bytes_max} bytes, the limit adapter_bytes_max.")
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise Problem("invalid_value", f"{name} is no text in UTF-8.", name) from None

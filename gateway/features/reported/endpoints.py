@@ -1,0 +1,121 @@
+"""`POST /v1/records`: traffic that another gateway served, taken in to be judged here without being moved here.
+
+What is reported is no request of ours: its record has the purpose `reported`, and nothing that counts, bills or
+releases what is served here looks at it. Each report counts as a request against the key's limits, and so does a
+refused body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from msgspec import Raw
+
+from gateway.callers import Caller
+from gateway.endpoints import Identified, services_of
+from gateway.errors import Problem
+from gateway.features.reported.judging import Due, due_of, records_of
+from gateway.features.reported.reports import batch_of, read_report
+from gateway.path.side_requests import answered, in_turn
+from gateway.server.exchange import Exchange
+from gateway.services import Services
+from gateway.state.durability import NotSettled, not_settled
+from monitoring.records import Record
+
+router = APIRouter()
+
+AT_ONCE = 25
+"""Records that are read, judged and stored in one go."""
+Result = dict[str, Any]
+
+
+@router.post("/v1/records", tags=["callers"])
+async def report_records(request: Request, caller: Identified) -> Response:
+    """Take in a request that another gateway served, or several, to be judged here. Each counts as a request against
+    the key's limits, and as nothing that was served; a refused body counts as one request. 201 stored, 200 the same
+    again; for a batch 200 and a result for each.
+    """
+    services = services_of(request)
+    return await answered(services, request, lambda exchange: _reported(services, exchange, caller))
+
+
+async def _reported(services: Services, exchange: Exchange, caller: Caller) -> Response:
+    try:
+        raw = await exchange.body(services.body_bytes_max)
+        entries = batch_of(raw)
+    except Problem:
+        async with services.limits.spending(caller):
+            raise
+    mark = services.durability.mark()
+    async with services.limits.spending(caller, 1 if entries is None else len(entries)) as headers:
+        async with in_turn(services, exchange, caller):
+            results = await _taken_in(services, caller, [raw] if entries is None else entries)
+        if entries is None and isinstance(results[0], Problem):
+            raise results[0]
+        try:
+            await services.durability.settle(mark)
+        except NotSettled as error:
+            raise not_settled(error, " Sent again, it is stored once.") from error
+    told = [_result(one) for one in results]
+    if entries is None:
+        return JSONResponse(told[0], told[0].pop("status"), headers)
+    return JSONResponse({"results": told}, headers=headers)
+
+
+def _result(one: Result | Problem) -> Result:
+    return {"status": one.status, "error": one.content()} if isinstance(one, Problem) else one
+
+
+async def _taken_in(services: Services, caller: Caller, entries: Sequence[bytes | Raw]) -> list[Result | Problem]:
+    """Judge and store reports, a few at a time; for each its result, or what is wrong with it. Raises RedisError."""
+    results: list[Result | Problem] = []
+    for start in range(0, len(entries), AT_ONCE):
+        found: list[Due | Problem] = []
+        part = entries[start : start + AT_ONCE]
+        for raw in part:
+            try:
+                found.append(due_of(services, caller, read_report(raw)))
+            except Problem as problem:
+                found.append(problem)
+            await asyncio.sleep(0)
+        results += await _stored(services, caller, found, sum(memoryview(raw).nbytes for raw in part))
+    return results
+
+
+async def _stored(
+    services: Services, caller: Caller, found: Sequence[Due | Problem], length: int
+) -> list[Result | Problem]:
+    """Judge and store those that are due, of so many bytes in all.
+
+    Raises RedisError: then some may be stored, and may be sent again.
+    """
+    due = [one for one in found if isinstance(one, Due)]
+    moment = services.moment(time.monotonic())
+    records: list[Record] = []
+    if due:
+        records = await services.threads.run(caller.public, length, records_of, services, caller, due, moment)
+    named = [(one.source, record.id, one.said) for one, record in zip(due, records, strict=True)]
+    known = await services.record_stream.claim(named)
+    told: list[Result | Problem] = []
+    to_store: list[Record] = []
+    for one, record, had in zip(due, records, known, strict=True):
+        if had is not None and had[1] != one.said:
+            text = f"The source_id {one.report.source_id[:80]!r} was used for another report."
+            told.append(Problem("record_conflict", text, "source_id"))
+            continue
+        record.id = record.id if had is None else had[0]
+        to_store.append(record)  # again too: the first time may have come no further than its name
+        told.append({"status": 201 if had is None else 200, "request_id": record.id, "source_id": one.report.source_id})
+    if to_store:
+        await services.record_stream.append(to_store)
+    for one, result in zip(due, told, strict=True):
+        outcome = "conflict" if isinstance(result, Problem) else "created" if result["status"] == 201 else "same"
+        services.meters.reported_records.add(1, one.task.name, one.report.version or "", outcome)
+    services.meters.reported_records.add(len(found) - len(due), "", "", "refused")
+    results = iter(told)
+    return [one if isinstance(one, Problem) else next(results) for one in found]

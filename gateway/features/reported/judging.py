@@ -1,0 +1,196 @@
+"""What is made of a report: whether it may be stored, what its answer is held against, and its record with findings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from gateway.callers import Caller
+from gateway.errors import Problem
+from gateway.features.reported.reports import Report
+from gateway.formats.selectors import of_messages, of_text
+from gateway.path.ledger import finding_record
+from gateway.services import Services
+from monitoring.evaluation.comparing import normal
+from monitoring.feedback import handle_of
+from monitoring.ids import digest
+from monitoring.records import Record
+from router.acceptance import Answered, Said, Terms, accept
+from router.decision import Moment
+from router.fitted import NO_CALIBRATION, NOTHING_FITTED, OTHER_COVERAGE, Fitted
+from router.ladder import climb
+from router.policy import Alias, Policy, TaskPolicy
+from router.rungs import AFTER_THE_ANSWER, Finding, Rung, RungName
+from router.scoring import COVERAGE_READERS, Scores
+from serving.view import VersionView
+
+AHEAD_SECONDS_MAX = 60.0
+"""How far another gateway's clock may be ahead of ours."""
+DECIDED_ELSEWHERE: frozenset[RungName] = frozenset({"degraded", "holdout"})
+"""Rungs that say nothing of a request that was decided elsewhere: by today's verdict, or by chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A report that may be stored, and what it is judged by. `version` is None where there is nothing to judge it by;
+    `source` is its name in Redis, `said` its digest."""
+
+    report: Report
+    task: TaskPolicy
+    version: VersionView | None
+    fitted: Fitted
+    terms: Terms | None
+    policy: Policy
+    source: str
+    said: str
+
+
+def due_of(services: Services, caller: Caller, report: Report) -> Due:
+    """A report with what it is judged by. Raises Problem (400, 403, 404)."""
+    policy = services.snapshot.current.policy
+    task = policy.tasks.get(report.task)
+    if caller.models.isdisjoint(("*", report.task, report.version)):
+        raise Problem(
+            "model_not_allowed", f"This key may not use the task {report.task!r}. Ask an admin for it.", "task"
+        )
+    if task is None:
+        raise Problem("model_not_found", f"There is no task {report.task!r}.", "task")
+    _see_that_it_fits(services, report)
+    view = services.fleet.view().versions
+    alias = policy.aliases.get(task.name)
+    version = view.get(report.version or (alias.leading if alias is not None else ""))
+    fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
+    return Due(
+        report,
+        task,
+        version,
+        fitted,
+        _terms(services, report, task, version, fitted),
+        policy,
+        handle_of(services.digest_secret, caller.public, "source", report.source_id),
+        digest(services.digest_secret, msgspec.json.encode(report)),
+    )
+
+
+def _see_that_it_fits(services: Services, report: Report) -> None:
+    """Raises Problem (400, 404) for what does not exist here, or was at no time that can be."""
+    if report.version is not None and (
+        report.version.partition("@")[0] != report.task or report.version not in services.snapshot.current.versions
+    ):
+        raise Problem("model_not_found", f"The task {report.task!r} has no version {report.version!r}.", "version")
+    if report.pool is not None and report.pool not in services.settings.pools:
+        raise Problem("model_not_found", f"There is no pool {report.pool!r}.", "pool")
+    if report.messages is not None and report.prompt is not None:
+        raise Problem("invalid_value", "It has either messages or a prompt.", "prompt")
+    now, kept_seconds = time.time(), services.settings.records.retention_seconds
+    if report.at > now + AHEAD_SECONDS_MAX:
+        raise Problem("invalid_value", "at is in the future: give the Unix seconds at which it was served.", "at")
+    if report.at < now - kept_seconds:
+        text = f"at is longer ago than records can be judged (records.retention_seconds: {kept_seconds} s)."
+        raise Problem("invalid_value", text, "at")
+
+
+def _terms(
+    services: Services, report: Report, task: TaskPolicy, version: VersionView | None, fitted: Fitted
+) -> Terms | None:
+    """What the answer is held against; None where there is none. An answer of a general model has no confidence."""
+    if version is None or report.answer is None or report.status >= 400:
+        return None
+    rungs = {name: rung for name, rung in _observed(task).items() if name in AFTER_THE_ANSWER}
+    if report.version is None:
+        rungs.pop("low_confidence", None)
+    model = fitted.confidence_for(task.selector) if "low_confidence" in rungs else None
+    unjudged = OTHER_COVERAGE if model is None and fitted.confidence is not None else NO_CALIBRATION
+    threshold = None
+    if model is not None:
+        threshold = services.judging.threshold(version.name, model, rungs["low_confidence"].share)
+    contract = services.judging.contract_of(version)
+    asked = report.logprobs is not None
+    return Terms(rungs, contract, model, threshold, logprobs_asked=asked, unjudged=unjudged)
+
+
+def _observed(task: TaskPolicy) -> dict[RungName, Rung]:
+    return {name: replace(rung, mode="observe") for name, rung in task.rungs.items() if name not in DECIDED_ELSEWHERE}
+
+
+def records_of(services: Services, caller: Caller, due: Sequence[Due], moment: Moment) -> list[Record]:
+    """Their records, each with what the rungs say of it. A thread's work: a score takes a while."""
+    return [_record(services, caller, one, moment) for one in due]
+
+
+def _record(services: Services, caller: Caller, due: Due, moment: Moment) -> Record:
+    report, secret = due.report, services.digest_secret
+    record = Record(
+        id=services.ids.make(caller.public),
+        at=report.at,
+        endpoint="chat" if report.prompt is None else "completions",
+        caller=caller.public,
+        model_asked=report.task,
+        purpose="reported",
+        stream=report.first_token_seconds is not None,
+        task=report.task,
+        version=report.version,
+        pool=report.pool,
+        status=report.status,
+        finish_reason=report.finish_reason,
+        probability=report.probability,
+        policy_generation=due.policy.generation,
+        request_digest=due.said,
+        handles=[due.source, handle_of(secret, caller.public, "answer", report.source_id)],
+        prompt_tokens=report.prompt_tokens,
+        completion_tokens=report.completion_tokens,
+        cost_usd=report.cost_usd,
+        duration_seconds=report.duration_seconds,
+        first_token_seconds=report.first_token_seconds,
+    )
+    record.outcome = "ok" if report.status < 400 else "refused"
+    if report.status >= 500:
+        record.outcome = "failed"
+    if report.session is not None:
+        record.handles.append(handle_of(secret, caller.public, "session", report.session))
+    if report.subject is not None:
+        record.handles.append(handle_of(secret, caller.public, "subject", report.subject))
+    if report.answer is not None:
+        record.text_digest = digest(secret, normal(report.answer))
+    _judge(due, moment, record)
+    return record
+
+
+def _judge(due: Due, moment: Moment, record: Record) -> None:
+    """What the task's rungs, each of them as if it only observed, say of it. A thread's work: a score takes a while."""
+    version, terms = due.version, due.terms
+    if version is None:
+        return
+    found, coverage = _before(due, version, moment)
+    if terms is not None:
+        report = due.report
+        said = Said(report.answer or "", report.finish_reason, logprobs=tuple(report.logprobs or ()))
+        accepted = accept(Answered((said,)), replace(terms, coverage=coverage))
+        found += accepted.findings
+        record.contract_kept = accepted.contract_kept
+    record.findings = [finding_record(one, version.name) for one in found]
+
+
+def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Finding], float | None]:
+    """What the rungs before the answer say of the text, where it was told; and its coverage score."""
+    report, task, fitted = due.report, due.task, due.fitted
+    if report.messages is None and report.prompt is None:
+        return [], None
+    rungs = _observed(task)
+    if report.messages is not None:
+        selected = of_messages(task.selector, report.messages)
+    else:
+        selected = of_text(task.selector, report.prompt or "")
+    coverage = gain = None
+    covering, gaining = fitted.coverage_for(task.selector), fitted.gain_for(task.selector)
+    if covering is not None and any(name in rungs for name in COVERAGE_READERS):
+        coverage = covering.score(selected)
+    if gaining is not None and "predicted_gain" in rungs:
+        gain = gaining.score(selected)
+    scores = Scores(version.name, coverage, gain)
+    alias = due.policy.aliases.get(task.name) or Alias(task.name, 0, {version.name: 1.0})
+    climbed = climb(replace(task, rungs=rungs), alias, version, scores, due.policy, moment, report.session)
+    return list(climbed.findings), coverage.score if coverage is not None else None

@@ -1,0 +1,85 @@
+"""The form of what `POST /v1/records` takes: a report of one request that another gateway served, or several."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Raw
+
+from gateway.errors import Problem
+from gateway.formats.parameters import Message
+from gateway.formats.request_body import RAW_FIELDS, invalid
+
+REPORTS_MAX = 1000
+TEXT_CHARACTERS_MAX = 1 << 20
+LOGPROBS_MAX = 65_536
+
+Short = Annotated[str, Meta(min_length=1, max_length=512)]
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS_MAX)]
+Tokens = Annotated[int, Meta(ge=0, le=100_000_000)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Messages = Annotated[list[Message], Meta(min_length=1, max_length=4096)]
+Logprobs = Annotated[list[Annotated[float, Meta(ge=-1e6, le=0)]], Meta(max_length=LOGPROBS_MAX)]
+
+
+class Report(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A request that another gateway served, as it is told: when (Unix seconds), of which task, and what became of it.
+
+    `source_id` names it there: sent again, it is stored once. `version` is what answered, or none: a general model.
+    """
+
+    source_id: Annotated[str, Meta(min_length=1, max_length=200)]
+    task: Name
+    at: Annotated[float, Meta(gt=0, lt=253_402_300_800)]
+    version: Name | None = None
+    pool: Name | None = None
+    messages: Messages | None = None
+    prompt: Text | None = None
+    answer: Text | None = None
+    logprobs: Logprobs | None = None
+    finish_reason: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    status: Annotated[int, Meta(ge=100, le=599)] = 200
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
+    cost_usd: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
+    duration_seconds: Seconds = 0.0
+    first_token_seconds: Seconds | None = None
+    session: Short | None = None
+    subject: Short | None = None
+    probability: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+
+REPORT = msgspec.json.Decoder(Report)
+BATCH = msgspec.json.Decoder(list[Raw])
+
+
+def batch_of(raw: bytes) -> list[Raw] | None:
+    """The entries of a batch as they came; None where the body is a single one. Raises Problem (400)."""
+    try:
+        raw.decode()
+        fields = RAW_FIELDS.decode(raw)
+        if "records" not in fields:
+            return None
+        if len(fields) > 1:
+            (name, *_) = fields.keys() - {"records"}
+            raise Problem("unknown_parameter", f"The gateway does not know {name[:64]!r} beside records.", name[:64])
+        entries = BATCH.decode(fields["records"])
+    except msgspec.ValidationError as error:
+        raise Problem("invalid_value", f"{error}.", "records") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem("invalid_json", "The body is not JSON in UTF-8, or is nested too deeply.") from error
+    if not 1 <= len(entries) <= REPORTS_MAX:
+        raise Problem("invalid_value", f"records holds 1 to {REPORTS_MAX} entries.", "records")
+    return entries
+
+
+def read_report(raw: bytes | Raw) -> Report:
+    """One report. Raises Problem (400) that names the field at fault."""
+    try:
+        return REPORT.decode(raw)
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Problem("invalid_json", f"It is not valid JSON: {error}.") from None

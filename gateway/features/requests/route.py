@@ -1,0 +1,100 @@
+"""`POST /v1/route`: where a request would go, and why, without sending it anywhere.
+
+It takes what the hot endpoints take, and decides as the walk does. It leaves no record and takes no lease, and of its
+key's limits a request alone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from gateway.callers import Caller
+from gateway.endpoints import Identified, services_of
+from gateway.features.requests.explanation import finding_told, reason_words, told_to_callers
+from gateway.formats.bounds import LONG_BODY_BYTES, MANY_RAW
+from gateway.formats.parameters import Endpoint
+from gateway.formats.request_body import RequestBody, asked_of, read_body
+from gateway.path.ledger import finding_record, problem_of
+from gateway.path.scoring import scored
+from gateway.path.side_requests import answered, in_turn
+from gateway.server.exchange import Exchange
+from gateway.services import Services
+from router.choice import choose
+from router.decision import REASONS, WITHOUT_EXITS, Choice, Refusal
+
+router = APIRouter()
+
+
+@router.post("/v1/route", tags=["callers"])
+async def route(request: Request, caller: Identified) -> Response:
+    """Where a request would go, and why: the body of a chat completion or a completion is decided on, and not sent. It
+    leaves no record, and counts as a request against the key's limits, without tokens or money.
+    """
+    services = services_of(request)
+    return await answered(services, request, lambda exchange: _routed(services, exchange, caller))
+
+
+async def _routed(services: Services, exchange: Exchange, caller: Caller) -> Response:
+    raw = await exchange.body(services.body_bytes_max)
+    async with services.limits.spending(caller) as headers:
+        long = len(raw) > LONG_BODY_BYTES
+        body = await services.threads.run(caller.public, len(raw), _read, raw) if long else _read(raw)
+        async with in_turn(services, exchange, caller):
+            choice = await _decided(services, caller, body, body.session(exchange.header("x-apprentice-session")))
+    return Response(msgspec.json.encode(_told(choice, caller)), headers=headers, media_type="application/json")
+
+
+def _read(raw: bytes) -> RequestBody:
+    return read_body(_endpoint_of(raw), raw)
+
+
+def _endpoint_of(raw: bytes) -> Endpoint:
+    """What the body is for, by whether it has a prompt; what is wrong with it is told by who reads it."""
+    try:
+        named: Any = MANY_RAW.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "chat"
+    return "completions" if memoryview(named.prompt).nbytes and not memoryview(named.messages).nbytes else "chat"
+
+
+async def _decided(services: Services, caller: Caller, body: RequestBody, session: str | None) -> Choice:
+    """The choice, as the walk would make it. Raises Problem where it would refuse."""
+    policy = services.snapshot.current.policy
+    asked = asked_of(body, caller.public, caller.models, session, policy)
+    moment = services.moment(time.monotonic())
+    scores = await scored(services, asked, policy, moment)
+    decision = choose(asked, scores, policy, services.fleet.view(), moment)
+    services.meters.route_asked.add(1, decision.reason or "")
+    if isinstance(decision, Refusal):
+        problem = problem_of(services, decision, asked, scores)
+        if decision.reason is not None:
+            problem.told.append((b"x-apprentice-reason", decision.reason.encode()))
+        raise problem
+    pool = decision.pool
+    body.check(decision.task, services.pool_limits[pool.name], pool.engine, caller.unknown_fields)
+    return decision
+
+
+def _told(choice: Choice, caller: Caller) -> dict[str, Any]:
+    in_full = caller.judges == "*"
+    task, version = choice.task, choice.version
+    found = [finding_record(one, None) for one in choice.findings]
+    return {
+        "object": "route",
+        "task": task.name if task is not None else None,
+        "version": version.name if version is not None else None,
+        "pool": choice.pool.name,
+        "model": choice.engine_model,
+        "reason": choice.reason,
+        "explanation": reason_words(choice.reason, task.name if task is not None else None, found),
+        "findings": [finding_told(one, in_full) for one in (found if in_full else told_to_callers(found))],
+        "probability": choice.probability,
+        "blueprint": choice.blueprint_of is not None,
+        "override_id": choice.override_id,
+        "exit_capped": choice.exit_capped,
+        "exits": {} if task is None else {why: task.exits_for(why) for why in REASONS if why not in WITHOUT_EXITS},
+    }

@@ -1,0 +1,158 @@
+"""The table URL → function for admins, requests to train a task's adapter anew, with what it got wrong."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from gateway.access import Admin, Body, Operator, When, conflicts, known_task
+from gateway.audit import audited, enter_event
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.quality.endpoints import Reason, version_of
+from gateway.features.retraining.opening import draft_retraining
+from gateway.services import Services
+from gateway.state.redis import redis_time
+from monitoring.quality.verdicts.retraining import Example, Retraining, closed, is_complete, row_of
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+State = Literal["open", "closed"]
+
+
+class RetrainingIn(Body):
+    """A request to train, by hand."""
+
+    task: str = Field(max_length=63)
+    version: str | None = Field(None, max_length=100, description="Whose successor; unset: of the one that leads.")
+    reason: Reason
+    since: When | None = Field(
+        None, description="Only what was judged bad since then: Unix seconds, or a date or time in ISO 8601."
+    )
+
+
+@router.get("/retraining")
+async def list_retraining(
+    request: Request,
+    _: Operator,
+    task: Annotated[str | None, Query(max_length=63)] = None,
+    state: Annotated[State | None, Query()] = None,
+) -> dict[str, Any]:
+    """All requests to train that are kept, the newest first, without their examples."""
+    found = await services_of(request).retraining.all()
+    rows = [one for one in found if task in (None, one.task) and state in (None, one.state)]
+    return {"retraining": [msgspec.to_builtins(one) for one in rows]}
+
+
+@router.get("/retraining/{retraining}")
+async def read_retraining(request: Request, retraining: str, _: Operator) -> dict[str, Any]:
+    """One request to train, with its evidence, how many of its examples an evaluation can read, and how many of the
+    others have no text or no demonstration."""
+    services = services_of(request)
+    one, generation = await _found(services, retraining)
+    counted = {"kept": 0, "complete": 0, "without_text": 0, "without_demonstration": 0}
+    async for row in _rows(services, await services.retraining.examples(one.id)):
+        counted["kept"] += 1
+        counted["complete"] += is_complete(row)
+        counted["without_text"] += "messages" not in row and "prompt" not in row
+        counted["without_demonstration"] += "expected" not in row
+    told: dict[str, Any] = msgspec.to_builtins(one)
+    return {**told, "generation": generation, **counted}
+
+
+@router.get("/retraining/{retraining}/examples")
+async def read_examples(
+    request: Request,
+    retraining: str,
+    operator: Operator,
+    complete: Annotated[bool, Query(description="Only those that `apprentice evaluate --data` reads.")] = False,
+) -> StreamingResponse:
+    """What was judged bad, as JSON lines: the request where its text is still kept, what is expected where somebody
+    said so, and what was said of the answer. Who was given them is in the audit."""
+    services = services_of(request)
+    one, _ = await _found(services, retraining)
+    examples = await services.retraining.examples(one.id)
+    told = {"id": one.id, "examples": len(examples)}
+    await enter_event(services, operator, "retraining.give", one.version, told)
+
+    async def lines() -> AsyncIterator[bytes]:
+        async for row in _rows(services, examples):
+            if not complete or is_complete(row):
+                yield msgspec.json.encode(row) + b"\n"
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+@router.post("/retraining", status_code=201)
+async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> dict[str, Any]:
+    """Open a request to train by hand, with what was judged bad of the version as its examples."""
+    services = services_of(request)
+    known_task(services, body.task)
+    version = body.version
+    if version is None:
+        alias = (await services.snapshot.refresh()).aliases.get(body.task)
+        if alias is None:
+            raise Problem("not_found", f"No version leads {body.task}: name one.", "version")
+        version = alias.leading
+    await version_of(services, body.task, version)
+    one, examples = await draft_retraining(services, body.task, version, body.reason, {}, admin.public, body.since)
+    await services.retraining.keep(one.id, examples)
+    told: dict[str, Any] = msgspec.to_builtins(one)
+    step = audited(services, admin)
+    step.note("retraining.open", version, after=told)
+    try:
+        await step.take([services.retraining.change(one, 0)])
+    except Exception:
+        if await services.retraining.shelf.get(one.id) is None:
+            await services.retraining.forget_examples(one.id)  # it was not opened: nobody else knows of them
+        raise
+    await services.retraining.tidy()
+    await services.snapshot.refresh()
+    return told
+
+
+@router.post("/retraining/{retraining}/close")
+async def close_retraining(
+    request: Request,
+    retraining: str,
+    admin: Admin,
+    expected_generation: Annotated[int | None, Query(ge=0, le=2**53, description="409 if it has moved on.")] = None,
+) -> dict[str, Any]:
+    """Close a request to train: it was done, or is not wanted. Its examples stay as long as feedback does."""
+    services = services_of(request)
+    one, generation = await _found(services, retraining)
+    if one.state == "closed":
+        raise Problem("state_conflict", f"It was closed already, by {one.closed_by}.")
+    after = closed(one, admin.public, await redis_time(services.redis))
+    told: dict[str, Any] = msgspec.to_builtins(after)
+    before = msgspec.to_builtins(one)
+    step = audited(services, admin)
+    step.note("retraining.close", one.version, before, told)
+    with conflicts():
+        expected = generation if expected_generation is None else expected_generation
+        await step.take([services.retraining.change(after, expected)])
+    await services.snapshot.refresh()
+    return told
+
+
+async def _found(services: Services, name: str) -> tuple[Retraining, int]:
+    """Raises Problem (404)."""
+    one, generation = await services.retraining.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
+    if one is None:
+        raise Problem("not_found", f"There is no request to train {name[:80]!r}, or no more.")
+    return one, generation
+
+
+async def _rows(services: Services, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:
+    """The examples as rows of a data set, each with its texts where they are still kept as a whole."""
+    for example in examples:
+        kept = await services.reviews.kept_on(example.request_id)
+        asked: dict[str, Any] | None = None
+        if kept is not None and not kept.cut:
+            asked = {"messages": kept.messages} if kept.messages else None
+            asked = {"prompt": kept.prompt} if isinstance(kept.prompt, str) else asked
+        yield row_of(example, asked, None if kept is None else kept.answer)

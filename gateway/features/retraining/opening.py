@@ -1,0 +1,159 @@
+"""Has a task's adapter trained anew: opens the request, with what was judged bad lately as its examples."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.features.retraining.store import id_of, new_id
+from gateway.services import Services
+from gateway.state.redis import redis_time
+from monitoring.badness import badness, is_bad
+from monitoring.feedback import STREAM_KEY, Feedback
+from monitoring.quality.verdicts.health import Action
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.retraining import EXAMPLES_MAX, Example, Retraining
+from monitoring.records import REPORTED
+from serving.object_store import UNREADABLE, Stale
+
+log = logging.getLogger(__name__)
+READ_MAX = 50_000
+"""Feedback that is read for the examples, the newest first."""
+AT_ONCE = 200
+"""Feedback that is read before others get the event loop."""
+BYTES_MAX = 4 << 20
+"""JSON of one request's examples."""
+
+
+async def open_retraining(services: Services, task: str, action: Action) -> Retraining:
+    """Open the request that an action of the monitor asks for; the one that it has opened already, where it has.
+
+    Its id follows from the action's, so that two gateways that carry it out at the same time open one. Raises
+    RedisError.
+    """
+    for one in await services.retraining.all():
+        if one.action == action.id and one.task == task:
+            return one
+    one, examples = await draft_retraining(
+        services, task, action.version, action.because, action.evidence, action.by, action=action.id
+    )
+    one = msgspec.structs.replace(one, id=id_of(task, action.id, action.at))
+    await services.retraining.keep(one.id, examples)
+    with contextlib.suppress(Stale):  # another gateway has opened it at this moment
+        await services.retraining.open(one)
+    return one
+
+
+async def close_retraining(services: Services, task: str, undoing: Action) -> None:
+    """Close what the action that is undone has opened. Raises RedisError, and Stale where it moves at this moment."""
+    done = undoing.evidence.get("action")
+    for one in await services.retraining.all():
+        if one.task == task and one.state == "open" and one.action is not None and one.action == done:
+            await services.retraining.close(one.id, undoing.by, undoing.at)
+
+
+async def draft_retraining(
+    services: Services,
+    task: str,
+    version: str,
+    because: str,
+    evidence: Mapping[str, Any],
+    by: str = "system",
+    since: float | None = None,
+    action: str | None = None,
+) -> tuple[Retraining, list[Example]]:
+    """A request to train a version's successor, not yet entered, and its examples: the requests judged bad since then
+    (Unix seconds; None: of all that is kept). `action` is what of the task's health asks for it. Raises RedisError."""
+    examples = await collect_examples(services, task, version, since)
+    now = await redis_time(services.redis)
+    one = Retraining(
+        id=new_id(now),
+        task=task,
+        version=version,
+        opened_at=now,
+        by=by,
+        because=because,
+        evidence=dict(evidence),
+        action=action,
+        examples=len(examples),
+    )
+    return one, examples
+
+
+async def collect_examples(
+    services: Services, task: str, version: str, since: float | None = None, examples_max: int = EXAMPLES_MAX
+) -> list[Example]:
+    """The version's requests that were judged bad, the newest first: by the task's own metrics where it has any, else
+    by all that are declared. Of several judgements of one rater the latest counts. Raises RedisError."""
+    found = _Found(services, task, version)
+    redis: Any = services.redis  # replies are bytes; redis-py's types say bytes or str
+    first, last = "-" if since is None else str(int(since * 1000)), "+"
+    for _ in range(READ_MAX // AT_ONCE):
+        rows = await redis.xrevrange(STREAM_KEY, max=last, min=first, count=AT_ONCE)
+        for entry, fields in rows:
+            last = f"({entry.decode()}"
+            try:
+                found.take(fields)
+            except (*UNREADABLE, KeyError):  # it is the monitor that counts it
+                log.debug("feedback that can't be read is no example: %r", entry)
+        if len(rows) < AT_ONCE or len(found.bad) >= examples_max:
+            break
+        await asyncio.sleep(0)
+    return found.examples(examples_max)
+
+
+class _Found:
+    """What the feedback says of a version's requests, read from the newest back."""
+
+    def __init__(self, services: Services, task: str, version: str) -> None:
+        plan = services.settings.plan(task) if task in services.settings.tasks else Plan()
+        declared = services.settings.feedback_metrics
+        ours = [name for name in (plan.feedback_metric, plan.complaint_metric) if name is not None]
+        self._metrics = {name: declared[name] for name in ours or declared if name in declared}
+        self._class_tag = plan.class_tag
+        self._of = (task, version)
+        self._said: set[tuple[str, str, str]] = set()
+        self._whole: dict[str, Feedback] = {}
+        """By request, the newest feedback with a demonstration."""
+        self.bad: dict[str, Feedback] = {}
+        """By request, the newest judgement that it was bad."""
+
+    def take(self, fields: Mapping[bytes, bytes]) -> None:
+        index = [*fields[b"index"].decode().split("\n"), "", "", "", "", ""]
+        if (index[1], index[2]) != self._of or index[4] == REPORTED:
+            return
+        request, told = fields[b"request"].decode(), msgspec.json.decode(fields[b"feedback"], type=Feedback)
+        if told.demonstration is not None:
+            self._whole.setdefault(request, told)
+        metric = self._metrics.get(told.metric)
+        giver = (request, told.metric, told.rater or told.caller)
+        if metric is None or giver in self._said:
+            return
+        self._said.add(giver)
+        if is_bad(badness(metric, told.value)):
+            self.bad.setdefault(request, told)
+
+    def examples(self, most: int) -> list[Example]:
+        found: list[Example] = []
+        size_bytes = 0
+        for request, told in list(self.bad.items())[:most]:
+            whole = self._whole.get(request, told)
+            one = Example(
+                request_id=request,
+                metric=told.metric,
+                value=told.value,
+                at=told.at,
+                comment=told.comment if told.comment is not None else whole.comment,
+                demonstration=whole.demonstration,
+                class_name=(told.tags or {}).get(self._class_tag) if self._class_tag else None,
+            )
+            size_bytes += len(msgspec.json.encode(one))
+            if size_bytes > BYTES_MAX:
+                break
+            found.append(one)
+        return found

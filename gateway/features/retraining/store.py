@@ -1,0 +1,151 @@
+"""Requests to train adapters anew, as they stand in Redis: one object a request, its examples apart."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from redis.asyncio import Redis
+
+from monitoring.ids import SHAPE, made_at
+from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, closed
+from serving.object_store import UNREADABLE, Change, Shelf, change_together, reading
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+DAY_SECONDS = 86_400
+
+
+def new_id(now: float) -> str:
+    """An id that sorts by its time, in Unix seconds."""
+    return f"{int(now * 1000):012x}{secrets.token_hex(4)}"
+
+
+def id_of(task: str, action: str, at: float) -> str:
+    """The id of what an action on a task opens, which it did at that time: always the same, and it sorts likewise."""
+    digest = hashlib.blake2b(f"{task}\n{action}".encode(), digest_size=4).hexdigest()
+    return f"{int(at * 1000):012x}{digest}"
+
+
+class RetrainingStore:
+    """The shelf `retraining`, and each request's examples. Every method raises RedisError.
+
+    An example is kept until its request is `retention_seconds` old, as long as that may be judged: those of the
+    requests of one day stand together, and go together once the oldest of them is so old.
+    """
+
+    def __init__(self, redis: Redis, retention_seconds: float) -> None:
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._retention_ms = int(retention_seconds * 1000)
+        self.shelf = Shelf(redis, "retraining")
+        self._told: set[str] = set()
+        """Those of which it was logged that they can't be read."""
+
+    async def all(self) -> list[Retraining]:
+        """All that are kept and can be read, the newest first; of the others it is logged once."""
+        found = []
+        for name, raw in sorted((await self.shelf.written()).items(), reverse=True):
+            one = self._read(f"the request to train {name}", raw, Retraining)
+            found += [one] if one is not None else []
+        return found
+
+    async def get(self, name: str) -> tuple[Retraining | None, int]:
+        """One request (None: there is none, or no more), and its generation, which is never newer.
+
+        Raises Unreadable where it can't be read.
+        """
+        generation = await self.shelf.generation(name)
+        with reading("requests to train", name):
+            raw = await self.shelf.get(name)
+            return (None if raw is None else msgspec.convert(raw, Retraining)), generation
+
+    async def examples(self, name: str) -> list[Example]:
+        """The examples of a request that are kept still and can be read, the newest first."""
+        days = await self._days(name)
+        found: list[Example] = []
+        keys = [_examples_key(name, day) for day in days]
+        for key, raw in zip(keys, await self._redis.mget(keys) if days else (), strict=True):
+            found += self._read(key, raw, list[Example]) or []
+        return sorted(found, key=lambda one: -one.at)
+
+    async def keep(self, name: str, examples: Sequence[Example]) -> None:
+        """Keep the examples of a request."""
+        days: dict[int, list[Example]] = {}
+        for one in examples:
+            days.setdefault(int(_asked_at(one) // DAY_SECONDS), []).append(one)
+        ends = {day: int(min(map(_asked_at, of_day)) * 1000) + self._retention_ms for day, of_day in days.items()}
+        if not days:
+            return
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(_examples_key(name), msgspec.json.encode(sorted(days)), pxat=max(ends.values()))
+            for day, of_day in days.items():
+                pipe.set(_examples_key(name, day), msgspec.json.encode(of_day), pxat=ends[day])
+            await pipe.execute()
+
+    async def _days(self, name: str) -> list[int]:
+        """The days, counted from 1970, of whose requests there are examples, or were."""
+        raw = await self._redis.get(_examples_key(name))
+        return self._read(_examples_key(name), raw, list[int]) or []
+
+    def _read(self, what: str, raw: bytes | None, kind: type[T]) -> T | None:
+        """What was written as JSON; None where nothing was, or where it can't be read, which is logged once."""
+        try:
+            found = None if raw is None else msgspec.json.decode(raw, type=kind)
+        except UNREADABLE as error:
+            if what not in self._told:
+                self._told.add(what)
+                log.error("%s can't be read: %s", what, error)
+            return None
+        self._told.discard(what)
+        return found
+
+    async def open(self, one: Retraining) -> int:
+        """Enter a new request, and forget the oldest of more than are kept; its generation."""
+        generation = await change_together(self._redis, [self.change(one, 0)])
+        await self.tidy()
+        return generation
+
+    async def close(self, name: str, by: str, at: float, expected_generation: int | None = None) -> Retraining:
+        """Close a request. Raises KeyError where there is none, and Stale where it has moved on."""
+        one, generation = await self.get(name)
+        if one is None:
+            raise KeyError(name)
+        after = closed(one, by, at)
+        await change_together(
+            self._redis, [self.change(after, generation if expected_generation is None else expected_generation)]
+        )
+        return after
+
+    def change(self, one: Retraining, expected_generation: int | None = None) -> Change:
+        """A request's new value as a part of a greater step."""
+        return Change(self.shelf, one.id, msgspec.to_builtins(one), expected_generation)
+
+    async def tidy(self) -> None:
+        """Forget the oldest of more requests than are kept, those that are closed first."""
+        found = await self.all()
+        if len(found) <= RETRAININGS_MAX:
+            return
+        ordered = sorted(found, key=lambda one: (one.state == "closed", -one.opened_at))
+        over = ordered[RETRAININGS_MAX:]
+        await change_together(self._redis, [Change(self.shelf, one.id, None) for one in over])
+        for one in over:
+            await self.forget_examples(one.id)
+
+    async def forget_examples(self, name: str) -> None:
+        """Delete the examples of a request that is gone, or was never opened."""
+        days = await self._days(name)
+        await self._redis.delete(_examples_key(name), *(_examples_key(name, day) for day in days))
+
+
+def _asked_at(example: Example) -> float:
+    """When its request was made, in Unix seconds; where its id does not tell that, when it was judged."""
+    return made_at(example.request_id) if SHAPE.fullmatch(example.request_id) else example.at
+
+
+def _examples_key(name: str, day: int | None = None) -> str:
+    """Where the examples of the requests of one day stand; without a day, of which days there are any."""
+    return f"apprentice:retraining:{name}:examples" + ("" if day is None else f":{day}")

@@ -1,0 +1,204 @@
+"""Reviews: requests that were drawn for people to judge are kept with their texts, beside the requests themselves.
+
+That is after their answers were sent, a few at a time. What can't be kept is dropped and counted, whatever it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from gateway.callers import Caller
+from gateway.configuration.monitor import ReviewSettings
+from gateway.features.reviews.queue import Drawn
+from gateway.features.reviews.store import Counts, Review
+from gateway.features.reviews.texts import answered, asked
+from gateway.formats.request_body import RequestBody
+from gateway.path.answer import Answer
+from gateway.services import Services
+from monitoring.badness import badness, is_bad
+from monitoring.feedback import Feedback, Receipt
+from monitoring.quality.verdicts.reviewing import are_raised, reviews_per_week
+from monitoring.records import Record
+from router.decision import Choice
+
+log = logging.getLogger(__name__)
+COUNT_INTERVAL_SECONDS = 5.0
+SPENT_SECONDS_MAX = 60.0
+"""How long a gateway goes by a spent budget before it asks again: it may have been raised."""
+READ_AT_ONCE_BYTES_MAX = 1 << 17
+"""Longer texts are read in a thread."""
+FIELDS_MAX = 64
+
+
+# ---- beside the request ---------------------------------------------------------------------------------
+
+
+def offer_review(services: Services, body: RequestBody, answer: Answer, record: Record) -> None:
+    """Have a drawn request wait for a reviewer, once its answer has been sent. Nothing is waited for."""
+    task = record.task or ""
+    services.meters.reviews.add(1, task, "drawn")
+    if answer.kept is not None:
+        fields = _fields(answer.choice)
+        if services.review_queue.offer(Drawn(record, body.raw, tuple(answer.kept), body.stream, fields)):
+            return
+    services.meters.reviews.add(1, task, "dropped")
+
+
+def _fields(choice: Choice) -> tuple[str, ...]:
+    """The fields that the contract of the task's version names, if any."""
+    led_to = choice.led_to or choice.version
+    schema: Any = (led_to.contract or {}).get("json_schema") if led_to is not None else None
+    named = schema.get("properties") if isinstance(schema, Mapping) else None
+    return tuple(str(name) for name in list(named)[:FIELDS_MAX]) if isinstance(named, Mapping) else ()
+
+
+# ---- the duty -------------------------------------------------------------------------------------------
+
+
+async def keep_reviewing(services: Services) -> None:
+    """Keep what was drawn, and count what waits. Runs until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_keep_one_by_one(services))
+        group.create_task(_count(services))
+
+
+async def _keep_one_by_one(services: Services) -> None:
+    while True:
+        drawn = await services.review_queue.next()
+        kept = False
+        try:
+            kept = await _keep(services, drawn)
+        except (RedisError, OSError):  # the snapshot's duty tells of that
+            pass
+        except Exception:
+            log.exception("a review was not kept", extra={"request_id": drawn.record.id})
+        finally:
+            if not kept:
+                services.meters.reviews.add(1, drawn.record.task or "", "dropped")
+            services.review_queue.done()
+
+
+async def _keep(services: Services, drawn: Drawn) -> bool:
+    """Whether it waits in Redis now. Raises RedisError and OSError."""
+    task = drawn.record.task or ""
+    if task not in services.settings.tasks or not services.review_queue.open(task):
+        return False
+    review = _review(drawn) if drawn.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
+    told = await services.reviews.keep(review, budget_of(services, task), retention_seconds(services, task))
+    if told.outcome == "spent":
+        services.review_queue.spent(task, min(told.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
+    for count, outcome in ((told.dropped, "dropped"), (told.expired, "expired")):
+        if count:
+            services.meters.reviews.add(count, task, outcome)
+    return told.outcome != "spent"
+
+
+def _review(drawn: Drawn) -> Review:
+    record, cut = drawn.record, list[str]()
+    messages, prompt = asked(drawn.body, cut.append)
+    text, tool_calls = answered(drawn.answer, drawn.stream, cut.append)
+    return Review(
+        request_id=record.id,
+        task=record.task or "",
+        version=record.version,
+        pool=record.pool,
+        reason=record.reason,
+        at=record.at,
+        probability=record.review_probability or 0.0,
+        caller=record.caller,
+        endpoint=record.endpoint,
+        messages=messages,
+        prompt=prompt,
+        answer=text,
+        tool_calls=tool_calls,
+        fields=list(drawn.fields),
+        cut=cut,
+    )
+
+
+async def _count(services: Services) -> None:
+    while True:
+        with contextlib.suppress(RedisError, OSError):
+            for gone in services.review_queue.waiting.keys() - services.settings.tasks.keys():
+                del services.review_queue.waiting[gone]
+            for task in tuple(services.settings.tasks):
+                if has_reviews(services, task):
+                    await counted(services, task)
+        await asyncio.sleep(COUNT_INTERVAL_SECONDS)
+
+
+def has_reviews(services: Services, task: str) -> bool:
+    """Whether requests of the task may be drawn for review, or some wait that were."""
+    settings = settings_of(services, task)
+    return settings.per_week > 0 or settings.per_week_suspect > 0 or services.review_queue.waiting.get(task, 0) > 0
+
+
+async def counted(services: Services, task: str) -> Counts:
+    """How the task's reviews stand; the gauge of those that wait is set by it. Raises RedisError."""
+    counts = await services.reviews.counts(task, retention_seconds(services, task))
+    services.review_queue.waiting[task] = counts.waiting
+    if counts.expired_now:
+        services.meters.reviews.add(counts.expired_now, task, "expired")
+    return counts
+
+
+# ---- what the settings and the monitor say --------------------------------------------------------------
+
+
+def settings_of(services: Services, task: str) -> ReviewSettings:
+    """The task's settings of reviews; the defaults for a task that is no longer configured."""
+    found = services.settings.tasks.get(task)
+    return found.monitor.reviews if found is not None else ReviewSettings()
+
+
+def retention_seconds(services: Services, task: str) -> float:
+    """How long the task's reviews are kept."""
+    return 86_400.0 * settings_of(services, task).retention_days
+
+
+def budget_of(services: Services, task: str) -> int:
+    """How many requests of the task may be drawn in seven days, as the monitor says now."""
+    plan = services.settings.plan(task)
+    return reviews_per_week(plan, is_raised(services, task))
+
+
+def is_raised(services: Services, task: str) -> bool:
+    """Whether the raised budget is in force."""
+    snapshot = services.snapshot.current
+    health, alias = snapshot.health.get(task), snapshot.aliases.get(task)
+    if health is None or alias is None:
+        return False
+    canary = [alias.rollout.version] if alias.rollout is not None else []
+    return are_raised(health, [alias.leading, *canary], services.settings.plan(task))
+
+
+# ---- what is answered -----------------------------------------------------------------------------------
+
+
+async def task_of_review(services: Services, caller: Caller, request_id: str, metric: str) -> str | None:
+    """The task of a request that waits for review or has been reviewed, where this is an operator's or admin's
+    judgement on it by the metric that reviewers are asked for; else None. Raises RedisError."""
+    if caller.judges != "*":
+        return None
+    task = await services.reviews.task_of(request_id) or await services.reviews.answered_task_of(request_id)
+    if task is None or task not in services.settings.tasks:
+        return None
+    wanted = services.settings.plan(task).feedback_metric
+    return task if wanted in (None, metric) else None
+
+
+async def note_answered(services: Services, task: str, request_id: str, feedback: Feedback, receipt: Receipt) -> None:
+    """A review was judged, and that is stored: it waits no longer. Raises RedisError; sent again, it is noted then."""
+    if receipt.given not in ("created", "same", "pending"):
+        return
+    wrong = is_bad(badness(services.settings.feedback_metrics[feedback.metric], feedback.value))
+    known_seconds = services.settings.records.retention_seconds
+    if await services.reviews.answer(task, request_id, wrong, retention_seconds(services, task), known_seconds):
+        services.meters.reviews.add(1, task, "answered")
+        services.meters.review_cost_usd.add(settings_of(services, task).usd_each, task)

@@ -1,0 +1,134 @@
+"""The table URL → function for reviewers: requests that were drawn for people to judge, given one at a time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AfterValidator, Field
+
+from gateway.access import Body, Operator, known_task, not_blank
+from gateway.audit import enter_event
+from gateway.configuration.settings import FeedbackMetricSettings
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.reviews.job import budget_of, counted, retention_seconds, settings_of
+from gateway.features.reviews.store import Counts, Leased, NoneLeft, Skip
+from gateway.services import Services
+
+router = APIRouter(tags=["reviewers"])
+TOLD_TASKS_MAX = 5
+"""Tasks of which it is told why no review waits."""
+OfTask = Annotated[str | None, Query(max_length=63, description="Only of this task.")]
+
+
+class SkipIn(Body):
+    """Why a reviewer gives a review back."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(not_blank)]
+
+
+@router.get("/v1/reviews/next")
+async def next_review(request: Request, reviewer: Operator, task: OfTask = None) -> Response:
+    """The review that has waited longest, leased to this key until `leased_until`: what was asked, what was answered,
+    and what to say of it. Who has one already gets that one again. Answered by `POST /v1/feedback`. Who was given it is
+    in the audit."""
+    services = services_of(request)
+    counts = {name: await counted(services, name) for name in tasks_of(services, task)}
+    none: dict[str, NoneLeft] = {}
+    for name in sorted(counts, key=lambda name: counts[name].oldest_at or float("inf")):
+        lease_seconds, kept_seconds = settings_of(services, name).lease_seconds, retention_seconds(services, name)
+        found = await services.reviews.next(name, reviewer.public, lease_seconds, kept_seconds)
+        if isinstance(found, Leased):
+            if found.new:
+                services.meters.reviews.add(1, name, "given")
+            if not found.entered:  # before its text is given: nobody reads one of whom the audit does not say so
+                await enter_event(services, reviewer, "review.give", found.review.request_id, {"task": name})
+                await services.reviews.note_entered(name, reviewer.public, found.review.request_id, kept_seconds)
+            told = _told(services, name, found, counts[name])
+            return Response(msgspec.json.encode(told), media_type="application/json")
+        none[name] = found
+    raise Problem("no_review", _why_none(services, counts, none), None if task is None else "task")
+
+
+@router.post("/v1/reviews/{request_id}/skip")
+async def skip_review(request: Request, request_id: str, reviewer: Operator, body: SkipIn) -> dict[str, Any]:
+    """Give a leased review back, unjudged: others get it, this key does not. It is counted, with its reason."""
+    services = services_of(request)
+    task = await services.reviews.task_of(request_id)
+    skip = Skip(request_id=request_id, by=reviewer.public, reason=body.reason)
+    told = "gone" if task is None else await services.reviews.skip(task, skip, retention_seconds(services, task))
+    if task is None or told == "gone":
+        raise Problem("no_review", f"No request with the id {request_id[:80]!r} waits for review.", "request_id")
+    if told == "other":
+        raise Problem("state_conflict", "This review is not leased to you: ask /v1/reviews/next for one.", "request_id")
+    services.meters.reviews.add(1, task, "skipped")
+    return {"request_id": request_id, "task": task, "skipped": True}
+
+
+def tasks_of(services: Services, task: str | None) -> list[str]:
+    """The one that is named, or all. Raises Problem (404)."""
+    return sorted(services.settings.tasks) if task is None else [known_task(services, task)]
+
+
+def _told(services: Services, task: str, found: Leased, counts: Counts) -> dict[str, Any]:
+    name, metric = metric_of(services, task)
+    return {
+        "review": msgspec.to_builtins(found.review),
+        "leased_until": found.until,
+        "waiting": counts.waiting,
+        "say": said_of(name, metric),
+        "examples": _examples(found.review.request_id, name, metric),
+    }
+
+
+def metric_of(services: Services, task: str) -> tuple[str, FeedbackMetricSettings | None]:
+    """What reviewers are asked to say: the task's labels; where it names none, the first metric that is declared."""
+    declared = services.settings.feedback_metrics
+    name = services.settings.plan(task).feedback_metric or next(iter(declared), "")
+    return name, declared.get(name)
+
+
+def said_of(name: str, metric: FeedbackMetricSettings | None) -> dict[str, Any] | None:
+    """A metric as a reviewer is told what to say; None where there is none."""
+    return None if metric is None else {"metric": name, **metric.model_dump(mode="json")}
+
+
+def _examples(request_id: str, name: str, metric: FeedbackMetricSettings | None) -> list[dict[str, Any]]:
+    """Bodies of `POST /v1/feedback`, to be filled in: of a right answer, then of a wrong one."""
+    if metric is None:
+        return []
+    values: list[Any] = [True, False]
+    if metric.kind == "float":
+        values = [1.0 if metric.maximum is None else metric.maximum, metric.minimum or 0.0]
+    if metric.kind == "category":
+        return [{"request_id": request_id, "metric": name, "value": metric.categories[0]}] if metric.categories else []
+    right, wrong = values if metric.better == "higher" else values[::-1]
+    said = {"comment": "why it is wrong", "demonstration": "what it should have been"}
+    body = {"request_id": request_id, "metric": name}
+    return [{**body, "value": right}, {**body, "value": wrong, **said}]
+
+
+def _why_none(services: Services, counts: dict[str, Counts], none: dict[str, NoneLeft]) -> str:
+    """Why no review waits, in sentences."""
+    budgets = {task: budget_of(services, task) for task in none}
+    told = [task for task in none if budgets[task] or counts[task].waiting] or list(none)[:1]
+    if len(told) > TOLD_TASKS_MAX:
+        return f"None of {len(told)} tasks has a review that waits for you. Name one to be told why."
+    return (
+        " ".join(_why(services, task, budgets[task], counts[task], none[task]) for task in told) or "There is no task."
+    )
+
+
+def _why(services: Services, task: str, budget: int, counts: Counts, none: NoneLeft) -> str:
+    if none.leased or none.skipped:
+        return f"Of {task} {none.leased} reviews are leased to others, and {none.skipped} you have skipped."
+    if not budget:
+        return f"No request of {task} is drawn: tasks.{task}.monitor.reviews.per_week is 0."
+    if counts.drawn >= budget:
+        return f"No review of {task} waits, and the {budget} of seven days are drawn."
+    watched = services.snapshot.current.policy.watched.get(task)
+    if watched is None or not watched.review_share:
+        return f"No request of {task} is drawn yet: the monitor has first to see how many come in a week."
+    return f"No review of {task} waits: {100 * watched.review_share:.3g}% of its requests are drawn."

@@ -1,0 +1,245 @@
+"""Requests that were drawn for people to review, as they wait in Redis with their texts, and the budget of a week.
+
+Texts go once a review is answered or the retention is over; only of what was judged wrong they stay for the retention
+once more, for who retrains the version. Time is Redis's own clock, so that gateways' clocks change nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.features.reviews import scripts
+from gateway.state.audited_step import AuditedStep
+from serving.object_store import UNREADABLE
+
+log = logging.getLogger(__name__)
+WAITING_MAX = 10_000
+"""Reviews of a task that wait; more push the oldest ones out."""
+DELETED_AT_ONCE = 500
+"""Texts that are deleted before others have Redis."""
+ROOT = "apprentice:reviews:"
+TEXTS = "apprentice:review:"
+KEPT_ON = "apprentice:reviewed:"
+ANSWERED = "apprentice:answered:"
+TASK_BYTES_MAX = 64
+UNREAD = "Its texts can't be read."
+"""Why a review is skipped for a reviewer that a gateway can't read."""
+
+
+class Review(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reviewer sees of a request: what was asked, as its caller sent it, and what was answered.
+
+    `at` is Unix seconds, `probability` that with which it was drawn. `caller` is the key's public part. `fields` are
+    those that the task's contract names. `cut` says in sentences what was left out of the texts.
+    """
+
+    request_id: str
+    task: str
+    version: str | None
+    pool: str | None
+    reason: str | None
+    at: float
+    probability: float
+    caller: str
+    endpoint: str
+    messages: list[Any] = []
+    prompt: str | list[str] | None = None
+    answer: str = ""
+    tool_calls: list[Any] = []
+    fields: list[str] = []
+    cut: list[str] = []
+
+
+class Kept(NamedTuple):
+    """What became of a drawn request: kept, there before, or beyond the week's budget, which stays spent for so many
+    seconds. `dropped` older ones went for it, `expired` had waited for longer than the retention."""
+
+    outcome: Literal["kept", "same", "spent"]
+    spent_seconds: float
+    dropped: int
+    expired: int
+
+
+class Leased(NamedTuple):
+    """A review, until when it is this reviewer's (Unix seconds), whether it was not before, and whether it is `entered`
+    into the audit that it was given to them."""
+
+    review: Review
+    until: float
+    new: bool
+    entered: bool = False
+
+
+class NoneLeft(NamedTuple):
+    """No review is left for this reviewer: so many are others', so many this reviewer has skipped."""
+
+    leased: int
+    skipped: int
+
+
+class Deleted(NamedTuple):
+    """How many reviews were deleted that waited, and how many that were judged wrong and whose texts were kept on."""
+
+    waiting: int
+    answered: int
+
+
+class Skip(msgspec.Struct, frozen=True, kw_only=True):
+    """That a reviewer gave a review back: which, who, why, and when (Unix seconds)."""
+
+    request_id: str
+    by: str
+    reason: str
+    at: float = 0.0
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """How a task's reviews stand, and what was done in the last seven days; `expired_now` were found expired by this
+    look. `oldest_at` is when the oldest one that waits was kept, in Unix seconds."""
+
+    waiting: int
+    leased: int
+    oldest_at: float | None
+    expired_now: int
+    drawn: int
+    answered: int
+    skipped: int
+    expired: int
+    skips: list[Skip]
+
+
+class ReviewStore:
+    """The reviews in Redis. Every method raises RedisError; retentions and leases are in seconds."""
+
+    def __init__(self, redis: Redis, now: Callable[[], float] | None = None) -> None:
+        """`now` gives the Unix time in seconds; None: Redis tells it."""
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self.now = now
+        self._keep = redis.register_script(scripts.KEEP)
+        self._next = redis.register_script(scripts.NEXT)
+        self._skip = redis.register_script(scripts.SKIP)
+        self._answer = redis.register_script(scripts.ANSWER)
+        self._delete = redis.register_script(scripts.DELETE)
+        self._count = redis.register_script(scripts.COUNT)
+
+    async def keep(self, review: Review, budget: int, retention_seconds: float, waiting_max: int = WAITING_MAX) -> Kept:
+        """Have a drawn request wait for a reviewer, if the last seven days leave room in the budget."""
+        texts = review.task.encode() + b"\n" + msgspec.json.encode(review)
+        args = [review.request_id, texts, _ms(retention_seconds), waiting_max, budget]
+        outcome, spent_ms, dropped, expired = await self._do(self._keep, review.task, args)
+        return Kept(outcome.decode(), int(spent_ms) / 1000, int(dropped), int(expired))
+
+    async def next(self, task: str, reviewer: str, lease_seconds: float, retention_seconds: float) -> Leased | NoneLeft:
+        """Lease the review that has waited longest, or again the one that this reviewer has. One that can't be read is
+        skipped for this reviewer, and waits on for who can."""
+        args = [reviewer, _ms(lease_seconds), _ms(retention_seconds)]
+        while True:
+            texts, one, other, entered, name = await self._do(self._next, task, args)
+            if not name:
+                return NoneLeft(int(one), int(other))
+            review = _review(texts)
+            if review is not None:
+                return Leased(review, int(one) / 1000, bool(other), bool(entered))
+            request_id = name.decode(errors="replace")
+            log.error("a review of %s can't be read, and is skipped: %s", task, request_id)
+            await self.skip(task, Skip(request_id=request_id, by=reviewer, reason=UNREAD), retention_seconds)
+
+    async def note_entered(self, task: str, reviewer: str, request_id: str, retention_seconds: float) -> None:
+        """The audit has it that a reviewer was given a review."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(f"{ROOT}{task}:entered", reviewer, request_id)
+            pipe.pexpire(f"{ROOT}{task}:entered", _ms(retention_seconds))
+            await pipe.execute()
+
+    async def skip(self, task: str, skip: Skip, retention_seconds: float) -> Literal["skipped", "gone", "other"]:
+        """Give a lease back: this reviewer does not get the review again. `gone`: it does not wait; `other`: it is not
+        leased to this reviewer."""
+        args = [skip.request_id, skip.by, msgspec.json.encode(skip), _ms(retention_seconds)]
+        told: bytes = await self._do(self._skip, task, args)
+        return told.decode()  # type: ignore[return-value]
+
+    async def task_of(self, request_id: str) -> str | None:
+        """The task of a request that waits for review; None where it does not."""
+        found = await self._redis.getrange(f"{TEXTS}{request_id}", 0, TASK_BYTES_MAX)
+        return found.split(b"\n", 1)[0].decode() if found else None
+
+    async def answered_task_of(self, request_id: str) -> str | None:
+        """The task of a request whose review was answered; None where none was, or that is no longer known."""
+        found = await self._redis.get(f"{ANSWERED}{request_id}")
+        return found.decode() if found else None
+
+    async def answer(
+        self, task: str, request_id: str, keep_on: bool, retention_seconds: float, known_seconds: float | None = None
+    ) -> bool:
+        """A review was answered: it no longer waits, and its texts are gone, unless they are kept on for the retention
+        once more. That it was answered is known for `known_seconds` (None: the retention). False where it did not wait.
+        """
+        known = retention_seconds if known_seconds is None else known_seconds
+        args = [request_id, int(keep_on), _ms(retention_seconds), _ms(known)]
+        return bool(await self._do(self._answer, task, args))
+
+    async def kept_on(self, request_id: str) -> Review | None:
+        """What was judged wrong, with its texts; None where there is none, or no more, or where it can't be read."""
+        texts = await self._redis.get(f"{KEPT_ON}{request_id}")
+        return None if texts is None else _review(texts)
+
+    async def delete(self, task: str, request_id: str | None, step: AuditedStep, always: bool = False) -> Deleted:
+        """Delete the texts of a request, or of all of the task's: of what waits, and of what was judged wrong. Each
+        atomic step of at most DELETED_AT_ONCE texts has an audit entry of its own; with `always` there is one also
+        where nothing was deleted."""
+        waiting, answered, seen = 0, 0, 1
+        told = {"task": task, "request_id": request_id, "waiting": "@waiting", "answered": "@answered"}
+        while seen:
+            [noted] = step.note("review.delete", task, before=told)
+            args = [request_id or "", DELETED_AT_ONCE, noted.name, msgspec.json.encode(noted.value), int(always)]
+            gone, kept, seen = map(int, await self._do(self._delete, task, args, noted.shelf.values))
+            await step.enter()
+            waiting, answered, always = waiting + gone, answered + kept, False
+        return Deleted(waiting, answered)
+
+    async def counts(self, task: str, retention_seconds: float) -> Counts:
+        """How the task's reviews stand. What has waited for longer than the retention goes with that."""
+        told, skips = await self._do(self._count, task, [_ms(retention_seconds)])
+        waiting, leased, oldest, *numbers = told
+        expired_now, drawn, answered, skipped, expired = map(int, numbers)
+        return Counts(
+            waiting=int(waiting),
+            leased=int(leased),
+            oldest_at=float(oldest) / 1000 if oldest else None,
+            expired_now=expired_now,
+            drawn=drawn,
+            answered=answered,
+            skipped=skipped,
+            expired=expired,
+            skips=[one for raw in skips if (one := _skip(raw)) is not None],
+        )
+
+    async def _do(self, script: Any, task: str, args: list[Any], *more_keys: str) -> Any:
+        now = -1 if self.now is None else _ms(self.now())
+        return await script(keys=[f"{ROOT}{task}:", *more_keys], args=[now, *args])
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _review(texts: bytes) -> Review | None:
+    """None where it can't be read."""
+    try:
+        return msgspec.json.decode(texts.partition(b"\n")[2], type=Review)
+    except UNREADABLE:
+        return None
+
+
+def _skip(raw: bytes) -> Skip | None:
+    """None where it can't be read."""
+    at, _, said = raw.partition(b"\n")
+    try:
+        return msgspec.structs.replace(msgspec.json.decode(said, type=Skip), at=float(at) / 1000)
+    except (*UNREADABLE, ValueError):
+        return None

@@ -1,0 +1,184 @@
+"""What a reviewer sees of a request: what was asked and what was answered, read from their bytes and cut to a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from gateway.formats.events import payload_of
+
+TEXT_BYTES_MAX = 65_536
+"""Most that is kept of what was asked, and of what was answered, each in UTF-8."""
+LEFT_OUT = " […]"
+Tell = Callable[[str], None]
+
+
+class Conversation(msgspec.Struct):
+    """What is read of a request's body."""
+
+    messages: list[Raw] | None = None
+    prompt: Any = None
+
+
+class Function(msgspec.Struct):
+    """A function that an answer calls, or a part of one."""
+
+    name: Any = None
+    arguments: Any = None
+
+
+class ToolCall(msgspec.Struct):
+    """A tool that an answer calls, or in a stream a part of that."""
+
+    index: int | None = None
+    id: Any = None
+    function: Function | None = None
+
+
+class Said(msgspec.Struct):
+    """A message, or what an event adds to one."""
+
+    content: Any = None
+    refusal: Any = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class Alternative(msgspec.Struct):
+    """One of a request's alternatives: as a whole, or what an event adds to it."""
+
+    index: int = 0
+    text: Any = None
+    message: Said | None = None
+    delta: Said | None = None
+
+
+class Body(msgspec.Struct):
+    """An answer, or an event of one."""
+
+    choices: list[Alternative] = []
+
+
+CONVERSATION = msgspec.json.Decoder(Conversation)
+BODY = msgspec.json.Decoder(Body)
+
+
+def asked(raw: bytes, tell: Tell) -> tuple[list[Any], str | list[str] | None]:
+    """The messages of a body as they were sent, or its prompt. Where they are too long, the earliest messages are left
+    out, and the end of the latest if it alone is too long; `tell` then gets a sentence."""
+    read = CONVERSATION.decode(raw)
+    if read.messages is None:
+        return [], _prompt(read.prompt, tell)
+    kept: list[Any] = []
+    left = TEXT_BYTES_MAX
+    for message in reversed(read.messages):
+        held = memoryview(message).nbytes
+        if held > left:
+            break
+        left -= held
+        kept.append(_read(message))
+    missing = len(read.messages) - len(kept)
+    if missing and not kept:
+        kept.append(_shortened(_read(read.messages[-1])))
+        missing -= 1
+        tell(f"The last message is cut: it is longer than {TEXT_BYTES_MAX:,} bytes.")
+    if missing:
+        tell(f"The first {missing} of {len(read.messages)} messages are left out: they are too long.")
+    return kept[::-1], None
+
+
+def _read(message: Raw) -> Any:
+    """A message; what can't be told as JSON again, such as a number of 30 digits, as a text."""
+    raw = memoryview(message).tobytes()
+    try:
+        found = msgspec.json.decode(raw)
+        msgspec.json.encode(found)
+    except (ValueError, OverflowError, RecursionError):
+        return {"role": None, "content": raw.decode(errors="replace")}
+    return found
+
+
+def _prompt(prompt: Any, tell: Tell) -> str | list[str]:
+    texts = [prompt] if isinstance(prompt, str) else [text for text in prompt or [] if isinstance(text, str)]
+    left, kept = TEXT_BYTES_MAX, list[str]()
+    for text in texts:
+        short = clipped(text, left)
+        left = max(0, left - len(short.encode(errors="replace")))
+        kept.append(short)
+    if kept != texts:
+        tell(f"The prompt is cut: it is longer than {TEXT_BYTES_MAX:,} bytes.")
+    return kept[0] if isinstance(prompt, str) else kept
+
+
+def _shortened(message: Any) -> dict[str, Any]:
+    """A message of which only the role and the beginning of its text is kept."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    text = content if isinstance(content, str) else msgspec.json.encode(message).decode()
+    return {"role": message.get("role"), "content": clipped(text, TEXT_BYTES_MAX)}
+
+
+def clipped(text: str, most: int) -> str:
+    """The beginning of a text, of at most so many bytes in UTF-8; whole characters, and a sign that it was cut."""
+    raw = text.encode(errors="replace")
+    if len(raw) <= most:
+        return raw.decode()
+    return raw[: max(0, most - len(LEFT_OUT.encode()))].decode(errors="ignore") + LEFT_OUT
+
+
+def answered(kept: Sequence[bytes], stream: bool, tell: Tell) -> tuple[str, list[Any]]:
+    """What an answer says, and the tools that it calls. Several alternatives are numbered, one below the other.
+
+    `tell` gets a sentence where something was cut or could not be read.
+    """
+    texts: dict[int, list[str]] = {}
+    tools: dict[tuple[int, int], dict[str, str]] = {}
+    try:
+        for alternative in _alternatives(kept, stream):
+            said = alternative.message or alternative.delta or Said(content=alternative.text)
+            found = texts.setdefault(alternative.index, [])
+            found += [part for part in (said.content, said.refusal) if isinstance(part, str)]
+            for number, call in enumerate(said.tool_calls or ()):
+                _add(tools.setdefault((alternative.index, number if call.index is None else call.index), {}), call)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        tell("A part of the answer could not be read.")
+    whole = ["".join(found) for _, found in sorted(texts.items())]
+    text = whole[0] if len(whole) == 1 else "\n\n".join(f"[{n}] {one}" for n, one in enumerate(whole, 1))
+    short = clipped(text, TEXT_BYTES_MAX)
+    if len(short) < len(text):
+        tell(f"The answer is cut: it is longer than {TEXT_BYTES_MAX:,} bytes.")
+    return short, _bounded([call for _, call in sorted(tools.items())], tell)
+
+
+def _alternatives(kept: Sequence[bytes], stream: bool) -> Iterator[Alternative]:
+    whole = b"".join(kept)
+    payloads = (payload_of(event + b"\n\n") for event in whole.split(b"\n\n")) if stream else iter([whole])
+    for payload in payloads:
+        if payload and payload != b"[DONE]":
+            yield from BODY.decode(payload).choices
+
+
+def _add(found: dict[str, str], call: ToolCall) -> None:
+    """What an event adds to a call: arguments come in parts, the rest at once."""
+    function = call.function or Function()
+    if isinstance(call.id, str):
+        found["id"] = call.id
+    if isinstance(function.name, str):
+        found["name"] = found.get("name", "") + function.name
+    if isinstance(function.arguments, str):
+        found["arguments"] = found.get("arguments", "") + function.arguments
+
+
+def _bounded(calls: list[dict[str, str]], tell: Tell) -> list[Any]:
+    left, kept = TEXT_BYTES_MAX, list[Any]()
+    for call in calls:
+        short = {name: clipped(text, left) for name, text in call.items()}
+        left = max(0, left - sum(len(text.encode(errors="replace")) for text in short.values()))
+        kept.append(short)
+        if short != call:
+            tell(f"The tool calls are cut: they are longer than {TEXT_BYTES_MAX:,} bytes.")
+            break
+    return kept

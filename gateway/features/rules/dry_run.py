@@ -1,0 +1,140 @@
+"""What a rule would have changed, had it stood when the latest requests came: nothing is set, sent or recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gateway.formats.request_body import RequestBody
+from gateway.services import Services
+from monitoring.records import Record
+from router.overrides import Override, Subject, rule, texts_matched
+from router.policy import Policy
+
+REQUESTS_MAX = 1000
+READ_MAX = 10_000
+"""Records that are read for them: the stream has shadows beside requests."""
+AT_ONCE = 50
+"""Records that are looked at before others get the event loop."""
+EXAMPLES_MAX = 20
+BEFORE_RULES = frozenset(
+    {"rate_limit_exceeded", "budget_exceeded", "caller_busy", "draining", "storage_unavailable", "model_not_allowed"}
+)
+"""What a request is refused with before any rule is asked."""
+
+
+@dataclass
+class Tried:
+    """What became of the requests that were looked at. `unknown`: the rule reads what is not kept of them here."""
+
+    looked_at: int = 0
+    matched: int = 0
+    unknown: int = 0
+    changed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """From what happened to what would have."""
+    examples: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As an admin sees it."""
+        return {
+            "looked_at": self.looked_at,
+            "matched": self.matched,
+            "would_change": self.changed.total(),
+            "unknown": self.unknown,
+            "changes": [{"from": a, "to": b, "requests": count} for (a, b), count in self.changed.most_common()],
+            "examples": self.examples,
+            "words": self._words(),
+        }
+
+    def change(self, record: Record, after: str) -> None:
+        """Note what would have become of a request, where that is something else."""
+        before = _before(record)
+        if before != after:
+            self.changed[before, after] += 1
+            if len(self.examples) < EXAMPLES_MAX:
+                self.examples.append(record.id)
+
+    def _words(self) -> str:
+        said = f"Of the last {self.looked_at} requests it would have matched {self.matched} and changed "
+        said += f"{self.changed.total()}."
+        if self.unknown:
+            said += f" Of {self.unknown} it can't be told: what they said is not (or no more) in this gateway's memory."
+        return said
+
+
+async def try_rule(services: Services, one: Override) -> Tried:
+    """Hold a rule against the last REQUESTS_MAX requests that all gateways have served. Raises RedisError."""
+    tried = Tried()
+    bare = replace(one, mode="enforce", starts_at=None, expires_at=None)
+    policy = services.snapshot.current.policy
+    place: str | None = None
+    for _ in range(READ_MAX // AT_ONCE):
+        records, place = await services.record_stream.newest(AT_ONCE, place)
+        part = [record for record in records if record.purpose == "serve" and record.task is not None]
+        part = part[: REQUESTS_MAX - tried.looked_at]
+        bodies = [services.recent.get(record.id) for record in part]
+        await asyncio.to_thread(_try_on, tried, bare, part, bodies, policy)
+        if place is None or tried.looked_at >= REQUESTS_MAX:
+            break
+    return tried
+
+
+def _try_on(
+    tried: Tried,
+    one: Override,
+    records: Sequence[Record],
+    bodies: Sequence[RequestBody | None],
+    policy: Policy,
+) -> None:
+    for record, body in zip(records, bodies, strict=True):
+        tried.looked_at += 1
+        if record.override_id is not None and record.override_id < one.id:
+            continue  # an earlier rule decided
+        if record.pool is None and record.error_code in BEFORE_RULES:
+            continue
+        if body is None and (one.reads_text or one.metadata):
+            bare = replace(one, contains=None, pattern=None, metadata={})
+            tried.unknown += _matches(bare, record, {}, "")
+            continue
+        metadata, text = (body.metadata(), body.text()) if body is not None else ({}, "")
+        if _matches(one, record, metadata, text):
+            tried.matched += 1
+            tried.change(record, _after(one, record, policy))
+        elif record.override_id == one.id:
+            tried.change(record, "as without the rule")
+
+
+def _matches(one: Override, record: Record, metadata: dict[str, str], text: str) -> bool:
+    texts = texts_matched((one,), text) if one.reads_text else frozenset()
+    found = rule((one,), Subject(record.task, record.caller, metadata), texts, time.time())
+    return found.deciding is not None or bool(found.adding)
+
+
+def _before(record: Record) -> str:
+    if record.pool is None:
+        return f"refused ({record.error_code})"
+    return record.version or record.pool
+
+
+def _after(one: Override, record: Record, policy: Policy) -> str:
+    if one.action == "general":
+        return _exit(record.task or "", policy)
+    if one.action == "version":
+        return one.version or ""
+    if one.action == "refuse":
+        return "refused (refused_by_override)"
+    return f"{_before(record)}, with the message"
+
+
+def _exit(name: str, policy: Policy) -> str:
+    """The first of the exits to which rules send the task's requests."""
+    task, alias = policy.tasks.get(name), policy.aliases.get(name)
+    first = task.exits_for("override")[0] if task is not None else "general"
+    if first == "needs_human":
+        return "refused (needs_human)"
+    there = (alias.standby if alias is not None else None) if first == "standby" else task and task.exit_pool
+    return there or "refused (no exit)"

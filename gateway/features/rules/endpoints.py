@@ -1,0 +1,175 @@
+"""The table URL → function for admins, rules that overrule the routing. Each change is one atomic step."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field, model_validator
+
+from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, known_task
+from gateway.audit import audited
+from gateway.endpoints import services_of
+from gateway.errors import Problem
+from gateway.features.rules.dry_run import try_rule
+from gateway.four_eyes import see_that_another_pushed
+from gateway.services import Services
+from gateway.state.snapshot import override_from
+from router.overrides import OverrideAction, OverrideMode, pattern_fault
+from serving.adapters.entries import PLACED
+from serving.object_store import Change
+
+router = APIRouter(prefix="/admin/v1", tags=["admins"])
+
+
+class OverrideIn(Body):
+    """A rule that overrules the routing of a task, or of all."""
+
+    action: OverrideAction
+    task: str | None = Field(None, max_length=63)
+    contains: str | None = Field(None, min_length=1, max_length=500, description="Text, without regard to case.")
+    pattern: str | None = Field(None, min_length=1, max_length=1000, description="A regular expression of RE2.")
+    caller: str | None = Field(None, max_length=63, description="A caller's public part.")
+    metadata: dict[Short, Short] = Field(default_factory=dict, max_length=16)
+    version: str | None = None
+    message: str | None = Field(None, max_length=1000)
+    system: str | None = Field(
+        None, min_length=1, max_length=10_000, description="What is added to the system's message."
+    )
+    mode: OverrideMode = Field("enforce", description="`observe`: only noted on the records of what it matches.")
+    starts_at: Moment | None = Field(None, description="Unix seconds; unset: at once.")
+    expires_at: Moment | None = Field(None, description="Unix seconds.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> OverrideIn:
+        if (self.action == "version") != (self.version is not None):
+            raise ValueError("version goes with the action version, and only with it")
+        if self.version is not None and self.version.partition("@")[0] != self.task:
+            raise ValueError("a version answers its own task alone: give that task")
+        if (self.action == "system") != (self.system is not None):
+            raise ValueError("system goes with the action system, and only with it")
+        if self.contains is not None and not self.contains.strip():
+            raise ValueError("contains: white space alone is in every text: leave it out")
+        if self.system is not None and not self.system.strip():
+            raise ValueError("system: there is nothing but white space in it")
+        if self.starts_at is not None and self.expires_at is not None and self.expires_at <= self.starts_at:
+            raise ValueError("expires_at: it is over before it has begun: let it be after starts_at")
+        if self.pattern is not None and (fault := pattern_fault(self.pattern)) is not None:
+            raise ValueError(f"pattern: {fault}")
+        return self
+
+
+def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
+    """Raises Problem (400, 404) where the name is none, or the rule is about what does not exist."""
+    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or len(name) > 63:
+        raise Problem("invalid_value", "A rule's name has letters, digits, - and _, at most 63.", "name")
+    if body.task is not None:
+        known_task(services, body.task)
+    if (fault := exit_fault(services, body.action, body.task)) is not None:
+        raise Problem("invalid_value", fault, "action")
+    if body.version is not None and body.version not in services.snapshot.current.versions:
+        raise Problem("not_found", f"There is no version {body.version[:80]!r}.", "version")
+
+
+def _doubts(services: Services, body: OverrideIn) -> list[str]:
+    """Sentences on what the rule goes by that is not there now: it may come, so the rule is set all the same."""
+    snapshot, told = services.snapshot.current, []
+    if body.caller is not None and body.caller not in snapshot.callers:
+        told.append(f"There is no key {body.caller!r}: until there is one, the rule matches nothing.")
+    version = snapshot.versions.get(body.version or "")
+    if version is not None and version.state not in PLACED:
+        told.append(f"{version.name} is {version.state}: until it is placed, the task's exit answers.")
+    return told
+
+
+async def rules_to(services: Services, version: str) -> list[str]:
+    """The names of rules that are not over and send to a version. Raises RedisError."""
+    rules, now = await services.overrides.all(), time.time()
+    return sorted(name for name, raw in rules.items() if raw.get("version") == version and not _is_over(raw, now))
+
+
+def exit_fault(services: Services, action: str, task: str | None) -> str | None:
+    """Why a rule with this action can't hold for this task: there is nothing that it could send requests to."""
+    settings = services.settings.tasks.get(task or "")
+    if action != "general" or settings is None or settings.has_exit("override"):
+        return None
+    return f"The task {task} has no exit: set tasks.{task}.exit_pool, or exits.override, or let the rule refuse."
+
+
+def _is_over(raw: dict[str, Any], now_unix: float) -> bool:
+    expires_at = raw.get("expires_at")
+    return expires_at is not None and expires_at <= now_unix
+
+
+def _is_to_come(raw: dict[str, Any], now_unix: float) -> bool:
+    return bool((raw.get("starts_at") or 0.0) > now_unix)
+
+
+@router.get("/overrides")
+async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
+    """All rules, in the order in which they are tried. One that has not begun, or is expired, matches nothing; it stays
+    until it is deleted."""
+    services = services_of(request)
+    rules, now = sorted((await services.overrides.all()).items()), time.time()
+    states = {name: version.state for name, version in services.snapshot.current.versions.items()}
+    return {
+        "overrides": [
+            {
+                "id": name,
+                **raw,
+                "to_come": _is_to_come(raw, now),
+                "expired": _is_over(raw, now),
+                "version_state": states.get(raw.get("version", "")),
+            }
+            for name, raw in rules
+        ]
+    }
+
+
+@router.put("/overrides/{name}")
+async def set_override(request: Request, name: str, body: OverrideIn, admin: Admin) -> dict[str, Any]:
+    """Set a rule. Rules are tried in the order of their names; the first that matches decides."""
+    services = services_of(request)
+    _see_that_it_fits(services, name, body)
+    if body.expires_at is not None and body.expires_at <= time.time():
+        raise Problem("invalid_value", "expires_at is over already: give a time to come.", "expires_at")
+    version = services.snapshot.current.versions.get(body.version or "")
+    if version is not None:
+        await see_that_another_pushed(services, admin, version, "send to it")
+    generation = await services.overrides.generation(name)
+    before = await services.overrides.get(name)
+    if before is None and len(await services.overrides.all()) >= OBJECTS_MAX:
+        raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
+    value = body.model_dump(exclude_none=True)
+    step = audited(services, admin)
+    step.note("override.set", name, before, value, generation=generation + 1)
+    with conflicts():
+        generation = await step.take([Change(services.overrides, name, value, generation)])
+    await services.snapshot.refresh()
+    return {"id": name, **value, "generation": generation, "warnings": _doubts(services, body)}
+
+
+@router.post("/overrides/{name}/dry-run")
+async def try_override(request: Request, name: str, body: OverrideIn, _: Admin) -> dict[str, Any]:
+    """What the rule would have changed in the last 1,000 requests of tasks. Nothing is set."""
+    services = services_of(request)
+    _see_that_it_fits(services, name, body)
+    tried = await try_rule(services, override_from(name, body.model_dump(exclude_none=True)))
+    return {"id": name, **tried.to_json()}
+
+
+@router.delete("/overrides/{name}")
+async def delete_override(request: Request, name: str, admin: Admin) -> dict[str, Any]:
+    """Remove a rule."""
+    services = services_of(request)
+    generation = await services.overrides.generation(name)
+    before = await services.overrides.get(name)
+    if before is None:
+        raise Problem("not_found", f"There is no rule {name[:80]!r}.")
+    step = audited(services, admin)
+    step.note("override.delete", name, before, None, generation=generation + 1)
+    with conflicts():
+        generation = await step.take([Change(services.overrides, name, None, generation)])
+    await services.snapshot.refresh()
+    return {"id": name, "generation": generation}

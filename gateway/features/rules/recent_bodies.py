@@ -1,0 +1,45 @@
+"""The latest requests' bodies, in memory alone: by them an admin's rule can be tried on what was asked lately."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from gateway.formats.parameters import Endpoint
+from gateway.formats.request_body import RequestBody, read_body
+
+BODIES_MAX = 1000
+"""A rule is tried on no more requests than that."""
+
+
+class Recent:
+    """The bodies of this gateway's latest requests by their ids, up to so many bytes as sent; 0 keeps none.
+
+    Bytes are kept, and read again by who asks: what was made of them would cost each later request some 10 µs.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._bodies: OrderedDict[str, tuple[Endpoint, bytes]] = OrderedDict()
+
+    def keep(self, request_id: str, body: RequestBody) -> None:
+        """Keep a body; the oldest go as it needs room. One that is longer than all the room is not kept."""
+        if len(body.raw) > self._bytes_max:
+            return
+        self._bodies[request_id] = body.endpoint, body.raw
+        self._bytes += len(body.raw)
+        self._make_room()
+
+    def get(self, request_id: str) -> RequestBody | None:
+        """The body of a request; None where it is not here (any more)."""
+        kept = self._bodies.get(request_id)
+        return None if kept is None else read_body(*kept)
+
+    def take_in(self, bytes_max: int) -> None:
+        """Go by another bound from now on."""
+        self._bytes_max = bytes_max
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while self._bytes > self._bytes_max or len(self._bodies) > BODIES_MAX:
+            self._bytes -= len(self._bodies.popitem(last=False)[1][1])

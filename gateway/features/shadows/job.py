@@ -1,0 +1,239 @@
+"""What a shadow would have said: its answers to requests that their callers have had answered, compared and recorded.
+
+A version on trial answers a share of its task's requests too. Of a task that the monitor watches, both arms answer
+what was drawn for that: the version that a request was led to, and general or whatever answered in the version's place.
+Shadows' requests run a few at a time beside the callers'. Nobody sees their answers; their cost is booked as shadow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+
+from gateway.errors import Problem
+from gateway.features.reviews.job import offer_review
+from gateway.features.shadows.judges import Judges
+from gateway.features.shadows.trials import ShadowJob, text_of
+from gateway.formats.request_body import RequestBody
+from gateway.path.answer import Answer
+from gateway.path.demands import is_foreign
+from gateway.path.ledger import Ledger, settle_shadow
+from gateway.path.own_requests import ask_beside, has_room
+from gateway.services import Services
+from monitoring.evaluation.comparing import normal
+from monitoring.ids import digest
+from monitoring.records import PairRecord, Record
+from router.decision import OUT_OF_SERVICE, Choice
+from router.policy import Policy
+from router.replicas import pick
+from serving.view import FleetView, VersionView
+
+log = logging.getLogger(__name__)
+AT_ONCE_MAX = 4
+LOOKED_INTO = frozenset({"suspect", "degraded"})
+"""Verdicts on a version for which its standby version is to have evidence of its own."""
+
+
+def offer_copies(services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+    """Have shadows answer a request too whose answer was watched, once that has been sent; note what it says."""
+    choice, record = answer.choice, ledger.record
+    if record.reviewed:
+        offer_review(services, body, answer, record)
+    text = text_of(answer.kept, body.stream) if answer.kept is not None and body.choices == 1 else None
+    if record.shadowed and (text is None or answer.mixed):
+        _drop(services, choice, None)
+    if text is None:
+        return
+    if record.contract_kept is None and not is_foreign(choice):
+        version = choice.version or choice.blueprint_of
+        record.contract_kept = services.judging.contract_kept(version, text) if version is not None else None
+    record.text_digest = digest(services.digest_secret, normal(text))
+    if services.trials.on_trial(policy, choice):
+        offer_to_shadows(services, policy, body, choice, record, text)
+    if record.shadowed and not answer.mixed:
+        _offer_to_other_arms(services, policy, body, choice, ledger, text)
+
+
+def offer_to_shadows(
+    services: Services, policy: Policy, body: RequestBody, choice: Choice, record: Record, text: str
+) -> None:
+    """Have the task's shadows answer a request too that this choice's version has answered with `text`."""
+    assert choice.task is not None, "that is what on_trial() looks for"
+    assert choice.version is not None, "that is what on_trial() looks for"
+    told = digest(services.digest_secret, normal(text))
+    pair = PairRecord(choice.version.name, record.contract_kept, told, served_stack=record.stack, caller=record.caller)
+    for name, share in policy.aliases[choice.task.name].shadow.items():
+        if name == choice.version.name or services.moment(0.0).draw >= share:
+            continue
+        if not services.trials.offer(ShadowJob(name, share, policy, body, choice, record, text, pair)):
+            _drop(services, choice, name)
+
+
+def offer_rejected(services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+    """The same for an answer that was rejected before it was sent: else shadows would meet only what was answered well.
+
+    Only for one that was there as a whole, and is a text. Where both arms are to answer, it is that of its version.
+    """
+    choice, record = answer.choice, ledger.record
+    if body.choices != 1 or not answer.judged_whole or not services.trials.watches(policy, choice, record):
+        return
+    said = answer.reading.answered(True).said if answer.reading is not None else ()
+    if not said or said[0].calls:
+        return
+    if record.shadowed and choice.version is not None and not answer.mixed:
+        ledger.turned_down = (choice.version.name, said[0].text)
+    if services.trials.on_trial(policy, choice):
+        offer_to_shadows(services, policy, body, choice, record, said[0].text)
+
+
+def _offer_to_other_arms(
+    services: Services, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, text: str
+) -> None:
+    """Have those answer a request too that could have answered it in the place of who did."""
+    record, turned_down = ledger.record, ledger.turned_down
+    served = choice.version.name if choice.version is not None else None
+    kept, told = record.contract_kept, record.text_digest
+    for name in _other_arms(services, policy, choice, served):
+        arm = "general" if name is None else "version"
+        pair = PairRecord(served or "", kept, told, arm, served_stack=record.stack, caller=record.caller)
+        said = turned_down[1] if turned_down is not None and turned_down[0] == name else None
+        probability = record.shadow_probability or 0.0
+        if not services.trials.offer(ShadowJob(name, probability, policy, body, choice, record, text, pair, said)):
+            _drop(services, choice, name)
+
+
+def _other_arms(services: Services, policy: Policy, choice: Choice, served: str | None) -> Iterator[str | None]:
+    """The versions that are to answer beside the one that was `served`, None for general.
+
+    They are general where the version that it was led to answered, else that version; and the standby version, where
+    the monitor looks into that version.
+    """
+    task, led_to = choice.task, choice.led_to
+    if task is None or led_to is None:
+        return
+    if served != led_to.name:
+        yield led_to.name
+    elif task.exit_pool is not None:
+        yield None
+    health = services.snapshot.current.health.get(task.name)
+    found = health.versions.get(led_to.name) if health is not None else None
+    alias = policy.aliases.get(task.name)
+    standby = alias.standby if alias is not None else None
+    if standby is None or standby in (served, led_to.name) or found is None or found.verdict not in LOOKED_INTO:
+        return
+    if any(standby in replica.loaded for replica in services.fleet.replicas.values()):
+        yield standby
+
+
+def _drop(services: Services, choice: Choice, version: str | None) -> None:
+    services.meters.shadow_requests.add(1, choice.task.name if choice.task else "", version or "", "dropped")
+
+
+async def run_shadows(services: Services) -> None:
+    """Have shadows answer what is queued. Runs until cancelled."""
+    judges = Judges(services)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE_MAX):
+            group.create_task(_run_one_by_one(services, judges))
+
+
+async def _run_one_by_one(services: Services, judges: Judges) -> None:
+    while True:
+        job = await services.trials.next()
+        try:
+            await _run(services, judges, job)
+        except Exception:
+            log.exception("a shadow request failed", extra={"request_id": job.record.id})
+
+
+async def _run(services: Services, judges: Judges, job: ShadowJob) -> None:
+    """One shadow request: sent, compared, recorded and paid for as a shadow. Its failure is an outcome like others."""
+    view = services.fleet.view()
+    version = view.versions.get(job.version) if job.version is not None else None
+    if job.version is not None and version is None:
+        return  # it was deleted meanwhile
+    found = _known(services, job, version) if job.said is not None else await _asked(services, job, view, version)
+    if found is None:
+        _drop(services, job.choice, job.version)
+        return
+    ledger, text = found
+    if text is not None:
+        outcome = _compare(services, job, version, text, ledger.record)
+    else:  # a call of a tool, which is no text: it differs from one
+        outcome = "differed" if ledger.record.outcome == "ok" else "failed"
+    if job.pair.arm is not None:
+        await judges.judge(job, text, ledger.record)
+    settle_shadow(services, ledger, time.monotonic(), outcome)
+
+
+async def _asked(
+    services: Services, job: ShadowJob, view: FleetView, version: VersionView | None
+) -> tuple[Ledger, str | None] | None:
+    """What the shadow says, None where it failed or says no text; None at all where it can't be asked now."""
+    choice = _choice(services, job, view, version)
+    if choice is None:
+        return None
+    body = job.body.whole()
+    try:
+        sent = body.for_engine(choice, services.judging.form(body, choice))
+    except Problem:  # its engine can't give the answer the form that was asked for
+        return None
+    ledger, answer, fault = await ask_beside(services, choice, body, sent, _record(services, job), job.policy.limits)
+    ledger.record.probability = job.probability
+    if fault is not None:
+        return ledger, None
+    ledger.record.outcome, ledger.record.status = "ok", 200
+    return ledger, text_of([answer.body], stream=False)
+
+
+def _choice(services: Services, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:
+    """Where a shadow request goes now; None where it may go nowhere, or there is no room for it."""
+    pool = view.pools.get((version.pool if version is not None else job.task.exit_pool) or "")
+    if pool is None or not job.task.reaches(pool.name) or (version is not None and version.state in OUT_OF_SERVICE):
+        return None
+    now = time.monotonic()
+    name = version.name if version is not None else None
+    replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)
+    if isinstance(replica, str) or not has_room(services, view, replica):
+        return None
+    blueprint_of = job.choice.led_to if version is None else None
+    return dataclasses.replace(job.choice, version=version, pool=pool, replica=replica, blueprint_of=blueprint_of)
+
+
+def _known(services: Services, job: ShadowJob, version: VersionView | None) -> tuple[Ledger, str | None]:
+    """What a version has said already, and was not sent: it costs nothing more."""
+    record = _record(services, job)
+    record.task, record.reason = job.task.name, job.choice.reason
+    record.version = version.name if version is not None else None
+    record.pool = version.pool if version is not None else None
+    record.led_to = job.choice.led_to.name if job.choice.led_to is not None else None
+    record.outcome, record.status = "ok", 200
+    record.probability, record.cost_usd = job.probability, 0.0
+    return Ledger(record, time.monotonic(), None), job.said
+
+
+def _record(services: Services, job: ShadowJob) -> Record:
+    primary = job.record
+    return Record(
+        id=services.ids.make(""),
+        at=time.time(),
+        endpoint=primary.endpoint,
+        caller="",
+        model_asked=primary.model_asked,
+        purpose="shadow",
+        shadow_of=primary.id,
+        policy_generation=primary.policy_generation,
+        pair=job.pair,
+    )
+
+
+def _compare(services: Services, job: ShadowJob, version: VersionView | None, text: str, record: Record) -> str:
+    of_contract = version or job.choice.led_to
+    if of_contract is not None and not is_foreign(job.choice):
+        record.contract_kept = services.judging.contract_kept(of_contract, text)
+    record.text_digest = digest(services.digest_secret, normal(text))
+    record.agrees = normal(text) == normal(job.text)
+    return "agreed" if record.agrees else "differed"

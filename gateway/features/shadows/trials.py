@@ -1,0 +1,151 @@
+"""Versions on trial: which answers are looked at, what they say, and the queue of requests for shadows to answer too.
+
+Only answers of a task that has a canary or a shadow are looked at, and those that were drawn for the monitor: for both
+arms to answer, or for a person to review. They are looked at after they were sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gateway.features.reviews.queue import ReviewQueue
+from gateway.formats.events import EventChoice, body_of, payload_of
+from gateway.formats.request_body import RequestBody
+from monitoring.records import PairRecord, Record
+from router.decision import Choice
+from router.placing import places_beside
+from router.policy import Policy, TaskPolicy
+
+QUEUE_MAX = 200
+WAITING_BYTES_MAX = 64 << 20
+LIVE = frozenset({"adapter", "canary"})
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowJob:
+    """A request that a shadow is to answer too, and what is known of the answer that its caller got.
+
+    `version` is the shadow's; None: the task's general model. `said` is what it has said to this request already, and
+    was not sent: it is not asked again. None: it is to be asked.
+    """
+
+    version: str | None
+    probability: float
+    policy: Policy
+    body: RequestBody
+    choice: Choice
+    record: Record
+    text: str
+    pair: PairRecord
+    said: str | None = None
+
+    @property
+    def task(self) -> TaskPolicy:
+        """The task that the request is of."""
+        assert self.choice.task is not None, "what is of no task has no shadow"
+        return self.choice.task
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds while it waits, or a little less."""
+        return self.body.size + len(self.text) + len(self.said or "")
+
+
+class Trials:
+    """Which answers are looked at. Owner of the queue of shadow requests."""
+
+    def __init__(self, secret: bytes = b"") -> None:
+        """`secret` is what requests are drawn with."""
+        self._secret = secret
+        self.reviews = ReviewQueue()
+        """What was drawn for review; it knows whether a task's budget is spent."""
+        self._jobs: asyncio.Queue[ShadowJob] = asyncio.Queue(QUEUE_MAX)
+        self._bytes = 0
+
+    def draw(self, policy: Policy, choice: Choice, record: Record) -> None:
+        """Draw whether both arms are to answer a request, and whether a person is to review it, each for itself and by
+        the request alone; note that in its record, with the probabilities.
+
+        It is drawn when it has been chosen where the request goes, so that nothing depends on what is answered. A
+        request that its caller or an admin's rule has sent somewhere is none that says anything of its task.
+        """
+        task = choice.task
+        if task is None:
+            return
+        watched = policy.watched.get(task.name)
+        if watched is None or choice.reason == "pinned" or choice.override_id is not None or choice.led_to is None:
+            return
+        if not (watched.shadow_share or watched.review_share):
+            return
+        shadow, review = places_beside(record.id, self._secret)
+        if watched.shadow_share > 0.0:
+            record.shadow_probability = watched.shadow_share
+            record.shadowed = shadow < watched.shadow_share
+        if watched.review_share > 0.0 and self.reviews.open(task.name):
+            record.review_probability = watched.review_share
+            record.reviewed = review < watched.review_share
+
+    def watches(self, policy: Policy, choice: Choice, record: Record) -> bool:
+        """Whether the text of this answer is needed once it has been sent."""
+        return record.shadowed or record.reviewed or self.on_trial(policy, choice)
+
+    def on_trial(self, policy: Policy, choice: Choice) -> bool:
+        """Whether the answer is of a version whose task has a canary or a shadow."""
+        if choice.task is None or choice.version is None or choice.reason not in LIVE:
+            return False
+        alias = policy.aliases.get(choice.task.name)
+        return alias is not None and (alias.canary is not None or bool(alias.shadow))
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a shadow."""
+        return self._jobs.qsize()
+
+    def offer(self, job: ShadowJob) -> bool:
+        """Have a shadow answer this request too; False where too many wait, or too much of them."""
+        if self._bytes + job.size > WAITING_BYTES_MAX:
+            return False
+        try:
+            self._jobs.put_nowait(job)
+        except asyncio.QueueFull:
+            return False
+        self._bytes += job.size
+        return True
+
+    async def next(self) -> ShadowJob:
+        """The request that has waited the longest."""
+        job = await self._jobs.get()
+        self._bytes -= job.size
+        return job
+
+
+def text_of(kept: Sequence[bytes], stream: bool) -> str | None:
+    """What an answer says: that of its one choice. None where it calls tools, or says nothing that is text."""
+    try:
+        if not stream:
+            return _said(msgspec.json.decode(b"".join(kept)).get("choices", [{}])[0])
+        payloads = (payload_of(event) for event in b"".join(kept).split(b"\n\n") if event)
+        bodies = [body_of(payload) for payload in payloads if payload and payload != b"[DONE]"]
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, IndexError, RecursionError):
+        return None
+    choices = [choice for body in bodies if body is not None for choice in body.choices or ()]
+    if any(choice.delta is not None and choice.delta.tool_calls for choice in choices):
+        return None
+    return "".join(_added(choice) for choice in choices)
+
+
+def _said(choice: Mapping[str, Any]) -> str | None:
+    message = choice.get("message")
+    if isinstance(message, dict) and (message.get("tool_calls") or message.get("function_call")):
+        return None
+    said = message.get("content") if isinstance(message, dict) else choice.get("text")
+    return said if isinstance(said, str) else None
+
+
+def _added(choice: EventChoice) -> str:
+    return (choice.delta.content if choice.delta is not None else choice.text) or ""

@@ -1,0 +1,67 @@
+"""Every gateway looks at every replica with its own eyes, and adopts what is loaded there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+
+from redis.exceptions import RedisError
+
+from gateway.services import Services
+from serving.health import look
+from serving.replica import Replica
+
+
+async def keep_checking_health(services: Services) -> None:
+    """Look once an interval of each pool, and at once where there is more than was seen. Ends with its task."""
+    replicas = services.fleet.replicas.values()
+    while True:
+        began_at = services.snapshot.current.generation
+        now = time.monotonic()
+        more = _with_more_than_seen(services)
+        await _look_at(services, [one for one in replicas if one.name in more or _due_at(services, one) <= now])
+        until = min(_due_at(services, replica) for replica in replicas)
+        while (left := until - time.monotonic()) > 0:
+            if services.snapshot.current.generation != began_at and _with_more_than_seen(services):
+                break  # another gateway has loaded it, and an alias may move to it at once
+            await services.snapshot.next(left)
+
+
+def _due_at(services: Services, replica: Replica) -> float:
+    """When it is to be looked at again, in monotonic seconds."""
+    return replica.looked_at + services.fleet.pools[replica.config.pool].health_interval_seconds
+
+
+def _with_more_than_seen(services: Services) -> set[str]:
+    """Replicas that are up, and are written down to have a version ready that was not to be seen there yet."""
+    up = {replica.name: replica.seen for replica in services.fleet.replicas.values() if replica.up}
+    placements = services.snapshot.current.placements.values()
+    return {p.replica for p in placements if p.state == "ready" and p.replica in up and p.version not in up[p.replica]}
+
+
+async def check_health(services: Services) -> None:
+    """Look at every replica once, and adopt what is loaded there; one that takes no adapters only if it is due."""
+    now = time.monotonic()
+    replicas = services.fleet.replicas.values()
+    await _look_at(services, [one for one in replicas if one.config.engine == "vllm" or _due_at(services, one) <= now])
+
+
+async def _look_at(services: Services, replicas: Iterable[Replica]) -> None:
+    """One that is slow keeps none of the others waiting."""
+    await asyncio.gather(*(_look_and_adopt(services, replica) for replica in replicas))
+
+
+async def _look_and_adopt(services: Services, replica: Replica) -> None:
+    replica.looked_at = time.monotonic()
+    snapshot = services.snapshot.current
+    written = (p.life for p in snapshot.placements.values() if p.replica == replica.name)
+    await look(services.fleet, replica, services.http, anew=any(life != replica.life for life in written))
+    snapshot = services.snapshot.current
+    if replica.up and (replica.seen.keys() & snapshot.versions.keys()) - replica.loaded:
+        with contextlib.suppress(RedisError, OSError):  # without Redis by what was last read
+            snapshot = (
+                await services.snapshot.refresh()
+            )  # what is listed newly may be being probed: read where it stands
+    services.reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)

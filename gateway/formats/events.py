@@ -1,0 +1,382 @@
+"""An engine's stream, event by event (WHATWG server-sent events), relayed as the bytes that came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw
+
+from gateway.formats.surrogates import Halves
+
+DONE = b"data: [DONE]\n\n"
+BOM = b"\xef\xbb\xbf"
+"""The mark that some put before UTF-8; it is no part of the text."""
+
+
+Count = Annotated[int, Meta(ge=0, le=1 << 53)]
+"""Tokens that an engine may tell of: as many as every JSON reader takes exactly."""
+
+
+class TokenDetails(msgspec.Struct, gc=False):
+    """How many of the prompt's tokens came from the engine's cache."""
+
+    cached_tokens: Count | None = None
+
+
+class Usage(msgspec.Struct, gc=False):
+    """Tokens as the engine counted them."""
+
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    prompt_tokens_details: TokenDetails | None = None
+
+
+class Delta(msgspec.Struct, gc=False):
+    """What an event adds to a chat answer."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class EventChoice(msgspec.Struct, gc=False):
+    """One alternative of an event."""
+
+    index: int | None = 0
+    text: str | None = None
+    delta: Delta | None = None
+    finish_reason: str | None = None
+
+
+class EventBody(msgspec.Struct, gc=False):
+    """What the gateway reads of an event's JSON."""
+
+    id: str | None = None
+    error: Any = None
+    usage: Usage | None = None
+    choices: list[EventChoice] | None = None
+
+
+class _Uncounted(msgspec.Struct, gc=False):
+    """An EventBody whatever stands in its usage."""
+
+    id: str | None = None
+    error: Any = None
+    choices: list[EventChoice] | None = None
+
+
+class Message(msgspec.Struct, gc=False):
+    """The message of a whole chat answer."""
+
+    content: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class WholeChoice(msgspec.Struct, gc=False):
+    """One alternative of a whole answer: a chat's has a message, a completion's a text."""
+
+    text: str | None = None
+    message: Message | None = None
+    finish_reason: str | None = None
+
+
+class WholeBody(msgspec.Struct, gc=False):
+    """What the gateway reads of a whole answer's JSON."""
+
+    id: str | None = None
+    error: Any = None
+    usage: Raw = Raw(b"null")
+    choices: list[WholeChoice] | None = None
+
+    def counted(self) -> Usage | None:
+        """The usage; None where there is none, or one that can't be."""
+        try:
+            return _USAGE.decode(self.usage)
+        except msgspec.DecodeError:
+            return None
+
+
+class _Fingerprinted(msgspec.Struct, gc=False):
+    """What a usage event tells of the engine's build."""
+
+    system_fingerprint: Any = None
+
+
+_FINGERPRINTED = msgspec.json.Decoder(_Fingerprinted)
+BODY = msgspec.json.Decoder(EventBody)
+WHOLE = msgspec.json.Decoder(WholeBody)
+_UNCOUNTED = msgspec.json.Decoder(_Uncounted)
+_USAGE: msgspec.json.Decoder[Usage | None] = msgspec.json.Decoder(Usage | None)
+
+
+def body_of(payload: bytes) -> EventBody | None:
+    """Read an event; None for one that holds no more than a usage that can't be.
+
+    Beside anything else such a usage is left out. Raises msgspec.DecodeError for what is not of the expected form;
+    RecursionError for what is too deep.
+    """
+    try:
+        return BODY.decode(payload)
+    except msgspec.ValidationError:
+        read = _UNCOUNTED.decode(payload)
+        if read.error is None and not read.choices:
+            return None
+        return EventBody(read.id, read.error, None, read.choices)
+
+
+class EventSplitter:
+    """Cuts a byte stream into events, wherever the network cut it. Line ends may be LF, CRLF or CR.
+
+    `bytes_max` bounds an event.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._parts: list[bytes] = []
+        """What has come of the event that has begun."""
+        self._held_bytes = 0
+        self._start: bytes | None = b""
+        """The stream's first bytes, while they may be a BOM; None afterwards."""
+        self._after_cr = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that are whole now, each with its closing blank line. Raises ValueError on too long a one."""
+        chunk = self._with_plain_lines(chunk)
+        if not chunk:
+            return []
+        parts = self._parts
+        if b"\n\n" not in chunk and not (parts and chunk[:1] == b"\n" and parts[-1][-1:] == b"\n"):
+            parts.append(chunk)  # joined once the end is there: an event of many parts takes no longer than their sum
+            self._held_bytes += len(chunk)
+            events, longest = [], self._held_bytes
+        else:
+            data = b"".join((*parts, chunk))
+            *events, rest = data.split(b"\n\n")
+            self._parts, self._held_bytes = [rest] if rest else [], len(rest)
+            longest = max(map(len, (*events, rest))) if len(data) > self._bytes_max else 0
+        if longest > self._bytes_max:
+            raise ValueError("an event is longer than the gateway's limit")
+        return [event + b"\n\n" for event in events if event]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the beginning of an event waits for its end."""
+        return bool(self._parts) or bool(self._start)
+
+    def rest(self) -> bytes:
+        """What is left without a closing blank line, made an event; empty if nothing is."""
+        rest = b"".join(((self._start or b""), *self._parts)).strip(b"\n")
+        self._parts, self._held_bytes, self._start = [], 0, None
+        return rest + b"\n\n" if rest else b""
+
+    def _with_plain_lines(self, chunk: bytes) -> bytes:
+        """The chunk with LF for each line end, and without the stream's BOM."""
+        if self._start is not None:
+            chunk = self._start + chunk
+            if len(chunk) < len(BOM) and BOM.startswith(chunk):
+                self._start = chunk
+                return b""
+            self._start = None
+            chunk = chunk.removeprefix(BOM)
+        if self._after_cr and chunk[:1] == b"\n":  # the second half of a CRLF that was cut
+            chunk = chunk[1:]
+            self._after_cr = False
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        elif chunk:
+            self._after_cr = False
+        return chunk
+
+
+def payload_of(event: bytes) -> bytes | None:
+    """An event's data, or None for one that carries none (a comment)."""
+    if event.startswith(b"data: ") and event.count(b"\n") == 2:
+        return event[6:-2]
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
+
+
+class Progress:
+    """What has been seen of an answer so far. `chunks` counts events with a token in them.
+
+    `ended` has the index of each alternative that has ended. `skipped` counts what could not be read and may have held
+    a token. `said` is its text, kept where another engine may have to go on with it; None where that may not be, as
+    where it is more than text.
+    """
+
+    __slots__ = (
+        "answer_id",
+        "broken",
+        "chunks",
+        "done",
+        "ended",
+        "finish_reason",
+        "halves",
+        "said",
+        "skipped",
+        "usage",
+        "usage_payload",
+    )
+
+    def __init__(self) -> None:
+        self.answer_id: str | None = None
+        self.usage: Usage | None = None
+        self.usage_payload: bytes | None = None
+        self.finish_reason: str | None = None
+        self.ended: set[int | None] = set()
+        self.chunks = 0
+        self.skipped = 0
+        self.done = False
+        self.broken: bytes | None = None
+        self.said: list[str] | None = None
+        self.halves: Halves | None = None
+
+    def take_plain(self, chunk: bytes) -> int:
+        """Note the events at the front of `chunk` that go to the caller as they came; returns how many bytes they are.
+
+        They are decoded together, which costs less than half of taking them one by one. Whatever is not plain, the
+        usage and [DONE] too, is left to `take`.
+        """
+        end = _end_of_plain(chunk)
+        if not end or (self.halves is not None and self.halves.kept):
+            return 0
+        try:
+            if not chunk.isascii():
+                chunk[:end].decode()  # see_that_it_is_text, of the part that is taken
+            bodies = BODY.decode_lines(chunk[6 : end - 2].replace(b"\n\ndata: ", b"\n"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return 0
+        if any(body.error is not None or body.usage is not None for body in bodies):
+            return 0
+        if self.answer_id is None:
+            self.answer_id = bodies[0].id
+        for body in bodies:
+            self._note(body.choices or ())
+        return end
+
+    def take(self, event: bytes) -> bytes | None:
+        """Note an event, and return it if it is for the caller: not a comment, not malformed, not the usage alone."""
+        payload = payload_of(event)
+        if not payload:
+            return None
+        try:
+            see_that_it_is_text(payload)
+            body, joined = self._read(payload)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            if payload.strip() == b"[DONE]":
+                self.done = True
+            else:
+                self.skipped += 1
+            return None
+        if body is None or body.error is not None:
+            self.broken = joined if body is not None else None
+            return None
+        if self.answer_id is None:
+            self.answer_id = body.id
+        if body.usage is not None:
+            self.usage = body.usage
+            if not body.choices:
+                self.usage_payload = joined
+                return None
+        self._note(body.choices or ())
+        return event if joined is payload else b"data: " + joined + b"\n\n"
+
+    def _read(self, payload: bytes) -> tuple[EventBody | None, bytes]:
+        """Read an event, with the halves of characters that it or the one before was cut at: as `take` passes it on."""
+        if self.halves is None or not self.halves.kept:
+            try:
+                return body_of(payload), payload
+            except msgspec.DecodeError:
+                if b"\\u" not in payload:
+                    raise
+        if self.halves is None:
+            self.halves = Halves()
+        joined, lost = self.halves.join(payload)
+        self.skipped += lost
+        return body_of(joined), joined
+
+    def _note(self, choices: Iterable[EventChoice]) -> None:
+        for choice in choices:
+            if choice.finish_reason:  # an empty one, which some engines send with each event, is no end
+                self.finish_reason = choice.finish_reason
+                self.ended.add(choice.index)
+            delta = choice.delta
+            if (delta is not None and delta.content) or _has_token(choice):
+                self.chunks += 1
+                if self.said is not None:
+                    self._keep(delta)
+
+    def _keep(self, delta: Delta | None) -> None:
+        if delta is None or delta.tool_calls or delta.reasoning or delta.reasoning_content or delta.refusal:
+            self.said = None
+        elif self.said is not None and delta.content:
+            self.said.append(delta.content)
+
+    @property
+    def answered(self) -> bool:
+        """Whether a token, or the end, has come: before that, nothing of the answer is known."""
+        return self.chunks > 0 or self.finish_reason is not None
+
+
+def _end_of_plain(chunk: bytes) -> int:
+    """Where the events end that may be plain: all whole ones, but not [DONE] and the one before it, the usage."""
+    if not chunk.startswith(b"data: {") or b"\r" in chunk:
+        return 0
+    limit = len(chunk)
+    if chunk.endswith(DONE):
+        limit -= len(DONE) + 2
+    blank = chunk.rfind(b"\n\n", 0, limit)
+    return blank + 2 if blank > 0 else 0
+
+
+def see_that_it_is_text(data: bytes) -> None:
+    """Raises UnicodeDecodeError: msgspec does not look into what it skips, and clients do."""
+    if not data.isascii():
+        data.decode()
+
+
+def _has_token(choice: EventChoice) -> bool:
+    delta = choice.delta
+    if delta is None:
+        return bool(choice.text)
+    return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls)
+
+
+def usage_event(payload: bytes, told: dict[str, Any]) -> bytes:
+    """The engine's usage event as it came, with what the gateway tells of the request spliced in as `apprentice`."""
+    return _with_field(payload, "apprentice", told)
+
+
+def with_fingerprint(events: bytes, usage: bytes | None) -> bytes:
+    """A stream's last events with the `system_fingerprint` that its usage event tells, which the caller does not get.
+
+    An engine that is not asked for the usage puts it into the last event itself.
+    """
+    if usage is None or b'"system_fingerprint"' in events:
+        return events
+    fingerprint = _FINGERPRINTED.decode(usage).system_fingerprint
+    return with_last_field(events, "system_fingerprint", fingerprint) if isinstance(fingerprint, str) else events
+
+
+def with_last_field(events: bytes, name: str, value: Any) -> bytes:
+    """Add a field to the JSON object of the last of `events`, each with its closing blank line."""
+    before, blank, last = events.removesuffix(b"\n\n").rpartition(b"\n\n")
+    payload = payload_of(last + b"\n\n")
+    return before + blank + _with_field(payload, name, value) if payload else events
+
+
+def _with_field(payload: bytes, name: str, value: Any) -> bytes:
+    """An event of one line: the JSON object `payload`, which may have line ends and no field, and one more field."""
+    fields = payload.replace(b"\n", b" ").rstrip()[:-1].rstrip()
+    comma = b"" if fields.endswith(b"{") else b","
+    return b"data: " + fields + comma + msgspec.json.encode({name: value})[1:] + b"\n\n"
+
+
+def error_event(error: dict[str, Any]) -> bytes:
+    """The event that ends a stream which broke after it had begun. No [DONE] follows it."""
+    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"

@@ -1,0 +1,103 @@
+"""Fields that not everybody may send: which of them a task allows, or a pool that is named as the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from gateway.errors import Problem
+from gateway.formats.parameters import (
+    GATEWAY_ALONE,
+    NEUTRAL,
+    NEVER_INSIDE,
+    NEVER_WITH_ADAPTERS,
+    NULL,
+    ON_REQUEST,
+    ROLES,
+    Endpoint,
+    Fields,
+    Message,
+)
+from router.policy import TaskPolicy
+
+UNSHOWN = re.compile(r"[^A-Za-z0-9_.-]")
+NAME_CHARACTERS_MAX = 64
+NEUTRAL_BYTES_MAX = 256
+"""The longest JSON of a value that may be neutral."""
+NO_UUID = (UNSET, NULL)
+KILLS = "The logprobs of a prompt end a vLLM engine that has adapters loaded."
+
+
+def is_neutral(endpoint: Endpoint, name: str, raw: Raw) -> bool:
+    """Whether a field's value asks for what happens anyway. All values that do are short."""
+    if memoryview(raw).nbytes > NEUTRAL_BYTES_MAX:
+        return False
+    value: Any = msgspec.json.decode(raw)
+    if name == "add_special_tokens":
+        return value is (endpoint == "completions")
+    is_flag = isinstance(value, bool)
+    return value is None or any(is_flag is isinstance(one, bool) and value == one for one in NEUTRAL.get(name, ()))
+
+
+def refusal_of(
+    endpoint: Endpoint, name: str, fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy
+) -> Problem | None:
+    """Why a field may not be sent, though it is of a right type; None where it may."""
+    shown = name[:NAME_CHARACTERS_MAX]
+    if name in GATEWAY_ALONE:
+        return Problem("parameter_not_allowed", f"Only the gateway sets {shown!r}: leave it out.", shown)
+    if name not in ON_REQUEST:
+        return Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", shown)
+    if name not in limits.parameters_allowed:
+        return Problem("parameter_not_allowed", f"{named(limits)} does not allow {shown!r}.", shown)
+    if limits.adapters and _kills(endpoint, name, read):
+        return Problem("parameter_not_allowed", f"{named(limits)} never allows this. {KILLS}", shown)
+    never = NEVER_INSIDE.get(name)
+    for key in sorted(never & _keys(fields[name])) if never else ():
+        return Problem("parameter_not_allowed", f"No task allows {key!r} there: leave it out.", f"{name}.{key}")
+    return None
+
+
+def _kills(endpoint: Endpoint, name: str, read: Fields) -> bool:
+    """Whether vLLM would compute the logprobs of the prompt. In a chat, `echo` alone makes it do so."""
+    if name == "echo":
+        return endpoint == "chat" or (read.logprobs is not None and read.logprobs is not False)
+    return name in NEVER_WITH_ADAPTERS
+
+
+def check_messages(messages: list[Message] | None, limits: TaskPolicy) -> None:
+    """See that roles and parts of messages are allowed. Raises Problem (400)."""
+    allowed = limits.parameters_allowed
+    for number, message in enumerate(messages or ()):
+        if message.role not in ROLES and "roles" not in allowed:
+            text = f"{named(limits)} does not allow the role {message.role!r}."
+            raise Problem("parameter_not_allowed", text, f"messages[{number}].role")
+        if isinstance(message.content, list) and "media" not in allowed and has_media(message):
+            raise Problem("parameter_not_allowed", f"{named(limits)} takes text only.", "messages")
+
+
+def has_media(message: Message) -> bool:
+    """Whether a message holds anything but text."""
+    return isinstance(message.content, list) and any(
+        part.type not in ("text", "refusal") or part.uuid not in NO_UUID for part in message.content
+    )
+
+
+def named(limits: TaskPolicy) -> str:
+    """Whose limits they are, as a sentence begins."""
+    return f"The task {limits.name!r}" if limits.name else "This model"
+
+
+def shown_name(name: str) -> str:
+    """A caller's name of a field as a header and a record may hold it."""
+    return UNSHOWN.sub("?", name[:NAME_CHARACTERS_MAX])
+
+
+def _keys(raw: Raw) -> set[str]:
+    """The keys of an object of JSON; none of anything else."""
+    value = msgspec.json.decode(raw)
+    return set(value) if isinstance(value, dict) else set()

@@ -1,0 +1,455 @@
+"""A caller's body: read once for what routing needs, then sent on with only the fields changed that must be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from gateway.errors import Problem
+from gateway.formats.bounds import LONG_BODY_BYTES, check_fields, check_strings
+from gateway.formats.parameters import (
+    GOES_ON,
+    HINTS,
+    KEPT_HERE,
+    KNOWN,
+    NULL,
+    OPENAI,
+    SHAPES_THE_ANSWER,
+    WHOLE,
+    Endpoint,
+    Fields,
+    StreamOptions,
+)
+from gateway.formats.permissions import check_messages, has_media, is_neutral, refusal_of, shown_name
+from gateway.formats.selectors import SYSTEM_ROLES, of_messages, of_text, text_of
+from gateway.formats.structured_outputs import check_forms
+from router.decision import Asked, Choice
+from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
+from serving.view import EngineKind
+
+FIELDS = msgspec.json.Decoder(Fields)
+RAW_FIELDS = msgspec.json.Decoder(dict[str, Raw])
+MESSAGES = msgspec.json.Decoder(list[Raw])
+KEPT_FROM: Mapping[EngineKind, frozenset[str]] = {"vllm": KEPT_HERE | HINTS, "openai": KEPT_HERE}
+"""Fields that an engine of this kind does not get."""
+WHOLE_MAX = 1 << 53
+"""The greatest whole number that every reader of JSON takes exactly from 4.0's form."""
+STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
+DROPPED_SHOWN_MAX = 32
+"""Names of fields that were left out, as a header and a record tell them."""
+AT_FIELD = re.compile(r"`\$\.?([^`]*)`$")
+NAMED_FIELD = re.compile(r"(?P<what>missing required|unknown) field `(?P<field>[^`]*)`")
+
+
+class RequestBody:
+    """A body that has been read and found valid. `fields` holds each top-level field's JSON as it came."""
+
+    def __init__(self, endpoint: Endpoint, fields: dict[str, Raw], read: Fields) -> None:
+        self.endpoint = endpoint
+        self.read = read
+        self.stream = bool(read.stream)
+        self.wants_usage = bool(read.stream_options and read.stream_options.include_usage)
+        self.dropped: list[str] = []
+        """Fields of the caller's that were left out, whatever engine answers."""
+        self.clamped = ""
+        """The bounds that took the place of what the caller asked for, as `name=tokens`."""
+        self.fragile = False
+        """Whether its engine has to compile a caller's pattern or grammar for it, of which an engine may end."""
+        self.cache_salt: str | None = None
+        """What keeps this caller's prompts apart from others' in an engine's cache; None where they are shared."""
+        self.raw = b""
+        """The bytes that it was read from."""
+        self._fields = fields
+
+    @property
+    def size(self) -> int:
+        """Its fields' bytes, their names aside."""
+        return sum(memoryview(raw).nbytes for raw in self._fields.values())
+
+    @property
+    def choices(self) -> int:
+        """How many alternatives are asked for: each has an end of its own."""
+        prompts = len(self.read.prompt) if isinstance(self.read.prompt, list) else 1
+        return (self.read.n or 1) * prompts
+
+    def session(self, header: str | None) -> str | None:
+        """The conversation that this request belongs to, or None where the caller names none."""
+        named = (self.read.metadata or {}).get("session_id")
+        return header or (str(named) if named else None) or self.read.prompt_cache_key or self.read.user
+
+    def metadata(self) -> dict[str, str]:
+        """The caller's metadata, as far as its values are text."""
+        return {key: value for key, value in (self.read.metadata or {}).items() if isinstance(value, str)}
+
+    def text(self) -> str:
+        """All that the caller and the conversation say, as rules read it."""
+        if self.endpoint == "completions":
+            prompt = self.read.prompt
+            return prompt if isinstance(prompt, str) else " ".join(prompt or [])
+        return "\n".join(text_of(message) for message in self.read.messages or [])
+
+    def selected(self, selector: str) -> str:
+        """What a task's selector takes of the conversation, as the fitted models read it."""
+        if self.endpoint == "completions":
+            prompt = self.read.prompt
+            text = prompt if isinstance(prompt, str) else "\n".join(prompt or [])
+            return of_text(selector, text)
+        return of_messages(selector, self.read.messages or [])
+
+    def fit(
+        self, choice: Choice, defaults: TaskPolicy, cache_salt: str | None, unknown: UnknownFields | None = None
+    ) -> None:
+        """See that the choice allows what is asked, and keep the caller's prompts apart. Raises Problem (400).
+
+        `unknown` is the key's own setting of unknown fields.
+        """
+        self.check(choice.task, defaults, choice.pool.engine, unknown)
+        self.cache_salt = cache_salt
+
+    def check(
+        self,
+        task: TaskPolicy | None,
+        defaults: TaskPolicy,
+        engine: EngineKind = "vllm",
+        unknown: UnknownFields | None = None,
+    ) -> None:
+        """Hold the body against what the task allows. Raises Problem (400) naming the field at fault.
+
+        Without a task the caller has named a pool, and may ask only for what its `engine` can keep.
+        """
+        limits = task or defaults
+        unknown = unknown or limits.unknown_fields
+        extras = self._fields.keys() - KNOWN[self.endpoint]
+        if extras:
+            self._settle(extras, limits, unknown)
+        check_messages(self.read.messages, limits)
+        self._check_counts(limits)
+        if self.read.stream_options is not None:
+            self._settle_stream_options(unknown)
+        self.fragile = check_forms(self._fields, self.read, limits)
+        if task is None and engine != "vllm":
+            for name in self.lost_by(engine):
+                if unknown == "refuse" or name in SHAPES_THE_ANSWER:
+                    raise Problem("parameter_not_allowed", f"This model's engine does not take {name!r}.", name)
+
+    def _settle(self, names: set[str], limits: TaskPolicy, unknown: UnknownFields) -> None:
+        """Leave out fields that ask for nothing, and those that may not be sent where `unknown` says so.
+
+        Raises Problem (400) for the others that may not be sent.
+        """
+        for name in sorted(names):
+            neutral = is_neutral(self.endpoint, name, self._fields[name])
+            if not neutral:
+                refused = refusal_of(self.endpoint, name, self._fields, self.read, limits)
+                if refused is None:
+                    continue
+                if unknown == "refuse":
+                    raise refused
+                self.dropped.append(shown_name(name))
+            del self._fields[name]
+            if hasattr(self.read, name):
+                setattr(self.read, name, None)
+
+    def _settle_stream_options(self, unknown: UnknownFields) -> None:
+        """Leave out unknown options of a stream, or raise Problem (400), as `unknown` says."""
+        options = RAW_FIELDS.decode(self._fields["stream_options"])
+        extras = options.keys() - STREAM_OPTIONS
+        if not extras:
+            return
+        for name in sorted(extras):
+            if options.pop(name) == NULL:
+                continue
+            shown = f"stream_options.{shown_name(name)}"
+            if unknown == "refuse":
+                raise Problem("unknown_parameter", f"The gateway does not know {shown!r}: leave it out.", shown)
+            self.dropped.append(shown)
+        self._fields["stream_options"] = Raw(msgspec.json.encode(options))
+
+    def _check_counts(self, limits: TaskPolicy) -> None:
+        read, tokens_max = self.read, limits.max_tokens_max
+        if max(read.max_tokens or 0, read.max_completion_tokens or 0, read.min_tokens or 0) > tokens_max:
+            self._clamp(limits)
+        if read.min_tokens and read.min_tokens > (read.max_completion_tokens or read.max_tokens or tokens_max):
+            raise Problem("invalid_value", f"min_tokens is at most max_tokens, and at most {tokens_max}.", "min_tokens")
+        if max(read.n or 1, read.best_of or 1) > limits.n_max:
+            name = "n" if (read.n or 1) > limits.n_max else "best_of"
+            raise Problem("invalid_value", f"{name} is at most {limits.n_max}.", name)
+        if self.choices > limits.n_max:
+            text = f"The prompts, times n, are at most {limits.n_max}: send them one by one."
+            raise Problem("invalid_value", text, "prompt")
+
+    def _clamp(self, limits: TaskPolicy) -> None:
+        """Put the bound in the place of greater numbers of tokens. Raises Problem (400) where they are refused."""
+        most = limits.max_tokens_max
+        for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+            if (getattr(self.read, name) or 0) <= most:
+                continue
+            if limits.max_tokens_over == "refuse":
+                raise Problem("invalid_value", f"{name} is at most {most}.", name)
+            self._fields[name] = Raw(b"%d" % most)
+            setattr(self.read, name, most)
+            self.clamped += f"{',' if self.clamped else ''}{name}={most}"
+
+    def lost_by(self, engine: EngineKind) -> list[str]:
+        """The fields whose values the caller asked for, and that an engine of this kind does not know."""
+        if engine != "vllm":
+            names = self._fields.keys() - OPENAI[self.endpoint] - KEPT_HERE
+        elif HINTS.isdisjoint(self._fields):
+            return []
+        else:
+            names = self._fields.keys() & HINTS
+        return sorted(name for name in names if self._asks_for(name))
+
+    def dropped_by(self, engine: EngineKind) -> list[str]:
+        """The names of all that the caller asked for and an engine of this kind does not get."""
+        found, options = self.lost_by(engine), self.read.stream_options
+        if options is not None:
+            if options.continuous_usage_stats and engine != "vllm":
+                found.append("stream_options.continuous_usage_stats")
+            if options.include_obfuscation and engine == "vllm":
+                found.append("stream_options.include_obfuscation")
+        return (self.dropped + found)[:DROPPED_SHOWN_MAX] if self.dropped else found
+
+    def _asks_for(self, name: str) -> bool:
+        """Whether the field's value asks for anything but what happens anyway, or can't be said in OpenAI's words."""
+        if name == "structured_outputs" and self._schema() is not None:
+            return False
+        return not is_neutral(self.endpoint, name, self._fields[name])
+
+    def _stream_options(self, engine: EngineKind) -> dict[str, bool]:
+        """What is asked of a stream. The usage is always wanted, for the record."""
+        found, asked = {"include_usage": True}, self.read.stream_options
+        if asked is None:
+            return found
+        if engine == "vllm" and self.counts_always:
+            found["continuous_usage_stats"] = True
+        if engine == "openai" and asked.include_obfuscation is not None:
+            found["include_obfuscation"] = asked.include_obfuscation
+        return found
+
+    @property
+    def counts_always(self) -> bool:
+        """Whether the caller wants the usage in each event of its stream."""
+        return self.wants_usage and bool(self.read.stream_options and self.read.stream_options.continuous_usage_stats)
+
+    def _schema(self) -> Raw | None:
+        """The JSON schema in `structured_outputs`, where there is one and it can be said as a response format."""
+        form = self.read.structured_outputs
+        if form is None or self.endpoint != "chat" or self.read.response_format is not None:
+            return None
+        raw = bytes(form.json)
+        if raw[:1] == b'"':
+            raw = msgspec.json.decode(raw, type=str).encode()
+        return Raw(raw) if raw[:1] == b"{" else None
+
+    def whole(self) -> RequestBody:
+        """The same request, asking for its answer at once instead of streamed."""
+        fields = {name: raw for name, raw in self._fields.items() if name not in ("stream", "stream_options")}
+        read = msgspec.structs.replace(self.read, stream=None, stream_options=None)
+        body = RequestBody(self.endpoint, fields, read)
+        body.cache_salt = self.cache_salt
+        body.dropped = self.dropped
+        body.fragile = self.fragile
+        return body
+
+    def may_go_on(self) -> bool:
+        """Whether another engine may go on with a part of its streamed answer: one text, without a form or tools."""
+        messages = self.read.messages
+        if not messages or messages[-1].role != "user" or self.choices != 1 or not self._fields.keys() <= GOES_ON:
+            return False
+        return not self.counts_always and not any(has_media(message) for message in messages)
+
+    def logprobs_wanted(self) -> bool | int | None:
+        """What asks an engine for the logprobs of the answer's tokens alone; None where that can't be asked for.
+
+        It can't where the caller asks for them itself, for others beside them, or for its prompt before the answer.
+        """
+        if self.asks_for_logprobs or self.read.top_logprobs or self.read.echo:
+            return None
+        return True if self.endpoint == "chat" else 0
+
+    @property
+    def asks_for_logprobs(self) -> bool:
+        """Whether the caller itself asks for the logprobs of the answer's tokens."""
+        wanted = self.read.logprobs
+        if self.endpoint == "chat":
+            return bool(wanted)
+        return wanted is not None and wanted is not False and not self.read.echo
+
+    def tools(self) -> Raw | None:
+        """The tools that the answer may call, as JSON; None where there are none."""
+        return self._fields.get("tools") if self.read.tools else None
+
+    def for_engine(self, choice: Choice, added: Mapping[str, Any] | None = None) -> bytes:
+        """The body as this choice's engine gets it: its model, its version's sampling, its blueprint, what is `added`.
+
+        Raises Problem (503) where a pool stands in for an adapter whose engine can't give the answer its form.
+        """
+        return msgspec.json.encode(self.fields_for(choice, added))
+
+    def fields_for(self, choice: Choice, added: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The fields of that body: values, or the caller's own JSON as it came (Raw)."""
+        kept = KEPT_FROM[choice.pool.engine]
+        fields: dict[str, Any] = {name: raw for name, raw in self._fields.items() if name not in kept}
+        fields["model"] = choice.engine_model
+        if self.stream:
+            fields["stream_options"] = self._stream_options(choice.pool.engine)
+        if choice.system is not None:
+            self._add_system(fields, choice.system, after=True)
+        if choice.version is not None:
+            self._add_sampling(fields, choice.version.sampling)
+        elif choice.blueprint_of is not None:
+            blueprint = choice.blueprint_of.blueprint
+            self._add_sampling(fields, blueprint.sampling)
+            if blueprint.response_format and not self.shapes_its_answer():
+                fields["response_format"] = blueprint.response_format
+            self._add_system(fields, blueprint.system)
+        if added:
+            fields.update(added)
+        if choice.pool.engine == "openai":
+            return self._in_openais_words(fields, choice)
+        if self.cache_salt is not None:
+            fields["cache_salt"] = self.cache_salt
+        return fields
+
+    def _in_openais_words(self, fields: dict[str, Any], choice: Choice) -> dict[str, Any]:
+        """Of the fields, those of OpenAI's API: an engine of which no more is known refuses others, or ignores them."""
+        for name in self.lost_by(choice.pool.engine):
+            if name in SHAPES_THE_ANSWER:
+                text = f"The pool {choice.pool.name!r}, which answers in the adapter's place, can't keep {name!r}."
+                raise Problem("no_replica", f"{text} Try again later, or leave it out.", name)
+        schema = self._schema()
+        if schema is not None:
+            fields["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        known = OPENAI[self.endpoint]
+        return {name: value for name, value in fields.items() if name in known}
+
+    def _add_sampling(self, fields: dict[str, Any], sampling: Mapping[str, Any]) -> None:
+        for name, value in sampling.items():
+            if name == "max_tokens" and self.read.max_completion_tokens is not None:
+                continue
+            if name == "chat_template_kwargs" and self.endpoint != "chat":
+                continue
+            if getattr(self.read, name, None) is None:
+                fields[name] = value
+
+    def shapes_its_answer(self) -> bool:
+        """Whether the caller says itself what form the answer has: the blueprint's form then stays out."""
+        named = self._fields.keys() & {"structured_outputs", "tools"}
+        return bool(named) or self.read.response_format is not None
+
+    def _add_system(self, fields: dict[str, Any], system: str, after: bool = False) -> None:
+        """Add to the system's message: before what the caller says there, or after it."""
+        if self.endpoint == "completions":
+            prompts = fields["prompt"] if isinstance(fields["prompt"], str | list) else self.read.prompt
+            if isinstance(prompts, str):
+                fields["prompt"] = f"{system}\n\n{prompts}"
+            else:
+                fields["prompt"] = [f"{system}\n\n{text}" for text in prompts or []]
+            return
+        given = fields["messages"]
+        messages: list[Any] = list(given) if isinstance(given, list) else list(MESSAGES.decode(given))
+        first = (self.read.messages or [])[0]
+        if isinstance(messages[0], dict):  # there is one that was added already
+            said = messages[0]["content"]
+        elif first.role in SYSTEM_ROLES:
+            said = text_of(first)
+        else:
+            messages.insert(0, {"role": "system", "content": system})
+            fields["messages"] = messages
+            return
+        messages[0] = {"role": "system", "content": f"{said}\n\n{system}" if after else f"{system}\n\n{said}"}
+        fields["messages"] = messages
+
+
+class Selections(dict[str, str]):
+    """What each selector takes of a body; it is read for a selector when that is first asked for."""
+
+    def __init__(self, body: RequestBody, known: Mapping[str, str]) -> None:
+        super().__init__(known)
+        self._body = body
+
+    def __missing__(self, selector: str) -> str:
+        found = self[selector] = self._body.selected(selector)
+        return found
+
+
+def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
+    """Read a body. Raises Problem (400) that names what is wrong with it and where."""
+    try:
+        body.decode()  # msgspec does not look into what it skips
+        is_long = len(body) > LONG_BODY_BYTES
+        if is_long:
+            check_strings(body)
+        fields = RAW_FIELDS.decode(body)
+        check_fields(fields, len(body))
+        # Of a long body each field is read once: a field sent twice could hold anything in its first value.
+        read = _read(msgspec.json.encode(fields) if is_long else body, fields)
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem("invalid_json", f"The body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise Problem("invalid_json", "The body is nested too deeply.") from error
+    wanted = "messages" if endpoint == "chat" else "prompt"
+    if getattr(read, wanted) is None:
+        raise Problem("missing_field", f"The field {wanted!r} is required.", wanted)
+    if NULL in fields.values():
+        fields = {name: raw for name, raw in fields.items() if raw != NULL}
+    if read.logprobs is False:
+        fields.pop("logprobs", None)  # in a completion vLLM takes false for 0, which asks for them
+    found = RequestBody(endpoint, fields, read)
+    found.raw = body
+    return found
+
+
+def _read(body: bytes, fields: dict[str, Raw]) -> Fields:
+    """The fields' values. A whole number may have the form 4.0: then it is changed in `fields` too.
+
+    Raises msgspec.ValidationError.
+    """
+    try:
+        return FIELDS.decode(body)
+    except msgspec.ValidationError:
+        changed = {name: _whole(msgspec.json.decode(raw)) for name, raw in fields.items() if name in WHOLE}
+        if not changed:
+            raise
+        fields |= {name: Raw(msgspec.json.encode(value)) for name, value in changed.items()}
+        return FIELDS.decode(msgspec.json.encode(fields))
+
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction as a whole one, also in a list; anything else as it is."""
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= WHOLE_MAX else value
+
+
+def asked_of(body: RequestBody, caller: str, models: frozenset[str], session: str | None, policy: Policy) -> Asked:
+    """The request as the router sees it."""
+    text = body.text() if policy.text_needed else ""
+    selector = policy.selector(body.read.model)
+    if selector is None:
+        return Asked(body.read.model, caller, models, session, body.metadata(), text)
+    selected = body.selected(selector)
+    selections = Selections(body, {selector: selected}) if body.read.model == AUTO else None
+    return Asked(body.read.model, caller, models, session, body.metadata(), text, selected, selections)
+
+
+def invalid(message: str) -> Problem:
+    """What msgspec finds wrong with a body's form, in its words, naming the field at fault."""
+    place = AT_FIELD.search(message)
+    named = NAMED_FIELD.search(message)
+    inside = place[1] if place else ""
+    if named is None and inside.startswith("prompt["):
+        return Problem("invalid_value", "The prompt is text or a list of texts; token ids are not taken.", "prompt")
+    if named is None:
+        return Problem("invalid_value", f"{message[:300]}.", inside or None)
+    name = ".".join(filter(None, (inside, named["field"][:64])))
+    if named["what"] == "unknown":
+        return Problem("unknown_parameter", f"The gateway does not know {name!r}: leave it out.", name)
+    return Problem("missing_field", f"The field {name!r} is required.", name)

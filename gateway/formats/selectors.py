@@ -1,0 +1,66 @@
+"""What of a conversation the fitted models read: a task's selector, the same for requests and for training prompts.
+
+| selector | reads |
+|---|---|
+| `last_user` | the last user message |
+| `user_turns` | all user messages, so that "yes, the blue one" stands beside what it answers |
+| `dialogue` | all messages but the system's |
+| `field:PATH` | a field of the last user message, which is JSON; the whole message where there is no such field |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Raw
+
+from gateway.formats.parameters import Message
+from router.embedding import clipped
+
+SYSTEM_ROLES = ("system", "developer")
+FIELD = "field:"
+JSON_BYTES_MAX = 1 << 18
+"""A longer text is not looked into for a field: it is read as it is."""
+OBJECT = msgspec.json.Decoder(dict[str, Raw])
+LIST = msgspec.json.Decoder(list[Raw])
+
+
+def of_messages(selector: str, messages: Sequence[Message]) -> str:
+    """What a selector takes of a conversation: of a long text its two ends, which is all that models read."""
+    if selector == "dialogue":
+        return clipped("\n".join(text_of(message) for message in messages if message.role not in SYSTEM_ROLES))
+    turns = [message for message in messages if message.role == "user"]
+    if selector == "user_turns":
+        return clipped("\n".join(text_of(message) for message in turns))
+    return of_text(selector, text_of(turns[-1]) if turns else "")
+
+
+def of_text(selector: str, text: str) -> str:
+    """What a selector takes of a single text, such as a prompt."""
+    if not selector.startswith(FIELD):
+        return clipped(text)
+    found = _field(text, selector.removeprefix(FIELD))
+    return clipped(text if found is None else found)
+
+
+def text_of(message: Message) -> str:
+    """A message's text, its parts one below the other."""
+    if isinstance(message.content, list):
+        return "\n".join(part.text or "" for part in message.content)
+    return message.content or ""
+
+
+def _field(text: str, path: str) -> str | None:
+    """The field at a dotted path (`order.lines.0.name`) as text; what is no text as its JSON. None: there is none."""
+    if len(text) > JSON_BYTES_MAX:
+        return None
+    found = Raw(text.encode(errors="replace"))
+    try:
+        for step in path.split("."):
+            held = memoryview(found).tobytes().lstrip()
+            found = LIST.decode(held)[int(step)] if held[:1] == b"[" else OBJECT.decode(held)[step]
+        said = memoryview(found).tobytes()
+        return msgspec.json.decode(said, type=str) if said[:1] == b'"' else said.decode()
+    except (msgspec.DecodeError, KeyError, IndexError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,154 @@
+"""Forms of an answer that an engine has to compile: which a task allows, and their bounds.
+
+An engine can hang or end at a pattern or a grammar, and with it all other requests that it holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from gateway.errors import Problem
+from gateway.formats.parameters import Fields, ToolChoice
+from gateway.formats.permissions import named
+from router.overrides import PATTERN_STEPS_MAX, pattern_cost
+from router.policy import TaskPolicy
+
+FIELDS = frozenset({"response_format", "structured_outputs", "tools"})
+PATTERNS_MAX = 16
+"""Different patterns of one request."""
+PATTERN_CHARACTERS_MAX = 4096
+"""Characters of all different patterns of one request. They are compiled on the event loop: at most some 20 ms."""
+UNICODE_CLASSES_MAX = 64
+"""Classes such as `\\pL` in all patterns of one request: each may take 0.1 ms to compile."""
+STEPS_MAX = 2 * PATTERN_STEPS_MAX
+"""Compiled steps of all patterns of one request."""
+DATA = frozenset({"enum", "const", "default", "examples"})
+"""Keywords of JSON schemas whose values are data: nothing in them is compiled."""
+MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"})
+"""Keywords of JSON schemas whose values have names of the caller's as keys."""
+REFERENCE = re.compile(rb'"\$\w*[rR]ef"\s*:\s*"([^"]*)"')
+PLAIN_REFERENCE = re.compile(rb"#(/(\$defs|definitions|properties)/[^/%~\\]+)*")
+ESCAPED_ASCII = re.compile(rb"\\u00[0-7]")
+WORDS = (b"pattern", b"grammar", b"\\u")
+"""JSON without any of them, as it came, holds no pattern and no grammar."""
+
+
+class Construct(NamedTuple):
+    """Something that an engine compiles: its name in `parameters_allowed`, and the field at fault where it may not."""
+
+    permission: str
+    param: str
+    pattern: str | None = None
+
+
+def check_forms(fields: Mapping[str, Raw], read: Fields, limits: TaskPolicy) -> bool:
+    """See that the form which is asked for is allowed, and that its patterns compile within a bound.
+
+    Return whether there is anything to compile but a plain schema. Raises Problem (400).
+    """
+    if FIELDS.isdisjoint(fields):
+        return False
+    found = list(_constructs(fields, read))
+    for one in found:
+        if one.permission not in limits.parameters_allowed:
+            text = f"{named(limits)} does not allow {one.permission!r} in the form of an answer."
+            raise Problem("parameter_not_allowed", text, one.param)
+    _check_patterns({one.pattern: one.param for one in found if one.pattern is not None})
+    return bool(found)
+
+
+def _check_patterns(patterns: Mapping[str, str]) -> None:
+    """See that patterns, by the fields that hold them, compile within the bounds. Raises Problem (400)."""
+    characters = classes = steps = 0
+    for number, (pattern, param) in enumerate(patterns.items()):
+        if number >= PATTERNS_MAX:
+            raise Problem("invalid_value", f"A request has at most {PATTERNS_MAX} different patterns.", param)
+        characters += len(pattern)
+        classes += pattern.count("\\p") + pattern.count("\\P")
+        if characters > PATTERN_CHARACTERS_MAX or classes > UNICODE_CLASSES_MAX:
+            text = (
+                f"The patterns of a request have at most {PATTERN_CHARACTERS_MAX:,} characters in all, "
+                f"and {UNICODE_CLASSES_MAX} Unicode classes."
+            )
+            raise Problem("invalid_value", text, param)
+        taken, fault = _compiled(pattern)
+        if fault is not None:
+            raise Problem("invalid_value", f"A pattern can't be used: {fault}.", param)
+        steps += taken
+        if steps > STEPS_MAX:
+            text = f"The patterns of a request take at most {STEPS_MAX:,} steps compiled: repeat less."
+            raise Problem("invalid_value", text, param)
+
+
+def _constructs(fields: Mapping[str, Raw], read: Fields) -> Iterator[Construct]:
+    form = read.structured_outputs
+    if form is not None:
+        for name in ("regex", "whitespace_pattern"):
+            if getattr(form, name) is not None:
+                yield Construct(name, f"structured_outputs.{name}", getattr(form, name))
+        for name in ("grammar", "structural_tag"):
+            if getattr(form, name) is not None:
+                yield Construct(name, f"structured_outputs.{name}")
+        yield from _inside("structured_outputs.json", form.json)
+        if form.structural_tag is not None:
+            yield from _inside("structured_outputs.structural_tag", form.structural_tag.encode())
+    if read.response_format is not None:
+        if read.response_format.type == "structural_tag":
+            yield Construct("structural_tag", "response_format")
+        yield from _inside("response_format", fields["response_format"])
+    if read.tools and (read.tool_choice == "required" or isinstance(read.tool_choice, ToolChoice)):
+        yield from _inside("tools", fields["tools"])  # else an engine compiles nothing of them
+
+
+def _inside(param: str, raw: Raw | bytes) -> Iterator[Construct]:
+    """What is to be compiled inside of JSON, which may stand as a text in JSON once more."""
+    data = bytes(raw)
+    if not any(word in data for word in WORDS):
+        return
+    try:
+        value = msgspec.json.decode(data)
+        if isinstance(value, str):
+            data = value.encode()
+            value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return  # the engine refuses what is no JSON
+    yield from _walk(param, value, _refers_anywhere(data))
+
+
+def _refers_anywhere(data: bytes) -> bool:
+    """Whether a reference in a JSON schema may make a schema of what is none, such as data or a map of names."""
+    if ESCAPED_ASCII.search(data):
+        return True
+    return any(PLAIN_REFERENCE.fullmatch(found) is None for found in REFERENCE.findall(data))
+
+
+def _walk(param: str, value: Any, everywhere: bool) -> Iterator[Construct]:
+    """What is to be compiled in a value. `everywhere`: data and maps of names may be schemas too."""
+    left: list[tuple[Any, bool]] = [(value, False)]
+    while left:
+        one, has_names = left.pop()
+        if isinstance(one, list):
+            left += [(item, False) for item in one]
+        elif isinstance(one, dict) and has_names:
+            left += [(item, False) for item in one.values()]
+        elif isinstance(one, dict):
+            for key, item in one.items():
+                if everywhere or key not in DATA:
+                    left.append((item, key in MAPS and not everywhere))
+            if isinstance(one.get("pattern"), str):
+                yield Construct("pattern", param, one["pattern"])
+            if isinstance(one.get("patternProperties"), dict):
+                yield from (Construct("pattern", param, pattern) for pattern in one["patternProperties"])
+            if isinstance(one.get("grammar"), str):
+                yield Construct("grammar", param)
+
+
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> tuple[int, str | None]:
+    return pattern_cost(pattern)

@@ -1,0 +1,100 @@
+"""Four eyes, where `release.approver_must_differ` is set: who pushed a version does not release it, and who makes an
+admin key does not approve it. Owners of keys are compared, not keys: a second key makes no second person.
+
+What remains to people: an admin who makes a key for somebody else knows its secret until its owner rotates it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gateway.admin.state_file import Held, Objects
+from gateway.callers import Caller, same_owner
+from gateway.errors import Problem
+from gateway.services import Services
+from serving.adapters.entries import Version
+from serving.object_store import Change, Shelf
+
+FORMER_OWNERS = "former_owners"
+"""The kind of objects that keep the owners of deleted admin keys: what these keys pushed still has its owner."""
+
+
+async def see_that_another_pushed(services: Services, admin: Caller, version: Version, what: str) -> None:
+    """Raises Problem (403) where the version was pushed with a key of this admin's; `what` is left to another one."""
+    if services.settings.release.approver_must_differ and await _is_of(services, admin, version):
+        text = f"{version.name} was pushed with a key of {admin.person}: another admin has to {what}."
+        raise Problem("approver_must_differ", text)
+
+
+def owner_to_keep(services: Services, admin: Caller) -> str | None:
+    """The owner that a version keeps when this admin pushes it. None where the setting is not on: a release from before
+    this field could not read the version."""
+    return admin.person if services.settings.release.approver_must_differ else None
+
+
+async def _is_of(services: Services, admin: Caller, version: Version) -> bool:
+    """Whether a version was pushed by this admin's owner: as it was then, or as its key's owner is told now."""
+    public = version.created_by
+    kept = isinstance(version.owner, str) and same_owner(version.owner, admin.person)
+    if kept or public == admin.public:
+        return True
+    caller = services.snapshot.current.callers.get(public)
+    if caller is not None:
+        return same_owner(caller.person, admin.person)
+    former = await Shelf(services.redis, FORMER_OWNERS).get(public)
+    return former is not None and same_owner(str(former.get("owner")), admin.person)
+
+
+def owner_remembered(services: Services, public: str, deleted: Mapping[str, Any]) -> list[Change]:
+    """What is written in the step that deletes a key: its owner, where it is an admin's."""
+    if deleted.get("role") != "admin":
+        return []
+    owner = str(deleted.get("owner") or deleted.get("name"))
+    return [Change(Shelf(services.redis, FORMER_OWNERS), public, {"owner": owner})]
+
+
+def pending_for(services: Services, admin: Caller, role: str) -> str | None:
+    """Whose approval does not count for a key of this role that the admin makes; None where it needs none."""
+    return admin.person if role == "admin" and services.settings.release.approver_must_differ else None
+
+
+def see_that_it_may_be_approved(services: Services, admin: Caller, key: Caller) -> None:
+    """Raises Problem (403) where the admin, by any of their keys, has made the key themselves."""
+    by_themselves = same_owner(key.pending or "", admin.person)
+    if services.settings.release.approver_must_differ and by_themselves:
+        text = f"{key.public} was made with a key of {admin.person}: an admin of another owner has to approve it."
+        raise Problem("approver_must_differ", text)
+
+
+def see_that_it_may_change(services: Services, admin: Caller, before: Caller, after: Caller) -> None:
+    """Raises Problem (403) for an admin key whose owner is changed by this owner, or whose secret by somebody else:
+    either would make two persons of one."""
+    if not services.settings.release.approver_must_differ or "admin" not in (before.role, after.role):
+        return
+    theirs = same_owner(before.person, admin.person)
+    if theirs and not same_owner(before.person, after.person):
+        text = f"{before.public} is yours: an admin of another owner has to change whose it is."
+        raise Problem("approver_must_differ", text)
+    if not theirs and (before.secret_digest, before.former) != (after.secret_digest, after.former):
+        text = f"{before.public} is of {before.person}, who alone may give it a new secret. Make another key instead."
+        raise Problem("approver_must_differ", text)
+
+
+def with_pending(services: Services, admin: Caller, present: Objects, file: Objects) -> Objects:
+    """A state file as it may be applied: admin keys that it makes wait for approval, and those that are here wait as
+    they did."""
+    if not services.settings.release.approver_must_differ or "callers" not in file:
+        return file
+    callers = dict(file["callers"])
+    for name, held in callers.items():
+        if held.value is None or held.value["role"] != "admin":
+            continue
+        here = present["callers"].get(name)
+        known = here.value if here is not None else None
+        is_admin = known is not None and known["role"] == "admin"
+        pending = (known or {}).get("pending") if is_admin else admin.person
+        value = replace(Caller.from_json(name, held.value), pending=pending).to_json()
+        callers[name] = Held(held.generation, value)
+    return {**file, "callers": callers}

@@ -1,0 +1,181 @@
+"""What a task may send to its exit: a share of its requests, and US dollars a day. Past a cap the exit is closed to it,
+so that one sick adapter doesn't drown the general pool. The router decides by that fact alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.formats.request_body import RequestBody
+from gateway.limits.limits import NANOS, Bound, Limits, cut_off, nanos_cut_off
+from gateway.limits.quotas import Allowance, Slice
+from monitoring.cost import Price
+from monitoring.records import Record
+from router.decision import Choice
+
+PARTS = 20
+"""The window of a share moves on by so many parts of it."""
+REQUESTS_MIN = 20
+"""A share counts as if the task had had so many requests at least: else the first one would close the exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """A task's caps. `share_max` is of its requests, from 0 to 1; None: no cap."""
+
+    share_max: float | None = None
+    usd_per_day: float | None = None
+
+
+class Share:
+    """A task's requests over the last so many seconds, and how many of them went to its exit."""
+
+    def __init__(self, share_max: float, window_seconds: float) -> None:
+        self._share_max = share_max
+        self._part_seconds = window_seconds / PARTS
+        self._parts: deque[list[int]] = deque()
+        self._requests = 0
+        self._exits = 0
+
+    def count(self, now: float, requests: int, exits: int) -> None:
+        """Add to the present part; what is too old goes."""
+        part = int(now / self._part_seconds)
+        if not self._parts or self._parts[-1][0] != part:
+            self._parts.append([part, 0, 0])
+        self._parts[-1][1] += requests
+        self._parts[-1][2] += exits
+        self._requests += requests
+        self._exits += exits
+        while self._parts[0][0] <= part - PARTS:
+            _, old_requests, old_exits = self._parts.popleft()
+            self._requests -= old_requests
+            self._exits -= old_exits
+
+    def has_room(self, now: float) -> bool:
+        """Whether one more request may go to the exit."""
+        self.count(now, 0, 0)
+        return self._exits + 1 <= self._share_max * max(self._requests, REQUESTS_MIN)
+
+
+class Leave:
+    """One request's leave to go to its task's exit. It is settled once."""
+
+    __slots__ = ("estimate", "reserved", "taken", "wasted_before")
+
+    def __init__(self, wasted_before: float) -> None:
+        self.taken: Slice | None = None
+        self.reserved = 0
+        self.estimate = (0, 0)
+        """Tokens of the prompt, and of the answers at most."""
+        self.wasted_before = wasted_before
+
+
+class Exits:
+    """Counts what goes to the exits of tasks that have a cap. `closed` are those whose exit is closed now."""
+
+    def __init__(self, caps: Mapping[str, Cap], window_seconds: float, limits: Limits) -> None:
+        self._limits = limits
+        self._shares: dict[str, Share] = {}
+        self._money: dict[str, Allowance] = {}
+        self._tasks: frozenset[str] = frozenset()
+        self.closed: frozenset[str] = frozenset()
+        self.take_in(caps, window_seconds)
+
+    def take_in(self, caps: Mapping[str, Cap], window_seconds: float) -> None:
+        """Go by these caps from now on; shares are counted anew."""
+        self._shares = {
+            task: Share(cap.share_max, window_seconds) for task, cap in caps.items() if cap.share_max is not None
+        }
+        for allowance in self._money.values():
+            allowance.kept = False  # those that are still wanted are kept below
+        self._money = {
+            task: self._kept(task, round(cap.usd_per_day * NANOS))
+            for task, cap in caps.items()
+            if cap.usd_per_day is not None
+        }
+        self._tasks = frozenset(self._shares.keys() | self._money.keys())
+
+    def _kept(self, task: str, limit: int) -> Allowance:
+        allowance = self._limits.slices.allowance(f"task:{task}", "exit_usd_per_day", "day", limit)
+        allowance.kept = True
+        self._limits.slices.feed(allowance)
+        return allowance
+
+    async def begin(self) -> None:
+        """Get the first slices, and see which exits are closed."""
+        await self._limits.slices.round()
+        self.look()
+
+    def look(self) -> None:
+        """See which exits are closed at this moment."""
+        now = time.monotonic()
+        self.closed = frozenset(task for task in self._tasks if not self._is_open(task, now))
+
+    def went(self, choice: Choice, leave: Leave | None, body: RequestBody, record: Record) -> Leave | None:
+        """A request is sent to this choice; if that is a capped exit, it takes leave for it, unless it has it."""
+        task = choice.task.name if choice.task is not None and choice.version is None else ""
+        if leave is not None or task not in self._tasks:
+            return leave
+        now = time.monotonic()
+        if task in self._shares:
+            self._shares[task].count(now, 0, 1)
+        leave = Leave(record.wasted_usd or 0.0)
+        if task in self._money:
+            self._reserve(self._money[task], leave, self._limits.bound(choice.pool.name), body, now)
+        self._look_at(task, now)
+        return leave
+
+    def _reserve(self, allowance: Allowance, leave: Leave, bound: Bound, body: RequestBody, now: float) -> None:
+        held = allowance.slice_at(now)
+        if held is None or held.free <= 0:
+            self._limits.let_through()
+        if held is None:
+            return
+        leave.estimate = bound.tokens(body, body.size)
+        leave.taken, leave.reserved = held, bound.nanos(*leave.estimate)
+        held.reserved += leave.reserved
+        allowance.expect(max(allowance.need, min(leave.reserved, allowance.limit)))
+        if 2 * held.free < allowance.target and not held.dry:
+            self._limits.slices.feed(allowance)
+
+    def settle(self, record: Record, leave: Leave | None, price: Price | None = None) -> None:
+        """A request is over: count it, and what it cost at the exit, failed attempts there included.
+
+        Of one that was cut off what it is thought to have cost counts, at this `price`: that of its pool. What a
+        version cost that answered after all, as its exit failed, does not.
+        """
+        there = record.version is None
+        if leave is not None and leave.taken is not None:  # also where its task has no cap any more
+            spent = (record.wasted_usd or 0.0) - leave.wasted_before + ((record.cost_usd or 0.0) if there else 0.0)
+            leave.taken.reserved -= leave.reserved
+            leave.taken.used += round(spent * NANOS)
+            if there and cut_off(record):
+                leave.taken.used += nanos_cut_off(record, leave.estimate, price)
+            leave.taken = None
+        if record.task not in self._tasks:
+            return
+        now = time.monotonic()
+        if record.task in self._shares:
+            self._shares[record.task].count(now, 1, 0)
+        self._look_at(record.task, now)
+
+    def _look_at(self, task: str, now: float) -> None:
+        if self._is_open(task, now) == (task in self.closed):
+            self.closed = self.closed ^ {task}
+
+    def _is_open(self, task: str, now: float) -> bool:
+        share, allowance = self._shares.get(task), self._money.get(task)
+        if share is not None and not share.has_room(now):
+            return False
+        if allowance is None:
+            return True
+        held = allowance.slice_at(now)
+        if held is None and not allowance.told and not self._limits.slices.gone:
+            return True  # a cap that is new: Redis will tell in a moment
+        if held is not None and held.free >= max(1, allowance.need):
+            return True
+        reached = held is not None and held.dry
+        return not reached and self._limits.slices.gone and self._limits.open_without_redis

@@ -1,0 +1,340 @@
+"""One engine's answer: begun, held back until it may be committed, and read event by event."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import msgspec
+
+from gateway.formats.events import BOM, WHOLE, EventSplitter, Progress, see_that_it_is_text
+from gateway.formats.parameters import Endpoint
+from gateway.formats.request_body import RequestBody
+from gateway.path.demands import Demands
+from gateway.path.partial_answer import Begun, head_of
+from gateway.path.reading import Reading
+from gateway.server.wire import Deadline
+from gateway.services import Services
+from router.attempts import Failure
+from router.decision import Choice
+from router.policy import AttemptLimits
+from router.scoring import NO_SCORES, Scores
+from serving.engine_client import EngineAnswer
+from serving.errors import EngineError, Failed, Late, Oversize, Silent, Truncated
+from serving.health import engine_headers
+from serving.replica import Lease
+
+PATHS: Mapping[Endpoint, str] = MappingProxyType({"chat": "/chat/completions", "completions": "/completions"})
+DRAIN_SECONDS_MAX = 1.0
+READ_AT_ONCE_BYTES_MAX = 1 << 17
+"""A whole answer that is judged and longer than this is read in steps: many tokens' logprobs take milliseconds."""
+
+
+class Answer:
+    """An engine's answer that has begun, and the lease under which it was got. Its holder closes it once.
+
+    A streamed one holds its first events back in `held`, until there are enough of them to commit; one that is not
+    streamed is there as a whole in `body`. One that goes on with an answer that had `begun` elsewhere holds that too.
+    `demands` are what it is held against (None: nothing), `reading` is what it says, read on the way (None: nobody
+    judges it), `failures` are the attempts before this one.
+    """
+
+    def __init__(
+        self,
+        choice: Choice,
+        lease: Lease,
+        begun: Begun | None = None,
+        demands: Demands | None = None,
+        reading: Reading | None = None,
+        scores: Scores = NO_SCORES,
+        failures: tuple[Failure, ...] = (),
+    ) -> None:
+        self.choice = choice
+        self.lease = lease
+        self.begun = begun
+        self.demands = demands
+        self.reading = reading
+        self.scores = scores
+        self.failures = failures
+        self.progress = Progress()
+        self.held: list[bytes] = list(begun.held) if begun else []
+        self.body = b""
+        self.kept: list[bytes] | None = None
+        """What was sent, for who has to read it afterwards; None where nobody has."""
+        self.judged_by: frozenset[str] = frozenset()
+        self.judged_whole = False
+        self._engine: EngineAnswer | None = None
+        self._splitter = EventSplitter(0)
+        self._event_bytes_max = 0
+        self.fragile = False
+        """Whether what is asked may be what an engine ends of."""
+        self._choices = 1
+        self._first = b""
+        self._committed = begun is not None and begun.committed
+        self._share: float | None = None
+        self._fault: EngineError | None = None
+        """What is wrong with what comes next."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lease back, and the connection; an answer that was not read to its end is cancelled by that."""
+        if self._share is not None:
+            return
+        now = time.monotonic()
+        self._share = self.lease.share(now)
+        if self._engine is not None:
+            self._engine.close()
+        self.lease.give_back(now)
+
+    def share(self, now: float) -> float:
+        """The engine time (seconds) that it answers for: up to `now`, or up to when it was closed."""
+        return self.lease.share(now) if self._share is None else self._share
+
+    async def begin(
+        self, services: Services, body: RequestBody, sent: bytes, headers: dict[str, str], limits: AttemptLimits
+    ) -> None:
+        """Send the request, and read as much of the answer as has to be seen before it may be committed.
+
+        Raises an EngineError for anything that is not a good beginning.
+        """
+        headers = headers | engine_headers(self.lease.replica)
+        self._choices = body.choices
+        self.fragile = body.fragile
+        self._event_bytes_max = limits.event_bytes_max
+        self._splitter = EventSplitter(limits.event_bytes_max)
+        url, path = self.lease.replica.config.base_url, PATHS[body.endpoint]
+        if not body.stream:
+            self._engine = await services.engines.post(
+                url, path, sent, headers, limits.answer_timeout_seconds, fresh=body.fragile
+            )
+            await self._take_whole(await self._engine.read(), body.endpoint)
+            return
+        if services.fleet.continues and body.may_go_on():
+            self.progress.said = []
+        began_at = time.monotonic()
+        silence = limits.first_token_timeout_seconds
+        try:
+            with Deadline(silence):
+                self._engine = await services.engines.post(url, path, sent, headers, silence, fresh=body.fragile)
+                await self._hold(1)
+        except TimeoutError as error:
+            raise Silent("no token within the limit") from error
+        self._engine.expect_tokens(limits.inter_token_timeout_seconds)
+        wanted = self.tokens_wanted - self.tokens_before
+        if self.tokens_wanted > 1 and not self._committed:
+            await self._hold_on(wanted, began_at, limits)
+        self._first = self.held[0] if self.held else b""
+        self._committed = True
+
+    async def _hold(self, tokens: float, judged: int = 0) -> None:
+        """Hold events back until so many tokens, of each alternative so many as are `judged`, or the end, have come."""
+        while not self._has(tokens, judged):
+            events = await self.next_events()
+            if events is None:
+                return
+            self.held += events
+            if self._fault is not None:  # it has come already: better now than after commit
+                raise self._fault
+
+    def _has(self, tokens: float, judged: int) -> bool:
+        progress = self.progress
+        if progress.chunks < tokens and (tokens > 1 or not progress.answered):
+            return False
+        return not judged or self.reading is None or self.reading.tokens >= judged
+
+    async def _hold_on(self, tokens: float, began_at: float, limits: AttemptLimits) -> None:
+        """Hold for no longer than that may take: what is there is committed then.
+
+        But not where all of it was to be there, or where an enforced rung can't judge by what is there.
+        """
+        judged = self.demands.tokens_judged(self.tokens_wanted) if self.demands is not None else 0
+        name, seconds = self._hold_seconds_max(limits)
+        try:
+            with Deadline(max(began_at + seconds - time.monotonic(), 0.0)):
+                await self._hold(tokens, judged)
+        except TimeoutError as error:
+            if self.finished:  # only the stream's own end is late
+                self.progress.done = True
+            elif tokens == math.inf or not self._has(0, judged):
+                raise Late(f"The answer was not complete within {name} of {seconds:g} s") from error
+
+    @property
+    def tokens_wanted(self) -> float:
+        """How many tokens of a stream are held back before it is committed."""
+        task = self.choice.task
+        return 1 if task is None else task.tokens_before_commit
+
+    def _hold_seconds_max(self, limits: AttemptLimits) -> tuple[str, float]:
+        """The setting that bounds the hold, and its seconds. A task has its own for its adapter, not for its exits."""
+        task = self.choice.task
+        if task is None or task.hold_seconds_max is None or self.choice.at_exit:
+            return "limits.answer_timeout_seconds", limits.answer_timeout_seconds
+        return f"tasks.{task.name}.hold_seconds_max", task.hold_seconds_max
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a part of it is another model's than the one that goes on with it."""
+        return self.begun is not None and self.begun.versions != {self._version}
+
+    @property
+    def _version(self) -> str | None:
+        return self.choice.version.name if self.choice.version is not None else None
+
+    @property
+    def tokens_before(self) -> int:
+        """Tokens that were there before this engine went on."""
+        return self.begun.tokens if self.begun else 0
+
+    def unsent(self) -> list[bytes]:
+        """The events that were held back, to be sent now."""
+        held, self.held = self.held, []
+        return held
+
+    def so_far(self) -> Begun | None:
+        """What there is of the answer, for another engine to go on with; None where there is nothing, or none may."""
+        progress, begun = self.progress, self.begun
+        if progress.said is None or progress.finish_reason is not None:
+            return None
+        if progress.skipped and not self._committed:  # a part of it may be missing: it begins again
+            return None
+        if not progress.said:
+            return begun
+        text = (begun.text if begun else "") + "".join(progress.said)
+        head = begun.head if begun else head_of(self._first or self.held[0])
+        tokens = self.tokens_before + progress.chunks
+        versions = (begun.versions if begun else frozenset()) | {self._version}
+        skipped = (begun.skipped if begun else 0) + progress.skipped
+        return Begun(text, tokens, head, tuple(self.held), self._committed, self.reading, versions, skipped)
+
+    def take_over(self, other: Answer) -> None:
+        """Become the answer that goes on in this one's place, which is closed."""
+        if other.choice.version != self.choice.version:
+            self.kept = None  # it is neither's own
+        self.choice, self.lease, self.begun = other.choice, other.lease, other.begun
+        self.progress, self.held = other.progress, other.held
+        self._engine, self._splitter, self._share = other._engine, other._splitter, None
+        self._fault = other._fault
+
+    def total(self) -> Progress:
+        """What has been seen of the whole answer, with what another engine had begun."""
+        return self.progress if self.begun is None else self.begun.total(self.progress)
+
+    async def next_events(self) -> list[bytes] | None:
+        """The events for the caller that have come since; None at the end. Raises an EngineError if it broke."""
+        assert self._engine is not None
+        progress = self.progress
+        if self._fault is not None:
+            raise self._fault
+        if progress.done or (progress.usage_payload is not None and self.finished):
+            self._see_that_it_is_whole()
+            return None
+        try:
+            chunk = await self._engine.next_chunk()
+        except (Oversize, Silent, Truncated):
+            if self.finished:  # all of it had come: only its end was not as it should be
+                progress.done = True
+                return None
+            raise
+        tokens, ends = progress.chunks, len(progress.ended)
+        plain = 0
+        if not self._splitter.holds and len(chunk) <= self._event_bytes_max:
+            plain = progress.take_plain(chunk)
+        if plain and plain == len(chunk):
+            if progress.chunks != tokens or len(progress.ended) != ends:
+                self._engine.heard()
+            return [chunk] if self.begun is None and self.reading is None else self._passed_on([chunk])
+        found = [chunk[:plain]] if plain else []
+        try:
+            events = self._splitter.feed(chunk[plain:]) if chunk else [self._splitter.rest()]
+            found += self._until_broken(events)
+        except ValueError as error:
+            progress.done = self.finished  # all of the answer had come: too long an event after it is no fault
+            self._fault = None if progress.done else Oversize(str(error))
+        if progress.chunks != tokens or len(progress.ended) != ends:
+            self._engine.heard()
+        self._fault = self._fault_told() or self._fault
+        if not found and self._fault is not None:
+            raise self._fault
+        if chunk or found:  # what came before a fault is the caller's: it is counted, and gone on from
+            return self._passed_on(found)
+        self._see_that_it_is_whole()
+        return None
+
+    def _fault_told(self) -> EngineError | None:
+        """What the events that were taken tell of a fault."""
+        if self.progress.broken is not None:
+            return Failed("the engine reported an error inside its stream", body=self.progress.broken)
+        if self.progress.skipped and not self._committed:
+            return Failed("an event of the engine's stream can't be read, and may have held a token")
+        return None
+
+    def _passed_on(self, events: list[bytes]) -> list[bytes]:
+        """Events as they go to the caller."""
+        if self.reading is not None:
+            events = self.reading.take(events)
+        return events if self.begun is None else self.begun.spliced(events)
+
+    def _until_broken(self, events: list[bytes]) -> Iterator[bytes]:
+        """Those for the caller, up to the stream's end or an error that the engine reports inside the answer."""
+        for event in events:
+            taken = self.progress.take(event)
+            if taken is not None:
+                yield taken
+            elif self.progress.done:
+                return
+            elif self.progress.broken is not None:
+                if not self.finished:
+                    return
+                self.progress.broken = None  # all of the answer had come
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of a stream's answer has come."""
+        return len(self.progress.ended) >= self._choices
+
+    def _see_that_it_is_whole(self) -> None:
+        if not self.finished:
+            raise Truncated("the stream ended before the answer was whole")
+
+    async def drain(self) -> None:
+        """Read what the engine still sends after its last event, so that the connection can be used again."""
+        assert self._engine is not None
+        try:
+            with Deadline(DRAIN_SECONDS_MAX):
+                while await self._engine.next_chunk():
+                    pass
+        except (EngineError, TimeoutError):
+            return
+
+    async def _take_whole(self, body: bytes, endpoint: Endpoint) -> None:
+        body = body.removeprefix(BOM)
+        try:
+            see_that_it_is_text(body)
+            read = WHOLE.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Failed("the engine's answer is not JSON of the expected form") from error
+        choices = read.choices or []
+        if read.error is not None or not choices:
+            raise Failed("the engine answered with an error inside a 200", body=body)
+        says = [choice.message is not None if endpoint == "chat" else choice.text is not None for choice in choices]
+        if not all(says) or len(choices) < self._choices:
+            raise Failed("the engine's answer has fewer alternatives than were asked for, or one that says nothing")
+        if self.reading is None:
+            self.body = body
+        elif len(body) <= READ_AT_ONCE_BYTES_MAX:
+            self.body = self.reading.take_whole(body)
+        else:
+            self.body = await self.reading.take_long(body)
+        self.progress.answer_id = read.id
+        self.progress.usage = read.counted()
+        self.progress.finish_reason = choices[0].finish_reason or None

@@ -1,0 +1,215 @@
+"""What answers are held against by their task's rungs, and what engines are asked for that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Raw
+
+from gateway.formats.request_body import RequestBody
+from router.acceptance import Offered, Terms
+from router.arguments import Parameters, parameters_of
+from router.contract import Contract, ContractError, compile_contract
+from router.decision import Choice
+from router.fitted import OTHER_COVERAGE
+from router.policy import Policy
+from router.rungs import AFTER_THE_ANSWER, Rung, RungName
+from router.scoring import Scores
+from serving.view import VersionView
+
+if TYPE_CHECKING:
+    from router.confidence import ConfidenceModel
+    from router.policy import TaskPolicy
+
+log = logging.getLogger(__name__)
+CONTRACTS_MAX = 256
+THRESHOLDS_MAX = 4096
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str
+    parameters: Raw = Raw(b"{}")
+
+
+class _Custom(msgspec.Struct, gc=False):
+    name: Any = None
+
+
+class _Tool(msgspec.Struct, gc=False):
+    function: _Function | None = None
+    custom: _Custom | None = None
+
+
+_TOOLS = msgspec.json.Decoder(list[_Tool])
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What one attempt's answer is held against, and the fields that its engine is sent for that.
+
+    `strips`: the logprobs were asked for on our own account, and go no further.
+    """
+
+    terms: Terms
+    fields: Mapping[str, Any]
+    strips: bool = False
+
+    def tokens_judged(self, tokens: float) -> int:
+        """How many first tokens of each alternative an enforced confidence judges by, of so many that are held back.
+
+        0 where it does not judge them.
+        """
+        model = self.terms.confidence
+        if model is None or model.tokens is None or model.tokens > tokens:
+            return 0
+        return model.tokens if self.terms.enforces("low_confidence") else 0
+
+
+class Judging:
+    """Owner of what is costly to make and the same for many answers: compiled contracts, and thresholds."""
+
+    def __init__(self) -> None:
+        self._contracts: dict[str, Contract | None] = {}
+        self._thresholds: dict[tuple[str, float], tuple[ConfidenceModel, float | None]] = {}
+
+    def contract_of(self, version: VersionView) -> Contract | None:
+        """A version's contract, compiled once; None where it has none that can be used."""
+        if version.contract is None:
+            return None
+        if version.manifest_digest not in self._contracts:
+            _make_room(self._contracts, CONTRACTS_MAX)
+            self._contracts[version.manifest_digest] = _compiled(version.contract)
+        return self._contracts[version.manifest_digest]
+
+    def contract_kept(self, version: VersionView, text: str) -> bool | None:
+        """Whether a text keeps the version's contract; None where it has none."""
+        contract = self.contract_of(version)
+        return None if contract is None else contract.broken_by(text) is None
+
+    def form(self, body: RequestBody, choice: Choice) -> Mapping[str, Any]:
+        """The fields that tell this choice's engine to answer in the contract's form alone; none where it is not to."""
+        version = choice.version or choice.blueprint_of
+        return NOTHING if choice.task is None or version is None else _form(choice.task, body, choice, version)
+
+    def demands(self, policy: Policy, body: RequestBody, choice: Choice, scores: Scores) -> Demands | None:
+        """What this choice's answer is held against; None where nothing is, and its engine is asked for nothing more.
+
+        An adapter's answer has all rungs to pass, an exit's the contract alone, where that is enforced. What is out of
+        scope was not the task's job: whether its exit's answer keeps the contract is only observed.
+        """
+        task = choice.task
+        if task is None or not (task.constrained or task.rungs):
+            return None
+        version = choice.version or choice.blueprint_of
+        if version is None:
+            return None
+        rungs = {name: rung for name, rung in task.rungs.items() if name in AFTER_THE_ANSWER}
+        if choice.version is None:
+            rungs = {name: rung for name, rung in rungs.items() if name == "contract" and rung.mode == "enforce"}
+        if is_foreign(choice) and "contract" in rungs:
+            rungs["contract"] = replace(rungs["contract"], mode="observe")
+        fields = dict(_form(task, body, choice, version))
+        if not rungs:
+            return Demands(Terms({}), fields) if fields else None
+        contract = self.contract_of(version)
+        if "low_confidence" not in rungs:
+            return Demands(Terms(rungs, contract), fields)
+        return self._with_confidence(policy, task.selector, body, version, rungs, contract, scores, fields)
+
+    def _with_confidence(
+        self,
+        policy: Policy,
+        selector: str,
+        body: RequestBody,
+        version: VersionView,
+        rungs: Mapping[RungName, Rung],
+        contract: Contract | None,
+        scores: Scores,
+        fields: dict[str, Any],
+    ) -> Demands:
+        fitted = policy.fitted.get(version.name)
+        if fitted is None or fitted.confidence is None:
+            return Demands(Terms(rungs, contract), fields)
+        model = fitted.confidence_for(selector)
+        if model is None:
+            return Demands(Terms(rungs, contract, unjudged=OTHER_COVERAGE), fields)
+        ours = body.logprobs_wanted()
+        if ours is not None:
+            fields["logprobs"] = ours
+        threshold = self.threshold(version.name, model, rungs["low_confidence"].share)
+        coverage = scores.coverage.score if scores.coverage is not None and scores.version == version.name else None
+        asked = ours is not None or body.asks_for_logprobs
+        return Demands(Terms(rungs, contract, model, threshold, coverage, asked), fields, ours is not None)
+
+    def threshold(self, version: str, model: ConfidenceModel, share: float) -> float | None:
+        """A confidence model's threshold for a share of wrong answers; None where it can't certify one."""
+        known = self._thresholds.get((version, share))
+        if known is None or known[0] is not model:
+            _make_room(self._thresholds, THRESHOLDS_MAX)
+            known = self._thresholds[(version, share)] = (model, model.threshold(share))
+        return known[1]
+
+    def offered(self, body: RequestBody, called: frozenset[str]) -> Offered:
+        """The tools that the caller offers; of those that were `called`, what their arguments must keep is read too."""
+        tools: dict[str, Parameters | None] = {}
+        raw = body.tools()
+        try:
+            told = _TOOLS.decode(raw) if raw is not None else []
+        except (msgspec.DecodeError, RecursionError):
+            told = []
+        for tool in told:
+            function = tool.function
+            if function is not None:
+                tools[function.name] = parameters_of(bytes(function.parameters)) if function.name in called else None
+            elif tool.custom is not None:
+                tools[str(tool.custom.name)] = None
+        wanted = body.read.tool_choice
+        if wanted is None or isinstance(wanted, str):
+            return Offered(tools, wanted != "none", wanted == "required")
+        named = wanted.function.name if wanted.function is not None else None
+        return Offered(tools, True, True, named)
+
+
+def is_foreign(choice: Choice) -> bool:
+    """Whether an exit answers what is out of the task's scope: such an answer need not keep the contract."""
+    return choice.reason == "out_of_scope" and choice.at_exit
+
+
+def _form(task: TaskPolicy, body: RequestBody, choice: Choice, version: VersionView) -> Mapping[str, Any]:
+    """What tells an engine to answer in the contract's form alone, where the task says so and the caller nothing else.
+
+    A pool that stands in gets its blueprint's form; only without one, and if it is vLLM, the contract's.
+    """
+    contract = version.contract
+    if not task.constrained or contract is None or body.shapes_its_answer():
+        return NOTHING
+    if choice.version is None and (version.blueprint.response_format or choice.pool.engine != "vllm"):
+        return NOTHING
+    if choice.pool.engine == "vllm":
+        for ours, theirs in (("json_schema", "json"), ("choices", "choice"), ("regex", "regex")):
+            if contract.get(ours) is not None:
+                return {"structured_outputs": {theirs: contract[ours]}}
+    elif contract.get("json_schema") is not None and body.endpoint == "chat":
+        schema = {"name": "answer", "schema": contract["json_schema"]}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    return NOTHING
+
+
+def _compiled(contract: Mapping[str, Any]) -> Contract | None:
+    try:
+        return compile_contract(contract)
+    except ContractError as error:  # of a version that was pushed before contracts were compiled there
+        log.warning("a contract can't be checked: %s", error)
+        return None
+
+
+def _make_room(kept: dict[Any, Any], most: int) -> None:
+    """Forget what was made first where there is no room for one more."""
+    while len(kept) >= most:
+        del kept[next(iter(kept))]

@@ -1,0 +1,423 @@
+"""What one request takes and costs: written along the walk, settled once at its end into record and metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from gateway.deployment import Prices
+from gateway.errors import Problem
+from gateway.formats.events import Progress
+from gateway.formats.request_body import RequestBody
+from gateway.limits.fallback_caps import Leave
+from gateway.limits.limits import Hold
+from gateway.services import Services
+from monitoring.cost import cost, saving
+from monitoring.feedback import handle_of
+from monitoring.ids import digest
+from monitoring.records import AttemptRecord, FindingRecord, Record
+from router.acceptance import NO_CONTRACT
+from router.decision import Asked, Choice, Refusal
+from router.language import language_of
+from router.policy import Policy
+from router.rungs import AFTER_THE_ANSWER, BY_SCORE, Finding, RungName
+from router.scoring import Scores
+from router.waiting import awaited_replicas
+
+FALLBACK_REASONS = frozenset(
+    {"no_replica", "overload", "timeout", "engine_error", "context_length"}
+    | {"degraded", "out_of_scope", "contract", "low_confidence", "refusal", "predicted_gain"}
+)
+"""Reasons for which a task's exit answers in its adapter's place, because that could not or may not."""
+
+
+USD_MIN = 1e-12
+"""Less money than this is what adding and taking away leaves."""
+
+
+RANDOM_DIGIT = 35
+"""Where in an id its last random hexadecimal digit is; so many of 16 requests have their language read."""
+LANGUAGES_READ_OF_16 = 2
+
+
+class Rejection(NamedTuple):
+    """An answer that a rung did not let through: task, version and pool, and what it took; None where not known."""
+
+    labels: tuple[str, str, str]
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    usd: float | None
+
+
+class Ledger:
+    """The record of one request in the making, and the clocks that its times are read from (monotonic seconds)."""
+
+    __slots__ = (
+        "body",
+        "committed_at",
+        "engine_seconds",
+        "fallback_from",
+        "hold",
+        "labels",
+        "last_chunk_at",
+        "leave",
+        "made",
+        "parts",
+        "record",
+        "rejections",
+        "started_at",
+        "traceparent",
+        "turned_down",
+        "waited_seconds",
+    )
+
+    def __init__(self, record: Record, now: float, traceparent: str | None) -> None:
+        self.record = record
+        self.body: RequestBody | None = None
+        self.started_at = now
+        self.traceparent = traceparent or trace_of(record.id)
+        self.engine_seconds = 0.0
+        self.waited_seconds = 0.0
+        """How long it waited for a place."""
+        self.committed_at: float | None = None
+        self.last_chunk_at: float | None = None
+        self.fallback_from: str | None = None
+        self.hold: Hold | None = None
+        """What it has taken of its key's limits."""
+        self.leave: Leave | None = None
+        """Its leave to go to its task's exit, where that is capped."""
+        self.made = 0
+        """Tokens that had come from an engine whose attempt was cancelled."""
+        self.labels: tuple[tuple[bytes, bytes], ...] = ()
+        """Headers of this answer alone."""
+        self.rejections: tuple[Rejection, ...] = ()
+        """Answers that rungs did not let through."""
+        self.turned_down: tuple[str, str] | None = None
+        """A version whose whole answer a rung did not let through, and what it said; kept only where both arms are to
+        answer."""
+        self.parts: list[tuple[str, int, float]] = []
+        """What engines made of the answer before another went on: pool, tokens, shared seconds."""
+
+    def asked(self, body: RequestBody, session: str | None, subject: str | None, policy: Policy, secret: bytes) -> None:
+        """Note what was asked, and under which names of the caller's own it may be found again."""
+        record = self.record
+        self.body = body
+        record.model_asked = body.read.model
+        record.stream = body.stream
+        record.policy_generation = policy.generation
+        task = body.read.model.partition("@")[0]
+        record.task = task if task in policy.tasks else None
+        if session:
+            record.handles.append(handle_of(secret, record.caller, "session", session))
+        if subject:
+            record.handles.append(handle_of(secret, record.caller, "subject", subject))
+
+    def chosen(self, choice: Choice, stack: str) -> None:
+        """Note where the request goes now."""
+        record = self.record
+        record.task = choice.task.name if choice.task else None
+        record.version = choice.version.name if choice.version else None
+        record.pool = choice.pool.name
+        record.replica = choice.replica.name
+        record.reason = choice.reason
+        record.blueprint = choice.blueprint_of is not None
+        record.override_id = choice.override_id
+        record.probability = choice.probability
+        record.stack = stack
+        record.exit_capped = record.exit_capped or choice.exit_capped
+        led_to = choice.led_to
+        record.led_to = led_to.name if led_to else None
+        stands_in = led_to is None or record.version != led_to.name
+        if choice.task is not None and stands_in and choice.reason in FALLBACK_REASONS:
+            self.fallback_from = led_to.pool if led_to else ""
+        else:
+            self.fallback_from = None
+        record.adapter_digest = choice.version.digest if choice.version else None
+
+    def refused(self, decision: Refusal, found: str | None) -> None:
+        """Note why the router sends it nowhere; `found` is the task that the model `auto` is of."""
+        self.record.task = self.record.task or found
+        self.record.reason = decision.reason
+        self.record.exit_capped = decision.exit_capped
+        self.record.override_id = decision.override_id
+        self.record.led_to = decision.led_to.name if decision.led_to else None
+
+    def found(self, findings: Iterable[Finding]) -> None:
+        """Note what rungs found."""
+        for one in findings:
+            self.record.findings.append(finding_record(one, self.record.version))
+
+    def attempted(self, choice: Choice, fault: str | None, seconds: float) -> None:
+        """Note one attempt: how long its engine was waited for, and what went wrong (None: nothing)."""
+        self.engine_seconds += seconds
+        version = choice.version.name if choice.version else None
+        self.record.attempts.append(
+            AttemptRecord(choice.pool.name, choice.replica.name, version, fault, round(seconds, 6))
+        )
+
+    def sent(self, body: bytes, secret: bytes) -> None:
+        """Note the request as its engine got it."""
+        self.record.request_digest = digest(secret, body)
+
+    def wasted(self, prices: Prices, pool: str, shared_seconds: float) -> None:
+        """Note what an attempt cost that came to nothing, where a replica is paid by the hour; tokens are not known."""
+        spent = cost(prices.by_pool.get(pool), None, None, shared_seconds)
+        if spent is not None:
+            self.record.wasted_usd = (self.record.wasted_usd or 0.0) + spent
+
+    def labelled(self, rung: RungName) -> None:
+        """The answer is sent though this rung did not let it through."""
+        self.labels = ((b"x-apprentice-rejected", rung.encode()),)
+        if rung == "contract":
+            self.breaks_contract()
+
+    def breaks_contract(self) -> None:
+        """The answer is sent though it breaks the contract."""
+        self.labels += ((b"x-apprentice-contract", b"broken"),)
+
+    def rejected(self, rung: RungName, progress: Progress, prices: Prices, shared_seconds: float) -> None:
+        """Note an answer that this rung did not let through: whose it was, and what it took as far as that is known."""
+        record, usage = self.record, progress.usage
+        record.attempts[-1].fault = rung
+        prompt = usage.prompt_tokens if usage is not None else None
+        completion = usage.completion_tokens if usage is not None else progress.chunks or None
+        if self.parts:
+            record.prompt_tokens, record.completion_tokens = prompt, completion
+            spent = self._cost_of_parts(prices, shared_seconds)
+            record.prompt_tokens = record.completion_tokens = None
+            self.parts.clear()
+        else:
+            spent = cost(prices.by_pool.get(record.pool or ""), prompt, completion, shared_seconds)
+        record.wasted_tokens = (record.wasted_tokens or 0) + (prompt or 0) + (completion or 0)
+        if spent is not None:
+            record.wasted_usd = (record.wasted_usd or 0.0) + spent
+        labels = (record.task or "", record.version or "", record.pool or "")
+        self.rejections += (Rejection(labels, prompt, completion, spent),)
+
+    def went_on(self, pool: str, tokens: int, shared_seconds: float) -> None:
+        """Note a part of the answer that another engine goes on with."""
+        self.parts.append((pool, tokens, shared_seconds))
+
+    def begins_anew(self, prices: Prices) -> None:
+        """Nobody goes on with the parts that there are."""
+        for pool, _, shared_seconds in self.parts:
+            self.wasted(prices, pool, shared_seconds)
+        self.parts.clear()
+
+    def committed(self, now: float) -> None:
+        """The answer belongs to the caller from now on."""
+        self.committed_at = self.last_chunk_at = now
+        record = self.record
+        record.overhead_seconds = now - self.started_at - self.waited_seconds - self.engine_seconds
+        record.first_token_seconds = now - self.started_at
+
+    def problem(self, problem: Problem) -> None:
+        """The caller gets an error."""
+        self.record.error_code = problem.code
+        if self.committed_at is not None:
+            self.record.outcome = "truncated"
+            return
+        self.record.status = problem.status
+        self.record.outcome = "refused" if problem.status < 500 else "failed"
+
+    def cancelled(self) -> None:
+        """The caller has gone."""
+        record = self.record
+        record.status = 499
+        record.outcome = "cancelled"
+        if self.made and record.completion_tokens is None:
+            record.completion_tokens = self.made
+
+    def learned(self, progress: Progress, prices: Prices, shared_seconds: float, secret: bytes) -> None:
+        """Take over what the answer told: tokens, how it ended, and from them the cost so far."""
+        record = self.record
+        record.answer_id = progress.answer_id
+        if progress.answer_id and record.id not in progress.answer_id:
+            record.handles.append(handle_of(secret, record.caller, "answer", progress.answer_id))
+        record.finish_reason = progress.finish_reason
+        record.skipped_events = progress.skipped
+        usage = progress.usage
+        if usage is not None:
+            record.prompt_tokens = usage.prompt_tokens
+            record.completion_tokens = usage.completion_tokens
+            details = usage.prompt_tokens_details
+            record.cached_prompt_tokens = details.cached_tokens if details else None
+        elif progress.chunks:
+            record.completion_tokens = progress.chunks
+        price = prices.by_pool.get(record.pool or "")
+        if self.parts:
+            record.cost_usd = self._cost_of_parts(prices, shared_seconds)
+        else:
+            record.cost_usd = cost(
+                price, record.prompt_tokens, record.completion_tokens, shared_seconds, record.cached_prompt_tokens
+            )
+        if record.version is not None:
+            record.saving_usd = saving(prices.general, record.cost_usd, record.prompt_tokens, record.completion_tokens)
+
+    def _cost_of_parts(self, prices: Prices, shared_seconds: float) -> float | None:
+        """What the engines took together: each read the prompt, and as part of it what was there before.
+
+        How long the prompt was in another pool, whose template is another, is not known.
+        """
+        record, made, total = self.record, 0, 0.0
+        rest = (record.completion_tokens or 0) - sum(tokens for _, tokens, _ in self.parts)
+        for pool, tokens, seconds in (*self.parts, (record.pool or "", rest, shared_seconds)):
+            prompt = record.prompt_tokens if pool == record.pool else None
+            spent = cost(prices.by_pool.get(pool), None if prompt is None else prompt + made, tokens, seconds)
+            if spent is None:
+                return None
+            total += spent
+            made += tokens
+        return total
+
+
+def finding_record(found: Finding, version: str | None) -> FindingRecord:
+    """A finding as a record keeps it; `version` is whose it is where it does not say."""
+    score, threshold, near = found.score, found.threshold, list(found.neighbours)
+    return FindingRecord(
+        found.rung, found.mode, found.fired, score, threshold, near, found.note, found.version or version
+    )
+
+
+def problem_of(services: Services, decision: Refusal, asked: Asked, scores: Scores) -> Problem:
+    """What the caller is told of the router's refusal, and when one of those who could answer should be back."""
+    wait_seconds = None
+    if decision.code in ("no_replica", "version_not_loaded"):
+        policy, view, now = services.snapshot.current.policy, services.fleet.view(), time.monotonic()
+        awaited = awaited_replicas(asked, scores, policy, view, time.time(), loaded_only=False)
+        wait_seconds = min((services.fleet.replicas[name].back_in_seconds(now) for name in awaited), default=None)
+    param = "model" if decision.code.startswith("model") else None
+    return Problem(decision.code, decision.message, param, wait_seconds)
+
+
+def trace_of(request_id: str) -> str:
+    """A W3C trace context of our own: the request's UUID is the trace, its MAC the span. Not sampled."""
+    text = request_id.replace("-", "")
+    return f"00-{text[:32]}-{text[32:48]}-00"
+
+
+def settle(services: Services, ledger: Ledger, now: float) -> None:
+    """Close the record and count it: the last step of every walk that found its caller, whatever became of it."""
+    record = ledger.record
+    record.duration_seconds = now - ledger.started_at
+    if not record.stream:
+        record.first_token_seconds = None
+    record.token_seconds = _token_seconds(ledger)
+    price = None
+    if record.outcome == "cancelled":
+        price = services.prices.by_pool.get(record.pool or "")
+        if record.cost_usd is not None:
+            record.wasted_usd = (record.wasted_usd or 0.0) + record.cost_usd
+        record.cost_usd = record.saving_usd = None
+    if ledger.hold is not None:
+        ledger.hold.settle(record, price)
+    services.exits.settle(record, ledger.leave, price)
+    if record.outcome == "ok":
+        services.coverage.served(record.task or "")
+    if services.snapshot.current.policy.watched:
+        _note_language(services, ledger)
+    _count(services, ledger)
+    if ledger.body is not None and record.task is not None:
+        services.recent.keep(record.id, ledger.body)
+    if not services.records.put(record):
+        services.meters.records_dropped.add(1)
+
+
+def settle_shadow(services: Services, ledger: Ledger, now: float, outcome: str) -> None:
+    """Close a shadow's record: its cost is booked as shadow, and no caller's figures change.
+
+    What its judge cost was booked when the judge was asked; the record has both together.
+    """
+    record = ledger.record
+    record.duration_seconds = now - ledger.started_at
+    record.saving_usd = None
+    task, version, pool = record.task or "", record.version or "", record.pool or ""
+    services.meters.shadow_requests.add(1, task, version, outcome)
+    if record.cost_usd is not None:
+        services.meters.cost_usd.add(record.cost_usd, task, version, pool, "shadow")
+        record.cost_usd += (record.pair.judge_usd or 0.0) if record.pair is not None else 0.0
+    if not services.records.put(record):
+        services.meters.records_dropped.add(1)
+
+
+def _note_language(services: Services, ledger: Ledger) -> None:
+    """Note the language of a few of a watched task's requests, drawn by a random digit of their ids."""
+    record, body = ledger.record, ledger.body
+    if body is None or record.task not in services.snapshot.current.policy.watched:
+        return
+    if int(record.id[RANDOM_DIGIT], 16) < LANGUAGES_READ_OF_16:
+        record.language = language_of(body.selected("user_turns"))
+
+
+def _token_seconds(ledger: Ledger) -> float | None:
+    """The time of one completion token: after the first in a stream, of all where the answer came at once."""
+    tokens = ledger.record.completion_tokens
+    if ledger.committed_at is None or ledger.last_chunk_at is None or tokens is None or tokens < 2:
+        return None
+    if ledger.record.stream:
+        return (ledger.last_chunk_at - ledger.committed_at) / (tokens - 1)
+    return ledger.engine_seconds / tokens
+
+
+def _count(services: Services, ledger: Ledger) -> None:
+    record, meters = ledger.record, services.meters
+    task, version, pool = record.task or "", record.version or "", record.pool or ""
+    meters.requests.add(1, task, version, pool, record.reason or "", record.outcome)
+    meters.request_duration_seconds.observe(record.duration_seconds, task, pool)
+    if record.overhead_seconds is not None:
+        meters.overhead_seconds.observe(record.overhead_seconds, task, pool)
+    if record.first_token_seconds is not None:
+        meters.time_to_first_token_seconds.observe(record.first_token_seconds, task, pool)
+    if record.token_seconds is not None:
+        meters.time_per_output_token_seconds.observe(record.token_seconds, task, pool)
+    for attempt in record.attempts:
+        outcome = "rejected" if attempt.fault in AFTER_THE_ANSWER else attempt.fault or "answered"
+        meters.attempts.add(1, attempt.pool, outcome)
+    for finding in record.findings:
+        if finding.fired:
+            meters.rung_fired.add(1, task, finding.version or "", finding.rung, finding.mode)
+        elif finding.mode == "enforce" and _could_not_judge(finding):
+            meters.rung_unjudged.add(1, task, finding.version or "", finding.rung)
+    if record.exit_capped:
+        meters.exit_capped.add(1, task, record.reason or "")
+    if ledger.fallback_from is not None:
+        meters.fallbacks.add(1, task, ledger.fallback_from, pool, record.reason or "")
+    wasted = record.wasted_usd
+    for rejected in ledger.rejections:
+        wasted = _count_rejected(rejected, meters, wasted)
+    _count_cost(record, meters, (task, version, pool), wasted)
+
+
+def _could_not_judge(finding: FindingRecord) -> bool:
+    """Whether a rung let something pass for want of what it judges by."""
+    if finding.rung in BY_SCORE:
+        return finding.threshold is None
+    return finding.rung == "contract" and finding.note == NO_CONTRACT
+
+
+def _count_rejected(rejected: Rejection, meters: Any, wasted: float | None) -> float | None:
+    """Count what a rejected answer took; returns what is left of the wasted money for others to answer for."""
+    for tokens, kind in ((rejected.prompt_tokens, "prompt"), (rejected.completion_tokens, "completion")):
+        if tokens is not None:
+            meters.tokens.add(tokens, *rejected.labels, kind)
+    if rejected.usd is None or wasted is None:
+        return wasted
+    meters.cost_usd.add(rejected.usd, *rejected.labels, "wasted")
+    left = wasted - rejected.usd
+    return left if left > USD_MIN else None
+
+
+def _count_cost(record: Record, meters: Any, labels: tuple[str, str, str], wasted: float | None) -> None:
+    if record.prompt_tokens is not None:
+        meters.tokens.add(record.prompt_tokens, *labels, "prompt")
+    if record.completion_tokens is not None:
+        meters.tokens.add(record.completion_tokens, *labels, "completion")
+    if wasted is not None:
+        meters.cost_usd.add(wasted, *labels, "wasted")
+    if record.cost_usd is not None:
+        meters.cost_usd.add(record.cost_usd, *labels, "serve")
+    elif record.outcome == "ok":
+        meters.cost_unknown.add(1, labels[2])
+    if record.saving_usd is not None:
+        meters.saved(labels[0], record.saving_usd)

@@ -1,0 +1,213 @@
+"""Opening an answer: attempt after attempt, until one has an answer that may be committed, or nobody has."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from gateway.features.shadows.job import offer_rejected
+from gateway.formats.request_body import RequestBody
+from gateway.path.answer import Answer
+from gateway.path.checking import judge_now
+from gateway.path.demands import is_foreign
+from gateway.path.ledger import Ledger
+from gateway.path.partial_answer import Begun
+from gateway.path.problems import given_up, not_sent
+from gateway.path.reading import Reading
+from gateway.path.scoring import scored_at
+from gateway.services import Services
+from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, after_rejection, next_attempt
+from router.decision import Choice
+from router.policy import Policy
+from router.scoring import Scores
+from serving.errors import EngineError, Missing, RefusedByEngine
+
+OF_REQUEST = frozenset({"failed", "truncated"})
+"""Faults that what is asked for may bring about at any engine."""
+
+
+async def open_answer(
+    services: Services, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, scores: Scores
+) -> Answer:
+    """Get an answer that can be committed: try, and on a failure do as `next_attempt` says.
+
+    An answer that a rung does not let through is followed by what `after_rejection` says.
+
+    Raises Problem when the attempts are over: the engine's own refusal in its words, or 502, 503, 504.
+    """
+    failures: tuple[Failure, ...] = ()
+    begun: Begun | None = None
+    while True:
+        ledger.chosen(choice, services.stack(choice))
+        scores = await scored_at(services, body, choice, policy, scores)
+        answer, failed = await attempt(services, policy, body, choice, ledger, begun, failures, scores)
+        if failed is None:
+            ledger.record.continued = int(begun is not None)
+            instead = _turned_down(services, policy, body, answer, ledger)
+            if instead is None:
+                return answer
+            choice, failures, begun = instead, (), None
+            continue
+        failures = (*failures, failure_of(answer, failed))
+        step, begun = next_step(services, policy, body, answer, failed, failures, ledger)
+        spent = answer.share(time.monotonic())
+        made = begun.tokens - answer.tokens_before if begun else 0
+        if made:
+            ledger.went_on(choice.pool.name, made, spent)
+        else:
+            ledger.wasted(services.prices, choice.pool.name, spent)
+        if begun is None:
+            ledger.begins_anew(services.prices)
+        if isinstance(step, GiveUp):
+            ledger.record.reason = step.reason or ledger.record.reason
+            ledger.record.exit_capped = ledger.record.exit_capped or step.exit_capped
+            seconds = None if body.stream else policy.limits.answer_timeout_seconds
+            problem = given_up(step, failed, failures, seconds)
+            problem.final = problem.final or problem.status >= 500  # all attempts have been made
+            raise problem
+        if step.wait_seconds:
+            await asyncio.sleep(step.wait_seconds)
+        choice = step.choice
+
+
+async def attempt(
+    services: Services,
+    policy: Policy,
+    body: RequestBody,
+    choice: Choice,
+    ledger: Ledger,
+    begun: Begun | None,
+    failures: tuple[Failure, ...],
+    scores: Scores,
+) -> tuple[Answer, EngineError | None]:
+    """Try one engine once: an answer that may be committed, or one that is closed, with what went wrong.
+
+    With `begun` it is asked to go on with that; `failures` are those before. Whatever comes of it is noted in the
+    ledger and at the replica.
+    """
+    ledger.record.dropped = body.dropped_by(choice.pool.engine)
+    demands = services.judging.demands(policy, body, choice, scores)
+    added = demands.fields if demands is not None else None
+    sent = begun and begun.body(body, choice, added)
+    sent = sent or body.for_engine(choice, added)
+    number = len(ledger.record.attempts) + 1
+    headers = {
+        "Content-Type": "application/json",
+        "X-Request-Id": ledger.record.id if number == 1 else f"{ledger.record.id}-{number}",
+        "traceparent": ledger.traceparent,
+    }
+    began_at = time.monotonic()
+    replica = services.fleet.replicas[choice.replica.name]
+    reading = begun.reading if begun is not None else None
+    if demands is not None and demands.terms.rungs and reading is None:
+        reading = Reading(demands.strips, body.choices)
+    lease = replica.lease(began_at, choice.engine_model)
+    answer = Answer(choice, lease, begun, demands, reading, scores, failures)
+    ledger.leave = services.exits.went(choice, ledger.leave, body, ledger.record)
+    try:
+        await answer.begin(services, body, sent, headers, policy.limits)
+    except EngineError as error:
+        answer.close()
+        note_fault(services, choice, error, failures)
+        ledger.attempted(choice, error.kind, time.monotonic() - began_at)
+        return answer, error
+    except BaseException:
+        answer.close()
+        now = time.monotonic()
+        ledger.made = answer.total().chunks
+        ledger.wasted(services.prices, choice.pool.name, answer.share(now))
+        ledger.attempted(choice, "cancelled", now - began_at)
+        raise
+    now = time.monotonic()
+    ledger.attempted(choice, None, now - began_at)
+    ledger.sent(sent, services.digest_secret)
+    replica.answered(now, choice.engine_model)
+    return answer, None
+
+
+def failure_of(answer: Answer, failed: EngineError) -> Failure:
+    """An attempt's failure as the router sees it. A refusal to go on with a part of an answer is not the caller's."""
+    choice = answer.choice
+    kind = "truncated" if answer.begun is not None and isinstance(failed, RefusedByEngine) else failed.kind
+    asked, wait, now = choice.replica.name, failed.retry_after_seconds, time.monotonic()
+    return Failure(kind, asked, choice.pool.name, wait, now, answer.fragile, failed.status)
+
+
+def next_step(
+    services: Services,
+    policy: Policy,
+    body: RequestBody,
+    answer: Answer,
+    failed: EngineError,
+    failures: tuple[Failure, ...],
+    ledger: Ledger,
+) -> tuple[NextAttempt | GiveUp, Begun | None]:
+    """What follows a failed attempt, by the router's word: to go on with what there is (told beside it), or anew."""
+    now = time.monotonic()
+    left = ledger.started_at + policy.limits.request_timeout_seconds - now
+    view, moment = services.fleet.view(), services.moment(now)
+    begun = None if isinstance(failed, RefusedByEngine) else answer.so_far()
+    if begun is not None:
+        step = next_attempt(answer.choice, failures, policy, view, moment, left, going_on=True)
+        if isinstance(step, NextAttempt):
+            demands = services.judging.demands(policy, body, step.choice, answer.scores)
+            if begun.body(body, step.choice, demands.fields if demands is not None else None) is not None:
+                return step, begun
+    return next_attempt(answer.choice, failures, policy, view, moment, left), None
+
+
+def _turned_down(
+    services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
+) -> Choice | None:
+    """Judge an answer before it is committed: who is to answer instead, or None where it may be sent.
+
+    One that may not is closed, and neither its replica nor its version is at fault. Raises Problem where nobody else
+    may or can answer.
+    """
+    try:
+        rung = judge_now(services, body, answer, ledger)
+    except BaseException:
+        answer.close()
+        raise
+    if rung is None:
+        if is_foreign(answer.choice) and ledger.record.contract_kept is False:
+            ledger.breaks_contract()
+        return None
+    now = time.monotonic()
+    left = ledger.started_at + policy.limits.request_timeout_seconds - now
+    step = after_rejection(answer.choice, rung, policy, services.fleet.view(), services.moment(now), left)
+    if isinstance(step, SendAnyway):
+        ledger.labelled(rung)
+        return None
+    answer.close()
+    ledger.rejected(rung, answer.total(), services.prices, answer.share(now))
+    offer_rejected(services, policy, body, answer, ledger)
+    if isinstance(step, GiveUp):
+        ledger.record.reason = step.reason or ledger.record.reason
+        ledger.record.exit_capped = ledger.record.exit_capped or step.exit_capped
+        problem = not_sent(step)
+        problem.final = problem.final or problem.status >= 500
+        raise problem
+    ledger.record.contract_kept = None
+    return step.choice
+
+
+def note_fault(
+    services: Services, choice: Choice, error: EngineError, failures: tuple[Failure, ...], begun: bool = False
+) -> None:
+    """Count a fault against its replica or version; a replica that does not know a version routed to it has lost it.
+
+    `failures` are the request's before: what it asks for may be why its attempts fail, so that it counts once at each
+    replica. `begun` says that the answer had begun well.
+    """
+    name = choice.replica.name
+    if error.kind in OF_REQUEST and any(one.replica == name and one.kind in OF_REQUEST for one in failures):
+        return
+    replica = services.fleet.replicas[name]
+    if isinstance(error, Missing) and choice.version is not None:
+        replica.loaded -= {choice.version.name}
+        services.fleet.changed()
+        return
+    now = time.monotonic()
+    jitter = services.moment(now).draw
+    replica.failed(now, choice.engine_model, error.kind, jitter, error.retry_after_seconds, begun)

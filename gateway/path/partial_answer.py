@@ -1,0 +1,114 @@
+"""A part of an answer whose engine then failed, and what it takes for another engine to go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from gateway.formats.events import Progress, Usage, payload_of
+from gateway.formats.parameters import GOES_ON
+from gateway.formats.request_body import MESSAGES, RequestBody
+from gateway.path.reading import Reading
+from router.decision import Choice
+
+HEAD = ("id", "model", "created")
+"""What all events of one stream have in common."""
+LOGPROBS = frozenset({"logprobs"})
+"""What is added to a request for our own account and may be asked of whoever goes on too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What there is of an answer: its text, of so many events with a `token`, and the events that were not sent yet.
+
+    `head` is what its stream began with; what another engine adds is told under the same id and model.
+    """
+
+    text: str
+    tokens: int
+    head: Mapping[str, Any]
+    held: tuple[bytes, ...]
+    committed: bool
+    reading: Reading | None = None
+    """What was read of it, which whoever goes on reads on; None where nobody has to."""
+    versions: frozenset[str | None] = frozenset()
+    """Whose text it is; None stands for a pool's base."""
+    skipped: int = 0
+    """Events that could not be read and may have held a token."""
+
+    def body(self, body: RequestBody, choice: Choice, added: Mapping[str, Any] | None = None) -> bytes | None:
+        """The request that has this choice's engine go on; None where that can't be asked for.
+
+        The tokens that there are count against the limits of the rest. Of what is `added`, logprobs go on.
+        """
+        fields = body.fields_for(choice, added)
+        if not fields.keys() - (added or {}).keys() <= GOES_ON or not (added or {}).keys() <= LOGPROBS:
+            return None  # the version's or the blueprint's own wishes are told too, and some can't be met half-way
+        messages = fields["messages"]
+        messages = MESSAGES.decode(messages) if isinstance(messages, Raw) else messages
+        fields["messages"] = [*messages, {"role": "assistant", "content": self.text}]
+        fields["continue_final_message"], fields["add_generation_prompt"] = True, False
+        for name, least in (("max_tokens", 1), ("max_completion_tokens", 1), ("min_tokens", 0)):
+            value = _number(fields.get(name))
+            if value is not None:
+                fields[name] = max(value - self.tokens, 0)
+                if fields[name] < least:
+                    return None
+        return msgspec.json.encode(fields)
+
+    def spliced(self, events: list[bytes]) -> list[bytes]:
+        """Another engine's events as those of this stream; its second opening is left out."""
+        found = []
+        for event in b"".join(events).split(b"\n\n"):
+            payload = payload_of(event + b"\n\n")
+            if payload is None:
+                continue
+            told = msgspec.json.decode(payload)
+            choices = told.get("choices") or []
+            empty = bool(choices)
+            for choice in choices:
+                delta = choice.get("delta") or {}
+                delta.pop("role", None)
+                empty = empty and choice.get("finish_reason") is None and not any(delta.values())
+            if not empty:
+                found.append(b"data: " + msgspec.json.encode({**told, **self.head}) + b"\n\n")
+        return found
+
+    def total(self, rest: Progress) -> Progress:
+        """The whole answer's progress: what there was, and `rest`, which another engine added.
+
+        That engine counted the text so far as its prompt; here it counts as what it is, part of the completion.
+        """
+        total = Progress()
+        total.answer_id = self.head.get("id")
+        total.finish_reason = rest.finish_reason
+        total.ended = rest.ended
+        total.chunks = self.tokens + rest.chunks
+        total.skipped = self.skipped + rest.skipped
+        total.done = rest.done
+        usage = rest.usage
+        if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+            return total
+        prompt, completion = max(usage.prompt_tokens - self.tokens, 0), usage.completion_tokens + self.tokens
+        total.usage = Usage(prompt, completion)
+        if rest.usage_payload is not None:
+            told = msgspec.json.decode(rest.usage_payload)
+            counted = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+            total.usage_payload = msgspec.json.encode({**told, **self.head, "usage": counted})
+        return total
+
+
+def head_of(event: bytes) -> dict[str, Any]:
+    """What a stream's first event has in common with its others."""
+    payload = payload_of(event.partition(b"\n\n")[0] + b"\n\n")
+    told = msgspec.json.decode(payload) if payload else {}
+    return {name: told[name] for name in HEAD if name in told}
+
+
+def _number(value: Any) -> int | None:
+    value = msgspec.json.decode(value) if isinstance(value, Raw) else value
+    return value if isinstance(value, int) else None

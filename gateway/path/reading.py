@@ -1,0 +1,247 @@
+"""Reading an answer while it passes: what it says, for the rungs that judge it, which alone may need its logprobs.
+
+What the caller gets is as the engine sent it, but for `null` in the place of logprobs that it did not ask for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from gateway.formats.events import payload_of
+from router.acceptance import Answered, Said, ToolCall
+
+NAMED_BEFORE = b'"logprobs"'
+NAME_BYTES_MAX = 64
+"""How far before a value its name is looked for."""
+HEAD_BYTES = 256
+"""By how much of its beginning a long value is looked for."""
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: Any = 0
+    text: str | None = None
+    delta: _Delta | None = None
+    message: Any = None
+    finish_reason: str | None = None
+    logprobs: Raw = Raw(b"null")
+
+
+class _Body(msgspec.Struct, gc=False):
+    choices: list[_Choice] = []
+
+
+class _Token(msgspec.Struct, gc=False):
+    logprob: float | None = None
+
+
+class _Logprobs(msgspec.Struct, gc=False):
+    content: list[_Token] | None = None
+    token_logprobs: list[float | None] | None = None
+
+
+_BODY = msgspec.json.Decoder(_Body)
+_LOGPROBS = msgspec.json.Decoder(_Logprobs)
+
+
+class _Alternative:
+    """One alternative, as far as it has come."""
+
+    __slots__ = ("calls", "events", "finish_reason", "logprobs", "refusal", "text")
+
+    def __init__(self) -> None:
+        self.events = 0
+        """Events with a token of it."""
+        self.text: list[str] = []
+        self.refusal: list[str] = []
+        self.calls: dict[int, list[Any]] = {}
+        """By their place: the name, and the parts of the arguments (None for a tool that takes text)."""
+        self.logprobs: list[float] = []
+        self.finish_reason: str | None = None
+
+    def call(self, told: Any, number: int) -> None:
+        """Note a call of a tool, or a part of one."""
+        if not isinstance(told, dict):
+            return
+        place = told.get("index")
+        call = self.calls.setdefault(place if isinstance(place, int) else number, ["", []])
+        function = told.get("function")
+        if not isinstance(function, dict):
+            function, call[1] = told.get("custom"), None
+        if isinstance(function, dict):
+            if isinstance(function.get("name"), str):
+                call[0] += function["name"]
+            if call[1] is not None and isinstance(function.get("arguments"), str):
+                call[1].append(function["arguments"])
+
+    @property
+    def tokens(self) -> float:
+        """How many tokens of it can be judged by; infinity once it has ended. Without logprobs its events count."""
+        return math.inf if self.finish_reason is not None else len(self.logprobs) or self.events
+
+    def said(self) -> Said:
+        """What it says so far."""
+        calls = tuple(
+            ToolCall(name, None if parts is None else "".join(parts)) for _, (name, parts) in sorted(self.calls.items())
+        )
+        return Said("".join(self.text), self.finish_reason, "".join(self.refusal), calls, self.logprobs)
+
+
+class Reading:
+    """What was read of one answer."""
+
+    __slots__ = ("_alternatives", "_choices", "_strips")
+
+    def __init__(self, strips: bool, choices: int = 1) -> None:
+        """Of so many `choices`. With `strips`, logprobs are taken out of what is passed on."""
+        self._strips = strips
+        self._choices = choices
+        self._alternatives: dict[int, _Alternative] = {}
+
+    def take(self, parts: list[bytes]) -> list[bytes]:
+        """Read a stream's events, several of which may be in one part; returns them as they go to the caller."""
+        return [self._part(part) for part in parts]
+
+    def take_whole(self, body: bytes) -> bytes:
+        """Read an answer that is not streamed; returns it as it goes to the caller."""
+        return self._read(body, body)
+
+    async def take_long(self, body: bytes) -> bytes:
+        """The same of one that takes milliseconds: others have their turn between its steps.
+
+        A thread would hold them up as much: what reads JSON does not let go of the interpreter.
+        """
+        shown = body
+        await asyncio.sleep(0)
+        for choice in _choices_of(body):
+            await asyncio.sleep(0)
+            raw = self._note(choice)
+            if raw is not None and self._strips:
+                await asyncio.sleep(0)
+                shown = _without(shown, raw, body)
+        return shown
+
+    @property
+    def tokens(self) -> float:
+        """How many tokens there are at least of each alternative that has not ended."""
+        if len(self._alternatives) < self._choices:
+            return 0
+        return min(one.tokens for one in self._alternatives.values())
+
+    def answered(self, whole: bool, mixed: bool = False) -> Answered:
+        """What there is of the answer, as the rungs judge it. `mixed`: a part of it is another model's."""
+        said = tuple(one.said() for _, one in sorted(self._alternatives.items()))
+        return Answered(said, whole, mixed, self.tokens)
+
+    def _part(self, part: bytes) -> bytes:
+        events = part.split(b"\n\n")
+        changed = False
+        for number, event in enumerate(events):
+            payload = payload_of(event + b"\n\n") if event else None
+            if payload is None:
+                continue
+            shown = self._read(payload, event)
+            if shown is not event:
+                events[number] = shown
+                changed = True
+        return b"\n\n".join(events) if changed else part
+
+    def _read(self, payload: bytes, shown: bytes) -> bytes:
+        for choice in _choices_of(payload):
+            raw = self._note(choice)
+            if raw is not None and self._strips:
+                shown = _without(shown, raw, payload)
+        return shown
+
+    def _note(self, choice: _Choice) -> bytes | None:
+        """Note what a choice says; its logprobs as they stand there, None where there are none."""
+        place = choice.index if isinstance(choice.index, int) else 0
+        alternative = self._alternatives.get(place)
+        if alternative is None:
+            alternative = self._alternatives[place] = _Alternative()
+        _note(choice, alternative)
+        raw = bytes(choice.logprobs)
+        if raw == b"null":
+            return None
+        _note_logprobs(raw, alternative)
+        return raw
+
+
+def _choices_of(payload: bytes) -> list[_Choice]:
+    try:
+        return _BODY.decode(payload).choices
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []  # whoever relays it has seen that it is good enough
+
+
+def _note(choice: _Choice, alternative: _Alternative) -> None:
+    if choice.finish_reason:
+        alternative.finish_reason = choice.finish_reason
+    if choice.text:
+        alternative.text.append(choice.text)
+        alternative.events += 1
+    delta = choice.delta
+    if delta is not None:
+        if delta.content or delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls:
+            alternative.events += 1
+        if delta.content:
+            alternative.text.append(delta.content)
+        if delta.refusal:
+            alternative.refusal.append(delta.refusal)
+        for number, call in enumerate(delta.tool_calls or ()):
+            alternative.call(call, number)
+    message = choice.message
+    if isinstance(message, dict):
+        for name, parts in (("content", alternative.text), ("refusal", alternative.refusal)):
+            if isinstance(message.get(name), str):
+                parts.append(message[name])
+        calls = message.get("tool_calls")
+        for number, call in enumerate(calls if isinstance(calls, list) else ()):
+            alternative.call(call, number)
+
+
+def _note_logprobs(raw: bytes, alternative: _Alternative) -> None:
+    try:
+        told = _LOGPROBS.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return
+    if told.content is not None:
+        alternative.logprobs += [token.logprob for token in told.content if token.logprob is not None]
+    elif told.token_logprobs is not None:
+        alternative.logprobs += [logprob for logprob in told.token_logprobs if logprob is not None]
+
+
+def _without(shown: bytes, raw: bytes, payload: bytes) -> bytes:
+    """An answer or an event with `null` for these logprobs, else byte by byte the same where that can be had."""
+    at = _find(shown, raw, 0)
+    while at >= 0:
+        before = shown[max(0, at - NAME_BYTES_MAX) : at].rstrip()
+        if before.endswith(b":") and before[:-1].rstrip().endswith(NAMED_BEFORE):
+            return b"%b%b%b" % (shown[:at], b"null", shown[at + len(raw) :])
+        at = _find(shown, raw, at + 1)
+    told = msgspec.json.decode(payload)
+    for choice in told["choices"]:
+        choice["logprobs"] = None
+    found = msgspec.json.encode(told)
+    return b"data: " + found if shown.startswith(b"data:") else found
+
+
+def _find(shown: bytes, raw: bytes, start: int) -> int:
+    """As `bytes.find`, which takes as long as all else together where what is looked for is long."""
+    head = raw[:HEAD_BYTES]
+    at = shown.find(head, start)
+    while at >= 0 and not shown.startswith(raw, at):
+        at = shown.find(head, at + 1)
+    return at

@@ -1,0 +1,218 @@
+"""Relaying a committed answer to its caller, as the bytes that the engine sent. Nothing is retried from here on.
+
+A stream that breaks may be gone on with by another engine (gateway/path/continuation.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from typing import Any
+
+import msgspec
+
+from gateway.errors import Problem
+from gateway.formats.events import DONE, error_event, usage_event, with_fingerprint, with_last_field
+from gateway.formats.request_body import RequestBody
+from gateway.path.answer import Answer
+from gateway.path.checking import judge_sent
+from gateway.path.continuation import go_on
+from gateway.path.ledger import Ledger
+from gateway.server.exchange import Exchange
+from gateway.server.wire import Deadline, Headers
+from gateway.services import Services
+from monitoring.ids import DIGEST_BYTES
+from monitoring.records import Record
+from router.policy import Policy
+from serving.errors import EngineError
+
+LAST_SEND_SECONDS_MAX = 1.0
+HELD_SECONDS_MAX = 0.25
+"""How long a stream's last event is held for the usage that follows it, whose fingerprint it gets."""
+JSON_HEADERS = ((b"content-type", b"application/json"),)
+STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+async def relay(
+    services: Services, exchange: Exchange, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
+) -> None:
+    """Commit the answer and send it. Raises Problem if a stream breaks after it has begun."""
+    ledger.committed(time.monotonic())
+    ledger.record.status = 200
+    if body.stream:
+        await _relay_stream(services, exchange, policy, body, answer, ledger)
+        judge_sent(services, body, answer, ledger)
+    else:
+        await _relay_whole(services, exchange, answer, ledger)
+
+
+async def _relay_whole(services: Services, exchange: Exchange, answer: Answer, ledger: Ledger) -> None:
+    ledger.learned(answer.progress, services.prices, answer.lease.share(time.monotonic()), services.digest_secret)
+    ledger.record.answer_digest = _keyed(services, answer.body).hexdigest()
+    if answer.kept is not None:
+        answer.kept.append(answer.body)
+    ledger.record.outcome = "ok"
+    headers = [*JSON_HEADERS, *choice_headers(ledger)]
+    if ledger.record.cost_usd is not None:
+        headers.append((b"x-apprentice-cost-usd", b"%.9f" % ledger.record.cost_usd))
+    await exchange.whole(200, headers, answer.body)
+
+
+async def _relay_stream(
+    services: Services, exchange: Exchange, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger
+) -> None:
+    digest = _keyed(services, b"")
+    end = HeldEnd(answer, holds=not body.wants_usage)
+    try:
+        await exchange.begin(200, [*STREAM_HEADERS, *choice_headers(ledger)])
+        events: list[bytes] | None = answer.unsent()
+        while events is not None:
+            if part := end.ready(events):
+                _note(answer, ledger, digest, part)
+                await exchange.write(part)
+            try:
+                events = await end.next_events()
+            except EngineError as error:
+                await go_on(services, policy, body, answer, ledger, error)
+                events = answer.unsent()
+        if last := end.release():
+            _note(answer, ledger, digest, last)
+        ledger.record.outcome = "ok"
+    finally:
+        progress = answer.total()
+        ledger.learned(progress, services.prices, answer.share(time.monotonic()), services.digest_secret)
+        ledger.record.answer_digest = digest.hexdigest()
+    await exchange.end(_ending(body, answer, ledger.record, last) + DONE)
+    await answer.drain()
+
+
+class HeldEnd:
+    """A stream's last events, held for the usage that follows: its fingerprint goes into the last one.
+
+    With `holds` False all events are ready at once, as where the caller gets the usage itself. Once an event is held,
+    all of the answer has come, so that no engine has to go on with it.
+    """
+
+    def __init__(self, answer: Answer, holds: bool) -> None:
+        self._answer = answer
+        self._holds = holds
+        self._held = b""
+
+    def ready(self, events: list[bytes]) -> bytes:
+        """The part of the stream to send now; the rest is held."""
+        part, self._held = self._held + b"".join(events), b""
+        if self._holds and self._answer.finished:
+            part, self._held = b"", part
+        return part
+
+    async def next_events(self) -> list[bytes] | None:
+        """The answer's next events, or none where those held have waited for HELD_SECONDS_MAX: they are ready then.
+
+        Returns None at the answer's end. Raises an EngineError if it broke.
+        """
+        if not self._held:
+            return await self._answer.next_events()
+        try:
+            with Deadline(HELD_SECONDS_MAX):
+                return await self._answer.next_events()
+        except TimeoutError:
+            self._holds = False
+            return []
+
+    def release(self) -> bytes:
+        """The events still held, with the fingerprint; empty where there are none."""
+        held, self._held = self._held, b""
+        return with_fingerprint(held, self._answer.total().usage_payload)
+
+
+def _note(answer: Answer, ledger: Ledger, digest: hashlib.blake2b, part: bytes) -> None:
+    """Note a part of a stream that is sent now."""
+    digest.update(part)
+    if answer.kept is not None:
+        answer.kept.append(part)
+    ledger.last_chunk_at = time.monotonic()
+
+
+def _ending(body: RequestBody, answer: Answer, record: Record, held: bytes) -> bytes:
+    """A stream's last events, with what the gateway tells of the request where there is a place for it.
+
+    Clients that do not ask for the usage expect a choice in every event: they get no event without one. A comment tells
+    everybody of unreadable events; clients pass over it.
+    """
+    progress = answer.total()
+    comment = b": skipped_events=%d\n\n" % progress.skipped if progress.skipped else b""
+    if body.wants_usage and (progress.usage_payload or progress.skipped):
+        payload = progress.usage_payload or _event_without_choice(body, answer, record)
+        return held + usage_event(payload, _told(record)) + comment
+    if progress.skipped:
+        held = with_last_field(held, "apprentice", _told(record))
+    return held + comment
+
+
+def _event_without_choice(body: RequestBody, answer: Answer, record: Record) -> bytes:
+    return msgspec.json.encode(
+        {
+            "id": answer.total().answer_id or record.id,
+            "object": "chat.completion.chunk" if body.endpoint == "chat" else "text_completion",
+            "created": int(record.at),
+            "model": answer.choice.engine_model,
+            "choices": [],
+        }
+    )
+
+
+def _told(record: Record) -> dict[str, Any]:
+    """What a stream's last event tells of the request; also what could not be read after commit, and who went on."""
+    told: dict[str, Any] = {"cost_usd": record.cost_usd, "request_id": record.id, "reason": record.reason}
+    if record.skipped_events:
+        told["skipped_events"] = record.skipped_events
+    if record.continued:
+        told |= {"continued": record.continued, "version": record.version, "pool": record.pool}
+    return told
+
+
+async def refuse(exchange: Exchange, problem: Problem, ledger: Ledger | None) -> None:
+    """Tell the caller of a problem: as an answer, or inside a stream that has begun, which then ends without [DONE]."""
+    if exchange.begun:
+        with contextlib.suppress(TimeoutError):  # a caller that reads nothing is not waited for
+            async with asyncio.timeout(LAST_SEND_SECONDS_MAX):
+                await exchange.end(error_event(problem.content()))
+        return
+    headers = problem.headers() + (choice_headers(ledger) if ledger else [])
+    await exchange.whole(problem.status, headers, problem.body())
+
+
+def choice_headers(ledger: Ledger) -> Headers:
+    """What every answer says of where it came from, and why."""
+    record = ledger.record
+    found = [
+        (b"x-request-id", record.id.encode()),
+        (b"x-apprentice-attempts", b"%d" % len(record.attempts)),
+    ]
+    for name, value in (
+        (b"x-apprentice-task", record.task),
+        (b"x-apprentice-version", record.version),
+        (b"x-apprentice-pool", record.pool),
+        (b"x-apprentice-reason", record.reason),
+        (b"x-apprentice-dropped", ",".join(record.dropped)),
+        (b"x-apprentice-clamped", ledger.body.clamped if ledger.body is not None else ""),
+        (b"traceparent", ledger.traceparent),
+    ):
+        if value:
+            found.append((name, value.encode()))
+    found += ledger.labels
+    if ledger.hold is not None:
+        found += ledger.hold.purse.headers()
+    if record.overhead_seconds is not None:
+        found.append((b"x-apprentice-overhead-ms", b"%.3f" % (record.overhead_seconds * 1000)))
+    return found
+
+
+def _keyed(services: Services, data: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(data, key=services.digest_secret, digest_size=DIGEST_BYTES)

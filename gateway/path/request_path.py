@@ -1,0 +1,122 @@
+"""THE WALK: what happens to a request, top to bottom, in one function. The rest of the gateway are its verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from gateway.access_log import REFUSED
+from gateway.callers import Caller
+from gateway.errors import Problem
+from gateway.features.shadows.job import offer_copies
+from gateway.formats.bounds import LONG_BODY_BYTES
+from gateway.formats.parameters import Endpoint
+from gateway.formats.request_body import RequestBody, asked_of, read_body
+from gateway.path.ledger import Ledger, problem_of, settle
+from gateway.path.opening import open_answer
+from gateway.path.problems import too_late
+from gateway.path.relay import refuse, relay
+from gateway.path.scoring import scored
+from gateway.path.waiting import priority_of, wait_for_place, wait_for_room
+from gateway.server.exchange import Exchange
+from gateway.server.wire import Deadline, HungUp
+from gateway.services import Services
+from monitoring.records import Record
+from router.choice import choose
+from router.decision import Asked, Choice, Refusal
+from router.policy import Policy
+from router.scoring import Scores
+
+log = logging.getLogger(__name__)
+
+
+async def walk(services: Services, exchange: Exchange, endpoint: Endpoint) -> None:
+    """One request: identify → read → admit → score → choose → open → relay → settle."""
+    now = time.monotonic()
+    ledger: Ledger | None = None
+    try:
+        snapshot = services.snapshot.current
+        with Deadline(snapshot.policy.limits.request_timeout_seconds):
+            caller = exchange.identify()
+            raw = await exchange.body(services.body_bytes_max)
+            policy = services.snapshot.current.policy  # a slow body may have outlasted the one that it began under
+            ledger = Ledger(_record(services, endpoint, caller.public), now, exchange.traceparent())
+            body = (
+                await _read(services, caller, endpoint, raw) if len(raw) > LONG_BODY_BYTES else read_body(endpoint, raw)
+            )
+            session = body.session(exchange.header("x-apprentice-session"))
+            ledger.asked(body, session, exchange.header("x-apprentice-subject"), policy, services.digest_secret)
+            priority = priority_of(exchange.header("x-apprentice-priority"), body)
+            ledger.hold = await services.limits.take(caller, body, len(raw))
+            with services.admission.admit(caller.public, priority) as place, exchange.hang_up_cancels():
+                if not place.held:
+                    await wait_for_place(place, ledger)
+                asked = asked_of(body, caller.public, caller.models, session, policy)
+                moment = services.moment(now)
+                scores = await scored(services, asked, policy, moment)
+                decision = choose(asked, scores, policy, services.fleet.view(), moment)
+                if decision.__class__ is Refusal:
+                    decision = await wait_for_room(services, place, asked, scores, policy, decision, moment, ledger)
+                choice = _accepted(services, policy, decision, asked, scores, ledger)
+                services.fit(body, choice, caller)
+                with await open_answer(services, policy, body, choice, ledger, scores) as answer:
+                    answer.kept = [] if services.trials.watches(policy, answer.choice, ledger.record) else None
+                    await relay(services, exchange, policy, body, answer, ledger)
+                    offer_copies(services, policy, body, answer, ledger)
+    except Problem as problem:
+        await _tell(services, exchange, problem, ledger)
+    except TimeoutError:
+        await _tell(services, exchange, too_late(ledger.record if ledger is not None else None), ledger)
+    except (HungUp, asyncio.CancelledError) as gone:
+        ended = isinstance(gone, asyncio.CancelledError) and not exchange.hung_up
+        if ended and services.admission.over:
+            await _tell(services, exchange, services.admission.shed("draining"), ledger)
+        elif ledger is not None and not exchange.ended:
+            ledger.cancelled()
+        if ended and not services.admission.over:
+            raise
+    except Exception:
+        log.exception("the walk failed", extra={"request_id": ledger.record.id if ledger else None})
+        await _tell(services, exchange, Problem("internal_error", "A fault of the gateway. It is logged."), ledger)
+    finally:
+        if ledger is not None:
+            settle(services, ledger, time.monotonic())
+
+
+async def _read(services: Services, caller: Caller, endpoint: Endpoint, raw: bytes) -> RequestBody:
+    """Read a long body: that takes milliseconds, so callers take turns in threads and the event loop goes on."""
+    return await services.threads.run(caller.public, len(raw), read_body, endpoint, raw)
+
+
+def note_refused(services: Services, exchange: Exchange, problem: Problem) -> None:
+    """Log a request that is answered with 401 or 403."""
+    peer, listener = exchange.ends
+    services.accesses.refused(problem, peer, listener, exchange.path.decode("latin-1"), exchange.authorization())
+
+
+async def _tell(services: Services, exchange: Exchange, problem: Problem, ledger: Ledger | None) -> None:
+    if exchange.ended:  # the answer is the caller's: what comes after it changes nothing
+        return
+    services.meters.refusals.add(1, problem.code)
+    if problem.status in REFUSED:
+        note_refused(services, exchange, problem)
+    if ledger is not None:
+        ledger.problem(problem)
+    await refuse(exchange, problem, ledger)
+
+
+def _accepted(
+    services: Services, policy: Policy, decision: Choice | Refusal, asked: Asked, scores: Scores, ledger: Ledger
+) -> Choice:
+    ledger.found(decision.findings)
+    if isinstance(decision, Refusal):
+        ledger.refused(decision, scores.task)
+        raise problem_of(services, decision, asked, scores)
+    if policy.watched:
+        services.trials.draw(policy, decision, ledger.record)
+    return decision
+
+
+def _record(services: Services, endpoint: Endpoint, caller: str) -> Record:
+    return Record(id=services.ids.make(caller), at=time.time(), endpoint=endpoint, caller=caller, model_asked="")

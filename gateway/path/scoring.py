@@ -1,0 +1,88 @@
+"""The score step of the walk: what the fitted models say of a request, without holding the event loop.
+
+A score by word vectors takes a few hundred microseconds, and is made where the request is. One that needs a neural net
+takes milliseconds, and is made in a thread; a text that rules take long to read in one of those that callers share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from gateway.formats.request_body import RequestBody
+from gateway.services import Services
+from router.decision import Asked, Choice, Moment
+from router.fitted import NOTHING_FITTED
+from router.policy import AUTO, Policy
+from router.scoring import Scores, score
+
+log = logging.getLogger(__name__)
+
+
+async def scored(services: Services, asked: Asked, policy: Policy, moment: Moment) -> Scores:
+    """The request's scores. Models that fail are logged and counted: it is then decided as if there were none.
+
+    Raises Problem (429) where its caller has too much waiting to be read.
+    """
+    view = services.fleet.view()
+    if asked.text and policy.takes_long(asked.model, asked.text, moment.now_unix):
+        return await _read_in_turn(services, asked, policy, moment)
+    try:
+        if asked.selected and services.settings.fitting.minilm_file is not None and _is_slow(asked, policy):
+            return await asyncio.to_thread(score, asked, policy, view, moment)
+        return score(asked, policy, view, moment)
+    except Exception:  # a fault of ours in a model is no reason to refuse a request
+        bare = _without_models(services, asked, policy)
+        return await asyncio.to_thread(score, asked, bare, view, moment)
+
+
+async def _read_in_turn(services: Services, asked: Asked, policy: Policy, moment: Moment) -> Scores:
+    view, caller, length = services.fleet.view(), asked.caller, len(asked.text)
+    if not services.threads.has_room(caller, length):
+        raise services.admission.shed("caller_busy")
+    try:
+        return await services.threads.run(caller, length, score, asked, policy, view, moment)
+    except Exception:  # as above
+        bare = _without_models(services, asked, policy)
+        return await services.threads.run(caller, length, score, asked, bare, view, moment)
+
+
+def _without_models(services: Services, asked: Asked, policy: Policy) -> Policy:
+    log.exception("a fitted model of %r failed: the request is decided without", asked.model[:80])
+    services.meters.fitted_unused.add(1, "failed")
+    return replace(policy, fitted={}, index=None)
+
+
+async def scored_at(services: Services, body: RequestBody, choice: Choice, policy: Policy, scores: Scores) -> Scores:
+    """The scores that hold for the version of this choice, where they are of another: its own coverage is asked then.
+
+    Only where its confidence weighs that. A request comes there by a rule, a pin, or an exit.
+    """
+    task, version = choice.task, choice.version
+    if task is None or version is None or version.name == scores.version or "low_confidence" not in task.rungs:
+        return scores
+    fitted = policy.fitted.get(version.name, NOTHING_FITTED)
+    confidence, coverage = fitted.confidence_for(task.selector), fitted.coverage_for(task.selector)
+    if confidence is None or coverage is None or not confidence.weighs_coverage:
+        return scores
+    selected = body.selected(task.selector)
+    try:
+        if coverage.deep is not None:
+            found = await asyncio.to_thread(coverage.score, selected)
+        else:
+            found = coverage.score(selected)
+    except Exception:  # as above
+        log.exception("the coverage model of %s failed: its confidence goes without", version.name)
+        services.meters.fitted_unused.add(1, "failed")
+        return scores
+    return replace(scores, version=version.name, coverage=found, gain=None)
+
+
+def _is_slow(asked: Asked, policy: Policy) -> bool:
+    """Whether a model that may be asked needs a neural net."""
+    if asked.model == AUTO:
+        return True
+    alias = policy.aliases.get(asked.model)
+    models = [policy.fitted[name].coverage for name in alias.weights if name in policy.fitted] if alias else []
+    return any(model is not None and model.deep is not None for model in models)

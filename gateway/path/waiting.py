@@ -1,0 +1,64 @@
+"""How a request waits: in which class, and for a replica with room where all that could answer are full."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from gateway.errors import Problem
+from gateway.formats.request_body import RequestBody
+from gateway.limits.admission import Place, Priority
+from gateway.path.ledger import Ledger
+from gateway.services import Services
+from router.choice import choose
+from router.decision import Asked, Choice, Moment, Refusal
+from router.policy import Policy
+from router.scoring import Scores
+from router.waiting import awaited_replicas
+
+
+def priority_of(header: str | None, body: RequestBody) -> Priority:
+    """The class of a request: a caller may have it wait behind others, by header or as OpenAI does, never before them.
+
+    Raises Problem (400) for another value of the header.
+    """
+    if header is not None and header not in ("interactive", "batch"):
+        raise Problem("invalid_value", "The header x-apprentice-priority is `interactive` or `batch`.")
+    return "batch" if header == "batch" or body.read.service_tier == "flex" else "interactive"
+
+
+async def wait_for_place(place: Place, ledger: Ledger) -> None:
+    """Wait for a place in the gateway. Raises Problem (429, 503) where the queue is full, or the wait too long."""
+    await place.turn()
+    ledger.waited_seconds = place.waited_seconds
+
+
+async def wait_for_room(
+    services: Services,
+    place: Place,
+    asked: Asked,
+    scores: Scores,
+    policy: Policy,
+    decision: Choice | Refusal,
+    moment: Moment,
+    ledger: Ledger,
+) -> Choice | Refusal:
+    """Where every replica that could answer is full: wait in line and choose again, by the same draw.
+
+    Raises Problem (429, 503) where the queue is full, or the wait too long. Any other decision is returned as it is.
+    """
+    waited = False
+    while isinstance(decision, Refusal) and decision.code == "overload":
+        try:
+            await place.turn(awaited_replicas(asked, scores, policy, services.fleet.view(), moment.now_unix))
+        except BaseException:  # it goes nowhere: what is known of it is noted
+            ledger.found(decision.findings)
+            ledger.refused(decision, scores.task)
+            raise
+        waited = True
+        moment = replace(moment, now=time.monotonic(), now_unix=time.time(), exits_closed=services.exits.closed)
+        decision = choose(asked, scores, policy, services.fleet.view(), moment)
+    if waited:
+        ledger.waited_seconds = place.waited_seconds
+        place.go_on()
+    return decision

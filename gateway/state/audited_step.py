@@ -1,0 +1,122 @@
+"""Entries of the audit that are written in the same step as what they tell of, and entered right after it.
+
+Whoever has the monitor's duty enters those that a killed gateway has left.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import DataError, RedisError
+
+from monitoring.audit import Audit, Entry
+from serving.adapters.registry import Noted
+from serving.object_store import Change, Shelf, Unchanged, change_together
+
+log = logging.getLogger(__name__)
+
+
+class Drafts:
+    """The drafts of what is done: by admins, or of another kind. Every method but `change` raises RedisError."""
+
+    def __init__(self, redis: Redis, audit: Audit, kind: str = "admins:audit") -> None:
+        self._redis = redis
+        self._audit = audit
+        self._told: set[str] = set()
+        """Those of which it was logged that they can't be entered."""
+        self.shelf = Shelf(redis, kind)
+
+    def change(self, draft: Entry, name: str | None = None) -> Change:
+        """The draft as a part of a greater step, under a name of its own, or under this one."""
+        return Change(self.shelf, name or secrets.token_hex(12), msgspec.to_builtins(draft))
+
+    async def enter(self, name: str) -> None:
+        """Enter a draft into the audit, once, however many try; its name is forgotten. Raises AuditConflict."""
+        await self._audit.enter(self.shelf.values, name)
+        await self._redis.hdel(self.shelf.generation_names, name)
+
+    async def enter_left(self, names: Iterable[str] | None = None) -> None:
+        """Enter what is left, or those of these names. One that can't be entered is logged once, stays for a gateway
+        of another release, and keeps no other waiting."""
+        for name in await self.shelf.written() if names is None else names:
+            try:
+                await self.enter(name)
+                self._told.discard(name)
+            except Exception as fault:
+                if isinstance(fault, RedisError) and not isinstance(fault, DataError):
+                    raise
+                if name not in self._told:
+                    self._told.add(name)
+                    log.exception("a step can't be entered into the audit: %s of the %s", name, self.shelf.kind)
+
+
+class AuditedStep:
+    """One actor's change and its audit entries. The entries are drafted first, written in the same atomic step as the
+    change, and then appended to the chain. No change is made through it without an entry."""
+
+    def __init__(self, redis: Redis, audit: Audit, actor: str) -> None:
+        """`actor` is a caller's public id, or `system`."""
+        self._redis = redis
+        self._audit = audit
+        self._drafts = Drafts(redis, audit)
+        self._actor = actor
+        self._noted: list[Change] = []
+
+    def note(
+        self,
+        action: str,
+        name: str,
+        before: Any = None,
+        after: Any = None,
+        evidence: Any = None,
+        generation: int | None = None,
+    ) -> list[Change]:
+        """Draft an entry, as a part of the atomic step. Only what is written in that step is entered.
+
+        Raises ValueError for what is not JSON.
+        """
+        draft = self._audit.draft(
+            self._actor, action, name, before=before, after=after, evidence=evidence, generation=generation
+        )
+        noted = self._drafts.change(draft)
+        self._noted.append(noted)
+        return [noted]
+
+    def noted(
+        self, action: str, name: str, shown: Callable[[Any], Any] = msgspec.to_builtins, evidence: Any = None
+    ) -> Noted:
+        """What the registry calls to have its change noted; `shown` makes the audited value of an object."""
+
+        def note(before: Any, after: Any, generation: int) -> list[Change]:
+            was, now = (None if one is None else shown(one) for one in (before, after))
+            return self.note(action, name, was, now, evidence, generation)
+
+        return note
+
+    async def take(self, changes: Sequence[Change | Unchanged]) -> int:
+        """Make the changes together with all entries noted so far; the new generation of the first object.
+
+        Raises Stale, Unreadable and RedisError: then nothing has changed, unless the connection was lost. Raises
+        AuditConflict where the chain takes no entry: then the change is made, and its draft waits in Redis.
+        """
+        assert self._noted, "a change has an entry"
+        generation = await change_together(self._redis, [*changes, *self._noted])
+        await self.enter()
+        return generation
+
+    def write_into(self, pipe: Any) -> None:
+        """Queue the drafts in a transaction of Redis which makes the change."""
+        assert self._noted, "a change has an entry"
+        for noted in self._noted:
+            pipe.hset(noted.shelf.values, noted.name, msgspec.json.encode(noted.value))
+
+    async def enter(self) -> None:
+        """Append the noted entries that were written to the chain. Raises AuditConflict and RedisError."""
+        for noted in self._noted:
+            await self._drafts.enter(noted.name)
+        self._noted.clear()

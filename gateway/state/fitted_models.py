@@ -1,0 +1,187 @@
+"""The fitted models in memory, as one gateway judges by them: read where they have changed, parsed in a thread.
+
+A model is parsed once for its digest, however often the state is read again. Only versions that can get requests have
+theirs in memory; others' are let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.state.fitted import (
+    SELECTING,
+    FittedEntry,
+    FittedError,
+    FittedStore,
+    Fitting,
+    Kind,
+    calibrated_apart,
+    entry_of,
+    unused,
+)
+from router.candidates import TaskIndex
+from router.confidence import ConfidenceError, ConfidenceModel
+from router.coverage import CoverageError, CoverageModel
+from router.embedding import Embedding, EmbeddingError, StaticEmbedding
+from router.fitted import NOTHING_FITTED, Fitted
+from router.gain import GainError, GainModel
+from router.policy import TaskPolicy
+from serving.object_store import Mirror
+
+log = logging.getLogger(__name__)
+LOOKED_AT_ONCE = 200
+"""Versions that are looked at before others have the event loop."""
+UNUSABLE = (FittedError, CoverageError, ConfidenceError, GainError, EmbeddingError)
+
+
+@dataclass(slots=True)
+class _Read:
+    """What a version has, as it was read. `looked_at` is the selector for which it was told what is not used."""
+
+    marks: dict[Kind, str]
+    entries: dict[Kind, FittedEntry]
+    fitted: Fitted
+    looked_at: str | None = None
+
+
+class FittedModels:
+    """Holds the models that versions are judged by. Its only mover is the snapshot's keeper, one reading at a time."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        damaged: Callable[[Kind], None],
+        deep: Embedding | None = None,
+        unsuited: Callable[[Kind], None] = lambda _: None,
+    ) -> None:
+        """`damaged` is told of each model that can't be read, once, and `unsuited` of each that does not go with its
+        task's selector or with its coverage model. `deep` is the neural embedding, if there is one."""
+        self.store = FittedStore(redis)
+        self._damaged = damaged
+        self._unsuited = unsuited
+        self._entries = Mirror(self.store.shelf, entry_of)
+        self._embedding: Embedding | None = None
+        self._deep = deep
+        self._parsed: dict[tuple[Kind, str], Any] = {}
+        self._failed: set[tuple[Kind, str]] = set()
+        """Kinds and marks of those that could not be read."""
+        self._fitted: dict[str, _Read] = {}
+        self._new: list[str] = []
+        """Versions whose models were read since they were last looked at."""
+        self._tasks: Mapping[str, TaskPolicy] | None = None
+        self._index: tuple[dict[str, str], TaskIndex | None] = ({}, None)
+
+    async def read(self, versions: Collection[str]) -> Mapping[str, Fitted]:
+        """The models of these versions. Raises RedisError; what was known is then still known."""
+        wanted: dict[str, dict[Kind, FittedEntry]] = {}
+        for entry in (await self._entries.all()).values():
+            if entry.version in versions:
+                wanted.setdefault(entry.version, {})[entry.kind] = entry
+        fitted: dict[str, _Read] = {}
+        for at, (version, entries) in enumerate(wanted.items()):
+            if at % LOOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            before = self._fitted.get(version)
+            marks = {kind: self._mark(entry) for kind, entry in entries.items()}
+            if before is not None and before.marks == marks and before.entries == entries:
+                fitted[version] = before
+                continue
+            models = {kind: await self._model(entry) for kind, entry in entries.items()}
+            marks = {kind: self._mark(entry) for kind, entry in entries.items() if self._mark(entry)}
+            fitted[version] = _Read(marks, entries, _fitted(entries, models))
+            self._new.append(version)
+        await asyncio.sleep(0)
+        used = {(kind, mark) for one in fitted.values() for kind, mark in one.marks.items()}
+        self._parsed = {name: model for name, model in self._parsed.items() if name in used}
+        self._failed &= used
+        self._fitted = fitted
+        await asyncio.sleep(0)
+        return MappingProxyType({name: one.fitted for name, one in fitted.items() if one.fitted != NOTHING_FITTED})
+
+    def look(self, tasks: Mapping[str, TaskPolicy]) -> None:
+        """Tell of the models that tasks with these selectors do not use, once."""
+        names = self._new if tasks is self._tasks else list(self._fitted)
+        self._new, self._tasks = [], tasks
+        for version in names:
+            one, task = self._fitted.get(version), tasks.get(version.partition("@")[0])
+            if one is None or task is None or one.looked_at == task.selector:
+                continue
+            one.looked_at = task.selector
+            for kind, why in unused(one.entries, task.selector).items():
+                log.warning("the %s model of %s is not used: %s", kind, version, why)
+                self._unsuited(kind)
+
+    async def index(self, leading: Mapping[str, str], fitted: Mapping[str, Fitted]) -> TaskIndex | None:
+        """What finds a task for `auto`, from the coverage models of the versions that lead the tasks."""
+        await asyncio.sleep(0)
+        models: dict[str, CoverageModel] = {}
+        digests: dict[str, str] = {}
+        for task, version in sorted(leading.items()):
+            model = fitted.get(version, NOTHING_FITTED).coverage
+            if model is not None:
+                models[task] = model
+                digests[task] = self._fitted[version].marks["coverage"]
+        if digests != self._index[0]:
+            self._index = digests, await asyncio.to_thread(TaskIndex.build, models)
+        return self._index[1]
+
+    async def _model(self, entry: FittedEntry) -> Any:
+        """An entry's model, or None where it can't be used."""
+        if mark := self._mark(entry):
+            return self._parsed.get((entry.kind, mark))
+        try:
+            data = await self.store.bytes_of(entry)
+            if data is None:
+                return None  # another took its place: the state is read again at once
+            model = await asyncio.to_thread(self._parse, entry.kind, data)
+        except RedisError:
+            raise
+        except Exception as error:  # whatever is wrong with one model, the policy is read to its end
+            known = isinstance(error, UNUSABLE)
+            said = str(error) if known else f"The {entry.kind} model can't be read, by a fault of the gateway's."
+            log.error("%s is judged without its %s model: %s", entry.version, entry.kind, said, exc_info=not known)
+            self._damaged(entry.kind)
+            await self.store.say(entry.version, entry.kind, Fitting(state="failed", error=said, by=entry.by))
+            self._failed.add((entry.kind, _failure(entry)))
+            return None
+        self._parsed[entry.kind, entry.digest] = model
+        return model
+
+    def _mark(self, entry: FittedEntry) -> str:
+        """By what a model is known that was looked at before: its digest, or that it failed as it was put; else empty.
+
+        The same bytes put again may be whole."""
+        if (entry.kind, entry.digest) in self._parsed:
+            return entry.digest
+        return _failure(entry) if (entry.kind, _failure(entry)) in self._failed else ""
+
+    def _parse(self, kind: Kind, data: bytes) -> Any:
+        """Blocks for milliseconds. Raises what is in UNUSABLE."""
+        if kind == "confidence":
+            return ConfidenceModel.from_json(data)
+        if kind == "gain":
+            return GainModel.from_bytes(data)
+        if self._embedding is None:
+            self._embedding = StaticEmbedding.load()
+        return CoverageModel.from_bytes(data, self._embedding, self._deep)
+
+
+def _fitted(entries: Mapping[Kind, FittedEntry], models: Mapping[Kind, Any]) -> Fitted:
+    """The models that could be read, with what they hold for."""
+    there = {kind: model for kind, model in models.items() if model is not None}
+    selectors = {f"{kind}_selector": entries[kind].summary.get("selector") for kind in SELECTING if kind in there}
+    beside = entries.get("coverage") if "coverage" in there else None
+    apart = "confidence" in there and calibrated_apart(entries["confidence"], beside)
+    return Fitted(**there, **selectors, calibrated_apart=apart)
+
+
+def _failure(entry: FittedEntry) -> str:
+    return f"{entry.digest} {entry.fitted_at}"

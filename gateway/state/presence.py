@@ -1,0 +1,108 @@
+"""Which gateways there are, which snapshot each decides by, and what each has under way on which replica."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.state.redis import redis_time
+from serving.fleet import Fleet
+
+KEY = "apprentice:gateways"
+GONE_SECONDS = 5.0
+"""A gateway that has not told of itself for so long is gone, and engines cancel the answers of a process that is gone.
+One that is only cut off from Redis goes on by its last snapshot: docs/adapters.md tells what that means."""
+SMOOTHING_SECONDS = 30.0
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What one gateway tells of itself. `at` is Redis's own time in Unix seconds; `holds` are its leases by replica and
+    model; `demand` its requests in flight by version, as a mean over the last half minute."""
+
+    at: float
+    generation: int
+    holds: dict[str, dict[str, int]]
+    demand: dict[str, float]
+
+
+class Presence:
+    """Tells the other gateways of this one, and reads what they tell. Owner of its own line in Redis."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        name: str,
+        fleet: Fleet,
+        generation: Callable[[], int],
+        clock: Callable[[], Awaitable[float]] | None = None,
+    ) -> None:
+        """`generation` tells by which snapshot this gateway decides now; `clock` is Redis's if it is None, since the
+        clocks of two machines need not agree."""
+        self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
+        self._name = name
+        self._fleet = fleet
+        self._generation = generation
+        self._clock = clock or (lambda: redis_time(redis))
+        self._demand: dict[str, float] = {}
+        self._told_at: float | None = None
+
+    async def tell(self) -> None:
+        """Write down this gateway's line. Raises RedisError."""
+        # The generation first: a lease taken after it was read is taken by a snapshot at least as new.
+        generation = self._generation()
+        holds = {replica.name: dict(replica.holds) for replica in self._fleet.replicas.values() if replica.holds}
+        now = await self._clock()
+        self._smooth(holds, now)
+        told = Told(now, generation, holds, self._demand)
+        await self._redis.hset(KEY, self._name, msgspec.json.encode(told))
+
+    async def leave(self) -> None:
+        """This gateway has nothing under way any more. Raises RedisError."""
+        await self._redis.hdel(KEY, self._name)
+
+    async def present(self) -> Roll:
+        """All gateways that have told of themselves lately; those that are gone are forgotten. Raises RedisError."""
+        raw = await self._redis.hgetall(KEY)
+        told = {name: msgspec.json.decode(line, type=Told) for name, line in raw.items()}
+        since = await self._clock() - GONE_SECONDS
+        gone = [name for name, line in told.items() if line.at < since]
+        if gone:
+            await self._redis.hdel(KEY, *gone)
+        return Roll([line for line in told.values() if line.at >= since])
+
+    def _smooth(self, holds: Mapping[str, Mapping[str, int]], now: float) -> None:
+        """An exponential mean of the requests in flight by version; what has faded away is dropped."""
+        passed = 0.0 if self._told_at is None else now - self._told_at
+        self._told_at = now
+        share = min(1.0, passed / SMOOTHING_SECONDS)
+        flying: dict[str, int] = {}
+        for models in holds.values():
+            for model, count in models.items():
+                flying[model] = flying.get(model, 0) + count
+        for model in flying.keys() | self._demand.keys():
+            mean = self._demand.get(model, 0.0)
+            self._demand[model] = mean + share * (flying.get(model, 0) - mean)
+        self._demand = {model: mean for model, mean in self._demand.items() if mean > 0.001}
+
+
+class Roll:
+    """The gateways that are there, at one moment."""
+
+    def __init__(self, told: Sequence[Told]) -> None:
+        self._told = told
+
+    def idle(self, replica: str, model: str | None, generation: int) -> bool:
+        """Whether every gateway knows the state of this generation, and none has a lease on the model (None: on any
+        model) of the replica."""
+        for told in self._told:
+            holds = told.holds.get(replica, {})
+            if told.generation < generation or (holds if model is None else holds.get(model)):
+                return False
+        return True
+
+    def in_flight(self, version: str) -> float:
+        """Requests for a version that are under way, over all gateways, as a smoothed mean."""
+        return sum(told.demand.get(version, 0.0) for told in self._told)

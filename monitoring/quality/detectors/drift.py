@@ -1,0 +1,182 @@
+"""Does a version behave otherwise than it did? Signals that nobody has to label: length, refusals, cost and the like.
+
+The first 500 values of a signal are its reference. Of a rate (did it happen or not) they give the exact two-sided 90%
+interval, of values the 5% and 95% quantiles, and how many values may at most lie outside of these. From then on two
+detectors (`slip.py`) run against these bounds: the rate has risen, or has fallen; values lie above the range, or below
+it, too often. Their mean is the evidence, with the claim of a single one. The order of the values does not matter to
+the claim, but their reference does: it has to be like what follows while nothing is wrong. A daily rhythm that 500
+values do not span, or a version that is slipping from its first request, is not seen for what it is.
+
+What is said is that something has changed, never that it is wrong: a signal makes a version suspect, and no more.
+
+Pure functions over frozen data. While it learns, a signal of values keeps up to 500 of them, to five digits each;
+afterwards its size is fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from typing import Literal
+
+import msgspec
+
+from monitoring.quality.detectors import baselines, restarts, slip
+from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.detectors.slip import BASELINE_MIN, Slip
+
+Kind = Literal["rate", "value"]
+Sides = Literal["both", "above", "below"]
+
+REFERENCE = 500
+OUTSIDE = 0.05
+HALVES = (0.5, 0.5)
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """A signal and how it stands. JSON gives back the same, to the last bit.
+
+    `sides` says which changes count: more of it, less of it, or both. `observed` counts values, `happened` sums those
+    of a rate's reference. `sorted_values` is a reference of values while it is learned, `low` and `high` are their
+    quantiles afterwards. `above` and `below` are the detectors, None where that side is not looked at or can't be: a
+    rate that never happened can't fall. `log_max` is the largest log e-value so far. The others are for its owner to
+    say: when the last value of the reference came (`taken_at`), and of the time since the detectors began the most
+    requests a day (`busiest`) and the most streams of all versions (`streams`, `parting.py`).
+    """
+
+    kind: Kind
+    sides: Sides
+    observed: int = 0
+    happened: float = 0.0
+    sorted_values: tuple[float, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    above: Slip | None = None
+    below: Slip | None = None
+    log_max: float = LOG_FLOOR
+    taken_at: float = 0.0
+    busiest: float = 0.0
+    streams: int = 0
+
+
+def start(kind: Kind, sides: Sides = "both") -> Signal:
+    """A signal that learns its reference first."""
+    return Signal(kind=kind, sides=sides)
+
+
+def learns(signal: Signal) -> bool:
+    """Whether its reference is not complete yet, so that it can't alarm."""
+    return signal.observed < REFERENCE
+
+
+def observe(signal: Signal, value: float | bool) -> Signal:
+    """The signal after a value. Raises ValueError if it is not finite, or that of a rate not within 0 and 1."""
+    value = float(value)
+    if not math.isfinite(value) or (signal.kind == "rate" and not 0.0 <= value <= 1.0):
+        raise ValueError(f"A value of {value}: it must be finite, and that of a rate within 0 and 1.")
+    if learns(signal):
+        return _learned(signal, value)
+    above, below = signal.above, signal.below
+    if signal.kind == "rate":
+        above, below = above and slip.observe(above, value), below and slip.observe(below, value)
+    else:
+        assert signal.low is not None
+        assert signal.high is not None
+        value = shortened(value)
+        above = above and slip.observe(above, float(value > signal.high))
+        below = below and slip.observe(below, float(value < signal.low))
+    signal = msgspec.structs.replace(signal, observed=signal.observed + 1, above=above, below=below)
+    return msgspec.structs.replace(signal, log_max=max(signal.log_max, log_e(signal)))
+
+
+def shortened(value: float) -> float:
+    """A value to five digits, which is how it is kept and compared."""
+    return float(f"{value:.5g}")
+
+
+def log_e(signal: Signal) -> float:
+    """The natural logarithm of the e-value as it stands now: -700 while it learns."""
+    there = [slip.log_e(one) for one in (signal.above, signal.below) if one is not None]
+    if not there:
+        return LOG_FLOOR
+    largest = max(there)
+    return largest + math.log(math.fsum(math.exp(one - largest) for one in there) / len(there))
+
+
+def alarms(signal: Signal, labels: float, alpha: float) -> bool:
+    """Whether it has ever reached the threshold for so many values. What it finds is a change, not a fault."""
+    return signal.log_max >= restarts.threshold(labels, alpha)
+
+
+def since(signal: Signal) -> int | None:
+    """After how many values, the reference's included, the change is likeliest to have begun; None while it learns."""
+    there = [one for one in (signal.above, signal.below) if one is not None]
+    return REFERENCE + slip.since(max(there, key=slip.log_e)) if there else None
+
+
+def direction(signal: Signal) -> Literal["above", "below"] | None:
+    """On which side there is more evidence; None while it learns."""
+    if signal.above is None or signal.below is None:
+        return "above" if signal.above is not None else "below" if signal.below is not None else None
+    return "above" if slip.log_e(signal.above) >= slip.log_e(signal.below) else "below"
+
+
+def reference(signal: Signal) -> dict[str, float | int | str | None]:
+    """What it is held against, for people: the values behind it, its quantiles or its rate, and the bounds tested.
+
+    `seen_above` and `seen_below` are the shares that were seen since (of a rate: the rate).
+    """
+    above, below = signal.above, signal.below
+    return {
+        "kind": signal.kind,
+        "values": min(signal.observed, REFERENCE),
+        "low": signal.low,
+        "high": signal.high,
+        "rate": signal.happened / REFERENCE if signal.kind == "rate" and not learns(signal) else None,
+        "above_at_most": above.baseline if above is not None else None,
+        "below_at_most" if signal.kind == "value" else "at_least": below.baseline if below is not None else None,
+        "seen_above": slip.mean(above) if above is not None else None,
+        "seen_below": slip.mean(below) if below is not None else None,
+    }
+
+
+def _learned(signal: Signal, value: float) -> Signal:
+    """The signal after a value of its reference; with the last one, its detectors."""
+    kept = signal.sorted_values
+    if signal.kind == "value":
+        values = [*kept]
+        insort(values, shortened(value))
+        kept = tuple(values)
+    signal = msgspec.structs.replace(
+        signal,
+        observed=signal.observed + 1,
+        happened=signal.happened + (value if signal.kind == "rate" else 0.0),
+        sorted_values=kept,
+    )
+    if learns(signal):
+        return signal
+    return _of_rate(signal) if signal.kind == "rate" else _of_values(signal)
+
+
+def _of_rate(signal: Signal) -> Signal:
+    upper = baselines.upper_bound(signal.happened, REFERENCE)
+    lower = baselines.lower_bound(signal.happened, REFERENCE)
+    return msgspec.structs.replace(
+        signal,
+        above=slip.start(upper) if signal.sides != "below" and upper <= 1.0 - BASELINE_MIN else None,
+        below=slip.start(lower, "below") if signal.sides != "above" and lower >= BASELINE_MIN else None,
+    )
+
+
+def _of_values(signal: Signal) -> Signal:
+    """So many of the reference lie outside of its quantiles, and the bound is what that says of values to come."""
+    outside = round(OUTSIDE * REFERENCE)
+    bound = baselines.upper_bound(outside, REFERENCE)
+    return msgspec.structs.replace(
+        signal,
+        sorted_values=(),
+        low=signal.sorted_values[outside],
+        high=signal.sorted_values[-1 - outside],
+        above=slip.start(bound) if signal.sides != "below" else None,
+        below=slip.start(bound) if signal.sides != "above" else None,
+    )

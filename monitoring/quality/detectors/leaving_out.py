@@ -1,0 +1,244 @@
+"""Nobody alone: the evidence of a stream is what stays whoever is left out.
+
+Beside the detector over all there is one without each group of callers (or raters, or who else gives it what it sees),
+and the evidence is the least of them. The first who are met are a group each; those after them share the groups by
+their hash. A `Roll` knows who is in which group, and a `LeaveOneOut` holds the detectors, whichever these are: its
+places are those of one roll, or of several, one behind the other.
+
+One rule says who may be left out: everybody beside whom all others together have at least `OTHERS_MIN` of the requests
+or of the labels that are counted. If one alone uses a version, leaving it out would leave nothing, and its word counts;
+and a single request of somebody else silences nobody. Nobody counts for more than 1,000 requests and 500 labels, and
+what others have counts less with time alone: so no flood, however large, makes its sender the only one.
+
+Only what this gateway served counts for that, with its labels: requests that are reported cost nothing. Where nothing
+was served for a week reports count among themselves.
+
+Each of the detectors has its claim on what it sees, so the least of them has it too. Pure functions over frozen data
+that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from monitoring.quality.detectors.restarts import LOG_FLOOR, threshold
+
+OTHERS_MIN = 0.05
+FADING_LABELS = 1.0 - 1.0 / 500
+FADING_REQUESTS = 1.0 - 1.0 / 1000
+FADING_SECONDS = 7 * 86_400.0
+"""In this time counts fade to 1/e."""
+AGED_SECONDS = 3600.0
+"""Counts fade in steps of at least this time: the rounding of smaller ones would add up."""
+DIGITS = 3
+NAME_BYTES = 8
+REPORTS_COUNT_AFTER_SECONDS = 7 * 86_400.0
+"""For so long nothing was served, where reports decide who may be left out."""
+
+Detector = TypeVar("Detector")
+
+
+class Roll(msgspec.Struct, frozen=True, kw_only=True):
+    """Who was met, and how much of the latest is theirs. `salt` keeps digests of names apart between versions.
+
+    `known` are the digests of those who were met first, a group each, of `groups`. `requests` and `labels` are the
+    faded counts of each group's, empty where none are counted: of what was served here last at `served_at` (Unix
+    seconds; None: never), or of what was `reported`. `aged_at` is up to when they have faded with time, in Unix
+    seconds (0: they have not yet).
+    """
+
+    salt: str
+    groups: int
+    known: tuple[str, ...] = ()
+    requests: tuple[float, ...] = ()
+    labels: tuple[float, ...] = ()
+    reported: bool = False
+    served_at: float | None = None
+    aged_at: float = 0.0
+
+
+class LeaveOneOut(msgspec.Struct, Generic[Detector], frozen=True, kw_only=True):
+    """The detector over all, and those without a group each: None while the group has given nothing, since leaving it
+    out changes nothing yet. `log_now` is the evidence after the last that was judged, `log_max` the largest so far,
+    and `believed` are the groups that could not be left out then."""
+
+    whole: Detector
+    without: tuple[Detector | None, ...]
+    log_now: float = LOG_FLOOR
+    log_max: float = LOG_FLOOR
+    believed: tuple[int, ...] = ()
+
+
+# ---- who ---------------------------------------------------------------------------------------------
+
+
+def digest(roll: Roll, name: str) -> str:
+    """What somebody is known by."""
+    return hashlib.blake2b(f"{roll.salt}\n{name}".encode(), digest_size=NAME_BYTES).hexdigest()
+
+
+def group(roll: Roll, name: str) -> int:
+    """The group that somebody is left out with."""
+    return group_of(roll, digest(roll, name))
+
+
+def group_of(roll: Roll, known_by: str) -> int:
+    """The same by a digest."""
+    return roll.known.index(known_by) if known_by in roll.known else int(known_by, 16) % roll.groups
+
+
+def met(roll: Roll, name: str) -> Roll:
+    """Somebody was met: the first have a group each."""
+    known_by = digest(roll, name)
+    if known_by in roll.known or len(roll.known) >= roll.groups:
+        return roll
+    return msgspec.structs.replace(roll, known=(*roll.known, known_by))
+
+
+def served(roll: Roll, name: str, at: float = 0.0, reported: bool = False) -> Roll:
+    """Somebody's request was answered at `at` (Unix seconds), here or as is `reported`. The counts begin anew where
+    they were of the other kind; a report beside what is served here is not counted."""
+    last = roll.served_at
+    if reported and not roll.reported and last is not None and at - last < REPORTS_COUNT_AFTER_SECONDS:
+        return met(roll, name)
+    roll = aged(met(of_kind(roll, reported), name), at)
+    requests = _counted(roll, roll.requests, name, FADING_REQUESTS)
+    return msgspec.structs.replace(roll, requests=requests, served_at=last if reported else at)
+
+
+def spoke(roll: Roll, name: str, reported: bool = False, at: float = 0.0) -> Roll:
+    """Somebody gave a label at `at` (Unix seconds), of a request that was served here or is `reported`: it counts if
+    such requests do."""
+    roll = aged(met(roll, name), at)
+    if reported != roll.reported:
+        return roll
+    return msgspec.structs.replace(roll, labels=_counted(roll, roll.labels, name, FADING_LABELS))
+
+
+def aged(roll: Roll, at: float) -> Roll:
+    """The roll at a later time (Unix seconds): all counts have faded alike."""
+    passed = at - roll.aged_at
+    if passed < AGED_SECONDS:
+        return roll
+    if not roll.aged_at:
+        return msgspec.structs.replace(roll, aged_at=at)
+    left = math.exp(-passed / FADING_SECONDS)
+    requests, labels = (tuple([round(left * one, DIGITS) for one in counts]) for counts in (roll.requests, roll.labels))
+    return msgspec.structs.replace(roll, requests=requests, labels=labels, aged_at=at)
+
+
+def of_kind(roll: Roll, reported: bool) -> Roll:
+    """The roll once what is served here counts, or what is `reported`."""
+    return (
+        roll if roll.reported == reported else msgspec.structs.replace(roll, reported=reported, requests=(), labels=())
+    )
+
+
+def believed(roll: Roll) -> Iterator[int]:
+    """The groups that may not be left out: beside them no others count."""
+    return (place for place in range(roll.groups) if not _others_count(roll, place))
+
+
+def alone(roll: Roll) -> str | None:
+    """The digest of whom no others count beside; None where there are several, or nobody was met."""
+    return next((known_by for place, known_by in enumerate(roll.known) if not _others_count(roll, place)), None)
+
+
+def _counted(roll: Roll, counts: tuple[float, ...], name: str, fading: float) -> tuple[float, ...]:
+    """The counts with one more of this group, of which alone some fades for it: who sends many shows that it is there,
+    and not that others are gone. They are rounded, so that they take little room as JSON."""
+    own = group(roll, name)
+    counts = counts or (0.0,) * roll.groups
+    return (*counts[:own], round(fading * counts[own] + 1.0, DIGITS), *counts[own + 1 :])
+
+
+def _others_count(roll: Roll, own: int) -> bool:
+    """Whether all but this group have enough of the requests, or of the labels, to be asked for."""
+    for counts in (roll.requests, roll.labels):
+        total = sum(counts)
+        if total > 0.0 and total - counts[own] >= OTHERS_MIN * total:
+            return True
+    return False
+
+
+# ---- what they have given ------------------------------------------------------------------------------
+
+
+def start(whole: Detector, groups: int) -> LeaveOneOut[Detector]:
+    """A detector that has seen nothing of anybody."""
+    return LeaveOneOut(whole=whole, without=(None,) * groups)
+
+
+def moved(
+    one: LeaveOneOut[Detector], move: Callable[[Detector], Detector], own: Collection[int] = ()
+) -> LeaveOneOut[Detector]:
+    """The detectors after something that these groups gave: those that leave one of them out do not see it.
+
+    A detector that leaves out who gives its first is the one over all until then.
+    """
+    whole = one.whole
+    without = tuple(
+        [
+            (left or whole) if place in own else None if left is None else move(left)
+            for place, left in enumerate(one.without)
+        ]
+    )
+    return msgspec.structs.replace(one, whole=move(whole), without=without)
+
+
+def judged(
+    one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]
+) -> LeaveOneOut[Detector]:
+    """The detectors with the evidence now, and the largest so far.
+
+    Where somebody who was believed for want of others may be left out now, what rested on that belief is void: the
+    largest is what stands without it. Nothing rests on who has given nothing.
+    """
+    found = evidence(one, log_e, believed)
+    is_void = any(place not in believed and one.without[place] is not None for place in one.believed)
+    log_max = found if is_void else max(found, one.log_max)
+    return msgspec.structs.replace(one, log_now=found, log_max=log_max, believed=tuple(sorted(believed)))
+
+
+def evidence(one: LeaveOneOut[Detector], log_e: Callable[[Detector], float], believed: Collection[int]) -> float:
+    """The natural logarithm of the evidence now: the least over all whom one may leave out."""
+    least = [log_e(left) for place, left in enumerate(one.without) if left is not None and place not in believed]
+    return min([log_e(one.whole), *least])
+
+
+def alarms(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
+    """Whether the evidence has ever reached the threshold for so many labels."""
+    return one.log_max >= threshold(labels, alpha)
+
+
+def rests_on(
+    one: LeaveOneOut[Detector],
+    log_e: Callable[[Detector], float],
+    enough: float,
+    believed: Collection[int],
+    callers: int,
+) -> list[int]:
+    """The places of the one caller and the one rater without whom the evidence of all is not enough; none where it
+    rests on several. The first `callers` places are those of callers."""
+    if one.log_max >= enough or log_e(one.whole) < enough:
+        return []
+    without = [(place, left) for place, left in enumerate(one.without) if left is not None and place not in believed]
+    missed = [place for place, left in without if log_e(left) < enough]
+    of_callers = sum(place < callers for place in missed)
+    return missed if of_callers <= 1 and len(missed) - of_callers <= 1 else []
+
+
+def stands(one: LeaveOneOut[Detector], labels: float, alpha: float) -> bool:
+    """Whether the evidence reaches the threshold for so many labels as it stands: the first time that it does is the
+    first time that `alarms` says so, and with the same probability; it is not so any more once the evidence is gone."""
+    return one.log_now >= threshold(labels, alpha)
+
+
+def stands_between(one: LeaveOneOut[Detector], labels: float) -> bool:
+    """The same at the threshold that is reached by chance once in so many labels on average, at most."""
+    return stands(one, labels / 2, 0.5)

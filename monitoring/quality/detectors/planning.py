@@ -1,0 +1,78 @@
+"""How many false alarms, and how soon a true one? What an operator sets, in the units of the detectors, and back.
+
+Operators say how many false alarms the whole fleet may have in a month. Each stream gets an equal part. A stream that
+raises one in `A` labels on average while nothing is wrong, and has `L` labels a month, raises L/A. The detectors of
+`restarts.py` that alarm at a log e-value of log(A), and are begun anew after each alarm, raise at most M/A false alarms
+in M labels on average, for every M and however the labels depend on each other: their sum less the number of labels
+does not grow on average while nothing is wrong. So the expected false alarms of the fleet are at most what was set, as
+long as no stream has more labels a month than it was planned with.
+
+`labels` and `alpha` of a detector mean log(labels/alpha): `labels = between * alpha` gives the threshold log(between).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from monitoring.quality.detectors import slip
+from monitoring.quality.detectors.slip import BASELINE_MIN, Side
+
+DAY_SECONDS = 86400.0
+BETWEEN_MIN = 200.0
+"""A stream with few labels a month raises an alarm no more often than once in so many labels."""
+
+
+def labels_between_false_alarms(
+    false_alarms_per_month: float, streams: Sequence[float], between_min: float = BETWEEN_MIN
+) -> tuple[float, ...]:
+    """For each stream, of so many labels a month, how many labels shall lie between two false alarms on average.
+
+    Raises ValueError if no false alarms are allowed for, or if a stream's labels are not a number of at least 0.
+    """
+    if not (false_alarms_per_month > 0.0 and math.isfinite(false_alarms_per_month)):
+        raise ValueError(f"{false_alarms_per_month} false alarms a month: more than 0, or nothing could ever alarm.")
+    if not all(labels >= 0.0 and math.isfinite(labels) for labels in streams):
+        raise ValueError("The labels of a stream a month must be a number of at least 0.")
+    part = false_alarms_per_month / max(1, len(streams))
+    return tuple(max(between_min, labels / part) for labels in streams)
+
+
+def labels_to_detect(
+    baseline: float, points: float, labels: float, alpha: float, rate: float | None = None, side: Side = "above"
+) -> float | None:
+    """About how many labels it takes on average until a detector alarms, once the rate has changed by so many points.
+
+    `baseline` is what the detector tests against, `rate` what the stream had before, by default the baseline; `points`
+    is a share, 0.05 for 5 points. The best of the detector's alternatives, which gains g a label, has to come to the
+    threshold; the bets that begin at each label are log(1/g) ahead of a single one. None where no alternative gains, so
+    that the change is not found at all. Raises ValueError as `start` and `threshold` of slip.py do.
+    """
+    slip.start(baseline, side)
+    before = baseline if rate is None else rate
+    true = min(1.0, before + points) if side == "above" else max(0.0, before - points)
+    gain = max(_growth(true, baseline, p1) for p1 in slip.alternatives(baseline, side))
+    if gain <= 0.0:
+        return None
+    return max(1.0, max(1.0, slip.threshold(labels, alpha) - math.log(max(1.0, 1.0 / gain))) / gain)
+
+
+def _growth(true: float, baseline: float, p1: float) -> float:
+    """By how much an alternative's logarithm grows a label on average."""
+    p1 = min(1.0 - BASELINE_MIN, max(BASELINE_MIN, p1))
+    return true * math.log(p1 / baseline) + (1.0 - true) * math.log((1.0 - p1) / (1.0 - baseline))
+
+
+def seconds_to_detect(
+    labels_per_day: float,
+    baseline: float,
+    points: float,
+    labels: float,
+    alpha: float,
+    rate: float | None = None,
+) -> float | None:
+    """How long that takes at so many labels a day; None where it is not found, or nothing is labelled."""
+    wanted = labels_to_detect(baseline, points, labels, alpha, rate)
+    if wanted is None or labels_per_day <= 0.0:
+        return None
+    return wanted / labels_per_day * DAY_SECONDS

@@ -1,0 +1,227 @@
+"""No caller moves a verdict alone, and no rater of a caller either: the detector of `slip.py`, guarded.
+
+Each caller is left out in turn, and each rater (`leaving_out.py`): up to eight callers (raters) by themselves, and
+those after them in eight groups by their hash. Labels of trusted givers (operators, admins, reviewers) are in all
+detectors.
+
+In addition a rater weighs at most `RATER_SHARE_MAX` of about the last `WINDOW` labels, or an equal part of them where
+there are fewer than five raters; where there are fewer than three nobody is weighed down. Counts fade, and are kept of
+the eight heaviest raters (A. Metwally, D. Agrawal, A. El Abbadi, "Efficient computation of frequent and top-k elements
+in data streams", 2005).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from monitoring.quality.detectors import leaving_out, restarts
+from monitoring.quality.detectors import slip as detector
+from monitoring.quality.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.quality.detectors.slip import Side, Slip
+
+GROUPS = 8
+RATER_SHARE_MAX = 0.2
+RATERS_MIN = 3
+WINDOW = 200
+WEIGHT_MIN = 0.01
+PRESENT_MIN = 0.5
+FADING = 1.0 - 1.0 / WINDOW
+
+
+class Heavy(msgspec.Struct, frozen=True, kw_only=True):
+    """How much the labels of a rater weigh among the latest."""
+
+    rater: str
+    weight: float
+
+
+class Shares(msgspec.Struct, frozen=True, kw_only=True):
+    """Who gives the labels of a stream: its raters, the faded count of labels, and the weights of the heaviest."""
+
+    raters: Roll
+    labels: float = 0.0
+    heavy: tuple[Heavy, ...] = ()
+
+
+class Guarded(msgspec.Struct, frozen=True, kw_only=True):
+    """A guarded detector and how it stands. JSON gives back the same, to the last bit.
+
+    `detectors` leave out the groups of `callers`, and behind them those of `raters`. `labels` is the faded count of
+    labels, `heavy` the faded weights of the heaviest raters.
+    """
+
+    detectors: LeaveOneOut[Slip]
+    callers: Roll
+    raters: Roll
+    labels: float = 0.0
+    heavy: tuple[Heavy, ...] = ()
+    share_max: float = RATER_SHARE_MAX
+
+
+def roll(salt: str) -> Roll:
+    """Who uses a version, of whom nobody was met yet; `salt` is the version."""
+    return Roll(salt=salt, groups=GROUPS)
+
+
+def start(baseline: float, salt: str, side: Side = "above", rater_share_max: float = RATER_SHARE_MAX) -> Guarded:
+    """A guarded detector; `salt` is the version.
+
+    Raises ValueError as `slip.start` does, or if the largest share of a rater is not above 0 and at most 1.
+    """
+    if not 0.0 < rater_share_max <= 1.0:
+        raise ValueError(f"A rater's largest share is {rater_share_max}: above 0, and at most 1.")
+    detectors = leaving_out.start(detector.start(baseline, side), 2 * GROUPS)
+    return Guarded(detectors=detectors, callers=roll(salt), raters=roll(salt), share_max=rater_share_max)
+
+
+def anew(guarded: Guarded, baseline: float, side: Side = "above") -> Guarded:
+    """A detector that has seen nothing, and knows its callers and raters as this one does."""
+    detectors = leaving_out.start(detector.start(baseline, side), 2 * GROUPS)
+    return msgspec.structs.replace(guarded, detectors=detectors)
+
+
+def start_knowing(baseline: float, salt: str, shares: Shares) -> Guarded:
+    """A detector that has seen nothing, and knows whose labels came before it."""
+    fresh = start(baseline, salt)
+    return msgspec.structs.replace(fresh, raters=shares.raters, labels=shares.labels, heavy=shares.heavy)
+
+
+def shares(salt: str) -> Shares:
+    """The shares of a stream without labels; `salt` is the version."""
+    return Shares(raters=roll(salt))
+
+
+def heard(
+    known: Shares,
+    caller: str,
+    rater: str | None,
+    reported: bool,
+    share_max: float = RATER_SHARE_MAX,
+    weight: float = 1.0,
+    at: float = 0.0,
+) -> tuple[Shares, float]:
+    """The shares after a label of somebody who is not trusted, given at `at` (Unix seconds), and what it may weigh."""
+    name = name_of(caller, rater)
+    by_rater = leaving_out.digest(known.raters, name)
+    fading, labels = _faded(known.heavy), FADING * known.labels + 1.0
+    counted = min(weight, _allowed(fading, labels, by_rater, share_max))
+    spoken = leaving_out.spoke(known.raters, name, reported, at)
+    return Shares(raters=spoken, labels=labels, heavy=_weighed(fading, by_rater, counted)), counted
+
+
+def used_by(guarded: Guarded, roll: Roll) -> Guarded:
+    """The detector once it is known who uses the version, and how much."""
+    callers = leaving_out.of_kind(guarded.callers, roll.reported)
+    callers = msgspec.structs.replace(callers, known=roll.known, requests=roll.requests)
+    return msgspec.structs.replace(guarded, callers=callers, raters=leaving_out.of_kind(guarded.raters, roll.reported))
+
+
+def observe(
+    guarded: Guarded,
+    badness: float,
+    caller: str,
+    trusted: bool = False,
+    weight: float = 1.0,
+    rater: str | None = None,
+    reported: bool = False,
+    at: float = 0.0,
+) -> Guarded:
+    """The detector after a label, given at `at` (Unix seconds). `rater` is who gave it, if the caller told; else the
+    caller is its rater. `reported`: the label is of a request that was not served here.
+
+    A trusted giver's label is weighed down by nothing and left out by nobody. Raises ValueError as `slip.observe` does.
+    """
+    if trusted:
+        return _seen(guarded, badness, weight, ())
+    known = Shares(raters=guarded.raters, labels=guarded.labels, heavy=guarded.heavy)
+    known, counted = heard(known, caller, rater, reported, guarded.share_max, weight, at)
+    guarded = msgspec.structs.replace(
+        guarded,
+        callers=leaving_out.spoke(guarded.callers, caller, reported, at),
+        raters=known.raters,
+        labels=known.labels,
+        heavy=known.heavy,
+    )
+    by_rater = GROUPS + leaving_out.group(guarded.raters, name_of(caller, rater))
+    return _seen(guarded, badness, counted, (leaving_out.group(guarded.callers, caller), by_rater))
+
+
+def log_e(guarded: Guarded) -> float:
+    """The natural logarithm of the evidence now: what stays whichever caller or rater is left out."""
+    return leaving_out.evidence(guarded.detectors, detector.log_e, _believed(guarded))
+
+
+def alarms(guarded: Guarded, labels: float, alpha: float) -> bool:
+    """Whether the evidence has ever reached the threshold for so many labels."""
+    return leaving_out.alarms(guarded.detectors, labels, alpha)
+
+
+def rests_on_one(guarded: Guarded, labels: float, alpha: float) -> bool:
+    """Whether all labels would alarm as they stand, and not without one caller or rater alone: somebody should look.
+
+    Where it is not enough without another of them either, there is too little evidence yet, and it rests on nobody.
+    """
+    return bool(_rests_on(guarded, labels, alpha))
+
+
+def rests_on_most(guarded: Guarded, labels: float, alpha: float) -> bool:
+    """The same, where that one has given most of the labels: the others' few can neither confirm nor refute it."""
+    whole, without = guarded.detectors.whole, guarded.detectors.without
+    left = [without[place] for place in _rests_on(guarded, labels, alpha)]
+    return any(one is not None and 2 * one.observed < whole.observed for one in left)
+
+
+def _rests_on(guarded: Guarded, labels: float, alpha: float) -> list[int]:
+    """The places of the one caller and the one rater without whom it is not enough."""
+    enough, believed = restarts.threshold(labels, alpha), _believed(guarded)
+    return leaving_out.rests_on(guarded.detectors, detector.log_e, enough, believed, GROUPS)
+
+
+def since(guarded: Guarded) -> int:
+    """After how many labels the change is likeliest to have begun."""
+    return detector.since(guarded.detectors.whole)
+
+
+def _seen(guarded: Guarded, badness: float, weight: float, own: tuple[int, ...]) -> Guarded:
+    """The detector after a label that those of these places have given."""
+    moved = leaving_out.moved(guarded.detectors, lambda slip: detector.observe(slip, badness, weight), own)
+    detectors = leaving_out.judged(moved, detector.log_e, _believed(guarded))
+    return msgspec.structs.replace(guarded, detectors=detectors)
+
+
+def _believed(guarded: Guarded) -> set[int]:
+    """The places of callers and raters who may not be left out."""
+    return {
+        *leaving_out.believed(guarded.callers),
+        *[GROUPS + place for place in leaving_out.believed(guarded.raters)],
+    }
+
+
+def name_of(caller: str, rater: str | None) -> str:
+    """The name of a rater among those of all callers; a caller who names none is its own rater."""
+    return caller if rater is None else f"{caller}\n{rater}"
+
+
+def _faded(heavy: tuple[Heavy, ...]) -> tuple[Heavy, ...]:
+    return tuple([Heavy(rater=one.rater, weight=FADING * one.weight) for one in heavy])
+
+
+def _allowed(heavy: tuple[Heavy, ...], labels: float, rater: str, share_max: float) -> float:
+    """What a label of this rater may weigh, so that its latest labels weigh no more than their share."""
+    have = next((one.weight for one in heavy if one.rater == rater), None)
+    raters = sum(one.weight >= PRESENT_MIN for one in heavy) + (have is None or have < PRESENT_MIN)
+    if raters < RATERS_MIN:
+        return 1.0
+    room = max(share_max, 1.0 / raters) * labels - (have or 0.0)
+    return min(1.0, max(WEIGHT_MIN, room))
+
+
+def _weighed(heavy: tuple[Heavy, ...], rater: str, weight: float) -> tuple[Heavy, ...]:
+    """The counts with one more label. Whoever is new takes the place, and the count, of the lightest."""
+    others = [one for one in heavy if one.rater != rater]
+    have = next((one.weight for one in heavy if one.rater == rater), 0.0)
+    if len(others) == GROUPS:
+        lightest = min(others, key=lambda one: one.weight)
+        others.remove(lightest)
+        have = lightest.weight
+    return (*others, Heavy(rater=rater, weight=have + weight))

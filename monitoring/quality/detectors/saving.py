@@ -1,0 +1,65 @@
+"""What a version saves at present, and what its shadows cost: sums that fade as rates do. Of fixed size, and pure."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from monitoring.quality.detectors.lately import RATE_SECONDS, Rate, per_day
+
+
+class Saving(msgspec.Struct, frozen=True, array_like=True):
+    """US dollars since `since`, faded by their age at `at` (Unix seconds): what requests have saved against general,
+    and what shadows and their judges have cost. `requests` are those whose saving is known, `unknown` all others, faded
+    likewise."""
+
+    since: float
+    at: float
+    saved_usd: float = 0.0
+    shadow_usd: float = 0.0
+    requests: float = 0.0
+    unknown: float = 0.0
+
+
+def served(saving: Saving | None, at: float, usd: float | None) -> Saving | None:
+    """The sums after a request that has saved so much; below 0 where it was dearer.
+
+    None: that is not known. Before the first of which it is there are no sums.
+    """
+    if usd is None:
+        return None if saving is None else _moved(saving, at, 0.0, 0.0, 0.0, 1.0)
+    return Saving(at, at, usd, 0.0, 1.0) if saving is None else _moved(saving, at, usd, 0.0, 1.0, 0.0)
+
+
+def shadowed(saving: Saving | None, at: float, usd: float) -> Saving:
+    """The sums after a shadow that has cost so much, its judge's cost with it."""
+    return Saving(at, at, 0.0, usd) if saving is None else _moved(saving, at, 0.0, usd, 0.0, 0.0)
+
+
+def faded(saving: Saving, at: float) -> Saving:
+    """The sums as they are at a later time."""
+    return _moved(saving, at, 0.0, 0.0, 0.0, 0.0)
+
+
+def _moved(saving: Saving, at: float, saved: float, shadow: float, requests: float, unknown: float) -> Saving:
+    """The sums with so much more at a time; one before the last counts as that."""
+    passed = at - saving.at
+    if passed <= 0.0:
+        left, at = 1.0, saving.at
+    else:
+        left = math.exp(-passed / RATE_SECONDS)
+    return Saving(
+        saving.since,
+        at,
+        left * saving.saved_usd + saved,
+        left * saving.shadow_usd + shadow,
+        left * saving.requests + requests,
+        left * saving.unknown + unknown,
+    )
+
+
+def a_day(saving: Saving, at: float) -> tuple[float, float]:
+    """What is saved in a day, and what shadows cost in a day, in US dollars."""
+    saved, shadows = (per_day(Rate(saving.since, saving.at, usd), at) for usd in (saving.saved_usd, saving.shadow_usd))
+    return saved, shadows

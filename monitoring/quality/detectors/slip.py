@@ -1,0 +1,121 @@
+"""Has the error rate begun to slip? A detector over labels as they come, with a known rate of false alarms.
+
+Each label is a badness in [0, 1]: 1 is wrong, 0 is right. Several alternatives to the baseline m are bet on, p1 = m
+plus 2, 5, 11, 24, 45 points, each with the factor L = x·p1/m + (1 - x)·(1 - p1)/(1 - m), which is at most 1 on average
+while the expected badness, given all that came before, is at most m. The bets are begun anew at every label
+(`restarts.py`), so that P(any alarm within N labels) is at most alpha at a threshold of log(N/alpha), however the
+labels depend on each other. The same the other way round finds a recovery: the null hypothesis is then that the rate
+is still at least m.
+
+The baseline has to be an upper bound of the healthy rate (`baselines.py`): an estimate makes the claim untrue.
+
+J. Shin, A. Ramdas, A. Rinaldo, "E-detectors", 2022, arXiv 2203.03532. Pure functions over frozen data of fixed size.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import Literal
+
+import msgspec
+
+from monitoring.quality.detectors import restarts
+from monitoring.quality.detectors.restarts import LOG_FLOOR, threshold
+
+__all__ = ["Side", "Slip", "alarms", "alternatives", "log_e", "mean", "observe", "since", "start", "threshold"]
+
+Side = Literal["above", "below"]
+
+# An alternative lies so many points above the baseline, but at most so far on the way to 1; below it, so far on the
+# way to 0. What part of the sum each has was chosen for the delays in docs/degradation.md.
+POINTS = (0.02, 0.05, 0.11, 0.24, 0.45)
+WAYS = (0.1, 0.25, 0.5, 0.75, 0.9)
+WEIGHTS = (0.08, 0.27, 0.17, 0.43, 0.05)
+BASELINE_MIN = 1e-4
+NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+class Slip(msgspec.Struct, frozen=True, kw_only=True):
+    """A detector and how it stands. JSON gives back the same, to the last bit.
+
+    `side` is what an alarm shows: the rate lies above the baseline, or below it. `observed` counts labels, `weight` is
+    the sum of their weights, `total` the weighted sum of badness. `logs` are log(S + 1) of each alternative, `log_max`
+    is the largest `log_e` so far. `rises` and `begun` tell since when each alternative has been winning.
+    """
+
+    baseline: float
+    side: Side
+    observed: int = 0
+    weight: float = 0.0
+    total: float = 0.0
+    logs: tuple[float, ...] = NOTHING
+    log_max: float = LOG_FLOOR
+    rises: tuple[float, ...] = NOTHING
+    begun: tuple[int, ...] = (0, 0, 0, 0, 0)
+
+
+def start(baseline: float, side: Side = "above") -> Slip:
+    """A detector of a rate that rises over the baseline (`above`), or that has come down under it (`below`).
+
+    Raises ValueError if the baseline is not within 0.0001 and 0.9999.
+    """
+    if not BASELINE_MIN <= baseline <= 1.0 - BASELINE_MIN:
+        raise ValueError(f"The baseline is {baseline}: it must lie within {BASELINE_MIN} and {1 - BASELINE_MIN}.")
+    return Slip(baseline=float(baseline), side=side)
+
+
+def alternatives(baseline: float, side: Side) -> tuple[float, ...]:
+    """The rates that are bet on, from the nearest to the farthest."""
+    if side == "below":
+        return tuple([baseline * (1.0 - way) for way in WAYS])
+    return tuple([baseline + min(p, (1.0 - baseline) * way) for p, way in zip(POINTS, WAYS, strict=True)])
+
+
+def gains(baseline: float, side: Side, badness: float, weight: float) -> tuple[float, ...]:
+    """The logarithms of the factors of one label, an alternative each."""
+    bad, good = badness / baseline, (1.0 - badness) / (1.0 - baseline)
+    return tuple([log(1.0 + weight * (bad * p + good * (1.0 - p) - 1.0)) for p in alternatives(baseline, side)])
+
+
+def observe(slip: Slip, badness: float, weight: float = 1.0) -> Slip:
+    """The detector after a label. A weight under 1 makes it count less, and may depend only on what came before it.
+
+    Raises ValueError if the badness is not within 0 and 1, or the weight not above 0 and at most 1.
+    """
+    if not (0.0 <= badness <= 1.0 and 0.0 < weight <= 1.0):
+        raise ValueError(f"A badness of {badness}, weight {weight}: within 0 and 1, and above 0 and at most 1.")
+    gained = gains(slip.baseline, slip.side, badness, weight)
+    logs = restarts.grown(slip.logs, gained)
+    observed = slip.observed + 1
+    rises, begun = restarts.runs(slip.rises, slip.begun, gained, observed)
+    return Slip(
+        baseline=slip.baseline,
+        side=slip.side,
+        observed=observed,
+        weight=slip.weight + weight,
+        total=slip.total + weight * badness,
+        logs=logs,
+        log_max=max(slip.log_max, restarts.log_of_mean(logs, WEIGHTS)),
+        rises=rises,
+        begun=begun,
+    )
+
+
+def log_e(slip: Slip) -> float:
+    """The natural logarithm of the e-value as it stands now: -700 before the first label, never infinite."""
+    return restarts.log_of_mean(slip.logs, WEIGHTS)
+
+
+def alarms(slip: Slip, labels: float, alpha: float) -> bool:
+    """Whether it has ever reached the threshold for so many labels: the same however seldom one looks."""
+    return slip.log_max >= threshold(labels, alpha)
+
+
+def since(slip: Slip) -> int:
+    """After how many labels the change is likeliest to have begun, by the alternative that leads."""
+    return restarts.since(slip.logs, slip.begun, WEIGHTS)
+
+
+def mean(slip: Slip) -> float | None:
+    """The weighted mean of the badness so far; None before the first label."""
+    return slip.total / slip.weight if slip.weight else None

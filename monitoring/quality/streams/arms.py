@@ -1,0 +1,433 @@
+"""How good a version is, and how much better another arm, on the same requests: pairs of shadows, judged and labelled.
+
+What a label leaves open (`noted_pairs.py`) counts for the version in the lower bound of the other arm's advantage, for
+the other arm in the upper one, and is in no quality. A judge's word on both answers makes labels go farther
+(`estimates.py`), and has to do where there are no labels, or where these leave too much open.
+
+Labels that leave an answer open show no arm to be better, however many there are. So they take the place of a judge
+that says of both answers whether they are right only once enough of them are complete. Until then the advantage is by
+that judge alone: what it gets wrong, it gets wrong on both arms, and much of that cancels. A person's word on one
+answer is never held against the judge's on the other: there nothing would cancel, and an arm would look better or worse
+by whatever the judge differs from people. Which of both counts is decided by how many labels are complete, and by
+nothing that they say.
+
+Whoever gives feedback as it comes gives it where something is wrong, so that the arm that answered looks worse than it
+is. What reviewers and trusted callers say is kept apart from it, and goes first; other feedback judges arms only where
+it judges at least half of the pairs, and only as far as it would without any one of its callers.
+
+Pairs are summed in blocks by the time of their request: the newest has 8 of them, older ones twice as many after every
+third of a size (M. Datar and others, "Maintaining stream statistics over sliding windows", 2002). So an estimate can
+be of the time since a version began to slip.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from monitoring.quality.detectors import estimates
+from monitoring.quality.detectors.estimates import Estimate, Sums
+from monitoring.quality.streams.noted_pairs import Right
+
+BLOCK_PAIRS = 8
+BLOCKS_PER_SIZE = 3
+BLOCKS_MAX = 22
+"""Some 4,000 pairs: older ones are forgotten."""
+LABELS_MIN = 20
+LATELY_LABELS = 1000
+LATELY_JUDGED = 2000
+"""An estimate rests on the newest blocks with about so many labels, or so many pairs that only the judge has judged.
+With fewer, a bound that always holds would begin anew too often."""
+TOLD_SHARE_MIN = 0.5
+"""Where feedback judges fewer of the pairs it is a sample of complaints."""
+KNOWN_SHARE_MIN = 0.5
+"""The quality of an arm is known where at least so many of the labels say whether its own answer was right."""
+OPEN_SHARE_MAX = 0.1
+"""Labels of which more leave an answer open don't take the place of a judge that says of both whether they are right:
+what is open counts against either arm, so that they bound its advantage no closer than by that."""
+GROUPS = 4
+
+
+class Ends(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """The other's rightness less the version's, at least and at most: what is open counts for the one or the other."""
+
+    low: Sums = Sums()
+    high: Sums = Sums()
+
+
+class Sides(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How right the version was and how right the other, of pairs of which that is known, and the difference of all."""
+
+    version: Sums = Sums()
+    other: Sums = Sums()
+    difference: Ends = Ends()
+
+
+class Words(msgspec.Struct, frozen=True, array_like=True):
+    """What the judge says of both answers of so many pairs, and their difference: the sums, and those of squares."""
+
+    pairs: int
+    version: float
+    other: float
+    difference: float
+    version_squares: float
+    other_squares: float
+    difference_squares: float
+
+
+class Block(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Pairs of requests from `begins` (Unix seconds) on.
+
+    `sure` has the labels of reviewers and trusted callers, `told` those of all other callers, each beside the judge's
+    word on all other pairs. `by_group` has the differences told by each group of callers. `outright` has the judge's
+    words on all pairs of which it says whether both answers are right, labelled or not; `agreements` counts those of
+    which it says only how alike they are.
+    """
+
+    begins: float
+    pairs: int = 0
+    sure: Sides = Sides()
+    told: Sides = Sides()
+    by_group: tuple[Ends, ...] = (Ends(),) * GROUPS
+    outright: Words | None = None
+    agreements: int = 0
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True):
+    """The pairs of a version with one other arm, in blocks, oldest first. `other` is a version, or `general`.
+
+    `against` is the digest of what the other arm is (None: not known). `givers` are the first callers that gave labels,
+    as digests: each is a group of its own, and later ones are hashed into those.
+    """
+
+    other: str
+    against: str | None = None
+    givers: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+
+
+def against(arm: Arm, digest: str | None) -> Arm:
+    """The arm once it is known to go by this; begun anew if it went by another (`stacks.py`)."""
+    if digest is None or digest == arm.against:
+        return arm
+    if arm.against is None:
+        return msgspec.structs.replace(arm, against=digest)
+    return Arm(other=arm.other, against=digest)
+
+
+def with_pair(arm: Arm, at: float, guessed: tuple[float, float] | None, says_right: bool = False) -> Arm:
+    """The arm after a pair that nobody but the judge has judged; without its word the pair only counts.
+
+    `says_right`: its word is how right the answers are, and not how alike.
+    """
+    blocks = _open(arm.blocks, at)
+    block = blocks[-1]
+    if guessed is not None:
+        block = msgspec.structs.replace(
+            block,
+            sure=_judged(block.sure, guessed),
+            told=_judged(block.told, guessed),
+            outright=_all_words((block.outright, _words(*guessed))) if says_right else block.outright,
+            agreements=block.agreements + (not says_right),
+        )
+    block = msgspec.structs.replace(block, pairs=block.pairs + 1)
+    return msgspec.structs.replace(arm, blocks=(*blocks[:-1], block))
+
+
+def with_label(
+    arm: Arm,
+    begins: float,
+    right: Right,
+    guessed: tuple[float, float] | None,
+    givers: tuple[str, ...] = (),
+) -> Arm:
+    """The arm once a person's word is known on a pair that counts in the block which began at `begins`.
+
+    `givers` are the callers on whose word it rests; without any it is a reviewer's, or a trusted caller's. A pair of a
+    block that is forgotten is passed over.
+    """
+    place = _place(arm.blocks, begins)
+    if place is None:
+        return arm
+    block, known = arm.blocks[place], arm.givers
+    if givers:
+        digests = sorted({hashlib.blake2b(f"{arm.other}\n{one}".encode(), digest_size=8).hexdigest() for one in givers})
+        known = tuple(dict.fromkeys((*known, *digests)))[:GROUPS]
+        own = {known.index(one) if one in known else int(one, 16) % GROUPS for one in digests}
+        word = None if guessed is None else guessed[1] - guessed[0]
+        by_group = tuple(
+            _apart(ends, right, word) if group in own else ends for group, ends in enumerate(block.by_group)
+        )
+        block = msgspec.structs.replace(block, told=_labelled(block.told, right, guessed), by_group=by_group)
+    else:
+        block = msgspec.structs.replace(block, sure=_labelled(block.sure, right, guessed))
+    return msgspec.structs.replace(arm, givers=known, blocks=(*arm.blocks[:place], block, *arm.blocks[place + 1 :]))
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The estimates of a version and of another arm, where these are known, and how much better the other is: a lower
+    and an upper bound.
+
+    Each bound holds with 95%, at whatever number of pairs one looks. `labels` are pairs that persons have judged,
+    `pairs` those of which there is the judge's word alone. The bounds rest on these, or on its word alone on `words`
+    pairs, labelled ones too.
+    """
+
+    version: Estimate | None
+    other: Estimate | None
+    advantage_low: float
+    advantage_high: float
+    labels: int
+    pairs: int
+    words: int
+
+
+def found(arm: Arm, since: float | None) -> Found | None:
+    """What the pairs say, of requests since then where that is known; None with fewer than 20 labelled or judged.
+
+    The labels of reviewers and trusted callers count where there are enough, with the judge's word; or else those of
+    other callers, where they are of at least half of the pairs; or else the judge's word alone. The advantage is by the
+    judge's word alone too where it says whether both answers are right, and fewer than 20 of the labels, or less than
+    nine tenths of them, do.
+    """
+    blocks = lately(arm, since)
+    outright, labelled = _outright(blocks), _labelled_sides(blocks)
+    if labelled is None:
+        return _by_the_judge(blocks, outright)
+    sides, without = labelled
+    labels = sides.difference.low.labelled
+    known_min = max(LABELS_MIN, KNOWN_SHARE_MIN * labels)
+    by_judge = outright is not None and not _is_complete(sides)
+    all_ends = [outright.difference] if outright is not None and by_judge else [sides.difference, *without]
+    return Found(
+        version=estimates.estimate(sides.version) if sides.version.labelled >= known_min else None,
+        other=estimates.estimate(sides.other) if sides.other.labelled >= known_min else None,
+        advantage_low=min(_bounds(one.low)[0] for one in all_ends),
+        advantage_high=max(_bounds(one.high)[1] for one in all_ends),
+        labels=labels,
+        pairs=sides.difference.low.unlabelled,
+        words=outright.difference.low.labelled if outright is not None and by_judge else 0,
+    )
+
+
+def _labelled_sides(blocks: Sequence[Block]) -> tuple[Sides, list[Ends]] | None:
+    """The labels that count, with the judge's word, and what their difference is without each group of callers; None
+    where there are too few."""
+    sides, told = _whole([block.sure for block in blocks]), _whole([block.told for block in blocks])
+    if sides.difference.low.labelled >= LABELS_MIN:
+        return sides, []
+    if told.difference.low.labelled < max(LABELS_MIN, TOLD_SHARE_MIN * sum(block.pairs for block in blocks)):
+        return None
+    groups = [_all_ends(block.by_group[group] for block in blocks) for group in range(GROUPS)]
+    several = sum(one.low.labelled > 0 for one in groups) > 1
+    return told, [_without(told.difference, one) for one in groups if several and one.low.labelled]
+
+
+def _is_complete(sides: Sides) -> bool:
+    """Whether enough of the labels say of both answers whether they are right. Each says it of one at least."""
+    labels = sides.difference.low.labelled
+    complete = sides.version.labelled + sides.other.labelled - labels
+    return complete >= LABELS_MIN and labels - complete <= OPEN_SHARE_MAX * labels
+
+
+def _outright(blocks: Sequence[Block]) -> Sides | None:
+    """The word of a judge that says whether both answers are right, as if it were labels; None where there is no such
+    judge, or where it has judged too few. A contract that both break says so too, of a few pairs by themselves."""
+    words = _all_words(block.outright for block in blocks)
+    if words is None or words.pairs < max(LABELS_MIN, sum(block.agreements for block in blocks)):
+        return None
+    apart = Sums(labelled=words.pairs, y=words.difference, yy=words.difference_squares)
+    return Sides(
+        version=Sums(labelled=words.pairs, y=words.version, yy=words.version_squares),
+        other=Sums(labelled=words.pairs, y=words.other, yy=words.other_squares),
+        difference=Ends(apart, apart),
+    )
+
+
+def _by_the_judge(blocks: Sequence[Block], outright: Sides | None) -> Found | None:
+    """What the pairs say by its word alone; None where it has judged too few."""
+    sides = outright or _taken_for_labels(_whole([block.sure for block in blocks]))
+    judged = sides.difference.low.labelled
+    if judged < LABELS_MIN:
+        return None
+    knows = outright is not None or not any(block.agreements for block in blocks)
+    low, high = _bounds(sides.difference.low)
+    return Found(
+        version=estimates.estimate(sides.version) if knows else None,
+        other=estimates.estimate(sides.other) if knows else None,
+        advantage_low=low,
+        advantage_high=high,
+        labels=0,
+        pairs=judged,
+        words=judged,
+    )
+
+
+def _bounds(difference: Sums) -> tuple[float, float]:
+    """How much better the other arm is, at least and at most; all that can be where there are too few labels."""
+    bounds = estimates.always(difference) if difference.labelled >= LABELS_MIN else None
+    return (-1.0, 1.0) if bounds is None else bounds
+
+
+def _judged(sides: Sides, guessed: tuple[float, float]) -> Sides:
+    own, other = guessed
+    ends, apart = sides.difference, other - own
+    return Sides(
+        version=estimates.judged(sides.version, own),
+        other=estimates.judged(sides.other, other),
+        difference=Ends(estimates.judged(ends.low, apart), estimates.judged(ends.high, apart)),
+    )
+
+
+def _words(own: float, other: float) -> Words:
+    apart = other - own
+    return Words(1, own, other, apart, own * own, other * other, apart * apart)
+
+
+def _labelled(sides: Sides, right: Right, guessed: tuple[float, float] | None) -> Sides:
+    ends, (low, high) = sides.difference, _differences(right)
+    own, other, word = (None, None, None) if guessed is None else (*guessed, guessed[1] - guessed[0])
+    return Sides(
+        version=_with_word(sides.version, right[0], own),
+        other=_with_word(sides.other, right[1], other),
+        difference=Ends(_with_word(ends.low, low, word), _with_word(ends.high, high, word)),
+    )
+
+
+def _with_word(sums: Sums, y: float | None, guessed: float | None) -> Sums:
+    """The sums after a person's word on a row that the judge may have seen; the same where it leaves the row open."""
+    if y is None:
+        return sums
+    return estimates.labelled(sums, y) if guessed is None else estimates.relabelled(sums, y, guessed)
+
+
+def _differences(right: Right) -> tuple[float, float]:
+    """How much more right the other was, at least and at most."""
+    own, other = right
+    low = (0.0 if other is None else other) - (1.0 if own is None else own)
+    return low, (1.0 if other is None else other) - (0.0 if own is None else own)
+
+
+def _apart(ends: Ends, right: Right, word: float | None) -> Ends:
+    low, high = _differences(right)
+    return Ends(estimates.labelled(ends.low, low, word), estimates.labelled(ends.high, high, word))
+
+
+def _whole(sides: Sequence[Sides]) -> Sides:
+    return Sides(
+        version=total(one.version for one in sides),
+        other=total(one.other for one in sides),
+        difference=_all_ends(one.difference for one in sides),
+    )
+
+
+def _all_words(some: Iterable[Words | None]) -> Words | None:
+    known = [msgspec.structs.astuple(one) for one in some if one is not None]
+    return Words(*[sum(values) for values in zip(*known, strict=True)]) if known else None
+
+
+def _all_ends(some: Iterable[Ends]) -> Ends:
+    known = list(some)
+    return Ends(total(one.low for one in known), total(one.high for one in known))
+
+
+def _without(whole: Ends, part: Ends) -> Ends:
+    return Ends(_less(whole.low, part.low), _less(whole.high, part.high))
+
+
+def _less(whole: Sums, part: Sums) -> Sums:
+    """The sums without some of their labelled rows."""
+    return msgspec.structs.replace(
+        whole,
+        labelled=whole.labelled - part.labelled,
+        y=whole.y - part.y,
+        f=whole.f - part.f,
+        yf=whole.yf - part.yf,
+        yy=whole.yy - part.yy,
+        ff=whole.ff - part.ff,
+    )
+
+
+def total(sums: Iterable[Sums]) -> Sums:
+    """Sums put together."""
+    whole = Sums()
+    for one in sums:
+        whole = Sums(
+            labelled=whole.labelled + one.labelled,
+            y=whole.y + one.y,
+            f=whole.f + one.f,
+            yf=whole.yf + one.yf,
+            yy=whole.yy + one.yy,
+            ff=whole.ff + one.ff,
+            unlabelled=whole.unlabelled + one.unlabelled,
+            other_f=whole.other_f + one.other_f,
+            other_ff=whole.other_ff + one.other_ff,
+        )
+    return whole
+
+
+def _taken_for_labels(sides: Sides) -> Sides:
+    """The judge's word on the rows that only it has seen, as if it were labels."""
+    version, other, apart = [
+        Sums(labelled=sums.unlabelled, y=sums.other_f, yy=sums.other_ff)
+        for sums in (sides.version, sides.other, sides.difference.low)
+    ]
+    return Sides(version=version, other=other, difference=Ends(apart, apart))
+
+
+def lately(arm: Arm, since: float | None) -> list[Block]:
+    """The newest blocks with enough in them, newest first, of those all of whose pairs came since then."""
+    kept: list[Block] = []
+    labels = judged = 0
+    for block in reversed(arm.blocks):
+        if labels >= LATELY_LABELS or (not labels and judged >= LATELY_JUDGED):
+            break
+        if since is not None and block.begins < since:
+            break
+        kept.append(block)
+        labels += max(block.sure.difference.low.labelled, block.told.difference.low.labelled)
+        judged += block.sure.difference.low.unlabelled
+    return kept
+
+
+def _open(blocks: tuple[Block, ...], at: float) -> tuple[Block, ...]:
+    """The blocks with one at the end that takes a pair of this time."""
+    if blocks and blocks[-1].pairs < BLOCK_PAIRS:
+        return blocks
+    begins = max(at, blocks[-1].begins + 0.001) if blocks else at
+    made = [*blocks, Block(begins=begins)]
+    size, end = BLOCK_PAIRS, len(made) - 1
+    while True:
+        same = [place for place in range(end) if size <= made[place].pairs < 2 * size]
+        if len(same) <= BLOCKS_PER_SIZE:
+            break
+        one, two = made[same[0]], made.pop(same[0] + 1)
+        made[same[0]] = _joined(one, two)
+        size, end = 2 * size, same[0] + 1
+    return tuple(made[-BLOCKS_MAX:])
+
+
+def _joined(one: Block, two: Block) -> Block:
+    return Block(
+        begins=one.begins,
+        pairs=one.pairs + two.pairs,
+        sure=_whole((one.sure, two.sure)),
+        told=_whole((one.told, two.told)),
+        by_group=tuple(_all_ends(both) for both in zip(one.by_group, two.by_group, strict=True)),
+        outright=_all_words((one.outright, two.outright)),
+        agreements=one.agreements + two.agreements,
+    )
+
+
+def _place(blocks: Sequence[Block], at: float) -> int | None:
+    """Which block has the pairs of this time."""
+    place = None
+    for index, block in enumerate(blocks):
+        if block.begins > at:
+            break
+        place = index
+    return place

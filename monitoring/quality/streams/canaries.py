@@ -1,0 +1,118 @@
+"""The tally of a canary as a part of its version's watch: which records, feedback and pairs count for either arm.
+
+Only requests that chance has sent to an arm count, and only those that came after the canary began. What was reported
+counts for no canary. The verdict is `verdicts/rollout.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from monitoring.badness import Metric, badness
+from monitoring.quality.detectors.leaving_out import Roll
+from monitoring.quality.streams import noted_pairs, notes
+from monitoring.quality.streams.noted_pairs import Noted
+from monitoring.quality.streams.notes import Note
+from monitoring.quality.streams.seen import Given, Seen, asked_version, contract_broken, labelled_version
+from monitoring.quality.verdicts import rollout
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.rollout import Arm, Outcome, ShadowPair, Tally
+
+
+class Canary(msgspec.Struct, frozen=True, kw_only=True):
+    """A canary that is judged by a plan: its version, the active version, and when it began (Unix seconds)."""
+
+    version: str
+    active: str
+    started_at: float
+    plan: rollout.Plan
+
+    def arm(self, version: str | None) -> Arm | None:
+        """The arm that a version is; None where it is neither."""
+        return "canary" if version == self.version else "active" if version == self.active else None
+
+
+def begun(tally: Tally | None, canary: Canary | None, callers: Roll | None) -> Tally | None:
+    """The tally of a canary, started afresh where it is of another one; None without a canary.
+
+    `callers` are who has used the active version so far.
+    """
+    if canary is None:
+        return None
+    if tally is not None and tally.started_at == canary.started_at and rollout.is_of(tally, canary.plan):
+        return tally
+    return rollout.start(canary.plan, canary.started_at, callers)
+
+
+def with_record(tally: Tally, canary: Canary, seen: Seen, at: float) -> Tally:
+    """The tally after a request that came at `at`: an outcome of the version that was asked first."""
+    asked = asked_version(seen) if seen.purpose == "serve" else None
+    arm = canary.arm(asked)
+    if asked is None or arm is None or at < canary.started_at:
+        return tally
+    rejected = any(one.version == asked and one.fault == "contract" for one in seen.attempts)
+    answered = seen.version == asked and seen.outcome == "ok"
+    outcome = Outcome(
+        arm=arm,
+        error=not (answered or rejected),
+        contract_broken=contract_broken(seen, asked) if answered or rejected else None,
+        latency_seconds=seen.duration_seconds if answered and not rejected else None,
+        caller=seen.caller,
+    )
+    return rollout.observe(tally, canary.plan, outcome, at)
+
+
+def with_feedback(
+    tally: Tally,
+    canary: Canary,
+    given: Given,
+    seen: Seen,
+    note: Note,
+    plan: Plan,
+    metrics: Mapping[str, Metric],
+    at: float,
+) -> tuple[Tally, Note]:
+    """The tally after a feedback at `at` that the request's note has heard, and the note. `plan` is the task's.
+
+    The first value of the canary's metric counts, and a demonstration judges the request's pair.
+    """
+    tally, note = with_pairs(tally, canary, note)
+    metric = metrics.get(given.metric) if given.metric == canary.plan.feedback_metric else None
+    bad = badness(metric, given.value) if metric is not None else None
+    arm = canary.arm(labelled_version(seen)) if seen.purpose == "serve" else None
+    if bad is None or arm is None or note.canary or seen.placed_at < canary.started_at:
+        return tally, note
+    trusted = notes.is_trusted(given, plan)
+    outcome = Outcome(arm=arm, badness=bad, caller=given.caller, rater=given.rater, trusted=trusted)
+    return rollout.observe(tally, canary.plan, outcome, at), msgspec.structs.replace(note, canary=True)
+
+
+def with_pairs(tally: Tally, canary: Canary, note: Note) -> tuple[Tally, Note]:
+    """The tally after what is known of a request's pairs of both arms, and the note: each pair counts once.
+
+    Where both answers have a contract, it alone judges; else the right answer does, if somebody has given it.
+    """
+    for place, noted in enumerate(note.pairs):
+        if noted.canary or {canary.arm(noted.shadow), canary.arm(noted.served)} != {"canary", "active"}:
+            continue
+        right = _right(noted, canary.version, note.right.get(noted.judge or ""))
+        if right is None:
+            continue
+        callers = tuple(one for one in dict.fromkeys((noted.caller, *note.givers)) if one)
+        pair = ShadowPair(canary_wrong=not right[0], active_wrong=not right[1], callers=callers)
+        tally = rollout.observe_pair(tally, canary.plan, pair)
+        pairs = (*note.pairs[:place], msgspec.structs.replace(noted, canary=True), *note.pairs[place + 1 :])
+        note = msgspec.structs.replace(note, pairs=pairs)
+    return tally, note
+
+
+def _right(noted: Noted, canary: str, demonstration: str | None) -> tuple[float, float] | None:
+    """How right the canary's and the active version's answer were; None where nobody has said so yet."""
+    if noted.kept is not None:
+        shadow, served = map(float, noted.kept)
+        return (served, shadow) if noted.served == canary else (shadow, served)
+    if noted.failed:
+        noted = msgspec.structs.replace(noted, digest="")  # it is never right
+    return noted_pairs.demonstrated(noted, canary, demonstration)

@@ -1,0 +1,367 @@
+"""What a version's watch says at one moment: each stream with its evidence, both arms, and how soon a slip is found.
+
+The fleet's accepted false alarms go in equal parts to all labelled streams of all versions, and as many again to the
+unlabelled ones, which only make suspect: a stream's part and its labels a month give the e-value at which it alarms
+(`planning.py`). Both are those of when there were most streams and labels since its detector began (`parting.py`). A
+class is a stream of its own.
+
+Pure functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from monitoring.quality.detectors import baselines, delays, drift, lately, leaving_out, planning, raters, saving
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.drift import Signal
+from monitoring.quality.detectors.estimates import Estimate
+from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.detectors.slip import BASELINE_MIN
+from monitoring.quality.streams import arms, complaint_tracks, pair_tracks, tracks
+from monitoring.quality.streams.complaint_tracks import ComplaintTrack
+from monitoring.quality.streams.pair_tracks import PairTrack
+from monitoring.quality.streams.signals import KINDS
+from monitoring.quality.streams.tracks import BASELINE_MAX, Track
+from monitoring.quality.streams.watch import Watch
+from monitoring.quality.verdicts.health import ArmReport, Judgement, JudgeReport, SavingReport, StreamReport
+from monitoring.quality.verdicts.plan import Plan
+
+ALPHA = 0.05
+MONTH_DAYS = 30.0
+E_VALUE_MAX = 1e12
+POINTS = (5, 10)
+GUESSED_FROM = 20
+"""With so many of its first labels, a baseline that is yet to come is guessed, to say how soon a slip will be found."""
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet's false alarms a month, and among how many labelled and unlabelled streams they are parted now."""
+
+    false_alarms_per_month: float
+    labelled: int
+    unlabelled: int
+
+
+def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str | None = None) -> Judgement:
+    """All that the watch says at `at` (Unix seconds). The same for the same watch, plan, budget and time.
+
+    `standby` is the task's standby version now: pairs with one that was it before are not spoken of.
+    """
+    label_rate = lately.per_day(watch.label_rate, at)
+    request_rate = lately.per_day(watch.request_rate, at)
+    streams = [*_labelled(watch, plan, budget, at), *_unlabelled(watch, budget, at)]
+    complained = watch.complaints.detectors.whole if watch.complaints is not None else None
+    return Judgement(
+        task=watch.task,
+        version=watch.version,
+        at=at,
+        requests=watch.requests,
+        requests_per_day=request_rate,
+        labels=watch.labels,
+        labels_per_day=label_rate,
+        label_coverage=min(1.0, lately.per_day(watch.judged, at) / request_rate) if request_rate else None,
+        feedback_delay_seconds=lately.median(watch.delays),
+        complaints_expected=complained.expected if complained is not None else None,
+        complaints_seen=float(complained.seen) if complained is not None else None,
+        seconds_to_detect={str(points): _seconds_to_detect(watch, budget, at, points / 100) for points in POINTS},
+        saving_usd=watch.saving_usd,
+        shadow_usd=watch.shadow_usd,
+        shadows=watch.shadows,
+        streams=streams,
+        arms=list(_arms(watch, _slips_since(watch, streams), standby)),
+        judge_agreement=lately.mean(watch.agreed),
+        judge=_of_judge(watch),
+        saving=_of_saving(watch, at),
+    )
+
+
+def _of_judge(watch: Watch) -> JudgeReport | None:
+    """How the model that judges its pairs has done lately."""
+    silent = lately.mean(watch.judge.silent)
+    if silent is None:
+        return None
+    return JudgeReport(asked=watch.judge.silent.weight, silent=silent, answered_since=watch.judge.answered_since)
+
+
+def _of_saving(watch: Watch, at: float) -> SavingReport | None:
+    """What the version saves at present, and what its shadows cost."""
+    if watch.saving is None or not watch.saving.requests:
+        return None
+    saved, shadows = saving.a_day(watch.saving, at)
+    known, unknown = watch.saving.requests, watch.saving.unknown
+    return SavingReport(
+        saved_usd_per_day=saved,
+        shadow_usd_per_day=shadows,
+        requests=saving.faded(watch.saving, at).requests,
+        known=known / (known + unknown),
+    )
+
+
+def between(false_alarms_per_month: float, streams: int, labels_per_day: float) -> float:
+    """How many labels shall lie between two false alarms of a stream, on average: the e-value at which it alarms."""
+    part = false_alarms_per_month / max(1, streams)
+    return planning.labels_between_false_alarms(part, (labels_per_day * MONTH_DAYS,))[0]
+
+
+def _wanted(track: Track | PairTrack | ComplaintTrack, budget: Budget, at: float) -> float:
+    """The same for a stream: by the most streams and labels a day since its detector began, or by those of now."""
+    streams, per_day = max(track.streams, budget.labelled), lately.busiest(track.busiest, track.rate, at)
+    return between(budget.false_alarms_per_month, streams, per_day)
+
+
+# ---- labelled streams ------------------------------------------------------------------------------
+
+
+def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[StreamReport]:
+    if watch.reviewed.labels or watch.reviewed.baseline is not None or "reviewed" in watch.outdated:
+        yield _of_track(watch, watch.reviewed, "reviewed", None, plan, budget, at)
+    if watch.feedback.labels or watch.feedback.baseline is not None or "feedback" in watch.outdated:
+        yield _of_track(watch, watch.feedback, "feedback", None, plan, budget, at)
+    if watch.holdout.pairs or watch.holdout.baseline is not None:
+        holdout = _of_pairs(watch, watch.holdout, "holdout", plan, budget, at)
+        if holdout.alarming or not _is_over(watch.holdout, watch.feedback):
+            yield holdout
+    if watch.shadow.pairs or watch.shadow.baseline is not None:
+        yield _of_pairs(watch, watch.shadow, "shadow", plan, budget, at)
+    if watch.complaints is not None:
+        yield _of_complaints(watch, budget, at)
+    for name, track in sorted(watch.classes.items()):
+        stream, _, of_class = name.partition(":")
+        yield _of_track(watch, track, stream, of_class, plan, budget, at)
+
+
+def _of_track(
+    watch: Watch, track: Track, stream: str, of_class: str | None, plan: Plan, budget: Budget, at: float
+) -> StreamReport:
+    wanted = _wanted(track, budget, at)
+    alarming = tracks.alarms(track, plan.labels_min, wanted * ALPHA, ALPHA)
+    recent = tracks.seen_lately(track, alarming)
+    interval = lately.share_interval(recent)
+    told = _told(track.baseline, track.first, track.wanted)
+    if track.guard is not None and raters.rests_on_one(track.guard, wanted * ALPHA, ALPHA):
+        told["rests_on_one"] = True
+    if (stream if of_class is None else f"{stream}:{of_class}") in watch.outdated:
+        told["set_for_another_metric"] = True
+    return StreamReport(
+        stream=stream,
+        of_class=of_class,
+        labelled=True,
+        observed=float(track.labels),
+        wrong=track.wrong,
+        estimate=lately.mean(recent),
+        low=interval[0] if interval else None,
+        high=interval[1] if interval else None,
+        high_without_one=tracks.high_without_one(track, set(leaving_out.believed(watch.roll))),
+        baseline=told,
+        e_value=_e_value(tracks.evidence(track, alarming)),
+        threshold=wanted,
+        alarming=alarming,
+        rests_on_most=tracks.rests_on_most(track, plan.labels_min, wanted * ALPHA, ALPHA),
+        recovered=tracks.recovered(track),
+        since=tracks.begins(track),
+    )
+
+
+def _of_pairs(watch: Watch, track: PairTrack, stream: str, plan: Plan, budget: Budget, at: float) -> StreamReport:
+    """A stream of pairs: estimate and baseline are differences of badness, the version's less the other's."""
+    wanted = _wanted(track, budget, at)
+    alarming = pair_tracks.alarms(track, plan.labels_min, wanted * ALPHA, ALPHA)
+    recent = pair_tracks.seen_lately(track, alarming)
+    interval = lately.mean_interval(recent)
+    told = _told(track.baseline, track.first.labelled, pair_tracks.FIRST_PAIRS)
+    told |= {"difference": True, "other_wrong": track.other_wrong, "against": track.against}
+    return StreamReport(
+        stream=stream,
+        labelled=True,
+        observed=float(track.pairs),
+        wrong=track.wrong,
+        estimate=lately.mean(recent),
+        low=interval[0] if interval else None,
+        high=interval[1] if interval else None,
+        high_without_one=interval[1] if interval and _is_of_nobody(watch, track) else None,
+        baseline=told,
+        e_value=_e_value(pair_tracks.evidence(track, alarming)),
+        threshold=wanted,
+        alarming=alarming,
+        recovered=pair_tracks.recovered(track),
+        since=pair_tracks.begins(track),
+    )
+
+
+def _is_of_nobody(watch: Watch, track: PairTrack) -> bool:
+    """Whether pairs rest on the word of nobody who could be left out: a judge, reviewers, or the only caller of
+    the version."""
+    return {*track.givers.known} <= {leaving_out.alone(watch.roll)}
+
+
+def _is_over(holdout: PairTrack, feedback: Track) -> bool:
+    """Whether the last pair is older than the labels of which feedback's share lately is: nothing is held out now."""
+    begins = lately.time_of(feedback.marks, max(0, feedback.labels - lately.WINDOW))
+    return begins is not None and bool(holdout.marks) and holdout.marks[-1][1] < begins
+
+
+def _of_complaints(watch: Watch, budget: Budget, at: float) -> StreamReport:
+    track = watch.complaints
+    assert track is not None, "it is looked for"
+    wanted = _wanted(track, budget, at)
+    alarming = complaint_tracks.alarms(track, wanted * ALPHA, ALPHA)
+    whole = track.detectors.whole
+    learned = whole.learned
+    told: dict[str, Any] = {"kind": "own", "learning": learned is None}
+    if learned is not None:
+        told |= {
+            "rate": delays.complaint_rate(learned),
+            "delay_seconds": delays.delay_quantile(learned, 0.5),
+            "from": learned.began,
+            "to": learned.ended,
+        }
+    requests = lately.per_day(watch.request_rate, at)
+    share = min(1.0, lately.per_day(track.rate, at) / requests) if requests else None
+    return StreamReport(
+        stream="complaints",
+        labelled=True,
+        observed=float(whole.served),
+        wrong=float(whole.seen),
+        estimate=share,
+        low=None,
+        high=share,
+        baseline=told,
+        e_value=_e_value(complaint_tracks.evidence(track, alarming)),
+        threshold=wanted,
+        alarming=alarming,
+        recovered=complaint_tracks.recovered(track),
+        since=complaint_tracks.begins(track),
+    )
+
+
+def _told(baseline: Baseline | None, first: int, wanted: int) -> dict[str, Any]:
+    """What a stream is held against; where that is nothing yet, how many it has of the first ones that it wants."""
+    if baseline is None:
+        return {"labels": first, "wanted": wanted}
+    told: dict[str, Any] = msgspec.to_builtins(baseline)
+    rate = baselines.rate(baseline)
+    return told if rate is None else {**told, "rate": rate}
+
+
+# ---- unlabelled streams ----------------------------------------------------------------------------
+
+
+def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamReport]:
+    for stream in KINDS:
+        signal = watch.signals.get(stream)
+        if signal is not None:
+            streams = max(signal.streams, budget.unlabelled)
+            per_day = lately.busiest(signal.busiest, watch.request_rate, at)
+            yield _of_signal(stream, signal, watch, between(budget.false_alarms_per_month, streams, per_day))
+
+
+def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> StreamReport:
+    learns = drift.learns(signal)
+    alarming = not learns and drift.alarms(signal, wanted * ALPHA, ALPHA)
+    told: dict[str, Any] = drift.reference(signal)
+    told |= {"direction": drift.direction(signal), "learning": learns}
+    if stream == "language":
+        told["main"] = watch.languages.main
+    begun = drift.since(signal)
+    since = None
+    if begun is not None and signal.observed:
+        back = (signal.observed - begun) * watch.requests / max(signal.observed, watch.looked_at)
+        since = lately.time_of(watch.request_marks, max(0, int(watch.requests - back)))
+    return StreamReport(
+        stream=stream,
+        labelled=False,
+        observed=float(signal.observed),
+        baseline=told,
+        e_value=_e_value(signal.log_max if alarming else drift.log_e(signal)),
+        threshold=wanted,
+        alarming=alarming,
+        since=since,
+    )
+
+
+# ---- arms, and how soon a slip is found --------------------------------------------------------------
+
+
+def _slips_since(watch: Watch, streams: Sequence[StreamReport]) -> float | None:
+    """When the first evidence began to grow that makes the version degraded still; None where there is none.
+
+    That of a stream which has recovered, or whose evidence is gone, begins anew all the time: no pair came since then.
+    """
+    slipping = [one for one in streams if one.labelled and one.alarming and not one.recovered and _stands(watch, one)]
+    return min([one.since for one in slipping if one.since is not None], default=None)
+
+
+def _stands(watch: Watch, report: StreamReport) -> bool:
+    """Whether the evidence of a labelled stream would be an alarm as it stands, and not only as it once was."""
+    if report.stream in ("holdout", "shadow"):
+        return pair_tracks.doubted(getattr(watch, report.stream))
+    if report.stream == "complaints":
+        return watch.complaints is not None and complaint_tracks.doubted(watch.complaints)
+    of_class = None if report.of_class is None else watch.classes.get(f"{report.stream}:{report.of_class}")
+    return tracks.doubted(of_class if of_class is not None else getattr(watch, report.stream))
+
+
+def _arms(watch: Watch, since: float | None, standby: str | None) -> Iterator[ArmReport]:
+    """The version and both other arms; of the standby version only where `standby` is the one that pairs are with.
+
+    `since` is when the labels began to get worse: their requests did so before, most of them by less than twice
+    the median delay of labels.
+    """
+    since = None if since is None else since - 2.0 * (lately.median(watch.delays) or 0.0)
+    general = arms.found(watch.general, since)
+    other = watch.standby if watch.standby is not None and watch.standby.other == standby else None
+    beside = arms.found(other, since) if other is not None else None
+    there = [one for one in (general, beside) if one is not None]
+    own = next((one for one in there if one.version is not None), there[0] if there else None)
+    if own is not None:
+        yield _of_arm("version", watch.version, own, own.version)
+    for name, version, found in (("general", None, general), ("standby", standby, beside)):
+        if found is not None:
+            low, high, words = found.advantage_low, found.advantage_high, found.words
+            report = _of_arm(name, version, found, found.other)
+            yield msgspec.structs.replace(report, advantage_low=low, advantage_high=high, advantage_words=words)
+
+
+def _of_arm(name: Any, version: str | None, found: arms.Found, quality: Estimate | None) -> ArmReport:
+    """An arm with its quality, if that is known."""
+    return ArmReport(
+        arm=name,
+        version=version,
+        mean=quality.mean if quality is not None else None,
+        low=quality.low if quality is not None else None,
+        high=quality.high if quality is not None else None,
+        labels=found.labels,
+        pairs=found.pairs,
+    )
+
+
+def _seconds_to_detect(watch: Watch, budget: Budget, at: float, points: float) -> float | None:
+    """How soon so much more badness would be found by the stream that finds it first; None where none would."""
+    found = [_seconds_by(track, budget, at, points) for track in (watch.reviewed, watch.feedback)]
+    return min((one for one in found if one is not None), default=None)
+
+
+def _seconds_by(track: Track, budget: Budget, at: float, points: float) -> float | None:
+    per_day = lately.per_day(track.rate, at)
+    if per_day <= 0.0:
+        return None
+    wanted = _wanted(track, budget, at)
+    if track.guard is not None and track.baseline is not None:
+        held, rate, missing = track.guard.detectors.whole.baseline, baselines.rate(track.baseline), 0
+    elif track.first >= GUESSED_FROM:
+        held = baselines.upper_bound(track.first_wrong * track.wanted / track.first, track.wanted)
+        rate, missing = track.first_wrong / track.first, track.wanted - track.first
+    else:
+        return None
+    held = min(BASELINE_MAX, max(BASELINE_MIN, held))
+    found = planning.seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate)
+    return None if found is None else found + missing / per_day * lately.DAY_SECONDS
+
+
+def _e_value(log: float) -> float:
+    return 0.0 if log <= LOG_FLOOR else min(E_VALUE_MAX, math.exp(min(log, 700.0)))

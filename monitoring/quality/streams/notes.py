@@ -1,0 +1,106 @@
+"""What is known of one request, for as long as it may be judged.
+
+What has counted of it already, and the pair that waits for a person's word, or the word that waits for the pair.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from monitoring.badness import Metric, badness
+from monitoring.quality.streams.noted_pairs import Noted
+from monitoring.quality.streams.seen import (
+    Given,
+    Seen,
+    contracts_kept,
+    says_nothing,
+    sides,
+    stack_of_general,
+)
+from monitoring.quality.verdicts.plan import Plan
+
+PAIRS_MAX = 4
+"""Pairs of one request that are kept."""
+KEPT_SECONDS_MAX = 30 * 86_400
+"""For so long a request may be judged at most."""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one request. `given` has its first value in each labelled stream, as badness.
+
+    `bad` is the label of the answer that its caller got, `right` the digests of the right answer by judge; `givers` are
+    the callers on whose word these rest, but for trusted ones. `canary`: a canary's tally has its feedback.
+    """
+
+    epoch: str = ""
+    given: dict[str, float] = {}
+    bad: float | None = None
+    right: dict[str, str] = {}
+    givers: tuple[str, ...] = ()
+    pairs: tuple[Noted, ...] = ()
+    canary: bool = False
+
+
+def noted_pair(note: Note, shadow: Seen) -> Note:
+    """The note with a shadow's pair, if it can ever be judged."""
+    pair = shadow.pair
+    if pair is None or len(note.pairs) >= PAIRS_MAX:
+        return note
+    other, served = sides(shadow)
+    on_trial = pair.arm is None
+    found = Noted(
+        shadow=other,
+        served=served,
+        on_trial=on_trial,
+        judge="normal" if on_trial else pair.judge,
+        digest=shadow.text_digest if on_trial else pair.digest,
+        served_digest=pair.text_digest if on_trial else pair.served_digest,
+        right=pair.right,
+        served_right=pair.served_right,
+        score=pair.score,
+        served_score=pair.served_score,
+        judge_digest=pair.judge_digest,
+        stack=stack_of_general(shadow),
+        caller=pair.caller or "",
+        failed=shadow.outcome != "ok" and not says_nothing(shadow),
+        kept=contracts_kept(shadow),
+    )
+    if any((one.shadow, one.served) == (other, served) for one in note.pairs):
+        return note
+    return msgspec.structs.replace(note, pairs=(*note.pairs, found))
+
+
+def heard(note: Note, given: Given, plan: Plan, metrics: Mapping[str, Metric]) -> Note:
+    """The note with the first label and the first demonstration that may judge pairs.
+
+    Where the task has reviews or trusted callers, only their word judges pairs: it is the less biased one. Elsewhere
+    it takes the place of what other callers have said of the request.
+    """
+    trusted = is_trusted(given, plan)
+    metric = metrics.get(given.metric) if given.metric == plan.feedback_metric else None
+    bad = badness(metric, given.value) if metric is not None else None
+    known = note.bad is not None or bool(note.right)
+    if not trusted and (plan.reviews_per_week or plan.trusted_callers or (known and not note.givers)):
+        return note
+    if trusted and note.givers and (bad is not None or given.demonstration_digests):
+        note = msgspec.structs.replace(note, bad=None, right={}, givers=())
+    moved: dict[str, Any] = {}
+    if bad is not None and note.bad is None:
+        moved["bad"] = bad
+    if given.demonstration_digests and not note.right:
+        moved["right"] = given.demonstration_digests
+    if not moved:
+        return note
+    if not trusted and given.caller not in note.givers:
+        moved["givers"] = (*note.givers, given.caller)
+    return msgspec.structs.replace(note, **moved)
+
+
+def is_trusted(given: Given, plan: Plan) -> bool:
+    """Whether this feedback counts like a reviewer's."""
+    return given.reviewed or given.caller in plan.trusted_callers

@@ -1,0 +1,327 @@
+"""All watches together, moved by entries of all streams in the order in which they came; and the same from a replay.
+
+The order is that of Redis's clock, records before feedback of the same millisecond: so whoever reads, and however what
+it reads is cut, comes to the same watches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.streams import canaries, judging, notes, parting, turning, watch
+from monitoring.quality.streams.canaries import Canary
+from monitoring.quality.streams.judging import Budget
+from monitoring.quality.streams.notes import Note
+from monitoring.quality.streams.parting import Streams
+from monitoring.quality.streams.seen import GENERAL, Given, Seen, held_out_of, labelled_version, sides
+from monitoring.quality.streams.steps import Step, WatchedTask
+from monitoring.quality.streams.watch import Watch
+from monitoring.quality.verdicts import rollout
+from monitoring.quality.verdicts.health import Judgement
+from monitoring.quality.verdicts.rollout import Tally
+
+log = logging.getLogger(__name__)
+RETIRED = "retired"
+PART_SECONDS = 6 * 3600.0
+"""Time that passes for a watch in one go: after a long silence it is let pass in such parts."""
+
+
+RECORDS, REPORTED, FEEDBACK = range(3)
+"""The streams, in the order of entries that came in the same millisecond."""
+
+
+class Entry(NamedTuple):
+    """An entry of a stream: when it came, which stream it is of, its number; its name; what is in it."""
+
+    milliseconds: int
+    stream: int
+    number: int
+    name: str
+    fields: Mapping[str, bytes]
+
+
+def entry(stream: int, name: str, fields: Mapping[str, bytes]) -> Entry:
+    """An entry by its name in its stream. Raises ValueError where that is none."""
+    milliseconds, _, number = name.partition("-")
+    return Entry(int(milliseconds), stream, int(number), name, fields)
+
+
+def in_order(streams: Sequence[Sequence[Entry]], count: int, until_ms: int | None) -> list[Entry]:
+    """Those entries of these streams before which no other can come any more, in their order.
+
+    `count` is how many were asked for of each: a stream that gave so many may have more, and what is behind its last
+    one has to wait. After `until_ms` (None: whenever) entries may still come.
+    """
+    ends = [entries[-1][:3] for entries in streams if len(entries) >= count]
+    end = min(ends) if ends else None
+    return sorted(
+        one
+        for entries in streams
+        for one in entries
+        if (end is None or one[:3] <= end) and (until_ms is None or one.milliseconds <= until_ms)
+    )
+
+
+class Reckoning:
+    """The watches of all versions, and the notes of requests, as far as they are needed. Owner of both in memory.
+
+    `moved` and `noted` name those that were changed since they were last cleared, `unreadable` counts entries that no
+    watch could take and watches that can't be moved or judged, `unmatched` feedback whose record is gone.
+    """
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.watches: dict[str, Watch] = {}
+        self.notes: dict[str, Note] = {}
+        self.moved: set[str] = set()
+        self.noted: set[str] = set()
+        self.unreadable = 0
+        self.unmatched = 0
+        self._failing: set[str] = set()
+        self._streams: dict[str, Streams] = {}
+        self._all_streams = Streams()
+        self._step = Step(tasks={}, versions={}, metrics={})
+        self._baselines: Mapping[str, Mapping[str, Baseline]] = {}
+
+    def begin(self, step: Step, baselines: Mapping[str, Mapping[str, Baseline]]) -> None:
+        """Go by this step from now on: hold watches against the baselines that are set, and tell them the verdicts."""
+        self._step, self._baselines = step, baselines
+        for name, version in step.versions.items():
+            if version.state == RETIRED:
+                self.watches.pop(name, None)
+                continue
+            if version.task not in step.tasks:
+                continue
+            known = self.watches.get(name) or watch.start(name, version.task, self.epoch)
+            try:
+                moved = turning.rebased(known, baselines.get(name, {}))
+                moved = turning.told(moved, version.verdict, version.since, version.pinned, version.alarmed)
+                self._put(self._with_canary(turning.stepped(moved, version.stepped_at)))
+            except Exception:
+                self._fails(name)
+        self._streams, self._all_streams = {}, Streams()
+        for known in self.watches.values():
+            self._count(known)
+
+    def take(self, seen: Seen, at: float) -> None:
+        """Take a record that came at `at` (Unix seconds) into account."""
+        task = self._task(seen.task)
+        if task is None:
+            return
+        if seen.purpose == "shadow":
+            self._take_shadow(seen, task, at)
+            return
+        for version in dict.fromkeys((seen.led_to, seen.version)):
+            known = self._watch(version, seen.task)
+            if known is not None:
+                self._move(watch.take_record(known, seen, task.plan, at, self._previous(known)), at)
+        for canary, known, tally in self._canaries(task):
+            self._put(_with_tally(known, canaries.with_record(tally, canary, seen, at)))
+
+    def hear(self, given: Given, seen: Seen, at: float) -> None:
+        """Take a feedback that came at `at` on this record into account: by all its watches, or by none of them."""
+        task = self._task(seen.task)
+        if task is None:
+            return
+        metrics = self._step.metrics
+        note = self.notes.get(given.request) or Note(epoch=self.epoch)
+        note, all_moved = notes.heard(note, given, task.plan, metrics), dict[str, Watch]()
+        for name in dict.fromkeys((labelled_version(seen), held_out_of(seen), *_sides(note))):
+            known = self._watch(name, seen.task)
+            if known is not None:
+                previous = self._previous(known)
+                moved, note = watch.take_feedback(known, given, seen, note, task.plan, metrics, at, previous)
+                all_moved[known.version] = moved
+        for canary, known, before in self._canaries(task):
+            tally, note = canaries.with_feedback(before, canary, given, seen, note, task.plan, metrics, at)
+            all_moved[known.version] = _with_tally(all_moved.get(known.version, known), tally)
+        for moved in all_moved.values():
+            self._move(moved, at)
+        self._note(given.request, note)
+
+    def tick(self, at: float, enough: Callable[[], bool] | None = None, lag: float = 0.0) -> bool:
+        """Let time pass up to `at`, before which no entry can come any more; whether it has for all watches.
+
+        After each part it ends where that is `enough`. Watches that are no more than `lag` seconds behind are left.
+        """
+        for name in list(self.watches):
+            while (moved := self._ticked(self.watches[name], at, lag)) is not self.watches[name]:
+                self._put(moved)
+                if enough is not None and enough():
+                    return False
+        return True
+
+    def _ticked(self, known: Watch, at: float, lag: float) -> Watch:
+        """The watch after at most a part of the time up to `at`; the same object where none is left."""
+        there = known.complaints.detectors.whole.at if known.complaints is not None else at
+        if at - there <= lag:
+            return known
+        try:
+            return watch.tick(known, min(at, there + PART_SECONDS))
+        except Exception:
+            self._fails(known.version)
+            return known
+
+    def judged(self, names: Iterable[str], at: float) -> dict[str, Judgement]:
+        """The judgements of these versions at `at`. The fleet's false alarms are parted among its streams: those of the
+        tasks that are watched."""
+        parts = [parting.streams_of(one) for one in self.watches.values() if one.task in self._step.tasks]
+        labelled, unlabelled = sum(one for one, _ in parts), sum(one for _, one in parts)
+        found = {}
+        for name in names:
+            known = self.watches[name]
+            task = self._task(known.task)
+            if task is None:
+                continue
+            budget = Budget(
+                false_alarms_per_month=task.plan.false_alarms_per_month, labelled=labelled, unlabelled=unlabelled
+            )
+            try:
+                found[name] = judging.judgement(known, task.plan, budget, at, task.standby)
+            except Exception:
+                self._fails(name)
+        return found
+
+    def canaries(self, at: float) -> dict[str, rollout.Verdict]:
+        """The verdict on each task's canary, from what came before `at`; without those that can't be judged."""
+        found = {}
+        for name, task in self._step.tasks.items():
+            for canary, known, tally in self._canaries(task):
+                try:
+                    found[name] = rollout.verdict(tally, canary.plan, max(0.0, at - canary.started_at))
+                except Exception:
+                    self._fails(known.version)
+        return found
+
+    def _canaries(self, task: WatchedTask) -> Iterator[tuple[Canary, Watch, Tally]]:
+        """The task's canary that is judged by a plan, with its watch and its tally, if it has one."""
+        known = self.watches.get(task.canary.version) if task.canary is not None else None
+        if task.canary is not None and known is not None and known.canary is not None:
+            yield task.canary, known, known.canary
+
+    def _with_canary(self, known: Watch) -> Watch:
+        """The watch with a tally where it is of a canary that is judged by a plan, and without one where it is not."""
+        canary = self._step.tasks[known.task].canary
+        canary = canary if canary is not None and canary.version == known.version else None
+        active = self.watches.get(canary.active) if canary is not None else None
+        return _with_tally(known, canaries.begun(known.canary, canary, active.roll if active is not None else None))
+
+    def _take_shadow(self, shadow: Seen, task: WatchedTask, at: float) -> None:
+        if shadow.pair is None or shadow.shadow_of is None:
+            return
+        known = self.notes.get(shadow.shadow_of) or Note(epoch=self.epoch)
+        note = notes.noted_pair(known, shadow)
+        for version in dict.fromkeys(sides(shadow)):
+            one = self._watch(version, shadow.task) if version != GENERAL else None
+            if one is not None:
+                moved, note = watch.take_pair(one, shadow, note, at, task.standby)
+                self._move(moved, at)
+        for canary, on_trial, before in self._canaries(task):
+            if at >= canary.started_at:
+                tally, note = canaries.with_pairs(before, canary, note)
+                self._put(_with_tally(on_trial, tally))
+        self._note(shadow.shadow_of, note)
+
+    def _task(self, name: str | None) -> WatchedTask | None:
+        return self._step.tasks.get(name) if name is not None else None
+
+    def _watch(self, version: str | None, task: str | None) -> Watch | None:
+        """A version's watch; one that was not seen before gets a fresh one, one that is retired none."""
+        if version is None or task is None or version == GENERAL:
+            return None
+        known = self.watches.get(version)
+        if known is not None:
+            return known if known.task == task else None
+        told = self._step.versions.get(version)
+        if told is not None and (told.state == RETIRED or told.task != task):
+            return None
+        return turning.rebased(watch.start(version, task, self.epoch), self._baselines.get(version, {}))
+
+    def _previous(self, known: Watch) -> Watch | None:
+        told = self._step.versions.get(known.version)
+        return self.watches.get(told.previous) if told is not None and told.previous is not None else None
+
+    def _fails(self, version: str) -> None:
+        """Within an except clause: a version's watch can't be moved or judged, which stops none of the others."""
+        if version not in self._failing:
+            self._failing.add(version)
+            self.unreadable += 1
+            log.exception("the state of %s can't be reckoned with", version)
+
+    def _move(self, moved: Watch, at: float) -> None:
+        """Keep a watch that an entry at `at` has moved."""
+        known = self.watches.get(moved.version)
+        if moved is not known:
+            self._count(moved)
+            self._put(parting.with_most(known, moved, self._all_streams, at))
+
+    def _count(self, one: Watch) -> None:
+        """Count its streams among those of all versions that are told of, so that whoever reads counts the same."""
+        if one.version not in self._step.versions or one.task not in self._step.tasks:
+            return
+        before, now = self._streams.get(one.version, Streams()), parting.streams_of(one)
+        if now != before:
+            self._streams[one.version] = now
+            labelled, unlabelled = self._all_streams
+            self._all_streams = Streams(
+                labelled + now.labelled - before.labelled, unlabelled + now.unlabelled - before.unlabelled
+            )
+
+    def _put(self, moved: Watch) -> None:
+        if self.watches.get(moved.version) is not moved:
+            self.watches[moved.version] = moved
+            self.moved.add(moved.version)
+
+    def _note(self, request: str, note: Note) -> None:
+        if self.notes.get(request) != note and note != Note(epoch=self.epoch):
+            self.notes[request] = note
+            self.noted.add(request)
+
+
+def _with_tally(known: Watch, tally: Tally | None) -> Watch:
+    return known if tally is known.canary else msgspec.structs.replace(known, canary=tally)
+
+
+def versions_in(seen: Iterable[Seen]) -> set[str]:
+    """The versions that these records may move."""
+    found = {name for one in seen for name in (one.version, one.led_to) if name is not None}
+    return found | {one.pair.version for one in seen if one.pair is not None and one.pair.version}
+
+
+def replay(
+    records: Sequence[tuple[str, Seen]],
+    feedback: Sequence[tuple[str, Given]],
+    step: Step,
+    at: float,
+    baselines: Mapping[str, Mapping[str, Baseline]] | None = None,
+) -> dict[str, Judgement]:
+    """The judgements at `at` (Unix seconds) that follow from these entries, by their names in their streams.
+
+    What an entry says is taken as it stands; feedback on a record that is not there is passed over.
+    """
+    reckoning = Reckoning("replay")
+    reckoning.begin(step, baselines or {})
+    placed: dict[str, Seen] = {}
+    order: list[tuple[tuple[int, int, int], Seen | Given]] = [
+        *((entry(RECORDS, name, {})[:3], seen) for name, seen in records),
+        *((entry(FEEDBACK, name, {})[:3], given) for name, given in feedback),
+    ]
+    for key, seen in order:
+        if isinstance(seen, Seen):
+            placed[seen.id] = msgspec.structs.replace(seen, placed_at=key[0] / 1000)
+    for key, one in sorted(order, key=lambda found: found[0]):
+        if isinstance(one, Seen):
+            reckoning.take(placed[one.id], key[0] / 1000)
+        elif one.request in placed:
+            reckoning.hear(one, placed[one.request], key[0] / 1000)
+    reckoning.tick(at)
+    return reckoning.judged(list(reckoning.watches), at)
+
+
+def _sides(note: Note) -> list[str]:
+    return [name for one in note.pairs for name in (one.shadow, one.served) if name != GENERAL]

@@ -1,0 +1,138 @@
+"""A replay of what was recorded: the same watches and verdicts as the monitor's, from entries in their order. Pure.
+
+The monitor looks whenever it has read on. Here that is at the end of every `look_seconds` in which anything came, and
+while a version is not healthy in each quarter of a day of a silence. What alarms has alarmed however seldom one looks,
+so looking seldom moves the time of a verdict by no more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.streams.notes import KEPT_SECONDS_MAX
+from monitoring.quality.streams.reckoning import PART_SECONDS, Reckoning
+from monitoring.quality.streams.seen import Given, Seen
+from monitoring.quality.streams.steps import Step, WatchedVersion
+from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, Verdict, VersionHealth
+from monitoring.quality.verdicts.responses import respond
+from monitoring.quality.verdicts.shares import Roles
+
+FORGET_EVERY_SECONDS = 86_400.0
+
+
+class Placed(NamedTuple):
+    """An entry: when it came, of which stream (as in `reckoning.py`), its number within the millisecond; a record, or
+    feedback with the record that it is on (None where there is none)."""
+
+    milliseconds: int
+    stream: int
+    number: int
+    seen: Seen | None
+    given: Given | None = None
+
+
+class Turn(NamedTuple):
+    """A verdict that moved: of which version, when, why, and on which streams it rests."""
+
+    version: str
+    at: float
+    before: Verdict
+    after: Verdict
+    because: str
+    requests: int
+    labels: int
+    streams: list[StreamReport]
+
+
+class Replaying:
+    """One replay. Owner of the watches, and of what is known of each version.
+
+    `records` and `feedback` count what was read; `unmatched` is feedback whose record is not there.
+    """
+
+    def __init__(self, step: Step, baselines: Mapping[str, Mapping[str, Baseline]], look_seconds: float) -> None:
+        """`step` has the tasks, and what is known of their versions; verdicts follow from the replay."""
+        self.reckoning = Reckoning("replay")
+        self.health: dict[str, VersionHealth] = {}
+        self.records = self.feedback = self.unmatched = 0
+        self._step, self._baselines = step, baselines
+        self._look_ms = max(1, round(look_seconds * 1000))
+        self._noted: dict[str, float] = {}
+        self._forgotten_at = 0.0
+        self.reckoning.begin(step, baselines)
+
+    def run(self, entries: Iterable[Placed]) -> Iterator[Turn]:
+        """Every verdict that moves, as it does. The entries come in their order."""
+        looked_ms: int | None = None
+        for one in entries:
+            if looked_ms is not None and one.milliseconds >= looked_ms:
+                yield from self._look(looked_ms / 1000)
+                yield from self._wait(looked_ms / 1000, one.milliseconds / 1000)
+            looked_ms = (one.milliseconds // self._look_ms + 1) * self._look_ms
+            self.take(one)
+        if looked_ms is not None:
+            yield from self._look(looked_ms / 1000)
+
+    def judged(self, at: float) -> dict[str, Judgement]:
+        """How all versions stand at that time."""
+        self.reckoning.tick(at)
+        return self.reckoning.judged(list(self.reckoning.watches), at)
+
+    def take(self, one: Placed) -> None:
+        """Take an entry into account; nobody looks."""
+        at = one.milliseconds / 1000
+        if one.given is None:
+            self.records += 1
+            if one.seen is not None:
+                self.reckoning.take(one.seen, at)
+        else:
+            self.feedback += 1
+            if one.seen is None:
+                self.unmatched += 1
+            else:
+                self.reckoning.hear(one.given, one.seen, at)
+
+    def _look(self, at: float) -> Iterator[Turn]:
+        """Judge the versions that have moved, and go by the verdicts that follow."""
+        self.reckoning.tick(at - 0.001)
+        moved, step = sorted(self.reckoning.moved), self._step
+        self.reckoning.moved.clear()
+        self._forget(at)
+        for name, judged in self.reckoning.judged(moved, at).items():
+            known = self.health.get(name, VersionHealth(since=at))
+            plan = msgspec.structs.replace(step.tasks[judged.task].plan, responses=[])
+            health, _ = respond(TaskHealth(versions={name: known}), {name: judged}, Roles(), plan, at)
+            found = self.health[name] = health.versions[name]
+            if found.verdict == known.verdict:
+                continue
+            self._tell(name, judged.task, found.verdict, at)
+            streams = msgspec.convert(found.evidence.get("streams", []), list[StreamReport])
+            yield Turn(name, at, known.verdict, found.verdict, found.because, judged.requests, judged.labels, streams)
+
+    def _wait(self, at: float, until: float) -> Iterator[Turn]:
+        """Let a silence pass: time is evidence too."""
+        while at + PART_SECONDS < until and any(one.verdict != "healthy" for one in self.health.values()):
+            at += PART_SECONDS
+            self.reckoning.moved |= {name for name, one in self.health.items() if one.verdict != "healthy"}
+            yield from self._look(at)
+
+    def _tell(self, name: str, task: str, now: Verdict, since: float) -> None:
+        known = self._step.versions.get(name) or WatchedVersion(task=task, state="active")
+        told = msgspec.structs.replace(known, verdict=now, since=since)
+        self._step = msgspec.structs.replace(self._step, versions={**self._step.versions, name: told})
+        self.reckoning.begin(self._step, self._baselines)
+
+    def _forget(self, at: float) -> None:
+        """Drop what is known of requests that are not judged any more."""
+        self._noted.update(dict.fromkeys(self.reckoning.noted, at))
+        self.reckoning.noted.clear()
+        if at - self._forgotten_at < FORGET_EVERY_SECONDS:
+            return
+        self._forgotten_at = at
+        for request in [name for name, noted_at in self._noted.items() if at - noted_at > KEPT_SECONDS_MAX]:
+            del self._noted[request]
+            self.reckoning.notes.pop(request, None)

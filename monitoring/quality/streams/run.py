@@ -1,0 +1,424 @@
+"""The monitor's child: it reads all streams, moves the watches of all versions, and judges them.
+
+`python -m monitoring.quality.streams.run` reads lines of JSON, `Begin` and then a `Step` each, and answers every
+step with a `Judged`. It ends at once when its input is closed: it never outlives the gateway that began it.
+
+How far the streams are reckoned with stands in Redis with the watches. Both are written in one step, and only if nobody
+else has written meanwhile: so an entry counts once, whoever reads it, and wherever a child is killed. What is kept in
+memory is trusted only as long as Redis says that this child was the last to write. Where there are no cursors yet, all
+is read that the streams hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from redis import Redis
+from redis.exceptions import RedisError
+
+from monitoring.beside import NICENESS
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.streams.looking import LOOK, Look, look
+from monitoring.quality.streams.notes import KEPT_SECONDS_MAX, Note
+from monitoring.quality.streams.reckoning import (
+    FEEDBACK,
+    PART_SECONDS,
+    RECORDS,
+    REPORTED,
+    RETIRED,
+    Entry,
+    Reckoning,
+    entry,
+    versions_in,
+)
+from monitoring.quality.streams.seen import Given, Seen
+from monitoring.quality.streams.steps import (
+    BASELINES_KEY,
+    CURSORS_KEY,
+    NOTE_KEY,
+    REJUDGED_SECONDS,
+    WATCH_KEY,
+    Begin,
+    Judged,
+    Step,
+)
+from monitoring.quality.streams.watch import Watch
+from monitoring.records import streams_of
+
+log = logging.getLogger(__name__)
+LOADED_AT_ONCE = 200
+REJUDGED_AT_ONCE = 100
+RACES_MAX = 3
+PACKED_FROM = 16_384
+GENERATION_KEY = "apprentice:generation"
+BEGINNING = "0-0"
+
+WRITE = """
+if (redis.call('HGET', KEYS[1], 'step') or '') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'step', ARGV[2], 'epoch', ARGV[3])
+redis.call('HSET', KEYS[1], 'records', ARGV[4], 'reported', ARGV[5], 'feedback', ARGV[6])
+local at = 9
+for i = 2, #KEYS do
+  if ARGV[at] == '' then
+    redis.call('DEL', KEYS[i])
+  elseif i - 1 <= tonumber(ARGV[7]) then
+    redis.call('SET', KEYS[i], ARGV[at])
+  else
+    redis.call('SET', KEYS[i], ARGV[at], 'EX', ARGV[8])
+  end
+  at = at + 1
+end
+return 1
+"""
+
+
+class Raced(Exception):
+    """Another child has written meanwhile: what is kept in memory counts no more."""
+
+
+class Cursors(msgspec.Struct, frozen=True):
+    """How far the streams are reckoned with: by which writing, in which reading of them, up to which entries."""
+
+    step: str = ""
+    epoch: str = ""
+    records: str = BEGINNING
+    reported: str = BEGINNING
+    feedback: str = BEGINNING
+
+    @property
+    def read(self) -> tuple[str, str, str]:
+        """The last entry of each stream that is reckoned with, in the order of the streams."""
+        return self.records, self.reported, self.feedback
+
+
+class Monitor:
+    """Steps through the streams. Owner of the watches in memory between two steps, and of their cursors."""
+
+    def __init__(self, begin: Begin) -> None:
+        self._redis: Any = Redis.from_url(begin.redis_url, socket_timeout=10, socket_connect_timeout=2)
+        self._note_seconds = min(KEPT_SECONDS_MAX, begin.retention_seconds)
+        self._look_script = self._redis.register_script(LOOK)
+        self._write_script = self._redis.register_script(WRITE)
+        self._cursors = Cursors()
+        self._written = self._cursors
+        self._reckoning: Reckoning | None = None
+        self._loaded: set[str] = set()
+        self._judged_at: dict[str, float] = {}
+        self._step: Step | None = None
+        self._baselines: dict[str, dict[str, Baseline]] = {}
+        self._generation: bytes | None = b"unread"
+        self._unreadable = 0
+
+    def step(self, step: Step) -> Judged:
+        """Read on, write how far it got, and judge. What can't be done is told, and loses nothing."""
+        for _ in range(RACES_MAX):
+            try:
+                return self._stepped(step, time.monotonic())
+            except Raced:
+                self._forget()
+            except (RedisError, OSError) as error:
+                self._forget()
+                return Judged(error=f"Redis can't be read or written: {error}")
+        return Judged(error="Another process moves the streams: there should be one at a time.")
+
+    def _stepped(self, step: Step, began: float) -> Judged:
+        self._unreadable = 0
+        reckoning = self._resumed(step)
+        reckoning.unreadable = reckoning.unmatched = 0
+        reckoning.begin(step, self._baselines)
+        found = self._read_on(reckoning, step)
+        read = len(found.entries)
+        while found.more and read < step.entries_max and time.monotonic() - began < step.seconds_max:
+            found = self._read_on(reckoning, step)
+            read += len(found.entries)
+        passed = found.more or reckoning.tick((found.now_ms - 1) / 1000, _after(step.seconds_max))
+        moved = set(reckoning.moved)
+        self._write(reckoning, step)
+        at = found.now_ms / 1000
+        names = self._to_judge(reckoning, step, moved, at)
+        judgements = reckoning.judged(names, at)
+        self._judged_at.update(dict.fromkeys(judgements, at))
+        self._step = step
+        return Judged(
+            judgements=judgements,
+            canaries=reckoning.canaries(found.left_ms / 1000),
+            at=at,
+            read=read,
+            more=found.more or not passed,
+            behind_seconds=max(0.0, (found.now_ms - found.left_ms) / 1000) if found.more else 0.0,
+            unreadable=reckoning.unreadable + self._unreadable,
+            unmatched=reckoning.unmatched,
+        )
+
+    def _to_judge(self, reckoning: Reckoning, step: Step, moved: set[str], at: float) -> list[str]:
+        """The versions that have moved or of which something new is told, and some of those judged longest ago."""
+        before = self._step
+        if before is None or before.metrics != step.metrics:
+            return list(reckoning.watches)
+        tasks = {name for name, task in step.tasks.items() if before.tasks.get(name) != task}
+        named = {
+            name
+            for name, one in reckoning.watches.items()
+            if name in moved or one.task in tasks or step.versions.get(name) != before.versions.get(name)
+        }
+        waiting = {name: self._judged_at.get(name, 0.0) for name in reckoning.watches if name not in named}
+        due = sorted((when, name) for name, when in waiting.items() if at - when >= REJUDGED_SECONDS)
+        return [*named, *(name for _, name in due[:REJUDGED_AT_ONCE])]
+
+    # ---- what is in memory -------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._reckoning = None
+        self._generation = b"unread"
+
+    def _resumed(self, step: Step) -> Reckoning:
+        """The watches as they stand, from memory where this child was the last to write. Raises RedisError."""
+        generation, *held = self._redis.pipeline(transaction=True).get(GENERATION_KEY).hgetall(CURSORS_KEY).execute()
+        try:
+            found = _cursors(held[0])
+        except ValueError:
+            log.error("the cursors of the monitor can't be read: the streams are read anew, with fresh states")
+            self._redis.delete(CURSORS_KEY)
+            self._unreadable += 1
+            found = Cursors()
+        if generation != self._generation:
+            self._baselines = self._read_baselines()
+            self._generation = generation
+        if self._reckoning is None or found != self._written:
+            epoch = found.epoch or uuid.uuid4().hex
+            self._reckoning = Reckoning(epoch)
+            self._loaded = set()
+            self._judged_at = {}
+            self._step = None
+            self._written = found
+            self._cursors = msgspec.structs.replace(found, epoch=epoch)
+        reckoning = self._reckoning
+        self._load(reckoning, (name for name, one in step.versions.items() if one.state != RETIRED))
+        return reckoning
+
+    def _load(self, reckoning: Reckoning, versions: Iterable[str]) -> None:
+        """Read the watches of these versions that are not in memory. One that is damaged is begun anew."""
+        missing = sorted(set(versions) - self._loaded)
+        for first in range(0, len(missing), LOADED_AT_ONCE):
+            names = missing[first : first + LOADED_AT_ONCE]
+            for name, raw in zip(names, self._redis.mget([WATCH_KEY + name for name in names]), strict=True):
+                found = self._decoded(raw, Watch) if raw is not None else None
+                if found is not None and (found.epoch, found.version) == (reckoning.epoch, name):
+                    reckoning.watches[name] = found
+            self._loaded.update(names)
+
+    def _read_baselines(self) -> dict[str, dict[str, Baseline]]:
+        found: dict[str, dict[str, Baseline]] = {}
+        for name, raw in self._redis.hgetall(BASELINES_KEY).items():
+            held = self._decoded(raw, dict[str, Baseline])
+            if held is not None:
+                found[name.decode()] = held
+        return found
+
+    def _decoded(self, raw: bytes, kind: Any) -> Any:
+        """What was written as JSON, packed or not; None where it can't be read, which is counted."""
+        try:
+            return msgspec.json.decode(raw if raw.startswith(b"{") else zlib.decompress(raw), type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error) as error:
+            log.error("a state of the monitor can't be read, and is begun anew: %s", error)
+            self._unreadable += 1
+            return None
+
+    # ---- the streams -------------------------------------------------------------------------------
+
+    def _read_on(self, reckoning: Reckoning, step: Step) -> Look:
+        """Take the next entries into account, or none yet: a silence before them passes first, however many steps it
+        takes. Raises Raced, RedisError."""
+        found = look(self._look_script, self._cursors.read, step.known_at)
+        if found.step != self._written.step:
+            raise Raced
+        if found.entries:
+            begin = found.entries[0].milliseconds
+            at = min(begin, found.now_ms) - 1
+            if not reckoning.tick(at / 1000, _after(step.seconds_max), lag=PART_SECONDS):
+                return found._replace(entries=[], more=True, left_ms=begin)
+            found = _until(found, begin + int(PART_SECONDS * 1000))
+        self._take(reckoning, found.entries)
+        read = {one.stream: one.name for one in found.entries}
+        held = self._cursors
+        self._cursors = Cursors(
+            held.step,
+            held.epoch,
+            read.get(RECORDS, held.records),
+            read.get(REPORTED, held.reported),
+            read.get(FEEDBACK, held.feedback),
+        )
+        return found
+
+    def _take(self, reckoning: Reckoning, entries: Sequence[Entry]) -> None:
+        """Move the watches by these entries, in their order. One that can't be read is counted, and passed over."""
+        found: list[tuple[Entry, Seen | Given]] = []
+        for one in entries:
+            try:
+                found.append((one, _given(one.fields) if one.stream == FEEDBACK else _seen(one)))
+            except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError):
+                reckoning.unreadable += 1
+        told = [one for _, one in found if isinstance(one, Given)]
+        judged = self._records_of(told, reckoning)
+        shadowed = [one.shadow_of for _, one in found if isinstance(one, Seen) and one.shadow_of is not None]
+        self._load_notes(reckoning, {*shadowed, *(one.request for one in told)})
+        seen = [one for _, one in found if isinstance(one, Seen)]
+        self._load(reckoning, versions_in([*seen, *judged.values()]))
+        for place, said in found:
+            try:
+                if isinstance(said, Seen):
+                    reckoning.take(said, said.placed_at)
+                elif said.request in judged:
+                    reckoning.hear(said, judged[said.request], place.milliseconds / 1000)
+                else:
+                    reckoning.unmatched += 1
+            except Exception:  # whatever an entry holds, it keeps none of the others waiting
+                log.exception("an entry can't be reckoned with: %s", place.name)
+                reckoning.unreadable += 1
+
+    def _records_of(self, told: Sequence[Given], reckoning: Reckoning) -> dict[str, Seen]:
+        """The records of the requests that were judged, as far as they are still there."""
+        requests = sorted({one.request for one in told})
+        if not requests:
+            return {}
+        indexes = self._redis.mget([f"apprentice:record:{request}" for request in requests])
+        places = [
+            (request, stream, index.split(b"\n", 1)[0].decode())
+            for request, index in zip(requests, indexes, strict=True)
+            if index is not None
+            for stream in streams_of(index)
+        ]
+        pipeline = self._redis.pipeline(transaction=False)
+        for _, stream, place in places:
+            pipeline.xrange(stream, place, place, count=1)
+        found = {}
+        for (request, _, _), rows in zip(places, pipeline.execute(), strict=True):
+            for name, fields in rows:
+                try:
+                    seen = _seen(entry(RECORDS, name.decode(), {"record": fields[b"record"]}))
+                    if seen.id == request:
+                        found[request] = seen
+                except (msgspec.DecodeError, KeyError, ValueError, RecursionError):
+                    reckoning.unreadable += 1
+        return found
+
+    def _load_notes(self, reckoning: Reckoning, requests: set[str]) -> None:
+        missing = sorted(requests - reckoning.notes.keys())
+        if not missing:
+            return
+        for request, raw in zip(missing, self._redis.mget([NOTE_KEY + one for one in missing]), strict=True):
+            note = self._decoded(raw, Note) if raw is not None else None
+            if note is not None and note.epoch == reckoning.epoch:
+                reckoning.notes[request] = note
+
+    # ---- what is written ---------------------------------------------------------------------------
+
+    def _write(self, reckoning: Reckoning, step: Step) -> None:
+        """Write what has moved, and the cursors with it, unless somebody else has written. Raises Raced, RedisError."""
+        retired = {name for name, one in step.versions.items() if one.state == RETIRED} & self._new_retired(step)
+        watches = [name for name in reckoning.moved if name in reckoning.watches]
+        moved = self._cursors.read != self._written.read
+        if moved or watches or reckoning.noted or retired:
+            after = msgspec.structs.replace(self._cursors, step=str(int(self._written.step or 0) + 1))
+            keys = [CURSORS_KEY, *(WATCH_KEY + name for name in (*watches, *sorted(retired)))]
+            values: list[Any] = [_packed(msgspec.json.encode(reckoning.watches[name])) for name in watches]
+            values += [b""] * len(retired)
+            keys += [NOTE_KEY + request for request in reckoning.noted]
+            values += [msgspec.json.encode(reckoning.notes[request]) for request in reckoning.noted]
+            of_watches = len(watches) + len(retired)
+            told = [self._written.step, after.step, after.epoch, *after.read]
+            if not self._write_script(keys=keys, args=[*told, of_watches, self._note_seconds, *values]):
+                raise Raced
+            self._written = self._cursors = after
+        reckoning.moved.clear()
+        reckoning.noted.clear()
+        reckoning.notes.clear()
+
+    def _new_retired(self, step: Step) -> set[str]:
+        """The versions that were not retired when they were last heard of."""
+        before: Mapping[str, Any] = self._step.versions if self._step is not None else {}
+        return {name for name in step.versions if name not in before or before[name].state != RETIRED}
+
+
+def _until(found: Look, end_ms: int) -> Look:
+    """What was found, without the entries that came later than that."""
+    later = next((place for place, one in enumerate(found.entries) if one.milliseconds > end_ms), None)
+    if later is None:
+        return found
+    return found._replace(entries=found.entries[:later], more=True, left_ms=found.entries[later].milliseconds)
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    """Says whether so many seconds have passed since now."""
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() >= until
+
+
+def _cursors(held: Mapping[bytes, bytes]) -> Cursors:
+    """The cursors as they stand in Redis; the beginning without any. Raises ValueError if one is damaged.
+
+    An older release has read no stream of reports: its beginning is what was read of that.
+    """
+    told = {name.decode(): value.decode() for name, value in held.items()}
+    if not told:
+        return Cursors()
+    read = told.get("records", ""), told.get("reported", BEGINNING), told.get("feedback", "")
+    found = Cursors(told.get("step", ""), told.get("epoch", ""), *read)
+    for stream, name in enumerate(read):
+        entry(stream, name, {})
+    int(found.step)
+    return found
+
+
+def _packed(written: bytes) -> bytes:
+    """JSON, compressed where it is long: that of a version with many classes has 180 KB, and takes 50."""
+    return written if len(written) < PACKED_FROM else zlib.compress(written, 1)
+
+
+def _seen(one: Entry) -> Seen:
+    seen = msgspec.json.decode(one.fields["record"], type=Seen)
+    seen.placed_at = one.milliseconds / 1000
+    return seen
+
+
+def _given(fields: Mapping[str, bytes]) -> Given:
+    given = msgspec.json.decode(fields["feedback"], type=Given)
+    given.request = fields["request"].decode()
+    return given
+
+
+def main() -> None:
+    """Answer every step that the input gives, until it is closed."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    os.nice(NICENESS)
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    monitor = Monitor(msgspec.json.decode(lines.get(), type=Begin))
+    while True:
+        line = lines.get()
+        try:
+            judged = monitor.step(msgspec.json.decode(line, type=Step))
+        except msgspec.DecodeError as error:
+            judged = Judged(error=f"The step can't be read: {error}")
+        sys.stdout.buffer.write(msgspec.json.encode(judged) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _listen(lines: queue.SimpleQueue[bytes]) -> None:
+    for line in iter(sys.stdin.buffer.readline, b""):
+        lines.put(line)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""What the monitor looks at in records and feedback, and what each of them may say of a version.
+
+Only what chance has led to a version tells how it behaves: a caller who pins it, an admin's rule, or a version that
+stands in for another, chooses the requests. The share of a degraded version that goes to the one before it is drawn
+too, and so these requests are that one's own. What another gateway served (`reported`) was seen there by chance, as far
+as is known, but neither its time nor its price is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from monitoring.quality.verdicts.health import OTHER_CLASS
+
+GENERAL = "general"
+OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
+"""Faults of an attempt that say nothing of the version that was asked."""
+NOT_THERE = frozenset({"no_replica", "overload"})
+"""Reasons for which another version may have been asked than the one that was drawn."""
+BY_CHANCE_TO_GENERAL = frozenset({"holdout", "degraded"})
+"""Reasons for which a random share of a version's requests goes to the exit."""
+LABELLED_PURPOSES = frozenset({"serve", "reported"})
+TEXT_MAX = 64
+
+
+class Attempt(msgspec.Struct):
+    """One try at an engine."""
+
+    version: str | None = None
+    fault: str | None = None
+
+
+class Finding(msgspec.Struct):
+    """What a rung found."""
+
+    rung: str
+    fired: bool = False
+    score: float | None = None
+    version: str | None = None
+
+
+class Pair(msgspec.Struct):
+    """On a shadow's record: the answer that the caller got beside the shadow's, and how a judge found both.
+
+    `version` gave the caller's answer, empty or None: general; `contract_kept` is that answer's, `caller` whose request
+    it is. Without `arm` the shadow is a version on trial, without a judge.
+    """
+
+    version: str | None = None
+    contract_kept: bool | None = None
+    caller: str | None = None
+    text_digest: str | None = None
+    arm: str | None = None
+    judge: str | None = None
+    digest: str | None = None
+    served_digest: str | None = None
+    right: bool | None = None
+    served_right: bool | None = None
+    score: float | None = None
+    served_score: float | None = None
+    judge_digest: str | None = None
+    judge_answered: bool | None = None
+    served_stack: str | None = None
+
+
+class Seen(msgspec.Struct):
+    """What is looked at in a record. `placed_at` is when it came into the stream, by Redis's clock."""
+
+    id: str
+    caller: str = ""
+    model_asked: str = ""
+    purpose: str = "serve"
+    shadow_of: str | None = None
+    task: str | None = None
+    led_to: str | None = None
+    version: str | None = None
+    reason: str | None = None
+    outcome: str = "failed"
+    override_id: str | None = None
+    attempts: list[Attempt] = []
+    findings: list[Finding] = []
+    stack: str | None = None
+    text_digest: str | None = None
+    contract_kept: bool | None = None
+    pair: Pair | None = None
+    language: str | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    saving_usd: float | None = None
+    duration_seconds: float = 0.0
+    placed_at: float = 0.0
+
+
+class Given(msgspec.Struct):
+    """What is looked at in a feedback, and the request that it is on."""
+
+    metric: str
+    value: Any
+    caller: str = ""
+    rater: str | None = None
+    tags: dict[str, str] | None = None
+    reviewed: bool = False
+    demonstration_digests: dict[str, str] = {}
+    request: str = ""
+
+
+def is_drawn(seen: Seen) -> bool:
+    """Whether chance decided here which arm a caller's request went to."""
+    if seen.purpose != "serve" or "@" in seen.model_asked or seen.override_id is not None:
+        return False
+    asked = seen.attempts[0].version if seen.attempts else None
+    if seen.reason == "degraded" and asked is not None:
+        return True
+    if seen.led_to is not None and asked is not None:
+        return seen.led_to == asked
+    return seen.reason not in NOT_THERE or asked != seen.version
+
+
+def is_by_chance(seen: Seen) -> bool:
+    """Whether labels of this request may speak for or against whoever answered it."""
+    return is_drawn(seen) if seen.purpose == "serve" else seen.purpose in LABELLED_PURPOSES
+
+
+def is_reported(seen: Seen) -> bool:
+    """Whether it was served elsewhere, and only reported here."""
+    return seen.purpose == "reported"
+
+
+def labelled_version(seen: Seen) -> str | None:
+    """The version that a label of this request speaks of: the one whose answer was given; None if it is of none."""
+    if seen.version is None or not is_by_chance(seen):
+        return None
+    return seen.version if seen.led_to in (None, seen.version) or shifted_to(seen) == seen.version else None
+
+
+def shifted_to(seen: Seen) -> str | None:
+    """The version that got this request as one of the share that a degraded version does not keep; None: none did."""
+    asked = seen.attempts[0].version if seen.attempts else None
+    if seen.reason != "degraded" or asked == seen.led_to or not is_drawn(seen):
+        return None
+    return asked
+
+
+def held_out_of(seen: Seen) -> str | None:
+    """The version from which chance has sent this request to general, so that a label speaks of general beside it."""
+    if seen.version is not None or seen.reason not in BY_CHANCE_TO_GENERAL or not is_drawn(seen):
+        return None
+    if shifted_to(seen) is not None:
+        return None
+    return seen.led_to
+
+
+def asked_version(seen: Seen) -> str | None:
+    """The version that was asked first and may be judged by what became of it; None where it says nothing of any."""
+    if seen.purpose == "reported":
+        return seen.version
+    asked = seen.attempts[0] if seen.attempts else None
+    if asked is None or says_nothing(seen) or seen.outcome == "cancelled" or not is_drawn(seen):
+        return None
+    return asked.version
+
+
+def led_version(seen: Seen) -> str | None:
+    """The version that the request was led to by chance, whatever answered it then; None where that is not known."""
+    if seen.purpose == "reported":
+        return seen.version
+    return (shifted_to(seen) or seen.led_to) if is_drawn(seen) else None
+
+
+def score_of(seen: Seen, rung: str, version: str | None) -> float | None:
+    """What the task's rung made of it, by the models of this version."""
+    for one in seen.findings:
+        if one.rung == rung and one.score is not None and one.version in (None, version):
+            return one.score
+    return None
+
+
+def contract_broken(seen: Seen, version: str) -> bool | None:
+    """Whether this version's answer broke its contract, though its caller may have got another's."""
+    if any(one.version == version and one.fault == "contract" for one in seen.attempts):
+        return True
+    if seen.version != version or seen.contract_kept is None:
+        return None
+    return not seen.contract_kept
+
+
+def says_nothing(seen: Seen) -> bool:
+    """Whether what became of its first attempt says nothing of the version that was asked."""
+    return bool(seen.attempts) and seen.attempts[0].fault in OUR_FAULTS
+
+
+def contracts_kept(shadow: Seen) -> tuple[bool, bool] | None:
+    """Whether the shadow's and the caller's answer kept their contracts; None where not both have one. A shadow that
+    failed by its own fault did not."""
+    if shadow.pair is None or shadow.pair.contract_kept is None or says_nothing(shadow):
+        return None
+    if shadow.outcome == "ok" and shadow.contract_kept is None:
+        return None
+    return shadow.outcome == "ok" and bool(shadow.contract_kept), shadow.pair.contract_kept
+
+
+def sides(shadow: Seen) -> tuple[str, str]:
+    """Whose answer the shadow's is, and whose the caller got: versions, or `general`."""
+    assert shadow.pair is not None, "it is a shadow's"
+    general = shadow.pair.arm == GENERAL or shadow.version is None
+    return GENERAL if general else str(shadow.version), shadow.pair.version or GENERAL
+
+
+def stack_of_general(shadow: Seen) -> str | None:
+    """The stack of general's answer, where it is one of the shadow's pair; None where that is not known."""
+    assert shadow.pair is not None, "it is a shadow's"
+    other, served = sides(shadow)
+    if other == GENERAL:
+        return shadow.stack
+    return shadow.pair.served_stack if served == GENERAL else None
+
+
+def class_of(given: Given, tag: str | None) -> str | None:
+    """The class that the feedback names for its request; None where it names none, or none is looked for."""
+    named = (given.tags or {}).get(tag) if tag is not None else None
+    return named[:TEXT_MAX] if named and named != OTHER_CLASS else None

@@ -1,0 +1,164 @@
+"""The unlabelled streams of a version: what its requests and answers are like, which nobody has to judge.
+
+Each is a `Signal` of `drift.py`. An alarm lasts until its evidence has died down, which is when its logarithm has come
+down to half of what it was, and then the bets begin anew. Where it has not after 5,000 values, the new level is the
+reference from then on: by then labels, or a person, have said whether it matters. Of busy versions a uniform share of
+the requests is looked at, some 100,000 a day.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from monitoring.quality.detectors import drift, planning, slip
+from monitoring.quality.detectors.drift import Kind, Sides, Signal
+from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.streams.seen import (
+    Seen,
+    asked_version,
+    contract_broken,
+    is_drawn,
+    led_version,
+    score_of,
+    shifted_to,
+)
+
+KINDS: Mapping[str, tuple[Kind, Sides]] = MappingProxyType(
+    {
+        "coverage": ("value", "below"),
+        "confidence": ("value", "below"),
+        "contract": ("rate", "above"),
+        "escalation": ("rate", "above"),
+        "length": ("value", "both"),
+        "refusal": ("rate", "above"),
+        "language": ("rate", "above"),
+        "latency": ("value", "above"),
+        "cost": ("value", "above"),
+    }
+)
+"""What each of them is, and on which side a change counts."""
+LOOKED_AT_PER_DAY = 100_000.0
+KNOWN_SECONDS_MIN = 60.0
+SHARE_MIN = 1.0 / 16
+WHOLE_MAX = 1000
+"""So many requests are all looked at, whatever the traffic."""
+LOOKED_EVERY = 16
+RELEARNED_AFTER = 5000
+REFERENCE_SPACING_SECONDS = 3600.0 / drift.REFERENCE
+"""Between two values of a reference, so that it spans an hour at least."""
+ALARM_MIN = math.log(planning.BETWEEN_MIN)
+LANGUAGES_FIRST = 50
+LANGUAGES_MAX = 8
+ESCALATED = frozenset({"out_of_scope", "contract", "low_confidence", "refusal", "predicted_gain"})
+"""Reasons for the exit that lie in the request or in the version's answer."""
+
+
+class Languages(msgspec.Struct, frozen=True, array_like=True):
+    """The languages of the first requests, and the one that most of them were in once that is known."""
+
+    counts: dict[str, int] = {}
+    main: str | None = None
+
+
+def is_looked_at(request: str, requests: int, per_day: float) -> bool:
+    """Whether a request is among those that are looked at: by its id alone, so that anybody finds the same."""
+    if requests < WHOLE_MAX or per_day <= LOOKED_AT_PER_DAY:
+        return True
+    share = max(SHARE_MIN, LOOKED_AT_PER_DAY / per_day)
+    return hashlib.blake2b(request.encode(), digest_size=2).digest() < int(65535 * share).to_bytes(2, "big")
+
+
+def values_of(seen: Seen, version: str) -> Iterator[tuple[str, float]]:
+    """What a record says of a version, by stream, but for its language."""
+    ours = seen.purpose != "reported"
+    if led_version(seen) == version:
+        coverage = score_of(seen, "out_of_scope", version)
+        if coverage is not None:
+            yield "coverage", coverage
+        shifted = shifted_to(seen) is not None
+        if ours and not shifted and (seen.version == version or seen.reason in ESCALATED):
+            yield "escalation", float(seen.version != version)
+    if asked_version(seen) != version:
+        return
+    broken = contract_broken(seen, version)
+    if broken is not None:
+        yield "contract", float(broken)
+    if not ours:
+        return
+    sure = score_of(seen, "low_confidence", version)
+    if sure is not None:
+        yield "confidence", sure
+    for one in seen.findings:
+        if one.rung == "refusal" and one.version in (None, version):
+            yield "refusal", float(one.fired)
+            break
+    if seen.version == version and seen.outcome == "ok":
+        yield "latency", seen.duration_seconds
+        if seen.completion_tokens is not None:
+            yield "length", float(seen.completion_tokens)
+        if seen.cost_usd is not None:
+            yield "cost", seen.cost_usd
+
+
+def with_language(languages: Languages, seen: Seen) -> tuple[Languages, float | None]:
+    """The languages after a request, and whether its own is another than the main one; None while that is learned."""
+    if seen.language is None or not is_drawn(seen):
+        return languages, None
+    if languages.main is not None:
+        return languages, float(seen.language != languages.main)
+    counts = dict(languages.counts)
+    if seen.language in counts or len(counts) < LANGUAGES_MAX:
+        counts[seen.language] = counts.get(seen.language, 0) + 1
+    if sum(counts.values()) < LANGUAGES_FIRST:
+        return Languages(counts), None
+    return Languages(counts, max(sorted(counts), key=lambda name: counts[name])), None
+
+
+def after(
+    known: Mapping[str, Signal], languages: Languages, seen: Seen, version: str, at: float
+) -> tuple[dict[str, Signal], Languages]:
+    """A version's streams, and its languages, after a record."""
+    found, foreign = dict(known), None
+    for stream, value in values_of(seen, version):
+        found[stream] = with_value(found, stream, value, at)
+    if (shifted_to(seen) or seen.led_to) == version:
+        languages, foreign = with_language(languages, seen)
+    if foreign is not None:
+        found["language"] = with_value(found, "language", foreign, at)
+    return found, languages
+
+
+def with_value(signals: Mapping[str, Signal], stream: str, value: float, at: float) -> Signal:
+    """The stream after a value that came at `at`, in Unix seconds.
+
+    Its reference spans an hour at least: what is learned in a moment, such as at a start, is not like the rest.
+    """
+    signal = signals.get(stream) or drift.start(*KINDS[stream])
+    if drift.learns(signal):
+        if at - signal.taken_at < REFERENCE_SPACING_SECONDS:
+            return signal
+        signal = msgspec.structs.replace(signal, taken_at=at)
+    signal = drift.observe(signal, value)
+    if signal.observed % LOOKED_EVERY or signal.log_max < ALARM_MIN:
+        return signal
+    if drift.log_e(signal) < signal.log_max / 2:
+        return _anew(signal)
+    begun = drift.since(signal)
+    if begun is not None and signal.observed - begun >= RELEARNED_AFTER:
+        return drift.start(*KINDS[stream])
+    return signal
+
+
+def _anew(signal: Signal) -> Signal:
+    """The bets begun anew against the same reference."""
+    above = signal.above and slip.start(signal.above.baseline, signal.above.side)
+    below = signal.below and slip.start(signal.below.baseline, signal.below.side)
+    fresh = msgspec.structs.replace(signal, observed=drift.REFERENCE, above=above, below=below, log_max=LOG_FLOOR)
+    return msgspec.structs.replace(fresh, busiest=0.0, streams=0)

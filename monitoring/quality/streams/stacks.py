@@ -1,0 +1,89 @@
+"""Which stack of general a version is compared with: one at a time, though a pool may have several.
+
+While a pool is upgraded, or has engines of two builds for good, each next answer may come from another stack. What is
+of another than the one that the watch goes by is passed over, until so many answers in a row are of that one: then all
+that compares the version with general begins anew, once. Answers count as they are given. Their labels come later, when
+general may have moved on, and count by the stack that answered.
+
+A shadow may go to any replica, but what is served goes by its key to one: so many in a row of that one say nothing of
+the pool. So what was served counts only where general has had no shadow lately. While the version is degraded, which
+may end its shadows, it counts only where there never was one: what begins anew then learns nothing until it is healthy.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from monitoring.quality.streams import arms, pair_tracks
+from monitoring.quality.streams.arms import Arm
+from monitoring.quality.streams.pair_tracks import PairTrack
+
+IN_A_ROW = 20
+"""With a half of the answers from either stack, so many in a row are of one of them once in two million."""
+SHADOWS_LATELY_SECONDS = 86_400.0
+"""For so long after a shadow of general's nothing else counts."""
+
+
+class GeneralStack(msgspec.Struct, frozen=True, array_like=True):
+    """The digest of the stack that a watch goes by (None: not known), of another, and the newest answers in a row that
+    are of that one. `shadow_at` is when the last shadow of general's came (Unix seconds; None: never)."""
+
+    digest: str | None = None
+    another: str | None = None
+    in_a_row: int = 0
+    shadow_at: float | None = None
+
+
+def is_of(stack: GeneralStack, digest: str | None) -> bool:
+    """Whether an answer of general's counts, as far as is known."""
+    return None in (stack.digest, digest) or stack.digest == digest
+
+
+def after(
+    stack: GeneralStack,
+    digest: str | None,
+    shadow: PairTrack,
+    holdout: PairTrack,
+    general: Arm,
+    at: float,
+    is_shadow: bool,
+    is_degraded: bool,
+) -> dict[str, Any]:
+    """What is another in a watch after one more answer of general's; begun anew where that is now another stack."""
+    if digest is None or not (is_shadow or _served_counts(stack, at, is_degraded)):
+        return {}
+    known = stack
+    if stack.digest is None:
+        known = msgspec.structs.replace(stack, digest=shadow.against or general.against or holdout.against)
+    moved = _met(known, digest)
+    if is_shadow:
+        moved = msgspec.structs.replace(moved, shadow_at=at)
+    if moved == stack:
+        return {}
+    if moved.digest == stack.digest:
+        return {"stack": moved}
+    return {
+        "stack": moved,
+        "shadow": pair_tracks.against(shadow, moved.digest),
+        "holdout": pair_tracks.against(holdout, moved.digest),
+        "general": arms.against(general, moved.digest),
+    }
+
+
+def _served_counts(stack: GeneralStack, at: float, is_degraded: bool) -> bool:
+    if stack.shadow_at is None:
+        return True
+    return not is_degraded and at - stack.shadow_at >= SHADOWS_LATELY_SECONDS
+
+
+def _met(stack: GeneralStack, digest: str) -> GeneralStack:
+    if stack.digest in (None, digest):
+        return GeneralStack(digest, shadow_at=stack.shadow_at)
+    in_a_row = stack.in_a_row + 1 if digest == stack.another else 1
+    if in_a_row >= IN_A_ROW:
+        return GeneralStack(digest, shadow_at=stack.shadow_at)
+    return GeneralStack(stack.digest, digest, in_a_row, stack.shadow_at)

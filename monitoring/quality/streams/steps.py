@@ -1,0 +1,103 @@
+"""What the monitor's duty and its child say to each other: a line of JSON each.
+
+The child is told once where Redis is (`Begin`), and then what to judge, a `Step` a line; each is answered by a
+`Judged`. Whatever is not in a Step the child reads from Redis.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from monitoring.badness import Metric
+from monitoring.quality.streams.canaries import Canary
+from monitoring.quality.verdicts.health import Judgement, Verdict
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.rollout import Verdict as CanaryVerdict
+
+CURSORS_KEY = "apprentice:monitor:cursors"
+"""A hash: `records` and `feedback` are the last entries that are reckoned with, `step` counts the writings."""
+WATCH_KEY = "apprentice:monitor:watch:"
+"""With the version's name behind it: the state of its streams, as JSON, or as JSON that zlib has packed."""
+NOTE_KEY = "apprentice:monitor:note:"
+"""With a request's id behind it: what counted of it already, as JSON, for as long as it may be judged."""
+BASELINES_KEY = "apprentice:baselines"
+"""The shelf of baselines that admins and evaluations have set: by version, a baseline a stream."""
+ENTRIES_MAX = 2000
+SECONDS_MAX = 0.5
+REJUDGED_SECONDS = 30.0
+"""A version of which nothing was read is judged again after so long, as time is evidence too."""
+
+
+class Begin(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line: where Redis is, and for how many seconds a request may be judged."""
+
+    redis_url: str
+    retention_seconds: int = 7 * 86_400
+
+
+class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as it stands: its plan, and which of its versions have a role now (None: none).
+
+    `canary` is the one that is judged by a plan of its own.
+    """
+
+    plan: Plan
+    active: str | None = None
+    standby: str | None = None
+    canary: Canary | None = None
+
+
+class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version as it stands: its task and state, the verdict on it, and since when (Unix seconds).
+
+    `pinned`: the verdict is an admin's word. `alarmed`: streams made it degraded, or have alarmed since. `stepped_at`
+    is when its share last moved. `previous` is the version that led its task before it, with whose feedback its own is
+    compared (None: none). Of one whose state is `retired` all is forgotten.
+    """
+
+    task: str
+    state: str
+    verdict: Verdict = "healthy"
+    since: float = 0.0
+    pinned: bool = False
+    alarmed: bool = False
+    stepped_at: float = 0.0
+    previous: str | None = None
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What to judge: the tasks, all versions (retired ones too), and the declared feedback metrics by name.
+
+    Records of tasks that are not named here are passed over for good. `entries_max` and `seconds_max` bound how much is
+    read and reckoned with before it answers. `known_at` is when all of this was so (Unix seconds, by Redis's clock):
+    entries that came later wait for the next Step (None: none of them does).
+    """
+
+    tasks: dict[str, WatchedTask]
+    versions: dict[str, WatchedVersion]
+    metrics: dict[str, Metric]
+    entries_max: int = ENTRIES_MAX
+    seconds_max: float = SECONDS_MAX
+    known_at: float | None = None
+
+
+class Judged(msgspec.Struct, kw_only=True):
+    """What was found. Where `error` says something, nothing was: the step is to be given again.
+
+    `judgements` has the versions of which something was read, of which the Step tells something new, or whose last
+    judgement is REJUDGED_SECONDS old; of the others the last one stands. `canaries` has each task's canary that is
+    judged by a plan, but for one that can't be judged. `at` is Redis's clock. `read` counts entries,
+    `more` says that there are more, or that not all time has passed for all versions, `behind_seconds` is the age of
+    the oldest that is not read. `unreadable` counts entries and states that could not be read, `unmatched` feedback
+    whose record is gone.
+    """
+
+    judgements: dict[str, Judgement] = {}
+    canaries: dict[str, CanaryVerdict] = {}
+    at: float = 0.0
+    read: int = 0
+    more: bool = False
+    behind_seconds: float = 0.0
+    unreadable: int = 0
+    unmatched: int = 0
+    error: str = ""

@@ -1,0 +1,457 @@
+"""The state of one version's streams, and what moves it: a record, a pair of a shadow, a feedback, and time.
+
+Everything has a fixed size, and goes through JSON unchanged. The same entries in the same order leave the same state,
+to the last bit, however they are cut into batches and whoever moves it. Times are those at which entries came into
+their streams, by Redis's clock.
+
+A request's `Note` (`notes.py`) is kept beside the watches, for as long as it may be judged. What baselines and verdicts
+make of a watch is in `turning.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from monitoring.badness import Metric, badness, is_bad
+from monitoring.quality.detectors import lately, leaving_out, raters, saving
+from monitoring.quality.detectors.drift import Signal
+from monitoring.quality.detectors.lately import DelayCounts, Marks, Rate, Recent
+from monitoring.quality.detectors.leaving_out import Roll
+from monitoring.quality.detectors.saving import Saving
+from monitoring.quality.streams import (
+    arms,
+    complaint_tracks,
+    judge_tracks,
+    noted_pairs,
+    notes,
+    pair_tracks,
+    signals,
+    stacks,
+    tracks,
+)
+from monitoring.quality.streams.arms import Arm
+from monitoring.quality.streams.complaint_tracks import ComplaintTrack
+from monitoring.quality.streams.judge_tracks import JudgeTrack
+from monitoring.quality.streams.noted_pairs import Noted
+from monitoring.quality.streams.notes import Note
+from monitoring.quality.streams.pair_tracks import PairTrack
+from monitoring.quality.streams.seen import (
+    GENERAL,
+    Given,
+    Pair,
+    Seen,
+    class_of,
+    held_out_of,
+    is_by_chance,
+    is_reported,
+    labelled_version,
+    sides,
+)
+from monitoring.quality.streams.signals import Languages
+from monitoring.quality.streams.stacks import GeneralStack
+from monitoring.quality.streams.tracks import Track, Vote
+from monitoring.quality.verdicts.health import OTHER_CLASS, Verdict
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.rollout import Tally
+
+FIRST_REVIEWED = 100
+FIRST_FEEDBACK = 200
+FIRST_OF_CLASS = 100
+PREVIOUS_MIN = 200
+"""Labels that another version has at least, so that this one may be held against it."""
+CLASSES_MAX = 20
+MARKED_EVERY = 16
+OF_THE_METRIC = ("reviewed", "feedback", "holdout")
+"""The streams of the task's feedback metric."""
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """All streams of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
+
+    `form` is another with each change of what is kept here: a state of another form can't be read, and is begun anew.
+    `roll` knows which callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` go
+    by. `classes` has the streams of classes, as `STREAM:CLASS`. `told` is the verdict that was last heard of, since
+    `told_since`; requests show a recovery that came after `tested_from`: the last `degraded`, or the last step of its
+    share since. `restored_at` is when the last one ended. `by_admin`: that it is degraded is an admin's own word.
+    `overruled`: it was degraded by the monitor's, and an admin's has held instead since. `judged` is the rate of
+    requests that got their first label. `agreed` is how often the judge of pairs was of a person's opinion, the one
+    that `judge` knows. `shadows` counts the shadows that were asked for it, which cost `shadow_usd`; `saving` is what
+    it saves, and what they cost, lately. `anew` says which baseline set by an admin or an evaluation was taken for a
+    stream, by its time; `outdated` are those of them that were set for another metric. `canary` is its tally while it
+    is a canary that is judged by a plan.
+    """
+
+    form: Literal[3]
+    version: str
+    task: str
+    epoch: str
+    roll: Roll
+    reviewed: Track
+    feedback: Track
+    shadow: PairTrack
+    holdout: PairTrack
+    general: Arm
+    stack: GeneralStack = GeneralStack()
+    standby: Arm | None = None
+    metric: str | None = None
+    complaint_metric: str | None = None
+    classes: dict[str, Track] = {}
+    complaints: ComplaintTrack | None = None
+    signals: dict[str, Signal] = {}
+    languages: Languages = Languages()
+    requests: int = 0
+    looked_at: int = 0
+    request_rate: Rate | None = None
+    request_marks: Marks = ()
+    labels: int = 0
+    label_rate: Rate | None = None
+    judged: Rate | None = None
+    delays: DelayCounts = DelayCounts()
+    agreed: Recent = Recent()
+    judge: JudgeTrack = JudgeTrack()
+    saving: Saving | None = None
+    saving_usd: float = 0.0
+    shadow_usd: float = 0.0
+    shadows: int = 0
+    told: Verdict = "healthy"
+    told_since: float = 0.0
+    by_admin: bool = False
+    overruled: bool = False
+    tested_from: float = 0.0
+    restored_at: float = 0.0
+    anew: dict[str, float] = {}
+    outdated: tuple[str, ...] = ()
+    canary: Tally | None = None
+
+
+def start(version: str, task: str, epoch: str) -> Watch:
+    """The watch of a version of which nothing was seen."""
+    return Watch(
+        form=3,
+        version=version,
+        task=task,
+        epoch=epoch,
+        roll=raters.roll(version),
+        reviewed=tracks.start(FIRST_REVIEWED, version),
+        feedback=tracks.start(FIRST_FEEDBACK, version),
+        shadow=pair_tracks.start(version),
+        holdout=pair_tracks.start(version),
+        general=Arm(other=GENERAL),
+    )
+
+
+# ---- records -------------------------------------------------------------------------------------
+
+
+def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch | None = None) -> Watch:
+    """The watch after a request of a caller's, or a reported one, that was led to its version or answered by it."""
+    if not is_by_chance(seen):
+        return watch
+    moved: dict[str, Any] = {}
+    if watch.version in (seen.version, seen.led_to):
+        watch = _with_roll(watch, leaving_out.served(watch.roll, seen.caller, at, is_reported(seen)))
+    if labelled_version(seen) == watch.version:
+        moved["requests"] = watch.requests + 1
+        moved["request_rate"] = lately.with_event(watch.request_rate, at)
+        if watch.requests % MARKED_EVERY == 0:
+            moved["request_marks"] = lately.with_mark(watch.request_marks, watch.requests + 1, at, 0.0)
+        if seen.purpose == "serve":
+            moved["saving"] = saving.served(watch.saving, at, seen.saving_usd)
+            moved["saving_usd"] = watch.saving_usd + (seen.saving_usd or 0.0)
+        if plan.complaint_metric is not None:
+            watch = _with_served(watch, seen, plan.complaint_metric, at, previous)
+    if signals.is_looked_at(seen.id, watch.requests, lately.per_day(watch.request_rate, at, signals.KNOWN_SECONDS_MIN)):
+        found, languages = signals.after(watch.signals, watch.languages, seen, watch.version, at)
+        moved.update(looked_at=watch.looked_at + 1, signals=found, languages=languages)
+    if seen.version is None and seen.led_to == watch.version:
+        watch = _with_stack(watch, seen.stack, at)
+    return msgspec.structs.replace(watch, **moved) if moved else watch
+
+
+def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Watch | None) -> Watch:
+    """The watch whose complaints have taken a request; begun with the first one."""
+    track = watch.complaints
+    if track is None or watch.complaint_metric != metric:
+        earlier = previous.complaints if previous is not None and previous.complaint_metric == metric else None
+        learned = earlier.detectors.whole.learned if earlier is not None else None
+        track = complaint_tracks.start(watch.version, at, learned)
+    if watch.told == "degraded" and not complaint_tracks.is_tested(track):
+        track = complaint_tracks.degraded(track, watch.tested_from)
+    if _teaches_complaints(watch, track, seen):
+        track = complaint_tracks.served(track, seen.caller, at)
+    return msgspec.structs.replace(watch, complaint_metric=metric, complaints=track)
+
+
+def _teaches_complaints(watch: Watch, track: ComplaintTrack, seen: Seen) -> bool:
+    """Whether complaints may take a request, or a complaint about it: while they learn, none of what is not to be
+    learned from."""
+    if not complaint_tracks.learns(track):
+        return True
+    return is_reported(seen) == watch.roll.reported and watch.told != "degraded"
+
+
+# ---- pairs ---------------------------------------------------------------------------------------
+
+
+def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | None = None) -> tuple[Watch, Note]:
+    """The watch after a shadow whose pair is in the note, and the note.
+
+    `standby` is the task's standby version: pairs with other versions are not reckoned with.
+    """
+    if shadow.pair is None:
+        return watch, note
+    whose = sides(shadow)
+    if watch.version == (whose[1] if whose[1] != GENERAL else whose[0]):
+        watch = _with_cost(watch, shadow.cost_usd, at)
+    watch = _with_judge(watch, shadow.pair)
+    if whose[0] == GENERAL:
+        watch = _with_stack(watch, shadow.stack, at, is_shadow=True)
+    place = next((at for at, one in enumerate(note.pairs) if (one.shadow, one.served) == whose), None)
+    noted = note.pairs[place] if place is not None else None
+    arm = _arm(watch, noted, standby) if noted is not None else None
+    if place is None or noted is None or arm is None or watch.version in noted.counted:
+        return watch, note
+    if not stacks.is_of(watch.stack, noted.stack):
+        return watch, note
+    says_right = noted_pairs.outright(noted, watch.version) is not None
+    arm = arms.with_pair(arm, at, noted_pairs.guesses(noted, watch.version), says_right)
+    noted = msgspec.structs.replace(noted, counted={**noted.counted, watch.version: arm.blocks[-1].begins})
+    return _judged(_with_arm(watch, arm), note, place, noted, at, shadow.placed_at)
+
+
+def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked_at: float) -> tuple[Watch, Note]:
+    """Watch and note with what is known of a pair: a person's word goes into its sums, either one into the test.
+
+    The test sees only pairs of which both answers are judged: by a label of one alone, differences follow who answered.
+    """
+    version = watch.version
+    arm, other = _arm(watch, noted, None), noted.shadow if noted.served == version else noted.served
+    demonstrated = note.right.get(noted.judge) if noted.judge is not None else None
+    right = noted_pairs.rightness(noted, version, None if noted.on_trial else note.bad, demonstrated)
+    guessed = noted_pairs.guesses(noted, version)
+    begins = noted.counted.get(version)
+    seen = noted.labelled if not note.givers else (*noted.labelled, *noted.told)
+    if right is not None and arm is not None and begins is not None and version not in seen:
+        watch = _with_arm(watch, arms.with_label(arm, begins, right, guessed, note.givers))
+        if version not in noted.told and right[0] is not None:
+            watch = _with_agreement(watch, noted, right[0])
+        field = "told" if note.givers else "labelled"
+        noted = msgspec.structs.replace(noted, **{field: (*getattr(noted, field), version)})
+    both = noted_pairs.demonstrated(noted, version, demonstrated)
+    sure = both if both is not None else noted_pairs.outright(noted, version)
+    is_late, is_early = asked_at < watch.restored_at, asked_at < watch.tested_from
+    if sure is not None and other == GENERAL and version not in noted.tested and not is_late:
+        givers = note.givers if both is not None else ()
+        alone, is_degraded = leaving_out.alone(watch.roll), watch.told == "degraded"
+        wrong, other_wrong = 1.0 - sure[0], 1.0 - sure[1]
+        track = pair_tracks.paired_with(watch.shadow, wrong, other_wrong, givers, at, alone, is_degraded, is_early)
+        watch = msgspec.structs.replace(watch, shadow=track)
+        noted = msgspec.structs.replace(noted, tested=(*noted.tested, version))
+    pairs = (*note.pairs[:place], noted, *note.pairs[place + 1 :])
+    return watch, msgspec.structs.replace(note, pairs=pairs)
+
+
+def _with_stack(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:
+    """The watch after one more answer of general's: a shadow, or what a caller got."""
+    is_degraded = watch.told == "degraded"
+    moved = stacks.after(watch.stack, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded)
+    return msgspec.structs.replace(watch, **moved) if moved else watch
+
+
+def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
+    """The watch after a shadow that was asked for it, and what that cost, where it is known."""
+    moved: dict[str, Any] = {"shadows": watch.shadows + 1}
+    if usd:
+        moved |= {"shadow_usd": watch.shadow_usd + usd, "saving": saving.shadowed(watch.saving, at, usd)}
+    return msgspec.structs.replace(watch, **moved)
+
+
+def _with_judge(watch: Watch, pair: Pair) -> Watch:
+    """The watch once it is known which judge its pairs have: what another one has agreed with says nothing of it."""
+    judge = judge_tracks.after(watch.judge, pair)
+    if judge is watch.judge:
+        return watch
+    agreed = watch.agreed if judge_tracks.is_of(watch.judge, judge.judge, judge.digest) else Recent()
+    return msgspec.structs.replace(watch, judge=judge, agreed=agreed)
+
+
+def _with_agreement(watch: Watch, noted: Noted, right: float) -> Watch:
+    """How the judge's word on the version's answer compares with a person's; that of an earlier judge is left out."""
+    guessed = noted_pairs.guesses(noted, watch.version)
+    if guessed is None or not judge_tracks.is_of(watch.judge, noted.judge, noted.judge_digest):
+        return watch
+    agrees = float((guessed[0] >= 0.5) == (right >= 0.5))
+    return msgspec.structs.replace(watch, agreed=lately.with_value(watch.agreed, agrees))
+
+
+def _arm(watch: Watch, noted: Noted, standby: str | None) -> Arm | None:
+    """The arm that a pair is with: general, or the standby version; None for any other."""
+    other = noted.shadow if noted.served == watch.version else noted.served
+    if other == GENERAL:
+        return watch.general
+    if watch.standby is not None and watch.standby.other == other:
+        return watch.standby
+    return Arm(other=other) if other == standby else None
+
+
+def _with_arm(watch: Watch, arm: Arm) -> Watch:
+    if arm.other == GENERAL:
+        return msgspec.structs.replace(watch, general=arm)
+    return msgspec.structs.replace(watch, standby=arm)
+
+
+def _with_roll(watch: Watch, roll: Roll) -> Watch:
+    return watch if roll is watch.roll else msgspec.structs.replace(watch, roll=roll)
+
+
+# ---- feedback ------------------------------------------------------------------------------------
+
+
+def take_feedback(
+    watch: Watch,
+    given: Given,
+    seen: Seen,
+    note: Note,
+    plan: Plan,
+    metrics: Mapping[str, Metric],
+    at: float,
+    previous: Watch | None = None,
+) -> tuple[Watch, Note]:
+    """The watch after a feedback that its request's note has heard, and the note. It counts where the request is one of
+    this version, or was held out of it.
+
+    The first value of a stream counts. One of a metric that is not declared, or has no order, says nothing.
+    """
+    if watch.metric != plan.feedback_metric:
+        watch = _of_another_metric(watch, plan.feedback_metric)
+    trusted = notes.is_trusted(given, plan)
+    metric = metrics.get(given.metric)
+    bad = badness(metric, given.value) if metric is not None else None
+    own = labelled_version(seen) == watch.version
+    known = note
+    if bad is not None and given.metric == plan.complaint_metric and own:
+        watch, note = _with_complaint(watch, given, seen, note, bad, at)
+    if bad is not None and given.metric == plan.feedback_metric:
+        vote = Vote(badness=bad, caller=given.caller, rater=given.rater, trusted=trusted, reported=is_reported(seen))
+        stream = "reviewed" if trusted else "feedback"
+        if stream not in note.given:
+            note = msgspec.structs.replace(note, given={**note.given, stream: bad})
+            watch = _with_vote(watch, vote, stream, given, seen, plan, at, previous, own)
+    if note is not known and own and not known.given:
+        watch = msgspec.structs.replace(
+            watch,
+            judged=lately.with_event(watch.judged, at),
+            delays=lately.with_delay(watch.delays, max(0.0, at - seen.placed_at)),
+        )
+    for place, noted in enumerate(note.pairs):
+        if watch.version in noted.counted and stacks.is_of(watch.stack, noted.stack):
+            watch, note = _judged(watch, note, place, noted, at, seen.placed_at)
+    return watch, note
+
+
+def _with_vote(
+    watch: Watch,
+    vote: Vote,
+    stream: str,
+    given: Given,
+    seen: Seen,
+    plan: Plan,
+    at: float,
+    previous: Watch | None,
+    own: bool,
+) -> Watch:
+    """The watch after the first label of a request in a stream."""
+    roll = watch.roll if vote.trusted else leaving_out.spoke(watch.roll, vote.caller, vote.reported, at)
+    alone, moved = leaving_out.alone(roll), dict[str, Any](roll=roll)
+    is_degraded, is_late = watch.told == "degraded", seen.placed_at < watch.restored_at
+    held_out = held_out_of(seen) == watch.version and stacks.is_of(watch.stack, seen.stack)
+    at_the_time = (own and not vote.reported) or held_out
+    if stream == "feedback" and not is_late and at_the_time:
+        since = watch.tested_from
+        moved["holdout"] = pair_tracks.met(
+            watch.holdout, own, vote.badness, vote.caller, at, alone, is_degraded, seen.placed_at, since
+        )
+    if own:
+        track: Track = getattr(watch, stream)
+        if stream == "feedback" and track.guard is None:
+            track = _with_previous(track, previous, plan, at)
+        is_early = seen.placed_at < watch.tested_from
+        moved[stream] = tracks.labelled(track, vote, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
+        moved["labels"] = watch.labels + 1
+        moved["label_rate"] = lately.with_event(watch.label_rate, at)
+        of_class = class_of(given, plan.class_tag)
+        if of_class is not None:
+            moved["classes"] = _with_class(watch, stream, of_class, vote, at, roll, is_late, is_early)
+    return msgspec.structs.replace(watch, **moved)
+
+
+def _is_doubted(watch: Watch) -> bool:
+    """Whether the evidence of any of its streams would make it degraded, whatever an admin says of it."""
+    of_pairs = pair_tracks.doubted(watch.shadow) or pair_tracks.doubted(watch.holdout)
+    return of_pairs or tracks.doubted(watch.reviewed) or tracks.doubted(watch.feedback)
+
+
+def _with_previous(track: Track, previous: Watch | None, plan: Plan, at: float) -> Track:
+    """The stream held against the version before, once that has labels enough of the same metric."""
+    if previous is None or previous.metric != plan.feedback_metric or previous.feedback.steady < PREVIOUS_MIN:
+        return track
+    found = tracks.evidence_of(previous.feedback, at, "monitor", previous.version)
+    return track if found is None else tracks.held_against(track, found)
+
+
+def _with_class(
+    watch: Watch, stream: str, of_class: str, vote: Vote, at: float, roll: Roll, is_late: bool, is_early: bool
+) -> dict[str, Track]:
+    """The streams of classes after a label: the first twenty by themselves, all others together. A report beside what
+    is served here begins none."""
+    name = f"{stream}:{of_class}"
+    if name not in watch.classes and not tracks.teaches(vote, roll):
+        return watch.classes
+    if name not in watch.classes and sum(one.startswith(f"{stream}:") for one in watch.classes) >= CLASSES_MAX:
+        name = f"{stream}:{OTHER_CLASS}"
+    track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
+    is_degraded = watch.told == "degraded"
+    moved = tracks.labelled(track, vote, at, roll, is_degraded, is_late, is_early=is_early)
+    return {**watch.classes, name: moved}
+
+
+def _with_complaint(watch: Watch, given: Given, seen: Seen, note: Note, bad: float, at: float) -> tuple[Watch, Note]:
+    """The watch after the first value of the complaint metric for a request; only a bad one is a complaint."""
+    if "complaints" in note.given:
+        return watch, note
+    note = msgspec.structs.replace(note, given={**note.given, "complaints": bad})
+    if not is_bad(bad) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
+        return watch, note
+    roll = leaving_out.spoke(watch.roll, given.caller, is_reported(seen), at)
+    track = complaint_tracks.complained(watch.complaints, given.caller, seen.placed_at, at, leaving_out.alone(roll))
+    return msgspec.structs.replace(watch, roll=roll, complaints=track), note
+
+
+def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
+    """The watch without the labels of the metric that it went by before, if any, and what was set for these."""
+    if watch.metric is None:
+        return msgspec.structs.replace(watch, metric=metric)
+    fresh, holdout = start(watch.version, watch.task, watch.epoch), pair_tracks.start(watch.version, watch.stack.digest)
+    return msgspec.structs.replace(
+        watch,
+        metric=metric,
+        reviewed=fresh.reviewed,
+        feedback=fresh.feedback,
+        holdout=holdout,
+        classes={},
+        outdated=tuple(sorted([name for name in watch.anew if name.partition(":")[0] in OF_THE_METRIC])),
+    )
+
+
+# ---- time --------------------------------------------------------------------------------------------
+
+
+def tick(watch: Watch, at: float) -> Watch:
+    """The watch at a later moment at which nothing came. Asked more or less often, the same comes of it."""
+    if watch.complaints is None:
+        return watch
+    track = complaint_tracks.ticked(watch.complaints, at)
+    return watch if track is watch.complaints else msgspec.structs.replace(watch, complaints=track)

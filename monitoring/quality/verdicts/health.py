@@ -1,0 +1,304 @@
+"""What the monitor has found of a task and done about it: one object a task, on the shelf `health` in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from monitoring.quality.verdicts.plan import RESPONSES, ResponseName
+
+OTHER_CLASS = "*"
+"""The class of all labels whose class has no stream of its own. No tag names it."""
+Verdict = Literal["healthy", "suspect", "degraded"]
+VERDICTS: tuple[Verdict, ...] = ("healthy", "suspect", "degraded")
+NoteName = Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]
+ActionKind = ResponseName | NoteName
+"""What the monitor notes: one of its responses, a verdict that moved, a share given back, that no arm is known to be
+better; and what admins do: a pin, its release, the word that the task has changed, an action undone."""
+ACTION_KINDS: frozenset[str] = frozenset((*RESPONSES, *get_args(NoteName)))
+ACTIONS_MAX = 100
+"""The newest actions that are kept with a task; the audit has all of them."""
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """An admin's word on a version. `verdict` is what holds instead of the monitor's (None: its verdict stands, but
+    nothing is done about it); until `until` in Unix seconds (None: until it is released). `instead_of` is what the
+    monitor itself had said last before admins pinned anything else, and `alarmed` are the streams that had alarmed by
+    then: where the word is a worse one, that stands again once the pin is over."""
+
+    verdict: Verdict | None
+    by: str
+    reason: str
+    at: float
+    until: float | None = None
+    instead_of: Verdict | None = None
+    alarmed: tuple[str, ...] = ()
+
+
+class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """A version's verdict, since when (Unix seconds) and why, and what it keeps of its requests.
+
+    `kept` is the share of its requests that it answers, `to` the arm that gets the rest: `general` or `standby` (None:
+    nothing is shifted), `to_version` the version that this is, if it is one; `stepped_at` is when the share was last
+    moved. `evidence` is that on which the verdict rests.
+    `stale_from` says from when on (Unix seconds) the organisation's rules are others than those that it was trained on.
+    `cleared` are unlabelled streams whose alarm labels have refuted; `done` is what was done once and for all while the
+    verdict lasts. `alarmed` are the labelled streams (`feedback`, or `feedback:CLASS`) that made it degraded, or have
+    alarmed since; `observed` is what each labelled stream had seen when it became suspect (None: not known, or it is
+    not). `quiet_since` is since when nothing that is not `cleared` alarms of a suspect one (None: something does).
+    `paused_share` is the share of its task's requests that a canary had when the monitor paused it, which is given back
+    once it is healthy, and is known until the canary has it again (None: it was not paused, or an admin has said
+    something else since).
+    """
+
+    verdict: Verdict = "healthy"
+    since: float = 0.0
+    because: str = ""
+    evidence: dict[str, Any] = {}
+    kept: float = 1.0
+    to: Literal["general", "standby"] | None = None
+    to_version: str | None = None
+    stepped_at: float = 0.0
+    pin: Pin | None = None
+    stale_from: float | None = None
+    cleared: tuple[str, ...] = ()
+    done: tuple[str, ...] = ()
+    alarmed: tuple[str, ...] = ()
+    observed: dict[str, float] | None = None
+    quiet_since: float | None = None
+    paused_share: float | None = None
+    undone: tuple[str, ...] = ()
+    """What an admin has undone of what the monitor did about it: not done again before it is healthy, whatever its role
+    is meanwhile."""
+
+    @property
+    def looked_into(self) -> bool:
+        """Whether it is suspect or degraded, and no admin holds the monitor off it."""
+        return self.verdict != "healthy" and (self.pin is None or self.pin.verdict is not None)
+
+    @property
+    def held(self) -> bool:
+        """Whether it is degraded and nothing is shifted, as no other arm is known to be better."""
+        return "hold_and_alert" in self.done and self.to is None
+
+
+class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+    """A suspicion that is looked into: why, since when, and what the raised shadows may cost and have cost.
+
+    Since then the shadows have cost `shadow_usd_spent`, and `shadows_asked` of them were asked, as was noted last;
+    `usd_before` and `shadows_before` are what those of each version had come to by then, since it was seen first
+    (`usd_before` None: not known). `shadow_usd_before` is the sum of it when the ticket was opened.
+    """
+
+    id: str
+    version: str
+    opened_at: float
+    because: str
+    shadow_usd_max: float
+    shadow_usd_before: float = 0.0
+    usd_before: dict[str, float] | None = None
+    shadows_before: dict[str, int] = {}
+    shadow_usd_spent: float = 0.0
+    shadows_asked: int = 0
+    closed_at: float | None = None
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was done, with its evidence and with what was there before, so that it can be undone.
+
+    `kind` is an ActionKind; one that a newer gateway noted may be another, and is kept as it is. `failed` says why it
+    was not carried out (None: it was, or is about to be), and `again` how often it had failed before it was last tried,
+    which was `at`.
+    """
+
+    id: str
+    at: float
+    kind: str
+    version: str
+    because: str
+    evidence: dict[str, Any] = {}
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    by: str = "system"
+    undone_at: float | None = None
+    undone_by: str | None = None
+    failed: str | None = None
+    again: int = 0
+
+
+class Changed(msgspec.Struct, frozen=True, kw_only=True):
+    """The organisation's own word that the task has changed: from when on (Unix seconds), and what was set for it.
+
+    `stale_before` says of the versions that it marks from when on each was stale before anything was said (None: it was
+    not): a word that replaces another keeps what stood before the first.
+    """
+
+    effective_at: float
+    by: str
+    note: str
+    at: float
+    override: str | None = None
+    retraining: str | None = None
+    stale_before: dict[str, float | None] = {}
+
+
+class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the monitor has found of a task and set for it.
+
+    `shadow_share` and `review_share` are the probabilities with which a request is drawn for them; `deferral_factor` is
+    how many times deferred_share is sent away. `actions` are the newest ones, oldest first; `undone` are responses that
+    an admin has undone: they are not given again until the version that leads, and the canary, are healthy (those about
+    one version: `VersionHealth.undone`). `raised` says which of `shadow`, `reviews` and `widen` are above what is
+    usual, in answer to a verdict.
+    """
+
+    versions: dict[str, VersionHealth] = {}
+    shadow_share: float = 0.0
+    review_share: float = 0.0
+    deferral_factor: float = 1.0
+    ticket: Ticket | None = None
+    changed: Changed | None = None
+    actions: list[Action] = []
+    undone: tuple[str, ...] = ()
+    raised: tuple[str, ...] = ()
+
+    def looked_into(self, watched: Iterable[str]) -> list[str]:
+        """Those of these versions that the monitor looks into, and does something about."""
+        return [name for name in watched if name in self.versions and self.versions[name].looked_into]
+
+
+class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one stream of evidence on a version stands.
+
+    `stream` is its name (STREAMS), `of_class` the class that it is of (None: all). `estimate` is the share of bad ones
+    seen lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out
+    (None: not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline
+    or of the reference.
+    `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. `rests_on_most`
+    says that it would alarm by the word alone of the caller or rater who gave most of its labels.
+    """
+
+    stream: str
+    of_class: str | None = None
+    labelled: bool
+    observed: float
+    wrong: float | None = None
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    high_without_one: float | None = None
+    baseline: dict[str, Any] = {}
+    e_value: float = 0.0
+    threshold: float = 0.0
+    alarming: bool = False
+    rests_on_most: bool = False
+    recovered: bool = False
+    since: float | None = None
+
+
+class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The estimated quality of one arm on this task, the share of right answers, with its 95% interval (PPI++).
+
+    `version` is the name of the version that it is, None for general. `advantage_low` and `advantage_high` are bounds
+    of how much better it is than the version judged, each of which holds with 95% however often one looks; None where
+    not known. Where they rest on the judge's word alone, `advantage_words` is on how many pairs; else it is 0.
+    """
+
+    arm: Literal["version", "general", "standby"]
+    version: str | None = None
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    labels: int = 0
+    pairs: int = 0
+    advantage_low: float | None = None
+    advantage_high: float | None = None
+    advantage_words: int = 0
+
+
+class JudgeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How the model that judges pairs has done lately: of about how many pairs it was asked, of which share of them it
+    gave no word, and of how many in a row it did up to now."""
+
+    asked: float
+    silent: float
+    answered_since: int
+
+
+class SavingReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version saves at present against general, and what its shadows and their judges cost, in US dollars a day.
+
+    `requests` is about how many of the last three days it rests on, `known` which share of the version's requests they
+    are: of the others it is not known what they cost.
+    """
+
+    saved_usd_per_day: float
+    shadow_usd_per_day: float
+    requests: float
+    known: float
+
+    @property
+    def net_usd_per_day(self) -> float:
+        """What is left of it once shadows are paid for."""
+        return self.saved_usd_per_day - self.shadow_usd_per_day
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a version from its streams, at one moment. The same whichever gateway computes it."""
+
+    task: str
+    version: str
+    at: float
+    requests: int = 0
+    requests_per_day: float = 0.0
+    labels: int = 0
+    labels_per_day: float = 0.0
+    label_coverage: float | None = None
+    feedback_delay_seconds: float | None = None
+    complaints_expected: float | None = None
+    complaints_seen: float | None = None
+    seconds_to_detect: dict[str, float | None] = {}
+    """By points (`5`, `10`): seconds until such a rise is found at today's label rate; None: never, there are none."""
+    saving_usd: float = 0.0
+    shadow_usd: float = 0.0
+    saving: SavingReport | None = None
+    """None where of no request it is known what it saved."""
+    shadows: int = 0
+    """Shadows asked so far of this version, whether their pairs were judged or not."""
+    streams: list[StreamReport] = []
+    arms: list[ArmReport] = []
+    judge_agreement: float | None = None
+    """How often the judge of pairs agrees with people, from 0 to 1; None without any that both judged."""
+    judge: JudgeReport | None = None
+    """None where no model was asked."""
+
+
+STREAMS = (
+    *("reviewed", "feedback", "holdout", "shadow", "complaints"),
+    *("coverage", "confidence", "contract", "escalation", "length", "refusal", "language", "latency", "cost"),
+)
+LABELLED = frozenset({"reviewed", "feedback", "holdout", "shadow", "complaints"})
+"""Streams that can make a version degraded; the others make it suspect at most."""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What every gateway reads to tell of the monitor: the judgements by version, and how far it has read.
+
+    `at` is when it last judged, in Unix seconds; `behind_seconds` the age of the oldest entry that it has not read;
+    `writing` counts the writings of judgements, `unreadable` what could not be read, and `unmatched` feedback that no
+    record was there for any more: so it counts for no version.
+    """
+
+    at: float
+    behind_seconds: float = 0.0
+    writing: int = 0
+    unreadable: int = 0
+    unmatched: int = 0
+    judgements: dict[str, Judgement] = {}
+
+
+SUMMARY_KEY = "apprentice:monitor:summary"
+JUDGEMENTS_KEY = "apprentice:monitor:judgements"
+"""A hash: each version's last judgement. The summary beside it has none."""

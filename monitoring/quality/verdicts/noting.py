@@ -1,0 +1,102 @@
+"""What is done in one step of the monitor's is noted: an Action each, with its evidence and what was there before.
+
+What could not be carried out is asked for again, for as long as what it follows from holds: as the same action.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from monitoring.quality.verdicts.health import ACTIONS_MAX, Action, ActionKind, TaskHealth, VersionHealth
+
+AGAIN_SECONDS = 60.0
+"""How long what could not be carried out waits before it is asked for again."""
+
+
+class Noting:
+    """Collects the actions of one step, at `now` in Unix seconds, and gives each its id."""
+
+    def __init__(self, now: float, before: Sequence[Action] = ()) -> None:
+        """`before` are the task's newest actions, oldest first: one that failed is asked for again by its own id."""
+        self.now = now
+        self.actions: list[Action] = []
+        self._newest = {(one.kind, one.version): one for one in before}
+
+    def note(
+        self,
+        kind: ActionKind,
+        version: str,
+        because: str,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        **more: Any,
+    ) -> None:
+        """Note one action. Its id sorts by when it was, and differs from those of others' steps at the same moment."""
+        named = f"{version} {kind} {more.get('by', 'system')} {len(self.actions)}".encode()
+        mark = hashlib.blake2b(named, digest_size=3).hexdigest()
+        self.actions.append(
+            Action(
+                id=f"{int(self.now * 1000):x}-{len(self.actions):02x}{mark}",
+                at=self.now,
+                kind=kind,
+                version=version,
+                because=because,
+                before=dict(before),
+                after=dict(after),
+                **more,
+            )
+        )
+
+    def once(
+        self,
+        kind: ActionKind,
+        version: str,
+        known: VersionHealth,
+        because: str,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+    ) -> VersionHealth:
+        """The version after what is done but once while its verdict lasts; what failed is done again after a while."""
+        if kind in known.done:
+            return known
+        failed = self._failed(kind, version, known)
+        if failed is not None and 0.0 <= self.now - failed.at < AGAIN_SECONDS:
+            return known
+        self.note(kind, version, because, before, after, evidence=known.evidence)
+        if failed is not None:
+            self.actions[-1] = msgspec.structs.replace(self.actions[-1], id=failed.id, again=failed.again + 1)
+        return msgspec.structs.replace(known, done=(*known.done, kind))
+
+    def _failed(self, kind: ActionKind, version: str, known: VersionHealth) -> Action | None:
+        """The action that was last asked for since the version has its verdict, if it failed."""
+        last = self._newest.get((kind, version))
+        return last if last is not None and last.failed is not None and last.at >= known.since else None
+
+
+def with_actions(health: TaskHealth, actions: Sequence[Action]) -> TaskHealth:
+    """The health with these actions as its newest; one that is asked for again moves to them."""
+    if not actions:
+        return health
+    new = {one.id for one in actions}
+    kept = [one for one in health.actions if one.id not in new]
+    return msgspec.structs.replace(health, actions=[*kept, *actions][-ACTIONS_MAX:])
+
+
+def not_carried_out(health: TaskHealth, action: Action, why: str) -> TaskHealth:
+    """The health once an action of its has failed: it says so, and is asked for again in a later step. The same where
+    it says so already, or knows the action no more."""
+    noted = next((one for one in health.actions if one.id == action.id), None)
+    if noted is None or noted.again != action.again or noted.failed is not None:
+        return health
+    marked = [msgspec.structs.replace(one, failed=why) if one.id == action.id else one for one in health.actions]
+    versions, known = dict(health.versions), health.versions.get(action.version)
+    if known is not None:
+        known = msgspec.structs.replace(known, done=tuple(kind for kind in known.done if kind != action.kind))
+        if action.kind == "pause_canary":  # it has its share still: there is nothing to give back
+            known = msgspec.structs.replace(known, paused_share=None)
+        versions[action.version] = known
+    return msgspec.structs.replace(health, versions=versions, actions=marked)

@@ -1,0 +1,405 @@
+"""What follows from the judgements of a task's versions: verdicts, and what is done about them. Pure.
+
+One function moves a task's health, `respond`; admins overrule it by `pin`, `release` and `undo`. Whatever is done is an
+Action with its evidence and with what was there before. The verdicts' error rates are those of the streams (slip.py);
+here is only hysteresis: a version gets healthy by other evidence than that whose absence would leave it degraded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from monitoring.quality.verdicts.health import (
+    ACTIONS_MAX,
+    VERDICTS,
+    Action,
+    ActionKind,
+    Judgement,
+    Pin,
+    TaskHealth,
+    Ticket,
+    Verdict,
+    VersionHealth,
+)
+from monitoring.quality.verdicts.noting import AGAIN_SECONDS, Noting, with_actions
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.shares import Lines, Roles, share_of, unpaused, with_share
+from monitoring.quality.verdicts.verdict import alarmed, health_after, verdict, worse
+
+SAVING_HYSTERESIS = 0.8
+"""Shadows that cost more than they may are drawn again once they cost less than this part of it."""
+NOTED_AGAIN = 1.05
+"""What a ticket has cost is noted again once it is so many times as much: each noting is told to all gateways."""
+SHARE_MOVED_MIN = 0.2
+"""By how much a share of reviews must move, of itself, to be set anew: each setting is told to all gateways."""
+MOVES = ("shift", "recover")
+"""What moves a version's share: a shift is undone with all that came after it."""
+AWAY = frozenset({"shift", "pause_canary", "roll_back"})
+"""What takes requests from a version."""
+OF_VERSIONS = AWAY | {"retrain"}
+"""What is done about one version, and when undone is not done again to that one before it is healthy."""
+UNDOABLE = frozenset({"shadow", "reviews", "widen"}) | OF_VERSIONS
+
+
+class ResponseError(Exception):
+    """What an admin asks for can't be done; the message says why and what to do."""
+
+
+def respond(
+    health: TaskHealth,
+    judgements: Mapping[str, Judgement],
+    roles: Roles,
+    plan: Plan,
+    now: float,
+    review_shares: tuple[float, float] = (0.0, 0.0),
+) -> tuple[TaskHealth, list[Action]]:
+    """The task's health after these judgements, and what is to be done, in order. `now` is in Unix seconds.
+
+    `review_shares` are the probabilities of a review that the weekly budgets give: as ever, and while a version is
+    suspect. Asked again with the same judgements and time it does nothing more.
+    """
+    noting = Noting(now, health.actions)
+    may = _may(health, plan)
+    versions = {name: one for name, one in health.versions.items() if not roles.there or name in roles.there}
+    for name, judgement in sorted(judgements.items()):
+        known = _released(noting, name, versions.get(name, VersionHealth(since=now)))
+        versions[name] = _with_verdict(noting, name, known, judgement, plan)
+    for name, judgement in sorted(judgements.items()):  # once all verdicts are there: one version's arm is another one
+        versions[name] = with_share(noting, name, versions[name], judgement, Lines(versions, roles, plan, may))
+    watched = [name for name in (roles.active, roles.canary) if name in versions]
+    after = msgspec.structs.replace(health, versions=versions)
+    after = _with_ticket(noting, after, watched, judgements, plan)
+    after = _with_levers(noting, after, watched, judgements, plan, review_shares)
+    return with_actions(after, noting.actions), noting.actions
+
+
+def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHealth, Action]:
+    """The health once an admin has pinned a version's verdict, or held it. Raises ResponseError."""
+    known = _known(health, version)
+    if word.until is not None and word.until <= now:
+        raise ResponseError("The pin would be over already: give a time to come.")
+    own, had_alarmed = _own(known)
+    if word.verdict is None:
+        after = msgspec.structs.replace(_unpinned(known, now), pin=word)
+    else:
+        word = msgspec.structs.replace(word, instead_of=own, alarmed=had_alarmed)
+        after = msgspec.structs.replace(known, pin=word, quiet_since=None)  # nothing moves it while it is pinned
+    noting = Noting(now)
+    if word.verdict is not None and word.verdict != known.verdict:
+        because = f"{word.by} says so: {word.reason}"
+        after = msgspec.structs.replace(after, verdict=word.verdict, since=now, because=because, evidence={}, done=())
+        again = had_alarmed if word.verdict == own == "degraded" else ()
+        after = msgspec.structs.replace(after, alarmed=again, observed=None)
+    if word.verdict == "healthy":
+        after = msgspec.structs.replace(after, undone=())
+    if word.verdict in ("healthy", "suspect"):
+        after = msgspec.structs.replace(after, kept=1.0, to=None, to_version=None, stepped_at=now)
+    noting.note("pin", version, word.reason, _told(known), _told(after), by=word.by)
+    return _with(health, version, after, noting), noting.actions[0]
+
+
+def release(health: TaskHealth, version: str, by: str, now: float) -> tuple[TaskHealth, Action]:
+    """The health once a version is the monitor's to judge again. Raises ResponseError where it is not pinned."""
+    known = _known(health, version)
+    if known.pin is None:
+        raise ResponseError(f"{version} is neither pinned nor held: there is nothing to release.")
+    after = _unpinned(known, now)
+    noting = Noting(now)
+    noting.note("release", version, f"{by} lets the monitor judge it again.", _told(known), _told(after), by=by)
+    return _with(health, version, after, noting), noting.actions[0]
+
+
+def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskHealth, Action]:
+    """The health before an action, as far as it was the task's own; and the action of undoing, whose `after` says what
+    is to be put back elsewhere (an alias, a request to train). Raises ResponseError."""
+    done = next((one for one in health.actions if one.id == action_id), None)
+    if done is None:
+        raise ResponseError(f"There is no action {action_id[:80]!r} among the newest {ACTIONS_MAX} of this task.")
+    if (why := _refusal(health, done)) is not None:
+        raise ResponseError(why)
+    versions, known = dict(health.versions), health.versions.get(done.version)
+    before, later = done.after, _later_moves(health, done) if done.kind == "shift" else []
+    if done.kind == "shift" and known is not None:
+        before = share_of(known)
+        share = {field: done.before[field] for field in ("kept", "to", "to_version") if field in done.before}
+        versions[done.version] = msgspec.structs.replace(known, **share, stepped_at=now)
+    if done.kind == "pause_canary" and known is not None:
+        versions[done.version] = unpaused(known)
+    levers: dict[str, Any] = {}
+    if done.kind in ("shadow", "reviews", "widen"):
+        field = {"shadow": "shadow_share", "reviews": "review_share", "widen": "deferral_factor"}[done.kind]
+        levers = {field: done.before[field]} if field in done.before else {}
+    marked = [
+        msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in {action_id, *later} else one
+        for one in health.actions
+    ]
+    of_task = health.undone
+    if done.kind not in OF_VERSIONS:
+        of_task = tuple(dict.fromkeys((*of_task, done.kind)))
+    elif (moved := versions.get(done.version)) is not None:
+        kinds = tuple(dict.fromkeys((*moved.undone, done.kind)))
+        versions[done.version] = msgspec.structs.replace(moved, undone=kinds)
+    after = msgspec.structs.replace(health, versions=versions, actions=marked, undone=of_task, **levers)
+    noting = Noting(now)
+    with_later = f" and what was done to the share since ({', '.join(later)})" if later else ""
+    text = f"{by} undid {done.kind} ({action_id}){with_later}."
+    evidence = {"undone": done.kind, "action": action_id}
+    evidence |= {"failed": done.failed} if done.failed is not None else {}
+    noting.note("undo", done.version, text, before, done.before, by=by, evidence=evidence)
+    return with_actions(after, noting.actions), noting.actions[0]
+
+
+def is_asked_again(
+    health: TaskHealth, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: Plan, now: float
+) -> bool:
+    """Whether an action that was not carried out still follows from what is known, so that it is asked for again."""
+    at = max(now, failed.at + AGAIN_SECONDS)
+    return any(one.id == failed.id for one in respond(health, judgements, roles, plan, at)[1])
+
+
+def last_move(health: TaskHealth, version: str) -> Action | None:
+    """The newest action that took requests from a version and can be undone; None without one."""
+    found = (one for one in reversed(health.actions) if one.version == version and one.kind in AWAY)
+    return next((one for one in found if _refusal(health, one) is None), None)
+
+
+def _refusal(health: TaskHealth, done: Action) -> str | None:
+    """Why an action can't be undone, and what to do instead; None where it can."""
+    if done.undone_at is not None:
+        return f"It was undone already, by {done.undone_by}."
+    pinning = f"`apprentice tasks pin {done.version.partition('@')[0]} {done.version} --reason TEXT`"
+    if done.kind == "recover":
+        return (
+            "A share that was given back is not taken away again by undoing that: hold the version where it stands "
+            f"({pinning}), or say that it is degraded (the same with `--verdict degraded`)."
+        )
+    if done.kind not in UNDOABLE:
+        return f"An action of the kind {done.kind} can't be undone: pin the version's verdict instead."
+    if done.kind in ("shift", "pause_canary") and _has_come_back(health, done):
+        return (
+            f"{done.version} has as much of its share again as before that: there is nothing to undo. To have nothing "
+            f"more done about it, hold it ({pinning})."
+        )
+    return None
+
+
+def _has_come_back(health: TaskHealth, done: Action) -> bool:
+    """Whether what a shift or a pause took from a version was given back since."""
+    if done.kind == "pause_canary":
+        after = health.actions[health.actions.index(done) + 1 :]
+        back = (one for one in after if one.version == done.version and one.kind == "recover" and one.failed is None)
+        return any("share" in one.after for one in back)
+    known = health.versions.get(done.version)
+    if known is None or known.to is None:
+        return True
+    kept = done.before.get("kept", 1.0)
+    return known.kept > kept or (known.kept == kept and known.to == done.before.get("to"))
+
+
+def _later_moves(health: TaskHealth, done: Action) -> list[str]:
+    """The moves of the version's share since then that were not undone."""
+    after = health.actions[health.actions.index(done) + 1 :]
+    return [one.id for one in after if one.version == done.version and one.kind in MOVES and one.undone_at is None]
+
+
+# ---- verdicts --------------------------------------------------------------------------------------
+
+
+def _with_verdict(noting: Noting, name: str, known: VersionHealth, judged: Judgement, plan: Plan) -> VersionHealth:
+    """The version with the verdict that follows; one that an admin has pinned keeps it."""
+    if known.pin is not None and known.pin.verdict is not None:
+        if known.verdict != "degraded":
+            return known
+        return msgspec.structs.replace(known, alarmed=alarmed(known, judged))
+    found = verdict(known, judged, plan, noting.now)
+    after = health_after(known, found, judged, noting.now)
+    evidence = {"streams": [msgspec.to_builtins(one) for one in found.streams], "labels": judged.labels}
+    moved = {"verdict": known.verdict}, {"verdict": found.verdict}
+    if found.verdict == known.verdict:
+        if found.verdict != "degraded" or known.evidence or not found.streams:
+            return after
+        because = worse(found.streams)  # what labels say takes the place of an admin's word
+        noting.note("verdict", name, because, *moved, evidence=evidence)
+        return msgspec.structs.replace(after, because=because, evidence=evidence)
+    noting.note("verdict", name, found.because, *moved, evidence=evidence)
+    return msgspec.structs.replace(after, evidence=evidence, done=() if found.verdict == "healthy" else known.done)
+
+
+# ---- what is set for the task -----------------------------------------------------------------------
+
+
+def _with_ticket(
+    noting: Noting, health: TaskHealth, watched: list[str], judgements: Mapping[str, Judgement], plan: Plan
+) -> TaskHealth:
+    """A suspicion opens a ticket, which bounds what looking into it may cost; it is closed once all is well."""
+    worse = [name for name in watched if health.versions[name].verdict != "healthy"]
+    ticket = health.ticket
+    if not worse:
+        if ticket is not None and ticket.closed_at is None:
+            ticket = msgspec.structs.replace(ticket, closed_at=noting.now)
+        return msgspec.structs.replace(health, ticket=ticket, undone=())
+    if ticket is None or ticket.closed_at is not None:
+        first = health.versions[worse[0]]
+        ticket = Ticket(
+            id=f"{int(noting.now * 1000):x}",
+            version=worse[0],
+            opened_at=noting.now,
+            because=first.because,
+            shadow_usd_max=plan.shadow_usd_per_ticket,
+            shadow_usd_before=math.fsum(one.shadow_usd for one in judgements.values()),
+            usd_before={name: one.shadow_usd for name, one in judgements.items()},
+            shadows_before={name: one.shadows for name, one in judgements.items()},
+        )
+    else:
+        ticket = _spent(ticket, judgements)
+    return msgspec.structs.replace(health, ticket=ticket)
+
+
+def _with_levers(
+    noting: Noting,
+    health: TaskHealth,
+    watched: list[str],
+    judgements: Mapping[str, Judgement],
+    plan: Plan,
+    review_shares: tuple[float, float],
+) -> TaskHealth:
+    """The shares of shadows and reviews, and the deferral, that follow from the verdicts.
+
+    Only that one is raised is an answer to a verdict, and noted: what is usual, and how far it is raised, follow the
+    settings and the traffic.
+    """
+    worse = health.looked_into(watched)
+    suspect = bool(worse) and all(health.versions[name].verdict == "suspect" for name in worse)
+    may = _may(health, plan) if worse else frozenset()
+    usual = _shadow_share(health, judgements, plan, False)
+    shadow = _shadow_share(health, judgements, plan, "shadow" in may)
+    review = review_shares[1] if "reviews" in may else review_shares[0]
+    deferral = plan.deferral_factor_suspect if suspect and "widen" in may else 1.0
+    levers: list[tuple[ActionKind, str, float, float]] = [
+        ("shadow", "shadow_share", usual, shadow),
+        ("reviews", "review_share", review_shares[0], review),
+        ("widen", "deferral_factor", 1.0, deferral),
+    ]
+    moved: dict[str, float] = {}
+    raised: list[str] = []
+    for kind, field, as_ever, value in levers:
+        before = getattr(health, field)
+        stays = value == before or (field == "review_share" and abs(value - before) < SHARE_MOVED_MIN * value)
+        if not stays:
+            moved[field] = value
+        if value <= as_ever or (stays and value != before and kind not in health.raised):
+            continue
+        raised.append(kind)
+        if value > before and kind not in health.raised:
+            noting.note(kind, worse[0], health.versions[worse[0]].because, {field: before}, {field: value})
+    if not moved and tuple(raised) == health.raised:
+        return health
+    return msgspec.structs.replace(health, **moved, raised=tuple(raised))
+
+
+def _shadow_share(health: TaskHealth, judgements: Mapping[str, Judgement], plan: Plan, raised: bool) -> float:
+    """The probability of a shadow: raised while a ticket has money for it. All shadows together may cost as much as one
+    ticket and a share of the saving; where no saving is known nothing bounds the usual share."""
+    ticket = health.ticket
+    share = plan.shadow_share
+    if raised and ticket is not None and ticket.shadow_usd_spent < ticket.shadow_usd_max:
+        over = _shadows_asked(ticket, judgements) >= plan.shadow_pairs_per_ticket
+        share = share if over else plan.shadow_share_suspect
+    saving = math.fsum(one.saving_usd for one in judgements.values())
+    spent = math.fsum(one.shadow_usd for one in judgements.values())
+    most = plan.shadow_usd_per_ticket + plan.shadow_saving_share_max * max(0.0, saving)
+    if saving != 0.0 and spent > (most if health.shadow_share > 0.0 else SAVING_HYSTERESIS * most):
+        return 0.0
+    return share
+
+
+def _spent(ticket: Ticket, judgements: Mapping[str, Judgement]) -> Ticket:
+    """The ticket with what it has cost; the same object where that is hardly more than was noted. What was noted stays,
+    though its version is retired."""
+    usd = {name: one.shadow_usd for name, one in judgements.items()}
+    spent = ticket.shadow_usd_spent + _since(usd if ticket.usd_before is None else ticket.usd_before, usd)
+    asked = _shadows_asked(ticket, judgements)
+    is_more = spent > NOTED_AGAIN * ticket.shadow_usd_spent or asked > NOTED_AGAIN * ticket.shadows_asked
+    if ticket.usd_before is not None and not is_more:
+        return ticket
+    return msgspec.structs.replace(
+        ticket,
+        shadow_usd_spent=spent,
+        shadows_asked=asked,
+        usd_before={**(ticket.usd_before or {}), **usd},
+        shadows_before={**ticket.shadows_before, **{name: one.shadows for name, one in judgements.items()}},
+    )
+
+
+def _shadows_asked(ticket: Ticket, judgements: Mapping[str, Judgement]) -> int:
+    """How many shadows were asked since the ticket was opened."""
+    now = {name: one.shadows for name, one in judgements.items()}
+    return ticket.shadows_asked + round(_since(ticket.shadows_before, now))
+
+
+def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
+    """How much more of something there is of all versions than before; of one that counts anew all is more."""
+    more = ((value, value - before.get(name, 0)) for name, value in now.items())
+    return math.fsum(value if rise < 0 else rise for value, rise in more)
+
+
+# ---- small steps -------------------------------------------------------------------------------------
+
+
+def _may(health: TaskHealth, plan: Plan) -> frozenset[str]:
+    """What may be done now, as far as that is not up to a version."""
+    return frozenset(plan.responses) - frozenset(health.undone)
+
+
+def _released(noting: Noting, name: str, known: VersionHealth) -> VersionHealth:
+    """The version without a pin that is over."""
+    if known.pin is None or known.pin.until is None or known.pin.until > noting.now:
+        return known
+    after = _unpinned(known, noting.now)
+    noting.note("release", name, "The pin is over.", _told(known), _told(after))
+    return after
+
+
+def _unpinned(known: VersionHealth, now: float) -> VersionHealth:
+    """The version once nobody pins it: where the word was worse than what the monitor had said, that stands again.
+
+    Not where a stream has alarmed meanwhile; and a better word has put aside what there was, and stands.
+    """
+    word, own = known.pin, known.pin.instead_of if known.pin is not None else None
+    after = msgspec.structs.replace(known, pin=None)
+    if word is None or word.verdict is None or own is None or VERDICTS.index(own) > VERDICTS.index(word.verdict):
+        return after
+    if own == word.verdict:
+        is_told = bool(known.evidence) or own == "healthy"
+        return after if is_told else msgspec.structs.replace(after, because=f"It was {own} before its pin.")
+    if known.alarmed:
+        because = f"Labels have spoken against it while it was pinned as {word.verdict} ({', '.join(known.alarmed)})."
+        return msgspec.structs.replace(after, because=because)
+    because = f"The pin as {known.verdict} is over."
+    after = msgspec.structs.replace(after, verdict=own, since=now, because=because, evidence={}, done=())
+    return msgspec.structs.replace(after, alarmed=(), observed=None)
+
+
+def _own(known: VersionHealth) -> tuple[Verdict, tuple[str, ...]]:
+    """What the monitor itself has said last, whatever admins have said since, and the streams that had alarmed then."""
+    word = known.pin
+    if word is None or word.verdict is None or (known.verdict == "degraded" and known.alarmed):
+        return known.verdict, known.alarmed
+    return word.instead_of or known.verdict, word.alarmed
+
+
+def _known(health: TaskHealth, version: str) -> VersionHealth:
+    return health.versions.get(version, VersionHealth())
+
+
+def _with(health: TaskHealth, version: str, after: VersionHealth, noting: Noting) -> TaskHealth:
+    whole = msgspec.structs.replace(health, versions={**health.versions, version: after})
+    return with_actions(whole, noting.actions)
+
+
+def _told(known: VersionHealth) -> dict[str, Any]:
+    return {"verdict": known.verdict, "pin": msgspec.to_builtins(known.pin), **share_of(known)}

@@ -1,0 +1,60 @@
+"""How likely a request is drawn for a person to review, so that a weekly budget of reviews is used and kept to.
+
+Draws are uniform and independent, so their number in a week is about a Poisson number. The store of reviews cuts it
+hard at the budget; while it is cut, nothing is drawn. The probability given here leaves one standard deviation below
+the budget, so that the cut is rare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from monitoring.quality.verdicts.health import TaskHealth
+from monitoring.quality.verdicts.plan import Plan
+
+WEEK_SECONDS = 7 * 86_400.0
+
+
+def reviews_per_week(plan: Plan, suspect: bool) -> int:
+    """The budget: how many requests of the task may be drawn in seven days, at most."""
+    return max(plan.reviews_per_week, plan.reviews_per_week_suspect) if suspect else plan.reviews_per_week
+
+
+def reviews_aimed_at(budget: int) -> float:
+    """How many draws a week to expect, so that a standard deviation more (of a Poisson number) is the budget."""
+    if budget <= 0:
+        return 0.0
+    return ((math.sqrt(1.0 + 4.0 * budget) - 1.0) / 2.0) ** 2
+
+
+def review_share(plan: Plan, requests_per_week: float, suspect: bool) -> float:
+    """The probability with which a request is drawn, from 0 to 1, where so many requests are expected in a week.
+
+    0 where none is expected: as long as nothing is known of the traffic, a share could spend the week's budget at once.
+    Raises ValueError where the expectation is no number of at least 0.
+    """
+    if not (requests_per_week >= 0.0 and math.isfinite(requests_per_week)):
+        raise ValueError(f"{requests_per_week} requests a week: a number of at least 0.")
+    if requests_per_week == 0.0:
+        return 0.0
+    return min(1.0, reviews_aimed_at(reviews_per_week(plan, suspect)) / requests_per_week)
+
+
+def are_raised(health: TaskHealth, watched: Iterable[str], plan: Plan) -> bool:
+    """Whether the raised budget is in force: one of these versions is looked into, and the task's plan lets the monitor
+    raise the reviews."""
+    if "reviews" not in plan.responses or "reviews" in health.undone:
+        return False
+    return bool(health.looked_into(watched))
+
+
+def time_cut(expected: float, budget: int) -> float:
+    """The share of time in which a budget over the last seven days is spent, where so many draws a week are expected.
+
+    Erlang's loss formula (Erlang 1917): each draw holds a place of the budget for seven days, whatever comes meanwhile.
+    """
+    lost = 1.0
+    for place in range(1, budget + 1):
+        lost = expected * lost / (place + expected * lost)
+    return lost

@@ -1,0 +1,467 @@
+"""The verdict on a canary: promote, roll back, hold or continue, from what is seen of it beside the active version.
+
+A plan says how sure to be. Every outcome of either arm goes through `observe`, every judged shadow pair through
+`observe_pair`, and `verdict` may be asked at any time, by any gateway: it depends on the state alone, not on when or
+how often somebody looked. No caller and no rater decides alone: the evidence is what is left whoever is left out
+(`leaving_out.py`). Pure functions over frozen data that go through JSON unchanged; docs/canary.md has the guarantee and
+its limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from monitoring.quality.detectors import leaving_out, raters, sequential
+from monitoring.quality.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.quality.detectors.raters import GROUPS
+from monitoring.quality.detectors.sequential import Bets
+
+Signal = Literal["error", "contract", "latency", "feedback", "shadow"]
+Arm = Literal["canary", "active"]
+Action = Literal["promote", "roll_back", "hold", "continue"]
+
+SIGNALS: tuple[Signal, ...] = ("error", "contract", "latency", "feedback", "shadow")
+SHADOW_SHARE = 0.5
+# So few that an outage of both arms, paired with what waits from before it, takes an e-value from 1 to 7 at most.
+WAITING_MAX = 4
+SECONDS_MAX = 90 * 86_400
+WORSE: Mapping[Signal, str] = {
+    "error": "errors are more than {points} points more frequent than with the active version",
+    "contract": "broken contracts are more than {points} points more frequent than with the active version",
+    "latency": "more than half of its answers take over {ratio:g} times as long as the active version's",
+    "feedback": "feedback is more than {points} points worse than the active version's",
+    "shadow": "on the same inputs it is wrong more than {points} points more often than the active version",
+}
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a canary is judged. Raises ValueError if a value is out of its bounds.
+
+    alpha: probability, over the whole rollout, of ever rolling back a good canary, and of ever promoting a bad one;
+        above 0, at most 0.5.
+    margin: how much worse still counts as no worse, as a difference of rates (0.02 is 2 points): errors, broken
+        contracts, feedback and shadow pairs; 0 to 0.5. With 0 an equal canary is never shown to be no worse.
+    latency_ratio_max: times the active version's latency that is still no worse; 1 to 100.
+    requests_min: canary requests before it may be promoted; 1 to 10,000,000.
+    seconds_min: seconds before it may be promoted; 0 or more, at most seconds_max.
+    seconds_max: seconds after which on_timeout applies; 1 second to 90 days.
+    feedback_metric: name of the feedback metric that must be no worse; None if feedback is not looked at.
+    on_timeout: what happens if there is no verdict after seconds_max.
+    shadow_harm_margin: how much worse on the same inputs a canary may be before it is rolled back, as a difference of
+        rates; 0 to margin. 0 finds harm soonest: being worse at all counts.
+    shadow_required: whether it is promoted only once shadow pairs show it to be no worse than the margin.
+    """
+
+    alpha: float = 0.05
+    margin: float = 0.02
+    latency_ratio_max: float = 1.5
+    requests_min: int = 200
+    seconds_min: float = 0.0
+    seconds_max: float = 86_400.0
+    feedback_metric: str | None = None
+    on_timeout: Literal["hold", "roll_back", "promote"] = "hold"
+    shadow_harm_margin: float = 0.0
+    shadow_required: bool = False
+
+    def __post_init__(self) -> None:
+        """See that every value is within its bounds."""
+        _within("alpha", self.alpha, 1e-9, 0.5)
+        _within("margin", self.margin, 0.0, 0.5)
+        _within("latency_ratio_max", self.latency_ratio_max, 1.0, 100.0)
+        _within("requests_min", self.requests_min, 1, 10_000_000)
+        _within("seconds_max", self.seconds_max, 1.0, SECONDS_MAX)
+        _within("seconds_min", self.seconds_min, 0.0, self.seconds_max)
+        _within("shadow_harm_margin", self.shadow_harm_margin, 0.0, self.margin)
+        if self.on_timeout not in {"hold", "roll_back", "promote"}:
+            raise ValueError(f"on_timeout is {self.on_timeout!r}: write hold, roll_back or promote.")
+        if self.feedback_metric == "":
+            raise ValueError("feedback_metric is empty: name a metric, or leave it out.")
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one request of an arm. What is not known is None; raises ValueError if a value can't be.
+
+    error: whether it failed; not None counts as one request of the arm, so late feedback comes without it.
+    contract_broken: whether the answer broke the task's contract; None where there is no contract or no answer.
+    latency_seconds: seconds until the answer was whole; None for a request that failed.
+    badness: how bad feedback found it, 0 (good) to 1 (bad).
+    caller: whose request it was, or who gave the feedback; `rater` is the caller's own name for that person.
+    trusted: the feedback is by an operator, a reviewer or a trusted caller: it is never left out.
+    """
+
+    arm: Arm
+    error: bool | None = None
+    contract_broken: bool | None = None
+    latency_seconds: float | None = None
+    badness: float | None = None
+    caller: str = ""
+    rater: str | None = None
+    trusted: bool = False
+
+    def __post_init__(self) -> None:
+        """See that the values can be."""
+        if self.arm not in {"canary", "active"}:
+            raise ValueError(f"arm is {self.arm!r}: write canary or active.")
+        if self.latency_seconds is not None:
+            _within("latency_seconds", self.latency_seconds, 0.0, 1e9)
+        if self.badness is not None:
+            _within("badness", self.badness, 0.0, 1.0)
+
+
+class ShadowPair(msgspec.Struct, frozen=True, kw_only=True):
+    """The judgement of both arms' answers to the same input. `callers` are those on whom it rests: whose request it
+    was, and who said what is right."""
+
+    canary_wrong: bool
+    active_wrong: bool
+    callers: tuple[str, ...] = ()
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What one signal has seen: its two tests, and values of either arm that wait for one of the other to pair with.
+
+    `unpaired` counts values that were dropped because the other arm had none.
+    """
+
+    harm: Bets
+    no_worse: Bets
+    canary: tuple[float, ...] = ()
+    active: tuple[float, ...] = ()
+    unpaired: int = 0
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted of a canary so far, which its verdict rests on: keep it as JSON (msgspec), at most some 40 KB.
+
+    `started_at` is when the canary began (Unix seconds). `bounds` are the plan's margin, latency_ratio_max and
+    shadow_harm_margin that it was started with. `callers` are who uses either arm, `raters` who gave feedback. Each
+    signal's evidence is kept over all, and without each group of callers; of feedback also without each of raters.
+    """
+
+    bounds: tuple[float, float, float]
+    started_at: float = 0.0
+    callers: Roll
+    raters: Roll
+    canary_requests: int = 0
+    active_requests: int = 0
+    error: LeaveOneOut[Evidence]
+    contract: LeaveOneOut[Evidence]
+    latency: LeaveOneOut[Evidence]
+    feedback: LeaveOneOut[Evidence]
+    shadow: LeaveOneOut[Evidence]
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done, why in a sentence, and the evidence of every signal, ready for JSON."""
+
+    action: Action
+    because: str
+    evidence: dict[str, Any]
+
+
+def start(plan: Plan, started_at: float = 0.0, callers: Roll | None = None) -> Tally:
+    """The state before the first outcome. `callers` are who used the active version until then: beside them the first
+    caller of a canary is not alone."""
+    callers = raters.roll("canary") if callers is None else leaving_out.of_kind(callers, reported=False)
+    rate = _evidence(plan.margin, plan.margin, GROUPS)
+    return Tally(
+        bounds=_bounds(plan),
+        started_at=started_at,
+        callers=callers,
+        raters=raters.roll(callers.salt),
+        error=rate,
+        contract=rate,
+        latency=_evidence(0.0, 0.0, GROUPS),
+        feedback=_evidence(plan.margin, plan.margin, 2 * GROUPS),
+        shadow=_evidence(plan.shadow_harm_margin, plan.margin, GROUPS),
+    )
+
+
+def is_of(state: Tally, plan: Plan) -> bool:
+    """Whether the state was started with the plan's bounds."""
+    return state.bounds == _bounds(plan)
+
+
+def observe(state: Tally, plan: Plan, outcome: Outcome, at: float = 0.0) -> Tally:
+    """The state after an outcome that came at `at` (Unix seconds), in the order in which outcomes came.
+
+    Raises ValueError if the plan's bounds moved.
+    """
+    _see_that_it_is_the_plan(state, plan)
+    canary, ratio = outcome.arm == "canary", plan.latency_ratio_max
+    if outcome.badness is not None:
+        state = _with_feedback(state, canary, outcome, outcome.badness, at)
+    if outcome.error is None:
+        return state
+    callers = leaving_out.served(state.callers, outcome.caller, at)
+    own, believed = (leaving_out.group(callers, outcome.caller),), set(leaving_out.believed(callers))
+
+    def paired(
+        seen: LeaveOneOut[Evidence], value: float | None, compare: Callable[[float, float], float]
+    ) -> LeaveOneOut[Evidence]:
+        if value is None:
+            return seen
+        return _moved(seen, lambda one: _paired(one, canary, float(value), compare), own, believed)
+
+    return msgspec.structs.replace(
+        state,
+        callers=callers,
+        canary_requests=state.canary_requests + canary,
+        active_requests=state.active_requests + (not canary),
+        error=paired(state.error, outcome.error, _difference),
+        contract=paired(state.contract, outcome.contract_broken, _difference),
+        latency=paired(state.latency, outcome.latency_seconds, lambda c, a: 1.0 if c > ratio * a else -1.0),
+    )
+
+
+def observe_pair(state: Tally, plan: Plan, pair: ShadowPair) -> Tally:
+    """The state after a judged shadow pair. Raises ValueError if the plan's bounds moved."""
+    _see_that_it_is_the_plan(state, plan)
+    callers, difference = state.callers, float(pair.canary_wrong - pair.active_wrong)
+    for one in pair.callers:
+        callers = leaving_out.met(callers, one)
+    own = {leaving_out.group(callers, one) for one in pair.callers}
+    believed = set(leaving_out.believed(callers))
+    shadow = _moved(state.shadow, lambda seen: _seen(seen, difference), own, believed)
+    return msgspec.structs.replace(state, callers=callers, shadow=shadow)
+
+
+def verdict(state: Tally, plan: Plan, seconds_running: float) -> Verdict:
+    """What is to be done after so many seconds. Raises ValueError if the plan's bounds moved.
+
+    Harm that was shown at any time rolls back, whatever came later. Promotion asks for the evidence as it stands now.
+    """
+    _see_that_it_is_the_plan(state, plan)
+    shares = shares_of_alpha(plan)
+    required = _required(state, plan)
+    evidence = {
+        "alpha": plan.alpha,
+        "seconds_running": seconds_running,
+        "canary_requests": state.canary_requests,
+        "active_requests": state.active_requests,
+        "signals": {name: _shown(name, state, plan, shares[name], name in required) for name in SIGNALS},
+    }
+    harmful = [name for name in SIGNALS if _harm_excess(state, plan, shares, name) >= 0]
+    if harmful:
+        worst = max(harmful, key=lambda name: _harm_excess(state, plan, shares, name))
+        return Verdict(action="roll_back", because=_harm_words(worst, state, plan, shares), evidence=evidence)
+    missing = _missing(state, plan, required, seconds_running)
+    if not missing:
+        because = f"After {state.canary_requests} requests it is shown to be no worse: {', '.join(required)}."
+        return Verdict(action="promote", because=because, evidence=evidence)
+    alone = [name for name in SIGNALS if _rests_on_one(state, plan, shares[name], name)]
+    if alone:
+        missing.append(f"one caller or rater alone shows it to be worse, which is not enough: {', '.join(alone)}")
+    waits = "; ".join(missing)
+    if seconds_running >= plan.seconds_max:
+        because = f"No verdict after {plan.seconds_max:g} s ({waits}): the plan says {plan.on_timeout}."
+        return Verdict(action=plan.on_timeout, because=because, evidence=evidence)
+    return Verdict(action="continue", because=f"No harm is shown, and it waits: {waits}.", evidence=evidence)
+
+
+def shares_of_alpha(plan: Plan) -> dict[Signal, float]:
+    """How alpha is split over the signals that can roll back: half for shadow pairs, the other half in equal parts.
+
+    Feedback has a part only where the plan names its metric; without it its share is 0.
+    """
+    others: list[Signal] = ["error", "contract", "latency"]
+    if plan.feedback_metric is not None:
+        others.append("feedback")
+    part = (1 - SHADOW_SHARE) / len(others)
+    return {name: SHADOW_SHARE if name == "shadow" else part if name in others else 0.0 for name in SIGNALS}
+
+
+# ---- pairs ---------------------------------------------------------------------------------------
+
+
+def _with_feedback(state: Tally, canary: bool, outcome: Outcome, badness: float, at: float) -> Tally:
+    """The state after feedback, which rests on its caller and rater unless they are trusted."""
+    own: tuple[int, ...] = ()
+    callers, known = state.callers, state.raters
+    if not outcome.trusted:
+        name = raters.name_of(outcome.caller, outcome.rater)
+        callers, known = leaving_out.spoke(callers, outcome.caller, at=at), leaving_out.spoke(known, name, at=at)
+        own = (leaving_out.group(callers, outcome.caller), GROUPS + leaving_out.group(known, name))
+    state = msgspec.structs.replace(state, callers=callers, raters=known)
+    believed = _believed(state, "feedback")
+    feedback = _moved(state.feedback, lambda one: _paired(one, canary, badness, _difference), own, believed)
+    return msgspec.structs.replace(state, feedback=feedback)
+
+
+def _believed(state: Tally, name: Signal) -> set[int]:
+    """The groups that may not be left out of a signal's evidence."""
+    found = set(leaving_out.believed(state.callers))
+    if name == "feedback":
+        found |= {GROUPS + place for place in leaving_out.believed(state.raters)}
+    return found
+
+
+def _moved(
+    seen: LeaveOneOut[Evidence], move: Callable[[Evidence], Evidence], own: Collection[int], believed: Collection[int]
+) -> LeaveOneOut[Evidence]:
+    """The evidence after something that these groups gave, with its evidence of harm now and the largest so far."""
+    return leaving_out.judged(leaving_out.moved(seen, move, own), _log_e_of_harm, believed)
+
+
+def _paired(seen: Evidence, canary: bool, value: float, compare: Callable[[float, float], float]) -> Evidence:
+    """Pair a value with the oldest that waits of the other arm, or let it wait; of too many, the oldest goes."""
+    other = seen.active if canary else seen.canary
+    if other:
+        difference = compare(value, other[0]) if canary else compare(other[0], value)
+        return Evidence(
+            harm=sequential.observe(seen.harm, difference),
+            no_worse=sequential.observe(seen.no_worse, difference),
+            canary=seen.canary if canary else seen.canary[1:],
+            active=seen.active[1:] if canary else seen.active,
+            unpaired=seen.unpaired,
+        )
+    waiting = (*(seen.canary if canary else seen.active), value)
+    dropped = len(waiting) > WAITING_MAX
+    return Evidence(
+        harm=seen.harm,
+        no_worse=seen.no_worse,
+        canary=waiting[dropped:] if canary else (),
+        active=() if canary else waiting[dropped:],
+        unpaired=seen.unpaired + dropped,
+    )
+
+
+def _difference(canary: float, active: float) -> float:
+    return canary - active
+
+
+def _seen(seen: Evidence, difference: float) -> Evidence:
+    return msgspec.structs.replace(
+        seen, harm=sequential.observe(seen.harm, difference), no_worse=sequential.observe(seen.no_worse, difference)
+    )
+
+
+def _evidence(harm_margin: float, margin: float, groups: int) -> LeaveOneOut[Evidence]:
+    whole = Evidence(harm=sequential.start("above", harm_margin), no_worse=sequential.start("below", margin))
+    return leaving_out.start(whole, groups)
+
+
+# ---- what is shown, and what is missing -----------------------------------------------------------
+
+
+def _required(state: Tally, plan: Plan) -> list[Signal]:
+    """The signals that must show "no worse" before a promotion."""
+    contract = state.contract.whole
+    wanted: Mapping[Signal, bool] = {
+        "error": True,
+        "contract": bool(contract.harm.observed or contract.canary or contract.active),
+        "latency": True,
+        "feedback": plan.feedback_metric is not None,
+        "shadow": plan.shadow_required,
+    }
+    return [name for name in SIGNALS if wanted[name]]
+
+
+def _missing(state: Tally, plan: Plan, required: list[Signal], seconds_running: float) -> list[str]:
+    found = []
+    if state.canary_requests < plan.requests_min:
+        found.append(f"{state.canary_requests} of {plan.requests_min} canary requests were seen")
+    if seconds_running < plan.seconds_min:
+        found.append(f"{seconds_running:.0f} of {plan.seconds_min:g} s have passed")
+    open_signals = [name for name in required if _log_e_of_no_worse(state, name) < -math.log(plan.alpha)]
+    if open_signals:
+        found.append(f"not yet shown to be no worse: {', '.join(open_signals)}")
+    return found
+
+
+def _of(state: Tally, name: Signal) -> LeaveOneOut[Evidence]:
+    found: LeaveOneOut[Evidence] = getattr(state, name)
+    return found
+
+
+def _log_e_of_harm(seen: Evidence) -> float:
+    return sequential.log_e(seen.harm)
+
+
+def _log_e_of_no_worse(state: Tally, name: Signal) -> float:
+    """The evidence that it is no worse, as it stands now: what is left whoever is left out."""
+    return leaving_out.evidence(_of(state, name), lambda one: sequential.log_e(one.no_worse), _believed(state, name))
+
+
+def _harm_excess(state: Tally, plan: Plan, shares: Mapping[Signal, float], name: Signal) -> float:
+    """The logarithm of how far the evidence of harm went over its threshold; negative if it never reached it."""
+    share = shares[name]
+    return _of(state, name).log_max + math.log(share * plan.alpha) if share else -math.inf
+
+
+def _rests_on_one(state: Tally, plan: Plan, share: float, name: Signal) -> bool:
+    """Whether all would show harm as they stand, and not without one caller or rater alone: somebody should look."""
+    if not share:
+        return False
+    enough, believed = -math.log(share * plan.alpha), _believed(state, name)
+    return bool(leaving_out.rests_on(_of(state, name), _log_e_of_harm, enough, believed, GROUPS))
+
+
+def _harm_words(name: Signal, state: Tally, plan: Plan, shares: Mapping[Signal, float]) -> str:
+    harm = _of(state, name).whole.harm
+    said = WORSE[name].format(points=f"{100 * harm.margin:g}", ratio=plan.latency_ratio_max)
+    if name == "latency":
+        seen = f"{100 * _share_slower(harm):.0f} % of {harm.observed} pairs"
+    else:
+        seen = f"{100 * (sequential.mean(harm) or 0.0):+.1f} points in {harm.observed} pairs"
+    e_value, threshold = (
+        sequential.told(one) for one in (_of(state, name).log_max, -math.log(shares[name] * plan.alpha))
+    )
+    return f"It is shown that {said} ({seen}; e-value {e_value:g}, threshold {threshold:g})."
+
+
+def _shown(name: Signal, state: Tally, plan: Plan, share: float, required: bool) -> dict[str, Any]:
+    """One signal's evidence for JSON. A threshold of None: the signal can't roll back under this plan."""
+    guarded = _of(state, name)
+    seen, no_worse = guarded.whole, _log_e_of_no_worse(state, name)
+    threshold = -math.log(share * plan.alpha) if share else None
+    found: dict[str, Any] = {
+        "pairs": seen.harm.observed,
+        "unpaired": seen.unpaired,
+        "waiting": len(seen.canary) + len(seen.active),
+        "mean_difference": sequential.mean(seen.harm),
+        "required": required,
+        "harm": {
+            "margin": seen.harm.margin,
+            "e_value": sequential.told(leaving_out.evidence(guarded, _log_e_of_harm, _believed(state, name))),
+            "e_value_max": sequential.told(max(0.0, guarded.log_max)),
+            "threshold": None if threshold is None else sequential.told(threshold),
+            "shown": threshold is not None and guarded.log_max >= threshold,
+            "rests_on_one": _rests_on_one(state, plan, share, name),
+        },
+        "no_worse": {
+            "margin": seen.no_worse.margin,
+            "e_value": sequential.told(no_worse),
+            "threshold": sequential.told(-math.log(plan.alpha)),
+            "shown": no_worse >= -math.log(plan.alpha),
+        },
+    }
+    if name == "latency":
+        found["share_slower"] = _share_slower(seen.harm) if seen.harm.observed else None
+        found["ratio"] = plan.latency_ratio_max
+    return found
+
+
+def _share_slower(bets: Bets) -> float:
+    return (1 + (sequential.mean(bets) or 0.0)) / 2
+
+
+# ---- bounds --------------------------------------------------------------------------------------
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}: it must lie within {low:g} and {high:g}.")
+
+
+def _bounds(plan: Plan) -> tuple[float, float, float]:
+    return (float(plan.margin), float(plan.latency_ratio_max), float(plan.shadow_harm_margin))
+
+
+def _see_that_it_is_the_plan(state: Tally, plan: Plan) -> None:
+    if not is_of(state, plan):
+        raise ValueError("The plan's margins or latency ratio moved: start the canary's judgement afresh.")

@@ -1,0 +1,163 @@
+"""What has to be borne in mind when the monitor's word on a task is read, in plain words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from monitoring.quality.streams.arms import LABELS_MIN
+from monitoring.quality.verdicts.health import Judgement, TaskHealth
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.shares import Roles
+from monitoring.quality.verdicts.verdict import against, shows_recovery
+from monitoring.quality.words import savings
+from monitoring.quality.words.phrases import count, listed, moment, percent, span
+
+STOPPED_SECONDS = 60.0
+"""A monitor that has judged nothing for longer has stopped."""
+BEHIND_SECONDS = 60.0
+"""Records that are older and not read yet are told of."""
+PAIRS_EXPECTED_MIN = 20.0
+"""Shadow pairs that should be there before it is told that none is judged."""
+JUDGE_ASKED_MIN = 20.0
+SILENT_SHARE_MIN = 0.2
+"""Of at least so many pairs lately, this share has got no word from the judge before that is told."""
+ANSWERED_MIN = 20
+"""A judge that has given its word on so many pairs in a row is back."""
+
+
+def doubts(
+    health: TaskHealth,
+    plan: Plan,
+    roles: Roles,
+    judgements: Mapping[str, Judgement],
+    judged_at: float | None,
+    behind_seconds: float,
+    review_by: Mapping[str, float],
+    now: float,
+) -> list[str]:
+    """The sentences, the gravest first; none where all is well. Times are Unix seconds."""
+    active = judgements.get(roles.active or "")
+    found = [*_of_monitor(judged_at, behind_seconds, now), *_of_pins(health, judgements, now)]
+    found += [*_of_recovery(health, judgements), *_of_undone(health), *_of_change(health, review_by, now)]
+    if roles.active is not None:
+        found += _of_labels(roles.active, active, plan)
+        silent = list(_of_silent_judge(roles.active, active, plan))
+        found += [*silent, *_of_judge(active, plan, bool(silent))]
+        if active is not None:
+            found += savings.doubts(roles.active, active.task, active, health)
+        if not plan.enforced and "shift" in plan.responses:
+            found.append("The task's rung degraded is not enforced: the monitor tells, and shifts no share by itself.")
+    return found
+
+
+def has_stopped(judged_at: float | None, now: float) -> bool:
+    """Whether the monitor does not judge, or has not for a while."""
+    return judged_at is None or now - judged_at > STOPPED_SECONDS
+
+
+def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> Iterator[str]:
+    if judged_at is None:
+        yield "The monitor has judged nothing yet: is a gateway running, and does it have the monitor's duty?"
+    elif now - judged_at > STOPPED_SECONDS:
+        yield (
+            f"The monitor has stopped judging: its last word is {span(now - judged_at)} old ({moment(judged_at)}). "
+            "All that is told here is as it was then. Look at the gateways' logs for `monitor`."
+        )
+    elif behind_seconds > BEHIND_SECONDS:
+        yield f"The monitor is {span(behind_seconds)} behind: newer requests and feedback are not in this yet."
+
+
+def _of_pins(health: TaskHealth, judgements: Mapping[str, Judgement], now: float) -> Iterator[str]:
+    for name, known in sorted(health.versions.items()):
+        word = known.pin
+        if word is None or (word.until is not None and word.until <= now):
+            continue
+        until = "until it is released" if word.until is None else f"until {moment(word.until)}"
+        what = "is held: nothing is done about its verdict" if word.verdict is None else f"is pinned as {word.verdict}"
+        yield f"{name} {what} {until}, by {word.by} since {moment(word.at)}: {word.reason.rstrip('.')}."
+        if word.verdict in ("healthy", "suspect") and name in judgements and against(judgements[name]):
+            yield f"The monitor would say that {name} is degraded: labels speak against it."
+
+
+def _of_recovery(health: TaskHealth, judgements: Mapping[str, Judgement]) -> Iterator[str]:
+    for name, known in sorted(health.versions.items()):
+        judged = judgements.get(name)
+        if known.verdict == "degraded" and judged is not None and not shows_recovery(known, judged):
+            yield (
+                f"No stream can show that {name} has recovered: none of labels is held against anything from before it "
+                "was degraded."
+            )
+
+
+def _of_undone(health: TaskHealth) -> Iterator[str]:
+    if health.undone:
+        what = listed([one.replace("_", " ") for one in health.undone])
+        yield f"An admin has undone: {what}. It is not done again until the task's leader and canary are healthy."
+    for name, known in sorted(health.versions.items()):
+        if known.undone:
+            what = listed([one.replace("_", " ") for one in known.undone])
+            yield f"An admin has undone of {name}: {what}. It is not done again before {name} is healthy."
+
+
+def _of_change(health: TaskHealth, review_by: Mapping[str, float], now: float) -> Iterator[str]:
+    for name, known in sorted(health.versions.items()):
+        if known.stale_from is not None:
+            tense = "is stale since" if known.stale_from <= now else "gets stale on"
+            yield f"{name} {tense} {moment(known.stale_from)}: it was trained on rules that no longer hold then."
+    for name, due in sorted(review_by.items()):
+        if due <= now:
+            yield f"The review of {name} by its owner is overdue since {moment(due)}."
+
+
+def _of_labels(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
+    if active is None or active.labels < plan.labels_min:
+        has = "no labels" if active is None or not active.labels else count(active.labels, "label", "labels") + " only"
+        complain = active is not None and any(one.stream == "complaints" for one in active.streams)
+        but = "; its complaints may" if complain else ""
+        yield f"{name} has {has}: fewer than {plan.labels_min} never make it degraded, however bad they are{but}."
+    if active is not None and not active.labels_per_day:
+        yield "No label comes at present: without labels the monitor can at most become suspicious."
+
+
+def _of_silent_judge(name: str, active: Judgement | None, plan: Plan) -> Iterator[str]:
+    """Whether the model that judges pairs is asked and says nothing, and what to look at."""
+    found = active.judge if active is not None else None
+    if found is None or active is None or plan.judge_pool is None:
+        return
+    if found.asked < JUDGE_ASKED_MIN or found.silent < SILENT_SHARE_MIN or found.answered_since >= ANSWERED_MIN:
+        return
+    asked = count(round(found.asked), "pair", "pairs")
+    yield (
+        f"Of about the latest {asked} of {name} that the model in the pool {plan.judge_pool} was to judge, "
+        f"{percent(found.silent)} got no word from it, so that they compare no arms. Is that pool up "
+        f"(`apprentice_replica_up`)? The gateways' logs say why at `the judge of {active.task} rests`; "
+        "`apprentice_pairs_total` counts such pairs as unjudged."
+    )
+
+
+def _of_judge(active: Judgement | None, plan: Plan, silent: bool) -> Iterator[str]:
+    """Whether the judge is one of those that it judges, and whether pairs that should be there are missing.
+
+    `silent`: it has been told that the judge says nothing, which is why.
+    """
+    if plan.judges_itself and (plan.shadow_share or plan.shadow_share_suspect):
+        yield (
+            "The general model judges its own answers beside the version's, and may think too well of them: name "
+            "another model's pool as monitor.judge.pool, or have people review some of the requests."
+        )
+    if active is None or plan.shadow_share * active.requests < PAIRS_EXPECTED_MIN:
+        return
+    if not active.shadows:
+        yield "Both arms should answer a share of the requests, and no shadow was asked: is there room, is the exit up?"
+        return
+    judges_alone = plan.reviews_per_week > 0 or bool(plan.trusted_callers)
+    if judges_alone and all(one.labels < LABELS_MIN for one in active.arms):
+        yield (
+            "Which arm is right is for reviewers and trusted callers alone to say here, and they have judged fewer "
+            f"than {LABELS_MIN} of the pairs: what other callers say, demonstrations too, does not compare the arms."
+        )
+    elif not silent and not any(one.stream == "shadow" and one.observed > 0 for one in active.streams):
+        yield (
+            "Both arms answer a share of the requests, and of no pair is it known which answer is right: that takes a "
+            "demonstration, a broken contract, or a model as judge."
+        )

@@ -1,0 +1,171 @@
+"""How sure the monitor is, in plain words: each stream with its estimate, its baseline and its evidence. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.words.phrases import count, day, digits, evidence, listed, moment, percent, span
+
+KINDS: Mapping[str, str] = {
+    "gate": "its evaluation before it was released",
+    "previous": "the version before it",
+    "own": "its own first labels",
+    "admin": "an admin",
+}
+"""Where a baseline comes from."""
+
+
+def streams(judged: Judgement, plan: Plan, stale: bool) -> Iterator[str]:
+    """A sentence on each labelled stream and on each alarm, and one on all others. `stale`: the task has changed."""
+    quiet: list[str] = []
+    learning: list[str] = []
+    for one in judged.streams:
+        if one.labelled:
+            yield _labelled(one, judged.task, plan)
+        elif one.alarming:
+            yield _unlabelled(one)
+        elif one.baseline.get("learning"):
+            learning.append(one.stream)
+        else:
+            quiet.append(one.stream)
+    if quiet:
+        names = listed(list(dict.fromkeys(quiet)))
+        yield f"Without labels, {names} {'is' if len(set(quiet)) == 1 else 'are'} as before."
+    if learning:
+        names = listed(list(dict.fromkeys(learning)))
+        yield f"What is usual of {names} is still being learned: nothing of it can be unlike before."
+    if stale and judged.streams:
+        yield "What these are held against was learned under the old rules: a change in them may be the new rules'."
+
+
+def detection(judged: Judgement) -> Iterator[str]:
+    """How soon a rise would be found at today's label rate."""
+    for points, seconds in sorted(judged.seconds_to_detect.items(), key=lambda item: int(item[0])):
+        if seconds is None:
+            yield f"A rise of {points} points would never be found: {_why_never(judged)}."
+        else:
+            yield f"A rise of {points} points would be found in about {span(seconds)} at today's label rate."
+
+
+def _why_never(judged: Judgement) -> str:
+    if judged.labels_per_day <= 0.0:
+        return "no labels come"
+    of_all = [one for one in judged.streams if one.stream in ("reviewed", "feedback") and one.of_class is None]
+    if all(one.baseline.get("upper") is None for one in of_all):
+        return "labels are held against nothing yet"
+    return (
+        "so much is hardly more than what labels are held against, however many come. A baseline of more labels is "
+        "closer to the truth (`apprentice tasks baseline`)"
+    )
+
+
+def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
+    name = _name(one)
+    if not one.observed:
+        return f"{name}: nothing came in this stream{_outdated(one)}."
+    if one.stream == "complaints":
+        parts = [f"{name}: {_complaints(one)}"]
+    elif one.baseline.get("difference"):
+        parts = [f"{name}: {_difference(one)}"]
+    else:
+        parts = [f"{name}: {_amount(one)}"]
+    if held := _held(one.baseline):
+        parts.append(f"held against {held}")
+    elif wanted := one.baseline.get("wanted"):
+        of = ("pair", "pairs") if one.baseline.get("difference") else ("label", "labels")
+        has = count(float(one.baseline.get("labels") or 0.0), *of)
+        parts.append(f"held against nothing before {count(float(wanted), *of)} are there ({has} so far)")
+    if one.baseline.get("rests_on_one"):
+        parts.append("it would alarm, but rests on one caller or rater, whose labels alone make nothing degraded")
+    return "; ".join([*parts, _evidence(one)]) + _outdated(one) + "."
+
+
+def _name(one: StreamReport) -> str:
+    if one.of_class == OTHER_CLASS:
+        return f"{one.stream}, all other classes"
+    return one.stream if one.of_class is None else f"{one.stream}, class {one.of_class}"
+
+
+def _outdated(one: StreamReport) -> str:
+    """That what was set for it is in force no more."""
+    if not one.baseline.get("set_for_another_metric"):
+        return ""
+    return "; the baseline that was set for it was for another metric: set it anew (`apprentice tasks baseline`)"
+
+
+def _amount(one: StreamReport) -> str:
+    seen = f"{evidence(one.wrong)} of {evidence(one.observed)} were wrong" if one.wrong is not None else ""
+    if one.estimate is None:
+        return seen or f"{evidence(one.observed)} seen"
+    return f"{percent(one.estimate)} wrong lately{_interval(one)}" + (f" ({seen} in all)" if seen else "")
+
+
+def _interval(one: StreamReport) -> str:
+    if one.low is None or one.high is None:
+        return ""
+    return f", 95% interval {percent(one.low)} to {percent(one.high)}"
+
+
+def _difference(one: StreamReport) -> str:
+    """A stream of pairs: how much more often the version is wrong than the other arm, on the same requests."""
+    pairs, other = count(one.observed, "pair", "pairs"), "general on the same requests"
+    if one.stream == "holdout":
+        other = "general was on what was held out for it at the same time"
+    if one.estimate is None:
+        return f"{pairs} so far"
+    than = "more often" if one.estimate >= 0 else "less often"
+    ends = ""
+    if one.low is not None and one.high is not None:
+        ends = f", 95% interval {100 * one.low:.1f} to {100 * one.high:.1f}"
+    return f"wrong {100 * abs(one.estimate):.1f} points {than} than {other} lately{ends} ({pairs})"
+
+
+def _complaints(one: StreamReport) -> str:
+    come = count(one.wrong or 0.0, "complaint", "complaints")
+    said = f"{come} about {count(one.observed, 'request', 'requests')}"
+    rate = one.baseline.get("rate")
+    if one.baseline.get("learning"):
+        return f"{said}; how many are usual, and how late they come, is being learned"
+    return (
+        f"{said}; about {digits(10_000 * float(rate))} in 10,000 are usual" if isinstance(rate, int | float) else said
+    )
+
+
+def _held(baseline: Mapping[str, Any]) -> str:
+    """A baseline with its kind and its evidence."""
+    upper = baseline.get("upper")
+    if not isinstance(upper, int | float):
+        return ""
+    if baseline.get("difference"):
+        said = f"at most {100 * float(upper):.1f} points more often"
+    else:
+        said = f"at most {percent(float(upper))}"
+    kind = KINDS.get(str(baseline.get("kind")))
+    if kind is None:
+        return said
+    kind = kind.replace("labels", "pairs") if baseline.get("difference") else kind
+    said += f", from {kind}"
+    if baseline.get("of") and not baseline.get("difference"):
+        said += f" ({evidence(float(baseline.get('wrong') or 0.0))} of {evidence(float(baseline['of']))} wrong)"
+    if baseline.get("at"):
+        said += f" on {day(float(baseline['at']))}"
+    return said
+
+
+def _evidence(one: StreamReport) -> str:
+    word = f"e-value {evidence(one.e_value)}, alarm at {evidence(one.threshold)}"
+    if one.alarming:
+        since = f", growing since {moment(one.since)}" if one.since else ""
+        return f"ALARM ({word}{since})" + ("; recovered since then" if one.recovered else "")
+    return f"recovered ({word})" if one.recovered else f"no alarm ({word})"
+
+
+def _unlabelled(one: StreamReport) -> str:
+    seen = count(one.observed, "value", "values")
+    way = {"above": "more of it than before", "below": "less of it than before"}.get(
+        str(one.baseline.get("direction")), "not as it was"
+    )
+    return f"{one.stream}: {way}, over {seen}; {_evidence(one)}. No label says yet whether that is worse."

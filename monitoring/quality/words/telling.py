@@ -1,0 +1,448 @@
+"""What the monitor knows of a task in plain words: what is known, how sure, what was done, what to do next. Pure.
+
+Every sentence stands alone, and names the version, the number and its unit: it is read at night, and out of its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from monitoring.quality.verdicts.health import Action, ArmReport, Judgement, TaskHealth, Verdict, VersionHealth
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.responses import is_asked_again, last_move
+from monitoring.quality.verdicts.shares import Roles
+from monitoring.quality.verdicts.verdict import shows_recovery, unrecovered
+from monitoring.quality.words import around, doubts, sureness
+from monitoring.quality.words.around import Around
+from monitoring.quality.words.phrases import count, digits, listed, moment, part, percent, span
+from monitoring.quality.words.savings import net_of_shadows
+
+ACTIONS_TOLD_MAX = 10
+"""The newest actions that are told; the audit has all of them."""
+ARMS: Mapping[str, str] = {
+    "version": "The version itself",
+    "general": "The general model",
+    "standby": "The standby version",
+}
+
+
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that there is to tell of. Times are Unix seconds.
+
+    `judged_at` is when the monitor last judged (None: never), and `behind_seconds` the age of what it has not read.
+    `review_by` says of versions when their owner has to look at them, `retraining` names the task's open requests to
+    train. `around` is what stands between the versions and their callers.
+    """
+
+    task: str
+    now: float
+    health: TaskHealth
+    plan: Plan
+    roles: Roles
+    judgements: dict[str, Judgement] = {}
+    judged_at: float | None = None
+    behind_seconds: float = 0.0
+    review_by: dict[str, float] = {}
+    retraining: list[str] = []
+    around: Around = Around()
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """A task in plain words. `verdict` is that of the version that leads it (None: no version, or not judged yet), and
+    `since` when it became so, in Unix seconds."""
+
+    task: str
+    version: str | None
+    verdict: Verdict | None
+    since: float | None
+    line: str
+    known: list[str]
+    sure: list[str]
+    done: list[str]
+    next: list[str]
+    caveats: list[str]
+
+
+def told(of: Situation) -> Told:
+    """All of it in words."""
+    name = of.roles.active
+    known = of.health.versions.get(name or "")
+    judged = of.judgements.get(name or "")
+    verdict = known.verdict if known is not None else ("healthy" if judged is not None else None)
+    return Told(
+        task=of.task,
+        version=name,
+        verdict=verdict,
+        since=None if known is None else known.since or None,
+        line=_line(of, known, judged),
+        known=list(_known(of)),
+        sure=list(_sure(of, name, known, judged)),
+        done=list(_done(of)),
+        next=list(dict.fromkeys(_next(of, name, known, judged))) or ["Nothing: it is watched."],
+        caveats=doubts.doubts(
+            of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
+        ),
+    )
+
+
+def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) -> str:
+    """The whole of it in one line."""
+    if of.roles.active is None:
+        return f"{of.task} has no version: there is nothing to judge."
+    around_it = around.line(of.around, of.roles.active)
+    if known is None and judged is None:
+        return "; ".join([f"{of.roles.active} has not been judged yet", *around_it]) + "."
+    known = known or VersionHealth()
+    unsure = known.verdict == "healthy" and (judged is None or judged.labels < of.plan.labels_min)
+    parts = [f"{of.roles.active} is {known.verdict}{_since(known, of.now)}"]
+    parts += ["as far as can be told with so few labels"] if unsure else []
+    if known.to is not None:
+        parts.append(f"keeps {part(known.kept)} of its requests")
+    elif known.held:
+        parts.append(f"goes on, as {_why_held(known, judged)}")
+    if known.pin is not None:
+        parts.append("held by an admin" if known.pin.verdict is None else "pinned by an admin")
+    if known.stale_from is not None and known.stale_from <= of.now:
+        parts.append("stale")
+    parts += around_it
+    if of.roles.canary is not None and (beside := _known_of(of, of.roles.canary)).verdict != "healthy":
+        paused = " and paused" if of.roles.canary_share == 0.0 else ""
+        parts.append(f"the canary {of.roles.canary} is {beside.verdict}{paused}")
+    parts.append(count(judged.labels, "label", "labels") if judged is not None else "no labels")
+    return "; ".join(parts) + "."
+
+
+# ---- what is known -----------------------------------------------------------------------------------
+
+
+def _known(of: Situation) -> Iterator[str]:
+    roles = (("leads", of.roles.active), ("is the canary of", of.roles.canary), ("is the standby of", of.roles.standby))
+    if of.roles.active is None:
+        yield f"{of.task} has no version that leads it: its exit answers, and there is nothing to judge."
+    for role, name in roles:
+        if name is None:
+            continue
+        known, judged = of.health.versions.get(name), of.judgements.get(name)
+        if known is None and judged is None:
+            if role == "leads":
+                yield f"{name} leads {of.task}, and has not been judged yet."
+            continue
+        yield from _of_version(name, role, of, known or VersionHealth(), judged)
+    if of.health.ticket is not None and of.health.ticket.closed_at is None:
+        ticket = of.health.ticket
+        yield (
+            f"Ticket {ticket.id} is open since {moment(ticket.opened_at)}: raised shadows have cost "
+            f"{ticket.shadow_usd_spent:.2f} of at most {ticket.shadow_usd_max:.2f} US dollars."
+        )
+    if of.health.changed is not None:
+        yield _changed(of)
+    yield from around.known(of.task, of.around, [one for _, one in roles if one is not None])
+
+
+def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judged: Judgement | None) -> Iterator[str]:
+    yield f"{name} {role} {of.task}, and is {known.verdict}{_since(known, of.now)}."
+    if known.verdict != "healthy" and known.because:
+        yield f"Why {name} is {known.verdict}: {known.because}"
+        if known.verdict == "degraded" and judged is not None and (wanting := unrecovered(known, judged)):
+            yield f"{name} is degraded until labels show that {listed(wanting)} came down."
+    elif known.because and role == "leads":
+        yield f"How it came to that: {known.because}"
+    if known.to is not None:
+        yield f"{name} answers {part(known.kept)} of its requests; {ARMS[known.to].lower()} gets the rest."
+    elif name == of.roles.canary and of.roles.canary_share == 0.0:
+        had = "" if known.paused_share is None else f", and had {part(known.paused_share)} of them before"
+        yield f"{name} is paused: it gets none of the requests{had}."
+    elif known.held:
+        yield f"{name} still answers all of its requests: {_why_held(known, judged)}."
+    if judged is not None:
+        yield from _traffic(name, judged)
+        if role == "leads":
+            yield from net_of_shadows(name, of.task, judged)
+
+
+def _traffic(name: str, judged: Judgement) -> Iterator[str]:
+    requests = f"{count(judged.requests, 'request', 'requests')}, about {digits(judged.requests_per_day)} a day"
+    labels = f"{count(judged.labels, 'label', 'labels')}, about {digits(judged.labels_per_day)} a day"
+    covered = f" ({percent(judged.label_coverage)} of the requests)" if judged.label_coverage is not None else ""
+    yield f"{name} has had {requests}, and {labels}{covered}."
+    if judged.feedback_delay_seconds is not None:
+        yield f"Half of its labels come within {span(judged.feedback_delay_seconds)} of their request."
+    if judged.complaints_seen is not None and judged.complaints_expected is not None:
+        seen = count(judged.complaints_seen, "complaint has", "complaints have")
+        yield f"{seen} come about {name} where about {digits(judged.complaints_expected)} were to be expected."
+
+
+def _why_held(known: VersionHealth, judged: Judgement | None) -> str:
+    """Why nothing of a degraded version's share is shifted."""
+    if judged is not None and _better_arms(judged):
+        if "shift" in known.undone:
+            return "an admin has undone the shift to the better arm"
+        return "the task's settings let nothing be shifted to the better arm"
+    return "no other arm is known to be better on this task"
+
+
+def _better_arms(judged: Judgement) -> list[str]:
+    """The other arms that are shown to be better than the version."""
+    return [one.arm for one in judged.arms if one.advantage_low is not None and one.advantage_low > 0]
+
+
+def _changed(of: Situation) -> str:
+    word = of.health.changed
+    assert word is not None, "asked only where there is one"
+    when = "has changed" if word.effective_at <= of.now else "changes"
+    note = f": {word.note.rstrip('.')}" if word.note else ""
+    rule = f" The rule {word.override} was set for it." if word.override is not None else ""
+    return f"{word.by} says that {of.task} {when} on {moment(word.effective_at)}{note}.{rule}"
+
+
+def _since(known: VersionHealth, now: float) -> str:
+    if not known.since:
+        return ""
+    return f" since {moment(known.since)}, for {span(max(0.0, now - known.since))}"
+
+
+# ---- how sure ----------------------------------------------------------------------------------------
+
+
+def _sure(of: Situation, name: str | None, known: VersionHealth | None, judged: Judgement | None) -> Iterator[str]:
+    if judged is None:
+        yield "Nothing was measured yet."
+        return
+    stale = known is not None and known.stale_from is not None and known.stale_from <= of.now
+    yield from sureness.streams(judged, of.plan, stale)
+    for arm in judged.arms:
+        yield from _arm(arm, name or "the version")
+    yield from _sure_of_canary(of)
+    if judged.judge_agreement is not None:
+        yield f"The judge of pairs agrees with people on {percent(judged.judge_agreement)} of what both have judged."
+    yield from sureness.detection(judged)
+    yield (
+        f"Over all tasks and versions, {count(of.plan.false_alarms_per_month, 'false alarm', 'false alarms')} a month "
+        "is the most that is to be expected."
+    )
+
+
+def _sure_of_canary(of: Situation) -> Iterator[str]:
+    """The streams of a canary that is not healthy, each with its name."""
+    name = of.roles.canary
+    if name is None or name not in of.judgements or (known := _known_of(of, name)).verdict == "healthy":
+        return
+    stale = known.stale_from is not None and known.stale_from <= of.now
+    for one in sureness.streams(of.judgements[name], of.plan, stale):
+        yield f"{name}, the canary: {one}"
+
+
+def _arm(arm: ArmReport, name: str) -> Iterator[str]:
+    who = name if arm.arm == "version" else ARMS[arm.arm]
+    rests = f"{count(arm.labels, 'label', 'labels')} and {count(arm.pairs, 'judged pair', 'judged pairs')}"
+    better = ""
+    if arm.arm != "version" and arm.advantage_low is not None:
+        by = f"{100 * abs(arm.advantage_low):.1f} points"
+        better = f"; it is better by at least {by}" if arm.advantage_low > 0 else "; it is not known to be better"
+        if arm.labels and arm.advantage_words:
+            better += f", by the judge's word alone on {count(arm.advantage_words, 'pair', 'pairs')}"
+    if arm.mean is None or arm.low is None or arm.high is None:
+        yield f"How often {who[0].lower() + who[1:]} is right is not known ({rests}){better}."
+        return
+    yield f"{who} is right on {percent(arm.mean)} ({percent(arm.low)} to {percent(arm.high)}, {rests}){better}."
+
+
+# ---- what was done, and what to do ---------------------------------------------------------------------
+
+
+def _done(of: Situation) -> Iterator[str]:
+    if not of.health.actions:
+        yield "Nothing was done yet."
+    for one in reversed(of.health.actions[-ACTIONS_TOLD_MAX:]):
+        yield _action(one, of)
+
+
+def _action(one: Action, of: Situation) -> str:
+    moved = ""
+    if "kept" in one.after and one.after.get("kept") != one.before.get("kept"):
+        moved = f" ({part(one.before.get('kept', 1.0))} to {part(one.after['kept'])} of its requests)"
+    elif "share" in one.after and "share" in one.before:
+        moved = f" ({part(one.before['share'])} to {part(one.after['share'])} of the requests)"
+    undone = ""
+    if one.undone_at is not None:
+        undone = f" It was undone by {one.undone_by} at {moment(one.undone_at)}."
+    if one.failed is not None:
+        undone = f" {_failed(one, of)}: {one.failed.rstrip('.')}.{undone}"
+    whose = f" of {one.version}" if one.version else ""
+    because = f" {one.because.rstrip('.')}." if one.because else ""
+    return f"{moment(one.at)}, {one.kind}{whose}{moved} by {one.by}, action {one.id}.{because}{undone}"
+
+
+def _failed(one: Action, of: Situation) -> str:
+    """That it was not carried out; "yet" where it is asked for again, as it still follows from what is known."""
+    if is_asked_again(of.health, one, of.judgements, of.roles, of.plan, of.now):
+        return "It is not carried out yet, and is tried again"
+    return "It was not carried out"
+
+
+def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: Judgement | None) -> Iterator[str]:
+    if name is None:
+        steps = ", ".join(f"`apprentice adapters {step}`" for step in ("push FOLDER", "stage VERSION"))
+        yield f"Give {of.task} a version: {steps}, then `apprentice adapters promote VERSION`."
+        return
+    known = known or VersionHealth()
+    stale = known.stale_from is not None and known.stale_from <= of.now
+    set_for_change = of.health.changed.override if of.health.changed is not None else None
+    kept_away = list(around.steps(of.task, of.around, name, stale, set_for_change))
+    yield from kept_away
+    if known.verdict == "degraded":
+        yield from _next_of_degraded(of, name, known, judged)
+    elif known.verdict == "suspect":
+        yield from _next_of_suspect(of, name, judged)
+    if known.pin is not None:
+        yield f"Let the monitor judge it again once you know more: `apprentice tasks release {of.task} {name}`."
+    if known.stale_from is not None:
+        end = f", then end the rule: `apprentice overrides delete {set_for_change}`" if set_for_change else ""
+        yield f"Train a version on the new rules, and promote it{end}."
+    due = of.review_by.get(name)
+    if due is not None and due <= of.now:
+        yield f"Have the owner of {name} look whether it is still right, and push it with a later review_by."
+    if judged is not None and judged.labels < of.plan.labels_min and known.verdict != "degraded":
+        yield _label_more(of)
+    if of.retraining:
+        more = f" ({len(of.retraining) - 1} older: `apprentice retraining list`)" if len(of.retraining) > 1 else ""
+        yield f"Train on what failed: `apprentice retraining export {of.retraining[0]}`{more}."
+    beside = [*_next_of_canary(of), *_next_of_standby(of)]
+    yield from beside
+    yield from _nothing(of, known, judged, due, bool(beside or kept_away))
+
+
+def _nothing(
+    of: Situation, known: VersionHealth, judged: Judgement | None, due: float | None, beside: bool
+) -> Iterator[str]:
+    """What there is to do where nothing is wrong with the version, or not known to be; `beside`: there is something to
+    do about another one."""
+    quiet = VersionHealth(since=known.since, because=known.because, cleared=known.cleared)
+    if doubts.has_stopped(of.judged_at, of.now):
+        yield "Bring the monitor back: one gateway has its duty; `apprentice doctor` and the gateways' logs say why."
+    elif judged is None:
+        yield "Wait: it is judged once its first requests are served."
+    elif known == quiet:
+        if judged.labels >= of.plan.labels_min and not of.retraining and (due is None or due > of.now):
+            yield from _to_watch_better(of, judged, beside)
+    elif known.verdict == "healthy" and known.to is not None:
+        yield "Nothing: its share comes back to it step by step."
+
+
+def _to_watch_better(of: Situation, judged: Judgement, beside: bool) -> Iterator[str]:
+    """Nothing is wrong; what can't be found as it is held against too much is said."""
+    held = any(one.labelled and one.of_class is None and one.baseline.get("upper") for one in judged.streams)
+    if held and judged.labels_per_day > 0.0 and judged.seconds_to_detect.get("10", 0.0) is None:
+        command = f"apprentice tasks baseline {of.task} {judged.version} STREAM --accept --reason TEXT"
+        yield f"Hold it against what was seen lately, if that was good, so that smaller slips are found: `{command}`."
+    elif not beside:
+        yield "Nothing: it is watched."
+
+
+def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Judgement | None) -> Iterator[str]:
+    blind = judged is not None and not shows_recovery(known, judged)
+    if blind:
+        command = f"apprentice tasks baseline {of.task} {name} STREAM --wrong N --of M --reason TEXT"
+        yield f"Say what reviewed or feedback is held against, so that its labels can show a recovery: `{command}`."
+    if known.to is not None and not blind:
+        yield "Nothing has to be done at once: its share comes back by itself once labels show that it has recovered."
+    if known.to is not None:
+        move = last_move(of.health, name)
+        if move is not None:
+            yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
+    elif known.pin is None:
+        yield f"Decide now: {name} still answers its callers, and is known to be worse than it was."
+        standby = of.roles.standby
+        can_help = standby is not None and _known_of(of, standby).verdict != "degraded"
+        if can_help and not around.is_nowhere(of.around, standby):
+            yield f"Go back to {of.roles.standby} if you trust it: `apprentice adapters rollback {of.task}`."
+        if of.roles.general and around.takes_all(of.around) is None:
+            rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
+            yield f"Send its requests to the general model if you trust that more: `{rule}`."
+        if judged is None or not _better_arms(judged):
+            yield (
+                "Have people say what the right answers were (`demonstration`, in reviews or feedback), so that arms "
+                "can be compared."
+            )
+    yield _say_healthy(of, name)
+
+
+def _next_of_canary(of: Situation) -> Iterator[str]:
+    """What there is to do about a canary: one that is paused is not judged on new requests."""
+    name, share = of.roles.canary, of.roles.canary_share
+    if name is None:
+        return
+    known = _known_of(of, name)
+    if known.verdict == "suspect":
+        yield from _next_of_suspect(of, name, of.judgements.get(name))
+    elif known.verdict == "degraded":
+        if share == 0.0:
+            back = "" if known.paused_share is None else f", and its share of {part(known.paused_share)} is given back"
+            yield (
+                f"Wait for labels and judged pairs of what {name} answered before it was paused, if they still come: "
+                f"once they show that it has recovered it is healthy{back}."
+            )
+            move = last_move(of.health, name)
+            if move is not None:
+                yield f"Take the pause of {name} back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
+            small = f"apprentice adapters canary {name} --share 0.01"
+            yield f"Have new requests show how {name} is: `{small}` (with its plan again, if it has one)."
+        else:
+            yield f"Decide about {name}: it still gets {part(share)} of the requests, and is known to be worse."
+        yield f"End the canary, if {name} is not to lead: `apprentice adapters rollback {of.task} --canary`."
+        yield f"Have {name} lead, if you trust it all the same: `apprentice adapters promote {name}`."
+        yield _say_healthy(of, name)
+    if known.pin is not None:
+        yield f"Let the monitor judge {name} again: `apprentice tasks release {of.task} {name}`."
+
+
+def _next_of_standby(of: Situation) -> Iterator[str]:
+    """What there is to do about a standby version that can't help."""
+    name = of.roles.standby
+    if name is None or (verdict := _known_of(of, name).verdict) == "healthy":
+        return
+    yield (
+        f"Bear in mind that the standby version {name} is {verdict}: no share is shifted to it until it is healthy "
+        "again, which labels of what it answered can show."
+    )
+    yield _say_healthy(of, name)
+
+
+def _known_of(of: Situation, name: str) -> VersionHealth:
+    return of.health.versions.get(name, VersionHealth())
+
+
+def _say_healthy(of: Situation, name: str) -> str:
+    command = f"apprentice tasks pin {of.task} {name} --verdict healthy --reason TEXT"
+    if name == of.roles.active:
+        return f"Say that it is healthy, if it is: `{command}`."
+    return f"Say that {name} is healthy, if it is: `{command}`."
+
+
+def _next_of_suspect(of: Situation, name: str, judged: Judgement | None) -> Iterator[str]:
+    wanted = 2 * of.plan.labels_min
+    if judged is not None and any(one.rests_on_most for one in judged.streams):
+        export = "apprentice records export --dataset feedback --since 1d --out feedback.csv"
+        yield f"Look at who says so: one caller or rater alone speaks against {name} (`{export}`)."
+        yield f"Have people review answers of {name}: labels of operators and admins count without anybody else's."
+    yield (
+        f"Have answers of {name} judged: about {count(wanted, 'label', 'labels')} of one stream from now on, of more "
+        "than one caller, show whether it is as good as before."
+    )
+    if judged is None or not judged.labels_per_day:
+        yield _label_more(of)
+
+
+def _label_more(of: Situation) -> str:
+    if of.plan.reviews_per_week == 0:
+        return (
+            f"Have answers judged: set tasks.{of.task}.monitor.reviews.per_week, and answer GET /v1/reviews/next; or "
+            "send feedback."
+        )
+    waiting = of.around.reviews
+    if waiting == 0:
+        return "Have answers judged: requests that are drawn will wait at GET /v1/reviews/next; none waits now."
+    there = "requests that wait" if waiting is None else count(waiting, "request that waits", "requests that wait")
+    return f"Have answers judged: GET /v1/reviews/next has {there} for a person."

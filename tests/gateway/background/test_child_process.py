@@ -1,0 +1,38 @@
+"""Processes beside the gateway: none outlives the block that it was begun for."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+import pytest
+
+from gateway.background.child_process import child
+
+
+def running(word: str) -> bool:
+    """Whether a process has this among its words."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:  # it ended meanwhile
+            continue
+        if word.encode() in words:
+            return True
+    return False
+
+
+async def test_a_process_whose_beginning_is_cancelled_is_ended_all_the_same() -> None:
+    seconds = f"60.{uuid.uuid4().int}"
+
+    async def begin() -> None:
+        async with child(("sleep", seconds)):
+            await asyncio.sleep(60)
+
+    beginning = asyncio.create_task(begin())
+    await asyncio.sleep(0)  # the thread has it now, and hears of no cancellation
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    assert not running(seconds)

@@ -1,0 +1,124 @@
+"""Evaluations in Redis: which results are taken, what is asked again, what is forgotten, and what is left to do."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from gateway.features.evaluations.store import ALL_KEY, LOGPROBS_EVALUATIONS, Evaluation, EvaluationStore, Model, ended
+from gateway.state.audited_step import AuditedStep
+from monitoring.audit import Audit
+from monitoring.evaluation.comparing import Classes
+from monitoring.evaluation.dataset import Row
+from monitoring.evaluation.results import Result
+
+LOGPROBS = [-0.1234567, -2.5]
+
+
+def evaluation(name: str = "e", created_at: float = 1.0, classes: Classes | None = None) -> Evaluation:
+    return Evaluation(
+        id=name,
+        version="returns@v1",
+        task="returns",
+        arms=("adapter",),
+        against=None,
+        metric="exact",
+        classes=classes or Classes(),
+        data_digest="d",
+        rows=3,
+        notes=(),
+        created_at=created_at,
+    )
+
+
+def result(number: int, right: bool = True, outcome: str = "answered") -> Result:
+    return Result(number=number, id=f"r{number}", group=number, right=right, outcome=outcome)
+
+
+@pytest.fixture
+def store(redis: Redis) -> EvaluationStore:
+    return EvaluationStore(redis, 1000)
+
+
+def step(store: EvaluationStore, action: str) -> AuditedStep:
+    found = AuditedStep(store._redis, Audit(store._redis), "ada")
+    found.note(action, "returns@v1")
+    return found
+
+
+async def begun(store: EvaluationStore, one: Evaluation, anew: bool = False) -> Evaluation:
+    rows = [Row(number, f"r{number}", number + 1, "yes", None, "Once", group=number) for number in range(one.rows)]
+    await store.take_in("coming", rows)
+    await store.begin(one, "coming", anew, step(store, "evaluation.begin"))
+    return one
+
+
+async def left(store: EvaluationStore, one: Evaluation) -> list[int]:
+    return [row.number async for _, row in store.left(one)]
+
+
+async def test_no_result_of_another_run_is_taken(store: EvaluationStore) -> None:
+    first = await begun(store, evaluation(created_at=1.0))
+    assert await store.keep(first, "adapter", result(0), LOGPROBS)
+    second = await begun(store, evaluation(created_at=2.0), anew=True)
+    assert not await store.keep(first, "adapter", result(1), LOGPROBS)
+    assert await left(store, second) == [0, 1, 2]
+    assert await store.keep(second, "adapter", result(1), LOGPROBS)
+    assert not await store.keep(second, "adapter", result(1), LOGPROBS)
+    assert (await store.progress(second))["adapter"]["done"] == 1
+    await store.forget(second, step(store, "evaluation.forget"))
+    assert not await store.keep(second, "adapter", result(2), LOGPROBS)
+
+
+async def test_rows_that_an_engine_failed_to_answer_are_asked_again_and_no_others(store: EvaluationStore) -> None:
+    one = await begun(store, evaluation(created_at=1.0))
+    assert await store.keep(one, "adapter", result(0), LOGPROBS)
+    assert await store.keep(one, "adapter", result(1, False, "failed"), [])
+    assert not await store.has_engine_faults(one)
+    assert await store.keep(one, "adapter", result(2, False, "failed"), [], again=True)
+    assert await store.has_engine_faults(one)
+    assert await left(store, one) == []
+    one = await begun(store, evaluation(created_at=2.0))
+    assert (await left(store, one), await store.has_engine_faults(one)) == ([2], False)
+    assert (await store.progress(one))["adapter"] == {"done": 2, "right": 1, "cost_usd": None}
+
+
+async def test_logprobs_are_kept_to_seven_digits_and_of_the_newest_evaluations_alone(store: EvaluationStore) -> None:
+    for number in range(LOGPROBS_EVALUATIONS + 1):
+        one = await begun(store, evaluation(f"e{number}", created_at=1.0 + number))
+        assert await store.keep(one, "adapter", result(1), LOGPROBS)
+        assert await store.logprobs(one, "adapter", 0, 10) == [[], LOGPROBS, []]
+    assert await store.logprobs(evaluation("e0"), "adapter", 1, 1) == [[]]
+    assert await store.logprobs(evaluation("e1"), "adapter", 1, 1) == [LOGPROBS]
+    assert len((await store.results(evaluation("e0"), 1, 1))["adapter"]) == 1
+
+
+async def test_all_that_have_expired_leave_the_list_not_only_the_newest(store: EvaluationStore, redis: Redis) -> None:
+    await redis.zadd(ALL_KEY, {f"gone-{number}": float(number) for number in range(300)})
+    await begun(store, evaluation("here", created_at=150.5))
+    assert [one.id for one in await store.all(limit=1)] == ["here"]
+    assert await redis.zcard(ALL_KEY) == 1
+
+
+async def test_models_are_left_to_be_put_into_force_only_by_what_ends_a_run(store: EvaluationStore) -> None:
+    one = await begun(store, evaluation())
+    models = [Model("confidence", b"bytes", {"rows": 3})]
+    cancelled = ended(one, "cancelled")
+    assert await store.move(one, cancelled, None, None)
+    assert not await store.move(one, ended(one, "done"), None, None, models)
+    assert await store.models_left() == []
+    one = await begun(store, evaluation(created_at=2.0))
+    assert await store.move(one, ended(one, "done"), None, None, models)
+    assert (await store.models_left(), await store.is_wanted()) == (["e"], True)
+    found = await store.models("e")
+    assert found is not None
+    assert (found.version, found.models[0]) == ("returns@v1", models[0])
+    await store.models_done("e")
+    assert (await store.models("e"), await store.is_wanted()) == (None, False)
+
+
+def test_what_answers_were_compared_with_is_no_part_of_it_once_it_has_ended() -> None:
+    one = evaluation(classes=Classes("label", "", ("a",), {"0123": "a"}))
+    assert msgspec.json.decode(msgspec.json.encode(one), type=Evaluation) == one
+    assert ended(one, "cancelled").classes == Classes("label", "", ("a",), None)

@@ -1,0 +1,16 @@
+"""What a baseline may be set for."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.features.quality.baseline_endpoints import BaselineIn
+from monitoring.quality.streams.seen import TEXT_MAX
+
+
+def test_a_class_is_named_by_no_more_than_feedback_tells_it_by() -> None:
+    asked = {"stream": "feedback", "wrong": 4, "of": 100, "reason": "counted"}
+    assert BaselineIn.model_validate({**asked, "of_class": "k" * TEXT_MAX}).of_class == "k" * TEXT_MAX
+    with pytest.raises(ValidationError, match="of_class"):
+        BaselineIn.model_validate({**asked, "of_class": "k" * (TEXT_MAX + 1)})

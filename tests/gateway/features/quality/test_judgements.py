@@ -1,0 +1,57 @@
+"""What the monitor has judged is read by every gateway at each label: in parts, and only what has changed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from redis.asyncio import Redis
+
+from gateway.features.quality.store import HealthStore
+from monitoring.quality.verdicts.health import STREAMS, ArmReport, Judgement, StreamReport, Summary
+
+MANY = 300
+
+
+def judged(number: int, labels: int = 100) -> Judgement:
+    """A judgement of the size that real ones have."""
+    streams = [StreamReport(stream=name, labelled=True, observed=1000.0, baseline={"upper": 0.1}) for name in STREAMS]
+    arms = [ArmReport(arm="version", mean=0.9, low=0.8, high=0.95), ArmReport(arm="general", mean=0.9)]
+    return Judgement(
+        task=f"task-{number}", version=f"task-{number}@v1", at=1.0, labels=labels, streams=streams, arms=arms
+    )
+
+
+async def tell(store: HealthStore, *judgements: Judgement, writing: int = 1, gone: tuple[str, ...] = ()) -> None:
+    await store.tell(Summary(at=time.time(), writing=writing), {one.version: one for one in judgements}, gone)
+
+
+async def test_what_has_not_changed_is_the_same_object_and_what_is_gone_is_gone(redis: Redis) -> None:
+    store = HealthStore(redis)
+    await tell(store, judged(0), judged(1), judged(2))
+    first = await store.judgements()
+    await tell(store, judged(1, labels=101), gone=("task-2@v1",))
+    second = await store.judgements()
+    assert set(second) == {"task-0@v1", "task-1@v1"}
+    assert second["task-0@v1"] is first["task-0@v1"]
+    assert second["task-1@v1"].labels == 101
+    assert second["task-0@v1"] == judged(0)
+
+
+class Listening(Redis):
+    """A client that notes which commands it sends."""
+
+    sent: list[str]
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.sent.append(args[0])
+        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+async def test_many_are_read_in_parts_so_that_no_answer_holds_the_loop(redis: Redis) -> None:
+    await tell(HealthStore(redis), *(judged(number) for number in range(MANY)))
+    client = Listening(connection_pool=redis.connection_pool)
+    client.sent = []
+    assert len(await HealthStore(client).judgements()) == MANY
+    assert set(client.sent) == {"HSCAN"}
+    assert len(client.sent) > 1

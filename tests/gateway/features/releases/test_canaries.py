@@ -1,0 +1,73 @@
+"""What carrying out verdicts on canaries keeps in Redis: the last verdict, and drafts that are not yet entered."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from gateway.features.releases.canaries import Rollouts
+from monitoring.audit import Audit
+from monitoring.metrics import Meters
+from monitoring.quality.verdicts.rollout import Verdict
+from serving.adapters.entries import Rollout
+from serving.adapters.registry import Registry
+from serving.object_store import Shelf
+
+BEGUN = Rollout(version="returns@v2", share=0.1, started_at=5.0, by="ada", plan={})
+WAITS = Verdict(action="continue", because="It waits.", evidence={"canary_requests": 1})
+
+
+def carrying_out(redis: Redis) -> Rollouts:
+    return Rollouts(redis, Registry(redis), Audit(redis), Meters())
+
+
+async def test_a_verdict_that_was_left_is_entered_also_where_its_task_has_no_alias_any_more(redis: Redis) -> None:
+    draft = Audit(redis).draft("system", "alias.rollback", "returns", evidence={"pairs": 3}, generation=7)
+    await Shelf(redis, "verdicts").put("returns", msgspec.to_builtins(draft))
+    for _ in range(2):
+        await carrying_out(redis).enter_left()
+    [entry] = await Audit(redis).read()
+    assert (entry.action, entry.evidence, entry.generation, entry.at) == ("alias.rollback", {"pairs": 3}, 7, draft.at)
+
+
+async def test_a_verdict_that_can_not_be_entered_keeps_no_other_waiting(redis: Redis) -> None:
+    verdicts = Shelf(redis, "verdicts")
+    await verdicts.put("alarms", {"no": "draft"})
+    await verdicts.put("returns", msgspec.to_builtins(Audit(redis).draft("system", "alias.hold", "returns")))
+    await carrying_out(redis).enter_left()
+    assert [entry.object for entry in await Audit(redis).read()] == ["returns"]
+    assert set(await verdicts.all()) == {"alarms"}
+
+
+async def test_a_canary_under_way_at_an_upgrade_starts_its_evidence_again_and_the_log_says_so_once(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = {"id": "returns@v2 5.0", "state": {"bounds": [0, 1, 0]}, "records_read": "1-0", "feedback_read": "1-0"}
+    told = {"action": "hold", "because": "No verdict.", "evidence": {"canary_requests": 9}, "held": True}
+    await redis.set("apprentice:rollout:returns", msgspec.json.encode(earlier | told))
+    rollouts = carrying_out(redis)
+    assert (await rollouts.shown("returns", BEGUN))["because"] == "No verdict."
+    held = Verdict(action="hold", because="No verdict.", evidence={})
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            await rollouts.carry_out("returns", BEGUN, held)
+    assert [one.getMessage() for one in caplog.records] == [
+        "the evidence on the canary returns@v2 starts again: an earlier release kept it"
+    ]
+    assert await rollouts.shown("returns", BEGUN) == {"verdict": "hold", "because": "No verdict.", "evidence": {}}
+
+
+async def test_what_is_kept_of_a_canary_is_nothing_of_another_one_and_may_be_damaged(redis: Redis) -> None:
+    rollouts = carrying_out(redis)
+    await rollouts.carry_out("returns", BEGUN, WAITS)
+    shown = await rollouts.shown("returns", BEGUN)
+    assert shown == {"verdict": "continue", "because": "It waits.", "evidence": {"canary_requests": 1}}
+    nothing = {"verdict": "continue", "because": "", "evidence": {}}
+    assert await rollouts.shown("returns", msgspec.structs.replace(BEGUN, started_at=6.0)) == nothing
+    await redis.set("apprentice:canary:returns", "no verdict")
+    assert await rollouts.shown("returns", BEGUN) == nothing
+    await rollouts.carry_out("returns", BEGUN, WAITS)
+    assert await rollouts.shown("returns", BEGUN) == shown

@@ -1,0 +1,104 @@
+"""Why a request went where it went, in words: what callers are told, and what operators and admins are told."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from gateway.features.requests.explanation import BY_SCORE, REASON_WORDS, RUNG_WORDS, explain, finding_told, shown
+from monitoring.records import FindingRecord, Record
+from router.choice import NO_INDEX
+from router.decision import REASONS
+from router.rungs import RUNGS, Mode
+
+SECRET = ("0.4321", "0.1234", "t-77", "told to admins")
+
+
+def found(rung: str, mode: Mode = "enforce", fired: bool = True, **changes: Any) -> FindingRecord:
+    figures: dict[str, Any] = {"score": 0.4321, "threshold": 0.1234, "neighbours": ["t-77"], "note": "told to admins"}
+    return FindingRecord(rung, mode, fired, **{**figures, "version": "returns@v1", **changes})
+
+
+def record(*findings: FindingRecord, **changes: Any) -> Record:
+    told = {"pool": "general", "replica": "general-0", "reason": "out_of_scope", "outcome": "ok", "status": 200}
+    made = {"id": "x", "at": 0.0, "endpoint": "chat", "caller": "c", "model_asked": "returns", "task": "returns"}
+    return Record(**{**made, **told, **changes}, findings=list(findings))
+
+
+def test_every_reason_and_every_rung_has_its_words() -> None:
+    assert list(REASON_WORDS) == list(REASONS)
+    assert list(RUNG_WORDS) == list(RUNGS)
+    assert set(RUNGS) >= BY_SCORE
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("mode", [mode for mode in get_args(Mode) if mode != "off"])
+@pytest.mark.parametrize("fired", [True, False])
+def test_a_caller_is_told_no_figure_of_any_rung_and_an_admin_all_of_them(rung: str, mode: Mode, fired: bool) -> None:
+    one = record(found(rung, mode, fired))
+    plain, full = "\n".join(explain(one)), "\n".join(explain(one, in_full=True))
+    assert not [part for part in SECRET if part in plain]
+    assert all(part in full for part in SECRET)
+    assert plain.startswith(f"{rung}: {RUNG_WORDS[rung].fired if fired else RUNG_WORDS[rung].kept}")
+    assert ("only observed" in plain) == (mode == "observe" and fired)
+    assert shown(one).findings == [FindingRecord(rung, mode, fired, version="returns@v1")]
+    told = finding_told(one.findings[0], in_full=False)
+    assert set(told) == {"rung", "mode", "fired", "version", "words"}
+    assert told["version"] == "returns@v1"
+    assert finding_told(one.findings[0], in_full=True)["neighbours"] == ["t-77"]
+
+
+def test_the_record_itself_is_left_as_it_is() -> None:
+    one = record(found("out_of_scope"))
+    assert shown(one) is not one
+    assert one.findings == [found("out_of_scope")]
+
+
+@pytest.mark.parametrize("rung", sorted(BY_SCORE))
+def test_what_could_not_be_judged_is_said_to_be_unknown(rung: str) -> None:
+    whose = " (returns@v1's answer)" if rung == "low_confidence" else ""
+    assert explain(record(found(rung, fired=False, threshold=None)))[0] == f"{rung}: nothing is known of it yet{whose}."
+
+
+def test_each_line_says_whose_answer_it_is_about() -> None:
+    told = explain(record(found("contract"), found("contract", fired=False, note="", version=None)))
+    assert told[0] == "contract: the answer broke the contract (returns@v1's answer)."
+    assert told[1] == "contract: the answer kept the contract (the exit's answer)."
+
+
+@pytest.mark.parametrize(
+    ("outcome", "did"), [("ok", "answered it"), ("truncated", "began to answer it"), ("failed", "was to answer it")]
+)
+def test_what_did_answer_is_told_from_what_was_to(outcome: str, did: str) -> None:
+    assert explain(record(outcome=outcome))[0].startswith(f"the base model of the pool general {did} on general-0: ")
+
+
+def test_how_it_ended_is_told_with_the_errors_code() -> None:
+    told = explain(record(outcome="failed", status=502, error_code="contract_violation"))
+    assert told[-1] == "It ended as failed with status 502 (contract_violation)."
+
+
+def test_what_is_of_no_task_is_not_compared_with_a_version() -> None:
+    assert "the input is in the scope of no task that the key may use (out_of_scope)" in explain(record(task=None))[0]
+    index = found("out_of_scope", fired=False, score=None, threshold=None, neighbours=[], version=None, note=NO_INDEX)
+    assert "on general-0: no task has a coverage model (out_of_scope)" in explain(record(index, task=None))[1]
+
+
+def test_a_rule_that_is_only_observed_is_for_admins() -> None:
+    one = record(found("override", "observe", note="stocktaking: refuse"))
+    assert shown(one).findings == []
+    assert "stocktaking" not in "\n".join(explain(one))
+    assert explain(one, in_full=True)[0] == "A rule that is only observed would have decided: stocktaking: refuse."
+
+
+def test_a_request_that_went_nowhere_says_why_it_was_to_go_to_an_exit() -> None:
+    told = explain(record(pool=None, error_code="needs_human", status=422, outcome="refused", exit_capped=True))
+    assert told[0] == "The task had sent as much to its exit as it may: that exit was closed to it."
+    assert told[1].startswith("It was not sent to any engine: needs_human (the input is unlike")
+    assert explain(record(pool=None, reason=None))[0] == "It was not sent to any engine: the caller went away."
+
+
+def test_what_was_drawn_is_told_with_its_probability() -> None:
+    assert "What was drawn for it had the probability 0.02." in explain(record(probability=0.02))
+    assert not [line for line in explain(record(probability=1.0)) if "probability" in line]

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.errors import Problem
+from gateway.formats.parameters import GATEWAY_ALONE, HINTS, KEPT_HERE, KNOWN, ON_REQUEST, OPENAI, Endpoint
+from gateway.formats.request_body import RequestBody, asked_of, read_body
+from router.decision import Choice
+from router.policy import TaskPolicy
+from serving.view import BlueprintView, PoolView
+from tests.router.situations import policy, replica, version
+
+MESSAGES = [{"role": "user", "content": "Sealed laptop, 10 days."}]
+TASK = TaskPolicy("returns", "general", max_tokens_max=512, n_max=2)
+DEFAULTS = TaskPolicy("", None, max_tokens_max=64)
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "decision", "schema": {"type": "object"}}}
+BLUEPRINT = BlueprintView("You decide returns.", SCHEMA, {"temperature": 0})
+VERSION = replace(version("returns@v3"), sampling={"temperature": 0, "max_tokens": 60}, blueprint=BLUEPRINT)
+
+
+def read(endpoint: Endpoint = "chat", **fields: Any) -> RequestBody:
+    usual: dict[str, Any] = {"messages": MESSAGES} if endpoint == "chat" else {"prompt": "Sealed laptop."}
+    return read_body(endpoint, json.dumps({"model": "returns", **usual, **fields}).encode())
+
+
+def problem(body: bytes | RequestBody, endpoint: Endpoint = "chat", task: TaskPolicy | None = TASK) -> Problem:
+    with pytest.raises(Problem) as raised:
+        (read_body(endpoint, body) if isinstance(body, bytes) else body).check(task, DEFAULTS)
+    assert raised.value.status == 400
+    assert raised.value.message.endswith(".")
+    return raised.value
+
+
+def by_adapter() -> Choice:
+    there = replica("small-0", "small", VERSION.name)
+    return Choice(TASK, VERSION, PoolView("small", "small-base", (there,)), there, "adapter")
+
+
+def by_general(blueprint: bool = True) -> Choice:
+    there = replica("general-0", "general")
+    pool = PoolView("general", "general-base", (there,))
+    return Choice(TASK if blueprint else None, None, pool, there, "no_replica", VERSION if blueprint else None)
+
+
+def by_openai(blueprint: bool = True) -> Choice:
+    """A pool of which no more is known than that it speaks OpenAI's API."""
+    choice = by_general(blueprint)
+    return replace(choice, pool=replace(choice.pool, engine="openai"))
+
+
+def sent(body: RequestBody, choice: Choice) -> dict[str, Any]:
+    """What the engine reads."""
+    found: dict[str, Any] = json.loads(body.for_engine(choice))
+    return found
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+field_names = st.sampled_from(sorted(KNOWN["chat"] | KNOWN["completions"] | ON_REQUEST | GATEWAY_ALONE)) | st.text()
+endpoints = st.sampled_from(["chat", "completions"])
+
+
+def accepted(endpoint: Endpoint, raw: bytes) -> RequestBody | None:
+    """The body, or None where it was refused, as the caller's own mistake and in words that can be sent."""
+    try:
+        body = read_body(endpoint, raw)
+        body.lost_by("openai")
+        body.check(TASK, DEFAULTS)
+    except Problem as found:
+        refusal = found
+    else:
+        return body
+    assert refusal.status == 400
+    json.loads(refusal.body())
+    return None
+
+
+def holds(endpoint: Endpoint, raw: bytes) -> None:
+    """Whatever comes in: a Problem, or a body that every engine can read as JSON."""
+    body = accepted(endpoint, raw)
+    if body is None:
+        return
+    for choice in (by_adapter(), by_general(), by_general(blueprint=False)):
+        found = json.loads(body.for_engine(choice).decode())
+        assert found["model"] == choice.engine_model
+        assert not found.keys() & (KEPT_HERE | GATEWAY_ALONE)
+        assert found.keys() <= KNOWN[endpoint]
+    with contextlib.suppress(Problem):
+        assert json.loads(body.for_engine(by_openai()).decode()).keys() <= OPENAI[endpoint]
+    asked_of(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
+
+
+@given(endpoints, st.binary(max_size=80))
+def test_no_bytes_at_all_break_the_reading(endpoint: Endpoint, raw: bytes) -> None:
+    holds(endpoint, raw)
+
+
+@given(endpoints, st.dictionaries(field_names, json_values, max_size=5))
+def test_no_json_at_all_breaks_the_reading(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    usual: dict[str, Any] = {"model": "returns", "messages": MESSAGES, "prompt": "Sealed laptop."}
+    other = "prompt" if endpoint == "chat" else "messages"
+    del usual[other]
+    holds(endpoint, json.dumps(fields).encode())
+    holds(endpoint, json.dumps(usual | fields).encode())
+
+
+@given(endpoints, st.integers(0, 200), st.binary(min_size=1, max_size=2))
+@example("chat", 117, b"\xff")
+def test_a_body_that_was_damaged_on_its_way_breaks_nothing(endpoint: Endpoint, place: int, damage: bytes) -> None:
+    fields = {"model": "returns", "messages": [{"role": "user", "content": "x", "name": "ä"}], "tool_choice": "auto"}
+    if endpoint == "completions":
+        fields = {"model": "returns", "prompt": "ä", "logit_bias": {"7": 1}, "suffix": "z"}
+    raw = json.dumps(fields, ensure_ascii=False).encode()
+    holds(endpoint, raw[:place] + damage + raw[place + len(damage) :])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"3",
+        b'"text"',
+        b"{}}",
+        b'{"model":"m","messages":[{"role":"user","content":"\xff"}]}',
+        b'{"model":"m","messages":[{"role":"user","content":"x","name":"\xff"}]}',
+        b'{"model":"m","messages":[{"role":"user","content":"x"}],"logit_bias":{"\xfe":1}}',
+        b'{"model":"m","messages":[{"role":"user","content":"x"}],"temperature":NaN}',
+        b'{"model":"m","messages":[{"role":"user","content":"x"}],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model":"m","x":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}",
+    ],
+    ids=range(13),
+)
+def test_what_is_not_a_json_object_in_utf_8_is_refused_as_such(raw: bytes) -> None:
+    assert problem(raw).code in ("invalid_json", "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": 7}, "model"),
+        ({"model": ""}, "model"),
+        ({"model": "m" * 257}, "model"),
+        ({"model": None}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"role": "", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "k" * 65, "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"messages": ["hello"]}, "messages[0]"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "0"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"stop": [1]}, "stop[0]"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"tools": ["f"]}, "tools[0]"),
+        ({"response_format": "json"}, "response_format"),
+        ({"metadata": "x"}, "metadata"),
+        ({"user": {"id": 1}}, "user"),
+    ],
+    ids=str,
+)
+def test_a_field_of_a_wrong_type_or_out_of_bounds_is_named(fields: dict[str, Any], param: str) -> None:
+    found = problem(json.dumps({"model": "returns", "messages": MESSAGES, **fields}).encode())
+    assert (found.code, found.param) == ("invalid_value", param)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "param"),
+    [
+        ("chat", {"messages": MESSAGES}, "model"),
+        ("chat", {"model": "returns"}, "messages"),
+        ("chat", {"model": "returns", "messages": None}, "messages"),
+        ("completions", {"model": "returns", "messages": MESSAGES}, "prompt"),
+        ("chat", {"model": "returns", "messages": [{"content": "x"}]}, "messages[0].role"),
+    ],
+)
+def test_a_field_that_is_missing_is_named(endpoint: Endpoint, fields: dict[str, Any], param: str) -> None:
+    found = problem(json.dumps(fields).encode(), endpoint)
+    assert (found.code, found.param) == ("missing_field", param)
+
+
+@pytest.mark.parametrize("name", sorted(GATEWAY_ALONE))
+def test_what_only_the_gateway_sets_is_refused_whatever_the_task_allows(name: str) -> None:
+    found = problem(read(**{name: "x"}), task=replace(TASK, parameters_allowed=ON_REQUEST | GATEWAY_ALONE))
+    assert (found.code, found.param) == ("parameter_not_allowed", name)
+
+
+ASKING: Mapping[str, Any] = {
+    "add_generation_prompt": False,
+    "include_reasoning": False,
+    "allowed_token_ids": [7],
+    "logprob_token_ids": [7],
+    "bad_words": ["no"],
+    "truncate_prompt_tokens": -1,
+    "thinking_token_budget": 0,
+    "chat_template_kwargs": {"enable_thinking": False},
+    "prompt_logprobs": 0,
+}
+"""Values that ask for something, of fields that need permission; of the others: true."""
+
+
+@pytest.mark.parametrize("name", sorted(ON_REQUEST))
+def test_what_needs_permission_is_refused_without_it_and_passed_on_with_it(name: str) -> None:
+    value = ASKING.get(name, True)
+    assert problem(read(**{name: value})).code == "parameter_not_allowed"
+    assert problem(read(**{name: value}), task=None).code == "parameter_not_allowed"
+    for limits in (TASK, DEFAULTS):
+        allowed = replace(limits, parameters_allowed=frozenset({name}), adapters=False)
+        body = read(**{name: value})
+        body.check(allowed, DEFAULTS)
+        assert sent(body, by_adapter())[name] == value
+
+
+def test_an_unknown_field_is_refused_by_its_name() -> None:
+    found = problem(read(temprature=0))
+    assert (found.code, found.param) == ("unknown_parameter", "temprature")
+    assert problem(read("completions", tools=[])).code == "unknown_parameter"
+
+
+def test_a_very_long_name_is_not_repeated_in_full() -> None:
+    assert len(problem(read(**{"x" * 5000: 1})).message) < 200
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "video_url", "file", "anything"])
+def test_media_need_permission(kind: str) -> None:
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "see"}, {"type": kind, kind: {"url": "http://x"}}]}
+    ]
+    assert problem(read(messages=messages)).param == "messages"
+    read(messages=messages).check(replace(TASK, parameters_allowed=frozenset({"media"})), DEFAULTS)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_tokens_are_bounded_by_the_task_and_without_one_by_the_gateway(name: str) -> None:
+    read(**{name: 512}).check(TASK, DEFAULTS)
+    assert problem(read(**{name: 513})).param == name
+    read(**{name: 64}).check(None, DEFAULTS)
+    assert problem(read(**{name: 65}), task=None).param == name
+
+
+def test_alternatives_are_bounded() -> None:
+    read(n=2).check(TASK, DEFAULTS)
+    assert problem(read(n=3)).param == "n"
+    assert problem(read(n=2), task=None).param == "n"
+    assert problem(read("completions", best_of=3), "completions").param == "best_of"
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_all_that_is_known_passes_in_a_plain_form(endpoint: Endpoint) -> None:
+    values: dict[str, Any] = {
+        "model": "returns",
+        "messages": MESSAGES,
+        "prompt": "x",
+        "stop": ["x"],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "response_format": {"type": "text"},
+        "metadata": {"a": "b"},
+        "stream_options": {"include_usage": True},
+        "logit_bias": {"7": 1},
+        "stop_token_ids": [7],
+        "structured_outputs": {"choice": ["a"]},
+        "tool_choice": "auto",
+        "verbosity": "low",
+        "modalities": ["text"],
+        "prompt_cache_options": {"mode": "explicit"},
+        "prompt_cache_retention": "24h",
+    }
+    values |= dict.fromkeys(("user", "prompt_cache_key", "safety_identifier", "service_tier"), "x")
+    values |= dict.fromkeys(("suffix", "reasoning_effort"), "x")
+    values |= dict.fromkeys(("include_stop_str_in_output", "skip_special_tokens", "parallel_tool_calls", "store"), True)
+    body = read_body(
+        endpoint, json.dumps({name: values.get(name, 1) for name in sorted(KNOWN[endpoint] - {"stream"})}).encode()
+    )
+    body.check(TASK, DEFAULTS)
+    assert set(sent(body, by_general(blueprint=False))) == KNOWN[endpoint] - KEPT_HERE - HINTS - {"stream"}
+
+
+def test_an_engine_gets_its_own_name_for_what_is_to_answer() -> None:
+    assert sent(read(), by_adapter())["model"] == "returns@v3"
+    assert sent(read(), by_general())["model"] == "general-base"
+
+
+def test_what_the_gateway_keeps_reaches_no_engine() -> None:
+    body = read(
+        metadata={"shop": "de"}, user="u", store=True, prompt_cache_key="k", safety_identifier="s", service_tier="x"
+    )
+    assert sent(body, by_adapter()).keys() == {"model", "messages", "temperature", "max_tokens"}
+
+
+def test_what_is_not_changed_goes_on_as_it_came() -> None:
+    raw = b'{"model": "returns", "messages": [ {"role":"user", "content":"\\u00e4", "name" : 1.50} ], "seed": 1e2}'
+    out = read_body("chat", raw).for_engine(by_adapter())
+    assert b'[ {"role":"user", "content":"\\u00e4", "name" : 1.50} ]' in out
+    assert b'"seed":100' in out.replace(b" ", b"")
+
+
+def test_the_versions_sampling_stands_where_the_caller_set_none() -> None:
+    assert sent(read(), by_adapter()).items() >= {"temperature": 0, "max_tokens": 60}.items()
+    mine = sent(read(temperature=0.5, max_tokens=5), by_adapter())
+    assert (mine["temperature"], mine["max_tokens"]) == (0.5, 5)
+    assert sent(read(temperature=None), by_adapter())["temperature"] == 0
+
+
+def test_the_newer_name_of_a_bound_on_tokens_keeps_the_older_one_out() -> None:
+    found = sent(read(max_completion_tokens=5), by_adapter())
+    assert found["max_completion_tokens"] == 5
+    assert "max_tokens" not in found
+
+
+def test_a_general_model_gets_the_blueprint_and_not_the_adapters_sampling() -> None:
+    found = sent(read(), by_general())
+    assert found["messages"] == [{"role": "system", "content": "You decide returns."}, *MESSAGES]
+    assert found["response_format"] == SCHEMA
+    assert found["temperature"] == 0
+    assert "max_tokens" not in found
+
+
+def test_a_caller_who_names_the_general_model_gets_it_as_it_is() -> None:
+    found = sent(read(), by_general(blueprint=False))
+    assert found == {"model": "general-base", "messages": MESSAGES}
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_the_callers_own_system_message_follows_the_blueprint(role: str) -> None:
+    for content in ("Be brief.", [{"type": "text", "text": "Be brief."}]):
+        found = sent(read(messages=[{"role": role, "content": content}, *MESSAGES]), by_general())
+        assert found["messages"] == [{"role": "system", "content": "You decide returns.\n\nBe brief."}, *MESSAGES]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"response_format": {"type": "text"}},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"structured_outputs": {"choice": ["a"]}},
+    ],
+    ids=str,
+)
+def test_the_callers_own_form_of_answer_keeps_the_blueprints_out(own: dict[str, Any]) -> None:
+    assert sent(read(**own), by_general()).get("response_format") == own.get("response_format")
+
+
+def test_a_completion_gets_the_blueprint_before_its_prompt() -> None:
+    assert sent(read("completions"), by_general())["prompt"] == "You decide returns.\n\nSealed laptop."
+    two = sent(read("completions", prompt=["a", "b"]), by_general())["prompt"]
+    assert two == ["You decide returns.\n\na", "You decide returns.\n\nb"]
+
+
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2], [3]], ["a", 1], [None]])
+def test_token_ids_are_not_taken_as_a_prompt(prompt: list[Any]) -> None:
+    raw = json.dumps({"model": "returns", "prompt": prompt}).encode()
+    assert problem(raw, "completions").param == "prompt"
+
+
+def test_a_stream_always_asks_the_engine_for_its_usage_and_knows_whether_the_caller_did() -> None:
+    quiet, loud = read(stream=True), read(stream=True, stream_options={"include_usage": True})
+    assert (quiet.wants_usage, loud.wants_usage) == (False, True)
+    for body in (quiet, loud):
+        assert sent(body, by_adapter())["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in sent(read(), by_adapter())
+
+
+def test_a_session_is_the_headers_else_the_first_that_the_body_names() -> None:
+    everything: dict[str, Any] = {"metadata": {"session_id": "m"}, "prompt_cache_key": "k", "user": "u"}
+    assert read(**everything).session("h") == "h"
+    for expected, name in (("m", "metadata"), ("k", "prompt_cache_key"), ("u", "user")):
+        assert read(**everything).session(None) == expected
+        del everything[name]
+    assert read().session(None) is None
+    assert read(metadata={"session_id": 7}).session(None) == "7"
+
+
+def test_a_rules_message_goes_after_what_the_system_says_and_after_the_blueprint() -> None:
+    def system_of(choice: Choice, **fields: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = sent(read(**fields), replace(choice, system="Mind the new policy."))["messages"]
+        return found
+
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    assert system_of(by_adapter(), messages=said)[0]["content"] == "Be brief.\n\nMind the new policy."
+    assert system_of(by_adapter(), messages=said[1:])[0] == {"role": "system", "content": "Mind the new policy."}
+    general = system_of(by_general(), messages=said)[0]["content"]
+    assert general.startswith("You decide returns.")
+    assert general.endswith("Be brief.\n\nMind the new policy.")
+
+
+def test_rules_see_the_text_of_the_conversation() -> None:
+    parts = [{"type": "text", "text": "A  FRAGILE\nVase"}, {"type": "image_url", "image_url": {"url": "http://x"}}]
+    body = read(messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}])
+    assert body.text() == "Be brief.\nA  FRAGILE\nVase\n"
+    assert read("completions", prompt=["One", "Two"]).text() == "One Two"
+    assert asked_of(body, "c", frozenset(), None, policy()).text == ""
+
+
+def test_metadata_are_what_is_text() -> None:
+    assert read(metadata={"shop": "de", "n": 1, "x": None}).metadata() == {"shop": "de"}
+    assert read(metadata=None).metadata() == {}
+
+
+def test_for_auto_the_text_is_taken_by_each_selector_that_is_asked_for_and_once() -> None:
+    said = [{"role": "user", "content": '{"note": "torn"}'}, {"role": "user", "content": '{"note": "lost"}'}]
+    body = read(messages=said, model="auto")
+    with_index = policy(index=object())
+    found = asked_of(body, "c", frozenset(), None, with_index)
+    assert found.selected == '{"note": "torn"}\n{"note": "lost"}' == found.selected_by("user_turns")
+    assert found.selected_by("field:note") == "lost"
+    assert found.selected_by("field:note") is found.selected_by("field:note")
+    assert asked_of(body, "c", frozenset(), None, policy()).selections is None

@@ -1,0 +1,194 @@
+"""What an attempt's answer is held against, and what its engine is sent for that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.formats.request_body import RequestBody, read_body
+from gateway.path.demands import Judging
+from router.arguments import ANY_OBJECT
+from router.choice import choose
+from router.confidence import Calibration, ConfidenceModel
+from router.contract import Contract
+from router.decision import Choice
+from router.fitted import Fitted
+from router.policy import Policy
+from router.rungs import Rung
+from router.scoring import NO_SCORES, Scores
+from serving.view import EngineKind
+from tests.router.situations import asked, moment, policy, usual_fleet
+
+SCHEMA = {"type": "object"}
+MODEL = ConfidenceModel(
+    (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.0, 0.5, Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))
+)
+CALIBRATED = policy(fitted={"returns@v1": Fitted(confidence=MODEL)})
+UNSURE = {"low_confidence": Rung("enforce", 0.05)}
+
+
+def chosen(engine: EngineKind = "vllm", contract: Any = None, general: bool = False, **task: Any) -> Choice:
+    found = choose(asked(), NO_SCORES, policy(), usual_fleet(), moment())
+    assert isinstance(found, Choice)
+    assert found.task is not None
+    assert found.version is not None
+    version = replace(found.version, contract=contract)
+    pool = replace(found.pool, engine=engine)
+    of = {"version": None, "blueprint_of": version} if general else {"version": version}
+    return replace(found, task=replace(found.task, **task), pool=pool, **of)
+
+
+def body(endpoint: str = "chat", **more: Any) -> RequestBody:
+    said = {"messages": [{"role": "user", "content": "x"}]} if endpoint == "chat" else {"prompt": "x"}
+    return read_body(endpoint, json.dumps({"model": "returns", **said, **more}).encode())  # type: ignore[arg-type]
+
+
+def sent(choice: Choice, asking: RequestBody, rules: Policy = CALIBRATED) -> dict[str, Any]:
+    demands = Judging().demands(rules, asking, choice, NO_SCORES)
+    found: dict[str, Any] = json.loads(asking.for_engine(choice, demands.fields if demands is not None else None))
+    return found
+
+
+def test_a_task_without_such_rungs_demands_nothing() -> None:
+    assert Judging().demands(policy(), body(), chosen(), NO_SCORES) is None
+    before = chosen(rungs={"out_of_scope": Rung("enforce", 0.05)})
+    assert Judging().demands(policy(), body(), before, NO_SCORES) is None
+
+
+@pytest.mark.parametrize("engine", ["vllm", "openai"])
+@pytest.mark.parametrize(
+    ("asking", "logprobs", "strips", "judged"),
+    [
+        (body(), True, True, True),
+        (body("completions"), 0, True, True),
+        (body(logprobs=False), True, True, True),
+        (body(logprobs=True), True, False, True),
+        (body("completions", logprobs=0), 0, False, True),
+        (body("completions", logprobs=2), 2, False, True),
+        (body(top_logprobs=2), None, False, False),
+        (body("completions", echo=True), None, False, False),
+        (body("completions", echo=True, logprobs=2), 2, False, False),
+    ],
+)
+def test_logprobs_are_asked_for_where_the_caller_does_not(
+    asking: RequestBody, logprobs: Any, strips: bool, judged: bool, engine: EngineKind
+) -> None:
+    choice = chosen(engine, rungs=UNSURE)
+    demands = Judging().demands(CALIBRATED, asking, choice, NO_SCORES)
+    assert demands is not None
+    assert (demands.strips, demands.terms.logprobs_asked) == (strips, judged)
+    assert sent(choice, asking).get("logprobs") == logprobs
+
+
+def test_an_exit_is_asked_for_no_logprobs_and_judged_by_an_enforced_contract_alone() -> None:
+    rungs = {**UNSURE, "contract": Rung("enforce"), "refusal": Rung("enforce")}
+    choice = chosen(contract={"json_schema": SCHEMA}, general=True, rungs=rungs)
+    demands = Judging().demands(CALIBRATED, body(), choice, NO_SCORES)
+    assert demands is not None
+    assert list(demands.terms.rungs) == ["contract"]
+    assert "logprobs" not in sent(choice, body())
+    observed = chosen(contract={"json_schema": SCHEMA}, general=True, rungs={"contract": Rung("observe")})
+    assert Judging().demands(CALIBRATED, body(), observed, NO_SCORES) is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "endpoint", "contract", "field"),
+    [
+        ("vllm", "chat", {"json_schema": SCHEMA, "regex": "x"}, {"structured_outputs": {"json": SCHEMA}}),
+        ("vllm", "completions", {"choices": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
+        ("vllm", "chat", {"length": {"characters_max": 3}}, {}),
+        ("openai", "chat", {"choices": ["a"]}, {}),
+        ("openai", "completions", {"json_schema": SCHEMA}, {}),
+        (
+            "openai",
+            "chat",
+            {"json_schema": SCHEMA},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}},
+        ),
+    ],
+)
+def test_an_engine_is_told_the_form_in_its_own_words(
+    engine: EngineKind, endpoint: str, contract: Any, field: dict[str, Any]
+) -> None:
+    told = sent(chosen(engine, contract, constrained=True), body(endpoint))
+    assert {name: told[name] for name in ("structured_outputs", "response_format") if name in told} == field
+
+
+def test_a_pool_that_stands_in_keeps_its_blueprints_form() -> None:
+    choice = chosen("vllm", {"json_schema": SCHEMA}, general=True, constrained=True)
+    assert sent(choice, body())["structured_outputs"] == {"json": SCHEMA}
+    assert choice.blueprint_of is not None
+    blueprint = replace(choice.blueprint_of.blueprint, response_format={"type": "json_object"})
+    told = sent(replace(choice, blueprint_of=replace(choice.blueprint_of, blueprint=blueprint)), body())
+    assert told["response_format"] == {"type": "json_object"}
+    assert "structured_outputs" not in told
+
+
+def test_contracts_are_compiled_once_and_one_that_can_not_be_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    judging = Judging()
+    good, bad = chosen(contract={"json_schema": SCHEMA}).version, chosen(contract={"regex": "(?=a)"}).version
+    assert good is not None
+    assert bad is not None
+    first = judging.contract_of(good)
+    assert isinstance(first, Contract)
+    assert judging.contract_of(good) is first
+    assert judging.contract_of(replace(bad, manifest_digest="sha256:other")) is None
+    assert "a contract can't be checked" in caplog.text
+
+
+def test_a_coverage_score_counts_only_for_the_version_that_it_is_of() -> None:
+    class Score:
+        score = 0.7
+
+    for version, expected in (("returns@v1", 0.7), ("returns@v2", None)):
+        scores = Scores(version, Score())  # type: ignore[arg-type]
+        demands = Judging().demands(CALIBRATED, body(), chosen(rungs=UNSURE), scores)
+        assert demands is not None
+        assert (demands.terms.coverage, demands.terms.threshold) == (expected, 0.9)
+
+
+def test_another_model_of_a_version_has_a_threshold_of_its_own() -> None:
+    judging = Judging()
+    other = replace(MODEL, calibration=replace(MODEL.calibration, thresholds=(0.8, 0.0)))
+    for model, threshold in ((MODEL, 0.9), (other, 0.8)):
+        rules = policy(fitted={"returns@v1": Fitted(confidence=model)})
+        demands = judging.demands(rules, body(), chosen(rungs=UNSURE), NO_SCORES)
+        assert demands is not None
+        assert demands.terms.threshold == threshold
+
+
+CUSTOM = [{"type": "custom", "custom": {"name": "text"}}]
+
+
+def tool(name: str, parameters: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def test_of_the_tools_only_those_that_were_called_are_looked_at() -> None:
+    wanted = {"type": "object", "required": ["a"]}
+    tools = [tool("a", wanted), tool("b", wanted), tool("broken", {"type": "nothing"}), tool("none", None)]
+    asking = body(tools=[*tools, {"type": "function", "function": {"name": "bare"}}, *CUSTOM])
+    offered = Judging().offered(asking, frozenset({"a", "broken", "none", "bare", "text"}))
+    assert offered.tools.keys() == {"a", "b", "broken", "none", "bare", "text"}
+    assert (offered.tools["b"], offered.tools["text"]) == (None, None)
+    assert offered.tools["broken"] == offered.tools["none"] == offered.tools["bare"] == ANY_OBJECT
+    assert offered.tools["a"] is not None
+    assert offered.tools["a"].required == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("choice", "may", "must", "which"),
+    [
+        (None, True, False, None),
+        ("auto", True, False, None),
+        ("none", False, False, None),
+        ("required", True, True, None),
+        ({"type": "function", "function": {"name": "a"}}, True, True, "a"),
+    ],
+)
+def test_what_the_caller_wants_called(choice: Any, may: bool, must: bool, which: str | None) -> None:
+    offered = Judging().offered(body(tools=[tool("a", SCHEMA)], tool_choice=choice), frozenset())
+    assert (offered.may_call, offered.must_call, offered.must_call_tool) == (may, must, which)

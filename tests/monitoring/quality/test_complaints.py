@@ -1,0 +1,250 @@
+"""Complaints against what was to be expected: the claim, its accounts, clumps and pauses; JSON changes nothing."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Iterator
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.quality.detectors import complaints, delays, leaving_out
+from monitoring.quality.detectors.complaints import RATIOS, Complaints
+from monitoring.quality.detectors.delays import AGES, DAY_SECONDS, HOURS, TICK_SECONDS, Delays
+from monitoring.quality.streams import complaint_tracks
+from monitoring.quality.streams.complaint_tracks import ComplaintTrack
+
+NOON = 20_000 * DAY_SECONDS
+HOUR = 3600.0
+
+
+def known(rate: float = 0.05, hours: float = 2.0, weight: float = 4_000.0) -> Delays:
+    """Delays of this mean, exponential, as a long reference would teach them."""
+    hazard, left, found = TICK_SECONDS / (hours * HOUR), 1.0, []
+    begin = 0.0
+    for age in range(AGES):
+        end = 1.0 if age == 0 else float(1 << age)
+        gone = left * -math.expm1(-hazard * (end - begin))
+        found.append(rate * gone / (end - begin))
+        left, begin = left - gone, end
+    tested = [one if one > 1e-9 else 0.0 for one in found]
+    return Delays(
+        hazards=tuple(tested),
+        weights=tuple(weight if one else 0.0 for one in tested),
+        hours=(1.0,) * HOURS,
+        rhythm_variance=0.0,
+        began=0.0,
+        ended=NOON,
+    )
+
+
+def traffic(
+    draw: random.Random, hours: float, per_hour: float, rate: float, delay_hours: float = 2.0, begins: float = NOON
+) -> Iterator[tuple[float, float | None]]:
+    """Requests (a time) and complaints (a time, with the time of the request) in order."""
+    now, due = begins, list[tuple[float, float]]()
+    while (now := now + draw.expovariate(per_hour / HOUR)) < begins + hours * HOUR:
+        while due and due[0][0] <= now:
+            yield heapq.heappop(due)
+        yield now, None
+        if draw.random() < rate:
+            heapq.heappush(due, (now + draw.expovariate(1 / (delay_hours * HOUR)), now))
+
+
+def after(state: Complaints, events: Iterator[tuple[float, float | None]]) -> Complaints:
+    for now, about in events:
+        state = complaints.served(state, now) if about is None else complaints.complained(state, about, now)
+    return state
+
+
+def tracked() -> ComplaintTrack:
+    """A stream of one caller's, whose delays are known."""
+    return complaint_tracks.start("returns@v3", NOON, known())
+
+
+def heard(track: ComplaintTrack, events: Iterator[tuple[float, float | None]]) -> ComplaintTrack:
+    alone = leaving_out.digest(track.complainers, "only")
+    for now, about in events:
+        if about is None:
+            track = complaint_tracks.served(track, "only", now)
+        else:
+            track = complaint_tracks.complained(track, "only", about, now, alone)
+    return track
+
+
+def test_nothing_alarms_before_anything_is_known() -> None:
+    state = complaints.start(NOON)
+    assert complaints.learns(state)
+    for _ in range(30):
+        state = complaints.complained(complaints.served(state, NOON), NOON, NOON)
+    assert complaints.log_e(state) == -700.0
+    assert sum(state.reference.events if state.reference else ()) == 30
+
+
+def test_json_gives_back_the_same_and_goes_on_the_same() -> None:
+    state = after(complaints.start(NOON, known()), traffic(random.Random(1), 30, 200, 0.1))
+    back = msgspec.json.decode(msgspec.json.encode(state), type=Complaints)
+    assert back == state
+    late = state.at + 10 * HOUR
+    assert complaints.complained(back, state.at, late) == complaints.complained(state, state.at, late)
+
+
+def test_its_size_does_not_grow_with_time() -> None:
+    state = complaints.start(NOON, known())
+    for day in range(40):
+        state = complaints.served(state, NOON + day * DAY_SECONDS, 1_200)
+    assert len(state.cohorts) <= 60
+    assert len(msgspec.json.encode(state)) < 8_000
+    assert sum(cohort.requests for cohort in state.cohorts) >= 1_200 * 30
+
+
+@given(st.integers(1, 2_000))
+def test_cohorts_are_at_most_a_third_as_long_as_they_are_old(ticks: int) -> None:
+    begins = [0]
+    for tick in range(1, ticks + 1):
+        begins.append(tick)
+        for at in complaints.joins(begins):
+            del begins[at + 1]
+    assert begins == sorted(set(begins))
+    for begin, end in pairwise(begins):
+        assert end - begin <= 1 + (ticks - end) / 3
+
+
+def test_what_is_expected_of_a_request_over_its_life_is_the_complaint_rate() -> None:
+    state = complaints.start(NOON, known(0.05, 2.0, 1e9))
+    for tick in range(288):
+        state = complaints.served(state, NOON + tick * TICK_SECONDS, 100)
+    state = complaints.advanced(state, NOON + 5 * DAY_SECONDS)
+    assert state.expected == pytest.approx(288 * 100 * 0.05, rel=0.05)
+    assert delays.complaint_rate(known(0.05)) == pytest.approx(0.05, rel=0.03)
+
+
+@given(st.lists(st.floats(1, 10_000), min_size=1, max_size=6))
+def test_what_is_expected_does_not_depend_on_how_often_one_looks(steps: list[float]) -> None:
+    often = once = complaints.served(complaints.start(NOON, known()), NOON, 100)
+    for step in steps:
+        often = complaints.advanced(often, often.at + step)
+    once = complaints.complained(complaints.advanced(once, often.at), 0.0, often.at)
+    often = complaints.complained(often, 0.0, often.at)
+    assert often.expected == pytest.approx(once.expected)
+    assert [one.requests for one in often.cohorts] == [one.requests for one in once.cohorts]
+
+
+@given(st.floats(0.0001, 3.0), st.sampled_from(RATIOS))
+def test_no_bet_makes_money_on_average_at_the_bound(mu: float, ratio: float) -> None:
+    """Of many requests as many complain as were expected: r^c·exp(-(r - 1)·mu) is 1 on average."""
+    mean = sum(math.exp(-mu + n * math.log(mu) - math.lgamma(n + 1)) * ratio**n for n in range(150))
+    (paid,) = {one for r, one in zip(RATIOS, complaints._paid((0.0,) * 4, mu), strict=True) if r == ratio}
+    assert mean * math.exp(paid) == pytest.approx(1.0)
+
+
+def test_the_bets_stand_as_reckoned_by_hand() -> None:
+    taught = known(weight=1e12)
+    state = complaints.served(complaints.start(NOON, taught), NOON, 1_000)
+    state = complaints.advanced(state, NOON + TICK_SECONDS)
+    first = state.expected
+    state = complaints.served(state, NOON + TICK_SECONDS, 500)
+    state = complaints.complained(state, NOON + TICK_SECONDS, NOON + 1.5 * TICK_SECONDS)
+    state = complaints.complained(state, NOON, NOON + 1.5 * TICK_SECONDS)
+    mu = state.cohorts[0], state.cohorts[1]
+    behind = delays.expected(taught, [1, 0], [500.0, 250.0], int(NOON // TICK_SECONDS) + 1)
+    young = taught.hazards[0] * 250
+    assert behind == pytest.approx([taught.hazards[1] * 500 + young, young], rel=1e-4)
+    for ratio, log in zip(RATIOS, mu[1].logs, strict=True):
+        assert log == pytest.approx(math.log(first) + math.log(ratio) - (ratio - 1) * behind[1])
+    assert max(mu[0].logs) < -690.0
+    assert (mu[0].requests, mu[1].requests, state.seen) == (999, 499, 2)
+
+
+def test_versions_that_do_not_change_alarm_as_rarely_as_stated() -> None:
+    alarmed = sum(
+        complaint_tracks.alarms(heard(tracked(), traffic(random.Random(seed), 72, 60, 0.05)), 60 * 72 * 0.055, 0.05)
+        for seed in range(30)
+    )
+    assert alarmed <= 4
+
+
+def test_more_complaints_alarm_and_it_is_told_since_when() -> None:
+    track = heard(tracked(), traffic(random.Random(2), 48, 100, 0.05))
+    assert not complaint_tracks.alarms(track, 3_600, 0.01)
+    worse = heard(track, traffic(random.Random(3), 24, 100, 0.12, begins=track.last))
+    assert complaint_tracks.alarms(worse, 3_600, 0.01)
+    begins = complaint_tracks.begins(worse)
+    assert begins is not None
+    assert abs(begins - track.last) < 6 * HOUR
+    assert worse.detectors.whole.seen > worse.detectors.whole.expected
+
+
+def test_its_evidence_stands_no_more_once_complaints_are_as_few_as_they_were() -> None:
+    track = heard(tracked(), traffic(random.Random(2), 48, 100, 0.05))
+    worse = heard(track, traffic(random.Random(3), 24, 100, 0.12, begins=track.last))
+    assert (complaint_tracks.doubted(track), complaint_tracks.doubted(worse)) == (False, True)
+    silent = [(worse.last + number * 36.0, None) for number in range(1, 4_800)]
+    later = heard(worse, iter(silent))
+    assert complaint_tracks.alarms(later, 3_600, 0.01)
+    assert not complaint_tracks.doubted(later)
+
+
+def test_what_an_outage_of_the_feedback_held_back_is_no_alarm() -> None:
+    track = heard(tracked(), traffic(random.Random(5), 48, 100, 0.05))
+    now = track.last
+    events = list(traffic(random.Random(6), 24, 100, 0.05, begins=now))
+    held = [(now + 24 * HOUR, about) for _, about in events if about is not None]
+    assert len(held) > 80
+    asked = [(at, about) for at, about in events if about is None]
+    assert not complaint_tracks.alarms(heard(track, iter([*asked, *held])), 3_600, 0.05)
+
+
+def test_a_version_with_few_requests_does_not_alarm_by_a_few_complaints() -> None:
+    few = [(NOON, None)] * 8 + [(NOON + 60.0 * minute, NOON) for minute in range(8)]
+    track = heard(tracked(), iter(few))
+    assert track.detectors.whole.expected < complaints.EXPECTED_MIN
+    assert track.detectors.whole.seen >= complaints.SEEN_MIN
+    assert not complaint_tracks.alarms(track, 100, 0.05)
+
+
+def test_complaints_about_what_is_not_waited_for_are_set_aside() -> None:
+    state = complaints.served(complaints.start(NOON, known()), NOON)
+    state = complaints.complained(state, NOON - DAY_SECONDS, NOON + 1)
+    state = complaints.complained(complaints.complained(state, NOON, NOON + 2), NOON, NOON + 3)
+    assert (state.set_aside, state.seen) == (2, 1)
+
+
+def test_after_a_pause_nothing_is_expected_of_what_was_asked_before() -> None:
+    state = complaints.served(complaints.start(NOON, known()), NOON, 1_000)
+    state = complaints.advanced(state, NOON + 40 * DAY_SECONDS)
+    seen = state.expected
+    state = complaints.complained(complaints.advanced(state, state.at + DAY_SECONDS), NOON, state.at + DAY_SECONDS)
+    assert state.expected == seen
+    assert state.set_aside == 1
+
+
+def test_times_that_go_back_count_as_the_last_one() -> None:
+    state = complaints.served(complaints.start(NOON, known()), NOON + HOUR)
+    assert complaints.served(state, NOON).at == NOON + HOUR
+    with pytest.raises(ValueError, match="at least 1"):
+        complaints.served(state, NOON, 0)
+
+
+def test_the_reference_teaches_rate_and_delay_although_many_are_still_to_complain() -> None:
+    """Growth: half of all requests came in the last six hours, and a mean delay of six hours hides most of theirs."""
+    state, draw = complaints.start(NOON), random.Random(8)
+    now, due = NOON, list[tuple[float, float]]()
+    while complaints.learns(state):
+        now += draw.expovariate(20 * 2 ** ((now - NOON) / (6 * HOUR) % 6) / HOUR)
+        while due and due[0][0] <= now:
+            at, about = heapq.heappop(due)
+            state = complaints.complained(state, about, at)
+        state = complaints.served(state, now)
+        if draw.random() < 0.05:
+            heapq.heappush(due, (now + draw.expovariate(1 / (6 * HOUR)), now))
+    assert state.learned is not None
+    assert delays.complaint_rate(state.learned) == pytest.approx(0.05, rel=0.2)
+    median = delays.delay_quantile(state.learned, 0.5)
+    assert median is not None
+    assert median == pytest.approx(6 * HOUR * math.log(2), rel=0.25)

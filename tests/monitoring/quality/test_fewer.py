@@ -1,0 +1,170 @@
+"""Complaints that come down again: the claim, how long it takes, and that old requests show no recovery."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.quality.detectors import complaints, fewer
+from monitoring.quality.detectors.delays import DAY_SECONDS
+from monitoring.quality.detectors.fewer import Fewer
+from monitoring.quality.streams import complaint_tracks
+from monitoring.quality.streams.complaint_tracks import ComplaintTrack
+from tests.monitoring.quality.reckoned import Told, complained
+from tests.monitoring.quality.test_complaints import HOUR, NOON, known
+from tests.monitoring.quality.traffic import V3, step
+
+PER_HOUR, RATE, DELAY = 40, 0.03, 4.0
+
+
+class World:
+    """Requests and complaints of one version, an hour at a time: 1.2 complaints an hour while it is well."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = random.Random(seed)
+        self.now = NOON
+        self.track = complaint_tracks.start("returns@v3", NOON, known(RATE, DELAY, 400.0))
+        self._due: list[tuple[float, float]] = []
+
+    def hours(self, count: int, ratio: float = 1.0) -> None:
+        """Let time pass, with so many times the usual complaints about its requests."""
+        for _ in range(count):
+            self._hour(ratio)
+
+    def until_recovered(self, ratio: float = 1.0, most: int = 24 * 30) -> int:
+        """Hours until a recovery is found."""
+        for hour in range(most):
+            if complaint_tracks.recovered(self.track):
+                return hour
+            self._hour(ratio)
+        return most
+
+    def _hour(self, ratio: float) -> None:
+        for number in range(PER_HOUR):
+            at = self.now + (number + 0.5) * HOUR / PER_HOUR
+            self._complain(at)
+            self.track = complaint_tracks.served(self.track, f"shop{number % 5}", at)
+            if self.draw.random() < ratio * RATE:
+                heapq.heappush(self._due, (at + self.draw.expovariate(1 / (DELAY * HOUR)), at))
+        self.now += HOUR
+        self._complain(self.now)
+        self.track = complaint_tracks.ticked(self.track, self.now)
+
+    def _complain(self, until: float) -> None:
+        while self._due and self._due[0][0] <= until:
+            at, about = heapq.heappop(self._due)
+            caller = f"shop{self.draw.randrange(5)}"
+            self.track = complaint_tracks.complained(self.track, caller, about, at, None)
+
+
+def degraded(ratio: float, bad_hours: int, seed: int) -> World:
+    """A version that was well for two days, bad for one, found to be so, and bad for so many hours more."""
+    world = World(seed)
+    world.hours(48)
+    world.hours(24, ratio)
+    world.track = complaint_tracks.degraded(world.track, world.now)
+    world.hours(bad_hours, ratio)
+    return world
+
+
+@pytest.mark.parametrize("ratio", [2.0, 4.0])
+def test_a_recovery_takes_as_long_after_a_long_slip_as_after_a_short_one(ratio: float) -> None:
+    took = {days: sorted(degraded(ratio, 24 * days, seed).until_recovered() for seed in range(5)) for days in (1, 8)}
+    assert took[8][2] <= took[1][2] + 12
+    assert max(took[8]) <= 72
+
+
+def test_while_there_are_twice_as_many_complaints_no_recovery_is_found() -> None:
+    found = [degraded(2.0, 0, seed).until_recovered(2.0, 24 * 14) for seed in range(4)]
+    assert found == [24 * 14] * 4
+
+
+def test_a_recovery_that_is_none_is_found_as_rarely_as_stated() -> None:
+    """With 1.5 times as many as expected at most, 200 are reached within 40 expected with probability 0.2 at most."""
+    found = 0
+    for seed in range(300):
+        draw, test, reached = random.Random(seed), Fewer(0), False
+        for _ in range(400):
+            test = fewer.expected(test, 0.1)
+            for _ in range(_poisson(draw, 0.15)):
+                test = fewer.complained(test)
+            reached = reached or fewer.log_e(test) >= math.log(200.0)
+        found += reached
+    assert found <= 300 * 0.2 + 3.1 * math.sqrt(300 * 0.2 * 0.8)
+
+
+def _poisson(draw: random.Random, mean: float) -> int:
+    left, count = draw.random() - math.exp(-mean), 0
+    term = math.exp(-mean)
+    while left > 0.0:
+        count += 1
+        term *= mean / count
+        left -= term
+    return count
+
+
+@given(st.lists(st.floats(0.0, 3.0), max_size=12), st.integers(0, 3))
+def test_it_does_not_matter_in_which_parts_complaints_are_expected(parts: list[float], seen: int) -> None:
+    whole = cut = Fewer(0)
+    for _ in range(seen):
+        whole = cut = fewer.complained(fewer.expected(whole, 2.0))
+    for part in parts:
+        cut = fewer.expected(cut, part)
+    assert cut.log == pytest.approx(fewer.expected(whole, sum(parts)).log, abs=1e-9)
+
+
+def test_its_sum_stands_as_reckoned_by_hand() -> None:
+    test = fewer.expected(Fewer(0), 2.0)
+    assert fewer.log_e(Fewer(0)) == -700.0
+    assert math.exp(fewer.log_e(test)) == pytest.approx(2 * math.e - 2)
+    assert math.exp(fewer.log_e(fewer.complained(test))) == pytest.approx((2 * math.e - 2) / 1.5)
+    assert math.isfinite(fewer.log_e(fewer.expected(test, 1e6)))
+
+
+def test_what_is_heard_of_requests_from_before_the_verdict_shows_nothing() -> None:
+    """Neither that no complaint comes about them, nor those that come."""
+    state = complaints.served(complaints.start(NOON, known()), NOON, 5_000)
+    state = complaints.turned(complaints.advanced(state, NOON + HOUR), NOON + HOUR)
+    late = complaints.advanced(state, NOON + DAY_SECONDS)
+    assert late.expected > state.expected + 50
+    assert late.back == state.back
+    state = complaints.complained(late, NOON, late.at)
+    assert state.seen == 1
+    assert state.back == late.back
+    young = complaints.served(state, state.at, 100)
+    later = complaints.advanced(young, young.at + 2 * HOUR)
+    assert later.back is not None
+    assert later.back.log > 0.0
+    assert complaints.complained(later, young.at, later.at).back != later.back
+
+
+def test_it_does_not_matter_how_often_time_is_told() -> None:
+    one, other = (degraded(2.0, 0, 3) for _ in range(2))
+    one.track = complaint_tracks.ticked(one.track, one.now + 20 * HOUR)
+    for tick in range(1, 20 * 12 + 1):
+        other.track = complaint_tracks.ticked(other.track, other.now + 300.0 * tick)
+    assert one.track == other.track
+    stored = msgspec.json.encode(one.track)
+    assert msgspec.json.decode(stored, type=ComplaintTrack) == one.track
+
+
+def test_a_state_of_before_gets_a_reverse_test_with_the_next_request() -> None:
+    told = Told(step=step())
+    told.take(complained(0.1))
+    told.tell("degraded")
+    watched = told.reckoning.watches[V3]
+    assert watched.complaints is not None
+    detectors = watched.complaints.detectors
+    bare = msgspec.structs.replace(detectors, whole=complaints.untested(detectors.whole))
+    known_before = msgspec.structs.replace(watched.complaints, detectors=bare)
+    told.reckoning.watches[V3] = msgspec.structs.replace(watched, complaints=known_before)
+    told.take(complained(0.1))
+    after = told.reckoning.watches[V3].complaints
+    assert after is not None
+    assert complaint_tracks.is_tested(after)

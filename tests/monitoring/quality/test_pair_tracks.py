@@ -1,0 +1,123 @@
+"""The reference of a stream of pairs: nobody makes it bad alone, neither to hide a slip nor to make one."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from monitoring.quality.detectors import estimates
+from monitoring.quality.streams import pair_tracks
+from monitoring.quality.streams.pair_tracks import FIRST_PAIRS, PairTrack
+
+CALLERS = tuple(f"shop{number}" for number in range(5))
+SPOILER = CALLERS[0]
+RATE = 0.08
+LABELS, ALPHA = 10_000.0, 0.05
+
+
+def after(
+    track: PairTrack,
+    count: int,
+    seed: int,
+    slip: float = 0.0,
+    spoilt: tuple[float, float] | None = None,
+    callers: tuple[str, ...] = CALLERS,
+) -> PairTrack:
+    """Pairs of five callers, both arms equally often wrong but for a slip; the first caller may say what it likes."""
+    draw = random.Random(seed)
+    for number in range(count):
+        caller = callers[number % len(callers)] if callers else None
+        wrong, other = float(draw.random() < RATE + slip), float(draw.random() < RATE)
+        if spoilt is not None and caller == SPOILER:
+            wrong, other = spoilt
+        givers = (caller,) if caller is not None else ()
+        track = pair_tracks.paired_with(track, wrong, other, givers, float(number), None)
+    return track
+
+
+def alarmed(track: PairTrack) -> bool:
+    return pair_tracks.alarms(track, 20, LABELS, ALPHA)
+
+
+def fresh() -> PairTrack:
+    return pair_tracks.start("returns@v3")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_caller_of_five_who_makes_the_reference_too_high_hides_no_slip(seed: int) -> None:
+    first = after(fresh(), FIRST_PAIRS, seed, spoilt=(1.0, 0.0))
+    assert first.baseline is not None
+    assert first.baseline.upper < 0.15
+    assert alarmed(after(first, 600, seed + 10, slip=0.3))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_caller_of_five_who_makes_it_too_low_makes_no_slip_of_the_others_healthy_pairs(seed: int) -> None:
+    first = after(fresh(), FIRST_PAIRS, seed, spoilt=(0.0, 1.0))
+    healthy = after(first, 1_500, seed + 10)
+    assert healthy.guard is not None
+    assert not alarmed(healthy)
+
+
+def test_both_ends_hold_for_labels_that_wait_for_one_of_the_other_arm() -> None:
+    """Each pair rests on the word of two callers, so that fewer are left without one; mostly these are enough."""
+    assert sum(alarmed(met(seed, 1.0, 0.4)) for seed in range(8)) >= 6
+    assert sum(alarmed(met(seed, 0.0, 0.0)) for seed in range(8)) <= 1
+
+
+def met(seed: int, spoilt: float, slip: float) -> PairTrack:
+    """Labels of both arms' answers. One caller of five says so of the version's at first, the contrary of others."""
+    track, draw = fresh(), random.Random(seed)
+    for number in range(5_000):
+        caller, own, first = draw.choice(CALLERS), draw.random() < 0.5, number < 400
+        bad = float(draw.random() < (RATE if first or not own else RATE + slip))
+        if caller == SPOILER and first:
+            bad = spoilt if own else 1.0 - spoilt
+        track = pair_tracks.met(track, own, bad, caller, float(number), None)
+    return track
+
+
+def test_a_healthy_version_of_five_callers_alarms_as_rarely_as_one_without_them() -> None:
+    assert sum(alarmed(after(fresh(), 1_000, seed)) for seed in range(20)) <= 2
+
+
+def test_pairs_that_rest_on_nobodys_word_have_the_reference_of_all_of_them() -> None:
+    track = after(fresh(), FIRST_PAIRS, 3, callers=())
+    found = estimates.difference(track.first, 0.9)
+    assert track.baseline is not None
+    assert track.guard is not None
+    assert found is not None
+    assert track.baseline.upper == track.guard.whole.margin == found.high
+    assert (track.baseline.wrong, track.baseline.of) == (track.first.y, FIRST_PAIRS)
+
+
+def test_where_one_caller_gives_all_pairs_they_are_the_reference() -> None:
+    track = after(fresh(), FIRST_PAIRS, 3, callers=("only",))
+    found = estimates.difference(track.first, 0.9)
+    assert track.baseline is not None
+    assert found is not None
+    assert track.baseline.upper == found.high
+    alone = pair_tracks.paired_with(track, 1.0, 0.0, ("only",), 0.0, None)
+    assert alone.guard is not None
+    assert alone.guard.without[0] is not None, "it began with what all have seen"
+
+
+def test_a_detector_begins_anew_at_the_references_that_it_had() -> None:
+    first = after(fresh(), FIRST_PAIRS, 3, spoilt=(0.0, 1.0))
+    anew = pair_tracks.restored(after(first, 50, 4))
+    assert first.guard is not None
+    assert anew.guard == first.guard
+    assert len({left.margin for left in anew.guard.without if left is not None}) > 1
+
+
+def test_its_state_goes_through_json_unchanged_and_stays_small() -> None:
+    many = tuple(f"shop{number}" for number in range(12))
+    track = after(fresh(), 99, 3, callers=many)
+    for pairs in (99, 300):
+        track = after(track, pairs - track.pairs, pairs, callers=many)
+        raw = msgspec.json.encode(track)
+        assert msgspec.json.decode(raw, type=PairTrack, strict=True) == track
+        assert len(raw) < 6_000
+    assert len(track.firsts) <= 1 + pair_tracks.GROUPS

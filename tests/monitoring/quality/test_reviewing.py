@@ -1,0 +1,67 @@
+"""The probability of a review keeps to the weekly budget."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from monitoring.quality.verdicts.health import Pin, TaskHealth, VersionHealth
+from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.reviewing import (
+    are_raised,
+    review_share,
+    reviews_aimed_at,
+    reviews_per_week,
+    time_cut,
+)
+
+PLAN = Plan(reviews_per_week=100, reviews_per_week_suspect=400, responses=["reviews"])
+
+
+def test_the_share_aims_a_standard_deviation_below_the_budget() -> None:
+    for budget in (1, 5, 20, 100, 1000):
+        aimed = reviews_aimed_at(budget)
+        assert aimed + aimed**0.5 == pytest.approx(budget)
+    assert review_share(PLAN, 10_000, suspect=False) == pytest.approx(reviews_aimed_at(100) / 10_000)
+    assert review_share(PLAN, 10_000, suspect=True) == pytest.approx(reviews_aimed_at(400) / 10_000)
+
+
+def test_all_requests_are_drawn_where_there_are_few_and_none_where_nothing_is_known_or_no_reviews_are_wanted() -> None:
+    assert review_share(PLAN, 10, suspect=False) == 1.0
+    assert review_share(PLAN, 0, suspect=True) == 0.0
+    assert review_share(Plan(), 10, suspect=True) == 0.0
+    assert reviews_per_week(Plan(reviews_per_week=9), suspect=True) == 9
+
+
+@pytest.mark.parametrize("requests", [-1.0, float("nan"), float("inf")])
+def test_an_expectation_that_is_none_is_refused(requests: float) -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        review_share(PLAN, requests, suspect=False)
+
+
+def test_the_budget_is_raised_while_a_watched_version_is_suspect_and_the_plan_and_admins_let_it() -> None:
+    suspect = VersionHealth(verdict="suspect")
+    held = VersionHealth(verdict="degraded", pin=Pin(verdict=None, by="a", reason="wait", at=1.0))
+    health = TaskHealth(versions={"returns@v1": VersionHealth(), "returns@v2": suspect, "returns@v3": held})
+    assert are_raised(health, ["returns@v1", "returns@v2"], PLAN)
+    assert not are_raised(health, ["returns@v1", "returns@v3", "returns@v9"], PLAN)
+    assert not are_raised(health, ["returns@v2"], Plan(reviews_per_week_suspect=4))
+    undone = TaskHealth(versions={"returns@v2": suspect}, undone=("reviews",))
+    assert not are_raised(undone, ["returns@v2"], PLAN)
+
+
+def test_the_time_in_which_the_budget_is_spent_is_that_of_simulated_weeks() -> None:
+    chance, budget = random.Random(5), 20
+    expected = reviews_aimed_at(budget)
+    now, spent, cut, seen = 0.0, list[float](), 0, 0
+    while now < 4000.0:
+        now += chance.expovariate(expected)
+        spent = [at for at in spent if at > now - 1.0]
+        seen += 1
+        if len(spent) >= budget:
+            cut += 1
+        else:
+            spent.append(now)
+    assert cut / seen == pytest.approx(time_cut(expected, budget), abs=0.01)
+    assert time_cut(expected, budget) < 0.1

@@ -1,0 +1,59 @@
+"""Whose requests are whose: what a degraded version gives away by chance is its standby's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from monitoring.quality.streams.reckoning import replay
+from monitoring.quality.streams.seen import Attempt, Finding, Seen, held_out_of, labelled_version
+from monitoring.quality.streams.steps import WatchedVersion
+from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, at, errors, said, served, step
+
+SHIFTED: dict[str, Any] = {"version": V2, "led_to": V3, "reason": "degraded", "attempts": [Attempt(V2)]}
+
+
+def shifted(request: str, **fields: Any) -> Seen:
+    """A request of a degraded version that was drawn to go to the version before."""
+    return served(request, **{**SHIFTED, **fields})
+
+
+def test_requests_that_were_shifted_to_the_standby_speak_of_it_and_of_no_other() -> None:
+    records, feedback = [], []
+    for number, wrong in enumerate(errors(0.2, 300)):
+        name, caller = f"r{number}", f"shop{number % 3}"
+        told = {"caller": caller, "contract_kept": True, "language": "en"}
+        records.append((at(number * 60), shifted(name, findings=[Finding("out_of_scope", score=0.5)], **told)))
+        feedback.append((at(number * 60 + 9), said(name, not wrong, caller, tags={"kind": "toys"})))
+        feedback.append((at(number * 60 + 10), said(name, wrong, caller, metric="complaint")))
+    both = step(PLAN, v2=WatchedVersion(task="returns", state="standby"))
+    found = replay(records, feedback, both, MORNING + 86_400)
+    old, new = found[V2], found[V3]
+    assert (old.labels, old.requests, new.labels, new.requests) == (300, 300, 0, 0)
+    seen = {one.stream for one in old.streams if one.observed}
+    assert {"feedback", "contract", "latency", "length", "cost", "coverage", "language"} <= seen
+    assert "complaints" in {one.stream for one in old.streams}
+    assert "escalation" not in seen
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"model_asked": V3},
+        {"override_id": "rule-1"},
+        {"reason": "low_confidence", "attempts": [Attempt(V3), Attempt(V2)]},
+        {"attempts": [Attempt(V3), Attempt(V2)]},
+        {"reason": "out_of_scope"},
+    ],
+)
+def test_what_was_not_drawn_to_the_standby_is_none_of_its(chosen: dict[str, Any]) -> None:
+    assert labelled_version(shifted("r0", **chosen)) is None
+
+
+def test_what_general_answered_after_the_standby_failed_is_no_draw_of_general() -> None:
+    failed = shifted("r0", version=None, attempts=[Attempt(V2, "timeout"), Attempt(None)])
+    assert (held_out_of(failed), labelled_version(failed)) == (None, None)
+    drawn = msgspec.structs.replace(failed, attempts=[Attempt(None)])
+    assert held_out_of(drawn) == V3

@@ -1,0 +1,258 @@
+"""A pool of general with several stacks: a version is compared with one at a time, and what that needs is kept."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitoring.quality.detectors.baselines import stated
+from monitoring.quality.streams import arms, pair_tracks, stacks, watch
+from monitoring.quality.streams.reckoning import Reckoning
+from monitoring.quality.streams.stacks import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
+from monitoring.quality.streams.watch import Watch
+from monitoring.quality.verdicts.health import Judgement
+from tests.monitoring.quality.reckoned import HELD, Told, stream, task_step
+from tests.monitoring.quality.traffic import MORNING, V3, held_out, said, served, shadow, step
+
+ONE, TWO, THREE = "general-1", "general-2", "general-3"
+
+
+def fresh() -> Watch:
+    return watch.start(V3, "returns", "e")
+
+
+def after(
+    one: Watch,
+    digests: Sequence[str | None],
+    at: float = MORNING,
+    is_shadow: bool = True,
+    is_degraded: bool = False,
+) -> Watch:
+    for digest in digests:
+        moved = stacks.after(one.stack, digest, one.shadow, one.holdout, one.general, at, is_shadow, is_degraded)
+        one = msgspec.structs.replace(one, **moved)
+    return one
+
+
+def with_pairs(one: Watch) -> Watch:
+    """A watch that has a pair in each stream, and in the arm."""
+    return msgspec.structs.replace(
+        one,
+        shadow=pair_tracks.paired_with(one.shadow, 1.0, 0.0, (), MORNING, None),
+        holdout=pair_tracks.paired_with(one.holdout, 1.0, 0.0, (), MORNING, None),
+        general=arms.with_pair(one.general, MORNING, (0.0, 1.0), True),
+    )
+
+
+def held(one: Watch) -> tuple[int, int, int]:
+    return one.shadow.pairs, one.holdout.pairs, len(one.general.blocks)
+
+
+# ---- the rule --------------------------------------------------------------------------------------
+
+
+def test_so_many_in_a_row_of_another_begin_all_three_anew_once() -> None:
+    known = with_pairs(after(fresh(), [None, ONE]))
+    assert (known.shadow.against, known.holdout.against, known.general.against) == (ONE, ONE, ONE)
+    nearly = after(known, [TWO] * (IN_A_ROW - 1))
+    assert held(nearly) == (1, 1, 1)
+    anew = after(nearly, [TWO])
+    assert held(anew) == (0, 0, 0)
+    assert (anew.shadow.against, anew.holdout.against, anew.general.against) == (TWO, TWO, TWO)
+    kept = with_pairs(anew)
+    assert held(after(kept, [TWO, ONE, TWO, None] * 100)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("between", [ONE, THREE])
+def test_one_of_the_first_or_of_a_third_between_begins_the_count_anew(between: str) -> None:
+    known = with_pairs(after(fresh(), [ONE]))
+    row = [TWO] * (IN_A_ROW - 1)
+    assert held(after(known, [*row, between, *row])) == (1, 1, 1)
+    assert held(after(known, [*row, None, TWO])) == (0, 0, 0), "what is not known counts for neither"
+
+
+@settings(max_examples=60, deadline=None)
+@given(digests=st.lists(st.sampled_from([None, ONE, ONE, TWO, TWO, TWO, THREE]), max_size=200), row=st.integers(0, 40))
+def test_it_goes_by_a_stack_from_when_the_last_so_many_that_are_known_were_all_of_it(
+    digests: list[str | None], row: int
+) -> None:
+    digests = [*digests, *[THREE] * row]
+    known = [digest for digest in digests if digest is not None]
+    current = known[0] if known else None
+    for end in range(IN_A_ROW, len(known) + 1):
+        last = set(known[end - IN_A_ROW : end])
+        current = known[end - 1] if len(last) == 1 else current
+    one = after(fresh(), digests)
+    assert one.stack.digest == one.shadow.against == one.holdout.against == one.general.against == current
+    decoded = msgspec.json.decode(msgspec.json.encode(one), type=Watch)
+    assert decoded == one
+
+
+def test_a_state_that_does_not_know_its_stack_yet_goes_by_that_of_its_streams() -> None:
+    older = msgspec.structs.replace(with_pairs(after(fresh(), [ONE])), stack=GeneralStack())
+    assert held(after(older, [TWO, ONE])) == (1, 1, 1)
+    assert held(after(older, [TWO] * IN_A_ROW)) == (0, 0, 0)
+
+
+def test_what_was_served_counts_only_while_there_are_no_shadows() -> None:
+    """It goes by its key to one replica, and a shadow to any."""
+    known = with_pairs(after(fresh(), [ONE]))
+    assert held(after(known, [TWO] * 100, MORNING + 3_600.0, is_shadow=False)) == (1, 1, 1)
+    later = MORNING + SHADOWS_LATELY_SECONDS
+    assert held(after(known, [TWO] * IN_A_ROW, later, is_shadow=False)) == (0, 0, 0)
+    assert held(after(known, [TWO] * 10 + [ONE] + [TWO] * 10, later, is_shadow=False)) == (1, 1, 1)
+
+
+def test_what_was_served_does_not_count_while_degraded_though_its_shadows_have_ended() -> None:
+    """All of a version's traffic may be shifted away then, and go by its key to one replica."""
+    known = with_pairs(after(fresh(), [ONE]))
+    later = MORNING + 10 * SHADOWS_LATELY_SECONDS
+    while_degraded = after(known, [TWO] * 100, later, is_shadow=False, is_degraded=True)
+    assert held(while_degraded) == (1, 1, 1)
+    assert held(after(while_degraded, [TWO] * IN_A_ROW, later, is_shadow=False)) == (0, 0, 0)
+    assert held(after(known, [TWO] * IN_A_ROW, later, is_degraded=True)) == (0, 0, 0), "shadows tell of an upgrade"
+
+
+def test_what_was_served_counts_while_degraded_where_there_never_was_a_shadow() -> None:
+    known = with_pairs(after(fresh(), [ONE], is_shadow=False))
+    assert held(after(known, [TWO] * IN_A_ROW, is_shadow=False, is_degraded=True)) == (0, 0, 0)
+
+
+def test_what_an_admin_has_set_stays() -> None:
+    known = after(fresh(), [ONE])
+    baseline = stated(0.1, 1.0, "admin", "known")
+    known = msgspec.structs.replace(known, shadow=pair_tracks.held_against(known.shadow, baseline))
+    assert after(known, [TWO] * IN_A_ROW).shadow.baseline == baseline
+
+
+# ---- as the streams tell it -----------------------------------------------------------------------
+
+
+class Pool:
+    """Requests in turn of the version, with a shadow of general's, and held out; each with what is said of it."""
+
+    def __init__(self) -> None:
+        self.reckoning, self.count = Reckoning("e"), 0
+        self.reckoning.begin(step(), HELD)
+
+    def ask(self, count: int, stack: Callable[[int], str], labelled: bool = True) -> list[Callable[[], None]]:
+        """So many of either; what is said of them, which is not said yet where they are not `labelled`."""
+        later = list[Callable[[], None]]()
+        for _ in range(count):
+            self.count += 1
+            number, when = self.count, MORNING + 60.0 * self.count
+            pair: dict[str, Any] = {"digest": "right", "served_digest": "wrong"}
+            own = served(f"q{number}", placed_at=when)
+            out = held_out(f"h{number}", stack=stack(number), placed_at=when)
+            for one in (own, shadow(own.id, stack=stack(number), pair=pair, placed_at=when), out):
+                self.reckoning.take(one, when)
+            demonstrated = said(own.id, False, demonstration_digests={"normal": "right"})
+
+            def told(when: float = when, own: Any = own, out: Any = out, demonstrated: Any = demonstrated) -> None:
+                self.reckoning.hear(demonstrated, own, when + 1.0)
+                self.reckoning.hear(said(out.id, True), out, when + 1.0)
+
+            if labelled:
+                told()
+            else:
+                later.append(told)
+        return later
+
+    @property
+    def judged(self) -> Judgement:
+        return self.reckoning.judged([V3], MORNING + 86_400.0)[V3]
+
+    @property
+    def pairs(self) -> dict[str, float]:
+        streams = {one.stream: one.observed for one in self.judged.streams if one.stream in ("shadow", "holdout")}
+        return streams | {one.arm: one.labels for one in self.judged.arms if one.arm == "general"}
+
+
+def test_a_pool_of_two_stacks_keeps_its_pairs_with_one_of_them() -> None:
+    pool = Pool()
+    pool.ask(200, lambda number: (ONE, TWO)[number % 2])
+    assert pool.pairs == {"shadow": 100, "holdout": 100, "general": 100}
+
+
+def test_a_rolling_upgrade_begins_them_anew_once() -> None:
+    pool = Pool()
+    pool.ask(100, lambda _: ONE)
+    pool.ask(40, lambda number: (ONE, TWO)[number % 2])
+    assert pool.pairs == {"shadow": 120, "holdout": 120, "general": 120}
+    pool.ask(100, lambda _: TWO)
+    assert pool.pairs == {"shadow": 81, "holdout": 81, "general": 81}, "with the 20th shadow they begin anew"
+    pool.ask(10, lambda number: (ONE, TWO)[number % 2])
+    assert pool.pairs == {"shadow": 86, "holdout": 86, "general": 86}
+
+
+def test_labels_that_come_after_an_upgrade_count_by_the_stack_that_answered() -> None:
+    pool = Pool()
+    late = pool.ask(40, lambda _: ONE, labelled=False)
+    pool.ask(60, lambda _: TWO)
+    before = pool.pairs
+    for told in late:
+        told()
+    assert pool.pairs == before
+    assert pool.reckoning.watches[V3].stack.digest == TWO
+
+
+def test_where_general_answered_the_caller_its_stack_is_that_of_the_pair() -> None:
+    """Requests that went to general, with a shadow of the version's, whose own stack says nothing of general's."""
+    pool = Pool()
+    for number in range(60):
+        when, name = MORNING + 60.0 * number, f"g{number}"
+        pair = {"version": "", "arm": "version", "served_stack": (ONE, TWO)[number % 2], "right": True}
+        own = served(name, version=None, reason="low_confidence", stack=pair["served_stack"], placed_at=when)
+        other = shadow(name, version=V3, stack="sha256:v3", pair={**pair, "served_right": True}, placed_at=when)
+        pool.reckoning.take(own, when)
+        pool.reckoning.take(other, when)
+    watched = pool.reckoning.watches[V3]
+    assert (watched.stack.digest, watched.shadow.pairs) == (ONE, 30)
+
+
+def test_an_answer_that_is_shadowed_by_the_version_counts_once() -> None:
+    pool = Pool()
+    for number in range(IN_A_ROW):
+        when, stack = MORNING + 60.0 * number, TWO if number else ONE
+        own = held_out(f"g{number}", stack=stack, placed_at=when)
+        pair = {"version": "", "arm": "version", "served_stack": stack, "right": True, "served_right": True}
+        pool.reckoning.take(own, when)
+        pool.reckoning.take(shadow(own.id, version=V3, stack="sha256:v3", pair=pair, placed_at=when + 1.0), when + 1.0)
+    assert pool.reckoning.watches[V3].stack == GeneralStack(ONE, TWO, IN_A_ROW - 1)
+
+
+def test_a_shift_to_one_replica_begins_nothing_anew() -> None:
+    """Shadows of general are of either stack, what is shifted goes by its key to one of them."""
+    told, draw = Told({}, task_step()), random.Random(1)
+
+    def ask(begin: int, count: int, wrong: float, shifted: float) -> None:
+        for number in range(begin, begin + count):
+            when, name = MORNING + 60.0 * number, f"p{number}"
+            if draw.random() < shifted:
+                own = held_out(name, reason="degraded", stack=TWO, placed_at=when)
+                told.reckoning.take(own, when)
+                continue
+            is_wrong = draw.random() < wrong
+            pair = {"judge": "model", "right": True, "served_right": not is_wrong, "served_digest": "b"}
+            told.reckoning.take(served(name, placed_at=when), when)
+            stack = ONE if number == 0 else draw.choice((ONE, TWO))
+            told.reckoning.take(shadow(name, stack=stack, pair=pair, placed_at=when), when)
+
+    ask(0, 700, 0.05, 0.0)
+    ask(700, 500, 0.4, 0.0)
+    told.day = 1_200 / 1_440
+    assert stream(told.judged(), "shadow").alarming
+    told.tell("degraded")
+    ask(1_200, 2_000, 0.05, 0.95)
+    told.day = 3_200 / 1_440
+    found = stream(told.judged(), "shadow")
+    assert told.reckoning.watches[V3].stack.digest == ONE
+    assert found.alarming
+    ask(3_200, 600, 0.05, 0.8)
+    assert stream(told.judged(), "shadow").recovered

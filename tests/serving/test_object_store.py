@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from serving.object_store import (
+    CHANGED_CHANNEL,
+    CONVERTING_SECONDS_MAX,
+    GENERATION_KEY,
+    Change,
+    Mirror,
+    Shelf,
+    Stale,
+    Unchanged,
+    Unreadable,
+    change_together,
+)
+
+
+@pytest.fixture
+def shelf(redis: Redis) -> Shelf:
+    return Shelf(redis, "aliases")
+
+
+async def whole(redis: Redis) -> int:
+    return int(await redis.get(GENERATION_KEY) or 0)
+
+
+async def test_an_object_reads_back_as_it_was_put(shelf: Shelf) -> None:
+    value = {"weights": {"returns@v1": 0.25}, "note": "ä\n✓", "none": None, "many": [1, 2.5, True]}
+    assert await shelf.put("returns", value) == 1
+    assert await shelf.get("returns") == value
+    assert await shelf.all() == {"returns": value}
+
+
+async def test_what_was_never_put_is_not_there(shelf: Shelf) -> None:
+    assert await shelf.get("returns") is None
+    assert await shelf.all() == {}
+    assert await shelf.generations() == {}
+
+
+async def test_every_change_raises_the_objects_generation_and_the_whole_states(shelf: Shelf, redis: Redis) -> None:
+    assert [await shelf.put("a", {"n": n}) for n in range(3)] == [1, 2, 3]
+    assert await shelf.put("b", {}) == 1
+    assert await shelf.generations() == {"a": 3, "b": 1}
+    assert await whole(redis) == 4
+
+
+async def test_a_change_to_another_generation_than_expected_is_stale_and_changes_nothing(
+    shelf: Shelf, redis: Redis
+) -> None:
+    await shelf.put("a", {"n": 1}, expected_generation=0)
+    await shelf.put("a", {"n": 2}, expected_generation=1)
+    for expected in (0, 1, 3):
+        with pytest.raises(Stale) as raised:
+            await shelf.put("a", {"n": 9}, expected_generation=expected)
+        assert raised.value.generation == 2
+        assert "a is at generation 2" in str(raised.value)
+        with pytest.raises(Stale):
+            await shelf.delete("a", expected_generation=expected)
+    assert await shelf.get("a") == {"n": 2}
+    assert await whole(redis) == 2
+
+
+async def test_a_deleted_object_is_gone_and_its_generation_goes_on(shelf: Shelf) -> None:
+    await shelf.put("a", {"n": 1})
+    assert await shelf.delete("a", expected_generation=1) == 2
+    assert await shelf.get("a") is None
+    assert await shelf.all() == {}
+    with pytest.raises(Stale):
+        await shelf.put("a", {"n": 1}, expected_generation=0)
+    assert await shelf.put("a", {"n": 3}) == 3
+
+
+async def test_one_of_many_who_change_the_same_object_at_once_wins(shelf: Shelf) -> None:
+    done = await asyncio.gather(
+        *(shelf.put("a", {"n": n}, expected_generation=0) for n in range(20)), return_exceptions=True
+    )
+    assert [one for one in done if not isinstance(one, Stale)] == [1]
+    assert await shelf.generations() == {"a": 1}
+
+
+async def test_kinds_do_not_meet(redis: Redis) -> None:
+    aliases, callers = Shelf(redis, "aliases"), Shelf(redis, "callers")
+    await aliases.put("a", {"kind": "alias"})
+    assert await callers.get("a") is None
+    assert await callers.put("a", {"kind": "caller"}, expected_generation=0) == 1
+
+
+async def test_every_change_is_told_with_the_new_generation_of_the_state(shelf: Shelf, redis: Redis) -> None:
+    async with redis.pubsub() as told:
+        await told.subscribe(CHANGED_CHANNEL)
+        await told.get_message(timeout=5)
+        await shelf.put("a", {})
+        await shelf.delete("a")
+        with pytest.raises(Stale):
+            await shelf.put("a", {}, expected_generation=0)
+        heard = [await told.get_message(timeout=5) for _ in range(2)]
+        assert [message["data"] for message in heard if message] == [b"1", b"2"]
+        assert await told.get_message(timeout=0.05) is None
+
+
+async def test_a_name_may_be_any_text(shelf: Shelf) -> None:
+    for name in ("returns@v1", "ä ✓", "a:b\nc", "*", "0"):
+        await shelf.put(name, {"name": name})
+        assert await shelf.get(name) == {"name": name}
+
+
+# ---- mirrors ---------------------------------------------------------------------------------------
+
+
+class Converted:
+    """What a mirror makes of an object; all that were made stand in `made`, in order."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def __call__(self, name: str, value: dict[str, Any]) -> tuple[str, int]:
+        self.made.append(name)
+        return name, value["n"]
+
+
+async def test_a_mirror_converts_again_only_what_has_changed(shelf: Shelf) -> None:
+    converted = Converted()
+    mirror = Mirror(shelf, converted)
+    assert await mirror.all() == {}
+    for n, name in enumerate("abc"):
+        await shelf.put(name, {"n": n})
+    first = await mirror.all()
+    assert first == {"a": ("a", 0), "b": ("b", 1), "c": ("c", 2)}
+    await shelf.put("b", {"n": 9})
+    await shelf.put("c", {"n": 2})  # another generation, the same bytes
+    second = await mirror.all()
+    assert second == first | {"b": ("b", 9)}
+    assert (second["a"] is first["a"], second["c"] is first["c"]) == (True, True)
+    assert sorted(converted.made) == ["a", "b", "b", "c"]
+
+
+async def test_what_is_deleted_is_gone_from_a_mirror_and_converted_anew_when_it_comes_back(shelf: Shelf) -> None:
+    converted = Converted()
+    mirror = Mirror(shelf, converted)
+    await shelf.put("a", {"n": 1})
+    first = await mirror.all()
+    await shelf.delete("a")
+    assert await mirror.all() == {}
+    await shelf.put("a", {"n": 1})
+    assert await mirror.all() == first
+    assert converted.made == ["a", "a"]
+
+
+async def test_a_reading_belongs_to_who_asked_for_it(shelf: Shelf) -> None:
+    mirror = Mirror(shelf, Converted())
+    await shelf.put("a", {"n": 1})
+    (await mirror.all()).clear()
+    assert await mirror.all() == {"a": ("a", 1)}
+
+
+async def test_a_mirror_has_one_that_can_not_be_read_as_it_was_and_says_so_once(
+    shelf: Shelf, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = Mirror(shelf, lambda _, raw: msgspec.convert(raw, dict[str, int]))
+    for name in "abc":
+        await shelf.put(name, {"n": 1})
+    first = await mirror.all()
+    await shelf.put("a", {"n": "of another time"})
+    await redis.hset(shelf.values, "b", b"{")
+    await redis.hset(shelf.values, "d", b"\xff")
+    await shelf.put("c", {"n": 2})
+    for _ in range(3):
+        assert await mirror.all() == first | {"c": {"n": 2}}
+    assert len(caplog.records) == 3
+    for name in "abd":
+        await shelf.put(name, {"n": 3})
+    assert await mirror.all() == {"a": {"n": 3}, "b": {"n": 3}, "c": {"n": 2}, "d": {"n": 3}}
+    await shelf.put("a", {"n": "again"})
+    assert (await mirror.all())["a"] == {"n": 3}
+    assert len(caplog.records) == 4
+
+
+async def test_a_mirror_that_keeps_nothing_leaves_out_what_can_not_be_read(
+    shelf: Shelf, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = Mirror(shelf, lambda _, raw: msgspec.convert(raw, dict[str, int]), keeps=False)
+    for name in "ab":
+        await shelf.put(name, {"n": 1})
+    await mirror.all()
+    await shelf.put("a", {"n": "of another time"})
+    await redis.hset(shelf.values, "c", b"[]")
+    for _ in range(3):
+        assert await mirror.all() == {"b": {"n": 1}}
+    assert mirror.unreadable == {"a", "c"}
+    assert len(caplog.records) == 2
+    await shelf.put("a", {"n": 2})
+    await redis.hdel(shelf.values, "c")
+    assert await mirror.all() == {"a": {"n": 2}, "b": {"n": 1}}
+    assert not mirror.unreadable
+
+
+async def test_what_moves_just_after_it_was_looked_at_is_looked_at_again(redis: Redis) -> None:
+    moving = Shelf(redis, "aliases")
+
+    class Moved(Shelf):
+        """Another gateway writes in between, three times."""
+
+        left = 3
+
+        def see_that_it_can_be_read(self, name: str, raw: bytes) -> None:
+            self.left -= 1
+            super().see_that_it_can_be_read(name, raw)
+
+    shelf = Moved(redis, "aliases", lambda _, raw: msgspec.convert(raw, dict[str, int]))
+    await moving.put("a", {"n": 0})
+
+    async def move() -> None:
+        while shelf.left > 0:
+            await moving.put("a", {"n": 1})
+
+    await asyncio.gather(move(), *(shelf.put("a", {"n": n}) for n in range(3)))
+    assert shelf.left <= 0
+
+
+async def test_a_step_that_rests_on_what_can_not_be_read_is_not_taken(redis: Redis) -> None:
+    shelf = Shelf(redis, "aliases", lambda _, raw: msgspec.convert(raw, dict[str, int]))
+    generation = await Shelf(redis, "aliases").put("a", {"n": "of another time"})
+    with pytest.raises(Unreadable, match="newer release"):
+        await change_together(redis, [Change(shelf, "b", {"n": 1}), Unchanged(shelf, "a", generation)])
+    assert await shelf.get("b") is None
+
+
+async def test_one_that_can_not_be_converted_is_an_error_until_it_is_mended(shelf: Shelf) -> None:
+    mirror = Mirror(shelf, Converted())
+    await shelf.put("a", {"n": 1})
+    first = await mirror.all()
+    await shelf.put("b", {})
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            await mirror.all()
+    await shelf.put("b", {"n": 2})
+    second = await mirror.all()
+    assert second["a"] is first["a"]
+    assert second["b"] == ("b", 2)
+
+
+async def test_others_have_the_loop_while_a_mirror_converts_many(shelf: Shelf, redis: Redis) -> None:
+    many = 20
+    await change_together(redis, [Change(shelf, f"{n}", {"n": n}) for n in range(many)])
+    seen: set[int] = set()
+
+    class Slow(Converted):
+        def __call__(self, name: str, value: dict[str, Any]) -> tuple[str, int]:
+            until = time.monotonic() + CONVERTING_SECONDS_MAX
+            while time.monotonic() < until:
+                pass
+            return super().__call__(name, value)
+
+    converted = Slow()
+
+    async def look() -> None:
+        while True:
+            seen.add(len(converted.made))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    assert len(await Mirror(shelf, converted).all()) == many
+    looking.cancel()
+    assert seen >= set(range(many))
+
+
+async def test_what_is_damaged_of_one_object_hides_no_other(shelf: Shelf, redis: Redis) -> None:
+    assert await shelf.put("a", {}) == 1
+    await redis.hset(shelf.values, mapping={b"\xff": b"{}"})
+    await redis.hset(shelf.generation_names, mapping={"b": b"many", b"\xff": b"1"})
+    assert (await shelf.written())["a"] == b"{}"
+    assert (await shelf.generations())["a"] == 1
+    assert [await shelf.generation(name) for name in ("a", "c")] == [1, 0]
+    with pytest.raises(Unreadable):
+        await shelf.generation("b")
