@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST = $(BIN)/pytest
 LEFT_OUT := var/left-out.txt
-SOURCES := gateway router serving monitoring tests benchmarks examples
+SOURCES := gateway router serving monitoring tools tests benchmarks examples
 
 .PHONY: up demo test check fast engine-test lock image clean help
 
@@ -14,10 +14,10 @@ help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 up: $(VENV)/runtime ## Install what is missing, start engines and gateway, print how to use them
-	@exec $(BIN)/apprentice up --engines $(ENGINES) $(if $(PORT),--port $(PORT))
+	@exec $(BIN)/python -m tools.up --engines $(ENGINES) $(if $(PORT),--port $(PORT))
 
 demo: $(VENV)/runtime ## A version slips and comes back on a real engine, and the monitor acts: 15 minutes, and a picture
-	@exec $(BIN)/python examples/returns/demo.py $(DEMO)
+	@PYTHONPATH=. exec $(BIN)/python examples/returns/demo.py $(DEMO)
 
 test: ## Everything: style, types, unit tests, walks, real engines; names what was left out, and why
 	@tests/packages.sh test || true

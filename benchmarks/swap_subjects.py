@@ -16,7 +16,7 @@ from benchmarks.harness import POLL_SECONDS, ROOT, Running, Unmeasurable, answer
 from benchmarks.subjects import BASE_CONFIG, BASE_MODEL, BASE_NAME, TASK, apprentice, base_fingerprint
 from benchmarks.swap_callers import ANSWER_SECONDS_MAX, PATH
 from benchmarks.swap_counts import Nearest, Reference, Tokens, tokens_of
-from serving.launch.engine_command import EngineOptions, engine_command, engine_environment
+from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
 
 ENGINE_PYTHON = ROOT / "var" / "engine-venv" / "bin" / "python"
 MODEL = ROOT / "var" / "models" / BASE_NAME

@@ -1,6 +1,6 @@
 """The monitor's demo on real vLLM: a version slips when its season ends, and comes back with it.
 
-    python examples/returns/demo.py --json var/demo/story.json --plot docs/monitor-demo.svg
+    PYTHONPATH=. python examples/returns/demo.py --json var/demo/story.json --plot docs/monitor-demo.svg
 
 Starts an engine and a gateway on this machine, pushes the regular adapter as returns@v1 and the holiday one as
 returns@v2, lets v2 lead with v1 on standby, and sends cases that no training row has. A desk judges a share of the
@@ -29,7 +29,17 @@ from picture import picture, written
 from rich.console import Console
 from story import DEGRADED, HEALTHY, WINDOW, Chapter, Story, Untold
 
-from gateway.cli.local_product import (
+from gateway.configuration.settings import Settings, load_settings
+from gateway.errors import SettingsError
+from tools.engines.demo_model import ensure_demo_model
+from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
+from tools.engines.engine_venv import ensure_engine_venv
+from tools.engines.errors import LaunchError
+from tools.engines.lock import alone
+from tools.engines.process import Child, EngineProcess, wait_until_healthy
+from tools.engines.progress import Steps
+from tools.engines.warm_up import warm_up
+from tools.local_product import (
     ADMIN_TIMEOUT_SECONDS,
     ENGINE_START_TIMEOUT_SECONDS,
     ENGINE_STOP_GRACE_SECONDS,
@@ -44,16 +54,6 @@ from gateway.cli.local_product import (
     place_adapter,
     see_that_it_is_free,
 )
-from gateway.configuration.settings import Settings, load_settings
-from gateway.errors import SettingsError
-from serving.launch.demo_model import ensure_demo_model
-from serving.launch.engine_command import EngineOptions, engine_command, engine_environment
-from serving.launch.engine_venv import ensure_engine_venv
-from serving.launch.errors import LaunchError
-from serving.launch.lock import alone
-from serving.launch.process import Child, EngineProcess, wait_until_healthy
-from serving.launch.progress import Steps
-from serving.launch.warm_up import warm_up
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -31,7 +31,7 @@ URL_VARIABLE = "APPRENTICE_URL"
 KEY_VARIABLE = "APPRENTICE_KEY"
 DEFAULT_URL = "http://127.0.0.1:8080"
 LOCAL_KEPT = Path("var/up")
-"""Where `apprentice up` keeps its configuration and its admin key."""
+"""Where `make up` keeps its configuration and its admin key."""
 CONNECT_TIMEOUT_SECONDS = 5.0
 ANSWER_TIMEOUT_SECONDS = 60.0
 ERROR_TEXT_MAX = 2000
@@ -193,7 +193,7 @@ def _refusal(answer: httpx.Response) -> CommandError:
 
 
 def find_gateway(asked: str | None, local: Path = LOCAL_KEPT) -> str:
-    """The gateway's address without a path: as asked for, else that of `apprentice up` here, else DEFAULT_URL.
+    """The gateway's address without a path: as asked for, else that of `make up` here, else DEFAULT_URL.
 
     Raises Unusable for what is no address.
     """
@@ -205,7 +205,7 @@ def find_gateway(asked: str | None, local: Path = LOCAL_KEPT) -> str:
 
 
 def find_key(url: str, key: str | None, key_file: Path | None, local: Path = LOCAL_KEPT) -> str:
-    """The admin key: of the file, else `key`, else the one that `apprentice up` keeps here, for this machine alone.
+    """The admin key: of the file, else `key`, else the one that `make up` keeps here, for this machine alone.
 
     Raises Unusable where there is none.
     """
@@ -238,7 +238,7 @@ def _read_key(path: Path) -> str:
 
 
 def _local_url(local: Path) -> str | None:
-    """Where the gateway of `apprentice up` listens; None where none was ever started here."""
+    """Where the gateway of `make up` listens; None where none was ever started here."""
     try:
         listen = (yaml.safe_load((local / "apprentice.yaml").read_text(encoding="utf-8")) or {}).get("listen") or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
@@ -270,7 +270,7 @@ CONNECTION = (
                 envvar=URL_VARIABLE,
                 metavar="URL",
                 rich_help_panel=PANEL,
-                help=f"The gateway's address. Unset: the one that `apprentice up` started here, else {DEFAULT_URL}.",
+                help=f"The gateway's address. Unset: the one that `make up` started here, else {DEFAULT_URL}.",
             ),
         ],
     ),
@@ -284,7 +284,7 @@ CONNECTION = (
                 "--key-file",
                 rich_help_panel=PANEL,
                 help="A file with an admin's key. Unset: the key in the environment, else the one that "
-                "`apprentice up` keeps here.",
+                "`make up` keeps here.",
             ),
         ],
     ),

@@ -17,8 +17,8 @@ import httpx
 from gateway.cli.tables import size
 from gateway.configuration.pools import PoolSettings, ReplicaSettings
 from gateway.configuration.settings import Settings
+from serving.gpu import has_nvidia_gpu
 from serving.health import SAYS_NO
-from serving.launch.engine_venv import kind_of_engine
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 CPU_ADVICE = (
@@ -123,7 +123,7 @@ def check_shared_engines(settings: Settings) -> Iterator[Finding]:
             pools_at.setdefault(replica.url.rstrip("/"), set()).add(name)
     for url, names in pools_at.items():
         takes = [name for name in names if settings.pools[name].takes_adapters]
-        if takes and len(names) > 1 and urlsplit(url).hostname in LOOPBACK and kind_of_engine() == "cpu":
+        if takes and len(names) > 1 and urlsplit(url).hostname in LOOPBACK and not has_nvidia_gpu():
             found = f"{' and '.join(sorted(names))} share {url}, on a CPU"
             yield warning("shared engines", found, CPU_ADVICE)
 

@@ -24,7 +24,6 @@ from gateway.cli.reviews import reviews
 from gateway.cli.sidecar import sidecar
 from gateway.cli.state import state
 from gateway.cli.tasks import tasks
-from gateway.cli.up import up
 from gateway.cli.why import why
 from gateway.errors import SettingsError, StateError
 
@@ -52,7 +51,6 @@ def options(
     """Route between fine-tuned adapters and a general model, and watch both."""
 
 
-app.command()(up)
 app.add_typer(adapters, name="adapters")
 app.add_typer(evaluations, name="evaluations")
 app.add_typer(state, name="state")

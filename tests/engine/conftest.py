@@ -17,14 +17,14 @@ import pytest
 import pytest_asyncio
 
 from gateway.callers import new_key
-from serving.launch.demo_model import ensure_demo_model
-from serving.launch.engine_command import EngineOptions, engine_command, engine_environment
-from serving.launch.engine_venv import EngineVenv, ensure_engine_venv
-from serving.launch.process import EngineProcess
-from serving.launch.warm_up import warm_up
 from tests.engine.words import LOGS, TASK, Desk, adapter, loads_of, log_of
 from tests.fakes.ports import free_port
 from tests.walks.gateway import RunningGateway, run_gateway
+from tools.engines.demo_model import ensure_demo_model
+from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
+from tools.engines.engine_venv import EngineVenv, ensure_engine_venv
+from tools.engines.process import EngineProcess
+from tools.engines.warm_up import warm_up
 
 ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / "var"

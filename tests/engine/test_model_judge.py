@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from gateway.features.shadows import judges
-from serving.launch.process import EngineProcess
 from tests.engine.conftest import ADAPTER, BASE_MODEL, RealEngines
 from tests.engine.words import listed_by
 from tests.fakes.ports import free_port
 from tests.gateway.cli.conftest import command_for, ok
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import metric, shadows, until
+from tools.engines.process import EngineProcess
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 PRICE = {"prompt_usd_per_million_tokens": 1.0, "completion_usd_per_million_tokens": 4.0}

@@ -17,7 +17,6 @@ import pytest_asyncio
 
 from benchmarks.swap_callers import Crowd, under_load
 from benchmarks.swap_counts import FAULTS, count
-from serving.launch.process import EngineProcess, EngineState
 from tests.engine.conftest import BASE_MODEL, EngineFiles, run_engines
 from tests.engine.words import (
     PROMPTS,
@@ -34,6 +33,7 @@ from tests.engine.words import (
 )
 from tests.walks.gateway import run_gateway
 from tests.walks.swap_trace import read_trace, replay
+from tools.engines.process import EngineProcess, EngineState
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 MAX_LORAS, MAX_CPU_LORAS = 2, 3

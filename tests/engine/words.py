@@ -20,8 +20,8 @@ import httpx
 
 from benchmarks.swap_callers import Crowd, Target
 from benchmarks.swap_counts import Nearest
-from serving.launch.process import EngineProcess
 from tests.walks.gateway import RunningGateway
+from tools.engines.process import EngineProcess
 
 ADAPTERS = Path(__file__).resolve().parent / "adapters"
 LOGS = Path(__file__).resolve().parents[2] / "var" / "logs"

@@ -12,10 +12,10 @@ import yaml
 
 from gateway.callers import new_key
 from gateway.configuration.settings import load_settings
-from monitoring.dashboards.write import written
 from tests.fakes.prometheus import run
 from tests.monitoring.test_alerts import ALERTS, rules_in
 from tests.style.source import ROOT
+from tools.dashboards.write import written
 
 PROVISIONING = ROOT / "monitoring" / "provisioning"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.programs import program
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("gateway", "router", "serving", "monitoring")
+ROOMS = ("gateway", "router", "serving", "monitoring", "tools")
 SOURCES = (*ROOMS, "benchmarks", "examples")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -51,7 +51,7 @@ from router.rungs import AFTER_THE_ANSWER, RUNGS, Exit
 from serving.view import FaultKind
 from tests.router.situations import ACTIVE, RESERVED
 from tests.style import settings_rows
-from tests.style.source import ROOT, files, shown, tracked, tree
+from tests.style.source import ROOT, SOURCES, files, shown, tracked, tree
 from tests.style.tables import Row, code, differences, table
 
 DOCUMENTS = sorted(path for path in tracked() if path.endswith(".md"))
@@ -319,7 +319,7 @@ def anchors(path: Path) -> set[str]:
 def test_files_that_a_document_names_exist(document: str) -> None:
     """Paths in `code` that begin with one of our folders."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    folders = "|".join(("gateway", "router", "serving", "monitoring", "tests", "docs", "examples", "benchmarks", "k8s"))
+    folders = "|".join((*SOURCES, "tests", "docs", "k8s"))
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
         assert (ROOT / path).exists() or (ROOT / (document.rpartition("/")[0] or ".") / path).exists(), path
 

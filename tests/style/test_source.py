@@ -18,7 +18,7 @@ LONGER_WITH_A_REASON: dict[str, str] = {}
 BANNED_IN_NAMES = frozenset(
     {"backend", "upstream", "util", "utils", "helper", "helpers", "manager", "handler", "handlers", "common"}
 )
-BANNED_AS_FILES = BANNED_IN_NAMES | {"base", "misc", "core", "lib", "tools"}
+BANNED_AS_FILES = BANNED_IN_NAMES | {"base", "misc", "core", "lib"}
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 NAMED_BY_OTHERS = frozenset({"add_signal_handler", "add_exception_handler"})
 

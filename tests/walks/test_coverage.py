@@ -18,7 +18,6 @@ import yaml
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
-from gateway.cli.local_product import Admin, place_adapter
 from gateway.features.fitting import job as fitting
 from gateway.features.fitting.job import BEGUN_MAX, FAILED_MAX
 from gateway.features.fitting.prompts import LINE_BYTES_MAX, read_sample
@@ -30,6 +29,7 @@ from tests.walks.coverage_world import OUT_OF_SCOPE, asked, fit, fitted, form, g
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_process import served
 from tests.walks.two_replicas import until
+from tools.local_product import Admin, place_adapter
 
 ENFORCED = {"rungs": {"out_of_scope": {"mode": "enforce"}}}
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from tests.fakes.prometheus import asked, prometheus
-from tests.monitoring.dashboards.boards import all_panels, filled
 from tests.monitoring.test_alerts import ALERTS
+from tests.tools.dashboards.boards import all_panels, filled
 from tests.walks.gateway import RunningGateway
 
 RANGE_SECONDS = 120

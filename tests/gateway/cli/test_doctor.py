@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from gateway.state.fitted import FittedStore
 from router.confidence import Calibration, ConfidenceModel
 from serving.adapters.entries import AliasEntry
-from serving.launch.engine_venv import kind_of_engine
+from serving.gpu import has_nvidia_gpu
 from serving.object_store import Shelf
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
@@ -136,7 +136,7 @@ async def test_engine_on_a_cpu_that_plays_general_and_takes_adapters_is_warned_o
     apart = by_check(await doctor("--json"))
     together = by_check(await doctor("--json", pools=pools | {"general": shared}))
     assert "shared engines" not in apart
-    if kind_of_engine() == "cpu":
+    if not has_nvidia_gpu():
         kind, found, advice = together["shared engines"]
         assert (kind, found) == ("warning", f"general and small share {small.url}, on a CPU")
         assert "make up ENGINES=2" in advice

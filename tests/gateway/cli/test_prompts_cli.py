@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.demo_prompts import sample_beside
 from tests.gateway.cli.conftest import Command
 from tests.walks.conftest import MakeAdapter
 from tests.walks.coverage_world import ROOT, lines, prompts
 from tests.walks.gateway import RunningGateway
+from tools.demo_prompts import sample_beside
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
+
+OPTIONS = EngineOptions(
+    python=Path("/venv/bin/python"), model=Path("/models/m"), served_model_names=("m", "n"), port=8101, on_gpu=False
+)
+
+
+def after(flag: str, command: list[str]) -> str:
+    return command[command.index(flag) + 1]
+
+
+def test_engine_is_started_as_a_module_with_adapters_at_runtime() -> None:
+    command = engine_command(OPTIONS)
+    assert command[:3] == ["/venv/bin/python", "-m", "vllm.entrypoints.openai.api_server"]
+    assert command[command.index("--served-model-name") :][1:3] == ["m", "n"]
+    assert after("--host", command) == "127.0.0.1"
+    assert after("--max-loras", command) == "4"
+    assert int(after("--max-cpu-loras", command)) > int(after("--max-loras", command))
+    assert after("--shutdown-timeout", command) == "20"
+    assert "--enable-lora" in command
+    assert engine_environment(OPTIONS)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+    assert engine_environment(OPTIONS)["HF_HUB_OFFLINE"] == "1"
+
+
+def test_cpu_and_gpu_engines_bound_their_memory_each_in_its_way() -> None:
+    assert "--enforce-eager" in engine_command(OPTIONS)
+    assert engine_environment(OPTIONS)["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    on_gpu = replace(OPTIONS, on_gpu=True, memory_share=0.45)
+    assert after("--gpu-memory-utilization", engine_command(on_gpu)) == "0.45"
+    assert "--enforce-eager" not in engine_command(on_gpu)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in engine_environment(on_gpu)
+
+
+def test_relative_model_path_is_made_absolute_lest_it_be_a_hub_id() -> None:
+    command = engine_command(replace(OPTIONS, model=Path("var/models/m")))
+    assert Path(after("--model", command)).is_absolute()
