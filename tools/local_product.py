@@ -20,7 +20,7 @@ from gateway.configuration.settings import Settings, load_settings
 from gateway.state.private_files import keep_secret, make_private_folder
 from tools.demo_prompts import lacks_coverage, sample_beside
 from tools.engines.demo_model import ensure_demo_model
-from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
+from tools.engines.engine_command import EngineOptions, count_threads, engine_command, engine_environment
 from tools.engines.engine_venv import EngineVenv, Kind, ensure_engine_venv
 from tools.engines.errors import LaunchError
 from tools.engines.lock import alone
@@ -165,6 +165,7 @@ class LocalProduct:
                 max_loras=plan.max_loras,
                 max_cpu_loras=plan.max_cpu_loras,
                 memory_share=GPU_MEMORY_SHARE / len(plans),
+                threads=count_threads(len(plans)),
             )
             engine = EngineProcess(
                 name=plan.name,
