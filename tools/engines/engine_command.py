@@ -1,10 +1,13 @@
-"""The command line and environment of one local vLLM."""
+"""Command line and environment of one local vLLM."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tools.engines.process import EngineProcess
 
 
 def count_threads(engines: int = 1) -> int:
@@ -14,11 +17,10 @@ def count_threads(engines: int = 1) -> int:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Options of one engine. Lengths are in tokens, `kv_cache_gib` (CPU only) in GiB of memory.
+    """Options of one engine. Lengths are in tokens, `kv_cache_gib` (CPU only) is in GiB of memory.
 
-    The engine answers to all of `served_model_names`. `memory_share` (GPU only) is the part of the device's memory
-    that this engine may take, from 0 to 1. `threads` (CPU only) compute the model. `tool_call_parser` reads the
-    model's tool calls, so that tools can be asked.
+    The engine answers to all of `served_model_names`. `memory_share` (GPU only) is the engine's part of the device's
+    memory, from 0 to 1. `threads` (CPU only) compute the model. `tool_call_parser` reads the model's tool calls.
     """
 
     python: Path
@@ -39,12 +41,12 @@ class EngineOptions:
 
     @property
     def url(self) -> str:
-        """Where the engine answers."""
+        """The engine's address."""
         return f"http://{self.host}:{self.port}"
 
 
 def engine_command(options: EngineOptions) -> list[str]:
-    """The command that starts the engine: a module, since the `vllm` command needs a distribution "vllm"."""
+    """The command that starts the engine. It runs a module: the `vllm` command needs a distribution named "vllm"."""
     command = [str(options.python), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(options.model.absolute()), "--served-model-name", *options.served_model_names]
     command += ["--host", options.host, "--port", str(options.port)]
@@ -60,7 +62,7 @@ def engine_command(options: EngineOptions) -> list[str]:
 
 
 def engine_environment(options: EngineOptions) -> dict[str, str]:
-    """Environment variables of the engine: adapters at runtime, no call to the outside, and its threads."""
+    """Environment variables of the engine: adapters at runtime, no calls to the outside, and its threads."""
     environment = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
@@ -77,3 +79,15 @@ def engine_environment(options: EngineOptions) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": str(options.threads),
     }
+
+
+def make_engine(name: str, options: EngineOptions, log_path: Path, say: Callable[[str], None]) -> EngineProcess:
+    """An engine that is not started yet."""
+    return EngineProcess(
+        name=name,
+        url=options.url,
+        command=engine_command(options),
+        environment=engine_environment(options),
+        log_path=log_path,
+        say=say,
+    )
