@@ -8,7 +8,7 @@ PYTEST = $(BIN)/pytest
 LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tools tests benchmarks examples
 
-.PHONY: up demo test check fast engine-test lock image clean help
+.PHONY: up demo test check fast engine-test lock docs image clean help
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,6 +36,9 @@ fast: $(VENV)/development ## All tests but those that need a real engine or buil
 
 engine-test: $(VENV)/development ## Tests on real vLLM engines
 	$(PYTEST) -m engine --timeout 900 tests/engine tests/deploy
+
+docs: $(VENV)/development ## Write docs/reference/ from the code
+	$(BIN)/python -m tools.reference
 
 image: $(VENV)/development ## Build the container image and run it once
 	$(BIN)/pytest -m image --timeout 900 tests/deploy

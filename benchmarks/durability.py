@@ -56,7 +56,7 @@ CUT_OFF_SECONDS = (0.1, 0.6)
 ACKED_TIMEOUT_SECONDS = 4.0
 FLUSH_INTERVAL_SECONDS = 0.02
 WINDOW_SECONDS = 2 * FLUSH_INTERVAL_SECONDS + 0.2
-"""The records that a killed gateway may lose: docs/records.md."""
+"""The records that a killed gateway may lose: docs/reference/records.md."""
 KILLS = 20
 FAILOVER_SHARE = 5
 FULL = "100 kills of each instead of 20, and a fifth of that of failovers; not measured, about 25 minutes"

@@ -107,9 +107,9 @@ class FeedbackIn(BaseModel):
     value: Value = Field(description="As its metric declares.")
     rater: str | None = Field(None, max_length=200, description="Who judges, if not the caller itself.")
     feedback_id: str | None = Field(None, min_length=1, max_length=200, description="Makes a second sending harmless.")
-    comment: str | None = Field(None, max_length=4000)
+    comment: str | None = Field(None, max_length=4000, description="Why, in words.")
     demonstration: Any = Field(None, description="What the answer should have been.")
-    tags: dict[str, str] | None = Field(None, max_length=32)
+    tags: dict[str, str] | None = Field(None, max_length=32, description="Texts of your own, by name.")
 
 
 class FeedbackBatch(BaseModel):

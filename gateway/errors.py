@@ -1,4 +1,4 @@
-"""What a caller is told when something goes wrong: OpenAI's error shape, from one table (docs/errors.md)."""
+"""What a caller is told when something goes wrong: OpenAI's error shape, from one table (docs/reference/errors.md)."""
 
 from __future__ import annotations
 

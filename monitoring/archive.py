@@ -35,30 +35,26 @@ class RecordRow(Record, kw_only=True, omit_defaults=False):
 
 
 class FeedbackRow(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One judgement in the archive: with what is known of its record, and its value in the column of its kind.
+    """One judgement in the archive, with what is known of its record. Older files lack the last three fields."""
 
-    `demonstration`, `tags` and `demonstration_digests` are JSON as text. `entry` is its place in its stream; it and
-    `reviewed` are None in a file of an older gateway.
-    """
-
-    request: str
-    at: float
-    caller: str
-    task: str | None = None
-    version: str | None = None
-    pool: str | None = None
-    feedback_id: str
-    metric: str
-    value_boolean: bool | None = None
-    value_float: float | None = None
-    value_category: str | None = None
-    rater: str | None = None
-    comment: str | None = None
-    demonstration: str | None = None
-    tags: str | None = None
-    demonstration_digests: str | None = None
-    reviewed: bool | None = None
-    entry: str | None = None
+    request: str  # Id of its record.
+    at: float  # Time when it was given, in Unix seconds.
+    caller: str  # Public part of the key it came with.
+    task: str | None = None  # The record's task.
+    version: str | None = None  # The record's version.
+    pool: str | None = None  # The record's pool.
+    feedback_id: str  # Its name, unique for the request.
+    metric: str  # The metric.
+    value_boolean: bool | None = None  # The value, of a boolean.
+    value_float: float | None = None  # The value, of a float.
+    value_category: str | None = None  # The value, of a category.
+    rater: str | None = None  # Who judged, if not the caller.
+    comment: str | None = None  # As given.
+    demonstration: str | None = None  # The right answer, as JSON.
+    tags: str | None = None  # As given, as JSON.
+    demonstration_digests: str | None = None  # Keyed digests of the demonstration by judge, as JSON.
+    reviewed: bool | None = None  # Whether an operator or admin judged a drawn request.
+    entry: str | None = None  # Its place in the stream.
 
 
 ROWS: Mapping[Dataset, type[msgspec.Struct]] = types.MappingProxyType({"records": RecordRow, "feedback": FeedbackRow})

@@ -1,4 +1,4 @@
-"""The table of metrics: what each is called and counts. docs/metrics.md lists them."""
+"""The table of metrics: what each is called and counts. docs/reference/metrics.md lists them."""
 
 from __future__ import annotations
 

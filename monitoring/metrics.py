@@ -2,7 +2,7 @@
 
 An update is a look-up by label values and an addition; a scrape joins lines begun with their series.
 prometheus_client does the same in seven times the time, and a scrape stops every stream while it lasts
-(docs/metrics.md has the figures): so here it only judges, in the tests, what we write. Nothing in this file
+(docs/reference/metrics.md has the figures): so here it only judges, in the tests, what we write. Nothing in this file
 is thread-safe: updates and scrapes belong to the event loop.
 
 The number of series has a bound whatever callers send: each metric has its share of one budget, and what goes

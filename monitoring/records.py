@@ -1,11 +1,12 @@
-"""Records: all that is known of a finished request, and the stream in Redis. docs/records.md lists the fields."""
+"""Records: all that is known of a finished request, and their stream. docs/reference/records.md has the comments."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -19,57 +20,60 @@ REPORTED = "reported"
 REPORTED_MAX = 250_000
 
 
-class AttemptRecord(msgspec.Struct):
-    """One try at an engine. `fault` is None for the one that answered; `seconds` until its answer began or failed."""
+OUTCOMES: Mapping[str, str] = MappingProxyType(
+    {
+        "ok": "The caller got a whole answer.",
+        "refused": "The caller got an error with a status below 500.",
+        "failed": "The caller got an error with a status of 500 and up.",
+        "truncated": "The engine failed inside a stream that had begun.",
+        "cancelled": "The caller went before the end.",
+    }
+)
+"""The ways in which a request ends."""
 
-    pool: str
-    replica: str
-    version: str | None
-    fault: str | None
-    seconds: float
+
+class AttemptRecord(msgspec.Struct):
+    """One attempt at an engine."""
+
+    pool: str  # Its pool.
+    replica: str  # The replica that it was sent to.
+    version: str | None  # The version asked for; null: a base model.
+    fault: str | None  # What went wrong, or the check that rejected the answer; null: it answered.
+    seconds: float  # Until its answer began (streamed), was whole, or failed.
 
 
 class PairRecord(msgspec.Struct):
-    """On a shadow's record: which version answered the caller (empty: a general model), whether that kept its contract,
-    its text's digest; and what a judge made of both arms' answers where both were drawn to answer.
+    """On a shadow's record: the answer that the caller got, and the judgement of both answers."""
 
-    `arm` is the shadow's, `version` or `general` (None: it is that of a version on trial, which no judge looks at).
-    `digest` and `served_digest` are the shadow's and the caller's answer in the form in which the `judge` compares
-    them, empty where it has no such form; `right` and `served_right` say what is known without a right answer, the
-    scores what the judge guesses, from 0 to 1. `judge_usd` is what asking the judge cost, `judge_digest` tells which
-    model judges, and by which prompt, and `judge_answered` whether it gave its word. `served_stack` is the stack of the
-    caller's answer, `caller` whose request it is.
-    """
-
-    version: str | None
-    contract_kept: bool | None = None
-    text_digest: str | None = None
-    arm: str | None = None
-    judge: str | None = None
-    digest: str | None = None
-    served_digest: str | None = None
-    right: bool | None = None
-    served_right: bool | None = None
-    score: float | None = None
-    served_score: float | None = None
-    judge_usd: float | None = None
-    judge_digest: str | None = None
-    judge_answered: bool | None = None
-    served_stack: str | None = None
-    caller: str | None = None
+    version: str | None  # The version that answered the caller; empty: a general model.
+    contract_kept: bool | None = None  # Whether its answer keeps its contract.
+    text_digest: str | None = None  # Keyed digest of its text.
+    arm: str | None = None  # The arm of the shadow, `version` or `general`; null: a version on trial, as below.
+    judge: str | None = None  # How both answers are compared: `exact`, `normal`, `fields:NAME,…` or `model`.
+    digest: str | None = None  # Keyed digest of the shadow's answer, as the judge compares it; empty: no such form.
+    served_digest: str | None = None  # The same of the caller's answer.
+    right: bool | None = None  # Whether the shadow's answer is right; null: not judged.
+    served_right: bool | None = None  # The same of the caller's answer.
+    score: float | None = None  # The judge's guess that the shadow's answer is right, 0 to 1.
+    served_score: float | None = None  # The same of the caller's answer.
+    judge_usd: float | None = None  # Cost of asking a model to judge, in US dollars; part of `cost_usd`.
+    judge_digest: str | None = None  # `sha256:` of the judging model and its prompt.
+    judge_answered: bool | None = None  # Whether the model gave a judgement; null: it was not asked.
+    served_stack: str | None = None  # The `stack` of the caller's answer.
+    caller: str | None = None  # Public part of the key whose request it is.
 
 
 class FindingRecord(msgspec.Struct):
-    """What a rung found: whether it fired, in which mode, and by which score, threshold and nearest prompts."""
+    """The result of one check of one request."""
 
-    rung: str
-    mode: str
-    fired: bool
-    score: float | None = None
-    threshold: float | None = None
-    neighbours: list[str] = []
-    note: str = ""
-    version: str | None = None
+    rung: str  # The check, or `override` for a rule that is observed or adds a message.
+    mode: str  # `observe` or `enforce`, at that time.
+    fired: bool  # Whether the adapter should not answer, or its answer should not be sent.
+    score: float | None = None  # The score in the check's own unit; null: it has none, or no model.
+    threshold: float | None = None  # What the score is compared with; of `holdout` and `degraded` the share.
+    neighbours: list[str] = []  # Ids of the nearest training prompts, nearest first.
+    note: str = ""  # Anything else, such as why it could not judge.
+    version: str | None = None  # The version whose models were asked, or whose answer it is.
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -78,60 +82,60 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     Times are in seconds, cost in US dollars; None means unknown or not applicable, never zero.
     """
 
-    id: str
-    at: float
-    endpoint: str
-    caller: str
-    model_asked: str
-    purpose: str = "serve"
-    shadow_of: str | None = None
-    stream: bool = False
-    task: str | None = None
-    led_to: str | None = None
-    version: str | None = None
-    pool: str | None = None
-    replica: str | None = None
-    reason: str | None = None
-    outcome: str = "failed"
-    status: int = 500
-    error_code: str | None = None
-    finish_reason: str | None = None
-    attempts: list[AttemptRecord] = []
-    continued: int = 0
-    skipped_events: int = 0
-    blueprint: bool = False
-    dropped: list[str] = []
-    override_id: str | None = None
-    findings: list[FindingRecord] = []
-    exit_capped: bool = False
-    probability: float = 1.0
-    shadow_probability: float | None = None
-    shadowed: bool = False
-    review_probability: float | None = None
-    reviewed: bool = False
-    language: str | None = None
-    policy_generation: int = 0
-    adapter_digest: str | None = None
-    stack: str | None = None
-    request_digest: str | None = None
-    answer_digest: str | None = None
-    text_digest: str | None = None
-    contract_kept: bool | None = None
-    agrees: bool | None = None
-    pair: PairRecord | None = None
-    answer_id: str | None = None
-    handles: list[str] = []
-    prompt_tokens: int | None = None
-    cached_prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cost_usd: float | None = None
-    wasted_usd: float | None = None
-    wasted_tokens: int | None = None
-    saving_usd: float | None = None
-    duration_seconds: float = 0.0
-    overhead_seconds: float | None = None
-    first_token_seconds: float | None = None
-    token_seconds: float | None = None
+    id: str  # A UUIDv7 with a short MAC: `x-request-id`.
+    at: float  # Time when its body was read, in Unix seconds.
+    endpoint: str  # `chat` or `completions`.
+    caller: str  # Public part of the key; empty for a shadow.
+    model_asked: str  # `model` in its body, as sent.
+    purpose: str = "serve"  # `serve`, `shadow`, `evaluation` or `reported`.
+    shadow_of: str | None = None  # Id of the request that this is a copy of.
+    stream: bool = False  # Whether a stream was requested.
+    task: str | None = None  # Its task; null: a pool was named, or it was refused before a choice.
+    led_to: str | None = None  # The version that the alias, a pin or a rule led to, whatever answered.
+    version: str | None = None  # The version that was chosen last; null: a base model.
+    pool: str | None = None  # The pool that was chosen last.
+    replica: str | None = None  # The replica that was chosen last.
+    reason: str | None = None  # Its [reason](reasons.md); null: refused before a choice.
+    outcome: str = "failed"  # How it ended; see below.
+    status: int = 500  # HTTP status; 499 where the caller went first.
+    error_code: str | None = None  # Code of the [error](errors.md) that the caller got.
+    finish_reason: str | None = None  # Why the engine stopped, in its words.
+    attempts: list[AttemptRecord] = []  # Every attempt at an engine, in order.
+    continued: int = 0  # Number of times that another engine continued a broken answer.
+    skipped_events: int = 0  # Events of a stream that were unreadable after commit.
+    blueprint: bool = False  # Whether the general prompt was added.
+    dropped: list[str] = []  # Fields that the engine did not get.
+    override_id: str | None = None  # The rule that decided or refused.
+    findings: list[FindingRecord] = []  # Results of the checks, in their order.
+    exit_capped: bool = False  # Whether a fallback was capped.
+    probability: float = 1.0  # Probability of the draws that led there; 1: nothing was drawn.
+    shadow_probability: float | None = None  # Probability with which both arms were to answer; null: not watched.
+    shadowed: bool = False  # Whether both arms were to answer.
+    review_probability: float | None = None  # Probability of the draw for review; null: not watched.
+    reviewed: bool = False  # Whether it was drawn for review.
+    language: str | None = None  # Language of the user's text in ISO 639-1, `und` if unknown; null: not examined.
+    policy_generation: int = 0  # Generation of the policy that decided.
+    adapter_digest: str | None = None  # `sha256:` of the adapter's configuration and tensors.
+    stack: str | None = None  # `sha256:` of adapter, base, engine build, dtype, chat template and manifest.
+    request_digest: str | None = None  # Keyed digest of the body as the engine got it.
+    answer_digest: str | None = None  # Keyed digest of the answer's bytes.
+    text_digest: str | None = None  # Keyed digest of the answer's text; null: not needed, or no text.
+    contract_kept: bool | None = None  # Whether the text keeps the contract; null: not checked.
+    agrees: bool | None = None  # Whether a shadow's text equals the caller's.
+    pair: PairRecord | None = None  # On a shadow's record: the caller's answer, and both judged.
+    answer_id: str | None = None  # `id` in the answer's body.
+    handles: list[str] = []  # Keyed digests of session, subject and foreign id, for feedback.
+    prompt_tokens: int | None = None  # As the engine counted.
+    cached_prompt_tokens: int | None = None  # Those of them from the engine's cache.
+    completion_tokens: int | None = None  # As the engine counted; else chunks with a token.
+    cost_usd: float | None = None  # Cost in US dollars by the pool's price; null: unknown.
+    wasted_usd: float | None = None  # Cost of attempts whose answer nobody got, in US dollars.
+    wasted_tokens: int | None = None  # Tokens of answers that a check rejected.
+    saving_usd: float | None = None  # The same tokens at general's price, less the cost, in US dollars.
+    duration_seconds: float = 0.0  # From the request's head to the end of the answer.
+    overhead_seconds: float | None = None  # Time until commit that was not spent waiting for an engine.
+    first_token_seconds: float | None = None  # From the request's head to the first token, streamed.
+    token_seconds: float | None = None  # Mean time for each token; in a stream, after the first.
 
 
 FLUSH = """

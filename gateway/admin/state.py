@@ -1,4 +1,6 @@
-"""The table URL → function for admins, the whole state: export, compare, apply. docs/cli.md says what a file holds.
+"""The table URL → function for admins, the whole state: export, compare, apply.
+
+gateway/admin/state_file.py says what a file holds.
 
 Applying takes four steps. What can't be done at all is refused before the first. Versions are made, in one atomic
 step; those that an alias needs are placed, as by `stage`; then aliases, rules and keys move in one atomic step; at

@@ -54,7 +54,7 @@ class CommandError(Exception):
 
 
 class Refused(CommandError):
-    """The gateway answered with an error: its HTTP `status` and its `code` (docs/errors.md)."""
+    """The gateway answered with an error: its HTTP `status` and its `code` (docs/reference/errors.md)."""
 
     exit_code = 1
 

@@ -29,7 +29,9 @@ async def examine(config: Path) -> list[Finding]:
         settings = load_settings(config)
     except SettingsError as error:
         said = " ".join(str(error).split())
-        return [problem("configuration", said, "Mend it: docs/settings.md has all keys. Nothing else was checked.")]
+        return [
+            problem("configuration", said, "Mend it: docs/reference/settings.md has all keys. Nothing else was seen.")
+        ]
     return [finding async for finding in _checks(config, settings)]
 
 

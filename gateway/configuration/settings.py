@@ -1,7 +1,8 @@
 """Every knob of the gateway, with its bounds, and its unit last in its name. The only reader of the environment.
 
 Values come from apprentice.yaml and from `APPRENTICE_…` variables, which win; `__` goes a level down
-(`APPRENTICE_LIMITS__RETRIES_MAX=1`). An unknown key stops the start and is named. docs/settings.md lists them all.
+(`APPRENTICE_LIMITS__RETRIES_MAX=1`). An unknown key stops the start and is named.
+docs/reference/settings.md lists them all.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from serving.fleet import PoolConfig
 
 ENVIRONMENT_PREFIX = "APPRENTICE_"
 COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
-"""What the commands that ask a gateway read (docs/cli.md): no settings, and no fault either."""
+"""What the commands that ask a gateway read (docs/reference/cli.md): no settings, and no fault either."""
 
 
 class LimitSettings(DoorLimits, QueueLimits):
@@ -418,4 +419,4 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
             first = variable.removeprefix(ENVIRONMENT_PREFIX).split("__", 1)[0]
             if first.upper() not in known:
                 text = f"The environment variable {variable} names no setting: unset it, or name one of"
-                raise SettingsError(f"{text} docs/settings.md, such as APPRENTICE_LISTEN__PORT for listen.port.")
+                raise SettingsError(f"{text} docs/reference/settings.md, such as APPRENTICE_LISTEN__PORT.")

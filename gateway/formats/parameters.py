@@ -1,4 +1,4 @@
-"""The fields of a body: which there are, who may set them, and their types and bounds. docs/api.md lists them."""
+"""The fields of a body: who may set them, and their types and bounds. docs/reference/api.md lists them."""
 
 from __future__ import annotations
 

@@ -19,12 +19,11 @@ from gateway.configuration.settings import load_settings
 from gateway.errors import ERRORS, Problem
 from gateway.formats.parameters import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
 from gateway.formats.request_body import read_body
-from gateway.openapi import ANSWER_HEADERS, ANYWHERE, HOT_HEADERS, IN_STREAMS, OF_JSON, OF_KEYS, OF_SHELVES, OF_STATE
+from gateway.openapi import ANYWHERE, IN_STREAMS, OF_JSON, OF_KEYS, OF_SHELVES, OF_STATE
 from gateway.path.request_path import walk
 from router.decision import RefusalCode
 from router.policy import TaskPolicy
 from tests.style.source import ROOT, files, tree
-from tests.style.tables import code, table, tables
 
 BY_THE_FRAME = {*ANYWHERE, *OF_KEYS, *OF_JSON, *OF_STATE, *OF_SHELVES}
 """What FastAPI, Redis or the connection may bring to any endpoint: its own code need not raise it."""
@@ -165,7 +164,7 @@ def test_an_endpoint_names_the_errors_that_its_code_can_come_to_and_no_others(
 
 def test_all_errors_of_the_table_are_told_somewhere(document: dict[str, Any]) -> None:
     told = set().union(*(codes_of(operation) for *_, operation in operations(document)))
-    wanted = {code(row[0]) for row in table("docs/errors.md", "Code", "Status", "Type", "When")}
+    wanted = set(ERRORS)
     assert wanted == told | {*IN_STREAMS} | OF_ADDRESSES
     assert (
         set(document["components"]["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"]) == wanted
@@ -204,14 +203,6 @@ def test_the_body_of_a_hot_endpoint_has_the_fields_that_the_gateway_reads(
     assert not schema["properties"].keys() & GATEWAY_ALONE
     bounded = [name for name, told in schema["properties"].items() if not told.keys() - {"description"}]
     assert set(bounded) <= ON_REQUEST, "fields whose types the code has are told"
-
-
-def test_the_headers_of_a_hot_endpoint_are_those_of_the_document_for_people() -> None:
-    asked, answered = (
-        {code(row[0]) for row in rows[1:]} for rows in tables("docs/api.md") if rows[0] == ("Header", "Meaning")
-    )
-    assert asked == {*HOT_HEADERS, "authorization"}
-    assert answered == {*ANSWER_HEADERS, "retry-after", "x-should-retry"}
 
 
 def body_schema(document: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -100,5 +100,5 @@ def test_a_degraded_version_reaches_the_webhook_and_so_does_its_recovery(tmp_pat
         "task": "returns",
         "version": "returns@v1",
     }
-    assert alert["annotations"]["runbook"] == "docs/alerts.md#adapterdegraded"
+    assert alert["annotations"]["runbook"] == "docs/reference/alerts.md#adapterdegraded"
     assert alert["annotations"]["summary"].startswith("returns@v1 is degraded")

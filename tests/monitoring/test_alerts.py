@@ -45,6 +45,15 @@ def readable() -> set[str]:
     return {spec.name for spec in METRICS if spec.kind != "histogram"} | parts | recorded
 
 
+def without_actions(rules: Path) -> str:
+    """A file's rules without what to do: that is for the page and for people, and the same in every message."""
+    content = yaml.safe_load(rules.read_text(encoding="utf-8"))
+    for rule in (rule for group in content["groups"] for rule in group["rules"]):
+        rule.get("annotations", {}).pop("action", None)
+    text: str = yaml.safe_dump(content)
+    return text
+
+
 def test_there_are_rules() -> None:
     assert ALERTS
 
@@ -58,8 +67,10 @@ def test_promtool_finds_nothing_to_object_to(rules: Path) -> None:
 def test_each_fires_when_it_should(rules: Path, tmp_path: Path) -> None:
     tests = cases_of(rules)
     assert tests
-    for path in (*ALERTS, *tests):
+    for path in tests:
         shutil.copy(path, tmp_path)
+    for path in ALERTS:
+        (tmp_path / path.name).write_text(without_actions(path), encoding="utf-8")
     assert "SUCCESS" in promtool("test", "rules", *(path.name for path in tests), folder=tmp_path)
 
 

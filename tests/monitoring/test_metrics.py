@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 import subprocess
 import timeit
-from pathlib import Path
 
 import prometheus_client
 import pytest
 
-from monitoring.metric_spec import CLOSED, SCALE, Spec
 from monitoring.metric_table import METRICS
-from monitoring.metrics import SERIES_MAX_DEFAULT, SERIES_MAX_LEAST, Meters
+from monitoring.metrics import Meters
 from tests.monitoring.filled_meters import (
     OPENMETRICS,
     family_of,
@@ -23,32 +20,6 @@ from tests.monitoring.filled_meters import (
     value,
 )
 from tests.programs import program
-
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
-
-
-def docs_row(spec: Spec) -> str:
-    labels = ", ".join(f"`{label}`" for label in spec.labels) or "none"
-    formula = spec.children if spec.width == 1 else f"({spec.children})*{spec.width}"
-    formula = formula.removeprefix("(1)*")
-    return f"| `{spec.name}` | {spec.kind} | {labels} | {spec.unit} | `{formula}` | {spec.series_max:,} | {spec.help} |"
-
-
-def test_documented_metrics_are_the_declared_ones() -> None:
-    rows = [line for line in DOCS.read_text().splitlines() if line.startswith("| `apprentice_")]
-    expected = [docs_row(spec) for spec in METRICS]
-    assert rows == expected, "docs/metrics.md should have these rows:\n" + "\n".join(expected)
-
-
-def test_documented_scale_and_sum_are_the_declared_ones() -> None:
-    text = DOCS.read_text()
-    total = sum(spec.series_max for spec in METRICS)
-    for expected in (f"**{total:,}**", f"{SERIES_MAX_DEFAULT:,}", f"{SERIES_MAX_LEAST:,}"):
-        assert expected in text, f"docs/metrics.md should say {expected}"
-    for letter, number in SCALE.items():
-        assert re.search(rf"\| `{letter}` \| {number} \|", text), f"docs/metrics.md should say {letter} = {number}"
-    for label, number in CLOSED.items():
-        assert re.search(rf"\| `{label}` \| {number} \|", text), f"docs/metrics.md should say {label}: {number}"
 
 
 def test_every_declared_metric_is_made_once_under_its_own_name_and_kind() -> None:

@@ -32,16 +32,3 @@ def code(cell: str) -> str:
     match = re.fullmatch(r"`([^`]+)`", cell)
     assert match, f"{cell} should be written as `code`"
     return match[1]
-
-
-def line(*row: str) -> str:
-    """A row as it stands in a document."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-
-
-def differences(document: str, wanted: list[Row], found: list[Row]) -> str:
-    """What to change in the document, empty where nothing."""
-    missing = [f"add     {line(*row)}" for row in wanted if row not in found]
-    extra = [f"remove  {line(*row)}" for row in found if row not in wanted]
-    order = ["put the rows in the code's order"] if not missing and not extra and wanted != found else []
-    return "\n".join([f"{document}:", *missing, *extra, *order]) if missing or extra or order else ""

@@ -1,6 +1,7 @@
 """Requests as published clients send them: guidellm 0.6, `vllm bench serve` 0.33 and lm-eval 0.4, read in their source.
 
-What needs a permission says so without it; with the settings that docs/api.md names for these clients, all of it works.
+What needs a permission says so without it; with the settings that docs/reference/api.md names for these
+clients, all of it works.
 """
 
 from __future__ import annotations

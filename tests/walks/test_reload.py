@@ -16,10 +16,10 @@ import yaml
 from gateway.admin.reload import CHANGEABLE
 from gateway.callers import new_key
 from tests.fakes.engine import FakeEngine
-from tests.style import settings_rows
 from tests.style.tables import code, table
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
+from tools.reference.settings import keys
 
 ASK: dict[str, Any] = {"model": "general", "messages": [{"role": "user", "content": "How many days has a week?"}]}
 RELOAD = "/admin/v1/reload"
@@ -308,7 +308,7 @@ async def test_only_an_admin_may_and_a_gateway_without_a_file_has_nothing_to_rea
 
 
 def test_every_key_that_can_be_changed_is_a_setting_and_is_in_the_document() -> None:
-    known = {code(row[0]).replace("[]", ".NAME") for row in settings_rows.rows()}
+    known = {key.replace("[]", ".NAME") for key in keys()}
     for key in CHANGEABLE:
         wanted = key.replace("pools.*", "pools.POOL").removesuffix(".*")
         assert any(one == wanted or one.startswith(f"{wanted}.") for one in known), key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,9 +12,9 @@ import pytest
 from router.placing import arm_point
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Reset, Status
-from tests.style.tables import table
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
+from tools.reference.api import ROUTE_ANSWER
 
 ALL = {"mode": "enforce", "share": 1.0}
 PROMPT = "A toaster, sealed, after 3 days."
@@ -197,8 +196,7 @@ async def test_route_takes_a_prompt_too_and_tells_exits_and_makes_nothing(
         answer = await http.post("/v1/route", json={"model": "returns", "prompt": PROMPT})
         assert answer.status_code == 200, answer.text
         route = answer.json()
-        rows = table("docs/api.md", "Field of the answer", "Meaning")
-        assert list(route) == [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+        assert list(route) == list(ROUTE_ANSWER)
         assert (route["object"], route["task"], route["model"]) == ("route", "returns", "returns@v1")
         assert (route["findings"], route["probability"]) == ([], 1)
         assert (route["exits"]["out_of_scope"], route["exits"]["timeout"]) == (["standby", "needs_human"], ["general"])

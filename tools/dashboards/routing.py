@@ -61,7 +61,7 @@ def _ways(board: Board) -> None:
         Query(told(rate(REQUESTS, "task, version, pool", f'{TASK}, pool!=""')), "{{task}} → {{version}} {{pool}}"),
         stacked=True,
     ), 12).add(graph(
-        "Why do they go there?", "Requests a second by reason. docs/reasons.md says what each is.", "reqps",
+        "Why do they go there?", "Requests a second by reason. docs/reference/reasons.md says what each is.", "reqps",
         Query(rate(REQUESTS, "reason", match=f'{TASK}, reason!=""'), "{{reason}}"), stacked=True,
     ), 12).add(graph(
         "What was chosen first, and left?",

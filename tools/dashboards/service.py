@@ -73,7 +73,7 @@ def _traffic(board: Board) -> None:
 
 def _errors(board: Board) -> None:
     board.add(graph(
-        "Which errors do callers get?", "Errors a second by code, over all tasks. docs/errors.md says what each is.",
+        "Which errors do callers get?", "Errors a second by code. docs/reference/errors.md says what each is.",
         "reqps", Query(rate("apprentice_refusals_total", "code", match=""), "{{code}}"), bars=True, stacked=True,
     ), 8).add(graph(
         "What goes wrong at engines?",

@@ -30,25 +30,25 @@ class Report(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     `source_id` names it there: sent again, it is stored once. `version` is what answered, or none: a general model.
     """
 
-    source_id: Annotated[str, Meta(min_length=1, max_length=200)]
-    task: Name
-    at: Annotated[float, Meta(gt=0, lt=253_402_300_800)]
-    version: Name | None = None
-    pool: Name | None = None
-    messages: Messages | None = None
-    prompt: Text | None = None
-    answer: Text | None = None
-    logprobs: Logprobs | None = None
-    finish_reason: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
-    status: Annotated[int, Meta(ge=100, le=599)] = 200
-    prompt_tokens: Tokens | None = None
-    completion_tokens: Tokens | None = None
-    cost_usd: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
-    duration_seconds: Seconds = 0.0
-    first_token_seconds: Seconds | None = None
-    session: Short | None = None
-    subject: Short | None = None
-    probability: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    source_id: Annotated[str, Meta(min_length=1, max_length=200)]  # Its name there; stored once.
+    task: Name  # Its task; the key must be allowed it.
+    at: Annotated[float, Meta(gt=0, lt=253_402_300_800)]  # Time when it was served, in Unix seconds.
+    version: Name | None = None  # The version that answered; unset: a general model.
+    pool: Name | None = None  # Its pool, if known here.
+    messages: Messages | None = None  # The conversation; or `prompt`. Unset: its scope is not judged.
+    prompt: Text | None = None  # The prompt, of a completion.
+    answer: Text | None = None  # The answer. Unset: it is not judged.
+    logprobs: Logprobs | None = None  # Those of the answer's tokens (nats), for its confidence.
+    finish_reason: Annotated[str, Meta(min_length=1, max_length=64)] | None = None  # Why the engine stopped.
+    status: Annotated[int, Meta(ge=100, le=599)] = 200  # HTTP status there.
+    prompt_tokens: Tokens | None = None  # As counted there.
+    completion_tokens: Tokens | None = None  # As counted there.
+    cost_usd: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None  # Cost there, in US dollars.
+    duration_seconds: Seconds = 0.0  # Duration there.
+    first_token_seconds: Seconds | None = None  # Time to the first token, of a stream.
+    session: Short | None = None  # A name under which feedback may find it.
+    subject: Short | None = None  # Another such name.
+    probability: Annotated[float, Meta(gt=0, le=1)] = 1.0  # Probability that it was given to this arm there.
 
 
 REPORT = msgspec.json.Decoder(Report)

@@ -63,7 +63,7 @@ RUNG_WORDS: Mapping[str, Verdict] = MappingProxyType(
         "refusal": Verdict("the answer was a refusal, empty or not usable", "the answer was an answer"),
     }
 )
-"""By the rung's name; docs/reasons.md has them."""
+"""By the rung's name; docs/reference/reasons.md has them."""
 
 
 def explain(record: Record, in_full: bool = False) -> list[str]:

@@ -13,7 +13,7 @@ RESPONSES: tuple[ResponseName, ...] = get_args(ResponseName)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task's settings say of its monitor (docs/settings.md has each of them, under tasks.TASK.monitor).
+    """What a task's settings say of its monitor (docs/reference/settings.md, under tasks.TASK.monitor).
 
     `enforced` says whether the rung `degraded` is enforced, so that shares may be shifted; `explored_share` is what a
     degraded version keeps at least; `judges_itself` whether the model that judges pairs is the exit's own, and

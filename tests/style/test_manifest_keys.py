@@ -1,4 +1,4 @@
-"""docs/manifest.md has every key of a manifest with what holds of it, and an example that can be pushed."""
+"""The rows of docs/reference/manifest.md are what the reader of manifests does, and its example can be pushed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from router.contract import KEYS, compile_contract
+from router.contract import KEYS as CONTRACT_KEYS
+from router.contract import compile_contract
 from serving.adapters import manifest
 from serving.adapters.manifest import ManifestError, from_json, read_manifest
-from tests.style.source import ROOT
-from tests.style.tables import Row, code, table
+from tools.reference.manifest import EXAMPLE, KEYS, NEEDED
 
-DOCUMENT = "docs/manifest.md"
-TEXT = (ROOT / DOCUMENT).read_text(encoding="utf-8")
+Row = tuple[str, str, str, str]
 WHOLE: dict[str, Any] = {
     "task": "returns",
     "base_fingerprint": "sha256:" + "a" * 64,
@@ -45,15 +43,11 @@ WHOLE: dict[str, Any] = {
 """A manifest with every key that has a meaning."""
 
 
-def rows() -> list[Row]:
-    return table(DOCUMENT, "Key", "Needed", "Type", "Bounds", "Meaning")
-
-
 def keys() -> Iterator[str]:
-    """All keys, in the document's order, from the code."""
+    """All keys, from the code."""
     fields = [each.name for each in dataclasses.fields(manifest.Manifest)]
     within: Mapping[str, list[str]] = {
-        "contract": [f".{key}" for key in KEYS],
+        "contract": [f".{key}" for key in CONTRACT_KEYS],
         "blueprint": [f".{each.name}" for each in dataclasses.fields(manifest.Blueprint)],
         "sampling": [*(f".{key}" for key in manifest.SAMPLING_BOUNDS), ".stop", ".chat_template_kwargs"],
         "golden": [f"[].{each.name}" for each in dataclasses.fields(manifest.Golden)],
@@ -64,10 +58,10 @@ def keys() -> Iterator[str]:
         yield from (f"{name}{inner}" for inner in within.get(name, []))
 
 
-def test_every_key_is_in_the_document_and_nothing_else() -> None:
-    named = [code(row[0]) for row in rows()]
+def test_every_key_has_its_row_and_nothing_else_has() -> None:
+    named = [row[0] for row in KEYS]
     assert sorted(named) == sorted(keys())
-    assert all(row[4].endswith(".") for row in rows())
+    assert all(row[3].endswith(".") for row in KEYS)
     from_json(WHOLE)
     assert set(WHOLE) == {name for name in named if "." not in name}
 
@@ -80,13 +74,13 @@ def places(value: Any, key: str) -> Any:
     return value, last
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
-def test_what_is_needed_and_its_type_are_as_the_document_says(row: Row) -> None:
-    name, needed, kind = code(row[0]), row[1], row[2]
+@pytest.mark.parametrize("row", KEYS, ids=lambda row: row[0])
+def test_what_is_needed_and_its_type_are_as_the_row_says(row: Row) -> None:
+    name, kind = row[0], row[1]
     without = copy.deepcopy(WHOLE)
     within, last = places(without, name)
     del within[last]
-    if needed == "yes":
+    if name in NEEDED:
         with pytest.raises(ManifestError, match="is missing: add it"):
             from_json(without)
     else:
@@ -101,47 +95,10 @@ def test_what_is_needed_and_its_type_are_as_the_document_says(row: Row) -> None:
         from_json(spoiled)
 
 
-def told(low: float, high: float) -> str:
-    if high > 2**60:
-        return "64 bits with sign"
-    return f"{low:,} to {high:,}"
-
-
-def test_bounds_are_those_of_the_code() -> None:
-    bounds = {code(row[0]): row[3] for row in rows()}
-    for key, (low, high) in manifest.SAMPLING_BOUNDS.items():
-        assert bounds[f"sampling.{key}"] == told(low, high), key
-    lengths = {
-        "blueprint.system": manifest.SYSTEM_LENGTH_MAX,
-        "golden[].prompt": manifest.PROMPT_LENGTH_MAX,
-        "golden[].expected": manifest.PROMPT_LENGTH_MAX,
-        "contract.regex": manifest.TEXT_LENGTH_MAX,
-        "provenance.notes": manifest.NOTES_LENGTH_MAX,
-        "provenance.command": manifest.NOTES_LENGTH_MAX,
-        "provenance.run": manifest.TEXT_LENGTH_MAX,
-    }
-    for key, length_max in lengths.items():
-        assert bounds[key] == f"1 to {length_max:,} characters", key
-    line = f"{manifest.TEXT_LENGTH_MAX:,} characters"
-    assert bounds["contract.choices"] == f"1 to {manifest.CHOICES_MAX:,} texts of 1 to {line}, none twice"
-    length = f"`characters_min` and `characters_max`, or one of them; 0 to {manifest.CHARACTERS_MAX:,}"
-    assert bounds["contract.length"] == length
-    assert bounds["sampling.stop"] == f"1 to {manifest.STOP_MAX} texts of 1 to {line}"
-    assert bounds["golden"] == f"at most {manifest.GOLDEN_MAX}"
-    assert bounds["provenance.evaluations"] == f"at most {manifest.EVALUATIONS_MAX} texts of 1 to {line}"
-    for limit in (manifest.FILE_BYTES_MAX, manifest.MAPPING_BYTES_MAX):
-        assert f"{limit:,} bytes" in TEXT
-    assert f"and {manifest.DEPTH_MAX} deep" in TEXT
-
-
 def test_the_example_can_be_used(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    (example,) = re.findall(r"```yaml\n(.*?)```", EXAMPLE, re.DOTALL)
     path = tmp_path / "manifest.yaml"
     path.write_text(example)
     read = read_manifest(path)
     assert read.contract is not None
     compile_contract(read.contract)
-    path.write_text(yaml.safe_dump({"task": "returns"}))
-    with pytest.raises(ManifestError) as refused:
-        read_manifest(path)
-    assert f"`{refused.value}`" in TEXT

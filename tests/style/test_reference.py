@@ -1,0 +1,138 @@
+"""docs/reference/ is what `python -m tools.reference` makes of the code, and what the pages rest on holds."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from gateway.app import HOT, build_app
+from gateway.callers import Role
+from gateway.configuration.settings import load_settings
+from gateway.errors import ERRORS
+from gateway.features.requests.explanation import REASON_WORDS, RUNG_WORDS
+from gateway.openapi import ANSWER_HEADERS
+from monitoring.archive import FeedbackRow
+from monitoring.metric_table import METRICS
+from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecord, Record
+from router.decision import REASONS, RefusalCode
+from router.rungs import RUNGS, Exit
+from tests.router.situations import ACTIVE, RESERVED
+from tests.style.source import ROOT, files, tracked, tree
+from tools.reference.__main__ import FOLDER
+from tools.reference.api import MORE_HEADERS, ROLES, operations, who
+from tools.reference.cli import commands
+from tools.reference.pages import made
+from tools.reference.reasons import FALLBACKS
+from tools.reference.records import comments
+
+WORDS_MAX = 12_000
+PAGES = made()
+DOCUMENT: Mapping[str, Any] = build_app(load_settings(ROOT / "apprentice.yaml")).openapi()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_what_the_code_makes(name: str) -> None:
+    assert (FOLDER / name).read_text(encoding="utf-8") == PAGES[name], "run python -m tools.reference"
+
+
+def test_no_page_is_left_over_and_all_are_short() -> None:
+    assert {path.name for path in FOLDER.glob("*.md")} == set(PAGES)
+    assert sum(len(text.split()) for text in PAGES.values()) <= WORDS_MAX
+
+
+def test_every_error_in_the_table_is_raised_somewhere() -> None:
+    named = {
+        node.value
+        for path in files("gateway")
+        if path.name != "errors.py"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    never = set(ERRORS) - named - set(typing.get_args(RefusalCode))
+    assert not never, f"take them out of ERRORS or raise them: {never}"
+
+
+def test_reasons_checks_fallbacks_and_roles_have_their_words() -> None:
+    assert tuple(REASON_WORDS) == REASONS
+    assert set(ACTIVE) | set(RESERVED) == set(REASONS)
+    assert set(RUNG_WORDS) == set(RUNGS)
+    assert tuple(FALLBACKS) == typing.get_args(Exit)
+    assert tuple(ROLES) == typing.get_args(Role)
+
+
+@pytest.mark.parametrize("struct", [Record, AttemptRecord, FindingRecord, PairRecord, FeedbackRow])
+def test_every_field_of_a_record_has_its_meaning(struct: type) -> None:
+    assert not [name for name, words in comments(struct).items() if not words.endswith(".")]
+
+
+def test_every_metric_says_what_it_means() -> None:
+    assert not [spec.name for spec in METRICS if not spec.help.endswith(".")]
+
+
+def test_every_outcome_that_the_gateway_assigns_has_its_meaning() -> None:
+    assert set(assigned_outcomes()) == set(OUTCOMES)
+
+
+def assigned_outcomes() -> Iterator[str]:
+    """All texts that the gateway assigns to a record's outcome."""
+    for path in files("gateway"):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("record.outcome"):
+                values = [node.value.body, node.value.orelse] if isinstance(node.value, ast.IfExp) else [node.value]
+                yield from (ast.literal_eval(value) for value in values)
+
+
+def test_every_address_says_what_it_does() -> None:
+    assert not [path for _, path, operation in operations(DOCUMENT) if not operation["description"].strip()]
+    assert {path for _, path, _ in operations(DOCUMENT)} >= set(HOT)
+
+
+def test_every_endpoint_of_the_admins_asks_for_a_role() -> None:
+    needed = {(method, path): who(operation) for method, path, operation in operations(DOCUMENT)}
+    of_admins = {role for (_, path), role in needed.items() if path.startswith("/admin/")}
+    assert of_admins == {"admin", "operator", "sidecar"}
+    changing = [path for (method, path), role in needed.items() if role == "operator" and method != "GET"]
+    assert changing == ["/v1/reviews/{request_id}/skip"], "reviewers change nothing but their own leases"
+
+
+def test_every_header_that_is_sent_has_its_meaning() -> None:
+    source = "".join((ROOT / "gateway" / name).read_text() for name in ("path/relay.py", "errors.py", "path/ledger.py"))
+    sent = set(re.findall(r'b"(x-apprentice-[a-z-]+|x-request-id|x-should-retry|traceparent|retry-after)"', source))
+    assert {*ANSWER_HEADERS, *MORE_HEADERS} == sent
+
+
+def examples() -> Iterator[tuple[str, list[str]]]:
+    """Every command line of ours in the documents' examples, in words."""
+    for name in tracked():
+        if name.endswith(".md"):
+            for block in re.findall(r"```console\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL):
+                for line in re.findall(r"(?m)^\$ (apprentice .*)$", block.replace("\\\n", " ")):
+                    yield name, shlex.split(line, comments=True)
+
+
+def test_every_example_is_one_that_its_command_takes() -> None:
+    known = dict(commands())
+    shown = list(examples())
+    assert shown
+    for document, words in shown:
+        name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in known), None)
+        assert name, f"{document}: there is no command {words}"
+        options = {option for parameter in known[name].params for option in (*parameter.opts, "--help")}
+        given = {word.partition("=")[0] for word in words[len(name.split()) :] if word.startswith("-")}
+        assert given <= options, f"{document}: {' '.join(words)}: {given - options}"
+
+
+ASK_NO_GATEWAY = {"serve", "check", "doctor", "keygen", "sidecar", "records"}
+
+
+def test_every_command_of_the_admin_api_takes_the_same_options_of_the_gateway() -> None:
+    for name, command in commands():
+        if name.split()[1] not in ASK_NO_GATEWAY:
+            options = [parameter.opts[0] for parameter in command.params]
+            assert options[-5:] == ["--gateway", "--key-file", "--key", "--ca", "--json"], name

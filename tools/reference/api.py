@@ -1,0 +1,190 @@
+"""docs/reference/api.md, from the document at /openapi.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from gateway.app import build_app
+from gateway.callers import Role
+from gateway.configuration.settings import load_settings
+from gateway.formats.parameters import (
+    ALLOWABLE,
+    GATEWAY_ALONE,
+    HINTS,
+    KEPT_HERE,
+    OF_CHAT,
+    OF_COMPLETIONS,
+    ON_REQUEST,
+    UNBOUNDED,
+)
+from gateway.openapi import ANSWER_HEADERS, HOT_HEADERS
+from tools.reference.markdown import Row, code, codes, page, sentence, table
+from tools.reference.schema import Schema, type_words, without_null
+
+ROOT = Path(__file__).parents[2]
+INTRODUCTION = """
+Point any OpenAI client at `http://HOST:8080/v1`, with a key of ours, and put a task's name into `model`. Keys look
+like `sk-app-<public12>-<secret>` and go into `Authorization: Bearer …`; only the public part is shown or logged.
+`/openapi.json` has every field's bounds and every [error](errors.md). Unknown fields and query parameters are refused
+by name. `expected_generation` refuses a change (409) to an object that has moved since it was read.
+"""
+MODELS: Mapping[str, str] = {
+    "TASK": "The version that the task's alias leads to, or the task's fallback.",
+    "TASK@vN": "That version and nothing else; an error where no replica has it. Only an admin's rule overrules it.",
+    "POOL": "The base model of a pool that is `callable`, without a general prompt.",
+    "auto": "The task in whose scope the request is, of those that the key names; else general.",
+}
+ROLES: Mapping[Role, str] = {
+    "caller": "Ask, judge, and read its own requests and usage.",
+    "operator": "That for anybody's requests, and read what admins have set, the fleet, the audit and the store.",
+    "admin": "That, and change it.",
+    "sidecar": "Fetch adapters' bytes from the store, and nothing else.",
+}
+ROUTE_ANSWER: Mapping[str, str] = {
+    "object": "`route`",
+    "task": "The task; null for a pool.",
+    "version": "The version that would answer; null for a base model.",
+    "pool": "Its pool.",
+    "model": "The model's name at the engine.",
+    "reason": "One of the [reasons](reasons.md).",
+    "explanation": "The reason in words.",
+    "findings": "The result of each check; figures for operators and admins only.",
+    "probability": "The probability of the draws that led there.",
+    "blueprint": "Whether the version's general prompt would be added.",
+    "override_id": "The rule that decided, or null.",
+    "exit_capped": "Whether a fallback before this one is capped.",
+    "exits": "The task's fallbacks by reason.",
+}
+MORE_HEADERS: Mapping[str, str] = {
+    "retry-after": "Seconds to wait, with a 429 or 503.",
+    "x-should-retry": "`false` where a repetition is of no use.",
+}
+FIELD_NOTES = """
+`max_tokens`, `max_completion_tokens` and `min_tokens` are bounded by the task's `max_tokens_max`; `n`, `best_of` and
+prompts times `n` by its `n_max`. A pool that is named as the model has bounds of its own. A body has at most 256
+fields. Null, and values that ask for what happens anyway (`echo: false`), are taken everywhere. *permit*:
+`parameters_allowed` of the task or pool must name the field. What is unknown or not allowed is refused, or left out
+where `unknown_fields` is `drop`. The version's own sampling applies where the caller sets none.
+
+- `media` permits message parts other than text, `roles` roles of one's own. `regex`, `grammar`, `structural_tag`,
+  `whitespace_pattern` and `pattern` (inside JSON schemas) permit what an engine compiles: at most 16 patterns of RE2
+  with 4,096 characters and 8,000 compiled steps together. Such a request is sent to no other engine after a failure.
+- `prompt_logprobs`, `echo` with `logprobs`, and `echo` in a chat end vLLM processes with adapters: only pools without
+  adapters can allow them.
+- Never allowed: `kv_transfer_params.prompt_token_ids`, and keys of `chat_template_kwargs` with a field of their own.
+- An [engine that is not vLLM](../engines.md) gets OpenAI's fields only.
+- guidellm and `vllm bench serve` need `parameters_allowed: [ignore_eos]`; lm-eval needs `tokenized_requests=False`
+  and an `n_max` of its batch size, for likelihoods `parameters_allowed: [echo]` of a pool without adapters.
+"""
+TITLES: Mapping[str, str] = {"callers": "Callers", "reviewers": "Reviewers", "admins": "Admins", "probes": "Probes"}
+
+
+def api_page() -> str:
+    """The page: every address, what may be put into `model`, headers, fields of a body, and roles."""
+    document = build_app(load_settings(ROOT / "apprentice.yaml")).openapi()
+    parts = []
+    for tag, title in TITLES.items():
+        rows = [_operation_row(document, *each) for each in operations(document) if tag in each[2]["tags"]]
+        parts += [f"## {title}", table(("Call", "Who", "What", "Body, query"), rows)]
+    answer_headers = [(code(name), words) for name, words in {**ANSWER_HEADERS, **MORE_HEADERS}.items()]
+    headers = [
+        ("`authorization`", "`Bearer` and the key."),
+        *((code(n), words) for n, (words, _) in HOT_HEADERS.items()),
+    ]
+    return page(
+        "API",
+        INTRODUCTION,
+        "Who may call an address is the least role that may; *any* is any key but a sidecar's, *open* needs none.",
+        table(("Role", "May"), [(code(role), ROLES[role]) for role in get_args(Role)]),
+        "## `model`",
+        table(("`model`", "Who answers"), [(code(name), words) for name, words in MODELS.items()]),
+        *parts,
+        "## Request headers",
+        table(("Header", "Meaning"), headers),
+        "## Response headers",
+        "They describe the choice at commit, on streams and errors too. Continuations and unreadable events are in the "
+        "`apprentice` object of a stream's last chunk. Keys with limits also get OpenAI's `x-ratelimit-…` headers.",
+        table(("Header", "Meaning"), answer_headers),
+        "## Fields of a body",
+        FIELD_NOTES,
+        table(("Field", "Type", "Note"), _fields(document)),
+        f"Refused always, since they are the gateway's alone: {codes(sorted(GATEWAY_ALONE))}. Permissions without a "
+        f"field of that name: {codes(sorted(ALLOWABLE - ON_REQUEST))}.",
+        "## The answer of `POST /v1/route`",
+        table(("Field", "Meaning"), [(code(name), words) for name, words in ROUTE_ANSWER.items()]),
+    )
+
+
+def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Method, path and description of every address."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), path, operation
+
+
+def _operation_row(document: Mapping[str, Any], method: str, path: str, operation: Mapping[str, Any]) -> Row:
+    takes = ", ".join(_body_fields(document, operation))
+    query = [f"`{each['name']}`" for each in operation.get("parameters", ()) if each["in"] == "query"]
+    asked = f"{takes}{'; ' if takes and query else ''}{'? ' + ', '.join(query) if query else ''}"
+    return f"`{method} {path}`", who(operation), sentence(operation.get("description", "")), asked
+
+
+def who(operation: Mapping[str, Any]) -> str:
+    """The least role that may call it."""
+    roles = [role for each in operation.get("security", ()) for role in each["key"]]
+    return roles[0] if roles else "any" if "security" in operation else "open"
+
+
+def _body_fields(document: Mapping[str, Any], operation: Mapping[str, Any]) -> Iterator[str]:
+    """The fields of its body, those that it needs in bold; of a body with a table of its own, its name."""
+    for media, content in operation.get("requestBody", {}).get("content", {}).items():
+        schema = without_null(content["schema"])
+        if "$ref" in schema:
+            schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        fields = schema.get("properties", {})
+        if "messages" in fields or "prompt" in fields:
+            yield "[fields](#fields-of-a-body)"
+        elif fields:
+            needed = schema.get("required", ())
+            yield ", ".join(f"**`{name}`**" if name in needed else f"`{name}`" for name in fields)
+        else:
+            yield OTHER_BODIES.get(operation["operationId"].partition("_v1_")[0], media)
+
+
+OTHER_BODIES: Mapping[str, str] = {
+    "give_feedback": "[feedback](records.md#feedback)",
+    "report_records": "[reports](records.md#reports)",
+    "route": "[fields](#fields-of-a-body)",
+}
+
+
+def _fields(document: Mapping[str, Any]) -> Iterator[Row]:
+    schemas = document["components"]["schemas"]
+    both = schemas["ChatCompletionRequest"]["properties"] | schemas["CompletionRequest"]["properties"]
+    for name, schema in sorted(both.items()):
+        yield code(name), _type(schemas, name, schema), _note(name)
+
+
+def _type(schemas: Mapping[str, Any], name: str, schema: Schema) -> str:
+    """The type; of what refers to a structure, that it is JSON."""
+    words = type_words(schema).replace("section", "object")
+    if words == "JSON" or name in UNBOUNDED:
+        return words
+    return words
+
+
+def _note(name: str) -> str:
+    notes = []
+    if name in OF_CHAT:
+        notes.append("chat")
+    if name in OF_COMPLETIONS:
+        notes.append("completions")
+    if name in KEPT_HERE:
+        notes.append("no engine gets it")
+    if name in HINTS:
+        notes.append("vLLM does not get it")
+    if name in ON_REQUEST:
+        notes.append("permit")
+    return ", ".join(notes)

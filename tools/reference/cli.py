@@ -1,0 +1,78 @@
+"""docs/reference/cli.md, from the command line itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from typer.main import get_command
+
+from gateway.cli.entry import STOPPED
+from gateway.cli.main import app
+from tools.reference.markdown import Row, code, codes, page, sentence, table
+
+INTRODUCTION = """
+`apprentice COMMAND --help` has each option's meaning, `apprentice --version` the installed version. Answers go to
+stdout, progress to stderr. Times are in UTC.
+"""
+
+
+def cli_page() -> str:
+    """The page: every command with its arguments and options, and what they have in common."""
+    rows = [_row(name, command) for name, command in commands()]
+    alone = [name.partition(" ")[2] for name, command in commands() if not _asks_gateway(command)]
+    shared = [
+        (code(option.opts[0]), option.envvar or "", option.help) for option in _connection() if option.help is not None
+    ]
+    return page(
+        "Command line",
+        INTRODUCTION,
+        table(("Command", "What it does", "Options"), rows),
+        "## Options of every command that asks a gateway",
+        f"These are all but {codes(alone)}.",
+        table(("Option", "Environment", "Meaning"), shared),
+        "## Exit codes",
+        "0: done. 1: the gateway refused it, or the awaited result did not come. 2: it can't be carried out as given, "
+        "a port is taken, or no gateway answers. 3 (`serve`): the start failed for Redis or its TLS. "
+        f"{STOPPED}: Ctrl-C, which ends the waiting only; what was begun goes on. The reason is one line on stderr; "
+        "with `--json` it is on stdout too, in the form of the API's [errors](errors.md).",
+    )
+
+
+def commands(group: Any = None, path: str = "apprentice") -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name, those of groups too."""
+    within: Any = group or get_command(app)
+    for name, command in within.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def _row(name: str, command: Any) -> Row:
+    arguments = [_argument(each) for each in command.params if each.param_type_name == "argument"]
+    options = [parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"]
+    own = options[: -len(_connection())] if _asks_gateway(command) else options
+    shown = codes(own, " ")
+    return code(" ".join([name.partition(" ")[2], *arguments])), _first_sentence(command), shown
+
+
+def _asks_gateway(command: Any) -> bool:
+    last = [parameter.opts[0] for parameter in command.params][-len(_connection()) :]
+    return last == [option.opts[0] for option in _connection()]
+
+
+def _argument(parameter: Any) -> str:
+    name = parameter.metavar or parameter.name.upper()
+    return name if parameter.required or name.startswith("[") else f"[{name}]"
+
+
+def _first_sentence(command: Any) -> str:
+    return sentence(inspect.cleandoc(command.help))
+
+
+def _connection() -> list[Any]:
+    """The options that every command of the admin API takes."""
+    (command,) = [command for name, command in commands() if name == "apprentice reload"]
+    return [parameter for parameter in command.params if parameter.rich_help_panel == "Gateway and output"]

@@ -1,0 +1,119 @@
+"""docs/reference/manifest.md: the keys of a manifest. What the rows say of types and bounds is tested on the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from serving.adapters import manifest
+from tools.reference.markdown import code, page, table
+
+TEXT = f"1 to {manifest.TEXT_LENGTH_MAX:,} characters"
+NOTES = f"1 to {manifest.NOTES_LENGTH_MAX:,} characters"
+DIGEST = "`sha256:` and 64 hex digits"
+PROMPT = f"1 to {manifest.PROMPT_LENGTH_MAX:,} characters"
+MINUS_63 = -(1 << 63)
+SAMPLING_WORDS: Mapping[str, str] = {
+    "temperature": "Amount of chance in an answer.",
+    "top_p": "The likeliest tokens up to this probability together.",
+    "min_p": "Tokens at least this likely, relative to the likeliest.",
+    "top_k": "This number of the likeliest tokens; -1: all.",
+    "presence_penalty": "Against tokens that have occurred.",
+    "frequency_penalty": "Against tokens that have occurred often.",
+    "repetition_penalty": "Against tokens of prompt and answer; 1: none.",
+    "max_tokens": "Longest answer; at most the task's `max_tokens_max`.",
+    "seed": "Seed of the chance.",
+}
+KEYS: tuple[tuple[str, str, str, str], ...] = (
+    ("task", "text", "a name of at most 63 characters", "Its task."),
+    ("base_fingerprint", "text", DIGEST, "The base model that it was trained on; another base is refused."),
+    ("contract", "mapping", "at least one key", "The form that every answer must keep."),
+    ("contract.json_schema", "JSON", "a valid schema", "JSON that fits this schema."),
+    ("contract.choices", "list", f"1 to {manifest.CHOICES_MAX:,} different texts of {TEXT}", "One of these."),
+    ("contract.regex", "text", TEXT, "The whole answer matches."),
+    (
+        "contract.length",
+        "mapping",
+        f"`characters_min`, `characters_max`: 0 to {manifest.CHARACTERS_MAX:,}",
+        "Length of the answer.",
+    ),
+    ("blueprint", "mapping", "", "The instructions for a general model that stands in."),
+    (
+        "blueprint.system",
+        "text",
+        f"1 to {manifest.SYSTEM_LENGTH_MAX:,} characters",
+        "Before the caller's system prompt.",
+    ),
+    (
+        "blueprint.response_format",
+        "JSON",
+        "`type`: text, json_object or json_schema",
+        "Where the caller sets none.",
+    ),
+    ("blueprint.sampling", "mapping", "as `sampling`", "For the general model."),
+    ("sampling", "mapping", "", "For the adapter, where the caller sets none."),
+    *(
+        (
+            f"sampling.{key}",
+            "whole number" if key in manifest.WHOLE_NUMBERS else "number",
+            "64 bits" if low == MINUS_63 else f"{low:,} to {high:,}",
+            SAMPLING_WORDS[key],
+        )
+        for key, (low, high) in manifest.SAMPLING_BOUNDS.items()
+    ),
+    ("sampling.stop", "text or list", f"1 to {manifest.STOP_MAX} texts of {TEXT}", "Ends of an answer."),
+    ("sampling.chat_template_kwargs", "mapping", "", "Arguments of vLLM's chat template."),
+    ("golden", "list", f"at most {manifest.GOLDEN_MAX}", "Prompts for the probe, which asks the first."),
+    ("golden[].prompt", "text", PROMPT, "The user's message."),
+    ("golden[].expected", "text", PROMPT, "The right answer, if known: another one fails the probe."),
+    ("coverage", "JSON", "", "Kept, not used."),
+    ("calibration", "JSON", "", "Kept, not used."),
+    ("review_by", "text", "date or time in ISO 8601", "When its owner must check it; VersionReviewOverdue follows."),
+    ("provenance", "JSON", "", "Its origin; other keys are kept."),
+    ("provenance.trained_by", "text", TEXT, "Who trained it."),
+    ("provenance.trained_at", "text", "ISO 8601", "When."),
+    ("provenance.dataset", "text", TEXT, "The data set."),
+    ("provenance.dataset_digest", "text", DIGEST, "Digest of its file."),
+    ("provenance.base_model", "text", TEXT, "The base model's name."),
+    ("provenance.framework", "text", TEXT, "The training software."),
+    ("provenance.command", "text", NOTES, "The training command."),
+    ("provenance.source", "mapping", "`repository`, `commit`, `path`", "The training's source."),
+    ("provenance.run", "text", TEXT, "Id or address of the training run."),
+    ("provenance.seed", "whole number", "", "The training's seed."),
+    ("provenance.parameters", "JSON", "", "Training parameters."),
+    ("provenance.metrics", "mapping", "numbers", "The trainer's measurements."),
+    (
+        "provenance.evaluations",
+        "list",
+        f"at most {manifest.EVALUATIONS_MAX} texts of {TEXT}",
+        "Ids of evaluations.",
+    ),
+    ("provenance.license", "text", TEXT, "Its licence."),
+    ("provenance.notes", "text", NOTES, "Anything else."),
+    ("provenance.tags", "mapping", f"texts of {TEXT}", "Texts of your own."),
+)
+"""Each key with its type, its bounds and its meaning."""
+NEEDED = frozenset({"task", "blueprint", "blueprint.system", "golden[].prompt"})
+EXAMPLE = """
+```yaml
+task: returns
+contract: {json_schema: {type: object, required: [decision], properties: {decision: {enum: [accept, refuse]}}}}
+blueprint:
+  system: 'Decide the return. Answer with JSON alone: {"decision": "accept"} or {"decision": "refuse"}.'
+  sampling: {temperature: 0, max_tokens: 60}
+sampling: {temperature: 0, max_tokens: 60}
+golden: [{prompt: 'A laptop, sealed, after 10 days.', expected: '{"decision": "accept"}'}]
+provenance: {trained_by: returns team, trained_at: 2026-11-20T09:30:00Z}
+```
+"""
+INTRODUCTION = f"""
+A version beside its weights: `manifest.yaml`, in the adapter's folder or beside it. Another manifest makes another
+version. It has at most {manifest.FILE_BYTES_MAX:,} bytes, no aliases, no key twice; JSON values have at most
+{manifest.MAPPING_BYTES_MAX:,} bytes and a depth of {manifest.DEPTH_MAX}. Dates stay texts, and only `true` and `false`
+are booleans. A wrong or missing key is refused (422 `adapter_rejected`) by its name. Keys in bold are needed.
+"""
+
+
+def manifest_page() -> str:
+    """The page: an example, and every key."""
+    rows = [(f"**`{key}`**" if key in NEEDED else code(key), *rest) for key, *rest in KEYS]
+    return page("Manifest", INTRODUCTION, EXAMPLE, table(("Key", "Type", "Bounds", "Meaning"), rows))

@@ -1,0 +1,55 @@
+"""docs/reference/metrics.md, from the table of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from monitoring.metric_spec import CLOSED, SCALE
+from monitoring.metric_table import METRICS
+from monitoring.metrics import SERIES_MAX_DEFAULT, SERIES_MAX_LEAST
+from tools.reference.markdown import code, page, table
+
+INTRODUCTION = """
+`GET /metrics` answers in the Prometheus text format, or in OpenMetrics where `Accept` names it. Each gateway has its
+own figures: scrape every one, and add up in the query.
+
+- **Counters** begin at 0 with the process; a series appears with its first event. What is rare and matters (verdicts
+  on canaries, the monitor's actions, reviews, webhooks) begins at 0 for each task.
+- **Gauges** are absent where their value is not known, never 0.
+- **Histograms** carry task and pool, never the version.
+- **Money** that is not known is in no sum; `apprentice_cost_unknown_total` counts those requests.
+- An empty `version` is a base model, an empty `task` a pool that was named, an empty `pool` a refusal. Labels never
+  hold a caller's text or key. A retired version's series end; gauges of the monitor cover versions with a role.
+- `apprentice_measurements_lost_total` is a fault of the gateway: report it.
+"""
+
+
+def metrics_page() -> str:
+    """The page: every metric, and the budget of series."""
+    rows = [
+        (code(spec.name), spec.kind, code(",".join(spec.labels)) if spec.labels else "", spec.help) for spec in METRICS
+    ]
+    return page("Metrics", INTRODUCTION, table(("Metric", "Kind", "Labels", "Meaning"), rows), "## Series", _budget())
+
+
+def _budget() -> str:
+    total = sum(spec.series_max for spec in METRICS)
+    scale = ", ".join(f"{number} {what}" for number, what in zip(SCALE.values(), SCALE_WORDS.values(), strict=True))
+    closed = ", ".join(f"`{label}` {number}" for label, number in CLOSED.items())
+    return (
+        f"The default budget (`series_max`) is {SERIES_MAX_DEFAULT:,} series for each gateway, made for {scale}. There "
+        f"the metrics need at most {total:,}. Another budget, of at least {SERIES_MAX_LEAST:,}, is shared out in "
+        "proportion. Beyond its share, a metric's further series are counted under `other`, as the sum; a gauge that "
+        "can't be added up shows the worst there. `apprentice_series_overflow_total` counts that, and the alert "
+        "[SeriesOverflow](alerts.md#seriesoverflow) tells of it.\n\n"
+        f"Labels with a closed list of values, and room for each list: {closed}. All other labels are open."
+    )
+
+
+SCALE_WORDS: Mapping[str, str] = {
+    "T": "tasks",
+    "V": "versions of each",
+    "P": "pools",
+    "R": "replicas",
+    "M": "feedback metrics of a task",
+}

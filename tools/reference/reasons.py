@@ -1,0 +1,58 @@
+"""docs/reference/reasons.md, from the words for reasons and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import get_args
+
+from gateway.configuration.tasks import RungSettings
+from gateway.features.requests.explanation import REASON_WORDS, RUNG_WORDS
+from router.decision import REASONS, WITHOUT_EXITS
+from router.refusals import REFUSAL_LENGTH_MAX, WORDINGS
+from router.rungs import AFTER_THE_ANSWER, RUNGS, Exit
+from tools.reference.markdown import code, codes, page, table
+
+INTRODUCTION = """
+Every request that was sent to an engine has one reason. It is in the header `x-apprentice-reason`, in the record, and
+a label of metrics. The first check that applies decides. A reason that names a failure is on the answer that was
+given instead.
+"""
+CHECKS = """
+Each check of a task is `off` (the default), `observe` (decided and recorded, not acted on) or `enforce`. Those that
+look at the request are asked in this order, up to the first enforced one that fires; those that look at the answer
+follow, before it is committed. A check without a model or a contract can't judge, and never fires. Pins and rules
+come before all checks.
+"""
+FALLBACKS: Mapping[Exit, str] = {
+    "general": "The task's fallback pool, with the general prompt of the version that it stands in for.",
+    "standby": "The version that led before. Never the version that may not answer itself.",
+    "needs_human": "Nobody: the error `needs_human` (422), so that a person answers. It is always last.",
+}
+
+
+def reasons_page() -> str:
+    """The page: reasons, checks, fallbacks, and the languages of refusals."""
+    reasons = [(code(reason), REASON_WORDS[reason]) for reason in REASONS]
+    fallbacks = [(code(name), FALLBACKS[name]) for name in get_args(Exit)]
+    return page(
+        "Reasons, checks and fallbacks",
+        INTRODUCTION,
+        table(("Reason", "Meaning"), reasons),
+        "## Checks",
+        CHECKS,
+        table(("Check", "Looks at", "Its number", "Fires", "Else"), map(_check, RUNGS)),
+        f"`refusal` compares the beginning of answers of at most {REFUSAL_LENGTH_MAX} characters with phrases in "
+        f"{', '.join(WORDINGS)} (`router/refusals.py`).",
+        "## Fallbacks",
+        f"`tasks.TASK.exits` names, for each reason but {codes(sorted(WITHOUT_EXITS))}, where its requests go, in "
+        "order. A fallback that is missing, has no replica, is capped or may not get the text is passed over.",
+        table(("Fallback", "What answers"), fallbacks),
+    )
+
+
+def _check(name: str) -> tuple[str, ...]:
+    kind = RungSettings.model_fields[name].annotation
+    assert kind is not None
+    shares = [field for field, info in kind.model_fields.items() if info.annotation is float]
+    looks_at = "answer" if name in AFTER_THE_ANSWER else "request"
+    return code(name), looks_at, codes(shares) or "", RUNG_WORDS[name].fired, RUNG_WORDS[name].kept
