@@ -19,7 +19,7 @@ PLAIN_TOKENS = 4
 STREAM_TOKENS = 64
 REFUSED_PAUSE_SECONDS = 0.01
 UNREACHED_PAUSE_SECONDS = 1.0
-ANSWER_SECONDS_MAX = 120.0
+ANSWER_SECONDS_MAX = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,7 @@ class Caller(threading.Thread):
         got = connection.getresponse()
         answer.status, answer.began_at = got.status, time.monotonic()
         answer.pool = got.getheader("x-apprentice-pool") or ""
+        answer.request_id = got.getheader("x-request-id") or ""
         if not self._stream or got.status >= 300:
             whole = json.loads(got.read())
             if got.status < 300:

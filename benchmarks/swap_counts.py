@@ -24,6 +24,7 @@ class Answer:
     chunks: list[str] = field(default_factory=list)
     models: set[str] = field(default_factory=set)
     pool: str = ""
+    request_id: str = ""
     broken: str = ""
     lag_seconds: float = 0.0
     """How long after a swap's confirmation its door may still send to the version of before."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,11 @@ import pytest
 import pytest_asyncio
 
 from gateway.callers import new_key
-from tests.engine.words import LOGS, TASK, Desk, adapter, loads_of, log_of
+from serving import health
+from serving.adapters import placer, probe
+from tests.engine.words import LIMITS, LOGS, SLOW_SECONDS_MAX, STAGE_SECONDS_MAX, TASK, Desk, adapter, loads_of, log_of
 from tests.fakes.ports import free_port
+from tests.walks import gateway as walks
 from tests.walks.gateway import RunningGateway, run_gateway
 from tools.engines.demo_model import ensure_demo_model
 from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
@@ -62,8 +65,19 @@ class RealEngines:
                 },
             },
             "tasks": {"returns": {}},
-            "limits": {"first_token_timeout_seconds": 30},
+            "limits": LIMITS,
         }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience() -> Iterator[None]:
+    """A slow engine is neither down nor a failure here, nor does a client of these tests hang up on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(health, "CHECK_TIMEOUT_SECONDS", 60.0)
+        patch.setattr(placer, "LOAD_TIMEOUT_SECONDS", STAGE_SECONDS_MAX)
+        patch.setattr(probe, "PROBE_TIMEOUT_SECONDS", STAGE_SECONDS_MAX)
+        patch.setattr(walks, "CLIENT_SECONDS_MAX", SLOW_SECONDS_MAX)
+        yield
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.engine.conftest import ADAPTER, RealEngines
+from tests.engine.words import SLOW_SECONDS_MAX
 from tests.walks.gateway import RunningGateway, run_gateway
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -24,7 +25,7 @@ TASKS = ("seasons", "undone-seasons")
 FLOOR = 0.25
 CALLERS = 5
 CALM_SECONDS = 25.0
-WAIT_SECONDS_MAX = 240.0
+WAIT_SECONDS_MAX = 600.0
 RULES = {"goodwill-60": 4, "no-receipt": 4, "window-30": 2, "used": 2}
 """Mostly what the season decides otherwise: the error moves by more than half, so that few answers tell of it."""
 SETTINGS = {
@@ -49,7 +50,10 @@ def scripts() -> Iterator[Any]:
     """The example's customers and story: scripts in a folder, and not a package."""
     sys.path.insert(0, str(ADAPTER))
     try:
-        yield {name: importlib.import_module(name) for name in ("customers", "story")}
+        found = {name: importlib.import_module(name) for name in ("customers", "story")}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(found["customers"], "REQUEST_SECONDS_MAX", SLOW_SECONDS_MAX)
+            yield found
     finally:
         sys.path.remove(str(ADAPTER))
 

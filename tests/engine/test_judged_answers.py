@@ -10,6 +10,7 @@ import pytest
 
 from gateway.path.reading import Reading
 from tests.engine.conftest import BASE_MODEL, RealEngines
+from tests.engine.words import SLOW_SECONDS_MAX
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Is a sealed toaster returnable?"}]}
@@ -20,7 +21,7 @@ SCHEMA = {"type": "object", "properties": {"decision": {"enum": ["accept", "refu
 async def said(engines: RealEngines, path: str, **body: Any) -> bytes:
     """An answer's bytes."""
     asked = {"model": BASE_MODEL, "temperature": 0, "max_tokens": 24, **body}
-    async with httpx.AsyncClient(timeout=120) as http:
+    async with httpx.AsyncClient(timeout=SLOW_SECONDS_MAX) as http:
         answer = await http.post(f"{engines.small.url}/v1/{path}", json=asked)
     assert answer.status_code == 200, answer.text
     return answer.content

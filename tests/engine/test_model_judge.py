@@ -17,7 +17,7 @@ import yaml
 
 from gateway.features.shadows import judges
 from tests.engine.conftest import ADAPTER, BASE_MODEL, RealEngines
-from tests.engine.words import listed_by
+from tests.engine.words import SLOW_SECONDS_MAX, listed_by
 from tests.fakes.ports import free_port
 from tests.gateway.cli.conftest import command_for, ok
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -27,7 +27,7 @@ from tools.engines.process import EngineProcess
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 PRICE = {"prompt_usd_per_million_tokens": 1.0, "completion_usd_per_million_tokens": 4.0}
 REST_SECONDS = 1.0
-SECONDS_MAX = 300.0
+SECONDS_MAX = 600.0
 PLEASES = 740
 """Of two tokens each: the blueprint fits beside them into 2,048 tokens, and all that a judge is told does not."""
 
@@ -95,7 +95,7 @@ async def unloaded_at_the_end(engine: EngineProcess, task: str) -> AsyncIterator
     try:
         yield
     finally:
-        async with httpx.AsyncClient(base_url=engine.url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=engine.url, timeout=SLOW_SECONDS_MAX) as http:
             for name in await asyncio.to_thread(listed_by, engine):
                 if name.startswith(f"{task}@"):
                     answer = await http.post("/v1/unload_lora_adapter", json={"lora_name": name})
@@ -133,7 +133,7 @@ async def asked(http: httpx.AsyncClient, task: str, rows: list[dict[str, Any]]) 
     ids = []
     for row in rows:
         body = {"model": task, "messages": [{"role": "user", "content": row["text"]}]}
-        answer = await http.post("/v1/chat/completions", json=body, timeout=60)
+        answer = await http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200, answer.text
         ids.append(answer.headers["x-request-id"])
     return ids

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import RealEngines, until_loaded
+from tests.engine.words import DEADLINE_SECONDS, SLOW_SECONDS_MAX
 from tests.walks.gateway import RunningGateway
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -128,7 +129,7 @@ async def test_a_swap_while_requests_flow_drops_nothing(
     asking = [asyncio.create_task(ask_on(row, number % 2 == 0)) for number, row in enumerate(sample[:4])]
     version = await gateway.place(second_adapter)
     moved_at = loop.time()
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while sum(model == version for _, model in list(served)) < 4:
             done = [task for task in asking if task.done()]
             if done:
@@ -163,7 +164,7 @@ async def test_killing_the_small_engine_turns_task_requests_into_labelled_genera
     pid = engines.small.pid
     assert pid is not None
     asking = [asyncio.create_task(ask(row, None if number < 4 else killed)) for number, row in enumerate(sample[:8])]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SLOW_SECONDS_MAX):
         while gateway.services.fleet.replicas["small-0"].in_flight < 4:
             await asyncio.sleep(0.01)
     os.killpg(os.getpgid(pid), signal.SIGKILL)
@@ -175,7 +176,7 @@ async def test_killing_the_small_engine_turns_task_requests_into_labelled_genera
         metrics = (await http.get("/metrics")).text
     assert 'apprentice_fallbacks_total{task="returns",from="small",to="general",reason="engine_error"}' in metrics
     assert gateway.services.admission.in_flight == 0
-    await until_loaded(gateway, "returns@v1", 300)
+    await until_loaded(gateway, "returns@v1", DEADLINE_SECONDS)
     async with gateway.openai() as client:
         back = await client.chat.completions.create(model="returns", messages=user(sample[0]["text"]), max_tokens=32)
     assert back.model == "returns@v1"

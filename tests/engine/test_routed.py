@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.engine.conftest import ADAPTER, RealEngines
+from tests.engine.words import CALL_SECONDS_MAX, STAGE_SECONDS_MAX
 from tests.walks.gateway import RunningGateway, run_gateway
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -64,7 +65,8 @@ async def fitted_and_calibrated(gateway: RunningGateway, http: httpx.AsyncClient
     answer = await http.post("/admin/v1/adapters", json=body)
     assert answer.status_code == 201, answer.text
     version = answer.json()["version"]
-    assert (await http.post(f"/admin/v1/adapters/{version}/stage?wait_seconds=60", timeout=90)).status_code == 200
+    stage = f"/admin/v1/adapters/{version}/stage?wait_seconds={STAGE_SECONDS_MAX}"
+    assert (await http.post(stage, timeout=CALL_SECONDS_MAX)).status_code == 200
     assert (await http.put(f"/admin/v1/aliases/{TASK}", json={"version": version})).status_code == 200
     await until(http, f"/admin/v1/adapters/{version}", lambda told: '"ready"' in json.dumps(told["fitted"]))
     held_out = [json.loads(row) for row in (ADAPTER / "data" / "heldout_templates.jsonl").read_text().splitlines()]

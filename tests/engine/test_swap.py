@@ -9,13 +9,12 @@ import time
 import pytest
 
 from benchmarks.swap_callers import Crowd, under_load
-from benchmarks.swap_counts import FAULTS, Swap, count
+from benchmarks.swap_counts import Swap
 from tests.engine.conftest import SNAPSHOT_SECONDS, TwoReplicas
-from tests.engine.words import TASK, Desk, in_a_thread, life_of, loads_of, references, target, wait_until
+from tests.engine.words import TASK, Desk, assert_no_fault, in_a_thread, life_of, loads_of, target, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 SWAPS = 12
-NO_FAULTS = dict.fromkeys(FAULTS, 0)
 KILLED = "small-1"
 
 
@@ -49,9 +48,8 @@ def test_swaps_under_load_drop_break_and_mix_nothing_and_load_nothing(two_replic
     loads = two_replicas.loads()
     asked = target(first, second, lag_seconds=2 * SNAPSHOT_SECONDS)
     answers = under_load(asked, Crowd(6, 0.5), 1, swap)
-    found = count(answers, swaps, references(), 1, TASK + "@v{}")
-    assert {name: found[name] for name in FAULTS} == NO_FAULTS, [each.broken for each in answers if each.broken]
-    assert found["answers_that_could_be_stale"], "besides those that were asked for after each swap"
+    counts = assert_no_fault(first, answers, swaps)
+    assert counts["answers_that_could_be_stale"], "besides those that were asked for after each swap"
     assert two_replicas.loads() == loads
 
 
@@ -82,8 +80,7 @@ def test_a_killed_replicas_streams_go_on_elsewhere_and_it_is_out_of_rotation_unt
     first.point(live)
     loaded_before = loads_of(engine)
     answers = under_load(target(first), Crowd(6, 0.5), 3, kill_and_wait_until_it_is_out)
-    found = count(answers, [], references(), 1, TASK + "@v{}")
-    assert {name: found[name] for name in FAULTS} == NO_FAULTS, [each.broken for each in answers if each.broken]
+    assert_no_fault(first, answers, [])
     assert any(each.sent_at < killed_at < each.ended_at for each in answers)
     wait_until(lambda: ready() == ["small-0", KILLED], f"{KILLED} is back")
     assert life_of(engine) != first_life

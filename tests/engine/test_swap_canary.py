@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from benchmarks.swap_callers import under_load
-from benchmarks.swap_counts import FAULTS, Answer, Swap, count
+from benchmarks.swap_counts import Answer, Swap
 from tests.engine.conftest import TwoReplicas
-from tests.engine.words import TASK, Desk, ShortAnswers, adapter, in_a_thread, references, target, wait_until
+from tests.engine.words import TASK, Desk, ShortAnswers, adapter, assert_no_fault, in_a_thread, target, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 ACTIVE, GOOD = f"{TASK}@v1", f"{TASK}@v2"
@@ -19,6 +19,7 @@ ACTIVE, GOOD = f"{TASK}@v1", f"{TASK}@v2"
 PLAN = {"alpha": 0.05, "margin": 0.2, "requests_min": 10, "latency_ratio_max": 100.0, "seconds_max": 600.0}
 OF_THE_GATEWAY = ("refused", "broken", "fallbacks")
 ANY_TIME = Swap(2, 0.0, float("inf"))
+"""Any version may have answered."""
 
 
 def judge(desk: Desk, version: str, share: float, shadow: float = 0.0) -> list[Answer]:
@@ -32,12 +33,6 @@ def judge(desk: Desk, version: str, share: float, shadow: float = 0.0) -> list[A
 
     desk.point(ACTIVE)
     return under_load(target(desk), ShortAnswers(6, 0.1), 5, on_trial)
-
-
-def fault_counts(answers: list[Answer], names: tuple[str, ...]) -> dict[str, Any]:
-    """Faults of those names; any version may have answered."""
-    found = count(answers, [ANY_TIME], references(), 1, TASK + "@v{}")
-    return {name: found[name] for name in names}
 
 
 def verdict_of_the_system(desk: Desk, action: str, version: str) -> dict[str, Any]:
@@ -61,7 +56,7 @@ def test_a_canary_with_a_wrong_scaling_is_rolled_back_by_itself_for_its_broken_c
     desk, _ = two_replicas.desks
     desk.stage(bad)
     answers = judge(desk, bad, 0.5)
-    assert fault_counts(answers, OF_THE_GATEWAY) == dict.fromkeys(OF_THE_GATEWAY, 0)
+    assert_no_fault(desk, answers, [ANY_TIME], OF_THE_GATEWAY)
     assert desk.call("GET", f"aliases/{TASK}")["weights"] == {ACTIVE: 1.0}
     assert desk.call("GET", f"adapters/{bad}")["state"] == "quarantined"
     assert verdict_of_the_system(desk, "alias.rollback", bad)["contract"]["harm"]["shown"]
@@ -73,7 +68,7 @@ def test_its_shadow_finds_it_out_before_many_callers_get_its_answers(two_replica
     desk, _ = two_replicas.desks
     desk.stage(bad)
     answers = judge(desk, bad, 0.01, 1.0)
-    assert fault_counts(answers, OF_THE_GATEWAY) == dict.fromkeys(OF_THE_GATEWAY, 0)
+    assert_no_fault(desk, answers, [ANY_TIME], OF_THE_GATEWAY)
     shown = desk.call("GET", f"aliases/{TASK}")
     assert (shown["weights"], shown["shadow"]) == ({ACTIVE: 1.0}, {})
     assert desk.call("GET", f"adapters/{bad}")["state"] == "quarantined"
@@ -84,7 +79,7 @@ def test_its_shadow_finds_it_out_before_many_callers_get_its_answers(two_replica
 def test_a_good_canary_is_promoted_by_itself(two_replicas: TwoReplicas) -> None:
     desk, _ = two_replicas.desks
     answers = judge(desk, GOOD, 0.5)
-    assert fault_counts(answers, FAULTS) == dict.fromkeys(FAULTS, 0)
+    assert_no_fault(desk, answers, [ANY_TIME])
     assert desk.call("GET", f"aliases/{TASK}")["weights"] == {GOOD: 1.0}
     signals = verdict_of_the_system(desk, "alias.promote", GOOD)
     assert all(signals[name]["no_worse"]["shown"] for name in ("error", "contract", "latency"))

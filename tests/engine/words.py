@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from benchmarks.swap_callers import Crowd, Target
-from benchmarks.swap_counts import Nearest
+from benchmarks.swap_counts import FAULTS, Answer, Nearest, Swap, count
 from tests.walks.gateway import RunningGateway
 from tools.engines.process import EngineProcess
 
@@ -30,9 +30,21 @@ PROMPTS = tuple(f"Case {number}: a toaster, sealed, after {number % 9} days." fo
 CONTRACTS = {"v1": "apple pear [a-z ]*", "v2": "hammer nail [a-z ]*", "bad": "apple pear [a-z ]*"}
 LOADED = re.compile(r"Loaded new LoRA adapter: name '([^']*)', path '([^']*)'")
 LIFE = re.compile(r"^process_start_time_seconds\s+(\S+)", re.MULTILINE)
-CALL_SECONDS_MAX = 130.0
-STAGE_SECONDS_MAX = 120
-DEADLINE_SECONDS = 180.0
+SLOW_SECONDS_MAX = 300.0
+"""Longest wait for one answer: a machine several times slower fails no test."""
+LIMITS = {
+    "request_timeout_seconds": SLOW_SECONDS_MAX,
+    "answer_timeout_seconds": SLOW_SECONDS_MAX,
+    "first_token_timeout_seconds": SLOW_SECONDS_MAX,
+    "inter_token_timeout_seconds": SLOW_SECONDS_MAX,
+    "connect_timeout_seconds": 30,
+    "queue_seconds_max": SLOW_SECONDS_MAX,
+}
+"""A gateway's time limits for engines that compute on a CPU, whatever runs beside them."""
+STAGE_SECONDS_MAX = 600
+CALL_SECONDS_MAX = STAGE_SECONDS_MAX + 30.0
+DEADLINE_SECONDS = 600.0
+RECORD_SECONDS_MAX = 15.0
 
 
 def manifest_of(name: str) -> dict[str, Any]:
@@ -112,9 +124,18 @@ class Desk:
         turns = [{"role": "user", "content": PROMPTS[0]}]
         asked = {"model": model, "messages": turns, "max_tokens": max_tokens}
         answer = self._http.post("/v1/chat/completions", json=asked)
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, f"{answer.text} {self.record(answer.headers.get('x-request-id', ''))}"
         told = answer.json()
         return str(told["model"]), str(told["choices"][0]["message"]["content"])
+
+    def record(self, request_id: str) -> str:
+        """The record of a request, attempts included, for the message of a failed test."""
+        until = time.monotonic() + RECORD_SECONDS_MAX
+        while True:
+            answer = self._http.get(f"/v1/requests/{request_id}")
+            if (answer.is_success and "record" in answer.json()) or time.monotonic() > until:
+                return answer.text
+            time.sleep(0.2)
 
     def audit(self, action: str) -> list[dict[str, Any]]:
         """The audit's entries of an action, oldest first."""
@@ -125,6 +146,17 @@ class Desk:
 def target(*desks: Desk, lag_seconds: float = 0.0) -> Target:
     """What callers ask, at one gateway or at several in turn; those after the first may lag behind a swap."""
     return Target([desk.port for desk in desks], TASK, desks[0].key, PROMPTS, lag_seconds)
+
+
+def assert_no_fault(
+    desk: Desk, answers: Sequence[Answer], swaps: Sequence[Swap], names: Sequence[str] = FAULTS
+) -> dict[str, Any]:
+    """All counts of the answers, none of which has a fault of these names. v1 answers before the first swap."""
+    counts = count(answers, swaps, references(), 1, TASK + "@v{}")
+    failed = [each for each in answers if each.broken or not 200 <= each.status < 300]
+    records = [(each.status, each.broken, desk.record(each.request_id)) for each in failed[:3]]
+    assert {name: counts[name] for name in names} == dict.fromkeys(names, 0), records
+    return counts
 
 
 def in_a_thread(test: Callable[..., None]) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -157,12 +189,12 @@ def loads_of(engine: EngineProcess) -> list[str]:
 
 def listed_by(engine: EngineProcess) -> dict[str, str]:
     """What an engine lists: names, and the paths that they were loaded from."""
-    models = httpx.get(f"{engine.url}/v1/models", timeout=30).raise_for_status().json()["data"]
+    models = httpx.get(f"{engine.url}/v1/models", timeout=SLOW_SECONDS_MAX).raise_for_status().json()["data"]
     return {str(model["id"]): str(model["root"]) for model in models}
 
 
 def life_of(engine: EngineProcess) -> str:
     """Which process of the engine this is."""
-    found = LIFE.search(httpx.get(f"{engine.url}/metrics", timeout=30).raise_for_status().text)
+    found = LIFE.search(httpx.get(f"{engine.url}/metrics", timeout=SLOW_SECONDS_MAX).raise_for_status().text)
     assert found is not None
     return found.group(1)

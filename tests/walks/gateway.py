@@ -18,6 +18,8 @@ from gateway.configuration.settings import Settings
 from gateway.server.server import OrderlyServer
 
 DEADLINE_SECONDS = 20.0
+CLIENT_SECONDS_MAX = 20.0
+"""Longest wait of a client for an answer."""
 
 
 @dataclass
@@ -32,12 +34,14 @@ class RunningGateway:
 
     def openai(self, key: str | None = None, retries: int = 0) -> AsyncOpenAI:
         """The official SDK, pointed at this gateway."""
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.admin_key, max_retries=retries, timeout=20)
+        return AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key=key or self.admin_key, max_retries=retries, timeout=CLIENT_SECONDS_MAX
+        )
 
     def http(self, key: str | None = None) -> httpx.AsyncClient:
         """A plain client with a key; `""` sends none."""
         headers = {} if key == "" else {"Authorization": f"Bearer {key or self.admin_key}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=CLIENT_SECONDS_MAX)
 
     async def key(self, **caller: Any) -> str:
         """A new caller's key."""
