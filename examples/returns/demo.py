@@ -14,11 +14,10 @@ import argparse
 import asyncio
 import json
 import shutil
-import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +30,12 @@ from story import DEGRADED, HEALTHY, WINDOW, Chapter, Story, Untold
 
 from gateway.configuration.settings import Settings, load_settings
 from gateway.errors import SettingsError
-from tools.engines.demo_model import ensure_demo_model
-from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
-from tools.engines.engine_venv import ensure_engine_venv
 from tools.engines.errors import LaunchError
 from tools.engines.lock import alone
-from tools.engines.process import Child, EngineProcess, wait_until_healthy
 from tools.engines.progress import Steps
-from tools.engines.warm_up import warm_up
-from tools.local_product import (
-    ADMIN_TIMEOUT_SECONDS,
-    ENGINE_START_TIMEOUT_SECONDS,
-    ENGINE_STOP_GRACE_SECONDS,
-    GATEWAY_START_TIMEOUT_SECONDS,
-    GATEWAY_STOP_GRACE_SECONDS,
-    MODEL_NAME,
-    TASK,
-    Admin,
-    free_port,
-    kept_key,
-    local_configuration,
-    place_adapter,
-    see_that_it_is_free,
-)
+from tools.example_adapter import ADMIN_TIMEOUT_SECONDS, AdminApi, place_adapter
+from tools.local_product import LocalProduct, check_port, ensure_key, local_configuration, plan_engines
+from tools.up import TASK
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -85,66 +67,31 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@asynccontextmanager
-async def engine_running(
-    asked: argparse.Namespace, settings: Settings, steps: Steps
-) -> AsyncIterator[tuple[str, Path]]:
-    """One engine that plays every pool, up and warm: its address, and the model's folder. Raises LaunchError."""
-    logs, folder = asked.folder / "logs", asked.folder
-    with steps.step("Engine and model (the first time some 3 GB)") as step:
-        venv = await ensure_engine_venv(folder / "engine-venv", logs / "engine-venv.log", step.hint)
-        model = await ensure_demo_model(folder / "models" / MODEL_NAME, venv, logs / "demo-model.log", step.hint)
-    if asked.engine:
-        yield asked.engine, model.folder
-        return
-    names = tuple(dict.fromkeys(pool.base_model for pool in settings.pools.values()))
-    options = EngineOptions(
-        python=venv.python, model=model.folder, served_model_names=names, port=free_port(ENGINE_PORT),
-        on_gpu=venv.kind == "gpu",
-    )  # fmt: skip
-    engine = EngineProcess(
-        name="demo", url=options.url, command=engine_command(options), environment=engine_environment(options),
-        log_path=logs / "engine-demo.log", say=steps.say,
-    )  # fmt: skip
-    try:
-        with steps.step("Starting and warming up the engine") as step:
-            await engine.start(ENGINE_START_TIMEOUT_SECONDS, step.hint)
-            await warm_up(engine.url, names[0])
-        yield engine.url, model.folder
-    finally:
-        with steps.step("Stopping the engine"):
-            await engine.stop(ENGINE_STOP_GRACE_SECONDS)
+async def engine_address(
+    args: argparse.Namespace, settings: Settings, local: LocalProduct
+) -> tuple[dict[str, str], Path]:
+    """The address of the one engine that plays every pool, by pool, and the model's folder. Raises LaunchError."""
+    venv, model = await local.install()
+    if args.engine:
+        return dict.fromkeys(settings.pools, args.engine), model
+    plans = [replace(plan, name="demo") for plan in plan_engines(settings, 1)]
+    return await local.start_engines(plans, venv, model, ENGINE_PORT), model
 
 
-@asynccontextmanager
-async def gateway_running(
-    asked: argparse.Namespace, settings: Settings, engine_url: str, model: Path, steps: Steps
-) -> AsyncIterator[tuple[str, str]]:
-    """A gateway in front of the engine, its data folder empty: its address, an admin's key. Raises LaunchError."""
-    kept = asked.folder / "demo"
-    port = asked.port or settings.listen.port
-    see_that_it_is_free(settings.listen.host, port)
+async def play(args: argparse.Namespace, settings: Settings, local: LocalProduct, steps: Steps) -> dict[str, Any]:
+    """Start engine and gateway, with an empty data folder, and tell the story. Raises LaunchError."""
+    kept = args.folder / "demo"
+    port = args.port or settings.listen.port
+    check_port(settings.listen.host, port)
+    urls, model = await engine_address(args, settings, local)
     shutil.rmtree(kept / "data", ignore_errors=True)
-    raw = yaml.safe_load(asked.config.read_text(encoding="utf-8"))
-    local = local_configuration(raw, dict.fromkeys(settings.pools, engine_url), port, model, HERE)
+    configured = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    content = {**local_configuration(configured, urls, port, model, HERE), "data_folder": str(kept / "data")}
     config = kept / "apprentice.yaml"
-    config.write_text(yaml.safe_dump({**local, "data_folder": str(kept / "data")}, sort_keys=False), encoding="utf-8")
-    url, admin_key = f"http://{settings.listen.host}:{port}", kept_key(kept / "admin-key")
-    command = [str(Path(sys.executable).with_name("apprentice")), "serve", "--config", str(config)]
-    gateway: Child | None = None
-    try:
-        with steps.step("Starting the gateway") as step:
-            gateway = await Child.start(
-                command, asked.folder / "logs" / "demo.log", {"APPRENTICE_ADMIN_KEY": admin_key}
-            )
-            ready = f"{url}/health/ready"
-            await wait_until_healthy(gateway, "The gateway", ready, GATEWAY_START_TIMEOUT_SECONDS, step.hint)
-            step.outcome = url
-        yield url, admin_key
-    finally:
-        if gateway is not None and gateway.exit_code is None:
-            with steps.step("Stopping the gateway"):
-                await gateway.stop(settings.limits.drain_seconds_max + GATEWAY_STOP_GRACE_SECONDS)
+    config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    admin_key = ensure_key(kept / "admin-key")
+    url = await local.start_gateway(config, settings, port, admin_key, "demo.log")
+    return await told(args, settings, url, admin_key, steps)
 
 
 async def placed(url: str, admin_key: str, steps: Steps) -> list[str]:
@@ -153,7 +100,7 @@ async def placed(url: str, admin_key: str, steps: Steps) -> list[str]:
     v2's feedback is held against what v2 got wrong of the held-out rows before it led, by its season's decisions.
     """
     async with httpx.AsyncClient(base_url=url, timeout=ADMIN_TIMEOUT_SECONDS, trust_env=False) as client:
-        admin = Admin(client, admin_key)
+        admin = AdminApi(client, admin_key)
         for folder in (HERE / "adapter", HERE / "holiday"):
             with steps.step(f"Placing {folder.relative_to(ROOT)}") as step:
                 step.outcome = await place_adapter(admin, TASK, folder, step.hint)
@@ -173,20 +120,20 @@ def held_out() -> dict[str, Any]:
     return {"stream": "feedback", "wrong": wrong, "of": found["rows"], "reason": "Wrong of the held-out rows."}
 
 
-def chapters(asked: argparse.Namespace) -> Iterator[Chapter]:
+def chapters(args: argparse.Namespace) -> Iterator[Chapter]:
     """The seasons of the story."""
-    yield Chapter("holiday season", "holiday", HEALTHY, asked.calm, 0)
-    yield Chapter("the season is over", "regular", DEGRADED, 0.0, asked.after)
-    yield Chapter("the next holiday season", "holiday", HEALTHY, 0.0, asked.after)
+    yield Chapter("holiday season", "holiday", HEALTHY, args.calm, 0)
+    yield Chapter("the season is over", "regular", DEGRADED, 0.0, args.after)
+    yield Chapter("the next holiday season", "holiday", HEALTHY, 0.0, args.after)
 
 
-async def told(asked: argparse.Namespace, settings: Settings, url: str, admin_key: str, steps: Steps) -> dict[str, Any]:
+async def told(args: argparse.Namespace, settings: Settings, url: str, admin_key: str, steps: Steps) -> dict[str, Any]:
     """The whole story, as far as it comes: its series, and its figures."""
     keys = await placed(url, admin_key, steps)
-    cases: Iterator[Case] = cases_from(asked.data, asked.seed) if asked.data else drawn_cases(asked.seed)
+    cases: Iterator[Case] = cases_from(args.data, args.seed) if args.data else drawn_cases(args.seed)
     shop = Shop(
-        url, keys, cases, season="holiday", rate=asked.rate, told_share=asked.feedback, shown_share=asked.shown,
-        seed=asked.seed,
+        url, keys, cases, season="holiday", rate=args.rate, told_share=args.feedback, shown_share=args.shown,
+        seed=args.seed,
     )  # fmt: skip
     headers = {"authorization": f"Bearer {admin_key}"}
     floor = settings.tasks[TASK].rungs.degraded.explored_share
@@ -194,11 +141,11 @@ async def told(asked: argparse.Namespace, settings: Settings, url: str, admin_ke
     async with httpx.AsyncClient(
         base_url=url, headers=headers, timeout=ADMIN_TIMEOUT_SECONDS, trust_env=False
     ) as admin:
-        story = Story(admin, shop, LEADING, STANDBY, floor, steps.say, asked.wait)
+        story = Story(admin, shop, LEADING, STANDBY, floor, steps.say, args.wait)
         began = time.monotonic()
         trading = asyncio.create_task(shop.trade())
         try:
-            for chapter in chapters(asked):
+            for chapter in chapters(args):
                 await story.chapter(chapter)
         except Untold as untold:
             ended = str(untold)
@@ -209,7 +156,7 @@ async def told(asked: argparse.Namespace, settings: Settings, url: str, admin_ke
         audit = (await admin.get("/admin/v1/audit?limit=1000")).json()["entries"]
     return {
         "title": "A version slips when its season ends, and comes back with it", "window": WINDOW, "ended": ended,
-        "seed": asked.seed, "versions": [LEADING, STANDBY], "seconds": round(seconds, 1),
+        "seed": args.seed, "versions": [LEADING, STANDBY], "seconds": round(seconds, 1),
         "figures": figures(shop, story, seconds), "phases": story.seen.phases, "verdicts": story.seen.verdicts,
         "audit": [entry for entry in audit if str(entry["action"]).startswith("monitor.")], "points": story.seen.points,
     }  # fmt: skip
@@ -249,36 +196,26 @@ def moves(shop: Shop, story: Story) -> list[dict[str, Any]]:
     return found
 
 
-async def run(asked: argparse.Namespace, steps: Steps) -> dict[str, Any]:
-    """Start everything, tell the story, stop everything, at once where it is told to stop (then CancelledError).
-
-    Raises LaunchError, SettingsError.
-    """
-    doing = asyncio.current_task()
-    assert doing is not None, "it is run by asyncio.run"
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, doing.cancel)
-    settings = load_settings(asked.config)
-    with alone(asked.folder / "demo" / "lock", f"The demo runs already with {asked.folder}: stop it first."):
-        async with (
-            engine_running(asked, settings, steps) as (engine_url, model),
-            gateway_running(asked, settings, engine_url, model, steps) as (url, admin_key),
-        ):
-            return await told(asked, settings, url, admin_key, steps)
+async def run(args: argparse.Namespace, steps: Steps) -> dict[str, Any] | None:
+    """Start everything, tell the story, stop everything; None after Ctrl-C. Raises LaunchError, SettingsError."""
+    settings = load_settings(args.config)
+    local = LocalProduct(args.folder, steps)
+    with alone(args.folder / "demo" / "lock", f"The demo runs already with {args.folder}: stop it first."):
+        return await local.run(play(args, settings, local, steps))
 
 
 def main() -> None:
     """Tell the story, and write what was seen; exits with 1 where it did not come to its end."""
-    asked = arguments()
-    asked.folder = asked.folder.absolute()
+    args = arguments()
+    args.folder = args.folder.absolute()
     steps = Steps(Console())
     try:
-        found = asyncio.run(run(asked, steps))
+        found = asyncio.run(run(args, steps))
     except (LaunchError, SettingsError) as error:
         sys.exit(f"demo: {error}")
-    except asyncio.CancelledError:
+    if found is None:
         sys.exit(130)
-    for path, text in ((asked.json, written(found)), (asked.plot, picture(found))):
+    for path, text in ((args.json, written(found)), (args.plot, picture(found))):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         steps.say(f"Written: {path}")

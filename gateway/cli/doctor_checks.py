@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from gateway.cli.admin_client import LOCAL_KEPT
 from gateway.cli.tables import size
 from gateway.configuration.pools import PoolSettings, ReplicaSettings
 from gateway.configuration.settings import Settings
@@ -95,7 +96,10 @@ async def check_gateway(settings: Settings) -> Finding:
             told = (await http.get(f"{url}/health/ready", timeout=ANSWER_SECONDS_MAX)).json()
         status, durable = str(told["status"]), told.get("state_durable")
     except (httpx.HTTPError, httpx.InvalidURL):
-        return warning("gateway", f"none at {url}", "`apprentice serve` starts it, if it is to run now.")
+        advice = "`apprentice serve` starts it, if it is to run now."
+        if (local := LOCAL_KEPT / "apprentice.yaml").exists():
+            advice += f" The gateway of `make up` has its own configuration: --config {local}."
+        return warning("gateway", f"none at {url}", advice)
     except (ValueError, KeyError, TypeError, AttributeError):
         return problem("gateway", f"at {url} is something else", "End that, or set another listen.port.")
     if status == "no_replica":

@@ -24,7 +24,7 @@ from tests.fakes.ports import free_port
 from tests.walks import gateway as walks
 from tests.walks.gateway import RunningGateway, run_gateway
 from tools.engines.demo_model import ensure_demo_model
-from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
+from tools.engines.engine_command import EngineOptions, count_threads, make_engine
 from tools.engines.engine_venv import EngineVenv, ensure_engine_venv
 from tools.engines.process import EngineProcess
 from tools.engines.warm_up import warm_up
@@ -112,12 +112,10 @@ class EngineFiles:
             served_model_names=(BASE_MODEL,),
             port=free_port(),
             on_gpu=self.venv.kind == "gpu",
+            threads=count_threads(2),
             **options,
         )
-        command, environment = engine_command(chosen), engine_environment(chosen)
-        return EngineProcess(
-            name=name, url=chosen.url, command=command, environment=environment, log_path=log_of(name), say=_say
-        )
+        return make_engine(name, chosen, log_of(name), _say)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

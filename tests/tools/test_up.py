@@ -20,18 +20,13 @@ import pytest
 import yaml
 
 from gateway.configuration.settings import load_settings
+from gateway.state.private_files import keep_secret
 from tests.fakes.adapters import ALL_LINEAR, BASE_CONFIG, write_adapter, write_base
 from tests.fakes.ports import free_port
 from tools.engines import demo_model, engine_venv
 from tools.engines.errors import LaunchError
-from tools.local_product import (
-    how_to_use,
-    keep_secret,
-    kept_key,
-    local_configuration,
-    plan_engines,
-    see_that_it_is_free,
-)
+from tools.local_product import check_port, ensure_key, local_configuration, plan_engines
+from tools.up import how_to_use
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_SECONDS = 50.0
@@ -156,6 +151,7 @@ def test_one_command_serves_a_task_an_open_question_and_a_feedback_and_stops_cle
     installed.until_it_is_up(process)
     assert "One engine plays every pool" in installed.said
     assert "no fallback" in installed.said
+    assert f"{installed.home}/var/up/apprentice.yaml: `apprentice reload` reads it again" in installed.said
     assert ("On a CPU, vLLM answers wrongly for general" in installed.said) == (engine_venv.kind_of_engine() == "cpu")
     task, open_question, feedback = installed.paste()
     assert task["model"] == "returns@v1"
@@ -251,7 +247,7 @@ def test_port_in_use_and_adapter_that_is_missing_are_said_before_anything_starts
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(LaunchError, match=rf"Port {port} is in use: choose another one, as in `make up PORT="):
-            see_that_it_is_free("127.0.0.1", port)
+            check_port("127.0.0.1", port)
     process = installed.up("--adapter", "nowhere")
     assert process.wait(30) == 2
     assert "There is no adapter in" in installed.said
@@ -292,16 +288,16 @@ def test_local_configuration_changes_only_addresses_and_is_valid(tmp_path: Path)
 
 def test_keys_are_kept_for_their_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "admin-key"
-    key = kept_key(path)
-    assert kept_key(path) == key
+    key = ensure_key(path)
+    assert ensure_key(path) == key
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o644)
     keep_secret(path, "another")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert kept_key(path) == "another"
+    assert ensure_key(path) == "another"
 
 
 def test_printed_commands_need_no_quoting_of_their_own() -> None:
-    text = how_to_use("http://127.0.0.1:8080", "sk-app-x-y", Path("var/up/admin-key"), 1, ["general", "small"])
+    text = how_to_use("http://127.0.0.1:8080", "sk-app-x-y", Path("var/up"), 1, ["general", "small"])
     bodies = re.findall(r"-d '([^']*)'", text)
     assert [json.loads(body)["model"] for body in bodies] == ["returns", "general"]

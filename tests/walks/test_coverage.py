@@ -29,7 +29,7 @@ from tests.walks.coverage_world import OUT_OF_SCOPE, asked, fit, fitted, form, g
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.test_process import served
 from tests.walks.two_replicas import until
-from tools.local_product import Admin, place_adapter
+from tools.example_adapter import AdminApi, place_adapter
 
 ENFORCED = {"rungs": {"out_of_scope": {"mode": "enforce"}}}
 
@@ -371,7 +371,7 @@ async def test_up_gives_its_sample_where_a_version_has_no_model_and_leaves_one_t
     folder, version = make_adapter(1), "returns@v1"
     async with run_gateway(configure(tasks={"returns": {}})) as gateway, gateway.http() as http:
         await gateway.place(folder)
-        admin, services = Admin(http, http.headers["authorization"].removeprefix("Bearer ")), gateway.services
+        admin, services = AdminApi(http, http.headers["authorization"].removeprefix("Bearer ")), gateway.services
         for state in ("waiting", "fitting"):
             await services.fitted.say(version, "coverage", Fitting(state=state, by="an admin"))
             await place_adapter(admin, "returns", folder, lambda _: None, sample)

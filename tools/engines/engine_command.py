@@ -1,17 +1,26 @@
-"""The command line and environment of one local vLLM."""
+"""Command line and environment of one local vLLM."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from tools.engines.process import EngineProcess
+
+
+def count_threads(engines: int = 1) -> int:
+    """Threads for each of `engines` on this machine's CPU. One core stays free for the gateway."""
+    return max(1, ((os.cpu_count() or 1) - 1) // engines)
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How one engine is started. Lengths are in tokens, `kv_cache_gib` (CPU only) in GiB of memory.
+    """Options of one engine. Lengths are in tokens, `kv_cache_gib` (CPU only) is in GiB of memory.
 
-    The engine answers to all of `served_model_names`. `memory_share` (GPU only) is the part of the device's memory
-    that this engine may take, from 0 to 1. `tool_call_parser` reads the model's tool calls, so that tools can be asked.
+    The engine answers to all of `served_model_names`. `memory_share` (GPU only) is the engine's part of the device's
+    memory, from 0 to 1. `threads` (CPU only) compute the model. `tool_call_parser` reads the model's tool calls.
     """
 
     python: Path
@@ -25,18 +34,19 @@ class EngineOptions:
     max_lora_rank: int = 16
     max_model_len: int = 2048
     kv_cache_gib: int = 1
+    threads: int = field(default_factory=count_threads)
     memory_share: float = 0.9
     shutdown_timeout_seconds: int = 20
     tool_call_parser: str = "hermes"
 
     @property
     def url(self) -> str:
-        """Where the engine answers."""
+        """The engine's address."""
         return f"http://{self.host}:{self.port}"
 
 
 def engine_command(options: EngineOptions) -> list[str]:
-    """The command that starts the engine: a module, since the `vllm` command needs a distribution "vllm"."""
+    """The command that starts the engine. It runs a module: the `vllm` command needs a distribution named "vllm"."""
     command = [str(options.python), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(options.model.absolute()), "--served-model-name", *options.served_model_names]
     command += ["--host", options.host, "--port", str(options.port)]
@@ -48,16 +58,36 @@ def engine_command(options: EngineOptions) -> list[str]:
     command += ["--disable-uvicorn-access-log"]
     if options.on_gpu:
         return [*command, "--gpu-memory-utilization", f"{options.memory_share:.2f}"]
-    return [*command, "--enforce-eager"]
+    return [*command, "--enforce-eager", "--distributed-executor-backend", "uni"]
 
 
 def engine_environment(options: EngineOptions) -> dict[str, str]:
-    """What the engine's environment needs beyond ours: adapters at runtime, and no call to the outside."""
+    """Environment variables of the engine: adapters at runtime, no calls to the outside, and its threads."""
     environment = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    if not options.on_gpu:
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_gib)
-    return environment
+    if options.on_gpu:
+        return environment
+    # By default vLLM binds the threads of every engine on a machine to the same cores, and has its scheduler spin
+    # beside them: one engine of two then got no time for minutes. Here the scheduler computes the model itself
+    # (for that, CPU builds want "multiprocessing" off), in unbound threads.
+    return environment | {
+        "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": str(options.threads),
+    }
+
+
+def make_engine(name: str, options: EngineOptions, log_path: Path, say: Callable[[str], None]) -> EngineProcess:
+    """An engine that is not started yet."""
+    return EngineProcess(
+        name=name,
+        url=options.url,
+        command=engine_command(options),
+        environment=engine_environment(options),
+        log_path=log_path,
+        say=say,
+    )

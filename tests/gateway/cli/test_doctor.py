@@ -21,6 +21,7 @@ from serving.gpu import has_nvidia_gpu
 from serving.object_store import Shelf
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
+from tests.fakes.ports import free_port
 from tests.fakes.valkey import APPENDS, valkey
 from tests.gateway.cli.conftest import Said, run
 from tests.walks.conftest import Configure
@@ -237,3 +238,15 @@ async def test_a_confidence_that_can_not_judge_is_found_before_it_is_relied_on(
     assert told[0] == kind
     assert told[1].startswith(found)
     assert bool(told[2]) == (kind != "ok")
+
+
+async def test_without_a_gateway_the_configuration_of_make_up_is_named(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "var" / "up").mkdir(parents=True)
+    for expected in (False, True):
+        kind, _, advice = by_check(await doctor("--json", listen={"port": free_port()}))["gateway"]
+        assert kind == "warning"
+        assert ("--config var/up/apprentice.yaml" in advice) is expected
+        (tmp_path / "var" / "up" / "apprentice.yaml").touch()

@@ -13,7 +13,7 @@ from tests.gateway.cli.conftest import Command
 from tests.walks.conftest import MakeAdapter
 from tests.walks.coverage_world import ROOT, lines, prompts
 from tests.walks.gateway import RunningGateway
-from tools.demo_prompts import sample_beside
+from tools.example_adapter import sample_prompts
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ async def test_what_was_fitted_is_shown_with_its_rows_and_its_target(
 
 
 def test_the_demo_sends_a_sample_of_the_examples_training_rows(tmp_path: Path) -> None:
-    found = sample_beside(ROOT / "examples" / "returns" / "adapter", tmp_path / "prompts.jsonl")
+    found = sample_prompts(ROOT / "examples" / "returns" / "adapter", tmp_path / "prompts.jsonl")
     assert found == tmp_path / "prompts.jsonl"
     rows = [json.loads(line) for line in found.read_text().splitlines()]
     assert len({row["text"] for row in rows}) > 950
-    assert sample_beside(tmp_path / "adapter", tmp_path / "other.jsonl") is None
+    assert sample_prompts(tmp_path / "adapter", tmp_path / "other.jsonl") is None

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
+from tools.engines.engine_command import EngineOptions, count_threads, engine_command, engine_environment
 
 OPTIONS = EngineOptions(
     python=Path("/venv/bin/python"), model=Path("/models/m"), served_model_names=("m", "n"), port=8101, on_gpu=False
@@ -34,6 +34,18 @@ def test_cpu_and_gpu_engines_bound_their_memory_each_in_its_way() -> None:
     assert after("--gpu-memory-utilization", engine_command(on_gpu)) == "0.45"
     assert "--enforce-eager" not in engine_command(on_gpu)
     assert "VLLM_CPU_KVCACHE_SPACE" not in engine_environment(on_gpu)
+
+
+def test_engines_on_one_cpu_share_its_cores_instead_of_being_bound_to_the_same_one() -> None:
+    environment = engine_environment(replace(OPTIONS, threads=3))
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert after("--distributed-executor-backend", engine_command(OPTIONS)) == "uni"
+    assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    on_gpu = replace(OPTIONS, on_gpu=True)
+    assert "OMP_NUM_THREADS" not in engine_environment(on_gpu)
+    assert "--distributed-executor-backend" not in engine_command(on_gpu)
+    assert count_threads(1) >= count_threads(2) >= 1
 
 
 def test_relative_model_path_is_made_absolute_lest_it_be_a_hub_id() -> None:
