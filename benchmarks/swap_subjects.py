@@ -16,7 +16,7 @@ from benchmarks.harness import POLL_SECONDS, ROOT, Running, Unmeasurable, answer
 from benchmarks.subjects import BASE_CONFIG, BASE_MODEL, BASE_NAME, TASK, apprentice, base_fingerprint
 from benchmarks.swap_callers import ANSWER_SECONDS_MAX, PATH
 from benchmarks.swap_counts import Nearest, Reference, Tokens, tokens_of
-from tools.engines.engine_command import EngineOptions, engine_command, engine_environment
+from tools.engines.engine_command import EngineOptions, build_command, build_environment
 
 ENGINE_PYTHON = ROOT / "var" / "engine-venv" / "bin" / "python"
 MODEL = ROOT / "var" / "models" / BASE_NAME
@@ -63,7 +63,7 @@ def vllm_engine(port: int) -> tuple[list[str], dict[str, str]]:
     if not ENGINE_PYTHON.exists() or not (MODEL / "config.json").exists():
         raise Unmeasurable("There is no vLLM or no model: `make up` installs both.")
     engine = EngineOptions(ENGINE_PYTHON, MODEL, (BASE_MODEL,), port, on_gpu=False)
-    return engine_command(engine), engine_environment(engine)
+    return build_command(engine), build_environment(engine)
 
 
 def ask_engine(port: int, model: str, prompt: str, **more: Any) -> str:

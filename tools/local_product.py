@@ -101,7 +101,7 @@ class LocalProduct:
                 python=venv.python,
                 model=model,
                 served_model_names=plan.served_model_names,
-                port=free_port(first_port + len(self._engines)),
+                port=find_free_port(first_port + len(self._engines)),
                 on_gpu=venv.kind == "gpu",
                 max_loras=plan.max_loras,
                 max_cpu_loras=plan.max_cpu_loras,
@@ -143,7 +143,7 @@ class LocalProduct:
     async def wait_for_gateway(self) -> None:
         """Wait until the gateway ends by itself. Raises LaunchError then."""
         assert self._gateway is not None, "start it first"
-        code = await self._gateway.ended()
+        code = await self._gateway.wait_until_ended()
         ended = f"The gateway ended (exit code {code}); its log is {self._gateway.log_path}."
         self._steps.say(ended)  # now, since it takes seconds to stop the engines
         raise LaunchError(ended)
@@ -187,7 +187,7 @@ def plan_engines(settings: Settings, engines: int) -> list[EnginePlan]:
     ]
 
 
-def local_configuration(
+def make_local_configuration(
     configured: Mapping[str, Any], urls: Mapping[str, str], port: int, model: Path, *import_folders: Path
 ) -> dict[str, Any]:
     """The configuration with one local engine for each pool, at `urls[pool]`, and its base model in `model`.
@@ -224,7 +224,7 @@ def check_port(host: str, port: int) -> None:
         raise LaunchError(f"Port {port} is in use: choose another one, as in `make up PORT={port + 1}`.")
 
 
-def free_port(preferred: int) -> int:
+def find_free_port(preferred: int) -> int:
     """`preferred` if it is free on the loopback, else any free port."""
     if _is_free("127.0.0.1", preferred):
         return preferred

@@ -19,14 +19,14 @@ from gateway.configuration.settings import load_settings
 from gateway.errors import SettingsError
 from gateway.state.private_files import keep_secret, make_private_folder
 from tools.engines.errors import LaunchError
-from tools.engines.lock import alone
+from tools.engines.lock import hold_or_refuse
 from tools.engines.progress import Steps
 from tools.example_adapter import ADMIN_TIMEOUT_SECONDS, AdminApi, place_adapter, sample_prompts
 from tools.local_product import (
     LocalProduct,
     check_port,
     ensure_key,
-    local_configuration,
+    make_local_configuration,
     plan_engines,
     read_secret,
 )
@@ -97,7 +97,7 @@ def up(
 async def run(local: LocalProduct, options: UpOptions, steps: Steps) -> None:
     """Start everything, wait for Ctrl-C or SIGTERM, stop everything. Raises LaunchError, SettingsError."""
     make_private_folder(options.kept)
-    with alone(options.kept / "lock", f"`make up` runs already with {options.folder}: stop it first."):
+    with hold_or_refuse(options.kept / "lock", f"`make up` runs already with {options.folder}: stop it first."):
         await local.run(serve(local, options, steps))
 
 
@@ -111,7 +111,7 @@ async def serve(local: LocalProduct, options: UpOptions, steps: Steps) -> None:
     plans = plan_engines(settings, options.engines)
     urls = await local.start_engines(plans, venv, model, options.engine_port)
     configured = yaml.safe_load(options.config.read_text(encoding="utf-8"))
-    content = local_configuration(configured, urls, port, model, options.adapter.parent, options.kept)
+    content = make_local_configuration(configured, urls, port, model, options.adapter.parent, options.kept)
     config = options.kept / "apprentice.yaml"
     config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     admin_key = ensure_key(options.kept / "admin-key")
@@ -123,7 +123,7 @@ async def serve(local: LocalProduct, options: UpOptions, steps: Steps) -> None:
             prompts = sample_prompts(options.adapter, options.kept / "prompts.jsonl")
             step.outcome = await place_adapter(admin, TASK, options.adapter, step.hint, prompts)
     limit = CPU_LIMIT if venv.kind == "cpu" and len(plans) == 1 < len(urls) else ""
-    steps.say(how_to_use(url, key, options.kept, options.engines, sorted(urls), limit))
+    steps.say(describe_usage(url, key, options.kept, options.engines, sorted(urls), limit))
     await local.wait_for_gateway()
 
 
@@ -143,7 +143,7 @@ def check_adapter(folder: Path) -> None:
         raise LaunchError(f"There is no adapter in {folder}: make it with examples/{TASK}/train.py, or name another.")
 
 
-def how_to_use(url: str, key: str, kept: Path, engines: int, pools: list[str], limit: str = "") -> str:
+def describe_usage(url: str, key: str, kept: Path, engines: int, pools: list[str], limit: str = "") -> str:
     """The final text: address, keys, configuration, and three commands to paste one after another.
 
     `limit` is a restriction of this machine's engine.

@@ -31,10 +31,10 @@ from story import DEGRADED, HEALTHY, WINDOW, Chapter, Story, Untold
 from gateway.configuration.settings import Settings, load_settings
 from gateway.errors import SettingsError
 from tools.engines.errors import LaunchError
-from tools.engines.lock import alone
+from tools.engines.lock import hold_or_refuse
 from tools.engines.progress import Steps
 from tools.example_adapter import ADMIN_TIMEOUT_SECONDS, AdminApi, place_adapter
-from tools.local_product import LocalProduct, check_port, ensure_key, local_configuration, plan_engines
+from tools.local_product import LocalProduct, check_port, ensure_key, make_local_configuration, plan_engines
 from tools.up import TASK
 
 HERE = Path(__file__).resolve().parent
@@ -86,7 +86,7 @@ async def play(args: argparse.Namespace, settings: Settings, local: LocalProduct
     urls, model = await engine_address(args, settings, local)
     shutil.rmtree(kept / "data", ignore_errors=True)
     configured = yaml.safe_load(args.config.read_text(encoding="utf-8"))
-    content = {**local_configuration(configured, urls, port, model, HERE), "data_folder": str(kept / "data")}
+    content = {**make_local_configuration(configured, urls, port, model, HERE), "data_folder": str(kept / "data")}
     config = kept / "apprentice.yaml"
     config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     admin_key = ensure_key(kept / "admin-key")
@@ -200,7 +200,7 @@ async def run(args: argparse.Namespace, steps: Steps) -> dict[str, Any] | None:
     """Start everything, tell the story, stop everything; None after Ctrl-C. Raises LaunchError, SettingsError."""
     settings = load_settings(args.config)
     local = LocalProduct(args.folder, steps)
-    with alone(args.folder / "demo" / "lock", f"The demo runs already with {args.folder}: stop it first."):
+    with hold_or_refuse(args.folder / "demo" / "lock", f"The demo runs already with {args.folder}: stop it first."):
         return await local.run(play(args, settings, local, steps))
 
 

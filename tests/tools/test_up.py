@@ -25,8 +25,8 @@ from tests.fakes.adapters import ALL_LINEAR, BASE_CONFIG, write_adapter, write_b
 from tests.fakes.ports import free_port
 from tools.engines import demo_model, engine_venv
 from tools.engines.errors import LaunchError
-from tools.local_product import check_port, ensure_key, local_configuration, plan_engines
-from tools.up import how_to_use
+from tools.local_product import check_port, ensure_key, make_local_configuration, plan_engines
+from tools.up import describe_usage
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_SECONDS = 50.0
@@ -123,12 +123,12 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
     (venv / "bin" / "python").write_text(INTERPRETER)
     (venv / "bin" / "python").chmod(0o755)
     (venv / "pyvenv.cfg").write_text(f"version_info = {engine_venv.PYTHON}.0\n")
-    digest = engine_venv.digest_of(engine_venv.kind_of_engine(), engine_venv.CONSTRAINTS.read_text())
+    digest = engine_venv.compute_digest(engine_venv.choose_kind(), engine_venv.CONSTRAINTS.read_text())
     (venv / engine_venv.MARKER).write_text(json.dumps({"digest": digest}))
     base = write_base(model)
     for name in demo_model.FILES:
         (model / name).touch()
-    demo_model.marker_of(model).write_text(json.dumps({"safetensors": demo_model.SAFETENSORS_SHA256}))
+    demo_model.locate_marker(model).write_text(json.dumps({"safetensors": demo_model.SAFETENSORS_SHA256}))
     adapter = write_adapter(tmp_path / "adapter", BASE_CONFIG, targets=ALL_LINEAR)
     manifest = {
         "task": "returns",
@@ -152,7 +152,7 @@ def test_one_command_serves_a_task_an_open_question_and_a_feedback_and_stops_cle
     assert "One engine plays every pool" in installed.said
     assert "no fallback" in installed.said
     assert f"{installed.home}/var/up/apprentice.yaml: `apprentice reload` reads it again" in installed.said
-    assert ("On a CPU, vLLM answers wrongly for general" in installed.said) == (engine_venv.kind_of_engine() == "cpu")
+    assert ("On a CPU, vLLM answers wrongly for general" in installed.said) == (engine_venv.choose_kind() == "cpu")
     task, open_question, feedback = installed.paste()
     assert task["model"] == "returns@v1"
     assert open_question["model"] == "smollm2-135m-instruct"
@@ -276,7 +276,7 @@ def test_an_engine_takes_as_many_adapters_as_the_pools_that_it_plays(tmp_path: P
 def test_local_configuration_changes_only_addresses_and_is_valid(tmp_path: Path) -> None:
     configured = yaml.safe_load((ROOT / "apprentice.yaml").read_text())
     urls = {"small": "http://127.0.0.1:1", "general": "http://127.0.0.1:2"}
-    local = local_configuration(configured, urls, 9000, tmp_path)
+    local = make_local_configuration(configured, urls, 9000, tmp_path)
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(local))
     settings = load_settings(tmp_path / "a.yaml", {})
     assert settings.listen.port == 9000
@@ -298,6 +298,6 @@ def test_keys_are_kept_for_their_owner_alone(tmp_path: Path) -> None:
 
 
 def test_printed_commands_need_no_quoting_of_their_own() -> None:
-    text = how_to_use("http://127.0.0.1:8080", "sk-app-x-y", Path("var/up"), 1, ["general", "small"])
+    text = describe_usage("http://127.0.0.1:8080", "sk-app-x-y", Path("var/up"), 1, ["general", "small"])
     bodies = re.findall(r"-d '([^']*)'", text)
     assert [json.loads(body)["model"] for body in bodies] == ["returns", "general"]

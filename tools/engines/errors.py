@@ -1,10 +1,10 @@
-"""What can go wrong while local engines are installed and started."""
+"""Errors of installing and starting local engines."""
 
 from __future__ import annotations
 
 
 class LaunchError(Exception):
-    """Something on this machine keeps an engine from being installed or started.
+    """An engine can't be installed or started on this machine.
 
-    Its message is one sentence for the person at the terminal: what is wrong and what to do about it.
+    The message is one sentence for the terminal: the problem and the remedy.
     """

@@ -1,4 +1,4 @@
-"""One process at a time, held by the kernel: given back whatever way its holder ends."""
+"""Lock files. The kernel releases a lock when its holder ends, even by a crash."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ POLL_SECONDS = 0.5
 
 
 @asynccontextmanager
-async def in_turn(path: Path, hint: Callable[[str], None]) -> AsyncIterator[None]:
-    """Hold the lock file `path` during the block, after whoever holds it now."""
-    with _opened(path) as lock:
-        while not _taken(lock):
-            hint("another process is at it: waiting for its end")
+async def hold_in_turn(path: Path, hint: Callable[[str], None]) -> AsyncIterator[None]:
+    """Hold the lock file `path` during the block; wait for its release first."""
+    with _open(path) as lock:
+        while not _acquire(lock):
+            hint("waiting for another process that does the same")
             await asyncio.sleep(POLL_SECONDS)
         yield
 
 
 @contextmanager
-def alone(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock file `path` during the block. Raises LaunchError(`refusal`) where it is held already."""
-    with _opened(path) as lock:
-        if not _taken(lock):
+def hold_or_refuse(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `path` during the block. Raises LaunchError(`refusal`) if another process holds it."""
+    with _open(path) as lock:
+        if not _acquire(lock):
             raise LaunchError(refusal)
         yield
 
 
-def _opened(path: Path) -> TextIO:
+def _open(path: Path) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("a")
 
 
-def _taken(lock: TextIO) -> bool:
+def _acquire(lock: TextIO) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Child processes: run one to its end, keep one running, stop it with all that it started."""
+"""Child processes: run one to its end, or keep one running; stop it with its own children."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from tools.engines import tether
-from tools.engines.engine_log import lines_of, stage_of, why_ended
+from tools.engines.engine_log import describe_end, find_stage, split_lines
 from tools.engines.errors import LaunchError
 
 POLL_SECONDS = 0.25
@@ -24,12 +24,12 @@ LOG_BYTES_MAX = 16 * 1024 * 1024
 TAIL_BYTES = 16 * 1024
 RESTART_DELAY_SECONDS_MIN = 1.0
 RESTART_DELAY_SECONDS_MAX = 30.0
-# An engine that lived this long had started properly: its next restart waits the shortest delay again.
 SETTLED_SECONDS = 120.0
+"""After this life an engine's restart delay is the shortest again."""
 
 
-def tail_of(log_path: Path, begin: int = 0) -> str:
-    """The end of a log, nothing of it from before the byte `begin`; empty where there is none."""
+def read_tail(log_path: Path, begin: int = 0) -> str:
+    """The end of a log after the byte `begin`; empty without a log."""
     try:
         with log_path.open("rb") as log:
             log.seek(max(begin, log.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -38,18 +38,18 @@ def tail_of(log_path: Path, begin: int = 0) -> str:
         return ""
 
 
-def make_room(log_path: Path) -> None:
-    """Make the log's folder; set a log beyond LOG_BYTES_MAX aside as `.old.log`, instead of the last such."""
+def rotate_log(log_path: Path) -> None:
+    """Make the log's folder. Rename a log of more than LOG_BYTES_MAX to `.old.log`."""
     log_path.parent.mkdir(parents=True, exist_ok=True)
     if log_path.exists() and log_path.stat().st_size > LOG_BYTES_MAX:
         log_path.replace(log_path.with_suffix(".old.log"))
 
 
 class Child:
-    """One running process in a group of its own, writing to a log, told to stop when this process is gone."""
+    """A running process in its own process group, with a log. It is asked to stop when this process dies."""
 
     def __init__(self, process: asyncio.subprocess.Process, log_path: Path, log_begin: int) -> None:
-        """`log_begin` is where in the log its own lines begin."""
+        """`log_begin` is the byte of the log at which the process's lines begin."""
         self._process = process
         self._log_begin = log_begin
         self._group_is_gone = False
@@ -57,8 +57,8 @@ class Child:
 
     @classmethod
     async def start(cls, command: Sequence[str], log_path: Path, environment: Mapping[str, str] | None = None) -> Child:
-        """Start `command` with `environment` added to ours. Raises LaunchError where it can't be run."""
-        make_room(log_path)
+        """Start `command` with `environment` added to ours. Raises LaunchError if it can't be run."""
+        rotate_log(log_path)
         tethered = (sys.executable, "-I", tether.__file__, str(os.getpid()), *command)
         try:
             with log_path.open("ab") as log:
@@ -76,48 +76,48 @@ class Child:
         return cls(process, log_path, begin)
 
     @property
-    def said(self) -> str:
-        """The end of what it has logged."""
-        return tail_of(self.log_path, self._log_begin)
+    def log_tail(self) -> str:
+        """The end of its log."""
+        return read_tail(self.log_path, self._log_begin)
 
     @property
     def pid(self) -> int:
-        """The process id, which is that of its group too."""
+        """The id of the process and of its group."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative for the signal that ended it."""
+        """None while it runs; negative for a signal."""
         return self._process.returncode
 
-    async def ended(self) -> int:
-        """Wait until it has ended, end what it left behind in its group, and give its exit code."""
+    async def wait_until_ended(self) -> int:
+        """Wait for its end, kill the rest of its group, and return the exit code."""
         code = await self._process.wait()
         self.kill()
         self._group_is_gone = True
         return code
 
     def terminate(self) -> None:
-        """Ask it, and not its own children, to stop: an engine drains, then ends them itself."""
+        """Ask the process, but not its children, to stop: an engine drains and then ends them itself."""
         if self._process.returncode is None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End its whole group at once. Nothing happens where it has ended before: its number may be another's."""
+        """Kill the whole group, unless it has ended: its id may belong to another process by now."""
         if self._group_is_gone:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     async def stop(self, grace_seconds: float) -> int:
-        """Ask it to stop, end its group after `grace_seconds`, and give its exit code."""
+        """Ask it to stop, kill its group after `grace_seconds`, and return the exit code."""
         self.terminate()
         try:
             async with asyncio.timeout(grace_seconds):
-                return await self.ended()
+                return await self.wait_until_ended()
         except TimeoutError:
             self.kill()
-            return await self.ended()
+            return await self.wait_until_ended()
 
 
 async def run_to_end(
@@ -127,26 +127,26 @@ async def run_to_end(
     timeout_seconds: float,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run `command`, its last line as the hint. Raises LaunchError if it fails or takes too long."""
+    """Run `command` and show its last line as the hint. Raises LaunchError if it fails or takes too long."""
     child = await Child.start(command, log_path, environment)
     try:
         async with asyncio.timeout(timeout_seconds):
             while child.exit_code is None:
-                hint("".join(lines_of(child.said)[-1:]))
+                hint("".join(split_lines(child.log_tail)[-1:]))
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError as error:
         message = f"{Path(command[0]).name} took longer than {timeout_seconds:.0f} s; its log is {log_path}."
         raise LaunchError(message) from error
     finally:
         child.kill()
-        code = await child.ended()
+        code = await child.wait_until_ended()
     if code != 0:
-        said = "".join(lines_of(child.said)[-1:])
-        raise LaunchError(f"{Path(command[0]).name} failed ({said}); its log is {log_path}.")
+        last_line = "".join(split_lines(child.log_tail)[-1:])
+        raise LaunchError(f"{Path(command[0]).name} failed ({last_line}); its log is {log_path}.")
 
 
-async def answers(client: httpx.AsyncClient, url: str) -> bool:
-    """Whether a GET of `url` is answered with 200."""
+async def is_healthy(client: httpx.AsyncClient, url: str) -> bool:
+    """Whether a GET of `url` gets status 200."""
     try:
         return (await client.get(url)).status_code == httpx.codes.OK
     except httpx.HTTPError:
@@ -156,35 +156,35 @@ async def answers(client: httpx.AsyncClient, url: str) -> bool:
 async def wait_until_healthy(
     child: Child, name: str, url: str, timeout_seconds: float, hint: Callable[[str], None]
 ) -> None:
-    """Wait until `url` answers 200, the stage of its start as the hint.
+    """Wait until `url` answers with 200, and show the stage of the start as the hint.
 
-    Raises LaunchError after `timeout_seconds` or if the child ends.
+    Raises LaunchError after `timeout_seconds`, or if the child ends.
     """
     try:
         async with (
             asyncio.timeout(timeout_seconds),
             httpx.AsyncClient(timeout=HEALTH_TIMEOUT_SECONDS, trust_env=False, verify=False) as client,  # noqa: S501
         ):
-            while not await answers(client, url):
+            while not await is_healthy(client, url):
                 if child.exit_code is not None:
-                    why = why_ended(child.exit_code, child.said, last_line=True)
+                    why = describe_end(child.exit_code, child.log_tail, last_line=True)
                     raise LaunchError(f"{name} ended while starting ({why}); its log is {child.log_path}.")
-                hint(stage_of(child.said))
+                hint(find_stage(child.log_tail))
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError as error:
         message = f"{name} did not become healthy in {timeout_seconds:.0f} s; its log is {child.log_path}."
         raise LaunchError(message) from error
 
 
-def next_restart_delay_seconds(previous: float, lived_seconds: float) -> float:
-    """How long to wait before a restart: twice the last delay, the shortest again after a settled life."""
+def compute_restart_delay_seconds(previous: float, lived_seconds: float) -> float:
+    """The delay before a restart: twice the last one, or the shortest after SETTLED_SECONDS of life."""
     if lived_seconds >= SETTLED_SECONDS:
         return RESTART_DELAY_SECONDS_MIN
     return min(RESTART_DELAY_SECONDS_MAX, max(RESTART_DELAY_SECONDS_MIN, previous * 2))
 
 
 class EngineState(StrEnum):
-    """State of an EngineProcess: new → starting → running → waiting → starting … → stopping → stopped."""
+    """States of an EngineProcess: new → starting → running → waiting → starting … → stopping → stopped."""
 
     NEW = "new"
     STARTING = "starting"
@@ -195,7 +195,7 @@ class EngineState(StrEnum):
 
 
 class EngineProcess:
-    """A local engine, started again whenever it ends, whatever its exit code: a dying engine exits 0."""
+    """A local engine that is restarted after every end, whatever its exit code: a dying engine exits with 0."""
 
     def __init__(
         self,
@@ -222,13 +222,13 @@ class EngineProcess:
 
     @property
     def pid(self) -> int | None:
-        """The engine's process id; None while there is none."""
+        """The engine's process id, or None while no process runs."""
         return None if self._child is None or self._child.exit_code is not None else self._child.pid
 
     async def start(self, timeout_seconds: float, hint: Callable[[str], None]) -> None:
-        """Start the engine and wait until it is healthy; from then on it is kept running.
+        """Start the engine, wait until it is healthy, and restart it from then on.
 
-        Raises LaunchError if it ends or is not healthy in `timeout_seconds`: the first start is tried once.
+        Raises LaunchError if the first start fails or takes more than `timeout_seconds`.
         """
         self.state = EngineState.STARTING
         self._start_seconds_max = timeout_seconds
@@ -240,13 +240,14 @@ class EngineProcess:
     async def _keep(self, child: Child) -> None:
         delay_seconds, started, starting = 0.0, time.monotonic(), False
         while True:
-            code = await child.ended()
+            code = await child.wait_until_ended()
             ended = time.monotonic()
             lived_seconds = ended - started
-            delay_seconds = next_restart_delay_seconds(delay_seconds, lived_seconds)
+            delay_seconds = compute_restart_delay_seconds(delay_seconds, lived_seconds)
             self.state = EngineState.WAITING
+            reason = describe_end(code, child.log_tail, last_line=starting)
             self._say(
-                f"The engine {self.name} ended after {lived_seconds:.0f} s: {why_ended(code, child.said, starting)};"
+                f"The engine {self.name} ended after {lived_seconds:.0f} s: {reason};"
                 f" it starts again in {delay_seconds:.0f} s. Its log is {self._log_path}"
             )
             await asyncio.sleep(delay_seconds)
@@ -260,7 +261,7 @@ class EngineProcess:
             starting = not await self._comes_back(child, ended)
 
     async def _comes_back(self, child: Child, ended: float) -> bool:
-        """Wait until the engine that ended at `ended` (monotonic seconds) is healthy again; False if it is not."""
+        """Wait until the engine is healthy again; False if it is not. It ended at `ended`, in monotonic seconds."""
         try:
             health = f"{self.url}/health"
             await wait_until_healthy(child, f"The engine {self.name}", health, self._start_seconds_max, lambda _: None)
@@ -273,7 +274,7 @@ class EngineProcess:
         return True
 
     async def stop(self, grace_seconds: float) -> None:
-        """Ask the engine to finish what it runs, end it after `grace_seconds`. Nothing of it is left."""
+        """Ask the engine to finish its requests, and kill it with its children after `grace_seconds`."""
         self.state = EngineState.STOPPING
         if self._keeper is not None:
             self._keeper.cancel()
@@ -283,7 +284,7 @@ class EngineProcess:
         self.state = EngineState.STOPPED
 
     def kill(self) -> None:
-        """End the engine at once and for good. Call `stop` too: it waits for the end."""
+        """Kill the engine without a restart. Call `stop` too: it waits for the end."""
         if self._keeper is not None:
             self._keeper.cancel()
         if self._child is not None:

@@ -1,4 +1,4 @@
-"""Tells a person what is being done, since when, and how long it took."""
+"""Progress of long steps, on terminals and in logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HINT_CHARACTERS_MAX = 100
 
 
 class Step:
-    """One step while it runs. Its `outcome`, if set, is told beside its duration at the end."""
+    """A running step. Its `outcome` is printed beside the duration at the end."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
@@ -27,7 +27,7 @@ class Step:
 
 
 class Steps:
-    """A spinner with the elapsed time on a terminal; elsewhere a plain line each ten seconds."""
+    """Printer of steps: a spinner with the elapsed time on a terminal, else a plain line every ten seconds."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -39,7 +39,7 @@ class Steps:
 
     @contextmanager
     def step(self, what: str) -> Iterator[Step]:
-        """Show `what` while the block runs, then a line with its outcome and its duration in seconds."""
+        """Show `what` during the block, then a line with its outcome and its duration in seconds."""
         started = self._clock()
         try:
             with self._spinner(what) if self._console.is_terminal else self._lines(what) as step:

@@ -1,11 +1,10 @@
-"""Runs a command that is told to stop when the process that started it is gone, were it by SIGKILL.
+"""Launcher of a command that gets SIGTERM when its parent process dies, even by SIGKILL.
 
     python tether.py PARENT_PID command argument…
 
-The kernel's parent-death signal is set here, in a program that then becomes the command, rather than in a
-function between fork and exec, where Python code may deadlock. SIGTERM and not SIGKILL, since an engine has
-processes of its own that only it can end. Linux only; elsewhere the command runs untethered. Run by path, it
-imports nothing of ours.
+It sets the kernel's parent-death signal and then becomes the command. Python code between fork and exec could
+deadlock instead. The signal is SIGTERM, since only the engine can end its own children. Linux only: elsewhere the
+command runs without it. This file is run by its path and imports nothing of the project.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Become the command `arguments[1:]`, tied to the process `arguments[0]`. Exits if that is gone."""
+    """Become the command `arguments[1:]`, tied to the process `arguments[0]`. Exit if that process is gone."""
     parent_pid, command = int(arguments[0]), arguments[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

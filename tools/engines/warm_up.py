@@ -1,4 +1,4 @@
-"""The first requests to an engine, which are slow for it alone: logprobs take up to 15 s the first time."""
+"""The first request to an engine. Its logprobs take up to 15 s, and only the first time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TIMEOUT_SECONDS = 180.0
 
 async def warm_up(url: str, model: str) -> None:
     """Ask the engine at `url` for one token with logprobs. Raises LaunchError if it can't answer."""
-    asked = {
+    body = {
         "model": model,
         "messages": [{"role": "user", "content": "Hello"}],
         "max_tokens": 1,
@@ -20,7 +20,7 @@ async def warm_up(url: str, model: str) -> None:
     }
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, verify=False) as client:  # noqa: S501
-            answer = await client.post(f"{url}/v1/chat/completions", json=asked)
+            answer = await client.post(f"{url}/v1/chat/completions", json=body)
             answer.raise_for_status()
     except httpx.HTTPError as error:
         raise LaunchError(f"The engine at {url} started but does not answer ({error!r}): see its log.") from error

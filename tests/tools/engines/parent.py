@@ -16,7 +16,7 @@ async def main(port: str, log_path: Path) -> None:
     child = await Child.start([sys.executable, str(Path(__file__).with_name("small_engine.py")), port], log_path)
     await wait_until_healthy(child, "The child", f"http://127.0.0.1:{port}/health", 20, lambda _: None)
     print(child.pid, flush=True)
-    await child.ended()
+    await child.wait_until_ended()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools.engines import demo_model, engine_venv
-from tools.engines.demo_model import ensure_demo_model, is_made, is_whole, marker_of
+from tools.engines.demo_model import ensure_demo_model, is_made, is_whole, locate_marker
 from tools.engines.engine_venv import EngineVenv
 from tools.engines.errors import LaunchError
 
@@ -64,7 +64,7 @@ async def test_other_weights_are_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="other weights than the demo model's: move that folder away"):
         await ensure_demo_model(folder, no_venv(tmp_path), tmp_path / "log", nothing)
     assert is_whole(folder)
-    assert not marker_of(folder).exists()
+    assert not locate_marker(folder).exists()
 
 
 async def test_half_made_model_never_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

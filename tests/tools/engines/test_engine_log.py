@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.engines.engine_log import stage_of, why_ended
+from tools.engines.engine_log import describe_end, find_stage
 
 STARTING = """
 (APIServer pid=10) INFO 11-25 01:51:40 [utils.py:253] non-default args: {'model': '/m'}
@@ -36,14 +36,14 @@ encountered an issue. See stack trace (above) for the root cause.
     ],
 )
 def test_only_stages_of_a_start_are_shown_whatever_else_the_engine_logs(text: str, stage: str) -> None:
-    assert stage_of(text) == stage
+    assert find_stage(text) == stage
 
 
 def test_reason_of_an_end_is_the_first_error_behind_those_that_only_point_to_it() -> None:
-    assert why_ended(0, DEAD) == "exit code 0: FileNotFoundError: [Errno 2] No such file: '/store/a'"
+    assert describe_end(0, DEAD) == "exit code 0: FileNotFoundError: [Errno 2] No such file: '/store/a'"
 
 
 def test_reason_of_an_end_without_an_error_is_its_exit_code_or_signal() -> None:
-    assert why_ended(3, STARTING) == "exit code 3"
-    assert why_ended(-15, "") == "killed by SIGTERM"
-    assert why_ended(-9, "") == "killed by SIGKILL, perhaps for want of memory"
+    assert describe_end(3, STARTING) == "exit code 3"
+    assert describe_end(-15, "") == "killed by SIGTERM"
+    assert describe_end(-9, "") == "killed by SIGKILL, perhaps for want of memory"

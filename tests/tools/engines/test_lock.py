@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from tools.engines.errors import LaunchError
-from tools.engines.lock import alone, in_turn
+from tools.engines.lock import hold_in_turn, hold_or_refuse
 
 
 def test_second_holder_is_refused_and_served_once_the_first_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "up" / "lock"
     with (
-        alone(path, "it runs already"),
+        hold_or_refuse(path, "it runs already"),
         pytest.raises(LaunchError, match="it runs already"),
-        alone(path, "it runs already"),
+        hold_or_refuse(path, "it runs already"),
     ):
         pass
-    with alone(path, "it runs already"):
+    with hold_or_refuse(path, "it runs already"):
         pass
 
 
@@ -31,14 +31,14 @@ async def test_second_in_turn_waits_and_says_so(tmp_path: Path) -> None:
         waits.set()
 
     async def second() -> None:
-        async with in_turn(tmp_path / "lock", hint):
+        async with hold_in_turn(tmp_path / "lock", hint):
             order.append("second")
 
-    async with in_turn(tmp_path / "lock", hints.append):
+    async with hold_in_turn(tmp_path / "lock", hints.append):
         task = asyncio.create_task(second())
         async with asyncio.timeout(10):
             await waits.wait()
         order.append("first")
     await task
     assert order == ["first", "second"]
-    assert hints == ["another process is at it: waiting for its end"]
+    assert hints == ["waiting for another process that does the same"]

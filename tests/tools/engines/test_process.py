@@ -77,7 +77,7 @@ async def test_engine_that_exits_with_zero_is_started_again(tmp_path: Path) -> N
         async with httpx.AsyncClient() as client:
             await until(lambda: "core" in log_path.read_text() and core_pid(log_path) != first_core)
             await until(lambda: engine.state is EngineState.RUNNING)
-            assert await process.answers(client, f"{engine.url}/health")
+            assert await process.is_healthy(client, f"{engine.url}/health")
     finally:
         await engine.stop(5)
     assert "ended after" in said[0]
@@ -220,17 +220,17 @@ async def test_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 def test_restart_delay_doubles_to_its_limit_and_falls_back_after_a_settled_life() -> None:
     delays, delay = [], 0.0
     for _ in range(8):
-        delay = process.next_restart_delay_seconds(delay, lived_seconds=1)
+        delay = process.compute_restart_delay_seconds(delay, lived_seconds=1)
         delays.append(delay)
     assert delays == [1, 2, 4, 8, 16, 30, 30, 30]
-    assert process.next_restart_delay_seconds(30, lived_seconds=process.SETTLED_SECONDS) == 1
+    assert process.compute_restart_delay_seconds(30, lived_seconds=process.SETTLED_SECONDS) == 1
 
 
 def test_log_beyond_its_limit_is_set_aside(tmp_path: Path) -> None:
     log_path = tmp_path / "logs" / "engine.log"
-    process.make_room(log_path)
+    process.rotate_log(log_path)
     with log_path.open("wb") as log:
         log.truncate(process.LOG_BYTES_MAX + 1)
-    process.make_room(log_path)
+    process.rotate_log(log_path)
     assert not log_path.exists()
     assert (tmp_path / "logs" / "engine.old.log").stat().st_size == process.LOG_BYTES_MAX + 1
