@@ -15,7 +15,7 @@ from gateway.configuration.settings import load_settings
 from tests.fakes.prometheus import run
 from tests.monitoring.test_alerts import ALERTS, rules_in
 from tests.style.source import ROOT
-from tools.dashboards.write import written
+from tools.dashboards.write import encode_dashboards
 
 PROVISIONING = ROOT / "monitoring" / "provisioning"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
@@ -104,5 +104,5 @@ def test_grafana_finds_its_prometheus_and_its_dashboards() -> None:
     found = mounts("grafana")[provider["options"]["path"]]
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     read = {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()}
-    assert read == set(written()), "Grafana takes every JSON below it for a dashboard"
+    assert read == set(encode_dashboards()), "Grafana takes every JSON below it for a dashboard"
     assert json.loads((found / Path(home).name).read_text(encoding="utf-8"))["title"] == "Apprentice: service"

@@ -1,4 +1,4 @@
-"""The dashboard Adapters: versions, their verdicts and the evidence for them, and what the monitor did."""
+"""The dashboard Adapters: versions, their verdicts and evidence, and the monitor's actions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.quality.verdicts.health import LABELLED
-from tools.dashboards.panels import VERDICTS, Board, Column, Query, dashboard_of, figure, graph, rows
-from tools.dashboards.queries import TASK, VERSION, greatest, growth, quantile, rate, serving
+from tools.dashboards.panels import VERDICTS, Board, Column, Query, make_dashboard, make_figure, make_graph, make_table
+from tools.dashboards.queries import (
+    TASK,
+    VERSION,
+    estimate_quantile,
+    keep_serving,
+    sum_increase,
+    sum_rate,
+    take_max,
+)
 
 BY_VERSION = "task, version"
 STREAM = "task, version, stream"
@@ -16,9 +24,9 @@ ARMS: Mapping[str, str] = {"version": "blue", "general": "orange", "standby": "p
 STALE: Mapping[int, tuple[str, str]] = {0: ("no", "green"), 1: ("yes", "orange")}
 
 
-def adapters() -> Dashboard:
-    """The dashboard as Grafana reads it."""
-    return dashboard_of(
+def build_adapters() -> Dashboard:
+    """The dashboard for Grafana."""
+    return make_dashboard(
         "adapters",
         "How good is each version, how sure is that, and what was done about it?",
         {
@@ -37,33 +45,33 @@ def adapters() -> Dashboard:
 
 
 def _gauge(name: str) -> str:
-    return greatest(f"apprentice_{name}", BY_VERSION, VERSION)
+    return take_max(f"apprentice_{name}", BY_VERSION, VERSION)
 
 
 def _quality_of(bound: str) -> str:
-    return greatest("apprentice_quality_ratio", BY_VERSION, f'{VERSION}, arm="version", bound="{bound}"')
+    return take_max("apprentice_quality_ratio", BY_VERSION, f'{VERSION}, arm="version", bound="{bound}"')
 
 
 def _versions(board: Board) -> None:
     for value, (name, colour) in VERDICTS.items():
-        found = serving(f"{_gauge('verdict')} == {value}")
+        found = keep_serving(f"{_gauge('verdict')} == {value}")
         steps = ((None, "text"), (1, colour))
         description = f"Versions that served within the hour and are {name}, by the monitor or an admin's word."
         count = Query(f"count({found}) or vector(0)")
-        board.add(figure(f"How many {name}?", description, "none", count, steps=steps), 4, 4)
-    board.add(figure(
+        board.add(make_figure(f"How many {name}?", description, "none", count, steps=steps), 4, 4)
+    board.add(make_figure(
         "When were they judged?",
         "Time since the monitor last judged all versions. Verdicts stand still meanwhile.",
-        "s", Query(f"time() - {greatest('apprentice_monitor_judged_at_seconds')}"),
+        "s", Query(f"time() - {take_max('apprentice_monitor_judged_at_seconds')}"),
         steps=((None, "green"), (60, "orange"), (300, "red")),
-    ), 4, 4).add(figure(
+    ), 4, 4).add(make_figure(
         "Is the monitor behind?", "Age of the oldest record or feedback that it has not read.", "s",
-        Query(greatest("apprentice_monitor_behind_seconds")), steps=((None, "green"), (60, "orange"), (300, "red")),
-    ), 4, 4).add(figure(
+        Query(take_max("apprentice_monitor_behind_seconds")), steps=((None, "green"), (60, "orange"), (300, "red")),
+    ), 4, 4).add(make_figure(
         "How many to retrain?", "Open requests for a retraining, with the examples that failed.", "none",
-        Query(f"sum({greatest('apprentice_retraining_open', 'task', TASK)}) or vector(0)"),
+        Query(f"sum({take_max('apprentice_retraining_open', 'task', TASK)}) or vector(0)"),
         steps=((None, "text"), (1, "orange")),
-    ), 4, 4).add(rows(
+    ), 4, 4).add(make_table(
         "How does each version stand?",
         "An empty field is not known. Found within: the time until errors risen by 10 points would be found, at "
         "today's label rate; ∞ or empty: never.",
@@ -75,13 +83,13 @@ def _versions(board: Board) -> None:
         Column("at least", "percentunit", _quality_of("low")),
         Column("labels", "none", _gauge("labels")),
         Column("found within", "s",
-               greatest("apprentice_time_to_detect_seconds", BY_VERSION, f'{VERSION}, points="10"')),
+               take_max("apprentice_time_to_detect_seconds", BY_VERSION, f'{VERSION}, points="10"')),
         Column("stale", "none", _gauge("version_stale"), STALE),
         Column("review due", "dateTimeFromNow", f"1000 * {_gauge('version_review_by_seconds')}"),
-    ), 24, 7).add(graph(
+    ), 24, 7).add(make_graph(
         "How is traffic split between versions?", "Requests a second by the version that answered.", "reqps",
-        Query(rate("apprentice_requests_total", "version", f'{VERSION}, version!=""'), "{{version}}"), stacked=True,
-    ), 12).add(graph(
+        Query(sum_rate("apprentice_requests_total", "version", f'{VERSION}, version!=""'), "{{version}}"), stacked=True,
+    ), 12).add(make_graph(
         "What share of its requests does each version keep?",
         "Below 100% the monitor has shifted the rest to general or to the standby version.", "percentunit",
         Query(_gauge("kept_ratio"), "{{version}}"), stepped=True, most=1,
@@ -89,16 +97,16 @@ def _versions(board: Board) -> None:
 
 
 def _evidence(metric: str, streams: str = "") -> str:
-    return greatest(f"apprentice_{metric}", STREAM, f"{VERSION}{streams}")
+    return take_max(f"apprentice_{metric}", STREAM, f"{VERSION}{streams}")
 
 
 def _of_threshold(streams: str = "") -> str:
-    """E-values as shares of the thresholds at which their streams alarm."""
+    """E-values divided by the thresholds at which they alarm."""
     return f"{_evidence('e_value', streams)} / on ({STREAM}) ({_evidence('e_value_threshold', streams)} > 0)"
 
 
 def _most(streams: str, words: str) -> Query:
-    """The strongest evidence on each version, of some of its streams."""
+    """The strongest evidence on each version, from some of its streams."""
     return Query(f"clamp_min(max by (version) ({_of_threshold(streams)}), 1e-4)", "{{version}}: " + words)
 
 
@@ -108,33 +116,34 @@ def _strongest(expr: str) -> str:
 
 def _verdicts(board: Board) -> None:
     labelled = "|".join(sorted(LABELLED))
-    board.add(graph(
+    board.add(make_graph(
         "What was the verdict?", "0 healthy, 1 suspect, 2 degraded.", "none",
         Query(_gauge("verdict"), "{{version}}"), stepped=True, most=2,
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "How strong is the evidence?",
         "The strongest stream's e-value as a share of its threshold: at 1 it alarms. Labels and judged pairs can make "
         "a version degraded; other signs, such as the inputs' coverage, suspect at most.", "short",
         _most(f', stream=~"{labelled}"', "labels"), _most(f', stream!~"{labelled}"', "other signs"),
         logarithmic=True, lines=((None, "transparent"), (1, "red")),
-    ), 8).add(rows(
+    ), 8).add(make_table(
         "Which streams say that one got worse?",
         "The ten with the strongest evidence now, as a share of the e-value at which each alarms: at 1 it does.",
         ("version", "stream"),
         Column("of threshold", "short", _strongest(_of_threshold())),
         Column("e-value", "short", _strongest(_evidence("e_value"))),
         greatest_first="of threshold",
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "What did the monitor do?", "Its actions by kind; those that were undone count too.", "none",
-        Query(growth("apprentice_monitor_actions_total", "task, kind"), "{{task}} {{kind}}"), bars=True, stacked=True,
-    ), 8).add(graph(
+        Query(sum_increase("apprentice_monitor_actions_total", "task, kind"), "{{task}} {{kind}}"),
+        bars=True, stacked=True,
+    ), 8).add(make_graph(
         "More complaints than expected?",
         "Since the version's reference period: by requests, complaint rate and learned delay.", "none",
         Query(_gauge("complaints_seen"), "{{version}} came"),
         Query(_gauge("complaints_expected"), "{{version}} expected"),
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "What became of canaries?", "Verdicts on canaries that were carried out.", "none",
-        Query(growth("apprentice_rollout_verdicts_total", "task, action"), "{{task}} {{action}}"),
+        Query(sum_increase("apprentice_rollout_verdicts_total", "task, action"), "{{task}} {{action}}"),
         bars=True, stacked=True,
     ), 8)  # fmt: skip
 
@@ -147,79 +156,79 @@ def _quality(board: Board) -> None:
         )
         for bound in ("low", "mean", "high")
     ]
-    board.add(graph(
+    board.add(make_graph(
         "How good is each arm on the task?",
         "Estimated share of right answers with its 95% interval. Pick one version: of several, the worst is drawn.",
         "percentunit", *arms, least=None, most=1, bands=ARMS,
-    ), 12).add(graph(
+    ), 12).add(make_graph(
         "How good is each version?", "Estimated share of its answers that are right.", "percentunit",
         Query(_quality_of("mean"), "{{version}}"), least=None, most=1,
     ), 12)  # fmt: skip
 
 
 def _labels(board: Board) -> None:
-    board.add(graph(
+    board.add(make_graph(
         "What share of requests gets a label?", "Labels of a version, of its requests.", "percentunit",
         Query(_gauge("label_coverage_ratio"), "{{version}}"),
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "Are there labels enough?", "Labels that a verdict can rest on so far, and how many it needs.", "none",
         Query(_gauge("labels"), "{{version}}"),
-        Query(greatest("apprentice_labels_wanted", "task", TASK), "{{task}} needs"),
-    ), 8).add(graph(
+        Query(take_max("apprentice_labels_wanted", "task", TASK), "{{task}} needs"),
+    ), 8).add(make_graph(
         "How many labels come in a day?", "At today's rate.", "none",
         Query(_gauge("labels_per_day"), "{{version}}"),
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "How soon would it be found if errors rose?",
         "At today's label rate, if errors rose by 5 or 10 points. No line: never, as there are no labels.", "s",
-        Query(greatest("apprentice_time_to_detect_seconds", "version, points", VERSION) + " < +Inf",
+        Query(take_max("apprentice_time_to_detect_seconds", "version, points", VERSION) + " < +Inf",
               "{{version}}, {{points}} points"),
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "How long after a request does its label come?", "Median.", "s",
         Query(_gauge("feedback_delay_seconds"), "{{version}}"),
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "What becomes of feedback?",
         "Judgements a second: created, same (sent again), pending (its record is not there yet), joined, dropped.",
         "cps",
-        Query(rate("apprentice_feedback_total", "outcome"), "{{outcome}}"), stacked=True,
+        Query(sum_rate("apprentice_feedback_total", "outcome"), "{{outcome}}"), stacked=True,
     ), 8)  # fmt: skip
 
 
 def _shadows(board: Board) -> None:
-    board.add(graph(
+    board.add(make_graph(
         "What share of requests do both arms answer?", "Probability of a shadow; the monitor raises it on suspicion.",
-        "percentunit", Query(greatest("apprentice_shadow_share_ratio", "task", TASK), "{{task}}"), stepped=True,
-    ), 8).add(graph(
+        "percentunit", Query(take_max("apprentice_shadow_share_ratio", "task", TASK), "{{task}}"), stepped=True,
+    ), 8).add(make_graph(
         "What did the judge make of the pairs?",
         "Pairs a second: agreed, differed, failed, unjudged or passed over.", "cps",
-        Query(rate("apprentice_pairs_total", "outcome", VERSION), "{{outcome}}"), stacked=True,
-    ), 8).add(graph(
+        Query(sum_rate("apprentice_pairs_total", "outcome", VERSION), "{{outcome}}"), stacked=True,
+    ), 8).add(make_graph(
         "Does the judge agree with people?", "How often, where both judged the same answer.", "percentunit",
-        Query(greatest("apprentice_judge_agreement_ratio", "task", TASK), "{{task}}"), most=1,
-    ), 8).add(graph(
+        Query(take_max("apprentice_judge_agreement_ratio", "task", TASK), "{{task}}"), most=1,
+    ), 8).add(make_graph(
         "Do shadows keep up?", "Share of a gateway's queue of shadows that is full; beyond it requests get none.",
         "percentunit",
         Query("max by (instance) (apprentice_shadow_queue_length / (apprentice_shadow_queue_max > 0))", "{{instance}}"),
         most=1, lines=((None, "transparent"), (0.9, "red")),
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "How many reviews wait for a person?", "Requests drawn for review that nobody has answered.", "none",
-        Query(greatest("apprentice_reviews_waiting", "task", TASK), "{{task}}"),
-    ), 8).add(graph(
+        Query(take_max("apprentice_reviews_waiting", "task", TASK), "{{task}}"),
+    ), 8).add(make_graph(
         "What becomes of reviews?", "Within the interval: drawn, dropped, given to a reviewer, answered.", "none",
-        Query(growth("apprentice_reviews_total", "outcome"), "{{outcome}}"), bars=True,
+        Query(sum_increase("apprentice_reviews_total", "outcome"), "{{outcome}}"), bars=True,
     ), 8)  # fmt: skip
 
 
 def _placements(board: Board) -> None:
-    board.add(graph(
+    board.add(make_graph(
         "On how many replicas is each version?", "By the state that it is in there.", "none",
-        Query(greatest("apprentice_adapter_placements", "version, state", 'version=~"$version"'),
+        Query(take_max("apprentice_adapter_placements", "version, state", 'version=~"$version"'),
               "{{version}} {{state}}"),
         stepped=True,
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "How full are engines of adapters?", "Versions that are to be on a replica, of the adapters that it can hold.",
-        "percentunit", Query(greatest("apprentice_adapter_working_set_ratio", "pool, replica"), "{{pool}} {{replica}}"),
+        "percentunit", Query(take_max("apprentice_adapter_working_set_ratio", "pool, replica"), "{{pool}} {{replica}}"),
         lines=((None, "transparent"), (0.8, "red")),
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "How long does it take to load an adapter?", "95 of 100 loads within an hour are quicker.", "s",
-        Query(quantile(0.95, "apprentice_adapter_load_seconds", "pool", match="", window="1h"), "{{pool}}"),
+        Query(estimate_quantile(0.95, "apprentice_adapter_load_seconds", "pool", match="", window="1h"), "{{pool}}"),
     ), 8)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What our dashboards are made of: panels with a question, a unit and a description, and a board that places them."""
+"""Panels with a question, a unit and a description, and a board that places them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 COLUMNS = 24
 DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
-Steps = Sequence[tuple[float | None, str]]
-"""Colours and the values from which on they hold; None: from the least on."""
-Words = Mapping[int, tuple[str, str]]
-"""What a value is called, and its colour."""
+ColourSteps = Sequence[tuple[float | None, str]]
+"""Colours and the lowest value of each; None for the lowest step."""
+ValueNames = Mapping[int, tuple[str, str]]
+"""The name and the colour of each value."""
 VERDICTS: Mapping[int, tuple[str, str]] = {0: ("healthy", "green"), 1: ("suspect", "orange"), 2: ("degraded", "red")}
 
 
@@ -39,13 +39,13 @@ Built = timeseries.Panel | stat.Panel | table.Panel
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """PromQL and how its series are called: text with `{{label}}` in it."""
+    """PromQL, and the name of its series: text with `{{label}}` in it."""
 
     expr: str
     legend: str = ""
 
 
-def graph(
+def make_graph(
     title: str,
     description: str,
     unit: str,
@@ -56,11 +56,13 @@ def graph(
     logarithmic: bool = False,
     least: float | None = 0,
     most: float | None = None,
-    lines: Steps = (),
+    lines: ColourSteps = (),
     bands: Mapping[str, str] | None = None,
 ) -> timeseries.Panel:
-    """Values over time. `lines` are thresholds that are drawn. `bands` gives series a colour by their name, and fills
-    what lies between the two of that name with `low` and `high` added: an interval."""
+    """A graph of values over time. `lines` are drawn thresholds.
+
+    `bands` has the colour of a series by its name. The interval between its `… low` and `… high` series is filled.
+    """
     panel = timeseries.Panel().title(title).description(description).unit(unit).datasource(DATASOURCE)
     panel = (
         panel.line_width(1)
@@ -91,17 +93,17 @@ def graph(
     return panel
 
 
-def figure(
-    title: str, description: str, unit: str, *queries: Query, steps: Steps = (), words: Words | None = None
+def make_figure(
+    title: str, description: str, unit: str, *queries: Query, steps: ColourSteps = (), names: ValueNames | None = None
 ) -> stat.Panel:
-    """One number, or a few: the latest over the range that is shown, in the colour of its step."""
+    """A panel of one or a few numbers: the latest in the shown range, in the colour of its step."""
     panel = stat.Panel().title(title).description(description).unit(unit).datasource(DATASOURCE)
     reduced = builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False)
     panel = panel.reduce_options(reduced).graph_mode(common.BigValueGraphMode.NONE)
-    mode = common.BigValueColorMode.VALUE if steps or words else common.BigValueColorMode.NONE
+    mode = common.BigValueColorMode.VALUE if steps or names else common.BigValueColorMode.NONE
     panel = panel.color_mode(mode).thresholds(_thresholds(steps or ((None, "text"),)))
-    if words:
-        panel = panel.mappings([_mapping(words)])
+    if names:
+        panel = panel.mappings([_mapping(names)])
     for place, query in enumerate(queries):
         panel = panel.with_target(_target(query, place).instant())
     return panel
@@ -109,18 +111,18 @@ def figure(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: what it is called, its unit, and PromQL with one value for each row."""
+    """A column of a table: its name, its unit, and PromQL with one value for each row."""
 
     name: str
     unit: str
     expr: str
-    words: Words | None = None
+    names: ValueNames | None = None
 
 
-def rows(
+def make_table(
     title: str, description: str, keys: Sequence[str], *columns: Column, greatest_first: str | None = None
 ) -> table.Panel:
-    """A table with a row for each combination of the labels `keys`, as it is now. A column may order them."""
+    """A table of current values, with a row for each combination of the labels `keys`. One column may sort it."""
     panel = table.Panel().title(title).description(description).unit("none").datasource(DATASOURCE).min_width(70)
     names = {f"Value #{_letter(place)}": column.name for place, column in enumerate(columns)}
     order = {name: place for place, name in enumerate((*keys, *names))}
@@ -148,7 +150,7 @@ class Board:
         self._id = self._x = self._y = self._height = 0
 
     def row(self, title: str) -> Board:
-        """Begin a row under what is there."""
+        """Begin a row below the last one."""
         self._wrap()
         self._id += 1
         place = GridPos(h=1, w=COLUMNS, x=0, y=self._y)
@@ -157,7 +159,7 @@ class Board:
         return self
 
     def add(self, panel: Built, width: int, height: int = 8) -> Board:
-        """Place a panel beside the one before, or under it where that leaves no room. Width in 24ths."""
+        """Place a panel to the right of the last one, or below it if there is no room. The width is in 24ths."""
         if self._x + width > COLUMNS:
             self._wrap()
         self._id += 1
@@ -168,20 +170,20 @@ class Board:
         return self
 
     def build(self) -> Dashboard:
-        """The dashboard as Grafana reads it."""
+        """The dashboard for Grafana."""
         built = self._dashboard.build()
         for variable in (built.templating.list_val if built.templating else None) or ():
-            variable.auto = variable.auto_min = variable.auto_count = None  # the schema knows no such fields
+            variable.auto = variable.auto_min = variable.auto_count = None  # the schema has no such fields
         return built
 
     def _wrap(self) -> None:
         self._x, self._y, self._height = 0, self._y + self._height, 0
 
 
-def dashboard_of(
+def make_dashboard(
     name: str, question: str, variables: Mapping[str, str], sections: Mapping[str, Callable[[Board], None]]
 ) -> Dashboard:
-    """The dashboard of this name as Grafana reads it: each row under its title, filled by what stands beside it."""
+    """The dashboard for Grafana. Each of `sections` is a row: its title, and the function that adds its panels."""
     board = Board(f"apprentice-{name}", f"Apprentice: {name}", question, variables)
     for title, fill in sections.items():
         fill(board.row(title))
@@ -221,24 +223,24 @@ def _colours() -> dashboard.FieldColor:
     return dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC)
 
 
-def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
+def _thresholds(steps: ColourSteps) -> dashboard.ThresholdsConfig:
     made = [Threshold(value=value, color=colour) for value, colour in steps]
     return dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(made)
 
 
-def _mapping(words: Words) -> ValueMap:
-    named = enumerate(words.items())
+def _mapping(names: ValueNames) -> ValueMap:
+    numbered = enumerate(names.items())
     return ValueMap(
         options={
-            str(value): ValueMappingResult(text=text, color=colour, index=i) for i, (value, (text, colour)) in named
+            str(value): ValueMappingResult(text=text, color=colour, index=i) for i, (value, (text, colour)) in numbered
         }
     )
 
 
 def _properties(column: Column) -> list[DynamicConfigValue]:
     found = [DynamicConfigValue(id_val="unit", value=column.unit)]
-    if column.words:
-        found.append(DynamicConfigValue(id_val="mappings", value=[_mapping(column.words)]))
+    if column.names:
+        found.append(DynamicConfigValue(id_val="mappings", value=[_mapping(column.names)]))
         found.append(DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-text"}))
     return found
 

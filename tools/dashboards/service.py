@@ -6,16 +6,25 @@ from collections.abc import Mapping
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from tools.dashboards.panels import Board, Query, dashboard_of, figure, graph
-from tools.dashboards.queries import TASKS, added, failed, greatest, growth, quantile, rate, told
+from tools.dashboards.panels import Board, Query, make_dashboard, make_figure, make_graph
+from tools.dashboards.queries import (
+    TASKS,
+    compute_failed_share,
+    estimate_quantile,
+    name_missing_task,
+    sum_gauge,
+    sum_increase,
+    sum_rate,
+    take_max,
+)
 
 UP: Mapping[int, tuple[str, str]] = {0: ("no", "red"), 1: ("yes", "green")}
 BY_PLACE = "{{pool}} {{replica}}"
 
 
-def service() -> Dashboard:
-    """The dashboard as Grafana reads it."""
-    return dashboard_of(
+def build_service() -> Dashboard:
+    """The dashboard for Grafana."""
+    return make_dashboard(
         "service",
         "Does the gateway serve its callers? Traffic, errors, latency and saturation.",
         {"task": TASKS},
@@ -30,74 +39,78 @@ def service() -> Dashboard:
 
 
 def _at_a_glance(board: Board) -> None:
-    board.add(figure(
+    board.add(make_figure(
         "How much is asked?", "Finished requests a second, whatever became of them.", "reqps",
-        Query(rate("apprentice_requests_total")),
-    ), 4, 4).add(figure(
+        Query(sum_rate("apprentice_requests_total")),
+    ), 4, 4).add(make_figure(
         "What share fails?",
         "Requests that failed (5xx) or broke off, of those that callers sent well, within the range that is shown.",
-        "percentunit", Query(failed("$__range")), steps=((None, "green"), (0.001, "orange"), (0.01, "red")),
-    ), 4, 4).add(figure(
+        "percentunit", Query(compute_failed_share("$__range")),
+        steps=((None, "green"), (0.001, "orange"), (0.01, "red")),
+    ), 4, 4).add(make_figure(
         "Error budget used up?",
         "The share that fails within the range that is shown, of the 0.1% that the service's level allows. "
         "Above 100% the level is missed.",
-        "percentunit", Query(f"({failed('$__range')}) / 0.001"),
+        "percentunit", Query(f"({compute_failed_share('$__range')}) / 0.001"),
         steps=((None, "green"), (0.5, "orange"), (1, "red")),
-    ), 4, 4).add(figure(
+    ), 4, 4).add(make_figure(
         "How long do 95% take?", "95 of 100 requests end sooner, from first byte to last.", "s",
-        Query(quantile(0.95, "apprentice_request_duration_seconds")),
-    ), 4, 4).add(figure(
+        Query(estimate_quantile(0.95, "apprentice_request_duration_seconds")),
+    ), 4, 4).add(make_figure(
         "How many gateways?", "Gateways of which Prometheus got the metrics lately.", "none",
         Query("count(apprentice_build_info)"), steps=((None, "red"), (1, "green")),
-    ), 4, 4).add(figure(
+    ), 4, 4).add(make_figure(
         "Do all reach Redis?", "No: at least one gateway can't store feedback, nor take what admins set.",
-        "none", Query("min(apprentice_redis_up)"), words=UP,
+        "none", Query("min(apprentice_redis_up)"), names=UP,
     ), 4, 4)  # fmt: skip
 
 
 def _traffic(board: Board) -> None:
-    board.add(graph(
+    board.add(make_graph(
         "What is asked of which task?",
         "Finished requests a second by task; those that asked for a pool have none.", "reqps",
-        Query(told(rate("apprentice_requests_total", "task")), "{{task}}"), stacked=True,
-    ), 8).add(graph(
+        Query(name_missing_task(sum_rate("apprentice_requests_total", "task")), "{{task}}"), stacked=True,
+    ), 8).add(make_graph(
         "How do requests end?",
         "By outcome: ok, refused (the caller's fault), failed (ours or an engine's), truncated (a stream that broke), "
         "cancelled (the caller went).", "reqps",
-        Query(rate("apprentice_requests_total", "outcome"), "{{outcome}}"), stacked=True,
-    ), 8).add(graph(
+        Query(sum_rate("apprentice_requests_total", "outcome"), "{{outcome}}"), stacked=True,
+    ), 8).add(make_graph(
         "How many tokens are read and made?", "Tokens a second: prompt and completion.", "none",
-        Query(rate("apprentice_tokens_total", "type"), "{{type}}"),
+        Query(sum_rate("apprentice_tokens_total", "type"), "{{type}}"),
     ), 8)  # fmt: skip
 
 
 def _errors(board: Board) -> None:
-    board.add(graph(
+    board.add(make_graph(
         "Which errors do callers get?", "Errors a second by code. docs/reference/errors.md says what each is.",
-        "reqps", Query(rate("apprentice_refusals_total", "code", match=""), "{{code}}"), bars=True, stacked=True,
-    ), 8).add(graph(
+        "reqps", Query(sum_rate("apprentice_refusals_total", "code", match=""), "{{code}}"), bars=True, stacked=True,
+    ), 8).add(make_graph(
         "What goes wrong at engines?",
         "Attempts a second that did not end in an answer, by pool. One request may make several.", "reqps",
-        Query(rate("apprentice_attempts_total", "pool, outcome", match='outcome!="answered"'), "{{pool}} {{outcome}}"),
+        Query(sum_rate("apprentice_attempts_total", "pool, outcome", match='outcome!="answered"'),
+              "{{pool}} {{outcome}}"),
         bars=True, stacked=True,
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "Who gets no place, and why?", "Requests a second that were turned away before any engine was asked.",
-        "reqps", Query(rate("apprentice_requests_shed_total", "cause", match=""), "{{cause}}"), bars=True, stacked=True,
-    ), 8).add(graph(
+        "reqps", Query(sum_rate("apprentice_requests_shed_total", "cause", match=""), "{{cause}}"),
+        bars=True, stacked=True,
+    ), 8).add(make_graph(
         "Which replicas are up?", "1: the last health check passed at every gateway, 0: it failed at one.", "none",
         Query("min by (pool, replica) (apprentice_replica_up)", BY_PLACE), stepped=True, most=1,
-    ), 8).add(graph(
+    ), 8).add(make_graph(
         "Whose circuit is open?",
         "The worst of a replica's breakers at any gateway: 0 closed, 1 half-open, 2 open (gets no requests).", "none",
-        Query(greatest("apprentice_breaker_state", "pool, replica"), BY_PLACE), stepped=True, most=2,
-    ), 8).add(graph(
+        Query(take_max("apprentice_breaker_state", "pool, replica"), BY_PLACE), stepped=True, most=2,
+    ), 8).add(make_graph(
         "Is anything lost?",
         "Records dropped, feedback whose record was gone, and measurements that could not be counted. All should "
         "stay at nothing.", "none",
-        Query(growth("apprentice_records_dropped_total", match=""), "records"),
-        Query(growth("apprentice_records_unarchived_dropped_total", match=""), "records before they were archived"),
-        Query(growth("apprentice_monitor_unmatched_total", match=""), "feedback without its record"),
-        Query(growth("apprentice_measurements_lost_total", "family", match=""), "{{family}}"), bars=True,
+        Query(sum_increase("apprentice_records_dropped_total", match=""), "records"),
+        Query(sum_increase("apprentice_records_unarchived_dropped_total", match=""),
+              "records before they were archived"),
+        Query(sum_increase("apprentice_monitor_unmatched_total", match=""), "feedback without its record"),
+        Query(sum_increase("apprentice_measurements_lost_total", "family", match=""), "{{family}}"), bars=True,
     ), 8)  # fmt: skip
 
 
@@ -111,29 +124,29 @@ def _latency(board: Board) -> None:
          "that 99% of answers are to keep.", "overhead"),
     ):  # fmt: skip
         name = f"apprentice_{metric}_seconds"
-        queries = [Query(quantile(share, name), f"{words} are quicker") for share, words in shares.items()]
+        queries = [Query(estimate_quantile(share, name), f"{words} are quicker") for share, words in shares.items()]
         lines = ((None, "transparent"), (0.02, "red")) if metric == "overhead" else ()
-        board.add(graph(title, description, "s", *queries, lines=lines), 12)
+        board.add(make_graph(title, description, "s", *queries, lines=lines), 12)
 
 
 def _saturation(board: Board) -> None:
-    board.add(graph(
+    board.add(make_graph(
         "How much do engines hold?", "Requests under way on each replica, over all gateways.", "none",
-        Query(added("apprentice_in_flight", "pool, replica"), BY_PLACE), stacked=True,
-    ), 8).add(graph(
+        Query(sum_gauge("apprentice_in_flight", "pool, replica"), BY_PLACE), stacked=True,
+    ), 8).add(make_graph(
         "How much waits for a place?", "Requests that wait in gateways, by class.", "none",
-        Query(added("apprentice_queue_length", "priority"), "{{priority}}"), stacked=True,
-    ), 8).add(graph(
+        Query(sum_gauge("apprentice_queue_length", "priority"), "{{priority}}"), stacked=True,
+    ), 8).add(make_graph(
         "How long do they wait?", "95 of 100 that had to wait waited less.", "s",
-        Query(quantile(0.95, "apprentice_queue_seconds", "priority", match=""), "{{priority}}"),
-    ), 8).add(graph(
+        Query(estimate_quantile(0.95, "apprentice_queue_seconds", "priority", match=""), "{{priority}}"),
+    ), 8).add(make_graph(
         "Do the event loops keep up?", "How late timers fire: 99 of 100 less than this. Every stream waits as long.",
-        "s", Query(quantile(0.99, "apprentice_event_loop_lag_seconds", "instance", match=""), "{{instance}}"),
-    ), 8).add(graph(
+        "s", Query(estimate_quantile(0.99, "apprentice_event_loop_lag_seconds", "instance", match=""), "{{instance}}"),
+    ), 8).add(make_graph(
         "Do records reach Redis?", "Records in memory and spool that are not stored yet.", "none",
-        Query(added("apprentice_records_pending", "instance"), "{{instance}}"),
-    ), 8).add(graph(
+        Query(sum_gauge("apprentice_records_pending", "instance"), "{{instance}}"),
+    ), 8).add(make_graph(
         "Do gateways know what admins set?",
         "Time since a gateway last confirmed its policy in Redis. It goes on with what it has.", "s",
-        Query(greatest("apprentice_snapshot_age_seconds", "instance"), "{{instance}}"),
+        Query(take_max("apprentice_snapshot_age_seconds", "instance"), "{{instance}}"),
     ), 8)  # fmt: skip

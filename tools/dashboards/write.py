@@ -11,26 +11,26 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from tools.dashboards.adapters import adapters
-from tools.dashboards.routing import routing
-from tools.dashboards.service import service
+from tools.dashboards.adapters import build_adapters
+from tools.dashboards.routing import build_routing
+from tools.dashboards.service import build_service
 
 FOLDER = Path(__file__).parents[2] / "monitoring" / "dashboards"
 """Grafana reads every JSON file below this folder as a dashboard."""
 
 
-def written() -> Mapping[str, str]:
-    """The dashboards as JSON, by the name of their file."""
+def encode_dashboards() -> Mapping[str, str]:
+    """The dashboards' JSON by file name."""
     encoder = JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False)
-    made = {"service.json": service(), "routing.json": routing(), "adapters.json": adapters()}
-    return {name: encoder.encode(each) + "\n" for name, each in made.items()}
+    dashboards = {"service": build_service(), "routing": build_routing(), "adapters": build_adapters()}
+    return {f"{name}.json": encoder.encode(dashboard) + "\n" for name, dashboard in dashboards.items()}
 
 
-def write(folder: Path = FOLDER) -> None:
-    """Write all of them into a folder."""
-    for name, text in written().items():
+def write_dashboards(folder: Path = FOLDER) -> None:
+    """Write all dashboards to a folder."""
+    for name, text in encode_dashboards().items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write()
+    write_dashboards()

@@ -10,8 +10,8 @@ import pytest
 from monitoring.metric_table import METRICS
 from tests.monitoring.test_alerts import ALERTS, ROOT, readable, rules_in
 from tests.tools.dashboards.boards import BOARDS, Json, all_panels, panels
-from tools.dashboards.queries import TASK, TUNING_DAYS, saved
-from tools.dashboards.write import FOLDER, written
+from tools.dashboards.queries import TASK, TUNING_DAYS, compute_saving
+from tools.dashboards.write import FOLDER, encode_dashboards
 
 PANELS = [pytest.param(panel, id=f"{name}: {panel['title']}") for name, panel in all_panels()]
 COUNTERS = {spec.name for spec in METRICS if spec.kind == "counter"} | {
@@ -24,8 +24,8 @@ LABELS = {label for spec in METRICS for label in spec.labels} | {"instance", "le
 
 
 def test_what_is_checked_in_is_what_the_code_makes() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == set(written())
-    for name, text in written().items():
+    assert {path.name for path in FOLDER.iterdir()} == set(encode_dashboards())
+    for name, text in encode_dashboards().items():
         assert (FOLDER / name).read_text(encoding="utf-8") == text, "run: python -m tools.dashboards.write"
 
 
@@ -112,10 +112,10 @@ def test_every_metric_of_the_monitor_is_shown_or_alerted_on() -> None:
 
 def test_the_net_saving_is_one_sum_in_the_rule_on_the_dashboards_and_in_the_document() -> None:
     (rule,) = (one["expr"] for one in rules_in(*ALERTS) if one.get("record") == NET_SAVING)
-    over_all = saved("task", "7d", "7").replace(f"{{{TASK}}}", "").replace(f"{TASK}, ", "")
+    over_all = compute_saving("task", "7d", "7").replace(f"{{{TASK}}}", "").replace(f"{TASK}, ", "")
     assert re.sub(r"\s", "", rule) == re.sub(r"\s", "", over_all)
     shown = [target["expr"] for _, panel in all_panels() for target in panel["targets"] if SAVED in target["expr"]]
-    assert shown == [saved("", "$__range", "$__range_s / 86400"), saved("part", "1h", "1 / 24")]
+    assert shown == [compute_saving("", "$__range", "$__range_s / 86400"), compute_saving("part", "1h", "1 / 24")]
     document = (ROOT / "docs" / "estimation.md").read_text(encoding="utf-8")
     assert f"- tuning · days of the window / {TUNING_DAYS}**" in document
     parts = re.findall(r"^\| \w+ \| .* \| `(apprentice_\w+)[^|]*` \|$", document, re.MULTILINE)
