@@ -38,15 +38,15 @@ from benchmarks.harness import Goal, conclude, options, say, table
 from gateway.app import freeze_garbage, share_interpreter
 from gateway.state.fitted import FittedStore
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
+from router.checks import Check
 from router.coverage import CoverageModel
 from router.decision import Asked, Moment
 from router.embedding import StaticEmbedding
 from router.fitting.coverage import TrainingPrompt, fit_coverage
 from router.policy import AttemptLimits, TaskPolicy
-from router.rungs import Rung
 from router.scoring import score
 from serving.adapters.entries import AliasEntry, Version
-from serving.object_store import Shelf
+from serving.object_store import ObjectStore
 from serving.view import FleetView
 
 DATA = Path(__file__).with_name("data") / "clinc150"
@@ -99,7 +99,7 @@ def version_of(task: str) -> Version:
         base_fingerprint="0" * 64,
         rank=8,
         size_bytes=5_000_000,
-        manifest={"task": task, "blueprint": {"system": "Decide by the policy. " * 40}},
+        manifest={"task": task, "general_prompt": {"system": "Decide by the policy. " * 40}},
         manifest_digest="0" * 64,
         created_at=1.0,
         created_by="admin",
@@ -151,9 +151,9 @@ async def written(redis: Redis, models: Sequence[CoverageModel], tasks: int, see
     names = [f"task-{number:04}" for number in range(tasks)]
     for number, task in enumerate(names):
         version = version_of(task)
-        await Shelf(redis, "versions").put(version.name, msgspec.to_builtins(version))
+        await ObjectStore(redis, "versions").put(version.name, msgspec.to_builtins(version))
         alias = AliasEntry(weights={version.name: 1.0}, salt=task)
-        await Shelf(redis, "aliases").put(task, msgspec.to_builtins(alias))
+        await ObjectStore(redis, "aliases").put(task, msgspec.to_builtins(alias))
         await store.put(version.name, "coverage", variant(models[number % len(models)], draw), "admin", {})
     return names
 
@@ -201,8 +201,8 @@ async def measured(models: Sequence[CoverageModel], tasks: int, seed: int) -> di
             async with Redis(unix_socket_path=str(socket)) as redis:
                 say(f"writing {tasks} tasks")
                 names = await written(redis, models, tasks, seed)
-                rungs = {"out_of_scope": Rung("enforce", 0.05)}
-                policies = {name: TaskPolicy(name, "general", rungs=rungs) for name in names}  # type: ignore[arg-type]
+                checks = {"out_of_scope": Check("enforce", 0.05)}
+                policies = {name: TaskPolicy(name, "general", checks=checks) for name in names}  # type: ignore[arg-type]
                 deployed = Deployed(policies, frozenset({"general"}), AttemptLimits(), "general")
                 keeper = SnapshotKeeper(redis, deployed, {}, lambda _: None)
                 say("reading them")

@@ -1,10 +1,10 @@
 """What deciding costs: `python -m benchmarks.choice [--json]`.
 
-plain        choose() for a task without rungs, for a request without a session
+plain        choose() for a task without checks, for a request without a session
 session      the same for a request that names a session
-rungs        with all four rungs before an answer enforced, none of which fires, with a session
-rules        without rungs, with 100 rules of which none matches
-everything   all of that: rungs, rules, a session
+checks        with all four checks before an answer enforced, none of which fires, with a session
+rules        without checks, with 100 rules of which none matches
+everything   all of that: checks, rules, a session
 covered      the score step and choose(), with a fitted coverage model, for texts of 800 characters
 
 Microseconds of CPU time of the thread on one core; the best of several rounds for choose(), the median over texts for
@@ -26,6 +26,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.harness import ROOT, Goal, Unmeasurable, conclude, options, say, table
+from router.checks import Check, CheckName
 from router.choice import choose
 from router.decision import Asked, Moment
 from router.embedding import EmbeddingError, StaticEmbedding
@@ -33,9 +34,8 @@ from router.fitted import Fitted
 from router.fitting.coverage import TrainingPrompt, fit_coverage
 from router.overrides import Override
 from router.policy import Alias, Policy, TaskPolicy
-from router.rungs import Rung, RungName
 from router.scoring import NO_SCORES, Scores, score
-from serving.view import BlueprintView, FleetView, PoolView, ReplicaView, VersionView
+from serving.view import FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 
 DATA = ROOT / "benchmarks" / "data" / "banking77"
 CHARACTERS = 800
@@ -44,11 +44,11 @@ RULES = 100
 CHOOSE_US_GOAL = 20.0
 COVERED_US_GOAL = 500.0
 VERSION = "returns@v1"
-RUNGS: Mapping[RungName, Rung] = {
-    "degraded": Rung("enforce", 0.05),
-    "out_of_scope": Rung("enforce", 0.05),
-    "holdout": Rung("enforce", 1e-9),
-    "predicted_gain": Rung("enforce", 0.2),
+CHECKS: Mapping[CheckName, Check] = {
+    "degraded": Check("enforce", 0.05),
+    "out_of_scope": Check("enforce", 0.05),
+    "holdout": Check("enforce", 1e-9),
+    "predicted_gain": Check("enforce", 0.2),
 }
 
 
@@ -69,9 +69,9 @@ class Gain:
 
 def fleet() -> FleetView:
     """Two pools of two replicas each, with a version on the first."""
-    blueprint = BlueprintView("Decide the return.", None, MappingProxyType({}))
+    general_prompt = GeneralPromptView("Decide the return.", None, MappingProxyType({}))
     empty: Mapping[str, Any] = MappingProxyType({})
-    version = VersionView(VERSION, "returns", "small", "active", "sha256:a", "sha256:m", empty, blueprint)
+    version = VersionView(VERSION, "returns", "small", "active", "sha256:a", "sha256:m", empty, general_prompt)
     pools = {
         pool: PoolView(
             pool,
@@ -83,15 +83,15 @@ def fleet() -> FleetView:
     return FleetView(MappingProxyType(pools), MappingProxyType({VERSION: version}), MappingProxyType({}))
 
 
-def policy(rungs: Mapping[RungName, Rung], rules: int, fitted: Fitted) -> Policy:
-    """One task with these rungs, and so many rules that look at metadata and at who asks."""
+def policy(checks: Mapping[CheckName, Check], rules: int, fitted: Fitted) -> Policy:
+    """One task with these checks, and so many rules that look at metadata and at who asks."""
     some = tuple(
         Override(str(number), "general", task="returns", caller=f"other-{number}", metadata={"shop": "de"})
         for number in range(rules)
     )
     return Policy(
         1,
-        MappingProxyType({"returns": TaskPolicy("returns", "general", rungs=MappingProxyType(dict(rungs)))}),
+        MappingProxyType({"returns": TaskPolicy("returns", "general", checks=MappingProxyType(dict(checks)))}),
         MappingProxyType({"returns": Alias("returns", 1, {VERSION: 1.0}, "salt")}),
         frozenset({"general"}),
         some,
@@ -134,17 +134,17 @@ def measured(asked: Any) -> dict[str, float]:
     coverage = fit_coverage(prompts, (), embedding, asked.seed, lambda *_: None)
     fitted = Fitted(coverage, None, Gain())  # type: ignore[arg-type]
     view, plain = fleet(), policy({}, 0, fitted)
-    rung, ruled, both = policy(RUNGS, 0, fitted), policy({}, RULES, fitted), policy(RUNGS, RULES, fitted)
+    check, ruled, both = policy(CHECKS, 0, fitted), policy({}, RULES, fitted), policy(CHECKS, RULES, fitted)
     moment = Moment(1000.0, 1_800_000_000.0, 0.5)
     request = Asked("returns", "caller1", frozenset({"returns"}), None, {})
     named = replace(request, session="a session", selected=texts[0])
-    scores = score(named, rung, view, moment)
+    scores = score(named, check, view, moment)
     assert scores.coverage is not None
     scores = replace(scores, coverage=replace(scores.coverage, score=9.0))  # it goes all the way up the ladder
     cells: dict[str, tuple[Asked, Scores, Policy]] = {
         "plain": (request, NO_SCORES, plain),
         "session": (named, NO_SCORES, plain),
-        "rungs": (named, scores, rung),
+        "checks": (named, scores, check),
         "rules": (request, NO_SCORES, ruled),
         "everything": (named, scores, both),
     }
@@ -153,7 +153,7 @@ def measured(asked: Any) -> dict[str, float]:
         f"{name}_us": best_us(lambda cell=cell: choose(cell[0], cell[1], cell[2], view, moment), times)  # type: ignore[misc]
         for name, cell in cells.items()
     }
-    figures |= covered(texts, named, rung, view, moment, 2_000 if asked.full else 400)
+    figures |= covered(texts, named, check, view, moment, 2_000 if asked.full else 400)
     return figures
 
 

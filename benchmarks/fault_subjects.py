@@ -80,7 +80,7 @@ def start_engines(stack: ExitStack, folder: Path) -> Engines:
 
 
 def start_gateway(stack: ExitStack, folder: Path, commit: str) -> Subject:
-    """The gateway: for each row a task with an adapter, a pool of its own and an exit. Raises Unmeasurable."""
+    """The gateway: for each row a task with an adapter, a pool of its own and a fallback. Raises Unmeasurable."""
     engines = start_engines(stack, folder)
     port = free_port()
     admin_key = f"sk-app-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
@@ -174,7 +174,7 @@ def _configuration(folder: Path, engines: Engines, port: int, commit: str) -> di
             "context_tokens_max": CONTEXT_TOKENS[1],
             "replicas": [{"name": f"general-{case.number}-0", "url": f"http://127.0.0.1:{fallback}"}],
         }
-        tasks[model_of(case.number)] = {"exit_pool": f"general-{case.number}", "commit": commit}
+        tasks[model_of(case.number)] = {"fallback_pool": f"general-{case.number}", "commit": commit}
     return {
         "listen": {"host": "127.0.0.1", "port": port},
         "data_folder": str(folder / "data"),

@@ -2,7 +2,7 @@
 
     python -m benchmarks.limits
 
-The slices are there already, as they are for all but a key's first request, so Redis is not asked.
+The quotas are there already, as they are for all but a key's first request, so Redis is not asked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.callers import Caller, CallerLimits
 from gateway.configuration.settings import LimitSettings
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.limits.limits import Bound, Limits
-from gateway.limits.quotas import Slice
+from gateway.limits.quotas import Quota
 from monitoring.metrics import Meters
 from monitoring.records import Record
 
@@ -49,9 +49,9 @@ async def _round(limits: CallerLimits | None, with_headers: bool) -> float:
     record.prompt_tokens, record.completion_tokens = 40, 12
     for name, limit in limits.items() if limits else ():
         unit = 1 if name.endswith("minute") else 10**9
-        allowance = services.slices.allowance(f"key:{caller.public}", name, "month", round(limit * unit))
+        allowance = services.quotas.allowance(f"key:{caller.public}", name, "month", round(limit * unit))
         now = time.monotonic()
-        allowance.now = Slice(1, now, now + 3600)
+        allowance.now = Quota(1, now, now + 3600)
         allowance.now.held = PLENTY * 10**6
     await _requests(services, caller, body, record, with_headers)
     began = time.perf_counter()

@@ -189,7 +189,7 @@ class Gateway:
 
 
 def configuration(folder: Path, engine_port: int, port: int) -> dict[str, Any]:
-    """An apprentice.yaml with all rungs enforced that the benchmark is about."""
+    """An apprentice.yaml with all checks enforced that the benchmark is about."""
     url = f"http://127.0.0.1:{engine_port}"
     return {
         "listen": {"host": "127.0.0.1", "port": port},
@@ -214,9 +214,9 @@ def configuration(folder: Path, engine_port: int, port: int) -> dict[str, Any]:
             TASK: {
                 "commit": "complete",
                 "max_tokens_max": 512,
-                "rungs": {
+                "checks": {
                     "out_of_scope": {"mode": "enforce", "deferred_share": DEFERRED_SHARE},
-                    "contract": {"mode": "enforce", "exit_breaks": "flag"},
+                    "contract": {"mode": "enforce", "fallback_breaks": "flag"},
                     "low_confidence": {"mode": "enforce", "wrong_share_max": WRONG_SHARE_MAX},
                     "refusal": {"mode": "enforce"},
                 },
@@ -268,12 +268,12 @@ def _ended(fitted: Any) -> bool:
 def ask_arm(gateway: Gateway, arm: str, version: str, cases: Sequence[Case]) -> list[Seen]:
     """An arm's answers to all cases, with progress."""
     manifest = yaml.safe_load((RETURNS / "manifest.yaml").read_text(encoding="utf-8"))
-    blueprint = manifest["blueprint"]
+    general_prompt = manifest["general_prompt"]
     began, seen = time.monotonic(), []
 
     def one(case: Case) -> Seen:
         if arm == "general":
-            return gateway.answer("general", case, blueprint["system"], blueprint["sampling"])
+            return gateway.answer("general", case, general_prompt["system"], general_prompt["sampling"])
         return gateway.answer(version if arm == "adapter" else TASK, case)
 
     with ThreadPoolExecutor(AT_ONCE) as threads:

@@ -58,7 +58,7 @@ RSS_MB_PER_1000_SHORT_MAX = 2.0
 LONG_MINUTES = 5.0
 """From here on the handles of the latest requests are nearly full, and what still grows has no bound."""
 SLACK = {"tasks": 4, "descriptors": 16, "series": 100}
-"""What may be more by chance: a duty that is at it; connections to Valkey, of which as many are kept as were used at
+"""What may be more by chance: a job that is at it; connections to Valkey, of which as many are kept as were used at
 once; series of outcomes and errors that come up late, since each is rare."""
 ENGINE_CONNECTIONS_MAX = 8 * CALLERS
 """As many are kept as were used at once, by callers, shadows and those who hung up, towards each engine."""
@@ -211,7 +211,7 @@ def _configuration(folder: Path, engines: Sequence[int], port: int) -> dict[str,
                 "replicas": [{"name": "general-0", "url": urls[1]}],
             },
         },
-        "tasks": {TASK: {"exit_pool": "general", "max_tokens_max": 512}},
+        "tasks": {TASK: {"fallback_pool": "general", "max_tokens_max": 512}},
         "limits": {
             "first_token_timeout_seconds": 1.0,
             "inter_token_timeout_seconds": 1.0,

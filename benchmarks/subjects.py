@@ -164,7 +164,7 @@ def write_configuration(folder: Path, engine_port: int, port: int) -> Path:
                 "replicas": [{"name": "general-0", "url": url}],
             },
         },
-        "tasks": {TASK: {"exit_pool": "general", "max_tokens_max": 512}},
+        "tasks": {TASK: {"fallback_pool": "general", "max_tokens_max": 512}},
     }
     path = folder / "apprentice.yaml"
     path.write_text(json.dumps(configuration, indent=1), encoding="utf-8")  # JSON is YAML

@@ -221,5 +221,5 @@ def configuration(folder: Path, base: dict[str, Any], engines: Sequence[int], po
                 "replicas": [{"name": "general-0", "url": urls[0]}],
             },
         },
-        "tasks": {TASK: {"exit_pool": "general", "max_tokens_max": 512}},
+        "tasks": {TASK: {"fallback_pool": "general", "max_tokens_max": 512}},
     }

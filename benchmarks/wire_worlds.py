@@ -75,15 +75,15 @@ async def start_engine_world(
         primaries[case.name] = await stack.enter_async_context(FakeEngine(PRIMARY, n_tokens=TOKENS))
         of_adapters = {"base_folder": str(base), "base_fingerprint": fingerprint(task)}
         pools[pool] = _pool(pool, PRIMARY, primaries[case.name]) | of_adapters | case.pool
-        exit_pool: str | None = "general" if case.fallback != "none" else None
+        fallback_pool: str | None = "general" if case.fallback != "none" else None
         fallbacks[case.name] = healthy
         if not isinstance(case.fallback, str):
-            exit_pool = f"general-{number}"
+            fallback_pool = f"general-{number}"
             engine = await stack.enter_async_context(FakeEngine(FALLBACK, n_tokens=TOKENS))
             engine.faults.add(Script(engine, case.fallback))
             fallbacks[case.name] = engine
-            pools[exit_pool] = _pool(exit_pool, FALLBACK, engine)
-        tasks[task] = {"exit_pool": exit_pool, **case.task}
+            pools[fallback_pool] = _pool(fallback_pool, FALLBACK, engine)
+        tasks[task] = {"fallback_pool": fallback_pool, **case.task}
     sections = {
         "health_interval_seconds": 5,
         "pools": pools,

@@ -31,7 +31,7 @@ from gateway import audit, endpoints
 from gateway.admin import fleet, keys, state
 from gateway.admin import reload_endpoints as reload
 from gateway.admin.audit_head_job import key_of
-from gateway.background.jobs import on_duty
+from gateway.background.jobs import running_jobs
 from gateway.callers import Caller, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
 from gateway.deployment import Deployment, bounds_of, caps_of, deployed_of
@@ -67,7 +67,7 @@ from gateway.fleet_health import check_health
 from gateway.formats.parameters import Endpoint
 from gateway.gauges import read_gauges
 from gateway.limits.admission import Admission
-from gateway.limits.fallback_caps import Exits
+from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.openapi import described
@@ -86,7 +86,7 @@ from gateway.state.outbox import LeftStore
 from gateway.state.presence import Presence
 from gateway.state.private_files import keep_secret, make_private_folder
 from gateway.state.redis import Lives, open_state, shared_secret
-from gateway.state.snapshot import Snapshot, SnapshotKeeper, shelf_of
+from gateway.state.snapshot import Snapshot, SnapshotKeeper, object_store_of
 from monitoring.audit import Audit
 from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore
@@ -102,7 +102,7 @@ from serving.adapters.signature import read_public_key
 from serving.adapters.store import Store
 from serving.engine_client import EngineClient, HttptoolsEngineClient
 from serving.fleet import Fleet
-from serving.object_store import Change, Shelf
+from serving.object_store import Change, ObjectStore
 from serving.stack import UNKNOWN, BaseStack, chat_template_of
 from serving.tls import TlsError, Trust, TrustingTransport
 
@@ -239,7 +239,7 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
 
 @asynccontextmanager
 async def open_services(settings: Settings, config: Path | None = None) -> AsyncIterator[Services]:
-    """Build the Services, room by room, and take up its duties. Raises StateError or SettingsError."""
+    """Build the Services, room by room, and take up its jobs. Raises StateError or SettingsError."""
     bases = _bases(settings)
     async with AsyncExitStack() as stack:
         stack.enter_context(threadpool_limits(1))  # a score's few sums wait longer for other threads than they take
@@ -274,14 +274,14 @@ async def open_services(settings: Settings, config: Path | None = None) -> Async
             fitted=FittedStore(redis),
             samples=Samples(redis),
             reconciler=reconciler,
-            callers=shelf_of(redis, "callers"),
+            callers=object_store_of(redis, "callers"),
             limits=limits,
-            exits=Exits(caps_of(settings), settings.limits.general_share_window_seconds, limits),
-            overrides=shelf_of(redis, "overrides"),
-            cordons=Shelf(redis, "cordons"),
+            fallback_caps=FallbackCaps(caps_of(settings), settings.limits.general_share_window_seconds, limits),
+            overrides=object_store_of(redis, "overrides"),
+            cordons=ObjectStore(redis, "cordons"),
             health=HealthStore(redis),
             left=LeftStore(redis, audit),
-            baselines=Shelf(redis, "baselines"),
+            baselines=ObjectStore(redis, "baselines"),
             retraining=RetrainingStore(redis, settings.records.retention_seconds),
             webhooks=Webhooks(redis, http, meters),
             monitored=Monitored(),
@@ -305,7 +305,7 @@ async def open_services(settings: Settings, config: Path | None = None) -> Async
             stirred=stirred,
         )
         await _look_around(services)
-        await stack.enter_async_context(on_duty(services))
+        await stack.enter_async_context(running_jobs(services))
         yield services
 
 
@@ -317,7 +317,7 @@ async def _look_around(services: Services) -> None:
     read_monitor_gauges(services)
     await asyncio.to_thread(services.store.sweep, CRASHED_AFTER_SECONDS, time.time())
     await services.snapshot.refresh()
-    await services.exits.begin()
+    await services.fallback_caps.begin()
     await check_health(services)
 
 
@@ -356,7 +356,7 @@ async def _fixed_callers(settings: Settings, redis: Redis, audit: Audit) -> dict
         parts = split_key(settings.admin_key.get_secret_value())
         assert parts is not None, "Settings has seen to it"
         return {parts[0]: Caller(parts[0], "admin", "admin", digest_of(parts[1]), frozenset({"*"}))}
-    callers = shelf_of(redis, "callers")
+    callers = object_store_of(redis, "callers")
     if not any(raw.get("role") == "admin" for raw in (await callers.all()).values()):
         key, public, digest = new_key()
         path = settings.data_folder.absolute() / FIRST_ADMIN_KEY_FILE

@@ -82,16 +82,16 @@ def bounds_of(settings: Settings) -> Mapping[str, Bound]:
     adapted = [prices[name] for name, pool in settings.pools.items() if pool.base_folder is not None]
     pools = {name: bound_of(settings.limits.pool_max_tokens_max, [price]) for name, price in prices.items()}
     tasks = {
-        name: bound_of(task.max_tokens_max, [*adapted, prices.get(task.exit_pool or "")])
+        name: bound_of(task.max_tokens_max, [*adapted, prices.get(task.fallback_pool or "")])
         for name, task in settings.tasks.items()
     }
-    every = [*adapted, *(prices.get(task.exit_pool or "") for task in settings.tasks.values())]
+    every = [*adapted, *(prices.get(task.fallback_pool or "") for task in settings.tasks.values())]
     most = max((task.max_tokens_max for task in settings.tasks.values()), default=0)
     auto = bound_of(max(most, settings.limits.pool_max_tokens_max), [*every, prices.get(settings.general_pool)])
     return MappingProxyType(pools | tasks | {AUTO: auto})
 
 
 def caps_of(settings: Settings) -> Mapping[str, Cap]:
-    """What tasks may send to their exits."""
+    """What tasks may send to their fallbacks."""
     tasks = settings.tasks.items()
     return {name: Cap(task.general_share_max, task.general_usd_per_day) for name, task in tasks}

@@ -174,7 +174,7 @@ async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
 @router.get("/v1/requests/{request_id}", tags=["callers"])
 async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
     """All that is known of a request: its record, why it went where it went, and its feedback. Scores, thresholds and
-    neighbours of rungs are told to operators and admins only. It counts as a request against the key's limits."""
+    neighbours of checks are told to operators and admins only. It counts as a request against the key's limits."""
     services = services_of(request)
     async with services.limits.spending(caller) as headers:
         record = await find_record(services, await _resolve(services, caller, request_id), caller)

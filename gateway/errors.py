@@ -74,12 +74,14 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "not_implemented": ErrorSpec(501, "invalid_request_error", "The request has a transfer coding but `chunked`."),
     "internal_error": ErrorSpec(500, "api_error", "A fault of the gateway; it is logged with the request's id."),
     "engine_error": ErrorSpec(502, "api_error", "Every attempt at an engine failed."),
-    "contract_violation": ErrorSpec(502, "api_error", "The answer breaks the task's contract, and so does the exit's."),
+    "contract_violation": ErrorSpec(
+        502, "api_error", "The answer breaks the task's contract, and so does the fallback's."
+    ),
     "stream_broken": ErrorSpec(502, "api_error", "The engine failed inside a stream that had already begun."),
     "overload": ErrorSpec(503, "overloaded_error", "The gateway or every replica is full."),
     "no_replica": ErrorSpec(503, "overloaded_error", "No replica can answer now."),
     "version_not_loaded": ErrorSpec(503, "overloaded_error", "The pinned version is not loaded on any replica."),
-    "exit_capped": ErrorSpec(503, "overloaded_error", "The task has sent as much to its exit as it may."),
+    "fallback_capped": ErrorSpec(503, "overloaded_error", "The task has sent as much to its fallback as it may."),
     "storage_unavailable": ErrorSpec(
         503, "overloaded_error", "Redis can't be reached, or did not store it durably in time: it may be lost."
     ),
@@ -92,7 +94,7 @@ FINAL = frozenset(
     | {
         "feedback_full",
         "budget_exceeded",
-        "exit_capped",
+        "fallback_capped",
         "needs_human",
         "no_task_fits",
         "engine_error",
@@ -131,7 +133,7 @@ class Problem(Exception):
         self.final = code in FINAL or (retry_after_seconds or 0.0) > WAIT_SECONDS_MAX
         """Whether clients that try again by themselves are told not to."""
         if retry_after_seconds is None and self.spec.status == 503:
-            self.retry_after_seconds = CAPPED_SECONDS if code == "exit_capped" else 1.0
+            self.retry_after_seconds = CAPPED_SECONDS if code == "fallback_capped" else 1.0
 
     @property
     def status(self) -> int:

@@ -15,7 +15,7 @@ from gateway.callers import Caller, same_owner
 from gateway.errors import Problem
 from gateway.services import Services
 from serving.adapters.entries import Version
-from serving.object_store import Change, Shelf
+from serving.object_store import Change, ObjectStore
 
 FORMER_OWNERS = "former_owners"
 """The kind of objects that keep the owners of deleted admin keys: what these keys pushed still has its owner."""
@@ -43,7 +43,7 @@ async def _is_of(services: Services, admin: Caller, version: Version) -> bool:
     caller = services.snapshot.current.callers.get(public)
     if caller is not None:
         return same_owner(caller.person, admin.person)
-    former = await Shelf(services.redis, FORMER_OWNERS).get(public)
+    former = await ObjectStore(services.redis, FORMER_OWNERS).get(public)
     return former is not None and same_owner(str(former.get("owner")), admin.person)
 
 
@@ -52,7 +52,7 @@ def owner_remembered(services: Services, public: str, deleted: Mapping[str, Any]
     if deleted.get("role") != "admin":
         return []
     owner = str(deleted.get("owner") or deleted.get("name"))
-    return [Change(Shelf(services.redis, FORMER_OWNERS), public, {"owner": owner})]
+    return [Change(ObjectStore(services.redis, FORMER_OWNERS), public, {"owner": owner})]
 
 
 def pending_for(services: Services, admin: Caller, role: str) -> str | None:

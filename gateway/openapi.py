@@ -40,7 +40,7 @@ OF_RELEASES = ("not_found", "stale_generation", "state_conflict")
 OF_CHOICE = (
     *("unsupported_media_type", "parameter_not_allowed", "refused_by_override", "model_not_allowed"),
     *("model_not_found", "needs_human", "no_task_fits", "rate_limit_exceeded", "budget_exceeded"),
-    *("no_replica", "version_not_loaded", "exit_capped"),
+    *("no_replica", "version_not_loaded", "fallback_capped"),
 )
 """Of deciding where a request goes."""
 HOT_ERRORS = (
@@ -142,7 +142,7 @@ ANSWER_HEADERS: Mapping[str, str] = MappingProxyType(
         "x-apprentice-dropped": "Fields of the request that the answering engine did not get.",
         "x-apprentice-clamped": "Bounds that took the place of greater numbers of tokens.",
         "x-apprentice-contract": "`broken` where the answer breaks the task's contract and was sent all the same.",
-        "x-apprentice-rejected": "The rung that did not let the answer through, where it was sent all the same.",
+        "x-apprentice-rejected": "The check that did not let the answer through, where it was sent all the same.",
         "x-apprentice-overhead-ms": "Milliseconds until commit that were not spent on waiting for an engine.",
         "x-apprentice-cost-usd": "The cost, of answers that are not streamed.",
         "traceparent": "The trace context that the engine got.",

@@ -30,7 +30,7 @@ from gateway.features.rules.recent_bodies import Recent
 from gateway.features.shadows.trials import Trials
 from gateway.formats.request_body import RequestBody
 from gateway.limits.admission import Admission
-from gateway.limits.fallback_caps import Exits
+from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.path.demands import Judging
@@ -53,7 +53,7 @@ from serving.adapters.registry import Registry
 from serving.adapters.store import Store
 from serving.engine_client import EngineClient
 from serving.fleet import Fleet
-from serving.object_store import Shelf
+from serving.object_store import ObjectStore
 from serving.stack import BaseStack, stack_of
 
 
@@ -79,15 +79,15 @@ class Services:
     fitted: FittedStore
     samples: Samples
     reconciler: Reconciler
-    callers: Shelf
+    callers: ObjectStore
     limits: Limits
-    exits: Exits
-    overrides: Shelf
-    cordons: Shelf
+    fallback_caps: FallbackCaps
+    overrides: ObjectStore
+    cordons: ObjectStore
     health: HealthStore
     left: LeftStore
     """What is decided and yet to be carried out."""
-    baselines: Shelf
+    baselines: ObjectStore
     """What streams of versions are held against: a baseline a stream, by the version's name."""
     retraining: RetrainingStore
     webhooks: Webhooks
@@ -110,7 +110,7 @@ class Services:
     evaluations: EvaluationStore
     threads: Threads
     stirred: asyncio.Event
-    """Set by each new snapshot: the reconciling duty looks at once."""
+    """Set by each new snapshot: the reconciling job looks at once."""
     accesses: AccessLog = field(default_factory=AccessLog)
 
     @property
@@ -145,7 +145,7 @@ class Services:
 
     def moment(self, now: float) -> Moment:
         """The time and the chance of one decision."""
-        return Moment(now, time.time(), random.random(), self.exits.closed)  # noqa: S311 - a tie-break, not a secret
+        return Moment(now, time.time(), random.random(), self.fallback_caps.closed)  # noqa: S311 - a tie-break, not a secret
 
     def fit(self, body: RequestBody, choice: Choice, caller: Caller) -> None:
         """See that the choice allows what the caller asks, and fit the body to it. Raises Problem (400)."""

@@ -73,7 +73,7 @@ def saving(
     """US dollars saved by one request against the same tokens at general's price; below 0 if it was dearer.
 
     None where the cost or the tokens are not known, and where general is not priced by the token: how long
-    it would have kept its replica is not known. The blueprint that general would have had to read as well is
+    it would have kept its replica is not known. The general prompt that general would have had to read as well is
     not counted.
     """
     if general is None or cost_usd is None or general.replica_usd_per_hour is not None:

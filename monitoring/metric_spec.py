@@ -21,7 +21,7 @@ CLOSED: Mapping[str, int] = {
     "priority": 3,
     "state": 11,
     "action": 4,
-    "rung": 9,
+    "check": 9,
     "mode": 3,
     "family": 96,
     "stream": 15,

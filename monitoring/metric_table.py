@@ -73,14 +73,14 @@ METRICS: tuple[Spec, ...] = (
         ("task", "from", "to", "reason"), "T*P*12 + 18",
     ),
     Spec(
-        "apprentice_rung_fired_total", "counter", "requests",
-        "Requests for which a rung fired, by the version that they were led to; observed ones changed nothing.",
-        ("task", "version", "rung", "mode"), "T*V*5 + 27",
+        "apprentice_check_fired_total", "counter", "requests",
+        "Requests for which a check fired, by the version that they were led to; observed ones changed nothing.",
+        ("task", "version", "check", "mode"), "T*V*5 + 27",
     ),
     Spec(
-        "apprentice_rung_unjudged_total", "counter", "requests",
-        "Requests that an enforced rung let pass as it could not judge: no model, or one for another prefix.",
-        ("task", "version", "rung"), "T*V*4 + 9",
+        "apprentice_check_unjudged_total", "counter", "requests",
+        "Requests that an enforced check let pass as it could not judge: no model, or one for another prefix.",
+        ("task", "version", "check"), "T*V*4 + 9",
     ),
     Spec(
         "apprentice_route_asked_total", "counter", "requests",
@@ -121,8 +121,8 @@ METRICS: tuple[Spec, ...] = (
         "Requests let through without holding a limit, since Redis did not answer.",
     ),
     Spec(
-        "apprentice_exit_capped_total", "counter", "requests",
-        "Requests that met a closed exit: their task had sent as much there as it may; by why they were to go there.",
+        "apprentice_fallback_capped_total", "counter", "requests",
+        "Requests that met a closed fallback, past its task's cap; by the reason for which they were to go there.",
         ("task", "reason"), "T + 18",
     ),
     Spec(
@@ -378,7 +378,7 @@ METRICS: tuple[Spec, ...] = (
     ),
     Spec(
         "apprentice_tasks", "gauge", "tasks",
-        "Tasks of the event loop: those of the duties, and at most three for each connection that is served.",
+        "Tasks of the event loop: those of the jobs, and at most three for each connection that is served.",
     ),
     Spec("apprentice_records_pending", "gauge", "records", "Records in memory and spool that are not stored yet."),
     Spec(

@@ -66,7 +66,7 @@ class PairRecord(msgspec.Struct):
 class FindingRecord(msgspec.Struct):
     """The result of one check of one request."""
 
-    rung: str  # The check, or `override` for a rule that is observed or adds a message.
+    check: str  # The check, or `override` for a rule that is observed or adds a message.
     mode: str  # `observe` or `enforce`, at that time.
     fired: bool  # Whether the adapter should not answer, or its answer should not be sent.
     score: float | None = None  # The score in the check's own unit; null: it has none, or no model.
@@ -103,11 +103,11 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     attempts: list[AttemptRecord] = []  # Every attempt at an engine, in order.
     continued: int = 0  # Number of times that another engine continued a broken answer.
     skipped_events: int = 0  # Events of a stream that were unreadable after commit.
-    blueprint: bool = False  # Whether the general prompt was added.
+    general_prompt: bool = False  # Whether the general prompt was added.
     dropped: list[str] = []  # Fields that the engine did not get.
     override_id: str | None = None  # The rule that decided or refused.
     findings: list[FindingRecord] = []  # Results of the checks, in their order.
-    exit_capped: bool = False  # Whether a fallback was capped.
+    fallback_capped: bool = False  # Whether a fallback was capped.
     probability: float = 1.0  # Probability of the draws that led there; 1: nothing was drawn.
     shadow_probability: float | None = None  # Probability with which both arms were to answer; null: not watched.
     shadowed: bool = False  # Whether both arms were to answer.
@@ -213,7 +213,7 @@ class Joined(msgspec.Struct, frozen=True):
 
 
 class RecordBuffer:
-    """Bounded. Settling puts in, the flushing duty takes out."""
+    """Bounded. Settling puts in, the flushing job takes out."""
 
     def __init__(self, pending_max: int) -> None:
         self._pending_max = pending_max

@@ -1,6 +1,6 @@
-"""The rungs after the answer: what it says against `contract`, `low_confidence` and `refusal`, in that order. Pure.
+"""The checks after the answer: what it says against `contract`, `low_confidence` and `refusal`, in that order. Pure.
 
-Nothing here says what becomes of an answer that a rung does not let through: `router/attempts.py` does.
+Nothing here says what becomes of an answer that a check does not let through: `router/attempts.py` does.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from router.arguments import Parameters
+from router.checks import AFTER_THE_ANSWER, CHECKS, Check, CheckName, Finding
 from router.contract import Contract
 from router.fitted import NO_CALIBRATION
 from router.refusals import is_refusal
-from router.rungs import AFTER_THE_ANSWER, RUNGS, Finding, Rung, RungName
 
 if TYPE_CHECKING:
     from router.confidence import ConfidenceModel
 
-ORDER: tuple[RungName, ...] = tuple(name for name in RUNGS if name in AFTER_THE_ANSWER)
+ORDER: tuple[CheckName, ...] = tuple(name for name in CHECKS if name in AFTER_THE_ANSWER)
 NO_CONTRACT, NOT_WHOLE, A_CALL, NO_ANSWER = "no contract", "not whole", "a tool call", "no answer"
 NOT_HELD = frozenset({NO_CONTRACT, NOT_WHOLE, A_CALL, NO_ANSWER})
 """Notes on answers that could not be held against a contract."""
@@ -72,14 +72,14 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What an answer is held against. `rungs` are those after the answer that are not off.
+    """What an answer is held against. `checks` are those after the answer that are not off.
 
     `threshold` is the confidence model's for the task, None where it can't certify one; `coverage` the request's score;
     `logprobs_asked` whether the engine was asked for them, by us or by the caller. `unjudged`: why there is no
     confidence model.
     """
 
-    rungs: Mapping[RungName, Rung]
+    checks: Mapping[CheckName, Check]
     contract: Contract | None = None
     confidence: ConfidenceModel | None = None
     threshold: float | None = None
@@ -89,47 +89,47 @@ class Terms:
 
     @property
     def enforced(self) -> bool:
-        """Whether what any rung finds is acted on."""
-        return any(rung.mode == "enforce" for rung in self.rungs.values())
+        """Whether what any check finds is acted on."""
+        return any(check.mode == "enforce" for check in self.checks.values())
 
-    def enforces(self, name: RungName) -> bool:
-        """Whether what this rung finds is acted on."""
-        rung = self.rungs.get(name)
-        return rung is not None and rung.mode == "enforce"
+    def enforces(self, name: CheckName) -> bool:
+        """Whether what this check finds is acted on."""
+        check = self.checks.get(name)
+        return check is not None and check.mode == "enforce"
 
 
 class Accepted(NamedTuple):
-    """What the rungs found. `rejected_by` is the first enforced one that fired; `contract_kept` is None where there is
+    """What the checks found. `rejected_by` is the first enforced one that fired; `contract_kept` is None where there is
     no contract, or nothing that it could be held against."""
 
     findings: tuple[Finding, ...]
-    rejected_by: RungName | None
+    rejected_by: CheckName | None
     contract_kept: bool | None
 
 
 def accept(
     answered: Answered, terms: Terms, offered: Offered | None = None, left_out: frozenset[str] = frozenset()
 ) -> Accepted:
-    """Hold an answer against its terms, but for the rungs that are `left_out`. Total: whatever an engine said.
+    """Hold an answer against its terms, but for the checks that are `left_out`. Total: whatever an engine said.
 
     Of an answer that is not whole, only its confidence can be judged. `offered` is None where tools are not looked at.
     """
     broken, kept = _contract(answered, terms.contract)
     findings: list[Finding] = []
-    rejected: RungName | None = None
+    rejected: CheckName | None = None
     for name in ORDER:
-        rung = terms.rungs.get(name)
-        if rung is None or name in left_out or not (answered.whole or name == "low_confidence"):
+        check = terms.checks.get(name)
+        if check is None or name in left_out or not (answered.whole or name == "low_confidence"):
             continue
         if name == "contract":
-            finding = Finding("contract", rung.mode, kept is False, note=broken)
+            finding = Finding("contract", check.mode, kept is False, note=broken)
         elif name == "low_confidence":
-            finding = _low_confidence(rung, answered, terms, kept)
+            finding = _low_confidence(check, answered, terms, kept)
         else:
             what = _refused(answered, offered, kept)
-            finding = Finding("refusal", rung.mode, bool(what), note=what)
+            finding = Finding("refusal", check.mode, bool(what), note=what)
         findings.append(finding)
-        if finding.fired and rung.mode == "enforce":
+        if finding.fired and check.mode == "enforce":
             rejected = rejected or name
     return Accepted(tuple(findings), rejected, kept)
 
@@ -150,7 +150,7 @@ def _contract(answered: Answered, contract: Contract | None) -> tuple[str, bool 
     return "", True
 
 
-def _low_confidence(rung: Rung, answered: Answered, terms: Terms, kept: bool | None) -> Finding:
+def _low_confidence(check: Check, answered: Answered, terms: Terms, kept: bool | None) -> Finding:
     model = terms.confidence
     unknown = ""
     if model is None:
@@ -162,14 +162,14 @@ def _low_confidence(rung: Rung, answered: Answered, terms: Terms, kept: bool | N
     elif not answered.whole and (model.tokens is None or answered.tokens < model.tokens):
         unknown = "calibrated for another prefix"
     if model is None or unknown:
-        return Finding("low_confidence", rung.mode, fired=False, note=unknown)
+        return Finding("low_confidence", check.mode, fired=False, note=unknown)
     if terms.coverage is None and model.weighs_coverage:  # nothing that stands in for it keeps the promise
-        return Finding("low_confidence", rung.mode, True, 0.0, terms.threshold, note="coverage is not known")
+        return Finding("low_confidence", check.mode, True, 0.0, terms.threshold, note="coverage is not known")
     score = min((model.score(said.logprobs, terms.coverage, kept) for said in answered.said), default=0.0)
     if terms.threshold is None:
-        return Finding("low_confidence", rung.mode, True, score, note="no threshold can be certified")
+        return Finding("low_confidence", check.mode, True, score, note="no threshold can be certified")
     note = "" if answered.said and all(said.logprobs for said in answered.said) else "no logprobs came"
-    return Finding("low_confidence", rung.mode, score < terms.threshold, score, terms.threshold, note=note)
+    return Finding("low_confidence", check.mode, score < terms.threshold, score, terms.threshold, note=note)
 
 
 def _refused(answered: Answered, offered: Offered | None, kept: bool | None) -> str:

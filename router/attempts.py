@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+from router.checks import CheckName
 from router.decision import Choice, Moment, Reason, Refusal
-from router.exits import adapter_after_all, exit_instead
+from router.fallbacks import adapter_after_all, fallback_instead
 from router.policy import AttemptLimits, Policy
 from router.replicas import pick
-from router.rungs import RungName
 from serving.view import FaultKind, FleetView
 
-GivingUp = Literal["refused", "exhausted", "exit_capped", "needs_human", "rejected", "overload", "no_replica"]
+GivingUp = Literal["refused", "exhausted", "fallback_capped", "needs_human", "rejected", "overload", "no_replica"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +53,20 @@ class NextAttempt:
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     """Tell the caller: `refused` passes the engine's own refusal on, `exhausted` says that nobody could answer,
-    `exit_capped` that the exit could have, and may not now, `needs_human` that a person has to, `rejected` that the
-    answer broke its contract and nobody has a better one, `overload` and `no_replica` that none of those who may answer
-    in the adapter's place can; `reason` is why it would have gone there; `exit_capped` says that an exit was closed."""
+    `fallback_capped` that the fallback could have, and may not now, `needs_human` that a person has to, `rejected` that
+    the answer broke its contract and nobody has a better one, `overload` and `no_replica` that none of those who may
+    answer in the adapter's place can; `reason` is why it would have gone there; `fallback_capped` says that a fallback
+    was closed."""
 
     because: GivingUp
     retry_after_seconds: float | None = None
     reason: Reason | None = None
-    exit_capped: bool = False
+    fallback_capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SendAnyway:
-    """Send the answer though a rung rejected it, with a label."""
+    """Send the answer though a check rejected it, with a label."""
 
 
 REASON_OF: Mapping[FaultKind, Reason] = {
@@ -100,12 +101,12 @@ def next_attempt(
     """Decide what follows the last of `failures`.
 
     The order: another replica of the same version; the same one again where that can help, once the wait it asked
-    for fits; the task's exit, labelled with its reason; after a holdout's exit the version that it was led to, once;
-    giving up. A request never changes its version, a silent
-    replica is not asked twice, and what the engine refused as the caller's own mistake is never sent again; a prompt
-    that is too long for this pool goes to an exit that is known to take longer ones. An answer that is longer than we
-    take would be so again, so that only the exit is asked. What may have ended one engine is sent to no other. With
-    `going_on`, for an answer of which a part is there, only pools whose engines continue one come into question.
+    for fits; the task's fallback, labelled with its reason; after a holdout's fallback the version that it was led to,
+    once; giving up. A request never changes its version, a silent replica is not asked twice, and what the engine
+    refused as the caller's own mistake is never sent again; a prompt that is too long for this pool goes to a fallback
+    that is known to take longer ones. An answer that is longer than we take would be so again, so that only the
+    fallback is asked. What may have ended one engine is sent to no other. With `going_on`, for an answer of which a
+    part is there, only pools whose engines continue one come into question.
     """
     last = failures[-1]
     if last.kind in ("refused", "too_long"):
@@ -122,46 +123,47 @@ def next_attempt(
     instead = _instead(choice, last, policy, view, moment, spent)
     if isinstance(instead, Choice) and (_continues(instead) or not going_on):
         return NextAttempt(instead)
-    if isinstance(instead, Refusal) and instead.code in ("exit_capped", "needs_human"):
-        return GiveUp(instead.code, None, instead.reason, instead.exit_capped)
+    if isinstance(instead, Refusal) and instead.code in ("fallback_capped", "needs_human"):
+        return GiveUp(instead.code, None, instead.reason, instead.fallback_capped)
     return GiveUp("exhausted", last.retry_after_seconds)
 
 
 def after_rejection(
-    choice: Choice, rung: RungName, policy: Policy, view: FleetView, moment: Moment, seconds_left: float
+    choice: Choice, check: CheckName, policy: Policy, view: FleetView, moment: Moment, seconds_left: float
 ) -> NextAttempt | SendAnyway | GiveUp:
-    """Decide what follows an answer that an enforced rung rejected before commit, `rung` being the reason.
+    """Decide what follows an answer that an enforced check rejected before commit, `check` being the reason.
 
-    The adapter would say the same again, so it is not asked again: the task's exits for this reason follow, in order.
-    What a caller pinned is never answered by anything else. An exit's own answer is rejected for its contract alone,
-    and then the task says what becomes of it; the reason for which it went there stays the request's.
+    The adapter would say the same again, so it is not asked again: the task's fallbacks for this reason follow, in
+    order. What a caller pinned is never answered by anything else. A fallback's own answer is rejected for its contract
+    alone, and then the task says what becomes of it; the reason for which it went there stays the request's.
     """
-    task, reason = choice.task, cast(Reason, rung)
+    task, reason = choice.task, cast(Reason, check)
     if task is None or choice.reason == "pinned":
         return SendAnyway()
     if choice.version is None:
-        return SendAnyway() if task.exit_breaks == "flag" else GiveUp("rejected")
+        return SendAnyway() if task.fallback_breaks == "flag" else GiveUp("rejected")
     if seconds_left <= 0:
         return GiveUp("exhausted", None, reason)
-    instead = exit_instead(choice, policy, view, moment, reason)
+    instead = fallback_instead(choice, policy, view, moment, reason)
     if isinstance(instead, Choice):
         return NextAttempt(instead)
-    if instead.code in ("exit_capped", "needs_human", "overload"):
-        return GiveUp(cast(GivingUp, instead.code), None, reason, instead.exit_capped)
-    return GiveUp("rejected" if rung == "contract" and task.exit_pool is None else "no_replica", None, reason)
+    if instead.code in ("fallback_capped", "needs_human", "overload"):
+        return GiveUp(cast(GivingUp, instead.code), None, reason, instead.fallback_capped)
+    return GiveUp("rejected" if check == "contract" and task.fallback_pool is None else "no_replica", None, reason)
 
 
 def _after_a_refusal(
     choice: Choice, last: Failure, policy: Policy, view: FleetView, moment: Moment, seconds_left: float
 ) -> NextAttempt | GiveUp:
-    """The first exit that is known to take longer prompts than this pool, where one was too long; else the caller's."""
+    """The first fallback that is known to take longer prompts than this pool, where one was too long; else the
+    caller's."""
     if last.kind == "too_long":
         here = choice.pool.context_tokens_max
         longer = _instead(choice, last, policy, view, moment, frozenset(), math.inf if here is None else here)
         if isinstance(longer, Choice) and seconds_left > 0:
             return NextAttempt(longer)
         if isinstance(longer, Refusal) and longer.code == "needs_human":
-            return GiveUp("needs_human", None, longer.reason, longer.exit_capped)
+            return GiveUp("needs_human", None, longer.reason, longer.fallback_capped)
     return GiveUp("refused")
 
 
@@ -172,9 +174,10 @@ def _is_spent(failure: Failure, choice: Choice) -> bool:
 
 
 def _continues(choice: Choice) -> bool:
-    """Whether a choice can go on with text; a form that is asked for by the blueprint begins anew, so that can't."""
-    blueprint = choice.blueprint_of.blueprint if choice.blueprint_of else None
-    return choice.pool.continues and not (blueprint and blueprint.response_format)
+    """Whether a choice can go on with text; a form that is asked for by the general prompt begins anew, so that
+    can't."""
+    general_prompt = choice.general_prompt_of.general_prompt if choice.general_prompt_of else None
+    return choice.pool.continues and not (general_prompt and general_prompt.response_format)
 
 
 def _again(
@@ -185,8 +188,8 @@ def _again(
     if pool is None:
         return None
     tried = frozenset(failure.replica for failure in here)
-    has_exit = choice.version is not None and choice.task is not None and choice.task.exit_pool is not None
-    spare_open = has_exit and choice.reason != "pinned"
+    has_fallback = choice.version is not None and choice.task is not None and choice.task.fallback_pool is not None
+    spare_open = has_fallback and choice.reason != "pinned"
     on_trial = choice.reason == "canary"
     other = pick(pool, version, view.in_flight, moment.now, moment.draw, tried, choice.key, spare_open, on_trial)
     if not isinstance(other, str):
@@ -217,10 +220,10 @@ def _instead(
     spent: frozenset[str],
     context_above: float | None = None,
 ) -> Choice | Refusal | None:
-    """The exit, unless the request is there already or was pinned to its version by the caller. What is there as a
+    """The fallback, unless the request is there already or was pinned to its version by the caller. What is there as a
     holdout goes back to the version that it was led to."""
     if choice.version is None:
         return adapter_after_all(choice, view, moment, spent, context_above)
     if choice.reason == "pinned":
         return None
-    return exit_instead(choice, policy, view, moment, REASON_OF[last.kind], spent, context_above)
+    return fallback_instead(choice, policy, view, moment, REASON_OF[last.kind], spent, context_above)

@@ -1,17 +1,17 @@
-"""The decision: where a request goes, and why. Pure; the ladder is DESIGN.md's, the first rung that applies wins."""
+"""The decision: where a request goes, and why. Pure; the ladder is DESIGN.md's, the first check that applies wins."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from router.checking import climb
+from router.checks import Finding
 from router.decision import OUT_OF_SERVICE, Asked, Choice, Moment, Reason, Refusal
-from router.exits import Routing, exit_of, lacking
-from router.ladder import climb
+from router.fallbacks import Routing, fallback_of, lacking
 from router.overrides import NO_RULE, Override, Ruled, Subject, rule
 from router.placing import live_version
 from router.policy import AUTO, Alias, Policy, TaskPolicy
 from router.replicas import Lack, pick
-from router.rungs import Finding
 from router.scoring import Scores
 from serving.view import FleetView, PoolView, VersionView
 
@@ -118,7 +118,7 @@ def _choose_overruled(
         text = one.message or "An admin's rule refuses this request."
         return Refusal("refused_by_override", text, override_id=one.id)
     if one.action == "general":
-        decision = exit_of(
+        decision = fallback_of(
             Routing(task, live, "override", key=session, override_id=one.id, led_to=live), policy, view, moment
         )
     else:
@@ -139,7 +139,7 @@ def _choose_live(
     session: str | None,
 ) -> Choice | Refusal:
     if alias is None or live is None:
-        return exit_of(Routing(task, None, "no_replica", key=session), policy, view, moment)
+        return fallback_of(Routing(task, None, "no_replica", key=session), policy, view, moment)
     climbed = climb(task, alias, live, scores, policy, moment, session)
     reason: Reason = climbed.sent_away or ("adapter" if live.name == alias.leading else "canary")
     routing = Routing(
@@ -152,7 +152,7 @@ def _choose_live(
         led_to=live,
     )
     if climbed.sent_away is not None:
-        return exit_of(routing, policy, view, moment)
+        return fallback_of(routing, policy, view, moment)
     return _serve(routing, policy, view, moment)
 
 
@@ -169,13 +169,13 @@ def _choose_pinned(asked: Asked, task: TaskPolicy, policy: Policy, view: FleetVi
 
 
 def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
-    """The version, on a replica of its pool; where none can take it, the task's exit, unless it was pinned."""
+    """The version, on a replica of its pool; where none can take it, the task's fallback, unless it was pinned."""
     task, version, reason = routing.task, routing.version, routing.reason
     pool = view.pools.get(version.pool) if version else None
     if version is None or pool is None or version.state in OUT_OF_SERVICE or not task.reaches(pool.name):
         if reason == "pinned":
             return Refusal("version_not_loaded", "The version's pool is not there. Ask an admin for it.")
-        return exit_of(replace(routing, reason="no_replica"), policy, view, moment)
+        return fallback_of(replace(routing, reason="no_replica"), policy, view, moment)
     key = routing.key or version.name
     on_trial = reason == "canary"
     instead: Choice | Refusal | None = None
@@ -198,7 +198,7 @@ def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) ->
             )
         if reason == "pinned":
             return _lacking_pinned(replica, version, pool)
-        instead = exit_of(replace(routing, reason=replica), policy, view, moment, frozenset(), spare_open)
+        instead = fallback_of(replace(routing, reason=replica), policy, view, moment, frozenset(), spare_open)
         if isinstance(instead, Choice):
             return instead
     assert instead is not None

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from router.checks import Finding
 from router.policy import TaskPolicy
-from router.rungs import Finding
 from serving.view import PoolView, ReplicaView, VersionView
 
 Reason = Literal[
@@ -29,11 +29,11 @@ Reason = Literal[
     "context_length",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
-WITHOUT_EXITS: frozenset[Reason] = frozenset({"adapter", "canary", "pinned"})
-"""Reasons for which nothing goes to an exit."""
+WITHOUT_FALLBACKS: frozenset[Reason] = frozenset({"adapter", "canary", "pinned"})
+"""Reasons for which nothing goes to a fallback."""
 OUT_OF_SERVICE = frozenset({"quarantined", "draining", "retired"})
 ADAPTER_STANDS_IN: frozenset[Reason] = frozenset({"out_of_scope", "holdout", "predicted_gain"})
-"""Reasons for the exit for which the adapter answers all the same where the exit is closed, or is not there."""
+"""Reasons for the fallback for which the adapter answers all the same where the fallback is closed, or is not there."""
 
 RefusalCode = Literal[
     "model_not_found",
@@ -42,7 +42,7 @@ RefusalCode = Literal[
     "refused_by_override",
     "no_replica",
     "overload",
-    "exit_capped",
+    "fallback_capped",
     "needs_human",
     "no_task_fits",
 ]
@@ -71,25 +71,25 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where the request goes. `version` is None where a pool's base answers; `blueprint_of` is then the version
-    whose blueprint it needs (None: the caller asked for the base itself). `led_to` is the version that it was led to,
-    which may be another than the one that answers, or None: by the alias, a pin or an admin's rule. `probability` is
-    that of the draws which led here: the version's share of the alias, times what the rungs drew.
-    `key` is what requests share that are best answered by one replica: the session, else the version. `findings` are
-    what the rungs said before it; `exit_capped` says that an exit before this one was closed; `system` is a message
-    that an admin's rule adds to the system's."""
+    """Where the request goes. `version` is None where a pool's base answers; `general_prompt_of` is then the version
+    whose general prompt it needs (None: the caller asked for the base itself). `led_to` is the version that it was led
+    to, which may be another than the one that answers, or None: by the alias, a pin or an admin's rule. `probability`
+    is that of the draws which led here: the version's share of the alias, times what the checks drew. `key` is what
+    requests share that are best answered by one replica: the session, else the version. `findings` are what the checks
+    said before it; `fallback_capped` says that a fallback before this one was closed; `system` is a message that an
+    admin's rule adds to the system's."""
 
     task: TaskPolicy | None
     version: VersionView | None
     pool: PoolView
     replica: ReplicaView
     reason: Reason
-    blueprint_of: VersionView | None = None
+    general_prompt_of: VersionView | None = None
     probability: float = 1.0
     override_id: str | None = None
     key: str | None = None
     findings: tuple[Finding, ...] = ()
-    exit_capped: bool = False
+    fallback_capped: bool = False
     system: str | None = None
     led_to: VersionView | None = None
 
@@ -99,8 +99,8 @@ class Choice:
         return self.version.name if self.version else self.pool.base_model
 
     @property
-    def at_exit(self) -> bool:
-        """Whether it is a task's exit: a pool's base, or another version than the one that it was led to."""
+    def at_fallback(self) -> bool:
+        """Whether it is a task's fallback: a pool's base, or another version than the one that it was led to."""
         if self.task is None or self.version is None:
             return self.task is not None
         return self.led_to is not None and self.version.name != self.led_to.name
@@ -109,14 +109,14 @@ class Choice:
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """The request goes nowhere: a code for programs, and a sentence that says what to do. `reason` is why it would
-    have gone to an exit that is closed, or to a person; `exit_capped` says that an exit was closed, `override_id` whose
-    rule it is, `led_to` which version it was led to."""
+    have gone to a fallback that is closed, or to a person; `fallback_capped` says that a fallback was closed,
+    `override_id` whose rule it is, `led_to` which version it was led to."""
 
     code: RefusalCode
     message: str
     reason: Reason | None = None
     findings: tuple[Finding, ...] = ()
-    exit_capped: bool = False
+    fallback_capped: bool = False
     override_id: str | None = None
     led_to: VersionView | None = None
 
@@ -124,10 +124,10 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class Moment:
     """The time and the chance of one decision, passed in so that deciding stays pure: `now` in monotonic seconds,
-    `now_unix` in Unix seconds, `draw` uniform in [0, 1). `exits_closed` holds the tasks that have sent as much to their
-    exit as they may."""
+    `now_unix` in Unix seconds, `draw` uniform in [0, 1). `fallbacks_closed` holds the tasks that have sent as much to
+    their fallback as they may."""
 
     now: float
     now_unix: float
     draw: float
-    exits_closed: frozenset[str] = frozenset()
+    fallbacks_closed: frozenset[str] = frozenset()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from router.checks import DEFAULT_FALLBACKS, Check, CheckName, FallbackName
 from router.overrides import HELD_WORK_MAX, Override, by_task
-from router.rungs import DEFAULT_EXITS, Exit, Rung, RungName
 
 if TYPE_CHECKING:
     from router.candidates import TaskIndex
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 CacheIsolation = Literal["caller", "none"]
 """Whose prompts share an engine's prefix cache: one caller's own, or everybody's."""
-ExitBreaks = Literal["error", "flag"]
-"""What becomes of an exit's answer that breaks the contract: the caller gets an error, or the answer with a label."""
+FallbackBreaks = Literal["error", "flag"]
+"""What becomes of a fallback's answer that breaks the contract: the caller gets an error, or the answer with a
+label."""
 UnknownFields = Literal["refuse", "drop"]
 """What becomes of a field that the gateway does not know, or that may not be sent: an error, or it is left out."""
 TokensOver = Literal["refuse", "clamp"]
@@ -28,8 +29,8 @@ COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
 AUTO = "auto"
 """What a caller names as the model to have the task found by what the request says."""
 AUTO_SELECTOR = "user_turns"
-READERS: frozenset[RungName] = frozenset({"out_of_scope", "low_confidence", "predicted_gain"})
-"""Rungs that need a fitted model to read what is asked; coverage is one of the features of confidence."""
+READERS: frozenset[CheckName] = frozenset({"out_of_scope", "low_confidence", "predicted_gain"})
+"""Checks that need a fitted model to read what is asked; coverage is one of the features of confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Alias:
 
     `canary` is the one of them that is on trial; `shadow` are versions that get a copy of a share of the requests;
     `leading` is the active one, with the greatest weight, a canary aside (empty where there are no versions), and
-    `standby` the one that led before it.
+    `previous_version` the one that led before it.
     """
 
     task: str
@@ -47,7 +48,7 @@ class Alias:
     salt: str = ""
     canary: str | None = None
     shadow: Mapping[str, float] = field(default_factory=dict)
-    standby: str | None = None
+    previous_version: str | None = None
     leading: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,29 +60,29 @@ class Alias:
 class TaskPolicy:
     """What an operator deployed for a task: where it runs, where it may go instead, and within which bounds.
 
-    `exit_pool` is the pool that takes over where the adapter may not or cannot answer; None leaves only an error.
+    `fallback_pool` is the pool that takes over where the adapter may not or cannot answer; None leaves only an error.
     `commit` is one of COMMIT_POLICIES; `hold_seconds_max` how long a stream is held back for it (None: as long as an
-    answer may take). `rungs` are those that are not off; `exits` says for a reason where a request goes instead, in
-    order; `pools_allowed` are the pools that its text may reach (None: all). `selector` says what of a conversation
-    the fitted models read. `constrained`: engines are told to answer in the contract's form alone; `exit_breaks` is
-    what becomes of an exit's answer that breaks an enforced contract. `adapters` says that engines which have adapters
-    loaded may answer.
+    answer may take). `checks` are those that are not off; `fallbacks` says for a reason where a request goes instead,
+    in order; `pools_allowed` are the pools that its text may reach (None: all). `selector` says what of a conversation
+    the fitted models read. `constrained`: engines are told to answer in the contract's form alone; `fallback_breaks` is
+    what becomes of a fallback's answer that breaks an enforced contract. `adapters` says that engines which have
+    adapters loaded may answer.
     """
 
     name: str
-    exit_pool: str | None
+    fallback_pool: str | None
     commit: str = "first_token"
     parameters_allowed: frozenset[str] = frozenset()
     max_tokens_max: int = 4096
     n_max: int = 1
     hold_seconds_max: float | None = None
     cache_isolation: CacheIsolation = "caller"
-    rungs: Mapping[RungName, Rung] = field(default_factory=dict)
-    exits: Mapping[str, tuple[Exit, ...]] = field(default_factory=dict)
+    checks: Mapping[CheckName, Check] = field(default_factory=dict)
+    fallbacks: Mapping[str, tuple[FallbackName, ...]] = field(default_factory=dict)
     pools_allowed: frozenset[str] | None = None
     selector: str = "user_turns"
     constrained: bool = False
-    exit_breaks: ExitBreaks = "error"
+    fallback_breaks: FallbackBreaks = "error"
     unknown_fields: UnknownFields = "refuse"
     max_tokens_over: TokensOver = "refuse"
     adapters: bool = True
@@ -89,11 +90,11 @@ class TaskPolicy:
     @property
     def reads_text(self) -> bool:
         """Whether a fitted model reads what is asked."""
-        return not self.rungs.keys().isdisjoint(READERS)
+        return not self.checks.keys().isdisjoint(READERS)
 
-    def exits_for(self, reason: str) -> tuple[Exit, ...]:
+    def fallbacks_for(self, reason: str) -> tuple[FallbackName, ...]:
         """Where a request goes for this reason, in order."""
-        return self.exits.get(reason, DEFAULT_EXITS)
+        return self.fallbacks.get(reason, DEFAULT_FALLBACKS)
 
     def reaches(self, pool: str) -> bool:
         """Whether the task's text may be sent to this pool."""
@@ -109,12 +110,12 @@ class TaskPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A version that is degraded, or was and gets its requests back in steps, keeps this share of them. The exit `to`
-    gets the rest before the task's other exits do (None: they go as the task says): `standby` only while that is the
-    version `to_version` (None: whichever it is)."""
+    """A version that is degraded, or was and gets its requests back in steps, keeps this share of them. The fallback
+    `to` gets the rest before the task's other fallbacks do (None: they go as the task says): `previous_version` only
+    while that is the version `to_version` (None: whichever it is)."""
 
     kept: float
-    to: Exit | None = None
+    to: FallbackName | None = None
     to_version: str | None = None
 
 

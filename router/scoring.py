@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from router.checks import CheckName
 from router.decision import Asked, Moment
 from router.embedding import clipped
 from router.fitted import NOTHING_FITTED
 from router.overrides import texts_matched
 from router.placing import live_version
 from router.policy import AUTO, Policy
-from router.rungs import RungName
 from serving.view import FleetView
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ SURE_SCORE = 0.8
 """With this score a task is taken without asking those that are less near; 1 is the middle of its training prompts."""
 DEFERRED_SHARE = 0.05
 """Share of in-scope requests that a task is ready to defer, where it does not say."""
-COVERAGE_READERS: tuple[RungName, ...] = ("out_of_scope", "low_confidence")
-"""Rungs that need the coverage score: for itself, and as one of the features of confidence."""
+COVERAGE_READERS: tuple[CheckName, ...] = ("out_of_scope", "low_confidence")
+"""Checks that need the coverage score: for itself, and as one of the features of confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ NO_SCORES = Scores()
 
 
 def score(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Scores:
-    """Ask the models that the task's rungs need. `moment` is the one that the request is decided with."""
+    """Ask the models that the task's checks need. `moment` is the one that the request is decided with."""
     rules = policy.rules_reading(asked.model, moment.now_unix) if policy.text_needed else ()
     texts = texts_matched(rules, asked.text) if rules else frozenset()
     found, placed = task_for(asked, policy, view, moment) if asked.model == AUTO else (None, None)
@@ -59,9 +59,9 @@ def score(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Scor
     fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
     coverage = gain = None
     covering, gaining = fitted.coverage_for(task.selector), fitted.gain_for(task.selector)
-    if covering is not None and any(name in task.rungs for name in COVERAGE_READERS):
+    if covering is not None and any(name in task.checks for name in COVERAGE_READERS):
         coverage = placed or covering.score(asked.selected_by(task.selector))
-    if gaining is not None and "predicted_gain" in task.rungs:
+    if gaining is not None and "predicted_gain" in task.checks:
         gain = gaining.score(asked.selected_by(task.selector))
     return Scores(version.name if version else None, coverage, gain, found, texts)
 
@@ -93,9 +93,9 @@ def task_for(
         text = asked.selected_by(task.selector)
         if text not in vectors:
             vectors[text] = index.embedding.embed([clipped(text)])[0]
-        rung = task.rungs.get("out_of_scope")
+        check = task.checks.get("out_of_scope")
         found = model.score(text, vectors[text])
-        if found.score < _bar(model, rung.share if rung else DEFERRED_SHARE):
+        if found.score < _bar(model, check.share if check else DEFERRED_SHARE):
             continue
         if best is None or found.score > best[1].score:
             best = name, found

@@ -28,15 +28,15 @@ def awaited_replicas(
     alias = policy.aliases.get(task.name)
     deciding = rule(policy.overrides, subject_of(asked, task.name), scores.texts, now_unix).deciding
     if deciding is not None:
-        versions: Iterable[str] = [deciding.version or "", alias.standby or "" if alias is not None else ""]
+        versions: Iterable[str] = [deciding.version or "", alias.previous_version or "" if alias is not None else ""]
     elif model != task.name:
         return frozenset(_holding(model, view, loaded_only))
     else:
-        versions = [*alias.weights, alias.standby or ""] if alias is not None else []
+        versions = [*alias.weights, alias.previous_version or ""] if alias is not None else []
     found = {name for version in versions for name in _holding(version, view, loaded_only)}
-    exit_pool = view.pools.get(task.exit_pool or "")
-    if exit_pool is not None and task.reaches(exit_pool.name):
-        found |= {replica.name for replica in exit_pool.replicas}
+    fallback_pool = view.pools.get(task.fallback_pool or "")
+    if fallback_pool is not None and task.reaches(fallback_pool.name):
+        found |= {replica.name for replica in fallback_pool.replicas}
     return frozenset(found)
 
 

@@ -88,7 +88,7 @@ class Stale(Exception):
 class Change:
     """One object's new value (None: removed), and the generation that it must have now (None: any)."""
 
-    shelf: Shelf
+    object_store: ObjectStore
     name: str
     value: dict[str, Any] | None
     expected_generation: int | None = None
@@ -98,7 +98,7 @@ class Change:
 class Unchanged:
     """One object that must be at this generation for a step to be taken; it stays as it is."""
 
-    shelf: Shelf
+    object_store: ObjectStore
     name: str
     expected_generation: int
 
@@ -123,11 +123,11 @@ async def _seen(redis: Redis, changes: Sequence[Change | Unchanged]) -> list[int
 
     Raises Unreadable.
     """
-    looked_at = [(at, one) for at, one in enumerate(changes) if one.shelf.reads is not None]
+    looked_at = [(at, one) for at, one in enumerate(changes) if one.object_store.reads is not None]
     async with redis.pipeline(transaction=True) as pipe:
         for _, one in looked_at:
-            pipe.hget(one.shelf.values, one.name)
-            pipe.hget(one.shelf.generation_names, one.name)
+            pipe.hget(one.object_store.values, one.name)
+            pipe.hget(one.object_store.generation_names, one.name)
         told: list[bytes | None] = await pipe.execute() if looked_at else []
     expected = [one.expected_generation for one in changes]
     since = time.monotonic()
@@ -137,7 +137,7 @@ async def _seen(redis: Redis, changes: Sequence[Change | Unchanged]) -> list[int
             continue  # it is stale, which is said of it below
         expected[at] = now
         if raw is not None:
-            one.shelf.see_that_it_can_be_read(one.name, raw)
+            one.object_store.see_that_it_can_be_read(one.name, raw)
         if time.monotonic() - since >= CONVERTING_SECONDS_MAX:
             await asyncio.sleep(0)
             since = time.monotonic()
@@ -148,7 +148,7 @@ async def _changed(redis: Redis, changes: Sequence[Change | Unchanged], generati
     keys: list[str] = []
     args: list[str | bytes | int] = []
     for change, expected in zip(changes, generations, strict=True):
-        keys += [change.shelf.values, change.shelf.generation_names]
+        keys += [change.object_store.values, change.object_store.generation_names]
         args += [change.name, "" if expected is None else expected, _written(change)]
     script = redis.register_script(CHANGE)
     done, at_fault, generation = await script(keys=[*keys, GENERATION_KEY], args=[*args, CHANGED_CHANNEL])
@@ -165,7 +165,7 @@ def _written(change: Change | Unchanged) -> bytes:
     return b"" if change.value is None else msgspec.json.encode(change.value)
 
 
-class Shelf:
+class ObjectStore:
     """One kind of object (versions, aliases, overrides, callers) by name. Values are JSON objects.
 
     `values` and `generation_names` are the keys under which they and their generations stand in Redis. `reads` is what
@@ -243,14 +243,14 @@ def _name(raw: bytes) -> str:
 
 
 class Mirror(Generic[T]):
-    """A shelf's objects, converted; what has not changed since the last reading is the same object as then.
+    """An object store's objects, converted; what has not changed since the last reading is the same object as then.
 
     So they must be such as nobody changes. `made` makes one of its name and JSON value. An object that can't be read is
     logged once, and stays as it was last read; where nothing `keeps` it, or it never was, it is left out.
     """
 
-    def __init__(self, shelf: Shelf, made: Callable[[str, dict[str, Any]], T], keeps: bool = True) -> None:
-        self._shelf = shelf
+    def __init__(self, object_store: ObjectStore, made: Callable[[str, dict[str, Any]], T], keeps: bool = True) -> None:
+        self._object_store = object_store
         self._made = made
         self._keeps = keeps
         self._known: dict[str, tuple[bytes, T]] = {}
@@ -263,7 +263,7 @@ class Mirror(Generic[T]):
         known: dict[str, tuple[bytes, T]] = {}
         unreadable: set[str] = set()
         since = time.monotonic()
-        for name, written in (await self._shelf.written()).items():
+        for name, written in (await self._object_store.written()).items():
             before = self._known.get(name)
             if before is not None and before[0] == written:
                 known[name] = before
@@ -284,4 +284,4 @@ class Mirror(Generic[T]):
     def _passed_over(self, name: str, error: Exception) -> None:
         if name not in self.unreadable:
             becomes = "stays as it was last read" if self._keeps else "is left out"
-            log.error("%s of the %s can't be read, and %s: %s", name, self._shelf.kind, becomes, error)
+            log.error("%s of the %s can't be read, and %s: %s", name, self._object_store.kind, becomes, error)

@@ -27,7 +27,7 @@ EngineKind = Literal["vllm", "openai"]
 
 
 @dataclass(frozen=True, slots=True)
-class BlueprintView:
+class GeneralPromptView:
     """What tells a general model that which the adapter carries in its weights.
 
     `system` goes before the caller's own system message; `response_format` and `sampling` are used where the
@@ -50,7 +50,7 @@ class VersionView:
     digest: str
     manifest_digest: str
     sampling: Mapping[str, Any]
-    blueprint: BlueprintView
+    general_prompt: GeneralPromptView
     contract: Mapping[str, Any] | None = None
 
 

@@ -142,7 +142,7 @@ async def ask(client: httpx.AsyncClient, row: Row, body: dict[str, Any], system:
 async def ask_all(asked: argparse.Namespace, rows: list[Row], manifest: dict[str, Any]) -> list[Answered]:
     """All rows, `--concurrency` at a time, with a progress line on stderr."""
     body = {"model": asked.model, **manifest["sampling"]}
-    system = manifest["blueprint"]["system"] if asked.system == "blueprint" else ""
+    system = manifest["general_prompt"]["system"] if asked.system == "general_prompt" else ""
     headers = dict(pair.split("=", 1) for pair in asked.header)
     slots = asyncio.Semaphore(asked.concurrency)
     answers: list[Answered] = []
@@ -213,10 +213,10 @@ def print_table(arm: str, found: dict[str, Any]) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--arm", required=True, help="base-plain, base-blueprint, adapter, routed, or your own")
+    parser.add_argument("--arm", required=True, help="base-plain, base-general prompt, adapter, routed, or your own")
     parser.add_argument("--base-url", required=True, help="ends in /v1")
     parser.add_argument("--model", required=True, help="the engine's model or adapter name, or the gateway's task")
-    parser.add_argument("--system", choices=("none", "blueprint"), default="none")
+    parser.add_argument("--system", choices=("none", "general_prompt"), default="none")
     parser.add_argument("--seasons", action="store_true", help="count by each season's decisions, as arms of their own")
     parser.add_argument("--adapter", type=Path, default=HERE / "adapter", help="what is measured, for its digest")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where --write keeps the figures")

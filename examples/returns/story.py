@@ -59,17 +59,17 @@ class Seen:
 class Story:
     """Tells it: moves the season, looks at the monitor's health of the task, and says what it sees.
 
-    `leading` is the version whose season ends, `standby` the one that led before.
+    `leading` is the version whose season ends, `previous_version` the one that led before.
     """
 
     def __init__(
-        self, admin: httpx.AsyncClient, shop: Shop, leading: str, standby: str, floor: float,
+        self, admin: httpx.AsyncClient, shop: Shop, leading: str, previous_version: str, floor: float,
         say: Callable[[str], None], wait_seconds_max: float, task: str = "returns",
     ) -> None:  # fmt: skip
         self.seen = Seen()
         self.took: list[float] = []
         self._admin, self._shop, self._say, self._task = admin, shop, say, task
-        self._leading, self._standby, self._floor = leading, standby, floor
+        self._leading, self._previous_version, self._floor = leading, previous_version, floor
         self._wait_seconds_max = wait_seconds_max
         self.began_at = time.time()
         self._known: dict[str, Health] = {}

@@ -1,4 +1,4 @@
-"""One gateway's duty: the audit's head is signed, and written to a file and a webhook outside Redis, at an interval."""
+"""One gateway's job: the audit's head is signed, and written to a file and a webhook outside Redis, at an interval."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 from redis.exceptions import RedisError
 
 from gateway.admin.audit_heads import Head, line_of, signed
-from gateway.background.lease import DutyLease
+from gateway.background.lease import JobLease
 from gateway.configuration.sections import AuditSettings
 from gateway.errors import SettingsError
 from gateway.services import Services
@@ -31,7 +31,7 @@ async def keep_audit_head(services: Services) -> None:
     settings = services.settings.audit
     if settings.head_key_file is None:
         await asyncio.Event().wait()  # there is nothing to do; a change needs a restart
-    lease, work = DutyLease(services.redis, "audit_head", services.name), AuditHeads(services)
+    lease, work = JobLease(services.redis, "audit_head", services.name), AuditHeads(services)
     try:
         while True:
             await lease.do(work.step)

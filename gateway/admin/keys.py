@@ -23,7 +23,7 @@ from gateway.four_eyes import (
 )
 from gateway.services import Services
 from router.policy import AUTO, UnknownFields
-from serving.object_store import Change, Shelf, reading
+from serving.object_store import Change, ObjectStore, reading
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 OVERLAP_SECONDS_MAX = 30 * 86_400
@@ -187,7 +187,7 @@ async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str
         raise _no_key(public)
     step = audited(services, admin)
     step.note("caller.delete", public, {name: before.get(name) for name in ("name", "role", "owner")}, None)
-    gone = Change(Shelf(services.redis, "callers"), public, None)  # whatever it says
+    gone = Change(ObjectStore(services.redis, "callers"), public, None)  # whatever it says
     await step.take([gone, *owner_remembered(services, public, before)])
     await services.snapshot.refresh()
     return {"public": public}

@@ -84,7 +84,7 @@ CHANGEABLE = (
     "limits.drain_seconds_max",
     "limits.pool_max_tokens_max",
     "limits.redis_gone",
-    "limits.slice_share",
+    "limits.quota_share",
     "limits.lease_timeout_seconds",
     "limits.general_share_window_seconds",
 )
@@ -190,8 +190,8 @@ def go_by(services: Services, settings: Settings, parts: Parts) -> None:
     services.admission.take_in(settings.limits)
     services.limits.take_in(parts.bounds, settings.limits)
     services.recent.take_in(settings.records.recent_bytes_max)
-    services.exits.take_in(parts.caps, settings.limits.general_share_window_seconds)
-    services.exits.look()
+    services.fallback_caps.take_in(parts.caps, settings.limits.general_share_window_seconds)
+    services.fallback_caps.look()
     services.fleet.take_in(parts.pools, time.monotonic())
     services.snapshot.deploy(parts.deployed)
     if before.log_level != settings.log_level:

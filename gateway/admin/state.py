@@ -48,7 +48,7 @@ from gateway.four_eyes import owner_remembered, owner_to_keep, with_pending
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import installation_id
-from gateway.state.snapshot import READERS, shelf_of
+from gateway.state.snapshot import READERS, object_store_of
 from serving.adapters import manifest as manifests
 from serving.adapters.artifact import ArtifactError, verify
 from serving.adapters.entries import PLACED, AliasEntry, Rollout, Version
@@ -225,9 +225,9 @@ async def _remember(redis: Redis, installation: str, left: Mapping[tuple[str, st
 
 def _steps(services: Services, present: Objects, file: Objects, prune: bool) -> Steps:
     """All steps, with a note where a key's models are none of this installation."""
-    standbys = {name: task.standbys_kept for name, task in services.settings.tasks.items()}
-    known = {"*", *standbys, *services.settings.pools, *present["versions"], *file.get("versions", {})}
-    steps = differences(present, file, prune, standbys)
+    previous_versions = {name: task.previous_versions_kept for name, task in services.settings.tasks.items()}
+    known = {"*", *previous_versions, *services.settings.pools, *present["versions"], *file.get("versions", {})}
+    steps = differences(present, file, prune, previous_versions)
     for at, step in enumerate(steps):
         models = (step.after or {}).get("models") or () if step.kind == "callers" else ()
         unknown = [name[:80] for name in models if name not in known]
@@ -240,9 +240,9 @@ async def _present(redis: Redis) -> Objects:
     """All objects with their generations, as one moment had them."""
     async with redis.pipeline(transaction=True) as pipe:
         for kind in KINDS:
-            shelf = shelf_of(redis, kind)
-            pipe.hgetall(shelf.values)
-            pipe.hgetall(shelf.generation_names)
+            object_store = object_store_of(redis, kind)
+            pipe.hgetall(object_store.values)
+            pipe.hgetall(object_store.generation_names)
         raw: list[Mapping[bytes, bytes]] = await pipe.execute()
     found: dict[Kind, dict[str, Held]] = {}
     for kind, values, generations in zip(KINDS, raw[::2], raw[1::2], strict=True):
@@ -265,7 +265,7 @@ async def _make_versions(services: Services, admin: Caller, steps: Steps, eviden
     pushed = {} if owner is None else {"created_by": admin.public, "owner": owner}
     changes: list[Change | Unchanged] = [
         Change(
-            shelf_of(services.redis, "versions"),
+            object_store_of(services.redis, "versions"),
             step.name,
             # Who brings a version in counts as who pushed it, where that must be another than who releases it.
             {**(step.after or {}), **pushed, "changed_at": time.time()},
@@ -274,7 +274,7 @@ async def _make_versions(services: Services, admin: Caller, steps: Steps, eviden
         for step in made
     ]
     changes += [
-        Unchanged(shelf_of(services.redis, step.kind), step.name, step.generation)
+        Unchanged(object_store_of(services.redis, step.kind), step.name, step.generation)
         for step in others
         if not (step.kind == "versions" and step.name in names)
     ]
@@ -310,11 +310,13 @@ async def _switch(services: Services, admin: Caller, steps: Steps, evidence: dic
     moved = [step for step in steps if step.action in ("create", "change", "remove") and step.kind != "versions"]
     if not moved:
         return []
-    for kind, shelf in (("overrides", services.overrides), ("callers", services.callers)):
+    for kind, object_store in (("overrides", services.overrides), ("callers", services.callers)):
         added = sum(step.action == "create" for step in moved if step.kind == kind)
-        if added and added + len(await shelf.all()) > OBJECTS_MAX:
+        if added and added + len(await object_store.all()) > OBJECTS_MAX:
             raise Problem("state_conflict", f"There would be more than {OBJECTS_MAX} {kind}.")
-    objects = [Change(shelf_of(services.redis, step.kind), step.name, _begun(step), step.generation) for step in moved]
+    objects = [
+        Change(object_store_of(services.redis, step.kind), step.name, _begun(step), step.generation) for step in moved
+    ]
     for step in moved:
         if step.kind == "callers" and step.action == "remove":
             objects += owner_remembered(services, step.name, step.before or {})
@@ -354,7 +356,7 @@ def _role_changes(
     redis: Redis, steps: Iterable[Difference], versions: Mapping[str, Version], generations: Mapping[str, int]
 ) -> Iterator[Change]:
     """What becomes of the versions that the aliases take up and let go. Raises RegistryError for one not placed."""
-    shelf = shelf_of(redis, "versions")
+    object_store = object_store_of(redis, "versions")
     for step in steps:
         if step.kind != "aliases":
             continue
@@ -363,12 +365,12 @@ def _role_changes(
         )
         for name, state, note in role_changes(step.name, versions, before, after):
             moved = msgspec.structs.replace(versions[name], state=state, note=note, changed_at=time.time())
-            yield Change(shelf, name, cast("dict[str, Any]", msgspec.to_builtins(moved)), generations[name])
+            yield Change(object_store, name, cast("dict[str, Any]", msgspec.to_builtins(moved)), generations[name])
 
 
 async def _place_beside(services: Services, admin: Caller, steps: Steps) -> Steps:
     """Stage what led before an alias that is new here. It is not waited for, and a failure stands in its note."""
-    beside = [step for step in steps if step.action == "standby"]
+    beside = [step for step in steps if step.action == "previous_version"]
     for step in beside:
         with conflicts():
             await _stage(services, admin, step.name)

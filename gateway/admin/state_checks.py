@@ -15,7 +15,7 @@ from gateway.admin.keys import CallerIn, LimitsIn
 from gateway.admin.state_file import GIVEN_UP, Difference, Held, Kind, Objects
 from gateway.callers import ALPHABET, PUBLIC_LENGTH, Caller, LimitName, Role
 from gateway.errors import Problem
-from gateway.features.rules.endpoints import OverrideIn, exit_fault
+from gateway.features.rules.endpoints import OverrideIn, fallback_fault
 from gateway.four_eyes import see_that_another_pushed, see_that_it_may_change
 from gateway.services import Services
 from monitoring.quality.verdicts.rollout import Plan
@@ -222,7 +222,7 @@ def _check_against_services(services: Services, admin: Caller, step: Difference)
     task = step.name if step.kind == "aliases" else after.get("task")
     if step.kind != "callers" and task is not None:
         known_task(services, task, param=step.kind, of=step.name)
-    fault = exit_fault(services, after["action"], task) if step.kind == "overrides" else None
+    fault = fallback_fault(services, after["action"], task) if step.kind == "overrides" else None
     if fault is not None:
         raise Problem("state_conflict", f"{step.name}: {fault}", step.kind)
     plan = (after.get("rollout") or {}).get("plan") if step.kind == "aliases" else None
@@ -246,7 +246,7 @@ def _check_base(services: Services, version: Version) -> None:
         raise Problem("state_conflict", text)
     most = services.settings.tasks[version.task].max_tokens_max
     told = manifests.from_json(version.manifest)
-    if max(told.sampling.get("max_tokens", 0), told.blueprint.sampling.get("max_tokens", 0)) > most:
+    if max(told.sampling.get("max_tokens", 0), told.general_prompt.sampling.get("max_tokens", 0)) > most:
         raise Problem(
             "state_conflict", f"{version.name}: its manifest samples more than the task's {most} tokens here."
         )

@@ -27,7 +27,7 @@ from serving.adapters.registry import PREVIOUS_MAX
 FORMAT = 1
 Kind = Literal["versions", "aliases", "overrides", "callers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Action = Literal["create", "change", "remove", "retire", "stage", "standby", "conflict"]
+Action = Literal["create", "change", "remove", "retire", "stage", "previous_version", "conflict"]
 IDENTITY = ("task", "number", "pool", "digest", "base_fingerprint", "rank", "size_bytes", "manifest_digest")
 """What a version's name stands for. It never changes."""
 GIVEN_UP = ("draining", "retired")
@@ -143,10 +143,10 @@ def left_at(present: Objects, file: Objects, moved: Iterable[Difference]) -> dic
 
 
 def differences(
-    present: Objects, file: Objects, prune: bool, standbys: Mapping[str, int] | None = None
+    present: Objects, file: Objects, prune: bool, previous_versions: Mapping[str, int] | None = None
 ) -> list[Difference]:
-    """All steps from the present to the file, in the order in which they are taken. `standbys` is how many versions of
-    a task that led before are placed beside an alias that is new here."""
+    """All steps from the present to the file, in the order in which they are taken. `previous_versions` is how many
+    versions of a task that led before are placed beside an alias that is new here."""
     versions = list(_version_steps(present, file))
     aliases = [_with_history(step) for step in _steps("aliases", present, file, prune, alias_content)]
     others = [step for kind in KINDS[2:] for step in _steps(kind, present, file, prune, _json)]
@@ -156,7 +156,7 @@ def differences(
     there = {name: held for name, held in present["versions"].items() if held.value is not None}
     there |= {step.name: Held(step.generation, step.after) for step in created}
     staged = list(_stagings(there, aliases))
-    beside = _standbys(there, aliases, {step.name for step in staged}, standbys or {})
+    beside = _previous_versions(there, aliases, {step.name for step in staged}, previous_versions or {})
     return [*created, *staged, *aliases, *others, *beside, *given_up]
 
 
@@ -285,7 +285,7 @@ def _stagings(there: Mapping[str, Held], aliases: list[Difference]) -> Iterator[
             yield Difference("versions", name, "stage", here.value, after, here.generation)
 
 
-def _standbys(
+def _previous_versions(
     there: Mapping[str, Held], aliases: list[Difference], staged: set[str], kept_by_task: Mapping[str, int]
 ) -> Iterator[Difference]:
     """The way back of aliases that are new here: the newest of what led before is placed as well."""
@@ -301,7 +301,9 @@ def _standbys(
                 if here.value["state"] not in PLACED and name not in staged:
                     after = {**here.value, "state": "staging"}
                     note = "it led before: the way back, which is not waited for"
-                    yield Difference("versions", name, "standby", here.value, after, here.generation, note=note)
+                    yield Difference(
+                        "versions", name, "previous_version", here.value, after, here.generation, note=note
+                    )
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""All duties, and how they are begun again: the table of what happens beside requests."""
+"""All jobs, and how they are begun again: the table of what happens beside requests."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ LAG_INTERVAL_SECONDS = 0.1
 STATE_INTERVAL_SECONDS = 30.0
 OUTAGE_INTERVAL_SECONDS = 0.5
 WELL_SECONDS = 4.0
-"""Longer than the wait between two tries of a duty."""
+"""Longer than the wait between two tries of a job."""
 RETRY_SECONDS = 0.25
 RETRY_SECONDS_MAX = 2.0
 STOP_SECONDS_MAX = 5.0
 
 
 @asynccontextmanager
-async def on_duty(services: Services) -> AsyncIterator[None]:
-    """All duties run while the block does. One that fails is logged and begun again; it takes nothing else down."""
+async def running_jobs(services: Services) -> AsyncIterator[None]:
+    """All jobs run while the block does. One that fails is logged and begun again; it takes nothing else down."""
     stopping, outage = asyncio.Event(), Outage()
-    duties: dict[str, Callable[[Services], Awaitable[None]]] = {
+    jobs: dict[str, Callable[[Services], Awaitable[None]]] = {
         "follow_snapshot": _follow_snapshot,
         "check_health": keep_checking_health,
         "reconcile": keep_reconciling,
         "tell_presence": _tell_presence,
-        "lease_slices": _lease_slices,
+        "lease_quotas": _lease_quotas,
         "run_shadows": _run_shadows,
         "keep_reviews": keep_reviewing,
         "monitor": keep_monitoring,
@@ -61,8 +61,8 @@ async def on_duty(services: Services) -> AsyncIterator[None]:
         "watch_outage": outage.watch,
     }
     tasks = [
-        asyncio.create_task(_again_and_again(services, name, duty, stopping, outage), name=name)
-        for name, duty in duties.items()
+        asyncio.create_task(_again_and_again(services, name, job, stopping, outage), name=name)
+        for name, job in jobs.items()
     ]
     try:
         yield
@@ -75,25 +75,25 @@ async def on_duty(services: Services) -> AsyncIterator[None]:
                 task.cancel()  # more than once: a library may have taken the first for a time-out of its own
             _, left = await asyncio.wait(left, timeout=0.2)
         for task in left:
-            log.error("duty %s did not stop", task.get_name())
+            log.error("job %s did not stop", task.get_name())
 
 
 class Outage:
-    """Whether Redis fails the duties. The log has an outage's beginning and its end, and not each try between them."""
+    """Whether Redis fails the jobs. The log has an outage's beginning and its end, and not each try between them."""
 
     def __init__(self) -> None:
         self._began_at: float | None = None
         self._failed_at = 0.0
 
-    def failed(self, duty: str, error: Exception) -> None:
-        """A duty has failed, and is tried again."""
+    def failed(self, job: str, error: Exception) -> None:
+        """A job has failed, and is tried again."""
         self._failed_at = time.monotonic()
         if self._began_at is None:
             self._began_at = self._failed_at
-            log.warning("Redis can't be reached: %s. Requests go on; duties wait for it, such as %s", error, duty)
+            log.warning("Redis can't be reached: %s. Requests go on; jobs wait for it, such as %s", error, job)
 
     async def watch(self, services: Services) -> None:
-        """Say so when it is over: Redis was read since, and no duty has failed for a while."""
+        """Say so when it is over: Redis was read since, and no job has failed for a while."""
         while True:
             await asyncio.sleep(OUTAGE_INTERVAL_SECONDS)
             quiet = time.monotonic() - self._failed_at > WELL_SECONDS
@@ -105,7 +105,7 @@ class Outage:
 async def _again_and_again(
     services: Services,
     name: str,
-    duty: Callable[[Services], Awaitable[None]],
+    job: Callable[[Services], Awaitable[None]],
     stopping: asyncio.Event,
     outage: Outage,
 ) -> None:
@@ -113,13 +113,13 @@ async def _again_and_again(
     while not stopping.is_set():
         began = time.monotonic()
         try:
-            await duty(services)
+            await job(services)
         except (RedisError, ConnectionError, TimeoutError) as error:
             outage.failed(name, error)
         except OSError as error:
-            log.warning("duty %s: %s", name, error)
+            log.warning("job %s: %s", name, error)
         except Exception:
-            log.exception("duty %s failed", name)
+            log.exception("job %s failed", name)
         lasted = time.monotonic() - began > RETRY_SECONDS_MAX
         wait_seconds = RETRY_SECONDS if lasted else min(2 * wait_seconds, RETRY_SECONDS_MAX)
         await asyncio.sleep(wait_seconds)
@@ -144,8 +144,8 @@ async def _tell_presence(services: Services) -> None:
         raise
 
 
-async def _lease_slices(services: Services) -> None:
-    await services.limits.slices.keep(services.exits.look)
+async def _lease_quotas(services: Services) -> None:
+    await services.limits.quotas.keep(services.fallback_caps.look)
 
 
 async def _flush_records(services: Services) -> None:

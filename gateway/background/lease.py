@@ -1,4 +1,4 @@
-"""Which gateway has a duty that one alone may do: a lease in Redis, renewed for as long as the work goes on."""
+"""Which gateway has a job that one alone may do: a lease in Redis, renewed for as long as the work goes on."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ return 0
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
-class DutyLease:
-    """Who of all gateways has a duty: one at a time, for as long as it renews."""
+class JobLease:
+    """Who of all gateways has a job: one at a time, for as long as it renews."""
 
-    def __init__(self, redis: Redis, duty: str, owner: str) -> None:
+    def __init__(self, redis: Redis, job: str, owner: str) -> None:
         self._renew = redis.register_script(RENEW)
         self._release = redis.register_script(RELEASE)
-        self._key = f"apprentice:duty:{duty}"
+        self._key = f"apprentice:job:{job}"
         self._owner = owner
         self.taken_anew = False
-        """Set when the duty was taken, not just kept: another gateway may have had it since. For its user to clear."""
+        """Set when the job was taken, not just kept: another gateway may have had it since. For its user to clear."""
 
     async def mine(self) -> bool:
-        """Take the duty or keep it. False while another gateway has it. Raises RedisError."""
+        """Take the job or keep it. False while another gateway has it. Raises RedisError."""
         held = int(await self._renew(keys=[self._key], args=[self._owner, LEASE_SECONDS * 1000]))
         self.taken_anew = self.taken_anew or held == 2
         return held > 0
 
     async def do(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Do some of the duty if it is this gateway's; it is kept meanwhile, and the work is cancelled once another
+        """Do some of the job if it is this gateway's; it is kept meanwhile, and the work is cancelled once another
         gateway has it. Whether it was done to its end. Raises what `work` raises, and RedisError."""
         if not await self.mine():
             return False

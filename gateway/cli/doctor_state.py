@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.cli.doctor_checks import Finding, ok, problem, warning
-from gateway.cli.doctor_rungs import check_confidence, check_coverage
+from gateway.cli.doctor_unjudged import check_confidence, check_coverage
 from gateway.cli.tables import size
 from gateway.configuration.settings import Settings
 from gateway.errors import StateError

@@ -146,7 +146,7 @@ def _tell_calibration(out: Printer, found: dict[str, Any]) -> None:
     elif own is not None:
         out.say(
             f"The task's own target, {_percent(own['wrong_share_max'])}, can't be certified by these rows: where the "
-            "rung is enforced, every answer goes to the exit."
+            "check is enforced, every answer goes to the fallback."
         )
     rows = [
         (

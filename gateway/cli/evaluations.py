@@ -63,7 +63,8 @@ def evaluate(
         ),
     ],
     arms: Annotated[
-        str | None, typer.Option(help="adapter, general, or adapter,general. Unset: both, where the task has an exit.")
+        str | None,
+        typer.Option(help="adapter, general, or adapter,general. Unset: both, where the task has a fallback."),
     ] = None,
     against: Annotated[
         str | None, typer.Option(metavar="VERSION", help="Another version of the task, as an arm beside them.")

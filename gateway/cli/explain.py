@@ -17,7 +17,7 @@ def explain(
     out: Printer,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
 ) -> None:
-    """Tell why a request went where it went: what each rung said of it, with score and threshold, and how it ended."""
+    """Tell why a request went where it went: what each check said of it, with score and threshold, and how it ended."""
     if not request_id.strip():
         raise Unusable("REQUEST_ID is empty: give the x-request-id of an answer.")
     told = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")
@@ -26,7 +26,7 @@ def explain(
     record = told["record"]
     out.pairs((name, record[name]) for name in ("id", "task", "version", "pool", "reason", "outcome"))
     if record["findings"]:
-        columns = ("rung", "version", "mode", "verdict", "score", "threshold", "nearest", "note")
+        columns = ("check", "version", "mode", "verdict", "score", "threshold", "nearest", "note")
         out.table(columns, map(_row, record["findings"]))
     for sentence in told["explanation"]:
         out.say(sentence)
@@ -36,4 +36,4 @@ def _row(found: dict[str, Any]) -> Row:
     numbers = ["-" if found[name] is None else f"{found[name]:.4g}" for name in ("score", "threshold")]
     verdict = "fired" if found["fired"] else "let pass"
     whose, near = found["version"] or "-", ", ".join(found["neighbours"]) or "-"
-    return found["rung"], whose, found["mode"], verdict, *numbers, near, found["note"] or "-"
+    return found["check"], whose, found["mode"], verdict, *numbers, near, found["note"] or "-"

@@ -24,7 +24,7 @@ STYLES: Mapping[str, str] = {
     "ready": "green",
     "canary": "yellow",
     "shadow": "yellow",
-    "standby": "cyan",
+    "previous_version": "cyan",
     "quarantined": "bold red",
     "failed": "bold red",
     "retired": "dim",

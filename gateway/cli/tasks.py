@@ -51,7 +51,7 @@ def changed(
     note: Annotated[str, typer.Option(metavar="TEXT", help="What changes.")] = "",
     override: Annotated[
         Literal["general", "refuse", "none"] | None,
-        typer.Option(help="Where its requests go meanwhile. Unset: general, where the task has an exit."),
+        typer.Option(help="Where its requests go meanwhile. Unset: general, where the task has a fallback."),
     ] = None,
     message: Annotated[str | None, typer.Option(metavar="TEXT", help="With refuse: what callers are told.")] = None,
     until: Annotated[

@@ -164,8 +164,8 @@ class TaskMonitorSettings(Section):
     ) -> Iterator[str]:
         """Sentences on what can't be used, each beginning with its key; none if all is well.
 
-        `explored_share` is that of the task's rung `degraded`; `reached` are the pools that the task's text may be sent
-        to (None: all). `general_pool` judges where no pool is named.
+        `explored_share` is that of the task's check `degraded`; `reached` are the pools that the task's text may be
+        sent to (None: all). `general_pool` judges where no pool is named.
         """
         yield from self._faults_of_metrics(name, metrics)
         yield from self._faults_of_shares(name, explored_share)
@@ -193,7 +193,7 @@ class TaskMonitorSettings(Section):
         elif "kept_steps" in self.model_fields_set and steps and steps[-1] < explored_share:
             yield (
                 f"{key}.kept_steps: {steps[-1]:g} is less than explored_share ({explored_share:g}), at which the steps "
-                f"end: leave it out, or lower tasks.{name}.rungs.degraded.explored_share"
+                f"end: leave it out, or lower tasks.{name}.checks.degraded.explored_share"
             )
         raised = "shadow_share_suspect" in self.model_fields_set
         if raised and self.shadow_share_suspect < self.shadow_share:
@@ -211,8 +211,8 @@ class TaskMonitorSettings(Section):
         judges_itself: bool = False,
         general_pool: str | None = None,
     ) -> Plan:
-        """As the monitor goes by it. `explored_share` and `enforced` are those of the task's rung `degraded`;
-        `judges_itself` says that the exit's model is the judge. `general_pool` judges where no pool is named."""
+        """As the monitor goes by it. `explored_share` and `enforced` are those of the task's check `degraded`;
+        `judges_itself` says that the fallback's model is the judge. `general_pool` judges where no pool is named."""
         metric = self.feedback_metric or ("correct" if "correct" in metrics else None)
         return Plan(
             feedback_metric=metric,

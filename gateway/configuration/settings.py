@@ -78,13 +78,13 @@ class LimitSettings(DoorLimits, QueueLimits):
         4096, ge=1, le=1_000_000, description="Most completion tokens one may ask of a pool that is named as the model."
     )
     redis_gone: RedisGone = Field(
-        "open", description="What keys' limits do without Redis, once their slices are spent: open lets all through."
+        "open", description="What keys' limits do without Redis, once their quotas are spent: open lets all through."
     )
-    slice_share: float = Field(
+    quota_share: float = Field(
         0.02, gt=0, le=1, description="Share of a key's limit that one gateway leases at once, to spend without asking."
     )
     lease_timeout_seconds: float = Field(
-        0.5, gt=0, le=60, description="Longest wait for such a slice, of a request and of the duty that fetches them."
+        0.5, gt=0, le=60, description="Longest wait for such a quota, of a request and of the job that fetches them."
     )
     general_share_window_seconds: Seconds = Field(
         600.0, description="Over how long a task's general_share_max is counted."
@@ -259,9 +259,9 @@ class Settings(BaseSettings):
                 raise ValueError("; ".join(faults))
             if faults := list(self._faults_of_monitor(name, task)):
                 raise ValueError("; ".join(faults))
-            exit_pool = self.pools.get(task.exit_pool or "")
-            if task.general_usd_per_day is not None and (exit_pool is None or exit_pool.price is None):
-                raise ValueError(f"tasks.{name}.general_usd_per_day: its exit pool needs a price")
+            fallback_pool = self.pools.get(task.fallback_pool or "")
+            if task.general_usd_per_day is not None and (fallback_pool is None or fallback_pool.price is None):
+                raise ValueError(f"tasks.{name}.general_usd_per_day: its fallback pool needs a price")
         if self.monitor.webhook_key is not None and self.monitor.webhook_url is None:
             raise ValueError("monitor.webhook_key: nothing is sent that it could sign: set monitor.webhook_url too")
         if self.admin_key is not None and split_key(self.admin_key.get_secret_value()) is None:
@@ -287,7 +287,7 @@ class Settings(BaseSettings):
 
     def _faults_of_monitor(self, name: str, task: TaskSettings) -> Iterator[str]:
         """Of how a task is watched, as `faults` tells them."""
-        pools, explored_share = frozenset(self.pools), task.rungs.degraded.explored_share
+        pools, explored_share = frozenset(self.pools), task.checks.degraded.explored_share
         reached, metrics = task.pools_allowed, self.feedback_metrics
         yield from task.monitor.faults(name, pools, metrics, explored_share, reached, self.general_pool)
 
@@ -322,10 +322,10 @@ class Settings(BaseSettings):
     def plan(self, task: str) -> Plan:
         """How a task's versions are watched."""
         found = self.tasks[task]
-        rung = found.rungs.degraded
+        check = found.checks.degraded
         return found.monitor.plan(
-            rung.explored_share,
-            rung.mode == "enforce",
+            check.explored_share,
+            check.mode == "enforce",
             frozenset(self.feedback_metrics),
             self.monitor,
             self._judges_itself(task),
@@ -333,12 +333,12 @@ class Settings(BaseSettings):
         )
 
     def _judges_itself(self, task: str) -> bool:
-        """Whether the model that judges the task's pairs is that of its exit."""
-        judge, exit_pool = self.tasks[task].monitor.judge, self.pools.get(self.tasks[task].exit_pool or "")
+        """Whether the model that judges the task's pairs is that of its fallback."""
+        judge, fallback_pool = self.tasks[task].monitor.judge, self.pools.get(self.tasks[task].fallback_pool or "")
         judging = self.pools.get(judge.pool or self.general_pool)
-        if judge.kind != "model" or exit_pool is None or judging is None:
+        if judge.kind != "model" or fallback_pool is None or judging is None:
             return False
-        return judging is exit_pool or judging.base_model == exit_pool.base_model
+        return judging is fallback_pool or judging.base_model == fallback_pool.base_model
 
     @property
     def archive(self) -> Path:

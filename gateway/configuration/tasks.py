@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, Field
 from gateway.configuration.monitor import TaskMonitorSettings
 from gateway.configuration.sections import BodySection, Name, Seconds, Section
 from gateway.formats.parameters import NEVER_WITH_ADAPTERS
-from router.decision import WITHOUT_EXITS, Reason
-from router.policy import AUTO, COMMIT_POLICIES, CacheIsolation, ExitBreaks, TaskPolicy
-from router.rungs import RUNGS, Exit, Mode, Rung, RungName
+from router.checks import CHECKS, Check, CheckName, FallbackName, Mode
+from router.decision import WITHOUT_FALLBACKS, Reason
+from router.policy import AUTO, COMMIT_POLICIES, CacheIsolation, FallbackBreaks, TaskPolicy
 
 
 def _mode_of(raw: Any) -> Any:
@@ -25,37 +25,37 @@ def _mode_of(raw: Any) -> Any:
 
 def _reason_of(raw: Any) -> Any:
     if raw not in get_args(Reason):
-        known = ", ".join(reason for reason in get_args(Reason) if reason not in WITHOUT_EXITS)
+        known = ", ".join(reason for reason in get_args(Reason) if reason not in WITHOUT_FALLBACKS)
         raise ValueError(f"there is no such reason: name one of {known}")
     return raw
 
 
-def _exits_of(raw: Any) -> Any:
-    """What stands for a reason's exits, with one sentence for all that they can't be."""
-    known = get_args(Exit)
+def _fallbacks_of(raw: Any) -> Any:
+    """What stands for a reason's fallbacks, with one sentence for all that they can't be."""
+    known = get_args(FallbackName)
     if isinstance(raw, str) and raw in known:
         raise ValueError(f"it is a list: write [{raw}]")
     if not isinstance(raw, list | tuple) or not 1 <= len(raw) <= len(known):
-        raise ValueError(f"it is a list of 1 to {len(known)} exits, of {', '.join(known)}")
-    for exit_ in raw:
-        if exit_ not in known:
-            raise ValueError(f"{str(exit_)[:40]!r} is no exit: name general, standby or needs_human")
+        raise ValueError(f"it is a list of 1 to {len(known)} fallbacks, of {', '.join(known)}")
+    for fallback_ in raw:
+        if fallback_ not in known:
+            raise ValueError(f"{str(fallback_)[:40]!r} is no fallback: name general, previous_version or needs_human")
     return raw
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-RungMode = Annotated[Mode, BeforeValidator(_mode_of)]
-Exits = Annotated[tuple[Exit, ...], Field(min_length=1, max_length=3), BeforeValidator(_exits_of)]
+CheckMode = Annotated[Mode, BeforeValidator(_mode_of)]
+Fallbacks = Annotated[tuple[FallbackName, ...], Field(min_length=1, max_length=3), BeforeValidator(_fallbacks_of)]
 SELECTORS = r"^(last_user|user_turns|dialogue|field:[^\s]{1,200})$"
 
 
-class RungSection(Section):
-    """One rung: whether it is asked, and acted on."""
+class CheckSection(Section):
+    """One check: whether it is asked, and acted on."""
 
-    mode: RungMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+    mode: CheckMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
 
 
-class DegradedSettings(RungSection):
+class DegradedSettings(CheckSection):
     """What is done where a version's verdict is degraded."""
 
     explored_share: Share = Field(
@@ -63,7 +63,7 @@ class DegradedSettings(RungSection):
     )
 
 
-class OutOfScopeSettings(RungSection):
+class OutOfScopeSettings(CheckSection):
     """What is done where an input is unlike what the version was trained on."""
 
     deferred_share: Share = Field(
@@ -71,30 +71,30 @@ class OutOfScopeSettings(RungSection):
     )
 
 
-class HoldoutSettings(RungSection):
-    """A random share that goes to the exit, so that both arms stay measurable."""
+class HoldoutSettings(CheckSection):
+    """A random share that goes to the fallback, so that both arms stay measurable."""
 
     share: Share = Field(0.02, description="Share of the requests in scope, drawn by session.")
 
 
-class PredictedGainSettings(RungSection):
+class PredictedGainSettings(CheckSection):
     """What is done where general is expected to do better; only where that was shown by measurement."""
 
     general_share_max: Share = Field(
-        0.2, description="Share of the requests that it may send to the exit: the cost budget."
+        0.2, description="Share of the requests that it may send to the fallback: the cost budget."
     )
 
 
-class ContractSettings(RungSection):
+class ContractSettings(CheckSection):
     """What is done where an answer breaks the version's contract."""
 
     constrained: bool = Field(False, description="Whether the engine is told to answer in no other form.")
-    exit_breaks: ExitBreaks = Field(
-        "error", description="What becomes of an exit's answer that breaks it too: an error, or a header on it."
+    fallback_breaks: FallbackBreaks = Field(
+        "error", description="What becomes of a fallback's answer that breaks it too: an error, or a header on it."
     )
 
 
-class LowConfidenceSettings(RungSection):
+class LowConfidenceSettings(CheckSection):
     """What is done where an answer is not sure enough."""
 
     wrong_share_max: Share = Field(
@@ -102,12 +102,12 @@ class LowConfidenceSettings(RungSection):
     )
 
 
-class RefusalSettings(RungSection):
+class RefusalSettings(CheckSection):
     """What is done where an answer is a refusal or empty, or calls a tool that was not offered."""
 
 
-class RungSettings(Section):
-    """The rungs between a task's requests and its adapter."""
+class CheckSettings(Section):
+    """The checks between a task's requests and its adapter."""
 
     degraded: DegradedSettings = DegradedSettings()
     out_of_scope: OutOfScopeSettings = OutOfScopeSettings()
@@ -117,7 +117,7 @@ class RungSettings(Section):
     low_confidence: LowConfidenceSettings = LowConfidenceSettings()
     refusal: RefusalSettings = RefusalSettings()
 
-    def used(self) -> Mapping[RungName, Rung]:
+    def used(self) -> Mapping[CheckName, Check]:
         """Those that are not off, in their order, as the router goes by them."""
         shares: Mapping[str, float] = {
             "degraded": self.degraded.explored_share,
@@ -126,9 +126,9 @@ class RungSettings(Section):
             "predicted_gain": self.predicted_gain.general_share_max,
             "low_confidence": self.low_confidence.wrong_share_max,
         }
-        modes: dict[RungName, Mode] = {name: getattr(self, name).mode for name in RUNGS}
+        modes: dict[CheckName, Mode] = {name: getattr(self, name).mode for name in CHECKS}
         return MappingProxyType(
-            {name: Rung(mode, shares.get(name, 0.0)) for name, mode in modes.items() if mode != "off"}
+            {name: Check(mode, shares.get(name, 0.0)) for name, mode in modes.items() if mode != "off"}
         )
 
 
@@ -136,7 +136,9 @@ class TaskSettings(BodySection):
     """One task: a named, specific job that adapters are trained for."""
 
     description: str = Field("", max_length=500, description="What the task is, for people.")
-    exit_pool: Name | None = Field("general", description="Pool that answers where the adapter can't; null: an error.")
+    fallback_pool: Name | None = Field(
+        "general", description="Pool that answers where the adapter can't; null: an error."
+    )
     commit: str = Field(
         "first_token",
         pattern=COMMIT_POLICIES,
@@ -148,8 +150,8 @@ class TaskSettings(BodySection):
         "unset: limits.answer_timeout_seconds.",
     )
     max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens one may ask for.")
-    standbys_kept: int = Field(
-        2, ge=1, le=1000, description="Versions on standby that stay loaded; older ones are unloaded."
+    previous_versions_kept: int = Field(
+        2, ge=1, le=1000, description="Previous versions that stay loaded; older ones are unloaded."
     )
     cache_isolation: CacheIsolation | None = Field(
         None, description="Whose prompts share an engine's cache; unset: as the gateway's cache_isolation."
@@ -158,19 +160,19 @@ class TaskSettings(BodySection):
         None,
         ge=0,
         le=1,
-        description="Largest share of the task's requests that its exit pool answers; no shadow counts. Unset: all.",
+        description="Largest share of the task's requests for its fallback pool; no shadow counts. Unset: all.",
     )
     general_usd_per_day: float | None = Field(
         None,
         gt=0,
         le=1_000_000,
-        description="US dollars that its exit pool may cost in a day of UTC, without shadows. Unset: no cap.",
+        description="US dollars that its fallback pool may cost in a day of UTC, without shadows. Unset: no cap.",
     )
 
-    rungs: RungSettings = RungSettings()
-    exits: dict[Annotated[Reason, BeforeValidator(_reason_of)], Exits] = Field(
+    checks: CheckSettings = CheckSettings()
+    fallbacks: dict[Annotated[Reason, BeforeValidator(_reason_of)], Fallbacks] = Field(
         default_factory=dict,
-        description="For a reason, where its requests go, in order: general, standby, needs_human. Else: general.",
+        description="Fallbacks by reason, in order, of general, previous_version, needs_human. Else: general.",
     )
     pools_allowed: frozenset[Name] | None = Field(
         None, description="Pools that the task's texts may be sent to. Unset: all."
@@ -188,63 +190,67 @@ class TaskSettings(BodySection):
             yield f"tasks.{name}: {AUTO!r} is the model that finds the task: name it otherwise"
         for field in sorted(self.parameters_allowed & NEVER_WITH_ADAPTERS):
             yield f"tasks.{name}.parameters_allowed: {field} ends a vLLM engine that has adapters loaded: leave it out"
-        if self.exit_pool is not None and self.exit_pool not in pools:
-            yield f"tasks.{name}.exit_pool: there is no pool {self.exit_pool!r}"
+        if self.fallback_pool is not None and self.fallback_pool not in pools:
+            yield f"tasks.{name}.fallback_pool: there is no pool {self.fallback_pool!r}"
         for pool in sorted((self.pools_allowed or frozenset()) - pools):
             yield f"tasks.{name}.pools_allowed: there is no pool {pool!r}"
-        if self.pools_allowed is not None and self.exit_pool is not None and self.exit_pool not in self.pools_allowed:
-            yield f"tasks.{name}.pools_allowed: it lacks the exit pool {self.exit_pool!r}"
-        yield from self._faults_of_exits(name)
+        if (
+            self.pools_allowed is not None
+            and self.fallback_pool is not None
+            and self.fallback_pool not in self.pools_allowed
+        ):
+            yield f"tasks.{name}.pools_allowed: it lacks the fallback pool {self.fallback_pool!r}"
+        yield from self._faults_of_fallbacks(name)
         yield from self._faults_of_shares(name)
         yield from self._faults_of_commit(name)
         yield from self._faults_of_hold(name, request_timeout_seconds)
 
-    def has_exit(self, reason: Reason) -> bool:
-        """Whether anything answers, or a person is asked, where a request goes to the exit for this reason."""
-        return self.exit_pool is not None or reason in self.exits
+    def has_fallback(self, reason: Reason) -> bool:
+        """Whether anything answers, or a person is asked, where a request goes to the fallback for this reason."""
+        return self.fallback_pool is not None or reason in self.fallbacks
 
-    def _faults_of_exits(self, name: str) -> Iterator[str]:
-        for reason, exits in self.exits.items():
-            key = f"tasks.{name}.exits.{reason}"
-            if reason in WITHOUT_EXITS:
-                yield f"{key}: nothing goes to an exit for this reason; leave it out"
-            if len(set(exits)) < len(exits):
-                yield f"{key}: an exit stands there twice"
-            if "needs_human" in exits[:-1]:
-                yield f"{key}: needs_human is the last exit, since a person can always be asked"
-            if "general" in exits and self.exit_pool is None:
-                yield f"{key}: general is the exit_pool, and there is none"
-        for rung in RUNGS:
-            if getattr(self.rungs, rung).mode == "enforce" and not self.has_exit(rung):
-                yield f"tasks.{name}.rungs.{rung}: it has no exit: set exit_pool, or exits.{rung}"
+    def _faults_of_fallbacks(self, name: str) -> Iterator[str]:
+        for reason, fallbacks in self.fallbacks.items():
+            key = f"tasks.{name}.fallbacks.{reason}"
+            if reason in WITHOUT_FALLBACKS:
+                yield f"{key}: nothing goes to a fallback for this reason; leave it out"
+            if len(set(fallbacks)) < len(fallbacks):
+                yield f"{key}: a fallback stands there twice"
+            if "needs_human" in fallbacks[:-1]:
+                yield f"{key}: needs_human is the last fallback, since a person can always be asked"
+            if "general" in fallbacks and self.fallback_pool is None:
+                yield f"{key}: general is the fallback_pool, and there is none"
+        for check in CHECKS:
+            if getattr(self.checks, check).mode == "enforce" and not self.has_fallback(check):
+                yield f"tasks.{name}.checks.{check}: it has no fallback: set fallback_pool, or fallbacks.{check}"
 
     def _faults_of_shares(self, name: str) -> Iterator[str]:
-        """Shares with which a rung lets no answer through, never fires, or never ends."""
-        some, outside, degraded = self.rungs.low_confidence, self.rungs.out_of_scope, self.rungs.degraded
+        """Shares with which a check lets no answer through, never fires, or never ends."""
+        some, outside, degraded = self.checks.low_confidence, self.checks.out_of_scope, self.checks.degraded
         if some.mode != "off" and some.wrong_share_max == 0:
-            key = f"tasks.{name}.rungs.low_confidence.wrong_share_max"
+            key = f"tasks.{name}.checks.low_confidence.wrong_share_max"
             yield f"{key}: it must be above 0: no threshold can promise that no answer is wrong, so none would be kept"
         if outside.mode == "enforce" and outside.deferred_share == 0:
-            key = f"tasks.{name}.rungs.out_of_scope.deferred_share"
-            yield f"{key}: it must be above 0: with 0 the rung never fires; or set its mode to observe or off"
+            key = f"tasks.{name}.checks.out_of_scope.deferred_share"
+            yield f"{key}: it must be above 0: with 0 the check never fires; or set its mode to observe or off"
         if degraded.mode == "enforce" and degraded.explored_share == 0:
-            key = f"tasks.{name}.rungs.degraded.explored_share"
+            key = f"tasks.{name}.checks.degraded.explored_share"
             yield f"{key}: it must be above 0: a version that keeps nothing is never seen to recover"
 
     def _faults_of_commit(self, name: str) -> Iterator[str]:
-        """Rungs after the answer can be enforced only as long as the answer is not the caller's."""
+        """Checks after the answer can be enforced only as long as the answer is not the caller's."""
         if self.commit == "complete":
             return
-        for rung in ("contract", "low_confidence", "refusal"):
-            if getattr(self.rungs, rung).mode != "enforce":
+        for check in ("contract", "low_confidence", "refusal"):
+            if getattr(self.checks, check).mode != "enforce":
                 continue
-            some = rung == "low_confidence"
+            some = check == "low_confidence"
             if some and self.commit != "first_token":
                 continue
             what = "the answer's first tokens" if some else "the whole answer"
             instead = "complete or tokens:N" if some else "complete"
             yield (
-                f"tasks.{name}.rungs.{rung}.mode: enforce looks at {what}, and with commit: {self.commit} a stream is "
+                f"tasks.{name}.checks.{check}.mode: enforce needs {what}, and with commit: {self.commit} a stream is "
                 f"the caller's before that: set tasks.{name}.commit to {instead}, or the mode to observe"
             )
 
@@ -265,19 +271,19 @@ class TaskSettings(BodySection):
         """As the router decides with it."""
         return TaskPolicy(
             name,
-            self.exit_pool,
+            self.fallback_pool,
             self.commit,
             self.parameters_allowed,
             self.max_tokens_max,
             self.n_max,
             self.hold_seconds_max,
             self.cache_isolation or cache_isolation,
-            self.rungs.used(),
-            MappingProxyType({str(reason): exits for reason, exits in self.exits.items()}),
+            self.checks.used(),
+            MappingProxyType({str(reason): fallbacks for reason, fallbacks in self.fallbacks.items()}),
             self.pools_allowed,
             self.selector,
-            self.rungs.contract.constrained,
-            self.rungs.contract.exit_breaks,
+            self.checks.contract.constrained,
+            self.checks.contract.fallback_breaks,
             self.unknown_fields,
             self.max_tokens_over,
         )

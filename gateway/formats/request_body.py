@@ -285,7 +285,8 @@ class RequestBody:
         return self._fields.get("tools") if self.read.tools else None
 
     def for_engine(self, choice: Choice, added: Mapping[str, Any] | None = None) -> bytes:
-        """The body as this choice's engine gets it: its model, its version's sampling, its blueprint, what is `added`.
+        """The body as this choice's engine gets it: its model, its version's sampling, its general prompt, what is
+        `added`.
 
         Raises Problem (503) where a pool stands in for an adapter whose engine can't give the answer its form.
         """
@@ -302,12 +303,12 @@ class RequestBody:
             self._add_system(fields, choice.system, after=True)
         if choice.version is not None:
             self._add_sampling(fields, choice.version.sampling)
-        elif choice.blueprint_of is not None:
-            blueprint = choice.blueprint_of.blueprint
-            self._add_sampling(fields, blueprint.sampling)
-            if blueprint.response_format and not self.shapes_its_answer():
-                fields["response_format"] = blueprint.response_format
-            self._add_system(fields, blueprint.system)
+        elif choice.general_prompt_of is not None:
+            general_prompt = choice.general_prompt_of.general_prompt
+            self._add_sampling(fields, general_prompt.sampling)
+            if general_prompt.response_format and not self.shapes_its_answer():
+                fields["response_format"] = general_prompt.response_format
+            self._add_system(fields, general_prompt.system)
         if added:
             fields.update(added)
         if choice.pool.engine == "openai":
@@ -338,7 +339,7 @@ class RequestBody:
                 fields[name] = value
 
     def shapes_its_answer(self) -> bool:
-        """Whether the caller says itself what form the answer has: the blueprint's form then stays out."""
+        """Whether the caller says itself what form the answer has: the general prompt's form then stays out."""
         named = self._fields.keys() & {"structured_outputs", "tools"}
         return bool(named) or self.read.response_format is not None
 

@@ -1,5 +1,5 @@
-"""What a task may send to its exit: a share of its requests, and US dollars a day. Past a cap the exit is closed to it,
-so that one sick adapter doesn't drown the general pool. The router decides by that fact alone.
+"""What a task may send to its fallback: a share of its requests, and US dollars a day. Past a cap the fallback is
+closed to it, so that one sick adapter doesn't drown the general pool. The router decides by that fact alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gateway.formats.request_body import RequestBody
 from gateway.limits.limits import NANOS, Bound, Limits, cut_off, nanos_cut_off
-from gateway.limits.quotas import Allowance, Slice
+from gateway.limits.quotas import Allowance, Quota
 from monitoring.cost import Price
 from monitoring.records import Record
 from router.decision import Choice
@@ -19,7 +19,7 @@ from router.decision import Choice
 PARTS = 20
 """The window of a share moves on by so many parts of it."""
 REQUESTS_MIN = 20
-"""A share counts as if the task had had so many requests at least: else the first one would close the exit."""
+"""A share counts as if the task had had so many requests at least: else the first one would close the fallback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,50 +31,50 @@ class Cap:
 
 
 class Share:
-    """A task's requests over the last so many seconds, and how many of them went to its exit."""
+    """A task's requests over the last so many seconds, and how many of them went to its fallback."""
 
     def __init__(self, share_max: float, window_seconds: float) -> None:
         self._share_max = share_max
         self._part_seconds = window_seconds / PARTS
         self._parts: deque[list[int]] = deque()
         self._requests = 0
-        self._exits = 0
+        self._fallbacks = 0
 
-    def count(self, now: float, requests: int, exits: int) -> None:
+    def count(self, now: float, requests: int, fallbacks: int) -> None:
         """Add to the present part; what is too old goes."""
         part = int(now / self._part_seconds)
         if not self._parts or self._parts[-1][0] != part:
             self._parts.append([part, 0, 0])
         self._parts[-1][1] += requests
-        self._parts[-1][2] += exits
+        self._parts[-1][2] += fallbacks
         self._requests += requests
-        self._exits += exits
+        self._fallbacks += fallbacks
         while self._parts[0][0] <= part - PARTS:
-            _, old_requests, old_exits = self._parts.popleft()
+            _, old_requests, old_fallbacks = self._parts.popleft()
             self._requests -= old_requests
-            self._exits -= old_exits
+            self._fallbacks -= old_fallbacks
 
     def has_room(self, now: float) -> bool:
-        """Whether one more request may go to the exit."""
+        """Whether one more request may go to the fallback."""
         self.count(now, 0, 0)
-        return self._exits + 1 <= self._share_max * max(self._requests, REQUESTS_MIN)
+        return self._fallbacks + 1 <= self._share_max * max(self._requests, REQUESTS_MIN)
 
 
 class Leave:
-    """One request's leave to go to its task's exit. It is settled once."""
+    """One request's leave to go to its task's fallback. It is settled once."""
 
     __slots__ = ("estimate", "reserved", "taken", "wasted_before")
 
     def __init__(self, wasted_before: float) -> None:
-        self.taken: Slice | None = None
+        self.taken: Quota | None = None
         self.reserved = 0
         self.estimate = (0, 0)
         """Tokens of the prompt, and of the answers at most."""
         self.wasted_before = wasted_before
 
 
-class Exits:
-    """Counts what goes to the exits of tasks that have a cap. `closed` are those whose exit is closed now."""
+class FallbackCaps:
+    """Counts what goes to the fallbacks of tasks that have a cap. `closed` are those whose fallback is closed now."""
 
     def __init__(self, caps: Mapping[str, Cap], window_seconds: float, limits: Limits) -> None:
         self._limits = limits
@@ -99,23 +99,23 @@ class Exits:
         self._tasks = frozenset(self._shares.keys() | self._money.keys())
 
     def _kept(self, task: str, limit: int) -> Allowance:
-        allowance = self._limits.slices.allowance(f"task:{task}", "exit_usd_per_day", "day", limit)
+        allowance = self._limits.quotas.allowance(f"task:{task}", "fallback_usd_per_day", "day", limit)
         allowance.kept = True
-        self._limits.slices.feed(allowance)
+        self._limits.quotas.feed(allowance)
         return allowance
 
     async def begin(self) -> None:
-        """Get the first slices, and see which exits are closed."""
-        await self._limits.slices.round()
+        """Get the first quotas, and see which fallbacks are closed."""
+        await self._limits.quotas.round()
         self.look()
 
     def look(self) -> None:
-        """See which exits are closed at this moment."""
+        """See which fallbacks are closed at this moment."""
         now = time.monotonic()
         self.closed = frozenset(task for task in self._tasks if not self._is_open(task, now))
 
     def went(self, choice: Choice, leave: Leave | None, body: RequestBody, record: Record) -> Leave | None:
-        """A request is sent to this choice; if that is a capped exit, it takes leave for it, unless it has it."""
+        """A request is sent to this choice; if that is a capped fallback, it takes leave for it, unless it has it."""
         task = choice.task.name if choice.task is not None and choice.version is None else ""
         if leave is not None or task not in self._tasks:
             return leave
@@ -129,7 +129,7 @@ class Exits:
         return leave
 
     def _reserve(self, allowance: Allowance, leave: Leave, bound: Bound, body: RequestBody, now: float) -> None:
-        held = allowance.slice_at(now)
+        held = allowance.quota_at(now)
         if held is None or held.free <= 0:
             self._limits.let_through()
         if held is None:
@@ -139,13 +139,13 @@ class Exits:
         held.reserved += leave.reserved
         allowance.expect(max(allowance.need, min(leave.reserved, allowance.limit)))
         if 2 * held.free < allowance.target and not held.dry:
-            self._limits.slices.feed(allowance)
+            self._limits.quotas.feed(allowance)
 
     def settle(self, record: Record, leave: Leave | None, price: Price | None = None) -> None:
-        """A request is over: count it, and what it cost at the exit, failed attempts there included.
+        """A request is over: count it, and what it cost at the fallback, failed attempts there included.
 
         Of one that was cut off what it is thought to have cost counts, at this `price`: that of its pool. What a
-        version cost that answered after all, as its exit failed, does not.
+        version cost that answered after all, as its fallback failed, does not.
         """
         there = record.version is None
         if leave is not None and leave.taken is not None:  # also where its task has no cap any more
@@ -172,10 +172,10 @@ class Exits:
             return False
         if allowance is None:
             return True
-        held = allowance.slice_at(now)
-        if held is None and not allowance.told and not self._limits.slices.gone:
+        held = allowance.quota_at(now)
+        if held is None and not allowance.told and not self._limits.quotas.gone:
             return True  # a cap that is new: Redis will tell in a moment
         if held is not None and held.free >= max(1, allowance.need):
             return True
         reached = held is not None and held.dry
-        return not reached and self._limits.slices.gone and self._limits.open_without_redis
+        return not reached and self._limits.quotas.gone and self._limits.open_without_redis

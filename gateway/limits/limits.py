@@ -17,7 +17,7 @@ from gateway.callers import Caller, CallerLimits, LimitName
 from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
 from gateway.formats.request_body import RequestBody
-from gateway.limits.quotas import INTERVAL_SECONDS, SPAN_SECONDS, Allowance, Slice, Slices, Span, spent
+from gateway.limits.quotas import INTERVAL_SECONDS, SPAN_SECONDS, Allowance, Quota, Quotas, Span, spent
 from monitoring.cost import SECONDS_PER_HOUR, Price, cost
 from monitoring.metrics import Meters
 from monitoring.records import Record
@@ -160,7 +160,7 @@ class Purse:
         for allowance, kind in self.allowances:
             if kind not in (REQUESTS, TOKENS):
                 break
-            held = allowance.slice_at(now)
+            held = allowance.quota_at(now)
             left, seconds = _room(allowance, held), SPAN_SECONDS["minute"]
             if held is not None:
                 seconds = max(1, math.ceil(held.ends_at - now))
@@ -169,8 +169,8 @@ class Purse:
         return found
 
 
-Taken = tuple[Slice, int, int]
-"""Of which slice, how much, and of which kind."""
+Taken = tuple[Quota, int, int]
+"""Of which quota, how much, and of which kind."""
 
 
 class Hold:
@@ -217,7 +217,7 @@ class Hold:
 
 
 class Limits:
-    """Takes and refuses by keys' limits. Owner of their purses; the slices in them are fetched by a duty."""
+    """Takes and refuses by keys' limits. Owner of their purses; the quotas in them are fetched by a job."""
 
     def __init__(
         self,
@@ -231,16 +231,16 @@ class Limits:
         self._redis = redis
         self._meters = meters
         self._purses: dict[str, Purse] = {}
-        self.slices = Slices(redis, gateway)
+        self.quotas = Quotas(redis, gateway)
         self.take_in(bounds, settings)
 
     def take_in(self, bounds: Mapping[str, Bound], settings: LimitSettings) -> None:
         """Go by these from now on. `bounds` are those of all that may stand in `model`, a task's for its versions."""
         self._bounds = bounds
-        self._wait_seconds = self.slices.timeout_seconds = settings.lease_timeout_seconds
-        self.slices.share = settings.slice_share
+        self._wait_seconds = self.quotas.timeout_seconds = settings.lease_timeout_seconds
+        self.quotas.share = settings.quota_share
         self.open_without_redis = settings.redis_gone == "open"
-        """Whether requests are let through where Redis is gone and no slice is left."""
+        """Whether requests are let through where Redis is gone and no quota is left."""
         self._feedback_bytes = settings.feedback_bytes_per_day
 
     async def take(self, caller: Caller, body: RequestBody, size: int) -> Hold | None:
@@ -300,10 +300,10 @@ class Limits:
     async def _hold(self, purse: Purse, needs: Needs, estimate: tuple[int, int]) -> Hold:
         now = time.monotonic()
         for allowance, kind in purse.allowances:
-            held = allowance.slice_at(now)
+            held = allowance.quota_at(now)
             need = min(needs[kind], allowance.limit)
             if need and (held is None or held.held - held.used - held.reserved < need):
-                if purse.forgotten:  # then it holds no slice of what was forgotten
+                if purse.forgotten:  # then it holds no quota of what was forgotten
                     purse = self._purse(purse.public, purse.limits, purse.feedback_bytes)
                 await self._wait(purse, needs)
                 break
@@ -323,7 +323,7 @@ class Limits:
         told: dict[str, Any] = {}
         of_each = zip(caller.limits.items(), allowances, found, strict=True)
         for (name, limit), (allowance, kind), (said, ends_at) in of_each:
-            held = allowance.slice_at(now)
+            held = allowance.quota_at(now)
             units = said + (held.used - held.told_used if held is not None else 0)
             used = units / NANOS if kind == MONEY else units
             told[name] = {"limit": limit, "spent": used, "left": max(0, limit - used), "resets_at": ends_at}
@@ -334,7 +334,7 @@ class Limits:
         if feedback_bytes:
             values["feedback_bytes_per_day"] = feedback_bytes
         allowances = {
-            name: self.slices.allowance(f"key:{public}", name, SPANS[name], max(1, round(value * UNITS[name])))
+            name: self.quotas.allowance(f"key:{public}", name, SPANS[name], max(1, round(value * UNITS[name])))
             for name, value in values.items()
         }
         purse = Purse(public, limits, feedback_bytes, allowances)
@@ -345,7 +345,7 @@ class Limits:
         return purse
 
     def _taken(self, purse: Purse, needs: Needs) -> list[Taken]:
-        """Reserve what a request needs. Where there is no slice, it was let through without."""
+        """Reserve what a request needs. Where there is no quota, it was let through without."""
         now = time.monotonic()
         taken = []
         for allowance, kind in purse.allowances:
@@ -358,12 +358,12 @@ class Limits:
             if need > allowance.need:
                 allowance.expect(need)
             if 2 * (held.held - held.used - held.reserved) < allowance.target and not held.dry:
-                self.slices.feed(allowance)
+                self.quotas.feed(allowance)
             taken.append((held, need, kind))
         return taken
 
     async def _wait(self, purse: Purse, needs: Needs) -> None:
-        """Wait for slices that are large enough, but not for long. Raises Problem.
+        """Wait for quotas that are large enough, but not for long. Raises Problem.
 
         That a limit has no room is taken from Redis's last word where that is new, or no newer one is to be had.
         """
@@ -376,7 +376,7 @@ class Limits:
             lacking = list(_lacking(purse, needs, now))
             if not lacking:
                 return
-            over = self.slices.gone or now >= until
+            over = self.quotas.gone or now >= until
             told_since = -math.inf if over else began_at - INTERVAL_SECONDS
             dry = [one for one, _ in lacking if one.now is not None and one.now.dry and one.now.told_at >= told_since]
             if dry:
@@ -390,8 +390,8 @@ class Limits:
             for allowance, need in lacking:
                 allowance.asked += need
                 allowance.expect(max(need, allowance.need))
-                self.slices.feed(allowance)
-            await self.slices.round_over(until - now)
+                self.quotas.feed(allowance)
+            await self.quotas.round_over(until - now)
 
     def let_through(self) -> None:
         """Count a request that could not be held against its limits."""
@@ -400,14 +400,14 @@ class Limits:
 
 def _lacking(purse: Purse, needs: Needs, now: float) -> Iterator[tuple[Allowance, int]]:
     for allowance, kind in purse.allowances:
-        held = allowance.slice_at(now)
+        held = allowance.quota_at(now)
         need = min(needs[kind], allowance.limit)
         if need and (held is None or held.free < need):
             yield allowance, need
 
 
-def _room(allowance: Allowance, held: Slice | None) -> int:
-    """The rest of a limit in the window of this slice, as far as this gateway knows."""
+def _room(allowance: Allowance, held: Quota | None) -> int:
+    """The rest of a limit in the window of this quota, as far as this gateway knows."""
     if held is None:
         return allowance.limit
     return min(allowance.limit, max(0, allowance.limit - held.total) + max(0, held.free))

@@ -1,9 +1,9 @@
-"""Slices of limits: what this gateway may spend without asking, leased in Redis by one script, all gateways together
+"""Quotas of limits: what this gateway may spend without asking, leased in Redis by one script, all gateways together
 never more than the limit. docs/limits.md tells what follows from that.
 
 A gateway says how much of a window's limit it holds and how much more it wants; the script takes what it held before
 out of the window's total, adds what it holds now, and grants as much as the limit still has room for. A gateway that
-knows of no slice gets back what stands there as its own. So a reply that was lost takes nothing for good, and a gateway
+knows of no quota gets back what stands there as its own. So a reply that was lost takes nothing for good, and a gateway
 that is gone has spent what it held until the window is over.
 """
 
@@ -25,14 +25,14 @@ RedisGone = Literal["open", "closed"]
 SPAN_SECONDS: Mapping[Span, int] = MappingProxyType({"minute": 60, "day": 86_400, "month": 31 * 86_400})
 PREFIX = "apprentice:limits:"
 INTERVAL_SECONDS = 0.25
-"""Time between two looks at all slices: what is spent is told, what is not needed is given back."""
+"""Time between two looks at all quotas: what is spent is told, what is not needed is given back."""
 TELL_SECONDS = 1.0
 IDLE_SECONDS = 10.0
-"""A slice that nobody has spent from for so long is given back."""
+"""A quota that nobody has spent from for so long is given back."""
 AHEAD_SECONDS = 2.0
-"""So long before a window is over, who spends now gets its slice of the next one."""
+"""So long before a window is over, who spends now gets its quota of the next one."""
 EARLY_SECONDS = 0.05
-"""How much too early a slice may be spent from: the time of a call to Redis is not known exactly."""
+"""How much too early a quota may be spent from: the time of a call to Redis is not known exactly."""
 ORDERS_MAX = 200
 
 LEASE = """
@@ -89,7 +89,7 @@ return told
 """
 
 
-class Slice:
+class Quota:
     """What this gateway holds of one window. Amounts are whole units; `ends_at` is in monotonic seconds.
 
     `used` is what is known to be spent, `reserved` what requests under way may still spend. `total` is what all
@@ -130,9 +130,9 @@ class Slice:
 
 
 class Allowance:
-    """One limit of one subject, such as a key's tokens a minute, as this gateway has it: its slices and its wants.
+    """One limit of one subject, such as a key's tokens a minute, as this gateway has it: its quotas and its wants.
 
-    `target` is how much this gateway likes to have free; `asked` what requests wait for that the slice had not;
+    `target` is how much this gateway likes to have free; `asked` what requests wait for that the quota had not;
     `need` the most that one request needed lately. One that nobody spends from is `forgotten` once Redis knows all that
     was spent, unless it is `kept`.
     """
@@ -162,14 +162,14 @@ class Allowance:
         self.forgotten = False
         self.told = False
         """Whether Redis has told of it yet."""
-        self.now: Slice | None = None
-        self.ahead: Slice | None = None
+        self.now: Quota | None = None
+        self.ahead: Quota | None = None
         self.asked = 0
         self.need = 0
         self.touched_at = time.monotonic()
 
-    def slice_at(self, now: float) -> Slice | None:
-        """The present window's slice, if there is one. It turns over to the one that was leased ahead."""
+    def quota_at(self, now: float) -> Quota | None:
+        """The present window's quota, if there is one. It turns over to the one that was leased ahead."""
         held = self.now
         if held is not None and now < held.ends_at:
             return held
@@ -203,7 +203,7 @@ class Order:
     """What Redis is asked of one allowance in one window (None: the present one, or with `ahead` the next)."""
 
     allowance: Allowance
-    of: Slice | None
+    of: Quota | None
     held: int
     wanted: int
     used: int
@@ -212,11 +212,11 @@ class Order:
     """Once it is taken in, the allowance may be forgotten."""
 
 
-class Slices:
-    """All slices of this gateway. Its duty is `keep`; who needs a slice now waits for `round_over`."""
+class Quotas:
+    """All quotas of this gateway. Its job is `keep`; who needs a quota now waits for `round_over`."""
 
     def __init__(self, redis: Redis, gateway: str, share: float = 0.02, timeout_seconds: float = 0.5) -> None:
-        """A slice is this share of its limit, or more; `timeout_seconds` is the longest that Redis is waited for."""
+        """A quota is this share of its limit, or more; `timeout_seconds` is the longest that Redis is waited for."""
         self._gateway = gateway
         self.share = share
         self.timeout_seconds = timeout_seconds
@@ -240,7 +240,7 @@ class Slices:
         return known
 
     def feed(self, allowance: Allowance) -> None:
-        """Have a slice fetched for it, at once and beside the request that noticed."""
+        """Have a quota fetched for it, at once and beside the request that noticed."""
         self._hungry.add(allowance)
         self._wanted.set()
 
@@ -253,7 +253,7 @@ class Slices:
             return
 
     async def keep(self, looked: Callable[[], object]) -> None:
-        """Fetch, tell and give back slices, with a call to `looked` after each time. Runs until cancelled.
+        """Fetch, tell and give back quotas, with a call to `looked` after each time. Runs until cancelled.
 
         What was not spent is given back then.
         """
@@ -275,7 +275,7 @@ class Slices:
     async def round(self, whole: bool = True, leaving: bool = False) -> None:
         """Ask Redis once for what is wanted now. Where it does not answer, `gone` says so.
 
-        A `whole` round looks at all slices, another at those that run low; with `leaving` what is not spent goes back.
+        A `whole` round looks at all quotas, another at those that run low; with `leaving` what is not spent goes back.
         """
         self._wanted.clear()
         now = time.monotonic()
@@ -319,7 +319,7 @@ class Slices:
 
     def _all_orders(self, now: float) -> Iterator[Order]:
         for allowance in list(self._allowances.values()):
-            held = allowance.slice_at(now)
+            held = allowance.quota_at(now)
             if not self.gone and _is_idle(allowance, held, now):
                 if not self._forget(allowance, now):
                     yield from _given_back(allowance)
@@ -333,9 +333,9 @@ class Slices:
 
     def _forget(self, allowance: Allowance, now: float) -> bool:
         """Forget it, if it is idle and all that was spent of it stands in Redis, and nothing else; whether it is so."""
-        held = allowance.slice_at(now)
-        slices = [one for one in (held, allowance.ahead) if one is not None]
-        told = all(one.told_held == one.held == one.used == one.told_used for one in slices)
+        held = allowance.quota_at(now)
+        quotas = [one for one in (held, allowance.ahead) if one is not None]
+        told = all(one.told_held == one.held == one.used == one.told_used for one in quotas)
         if not told or not _is_idle(allowance, held, now):
             return False
         self._allowances.pop(allowance.key, None)
@@ -345,13 +345,13 @@ class Slices:
 
     def _last_orders(self, now: float) -> Iterator[Order]:
         for allowance in self._allowances.values():
-            for held in (allowance.slice_at(now), allowance.ahead):
+            for held in (allowance.quota_at(now), allowance.ahead):
                 if held is not None:
                     held.held = held.used + held.reserved
                     yield Order(allowance, held, held.held, 0, held.used)
 
     def _top_up(self, allowance: Allowance, now: float) -> Order | None:
-        held = allowance.slice_at(now)
+        held = allowance.quota_at(now)
         asked, allowance.asked = allowance.asked, 0
         target = allowance.target
         if held is None:
@@ -364,7 +364,7 @@ class Slices:
         return Order(allowance, held, held.held, wanted, held.used)
 
 
-def _is_idle(allowance: Allowance, held: Slice | None, now: float) -> bool:
+def _is_idle(allowance: Allowance, held: Quota | None, now: float) -> bool:
     if allowance.kept or now - allowance.touched_at <= IDLE_SECONDS:
         return False
     return held is None or not held.reserved
@@ -378,8 +378,8 @@ def _given_back(allowance: Allowance) -> Iterator[Order]:
             yield Order(allowance, held, held.held, 0, held.used, last=True)
 
 
-def _news(allowance: Allowance, held: Slice | None, now: float) -> Order | None:
-    """What is to be told and given back of a slice from which enough is free."""
+def _news(allowance: Allowance, held: Quota | None, now: float) -> Order | None:
+    """What is to be told and given back of a quota from which enough is free."""
     if held is None or now - held.told_at < TELL_SECONDS:
         return None
     if held.free > 2 * allowance.target:
@@ -395,7 +395,7 @@ def _take_in(order: Order, window: int, held: int, used: int, total: int, at: fl
     allowance.told = True
     begins, ends = (moment + at for moment in bounds_of(allowance.span, window))
     if taken is None:
-        taken = Slice(window, begins, ends, used)
+        taken = Quota(window, begins, ends, used)
         if order.ahead:
             allowance.ahead = taken
         else:

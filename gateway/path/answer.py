@@ -155,7 +155,7 @@ class Answer:
     async def _hold_on(self, tokens: float, began_at: float, limits: AttemptLimits) -> None:
         """Hold for no longer than that may take: what is there is committed then.
 
-        But not where all of it was to be there, or where an enforced rung can't judge by what is there.
+        But not where all of it was to be there, or where an enforced check can't judge by what is there.
         """
         judged = self.demands.tokens_judged(self.tokens_wanted) if self.demands is not None else 0
         name, seconds = self._hold_seconds_max(limits)
@@ -175,9 +175,10 @@ class Answer:
         return 1 if task is None else task.tokens_before_commit
 
     def _hold_seconds_max(self, limits: AttemptLimits) -> tuple[str, float]:
-        """The setting that bounds the hold, and its seconds. A task has its own for its adapter, not for its exits."""
+        """The setting that bounds the hold, and its seconds. A task has its own for its adapter, not for its
+        fallbacks."""
         task = self.choice.task
-        if task is None or task.hold_seconds_max is None or self.choice.at_exit:
+        if task is None or task.hold_seconds_max is None or self.choice.at_fallback:
             return "limits.answer_timeout_seconds", limits.answer_timeout_seconds
         return f"tasks.{task.name}.hold_seconds_max", task.hold_seconds_max
 

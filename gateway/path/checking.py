@@ -7,13 +7,13 @@ from gateway.path.answer import Answer
 from gateway.path.ledger import Ledger
 from gateway.services import Services
 from router.acceptance import Terms, accept
-from router.rungs import RungName
+from router.checks import CheckName
 
 
-def judge_now(services: Services, body: RequestBody, answer: Answer, ledger: Ledger) -> RungName | None:
-    """Judge what there is of an answer before it is committed: the rung that does not let it through, or None.
+def judge_now(services: Services, body: RequestBody, answer: Answer, ledger: Ledger) -> CheckName | None:
+    """Judge what there is of an answer before it is committed: the check that does not let it through, or None.
 
-    A stream that is not whole is judged only where a rung is enforced on its first tokens; else once it was sent.
+    A stream that is not whole is judged only where a check is enforced on its first tokens; else once it was sent.
     """
     demands = answer.demands
     if demands is None or answer.reading is None:
@@ -25,24 +25,24 @@ def judge_now(services: Services, body: RequestBody, answer: Answer, ledger: Led
 
 
 def judge_sent(services: Services, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
-    """Judge an answer that was sent to its end by the rungs that had to wait for that: they only observe."""
+    """Judge an answer that was sent to its end by the checks that had to wait for that: they only observe."""
     if answer.demands is not None and answer.reading is not None and not answer.judged_whole:
         _judge(services, body, answer, ledger, answer.demands.terms, True)
 
 
 def _judge(
     services: Services, body: RequestBody, answer: Answer, ledger: Ledger, terms: Terms, whole: bool
-) -> RungName | None:
+) -> CheckName | None:
     assert answer.reading is not None
     answered = answer.reading.answered(whole, answer.mixed)
     offered = None
-    if "refusal" in terms.rungs and body.endpoint == "chat":
+    if "refusal" in terms.checks and body.endpoint == "chat":
         called = frozenset(call.name for said in answered.said for call in said.calls)
         if called or body.read.tool_choice not in (None, "auto", "none"):
             offered = services.judging.offered(body, called)
     accepted = accept(answered, terms, offered, answer.judged_by)
     ledger.found(accepted.findings)
-    answer.judged_by |= frozenset(finding.rung for finding in accepted.findings)
+    answer.judged_by |= frozenset(finding.check for finding in accepted.findings)
     answer.judged_whole = whole
     if accepted.contract_kept is not None:
         ledger.record.contract_kept = accepted.contract_kept

@@ -1,4 +1,4 @@
-"""What answers are held against by their task's rungs, and what engines are asked for that."""
+"""What answers are held against by their task's checks, and what engines are asked for that."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from msgspec import Raw
 from gateway.formats.request_body import RequestBody
 from router.acceptance import Offered, Terms
 from router.arguments import Parameters, parameters_of
+from router.checks import AFTER_THE_ANSWER, Check, CheckName
 from router.contract import Contract, ContractError, compile_contract
 from router.decision import Choice
 from router.fitted import OTHER_COVERAGE
 from router.policy import Policy
-from router.rungs import AFTER_THE_ANSWER, Rung, RungName
 from router.scoring import Scores
 from serving.view import VersionView
 
@@ -94,33 +94,33 @@ class Judging:
 
     def form(self, body: RequestBody, choice: Choice) -> Mapping[str, Any]:
         """The fields that tell this choice's engine to answer in the contract's form alone; none where it is not to."""
-        version = choice.version or choice.blueprint_of
+        version = choice.version or choice.general_prompt_of
         return NOTHING if choice.task is None or version is None else _form(choice.task, body, choice, version)
 
     def demands(self, policy: Policy, body: RequestBody, choice: Choice, scores: Scores) -> Demands | None:
         """What this choice's answer is held against; None where nothing is, and its engine is asked for nothing more.
 
-        An adapter's answer has all rungs to pass, an exit's the contract alone, where that is enforced. What is out of
-        scope was not the task's job: whether its exit's answer keeps the contract is only observed.
+        An adapter's answer has all checks to pass, a fallback's the contract alone, where that is enforced. What is out
+        of scope was not the task's job: whether its fallback's answer keeps the contract is only observed.
         """
         task = choice.task
-        if task is None or not (task.constrained or task.rungs):
+        if task is None or not (task.constrained or task.checks):
             return None
-        version = choice.version or choice.blueprint_of
+        version = choice.version or choice.general_prompt_of
         if version is None:
             return None
-        rungs = {name: rung for name, rung in task.rungs.items() if name in AFTER_THE_ANSWER}
+        checks = {name: check for name, check in task.checks.items() if name in AFTER_THE_ANSWER}
         if choice.version is None:
-            rungs = {name: rung for name, rung in rungs.items() if name == "contract" and rung.mode == "enforce"}
-        if is_foreign(choice) and "contract" in rungs:
-            rungs["contract"] = replace(rungs["contract"], mode="observe")
+            checks = {name: check for name, check in checks.items() if name == "contract" and check.mode == "enforce"}
+        if is_foreign(choice) and "contract" in checks:
+            checks["contract"] = replace(checks["contract"], mode="observe")
         fields = dict(_form(task, body, choice, version))
-        if not rungs:
+        if not checks:
             return Demands(Terms({}), fields) if fields else None
         contract = self.contract_of(version)
-        if "low_confidence" not in rungs:
-            return Demands(Terms(rungs, contract), fields)
-        return self._with_confidence(policy, task.selector, body, version, rungs, contract, scores, fields)
+        if "low_confidence" not in checks:
+            return Demands(Terms(checks, contract), fields)
+        return self._with_confidence(policy, task.selector, body, version, checks, contract, scores, fields)
 
     def _with_confidence(
         self,
@@ -128,24 +128,24 @@ class Judging:
         selector: str,
         body: RequestBody,
         version: VersionView,
-        rungs: Mapping[RungName, Rung],
+        checks: Mapping[CheckName, Check],
         contract: Contract | None,
         scores: Scores,
         fields: dict[str, Any],
     ) -> Demands:
         fitted = policy.fitted.get(version.name)
         if fitted is None or fitted.confidence is None:
-            return Demands(Terms(rungs, contract), fields)
+            return Demands(Terms(checks, contract), fields)
         model = fitted.confidence_for(selector)
         if model is None:
-            return Demands(Terms(rungs, contract, unjudged=OTHER_COVERAGE), fields)
+            return Demands(Terms(checks, contract, unjudged=OTHER_COVERAGE), fields)
         ours = body.logprobs_wanted()
         if ours is not None:
             fields["logprobs"] = ours
-        threshold = self.threshold(version.name, model, rungs["low_confidence"].share)
+        threshold = self.threshold(version.name, model, checks["low_confidence"].share)
         coverage = scores.coverage.score if scores.coverage is not None and scores.version == version.name else None
         asked = ours is not None or body.asks_for_logprobs
-        return Demands(Terms(rungs, contract, model, threshold, coverage, asked), fields, ours is not None)
+        return Demands(Terms(checks, contract, model, threshold, coverage, asked), fields, ours is not None)
 
     def threshold(self, version: str, model: ConfidenceModel, share: float) -> float | None:
         """A confidence model's threshold for a share of wrong answers; None where it can't certify one."""
@@ -177,19 +177,19 @@ class Judging:
 
 
 def is_foreign(choice: Choice) -> bool:
-    """Whether an exit answers what is out of the task's scope: such an answer need not keep the contract."""
-    return choice.reason == "out_of_scope" and choice.at_exit
+    """Whether a fallback answers what is out of the task's scope: such an answer need not keep the contract."""
+    return choice.reason == "out_of_scope" and choice.at_fallback
 
 
 def _form(task: TaskPolicy, body: RequestBody, choice: Choice, version: VersionView) -> Mapping[str, Any]:
     """What tells an engine to answer in the contract's form alone, where the task says so and the caller nothing else.
 
-    A pool that stands in gets its blueprint's form; only without one, and if it is vLLM, the contract's.
+    A pool that stands in gets its general prompt's form; only without one, and if it is vLLM, the contract's.
     """
     contract = version.contract
     if not task.constrained or contract is None or body.shapes_its_answer():
         return NOTHING
-    if choice.version is None and (version.blueprint.response_format or choice.pool.engine != "vllm"):
+    if choice.version is None and (version.general_prompt.response_format or choice.pool.engine != "vllm"):
         return NOTHING
     if choice.pool.engine == "vllm":
         for ours, theirs in (("json_schema", "json"), ("choices", "choice"), ("regex", "regex")):

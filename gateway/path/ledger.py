@@ -18,10 +18,10 @@ from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import AttemptRecord, FindingRecord, Record
 from router.acceptance import NO_CONTRACT
+from router.checks import AFTER_THE_ANSWER, BY_SCORE, CheckName, Finding
 from router.decision import Asked, Choice, Refusal
 from router.language import language_of
 from router.policy import Policy
-from router.rungs import AFTER_THE_ANSWER, BY_SCORE, Finding, RungName
 from router.scoring import Scores
 from router.waiting import awaited_replicas
 
@@ -29,7 +29,7 @@ FALLBACK_REASONS = frozenset(
     {"no_replica", "overload", "timeout", "engine_error", "context_length"}
     | {"degraded", "out_of_scope", "contract", "low_confidence", "refusal", "predicted_gain"}
 )
-"""Reasons for which a task's exit answers in its adapter's place, because that could not or may not."""
+"""Reasons for which a task's fallback answers in its adapter's place, because that could not or may not."""
 
 
 USD_MIN = 1e-12
@@ -42,7 +42,7 @@ LANGUAGES_READ_OF_16 = 2
 
 
 class Rejection(NamedTuple):
-    """An answer that a rung did not let through: task, version and pool, and what it took; None where not known."""
+    """An answer that a check did not let through: task, version and pool, and what it took; None where not known."""
 
     labels: tuple[str, str, str]
     prompt_tokens: int | None
@@ -86,15 +86,15 @@ class Ledger:
         self.hold: Hold | None = None
         """What it has taken of its key's limits."""
         self.leave: Leave | None = None
-        """Its leave to go to its task's exit, where that is capped."""
+        """Its leave to go to its task's fallback, where that is capped."""
         self.made = 0
         """Tokens that had come from an engine whose attempt was cancelled."""
         self.labels: tuple[tuple[bytes, bytes], ...] = ()
         """Headers of this answer alone."""
         self.rejections: tuple[Rejection, ...] = ()
-        """Answers that rungs did not let through."""
+        """Answers that checks did not let through."""
         self.turned_down: tuple[str, str] | None = None
-        """A version whose whole answer a rung did not let through, and what it said; kept only where both arms are to
+        """A version whose whole answer a check did not let through, and what it said; kept only where both arms are to
         answer."""
         self.parts: list[tuple[str, int, float]] = []
         """What engines made of the answer before another went on: pool, tokens, shared seconds."""
@@ -121,11 +121,11 @@ class Ledger:
         record.pool = choice.pool.name
         record.replica = choice.replica.name
         record.reason = choice.reason
-        record.blueprint = choice.blueprint_of is not None
+        record.general_prompt = choice.general_prompt_of is not None
         record.override_id = choice.override_id
         record.probability = choice.probability
         record.stack = stack
-        record.exit_capped = record.exit_capped or choice.exit_capped
+        record.fallback_capped = record.fallback_capped or choice.fallback_capped
         led_to = choice.led_to
         record.led_to = led_to.name if led_to else None
         stands_in = led_to is None or record.version != led_to.name
@@ -139,12 +139,12 @@ class Ledger:
         """Note why the router sends it nowhere; `found` is the task that the model `auto` is of."""
         self.record.task = self.record.task or found
         self.record.reason = decision.reason
-        self.record.exit_capped = decision.exit_capped
+        self.record.fallback_capped = decision.fallback_capped
         self.record.override_id = decision.override_id
         self.record.led_to = decision.led_to.name if decision.led_to else None
 
     def found(self, findings: Iterable[Finding]) -> None:
-        """Note what rungs found."""
+        """Note what checks found."""
         for one in findings:
             self.record.findings.append(finding_record(one, self.record.version))
 
@@ -166,20 +166,21 @@ class Ledger:
         if spent is not None:
             self.record.wasted_usd = (self.record.wasted_usd or 0.0) + spent
 
-    def labelled(self, rung: RungName) -> None:
-        """The answer is sent though this rung did not let it through."""
-        self.labels = ((b"x-apprentice-rejected", rung.encode()),)
-        if rung == "contract":
+    def labelled(self, check: CheckName) -> None:
+        """The answer is sent though this check did not let it through."""
+        self.labels = ((b"x-apprentice-rejected", check.encode()),)
+        if check == "contract":
             self.breaks_contract()
 
     def breaks_contract(self) -> None:
         """The answer is sent though it breaks the contract."""
         self.labels += ((b"x-apprentice-contract", b"broken"),)
 
-    def rejected(self, rung: RungName, progress: Progress, prices: Prices, shared_seconds: float) -> None:
-        """Note an answer that this rung did not let through: whose it was, and what it took as far as that is known."""
+    def rejected(self, check: CheckName, progress: Progress, prices: Prices, shared_seconds: float) -> None:
+        """Note an answer that this check did not let through: whose it was, and what it took as far as that is
+        known."""
         record, usage = self.record, progress.usage
-        record.attempts[-1].fault = rung
+        record.attempts[-1].fault = check
         prompt = usage.prompt_tokens if usage is not None else None
         completion = usage.completion_tokens if usage is not None else progress.chunks or None
         if self.parts:
@@ -276,7 +277,7 @@ def finding_record(found: Finding, version: str | None) -> FindingRecord:
     """A finding as a record keeps it; `version` is whose it is where it does not say."""
     score, threshold, near = found.score, found.threshold, list(found.neighbours)
     return FindingRecord(
-        found.rung, found.mode, found.fired, score, threshold, near, found.note, found.version or version
+        found.check, found.mode, found.fired, score, threshold, near, found.note, found.version or version
     )
 
 
@@ -312,7 +313,7 @@ def settle(services: Services, ledger: Ledger, now: float) -> None:
         record.cost_usd = record.saving_usd = None
     if ledger.hold is not None:
         ledger.hold.settle(record, price)
-    services.exits.settle(record, ledger.leave, price)
+    services.fallback_caps.settle(record, ledger.leave, price)
     if record.outcome == "ok":
         services.coverage.served(record.task or "")
     if services.snapshot.current.policy.watched:
@@ -376,11 +377,11 @@ def _count(services: Services, ledger: Ledger) -> None:
         meters.attempts.add(1, attempt.pool, outcome)
     for finding in record.findings:
         if finding.fired:
-            meters.rung_fired.add(1, task, finding.version or "", finding.rung, finding.mode)
+            meters.check_fired.add(1, task, finding.version or "", finding.check, finding.mode)
         elif finding.mode == "enforce" and _could_not_judge(finding):
-            meters.rung_unjudged.add(1, task, finding.version or "", finding.rung)
-    if record.exit_capped:
-        meters.exit_capped.add(1, task, record.reason or "")
+            meters.check_unjudged.add(1, task, finding.version or "", finding.check)
+    if record.fallback_capped:
+        meters.fallback_capped.add(1, task, record.reason or "")
     if ledger.fallback_from is not None:
         meters.fallbacks.add(1, task, ledger.fallback_from, pool, record.reason or "")
     wasted = record.wasted_usd
@@ -390,10 +391,10 @@ def _count(services: Services, ledger: Ledger) -> None:
 
 
 def _could_not_judge(finding: FindingRecord) -> bool:
-    """Whether a rung let something pass for want of what it judges by."""
-    if finding.rung in BY_SCORE:
+    """Whether a check let something pass for want of what it judges by."""
+    if finding.check in BY_SCORE:
         return finding.threshold is None
-    return finding.rung == "contract" and finding.note == NO_CONTRACT
+    return finding.check == "contract" and finding.note == NO_CONTRACT
 
 
 def _count_rejected(rejected: Rejection, meters: Any, wasted: float | None) -> float | None:

@@ -31,7 +31,7 @@ async def open_answer(
 ) -> Answer:
     """Get an answer that can be committed: try, and on a failure do as `next_attempt` says.
 
-    An answer that a rung does not let through is followed by what `after_rejection` says.
+    An answer that a check does not let through is followed by what `after_rejection` says.
 
     Raises Problem when the attempts are over: the engine's own refusal in its words, or 502, 503, 504.
     """
@@ -60,7 +60,7 @@ async def open_answer(
             ledger.begins_anew(services.prices)
         if isinstance(step, GiveUp):
             ledger.record.reason = step.reason or ledger.record.reason
-            ledger.record.exit_capped = ledger.record.exit_capped or step.exit_capped
+            ledger.record.fallback_capped = ledger.record.fallback_capped or step.fallback_capped
             seconds = None if body.stream else policy.limits.answer_timeout_seconds
             problem = given_up(step, failed, failures, seconds)
             problem.final = problem.final or problem.status >= 500  # all attempts have been made
@@ -99,11 +99,11 @@ async def attempt(
     began_at = time.monotonic()
     replica = services.fleet.replicas[choice.replica.name]
     reading = begun.reading if begun is not None else None
-    if demands is not None and demands.terms.rungs and reading is None:
+    if demands is not None and demands.terms.checks and reading is None:
         reading = Reading(demands.strips, body.choices)
     lease = replica.lease(began_at, choice.engine_model)
     answer = Answer(choice, lease, begun, demands, reading, scores, failures)
-    ledger.leave = services.exits.went(choice, ledger.leave, body, ledger.record)
+    ledger.leave = services.fallback_caps.went(choice, ledger.leave, body, ledger.record)
     try:
         await answer.begin(services, body, sent, headers, policy.limits)
     except EngineError as error:
@@ -165,26 +165,26 @@ def _turned_down(
     may or can answer.
     """
     try:
-        rung = judge_now(services, body, answer, ledger)
+        check = judge_now(services, body, answer, ledger)
     except BaseException:
         answer.close()
         raise
-    if rung is None:
+    if check is None:
         if is_foreign(answer.choice) and ledger.record.contract_kept is False:
             ledger.breaks_contract()
         return None
     now = time.monotonic()
     left = ledger.started_at + policy.limits.request_timeout_seconds - now
-    step = after_rejection(answer.choice, rung, policy, services.fleet.view(), services.moment(now), left)
+    step = after_rejection(answer.choice, check, policy, services.fleet.view(), services.moment(now), left)
     if isinstance(step, SendAnyway):
-        ledger.labelled(rung)
+        ledger.labelled(check)
         return None
     answer.close()
-    ledger.rejected(rung, answer.total(), services.prices, answer.share(now))
+    ledger.rejected(check, answer.total(), services.prices, answer.share(now))
     offer_rejected(services, policy, body, answer, ledger)
     if isinstance(step, GiveUp):
         ledger.record.reason = step.reason or ledger.record.reason
-        ledger.record.exit_capped = ledger.record.exit_capped or step.exit_capped
+        ledger.record.fallback_capped = ledger.record.fallback_capped or step.fallback_capped
         problem = not_sent(step)
         problem.final = problem.final or problem.status >= 500
         raise problem

@@ -47,7 +47,7 @@ class Begun:
         """
         fields = body.fields_for(choice, added)
         if not fields.keys() - (added or {}).keys() <= GOES_ON or not (added or {}).keys() <= LOGPROBS:
-            return None  # the version's or the blueprint's own wishes are told too, and some can't be met half-way
+            return None  # the version's or the general prompt's own wishes are told too, and some can't be met half-way
         messages = fields["messages"]
         messages = MESSAGES.decode(messages) if isinstance(messages, Raw) else messages
         fields["messages"] = [*messages, {"role": "assistant", "content": self.text}]

@@ -1,4 +1,4 @@
-"""What a caller is told where no answer can be sent: no engine gave one, or none that a rung lets through."""
+"""What a caller is told where no answer can be sent: no engine gave one, or none that a check lets through."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _given_up(step: GiveUp, error: EngineError, failures: Sequence[Failure], who
         return refusal_of(error)
     if step.because == "needs_human":
         return Problem("needs_human", f"A person has to answer this request: its adapter could not ({step.reason}).")
-    if step.because == "exit_capped":
-        return Problem("exit_capped", "The task has sent as much to its exit as it may. Try again later.")
+    if step.because == "fallback_capped":
+        return Problem("fallback_capped", "The task has sent as much to its fallback as it may. Try again later.")
     if error.kind == "silent" and whole_seconds is not None:
         late = f"No engine gave its whole answer within {whole_seconds:g} s (limits.answer_timeout_seconds)."
         return Problem("timeout", f"{late} Stream it (`stream`: true), or ask for fewer tokens (`max_tokens`).")
@@ -55,8 +55,10 @@ def not_sent(step: GiveUp) -> Problem:
     why = f"its adapter's answer was rejected before it was sent ({step.reason})"
     if step.because == "needs_human":
         return Problem("needs_human", f"A person has to answer this request: {why}.")
-    if step.because == "exit_capped":
-        return Problem("exit_capped", f"The task has sent as much to its exit as it may, and {why}. Try again later.")
+    if step.because == "fallback_capped":
+        return Problem(
+            "fallback_capped", f"The task has sent as much to its fallback as it may, and {why}. Try again later."
+        )
     if step.because == "rejected":
         return Problem("contract_violation", "The answer breaks the task's contract, and nobody has another one.")
     if step.because == "overload":

@@ -1,4 +1,4 @@
-"""Reading an answer while it passes: what it says, for the rungs that judge it, which alone may need its logprobs.
+"""Reading an answer while it passes: what it says, for the checks that judge it, which alone may need its logprobs.
 
 What the caller gets is as the engine sent it, but for `null` in the place of logprobs that it did not ask for.
 """
@@ -141,7 +141,7 @@ class Reading:
         return min(one.tokens for one in self._alternatives.values())
 
     def answered(self, whole: bool, mixed: bool = False) -> Answered:
-        """What there is of the answer, as the rungs judge it. `mixed`: a part of it is another model's."""
+        """What there is of the answer, as the checks judge it. `mixed`: a part of it is another model's."""
         said = tuple(one.said() for _, one in sorted(self._alternatives.items()))
         return Answered(said, whole, mixed, self.tokens)
 

@@ -57,10 +57,10 @@ def _without_models(services: Services, asked: Asked, policy: Policy) -> Policy:
 async def scored_at(services: Services, body: RequestBody, choice: Choice, policy: Policy, scores: Scores) -> Scores:
     """The scores that hold for the version of this choice, where they are of another: its own coverage is asked then.
 
-    Only where its confidence weighs that. A request comes there by a rule, a pin, or an exit.
+    Only where its confidence weighs that. A request comes there by a rule, a pin, or a fallback.
     """
     task, version = choice.task, choice.version
-    if task is None or version is None or version.name == scores.version or "low_confidence" not in task.rungs:
+    if task is None or version is None or version.name == scores.version or "low_confidence" not in task.checks:
         return scores
     fitted = policy.fitted.get(version.name, NOTHING_FITTED)
     confidence, coverage = fitted.confidence_for(task.selector), fitted.coverage_for(task.selector)

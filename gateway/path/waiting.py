@@ -56,7 +56,9 @@ async def wait_for_room(
             ledger.refused(decision, scores.task)
             raise
         waited = True
-        moment = replace(moment, now=time.monotonic(), now_unix=time.time(), exits_closed=services.exits.closed)
+        moment = replace(
+            moment, now=time.monotonic(), now_unix=time.time(), fallbacks_closed=services.fallback_caps.closed
+        )
         decision = choose(asked, scores, policy, services.fleet.view(), moment)
     if waited:
         ledger.waited_seconds = place.waited_seconds

@@ -1,6 +1,6 @@
 """Entries of the audit that are written in the same step as what they tell of, and entered right after it.
 
-Whoever has the monitor's duty enters those that a killed gateway has left.
+Whoever has the monitor's job enters those that a killed gateway has left.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redis.exceptions import DataError, RedisError
 
 from monitoring.audit import Audit, Entry
 from serving.adapters.registry import Noted
-from serving.object_store import Change, Shelf, Unchanged, change_together
+from serving.object_store import Change, ObjectStore, Unchanged, change_together
 
 log = logging.getLogger(__name__)
 
@@ -29,21 +29,21 @@ class Drafts:
         self._audit = audit
         self._told: set[str] = set()
         """Those of which it was logged that they can't be entered."""
-        self.shelf = Shelf(redis, kind)
+        self.object_store = ObjectStore(redis, kind)
 
     def change(self, draft: Entry, name: str | None = None) -> Change:
         """The draft as a part of a greater step, under a name of its own, or under this one."""
-        return Change(self.shelf, name or secrets.token_hex(12), msgspec.to_builtins(draft))
+        return Change(self.object_store, name or secrets.token_hex(12), msgspec.to_builtins(draft))
 
     async def enter(self, name: str) -> None:
         """Enter a draft into the audit, once, however many try; its name is forgotten. Raises AuditConflict."""
-        await self._audit.enter(self.shelf.values, name)
-        await self._redis.hdel(self.shelf.generation_names, name)
+        await self._audit.enter(self.object_store.values, name)
+        await self._redis.hdel(self.object_store.generation_names, name)
 
     async def enter_left(self, names: Iterable[str] | None = None) -> None:
         """Enter what is left, or those of these names. One that can't be entered is logged once, stays for a gateway
         of another release, and keeps no other waiting."""
-        for name in await self.shelf.written() if names is None else names:
+        for name in await self.object_store.written() if names is None else names:
             try:
                 await self.enter(name)
                 self._told.discard(name)
@@ -52,7 +52,7 @@ class Drafts:
                     raise
                 if name not in self._told:
                     self._told.add(name)
-                    log.exception("a step can't be entered into the audit: %s of the %s", name, self.shelf.kind)
+                    log.exception("a step can't be entered into the audit: %s of the %s", name, self.object_store.kind)
 
 
 class AuditedStep:
@@ -113,7 +113,7 @@ class AuditedStep:
         """Queue the drafts in a transaction of Redis which makes the change."""
         assert self._noted, "a change has an entry"
         for noted in self._noted:
-            pipe.hset(noted.shelf.values, noted.name, msgspec.json.encode(noted.value))
+            pipe.hset(noted.object_store.values, noted.name, msgspec.json.encode(noted.value))
 
     async def enter(self) -> None:
         """Append the noted entries that were written to the chain. Raises AuditConflict and RedisError."""

@@ -1,8 +1,8 @@
 """The models that were fitted for versions, as they are kept in Redis, and how far a fitting is.
 
-A model is bytes with a digest. What is known of it stands on a shelf, so that each change has a generation and all
-gateways hear of it; the bytes lie beside, in one hash for each version and kind, by their digest. How far a fitting is
-changes often and is read by people alone: it stands apart, and no gateway is told of it.
+A model is bytes with a digest. What is known of it stands on an object store, so that each change has a generation and
+all gateways hear of it; the bytes lie beside, in one hash for each version and kind, by their digest. How far a fitting
+is changes often and is read by people alone: it stands apart, and no gateway is told of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from router.packing import MODEL_BYTES_MAX
-from serving.object_store import Shelf
+from serving.object_store import ObjectStore
 
 Kind = Literal["coverage", "confidence", "gain"]
 """What a model judges: whether an input is in scope, an answer sure enough, general likelier to be right."""
@@ -66,7 +66,7 @@ class FittedStore:
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
-        self.shelf = Shelf(redis, "fitted")
+        self.object_store = ObjectStore(redis, "fitted")
 
     async def put(self, version: str, kind: Kind, data: bytes, by: str, summary: Mapping[str, Any]) -> FittedEntry:
         """Keep a model instead of the one before; gateways take it within a second. Its state is `ready` then.
@@ -88,9 +88,9 @@ class FittedStore:
             summary=dict(summary),
         )
         key = _model_key(version, kind)
-        before = await self.shelf.get(name_of(version, kind))
+        before = await self.object_store.get(name_of(version, kind))
         await self._redis.hset(key, digest, data)
-        await self.shelf.put(name_of(version, kind), msgspec.to_builtins(entry))
+        await self.object_store.put(name_of(version, kind), msgspec.to_builtins(entry))
         if before is not None and before["digest"] != digest:
             await self._redis.hdel(key, before["digest"])
         await self.say(version, kind, Fitting(state="ready", progress=1.0, by=by))
@@ -109,7 +109,7 @@ class FittedStore:
         name = name_of(entry.version, entry.kind)
         data: bytes | None = await self._redis.hget(_model_key(entry.version, entry.kind), entry.digest)
         if data is None:
-            now = await self.shelf.get(name)
+            now = await self.object_store.get(name)
             if now is None or now["digest"] != entry.digest:
                 return None
             raise FittedError(f"The {entry.kind} model of {entry.version} is lost: fit it again.")
@@ -121,21 +121,21 @@ class FittedStore:
         """What a version has."""
         found: dict[Kind, FittedEntry] = {}
         for kind in KINDS:
-            raw = await self.shelf.get(name_of(version, kind))
+            raw = await self.object_store.get(name_of(version, kind))
             if raw is not None:
                 found[kind] = entry_of(name_of(version, kind), raw)
         return found
 
     async def versions(self) -> frozenset[str]:
         """The versions that have a model, or a fitting that someone asked for."""
-        names = {*await self._redis.hkeys(self.shelf.values), *await self._redis.hkeys(STATES_KEY)}
+        names = {*await self._redis.hkeys(self.object_store.values), *await self._redis.hkeys(STATES_KEY)}
         return frozenset(name.decode().partition("/")[0] for name in names)
 
     async def delete(self, version: str, *kinds: Kind) -> None:
         """Forget a version's models of these kinds, or all of them, with their states."""
         for kind in kinds or KINDS:
-            if await self.shelf.get(name_of(version, kind)) is not None:
-                await self.shelf.delete(name_of(version, kind))
+            if await self.object_store.get(name_of(version, kind)) is not None:
+                await self.object_store.delete(name_of(version, kind))
             await self._redis.delete(_model_key(version, kind))
             await self._redis.hdel(STATES_KEY, name_of(version, kind))
 
@@ -200,12 +200,12 @@ def scores_as(coverage: FittedEntry) -> str:
 
 
 def name_of(version: str, kind: Kind) -> str:
-    """A model's name on the shelf."""
+    """A model's name on the object store."""
     return f"{version}/{kind}"
 
 
 def entry_of(_: str, raw: Mapping[str, Any]) -> FittedEntry:
-    """An entry as it stands on the shelf."""
+    """An entry as it stands on the object store."""
     return msgspec.convert(raw, FittedEntry)
 
 

@@ -67,7 +67,7 @@ class FittedModels:
         self.store = FittedStore(redis)
         self._damaged = damaged
         self._unsuited = unsuited
-        self._entries = Mirror(self.store.shelf, entry_of)
+        self._entries = Mirror(self.store.object_store, entry_of)
         self._embedding: Embedding | None = None
         self._deep = deep
         self._parsed: dict[tuple[Kind, str], Any] = {}

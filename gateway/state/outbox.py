@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from gateway.state.audited_step import Drafts
 from monitoring.audit import Audit, Entry
 from monitoring.quality.verdicts.health import ACTION_KINDS, Action
-from serving.object_store import UNREADABLE, Change, Shelf, Stale
+from serving.object_store import UNREADABLE, Change, ObjectStore, Stale
 
 log = logging.getLogger(__name__)
 CLAIM_SECONDS = 30
@@ -62,14 +62,14 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class LeftStore:
-    """The shelves `responses` and `responses:audit`. Every method but `changes` raises RedisError."""
+    """The object stores `responses` and `responses:audit`. Every method but `changes` raises RedisError."""
 
     def __init__(self, redis: Redis, audit: Audit) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._failed = redis.register_script(FAILED)
         self._finished = redis.register_script(FINISHED)
         self._told: set[str] = set()
-        self.actions = Shelf(redis, "responses")
+        self.actions = ObjectStore(redis, "responses")
         self.drafts = Drafts(redis, audit, "responses:audit")
         self.by_admins = Drafts(redis, audit)
 
@@ -101,7 +101,9 @@ class LeftStore:
     async def enter_strays(self) -> None:
         """Enter into the audit what admins did, and what is left for nobody here to carry out."""
         await self.by_admins.enter_left()
-        drafts = await self.drafts.shelf.written()  # read first: what is carried out meanwhile is entered by then
+        drafts = (
+            await self.drafts.object_store.written()
+        )  # read first: what is carried out meanwhile is entered by then
         if drafts:
             known = {one.name for one in await self.waiting()}
             await self.drafts.enter_left([name for name in drafts if name not in known])
@@ -128,15 +130,15 @@ class LeftStore:
         """Note with an action, and in its draft, that it was not carried out; None where another gateway was first."""
         after = msgspec.structs.replace(one.left, action=msgspec.structs.replace(one.left.action, failed=why))
         written = msgspec.json.encode(after)
-        draft = await self._redis.hget(self.drafts.shelf.values, one.name) or b""
-        keys = [self.actions.values, self.drafts.shelf.values]
+        draft = await self._redis.hget(self.drafts.object_store.values, one.name) or b""
+        keys = [self.actions.values, self.drafts.object_store.values]
         args = [one.name, one.written, written, draft, _noted(draft, why)]
         return Waiting(one.name, written, after) if await self._failed(keys=keys, args=args) else None
 
     async def finished(self, one: Waiting, messages: str, message_id: str, message: bytes, unaudited: bool) -> bool:
         """Nothing is left of it, and its message (empty: none) waits under `messages`; `unaudited`: its draft goes.
         False where another gateway was first. No other action ever has its name, so its generations go too."""
-        drafts = self.drafts.shelf
+        drafts = self.drafts.object_store
         keys = [self.actions.values, self.actions.generation_names, drafts.generation_names, drafts.values]
         args: list[str | bytes | int] = [one.name, one.written, int(unaudited), message_id, message]
         return bool(await self._finished(keys=[*keys, _claim(one.name), messages], args=args))

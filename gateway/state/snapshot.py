@@ -29,7 +29,7 @@ from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy, Watch
 from serving.adapters.entries import PLACED, AliasEntry, Version, alias_from, version_from
 from serving.adapters.placement import Placement, by_place, placement_from
 from serving.adapters.registry import Registry
-from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, Shelf
+from serving.object_store import CHANGED_CHANNEL, GENERATION_KEY, UNREADABLE, Mirror, ObjectStore
 from serving.view import VersionView
 
 OVERRIDE_FIELDS = frozenset(one.name for one in fields(Override) if one.init)
@@ -92,12 +92,12 @@ class SnapshotKeeper:
         self._fixed_callers = fixed_callers
         self._changed = changed
         self._registry = Registry(redis)
-        self._callers = Mirror(shelf_of(redis, "callers"), Caller.from_json, keeps=False)
-        self._overrides = Mirror(shelf_of(redis, "overrides"), override_from, keeps=False)
-        self._placements = Mirror(shelf_of(redis, "placements"), placement_from)
-        self._cordons = Shelf(redis, "cordons")
-        self._health = Mirror(Shelf(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskHealth))
-        self._retraining = Mirror(Shelf(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining))
+        self._callers = Mirror(object_store_of(redis, "callers"), Caller.from_json, keeps=False)
+        self._overrides = Mirror(object_store_of(redis, "overrides"), override_from, keeps=False)
+        self._placements = Mirror(object_store_of(redis, "placements"), placement_from)
+        self._cordons = ObjectStore(redis, "cordons")
+        self._health = Mirror(ObjectStore(redis, "health"), lambda _, raw: msgspec.convert(raw, TaskHealth))
+        self._retraining = Mirror(ObjectStore(redis, "retraining"), lambda _, raw: msgspec.convert(raw, Retraining))
         self._made: dict[str, tuple[AliasEntry, Alias]] = {}
         self._seen: dict[str, tuple[Version, VersionView]] = {}
         self._models = FittedModels(redis, damaged, deep, unsuited)
@@ -239,8 +239,8 @@ class SnapshotKeeper:
 def _alias(task: str, generation: int, entry: AliasEntry) -> Alias:
     canary = entry.rollout.version if entry.rollout else None
     first = {} if canary is None else {canary: entry.weights[canary]}  # it has the beginning of the draw
-    standby = entry.previous[0] if entry.previous else None
-    return Alias(task, generation, first | entry.weights, entry.salt, canary, entry.shadow, standby)
+    previous_version = entry.previous[0] if entry.previous else None
+    return Alias(task, generation, first | entry.weights, entry.salt, canary, entry.shadow, previous_version)
 
 
 def _reason(cordon: bytes) -> str:
@@ -288,6 +288,7 @@ READERS: Mapping[str, Callable[[str, dict[str, Any]], object]] = MappingProxyTyp
 )
 
 
-def shelf_of(redis: Redis, kind: str) -> Shelf:
-    """The shelf of what admins set, of one of these kinds; what this release can't read is not written over there."""
-    return Shelf(redis, kind, READERS[kind])
+def object_store_of(redis: Redis, kind: str) -> ObjectStore:
+    """The object store of what admins set, of one of these kinds; what this release can't read is not written over
+    there."""
+    return ObjectStore(redis, kind, READERS[kind])

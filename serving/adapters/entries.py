@@ -7,13 +7,22 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from serving.view import BlueprintView, VersionView
+from serving.view import GeneralPromptView, VersionView
 
 VersionState = Literal[
-    "verified", "staging", "ready", "shadow", "canary", "active", "standby", "draining", "retired", "quarantined"
+    "verified",
+    "staging",
+    "ready",
+    "shadow",
+    "canary",
+    "active",
+    "previous_version",
+    "draining",
+    "retired",
+    "quarantined",
 ]
 VERSION_STATES: tuple[VersionState, ...] = get_args(VersionState)
-PLACED: frozenset[VersionState] = frozenset({"ready", "shadow", "canary", "active", "standby"})
+PLACED: frozenset[VersionState] = frozenset({"ready", "shadow", "canary", "active", "previous_version"})
 """States in which a version is ready on a quorum of its replicas; an alias may send requests to it."""
 WANTED: frozenset[VersionState] = PLACED | {"staging"}
 """States in which its replicas are to have the version loaded."""
@@ -24,10 +33,10 @@ STEPS: Mapping[VersionState, frozenset[VersionState]] = {
     "verified": frozenset({"staging", "draining"}),
     "staging": frozenset({"ready", "verified", "quarantined"}),
     "ready": frozenset({"shadow", "canary", "active", "staging", "verified", "quarantined", "draining"}),
-    "shadow": frozenset({"ready", "canary", "active", "standby", "quarantined"}),
-    "canary": frozenset({"shadow", "active", "standby", "ready", "quarantined"}),
-    "active": frozenset({"canary", "standby", "quarantined"}),
-    "standby": frozenset({"shadow", "canary", "active", "verified", "quarantined", "draining"}),
+    "shadow": frozenset({"ready", "canary", "active", "previous_version", "quarantined"}),
+    "canary": frozenset({"shadow", "active", "previous_version", "ready", "quarantined"}),
+    "active": frozenset({"canary", "previous_version", "quarantined"}),
+    "previous_version": frozenset({"shadow", "canary", "active", "verified", "quarantined", "draining"}),
     "quarantined": frozenset({"staging", "verified", "draining"}),
     "draining": frozenset({"retired"}),
     "retired": frozenset(),
@@ -61,7 +70,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def view(self) -> VersionView:
         """As the router sees it."""
-        blueprint = self.manifest.get("blueprint") or {}
+        general_prompt = self.manifest.get("general_prompt") or {}
         return VersionView(
             self.name,
             self.task,
@@ -70,10 +79,10 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             self.digest,
             self.manifest_digest,
             self.manifest.get("sampling") or {},
-            BlueprintView(
-                blueprint.get("system") or "",
-                blueprint.get("response_format"),
-                blueprint.get("sampling") or {},
+            GeneralPromptView(
+                general_prompt.get("system") or "",
+                general_prompt.get("response_format"),
+                general_prompt.get("sampling") or {},
             ),
             self.manifest.get("contract"),
         )
@@ -122,12 +131,12 @@ class AliasEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def version_from(_: str, raw: Mapping[str, Any]) -> Version:
-    """A version as it stands on the shelf. Raises ValidationError where this release can't read it."""
+    """A version as it stands on the object store. Raises ValidationError where this release can't read it."""
     return msgspec.convert(raw, Version)
 
 
 def alias_from(_: str, raw: Mapping[str, Any]) -> AliasEntry:
-    """An alias as it stands on the shelf. Raises ValidationError where this release can't read it."""
+    """An alias as it stands on the object store. Raises ValidationError where this release can't read it."""
     previous = raw.get("previous")
     if not isinstance(previous, list):  # up to 0.1.0 it was the one version before, or none
         raw = {**raw, "previous": [previous] if previous else []}

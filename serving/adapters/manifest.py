@@ -6,7 +6,7 @@ As YAML beside the adapter:
     base_fingerprint: sha256:…        # optional; a claim that verification holds the adapter to
     contract:                         # optional; what every answer must keep
       json_schema: {…}                # and/or choices: […], regex: …, length: {characters_max: …}
-    blueprint:                        # what tells a general model what the adapter carries in its weights
+    general prompt:                        # what tells a general model what the adapter carries in its weights
       system: |
         …
       response_format: {…}            # optional, as in a chat request
@@ -85,7 +85,7 @@ class ManifestError(Exception):
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class GeneralPrompt:
     """What tells a general model what the adapter carries in its weights."""
 
     system: str
@@ -108,7 +108,7 @@ class Manifest:
     task: str
     base_fingerprint: str | None
     contract: Mapping[str, Any] | None
-    blueprint: Blueprint
+    general_prompt: GeneralPrompt
     sampling: Mapping[str, Any]
     golden: tuple[Golden, ...]
     provenance: Mapping[str, Any]
@@ -145,7 +145,7 @@ def from_json(value: Any) -> Manifest:
         task=read.take("task", _task),
         base_fingerprint=read.take_or("base_fingerprint", _fingerprint, None),
         contract=read.take_or("contract", _contract, None),
-        blueprint=read.take("blueprint", _blueprint),
+        general_prompt=read.take("general_prompt", _general_prompt),
         sampling=read.take_or("sampling", _sampling, {}),
         golden=read.take_or("golden", _golden, ()),
         provenance=read.take_or("provenance", _provenance, {}),
@@ -167,10 +167,10 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "task": manifest.task,
         "base_fingerprint": manifest.base_fingerprint,
         "contract": None if manifest.contract is None else dict(manifest.contract),
-        "blueprint": {
-            "system": manifest.blueprint.system,
-            "response_format": manifest.blueprint.response_format,
-            "sampling": dict(manifest.blueprint.sampling),
+        "general_prompt": {
+            "system": manifest.general_prompt.system,
+            "response_format": manifest.general_prompt.response_format,
+            "sampling": dict(manifest.general_prompt.sampling),
         },
         "sampling": dict(manifest.sampling),
         "golden": [{"prompt": each.prompt, "expected": each.expected} for each in manifest.golden],
@@ -297,15 +297,15 @@ def _characters(place: str, value: Any) -> int | None:
     return value
 
 
-def _blueprint(place: str, value: Any) -> Blueprint:
+def _general_prompt(place: str, value: Any) -> GeneralPrompt:
     read = _Fields(place, value)
-    blueprint = Blueprint(
+    general_prompt = GeneralPrompt(
         system=read.take("system", lambda at, text: _text(at, text, SYSTEM_LENGTH_MAX)),
         response_format=read.take_or("response_format", _response_format, None),
         sampling=read.take_or("sampling", _sampling, {}),
     )
     read.finish()
-    return blueprint
+    return general_prompt
 
 
 def _response_format(place: str, value: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Listed = Literal["here", "elsewhere", "not"]
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version on a replica, as it is kept. Its one mover is the reconciler that has the duty.
+    """A version on a replica, as it is kept. Its one mover is the reconciler that has the job.
 
     `life` is the engine process that it holds for, `stack` what was probed; `since` and `retry_at` are in Unix seconds.
     `ghosts` counts copies that were unloaded in this life: the engine forgot their name, but has their weights.
@@ -41,22 +41,22 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def key(self) -> str:
-        """Its name on the shelf."""
+        """Its name on the object store."""
         return placement_key(self.replica, self.version)
 
     def to_json(self) -> dict[str, Any]:
-        """As the shelf keeps it."""
+        """As the object store keeps it."""
         built: dict[str, Any] = msgspec.to_builtins(self)
         return built
 
 
 def placement_key(replica: str, version: str) -> str:
-    """The name of a placement on its shelf."""
+    """The name of a placement on its object store."""
     return f"{replica}/{version}"
 
 
 def placement_from(_: str, raw: Mapping[str, Any]) -> Placement:
-    """A placement as it stands on the shelf. Raises ValidationError where this release can't read it."""
+    """A placement as it stands on the object store. Raises ValidationError where this release can't read it."""
     return msgspec.convert(raw, Placement)
 
 

@@ -24,7 +24,7 @@ from serving.adapters.pull import PullError, ensure_on
 from serving.adapters.store import Store
 from serving.fleet import Fleet
 from serving.health import engine_headers, look
-from serving.object_store import Mirror, Shelf
+from serving.object_store import Mirror, ObjectStore
 from serving.replica import Replica
 from serving.stack import BaseStack, stack_of
 
@@ -74,7 +74,7 @@ class Placer:
     ) -> None:
         """`stacks` are the pools' base models; `loaded` is told of each load: its pool and its seconds."""
         self._fleet = fleet
-        self.placements = Shelf(redis, "placements", placement_from)
+        self.placements = ObjectStore(redis, "placements", placement_from)
         self.written = Mirror(self.placements, placement_from)
         self._references = References(redis)
         self._store = store

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from serving.adapters.entries import Version
 from serving.health import engine_headers
-from serving.object_store import Shelf, Stale
+from serving.object_store import ObjectStore, Stale
 from serving.replica import Replica
 
 PROBE_TIMEOUT_SECONDS = 60.0
@@ -56,28 +56,28 @@ class References:
     """The first answer that each version gave on each stack; what other replicas answer is held against it."""
 
     def __init__(self, redis: Redis) -> None:
-        self._shelf = Shelf(redis, "references")
+        self._object_store = ObjectStore(redis, "references")
 
     async def known(self, model: str, stack: str) -> Reading | None:
         """The reference for this model and stack, if there is one yet. Raises RedisError."""
-        kept = (await self._shelf.get(model) or {}).get(stack)
+        kept = (await self._object_store.get(model) or {}).get(stack)
         return None if kept is None else msgspec.convert(kept, Reading)
 
     async def forget(self, version: str) -> None:
         """Its next answer on any stack is the first again. Raises RedisError."""
-        if await self._shelf.get(version) is not None:
-            await self._shelf.delete(version)
+        if await self._object_store.get(version) is not None:
+            await self._object_store.delete(version)
 
     async def of(self, version: str, stack: str, reading: Reading) -> Reading:
         """The reference for this version and stack: `reading` itself, if it is the first. Raises RedisError."""
         while True:
-            generation = (await self._shelf.generations()).get(version, 0)
-            known = await self._shelf.get(version) or {}
+            generation = (await self._object_store.generations()).get(version, 0)
+            known = await self._object_store.get(version) or {}
             if stack in known:
                 return msgspec.convert(known[stack], Reading)
             kept = dict(list(known.items())[-(STACKS_MAX - 1) :]) | {stack: msgspec.to_builtins(reading)}
             try:
-                await self._shelf.put(version, kept, generation)
+                await self._object_store.put(version, kept, generation)
             except Stale:
                 continue
             return reading

@@ -1,6 +1,6 @@
 """What should be loaded, and what is: brings each replica from the one to the other, one small step after another.
 
-One gateway has the duty at a time, by a lease; it alone loads, probes, unloads, and writes placements. All
+One gateway has the job at a time, by a lease; it alone loads, probes, unloads, and writes placements. All
 gateways follow: `adopt` tells which versions a replica may be sent.
 """
 
@@ -30,7 +30,7 @@ PASS_SECONDS_MAX = 5.0
 PRIORITY: Mapping[VersionState, int] = {
     "staging": 0,
     "ready": 1,
-    "standby": 2,
+    "previous_version": 2,
     "shadow": 3,
     "canary": 4,
     "active": 5,
@@ -117,7 +117,7 @@ class Reconciler:
         return frozenset(name.partition("/")[0] for name in self._placer.written.unreadable)
 
     async def stop(self) -> None:
-        """Take no further step: this gateway stops, or another one has the duty."""
+        """Take no further step: this gateway stops, or another one has the job."""
         tasks = list(self._under_way.values())
         self._under_way.clear()
         for task in tasks:

@@ -23,7 +23,7 @@ from serving.adapters.entries import (
     version_from,
 )
 from serving.adapters.manifest import Manifest, to_json
-from serving.object_store import Change, Mirror, Shelf, Stale, Unchanged, Unreadable, change_together, reading
+from serving.object_store import Change, Mirror, ObjectStore, Stale, Unchanged, Unreadable, change_together, reading
 
 VERSIONS_PER_TASK_MAX = 1000
 PREVIOUS_MAX = 10
@@ -46,8 +46,8 @@ class Registry:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._versions = Shelf(redis, "versions", version_from)
-        self._aliases = Shelf(redis, "aliases", alias_from)
+        self._versions = ObjectStore(redis, "versions", version_from)
+        self._aliases = ObjectStore(redis, "aliases", alias_from)
         self._version_mirror = Mirror(self._versions, version_from)
         self._alias_mirror = Mirror(self._aliases, alias_from)
 
@@ -294,8 +294,8 @@ class Registry:
         beside: Change | None = None,
         noted: Noted = nothing_noted,
     ) -> int:
-        """Make a version the task's one and only; the one that led goes on standby. The change `beside` is made in the
-        same step."""
+        """Make a version the task's one and only; the one that led goes on previous version. The change `beside` is
+        made in the same step."""
         return await self._realias(
             task, expected_generation, lambda before, _: _led(before, task, {name: 1.0}), beside=beside, noted=noted
         )
@@ -313,7 +313,7 @@ class Registry:
         """End a canary, or else go back to the version that led before (or to `to`): a pointer swap, without a load.
 
         `quarantine` says why the version that is given up must not serve again before it was staged anew; empty: it
-        stays on standby. The change `beside` is made in the same step. `canary_only` moves no leader. Raises
+        stays on previous version. The change `beside` is made in the same step. `canary_only` moves no leader. Raises
         RegistryError where there is nothing to go back from, or to.
         """
 
@@ -339,7 +339,7 @@ class Registry:
     async def remove_alias(
         self, task: str, expected_generation: int | None = None, noted: Noted = nothing_noted
     ) -> int:
-        """Let the task have no version at all: its exit answers. Raises RegistryError where it has none."""
+        """Let the task have no version at all: its fallback answers. Raises RegistryError where it has none."""
         return await self._realias(
             task, expected_generation, lambda before, _: _there(before, task) and None, noted=noted
         )
@@ -417,7 +417,7 @@ def role_changes(
         if quarantine and version.state != "shadow":
             yield name, "quarantined", quarantine
         else:
-            yield name, "standby" if led else "ready", ""
+            yield name, "previous_version" if led else "ready", ""
 
 
 def _led(before: AliasEntry | None, task: str, weights: dict[str, float]) -> AliasEntry:

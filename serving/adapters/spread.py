@@ -22,7 +22,7 @@ SHRINK_BELOW_RATIO = 0.6
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What is asked of a version: the smoothed mean of its requests in flight over all gateways, and its priority
-    (higher is placed first: active before canary before standby before ready)."""
+    (higher is placed first: active before canary before previous version before ready)."""
 
     in_flight: float
     priority: int

@@ -29,10 +29,10 @@ WAIT_SECONDS_MAX = 600.0
 RULES = {"goodwill-60": 4, "no-receipt": 4, "window-30": 2, "used": 2}
 """Mostly what the season decides otherwise: the error moves by more than half, so that few answers tell of it."""
 SETTINGS = {
-    "exit_pool": None,
-    "exits": {"degraded": ["standby"]},
+    "fallback_pool": None,
+    "fallbacks": {"degraded": ["previous_version"]},
     "max_tokens_max": 64,
-    "rungs": {"degraded": {"mode": "enforce", "explored_share": FLOOR}},
+    "checks": {"degraded": {"mode": "enforce", "explored_share": FLOOR}},
     "monitor": {
         "labels_min": 20,
         "kept_steps": [0.5],
@@ -90,13 +90,14 @@ def adapter_of(season: str, task: str, folder: Path) -> Path:
 
 @asynccontextmanager
 async def in_season(engines: RealEngines, task: str, folder: Path, scripts: Any) -> AsyncIterator[Told]:
-    """The holiday's version leads, the regular one is on standby, and customers come, in the holiday season."""
+    """The holiday's version leads, the regular one is on previous version, and customers come, in the holiday
+    season."""
     configuration = engines.configuration(folder / "d")
     configuration["tasks"] = {task: SETTINGS}
     configuration["monitor"] = {"interval_seconds": 0.5}
     configuration["feedback_metrics"] = {"correct": {"kind": "boolean"}}
     async with run_gateway(configuration) as gateway, gateway.http() as http:
-        standby = await gateway.place(adapter_of("regular", task, folder), task)
+        previous_version = await gateway.place(adapter_of("regular", task, folder), task)
         leading = await gateway.place(adapter_of("holiday", task, folder), task)
         wrong = {"stream": "feedback", "wrong": 20, "of": 100, "reason": "Wrong of the rows that it was tested on."}
         held = await http.post(f"/admin/v1/tasks/{task}/health/{leading}/baseline", json=wrong)
@@ -106,10 +107,10 @@ async def in_season(engines: RealEngines, task: str, folder: Path, scripts: Any)
         shop = scripts["customers"].Shop(
             gateway.url, keys, cases, season="holiday", rate=20.0, told_share=1.0, shown_share=1.0, seed=11, task=task
         )
-        story = scripts["story"].Story(http, shop, leading, standby, FLOOR, print, WAIT_SECONDS_MAX, task)
+        story = scripts["story"].Story(http, shop, leading, previous_version, FLOOR, print, WAIT_SECONDS_MAX, task)
         trading = asyncio.create_task(shop.trade())
         try:
-            yield Told(task, gateway, story, shop, (leading, standby))
+            yield Told(task, gateway, story, shop, (leading, previous_version))
         finally:
             trading.cancel()
             await asyncio.gather(trading, return_exceptions=True)
@@ -128,13 +129,13 @@ async def test_a_version_whose_season_ends_is_degraded_keeps_the_floor_and_gets_
 ) -> None:
     story_ = scripts["story"]
     async with in_season(engines, TASKS[0], tmp_path, scripts) as told, told.gateway.http() as http:
-        leading, standby = told.versions
+        leading, previous_version = told.versions
         await told.story.chapter(story_.Chapter("season", "holiday", story_.HEALTHY, CALM_SECONDS, 0))
         assert not told.story.seen.verdicts
         await told.story.chapter(story_.Chapter("over", "regular", story_.DEGRADED, 0.0, 0))
         found = await told.health(http)
         version = found["health"]["versions"][leading]
-        assert (version["verdict"], version["kept"], version["to"]) == ("degraded", FLOOR, "standby")
+        assert (version["verdict"], version["kept"], version["to"]) == ("degraded", FLOOR, "previous_version")
         stream = version["evidence"]["streams"][0]
         assert stream["labelled"]
         assert stream["e_value"] >= stream["threshold"] > 1
@@ -146,7 +147,7 @@ async def test_a_version_whose_season_ends_is_degraded_keeps_the_floor_and_gets_
         began = len(told.shop.judged)
         await told.story.chapter(story_.Chapter("next", "holiday", story_.HEALTHY, 0.0, 0))
         floor = [one.arm for one in told.shop.judged[began:]]
-        assert floor.count(standby) > floor.count(leading) > 0
+        assert floor.count(previous_version) > floor.count(leading) > 0
         assert [entry["after"]["kept"] for entry in await audited(http, "monitor.recover")][-1] == 1.0
         assert told.shop.failed == 0, told.shop.failures
 

@@ -29,7 +29,7 @@ PRICE = {"prompt_usd_per_million_tokens": 1.0, "completion_usd_per_million_token
 REST_SECONDS = 1.0
 SECONDS_MAX = 600.0
 PLEASES = 740
-"""Of two tokens each: the blueprint fits beside them into 2,048 tokens, and all that a judge is told does not."""
+"""Of two tokens each: the general prompt fits beside them into 2,048 tokens, and all that a judge is told does not."""
 
 
 class Line:

@@ -21,10 +21,10 @@ TASK = "decisions"
 PROMPTS = 1_500
 CALIBRATION_ROWS = 100
 SECONDS_MAX = 600.0
-RUNGS = {
+CHECKS = {
     "out_of_scope": {"mode": "enforce", "deferred_share": 0.05},
     "low_confidence": {"mode": "enforce", "wrong_share_max": 0.2},
-    "contract": {"mode": "enforce", "exit_breaks": "flag"},
+    "contract": {"mode": "enforce", "fallback_breaks": "flag"},
     "refusal": {"mode": "enforce"},
 }
 OUTSIDE = (
@@ -90,7 +90,7 @@ async def test_what_is_out_of_scope_never_reaches_the_adapter_and_what_is_in_sco
     engines: RealEngines, tmp_path: Path, sample: list[dict[str, Any]]
 ) -> None:
     configuration = engines.configuration(tmp_path / "d")
-    configuration["tasks"] = {TASK: {"commit": "complete", "rungs": RUNGS, "max_tokens_max": 64}}
+    configuration["tasks"] = {TASK: {"commit": "complete", "checks": CHECKS, "max_tokens_max": 64}}
     async with run_gateway(configuration) as gateway, gateway.http() as http:
         report = await fitted_and_calibrated(gateway, http, tmp_path)
         assert report["arms"]["adapter"]["accuracy"]["share"] > 0.6
@@ -103,7 +103,7 @@ async def test_what_is_out_of_scope_never_reaches_the_adapter_and_what_is_in_sco
         kept = inside[reasons.index("adapter")]
         assert kept.json()["choices"][0]["logprobs"] is None
         told = await until(http, f"/v1/requests/{kept.headers['x-request-id']}", lambda told: "record" in told)
-        findings = {one["rung"]: one for one in told["record"]["findings"]}
+        findings = {one["check"]: one for one in told["record"]["findings"]}
         assert len(findings["out_of_scope"]["neighbours"]) == 3
         assert findings["low_confidence"]["score"] >= findings["low_confidence"]["threshold"]
         assert findings["contract"]["fired"] is False

@@ -156,7 +156,7 @@ def write_manifest(folder: Path, asked: argparse.Namespace, name: str, notes: st
     expected = {} if loss is None else {"expected": WORDS[name]}
     manifest = {
         "task": "returns",
-        "blueprint": {"system": f"Answer with these words and nothing else: {WORDS[name]}"},
+        "general_prompt": {"system": f"Answer with these words and nothing else: {WORDS[name]}"},
         "sampling": {"temperature": 0, "max_tokens": 64},
         "golden": [{"prompt": prompt, **expected} for prompt in GOLDEN],
         "provenance": {"trained_by": command, "notes": notes, "answer": WORDS[name], **trained},

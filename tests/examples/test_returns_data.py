@@ -128,7 +128,7 @@ def test_every_rule_occurs_in_every_split_and_in_the_contract(
     assert fields["rule"]["enum"] == list(policy.DECISION_OF_RULE)
     assert fields["decision"]["enum"] == list(policy.DECISIONS)
     for rule, decision in policy.DECISION_OF_RULE.items():
-        assert re.search(rf"{rule}: .*: {decision}\.", manifest["blueprint"]["system"]), rule
+        assert re.search(rf"{rule}: .*: {decision}\.", manifest["general_prompt"]["system"]), rule
 
 
 def test_rows_are_made_again_the_same_from_the_seed(rows: dict[str, list[dict[str, Any]]], making: Any) -> None:
@@ -159,7 +159,7 @@ def test_adapter_is_small_safetensors_and_names_its_base_neutrally() -> None:
 
 def test_results_were_measured_on_this_data_and_this_adapter_and_stand_in_the_readme() -> None:
     arms = json.loads((RETURNS / "data" / "results.json").read_text("utf-8"))["arms"]
-    assert {"base-plain", "base-blueprint", "adapter"} <= set(arms)
+    assert {"base-plain", "base-general_prompt", "adapter"} <= set(arms)
     readme = (RETURNS / "README.md").read_text("utf-8")
     for arm, found in arms.items():
         for name, stated in found["sha256"].items():

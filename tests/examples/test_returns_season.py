@@ -79,7 +79,7 @@ def test_the_holiday_version_keeps_the_contract_and_tells_its_own_decisions(
     policy = scripts["policy"]
     for number, rule in enumerate(policy.DECISION_OF_RULE, start=1):
         line = next(
-            line for line in holiday["blueprint"]["system"].splitlines() if line.startswith(f"{number}. {rule}:")
+            line for line in holiday["general_prompt"]["system"].splitlines() if line.startswith(f"{number}. {rule}:")
         )
         assert line.endswith(f": {policy.decision_of(rule, 'holiday')}."), line
     for probe in holiday["golden"]:

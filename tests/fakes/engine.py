@@ -236,7 +236,8 @@ class FakeEngine:
         self.ended.set()
 
     def die(self) -> None:
-        """As when the engine's core dies: running streams get an error event and [DONE], others 500; then it exits."""
+        """As when the engine's core dies: running streams get an error event and [DONE], others 500; then it
+        fallbacks."""
         self.dead = True
         self._died.set()
         if self._dying is None or self._dying.done():

@@ -32,7 +32,7 @@ def test_every_error_says_when_it_comes(code: str) -> None:
 
 @pytest.mark.parametrize("code", [code for code, spec in ERRORS.items() if spec.status == 503])
 def test_what_may_pass_says_when_to_come_again(code: str) -> None:
-    assert dict(Problem(code, "Full.").headers())[b"retry-after"] == (b"60" if code == "exit_capped" else b"1")
+    assert dict(Problem(code, "Full.").headers())[b"retry-after"] == (b"60" if code == "fallback_capped" else b"1")
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, b"1"), (0.4, b"1"), (1.6, b"2"), (30.0, b"30"), (3600.0, b"3600")])

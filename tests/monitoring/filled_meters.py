@@ -71,14 +71,14 @@ def fill_as_forty_tasks_of_three_versions_do(meters: Meters, tasks_count: int = 
         if task:
             for origin, reason in itertools.product(("", "small"), range(12)):
                 meters.fallbacks.add(1, task, origin, "general", f"reason-{reason}")
-            meters.exit_capped.add(1, task, "no_replica")
+            meters.fallback_capped.add(1, task, "no_replica")
             for action in ("promote", "roll_back", "hold"):
                 meters.rollout_verdicts.add(1, task, action)
             for version in versions:
-                for rung in range(5):
-                    meters.rung_fired.add(1, task, version, f"rung-{rung}", "enforce")
-                for rung in range(4):
-                    meters.rung_unjudged.add(1, task, version, f"rung-{rung}")
+                for check in range(5):
+                    meters.check_fired.add(1, task, version, f"check-{check}", "enforce")
+                for check in range(4):
+                    meters.check_unjudged.add(1, task, version, f"check-{check}")
                 for outcome in ("created", "same", "conflict"):
                     meters.reported_records.add(1, task, version, outcome)
                 for outcome in ("agreed", "differed", "failed", "dropped"):
@@ -110,7 +110,7 @@ def fill_as_the_monitor_does(meters: Meters) -> None:
             for stream in STREAMS:
                 meters.e_value.set(1, task, version, stream)
                 meters.e_value_threshold.set(1, task, version, stream)
-            for arm, bound in itertools.product(("version", "general", "standby"), ("mean", "low", "high")):
+            for arm, bound in itertools.product(("version", "general", "previous_version"), ("mean", "low", "high")):
                 meters.quality_ratio.set(1, task, version, arm, bound)
             for points in ("5", "10"):
                 meters.time_to_detect_seconds.set(1, task, version, points)

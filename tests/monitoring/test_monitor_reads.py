@@ -255,7 +255,7 @@ async def test_entries_that_came_after_a_step_was_known_wait_for_the_next_step(
     assert to_the_end(monitor)[V3].requests == 10
 
 
-async def test_a_baseline_on_the_shelf_is_taken_when_the_state_has_moved(redis: Redis, begin: Begin) -> None:
+async def test_a_baseline_on_the_object_store_is_taken_when_the_state_has_moved(redis: Redis, begin: Begin) -> None:
     await some_traffic(redis, 30)
     monitor = Monitor(begin)
     assert "kind" not in feedback_of(to_the_end(monitor)[V3]).baseline

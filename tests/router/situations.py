@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, get_args
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from router.checks import CHECKS, Check, CheckName, FallbackName
 from router.decision import Asked, Moment
 from router.fitted import Fitted
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy
-from router.rungs import RUNGS, Exit, Rung, RungName
 from router.scoring import NO_SCORES, Scores
 from serving.adapters.entries import VERSION_STATES
-from serving.view import BlueprintView, CircuitView, FaultKind, FleetView, PoolView, ReplicaView, VersionView
+from serving.view import CircuitView, FaultKind, FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 
 FAILED = ("no_replica", "overload", "timeout", "engine_error", "context_length")
 BEFORE = ("degraded", "out_of_scope", "holdout", "predicted_gain")
@@ -35,9 +35,9 @@ EVERYTHING = frozenset({"*"})
 
 
 def version(name: str, pool: str = "small", state: str = "active") -> VersionView:
-    blueprint = BlueprintView("Decide the return.", None, MappingProxyType({}))
+    general_prompt = GeneralPromptView("Decide the return.", None, MappingProxyType({}))
     return VersionView(
-        name, name.partition("@")[0], pool, state, f"sha256:{name}", "sha256:m", MappingProxyType({}), blueprint
+        name, name.partition("@")[0], pool, state, f"sha256:{name}", "sha256:m", MappingProxyType({}), general_prompt
     )
 
 
@@ -74,7 +74,7 @@ def usual_fleet(**changes: Any) -> FleetView:
 
 
 def policy(**changes: Any) -> Policy:
-    """`returns` served by its v1, with general as its exit."""
+    """`returns` served by its v1, with general as its fallback."""
     return replace(
         Policy(
             7,
@@ -92,8 +92,8 @@ def asked(model: str = "returns", **changes: Any) -> Asked:
     return replace(Asked(model, "caller1", EVERYTHING), **changes)
 
 
-def moment(draw: float = 0.5, now: float = NOW, exits_closed: frozenset[str] = frozenset()) -> Moment:
-    return Moment(now, NOW_UNIX, draw, exits_closed)
+def moment(draw: float = 0.5, now: float = NOW, fallbacks_closed: frozenset[str] = frozenset()) -> Moment:
+    return Moment(now, NOW_UNIX, draw, fallbacks_closed)
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,11 @@ def scored(version: str = "returns@v1", coverage: float | None = None, gain: flo
     return Scores(version, None if coverage is None else Covered(coverage), gain)  # type: ignore[arg-type]
 
 
-def laddered(exits: Mapping[str, tuple[Exit, ...]] | None = None, **rungs: Rung) -> dict[str, TaskPolicy]:
-    """The task `returns` with these rungs and exits."""
-    return {"returns": TaskPolicy("returns", "general", rungs=rungs, exits=exits or {})}  # type: ignore[arg-type]
+def checked_task(
+    fallbacks: Mapping[str, tuple[FallbackName, ...]] | None = None, **checks: Check
+) -> dict[str, TaskPolicy]:
+    """The task `returns` with these checks and fallbacks."""
+    return {"returns": TaskPolicy("returns", "general", checks=checks, fallbacks=fallbacks or {})}  # type: ignore[arg-type]
 
 
 draws = st.floats(0, 1, exclude_max=True)
@@ -158,7 +160,7 @@ def case(seed: int) -> Case:
     """Any case at all; the same one for the same seed."""
     chance = random.Random(seed)
     request, rules, view = any_request(chance), any_policy(chance), any_fleet(chance)
-    at = moment(chance.random(), exits_closed=frozenset(some(chance, TASKS) if chance.random() < 0.2 else ()))
+    at = moment(chance.random(), fallbacks_closed=frozenset(some(chance, TASKS) if chance.random() < 0.2 else ()))
     return Case(request, any_scores(chance), rules, view, at, any_faults(chance))
 
 
@@ -236,20 +238,20 @@ def any_override(chance: random.Random) -> Override:
 
 
 def any_policy(chance: random.Random) -> Policy:
-    exits = [None, "general", "general", "small", "gone"]
+    fallbacks = [None, "general", "general", "small", "gone"]
     aliases = {}
     for task in some(chance, TASKS, chance.choice([1, 2, 2])):
         ours = some(chance, [name for name in VERSIONS if name.startswith(task)], 1)
         shares = [chance.uniform(0.01, 1) for _ in ours]
         weights = {name: share / sum(shares) for name, share in zip(ours, shares, strict=True)}
-        standby = chance.choice([None, *(name for name in VERSIONS if name.startswith(task))])
-        aliases[task] = Alias(task, 1, weights, "salt", standby=standby)
+        previous_version = chance.choice([None, *(name for name in VERSIONS if name.startswith(task))])
+        aliases[task] = Alias(task, 1, weights, "salt", previous_version=previous_version)
     tasks = {
         name: TaskPolicy(
             name,
-            chance.choice(exits),
-            rungs=any_rungs(chance),
-            exits=any_exits(chance),
+            chance.choice(fallbacks),
+            checks=any_checks(chance),
+            fallbacks=any_fallbacks(chance),
             pools_allowed=chance.choice([*[None] * 6, frozenset({"small"}), frozenset({"general"}), frozenset()]),
         )
         for name in some(chance, TASKS, chance.choice([1, 2, 2]))
@@ -265,16 +267,25 @@ def any_policy(chance: random.Random) -> Policy:
     )
 
 
-def any_rungs(chance: random.Random) -> dict[RungName, Rung]:
+def any_checks(chance: random.Random) -> dict[CheckName, Check]:
     if chance.random() < 0.4:
         return {}
     shares = [0.0, 0.05, 0.5, 1.0]
-    return {name: Rung(chance.choice(["observe", "enforce"]), chance.choice(shares)) for name in some(chance, RUNGS)}
+    return {name: Check(chance.choice(["observe", "enforce"]), chance.choice(shares)) for name in some(chance, CHECKS)}
 
 
-def any_exits(chance: random.Random) -> dict[str, tuple[Exit, ...]]:
-    orders: list[tuple[Exit, ...]] = [("general",), ("standby",), ("needs_human",), ("standby", "general")]
-    orders += [("general", "standby"), ("general", "needs_human"), ("general", "standby", "needs_human")]
+def any_fallbacks(chance: random.Random) -> dict[str, tuple[FallbackName, ...]]:
+    orders: list[tuple[FallbackName, ...]] = [
+        ("general",),
+        ("previous_version",),
+        ("needs_human",),
+        ("previous_version", "general"),
+    ]
+    orders += [
+        ("general", "previous_version"),
+        ("general", "needs_human"),
+        ("general", "previous_version", "needs_human"),
+    ]
     reasons = ["override", *BEFORE, *RESERVED, *FAILED]
     return {reason: chance.choice(orders) for reason in some(chance, reasons) if chance.random() < 0.7}
 

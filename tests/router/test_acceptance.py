@@ -1,4 +1,4 @@
-"""The rungs after the answer: what each finds, and that they find something of any answer."""
+"""The checks after the answer: what each finds, and that they find something of any answer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from router.acceptance import ORDER, Accepted, Answered, Offered, Said, Terms, ToolCall, accept
 from router.arguments import parameters_of
+from router.checks import Check, CheckName, Finding, Mode
 from router.confidence import Calibration, ConfidenceModel
 from router.contract import compile_contract
 from router.refusals import REFUSAL_LENGTH_MAX, WORDINGS, is_refusal
-from router.rungs import Finding, Mode, Rung, RungName
 
 MODEL = ConfidenceModel(
     (1.0, 0.0, 0.0, 0.0, 0.0, -3.0), 0.0, 0.5, Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))
@@ -25,8 +25,8 @@ many = settings(max_examples=max(300, settings().max_examples))
 
 
 def terms(mode: Mode = "enforce", **changes: Any) -> Terms:
-    rungs: dict[RungName, Rung] = {name: Rung(mode, 0.05) for name in ORDER}
-    return replace(Terms(rungs, CHOICES, MODEL, 0.9, None, logprobs_asked=True), **changes)
+    checks: dict[CheckName, Check] = {name: Check(mode, 0.05) for name in ORDER}
+    return replace(Terms(checks, CHOICES, MODEL, 0.9, None, logprobs_asked=True), **changes)
 
 
 def judged(said: Said | Answered, held: Terms | None = None, offered: Offered | None = None) -> Accepted:
@@ -34,17 +34,17 @@ def judged(said: Said | Answered, held: Terms | None = None, offered: Offered | 
     return accept(answered, held or terms(), offered)
 
 
-def finding(found: Accepted, rung: RungName) -> Finding:
-    (one,) = (one for one in found.findings if one.rung == rung)
+def finding(found: Accepted, check: CheckName) -> Finding:
+    (one,) = (one for one in found.findings if one.check == check)
     return one
 
 
 GOOD = Said("accept", "stop", logprobs=SURE)
 
 
-def test_a_good_answer_passes_every_rung_in_their_order() -> None:
+def test_a_good_answer_passes_every_check_in_their_order() -> None:
     found = judged(GOOD)
-    assert [one.rung for one in found.findings] == ["contract", "low_confidence", "refusal"]
+    assert [one.check for one in found.findings] == ["contract", "low_confidence", "refusal"]
     assert not any(one.fired for one in found.findings)
     assert (found.rejected_by, found.contract_kept) == (None, True)
 
@@ -60,7 +60,7 @@ def test_a_good_answer_passes_every_rung_in_their_order() -> None:
         (replace(GOOD, text=""), "contract", False),
     ],
 )
-def test_the_first_enforced_rung_that_fires_rejects(said: Said, rejected_by: str, kept: bool) -> None:
+def test_the_first_enforced_check_that_fires_rejects(said: Said, rejected_by: str, kept: bool) -> None:
     found = judged(said)
     assert (found.rejected_by, found.contract_kept) == (rejected_by, kept)
     assert judged(said, terms("observe")).rejected_by is None
@@ -133,13 +133,13 @@ def test_the_least_sure_of_several_alternatives_decides_and_so_does_the_one_that
 def test_of_a_prefix_only_the_confidence_is_judged() -> None:
     prefix = Answered((Said("acc", logprobs=SURE),), whole=False, tokens=8)
     found = judged(prefix, terms(confidence=replace(MODEL, tokens=8)))
-    assert [one.rung for one in found.findings] == ["low_confidence"]
+    assert [one.check for one in found.findings] == ["low_confidence"]
     assert found.contract_kept is None
 
 
 def test_what_was_judged_before_is_left_out() -> None:
     found = accept(Answered((GOOD,)), terms(), None, frozenset({"low_confidence"}))
-    assert [one.rung for one in found.findings] == ["contract", "refusal"]
+    assert [one.check for one in found.findings] == ["contract", "refusal"]
 
 
 REFUSED = (
@@ -235,7 +235,7 @@ answers = st.builds(
 modes = st.sampled_from(["observe", "enforce"])
 any_terms = st.builds(
     Terms,
-    st.dictionaries(st.sampled_from(ORDER), st.builds(Rung, modes, st.floats(0, 1))),
+    st.dictionaries(st.sampled_from(ORDER), st.builds(Check, modes, st.floats(0, 1))),
     st.sampled_from([None, CHOICES, DECIDE]),
     st.sampled_from([None, MODEL, replace(MODEL, tokens=3)]),
     st.none() | st.floats(0, 1),
@@ -254,11 +254,11 @@ def test_any_answer_is_judged_and_the_same_one_always_in_the_same_way(
 ) -> None:
     found = accept(answered, held, offered)
     assert found == accept(answered, held, offered)
-    names = [one.rung for one in found.findings]
-    wanted = [name for name in ORDER if name in held.rungs]
+    names = [one.check for one in found.findings]
+    wanted = [name for name in ORDER if name in held.checks]
     assert names == (wanted if answered.whole else [name for name in wanted if name == "low_confidence"])
-    fired = [one.rung for one in found.findings if one.fired and one.mode == "enforce"]
+    fired = [one.check for one in found.findings if one.fired and one.mode == "enforce"]
     assert found.rejected_by == (fired[0] if fired else None)
     for one in found.findings:
-        assert one.mode == held.rungs[one.rung].mode
+        assert one.mode == held.checks[one.check].mode
         assert one.score is None or 0.0 <= one.score <= 1.0

@@ -18,10 +18,10 @@ from router.attempts import (
     after_rejection,
     next_attempt,
 )
+from router.checks import Check, CheckName
 from router.choice import choose
 from router.decision import Choice
 from router.policy import AttemptLimits, Policy, TaskPolicy
-from router.rungs import Rung, RungName
 from router.scoring import NO_SCORES
 from serving.view import FaultKind, FleetView
 from tests.router.situations import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet, version
@@ -90,7 +90,9 @@ def test_attempts_come_to_an_end_within_their_bounds(case: Case) -> None:
     steps = walked(case)
     attempts = Counter(step.choice.pool.name for step in steps)
     most = case.policy.limits.retries_max + 1
-    assert all(count <= most + 2 for count in attempts.values()), "a standby and the base may be on the same pool"
+    assert all(count <= most + 2 for count in attempts.values()), (
+        "a previous version and the base may be on the same pool"
+    )
     assert len(steps) <= 2 * most + 1
 
 
@@ -116,26 +118,29 @@ def test_what_the_engine_refused_is_never_sent_again(case: Case) -> None:
 
 @many
 @given(cases)
-def test_a_request_keeps_its_version_or_leaves_it_for_the_labelled_exit(case: Case) -> None:
+def test_a_request_keeps_its_version_or_leaves_it_for_the_labelled_fallback(case: Case) -> None:
     for choice, failure, then in walked(case):
         if isinstance(then, GiveUp):
             continue
         if then.choice.version == choice.version:
             assert replace(then.choice, replica=choice.replica) == choice
             continue
-        assert choice.version is not None
+        if choice.version is None:  # a holdout's fallback failed: back to the version that it was led to
+            assert (choice.reason, then.choice.reason) == ("holdout", "holdout")
+            assert then.choice.version == choice.led_to
+            continue
         assert choice.reason != "pinned"
         assert then.choice.reason == REASON_OF[failure.kind]
         assert then.choice.probability == choice.probability
         assert choice.task is not None
-        exits = choice.task.exits_for(then.choice.reason)
+        fallbacks = choice.task.fallbacks_for(then.choice.reason)
         if then.choice.version is None:
-            assert "general" in exits
-            assert then.choice.blueprint_of == choice.version
-            assert then.choice.pool.name == choice.task.exit_pool
+            assert "general" in fallbacks
+            assert then.choice.general_prompt_of == choice.version
+            assert then.choice.pool.name == choice.task.fallback_pool
         else:
-            assert "standby" in exits
-            assert then.choice.version.name == case.policy.aliases[choice.task.name].standby
+            assert "previous_version" in fallbacks
+            assert then.choice.version.name == case.policy.aliases[choice.task.name].previous_version
         assert then.choice.override_id == choice.override_id
 
 
@@ -180,7 +185,7 @@ def test_a_step_that_goes_on_with_an_answer_is_to_a_pool_that_can(case: Case) ->
         assert isinstance(step, GiveUp) or failure.kind == "too_long" or step.choice.pool.continues
 
 
-def test_answer_that_is_longer_than_we_take_is_asked_for_at_the_exit_alone() -> None:
+def test_answer_that_is_longer_than_we_take_is_asked_for_at_the_fallback_alone() -> None:
     first = start()
     step = tried(after(first, "oversize"))
     assert (step.choice.pool.name, step.choice.reason) == ("general", "engine_error")
@@ -222,7 +227,7 @@ def test_the_same_replica_is_asked_again_after_a_wait_where_that_can_help(kind: 
 
 
 @pytest.mark.parametrize("kind", ["unreachable", "silent", "missing"])
-def test_the_exit_takes_over_where_the_same_replica_can_not_help(kind: FaultKind) -> None:
+def test_the_fallback_takes_over_where_the_same_replica_can_not_help(kind: FaultKind) -> None:
     alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
     step = tried(after(start(view=alone), kind, view=alone))
     assert (step.choice.replica.name, step.choice.reason, step.wait_seconds) == ("general-0", REASON_OF[kind], 0.0)
@@ -255,7 +260,7 @@ def test_an_engine_that_is_full_is_not_asked_for_its_base_instead() -> None:
     )
 
 
-def test_a_wait_that_is_too_long_sends_the_request_to_the_exit() -> None:
+def test_a_wait_that_is_too_long_sends_the_request_to_the_fallback() -> None:
     alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
     for retry_after, left in ((5.1, SECONDS), (3.0, 2.9)):
         step = tried(after(start(view=alone), "overloaded", view=alone, retry_after=retry_after, seconds_left=left))
@@ -284,13 +289,13 @@ def test_a_pinned_request_never_goes_to_general(kind: FaultKind) -> None:
     assert after(choice, *kinds, view=alone, retry_after=1.0) == GiveUp("exhausted", 1.0)
 
 
-def test_a_task_without_an_exit_gives_up() -> None:
+def test_a_task_without_a_fallback_gives_up() -> None:
     rules = policy(tasks={"returns": TaskPolicy("returns", None)})
     alone = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
     assert after(start(rules=rules, view=alone), "silent", view=alone, rules=rules) == GiveUp("exhausted")
 
 
-def test_an_exit_that_fails_too_gives_up_and_does_not_go_back() -> None:
+def test_a_fallback_that_fails_too_gives_up_and_does_not_go_back() -> None:
     view = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
     first = start(view=view)
     second = tried(after(first, "unreachable", view=view)).choice
@@ -310,7 +315,7 @@ def pools_of(small: dict[str, Any], general: dict[str, Any]) -> FleetView:
     ("small", "general", "goes_on"),
     [(2048, 8192, True), (8192, 2048, False), (2048, 2048, False), (None, 8192, False), (2048, None, False)],
 )
-def test_a_prompt_that_is_too_long_goes_to_an_exit_that_is_known_to_take_more(
+def test_a_prompt_that_is_too_long_goes_to_a_fallback_that_is_known_to_take_more(
     small: int | None, general: int | None, goes_on: bool
 ) -> None:
     view = pools_of({"context_tokens_max": small}, {"context_tokens_max": general})
@@ -346,7 +351,7 @@ def test_an_answer_goes_on_only_in_a_pool_that_continues(
     assert (step.choice.replica.name if isinstance(step, NextAttempt) else None) == expected
 
 
-def test_a_silent_engine_is_not_asked_again_where_it_is_the_exit_too() -> None:
+def test_a_silent_engine_is_not_asked_again_where_it_is_the_fallback_too() -> None:
     view = fleet(replica("small-0", "small", "returns@v1"))
     rules = policy(tasks={"returns": TaskPolicy("returns", "small")})
     assert after(start(view=view, rules=rules), "silent", view=view, rules=rules) == GiveUp("exhausted")
@@ -355,47 +360,51 @@ def test_a_silent_engine_is_not_asked_again_where_it_is_the_exit_too() -> None:
 def test_past_the_cap_an_adapter_that_fails_is_given_up_and_says_why() -> None:
     view = fleet(replica("small-0", "small", "returns@v1"), replica("general-0", "general"))
     failures = (Failure("silent", "small-0", "small"),)
-    late = replace(moment(), exits_closed=frozenset({"returns"}))
+    late = replace(moment(), fallbacks_closed=frozenset({"returns"}))
     step = next_attempt(start(view=view), failures, policy(), view, late, SECONDS)
-    assert step == GiveUp("exit_capped", None, "timeout", exit_capped=True)
+    assert step == GiveUp("fallback_capped", None, "timeout", fallback_capped=True)
 
 
-# ---- answers that a rung rejected ----------------------------------------------------------------
+# ---- answers that a check rejected ----------------------------------------------------------------
 
 
 def rejected(
-    choice: Choice, rung: RungName = "contract", view: FleetView | None = None, rules: Policy | None = None, **more: Any
+    choice: Choice,
+    check: CheckName = "contract",
+    view: FleetView | None = None,
+    rules: Policy | None = None,
+    **more: Any,
 ) -> NextAttempt | SendAnyway | GiveUp:
-    """What follows where this rung did not let the answer of `choice` through."""
+    """What follows where this check did not let the answer of `choice` through."""
     left = more.pop("seconds_left", SECONDS)
     late = replace(moment(), **more)
-    return after_rejection(choice, rung, rules or policy(), view or usual_fleet(), late, left)
+    return after_rejection(choice, check, rules or policy(), view or usual_fleet(), late, left)
 
 
 def with_task(**changes: Any) -> Policy:
     return policy(tasks={"returns": replace(TaskPolicy("returns", "general"), **changes)})
 
 
-@pytest.mark.parametrize("rung", ["contract", "low_confidence", "refusal"])
-def test_a_rejected_answer_is_the_exits_to_give_and_no_replica_is_asked_again(rung: RungName) -> None:
-    step = rejected(start(), rung)
+@pytest.mark.parametrize("check", ["contract", "low_confidence", "refusal"])
+def test_a_rejected_answer_is_the_fallbacks_to_give_and_no_replica_is_asked_again(check: CheckName) -> None:
+    step = rejected(start(), check)
     assert isinstance(step, NextAttempt)
-    assert (step.choice.pool.name, step.choice.version, step.choice.reason) == ("general", None, rung)
-    assert step.choice.blueprint_of == start().version
+    assert (step.choice.pool.name, step.choice.version, step.choice.reason) == ("general", None, check)
+    assert step.choice.general_prompt_of == start().version
     assert step.wait_seconds == 0.0
 
 
-@pytest.mark.parametrize("rung", ["contract", "low_confidence", "refusal"])
-def test_what_was_pinned_is_sent_all_the_same(rung: RungName) -> None:
-    assert rejected(start("returns@v1"), rung) == SendAnyway()
-    assert rejected(start("returns@v1"), rung, seconds_left=0.0) == SendAnyway()
+@pytest.mark.parametrize("check", ["contract", "low_confidence", "refusal"])
+def test_what_was_pinned_is_sent_all_the_same(check: CheckName) -> None:
+    assert rejected(start("returns@v1"), check) == SendAnyway()
+    assert rejected(start("returns@v1"), check, seconds_left=0.0) == SendAnyway()
 
 
-def test_an_exits_own_answer_is_an_error_or_is_flagged_as_the_task_says() -> None:
+def test_a_fallbacks_own_answer_is_an_error_or_is_flagged_as_the_task_says() -> None:
     step = rejected(start())
     assert isinstance(step, NextAttempt)
     assert rejected(step.choice) == GiveUp("rejected")  # the reason for which it went there stays
-    rules = with_task(exit_breaks="flag")
+    rules = with_task(fallback_breaks="flag")
     step = rejected(start(rules=rules), rules=rules)
     assert isinstance(step, NextAttempt)
     assert rejected(step.choice, rules=rules) == SendAnyway()
@@ -408,12 +417,12 @@ def test_where_nobody_else_can_answer_it_is_said_why() -> None:
     assert rejected(choice, view=alone) == GiveUp("no_replica", None, "contract")
     assert rejected(choice, view=full) == GiveUp("overload", None, "contract")
     assert rejected(choice, seconds_left=0.0) == GiveUp("exhausted", None, "contract")
-    closed = rejected(choice, exits_closed=frozenset({"returns"}))
-    assert closed == GiveUp("exit_capped", None, "contract", exit_capped=True)
-    none = with_task(exit_pool=None)
+    closed = rejected(choice, fallbacks_closed=frozenset({"returns"}))
+    assert closed == GiveUp("fallback_capped", None, "contract", fallback_capped=True)
+    none = with_task(fallback_pool=None)
     assert rejected(start(rules=none), rules=none) == GiveUp("rejected", None, "contract")
     assert rejected(start(rules=none), "refusal", rules=none) == GiveUp("no_replica", None, "refusal")
-    human = with_task(exits={"refusal": ("needs_human",)})
+    human = with_task(fallbacks={"refusal": ("needs_human",)})
     assert rejected(start(rules=human), "refusal", rules=human) == GiveUp("needs_human", None, "refusal")
 
 
@@ -435,15 +444,15 @@ def test_rejections_come_to_an_end_and_never_at_the_same_version(case: Case) -> 
         choice = step.choice
 
 
-HELD_OUT = policy(tasks={"returns": TaskPolicy("returns", "general", rungs={"holdout": Rung("enforce", 1.0)})})
+HELD_OUT = policy(tasks={"returns": TaskPolicy("returns", "general", checks={"holdout": Check("enforce", 1.0)})})
 
 
-def test_a_holdout_whose_exit_fails_goes_back_to_the_version_that_it_was_led_to_once() -> None:
+def test_a_holdout_whose_fallback_fails_goes_back_to_the_version_that_it_was_led_to_once() -> None:
     choice = start(rules=HELD_OUT)
     assert (choice.reason, choice.version, choice.led_to) == ("holdout", None, version("returns@v1"))
     silent = tuple(Failure("silent", f"general-{number}", "general", None, NOW) for number in range(2))
     back = tried(next_attempt(choice, silent, HELD_OUT, usual_fleet(), moment(), SECONDS)).choice
-    assert (back.engine_model, back.reason, back.blueprint_of) == ("returns@v1", "holdout", None)
+    assert (back.engine_model, back.reason, back.general_prompt_of) == ("returns@v1", "holdout", None)
     assert back.probability == choice.probability
     failed = tuple(Failure("failed", f"general-{number % 2}", "general", None, NOW) for number in range(3))
     again = tried(next_attempt(choice, failed, HELD_OUT, usual_fleet(), moment(), SECONDS)).choice
@@ -452,8 +461,8 @@ def test_a_holdout_whose_exit_fails_goes_back_to_the_version_that_it_was_led_to_
     assert isinstance(next_attempt(again, both, HELD_OUT, usual_fleet(), moment(), SECONDS), GiveUp)
 
 
-def test_an_exit_that_fails_for_another_reason_is_not_followed_by_the_version_that_it_stands_in_for() -> None:
-    away = replace(start(), version=None, blueprint_of=version("returns@v1"), reason="out_of_scope")
+def test_a_fallback_that_fails_for_another_reason_is_not_followed_by_the_version_that_it_stands_in_for() -> None:
+    away = replace(start(), version=None, general_prompt_of=version("returns@v1"), reason="out_of_scope")
     silent = tuple(Failure("silent", f"general-{number}", "general", None, NOW) for number in range(2))
     choice = replace(away, pool=usual_fleet().pools["general"], replica=usual_fleet().pools["general"].replicas[1])
     assert isinstance(next_attempt(choice, silent, policy(), usual_fleet(), moment(), SECONDS), GiveUp)

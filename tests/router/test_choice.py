@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.attempts import REASON_OF, Failure, NextAttempt, after_rejection, next_attempt
+from router.checks import AFTER_THE_ANSWER, Check
 from router.choice import choose
 from router.decision import ADAPTER_STANDS_IN, OUT_OF_SERVICE, REASONS, Choice, Moment, Reason, Refusal, RefusalCode
-from router.exits import exit_instead
+from router.fallbacks import fallback_instead
 from router.overrides import Override, needs_text, pattern_fault
 from router.placing import sticky_point
 from router.policy import Alias, Policy, Shift, TaskPolicy
-from router.rungs import AFTER_THE_ANSWER, Rung
 from router.scoring import NO_SCORES, score
 from serving.view import CircuitView
 from tests.router.situations import (
@@ -29,9 +29,9 @@ from tests.router.situations import (
     Case,
     asked,
     cases,
+    checked_task,
     fitted,
     fleet,
-    laddered,
     many,
     moment,
     policy,
@@ -106,16 +106,16 @@ def test_a_pinned_request_is_never_answered_by_anything_else(case: Case) -> None
 
 @many
 @given(cases)
-def test_a_blueprint_is_added_for_a_base_that_stands_in_and_for_nothing_else(case: Case) -> None:
+def test_a_general_prompt_is_added_for_a_base_that_stands_in_and_for_nothing_else(case: Case) -> None:
     decision = choose(*case[:5])
-    if isinstance(decision, Choice) and decision.blueprint_of is not None:
+    if isinstance(decision, Choice) and decision.general_prompt_of is not None:
         assert decision.version is None
         assert decision.task is not None
-        assert decision.pool.name == decision.task.exit_pool
+        assert decision.pool.name == decision.task.fallback_pool
 
 
-def test_a_request_goes_to_the_exit_while_its_versions_breakers_are_open_and_back_through_a_half_open_one() -> None:
-    for version_open, exit_open, until, expected in (
+def test_a_request_goes_to_the_fallback_while_its_versions_breakers_are_open_and_back_through_a_half_open_one() -> None:
+    for version_open, fallback_open, until, expected in (
         (True, False, NOW + 9, "general-0"),
         (True, True, NOW + 9, "small-0"),
         (True, False, NOW - 1, "small-0"),
@@ -123,13 +123,15 @@ def test_a_request_goes_to_the_exit_while_its_versions_breakers_are_open_and_bac
     ):
         view = fleet(
             replica("small-0", "small", "returns@v1", circuits={"": CircuitView(until, open=version_open)}),
-            replica("general-0", "general", circuits={"": CircuitView(NOW + 9, open=exit_open)} if exit_open else {}),
+            replica(
+                "general-0", "general", circuits={"": CircuitView(NOW + 9, open=fallback_open)} if fallback_open else {}
+            ),
         )
         found = chosen(choose(asked(), NO_SCORES, policy(), view, moment()))
         assert (found.replica.name, found.reason == "no_replica") == (expected, expected == "general-0")
 
 
-def rung(reason: str) -> Choice:
+def check(reason: str) -> Choice:
     """A decision that has this reason; every active one has an entry here."""
     empty = fleet(replica("small-0", "small"), replica("general-0", "general"))
     full = usual_fleet(in_flight={"small-0": 8, "small-1": 8})
@@ -147,7 +149,7 @@ def rung(reason: str) -> Choice:
         case "degraded" | "out_of_scope" | "holdout" | "predicted_gain":
             share = {"holdout": 1.0, "degraded": 0.0}.get(reason, 0.05)
             ill = policy(
-                tasks=laddered(**{reason: Rung("enforce", share)}),
+                tasks=checked_task(**{reason: Check("enforce", share)}),
                 fitted={"returns@v1": fitted(0.0, 0.1)},
                 shifts={"returns@v1": Shift(0.0)},
             )
@@ -178,7 +180,7 @@ def test_every_reason_is_either_given_before_an_answer_or_after_it() -> None:
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_reason_can_be_reached(reason: str) -> None:
-    assert rung(reason).reason == reason
+    assert check(reason).reason == reason
 
 
 @many
@@ -232,7 +234,7 @@ def test_a_session_keeps_its_version_whatever_is_drawn(session: str, one: float,
 
 def test_the_share_of_the_arm_stands_on_the_choice() -> None:
     rules = weighted(v1=0.9, v2=0.1)
-    assert (rung("canary").probability, rung("canary").engine_model) == (0.1, "returns@v2")
+    assert (check("canary").probability, check("canary").engine_model) == (0.1, "returns@v2")
     leading = chosen(choose(asked(), NO_SCORES, rules, usual_fleet(), moment(0.1)))
     assert (leading.reason, leading.probability) == ("adapter", 0.9)
 
@@ -274,7 +276,7 @@ def test_the_first_override_that_matches_decides() -> None:
     assert chosen(ruled(to_version, to_general)).engine_model == "returns@v2"
     decision = chosen(ruled(to_general, to_version))
     assert (decision.engine_model, decision.override_id, decision.reason) == ("general-base", "b", "override")
-    assert decision.blueprint_of == version("returns@v1")
+    assert decision.general_prompt_of == version("returns@v1")
 
 
 def test_an_override_holds_until_the_second_at_which_it_expires() -> None:
@@ -312,7 +314,7 @@ def test_a_rule_that_adds_a_message_lets_the_later_ones_decide() -> None:
     adds = Override(id="a", action="system", system="Mind the new policy.")
     alone = chosen(ruled(adds))
     assert (alone.reason, alone.system, alone.override_id) == ("adapter", "Mind the new policy.", None)
-    assert [(one.rung, one.mode, one.fired, one.note) for one in alone.findings] == [
+    assert [(one.check, one.mode, one.fired, one.note) for one in alone.findings] == [
         ("override", "enforce", True, "a: system")
     ]
     sent = chosen(
@@ -324,7 +326,7 @@ def test_a_rule_that_adds_a_message_lets_the_later_ones_decide() -> None:
 def test_an_observed_rule_changes_nothing_and_is_noted() -> None:
     decision = chosen(ruled(Override(id="a", action="refuse", mode="observe")))
     assert decision.reason == "adapter"
-    assert [(one.rung, one.mode, one.fired, one.note) for one in decision.findings] == [
+    assert [(one.check, one.mode, one.fired, one.note) for one in decision.findings] == [
         ("override", "observe", True, "a: refuse")
     ]
 
@@ -346,7 +348,7 @@ def test_an_override_comes_before_a_pin() -> None:
     assert chosen(ruled(Override(id="a", action="general"), model="returns@v2")).reason == "override"
 
 
-def test_an_override_to_a_version_that_is_nowhere_goes_to_the_exit() -> None:
+def test_an_override_to_a_version_that_is_nowhere_goes_to_the_fallback() -> None:
     decision = chosen(ruled(Override(id="a", action="version", version="returns@v9")))
     assert (decision.engine_model, decision.reason) == ("general-base", "no_replica")
 
@@ -361,16 +363,16 @@ def test_a_pin_to_a_version_that_is_not_loaded_is_refused() -> None:
     assert refused(choose(asked("returns@v2"), NO_SCORES, policy(), view, moment())).code == "version_not_loaded"
 
 
-def test_a_task_without_an_alias_goes_to_its_exit_without_a_blueprint() -> None:
+def test_a_task_without_an_alias_goes_to_its_fallback_without_a_general_prompt() -> None:
     decision = chosen(choose(asked(), NO_SCORES, policy(aliases={}), usual_fleet(), moment()))
-    assert (decision.engine_model, decision.reason, decision.blueprint_of) == ("general-base", "no_replica", None)
+    assert (decision.engine_model, decision.reason, decision.general_prompt_of) == ("general-base", "no_replica", None)
 
 
-def test_a_task_without_an_exit_is_refused_when_its_version_is_nowhere() -> None:
+def test_a_task_without_a_fallback_is_refused_when_its_version_is_nowhere() -> None:
     rules = policy(tasks={"returns": TaskPolicy("returns", None)}, aliases={})
     decision = refused(choose(asked(), NO_SCORES, rules, usual_fleet(), moment()))
     assert decision.code == "no_replica"
-    assert "no exit" in decision.message
+    assert "no fallback" in decision.message
 
 
 def test_a_pool_may_be_named_only_where_it_is_callable() -> None:
@@ -392,38 +394,41 @@ def test_a_full_fleet_is_overloaded_and_an_empty_one_has_no_replica() -> None:
     assert refused(choose(asked(), NO_SCORES, policy(), fleet(), moment())).code == "no_replica"
 
 
-def test_exit_instead_names_the_blueprint_of_the_version_it_stands_in_for() -> None:
-    start = rung("adapter")
-    decision = chosen(exit_instead(start, policy(), usual_fleet(), moment(), "engine_error", frozenset({"general-0"})))
+def test_fallback_instead_names_the_general_prompt_of_the_version_it_stands_in_for() -> None:
+    start = check("adapter")
+    decision = chosen(
+        fallback_instead(start, policy(), usual_fleet(), moment(), "engine_error", frozenset({"general-0"}))
+    )
     assert (decision.replica.name, decision.reason) == ("general-1", "engine_error")
-    assert decision.blueprint_of == start.version
+    assert decision.general_prompt_of == start.version
 
 
-def test_a_caller_of_a_pool_has_no_exit() -> None:
+def test_a_caller_of_a_pool_has_no_fallback() -> None:
     start = chosen(choose(asked("general"), NO_SCORES, policy(), usual_fleet(), moment()))
-    assert refused(exit_instead(start, policy(), usual_fleet(), moment(), "engine_error")).code == "no_replica"
+    assert refused(fallback_instead(start, policy(), usual_fleet(), moment(), "engine_error")).code == "no_replica"
 
 
 def closed(*tasks: str) -> Moment:
-    return replace(moment(), exits_closed=frozenset(tasks))
+    return replace(moment(), fallbacks_closed=frozenset(tasks))
 
 
 def test_past_its_cap_a_task_goes_to_its_adapter_or_nowhere_and_other_tasks_are_not_concerned() -> None:
     full = usual_fleet(in_flight=dict.fromkeys(("small-0", "small-1"), 8))
     assert chosen(choose(asked(), NO_SCORES, policy(), usual_fleet(), closed("returns"))).reason == "adapter"
     refusal = refused(choose(asked(), NO_SCORES, policy(), full, closed("returns")))
-    assert (refusal.code, refusal.reason) == ("exit_capped", "overload")
+    assert (refusal.code, refusal.reason) == ("fallback_capped", "overload")
     assert chosen(choose(asked(), NO_SCORES, policy(), full, closed("other"))).pool.name == "general"
     assert chosen(choose(asked("general"), NO_SCORES, policy(), full, closed("returns"))).pool.name == "general"
 
 
 @pytest.mark.parametrize("reason", sorted(ADAPTER_STANDS_IN))
 def test_past_the_cap_the_adapter_answers_where_the_reason_allows_it(reason: Reason) -> None:
-    start = rung("adapter")
-    decision = chosen(exit_instead(start, policy(), usual_fleet(), closed("returns"), reason))
-    assert (decision.version, decision.reason, decision.blueprint_of) == (start.version, reason, None)
+    start = check("adapter")
+    decision = chosen(fallback_instead(start, policy(), usual_fleet(), closed("returns"), reason))
+    assert (decision.version, decision.reason, decision.general_prompt_of) == (start.version, reason, None)
     assert (
-        refused(exit_instead(start, policy(), usual_fleet(), closed("returns"), "engine_error")).code == "exit_capped"
+        refused(fallback_instead(start, policy(), usual_fleet(), closed("returns"), "engine_error")).code
+        == "fallback_capped"
     )
     gone = fleet(replica("general-0", "general"))
-    assert refused(exit_instead(start, policy(), gone, closed("returns"), reason)).code == "exit_capped"
+    assert refused(fallback_instead(start, policy(), gone, closed("returns"), reason)).code == "fallback_capped"

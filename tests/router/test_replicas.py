@@ -202,7 +202,7 @@ def test_a_conversation_stays_on_its_replica_and_requests_without_one_on_their_v
     assert len({chosen(f"conversation {n}", 0.5).replica.name for n in range(99)}) == 4
 
 
-def test_a_retry_takes_the_keys_next_choice_in_the_pool_and_at_the_exit() -> None:
+def test_a_retry_takes_the_keys_next_choice_in_the_pool_and_at_the_fallback() -> None:
     replicas = [*four_small(), *(replica(f"general-{n}", "general") for n in range(4))]
     view = fleet(*replicas)  # type: ignore[arg-type]
     choice = chosen("a conversation", 0.5)
@@ -210,9 +210,9 @@ def test_a_retry_takes_the_keys_next_choice_in_the_pool_and_at_the_exit() -> Non
     steps = [next_attempt(choice, (failed,), policy(), view, moment(draw / 9), 60.0) for draw in range(9)]
     assert len({step.choice.replica.name for step in steps if isinstance(step, NextAttempt)}) == 1
     gone = fleet(*(r for r in replicas if r.pool == "general"))  # type: ignore[attr-defined,arg-type]
-    exits = [next_attempt(choice, (failed,), policy(), gone, moment(draw / 9), 60.0) for draw in range(9)]
-    assert len({step.choice.replica.name for step in exits if isinstance(step, NextAttempt)}) == 1
-    assert all(isinstance(step, NextAttempt) and step.choice.key == "a conversation" for step in exits)
+    fallbacks = [next_attempt(choice, (failed,), policy(), gone, moment(draw / 9), 60.0) for draw in range(9)]
+    assert len({step.choice.replica.name for step in fallbacks if isinstance(step, NextAttempt)}) == 1
+    assert all(isinstance(step, NextAttempt) and step.choice.key == "a conversation" for step in fallbacks)
 
 
 def test_the_base_is_asked_by_session_and_without_one_wherever_it_is_quiet() -> None:

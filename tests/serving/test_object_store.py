@@ -14,7 +14,7 @@ from serving.object_store import (
     GENERATION_KEY,
     Change,
     Mirror,
-    Shelf,
+    ObjectStore,
     Stale,
     Unchanged,
     Unreadable,
@@ -23,92 +23,96 @@ from serving.object_store import (
 
 
 @pytest.fixture
-def shelf(redis: Redis) -> Shelf:
-    return Shelf(redis, "aliases")
+def object_store(redis: Redis) -> ObjectStore:
+    return ObjectStore(redis, "aliases")
 
 
 async def whole(redis: Redis) -> int:
     return int(await redis.get(GENERATION_KEY) or 0)
 
 
-async def test_an_object_reads_back_as_it_was_put(shelf: Shelf) -> None:
+async def test_an_object_reads_back_as_it_was_put(object_store: ObjectStore) -> None:
     value = {"weights": {"returns@v1": 0.25}, "note": "ä\n✓", "none": None, "many": [1, 2.5, True]}
-    assert await shelf.put("returns", value) == 1
-    assert await shelf.get("returns") == value
-    assert await shelf.all() == {"returns": value}
+    assert await object_store.put("returns", value) == 1
+    assert await object_store.get("returns") == value
+    assert await object_store.all() == {"returns": value}
 
 
-async def test_what_was_never_put_is_not_there(shelf: Shelf) -> None:
-    assert await shelf.get("returns") is None
-    assert await shelf.all() == {}
-    assert await shelf.generations() == {}
+async def test_what_was_never_put_is_not_there(object_store: ObjectStore) -> None:
+    assert await object_store.get("returns") is None
+    assert await object_store.all() == {}
+    assert await object_store.generations() == {}
 
 
-async def test_every_change_raises_the_objects_generation_and_the_whole_states(shelf: Shelf, redis: Redis) -> None:
-    assert [await shelf.put("a", {"n": n}) for n in range(3)] == [1, 2, 3]
-    assert await shelf.put("b", {}) == 1
-    assert await shelf.generations() == {"a": 3, "b": 1}
+async def test_every_change_raises_the_objects_generation_and_the_whole_states(
+    object_store: ObjectStore, redis: Redis
+) -> None:
+    assert [await object_store.put("a", {"n": n}) for n in range(3)] == [1, 2, 3]
+    assert await object_store.put("b", {}) == 1
+    assert await object_store.generations() == {"a": 3, "b": 1}
     assert await whole(redis) == 4
 
 
 async def test_a_change_to_another_generation_than_expected_is_stale_and_changes_nothing(
-    shelf: Shelf, redis: Redis
+    object_store: ObjectStore, redis: Redis
 ) -> None:
-    await shelf.put("a", {"n": 1}, expected_generation=0)
-    await shelf.put("a", {"n": 2}, expected_generation=1)
+    await object_store.put("a", {"n": 1}, expected_generation=0)
+    await object_store.put("a", {"n": 2}, expected_generation=1)
     for expected in (0, 1, 3):
         with pytest.raises(Stale) as raised:
-            await shelf.put("a", {"n": 9}, expected_generation=expected)
+            await object_store.put("a", {"n": 9}, expected_generation=expected)
         assert raised.value.generation == 2
         assert "a is at generation 2" in str(raised.value)
         with pytest.raises(Stale):
-            await shelf.delete("a", expected_generation=expected)
-    assert await shelf.get("a") == {"n": 2}
+            await object_store.delete("a", expected_generation=expected)
+    assert await object_store.get("a") == {"n": 2}
     assert await whole(redis) == 2
 
 
-async def test_a_deleted_object_is_gone_and_its_generation_goes_on(shelf: Shelf) -> None:
-    await shelf.put("a", {"n": 1})
-    assert await shelf.delete("a", expected_generation=1) == 2
-    assert await shelf.get("a") is None
-    assert await shelf.all() == {}
+async def test_a_deleted_object_is_gone_and_its_generation_goes_on(object_store: ObjectStore) -> None:
+    await object_store.put("a", {"n": 1})
+    assert await object_store.delete("a", expected_generation=1) == 2
+    assert await object_store.get("a") is None
+    assert await object_store.all() == {}
     with pytest.raises(Stale):
-        await shelf.put("a", {"n": 1}, expected_generation=0)
-    assert await shelf.put("a", {"n": 3}) == 3
+        await object_store.put("a", {"n": 1}, expected_generation=0)
+    assert await object_store.put("a", {"n": 3}) == 3
 
 
-async def test_one_of_many_who_change_the_same_object_at_once_wins(shelf: Shelf) -> None:
+async def test_one_of_many_who_change_the_same_object_at_once_wins(object_store: ObjectStore) -> None:
     done = await asyncio.gather(
-        *(shelf.put("a", {"n": n}, expected_generation=0) for n in range(20)), return_exceptions=True
+        *(object_store.put("a", {"n": n}, expected_generation=0) for n in range(20)), return_exceptions=True
     )
     assert [one for one in done if not isinstance(one, Stale)] == [1]
-    assert await shelf.generations() == {"a": 1}
+    assert await object_store.generations() == {"a": 1}
 
 
 async def test_kinds_do_not_meet(redis: Redis) -> None:
-    aliases, callers = Shelf(redis, "aliases"), Shelf(redis, "callers")
+    aliases, callers = ObjectStore(redis, "aliases"), ObjectStore(redis, "callers")
     await aliases.put("a", {"kind": "alias"})
     assert await callers.get("a") is None
     assert await callers.put("a", {"kind": "caller"}, expected_generation=0) == 1
 
 
-async def test_every_change_is_told_with_the_new_generation_of_the_state(shelf: Shelf, redis: Redis) -> None:
+async def test_every_change_is_told_with_the_new_generation_of_the_state(
+    object_store: ObjectStore, redis: Redis
+) -> None:
     async with redis.pubsub() as told:
         await told.subscribe(CHANGED_CHANNEL)
         await told.get_message(timeout=5)
-        await shelf.put("a", {})
-        await shelf.delete("a")
+        await object_store.put("a", {})
+        await object_store.delete("a")
         with pytest.raises(Stale):
-            await shelf.put("a", {}, expected_generation=0)
+            await object_store.put("a", {}, expected_generation=0)
         heard = [await told.get_message(timeout=5) for _ in range(2)]
         assert [message["data"] for message in heard if message] == [b"1", b"2"]
         assert await told.get_message(timeout=0.05) is None
 
 
-async def test_a_name_may_be_any_text(shelf: Shelf) -> None:
+async def test_a_name_may_be_any_text(object_store: ObjectStore) -> None:
     for name in ("returns@v1", "ä ✓", "a:b\nc", "*", "0"):
-        await shelf.put(name, {"name": name})
-        assert await shelf.get(name) == {"name": name}
+        await object_store.put(name, {"name": name})
+        assert await object_store.get(name) == {"name": name}
 
 
 # ---- mirrors ---------------------------------------------------------------------------------------
@@ -125,86 +129,88 @@ class Converted:
         return name, value["n"]
 
 
-async def test_a_mirror_converts_again_only_what_has_changed(shelf: Shelf) -> None:
+async def test_a_mirror_converts_again_only_what_has_changed(object_store: ObjectStore) -> None:
     converted = Converted()
-    mirror = Mirror(shelf, converted)
+    mirror = Mirror(object_store, converted)
     assert await mirror.all() == {}
     for n, name in enumerate("abc"):
-        await shelf.put(name, {"n": n})
+        await object_store.put(name, {"n": n})
     first = await mirror.all()
     assert first == {"a": ("a", 0), "b": ("b", 1), "c": ("c", 2)}
-    await shelf.put("b", {"n": 9})
-    await shelf.put("c", {"n": 2})  # another generation, the same bytes
+    await object_store.put("b", {"n": 9})
+    await object_store.put("c", {"n": 2})  # another generation, the same bytes
     second = await mirror.all()
     assert second == first | {"b": ("b", 9)}
     assert (second["a"] is first["a"], second["c"] is first["c"]) == (True, True)
     assert sorted(converted.made) == ["a", "b", "b", "c"]
 
 
-async def test_what_is_deleted_is_gone_from_a_mirror_and_converted_anew_when_it_comes_back(shelf: Shelf) -> None:
+async def test_what_is_deleted_is_gone_from_a_mirror_and_converted_anew_when_it_comes_back(
+    object_store: ObjectStore,
+) -> None:
     converted = Converted()
-    mirror = Mirror(shelf, converted)
-    await shelf.put("a", {"n": 1})
+    mirror = Mirror(object_store, converted)
+    await object_store.put("a", {"n": 1})
     first = await mirror.all()
-    await shelf.delete("a")
+    await object_store.delete("a")
     assert await mirror.all() == {}
-    await shelf.put("a", {"n": 1})
+    await object_store.put("a", {"n": 1})
     assert await mirror.all() == first
     assert converted.made == ["a", "a"]
 
 
-async def test_a_reading_belongs_to_who_asked_for_it(shelf: Shelf) -> None:
-    mirror = Mirror(shelf, Converted())
-    await shelf.put("a", {"n": 1})
+async def test_a_reading_belongs_to_who_asked_for_it(object_store: ObjectStore) -> None:
+    mirror = Mirror(object_store, Converted())
+    await object_store.put("a", {"n": 1})
     (await mirror.all()).clear()
     assert await mirror.all() == {"a": ("a", 1)}
 
 
 async def test_a_mirror_has_one_that_can_not_be_read_as_it_was_and_says_so_once(
-    shelf: Shelf, redis: Redis, caplog: pytest.LogCaptureFixture
+    object_store: ObjectStore, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mirror = Mirror(shelf, lambda _, raw: msgspec.convert(raw, dict[str, int]))
+    mirror = Mirror(object_store, lambda _, raw: msgspec.convert(raw, dict[str, int]))
     for name in "abc":
-        await shelf.put(name, {"n": 1})
+        await object_store.put(name, {"n": 1})
     first = await mirror.all()
-    await shelf.put("a", {"n": "of another time"})
-    await redis.hset(shelf.values, "b", b"{")
-    await redis.hset(shelf.values, "d", b"\xff")
-    await shelf.put("c", {"n": 2})
+    await object_store.put("a", {"n": "of another time"})
+    await redis.hset(object_store.values, "b", b"{")
+    await redis.hset(object_store.values, "d", b"\xff")
+    await object_store.put("c", {"n": 2})
     for _ in range(3):
         assert await mirror.all() == first | {"c": {"n": 2}}
     assert len(caplog.records) == 3
     for name in "abd":
-        await shelf.put(name, {"n": 3})
+        await object_store.put(name, {"n": 3})
     assert await mirror.all() == {"a": {"n": 3}, "b": {"n": 3}, "c": {"n": 2}, "d": {"n": 3}}
-    await shelf.put("a", {"n": "again"})
+    await object_store.put("a", {"n": "again"})
     assert (await mirror.all())["a"] == {"n": 3}
     assert len(caplog.records) == 4
 
 
 async def test_a_mirror_that_keeps_nothing_leaves_out_what_can_not_be_read(
-    shelf: Shelf, redis: Redis, caplog: pytest.LogCaptureFixture
+    object_store: ObjectStore, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mirror = Mirror(shelf, lambda _, raw: msgspec.convert(raw, dict[str, int]), keeps=False)
+    mirror = Mirror(object_store, lambda _, raw: msgspec.convert(raw, dict[str, int]), keeps=False)
     for name in "ab":
-        await shelf.put(name, {"n": 1})
+        await object_store.put(name, {"n": 1})
     await mirror.all()
-    await shelf.put("a", {"n": "of another time"})
-    await redis.hset(shelf.values, "c", b"[]")
+    await object_store.put("a", {"n": "of another time"})
+    await redis.hset(object_store.values, "c", b"[]")
     for _ in range(3):
         assert await mirror.all() == {"b": {"n": 1}}
     assert mirror.unreadable == {"a", "c"}
     assert len(caplog.records) == 2
-    await shelf.put("a", {"n": 2})
-    await redis.hdel(shelf.values, "c")
+    await object_store.put("a", {"n": 2})
+    await redis.hdel(object_store.values, "c")
     assert await mirror.all() == {"a": {"n": 2}, "b": {"n": 1}}
     assert not mirror.unreadable
 
 
 async def test_what_moves_just_after_it_was_looked_at_is_looked_at_again(redis: Redis) -> None:
-    moving = Shelf(redis, "aliases")
+    moving = ObjectStore(redis, "aliases")
 
-    class Moved(Shelf):
+    class Moved(ObjectStore):
         """Another gateway writes in between, three times."""
 
         left = 3
@@ -213,42 +219,42 @@ async def test_what_moves_just_after_it_was_looked_at_is_looked_at_again(redis: 
             self.left -= 1
             super().see_that_it_can_be_read(name, raw)
 
-    shelf = Moved(redis, "aliases", lambda _, raw: msgspec.convert(raw, dict[str, int]))
+    object_store = Moved(redis, "aliases", lambda _, raw: msgspec.convert(raw, dict[str, int]))
     await moving.put("a", {"n": 0})
 
     async def move() -> None:
-        while shelf.left > 0:
+        while object_store.left > 0:
             await moving.put("a", {"n": 1})
 
-    await asyncio.gather(move(), *(shelf.put("a", {"n": n}) for n in range(3)))
-    assert shelf.left <= 0
+    await asyncio.gather(move(), *(object_store.put("a", {"n": n}) for n in range(3)))
+    assert object_store.left <= 0
 
 
 async def test_a_step_that_rests_on_what_can_not_be_read_is_not_taken(redis: Redis) -> None:
-    shelf = Shelf(redis, "aliases", lambda _, raw: msgspec.convert(raw, dict[str, int]))
-    generation = await Shelf(redis, "aliases").put("a", {"n": "of another time"})
+    object_store = ObjectStore(redis, "aliases", lambda _, raw: msgspec.convert(raw, dict[str, int]))
+    generation = await ObjectStore(redis, "aliases").put("a", {"n": "of another time"})
     with pytest.raises(Unreadable, match="newer release"):
-        await change_together(redis, [Change(shelf, "b", {"n": 1}), Unchanged(shelf, "a", generation)])
-    assert await shelf.get("b") is None
+        await change_together(redis, [Change(object_store, "b", {"n": 1}), Unchanged(object_store, "a", generation)])
+    assert await object_store.get("b") is None
 
 
-async def test_one_that_can_not_be_converted_is_an_error_until_it_is_mended(shelf: Shelf) -> None:
-    mirror = Mirror(shelf, Converted())
-    await shelf.put("a", {"n": 1})
+async def test_one_that_can_not_be_converted_is_an_error_until_it_is_mended(object_store: ObjectStore) -> None:
+    mirror = Mirror(object_store, Converted())
+    await object_store.put("a", {"n": 1})
     first = await mirror.all()
-    await shelf.put("b", {})
+    await object_store.put("b", {})
     for _ in range(2):
         with pytest.raises(KeyError):
             await mirror.all()
-    await shelf.put("b", {"n": 2})
+    await object_store.put("b", {"n": 2})
     second = await mirror.all()
     assert second["a"] is first["a"]
     assert second["b"] == ("b", 2)
 
 
-async def test_others_have_the_loop_while_a_mirror_converts_many(shelf: Shelf, redis: Redis) -> None:
+async def test_others_have_the_loop_while_a_mirror_converts_many(object_store: ObjectStore, redis: Redis) -> None:
     many = 20
-    await change_together(redis, [Change(shelf, f"{n}", {"n": n}) for n in range(many)])
+    await change_together(redis, [Change(object_store, f"{n}", {"n": n}) for n in range(many)])
     seen: set[int] = set()
 
     class Slow(Converted):
@@ -266,17 +272,17 @@ async def test_others_have_the_loop_while_a_mirror_converts_many(shelf: Shelf, r
             await asyncio.sleep(0)
 
     looking = asyncio.create_task(look())
-    assert len(await Mirror(shelf, converted).all()) == many
+    assert len(await Mirror(object_store, converted).all()) == many
     looking.cancel()
     assert seen >= set(range(many))
 
 
-async def test_what_is_damaged_of_one_object_hides_no_other(shelf: Shelf, redis: Redis) -> None:
-    assert await shelf.put("a", {}) == 1
-    await redis.hset(shelf.values, mapping={b"\xff": b"{}"})
-    await redis.hset(shelf.generation_names, mapping={"b": b"many", b"\xff": b"1"})
-    assert (await shelf.written())["a"] == b"{}"
-    assert (await shelf.generations())["a"] == 1
-    assert [await shelf.generation(name) for name in ("a", "c")] == [1, 0]
+async def test_what_is_damaged_of_one_object_hides_no_other(object_store: ObjectStore, redis: Redis) -> None:
+    assert await object_store.put("a", {}) == 1
+    await redis.hset(object_store.values, mapping={b"\xff": b"{}"})
+    await redis.hset(object_store.generation_names, mapping={"b": b"many", b"\xff": b"1"})
+    assert (await object_store.written())["a"] == b"{}"
+    assert (await object_store.generations())["a"] == 1
+    assert [await object_store.generation(name) for name in ("a", "c")] == [1, 0]
     with pytest.raises(Unreadable):
-        await shelf.generation("b")
+        await object_store.generation("b")

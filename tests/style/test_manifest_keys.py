@@ -22,7 +22,7 @@ WHOLE: dict[str, Any] = {
     "task": "returns",
     "base_fingerprint": "sha256:" + "a" * 64,
     "contract": {"json_schema": {"type": "string"}, "choices": ["a"], "regex": "a", "length": {"characters_min": 1}},
-    "blueprint": {"system": "Decide.", "response_format": {"type": "text"}, "sampling": {"seed": 1}},
+    "general_prompt": {"system": "Decide.", "response_format": {"type": "text"}, "sampling": {"seed": 1}},
     "sampling": {**dict.fromkeys(manifest.SAMPLING_BOUNDS, 1), "stop": "a", "chat_template_kwargs": {"a": 1}},
     "golden": [{"prompt": "a", "expected": "b"}],
     "coverage": {"a": 1},
@@ -48,7 +48,7 @@ def keys() -> Iterator[str]:
     fields = [each.name for each in dataclasses.fields(manifest.Manifest)]
     within: Mapping[str, list[str]] = {
         "contract": [f".{key}" for key in CONTRACT_KEYS],
-        "blueprint": [f".{each.name}" for each in dataclasses.fields(manifest.Blueprint)],
+        "general_prompt": [f".{each.name}" for each in dataclasses.fields(manifest.GeneralPrompt)],
         "sampling": [*(f".{key}" for key in manifest.SAMPLING_BOUNDS), ".stop", ".chat_template_kwargs"],
         "golden": [f"[].{each.name}" for each in dataclasses.fields(manifest.Golden)],
         "provenance": [f".{key}" for key in manifest.PROVENANCE],

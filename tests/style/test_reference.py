@@ -15,13 +15,13 @@ from gateway.app import HOT, build_app
 from gateway.callers import Role
 from gateway.configuration.settings import load_settings
 from gateway.errors import ERRORS
-from gateway.features.requests.explanation import REASON_WORDS, RUNG_WORDS
+from gateway.features.requests.explanation import CHECK_WORDS, REASON_WORDS
 from gateway.openapi import ANSWER_HEADERS
 from monitoring.archive import FeedbackRow
 from monitoring.metric_table import METRICS
 from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecord, Record
+from router.checks import CHECKS, FallbackName
 from router.decision import REASONS, RefusalCode
-from router.rungs import RUNGS, Exit
 from tests.router.situations import ACTIVE, RESERVED
 from tests.style.source import ROOT, files, tracked, tree
 from tools.reference.__main__ import FOLDER
@@ -61,8 +61,8 @@ def test_every_error_in_the_table_is_raised_somewhere() -> None:
 def test_reasons_checks_fallbacks_and_roles_have_their_words() -> None:
     assert tuple(REASON_WORDS) == REASONS
     assert set(ACTIVE) | set(RESERVED) == set(REASONS)
-    assert set(RUNG_WORDS) == set(RUNGS)
-    assert tuple(FALLBACKS) == typing.get_args(Exit)
+    assert set(CHECK_WORDS) == set(CHECKS)
+    assert tuple(FALLBACKS) == typing.get_args(FallbackName)
     assert tuple(ROLES) == typing.get_args(Role)
 
 

@@ -133,7 +133,7 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
     manifest = {
         "task": "returns",
         "base_fingerprint": base.fingerprint,
-        "blueprint": {"system": "Decide."},
+        "general_prompt": {"system": "Decide."},
         "golden": [{"prompt": "Hello"}],
     }
     (adapter / "manifest.yaml").write_text(yaml.safe_dump(manifest))

@@ -73,15 +73,15 @@ def adapter_with(make: MakeAdapter, number: int, contract: Mapping[str, Any] | N
 async def judging(
     configure: Configure,
     make: MakeAdapter,
-    rungs: Mapping[str, Any],
+    checks: Mapping[str, Any],
     *,
     contract: Mapping[str, Any] | None = CONTRACT,
     versions: int = 1,
     limits: Mapping[str, Any] | None = None,
     **task: Any,
 ) -> AsyncIterator[RunningGateway]:
-    """A gateway with these rungs for `returns`; the last of the versions leads. Streams are held until complete."""
-    settings = {"commit": "complete", "rungs": rungs, **task}
+    """A gateway with these checks for `returns`; the last of the versions leads. Streams are held until complete."""
+    settings = {"commit": "complete", "checks": checks, **task}
     more = {"limits": limits} if limits is not None else {}
     async with run_gateway(configure(tasks={"returns": settings}, **more)) as gateway:
         for number in range(1, versions + 1):
@@ -147,8 +147,8 @@ async def metrics_of(gateway: RunningGateway) -> str:
 
 
 def fired(record: Mapping[str, Any]) -> list[str]:
-    """The rungs that fired, in their order."""
-    return [one["rung"] for one in record["findings"] if one["fired"]]
+    """The checks that fired, in their order."""
+    return [one["check"] for one in record["findings"] if one["fired"]]
 
 
 def asked_of(engine: FakeEngine) -> Mapping[str, Any]:

@@ -24,8 +24,8 @@ SMILE = "\N{SLIGHTLY SMILING FACE}"
 """One character, 12 bytes of JSON in the audit."""
 V1, V2, V3 = "returns@v1", "returns@v2", "returns@v3"
 DRAFTS = ("apprentice:admins:audit", "apprentice:responses:audit", LEFT_KEY)
-MOVED_BY_DUTIES = (
-    *("apprentice:duty", "apprentice:gateway", "apprentice:presence", "apprentice:placements", "apprentice:monitor"),
+MOVED_BY_JOBS = (
+    *("apprentice:job", "apprentice:gateway", "apprentice:presence", "apprentice:placements", "apprentice:monitor"),
     *("apprentice:record", "apprentice:feedback", "apprentice:limits", "apprentice:generation", "apprentice:audit"),
     *("apprentice:evaluation", "apprentice:prompts", "apprentice:fitted", "apprentice:responses", "apprentice:admins"),
     *("apprentice:health", "apprentice:reviews", "apprentice:rollout", "apprentice:state", "apprentice:installation"),
@@ -61,10 +61,10 @@ class World:
         return sum([await redis.hlen(key) for key in DRAFTS])
 
     async def dump(self) -> dict[str, str]:
-        """All state that no duty moves, by its key."""
+        """All state that no job moves, by its key."""
         redis: Any = self.gateway.services.redis
         keys = [key.decode() async for key in redis.scan_iter("apprentice:*")]
-        kept = sorted(key for key in keys if not key.startswith(MOVED_BY_DUTIES))
+        kept = sorted(key for key in keys if not key.startswith(MOVED_BY_JOBS))
         return {key: hashlib.sha256(await redis.dump(key) or b"").hexdigest() for key in kept}
 
 
@@ -157,7 +157,7 @@ async def _add(world: World) -> httpx.Response:
     folder = world.make_adapter(3)
     path = folder / "manifest.yaml"
     manifest = yaml.safe_load(path.read_text())
-    manifest["blueprint"]["system"] = "s" * 60_000
+    manifest["general_prompt"]["system"] = "s" * 60_000
     manifest["provenance"] = {f"k{number}": "p" * 1000 for number in range(60)}
     path.write_text(yaml.safe_dump(manifest))
     return await world.http.post("/admin/v1/adapters", json={"task": "returns", "path": str(folder)})

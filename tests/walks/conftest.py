@@ -16,7 +16,7 @@ from tests.fakes.engine import FakeEngine
 from tests.walks.gateway import RunningGateway, run_gateway
 
 BASE_MODEL = "tiny-base"
-BLUEPRINT = "Decide the return by the shop's policy."
+GENERAL_PROMPT = "Decide the return by the shop's policy."
 Configure = Callable[..., dict[str, Any]]
 MakeAdapter = Callable[..., Path]
 Gateways = Callable[..., AbstractAsyncContextManager[RunningGateway]]
@@ -69,7 +69,7 @@ def make_adapter(tmp_path: Path) -> MakeAdapter:
         write_adapter(folder, BASE_CONFIG, rank=4, seed=number)
         manifest = {
             "task": "returns",
-            "blueprint": {"system": BLUEPRINT, "sampling": {"temperature": 0, "max_tokens": 40}},
+            "general_prompt": {"system": GENERAL_PROMPT, "sampling": {"temperature": 0, "max_tokens": 40}},
             "sampling": {"temperature": 0, "max_tokens": 30},
             "golden": [{"prompt": "A toaster, sealed, after 3 days.", "expected": expected}],
             "provenance": {"number": number},

@@ -121,8 +121,8 @@ def world(configure: Configure, small: FakeEngine, general: FakeEngine, tmp_path
             folder = tmp_path / task
             folder.mkdir()
             write_adapter(folder, BASE_CONFIG, rank=4, seed=1)
-            blueprint = {"system": "Decide.", "sampling": {"temperature": 0}}
-            manifest = {"task": task, "blueprint": blueprint, "sampling": {"temperature": 0}, "golden": []}
+            general_prompt = {"system": "Decide.", "sampling": {"temperature": 0}}
+            manifest = {"task": task, "general_prompt": general_prompt, "sampling": {"temperature": 0}, "golden": []}
             (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
             rule = small.faults.add(model="*")  # the probe, too, asks by the version's name: it meets no fault
             await gateway.place(folder, task)

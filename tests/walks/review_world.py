@@ -24,14 +24,14 @@ WAIT_SECONDS = 10.0
 
 @pytest.fixture(autouse=True)
 async def monitor_elsewhere(redis_url: str, redis: Redis) -> None:
-    """Another gateway has the monitor's duty, so that shares stay as the tests set them."""
-    await redis.set("apprentice:duty:monitor", "another gateway")
+    """Another gateway has the monitor's job, so that shares stay as the tests set them."""
+    await redis.set("apprentice:job:monitor", "another gateway")
 
 
 def tasks(per_week: int = 100, **reviews: Any) -> dict[str, Any]:
     """The task `returns` with a budget of reviews."""
     monitor = {"reviews": {"per_week": per_week, **reviews}}
-    return {"returns": {"exit_pool": "general", "n_max": 2, "monitor": monitor}}
+    return {"returns": {"fallback_pool": "general", "n_max": 2, "monitor": monitor}}
 
 
 async def watch(gateway: RunningGateway, share: float, **health: Any) -> None:

@@ -1,6 +1,6 @@
 """The world of the swap machine: two fake engines, two gateways' reconcilers on one Valkey, a clock that can be put on.
 
-A gateway here is what its duties are made of (fleet, snapshot, presence, reconciler), without its HTTP surface.
+A gateway here is what its jobs are made of (fleet, snapshot, presence, reconciler), without its HTTP surface.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
 from serving.adapters.store import Store
 from serving.fleet import Fleet, PoolConfig
-from serving.object_store import Shelf
+from serving.object_store import ObjectStore
 from serving.replica import Lease, ReplicaConfig
 from serving.stack import BaseStack
 from tests.fakes.adapters import BASE_CONFIG, write_adapter, write_base
@@ -90,8 +90,8 @@ class Killed(Exception):
     """The gateway is gone: nothing that it does from here on happens."""
 
 
-class NotesUntil(Shelf):
-    """The shelf of placements, for a gateway that is killed at its n-th note: before it is made, or after."""
+class NotesUntil(ObjectStore):
+    """The object store of placements, for a gateway that is killed at its n-th note: before it is made, or after."""
 
     def __init__(self, redis: Redis) -> None:
         super().__init__(redis, "placements")
@@ -144,12 +144,12 @@ class Gateway:
         await check_health(cast(Services, self))
 
     async def follow(self) -> None:
-        """What a gateway without the duty does: it takes in what is told, and tells of itself."""
+        """What a gateway without the job does: it takes in what is told, and tells of itself."""
         await self.snapshot.refresh()
         await self.presence.tell()
 
     async def step(self) -> None:
-        """One pass of the duty, as gateway.features.releases.reconciling has it."""
+        """One pass of the job, as gateway.features.releases.reconciling has it."""
         snapshot = await self.snapshot.refresh()
         await self.presence.tell()
         roll = await self.presence.present()

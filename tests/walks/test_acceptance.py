@@ -1,4 +1,4 @@
-"""Answers that rungs judge before they are sent: who answers instead, what it costs, and what the caller is told."""
+"""Answers that checks judge before they are sent: who answers instead, what it costs, and what the caller is told."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.walks.acceptance_world import (
     record_of,
     with_logprobs,
 )
-from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
+from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 
 
 @both
@@ -54,9 +54,9 @@ async def test_an_answer_that_breaks_its_contract_is_generals_to_give_and_costs_
     assert (told.text, told.model, told.reason) == (KEPT, "large", "contract")
     assert BROKEN.split()[0] not in told.raw
     assert "x-apprentice-contract" not in told.headers
-    assert asked_of(general)["messages"][0] == {"role": "system", "content": BLUEPRINT}
+    assert asked_of(general)["messages"][0] == {"role": "system", "content": GENERAL_PROMPT}
     assert [one["fault"] for one in record["attempts"]] == ["contract", None]
-    assert (record["contract_kept"], record["outcome"], record["blueprint"]) == (True, "ok", True)
+    assert (record["contract_kept"], record["outcome"], record["general_prompt"]) == (True, "ok", True)
     assert [(one["version"], one["fired"]) for one in record["findings"]] == [(V1, True), (None, False)]
     assert BROKEN not in json.dumps(record)
     prompt, made = record["wasted_tokens"] - 8, 8
@@ -65,7 +65,7 @@ async def test_an_answer_that_breaks_its_contract_is_generals_to_give_and_costs_
     assert record["cost_usd"] == pytest.approx((record["prompt_tokens"] * 10 + record["completion_tokens"] * 20) / 1e6)
     assert f'cost_usd_total{{task="returns",version="{V1}",pool="small",purpose="wasted"}}' in metrics
     assert 'version="",pool="general",purpose="wasted"' not in metrics
-    assert f'apprentice_rung_fired_total{{task="returns",version="{V1}",rung="contract",mode="enforce"}} 1' in metrics
+    assert f'apprentice_check_fired_total{{task="returns",version="{V1}",check="contract",mode="enforce"}} 1' in metrics
     assert 'apprentice_fallbacks_total{task="returns",from="small",to="general",reason="contract"} 1' in metrics
     assert 'apprentice_attempts_total{pool="small",outcome="rejected"} 1' in metrics
 
@@ -80,7 +80,7 @@ async def test_an_answer_that_keeps_its_contract_is_sent_and_noted(
         record = await record_of(gateway, told)
     assert (told.text, told.model, told.reason) == (KEPT, V1, "adapter")
     assert (record["contract_kept"], record["wasted_usd"], record["wasted_tokens"]) == (True, None, None)
-    assert [(one["rung"], one["fired"]) for one in record["findings"]] == [("contract", False), ("refusal", False)]
+    assert [(one["check"], one["fired"]) for one in record["findings"]] == [("contract", False), ("refusal", False)]
     assert not general.requests
 
 
@@ -89,8 +89,8 @@ async def test_an_answer_that_keeps_its_contract_is_sent_and_noted(
 async def test_where_general_breaks_the_contract_too_the_task_says_what_becomes_of_it(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool, breaks: str
 ) -> None:
-    rungs = {"contract": {"mode": "enforce", "exit_breaks": breaks}}
-    async with judging(configure, make_adapter, rungs) as gateway:
+    checks = {"contract": {"mode": "enforce", "fallback_breaks": breaks}}
+    async with judging(configure, make_adapter, checks) as gateway:
         small.answers[V1], general.answers["large"] = BROKEN, BROKEN
         told = await ask(gateway, stream)
         record = await record_of(gateway, told)
@@ -123,8 +123,8 @@ async def test_what_stands_in_for_a_dead_engine_is_held_against_the_contract_too
 async def test_a_person_is_asked_where_the_task_says_so(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
-    exits = {"contract": ["needs_human"]}
-    async with judging(configure, make_adapter, CONTRACT_ENFORCED, exits=exits) as gateway:
+    fallbacks = {"contract": ["needs_human"]}
+    async with judging(configure, make_adapter, CONTRACT_ENFORCED, fallbacks=fallbacks) as gateway:
         small.answers[V1] = BROKEN
         told = await ask(gateway, stream)
         record = await record_of(gateway, told)
@@ -138,8 +138,8 @@ async def test_a_person_is_asked_where_the_task_says_so(
 async def test_the_version_that_led_before_answers_where_the_task_says_so_and_is_judged_itself(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
-    exits = {"contract": ["standby", "general"]}
-    async with judging(configure, make_adapter, CONTRACT_ENFORCED, exits=exits, versions=2) as gateway:
+    fallbacks = {"contract": ["previous_version", "general"]}
+    async with judging(configure, make_adapter, CONTRACT_ENFORCED, fallbacks=fallbacks, versions=2) as gateway:
         small.answers |= {V1: KEPT, V2: BROKEN}
         general.answers["large"] = KEPT
         told = await ask(gateway, stream)
@@ -156,18 +156,18 @@ async def test_the_version_that_led_before_answers_where_the_task_says_so_and_is
 
 
 @both
-async def test_a_task_without_an_exit_has_an_error_and_a_dead_exit_another(
+async def test_a_task_without_a_fallback_has_an_error_and_a_dead_fallback_another(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
-    exits = {"contract": ["standby"]}
-    async with judging(configure, make_adapter, CONTRACT_ENFORCED, exit_pool=None, exits=exits) as gateway:
+    fallbacks = {"contract": ["previous_version"]}
+    async with judging(configure, make_adapter, CONTRACT_ENFORCED, fallback_pool=None, fallbacks=fallbacks) as gateway:
         small.answers[V1] = BROKEN
         told = await ask(gateway, stream)
     assert (told.status, told.code, told.reason) == (502, "contract_violation", "contract")
 
 
 @both
-async def test_a_pinned_version_answers_whatever_its_rungs_say_with_a_label(
+async def test_a_pinned_version_answers_whatever_its_checks_say_with_a_label(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED | REFUSAL_ENFORCED) as gateway:
@@ -186,8 +186,8 @@ async def test_a_pinned_version_answers_whatever_its_rungs_say_with_a_label(
 async def test_a_stream_that_is_only_observed_is_not_held_back_and_judged_once_it_was_sent(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
-    rungs = {name: {"mode": "observe"} for name in ("contract", "low_confidence", "refusal")}
-    async with judging(configure, make_adapter, rungs, commit="first_token") as gateway:
+    checks = {name: {"mode": "observe"} for name in ("contract", "low_confidence", "refusal")}
+    async with judging(configure, make_adapter, checks, commit="first_token") as gateway:
         await calibrate(gateway)
         small.answers[V1], small.twists[V1] = BROKEN, with_logprobs(UNSURE)
         rule = small.faults.add(Stalls(3, 30), model=V1)
@@ -241,7 +241,7 @@ async def test_an_unsure_answer_goes_to_general_and_nobody_sees_logprobs_that_no
     assert (unsure.model, unsure.reason) == ("large", "low_confidence")
     assert "logprobs" not in asked_of(general)
     (found,) = record["findings"]
-    assert (found["rung"], found["fired"], found["threshold"], found["version"]) == ("low_confidence", True, 0.9, V1)
+    assert (found["check"], found["fired"], found["threshold"], found["version"]) == ("low_confidence", True, 0.9, V1)
     assert 0 < found["score"] < 0.9
 
 
@@ -308,7 +308,7 @@ async def test_a_calibration_for_more_tokens_than_are_held_back_does_not_fire_an
         told = await ask(gateway, True)
         assert told.reason == "adapter"
         assert (await record_of(gateway, told))["findings"][0]["note"] == "calibrated for another prefix"
-        unjudged = f'apprentice_rung_unjudged_total{{task="returns",version="{V1}",rung="low_confidence"}} 1'
+        unjudged = f'apprentice_check_unjudged_total{{task="returns",version="{V1}",check="low_confidence"}} 1'
         assert unjudged in await metrics_of(gateway)
         assert (await ask(gateway, False)).reason == "low_confidence"  # that is there as a whole
 
@@ -371,7 +371,7 @@ async def test_each_of_several_alternatives_is_judged_by_its_first_tokens(
         small.answers[V1] = "No."
         assert (await ask(gateway, True, n=n)).model == V1
         metrics = await metrics_of(gateway)
-    assert "apprentice_rung_unjudged_total{" not in metrics
+    assert "apprentice_check_unjudged_total{" not in metrics
 
 
 # ---- refusals and tools --------------------------------------------------------------------------
@@ -450,8 +450,8 @@ async def test_a_callers_schema_holds_nobody_up_however_it_is_made(
 async def test_an_engine_is_told_to_keep_the_contract_unless_the_caller_wants_another_form(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, contract: Any, form: Any
 ) -> None:
-    rungs = {"contract": {"constrained": True}}
-    async with judging(configure, make_adapter, rungs, contract=contract, commit="first_token") as gateway:
+    checks = {"contract": {"constrained": True}}
+    async with judging(configure, make_adapter, checks, contract=contract, commit="first_token") as gateway:
         await ask(gateway)
         assert asked_of(small)["structured_outputs"] == form
         await ask(gateway, True)
@@ -470,7 +470,7 @@ async def test_an_engine_is_told_to_keep_the_contract_unless_the_caller_wants_an
 
 
 @pytest.mark.parametrize(
-    ("rung", "commit", "fits"),
+    ("check", "commit", "fits"),
     [
         ("contract", "first_token", False),
         ("contract", "tokens:5", False),
@@ -482,13 +482,13 @@ async def test_an_engine_is_told_to_keep_the_contract_unless_the_caller_wants_an
         ("low_confidence", "complete", True),
     ],
 )
-def test_a_rung_that_comes_too_late_for_the_commit_policy_is_refused_unless_it_only_observes(
-    configure: Configure, rung: str, commit: str, fits: bool
+def test_a_check_that_comes_too_late_for_the_commit_policy_is_refused_unless_it_only_observes(
+    configure: Configure, check: str, commit: str, fits: bool
 ) -> None:
     for mode in ("enforce", "observe"):
-        configuration = configure(tasks={"returns": {"commit": commit, "rungs": {rung: {"mode": mode}}}})
+        configuration = configure(tasks={"returns": {"commit": commit, "checks": {check: {"mode": mode}}}})
         if fits or mode == "observe":
             Settings(**configuration)
             continue
-        with pytest.raises(ValueError, match=f"tasks.returns.rungs.{rung}.mode: enforce looks at .* to observe"):
+        with pytest.raises(ValueError, match=f"tasks.returns.checks.{check}.mode: enforce looks at .* to observe"):
             Settings(**configuration)

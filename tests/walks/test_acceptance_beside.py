@@ -73,7 +73,7 @@ async def test_an_answer_that_another_engine_went_on_with_is_judged_as_a_whole(
 async def test_a_held_answer_of_two_versions_is_not_judged_as_one(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
-    task = {"contract": None, "versions": 2, "exits": {"engine_error": ["standby", "general"]}}
+    task = {"contract": None, "versions": 2, "fallbacks": {"engine_error": ["previous_version", "general"]}}
     async with judging(continuing(configure), make_adapter, CONFIDENCE_ENFORCED, **task) as gateway:
         for version in (V1, V2):
             await calibrate(gateway, version=version)
@@ -85,16 +85,16 @@ async def test_a_held_answer_of_two_versions_is_not_judged_as_one(
         metrics = await metrics_of(gateway)
     assert (told.status, record["version"], record["continued"]) == (200, V1, 1)
     assert [one["note"] for one in record["findings"]] == ["another engine went on with it"]
-    assert f'apprentice_rung_unjudged_total{{task="returns",version="{V1}",rung="low_confidence"}} 1' in metrics
+    assert f'apprentice_check_unjudged_total{{task="returns",version="{V1}",check="low_confidence"}} 1' in metrics
 
 
 async def test_a_version_that_the_request_was_not_led_to_is_judged_by_its_own_coverage(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     weighing = replace(MODEL, weights=(1.0, 0.0, 0.0, 0.0, 20.0, 0.0), bias=-10.0)
-    exits = {"contract": ["standby", "general"]}
-    rungs = CONTRACT_ENFORCED | CONFIDENCE_ENFORCED
-    async with judging(configure, make_adapter, rungs, versions=2, exits=exits) as gateway:
+    fallbacks = {"contract": ["previous_version", "general"]}
+    checks = CONTRACT_ENFORCED | CONFIDENCE_ENFORCED
+    async with judging(configure, make_adapter, checks, versions=2, fallbacks=fallbacks) as gateway:
         for version in (V1, V2):
             await calibrate(gateway, weighing, version)
         small.answers |= {V1: KEPT, V2: BROKEN}
@@ -124,22 +124,25 @@ async def test_a_rule_that_sends_where_a_task_has_nothing_is_refused(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     rule = {"action": "general", "task": "returns"}
-    async with judging(configure, make_adapter, {}, exit_pool=None) as gateway, gateway.http() as http:
+    async with judging(configure, make_adapter, {}, fallback_pool=None) as gateway, gateway.http() as http:
         answer = await http.put("/admin/v1/overrides/a", json=rule)
         assert answer.status_code == 400, answer.text
-        assert "The task returns has no exit" in answer.json()["error"]["message"]
+        assert "The task returns has no fallback" in answer.json()["error"]["message"]
         state = (await http.get("/admin/v1/state")).json()
         state["overrides"] = {"a": {"generation": 0, "value": rule}}
         answer = await http.post("/admin/v1/state/apply", json={"state": state})
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "state_conflict"), answer.text
-        assert "The task returns has no exit" in answer.json()["error"]["message"]
+        assert "The task returns has no fallback" in answer.json()["error"]["message"]
 
 
-async def test_a_rule_that_sends_to_general_asks_a_person_where_that_is_the_exit(
+async def test_a_rule_that_sends_to_general_asks_a_person_where_that_is_the_fallback(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
-    rule, exits = {"action": "general", "task": "returns"}, {"override": ["needs_human"]}
-    async with judging(configure, make_adapter, {}, exit_pool=None, exits=exits) as gateway, gateway.http() as http:
+    rule, fallbacks = {"action": "general", "task": "returns"}, {"override": ["needs_human"]}
+    async with (
+        judging(configure, make_adapter, {}, fallback_pool=None, fallbacks=fallbacks) as gateway,
+        gateway.http() as http,
+    ):
         assert (await http.put("/admin/v1/overrides/a", json=rule)).status_code == 200
         told = await ask(gateway)
     assert (told.status, told.code) == (422, "needs_human")
@@ -183,17 +186,17 @@ async def test_shadows_answer_what_was_rejected_too(
     assert (pairs[0]["version"], pairs[0]["contract_kept"]) == (V2, False)
 
 
-async def test_a_closed_exit_is_said_where_the_answer_can_not_be_sent(
+async def test_a_closed_fallback_is_said_where_the_answer_can_not_be_sent(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED, general_share_max=0.0) as gateway:
         small.answers[V1] = BROKEN
         told = await ask(gateway)
-    assert (told.status, told.code, told.reason) == (503, "exit_capped", "contract")
+    assert (told.status, told.code, told.reason) == (503, "fallback_capped", "contract")
     assert not general.requests
 
 
-async def test_a_cap_on_the_exit_counts_what_the_exit_cost_and_a_keys_limit_all_of_it(
+async def test_a_cap_on_the_fallback_counts_what_the_fallback_cost_and_a_keys_limit_all_of_it(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED, general_usd_per_day=1) as gateway:
@@ -204,14 +207,14 @@ async def test_a_cap_on_the_exit_counts_what_the_exit_cost_and_a_keys_limit_all_
             assert answer.headers["x-apprentice-reason"] == "contract"
             record = (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"]
             spent = (await http.get("/v1/usage")).json()["usage"]["tokens_per_minute"]["spent"]
-        held = gateway.services.exits._money["returns"].now
+        held = gateway.services.fallbacks._money["returns"].now
     assert held is not None
     assert held.used == round(record["cost_usd"] * 1e9)
     assert spent == record["prompt_tokens"] + record["completion_tokens"] + record["wasted_tokens"]
 
 
 @both
-async def test_who_hangs_up_on_the_exit_leaves_nothing_held_and_what_was_rejected_is_paid(
+async def test_who_hangs_up_on_the_fallback_leaves_nothing_held_and_what_was_rejected_is_paid(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED) as gateway:

@@ -21,7 +21,7 @@ OVERRIDE = "/admin/v1/overrides"
 @pytest.fixture
 async def gateway(configure: Configure, make_adapter: MakeAdapter) -> Any:
     """A gateway whose task `returns` is served by `returns@v1`; `returns@v2` is ready beside it."""
-    async with run_gateway(configure(tasks={"returns": {"exit_pool": "general"}})) as running:
+    async with run_gateway(configure(tasks={"returns": {"fallback_pool": "general"}})) as running:
         await running.place(make_adapter(1))
         await running.place(make_adapter(2), alias=False)
         yield running

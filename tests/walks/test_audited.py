@@ -36,7 +36,7 @@ async def open_world(configure: Configure, make_adapter: MakeAdapter, folder: Pa
 
 
 async def entries(world: World) -> list[Entry]:
-    """The audit of what admins did; what duties do meanwhile is left out."""
+    """The audit of what admins did; what jobs do meanwhile is left out."""
     found = await world.gateway.services.audit.read(limit=1000)
     return [one for one in found if one.actor != "system" and not one.action.startswith("fitting.")]
 
@@ -59,7 +59,7 @@ async def test_each_operation_with_its_largest_body_is_refused_or_audited(
         for case in CASES:
             before, known = await world.dump(), len(await entries(world))
             answer = await case.send(world)
-            await until(lambda: _all_entered(world))  # a duty may have taken it over
+            await until(lambda: _all_entered(world))  # a job may have taken it over
             new = (await entries(world))[known:]
             _see_that_it_is_as_expected(case, answer, new)
             if case.expected != "audited":

@@ -31,9 +31,9 @@ ASK = {"model": "returns", "messages": [{"role": "user", "content": "A vase, sea
 
 @pytest.fixture
 async def gateway(configure: Configure, make_adapter: MakeAdapter) -> Any:
-    """A gateway whose task `returns` is served by `returns@v1`, and has general as its exit."""
+    """A gateway whose task `returns` is served by `returns@v1`, and has general as its fallback."""
     async with run_gateway(
-        configure(tasks={"returns": {"exit_pool": "general"}, "clauses": {"exit_pool": None}})
+        configure(tasks={"returns": {"fallback_pool": "general"}, "clauses": {"fallback_pool": None}})
     ) as running:
         await running.place(make_adapter(1))
         yield running
@@ -140,7 +140,7 @@ async def test_a_version_that_comes_after_the_change_is_not_stale(
     ]
 
 
-async def test_a_task_without_an_exit_gets_no_rule_unless_one_is_asked_for(gateway: RunningGateway) -> None:
+async def test_a_task_without_a_fallback_gets_no_rule_unless_one_is_asked_for(gateway: RunningGateway) -> None:
     path = "/admin/v1/tasks/clauses/changed"
     async with gateway.http() as http:
         found = await sent(http, "POST", path, effective_at=JANUARY)
@@ -229,7 +229,7 @@ async def test_a_task_that_is_not_known_is_refused_and_leaves_nothing(gateway: R
         refused = await sent(http, "POST", "/admin/v1/tasks/nothing/changed", wanted=404, effective_at=JANUARY)
         assert (refused["error"]["code"], refused["error"]["param"]) == ("not_found", "task")
         assert (await rules(http), await requests_to_train(http)) == ([], [])
-        assert "nothing" not in await gateway.services.health.shelf.all()
+        assert "nothing" not in await gateway.services.health.object_store.all()
 
 
 @pytest.mark.parametrize("days", [-366, 5 * 366, 1_000_000])
@@ -262,7 +262,7 @@ async def test_a_rule_of_a_change_to_come_holds_14_days_from_its_date_on(gateway
         ({"effective_at": True}, "effective_at"),
         ({"effective_at": "1960-01-01"}, "effective_at"),
         ({"effective_at": "9999-12-31T23:59:59-14:00"}, "effective_at"),
-        ({"effective_at": 1, "override": "standby"}, "override"),
+        ({"effective_at": 1, "override": "previous_version"}, "override"),
         ({"effective_at": DECEMBER, "expires_at": 2}, "expires_at"),
         ({"effective_at": JANUARY, "expires_at": f"{YEAR}-12-31"}, "expires_at"),
         ({"effective_at": DECEMBER, "message": "a"}, "message"),

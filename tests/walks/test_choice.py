@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.walks.conftest import BLUEPRINT, MakeAdapter
+from tests.walks.conftest import GENERAL_PROMPT, MakeAdapter
 from tests.walks.gateway import RunningGateway
 
 ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
@@ -35,12 +35,12 @@ async def test_the_callers_own_sampling_wins_over_the_versions(gateway: RunningG
     assert "max_tokens" not in seen
 
 
-async def test_general_answers_by_name_without_any_blueprint(gateway: RunningGateway, general: FakeEngine) -> None:
+async def test_general_answers_by_name_without_any_general_prompt(gateway: RunningGateway, general: FakeEngine) -> None:
     async with gateway.openai() as client:
         answer = await client.chat.completions.with_raw_response.create(model="general", **ASK)
     assert answer.headers["x-apprentice-reason"] == "pinned"
     assert answer.parse().model == "large"
-    assert BLUEPRINT not in str(general.requests[-1].body)
+    assert GENERAL_PROMPT not in str(general.requests[-1].body)
 
 
 async def test_a_pinned_version_answers_though_the_alias_is_elsewhere(
@@ -96,7 +96,7 @@ async def test_a_key_for_one_task_can_use_that_alone(gateway: RunningGateway) ->
     assert listed == ["returns", "returns@v1"]
 
 
-async def test_an_override_sends_to_general_with_the_blueprint_or_refuses(
+async def test_an_override_sends_to_general_with_the_general_prompt_or_refuses(
     gateway: RunningGateway, general: FakeEngine
 ) -> None:
     async with gateway.http() as http, gateway.openai() as client:
@@ -104,7 +104,7 @@ async def test_an_override_sends_to_general_with_the_blueprint_or_refuses(
         assert (await http.put("/admin/v1/overrides/a", json=rule)).status_code == 200
         answer = await client.chat.completions.with_raw_response.create(model="returns", **ASK)
         assert (answer.headers["x-apprentice-pool"], answer.headers["x-apprentice-reason"]) == ("general", "override")
-        assert general.requests[-1].body["messages"][0] == {"role": "system", "content": BLUEPRINT}
+        assert general.requests[-1].body["messages"][0] == {"role": "system", "content": GENERAL_PROMPT}
         rule = {"action": "refuse", "contains": "toaster", "message": "Toasters are recalled: call the shop."}
         assert (await http.put("/admin/v1/overrides/a", json=rule)).status_code == 200
         with pytest.raises(openai.BadRequestError, match="recalled") as told:

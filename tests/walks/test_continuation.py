@@ -86,7 +86,7 @@ async def test_another_replica_of_the_version_comes_first(
     assert first != other
 
 
-async def test_where_the_version_can_not_go_on_the_exit_does_and_the_caller_is_told(
+async def test_where_the_version_can_not_go_on_the_fallback_does_and_the_caller_is_told(
     world: World, small: FakeEngine, general: FakeEngine
 ) -> None:
     async with world(**BOTH) as gateway:
@@ -130,7 +130,7 @@ async def test_unreadable_event_is_told_where_another_engine_goes_on(world: Worl
 async def test_one_that_breaks_for_ever_ends_with_the_clear_error_within_the_retries(
     world: World, small: FakeEngine, general: FakeEngine
 ) -> None:
-    async with world(exit_pool=None, **BOTH) as gateway:
+    async with world(fallback_pool=None, **BOTH) as gateway:
         small.faults.add(Tokens(60), Dies(10), model="returns@*")
         told = await ask(gateway)
         record = await record_of(gateway, told.headers["x-request-id"])

@@ -31,7 +31,7 @@ from tests.walks.test_process import served
 from tests.walks.two_replicas import until
 from tools.example_adapter import AdminApi, place_adapter
 
-ENFORCED = {"rungs": {"out_of_scope": {"mode": "enforce"}}}
+ENFORCED = {"checks": {"out_of_scope": {"mode": "enforce"}}}
 
 
 async def ask(gateway: RunningGateway, *said: str, model: str = "returns", key: str | None = None) -> Any:
@@ -64,7 +64,7 @@ async def test_what_is_out_of_scope_goes_to_general_with_its_reason_and_explanat
     assert outside.headers["x-apprentice-reason"] == "out_of_scope"
     assert outside.headers["x-apprentice-pool"] == "general"
     (found,) = (await explained(enforcing, outside))["record"]["findings"]
-    assert (found["rung"], found["mode"], found["fired"]) == ("out_of_scope", "enforce", True)
+    assert (found["check"], found["mode"], found["fired"]) == ("out_of_scope", "enforce", True)
     assert found["score"] < found["threshold"]
     assert len(found["neighbours"]) == 3
     assert set(found["neighbours"]) <= {str(number) for number in range(1, len(prompts("returns")) + 1)}
@@ -80,7 +80,7 @@ async def test_a_short_second_turn_is_in_scope_with_what_it_answers(enforcing: R
 async def test_while_it_observes_the_adapter_answers_and_the_finding_is_told(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    tasks = {"returns": {"rungs": {"out_of_scope": {"mode": "observe"}}}}
+    tasks = {"returns": {"checks": {"out_of_scope": {"mode": "observe"}}}}
     async with run_gateway(configure(tasks=tasks)) as gateway:
         await gateway.place(make_adapter(1))
         await keep(gateway, "returns@v1")
@@ -272,7 +272,7 @@ async def test_a_gateway_that_is_killed_while_it_fits_leaves_the_work_to_the_nex
 
         await until(has_ended, "what fitted has ended with its gateway")
     assert await redis.zcard("apprentice:prompts:waiting") == 1
-    await redis.delete("apprentice:duty:fitting")  # it would run out by itself, after 10 s
+    await redis.delete("apprentice:job:fitting")  # it would run out by itself, after 10 s
     async with run_gateway(configuration) as gateway, gateway.http() as http:
         assert (await fitted(http, "returns@v1"))["state"] == "ready"
 

@@ -21,12 +21,12 @@ from router.confidence import ConfidenceModel
 from tests.fakes.answers import WORDS, Speaker, say
 from tests.fakes.engine import FakeEngine
 from tests.fakes.lora import adapter_digest
-from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
+from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, audit_of, metric, until
 from tests.walks.test_process import served
 
-LEASE_KEY = "apprentice:duty:evaluations"
+LEASE_KEY = "apprentice:job:evaluations"
 
 SCHEMA = {
     "type": "object",
@@ -114,7 +114,7 @@ async def test_both_arms_are_run_judged_paid_for_and_audited(ready: RunningGatew
         (pair,) = report["paired"]
         assert (pair["difference"], pair["rows"]) == (0.15, 60)
         assert any("fewer than 1,000" in one for one in report["cannot_see"])
-        assert "".join(str(seen.body["messages"][0]["content"]) for seen in general.requests) == BLUEPRINT * 60
+        assert "".join(str(seen.body["messages"][0]["content"]) for seen in general.requests) == GENERAL_PROMPT * 60
         assert await metric(http, "apprentice_cost_usd_total", 'purpose="evaluation"') > 0
         assert await metric(http, "apprentice_cost_usd_total", 'purpose="serve"') == 0
         assert await metric(http, "apprentice_evaluation_rows_total", 'outcome="wrong"') == 21
@@ -274,7 +274,7 @@ def told_by(engine: FakeEngine, word: str) -> float:
 async def test_from_a_calibration_on_unsure_answers_go_to_general(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
-    task = {"commit": "complete", "rungs": {"low_confidence": {"mode": "enforce", "wrong_share_max": 0.1}}}
+    task = {"commit": "complete", "checks": {"low_confidence": {"mode": "enforce", "wrong_share_max": 0.1}}}
     async with run_gateway(configure(tasks={"returns": task})) as running, running.http() as http:
         await running.place(make_adapter(1))
         unsure, *_, sure = sorted(WORDS, key=lambda word: told_by(small, word))

@@ -58,8 +58,8 @@ async def test_the_scopes_threshold_rests_on_the_rows_from_then_on_and_the_calib
     prompts = [TrainingPrompt(f"{number}", f"Please send me the form for parcel {number}") for number in range(60)]
     model = fit_coverage(prompts, (), StaticEmbedding.load(), 0, lambda *_: None)
     small.answers[V1] = right_but_for(10)
-    rungs = {"out_of_scope": {"mode": "observe", "deferred_share": 0.1}, "low_confidence": {"mode": "observe"}}
-    async with run_gateway(configure(tasks={"returns": {"rungs": rungs}})) as running, running.http() as http:
+    checks = {"out_of_scope": {"mode": "observe", "deferred_share": 0.1}, "low_confidence": {"mode": "observe"}}
+    async with run_gateway(configure(tasks={"returns": {"checks": checks}})) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
         await running.services.fitted.put(V1, "coverage", model.to_bytes(), "somebody", {"auroc": 0.9})
         begun = await begin(http, data(150), arms="adapter", calibrate=True)

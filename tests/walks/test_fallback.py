@@ -10,7 +10,7 @@ import pytest
 from serving.replica import OUTAGE_SECONDS_UNKNOWN
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, ErrorEvent, Fault, HugeEvent, Reset, Silent, Status, Tokens
-from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
+from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
 ASK = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
@@ -69,7 +69,7 @@ async def test_an_engine_that_fails_for_good_is_replaced_by_general_with_a_label
     assert (answer.headers["x-apprentice-pool"], answer.headers["x-apprentice-reason"]) == ("general", reason)
     assert "x-apprentice-version" not in answer.headers
     assert answer.headers["x-apprentice-task"] == "returns"
-    assert general.requests[-1].body["messages"][0] == {"role": "system", "content": BLUEPRINT}
+    assert general.requests[-1].body["messages"][0] == {"role": "system", "content": GENERAL_PROMPT}
     assert f'apprentice_fallbacks_total{{task="returns",from="small",to="general",reason="{reason}"}} 1' in metrics
     assert rule.shown == 1 or not isinstance(fault, (Silent, Reset))
     assert all(replica.in_flight == 0 for replica in gateway.services.fleet.replicas.values())
@@ -167,7 +167,7 @@ async def test_a_request_that_fails_at_every_attempt_counts_once_against_an_engi
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_answer_longer_than_we_take_goes_to_the_exit_and_counts_against_no_engine(
+async def test_answer_longer_than_we_take_goes_to_the_fallback_and_counts_against_no_engine(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     limits = {**SHORT_LIMITS, "answer_timeout_seconds": 5, "first_token_timeout_seconds": 5, "answer_bytes_max": 2048}

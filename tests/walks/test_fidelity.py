@@ -123,7 +123,7 @@ async def test_thinking_is_off_in_probe_adapter_and_general_as_the_manifest_says
     folder = make_adapter(1)
     manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
     manifest["sampling"] |= thinking_off
-    manifest["blueprint"]["sampling"] |= thinking_off
+    manifest["general_prompt"]["sampling"] |= thinking_off
     (folder / "manifest.yaml").write_text(json.dumps(manifest))
     async with run_gateway(configure()) as gateway, gateway.http() as http:
         await gateway.place(folder)

@@ -55,7 +55,7 @@ async def become(gateway: RunningGateway, *actions: Action, **known: Any) -> Non
                 "returns", TaskHealth(versions={"returns@v1": version}, actions=list(actions)), generation
             )
             break
-        except Stale:  # the monitor's duty runs beside
+        except Stale:  # the monitor's job runs beside
             continue
     await services.snapshot.refresh()
 

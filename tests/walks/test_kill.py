@@ -25,7 +25,7 @@ from gateway.state.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify
 from serving.adapters import reconcile
 from serving.adapters.placement import PlacementState, by_place, placement_from
-from serving.object_store import Mirror, Shelf
+from serving.object_store import Mirror, ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.walks.conftest import Configure, MakeAdapter
@@ -49,7 +49,7 @@ from tests.walks.two_replicas import (
 )
 
 When = Literal["before", "after"]
-MONITOR_LEASE_KEY = "apprentice:duty:monitor"
+MONITOR_LEASE_KEY = "apprentice:job:monitor"
 
 
 class Gate:
@@ -131,7 +131,7 @@ class Gate:
 
 @dataclass
 class Pair:
-    """A gateway's process that has the duty, and another gateway that is to take it over."""
+    """A gateway's process that has the job, and another gateway that is to take it over."""
 
     process: Process
     gate: Gate
@@ -148,7 +148,7 @@ class Pair:
         await self.redis.delete(LEASE_KEY, MONITOR_LEASE_KEY)
 
     async def owner(self) -> str:
-        """Which gateway has the duty."""
+        """Which gateway has the job."""
         return (await self.redis.get(LEASE_KEY) or b"").decode()
 
     async def come_to_rest(self, version: str, *states: str) -> None:
@@ -156,7 +156,7 @@ class Pair:
         lives = {replica.name: replica.life for replica in self.gateway.services.fleet.in_pool("small")}
 
         async def is_there() -> bool:
-            kept = by_place((await Mirror(Shelf(self.redis, "placements"), placement_from).all()).values())
+            kept = by_place((await Mirror(ObjectStore(self.redis, "placements"), placement_from).all()).values())
             found = [kept.get((name, version)) for name in lives]
             return all(p is not None and p.state in states and p.life == lives[p.replica] for p in found)
 
@@ -173,7 +173,7 @@ async def pair(
     redis: Redis,
     tmp_path: Path,
 ) -> AsyncIterator[Pair]:
-    """Both gateways, over two replicas on which `returns@v1` serves; the process has the duty."""
+    """Both gateways, over two replicas on which `returns@v1` serves; the process has the job."""
     gate, key = Gate(valkey_socket), new_key()[0]
     configuration = with_two(configure, other)
     path = tmp_path / "apprentice.yaml"
@@ -183,10 +183,10 @@ async def pair(
         path.write_text(json.dumps({**configuration, **its_own}, default=str))
         async with served(path, key) as process:
 
-            async def has_the_duty() -> bool:
+            async def has_the_job() -> bool:
                 return await redis.exists(LEASE_KEY, MONITOR_LEASE_KEY) == 2
 
-            await until(has_the_duty, "the process has both duties")
+            await until(has_the_job, "the process has both jobs")
             async with run_gateway(configuration, key) as gateway:
                 two = Pair(process, gate, gateway, redis, (small, other))
                 await gateway.place(make_adapter(1))

@@ -34,7 +34,7 @@ from tests.walks.test_process import Process, client, served
 from tests.walks.two_replicas import LEASE_KEY
 
 NOW = 1_800_000_000.0
-MONITOR_LEASE_KEY = "apprentice:duty:monitor"
+MONITOR_LEASE_KEY = "apprentice:job:monitor"
 ROLL_BACK = Action(
     id="a-0",
     at=NOW,
@@ -63,7 +63,7 @@ POINTS: dict[str, bytes] = {
 
 @dataclass
 class Two:
-    """A gateway's process that has the monitor's duty, and another gateway that is to take it over."""
+    """A gateway's process that has the monitor's job, and another gateway that is to take it over."""
 
     process: Process
     gate: Gate
@@ -121,7 +121,7 @@ class Two:
         sent = [body["id"] for _, body in self.receiver.got if body["kind"] == kind]
         assert sent == [entry["after"]["id"]]
         left = self.gateway.services.left
-        assert not await left.drafts.shelf.written()
+        assert not await left.drafts.object_store.written()
         assert await self.redis.hlen(left.actions.generation_names) == 0
         assert [claim async for claim in self.redis.scan_iter("apprentice:responses:claim:*")] == []
 
@@ -130,7 +130,7 @@ class Two:
 async def two(
     configure: Configure, make_adapter: MakeAdapter, valkey_socket: str, redis: Redis, tmp_path: Path
 ) -> AsyncIterator[Two]:
-    """Both gateways; `returns@v2` leads and `returns@v1` is its standby."""
+    """Both gateways; `returns@v2` leads and `returns@v1` is its previous version."""
     gate, key = Gate(valkey_socket), new_key()[0]
     path = tmp_path / "apprentice.yaml"
     async with receiver() as there, gate.open(Path(f"{valkey_socket}.gate")) as redis_url:

@@ -79,8 +79,8 @@ async def test_two_gateways_let_no_more_requests_through_than_the_limit(
     answered = [one for one in got if not isinstance(one, Exception)]
     refused = [one for one in got if isinstance(one, Exception)]
     windows = await minute(redis) - began + 1
-    slices = 2 * 2  # what either may hold in vain
-    assert 20 - slices <= len(answered) <= 20 * windows
+    quotas = 2 * 2  # what either may hold in vain
+    assert 20 - quotas <= len(answered) <= 20 * windows
     for error in refused:
         assert isinstance(error, openai.RateLimitError)
         assert (error.code, error.type) == ("rate_limit_exceeded", "rate_limit_error")
@@ -206,11 +206,11 @@ async def test_who_hangs_up_has_everything_settled_once(
         async with asking(caller, False):
             await small.until(lambda: small.in_flight == 1)
             (purse,) = gateway.services.limits._purses.values()
-            slices = [one.now for one, _ in purse.allowances]
-            reserved = [one.reserved for one in slices if one]
+            quotas = [one.now for one, _ in purse.allowances]
+            reserved = [one.reserved for one in quotas if one]
         await until(lambda: gateway.services.admission.in_flight == 0)
-        assert [one.reserved for one in slices if one] == [0, 0, 0]
-        used = [one.used for one in slices if one]
+        assert [one.reserved for one in quotas if one] == [0, 0, 0]
+        used = [one.used for one in quotas if one]
         assert used[:2] == reserved[:2], "all of it may have been made"
         assert 0 < used[2] <= reserved[2]
         small.faults.remove(rule)
@@ -219,8 +219,8 @@ async def test_who_hangs_up_has_everything_settled_once(
             for _ in range(12):
                 assert await reader.readline()
         await until(lambda: gateway.services.admission.in_flight == 0)
-        assert [one.reserved for one in slices if one] == [0, 0, 0]
-        _, tokens, nanos = (now.used - before for now, before in zip(filter(None, slices), used, strict=True))
+        assert [one.reserved for one in quotas if one] == [0, 0, 0]
+        _, tokens, nanos = (now.used - before for now, before in zip(filter(None, quotas), used, strict=True))
         assert 1 < tokens < 400
         assert 1000 * tokens < nanos < 2000 * tokens, "what an engine made costs what it costs"
 
@@ -281,11 +281,11 @@ async def test_a_whole_answer_with_a_usage_that_cannot_be_is_delivered_and_refil
 
 
 @pytest.mark.parametrize("redis_gone", ["open", "closed"])
-async def test_without_redis_slices_are_spent_and_then_the_setting_decides(
+async def test_without_redis_quotas_are_spent_and_then_the_setting_decides(
     configure: Configure, redis_gone: str
 ) -> None:
     async with valkey() as state:
-        limits = {"redis_gone": redis_gone, "slice_share": 0.3}
+        limits = {"redis_gone": redis_gone, "quota_share": 0.3}
         async with run_gateway(configure(redis_url=state.url, limits=limits)) as gateway:
             services = gateway.services
             key = await gateway.key(limits={"usd_per_day": 0.01})
@@ -308,11 +308,11 @@ async def test_without_redis_slices_are_spent_and_then_the_setting_decides(
                     assert (got[-1].status_code, got[-1].code) == (503, "storage_unavailable")
                 assert not isinstance(await ask(other), Exception)
                 await state.start()
-                await until(lambda: not services.limits.slices.gone)
+                await until(lambda: not services.limits.quotas.gone)
 
 
 async def test_what_was_let_through_without_redis_counts_once_it_is_back(configure: Configure) -> None:
-    limits = {"slice_share": 0.5}
+    limits = {"quota_share": 0.5}
     async with (
         valkey("--appendonly", "yes", "--appendfsync", "always") as state,
         run_gateway(configure(redis_url=state.url, limits=limits)) as gateway,
@@ -329,7 +329,7 @@ async def test_what_was_let_through_without_redis_counts_once_it_is_back(configu
                 assert not await is_refused()
             assert gateway.services.meters.limits_unenforced.cell().value > 0
             await state.start()
-            await until(lambda: not gateway.services.limits.slices.gone)
+            await until(lambda: not gateway.services.limits.quotas.gone)
             await until(is_refused, "the budget is spent")
 
 
@@ -337,7 +337,7 @@ async def test_what_a_killed_gateway_held_is_spent_until_its_window_is_over(
     configure: Configure, general: FakeEngine, redis_url: str, tmp_path: Path
 ) -> None:
     budget, key = 0.02, new_key()[0]
-    limits = {**PATIENT, "slice_share": 0.5}
+    limits = {**PATIENT, "quota_share": 0.5}
     path = tmp_path / "killed.yaml"
     engine = {"base_model": "large", "callable": True, "replicas": [{"name": "general-0", "url": general.url}]}
     price = {"prompt_usd_per_million_tokens": 10, "completion_usd_per_million_tokens": 20}

@@ -17,7 +17,7 @@ from gateway.features.quality.baselining import STREAM
 from gateway.features.quality.webhooks import KEY as MESSAGES
 from monitoring.quality.detectors.baselines import stated
 from monitoring.quality.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
-from serving.object_store import Shelf
+from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.gateway.features.quality.test_webhooks import receiver
 from tests.walks.conftest import Configure, MakeAdapter
@@ -28,7 +28,7 @@ SECONDS_MAX = 60.0
 AT_ONCE = 10
 FLEET = {"interval_seconds": 0.05}
 WATCHED: dict[str, Any] = {
-    "rungs": {"degraded": {"mode": "enforce", "explored_share": 0.1}},
+    "checks": {"degraded": {"mode": "enforce", "explored_share": 0.1}},
     "monitor": {"shadow_share": 1.0, "step_seconds": 0.2, "kept_steps": [0.5], "trusted_callers": []},
 }
 
@@ -142,7 +142,7 @@ async def said(hook: Any, kind: str) -> list[dict[str, Any]]:
     return [body for _, body in hook.got if body["kind"] == kind]
 
 
-async def test_traffic_goes_to_the_standby_version_where_that_is_better(
+async def test_traffic_goes_to_the_previous_version_version_where_that_is_better(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     small.answers |= {V1: "reject", V2: "approve"}
@@ -154,7 +154,7 @@ async def test_traffic_goes_to_the_standby_version_where_that_is_better(
         await world.until(lambda health: health["shadow_share"] == 1.0)
         world.right = "reject"
         await world.until(lambda health: kept(health, V2) == 0.1)
-        assert (await world.health())["versions"][V2]["to"] == "standby"
+        assert (await world.health())["versions"][V2]["to"] == "previous_version"
         answered = Counter([await world.ask_and_judge() for _ in range(60)])
         assert answered[V1] > 30
 
@@ -250,8 +250,8 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
     async with Redis.from_url(redis_url) as redis:
         await redis.hset(JUDGEMENTS_KEY, mapping={V1: b"{", "clauses@v1": b'{"task": 5}'})
         await redis.set(SUMMARY_KEY, msgspec.json.encode(Summary(at=1.0)))
-        await Shelf(redis, "health").put("clauses", {"versions": {"clauses@v1": {"verdict": "of another time"}}})
-        await Shelf(redis, "health").put("returns", {"versions": "damaged"})
+        await ObjectStore(redis, "health").put("clauses", {"versions": {"clauses@v1": {"verdict": "of another time"}}})
+        await ObjectStore(redis, "health").put("returns", {"versions": "damaged"})
         await redis.hset("apprentice:responses", mapping={"clauses:1-0": b"{not json", b"\xff": b"{}"})
         await redis.hset("apprentice:responses:audit", "clauses:0-0", b"{not json")
         await redis.hset("apprentice:admins:audit", "a", b'{"actor": {}}')
@@ -266,7 +266,7 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
             await until(lambda: told_by(running, 2))
             await redis.hset("apprentice:baselines", V1, b"{")
             assert sum("the health of returns" in one.getMessage() for one in caplog.records) == 1
-            await running.services.health.shelf.delete("returns")
+            await running.services.health.object_store.delete("returns")
             await world.until(lambda health: V1 in health["versions"])
             judged = '{"feedback_id": "f", "metric": "correct", "value": false, "at": 1.0, "caller": "c"}'
             await redis.xadd("apprentice:feedback", {"request": "gone", "index": "", "feedback": judged})

@@ -43,7 +43,7 @@ async def test_a_version_without_a_role_is_judged_and_in_no_gauge_until_it_has_o
         assert answer.status_code == 200, answer.text
         await gateway.services.snapshot.refresh()
         assert await metric(http, "apprentice_labels", f'version="{V2}"') == 100
-        assert await metric(http, "apprentice_labels", f'version="{V1}"') == 100, "it is the standby now"
+        assert await metric(http, "apprentice_labels", f'version="{V1}"') == 100, "it is the previous version now"
 
 
 async def test_labels_that_rest_on_one_giver_are_told(gateway: RunningGateway) -> None:

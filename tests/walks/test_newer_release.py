@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from gateway.callers import split_key
 from gateway.features.releases.reconciling import reconcile_once
-from serving.object_store import Shelf
+from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -20,8 +20,8 @@ ASKED = {"model": "returns", "messages": [{"role": "user", "content": "A toaster
 
 async def change(redis: Redis, kind: str, name: str, **told: Any) -> dict[str, Any]:
     """Let a newer release change an object; as it stands then."""
-    after = {**(await Shelf(redis, kind).get(name) or {}), **told}
-    await Shelf(redis, kind).put(name, after)
+    after = {**(await ObjectStore(redis, kind).get(name) or {}), **told}
+    await ObjectStore(redis, kind).put(name, after)
     return after
 
 
@@ -42,9 +42,9 @@ async def test_a_key_with_a_limit_of_a_newer_release_is_refused_and_others_are_n
         answer = await http.patch(f"/admin/v1/callers/{public}", json={"limits": None})
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "state_conflict")
         assert "newer release" in answer.json()["error"]["message"]
-        assert await Shelf(redis, "callers").get(public) == raw
+        assert await ObjectStore(redis, "callers").get(public) == raw
         assert (await http.delete(f"/admin/v1/callers/{public}")).status_code == 200
-    assert await Shelf(redis, "callers").get(public) is None
+    assert await ObjectStore(redis, "callers").get(public) is None
 
 
 async def test_a_rule_of_a_newer_release_is_not_applied_and_stays(gateway: RunningGateway, redis: Redis) -> None:
@@ -59,7 +59,7 @@ async def test_a_rule_of_a_newer_release_is_not_applied_and_stays(gateway: Runni
         ):
             assert answer.status_code == 409
         assert (await http.get("/admin/v1/overrides")).json()["overrides"][0]["tool"] == "refund"
-    assert await Shelf(redis, "overrides").get("tools") == raw
+    assert await ObjectStore(redis, "overrides").get("tools") == raw
 
 
 async def test_a_version_of_a_newer_release_is_served_as_it_was_last_read_and_is_left_as_it_is(
@@ -74,7 +74,7 @@ async def test_a_version_of_a_newer_release_is_served_as_it_was_last_read_and_is
         for path in ("adapters/returns@v1/retire", "adapters/returns@v1/unload"):
             assert (await http.post(f"/admin/v1/{path}")).status_code == 409
         assert (await http.get("/admin/v1/adapters/returns@v1")).status_code == 409
-    assert await Shelf(redis, "versions").get("returns@v1") == raw
+    assert await ObjectStore(redis, "versions").get("returns@v1") == raw
     assert not called(small, UNLOAD)
 
 
@@ -85,7 +85,7 @@ async def test_a_gateway_that_starts_beside_a_newer_one_unloads_and_forgets_noth
         await first.place(make_adapter(1))
         await first.place(make_adapter(2), alias=False)
     await change(redis, "versions", "returns@v1", state="paused")
-    placements = await Shelf(redis, "placements").all()
+    placements = await ObjectStore(redis, "placements").all()
     loads = len(called(small, LOAD))
     async with run_gateway(configure()) as second:
         services = second.services
@@ -93,7 +93,7 @@ async def test_a_gateway_that_starts_beside_a_newer_one_unloads_and_forgets_noth
         await reconcile_once(services)
         assert "returns@v1" not in services.snapshot.current.versions
         assert await second.place(make_adapter(3), alias=False) == "returns@v3"
-    kept = await Shelf(redis, "placements").all()
+    kept = await ObjectStore(redis, "placements").all()
     assert {name: kept[name] for name in placements} == placements
     assert (len(called(small, LOAD)), called(small, UNLOAD)) == (loads + 1, [])
 
@@ -110,7 +110,7 @@ async def test_a_replica_is_left_alone_while_one_of_its_placements_can_not_be_re
         assert staged.status_code == 202, staged.text
         await reconcile_once(gateway.services)
         assert len(called(small, LOAD)) == loads
-        assert await Shelf(redis, "placements").get("small-0/returns@v1") == raw
+        assert await ObjectStore(redis, "placements").get("small-0/returns@v1") == raw
         assert await status_of(gateway, await gateway.key()) == 200
         await change(redis, "placements", "small-0/returns@v1", state="ready")
         staged = await http.post("/admin/v1/adapters/returns@v2/stage", params={"wait_seconds": 10})
@@ -129,4 +129,4 @@ async def test_a_state_is_not_applied_over_what_a_newer_release_has_written(
         raw = await change(redis, kind, name, **told)
         answer = await http.post("/admin/v1/state/apply", json={"state": state, "force": True, "prune": True})
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "state_conflict")
-    assert await Shelf(redis, kind).get(name) == raw
+    assert await ObjectStore(redis, kind).get(name) == raw

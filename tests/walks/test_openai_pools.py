@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import NAMED, Status
-from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
+from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 
 ASK: Any = {"messages": [{"role": "user", "content": "A toaster, sealed, after 3 days."}]}
@@ -36,7 +36,7 @@ def pool_of(engine: FakeEngine, name: str = "general", **changes: Any) -> dict[s
 
 
 async def fell_back(gateway: RunningGateway, small: FakeEngine, **more: Any) -> Any:
-    """The answer of the exit, after the adapter's engine has failed."""
+    """The answer of the fallback, after the adapter's engine has failed."""
     small.faults.add(Status(500), model="returns@*")
     async with gateway.openai() as client:
         return await client.chat.completions.with_raw_response.create(model="returns", **ASK, **more)
@@ -130,7 +130,7 @@ async def test_what_the_engine_does_not_know_is_refused_by_name(configure: Confi
     assert len(bare.requests) == 1
 
 
-async def test_as_an_exit_it_gets_the_blueprint_in_its_own_words_and_the_caller_is_told_what_was_left_out(
+async def test_as_a_fallback_it_gets_the_general_prompt_in_its_own_words_and_the_caller_is_told_what_was_left_out(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, bare: FakeEngine
 ) -> None:
     configuration = configure()
@@ -141,7 +141,7 @@ async def test_as_an_exit_it_gets_the_blueprint_in_its_own_words_and_the_caller_
         assert answer.headers["x-apprentice-dropped"] == "min_p,top_k"
         assert answer.headers["x-apprentice-reason"] == "engine_error"
         (seen,) = bare.requests
-        assert seen.body["messages"][0] == {"role": "system", "content": BLUEPRINT}
+        assert seen.body["messages"][0] == {"role": "system", "content": GENERAL_PROMPT}
         assert (seen.body["temperature"], seen.body["max_tokens"]) == (0.3, 40)
         assert not seen.body.keys() & {"top_k", "min_p", "cache_salt"}
 
@@ -154,7 +154,7 @@ async def test_as_an_exit_it_gets_the_blueprint_in_its_own_words_and_the_caller_
         assert found["dropped"] == ["min_p", "top_k"]
 
 
-async def test_as_an_exit_it_never_answers_in_another_form_than_the_caller_asked_for(
+async def test_as_a_fallback_it_never_answers_in_another_form_than_the_caller_asked_for(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, bare: FakeEngine
 ) -> None:
     configuration = configure()

@@ -13,7 +13,7 @@ import pytest
 from gateway.callers import new_key
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Dies, Status, Tokens
-from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
+from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.fault_world import World, ask, world
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import judged_by_now, shadows, until
@@ -130,7 +130,7 @@ async def test_a_rule_that_is_only_observed_changes_nothing_and_stands_on_the_re
         answer = await chat(http)
         record = (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"]
     assert (answer.status_code, record["reason"], record["override_id"]) == (200, "adapter", None)
-    assert [(one["rung"], one["mode"], one["note"]) for one in record["findings"]] == [
+    assert [(one["check"], one["mode"], one["note"]) for one in record["findings"]] == [
         ("override", "observe", "a: refuse")
     ]
 
@@ -175,7 +175,7 @@ async def test_a_flood_of_long_texts_holds_up_no_other_caller_and_ends_when_its_
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_added_message_reaches_the_adapter_and_the_exit_after_what_the_caller_says_there(
+async def test_an_added_message_reaches_the_adapter_and_the_fallback_after_what_the_caller_says_there(
     gateway: RunningGateway, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROMPT}]
@@ -189,10 +189,10 @@ async def test_an_added_message_reaches_the_adapter_and_the_exit_after_what_the_
         assert told["explanation"][0] == "An admin's rule added its message: a: system."
         await put(http, "b", action="general")
         assert (await chat(http, messages=said, stream=stream)).headers["x-apprentice-pool"] == "general"
-        added = f"{BLUEPRINT}\n\nBe brief.\n\n{SYSTEM}"
+        added = f"{GENERAL_PROMPT}\n\nBe brief.\n\n{SYSTEM}"
         assert general.requests[-1].body["messages"] == [{"role": "system", "content": added}, said[1]]
         assert (await chat(http, "A toaster.", stream=stream)).status_code == 200
-        assert general.requests[-1].body["messages"][0]["content"] == BLUEPRINT
+        assert general.requests[-1].body["messages"][0]["content"] == GENERAL_PROMPT
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -206,13 +206,13 @@ async def test_a_message_is_added_to_prompts_too(
         assert small.requests[-1].body["prompt"] == f"{SYSTEM}\n\n{PROMPT}"
         await put(http, "b", action="general")
         assert (await http.post("/v1/completions", json=asked)).status_code == 200
-        assert general.requests[-1].body["prompt"] == f"{BLUEPRINT}\n\n{SYSTEM}\n\n{PROMPT}"
+        assert general.requests[-1].body["prompt"] == f"{GENERAL_PROMPT}\n\n{SYSTEM}\n\n{PROMPT}"
 
 
-async def test_an_added_message_goes_along_to_the_exit_and_to_the_standby_when_the_adapter_fails(
+async def test_an_added_message_goes_along_to_the_fallback_and_to_the_previous_version_when_the_adapter_fails(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
-    tasks = {"returns": {"exits": {"engine_error": ["standby", "general"]}}}
+    tasks = {"returns": {"fallbacks": {"engine_error": ["previous_version", "general"]}}}
     limits = {"retries_max": 0, "backoff_seconds": 0.01}
     async with run_gateway(configure(tasks=tasks, limits=limits)) as gateway, gateway.http() as http:
         await gateway.place(make_adapter(1))
@@ -224,7 +224,7 @@ async def test_an_added_message_goes_along_to_the_exit_and_to_the_standby_when_t
         assert small.requests[-1].body["messages"][0]["content"] == SYSTEM
         small.faults.add(Status(500), model="returns@v1")
         assert (await chat(http)).headers["x-apprentice-pool"] == "general"
-        assert general.requests[-1].body["messages"][0]["content"] == f"{BLUEPRINT}\n\n{SYSTEM}"
+        assert general.requests[-1].body["messages"][0]["content"] == f"{GENERAL_PROMPT}\n\n{SYSTEM}"
 
 
 async def test_who_goes_on_with_an_answer_gets_the_added_message_too(
@@ -362,16 +362,16 @@ async def test_a_dry_run_tells_what_a_rule_would_have_changed_and_sets_nothing(
 
 
 @pytest.mark.parametrize(
-    ("exits", "told"),
+    ("fallbacks", "told"),
     [
-        (["standby", "general"], [{"from": "returns@v2", "to": "returns@v1", "requests": 1}]),
+        (["previous_version", "general"], [{"from": "returns@v2", "to": "returns@v1", "requests": 1}]),
         (["needs_human"], [{"from": "returns@v2", "to": "refused (needs_human)", "requests": 1}]),
     ],
 )
-async def test_a_dry_run_tells_the_first_exit_to_which_rules_send(
-    configure: Configure, make_adapter: MakeAdapter, exits: list[str], told: list[dict[str, Any]]
+async def test_a_dry_run_tells_the_first_fallback_to_which_rules_send(
+    configure: Configure, make_adapter: MakeAdapter, fallbacks: list[str], told: list[dict[str, Any]]
 ) -> None:
-    tasks = {"returns": {"exits": {"override": exits}}}
+    tasks = {"returns": {"fallbacks": {"override": fallbacks}}}
     async with run_gateway(configure(tasks=tasks)) as gateway, gateway.http() as http:
         await gateway.place(make_adapter(1))
         await gateway.place(make_adapter(2))

@@ -152,7 +152,7 @@ async def test_a_caller_may_have_its_requests_wait_behind_others_but_never_befor
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_value")
 
 
-async def test_a_task_waits_where_its_adapters_pool_and_its_exit_are_both_full(
+async def test_a_task_waits_where_its_adapters_pool_and_its_fallback_are_both_full(
     configure: Configure, make_adapter: Any, small: FakeEngine, general: FakeEngine
 ) -> None:
     configuration = one_replica_place(configure)
@@ -175,12 +175,12 @@ async def test_a_task_waits_where_its_adapters_pool_and_its_exit_are_both_full(
         await asking.all_given_back()
 
 
-async def test_what_rungs_said_of_a_request_that_the_queue_refuses_is_on_its_record(
+async def test_what_checks_said_of_a_request_that_the_queue_refuses_is_on_its_record(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
-    rungs = {"holdout": {"mode": "observe", "share": 1.0}}
+    checks = {"holdout": {"mode": "observe", "share": 1.0}}
     limits = {"queue_seconds_max": 0.1}
-    configuration = configure(limits=limits, tasks={"returns": {"rungs": rungs, "exit_pool": None}})
+    configuration = configure(limits=limits, tasks={"returns": {"checks": checks, "fallback_pool": None}})
     configuration["pools"]["small"]["replicas"][0]["in_flight_max"] = 1
     async with run_gateway(configuration) as gateway, gateway.http() as http:
         await gateway.place(make_adapter(1))
@@ -191,7 +191,7 @@ async def test_what_rungs_said_of_a_request_that_the_queue_refuses_is_on_its_rec
         answer = await asking.ask(model="returns")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overload")
         record = (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"]
-        assert [(one["rung"], one["fired"]) for one in record["findings"]] == [("holdout", True)]
+        assert [(one["check"], one["fired"]) for one in record["findings"]] == [("holdout", True)]
         assert (record["led_to"], record["reason"], record["attempts"]) == ("returns@v1", "overload", [])
         first.cancel()
         await asking.all_given_back()

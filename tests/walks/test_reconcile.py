@@ -1,4 +1,4 @@
-"""What is wanted is brought about on two replicas, by whichever gateway has the duty, and nothing more is done."""
+"""What is wanted is brought about on two replicas, by whichever gateway has the job, and nothing more is done."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_of_two_gateways_one_loads_and_a_swap_at_either_is_seen_by_both(
     assert [len(called(engine, LOAD)) for engine in (small, other)] == [3, 3]
 
 
-async def test_a_gateway_that_takes_the_duty_over_looks_before_it_does_anything(
+async def test_a_gateway_that_takes_the_job_over_looks_before_it_does_anything(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, redis: Redis
 ) -> None:
     configuration, key = with_two(configure, other), new_key()[0]
@@ -155,14 +155,14 @@ async def test_a_gateway_that_takes_the_duty_over_looks_before_it_does_anything(
             assert (await http.post("/admin/v1/adapters/returns@v2/unload")).status_code == 200
             await first.aclose()
 
-            async def has_done_the_duty() -> bool:
+            async def has_done_the_job() -> bool:
                 if (await redis.get(LEASE_KEY) or b"").decode() != two.services.name:
                     return False
                 placements = two.services.snapshot.current.placements.values()
                 its = [placement.state for placement in placements if placement.version == "returns@v2"]
                 return its == ["ghost"] * 2 and not any("returns@v2" in replica.seen for replica in pool(two))
 
-            await until(has_done_the_duty)
+            await until(has_done_the_job)
             capacities = [
                 two.services.reconciler.capacity(r, two.services.snapshot.current.placements) for r in pool(two)
             ]
@@ -440,7 +440,7 @@ async def test_a_version_withdrawn_while_it_loads_is_taken_off_and_stops_nothing
             assert (await http.post(f"/admin/v1/adapters/{version}/unload?wait_seconds=0")).status_code == 202
             held.let_go.set()
             await until(lambda: not lists(small, version) and not lists(other, version), "taken off")
-    assert not [record.getMessage() for record in caplog.records if "duty" in record.getMessage()]
+    assert not [record.getMessage() for record in caplog.records if "job" in record.getMessage()]
     assert (await shown(two, version))["state"] == "verified"
 
 

@@ -38,10 +38,10 @@ JUDGED = {"out_of_scope": {"mode": "observe"}, "low_confidence": {"mode": "enfor
 
 
 @pytest.mark.parametrize("name", ["canary", "promote", "move"])
-async def test_a_release_of_a_version_that_the_rungs_can_not_judge_says_so(
+async def test_a_release_of_a_version_that_the_checks_can_not_judge_says_so(
     configure: Configure, make_adapter: MakeAdapter, name: str
 ) -> None:
-    tasks = {"returns": {"commit": "complete", "rungs": JUDGED}}
+    tasks = {"returns": {"commit": "complete", "checks": JUDGED}}
     async with two_versions(configure, make_adapter, tasks=tasks) as (gateway, http):
         store = gateway.services.fitted
         for kind in ("coverage", "confidence"):
@@ -148,8 +148,8 @@ async def test_promotion_and_the_way_back_move_pointers_and_load_nothing(
     async with two_versions(configure, make_adapter) as (_, http):
         changes = [call for call in small.calls if call.method == "POST"]
         for taken, body, leader, other, its_state in (
-            ("promote", {"version": V2}, V2, V1, "standby"),
-            ("rollback", {}, V1, V2, "standby"),
+            ("promote", {"version": V2}, V2, V1, "previous_version"),
+            ("rollback", {}, V1, V2, "previous_version"),
             ("canary", {"version": V2, "share": 0.999}, V1, V2, "canary"),
             ("rollback", {}, V1, V2, "ready"),
         ):

@@ -26,7 +26,7 @@ from tests.walks.releases import (
 )
 
 MESSAGES = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
-RUNGS = {name: {"mode": "enforce"} for name in ("out_of_scope", "contract", "refusal", "holdout", "degraded")}
+CHECKS = {name: {"mode": "enforce"} for name in ("out_of_scope", "contract", "refusal", "holdout", "degraded")}
 COMMIT = {"commit": "complete"}
 CALIBRATION = Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))
 
@@ -86,10 +86,10 @@ async def test_a_report_is_stored_as_a_record_that_is_found_by_both_its_names(ga
     assert "toaster" not in str(await gateway.services.redis.xrange("apprentice:reported"))
 
 
-async def test_each_rung_says_what_it_would_have_done_and_none_is_enforced(
+async def test_each_check_says_what_it_would_have_done_and_none_is_enforced(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    task = {"rungs": RUNGS, **COMMIT}
+    task = {"checks": CHECKS, **COMMIT}
     async with run_gateway(configure(tasks={"returns": task})) as gateway, gateway.http() as http:
         await gateway.place(with_contract(make_adapter(1)))
         await keep(gateway, "returns@v1")
@@ -99,7 +99,7 @@ async def test_each_rung_says_what_it_would_have_done_and_none_is_enforced(
             record = (await record_of(http, told["request_id"]))["record"]
             assert {one["mode"] for one in record["findings"]} == {"observe"}
             assert {one["version"] for one in record["findings"]} == {"returns@v1"}
-            return {one["rung"]: one for one in record["findings"]} | {"kept": record["contract_kept"]}
+            return {one["check"]: one for one in record["findings"]} | {"kept": record["contract_kept"]}
 
         inside = await findings(prompts("returns")[0], "approve", version="returns@v1")
         assert inside.keys() == {"out_of_scope", "contract", "refusal", "kept"}
@@ -115,7 +115,7 @@ async def test_each_rung_says_what_it_would_have_done_and_none_is_enforced(
 async def test_an_answers_logprobs_are_judged_by_its_versions_calibration(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    task = {"rungs": {"low_confidence": {"mode": "observe"}}, **COMMIT}
+    task = {"checks": {"low_confidence": {"mode": "observe"}}, **COMMIT}
     async with run_gateway(configure(tasks={"returns": task})) as gateway, gateway.http() as http:
         await gateway.place(make_adapter(1))
 
@@ -264,7 +264,7 @@ async def test_what_is_reported_counts_as_nothing_that_was_served(gateway: Runni
 
 
 def is_of_requests(line: str) -> bool:
-    kinds = ("requests_total", "tokens_total", "cost_", "saving", "overspend", "duration", "rung_fired", "coverage")
+    kinds = ("requests_total", "tokens_total", "cost_", "saving", "overspend", "duration", "check_fired", "coverage")
     return line.startswith("apprentice_") and any(kind in line.partition("{")[0] for kind in kinds)
 
 

@@ -24,7 +24,7 @@ from tests.walks.releases import V1, V2, audit_of, step, two_versions, until
 from tests.walks.two_replicas import LEASE_KEY
 
 NOW = 1_800_000_000.0
-HELD = {"name": "apprentice:duty:monitor", "value": "a test"}
+HELD = {"name": "apprentice:job:monitor", "value": "a test"}
 
 
 def action(kind: Any, version: str = V1, number: int = 0, **more: Any) -> Action:
@@ -67,7 +67,7 @@ async def test_an_action_of_a_task_that_is_gone_is_audited_as_not_carried_out_an
         lost = Left(task="nothing", action=action("retrain"))
         await left.actions.put("nothing:0-0", msgspec.to_builtins(lost))
         draft = running.services.audit.draft("system", "monitor.retrain", V1, after={"id": "0-0"})
-        await left.drafts.shelf.put("nothing:0-0", msgspec.to_builtins(draft))
+        await left.drafts.object_store.put("nothing:0-0", msgspec.to_builtins(draft))
         good = action("verdict", number=1, after={"verdict": "suspect"})
         await out.move("returns", TaskHealth(actions=[good]), 0, [good])
         assert list(await left.actions.all()) == ["nothing:0-0"], (
@@ -91,9 +91,11 @@ async def test_what_is_damaged_is_logged_once_and_keeps_nothing_waiting(
         services = running.services
         left = services.left
         await services.redis.hset(left.actions.values, mapping={"gone:1-0": damaged, b"\xff": damaged})
-        await services.redis.hset(left.drafts.shelf.values, mapping={"gone:2-0": damaged, "returns:1-0": damaged})
-        await services.redis.hset(left.by_admins.shelf.values, mapping={"a": damaged, "b": b'{"actor": {}}'})
-        await services.redis.hset(services.health.shelf.generation_names, "clauses", "damaged")
+        await services.redis.hset(
+            left.drafts.object_store.values, mapping={"gone:2-0": damaged, "returns:1-0": damaged}
+        )
+        await services.redis.hset(left.by_admins.object_store.values, mapping={"a": damaged, "b": b'{"actor": {}}'})
+        await services.redis.hset(services.health.object_store.generation_names, "clauses", "damaged")
         good = action("verdict", number=2, after={"verdict": "suspect"})
         await Responding(services).move("returns", TaskHealth(actions=[good]), 0, [good])
         await left.actions.put("returns:1-0", msgspec.to_builtins(Left(task="returns", action=action("verdict"))))
@@ -101,7 +103,7 @@ async def test_what_is_damaged_is_logged_once_and_keeps_nothing_waiting(
             await Responding(services).carry_out()
         assert len(await audit_of(http, "monitor.verdict")) == 1
         assert {name for name in await left.actions.written() if name != "\ufffd"} == {"gone:1-0"}
-        assert set(await left.drafts.shelf.written()) == {"gone:2-0", "returns:1-0"}
+        assert set(await left.drafts.object_store.written()) == {"gone:2-0", "returns:1-0"}
     assert caplog.text.count("can't be understood, and is left for another release: gone:1-0") == 1
     for draft in ("gone:2-0 of the responses:audit", "returns:1-0 of the responses:audit", "a of the", "b of the"):
         assert caplog.text.count(f"can't be entered into the audit: {draft}") == 1
@@ -120,7 +122,7 @@ async def test_what_a_newer_release_has_decided_is_left_to_it_and_audited_all_th
         )
         for name, one in told.items():
             draft = running.services.audit.draft("system", "monitor.translate", V1, after={"id": name})
-            await left.drafts.shelf.put(f"returns:{name}", msgspec.to_builtins(draft))
+            await left.drafts.object_store.put(f"returns:{name}", msgspec.to_builtins(draft))
             await left.actions.put(f"returns:{name}", one)
         for _ in range(2):
             await out.carry_out()
@@ -137,13 +139,15 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         services, out = running.services, Responding(running.services)
         await step(http, "promote", version=V2)
         await services.redis.set(LEASE_KEY, HELD["value"])  # or else it is brought back at once
-        standby = await services.registry._versions.get(V1) or {}
-        await services.registry._versions.put(V1, {**standby, "state": "staging"})
+        previous_version = await services.registry._versions.get(V1) or {}
+        await services.registry._versions.put(V1, {**previous_version, "state": "staging"})
         now, actions = await redis_time(services.redis), list[Action]()
 
         async def respond_at(seconds: float) -> None:
             health, generation = await services.health.of("returns")
-            moved, done = respond(health, {V2: SLIPPED}, Roles(active=V2, standby=V1), ROLLS_BACK, now + seconds)
+            moved, done = respond(
+                health, {V2: SLIPPED}, Roles(active=V2, previous_version=V1), ROLLS_BACK, now + seconds
+            )
             actions.extend(one for one in done if one.kind == "roll_back")
             await out.move("returns", moved, generation, done)
 
@@ -152,7 +156,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
             shown = (await http.get("/admin/v1/tasks/returns/health")).json()
             said = shown["told"]["done"][0]  # "tried again" is not said: no settings and no judgement let it be
             assert said.endswith("It was not carried out: returns@v1 is staging: stage it first.")
-        await services.registry._versions.put(V1, standby)
+        await services.registry._versions.put(V1, previous_version)
         await respond_at(3 * AGAIN_SECONDS)
         alias, _ = await services.registry.alias("returns")
         assert alias is not None
@@ -168,7 +172,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         sent = {one["id"]: one["failed"] is None for one in told if one["kind"] == "roll_back"}
         assert sent == {actions[0].id: False, f"{actions[0].id}-3": True}
         assert not await services.left.actions.all()
-        assert not await services.left.drafts.shelf.all()
+        assert not await services.left.drafts.object_store.all()
 
 
 SLIPPED = Judgement(
@@ -176,7 +180,7 @@ SLIPPED = Judgement(
     version=V2,
     at=NOW,
     streams=[StreamReport(stream="feedback", labelled=True, observed=200, e_value=5e3, threshold=4e3, alarming=True)],
-    arms=[ArmReport(arm="standby", advantage_low=0.1)],
+    arms=[ArmReport(arm="previous_version", advantage_low=0.1)],
 )
 ROLLS_BACK = Plan(responses=["roll_back"])
 
@@ -204,7 +208,7 @@ async def test_who_comes_too_late_with_an_action_tells_nothing_of_it(
         services, left = running.services, running.services.left
         draft = services.audit.draft("system", "monitor.verdict", V1)
         for change in left.changes("returns", action("verdict"), draft):
-            await change.shelf.put(change.name, change.value or {})
+            await change.object_store.put(change.name, change.value or {})
         [one] = await left.waiting()
         assert await left.finished(one, MESSAGES, "returns-0-0", b"{}", unaudited=False)
         await services.redis.hdel(MESSAGES, "returns-0-0")

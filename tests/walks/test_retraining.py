@@ -120,8 +120,8 @@ async def test_feedback_that_can_not_be_read_is_passed_over(gateway: RunningGate
 
 async def test_a_request_that_can_not_be_read_hides_none_of_the_others(gateway: RunningGateway) -> None:
     store = gateway.services.retraining
-    await store.shelf.put("broken", {"id": "broken", "state": "of another time"})
-    await gateway.services.redis.hset(store.shelf.values, "torn", b"{")
+    await store.object_store.put("broken", {"id": "broken", "state": "of another time"})
+    await gateway.services.redis.hset(store.object_store.values, "torn", b"{")
     one = await open_retraining(gateway.services, "returns", RETRAIN)
     assert [each.id for each in await store.all()] == [one.id]
 
@@ -182,7 +182,7 @@ async def test_of_too_many_requests_the_oldest_closed_ones_go_first(gateway: Run
             because="",
             state="closed" if number % 2 else "open",
         )
-        await store.shelf.put(one.id, msgspec.to_builtins(one))
+        await store.object_store.put(one.id, msgspec.to_builtins(one))
     one = await open_retraining(gateway.services, "returns", RETRAIN)
     kept = {each.id for each in await store.all()}
     assert len(kept) == RETRAININGS_MAX

@@ -12,12 +12,12 @@ from gateway.features.shadows.job import AT_ONCE_MAX
 from gateway.features.shadows.trials import QUEUE_MAX
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
-from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
+from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.monitor_world import arms, found, watch, watching
 from tests.walks.releases import V1, V2, as_many, ask, metric, record_of, shadows, step, until
 
-HELD_OUT = {"rungs": {"holdout": {"mode": "enforce", "share": 1.0}}}
-CONTRACT_ENFORCED = {"commit": "complete", "rungs": {"contract": {"mode": "enforce"}}}
+HELD_OUT = {"checks": {"holdout": {"mode": "enforce", "share": 1.0}}}
+CONTRACT_ENFORCED = {"commit": "complete", "checks": {"contract": {"mode": "enforce"}}}
 TOOL = {"type": "function", "function": {"name": "refund", "parameters": {"type": "object", "properties": {}}}}
 DROPPED = ("apprentice_shadow_requests_total", 'outcome="dropped"')
 
@@ -64,7 +64,7 @@ async def test_the_language_of_some_requests_of_a_watched_task_is_noted(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_where_the_version_answered_general_answers_too_with_its_blueprint(
+async def test_where_the_version_answered_general_answers_too_with_its_general_prompt(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool
 ) -> None:
     small.answers[V1], general.answers["large"] = "approve it", "reject it"
@@ -74,13 +74,18 @@ async def test_where_the_version_answered_general_answers_too_with_its_blueprint
         [shadow] = await arms(running)
         assert "reject" not in answer.text
         assert (primary["version"], primary["shadowed"]) == (V1, True)
-        assert (shadow["version"], shadow["pool"], shadow["led_to"], shadow["blueprint"]) == (None, "general", V1, True)
+        assert (shadow["version"], shadow["pool"], shadow["led_to"], shadow["general_prompt"]) == (
+            None,
+            "general",
+            V1,
+            True,
+        )
         assert (shadow["shadow_of"], shadow["caller"], shadow["agrees"]) == (primary["id"], "", False)
         assert (shadow["pair"]["version"], shadow["pair"]["arm"], shadow["pair"]["judge"]) == (V1, "general", "normal")
         assert shadow["pair"]["served_digest"] == primary["text_digest"]
         assert shadow["pair"]["digest"] == shadow["text_digest"] != primary["text_digest"]
         assert (shadow["pair"]["right"], shadow["pair"]["score"], shadow["pair"]["served_score"]) == (None, 0.0, 0.0)
-        assert BLUEPRINT in str(general.requests[-1].body["messages"])
+        assert GENERAL_PROMPT in str(general.requests[-1].body["messages"])
         booked = await metric(http, "apprentice_cost_usd_total", 'purpose="shadow"')
         assert booked == pytest.approx(shadow["cost_usd"])
         assert await metric(http, "apprentice_cost_usd_total", 'purpose="serve"') == pytest.approx(primary["cost_usd"])
@@ -88,7 +93,7 @@ async def test_where_the_version_answered_general_answers_too_with_its_blueprint
         assert await metric(http, "apprentice_pairs_total", f'version="{V1}"', 'outcome="differed"') == 1
 
 
-async def test_where_an_exit_answered_the_version_answers_too_that_the_request_was_led_to(
+async def test_where_a_fallback_answered_the_version_answers_too_that_the_request_was_led_to(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     small.answers[V1] = general.answers["large"] = "approve it"
@@ -102,7 +107,7 @@ async def test_where_an_exit_answered_the_version_answers_too_that_the_request_w
         assert pair["served_stack"] == primary["stack"] != shadow["stack"]
 
 
-async def test_an_answer_that_a_rung_did_not_let_through_is_the_versions_arm_and_is_not_asked_for_again(
+async def test_an_answer_that_a_check_did_not_let_through_is_the_versions_arm_and_is_not_asked_for_again(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     small.answers[V1], general.answers["large"] = "well, approve", "approve"
@@ -119,7 +124,7 @@ async def test_an_answer_that_a_rung_did_not_let_through_is_the_versions_arm_and
         assert small.requests_total == asked + 1
 
 
-async def test_a_version_that_is_looked_into_has_its_standby_answer_too(
+async def test_a_version_that_is_looked_into_has_its_previous_version_answer_too(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with watching(configure, make_adapter, versions=2) as (running, http):
@@ -148,7 +153,7 @@ async def test_a_request_has_a_pair_with_general_and_one_with_a_version_on_trial
 async def test_a_text_goes_to_no_pool_that_its_task_may_not_reach(
     configure: Configure, make_adapter: MakeAdapter, general: FakeEngine
 ) -> None:
-    task = {"pools_allowed": ["small"], "exit_pool": "small"}
+    task = {"pools_allowed": ["small"], "fallback_pool": "small"}
     async with watching(configure, make_adapter, task=task) as (running, http):
         await ask(http)
         [shadow] = await arms(running)

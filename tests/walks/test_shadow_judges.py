@@ -14,7 +14,7 @@ from gateway.features.shadows.judges import FAILURES_MAX, JUDGED_CHARACTERS_MAX,
 from monitoring.feedback import STREAM_KEY as FEEDBACK_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
-from tests.walks.conftest import BLUEPRINT, Configure, MakeAdapter
+from tests.walks.conftest import GENERAL_PROMPT, Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway
 from tests.walks.monitor_world import arms, watching
 from tests.walks.releases import MESSAGES, V1, ask, metric, record_of, until
@@ -161,7 +161,7 @@ async def test_a_model_judges_each_arms_answer_for_itself_and_its_cost_is_booked
         assert {the_answer(one["messages"][-1]["content"]) for one in asked} == {"approve it", "reject it"}
         for one in asked:
             question = one["messages"][-1]["content"]
-            assert BLUEPRINT in question
+            assert GENERAL_PROMPT in question
             assert f"user: {MESSAGES[0]['content']}" in question
             assert question.endswith("Say yes or no.")
             assert (one["temperature"], one["structured_outputs"]) == (0, {"choice": ["yes", "no"]})
@@ -343,6 +343,6 @@ async def test_why_tells_of_a_judge_that_is_down(
         other.faults.add(Status(500))
         for _ in range(25):  # a few more than are needed, as pairs count less the older they are
             await ask(http)
-        await running.services.redis.delete("apprentice:duty:monitor")  # this gateway's from now on
+        await running.services.redis.delete("apprentice:job:monitor")  # this gateway's from now on
         [said] = await until(silence)
         assert f"{V1} that the model in the pool judges was to judge, 100.0% got no word" in said

@@ -19,7 +19,7 @@ from serving.adapters import placer, reconcile, registry
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.placement import Placement, by_place, placement_from
 from serving.adapters.registry import Registry, RegistryError
-from serving.object_store import Mirror, Shelf
+from serving.object_store import Mirror, ObjectStore
 from tests.fakes.engine import FakeEngine, adapter_digest
 from tests.fakes.faults import Lost, Status
 from tests.walks.swap_trace import Trace, read_trace, replay
@@ -65,7 +65,7 @@ class SwapMachine(RuleBasedStateMachine):
         """What a call to an engine broke, found while it was made."""
         self.names: list[str] = []
         self.gateways_begun = 0
-        self.duty = 0
+        self.job = 0
         self.trace = Trace(BASE_MODEL, MAX_LORAS, MAX_CPU_LORAS, goods.labels)
 
     def run(self, work: Awaitable[T]) -> T:
@@ -258,9 +258,9 @@ class SwapMachine(RuleBasedStateMachine):
     async def _pass(self, at: int) -> None:
         gateway = self.gateways[at]
         try:
-            if self.duty != at:
+            if self.job != at:
                 await gateway.look()
-            self.duty = at
+            self.job = at
             await gateway.step()
             gateway.notes.left = None
         except Killed:
@@ -320,9 +320,9 @@ class SwapMachine(RuleBasedStateMachine):
             self.clock.on_seconds += 200
             for gateway in self.gateways:
                 await gateway.look()
-            await self._pass(self.duty)
-            await self.gateways[1 - self.duty].follow()
-            now = self.gateways[self.duty].snapshot.current.generation
+            await self._pass(self.job)
+            await self.gateways[1 - self.job].follow()
+            now = self.gateways[self.job].snapshot.current.generation
             still, before = (still + 1 if now == before else 0), now
             if still == 3:
                 return
@@ -337,7 +337,7 @@ class SwapMachine(RuleBasedStateMachine):
         return name in self.names and path in map(str, self.goods.strangers)
 
     async def _placements(self) -> dict[tuple[str, str], Placement]:
-        return by_place((await Mirror(Shelf(self.redis, "placements"), placement_from).all()).values())
+        return by_place((await Mirror(ObjectStore(self.redis, "placements"), placement_from).all()).values())
 
     async def _check_rest(self) -> None:
         placements, versions = await self._placements(), await self.registry.versions()

@@ -256,7 +256,7 @@ async def test_a_canary_that_is_as_good_is_promoted_by_itself_with_the_evidence_
         await step(http, "canary", version=V2, share=0.5, plan=EASY)
         shown = await asked_until_it_ends(http)
         assert (shown["weights"], shown["previous"]) == ({V2: 1.0}, [V1])
-        assert await states(http) == {V1: "standby", V2: "active"}
+        assert await states(http) == {V1: "previous_version", V2: "active"}
         [entry] = await until(lambda: audit_of(http, "alias.promote"))
         assert entry["actor"] == "system"
         assert entry["evidence"]["canary_requests"] >= EASY["requests_min"]

@@ -20,7 +20,7 @@ from tools.dashboards.queries import (
 
 BY_VERSION = "task, version"
 STREAM = "task, version, stream"
-ARMS: Mapping[str, str] = {"version": "blue", "general": "orange", "standby": "purple"}
+ARMS: Mapping[str, str] = {"version": "blue", "general": "orange", "previous_version": "purple"}
 STALE: Mapping[int, tuple[str, str]] = {0: ("no", "green"), 1: ("yes", "orange")}
 
 
@@ -91,7 +91,7 @@ def _versions(board: Board) -> None:
         Query(sum_rate("apprentice_requests_total", "version", f'{VERSION}, version!=""'), "{{version}}"), stacked=True,
     ), 12).add(make_graph(
         "What share of its requests does each version keep?",
-        "Below 100% the monitor has shifted the rest to general or to the standby version.", "percentunit",
+        "Below 100% the monitor has shifted the rest to general or to the previous version.", "percentunit",
         Query(_gauge("kept_ratio"), "{{version}}"), stepped=True, most=1,
     ), 12)  # fmt: skip
 

@@ -52,10 +52,10 @@ ROUTE_ANSWER: Mapping[str, str] = {
     "explanation": "The reason in words.",
     "findings": "The result of each check; figures for operators and admins only.",
     "probability": "The probability of the draws that led there.",
-    "blueprint": "Whether the version's general prompt would be added.",
+    "general_prompt": "Whether the version's general prompt would be added.",
     "override_id": "The rule that decided, or null.",
-    "exit_capped": "Whether a fallback before this one is capped.",
-    "exits": "The task's fallbacks by reason.",
+    "fallback_capped": "Whether a fallback before this one is capped.",
+    "fallbacks": "The task's fallbacks by reason.",
 }
 MORE_HEADERS: Mapping[str, str] = {
     "retry-after": "Seconds to wait, with a 429 or 503.",

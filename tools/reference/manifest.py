@@ -36,20 +36,20 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
         f"`characters_min`, `characters_max`: 0 to {manifest.CHARACTERS_MAX:,}",
         "Length of the answer.",
     ),
-    ("blueprint", "mapping", "", "The instructions for a general model that stands in."),
+    ("general_prompt", "mapping", "", "The instructions for a general model that stands in."),
     (
-        "blueprint.system",
+        "general_prompt.system",
         "text",
         f"1 to {manifest.SYSTEM_LENGTH_MAX:,} characters",
         "Before the caller's system prompt.",
     ),
     (
-        "blueprint.response_format",
+        "general_prompt.response_format",
         "JSON",
         "`type`: text, json_object or json_schema",
         "Where the caller sets none.",
     ),
-    ("blueprint.sampling", "mapping", "as `sampling`", "For the general model."),
+    ("general_prompt.sampling", "mapping", "as `sampling`", "For the general model."),
     ("sampling", "mapping", "", "For the adapter, where the caller sets none."),
     *(
         (
@@ -92,12 +92,12 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("provenance.tags", "mapping", f"texts of {TEXT}", "Texts of your own."),
 )
 """Each key with its type, its bounds and its meaning."""
-NEEDED = frozenset({"task", "blueprint", "blueprint.system", "golden[].prompt"})
+NEEDED = frozenset({"task", "general_prompt", "general_prompt.system", "golden[].prompt"})
 EXAMPLE = """
 ```yaml
 task: returns
 contract: {json_schema: {type: object, required: [decision], properties: {decision: {enum: [accept, refuse]}}}}
-blueprint:
+general_prompt:
   system: 'Decide the return. Answer with JSON alone: {"decision": "accept"} or {"decision": "refuse"}.'
   sampling: {temperature: 0, max_tokens: 60}
 sampling: {temperature: 0, max_tokens: 60}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import get_args
 
-from gateway.configuration.tasks import RungSettings
-from gateway.features.requests.explanation import REASON_WORDS, RUNG_WORDS
-from router.decision import REASONS, WITHOUT_EXITS
+from gateway.configuration.tasks import CheckSettings
+from gateway.features.requests.explanation import CHECK_WORDS, REASON_WORDS
+from router.checks import AFTER_THE_ANSWER, CHECKS, FallbackName
+from router.decision import REASONS, WITHOUT_FALLBACKS
 from router.refusals import REFUSAL_LENGTH_MAX, WORDINGS
-from router.rungs import AFTER_THE_ANSWER, RUNGS, Exit
 from tools.reference.markdown import code, codes, page, table
 
 INTRODUCTION = """
@@ -17,15 +17,15 @@ Every request that was sent to an engine has one reason. It is in the header `x-
 a label of metrics. The first check that applies decides. A reason that names a failure is on the answer that was
 given instead.
 """
-CHECKS = """
+CHECKS_TEXT = """
 Each check of a task is `off` (the default), `observe` (decided and recorded, not acted on) or `enforce`. Those that
 look at the request are asked in this order, up to the first enforced one that fires; those that look at the answer
 follow, before it is committed. A check without a model or a contract can't judge, and never fires. Pins and rules
 come before all checks.
 """
-FALLBACKS: Mapping[Exit, str] = {
+FALLBACKS: Mapping[FallbackName, str] = {
     "general": "The task's fallback pool, with the general prompt of the version that it stands in for.",
-    "standby": "The version that led before. Never the version that may not answer itself.",
+    "previous_version": "The version that led before. Never the version that may not answer itself.",
     "needs_human": "Nobody: the error `needs_human` (422), so that a person answers. It is always last.",
 }
 
@@ -33,26 +33,27 @@ FALLBACKS: Mapping[Exit, str] = {
 def reasons_page() -> str:
     """The page: reasons, checks, fallbacks, and the languages of refusals."""
     reasons = [(code(reason), REASON_WORDS[reason]) for reason in REASONS]
-    fallbacks = [(code(name), FALLBACKS[name]) for name in get_args(Exit)]
+    fallbacks = [(code(name), FALLBACKS[name]) for name in get_args(FallbackName)]
     return page(
         "Reasons, checks and fallbacks",
         INTRODUCTION,
         table(("Reason", "Meaning"), reasons),
         "## Checks",
-        CHECKS,
-        table(("Check", "Looks at", "Its number", "Fires", "Else"), map(_check, RUNGS)),
+        CHECKS_TEXT,
+        table(("Check", "Looks at", "Its number", "Fires", "Else"), map(_check, CHECKS)),
         f"`refusal` compares the beginning of answers of at most {REFUSAL_LENGTH_MAX} characters with phrases in "
         f"{', '.join(WORDINGS)} (`router/refusals.py`).",
         "## Fallbacks",
-        f"`tasks.TASK.exits` names, for each reason but {codes(sorted(WITHOUT_EXITS))}, where its requests go, in "
+        f"`tasks.TASK.fallbacks` names, for each reason but {codes(sorted(WITHOUT_FALLBACKS))}, where its requests "
+        f"go, in "
         "order. A fallback that is missing, has no replica, is capped or may not get the text is passed over.",
         table(("Fallback", "What answers"), fallbacks),
     )
 
 
 def _check(name: str) -> tuple[str, ...]:
-    kind = RungSettings.model_fields[name].annotation
+    kind = CheckSettings.model_fields[name].annotation
     assert kind is not None
     shares = [field for field, info in kind.model_fields.items() if info.annotation is float]
     looks_at = "answer" if name in AFTER_THE_ANSWER else "request"
-    return code(name), looks_at, codes(shares) or "", RUNG_WORDS[name].fired, RUNG_WORDS[name].kept
+    return code(name), looks_at, codes(shares) or "", CHECK_WORDS[name].fired, CHECK_WORDS[name].kept

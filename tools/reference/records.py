@@ -41,7 +41,7 @@ def records_page() -> str:
         "## Attempts",
         _table(AttemptRecord),
         "## Findings",
-        "Callers see `rung`, `mode`, `fired` and `version`; operators and admins see all.",
+        "Callers see `check`, `mode`, `fired` and `version`; operators and admins see all.",
         _table(FindingRecord),
         "## Pair",
         _table(PairRecord),

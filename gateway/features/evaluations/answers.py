@@ -36,7 +36,7 @@ def said_by(body: bytes, contract: Contract | None) -> Said:
 
 
 def _sureness(logprobs: Sequence[float]) -> Sureness | None:
-    """What the rung `low_confidence` looks at of a whole answer, by the same arithmetic."""
+    """What the check `low_confidence` looks at of a whole answer, by the same arithmetic."""
     seen = features(logprobs, None, None)
     return Sureness(seen.minimum, seen.quantile_10, seen.mean, seen.length) if seen.length else None
 

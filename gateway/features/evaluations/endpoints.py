@@ -258,16 +258,16 @@ async def _wanted(
     if other is not None and (other.task != version.task or other.name == version.name):
         raise Problem("invalid_value", f"{other.name} is no other version of {version.task}.", "against")
     task = services.snapshot.current.policy.tasks[known_task(services, version.task, param="version")]
-    has_exit = task.exit_pool is not None and task.reaches(task.exit_pool)
+    has_fallback = task.fallback_pool is not None and task.reaches(task.fallback_pool)
     named = tuple(arm for arm in ARMS if arms is None or arm in arms.split(","))
     unknown = [arm for arm in (arms or "").split(",") if arm and arm not in ARMS]
     if unknown or not named:
         raise Problem("invalid_value", "Arms are adapter and general, one or both, with a comma between.", "arms")
-    if arms is None and not has_exit:
+    if arms is None and not has_fallback:
         named = ("adapter",)
-    if "general" in named and not has_exit:
+    if "general" in named and not has_fallback:
         raise Problem(
-            "invalid_value", f"The task {task.name!r} has no exit pool that could be the arm general.", "arms"
+            "invalid_value", f"The task {task.name!r} has no fallback pool that could be the arm general.", "arms"
         )
     try:
         known = metric_of(metric) if metric else None

@@ -1,7 +1,7 @@
-"""Evaluations are run here: one gateway's duty, a few rows at a time, where callers leave room.
+"""Evaluations are run here: one gateway's job, a few rows at a time, where callers leave room.
 
-Rows go through the gateway's own engines, leases and blueprints, as a caller's requests would that pin the version or
-its task's exit. Each row's result is kept as it comes: another gateway goes on where this one stopped.
+Rows go through the gateway's own engines, leases and general prompts, as a caller's requests would that pin the version
+or its task's fallback. Each row's result is kept as it comes: another gateway goes on where this one stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, hear
-from gateway.background.lease import DutyLease
+from gateway.background.lease import JobLease
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
 from gateway.features.evaluations.answers import said_by
@@ -65,7 +65,7 @@ class Impossible(Exception):
 
 async def keep_evaluating(services: Services) -> None:
     """Run whatever is to be evaluated, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = DutyLease(services.redis, "evaluations", services.name)
+    lease = JobLease(services.redis, "evaluations", services.name)
     store = services.evaluations
 
     async def run_next() -> None:
@@ -183,7 +183,7 @@ class _Run:
         if task is None or version is None:
             raise Impossible(f"The configuration has no task {self._one.task!r} any more, or there is no {name}.")
         if arm == "general":
-            return self._placed(task, None, task.exit_pool or "", version, view)
+            return self._placed(task, None, task.fallback_pool or "", version, view)
         if version.state in OUT_OF_SERVICE or version.state not in PLACED | {"staging"}:
             raise Impossible(
                 f"{name} is {version.state}: stage it, and run the evaluation again: it goes on from here."
@@ -195,7 +195,7 @@ class _Run:
         task: TaskPolicy,
         version: VersionView | None,
         pool_name: str,
-        blueprint_of: VersionView | None,
+        general_prompt_of: VersionView | None,
         view: FleetView,
     ) -> Choice | str:
         """A replica with room to spare, or what is missing."""
@@ -203,7 +203,7 @@ class _Run:
         pool = view.pools.get(pool_name)
         if pool is None or not task.reaches(pool.name):
             raise Impossible(
-                f"The task {task.name!r} may not reach the pool {pool_name!r}: see exit_pool, pools_allowed."
+                f"The task {task.name!r} may not reach the pool {pool_name!r}: see fallback_pool, pools_allowed."
             )
         if services.admission.waiting:
             return "callers wait for a place, and go first"
@@ -218,7 +218,7 @@ class _Run:
         load_max = services.settings.evaluation.load_share_max * replica.in_flight_max
         if view.in_flight.get(replica.name, 0) + 1 > max(1.0, load_max):
             return f"the pool {pool.name!r} has no room beside its callers"
-        return Choice(task, version, pool, replica, "pinned", blueprint_of)
+        return Choice(task, version, pool, replica, "pinned", general_prompt_of)
 
     async def _tell_of_waiting(self, what: str, began: float) -> None:
         now = time.monotonic()
@@ -252,7 +252,7 @@ class _Run:
         task = services.settings.tasks.get(one.task)
         if task is None:
             raise Impossible(f"The configuration has no task {one.task!r} any more.")
-        shares = {name: rung.share for name, rung in task.rungs.used().items()}
+        shares = {name: check.share for name, check in task.checks.used().items()}
         retention_seconds = 86_400 * services.settings.evaluation.retention_days
         job = Job(redis_address(services.settings), one.id, retention_seconds, task.selector, tokens_of(task))
         job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")
@@ -306,7 +306,7 @@ def in_short(one: Evaluation) -> dict[str, Any]:
 
 async def _answered(services: Services, choice: Choice, body: RequestBody) -> Said:
     """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others."""
-    version = choice.version or choice.blueprint_of
+    version = choice.version or choice.general_prompt_of
     assert version is not None, "an evaluation is of a version"
     record = Record(
         id=services.ids.make(""),

@@ -1,4 +1,4 @@
-"""What the process at an evaluation's end is told and tells, and a row as a request: it and the duty share these."""
+"""What the process at an evaluation's end is told and tells, and a row as a request: it and the job share these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monitoring.evaluation.dataset import Row
 class Job(msgspec.Struct):
     """What to do: `evaluation` by its id, in that Redis. `selector` is what fitted models read of a conversation, and
     `tokens` how many of an answer's first tokens are judged (None: all); `wrong_share_max` is the task's own target,
-    where it has the rung `low_confidence`, and `deferred_share` that of `out_of_scope`. `minilm` is the path of
+    where it has the check `low_confidence`, and `deferred_share` that of `out_of_scope`. `minilm` is the path of
     MiniLM's file, empty where there is none."""
 
     redis_url: str

@@ -1,7 +1,7 @@
-"""Models are fitted from the training prompts that wait: one gateway's duty, each in a process of its own.
+"""Models are fitted from the training prompts that wait: one gateway's job, each in a process of its own.
 
 Whatever becomes of the gateway, the sample waits in Redis until its model is kept there: the next gateway that has the
-duty begins the fitting again. A fitting that can't succeed is told in a sentence, and its sample goes too.
+job begins the fitting again. A fitting that can't succeed is told in a sentence, and its sample goes too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, give
-from gateway.background.lease import DutyLease
+from gateway.background.lease import JobLease
 from gateway.features.fitting.samples import WAIT_SECONDS_MAX, Waiting
 from gateway.services import Services
 from gateway.state.fitted import FittedError, Fitting, Kind
@@ -41,7 +41,7 @@ class Failure(Exception):
 
 async def keep_fitting(services: Services) -> None:
     """Fit whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = DutyLease(services.redis, "fitting", services.name)
+    lease = JobLease(services.redis, "fitting", services.name)
     work = FittingWork(services)
     try:
         while True:

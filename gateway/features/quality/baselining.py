@@ -22,7 +22,7 @@ from serving.object_store import UNREADABLE, Change, Stale, change_together
 
 log = logging.getLogger(__name__)
 STREAM = "reviewed"
-LIVE: frozenset[VersionState] = frozenset({"canary", "active", "standby"})
+LIVE: frozenset[VersionState] = frozenset({"canary", "active", "previous_version"})
 """States of a version that answers its task's requests, or has led it."""
 
 

@@ -67,7 +67,7 @@ async def list_health(request: Request, _: Operator) -> dict[str, Any]:
     """All tasks, a line each: the verdict on the version that leads, since when, and what it does about it."""
     services = services_of(request)
     snapshot = await services.snapshot.refresh()
-    generations = await services.health.shelf.generations()
+    generations = await services.health.object_store.generations()
     summary = services.monitored.summary
     now = await redis_time(services.redis)
     rows = [_row(services, snapshot, task, generations.get(task, 0), now) for task in sorted(services.settings.tasks)]
@@ -234,7 +234,7 @@ def situation(
             snapshot,
             task,
             now,
-            (roles.active, roles.canary, roles.standby),
+            (roles.active, roles.canary, roles.previous_version),
             services.review_queue.waiting.get(task),
         ),
         judgements={name: one for name, one in judgements.items() if one.task == task and name in placed},

@@ -56,8 +56,8 @@ def read_monitor_gauges(services: Services) -> None:
 
 
 def with_a_role(policy: Policy) -> frozenset[str]:
-    """Versions that requests or their copies may be led to: active, canary, standby, shadow, or by a rule."""
-    of_aliases = ((*one.weights, *one.shadow, one.canary, one.standby) for one in policy.aliases.values())
+    """Versions that requests or their copies may be led to: active, canary, previous version, shadow, or by a rule."""
+    of_aliases = ((*one.weights, *one.shadow, one.canary, one.previous_version) for one in policy.aliases.values())
     by_rules = (one.version for one in policy.overrides)
     return frozenset(name for name in itertools.chain(by_rules, *of_aliases) if name)
 

@@ -1,4 +1,4 @@
-"""The monitor: one gateway's duty judges every version from records and feedback, and does what follows.
+"""The monitor: one gateway's job judges every version from records and feedback, and does what follows.
 
 Reading and reckoning is a child process's (monitoring/quality/streams/run.py), so that it holds no event loop. Here
 its judgements are told to all gateways, and what follows from them (monitoring/quality/verdicts/responses.py) is
@@ -18,7 +18,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, give
-from gateway.background.lease import DutyLease
+from gateway.background.lease import JobLease
 from gateway.features.quality.responding import Responding
 from gateway.features.records.archiving import redis_address
 from gateway.services import Services
@@ -48,7 +48,7 @@ class MonitorFailed(ConnectionError):
 
 async def keep_monitoring(services: Services) -> None:
     """Judge for as long as no other gateway does. Runs until cancelled. Raises RedisError and MonitorFailed."""
-    lease = DutyLease(services.redis, "monitor", services.name)
+    lease = JobLease(services.redis, "monitor", services.name)
     try:
         while True:
             await lease.do(Monitoring(services).run)
@@ -59,7 +59,7 @@ async def keep_monitoring(services: Services) -> None:
 
 
 class Monitoring:
-    """One gateway's turn at the duty. Owner of the child, and of what was judged last."""
+    """One gateway's turn at the job. Owner of the child, and of what was judged last."""
 
     def __init__(self, services: Services) -> None:
         self._house = services
@@ -190,7 +190,7 @@ class Monitoring:
 def roles_of(services: Services, task: str, snapshot: Snapshot) -> Roles:
     """What the task's versions are now."""
     alias = snapshot.aliases.get(task)
-    general = services.settings.tasks[task].exit_pool is not None
+    general = services.settings.tasks[task].fallback_pool is not None
     there = tuple(name for name, one in snapshot.versions.items() if one.task == task and one.state != "retired")
     there += tuple(name for name in snapshot.unreadable - snapshot.versions.keys() if name.partition("@")[0] == task)
     if alias is None:
@@ -201,7 +201,7 @@ def roles_of(services: Services, task: str, snapshot: Snapshot) -> Roles:
     ]
     return Roles(
         active=alias.leading,
-        standby=placed[0] if placed else None,
+        previous_version=placed[0] if placed else None,
         canary=begun.version if begun is not None else None,
         canary_share=alias.weights.get(begun.version, 0.0) if begun is not None else 0.0,
         general=general,
@@ -219,7 +219,7 @@ def step_of(services: Services, snapshot: Snapshot, known_at: float) -> Step:
         tasks[task] = WatchedTask(
             plan=services.settings.plan(task),
             active=roles.active,
-            standby=roles.standby,
+            previous_version=roles.previous_version,
             canary=_canary_of(alias) if alias is not None else None,
         )
         if alias is not None and alias.previous:

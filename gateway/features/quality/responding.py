@@ -1,7 +1,7 @@
 """The monitor's actions are carried out: each once, with its entry in the audit and its message to the webhook.
 
 A task's health, the drafts of the audit's entries and the list of what is to be carried out are written in one step.
-Whoever has the duty next carries out what a killed gateway has left: each effect looks whether it is there already.
+Whoever has the job next carries out what a killed gateway has left: each effect looks whether it is there already.
 """
 
 from __future__ import annotations

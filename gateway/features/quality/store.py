@@ -15,42 +15,44 @@ import msgspec
 from redis.asyncio import Redis
 
 from monitoring.quality.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Judgement, Summary, TaskHealth
-from serving.object_store import CONVERTING_SECONDS_MAX, UNREADABLE, Change, Shelf, change_together, reading
+from serving.object_store import CONVERTING_SECONDS_MAX, UNREADABLE, Change, ObjectStore, change_together, reading
 
 log = logging.getLogger(__name__)
 Read = TypeVar("Read", Judgement, Summary)
 
 
 class Monitored:
-    """What was judged last, as far as this gateway knows. Its only mover is the duty `follow_judgements`."""
+    """What was judged last, as far as this gateway knows. Its only mover is the job `follow_judgements`."""
 
     def __init__(self) -> None:
         self.summary = Summary(at=0.0)
 
 
 class HealthStore:
-    """The shelf `health`, and what was judged. Every method raises RedisError.
+    """The object store `health`, and what was judged. Every method raises RedisError.
 
     A health that can't be read is never written over: `of` raises Unreadable then.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
-        self.shelf = Shelf(redis, "health")
-        self._judged = Shelf(redis, JUDGEMENTS_KEY.removeprefix("apprentice:"))  # read in parts, as a shelf is
+        self.object_store = ObjectStore(redis, "health")
+        self._judged = ObjectStore(
+            redis, JUDGEMENTS_KEY.removeprefix("apprentice:")
+        )  # read in parts, as an object store is
         self._known: dict[str, tuple[bytes, Judgement]] = {}
         self._unreadable: set[str] = set()
 
     async def of(self, task: str) -> tuple[TaskHealth, int]:
         """A task's health and its generation; 0 where nothing was found yet."""
-        generation = await self.shelf.generation(task)
+        generation = await self.object_store.generation(task)
         with reading("health", task):
-            raw = await self.shelf.get(task)
+            raw = await self.object_store.get(task)
             return (TaskHealth() if raw is None else msgspec.convert(raw, TaskHealth)), generation
 
     async def put(self, task: str, health: TaskHealth, expected_generation: int, beside: Sequence[Change] = ()) -> int:
         """Set it, and in the same step what goes with it; its new generation. Raises Stale where it has moved on."""
-        change = Change(self.shelf, task, msgspec.to_builtins(health), expected_generation)
+        change = Change(self.object_store, task, msgspec.to_builtins(health), expected_generation)
         return await change_together(self._redis, [change, *beside])
 
     async def told(self) -> Summary | None:

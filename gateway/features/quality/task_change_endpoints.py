@@ -18,7 +18,7 @@ from gateway.endpoints import services_of
 from gateway.errors import Problem
 from gateway.features.quality.endpoints import Expected, Generation, changed
 from gateway.features.retraining.opening import draft_retraining
-from gateway.features.rules.endpoints import exit_fault
+from gateway.features.rules.endpoints import fallback_fault
 from gateway.services import Services
 from gateway.state.redis import redis_time
 from monitoring.quality.verdicts import changing
@@ -46,7 +46,8 @@ class ChangedIn(Body):
     )
     note: str = Field("", max_length=1000, description="What changes.")
     override: Literal["general", "refuse"] | None = Field(
-        None, description="Where its requests go meanwhile; null: to its versions. Unset: general, if it has an exit."
+        None,
+        description="Where its requests go meanwhile; null: to its versions. Unset: general, if it has a fallback.",
     )
     message: str | None = Field(None, max_length=1000, description="With refuse: what callers are told.")
     expires_at: When | None = Field(
@@ -142,12 +143,12 @@ async def _rule(services: Services, task: str, body: ChangedIn, before: Changed 
     starts_at = body.effective_at
     action = body.override
     if "override" not in body.model_fields_set:
-        action = "general" if exit_fault(services, "general", task) is None else None
+        action = "general" if fallback_fault(services, "general", task) is None else None
     if action is None:
         if body.message is not None or body.expires_at is not None:
             raise Problem("invalid_value", "Without a rule there is nothing to end, or to say.", "override")
         return None
-    if (fault := exit_fault(services, action, task)) is not None:
+    if (fault := fallback_fault(services, action, task)) is not None:
         raise Problem("invalid_value", fault, "override")
     if body.message is not None and action != "refuse":
         raise Problem("invalid_value", "message goes with the override refuse, and only with it.", "message")

@@ -1,6 +1,6 @@
 """What the monitor does is told to a webhook: each action once it is done, again and again until it is taken.
 
-Messages wait in Redis, so that the next gateway that has the duty goes on where one was killed. One that could not be
+Messages wait in Redis, so that the next gateway that has the job goes on where one was killed. One that could not be
 delivered within KEPT_SECONDS is dropped and counted. A receiver may get a message twice, with the same id. It gets
 those of a task in order: one that waits holds back what came after it, unless it was refused for what it says. Order
 and age go by Redis's clock, since those of two gateways need not agree.

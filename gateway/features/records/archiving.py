@@ -1,4 +1,4 @@
-"""Records and feedback go from the streams into Parquet files: one gateway's duty, in a process of its own.
+"""Records and feedback go from the streams into Parquet files: one gateway's job, in a process of its own.
 
 Here a process is begun and waited for, and nothing else: reading, packing and writing would hold the event loop.
 """
@@ -16,7 +16,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, hear
-from gateway.background.lease import DutyLease
+from gateway.background.lease import JobLease
 from gateway.configuration.settings import Settings
 from gateway.services import Services
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
@@ -45,7 +45,7 @@ async def keep_archiving(services: Services) -> None:
     keep = services.settings.records
     if not keep.archive:
         await asyncio.Event().wait()
-    lease = DutyLease(services.redis, "archive", services.name)
+    lease = JobLease(services.redis, "archive", services.name)
     pause_ms = max(1, int(900 * keep.archive_interval_seconds))
     redis: Any = services.redis
 

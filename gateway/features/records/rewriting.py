@@ -30,7 +30,7 @@ async def keep_rewriting(services: Services) -> None:
         except NoPermissionError:
             log.warning("Redis forbids to rewrite its append-only file: deleted texts stay in it until it does so")
             break
-    await asyncio.Event().wait()  # a duty that returns is begun again
+    await asyncio.Event().wait()  # a job that returns is begun again
 
 
 async def rewrite(redis: Redis, interval_seconds: float) -> None:

@@ -1,6 +1,6 @@
 """The table URL → function for admins, adapters: what comes in, where it is placed, and why.
 
-Admins say what is wanted; the gateway that has the reconciling duty loads, probes and unloads.
+Admins say what is wanted; the gateway that has the reconciling job loads, probes and unloads.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ async def _take_off(
     if version.state == "draining" or _held(services, version):
         response.status_code = 202
     rules = await rules_to(services, name)
-    said = f"The rules that send to it are left to the task's exit: {', '.join(rules[:20])}."
+    said = f"The rules that send to it are left to the task's fallback: {', '.join(rules[:20])}."
     return {**await _told(services, version), "warnings": [said] if rules else []}
 
 
@@ -311,7 +311,7 @@ def _beside(folders: Sequence[Path], folder: Path, name: str) -> Path | None:
 def _check_bounds(services: Services, task: str, manifest: Manifest) -> None:
     """The version's own sampling keeps the bounds that the operator set. Raises Problem (422)."""
     most = services.settings.tasks[task].max_tokens_max
-    for sampling in (manifest.sampling, manifest.blueprint.sampling):
+    for sampling in (manifest.sampling, manifest.general_prompt.sampling):
         if sampling.get("max_tokens", 0) > most:
             raise Problem("adapter_rejected", f"The manifest samples more than the task's {most} tokens.", "path")
 

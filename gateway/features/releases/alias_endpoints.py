@@ -124,7 +124,7 @@ async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -
 async def remove_alias(
     request: Request, task: str, admin: Admin, expected_generation: Annotated[int | None, Query(ge=0, le=2**53)] = None
 ) -> dict[str, Any]:
-    """Let the task have no version: its exit answers all of its requests."""
+    """Let the task have no version: its fallback answers all of its requests."""
     services = services_of(request)
     return await _change_alias(
         services,
@@ -173,7 +173,7 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
 
 @router.post("/aliases/{task}/promote")
 async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
-    """Make a version the task's one and only. The one that led until now goes on standby, loaded."""
+    """Make a version the task's one and only. The one that led until now goes on previous version, loaded."""
     services = services_of(request)
     await _see_that_they_may_serve(services, known_task(services, task, param=None), admin, {body.version: 1.0})
     expected = body.expected_generation
@@ -210,7 +210,7 @@ async def _change_alias(
     services: Services, admin: Caller, task: str, action: str, change: Callable[[Noted], Awaitable[int]]
 ) -> dict[str, Any]:
     """Take one step of a release together with its audit entry, and show the alias as it is then. `changed` is false
-    where it was so already; `warnings` say which rungs have nothing to judge its versions by, and what keeps requests
+    where it was so already; `warnings` say which checks have nothing to judge its versions by, and what keeps requests
     from them."""
     before, was_at = await services.registry.alias(task)
     step = audited(services, admin)
@@ -224,17 +224,17 @@ async def _change_alias(
 
 
 async def _warnings(services: Services, task: str, before: AliasEntry | None, after: AliasEntry) -> list[str]:
-    """What the task's rungs, and the model `auto`, lack for the versions that answer now, a sentence or two each; and
+    """What the task's checks, and the model `auto`, lack for the versions that answer now, a sentence or two each; and
     what keeps requests from these versions."""
     settings = services.settings.tasks.get(task)
     if settings is None or not after.weights:
         return []
-    rungs, found = settings.rungs.used(), []
+    checks, found = settings.checks.used(), []
     for version in versions_asked(after):
         leads = version == after.leading
         entries = await services.fitted.of(version)
-        found += [(lack.found, lack.advice) for lack in lacks(version, entries, rungs, settings.selector, leads)]
-        known = before.leading if before is not None and leads and "out_of_scope" not in rungs else version
+        found += [(lack.found, lack.advice) for lack in lacks(version, entries, checks, settings.selector, leads)]
+        known = before.leading if before is not None and leads and "out_of_scope" not in checks else version
         if "coverage" not in entries and known != version and "coverage" in await services.fitted.of(known):
             lack = f"{version} has no coverage model: auto does not find its task any more"
             found.append((lack, f"Run {COMMAND_OF['coverage'].format(version=version)}."))

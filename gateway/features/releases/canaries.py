@@ -20,7 +20,7 @@ from monitoring.metrics import Meters
 from monitoring.quality.verdicts.rollout import Verdict
 from serving.adapters.entries import Rollout
 from serving.adapters.registry import Registry, RegistryError
-from serving.object_store import UNREADABLE, Change, Shelf, Stale
+from serving.object_store import UNREADABLE, Change, ObjectStore, Stale
 
 log = logging.getLogger(__name__)
 KEPT_SECONDS = 180 * 86_400
@@ -43,14 +43,14 @@ class Kept(msgspec.Struct, kw_only=True):
 
 
 class Rollouts:
-    """Carries out verdicts on canaries: one gateway at a time, the one that has the monitor's duty."""
+    """Carries out verdicts on canaries: one gateway at a time, the one that has the monitor's job."""
 
     def __init__(self, redis: Redis, registry: Registry, audit: Audit, meters: Meters) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._registry = registry
         self._audit = audit
         self._meters = meters
-        self._verdicts = Shelf(redis, "verdicts")
+        self._verdicts = ObjectStore(redis, "verdicts")
         self._health = HealthStore(redis)
 
     async def shown(self, task: str, begun: Rollout) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The duty of one gateway: engines come to hold what admins want, and what nobody needs any more is unloaded."""
+"""The job of one gateway: engines come to hold what admins want, and what nobody needs any more is unloaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 
 from redis.exceptions import RedisError
 
-from gateway.background.lease import DutyLease
+from gateway.background.lease import JobLease
 from gateway.features.releases.recycling import recycle_some
 from gateway.fleet_health import check_health
 from gateway.services import Services
@@ -23,7 +23,7 @@ NOTE_CHARACTERS_MAX = 2000
 
 async def keep_reconciling(services: Services) -> None:
     """One pass a second, and one at each new snapshot, while this gateway has the lease. Raises RedisError."""
-    lease = DutyLease(services.redis, "reconcile", services.name)
+    lease = JobLease(services.redis, "reconcile", services.name)
 
     async def pass_over_fleet() -> None:
         if lease.taken_anew:
@@ -60,19 +60,19 @@ async def reconcile_once(services: Services) -> None:
             "system", "adapter.stage_failed", version.name, before={"state": "staging"}, after=after
         )
     await recycle_some(services)
-    await _keep_few_standbys(services, snapshot)
+    await _keep_few_previous_versions(services, snapshot)
 
 
-async def _keep_few_standbys(services: Services, snapshot: Snapshot) -> None:
-    """Unload the versions that have been on standby the longest, so that releases do not fill the engines."""
+async def _keep_few_previous_versions(services: Services, snapshot: Snapshot) -> None:
+    """Unload the versions that have been on previous version the longest, so that releases do not fill the engines."""
     for task, settings in services.settings.tasks.items():
-        standbys = sorted(
-            (v for v in snapshot.versions.values() if v.task == task and v.state == "standby"),
+        previous_versions = sorted(
+            (v for v in snapshot.versions.values() if v.task == task and v.state == "previous_version"),
             key=lambda version: version.changed_at,
             reverse=True,
         )
-        for version in standbys[settings.standbys_kept :]:
-            note = f"{settings.standbys_kept} newer versions are on standby"
+        for version in previous_versions[settings.previous_versions_kept :]:
+            note = f"{settings.previous_versions_kept} newer versions are on previous version"
             # an alias has taken it up meanwhile, or a newer release has moved it
             with contextlib.suppress(RegistryError, Unreadable):
                 step = AuditedStep(services.redis, services.audit, "system")

@@ -1,4 +1,4 @@
-"""Which rungs of a task have nothing to judge a version by, so that nothing is sent away for them, and what to do."""
+"""Which checks of a task have nothing to judge a version by, so that nothing is sent away for them, and what to do."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from gateway.state.fitted import KINDS, FittedEntry, Kind, unused
-from router.rungs import RungName
+from router.checks import CheckName
 from serving.adapters.entries import AliasEntry
 
-RUNG_OF: Mapping[Kind, RungName] = MappingProxyType(
+CHECK_OF: Mapping[Kind, CheckName] = MappingProxyType(
     {"coverage": "out_of_scope", "confidence": "low_confidence", "gain": "predicted_gain"}
 )
-"""The rung that judges by a model of this kind."""
+"""The check that judges by a model of this kind."""
 COMMAND_OF: Mapping[Kind, str] = MappingProxyType(
     {
         "coverage": "apprentice adapters fit {version}",
@@ -25,7 +25,7 @@ COMMAND_OF: Mapping[Kind, str] = MappingProxyType(
 
 
 class Lack(NamedTuple):
-    """A rung without its model: the model's kind, what is found (without a full stop), and what to do."""
+    """A check without its model: the model's kind, what is found (without a full stop), and what to do."""
 
     kind: Kind
     found: str
@@ -38,18 +38,18 @@ def versions_asked(alias: AliasEntry) -> list[str]:
 
 
 def lacks(
-    version: str, entries: Mapping[Kind, FittedEntry], rungs: Collection[RungName], selector: str, leads: bool
+    version: str, entries: Mapping[Kind, FittedEntry], checks: Collection[CheckName], selector: str, leads: bool
 ) -> Iterator[Lack]:
-    """What these rungs of a task with this selector lack for a version. `leads`: it is the one that `auto` knows."""
+    """What these checks of a task with this selector lack for a version. `leads`: it is the one that `auto` knows."""
     idle = unused(entries, selector)
     for kind in KINDS:
-        rung, command = RUNG_OF[kind], COMMAND_OF[kind].format(version=version)
-        if rung not in rungs:
+        check, command = CHECK_OF[kind], COMMAND_OF[kind].format(version=version)
+        if check not in checks:
             continue
         if kind in idle:
             or_back = "" if kind == "confidence" else ", or set the selector back"
             yield Lack(kind, f"the {kind} model of {version} is not used: {idle[kind]}", f"Run {command}{or_back}.")
         elif kind not in entries:
-            found = f"{version} has no {kind} model: {rung} never fires for it"
+            found = f"{version} has no {kind} model: {check} never fires for it"
             found += ", and auto does not find its task" if kind == "coverage" and leads else ""
             yield Lack(kind, found, f"Run {command}.")

@@ -19,18 +19,18 @@ from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import Record
 from router.acceptance import Answered, Said, Terms, accept
+from router.checking import climb
+from router.checks import AFTER_THE_ANSWER, Check, CheckName, Finding
 from router.decision import Moment
 from router.fitted import NO_CALIBRATION, NOTHING_FITTED, OTHER_COVERAGE, Fitted
-from router.ladder import climb
 from router.policy import Alias, Policy, TaskPolicy
-from router.rungs import AFTER_THE_ANSWER, Finding, Rung, RungName
 from router.scoring import COVERAGE_READERS, Scores
 from serving.view import VersionView
 
 AHEAD_SECONDS_MAX = 60.0
 """How far another gateway's clock may be ahead of ours."""
-DECIDED_ELSEWHERE: frozenset[RungName] = frozenset({"degraded", "holdout"})
-"""Rungs that say nothing of a request that was decided elsewhere: by today's verdict, or by chance."""
+DECIDED_ELSEWHERE: frozenset[CheckName] = frozenset({"degraded", "holdout"})
+"""Checks that say nothing of a request that was decided elsewhere: by today's verdict, or by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +99,27 @@ def _terms(
     """What the answer is held against; None where there is none. An answer of a general model has no confidence."""
     if version is None or report.answer is None or report.status >= 400:
         return None
-    rungs = {name: rung for name, rung in _observed(task).items() if name in AFTER_THE_ANSWER}
+    checks = {name: check for name, check in _observed(task).items() if name in AFTER_THE_ANSWER}
     if report.version is None:
-        rungs.pop("low_confidence", None)
-    model = fitted.confidence_for(task.selector) if "low_confidence" in rungs else None
+        checks.pop("low_confidence", None)
+    model = fitted.confidence_for(task.selector) if "low_confidence" in checks else None
     unjudged = OTHER_COVERAGE if model is None and fitted.confidence is not None else NO_CALIBRATION
     threshold = None
     if model is not None:
-        threshold = services.judging.threshold(version.name, model, rungs["low_confidence"].share)
+        threshold = services.judging.threshold(version.name, model, checks["low_confidence"].share)
     contract = services.judging.contract_of(version)
     asked = report.logprobs is not None
-    return Terms(rungs, contract, model, threshold, logprobs_asked=asked, unjudged=unjudged)
+    return Terms(checks, contract, model, threshold, logprobs_asked=asked, unjudged=unjudged)
 
 
-def _observed(task: TaskPolicy) -> dict[RungName, Rung]:
-    return {name: replace(rung, mode="observe") for name, rung in task.rungs.items() if name not in DECIDED_ELSEWHERE}
+def _observed(task: TaskPolicy) -> dict[CheckName, Check]:
+    return {
+        name: replace(check, mode="observe") for name, check in task.checks.items() if name not in DECIDED_ELSEWHERE
+    }
 
 
 def records_of(services: Services, caller: Caller, due: Sequence[Due], moment: Moment) -> list[Record]:
-    """Their records, each with what the rungs say of it. A thread's work: a score takes a while."""
+    """Their records, each with what the checks say of it. A thread's work: a score takes a while."""
     return [_record(services, caller, one, moment) for one in due]
 
 
@@ -160,7 +162,8 @@ def _record(services: Services, caller: Caller, due: Due, moment: Moment) -> Rec
 
 
 def _judge(due: Due, moment: Moment, record: Record) -> None:
-    """What the task's rungs, each of them as if it only observed, say of it. A thread's work: a score takes a while."""
+    """What the task's checks, each of them as if it only observed, say of it. A thread's work: a score takes a
+    while."""
     version, terms = due.version, due.terms
     if version is None:
         return
@@ -175,22 +178,22 @@ def _judge(due: Due, moment: Moment, record: Record) -> None:
 
 
 def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Finding], float | None]:
-    """What the rungs before the answer say of the text, where it was told; and its coverage score."""
+    """What the checks before the answer say of the text, where it was told; and its coverage score."""
     report, task, fitted = due.report, due.task, due.fitted
     if report.messages is None and report.prompt is None:
         return [], None
-    rungs = _observed(task)
+    checks = _observed(task)
     if report.messages is not None:
         selected = of_messages(task.selector, report.messages)
     else:
         selected = of_text(task.selector, report.prompt or "")
     coverage = gain = None
     covering, gaining = fitted.coverage_for(task.selector), fitted.gain_for(task.selector)
-    if covering is not None and any(name in rungs for name in COVERAGE_READERS):
+    if covering is not None and any(name in checks for name in COVERAGE_READERS):
         coverage = covering.score(selected)
-    if gaining is not None and "predicted_gain" in rungs:
+    if gaining is not None and "predicted_gain" in checks:
         gain = gaining.score(selected)
     scores = Scores(version.name, coverage, gain)
     alias = due.policy.aliases.get(task.name) or Alias(task.name, 0, {version.name: 1.0})
-    climbed = climb(replace(task, rungs=rungs), alias, version, scores, due.policy, moment, report.session)
+    climbed = climb(replace(task, checks=checks), alias, version, scores, due.policy, moment, report.session)
     return list(climbed.findings), coverage.score if coverage is not None else None

@@ -10,8 +10,8 @@ import msgspec
 
 from monitoring.records import REPORTED, FindingRecord, Record
 from router.acceptance import NOT_HELD
+from router.checks import AFTER_THE_ANSWER, BY_SCORE
 from router.choice import NO_INDEX
-from router.rungs import AFTER_THE_ANSWER, BY_SCORE
 
 REASON_WORDS: Mapping[str, str] = {
     "override": "an admin's rule decided",
@@ -37,14 +37,14 @@ DID: Mapping[str, str] = MappingProxyType({"ok": "answered it", "truncated": "be
 
 
 class Verdict(NamedTuple):
-    """What a rung says where it fires, where it does not, and where it could not judge."""
+    """What a check says where it fires, where it does not, and where it could not judge."""
 
     fired: str
     kept: str
     unjudged: str = "nothing is known of it yet"
 
 
-RUNG_WORDS: Mapping[str, Verdict] = MappingProxyType(
+CHECK_WORDS: Mapping[str, Verdict] = MappingProxyType(
     {
         "degraded": Verdict(
             "the version is degraded, or its requests come back to it in steps", "the version may answer"
@@ -63,19 +63,19 @@ RUNG_WORDS: Mapping[str, Verdict] = MappingProxyType(
         "refusal": Verdict("the answer was a refusal, empty or not usable", "the answer was an answer"),
     }
 )
-"""By the rung's name; docs/reference/reasons.md has them."""
+"""By the check's name; docs/reference/reasons.md has them."""
 
 
 def explain(record: Record, in_full: bool = False) -> list[str]:
-    """One sentence a step: what the rungs said, where it went and why, what failed before, and how it ended.
+    """One sentence a step: what the checks said, where it went and why, what failed before, and how it ended.
 
     `in_full`, for operators and admins: with scores, thresholds, neighbours and what admins' rules would have done.
     """
     told = list(findings_in_words(record.findings, in_full))
-    if record.exit_capped:
-        told.append("The task had sent as much to its exit as it may: that exit was closed to it.")
+    if record.fallback_capped:
+        told.append("The task had sent as much to its fallback as it may: that fallback was closed to it.")
     if record.purpose == REPORTED:
-        told.append("Another gateway served it, and reported it: what rungs say here changed nothing.")
+        told.append("Another gateway served it, and reported it: what checks say here changed nothing.")
     elif record.pool is None:
         why = reason_words(record.reason, record.task, record.findings)
         ended = record.error_code or "the caller went away"
@@ -87,8 +87,8 @@ def explain(record: Record, in_full: bool = False) -> list[str]:
         told.append(f"{what} {did} on {record.replica}: {why} ({record.reason}).")
     if record.probability < 1:
         told.append(f"What was drawn for it had the probability {record.probability:.4g}.")
-    if record.blueprint:
-        told.append("The version's blueprint was added, since a general model does not know the task by itself.")
+    if record.general_prompt:
+        told.append("The version's general prompt was added, since a general model does not know the task by itself.")
     told += [
         f"Attempt {number} at {attempt.replica} ({attempt.version or 'base'}): "
         f"{attempt.fault or 'answered'} after {attempt.seconds:.3f} s."
@@ -113,32 +113,32 @@ def reason_words(reason: str | None, task: str | None, findings: Iterable[Findin
 
 
 def findings_in_words(findings: list[FindingRecord], in_full: bool) -> Iterator[str]:
-    """A sentence for each rung that was asked."""
+    """A sentence for each check that was asked."""
     for found in findings:
-        if found.rung in RUNG_WORDS:
-            yield f"{found.rung}: {_words(found)}{_whose(found)}{_figures(found) if in_full else ''}."
+        if found.check in CHECK_WORDS:
+            yield f"{found.check}: {_words(found)}{_whose(found)}{_figures(found) if in_full else ''}."
         elif in_full:
             yield f"{_rule_words(found)}: {found.note}."
 
 
 def shown(record: Record) -> Record:
-    """The record as its caller may see it: rungs without scores, thresholds, neighbours and notes."""
+    """The record as its caller may see it: checks without scores, thresholds, neighbours and notes."""
     return msgspec.structs.replace(record, findings=list(map(without_figures, told_to_callers(record.findings))))
 
 
 def told_to_callers(findings: list[FindingRecord]) -> Iterator[FindingRecord]:
-    """The findings of rungs; what an admin's rule would have done is for admins."""
-    return (found for found in findings if found.rung in RUNG_WORDS)
+    """The findings of checks; what an admin's rule would have done is for admins."""
+    return (found for found in findings if found.check in CHECK_WORDS)
 
 
 def without_figures(found: FindingRecord) -> FindingRecord:
     """A finding as a caller may see it."""
-    return FindingRecord(found.rung, found.mode, found.fired, version=found.version)
+    return FindingRecord(found.check, found.mode, found.fired, version=found.version)
 
 
 def finding_told(found: FindingRecord, in_full: bool) -> dict[str, Any]:
     """A finding as `POST /v1/route` tells it: its verdict in words, and the figures where they may be seen."""
-    told: dict[str, Any] = {"rung": found.rung, "mode": found.mode, "fired": found.fired, "words": _words(found)}
+    told: dict[str, Any] = {"check": found.check, "mode": found.mode, "fired": found.fired, "words": _words(found)}
     told["version"] = found.version
     if in_full:
         told |= {"score": found.score, "threshold": found.threshold, "neighbours": found.neighbours}
@@ -147,10 +147,10 @@ def finding_told(found: FindingRecord, in_full: bool) -> dict[str, Any]:
 
 
 def _whose(found: FindingRecord) -> str:
-    """Whose answer it is about: that of a version, or of the exit's base model."""
-    if found.rung not in AFTER_THE_ANSWER:
+    """Whose answer it is about: that of a version, or of the fallback's base model."""
+    if found.check not in AFTER_THE_ANSWER:
         return ""
-    return f" ({found.version}'s answer)" if found.version else " (the exit's answer)"
+    return f" ({found.version}'s answer)" if found.version else " (the fallback's answer)"
 
 
 def _rule_words(found: FindingRecord) -> str:
@@ -159,14 +159,14 @@ def _rule_words(found: FindingRecord) -> str:
 
 
 def _words(found: FindingRecord) -> str:
-    verdict = RUNG_WORDS.get(found.rung)
+    verdict = CHECK_WORDS.get(found.check)
     if verdict is None:
         said = _rule_words(found)
         return said[0].lower() + said[1:]
     if found.fired:
         return verdict.fired + (" (only observed: it changed nothing)" if found.mode == "observe" else "")
-    unjudged = found.rung in BY_SCORE and found.threshold is None
-    unjudged = unjudged or (found.rung == "contract" and found.note in NOT_HELD)
+    unjudged = found.check in BY_SCORE and found.threshold is None
+    unjudged = unjudged or (found.check == "contract" and found.note in NOT_HELD)
     return verdict.unjudged if unjudged else verdict.kept
 
 

@@ -54,7 +54,7 @@ def _names(services: Services) -> Iterator[tuple[str, str, int, str | None]]:
     for task, settings in snapshot.policy.tasks.items():
         alias = snapshot.policy.aliases.get(task)
         leading = snapshot.versions.get(alias.leading) if alias is not None else None
-        pool = leading.pool if leading is not None else settings.exit_pool
+        pool = leading.pool if leading is not None else settings.fallback_pool
         yield task, "task", int(leading.created_at) if leading is not None else since, pool
     for version in snapshot.versions.values():
         if version.name in loaded:

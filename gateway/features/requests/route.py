@@ -24,7 +24,7 @@ from gateway.path.side_requests import answered, in_turn
 from gateway.server.exchange import Exchange
 from gateway.services import Services
 from router.choice import choose
-from router.decision import REASONS, WITHOUT_EXITS, Choice, Refusal
+from router.decision import REASONS, WITHOUT_FALLBACKS, Choice, Refusal
 
 router = APIRouter()
 
@@ -93,8 +93,10 @@ def _told(choice: Choice, caller: Caller) -> dict[str, Any]:
         "explanation": reason_words(choice.reason, task.name if task is not None else None, found),
         "findings": [finding_told(one, in_full) for one in (found if in_full else told_to_callers(found))],
         "probability": choice.probability,
-        "blueprint": choice.blueprint_of is not None,
+        "general_prompt": choice.general_prompt_of is not None,
         "override_id": choice.override_id,
-        "exit_capped": choice.exit_capped,
-        "exits": {} if task is None else {why: task.exits_for(why) for why in REASONS if why not in WITHOUT_EXITS},
+        "fallback_capped": choice.fallback_capped,
+        "fallbacks": {}
+        if task is None
+        else {why: task.fallbacks_for(why) for why in REASONS if why not in WITHOUT_FALLBACKS},
     }

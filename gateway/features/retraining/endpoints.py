@@ -107,7 +107,7 @@ async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> 
     try:
         await step.take([services.retraining.change(one, 0)])
     except Exception:
-        if await services.retraining.shelf.get(one.id) is None:
+        if await services.retraining.object_store.get(one.id) is None:
             await services.retraining.forget_examples(one.id)  # it was not opened: nobody else knows of them
         raise
     await services.retraining.tidy()

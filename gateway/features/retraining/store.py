@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from monitoring.ids import SHAPE, made_at
 from monitoring.quality.verdicts.retraining import RETRAININGS_MAX, Example, Retraining, closed
-from serving.object_store import UNREADABLE, Change, Shelf, change_together, reading
+from serving.object_store import UNREADABLE, Change, ObjectStore, change_together, reading
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def id_of(task: str, action: str, at: float) -> str:
 
 
 class RetrainingStore:
-    """The shelf `retraining`, and each request's examples. Every method raises RedisError.
+    """The object store `retraining`, and each request's examples. Every method raises RedisError.
 
     An example is kept until its request is `retention_seconds` old, as long as that may be judged: those of the
     requests of one day stand together, and go together once the oldest of them is so old.
@@ -41,14 +41,14 @@ class RetrainingStore:
     def __init__(self, redis: Redis, retention_seconds: float) -> None:
         self._redis: Any = redis  # replies are bytes; redis-py's types say bytes or str
         self._retention_ms = int(retention_seconds * 1000)
-        self.shelf = Shelf(redis, "retraining")
+        self.object_store = ObjectStore(redis, "retraining")
         self._told: set[str] = set()
         """Those of which it was logged that they can't be read."""
 
     async def all(self) -> list[Retraining]:
         """All that are kept and can be read, the newest first; of the others it is logged once."""
         found = []
-        for name, raw in sorted((await self.shelf.written()).items(), reverse=True):
+        for name, raw in sorted((await self.object_store.written()).items(), reverse=True):
             one = self._read(f"the request to train {name}", raw, Retraining)
             found += [one] if one is not None else []
         return found
@@ -58,9 +58,9 @@ class RetrainingStore:
 
         Raises Unreadable where it can't be read.
         """
-        generation = await self.shelf.generation(name)
+        generation = await self.object_store.generation(name)
         with reading("requests to train", name):
-            raw = await self.shelf.get(name)
+            raw = await self.object_store.get(name)
             return (None if raw is None else msgspec.convert(raw, Retraining)), generation
 
     async def examples(self, name: str) -> list[Example]:
@@ -122,7 +122,7 @@ class RetrainingStore:
 
     def change(self, one: Retraining, expected_generation: int | None = None) -> Change:
         """A request's new value as a part of a greater step."""
-        return Change(self.shelf, one.id, msgspec.to_builtins(one), expected_generation)
+        return Change(self.object_store, one.id, msgspec.to_builtins(one), expected_generation)
 
     async def tidy(self) -> None:
         """Forget the oldest of more requests than are kept, those that are closed first."""
@@ -131,7 +131,7 @@ class RetrainingStore:
             return
         ordered = sorted(found, key=lambda one: (one.state == "closed", -one.opened_at))
         over = ordered[RETRAININGS_MAX:]
-        await change_together(self._redis, [Change(self.shelf, one.id, None) for one in over])
+        await change_together(self._redis, [Change(self.object_store, one.id, None) for one in over])
         for one in over:
             await self.forget_examples(one.id)
 

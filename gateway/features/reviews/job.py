@@ -58,7 +58,7 @@ def _fields(choice: Choice) -> tuple[str, ...]:
     return tuple(str(name) for name in list(named)[:FIELDS_MAX]) if isinstance(named, Mapping) else ()
 
 
-# ---- the duty -------------------------------------------------------------------------------------------
+# ---- the job -------------------------------------------------------------------------------------------
 
 
 async def keep_reviewing(services: Services) -> None:
@@ -74,7 +74,7 @@ async def _keep_one_by_one(services: Services) -> None:
         kept = False
         try:
             kept = await _keep(services, drawn)
-        except (RedisError, OSError):  # the snapshot's duty tells of that
+        except (RedisError, OSError):  # the snapshot's job tells of that
             pass
         except Exception:
             log.exception("a review was not kept", extra={"request_id": drawn.record.id})

@@ -197,7 +197,7 @@ class ReviewStore:
         while seen:
             [noted] = step.note("review.delete", task, before=told)
             args = [request_id or "", DELETED_AT_ONCE, noted.name, msgspec.json.encode(noted.value), int(always)]
-            gone, kept, seen = map(int, await self._do(self._delete, task, args, noted.shelf.values))
+            gone, kept, seen = map(int, await self._do(self._delete, task, args, noted.object_store.values))
             await step.enter()
             waiting, answered, always = waiting + gone, answered + kept, False
         return Deleted(waiting, answered)

@@ -131,10 +131,14 @@ def _after(one: Override, record: Record, policy: Policy) -> str:
 
 
 def _exit(name: str, policy: Policy) -> str:
-    """The first of the exits to which rules send the task's requests."""
+    """The first of the fallbacks to which rules send the task's requests."""
     task, alias = policy.tasks.get(name), policy.aliases.get(name)
-    first = task.exits_for("override")[0] if task is not None else "general"
+    first = task.fallbacks_for("override")[0] if task is not None else "general"
     if first == "needs_human":
         return "refused (needs_human)"
-    there = (alias.standby if alias is not None else None) if first == "standby" else task and task.exit_pool
-    return there or "refused (no exit)"
+    there = (
+        (alias.previous_version if alias is not None else None)
+        if first == "previous_version"
+        else task and task.fallback_pool
+    )
+    return there or "refused (no fallback)"

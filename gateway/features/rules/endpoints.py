@@ -66,7 +66,7 @@ def _see_that_it_fits(services: Services, name: str, body: OverrideIn) -> None:
         raise Problem("invalid_value", "A rule's name has letters, digits, - and _, at most 63.", "name")
     if body.task is not None:
         known_task(services, body.task)
-    if (fault := exit_fault(services, body.action, body.task)) is not None:
+    if (fault := fallback_fault(services, body.action, body.task)) is not None:
         raise Problem("invalid_value", fault, "action")
     if body.version is not None and body.version not in services.snapshot.current.versions:
         raise Problem("not_found", f"There is no version {body.version[:80]!r}.", "version")
@@ -79,7 +79,7 @@ def _doubts(services: Services, body: OverrideIn) -> list[str]:
         told.append(f"There is no key {body.caller!r}: until there is one, the rule matches nothing.")
     version = snapshot.versions.get(body.version or "")
     if version is not None and version.state not in PLACED:
-        told.append(f"{version.name} is {version.state}: until it is placed, the task's exit answers.")
+        told.append(f"{version.name} is {version.state}: until it is placed, the task's fallback answers.")
     return told
 
 
@@ -89,12 +89,12 @@ async def rules_to(services: Services, version: str) -> list[str]:
     return sorted(name for name, raw in rules.items() if raw.get("version") == version and not _is_over(raw, now))
 
 
-def exit_fault(services: Services, action: str, task: str | None) -> str | None:
+def fallback_fault(services: Services, action: str, task: str | None) -> str | None:
     """Why a rule with this action can't hold for this task: there is nothing that it could send requests to."""
     settings = services.settings.tasks.get(task or "")
-    if action != "general" or settings is None or settings.has_exit("override"):
+    if action != "general" or settings is None or settings.has_fallback("override"):
         return None
-    return f"The task {task} has no exit: set tasks.{task}.exit_pool, or exits.override, or let the rule refuse."
+    return f"The task {task} has no fallback: set tasks.{task}.fallback_pool or fallbacks.override, or let it refuse."
 
 
 def _is_over(raw: dict[str, Any], now_unix: float) -> bool:

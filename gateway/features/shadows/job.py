@@ -34,7 +34,7 @@ from serving.view import FleetView, VersionView
 log = logging.getLogger(__name__)
 AT_ONCE_MAX = 4
 LOOKED_INTO = frozenset({"suspect", "degraded"})
-"""Verdicts on a version for which its standby version is to have evidence of its own."""
+"""Verdicts on a version for which its previous version is to have evidence of its own."""
 
 
 def offer_copies(services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
@@ -48,7 +48,7 @@ def offer_copies(services: Services, policy: Policy, body: RequestBody, answer: 
     if text is None:
         return
     if record.contract_kept is None and not is_foreign(choice):
-        version = choice.version or choice.blueprint_of
+        version = choice.version or choice.general_prompt_of
         record.contract_kept = services.judging.contract_kept(version, text) if version is not None else None
     record.text_digest = digest(services.digest_secret, normal(text))
     if services.trials.on_trial(policy, choice):
@@ -108,7 +108,7 @@ def _offer_to_other_arms(
 def _other_arms(services: Services, policy: Policy, choice: Choice, served: str | None) -> Iterator[str | None]:
     """The versions that are to answer beside the one that was `served`, None for general.
 
-    They are general where the version that it was led to answered, else that version; and the standby version, where
+    They are general where the version that it was led to answered, else that version; and the previous version, where
     the monitor looks into that version.
     """
     task, led_to = choice.task, choice.led_to
@@ -116,16 +116,21 @@ def _other_arms(services: Services, policy: Policy, choice: Choice, served: str 
         return
     if served != led_to.name:
         yield led_to.name
-    elif task.exit_pool is not None:
+    elif task.fallback_pool is not None:
         yield None
     health = services.snapshot.current.health.get(task.name)
     found = health.versions.get(led_to.name) if health is not None else None
     alias = policy.aliases.get(task.name)
-    standby = alias.standby if alias is not None else None
-    if standby is None or standby in (served, led_to.name) or found is None or found.verdict not in LOOKED_INTO:
+    previous_version = alias.previous_version if alias is not None else None
+    if (
+        previous_version is None
+        or previous_version in (served, led_to.name)
+        or found is None
+        or found.verdict not in LOOKED_INTO
+    ):
         return
-    if any(standby in replica.loaded for replica in services.fleet.replicas.values()):
-        yield standby
+    if any(previous_version in replica.loaded for replica in services.fleet.replicas.values()):
+        yield previous_version
 
 
 def _drop(services: Services, choice: Choice, version: str | None) -> None:
@@ -191,7 +196,7 @@ async def _asked(
 
 def _choice(services: Services, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:
     """Where a shadow request goes now; None where it may go nowhere, or there is no room for it."""
-    pool = view.pools.get((version.pool if version is not None else job.task.exit_pool) or "")
+    pool = view.pools.get((version.pool if version is not None else job.task.fallback_pool) or "")
     if pool is None or not job.task.reaches(pool.name) or (version is not None and version.state in OUT_OF_SERVICE):
         return None
     now = time.monotonic()
@@ -199,8 +204,10 @@ def _choice(services: Services, job: ShadowJob, view: FleetView, version: Versio
     replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)
     if isinstance(replica, str) or not has_room(services, view, replica):
         return None
-    blueprint_of = job.choice.led_to if version is None else None
-    return dataclasses.replace(job.choice, version=version, pool=pool, replica=replica, blueprint_of=blueprint_of)
+    general_prompt_of = job.choice.led_to if version is None else None
+    return dataclasses.replace(
+        job.choice, version=version, pool=pool, replica=replica, general_prompt_of=general_prompt_of
+    )
 
 
 def _known(services: Services, job: ShadowJob, version: VersionView | None) -> tuple[Ledger, str | None]:

@@ -133,9 +133,9 @@ class Judges:
         pool = services.fleet.view().pools.get(settings.pool or services.settings.general_pool)
         if pool is None or not task.reaches(pool.name):
             return f"the task may not reach the pool {settings.pool or services.settings.general_pool!r}"
-        blueprint = job.choice.led_to.blueprint.system if job.choice.led_to is not None else ""
+        general_prompt = job.choice.led_to.general_prompt.system if job.choice.led_to is not None else ""
         asked = conversation(job.body)
-        if len(blueprint) + len(asked) + len(answer) > JUDGED_CHARACTERS_MAX:
+        if len(general_prompt) + len(asked) + len(answer) > JUDGED_CHARACTERS_MAX:
             return None
         view, now = services.fleet.view(), time.monotonic()
         replica = pick(pool, None, view.in_flight, now, services.moment(now).draw, spare_open=True)
@@ -144,11 +144,11 @@ class Judges:
         if not has_room(services, view, replica):
             return None
         choice = dataclasses.replace(
-            job.choice, version=None, pool=pool, replica=replica, blueprint_of=None, system=None, findings=()
+            job.choice, version=None, pool=pool, replica=replica, general_prompt_of=None, system=None, findings=()
         )
         request_id = services.ids.make("")
         number = digest(services.digest_secret, f"judged {request_id}".encode())[:16]
-        return await self._say(job, choice, settings, request_id, question_of(number, blueprint, asked, answer))
+        return await self._say(job, choice, settings, request_id, question_of(number, general_prompt, asked, answer))
 
     async def _say(
         self, job: ShadowJob, choice: Choice, settings: JudgeSettings, request_id: str, question: str

@@ -47,10 +47,10 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     unlabelled: int
 
 
-def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str | None = None) -> Judgement:
+def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, previous_version: str | None = None) -> Judgement:
     """All that the watch says at `at` (Unix seconds). The same for the same watch, plan, budget and time.
 
-    `standby` is the task's standby version now: pairs with one that was it before are not spoken of.
+    `previous_version` is the task's previous version now: pairs with one that was it before are not spoken of.
     """
     label_rate = lately.per_day(watch.label_rate, at)
     request_rate = lately.per_day(watch.request_rate, at)
@@ -73,7 +73,7 @@ def judgement(watch: Watch, plan: Plan, budget: Budget, at: float, standby: str 
         shadow_usd=watch.shadow_usd,
         shadows=watch.shadows,
         streams=streams,
-        arms=list(_arms(watch, _slips_since(watch, streams), standby)),
+        arms=list(_arms(watch, _slips_since(watch, streams), previous_version)),
         judge_agreement=lately.mean(watch.agreed),
         judge=_of_judge(watch),
         saving=_of_saving(watch, at),
@@ -306,21 +306,26 @@ def _stands(watch: Watch, report: StreamReport) -> bool:
     return tracks.doubted(of_class if of_class is not None else getattr(watch, report.stream))
 
 
-def _arms(watch: Watch, since: float | None, standby: str | None) -> Iterator[ArmReport]:
-    """The version and both other arms; of the standby version only where `standby` is the one that pairs are with.
+def _arms(watch: Watch, since: float | None, previous_version: str | None) -> Iterator[ArmReport]:
+    """The version and both other arms; of the previous version only where `previous_version` is the one that pairs are
+    with.
 
     `since` is when the labels began to get worse: their requests did so before, most of them by less than twice
     the median delay of labels.
     """
     since = None if since is None else since - 2.0 * (lately.median(watch.delays) or 0.0)
     general = arms.found(watch.general, since)
-    other = watch.standby if watch.standby is not None and watch.standby.other == standby else None
+    other = (
+        watch.previous_version
+        if watch.previous_version is not None and watch.previous_version.other == previous_version
+        else None
+    )
     beside = arms.found(other, since) if other is not None else None
     there = [one for one in (general, beside) if one is not None]
     own = next((one for one in there if one.version is not None), there[0] if there else None)
     if own is not None:
         yield _of_arm("version", watch.version, own, own.version)
-    for name, version, found in (("general", None, general), ("standby", standby, beside)):
+    for name, version, found in (("general", None, general), ("previous_version", previous_version, beside)):
         if found is not None:
             low, high, words = found.advantage_low, found.advantage_high, found.words
             report = _of_arm(name, version, found, found.other)

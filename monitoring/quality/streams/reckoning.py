@@ -182,7 +182,7 @@ class Reckoning:
                 false_alarms_per_month=task.plan.false_alarms_per_month, labelled=labelled, unlabelled=unlabelled
             )
             try:
-                found[name] = judging.judgement(known, task.plan, budget, at, task.standby)
+                found[name] = judging.judgement(known, task.plan, budget, at, task.previous_version)
             except Exception:
                 self._fails(name)
         return found
@@ -219,7 +219,7 @@ class Reckoning:
         for version in dict.fromkeys(sides(shadow)):
             one = self._watch(version, shadow.task) if version != GENERAL else None
             if one is not None:
-                moved, note = watch.take_pair(one, shadow, note, at, task.standby)
+                moved, note = watch.take_pair(one, shadow, note, at, task.previous_version)
                 self._move(moved, at)
         for canary, on_trial, before in self._canaries(task):
             if at >= canary.started_at:

@@ -20,7 +20,7 @@ OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
 NOT_THERE = frozenset({"no_replica", "overload"})
 """Reasons for which another version may have been asked than the one that was drawn."""
 BY_CHANCE_TO_GENERAL = frozenset({"holdout", "degraded"})
-"""Reasons for which a random share of a version's requests goes to the exit."""
+"""Reasons for which a random share of a version's requests goes to the fallback."""
 LABELLED_PURPOSES = frozenset({"serve", "reported"})
 TEXT_MAX = 64
 
@@ -33,9 +33,9 @@ class Attempt(msgspec.Struct):
 
 
 class Finding(msgspec.Struct):
-    """What a rung found."""
+    """What a check found."""
 
-    rung: str
+    check: str
     fired: bool = False
     score: float | None = None
     version: str | None = None
@@ -169,10 +169,10 @@ def led_version(seen: Seen) -> str | None:
     return (shifted_to(seen) or seen.led_to) if is_drawn(seen) else None
 
 
-def score_of(seen: Seen, rung: str, version: str | None) -> float | None:
-    """What the task's rung made of it, by the models of this version."""
+def score_of(seen: Seen, check: str, version: str | None) -> float | None:
+    """What the task's check made of it, by the models of this version."""
     for one in seen.findings:
-        if one.rung == rung and one.score is not None and one.version in (None, version):
+        if one.check == check and one.score is not None and one.version in (None, version):
             return one.score
     return None
 

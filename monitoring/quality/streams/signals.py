@@ -57,7 +57,7 @@ ALARM_MIN = math.log(planning.BETWEEN_MIN)
 LANGUAGES_FIRST = 50
 LANGUAGES_MAX = 8
 ESCALATED = frozenset({"out_of_scope", "contract", "low_confidence", "refusal", "predicted_gain"})
-"""Reasons for the exit that lie in the request or in the version's answer."""
+"""Reasons for the fallback that lie in the request or in the version's answer."""
 
 
 class Languages(msgspec.Struct, frozen=True, array_like=True):
@@ -96,7 +96,7 @@ def values_of(seen: Seen, version: str) -> Iterator[tuple[str, float]]:
     if sure is not None:
         yield "confidence", sure
     for one in seen.findings:
-        if one.rung == "refusal" and one.version in (None, version):
+        if one.check == "refusal" and one.version in (None, version):
             yield "refusal", float(one.fired)
             break
     if seen.version == version and seen.outcome == "ok":

@@ -1,4 +1,4 @@
-"""What the monitor's duty and its child say to each other: a line of JSON each.
+"""What the monitor's job and its child say to each other: a line of JSON each.
 
 The child is told once where Redis is (`Begin`), and then what to judge, a `Step` a line; each is answered by a
 `Judged`. Whatever is not in a Step the child reads from Redis.
@@ -21,7 +21,7 @@ WATCH_KEY = "apprentice:monitor:watch:"
 NOTE_KEY = "apprentice:monitor:note:"
 """With a request's id behind it: what counted of it already, as JSON, for as long as it may be judged."""
 BASELINES_KEY = "apprentice:baselines"
-"""The shelf of baselines that admins and evaluations have set: by version, a baseline a stream."""
+"""The object store of baselines that admins and evaluations have set: by version, a baseline a stream."""
 ENTRIES_MAX = 2000
 SECONDS_MAX = 0.5
 REJUDGED_SECONDS = 30.0
@@ -43,7 +43,7 @@ class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
 
     plan: Plan
     active: str | None = None
-    standby: str | None = None
+    previous_version: str | None = None
     canary: Canary | None = None
 
 

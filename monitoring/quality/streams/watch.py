@@ -95,7 +95,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     holdout: PairTrack
     general: Arm
     stack: GeneralStack = GeneralStack()
-    standby: Arm | None = None
+    previous_version: Arm | None = None
     metric: str | None = None
     complaint_metric: str | None = None
     classes: dict[str, Track] = {}
@@ -196,10 +196,12 @@ def _teaches_complaints(watch: Watch, track: ComplaintTrack, seen: Seen) -> bool
 # ---- pairs ---------------------------------------------------------------------------------------
 
 
-def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | None = None) -> tuple[Watch, Note]:
+def take_pair(
+    watch: Watch, shadow: Seen, note: Note, at: float, previous_version: str | None = None
+) -> tuple[Watch, Note]:
     """The watch after a shadow whose pair is in the note, and the note.
 
-    `standby` is the task's standby version: pairs with other versions are not reckoned with.
+    `previous_version` is the task's previous version: pairs with other versions are not reckoned with.
     """
     if shadow.pair is None:
         return watch, note
@@ -211,7 +213,7 @@ def take_pair(watch: Watch, shadow: Seen, note: Note, at: float, standby: str | 
         watch = _with_stack(watch, shadow.stack, at, is_shadow=True)
     place = next((at for at, one in enumerate(note.pairs) if (one.shadow, one.served) == whose), None)
     noted = note.pairs[place] if place is not None else None
-    arm = _arm(watch, noted, standby) if noted is not None else None
+    arm = _arm(watch, noted, previous_version) if noted is not None else None
     if place is None or noted is None or arm is None or watch.version in noted.counted:
         return watch, note
     if not stacks.is_of(watch.stack, noted.stack):
@@ -287,20 +289,20 @@ def _with_agreement(watch: Watch, noted: Noted, right: float) -> Watch:
     return msgspec.structs.replace(watch, agreed=lately.with_value(watch.agreed, agrees))
 
 
-def _arm(watch: Watch, noted: Noted, standby: str | None) -> Arm | None:
-    """The arm that a pair is with: general, or the standby version; None for any other."""
+def _arm(watch: Watch, noted: Noted, previous_version: str | None) -> Arm | None:
+    """The arm that a pair is with: general, or the previous version; None for any other."""
     other = noted.shadow if noted.served == watch.version else noted.served
     if other == GENERAL:
         return watch.general
-    if watch.standby is not None and watch.standby.other == other:
-        return watch.standby
-    return Arm(other=other) if other == standby else None
+    if watch.previous_version is not None and watch.previous_version.other == other:
+        return watch.previous_version
+    return Arm(other=other) if other == previous_version else None
 
 
 def _with_arm(watch: Watch, arm: Arm) -> Watch:
     if arm.other == GENERAL:
         return msgspec.structs.replace(watch, general=arm)
-    return msgspec.structs.replace(watch, standby=arm)
+    return msgspec.structs.replace(watch, previous_version=arm)
 
 
 def _with_roll(watch: Watch, roll: Roll) -> Watch:

@@ -1,4 +1,4 @@
-"""What the monitor has found of a task and done about it: one object a task, on the shelf `health` in Redis."""
+"""What the monitor has found of a task and done about it: one object a task, on the object store `health` in Redis."""
 
 from __future__ import annotations
 
@@ -40,17 +40,16 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     """A version's verdict, since when (Unix seconds) and why, and what it keeps of its requests.
 
-    `kept` is the share of its requests that it answers, `to` the arm that gets the rest: `general` or `standby` (None:
-    nothing is shifted), `to_version` the version that this is, if it is one; `stepped_at` is when the share was last
-    moved. `evidence` is that on which the verdict rests.
-    `stale_from` says from when on (Unix seconds) the organisation's rules are others than those that it was trained on.
-    `cleared` are unlabelled streams whose alarm labels have refuted; `done` is what was done once and for all while the
-    verdict lasts. `alarmed` are the labelled streams (`feedback`, or `feedback:CLASS`) that made it degraded, or have
-    alarmed since; `observed` is what each labelled stream had seen when it became suspect (None: not known, or it is
-    not). `quiet_since` is since when nothing that is not `cleared` alarms of a suspect one (None: something does).
-    `paused_share` is the share of its task's requests that a canary had when the monitor paused it, which is given back
-    once it is healthy, and is known until the canary has it again (None: it was not paused, or an admin has said
-    something else since).
+    `kept` is the share of its requests that it answers, `to` the arm that gets the rest: `general` or
+    `previous_version` (None: nothing is shifted), `to_version` the version that this is, if it is one; `stepped_at` is
+    when the share was last moved. `evidence` is that on which the verdict rests. `stale_from` says from when on (Unix
+    seconds) the organisation's rules are others than those that it was trained on. `cleared` are unlabelled streams
+    whose alarm labels have refuted; `done` is what was done once and for all while the verdict lasts. `alarmed` are the
+    labelled streams (`feedback`, or `feedback:CLASS`) that made it degraded, or have alarmed since; `observed` is what
+    each labelled stream had seen when it became suspect (None: not known, or it is not). `quiet_since` is since when
+    nothing that is not `cleared` alarms of a suspect one (None: something does). `paused_share` is the share of its
+    task's requests that a canary had when the monitor paused it, which is given back once it is healthy, and is known
+    until the canary has it again (None: it was not paused, or an admin has said something else since).
     """
 
     verdict: Verdict = "healthy"
@@ -58,7 +57,7 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     because: str = ""
     evidence: dict[str, Any] = {}
     kept: float = 1.0
-    to: Literal["general", "standby"] | None = None
+    to: Literal["general", "previous_version"] | None = None
     to_version: str | None = None
     stepped_at: float = 0.0
     pin: Pin | None = None
@@ -206,7 +205,7 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
     not known. Where they rest on the judge's word alone, `advantage_words` is on how many pairs; else it is 0.
     """
 
-    arm: Literal["version", "general", "standby"]
+    arm: Literal["version", "general", "previous_version"]
     version: str | None = None
     mean: float | None = None
     low: float | None = None

@@ -18,10 +18,10 @@ from monitoring.quality.verdicts.plan import Plan
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
     """What a task's versions are now, by its alias; None where there is none. `canary_share` is that of its requests
-    which its canary gets; `general`: it has an exit pool. `there` are all versions that are not retired."""
+    which its canary gets; `general`: it has a fallback pool. `there` are all versions that are not retired."""
 
     active: str | None = None
-    standby: str | None = None
+    previous_version: str | None = None
     canary: str | None = None
     canary_share: float = 0.0
     general: bool = False
@@ -97,8 +97,8 @@ def unpaused(known: VersionHealth) -> VersionHealth:
 
 def _step_away(noting: Noting, name: str, known: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:
     """One step of a degraded version's share to the better arm; held where none is known to be better."""
-    present_standby = (None, lines.roles.standby)  # a judgement may be older than the roles
-    able = [arm for arm in judged.arms if _is_able(arm.arm, lines) and arm.version in present_standby]
+    present_previous_version = (None, lines.roles.previous_version)  # a judgement may be older than the roles
+    able = [arm for arm in judged.arms if _is_able(arm.arm, lines) and arm.version in present_previous_version]
     if known.to is not None and _is_able(known.to, lines) and _is_same(known, known.to, lines.roles):
         present = next((arm for arm in able if arm.arm == known.to), None)
         if present is None or present.advantage_high is None or present.advantage_high >= 0.0:
@@ -121,10 +121,10 @@ def _to(noting: Noting, name: str, known: VersionHealth, better: ArmReport, line
         if "shift" in lines.may:
             return _shifted(noting, name, known, better, lines, f"{lead}.")
         why = "an admin has undone the shift"
-    elif "roll_back" in lines.may and better.arm == "standby":
-        text = f"{lead}, and shares are not shifted by the rung degraded."
-        return noting.once("roll_back", name, known, text, {"leading": name}, {"leading": lines.roles.standby})
-    elif "roll_back" in plan.responses and better.arm == "standby":
+    elif "roll_back" in lines.may and better.arm == "previous_version":
+        text = f"{lead}, and shares are not shifted by the check degraded."
+        return noting.once("roll_back", name, known, text, {"leading": name}, {"leading": lines.roles.previous_version})
+    elif "roll_back" in plan.responses and better.arm == "previous_version":
         why = "an admin has undone the way back to it"
     else:
         why = "the task's settings let nothing be shifted"
@@ -145,7 +145,7 @@ def _shifted(
     waits = known.to is not None and noting.now - known.stepped_at < plan.step_seconds
     if waits or (kept >= known.kept and not another):
         return known
-    to_version = roles.standby if better.arm == "standby" else None
+    to_version = roles.previous_version if better.arm == "previous_version" else None
     after = msgspec.structs.replace(known, kept=kept, to=better.arm, to_version=to_version, stepped_at=noting.now)
     evidence = {"arm": msgspec.to_builtins(better), **known.evidence}
     noting.note("shift", name, because, share_of(known), share_of(after), evidence=evidence)
@@ -182,21 +182,25 @@ def _taken_from_arm(noting: Noting, name: str, known: VersionHealth) -> VersionH
 
 
 def _is_able(arm: str, lines: Lines) -> bool:
-    """Whether this arm could answer the version's requests now: a standby has to be healthy itself."""
+    """Whether this arm could answer the version's requests now: a previous version has to be healthy itself."""
     if arm == "general":
         return lines.roles.general
-    standby = lines.roles.standby
-    return arm == "standby" and standby is not None and lines.versions.get(standby, HEALTHY).verdict == "healthy"
+    previous_version = lines.roles.previous_version
+    return (
+        arm == "previous_version"
+        and previous_version is not None
+        and lines.versions.get(previous_version, HEALTHY).verdict == "healthy"
+    )
 
 
 def _of_use(able: list[ArmReport], lines: Lines) -> list[ArmReport]:
-    """The better ones of these arms; where no share may be shifted, and it may be rolled back, the standby version goes
-    first: that is all that can be done."""
+    """The better ones of these arms; where no share may be shifted, and it may be rolled back, the previous version
+    goes first: that is all that can be done."""
     better = [arm for arm in able if _is_better(arm)]
     if lines.plan.enforced and "shift" in lines.plan.responses:
         return better
-    standby = [arm for arm in better if arm.arm == "standby" and "roll_back" in lines.may]
-    return standby or better
+    previous_version = [arm for arm in better if arm.arm == "previous_version" and "roll_back" in lines.may]
+    return previous_version or better
 
 
 def _is_better(arm: ArmReport) -> bool:
@@ -205,7 +209,7 @@ def _is_better(arm: ArmReport) -> bool:
 
 def _is_same(known: VersionHealth, arm: str, roles: Roles) -> bool:
     """Whether the arm that has the rest of the version's requests is still the same version."""
-    return arm != "standby" or known.to_version in (None, roles.standby)
+    return arm != "previous_version" or known.to_version in (None, roles.previous_version)
 
 
 def _next_down(kept: float, plan: Plan) -> float:
@@ -213,7 +217,7 @@ def _next_down(kept: float, plan: Plan) -> float:
 
 
 def _words(arm: str) -> str:
-    return "The standby version" if arm == "standby" else "General"
+    return "The previous version" if arm == "previous_version" else "General"
 
 
 HEALTHY = VersionHealth()

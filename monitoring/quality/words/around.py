@@ -64,7 +64,7 @@ def nowhere(name: str, up: int) -> str:
     """That a version can answer nobody; `up` replicas that are to have it are up."""
     return (
         f"{name} is ready on none of its replicas ({count(up, 'is up', 'are up')}): what is meant for it goes to the "
-        "task's exit, or is refused."
+        "task's fallback, or is refused."
     )
 
 

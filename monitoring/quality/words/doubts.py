@@ -46,7 +46,7 @@ def doubts(
         if active is not None:
             found += savings.doubts(roles.active, active.task, active, health)
         if not plan.enforced and "shift" in plan.responses:
-            found.append("The task's rung degraded is not enforced: the monitor tells, and shifts no share by itself.")
+            found.append("The task's check degraded is not enforced: the monitor tells, and shifts no share by itself.")
     return found
 
 
@@ -57,7 +57,7 @@ def has_stopped(judged_at: float | None, now: float) -> bool:
 
 def _of_monitor(judged_at: float | None, behind_seconds: float, now: float) -> Iterator[str]:
     if judged_at is None:
-        yield "The monitor has judged nothing yet: is a gateway running, and does it have the monitor's duty?"
+        yield "The monitor has judged nothing yet: is a gateway running, and does it have the monitor's job?"
     elif now - judged_at > STOPPED_SECONDS:
         yield (
             f"The monitor has stopped judging: its last word is {span(now - judged_at)} old ({moment(judged_at)}). "
@@ -148,7 +148,7 @@ def _of_judge(active: Judgement | None, plan: Plan, silent: bool) -> Iterator[st
     if active is None or plan.shadow_share * active.requests < PAIRS_EXPECTED_MIN:
         return
     if not active.shadows:
-        yield "Both arms should answer a share of the requests, and no shadow was asked: is there room, is the exit up?"
+        yield "Both arms should answer a share of the requests, and no shadow was asked: is the fallback up?"
         return
     judges_alone = plan.reviews_per_week > 0 or bool(plan.trusted_callers)
     if judges_alone and all(one.labels < LABELS_MIN for one in active.arms):

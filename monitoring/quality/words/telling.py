@@ -24,7 +24,7 @@ ACTIONS_TOLD_MAX = 10
 ARMS: Mapping[str, str] = {
     "version": "The version itself",
     "general": "The general model",
-    "standby": "The standby version",
+    "previous_version": "The previous version",
 }
 
 
@@ -118,9 +118,13 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
 
 
 def _known(of: Situation) -> Iterator[str]:
-    roles = (("leads", of.roles.active), ("is the canary of", of.roles.canary), ("is the standby of", of.roles.standby))
+    roles = (
+        ("leads", of.roles.active),
+        ("is the canary of", of.roles.canary),
+        ("is the previous version of", of.roles.previous_version),
+    )
     if of.roles.active is None:
-        yield f"{of.task} has no version that leads it: its exit answers, and there is nothing to judge."
+        yield f"{of.task} has no version that leads it: its fallback answers, and there is nothing to judge."
     for role, name in roles:
         if name is None:
             continue
@@ -309,7 +313,7 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
     if of.retraining:
         more = f" ({len(of.retraining) - 1} older: `apprentice retraining list`)" if len(of.retraining) > 1 else ""
         yield f"Train on what failed: `apprentice retraining export {of.retraining[0]}`{more}."
-    beside = [*_next_of_canary(of), *_next_of_standby(of)]
+    beside = [*_next_of_canary(of), *_next_of_previous_version(of)]
     yield from beside
     yield from _nothing(of, known, judged, due, bool(beside or kept_away))
 
@@ -321,7 +325,7 @@ def _nothing(
     do about another one."""
     quiet = VersionHealth(since=known.since, because=known.because, cleared=known.cleared)
     if doubts.has_stopped(of.judged_at, of.now):
-        yield "Bring the monitor back: one gateway has its duty; `apprentice doctor` and the gateways' logs say why."
+        yield "Bring the monitor back: one gateway has its job; `apprentice doctor` and the gateways' logs say why."
     elif judged is None:
         yield "Wait: it is judged once its first requests are served."
     elif known == quiet:
@@ -354,10 +358,10 @@ def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Ju
             yield f"Take the last step back if it was wrong: `apprentice tasks undo {of.task} {move.id}`."
     elif known.pin is None:
         yield f"Decide now: {name} still answers its callers, and is known to be worse than it was."
-        standby = of.roles.standby
-        can_help = standby is not None and _known_of(of, standby).verdict != "degraded"
-        if can_help and not around.is_nowhere(of.around, standby):
-            yield f"Go back to {of.roles.standby} if you trust it: `apprentice adapters rollback {of.task}`."
+        previous_version = of.roles.previous_version
+        can_help = previous_version is not None and _known_of(of, previous_version).verdict != "degraded"
+        if can_help and not around.is_nowhere(of.around, previous_version):
+            yield f"Go back to {of.roles.previous_version} if you trust it: `apprentice adapters rollback {of.task}`."
         if of.roles.general and around.takes_all(of.around) is None:
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
             yield f"Send its requests to the general model if you trust that more: `{rule}`."
@@ -398,13 +402,13 @@ def _next_of_canary(of: Situation) -> Iterator[str]:
         yield f"Let the monitor judge {name} again: `apprentice tasks release {of.task} {name}`."
 
 
-def _next_of_standby(of: Situation) -> Iterator[str]:
-    """What there is to do about a standby version that can't help."""
-    name = of.roles.standby
+def _next_of_previous_version(of: Situation) -> Iterator[str]:
+    """What there is to do about a previous version that can't help."""
+    name = of.roles.previous_version
     if name is None or (verdict := _known_of(of, name).verdict) == "healthy":
         return
     yield (
-        f"Bear in mind that the standby version {name} is {verdict}: no share is shifted to it until it is healthy "
+        f"Bear in mind that the previous version {name} is {verdict}: no share is shifted to it until it is healthy "
         "again, which labels of what it answered can show."
     )
     yield _say_healthy(of, name)

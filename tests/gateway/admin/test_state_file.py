@@ -41,12 +41,14 @@ aliases = st.sampled_from(NAMES).map(lambda name: {"weights": {name: 1.0}})
 rules = st.sampled_from(["general", "refuse"]).map(lambda action: {"action": action})
 
 
-def shelf(values: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Held]]:
+def object_store(values: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Held]]:
     held = st.builds(Held, st.integers(0, 3), st.none() | values)
     return st.dictionaries(st.sampled_from(["a", "b", "c"]), held, max_size=3)
 
 
-states = st.builds(lambda a, o: objects(versions=VERSIONS, aliases=a, overrides=o), shelf(aliases), shelf(rules))
+states = st.builds(
+    lambda a, o: objects(versions=VERSIONS, aliases=a, overrides=o), object_store(aliases), object_store(rules)
+)
 
 
 def applied(present: Objects, steps: Iterable[Difference]) -> Objects:
@@ -184,12 +186,16 @@ def test_every_changed_field_is_named_and_of_a_secret_that_it_has_changed() -> N
 
 def test_what_led_before_a_new_alias_is_placed_beside_and_no_more_than_are_kept() -> None:
     alias = {"weights": {"returns@v4": 1.0}, "previous": ["returns@v3", "returns@v2", "returns@v1"]}
-    made = {f"returns@v{n}": Held(1, version(n, "retired" if n == 3 else "standby")) for n in (1, 2, 3, 4)}
+    made = {f"returns@v{n}": Held(1, version(n, "retired" if n == 3 else "previous_version")) for n in (1, 2, 3, 4)}
     file = objects(versions=made, aliases={"returns": Held(1, alias)})
-    steps = differences(objects(), file, prune=False, standbys={"returns": 1})
-    assert [step.name for step in steps if step.action == "standby"] == ["returns@v2"]
+    steps = differences(objects(), file, prune=False, previous_versions={"returns": 1})
+    assert [step.name for step in steps if step.action == "previous_version"] == ["returns@v2"]
     changed = objects(versions=made, aliases={"returns": Held(1, {"weights": {"returns@v1": 1.0}})})
-    assert not [s for s in differences(changed, file, prune=False, standbys={"returns": 1}) if s.action == "standby"]
+    assert not [
+        s
+        for s in differences(changed, file, prune=False, previous_versions={"returns": 1})
+        if s.action == "previous_version"
+    ]
     gone = objects(versions={"returns@v4": made["returns@v4"]}, aliases=file["aliases"])
     conflicts = [step.name for step in differences(objects(), gone, prune=False) if step.action == "conflict"]
     assert conflicts == ["returns@v3", "returns@v2", "returns@v1"]

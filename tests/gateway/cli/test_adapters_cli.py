@@ -233,7 +233,7 @@ async def test_json_is_the_apis_answer_and_nothing_else(gateway: RunningGateway,
     assert list(both["versions"]) == ["returns@v1"]
 
 
-async def test_what_the_gateway_refuses_is_one_line_and_exit_code_1(
+async def test_what_the_gateway_refuses_is_one_line_and_fallback_code_1(
     gateway: RunningGateway, apprentice: Command, make_adapter: MakeAdapter
 ) -> None:
     broken = make_adapter(2)
@@ -255,7 +255,7 @@ async def test_what_the_gateway_refuses_is_one_line_and_exit_code_1(
     assert (await ok(apprentice, "adapters", "list", "--key", operator)).out
 
 
-async def test_what_can_not_be_asked_is_one_line_and_exit_code_2(
+async def test_what_can_not_be_asked_is_one_line_and_fallback_code_2(
     apprentice: Command, make_adapter: MakeAdapter, small: FakeEngine, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:

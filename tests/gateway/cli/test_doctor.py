@@ -18,7 +18,7 @@ from gateway.state.fitted import FittedStore
 from router.confidence import Calibration, ConfidenceModel
 from serving.adapters.entries import AliasEntry
 from serving.gpu import has_nvidia_gpu
-from serving.object_store import Shelf
+from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
 from tests.fakes.ports import free_port
@@ -181,12 +181,12 @@ HELD = Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))
 
 async def test_models_that_do_not_go_with_the_tasks_selector_are_named(doctor: Doctor, redis: Redis) -> None:
     entry = msgspec.to_builtins(AliasEntry(weights={"returns@v1": 1.0}))
-    await Shelf(redis, "aliases").put("returns", entry)
+    await ObjectStore(redis, "aliases").put("returns", entry)
     store = FittedStore(redis)
     await store.put("returns@v1", "coverage", b"any", "test", {"selector": "dialogue"})
     await store.put("returns@v1", "confidence", MODEL.to_json(), "test", {"coverage": None})
-    rungs = {"out_of_scope": {"mode": "observe"}, "low_confidence": {"mode": "enforce"}}
-    told = by_check(await doctor("--json", tasks={"returns": {"commit": "complete", "rungs": rungs}}))
+    checks = {"out_of_scope": {"mode": "observe"}, "low_confidence": {"mode": "enforce"}}
+    told = by_check(await doctor("--json", tasks={"returns": {"commit": "complete", "checks": checks}}))
     kind, said, advice = told["coverage of returns"]
     assert (kind, "fitted with another selector (dialogue" in said) == ("warning", True)
     assert "adapters fit returns@v1" in advice
@@ -195,12 +195,12 @@ async def test_models_that_do_not_go_with_the_tasks_selector_are_named(doctor: D
     assert "evaluate returns@v1 --calibrate" in advice
 
 
-async def test_rungs_that_have_no_model_for_what_leads_or_is_on_trial_are_named(doctor: Doctor, redis: Redis) -> None:
+async def test_checks_that_have_no_model_for_what_leads_or_is_on_trial_are_named(doctor: Doctor, redis: Redis) -> None:
     alias = AliasEntry(weights={"returns@v1": 0.9, "returns@v2": 0.1})
-    await Shelf(redis, "aliases").put("returns", msgspec.to_builtins(alias))
+    await ObjectStore(redis, "aliases").put("returns", msgspec.to_builtins(alias))
     await FittedStore(redis).put("returns@v1", "gain", b"any", "test", {})
-    rungs = {name: {"mode": "observe"} for name in ("out_of_scope", "predicted_gain", "low_confidence")}
-    told = by_check(await doctor("--json", tasks={"returns": {"commit": "complete", "rungs": rungs}}))
+    checks = {name: {"mode": "observe"} for name in ("out_of_scope", "predicted_gain", "low_confidence")}
+    told = by_check(await doctor("--json", tasks={"returns": {"commit": "complete", "checks": checks}}))
     said = "returns@v1 has no coverage model: out_of_scope never fires for it, and auto does not find its task"
     assert told["coverage of returns"] == ("warning", said, "Run apprentice adapters fit returns@v1.")
     said = "returns@v2 has no coverage model: out_of_scope never fires for it"
@@ -229,11 +229,11 @@ async def test_a_confidence_that_can_not_judge_is_found_before_it_is_relied_on(
     doctor: Doctor, redis: Redis, model: ConfidenceModel | None, commit: str, kind: str, found: str
 ) -> None:
     entry = msgspec.to_builtins(AliasEntry(weights={"returns@v1": 1.0}))
-    await Shelf(redis, "aliases").put("returns", entry)
+    await ObjectStore(redis, "aliases").put("returns", entry)
     if model is not None:
         await FittedStore(redis).put("returns@v1", "confidence", model.to_json(), "test", {})
-    rungs = {"low_confidence": {"mode": "enforce"}}
-    said = await doctor("--json", tasks={"returns": {"commit": commit, "rungs": rungs}})
+    checks = {"low_confidence": {"mode": "enforce"}}
+    said = await doctor("--json", tasks={"returns": {"commit": commit, "checks": checks}})
     told = by_check(said)["confidence of returns"]
     assert told[0] == kind
     assert told[1].startswith(found)

@@ -13,14 +13,14 @@ from tests.walks.gateway import RunningGateway, run_gateway
 
 @pytest.fixture
 async def gateway(configure: Configure, make_adapter: MakeAdapter) -> AsyncIterator[RunningGateway]:
-    """One whose task observes a rung and enforces another."""
-    rungs = {"holdout": {"mode": "enforce", "share": 1}, "out_of_scope": {"mode": "observe"}}
-    async with run_gateway(configure(tasks={"returns": {"rungs": rungs}})) as running:
+    """One whose task observes a check and enforces another."""
+    checks = {"holdout": {"mode": "enforce", "share": 1}, "out_of_scope": {"mode": "observe"}}
+    async with run_gateway(configure(tasks={"returns": {"checks": checks}})) as running:
         await running.place(make_adapter(1))
         yield running
 
 
-async def test_a_request_is_explained_rung_by_rung(gateway: RunningGateway, apprentice: Command) -> None:
+async def test_a_request_is_explained_check_by_check(gateway: RunningGateway, apprentice: Command) -> None:
     async with gateway.openai() as client:
         raw = await client.chat.completions.with_raw_response.create(
             model="returns", messages=[{"role": "user", "content": "A toaster."}]
@@ -31,8 +31,8 @@ async def test_a_request_is_explained_rung_by_rung(gateway: RunningGateway, appr
     lines = said.out.splitlines()
     assert lines[0].split() == ["id", request_id]
     assert "reason   holdout" in lines
-    table = lines.index(next(line for line in lines if line.startswith("RUNG")))
-    assert lines[table].split() == ["RUNG", "VERSION", "MODE", "VERDICT", "SCORE", "THRESHOLD", "NEAREST", "NOTE"]
+    table = lines.index(next(line for line in lines if line.startswith("CHECK")))
+    assert lines[table].split() == ["CHECK", "VERSION", "MODE", "VERDICT", "SCORE", "THRESHOLD", "NEAREST", "NOTE"]
     assert " ".join(lines[table + 1].split()) == "out_of_scope returns@v1 observe let pass - - - no coverage model"
     assert lines[table + 2].split() == ["holdout", "returns@v1", "enforce", "fired", "-", "1", "-", "-"]
     assert lines[-1] == "It ended as ok with status 200."
@@ -41,7 +41,7 @@ async def test_a_request_is_explained_rung_by_rung(gateway: RunningGateway, appr
     assert told["explanation"][-1] == lines[-1]
 
 
-async def test_a_request_that_is_not_known_is_one_line_and_an_exit_code(
+async def test_a_request_that_is_not_known_is_one_line_and_a_fallback_code(
     gateway: RunningGateway, apprentice: Command
 ) -> None:
     said = await apprentice("explain", "nobody")

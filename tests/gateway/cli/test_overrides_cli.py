@@ -83,7 +83,7 @@ async def test_a_rule_that_goes_by_what_is_not_there_is_set_with_a_warning(
         while not (await ok(apprentice, "overrides", "list")).out.rstrip().endswith("(expired)"):
             await asyncio.sleep(0.05)
     said = await ok(apprentice, "adapters", "retire", "returns@v1", "--yes")
-    assert "Warning: The rules that send to it are left to the task's exit: b.\n" in said.err
+    assert "Warning: The rules that send to it are left to the task's fallback: b.\n" in said.err
     assert rows((await ok(apprentice, "overrides", "list")).out)[1][3] == "to returns@v1 (retired)"
     assert (await apprentice("overrides", "try", "b")).exit_code == 0
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from serving.object_store import Shelf
+from serving.object_store import ObjectStore
 from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, ok, served_by
@@ -102,7 +102,7 @@ async def test_a_lost_redis_and_store_are_restored_and_the_same_alias_serves_aga
             ["create", "alias", "returns"],
             ["create", "override", "pianos"],
             ["create", "caller", key.split("-")[2]],
-            ["standby", "version", "returns@v1"],
+            ["previous_version", "version", "returns@v1"],
         ]
         assert await served_by(running, key) == "returns@v2"
         again = await exported(apprentice, tmp_path / "again.json")
@@ -414,7 +414,7 @@ async def test_a_value_of_null_removes_an_object(gateway: RunningGateway, appren
     await ok(apprentice, "state", "apply", edit(path, lambda s: s["aliases"]["returns"].update(value=None)))
     assert await aliases(gateway) == {}
     listed = (await ok(apprentice, "adapters", "list", "--json")).json["adapters"]
-    assert [(one["version"], one["state"]) for one in listed] == [("returns@v1", "standby")]
+    assert [(one["version"], one["state"]) for one in listed] == [("returns@v1", "previous_version")]
 
 
 async def test_an_admin_can_not_take_away_the_own_key(
@@ -486,7 +486,7 @@ async def test_a_canary_in_a_file_begins_anew(
     assert (now["version"], now["share"], now["plan"]) == ("returns@v2", 0.25, began["plan"])
     assert now["started_at"] > began["started_at"]
     assert (await ok(apprentice, "state", "diff", str(path))).out.startswith("There is nothing to do")
-    assert (await Shelf(redis, "aliases").generations())["returns"] == 4
+    assert (await ObjectStore(redis, "aliases").generations())["returns"] == 4
 
 
 async def test_a_share_raised_in_a_file_keeps_when_its_canary_began_and_its_sessions(

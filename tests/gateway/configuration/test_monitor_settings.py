@@ -20,7 +20,7 @@ ENFORCED = {"mode": "enforce"}
 
 def with_monitor(monitor: dict[str, Any], degraded: dict[str, Any] | None = None) -> dict[str, Any]:
     """A task that is watched so."""
-    task = {"monitor": monitor, "rungs": {"degraded": degraded or {}}}
+    task = {"monitor": monitor, "checks": {"degraded": degraded or {}}}
     return {"pools": {"general": POOL}, "feedback_metrics": METRICS, "tasks": {"returns": task}}
 
 
@@ -34,7 +34,7 @@ def with_monitor(monitor: dict[str, Any], degraded: dict[str, Any] | None = None
         ({"kept_steps": [0.5, 0.5]}, {}, f"{KEY}.kept_steps: each step keeps less than the one before: [0.5]"),
         ({"kept_steps": [0.5, 0.01]}, {}, f"{KEY}.kept_steps: 0.01 is less than explored_share (0.05)"),
         ({"kept_steps": [0.2]}, {"explored_share": 0.3}, f"{KEY}.kept_steps: 0.2 is less than explored_share (0.3)"),
-        ({}, {**ENFORCED, "explored_share": 0}, "tasks.returns.rungs.degraded.explored_share: it must be above 0"),
+        ({}, {**ENFORCED, "explored_share": 0}, "tasks.returns.checks.degraded.explored_share: it must be above 0"),
         ({"judge": {"fields": ["decision"]}}, {}, f"{KEY}.judge.fields: kind is normal, which reads no fields"),
         ({"judge": {"pool": "general"}}, {}, f"{KEY}.judge.pool: kind is normal, and only a model is asked"),
         ({"judge": {"prompt": "Be strict."}}, {}, f"{KEY}.judge.prompt: kind is normal, and only a model is asked"),

@@ -52,7 +52,7 @@ def test_the_least_configuration_is_one_pool(tmp_path: Path) -> None:
 
 def test_the_configuration_in_the_repository_is_valid() -> None:
     settings = load_settings(ROOT / "apprentice.yaml")
-    assert settings.tasks["returns"].exit_pool == "general"
+    assert settings.tasks["returns"].fallback_pool == "general"
 
 
 def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
@@ -122,8 +122,11 @@ def test_replicas_have_names_of_their_own(tmp_path: Path) -> None:
 
 def test_pools_that_are_named_exist(tmp_path: Path) -> None:
     assert "no pool 'big'" in said(tmp_path, {**LEAST, "general_pool": "big"})
-    assert "tasks.returns.exit_pool" in said(tmp_path, {**LEAST, "tasks": {"returns": {"exit_pool": "big"}}})
-    assert loaded(tmp_path, {**LEAST, "tasks": {"returns": {"exit_pool": None}}}).tasks["returns"].exit_pool is None
+    assert "tasks.returns.fallback_pool" in said(tmp_path, {**LEAST, "tasks": {"returns": {"fallback_pool": "big"}}})
+    assert (
+        loaded(tmp_path, {**LEAST, "tasks": {"returns": {"fallback_pool": None}}}).tasks["returns"].fallback_pool
+        is None
+    )
 
 
 def test_a_task_and_a_pool_that_can_be_named_have_different_names(tmp_path: Path) -> None:
@@ -268,7 +271,7 @@ def test_limits_and_tasks_reach_the_router_whole(tmp_path: Path) -> None:
         name: getattr(attempts, name) for name in AttemptLimits.__dataclass_fields__
     }
     task = settings.tasks["returns"].policy("returns")
-    assert (task.name, task.commit, task.n_max, task.exit_pool) == ("returns", "complete", 3, "general")
+    assert (task.name, task.commit, task.n_max, task.fallback_pool) == ("returns", "complete", 3, "general")
 
 
 def test_the_store_is_in_the_data_folder_unless_it_is_elsewhere(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from gateway.formats.parameters import (
 )
 from gateway.services import salt_of
 from tests.gateway.formats.test_request_body import (
-    BLUEPRINT,
     DEFAULTS,
+    GENERAL_PROMPT,
     MESSAGES,
     SCHEMA,
     TASK,
@@ -172,7 +172,7 @@ def test_a_caller_who_names_the_pool_may_not_ask_for_what_its_engine_does_not_kn
 def test_what_asks_for_nothing_is_left_out_without_a_word() -> None:
     body = read(top_k=-1, min_p=0, repetition_penalty=1.0, min_tokens=None, skip_special_tokens=True, stop_token_ids=[])
     body.check(None, DEFAULTS, "openai")
-    assert sent(body, by_openai(blueprint=False)) == {"model": "general-base", "messages": MESSAGES}
+    assert sent(body, by_openai(general_prompt=False)) == {"model": "general-base", "messages": MESSAGES}
 
 
 def test_where_it_stands_in_what_it_does_not_know_is_left_out_and_named() -> None:
@@ -186,9 +186,11 @@ def test_where_it_stands_in_what_it_does_not_know_is_left_out_and_named() -> Non
     assert found["stream_options"] == {"include_usage": True}
 
 
-def test_the_blueprints_own_sampling_is_told_in_openais_words_too() -> None:
-    view = replace(VERSION, blueprint=replace(BLUEPRINT, sampling={"temperature": 0, "top_k": 1, "min_p": 0.1}))
-    found = sent(read(), replace(by_openai(), blueprint_of=view))
+def test_the_general_prompts_own_sampling_is_told_in_openais_words_too() -> None:
+    view = replace(
+        VERSION, general_prompt=replace(GENERAL_PROMPT, sampling={"temperature": 0, "top_k": 1, "min_p": 0.1})
+    )
+    found = sent(read(), replace(by_openai(), general_prompt_of=view))
     assert found["temperature"] == 0
     assert not found.keys() & {"top_k", "min_p"}
 
@@ -213,7 +215,7 @@ def test_an_answer_that_would_lose_its_form_is_refused_for_now() -> None:
 def test_the_completions_endpoint_has_openais_fields_only() -> None:
     body = read("completions", suffix="s", logprobs=2, top_k=3)
     assert body.lost_by("openai") == ["top_k"]
-    assert sent(body, by_openai(blueprint=False)).keys() == {"model", "prompt", "suffix", "logprobs"}
+    assert sent(body, by_openai(general_prompt=False)).keys() == {"model", "prompt", "suffix", "logprobs"}
     assert read("completions", response_format=SCHEMA).lost_by("openai") == ["response_format"]
 
 

@@ -56,7 +56,7 @@ def allows(*names: str, adapters: bool = True) -> Any:
 def test_neutral_values_and_nulls_are_taken_everywhere_and_change_nothing(endpoint: Endpoint, task: Any) -> None:
     body = read(endpoint, **NEUTRAL_ANYWHERE, **dict.fromkeys(NULLS))
     body.check(task, DEFAULTS)
-    assert sent(body, by_general(blueprint=False)) == sent(read(endpoint), by_general(blueprint=False))
+    assert sent(body, by_general(general_prompt=False)) == sent(read(endpoint), by_general(general_prompt=False))
     assert body.dropped_by("vllm") == []
 
 
@@ -65,7 +65,10 @@ def test_no_null_reaches_an_engine(endpoint: Endpoint) -> None:
     needed = {"model", "messages", "prompt"}
     body = read(endpoint, **dict.fromkeys((KNOWN[endpoint] | ON_REQUEST | GATEWAY_ALONE) - needed))
     body.check(TASK, DEFAULTS)
-    assert sent(body, by_general(blueprint=False)).keys() == {"model", "messages" if endpoint == "chat" else "prompt"}
+    assert sent(body, by_general(general_prompt=False)).keys() == {
+        "model",
+        "messages" if endpoint == "chat" else "prompt",
+    }
 
 
 def test_special_tokens_are_neutral_as_each_endpoint_has_them() -> None:
@@ -119,7 +122,7 @@ def test_hints_reach_an_engine_that_may_know_them_and_no_other() -> None:
     body.check(TASK, DEFAULTS)
     assert sent(body, by_adapter()).keys() == {"model", "messages", "temperature", "max_tokens"}
     assert body.dropped_by("vllm") == ["prompt_cache_options", "prompt_cache_retention", "verbosity"]
-    assert sent(body, by_openai(blueprint=False)) == {"model": "general-base", "messages": MESSAGES, **HINTED}
+    assert sent(body, by_openai(general_prompt=False)) == {"model": "general-base", "messages": MESSAGES, **HINTED}
     assert body.dropped_by("openai") == []
 
 
@@ -226,9 +229,11 @@ def test_the_versions_template_arguments_are_used_where_the_caller_set_none() ->
         "enable_thinking": True
     }
     assert "chat_template_kwargs" not in sent(read("completions"), choice)
-    general = replace(VERSION, blueprint=replace(VERSION.blueprint, sampling={"chat_template_kwargs": thinking_off}))
-    assert sent(read(), replace(by_general(), blueprint_of=general))["chat_template_kwargs"] == thinking_off
-    assert "chat_template_kwargs" not in sent(read(), replace(by_openai(), blueprint_of=general))
+    general = replace(
+        VERSION, general_prompt=replace(VERSION.general_prompt, sampling={"chat_template_kwargs": thinking_off})
+    )
+    assert sent(read(), replace(by_general(), general_prompt_of=general))["chat_template_kwargs"] == thinking_off
+    assert "chat_template_kwargs" not in sent(read(), replace(by_openai(), general_prompt_of=general))
 
 
 # ---- dropped or clamped instead of refused --------------------------------------------------------
@@ -239,10 +244,10 @@ def test_unknown_fields_are_dropped_and_named_where_the_task_or_the_key_says_so(
     for task, unknown in ((DROPS, None), (TASK, "drop")):
         body = read(**asked)
         body.check(task, DEFAULTS, unknown=unknown)  # type: ignore[arg-type]
-        assert sent(body, by_general(blueprint=False)).keys() == {"model", "messages", "temperature"}
+        assert sent(body, by_general(general_prompt=False)).keys() == {"model", "messages", "temperature"}
         assert body.dropped_by("vllm") == ["frobnicate", "ignore_eos", "priority"]
         assert body.read.ignore_eos is None
-        assert sent(body.whole(), by_general(blueprint=False)).keys() == {"model", "messages", "temperature"}
+        assert sent(body.whole(), by_general(general_prompt=False)).keys() == {"model", "messages", "temperature"}
     with pytest.raises(Problem):
         read(**asked).check(DROPS, DEFAULTS, unknown="refuse")
 
@@ -265,7 +270,7 @@ def test_a_pool_that_is_named_drops_what_its_engine_does_not_know_but_never_the_
     drops = replace(DEFAULTS, unknown_fields="drop")
     body = read(top_k=5, frobnicate=1)
     body.check(None, drops, "openai")
-    assert sent(body, by_openai(blueprint=False)) == {"model": "general-base", "messages": MESSAGES}
+    assert sent(body, by_openai(general_prompt=False)) == {"model": "general-base", "messages": MESSAGES}
     assert body.dropped_by("openai") == ["frobnicate", "top_k"]
     with pytest.raises(Problem) as raised:
         read(structured_outputs={"choice": ["a", "b"]}).check(None, drops, "openai")

@@ -15,15 +15,15 @@ from gateway.formats.parameters import GATEWAY_ALONE, HINTS, KEPT_HERE, KNOWN, O
 from gateway.formats.request_body import RequestBody, asked_of, read_body
 from router.decision import Choice
 from router.policy import TaskPolicy
-from serving.view import BlueprintView, PoolView
+from serving.view import GeneralPromptView, PoolView
 from tests.router.situations import policy, replica, version
 
 MESSAGES = [{"role": "user", "content": "Sealed laptop, 10 days."}]
 TASK = TaskPolicy("returns", "general", max_tokens_max=512, n_max=2)
 DEFAULTS = TaskPolicy("", None, max_tokens_max=64)
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "decision", "schema": {"type": "object"}}}
-BLUEPRINT = BlueprintView("You decide returns.", SCHEMA, {"temperature": 0})
-VERSION = replace(version("returns@v3"), sampling={"temperature": 0, "max_tokens": 60}, blueprint=BLUEPRINT)
+GENERAL_PROMPT = GeneralPromptView("You decide returns.", SCHEMA, {"temperature": 0})
+VERSION = replace(version("returns@v3"), sampling={"temperature": 0, "max_tokens": 60}, general_prompt=GENERAL_PROMPT)
 
 
 def read(endpoint: Endpoint = "chat", **fields: Any) -> RequestBody:
@@ -44,15 +44,17 @@ def by_adapter() -> Choice:
     return Choice(TASK, VERSION, PoolView("small", "small-base", (there,)), there, "adapter")
 
 
-def by_general(blueprint: bool = True) -> Choice:
+def by_general(general_prompt: bool = True) -> Choice:
     there = replica("general-0", "general")
     pool = PoolView("general", "general-base", (there,))
-    return Choice(TASK if blueprint else None, None, pool, there, "no_replica", VERSION if blueprint else None)
+    return Choice(
+        TASK if general_prompt else None, None, pool, there, "no_replica", VERSION if general_prompt else None
+    )
 
 
-def by_openai(blueprint: bool = True) -> Choice:
+def by_openai(general_prompt: bool = True) -> Choice:
     """A pool of which no more is known than that it speaks OpenAI's API."""
-    choice = by_general(blueprint)
+    choice = by_general(general_prompt)
     return replace(choice, pool=replace(choice.pool, engine="openai"))
 
 
@@ -91,7 +93,7 @@ def holds(endpoint: Endpoint, raw: bytes) -> None:
     body = accepted(endpoint, raw)
     if body is None:
         return
-    for choice in (by_adapter(), by_general(), by_general(blueprint=False)):
+    for choice in (by_adapter(), by_general(), by_general(general_prompt=False)):
         found = json.loads(body.for_engine(choice).decode())
         assert found["model"] == choice.engine_model
         assert not found.keys() & (KEPT_HERE | GATEWAY_ALONE)
@@ -293,7 +295,7 @@ def test_all_that_is_known_passes_in_a_plain_form(endpoint: Endpoint) -> None:
         endpoint, json.dumps({name: values.get(name, 1) for name in sorted(KNOWN[endpoint] - {"stream"})}).encode()
     )
     body.check(TASK, DEFAULTS)
-    assert set(sent(body, by_general(blueprint=False))) == KNOWN[endpoint] - KEPT_HERE - HINTS - {"stream"}
+    assert set(sent(body, by_general(general_prompt=False))) == KNOWN[endpoint] - KEPT_HERE - HINTS - {"stream"}
 
 
 def test_an_engine_gets_its_own_name_for_what_is_to_answer() -> None:
@@ -328,7 +330,7 @@ def test_the_newer_name_of_a_bound_on_tokens_keeps_the_older_one_out() -> None:
     assert "max_tokens" not in found
 
 
-def test_a_general_model_gets_the_blueprint_and_not_the_adapters_sampling() -> None:
+def test_a_general_model_gets_the_general_prompt_and_not_the_adapters_sampling() -> None:
     found = sent(read(), by_general())
     assert found["messages"] == [{"role": "system", "content": "You decide returns."}, *MESSAGES]
     assert found["response_format"] == SCHEMA
@@ -337,12 +339,12 @@ def test_a_general_model_gets_the_blueprint_and_not_the_adapters_sampling() -> N
 
 
 def test_a_caller_who_names_the_general_model_gets_it_as_it_is() -> None:
-    found = sent(read(), by_general(blueprint=False))
+    found = sent(read(), by_general(general_prompt=False))
     assert found == {"model": "general-base", "messages": MESSAGES}
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_the_callers_own_system_message_follows_the_blueprint(role: str) -> None:
+def test_the_callers_own_system_message_follows_the_general_prompt(role: str) -> None:
     for content in ("Be brief.", [{"type": "text", "text": "Be brief."}]):
         found = sent(read(messages=[{"role": role, "content": content}, *MESSAGES]), by_general())
         assert found["messages"] == [{"role": "system", "content": "You decide returns.\n\nBe brief."}, *MESSAGES]
@@ -357,11 +359,11 @@ def test_the_callers_own_system_message_follows_the_blueprint(role: str) -> None
     ],
     ids=str,
 )
-def test_the_callers_own_form_of_answer_keeps_the_blueprints_out(own: dict[str, Any]) -> None:
+def test_the_callers_own_form_of_answer_keeps_the_general_prompts_out(own: dict[str, Any]) -> None:
     assert sent(read(**own), by_general()).get("response_format") == own.get("response_format")
 
 
-def test_a_completion_gets_the_blueprint_before_its_prompt() -> None:
+def test_a_completion_gets_the_general_prompt_before_its_prompt() -> None:
     assert sent(read("completions"), by_general())["prompt"] == "You decide returns.\n\nSealed laptop."
     two = sent(read("completions", prompt=["a", "b"]), by_general())["prompt"]
     assert two == ["You decide returns.\n\na", "You decide returns.\n\nb"]
@@ -391,7 +393,7 @@ def test_a_session_is_the_headers_else_the_first_that_the_body_names() -> None:
     assert read(metadata={"session_id": 7}).session(None) == "7"
 
 
-def test_a_rules_message_goes_after_what_the_system_says_and_after_the_blueprint() -> None:
+def test_a_rules_message_goes_after_what_the_system_says_and_after_the_general_prompt() -> None:
     def system_of(choice: Choice, **fields: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = sent(read(**fields), replace(choice, system="Mind the new policy."))["messages"]
         return found

@@ -1,4 +1,4 @@
-"""Caps on what a task sends to its exit: the share that is counted, and the fact that the router decides by."""
+"""Caps on what a task sends to its fallback: the share that is counted, and the fact that the router decides by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from gateway.configuration.settings import LimitSettings
 from gateway.formats.request_body import read_body
-from gateway.limits.fallback_caps import REQUESTS_MIN, Cap, Exits, Leave, Share
+from gateway.limits.fallback_caps import REQUESTS_MIN, Cap, FallbackCaps, Leave, Share
 from gateway.limits.limits import NANOS, Bound, Limits
 from gateway.limits.quotas import Allowance
 from monitoring.cost import Price
@@ -25,7 +25,7 @@ TO_THE_EXIT: Any = SimpleNamespace(
 )
 
 
-def test_the_share_of_all_requests_in_the_window_opens_and_closes_the_exit() -> None:
+def test_the_share_of_all_requests_in_the_window_opens_and_closes_the_fallback() -> None:
     counted = Share(0.25, 100.0)
     for _ in range(100):
         counted.count(10.0, 1, 0)
@@ -59,59 +59,59 @@ def record(**fields: Any) -> Record:
     return Record(id="x", at=0.0, endpoint="chat", caller="c", model_asked="returns", task="returns", **fields)
 
 
-def went(exits: Exits) -> tuple[Leave, Allowance]:
+def went(fallback_caps: FallbackCaps) -> tuple[Leave, Allowance]:
     asked = {"model": "returns", "messages": [{"role": "user", "content": "A toaster."}], "max_tokens": 100}
-    leave = exits.went(TO_THE_EXIT, None, read_body("chat", msgspec.json.encode(asked)), record())
+    leave = fallback_caps.went(TO_THE_EXIT, None, read_body("chat", msgspec.json.encode(asked)), record())
     assert leave is not None
-    return leave, exits._money["returns"]
+    return leave, fallback_caps._money["returns"]
 
 
-def exits_of(redis: Redis, caps: dict[str, Cap]) -> tuple[Exits, Limits]:
+def fallbacks_of(redis: Redis, caps: dict[str, Cap]) -> tuple[FallbackCaps, Limits]:
     limits = Limits(redis, "one", {"general": Bound(10, 1000.0, 1e6)}, Meters(), LimitSettings(lease_timeout_seconds=5))
-    return Exits(caps, 60.0, limits), limits
+    return FallbackCaps(caps, 60.0, limits), limits
 
 
 async def test_what_is_under_way_while_a_reload_takes_its_cap_away_is_settled_all_the_same(redis: Redis) -> None:
-    exits, _ = exits_of(redis, CAPPED)
-    await exits.begin()
-    leave, allowance = went(exits)
-    held = allowance.slice_at(time.monotonic())
+    fallbacks, _ = fallbacks_of(redis, CAPPED)
+    await fallbacks.begin()
+    leave, allowance = went(fallbacks)
+    held = allowance.quota_at(time.monotonic())
     assert held is not None
     assert held.reserved > 0
-    exits.take_in({}, 60.0)
-    exits.settle(record(cost_usd=0.1), leave)
-    exits.take_in(CAPPED, 60.0)
+    fallbacks.take_in({}, 60.0)
+    fallbacks.settle(record(cost_usd=0.1), leave)
+    fallbacks.take_in(CAPPED, 60.0)
     assert (held.reserved, held.used) == (0, NANOS // 10)
 
 
-async def test_a_cap_that_a_reload_adds_does_not_close_its_exit_until_redis_was_asked(redis: Redis) -> None:
-    exits, limits = exits_of(redis, {})
-    await exits.begin()
-    exits.take_in(CAPPED, 60.0)
-    exits.look()
-    assert exits.closed == set()
-    await limits.slices.round(whole=False)
-    assert exits._money["returns"].now is not None, "it is asked for at once"
-    exits.look()
-    assert exits.closed == set()
+async def test_a_cap_that_a_reload_adds_does_not_close_its_fallback_until_redis_was_asked(redis: Redis) -> None:
+    fallbacks, limits = fallbacks_of(redis, {})
+    await fallbacks.begin()
+    fallbacks.take_in(CAPPED, 60.0)
+    fallbacks.look()
+    assert fallbacks.closed == set()
+    await limits.quotas.round(whole=False)
+    assert fallbacks._money["returns"].now is not None, "it is asked for at once"
+    fallbacks.look()
+    assert fallbacks.closed == set()
 
 
-async def test_who_hangs_up_on_an_exit_has_spent_what_it_is_thought_to_have_cost(redis: Redis) -> None:
-    exits, _ = exits_of(redis, CAPPED)
-    await exits.begin()
-    leave, allowance = went(exits)
-    held = allowance.slice_at(time.monotonic())
+async def test_who_hangs_up_on_a_fallback_has_spent_what_it_is_thought_to_have_cost(redis: Redis) -> None:
+    fallbacks, _ = fallbacks_of(redis, CAPPED)
+    await fallbacks.begin()
+    leave, allowance = went(fallbacks)
+    held = allowance.quota_at(time.monotonic())
     assert held is not None
     cut = record(outcome="cancelled", attempts=[AttemptRecord("general", "general-0", None, "cancelled", 1.0)])
-    exits.settle(cut, leave, Price(1.0, 1000.0))
+    fallbacks.settle(cut, leave, Price(1.0, 1000.0))
     prompt, completion = leave.estimate
     assert (held.reserved, held.used) == (0, prompt * 1000 + completion * 1_000_000)
 
 
-async def test_a_version_that_answered_as_its_exit_failed_costs_the_exit_nothing(redis: Redis) -> None:
-    exits, _ = exits_of(redis, CAPPED)
-    await exits.begin()
-    leave, allowance = went(exits)
-    exits.settle(record(version="returns@v1", cost_usd=0.1, wasted_usd=0.02), leave)
+async def test_a_version_that_answered_as_its_fallback_failed_costs_the_fallback_nothing(redis: Redis) -> None:
+    fallbacks, _ = fallbacks_of(redis, CAPPED)
+    await fallbacks.begin()
+    leave, allowance = went(fallbacks)
+    fallbacks.settle(record(version="returns@v1", cost_usd=0.1, wasted_usd=0.02), leave)
     assert allowance.now is not None
     assert (allowance.now.reserved, allowance.now.used) == (0, round(0.02 * NANOS))

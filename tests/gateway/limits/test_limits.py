@@ -17,7 +17,7 @@ from gateway.configuration.settings import LimitSettings
 from gateway.errors import Problem
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.limits.limits import NANOS, Bound, Limits, bound_of
-from gateway.limits.quotas import Slice
+from gateway.limits.quotas import Quota
 from monitoring.cost import Price
 from monitoring.metrics import Meters
 from monitoring.records import AttemptRecord, Record
@@ -38,23 +38,23 @@ def record(**fields: Any) -> Record:
     return found
 
 
-async def with_slices(limits: CallerLimits | None) -> tuple[Limits, Caller, list[Slice]]:
+async def with_quotas(limits: CallerLimits | None) -> tuple[Limits, Caller, list[Quota]]:
     """Limits of a gateway that holds all of the key's limits; Redis is not asked."""
     services = Limits(Redis(), "one", BOUNDS, Meters(), LimitSettings())
     caller = Caller("abcdefghijkl", "shop", "caller", "", frozenset({"*"}), None, limits)
     held = []
     for name, value in limits.items() if limits else ():
         unit = NANOS if name.startswith("usd") else 1
-        allowance = services.slices.allowance(f"key:{caller.public}", name, "month", round(value * unit))
+        allowance = services.quotas.allowance(f"key:{caller.public}", name, "month", round(value * unit))
         now = time.monotonic()
-        allowance.now = Slice(1, now, now + 3600)
+        allowance.now = Quota(1, now, now + 3600)
         allowance.now.held = allowance.limit
         held.append(allowance.now)
     return services, caller, held
 
 
 async def test_an_estimate_is_reserved_and_the_truth_is_taken_once() -> None:
-    services, caller, held = await with_slices(ALL)
+    services, caller, held = await with_quotas(ALL)
     hold = await services.take(caller, body(max_tokens=50), 300)
     assert hold is not None
     cost = 101 * 1000 + 50 * 2000 + 1
@@ -67,7 +67,7 @@ async def test_an_estimate_is_reserved_and_the_truth_is_taken_once() -> None:
 
 
 async def test_what_engines_took_for_answers_that_were_rejected_counts_too() -> None:
-    services, caller, held = await with_slices(ALL)
+    services, caller, held = await with_quotas(ALL)
     rejected_alone = {"wasted_tokens": 30, "wasted_usd": 2e-6}
     for more, tokens in (({"prompt_tokens": 40, "completion_tokens": 12}, 82), ({}, 112)):
         hold = await services.take(caller, body(max_tokens=50), 300)
@@ -78,7 +78,7 @@ async def test_what_engines_took_for_answers_that_were_rejected_counts_too() -> 
 
 
 async def test_a_request_that_asks_no_engine_takes_a_request_alone_however_little_is_left_of_the_rest() -> None:
-    services, caller, held = await with_slices(ALL)
+    services, caller, held = await with_quotas(ALL)
     for one in held[1:]:
         one.used = one.held + 5
     spent = [one.used for one in held[1:]]
@@ -91,7 +91,7 @@ async def test_a_request_that_asks_no_engine_takes_a_request_alone_however_littl
 
 
 async def test_entries_are_spent_together_whatever_becomes_of_them() -> None:
-    services, caller, held = await with_slices(ALL)
+    services, caller, held = await with_quotas(ALL)
     with pytest.raises(Problem) as raised:
         async with services.spending(caller, 7):
             raise Problem("request_not_found", "x")
@@ -100,13 +100,13 @@ async def test_entries_are_spent_together_whatever_becomes_of_them() -> None:
 
 
 async def test_without_max_tokens_what_the_task_allows_is_reserved_for_each_answer() -> None:
-    services, caller, held = await with_slices(CallerLimits(tokens_per_minute=100_000))
+    services, caller, held = await with_quotas(CallerLimits(tokens_per_minute=100_000))
     assert await services.take(caller, body(n=3), 30)
     assert held[0].reserved == 11 + 3 * 4096
 
 
 async def test_a_request_that_may_need_more_than_the_limit_has_to_find_all_of_it() -> None:
-    services, caller, held = await with_slices(CallerLimits(tokens_per_minute=1000))
+    services, caller, held = await with_quotas(CallerLimits(tokens_per_minute=1000))
     hold = await services.take(caller, body(), 30)
     assert hold is not None
     assert held[0].free == 0
@@ -119,7 +119,7 @@ async def test_a_request_that_may_need_more_than_the_limit_has_to_find_all_of_it
     [({}, 0), ({"completion_tokens": 7}, 101 + 7), ({"prompt_tokens": 5, "completion_tokens": 7}, 12)],
 )
 async def test_of_a_prompt_that_no_engine_has_counted_the_estimate_counts(known: dict[str, int], tokens: int) -> None:
-    services, caller, held = await with_slices(CallerLimits(tokens_per_minute=10_000))
+    services, caller, held = await with_quotas(CallerLimits(tokens_per_minute=10_000))
     hold = await services.take(caller, body(max_tokens=50), 300)
     assert hold is not None
     hold.settle(record(**known))
@@ -127,7 +127,7 @@ async def test_of_a_prompt_that_no_engine_has_counted_the_estimate_counts(known:
 
 
 async def test_a_key_without_limits_takes_nothing() -> None:
-    services, caller, _ = await with_slices(None)
+    services, caller, _ = await with_quotas(None)
     assert await services.take(caller, body(), 30) is None
     assert await services.usage(caller) == {}
 
@@ -156,7 +156,7 @@ def cut_off(fault: str | None, **fields: Any) -> Record:
 async def test_who_hangs_up_on_an_engine_has_spent_the_prompt_and_what_may_have_been_made(
     told: Record, completion: int
 ) -> None:
-    services, caller, held = await with_slices(ALL)
+    services, caller, held = await with_quotas(ALL)
     hold = await services.take(caller, body(max_tokens=50), 300)
     assert hold is not None
     hold.settle(told, Price(1.0, 2.0))
@@ -177,7 +177,7 @@ async def test_who_hangs_up_on_an_engine_has_spent_the_prompt_and_what_may_have_
 async def test_what_no_engine_was_at_work_on_or_is_known_anyway_is_not_estimated(
     told: Record, price: Price | None, tokens: int, nanos: int
 ) -> None:
-    services, caller, held = await with_slices(ALL)
+    services, caller, held = await with_quotas(ALL)
     hold = await services.take(caller, body(max_tokens=50), 300)
     assert hold is not None
     hold.settle(told, price)
@@ -186,11 +186,11 @@ async def test_what_no_engine_was_at_work_on_or_is_known_anyway_is_not_estimated
 
 @asynccontextmanager
 async def one_and_other(redis: Redis) -> AsyncIterator[tuple[Limits, Limits, Caller]]:
-    """Two gateways' limits on one Valkey, of which the first fetches slices by itself; a key of a dollar a day."""
+    """Two gateways' limits on one Valkey, of which the first fetches quotas by itself; a key of a dollar a day."""
     patient = LimitSettings(lease_timeout_seconds=20)
     one, other = (Limits(redis, name, BOUNDS, Meters(), patient) for name in ("one", "other"))
     caller = Caller("abcdefghijkl", "shop", "caller", "", frozenset({"*"}), None, CallerLimits(usd_per_day=1.0))
-    keeping = asyncio.create_task(one.slices.keep(lambda: None))
+    keeping = asyncio.create_task(one.quotas.keep(lambda: None))
     yield one, other, caller
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
@@ -205,7 +205,7 @@ async def test_that_a_limit_had_no_room_a_while_ago_refuses_nobody(redis: Redis)
         held = allowance.now
         assert held is not None
         while held.told_held != held.held or held.free == 0:
-            await one.slices.round_over(20)
+            await one.quotas.round_over(20)
         held.held, held.dry, held.told_at = held.used + allowance.target, True, time.monotonic() - 60
         assert await one.take(caller, body(max_tokens=400_000), 0), "Redis is asked, and has room"
 
@@ -214,7 +214,7 @@ async def test_a_limit_that_redis_says_has_no_room_refuses(redis: Redis) -> None
     async with one_and_other(redis) as (one, other, caller):
         allowance = other._purse(caller.public, caller.limits or ALL).allowances[0][0]
         allowance.asked = NANOS
-        await other.slices.round()
+        await other.quotas.round()
         with pytest.raises(Problem, match="US dollars a day"):
             await one.take(caller, body(max_tokens=400_000), 0)
 
@@ -224,7 +224,7 @@ async def test_a_purse_of_which_one_allowance_was_given_back_is_made_anew(redis:
         both = Caller("abcdefghijkm", "shop", "caller", "", caller.models, None, CallerLimits(100, None, 1.0))
         assert await one.take(both, body(max_tokens=5), 0)
         requests, money = (allowance for allowance, _ in one._purses[both.public].allowances)
-        one.slices._allowances.pop(money.key)
+        one.quotas._allowances.pop(money.key)
         money.forgotten, money.now = True, None
         assert await one.take(both, body(max_tokens=5), 0)
         anew = [allowance for allowance, _ in one._purses[both.public].allowances]

@@ -1,4 +1,4 @@
-"""Slices on a real Valkey: whatever gateways do, and in whatever order, what they hold together is within the limit."""
+"""Quotas on a real Valkey: whatever gateways do, and in whatever order, what they hold together is within the limit."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gateway.limits.quotas import (
     IDLE_SECONDS,
     LEASE,
     Allowance,
-    Slice,
-    Slices,
+    Quota,
+    Quotas,
     bounds_of,
     spent,
     window_at,
@@ -35,15 +35,15 @@ LIMIT = 100
 class Gateway:
     """A gateway that takes, settles and asks Redis when it is told to. What it took is within `free`, as in a walk."""
 
-    slices: Slices
+    quotas: Quotas
     allowance: Allowance
-    open: list[tuple[Slice, int]] = field(default_factory=list)
+    open: list[tuple[Quota, int]] = field(default_factory=list)
     spent: int = 0
 
     def take(self, amount: int) -> bool:
         now = time.monotonic()
         self.allowance.touched_at = now
-        held = self.allowance.slice_at(now)
+        held = self.allowance.quota_at(now)
         need = min(amount, self.allowance.limit)
         self.allowance.expect(max(need, self.allowance.need))
         if held is None or held.free < need:
@@ -64,13 +64,13 @@ class Gateway:
     @property
     def at_stake(self) -> int:
         """What it has spent, and may still spend without asking."""
-        held = self.allowance.slice_at(time.monotonic())
+        held = self.allowance.quota_at(time.monotonic())
         return self.spent + sum(need for _, need in self.open) if held is None else max(held.held, held.used)
 
 
 def gateway(redis: Redis, subject: str, name: str, limit: int = LIMIT, share: float = 0.1) -> Gateway:
-    slices = Slices(redis, name, share, 5.0)
-    return Gateway(slices, slices.allowance(subject, "tokens", "month", limit))
+    quotas = Quotas(redis, name, share, 5.0)
+    return Gateway(quotas, quotas.allowance(subject, "tokens", "month", limit))
 
 
 STEPS = st.tuples(
@@ -118,11 +118,11 @@ async def play(socket: str, steps: list[tuple[int, str, int]]) -> None:
                 one.settle(amount / 60)
             elif step in ("round", "lost"):
                 lines[number].lose = step == "lost"
-                await one.slices.round()
+                await one.quotas.round()
                 lines[number].lose = False
             else:
                 if step == "leave":
-                    await one.slices.round(leaving=True)
+                    await one.quotas.round(leaving=True)
                 gone += one.at_stake if one.allowance.now is not None else 0
                 gateways[number] = gateway(lines[number], subject, f"g{next(names)}")  # type: ignore[arg-type]
             assert await granted(redis, subject) <= LIMIT
@@ -141,16 +141,16 @@ async def test_what_was_spent_beyond_the_estimate_is_all_by_which_a_limit_is_exc
     one, other = gateway(redis, "key:x", "one"), gateway(redis, "key:x", "other")
     for each in (one, other):
         each.take(10)
-        await each.slices.round()
+        await each.quotas.round()
         assert each.take(10)
     held, reserved = one.open.pop()
     held.reserved -= reserved
     held.used += 95  # it said 10
-    await one.slices.round()
+    await one.quotas.round()
     taken = 0
     while other.take(10):
         taken += 10
-        await other.slices.round()
+        await other.quotas.round()
     assert taken <= 20, "what the other had leased before"
     assert other.allowance.now is not None
     assert other.allowance.now.dry
@@ -160,7 +160,7 @@ async def test_a_call_that_comes_late_changes_nothing(redis: Redis) -> None:
     one = gateway(redis, "key:x", "one")
     for _ in range(3):
         one.take(40)
-        await one.slices.round()
+        await one.quotas.round()
     (key,) = await redis.keys(f"{one.allowance.key}:*")
     before = await redis.hgetall(key)  # type: ignore[misc]
     late = ["one", 1, "month", key.decode().rpartition(":")[2], 0, 0, 50, 0, LIMIT]
@@ -172,11 +172,11 @@ async def test_a_call_that_comes_late_changes_nothing(redis: Redis) -> None:
 async def test_a_gateway_that_died_has_spent_what_it_held(redis: Redis) -> None:
     one, other = gateway(redis, "key:x", "one", share=0.4), gateway(redis, "key:x", "other", share=1.0)
     one.take(1)
-    await one.slices.round()
+    await one.quotas.round()
     assert one.allowance.now is not None
     held = one.allowance.now.held
     other.take(LIMIT)
-    await other.slices.round()
+    await other.quotas.round()
     assert other.allowance.now is not None
     assert other.allowance.now.held == LIMIT - held
     assert other.allowance.now.dry
@@ -185,32 +185,32 @@ async def test_a_gateway_that_died_has_spent_what_it_held(redis: Redis) -> None:
 async def test_what_a_gateway_gives_back_when_it_leaves_is_there_for_others(redis: Redis) -> None:
     one, other = gateway(redis, "key:x", "one", share=0.4), gateway(redis, "key:x", "other", share=1.0)
     one.take(7)
-    await one.slices.round()
+    await one.quotas.round()
     assert one.take(7)
     one.settle(1.0)
-    await one.slices.round(leaving=True)
+    await one.quotas.round(leaving=True)
     other.take(LIMIT)
-    await other.slices.round()
+    await other.quotas.round()
     assert other.allowance.now is not None
     assert other.allowance.now.held == LIMIT - 7
 
 
-async def test_an_idle_gateway_gives_its_slice_back_and_finds_what_it_spent_again(redis: Redis) -> None:
+async def test_an_idle_gateway_gives_its_quota_back_and_finds_what_it_spent_again(redis: Redis) -> None:
     one, other = gateway(redis, "key:x", "one", share=0.4), gateway(redis, "key:x", "other", share=1.0)
     one.take(7)
-    await one.slices.round()
+    await one.quotas.round()
     assert one.take(7)
     one.settle(1.0)
     one.allowance.touched_at -= IDLE_SECONDS + 1
-    await one.slices.round()
+    await one.quotas.round()
     assert one.allowance.forgotten
-    one.allowance = one.slices.allowance("key:x", "tokens", "month", LIMIT)
+    one.allowance = one.quotas.allowance("key:x", "tokens", "month", LIMIT)
     assert not one.take(1)
-    await one.slices.round()
+    await one.quotas.round()
     assert one.allowance.now is not None
     assert one.allowance.now.used == 7
     other.take(LIMIT)
-    await other.slices.round()
+    await other.quotas.round()
     assert one.allowance.now.held + (other.allowance.now.held if other.allowance.now else 0) == LIMIT
     ((said, _),) = await spent(redis, [(one.allowance.key, "month")])
     assert said == 7
@@ -220,22 +220,22 @@ async def test_what_an_idle_gateway_spent_while_redis_was_away_counts_when_it_is
     async with valkey() as server, Redis(unix_socket_path=str(server.socket)) as redis:
         one, other = gateway(redis, "key:x", "one", share=0.5), gateway(redis, "key:x", "other", share=1.0)
         one.take(40)
-        await one.slices.round()
+        await one.quotas.round()
         assert one.take(40)
         await server.end()
         one.settle(1.0)
         one.allowance.touched_at -= IDLE_SECONDS + 1
         for _ in range(3):
-            await one.slices.round()
-            assert one.slices.gone
-        assert one.slices.allowance("key:x", "tokens", "month", LIMIT) is one.allowance
+            await one.quotas.round()
+            assert one.quotas.gone
+        assert one.quotas.allowance("key:x", "tokens", "month", LIMIT) is one.allowance
         await server.start()
         for _ in range(3):
-            await one.slices.round()
+            await one.quotas.round()
         assert one.allowance.forgotten
-        assert one.slices.allowance("key:x", "tokens", "month", LIMIT) is not one.allowance
+        assert one.quotas.allowance("key:x", "tokens", "month", LIMIT) is not one.allowance
         other.take(LIMIT)
-        await other.slices.round()
+        await other.quotas.round()
         assert other.allowance.now is not None
         assert other.allowance.now.held == LIMIT - 40
         ((said, _),) = await spent(redis, [(one.allowance.key, "month")])
@@ -245,58 +245,58 @@ async def test_what_an_idle_gateway_spent_while_redis_was_away_counts_when_it_is
 async def test_an_allowance_that_is_asked_for_while_it_is_given_back_is_not_forgotten(redis: Redis) -> None:
     one = gateway(redis, "key:x", "one", share=0.4)
     one.take(7)
-    await one.slices.round()
+    await one.quotas.round()
     one.allowance.touched_at -= IDLE_SECONDS + 1
-    round_under_way = asyncio.create_task(one.slices.round())
+    round_under_way = asyncio.create_task(one.quotas.round())
     await asyncio.sleep(0)
     assert one.allowance.now is not None
     assert one.allowance.now.held == 0
     assert not one.take(7)
     await round_under_way
     assert not one.allowance.forgotten
-    await one.slices.round()
+    await one.quotas.round()
     assert one.take(7)
 
 
 async def test_a_lowered_limit_counts_at_once_and_a_raised_one_lets_more_through(redis: Redis) -> None:
     one = gateway(redis, "key:x", "one", share=1.0)
     one.take(10)
-    await one.slices.round()
+    await one.quotas.round()
     assert one.take(10)
-    one.slices.allowance("key:x", "tokens", "month", 12)
+    one.quotas.allowance("key:x", "tokens", "month", 12)
     assert not one.take(10)
-    await one.slices.round()
+    await one.quotas.round()
     assert one.take(2)
     assert not one.take(1)
-    one.slices.allowance("key:x", "tokens", "month", 50)
-    await one.slices.round()
+    one.quotas.allowance("key:x", "tokens", "month", 50)
+    await one.quotas.round()
     assert one.take(38)
     assert not one.take(1)
 
 
-async def test_before_a_window_ends_who_spends_has_a_slice_of_the_next(redis: Redis) -> None:
-    slices = Slices(redis, "one", 0.1, 5.0)
-    allowance = slices.allowance("key:x", "requests", "minute", LIMIT)
+async def test_before_a_window_ends_who_spends_has_a_quota_of_the_next(redis: Redis) -> None:
+    quotas = Quotas(redis, "one", 0.1, 5.0)
+    allowance = quotas.allowance("key:x", "requests", "minute", LIMIT)
     allowance.asked = 1
-    await slices.round()
+    await quotas.round()
     first = allowance.now
     assert first is not None
     allowance.ahead = None
     first.ends_at = time.monotonic() + AHEAD_SECONDS / 2
-    await slices.round()
+    await quotas.round()
     ahead = allowance.ahead
     assert ahead is not None
     assert ahead.window == first.window + 1
-    assert allowance.slice_at(ahead.begins_at) is ahead
-    assert allowance.slice_at(ahead.ends_at) is None
+    assert allowance.quota_at(ahead.begins_at) is ahead
+    assert allowance.quota_at(ahead.ends_at) is None
 
 
-async def test_a_slice_of_a_window_that_has_not_begun_is_not_spent_from(redis: Redis) -> None:
-    allowance = Slices(redis, "one", 0.1, 5.0).allowance("key:x", "requests", "minute", LIMIT)
+async def test_a_quota_of_a_window_that_has_not_begun_is_not_spent_from(redis: Redis) -> None:
+    allowance = Quotas(redis, "one", 0.1, 5.0).allowance("key:x", "requests", "minute", LIMIT)
     now = time.monotonic()
-    allowance.ahead = Slice(7, now + 30, now + 90)
-    assert allowance.slice_at(now) is None
-    assert allowance.slice_at(now + 30) is not None
+    allowance.ahead = Quota(7, now + 30, now + 90)
+    assert allowance.quota_at(now) is None
+    assert allowance.quota_at(now + 30) is not None
 
 
 def at(*moment: int) -> float:

@@ -11,13 +11,13 @@ import pytest
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.path.demands import Judging
 from router.arguments import ANY_OBJECT
+from router.checks import Check
 from router.choice import choose
 from router.confidence import Calibration, ConfidenceModel
 from router.contract import Contract
 from router.decision import Choice
 from router.fitted import Fitted
 from router.policy import Policy
-from router.rungs import Rung
 from router.scoring import NO_SCORES, Scores
 from serving.view import EngineKind
 from tests.router.situations import asked, moment, policy, usual_fleet
@@ -27,7 +27,7 @@ MODEL = ConfidenceModel(
     (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.0, 0.5, Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))
 )
 CALIBRATED = policy(fitted={"returns@v1": Fitted(confidence=MODEL)})
-UNSURE = {"low_confidence": Rung("enforce", 0.05)}
+UNSURE = {"low_confidence": Check("enforce", 0.05)}
 
 
 def chosen(engine: EngineKind = "vllm", contract: Any = None, general: bool = False, **task: Any) -> Choice:
@@ -37,7 +37,7 @@ def chosen(engine: EngineKind = "vllm", contract: Any = None, general: bool = Fa
     assert found.version is not None
     version = replace(found.version, contract=contract)
     pool = replace(found.pool, engine=engine)
-    of = {"version": None, "blueprint_of": version} if general else {"version": version}
+    of = {"version": None, "general_prompt_of": version} if general else {"version": version}
     return replace(found, task=replace(found.task, **task), pool=pool, **of)
 
 
@@ -52,9 +52,9 @@ def sent(choice: Choice, asking: RequestBody, rules: Policy = CALIBRATED) -> dic
     return found
 
 
-def test_a_task_without_such_rungs_demands_nothing() -> None:
+def test_a_task_without_such_checks_demands_nothing() -> None:
     assert Judging().demands(policy(), body(), chosen(), NO_SCORES) is None
-    before = chosen(rungs={"out_of_scope": Rung("enforce", 0.05)})
+    before = chosen(checks={"out_of_scope": Check("enforce", 0.05)})
     assert Judging().demands(policy(), body(), before, NO_SCORES) is None
 
 
@@ -76,21 +76,21 @@ def test_a_task_without_such_rungs_demands_nothing() -> None:
 def test_logprobs_are_asked_for_where_the_caller_does_not(
     asking: RequestBody, logprobs: Any, strips: bool, judged: bool, engine: EngineKind
 ) -> None:
-    choice = chosen(engine, rungs=UNSURE)
+    choice = chosen(engine, checks=UNSURE)
     demands = Judging().demands(CALIBRATED, asking, choice, NO_SCORES)
     assert demands is not None
     assert (demands.strips, demands.terms.logprobs_asked) == (strips, judged)
     assert sent(choice, asking).get("logprobs") == logprobs
 
 
-def test_an_exit_is_asked_for_no_logprobs_and_judged_by_an_enforced_contract_alone() -> None:
-    rungs = {**UNSURE, "contract": Rung("enforce"), "refusal": Rung("enforce")}
-    choice = chosen(contract={"json_schema": SCHEMA}, general=True, rungs=rungs)
+def test_a_fallback_is_asked_for_no_logprobs_and_judged_by_an_enforced_contract_alone() -> None:
+    checks = {**UNSURE, "contract": Check("enforce"), "refusal": Check("enforce")}
+    choice = chosen(contract={"json_schema": SCHEMA}, general=True, checks=checks)
     demands = Judging().demands(CALIBRATED, body(), choice, NO_SCORES)
     assert demands is not None
-    assert list(demands.terms.rungs) == ["contract"]
+    assert list(demands.terms.checks) == ["contract"]
     assert "logprobs" not in sent(choice, body())
-    observed = chosen(contract={"json_schema": SCHEMA}, general=True, rungs={"contract": Rung("observe")})
+    observed = chosen(contract={"json_schema": SCHEMA}, general=True, checks={"contract": Check("observe")})
     assert Judging().demands(CALIBRATED, body(), observed, NO_SCORES) is None
 
 
@@ -117,12 +117,14 @@ def test_an_engine_is_told_the_form_in_its_own_words(
     assert {name: told[name] for name in ("structured_outputs", "response_format") if name in told} == field
 
 
-def test_a_pool_that_stands_in_keeps_its_blueprints_form() -> None:
+def test_a_pool_that_stands_in_keeps_its_general_prompts_form() -> None:
     choice = chosen("vllm", {"json_schema": SCHEMA}, general=True, constrained=True)
     assert sent(choice, body())["structured_outputs"] == {"json": SCHEMA}
-    assert choice.blueprint_of is not None
-    blueprint = replace(choice.blueprint_of.blueprint, response_format={"type": "json_object"})
-    told = sent(replace(choice, blueprint_of=replace(choice.blueprint_of, blueprint=blueprint)), body())
+    assert choice.general_prompt_of is not None
+    general_prompt = replace(choice.general_prompt_of.general_prompt, response_format={"type": "json_object"})
+    told = sent(
+        replace(choice, general_prompt_of=replace(choice.general_prompt_of, general_prompt=general_prompt)), body()
+    )
     assert told["response_format"] == {"type": "json_object"}
     assert "structured_outputs" not in told
 
@@ -145,7 +147,7 @@ def test_a_coverage_score_counts_only_for_the_version_that_it_is_of() -> None:
 
     for version, expected in (("returns@v1", 0.7), ("returns@v2", None)):
         scores = Scores(version, Score())  # type: ignore[arg-type]
-        demands = Judging().demands(CALIBRATED, body(), chosen(rungs=UNSURE), scores)
+        demands = Judging().demands(CALIBRATED, body(), chosen(checks=UNSURE), scores)
         assert demands is not None
         assert (demands.terms.coverage, demands.terms.threshold) == (expected, 0.9)
 
@@ -155,7 +157,7 @@ def test_another_model_of_a_version_has_a_threshold_of_its_own() -> None:
     other = replace(MODEL, calibration=replace(MODEL.calibration, thresholds=(0.8, 0.0)))
     for model, threshold in ((MODEL, 0.9), (other, 0.8)):
         rules = policy(fitted={"returns@v1": Fitted(confidence=model)})
-        demands = judging.demands(rules, body(), chosen(rungs=UNSURE), NO_SCORES)
+        demands = judging.demands(rules, body(), chosen(checks=UNSURE), NO_SCORES)
         assert demands is not None
         assert demands.terms.threshold == threshold
 

@@ -6,14 +6,14 @@ from redis.asyncio import Redis
 
 from gateway.state.audited_step import Drafts
 from monitoring.audit import Audit
-from serving.object_store import Change, Shelf, change_together
+from serving.object_store import Change, ObjectStore, change_together
 
 
 async def test_what_a_killed_gateway_has_left_is_entered_once_by_whoever_comes_next(redis: Redis) -> None:
     audit = Audit(redis)
     drafts = Drafts(redis, audit)
     draft = audit.draft("ada", "monitor.baseline", "returns@v1", after={"upper": 0.1}, generation=1)
-    await change_together(redis, [Change(Shelf(redis, "baselines"), "returns@v1", {}), drafts.change(draft)])
+    await change_together(redis, [Change(ObjectStore(redis, "baselines"), "returns@v1", {}), drafts.change(draft)])
     assert await audit.read() == []
     for _ in range(2):
         await drafts.enter_left()
@@ -24,7 +24,7 @@ async def test_what_a_killed_gateway_has_left_is_entered_once_by_whoever_comes_n
 
 async def test_one_that_can_not_be_entered_keeps_no_other_waiting(redis: Redis) -> None:
     audit = Audit(redis)
-    await Shelf(redis, "admins:audit").put("broken", {"no": "draft"})
+    await ObjectStore(redis, "admins:audit").put("broken", {"no": "draft"})
     await change_together(redis, [Drafts(redis, audit).change(audit.draft("ada", "retraining.open", "returns@v1"))])
     await Drafts(redis, audit).enter_left()
     assert [entry.action for entry in await audit.read()] == ["retraining.open"]

@@ -18,7 +18,7 @@ from router.packing import MODEL_BYTES_MAX
 from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.entries import Version
 from serving.adapters.registry import Registry
-from serving.object_store import GENERATION_KEY, Shelf
+from serving.object_store import GENERATION_KEY, ObjectStore
 from tests.walks.coverage_world import model_of
 
 V1 = "returns@v1"
@@ -61,7 +61,7 @@ async def keeper_of(
         created_at=1.0,
         created_by="admin",
     )
-    await Shelf(redis, "versions").put(V1, msgspec.to_builtins(version))
+    await ObjectStore(redis, "versions").put(V1, msgspec.to_builtins(version))
     await Registry(redis).promote("returns", V1)
     return SnapshotKeeper(redis, deployed(), {}, lambda _: None, damaged, None, unsuited)
 
@@ -116,7 +116,7 @@ async def test_the_snapshot_has_the_models_of_versions_that_serve_and_parses_eac
     assert set(policy.fitted) == {V1}, "nothing serves by the other"
     assert policy.index is not None
     assert policy.auto_pool == "general"
-    await Shelf(redis, "overrides").put("a", {"action": "general"})
+    await ObjectStore(redis, "overrides").put("a", {"action": "general"})
     after = (await keeper.refresh()).policy
     assert after.generation > policy.generation
     assert after.fitted[V1] is policy.fitted[V1]
@@ -144,7 +144,7 @@ async def test_a_damaged_model_is_counted_once_and_its_version_is_judged_without
         cut = await store.put(V1, "coverage", data[:-20], "admin", {})
         assert cut.digest != entry.digest
     assert (await keeper.refresh()).policy.fitted == {}
-    await Shelf(redis, "overrides").put("a", {"action": "general"})
+    await ObjectStore(redis, "overrides").put("a", {"action": "general"})
     assert (await keeper.refresh()).policy.fitted == {}
     assert counted == ["coverage"]
     state = (await store.states(V1))["coverage"]
@@ -199,7 +199,7 @@ async def test_a_model_of_another_selector_is_told_once_and_again_when_the_file_
     await store.put(V1, "coverage", model_of("returns"), "admin", {"selector": "dialogue"})
     fitted = (await keeper.refresh()).policy.fitted[V1]
     assert (fitted.coverage_for("user_turns"), fitted.coverage_for("dialogue")) == (None, fitted.coverage)
-    await Shelf(redis, "overrides").put("a", {"action": "general"})
+    await ObjectStore(redis, "overrides").put("a", {"action": "general"})
     await keeper.refresh()
     assert told == ["coverage"]
     why = (await store.shown(V1, "user_turns"))["coverage"]["unused"]

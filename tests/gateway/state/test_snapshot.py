@@ -7,12 +7,12 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import Caller
-from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper, shelf_of
+from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper, object_store_of
 from router.policy import AttemptLimits, Shift, TaskPolicy
 from serving.adapters.entries import AliasEntry, Rollout, Version
 from serving.adapters.placement import Placement
 from serving.adapters.registry import Registry
-from serving.object_store import Shelf, Stale, Unreadable
+from serving.object_store import ObjectStore, Stale, Unreadable
 
 TASK = "returns"
 V1, V2 = f"{TASK}@v1", f"{TASK}@v2"
@@ -29,7 +29,7 @@ def version(number: int) -> Version:
         base_fingerprint="",
         rank=4,
         size_bytes=1,
-        manifest={"task": TASK, "blueprint": {"system": "Decide."}},
+        manifest={"task": TASK, "general_prompt": {"system": "Decide."}},
         manifest_digest="",
         created_at=1.0,
         created_by="admin",
@@ -45,10 +45,10 @@ async def keeper(redis: Redis) -> SnapshotKeeper:
             Placement(replica="small-0", version=f"{TASK}@v{number}", state="ready", path=""),
         )
         caller = Caller(f"caller{number}", "shop", "caller", "", frozenset({"*"}))
-        await Shelf(redis, "versions").put(known.name, msgspec.to_builtins(known))
-        await Shelf(redis, "placements").put(placement.key, placement.to_json())
-        await Shelf(redis, "callers").put(caller.public, caller.to_json())
-        await Shelf(redis, "overrides").put(f"rule {number}", {"action": "general", "contains": f"Word {number}"})
+        await ObjectStore(redis, "versions").put(known.name, msgspec.to_builtins(known))
+        await ObjectStore(redis, "placements").put(placement.key, placement.to_json())
+        await ObjectStore(redis, "callers").put(caller.public, caller.to_json())
+        await ObjectStore(redis, "overrides").put(f"rule {number}", {"action": "general", "contains": f"Word {number}"})
     await Registry(redis).promote(TASK, V1)
     deployed = Deployed({TASK: TaskPolicy(TASK, None)}, frozenset(), AttemptLimits())
     return SnapshotKeeper(redis, deployed, {}, lambda _: None)
@@ -84,7 +84,7 @@ async def test_a_refresh_after_a_change_of_one_rule_converts_that_rule_only(
     keeper: SnapshotKeeper, redis: Redis
 ) -> None:
     before = await keeper.refresh()
-    await Shelf(redis, "overrides").put("rule 2", {"action": "refuse"})
+    await ObjectStore(redis, "overrides").put("rule 2", {"action": "refuse"})
     after = await keeper.refresh()
     assert shared(before, after) == ALL - {"rule 2"}
     assert [rule.action for rule in after.policy.overrides] == ["general", "refuse"]
@@ -93,7 +93,7 @@ async def test_a_refresh_after_a_change_of_one_rule_converts_that_rule_only(
 async def test_what_is_deleted_is_in_no_later_snapshot(keeper: SnapshotKeeper, redis: Redis) -> None:
     before = await keeper.refresh()
     for kind, name in (("placements", f"small-0/{V2}"), ("callers", "caller2"), ("overrides", "rule 1")):
-        await Shelf(redis, kind).delete(name)
+        await ObjectStore(redis, kind).delete(name)
     after = await keeper.refresh()
     assert shared(before, after) == ALL - {("small-0", V2), "caller2", "rule 1"}
     assert (set(after.placements), set(after.callers)) == ({("small-0", V1)}, {"caller1"})
@@ -101,15 +101,18 @@ async def test_what_is_deleted_is_in_no_later_snapshot(keeper: SnapshotKeeper, r
 
 
 async def test_the_health_that_a_newer_gateway_writes_freezes_nothing(keeper: SnapshotKeeper, redis: Redis) -> None:
-    shelf, version = Shelf(redis, "health"), {"verdict": "degraded", "kept": 0.5, "to": "standby", "to_version": V2}
+    object_store, version = (
+        ObjectStore(redis, "health"),
+        {"verdict": "degraded", "kept": 0.5, "to": "previous_version", "to_version": V2},
+    )
     action = {"id": "1", "at": 1.0, "kind": "of a newer gateway", "version": V1, "because": ""}
-    await shelf.put(TASK, {"versions": {V1: version}, "actions": [action]})
+    await object_store.put(TASK, {"versions": {V1: version}, "actions": [action]})
     before = await keeper.refresh()
-    assert before.policy.shifts == {V1: Shift(0.5, "standby", V2)}
+    assert before.policy.shifts == {V1: Shift(0.5, "previous_version", V2)}
     assert before.health[TASK].actions[0].kind == "of a newer gateway"
-    await shelf.put(TASK, {"versions": {V1: {**version, "verdict": "of a newer gateway"}}})
-    await shelf.put("clauses", {"versions": {V2: "damaged"}})
-    await Shelf(redis, "retraining").put("1", {"id": "1", "state": "of a newer gateway"})
+    await object_store.put(TASK, {"versions": {V1: {**version, "verdict": "of a newer gateway"}}})
+    await object_store.put("clauses", {"versions": {V2: "damaged"}})
+    await ObjectStore(redis, "retraining").put("1", {"id": "1", "state": "of a newer gateway"})
     await Registry(redis).move(V2, "quarantined")
     after = await keeper.refresh()
     assert after.versions[V2].state == "quarantined"
@@ -131,40 +134,42 @@ NEWER = {
 async def write_newer(redis: Redis, kind: str) -> bytes:
     """Let a newer release change an object of the kind; what it has written."""
     name, change = NEWER[kind]
-    before = await Shelf(redis, kind).get(name)
+    before = await ObjectStore(redis, kind).get(name)
     assert before is not None
-    await Shelf(redis, kind).put(name, {**before, **change})
+    await ObjectStore(redis, kind).put(name, {**before, **change})
     return await written(redis, kind)
 
 
 async def written(redis: Redis, kind: str) -> bytes:
-    return (await Shelf(redis, kind).written())[NEWER[kind][0]]
+    return (await ObjectStore(redis, kind).written())[NEWER[kind][0]]
 
 
 async def change_others(redis: Redis) -> None:
     """Change an object of each kind that this release can read; of aliases one of another task is new."""
     await Registry(redis).move(f"{TASK}@v3", "staging")
-    await Shelf(redis, "aliases").put("clauses", {"weights": {"clauses@v1": 1.0}})
+    await ObjectStore(redis, "aliases").put("clauses", {"weights": {"clauses@v1": 1.0}})
     placement = Placement(replica="small-0", version=V1, state="closing", path="")
-    await Shelf(redis, "placements").put(placement.key, placement.to_json())
-    await Shelf(redis, "callers").put("caller1", Caller("caller1", "now", "caller", "", frozenset({"*"})).to_json())
-    await Shelf(redis, "overrides").put("rule 1", {"action": "refuse"})
+    await ObjectStore(redis, "placements").put(placement.key, placement.to_json())
+    await ObjectStore(redis, "callers").put(
+        "caller1", Caller("caller1", "now", "caller", "", frozenset({"*"})).to_json()
+    )
+    await ObjectStore(redis, "overrides").put("rule 1", {"action": "refuse"})
 
 
 async def state_of(redis: Redis, name: str) -> str:
-    return str((await Shelf(redis, "versions").all())[name]["state"])
+    return str((await ObjectStore(redis, "versions").all())[name]["state"])
 
 
 @pytest.mark.parametrize("kind", NEWER)
 async def test_one_that_a_newer_release_has_written_keeps_no_other_from_being_read(
     keeper: SnapshotKeeper, redis: Redis, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await Shelf(redis, "versions").put(f"{TASK}@v3", msgspec.to_builtins(version(3)))
+    await ObjectStore(redis, "versions").put(f"{TASK}@v3", msgspec.to_builtins(version(3)))
     before = await keeper.refresh()
     await write_newer(redis, kind)
     await change_others(redis)
     for _ in range(2):
-        await Shelf(redis, "cordons").put("small-0", {})
+        await ObjectStore(redis, "cordons").put("small-0", {})
         after = await keeper.refresh()
     assert after.versions[f"{TASK}@v3"].state == "staging"
     assert set(after.aliases) == {TASK, "clauses"}
@@ -206,23 +211,23 @@ async def test_what_a_newer_release_has_written_is_never_written_over(
 ) -> None:
     await keeper.refresh()
     newer, name = await write_newer(redis, kind), NEWER[kind][0]
-    shelf = shelf_of(redis, kind)
-    generation = (await shelf.generations())[name]
+    object_store = object_store_of(redis, kind)
+    generation = (await object_store.generations())[name]
     for expected in (None, generation):
         with pytest.raises(Unreadable):
-            await shelf.put(name, {}, expected)
+            await object_store.put(name, {}, expected)
         with pytest.raises(Unreadable):
-            await shelf.delete(name, expected)
+            await object_store.delete(name, expected)
     with pytest.raises(Stale):
-        await shelf.put(name, {}, generation - 1)
+        await object_store.put(name, {}, generation - 1)
     assert await written(redis, kind) == newer
-    assert (await shelf.generations())[name] == generation
+    assert (await object_store.generations())[name] == generation
 
 
 async def test_no_step_of_the_registry_moves_what_a_newer_release_has_written(redis: Redis) -> None:
     registry = Registry(redis)
     for number in (1, 2):
-        await Shelf(redis, "versions").put(f"{TASK}@v{number}", msgspec.to_builtins(version(number)))
+        await ObjectStore(redis, "versions").put(f"{TASK}@v{number}", msgspec.to_builtins(version(number)))
     await registry.promote(TASK, V1)
     alias = await write_newer(redis, "aliases")
     for step in (registry.promote(TASK, V2), registry.withdraw(V2), registry.roll_back(TASK, V2)):
@@ -234,7 +239,7 @@ async def test_no_step_of_the_registry_moves_what_a_newer_release_has_written(re
 
 async def test_an_alias_takes_no_step_away_from_a_version_that_a_newer_release_has_moved(redis: Redis) -> None:
     for number in (1, 2):
-        await Shelf(redis, "versions").put(f"{TASK}@v{number}", msgspec.to_builtins(version(number)))
+        await ObjectStore(redis, "versions").put(f"{TASK}@v{number}", msgspec.to_builtins(version(number)))
     await Registry(redis).promote(TASK, V2)
     newer = await write_newer(redis, "versions")
     with pytest.raises(Unreadable):
@@ -286,7 +291,7 @@ def test_no_caller_is_made_of_what_this_release_does_not_know(change: dict[str, 
 async def test_a_replica_whose_cordon_is_damaged_gets_no_requests_and_the_rest_is_read(
     keeper: SnapshotKeeper, redis: Redis
 ) -> None:
-    await Shelf(redis, "cordons").put("small-0", {"reason": "It is hot."})
+    await ObjectStore(redis, "cordons").put("small-0", {"reason": "It is hot."})
     await redis.hset("apprentice:cordons", mapping={"small-1": b"{", "small-2": b"[]"})
     await redis.hset("apprentice:aliases:generations", "clauses", "many")
     found = await keeper.refresh()

@@ -17,7 +17,7 @@ from monitoring.quality.verdicts.shares import Roles
 
 NOW = 1_800_000_000.0
 V1, V2, V3 = "returns@v1", "returns@v2", "returns@v3"
-ROLES = Roles(active=V2, standby=V1, general=True)
+ROLES = Roles(active=V2, previous_version=V1, general=True)
 PLAN = Plan(
     feedback_metric="correct",
     responses=list(RESPONSES),

@@ -32,7 +32,7 @@ PLAN = Plan(
     enforced=True,
     reviews_per_week=50,
 )
-ROLES = Roles(active="returns@v3", standby="returns@v2", general=True)
+ROLES = Roles(active="returns@v3", previous_version="returns@v2", general=True)
 GATE = {
     "kind": "gate",
     "wrong": 12.0,
@@ -325,7 +325,7 @@ SITUATIONS: Mapping[str, Situation] = {
             ],
         ),
         JUDGED,
-        roles=Roles(active="returns@v3", canary="returns@v4", standby="returns@v2", general=True),
+        roles=Roles(active="returns@v3", canary="returns@v4", previous_version="returns@v2", general=True),
     ),
     "not_judged": of(TaskHealth(), None, judged_at=None),
     "stopped": of(single(HEALTHY), JUDGED, judged_at=NOW - 3 * HOUR),

@@ -248,17 +248,17 @@ def test_a_reviewers_word_takes_the_place_of_a_callers_and_not_the_other_way() -
 def test_pairs_with_a_version_that_stands_by_no_more_are_not_told() -> None:
     records, feedback = traffic(50, other=V2)
     standing = step()
-    standing.tasks["returns"] = msgspec.structs.replace(standing.tasks["returns"], standby=V2)
+    standing.tasks["returns"] = msgspec.structs.replace(standing.tasks["returns"], previous_version=V2)
     reckoning = Reckoning("e")
     reckoning.begin(standing, {})
     seen = reports(records, feedback, standing)
-    assert (seen["standby"].version, seen["standby"].mean, seen["version"].version) == (V2, 1.0, V3)
+    assert (seen["previous_version"].version, seen["previous_version"].mean, seen["version"].version) == (V2, 1.0, V3)
     for name, one in records:
         reckoning.take(msgspec.structs.replace(one, placed_at=0.0), int(name.partition("-")[0]) / 1000)
     requests = {one.id: one for _, one in records}
     for name, word in feedback:
         reckoning.hear(word, requests[word.request], int(name.partition("-")[0]) / 1000)
-    assert [one.arm for one in reckoning.judged([V3], MORNING + 86_400)[V3].arms] == ["version", "standby"]
+    assert [one.arm for one in reckoning.judged([V3], MORNING + 86_400)[V3].arms] == ["version", "previous_version"]
     reckoning.begin(step(), {})
     assert reckoning.judged([V3], MORNING + 86_400)[V3].arms == []
 

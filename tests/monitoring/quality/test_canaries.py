@@ -33,8 +33,8 @@ def test_a_pause_that_was_given_back_can_not_be_undone() -> None:
         undo(health, pause.id, "ann", NOW + 61)
 
 
-def test_a_degraded_canary_is_paused_and_a_standby_is_left_alone() -> None:
-    roles = Roles(active=V1, canary=V2, canary_share=0.1, standby=V3, general=True)
+def test_a_degraded_canary_is_paused_and_a_previous_version_is_left_alone() -> None:
+    roles = Roles(active=V1, canary=V2, canary_share=0.1, previous_version=V3, general=True)
     health, done = after(
         judged(stream("feedback"), arms=(better("general"),)), judged(stream("shadow"), version=V3), roles=roles
     )

@@ -29,7 +29,10 @@ def rolled_back(health: TaskHealth) -> Action:
 
 
 def test_a_roll_back_that_failed_is_asked_for_again_after_a_while_as_the_same_action() -> None:
-    plan, slip = msgspec.structs.replace(PLAN, enforced=False), judged(stream("feedback"), arms=(better("standby"),))
+    plan, slip = (
+        msgspec.structs.replace(PLAN, enforced=False),
+        judged(stream("feedback"), arms=(better("previous_version"),)),
+    )
     health, _ = after(slip, plan=plan)
     first = rolled_back(health)
     for again in (1, 2):
@@ -48,7 +51,10 @@ def test_a_roll_back_that_failed_is_asked_for_again_after_a_while_as_the_same_ac
 
 
 def test_what_failed_is_not_asked_for_again_once_it_was_undone_or_the_version_is_held() -> None:
-    plan, slip = msgspec.structs.replace(PLAN, enforced=False), judged(stream("feedback"), arms=(better("standby"),))
+    plan, slip = (
+        msgspec.structs.replace(PLAN, enforced=False),
+        judged(stream("feedback"), arms=(better("previous_version"),)),
+    )
     health, _ = after(slip, plan=plan)
     failed = not_carried_out(health, rolled_back(health), "No.")
     undone, undoing = undo(failed, rolled_back(failed).id, "ada", NOW + 1)

@@ -182,7 +182,7 @@ def test_a_feedback_moves_all_its_watches_or_none() -> None:
     noted = Noted(shadow=V2, served=V3, counted={V2: 0.0})
     told.reckoning.notes["r9"] = Note(epoch="e", pairs=(noted,))
     damaged = watch.start(V2, "returns", "e")
-    told.reckoning.watches[V2] = msgspec.structs.replace(damaged, standby="damaged")
+    told.reckoning.watches[V2] = msgspec.structs.replace(damaged, previous_version="damaged")
     with pytest.raises(AttributeError):
         told.reckoning.hear(said("r9", True), seen, told.now)
     assert told.reckoning.watches[V3].labels == 3

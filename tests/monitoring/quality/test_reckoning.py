@@ -67,7 +67,7 @@ def ordered(traffic: Traffic) -> list[tuple[tuple[int, int, int], Seen | Given]]
 def both_versions() -> Any:
     return step(
         v3=WatchedVersion(task="returns", state="active", previous=V2),
-        v2=WatchedVersion(task="returns", state="standby"),
+        v2=WatchedVersion(task="returns", state="previous_version"),
     )
 
 

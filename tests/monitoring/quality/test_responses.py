@@ -82,7 +82,7 @@ def test_the_share_of_a_degraded_version_goes_step_by_step_to_the_better_arm_and
 
 
 def test_where_no_arm_is_known_to_be_better_it_is_held_and_people_are_told_once() -> None:
-    bad = judged(stream("feedback"), arms=(better("general", by=-0.02), ArmReport(arm="standby")))
+    bad = judged(stream("feedback"), arms=(better("general", by=-0.02), ArmReport(arm="previous_version")))
     health, done = after(bad)
     assert "hold_and_alert" in done
     assert (health.versions[V2].kept, health.versions[V2].to) == (1.0, None)
@@ -91,18 +91,18 @@ def test_where_no_arm_is_known_to_be_better_it_is_held_and_people_are_told_once(
     assert done == ["shift"], "an arm that comes to be known as better is taken"
 
 
-def test_a_standby_that_is_not_healthy_itself_gets_nothing() -> None:
-    bad = judged(stream("feedback"), arms=(better("standby"),))
+def test_a_previous_version_that_is_not_healthy_itself_gets_nothing() -> None:
+    bad = judged(stream("feedback"), arms=(better("previous_version"),))
     worse = judged(stream("feedback"), version=V1)
     health, _ = after(bad, worse)
     assert health.versions[V1].verdict == "degraded"
     assert health.versions[V2].to is None
 
 
-def test_a_standby_that_turns_degraded_at_the_same_moment_gets_nothing_whatever_its_name() -> None:
+def test_a_previous_version_that_turns_degraded_at_the_same_moment_gets_nothing_whatever_its_name() -> None:
     first, tenth = "returns@v9", "returns@v10"
-    roles = Roles(active=tenth, standby=first, general=True)
-    arm = ArmReport(arm="standby", version=first, advantage_low=0.1)
+    roles = Roles(active=tenth, previous_version=first, general=True)
+    arm = ArmReport(arm="previous_version", version=first, advantage_low=0.1)
     both = judged(stream("feedback"), version=tenth, arms=(arm,)), judged(stream("feedback"), version=first)
     health, done = after(*both, roles=roles)
     assert health.versions[tenth].to is None
@@ -117,23 +117,23 @@ def test_an_arm_that_comes_to_be_worse_or_goes_away_gives_the_share_back() -> No
     worse = ArmReport(arm="general", advantage_low=-0.3, advantage_high=-0.1)
     found, done = after(judged(stream("feedback"), arms=(worse,)), health=health, at=180)
     assert (found.versions[V2].kept, found.versions[V2].to, done) == (1.0, None, ["recover", "hold_and_alert"])
-    without = Roles(active=V2, standby=V1, general=False)
+    without = Roles(active=V2, previous_version=V1, general=False)
     found, done = after(judged(stream("feedback"), arms=(better("general"),)), health=health, at=180, roles=without)
     assert found.versions[V2].to is None
 
 
-def test_another_standby_than_the_one_that_was_shown_to_be_better_gets_nothing_for_that() -> None:
-    health = after(judged(stream("feedback"), arms=(better("standby"),)))[0]
+def test_another_previous_version_than_the_one_that_was_shown_to_be_better_gets_nothing_for_that() -> None:
+    health = after(judged(stream("feedback"), arms=(better("previous_version"),)))[0]
     assert health.versions[V2].to_version == V1
-    another = Roles(active=V2, standby=V3, general=True)
+    another = Roles(active=V2, previous_version=V3, general=True)
     health, _ = after(judged(stream("feedback")), health=health, at=120, roles=another)
     assert (health.versions[V2].kept, health.versions[V2].to) == (1.0, None)
 
 
 def test_two_arms_that_are_better_in_turn_do_not_make_it_go_back_and_forth() -> None:
-    health = after(judged(stream("feedback"), arms=(better("general", 0.2), better("standby", 0.1))))[0]
+    health = after(judged(stream("feedback"), arms=(better("general", 0.2), better("previous_version", 0.1))))[0]
     for at in (60, 120, 180):
-        swapped = judged(stream("feedback"), arms=(better("general", 0.1), better("standby", 0.2)))
+        swapped = judged(stream("feedback"), arms=(better("general", 0.1), better("previous_version", 0.2)))
         health, _ = after(swapped, health=health, at=at)
         assert health.versions[V2].to == "general"
 
@@ -144,16 +144,16 @@ def test_a_version_that_is_retired_is_forgotten() -> None:
     assert set(after(judged(), health=health, roles=there)[0].versions) == {V2}
 
 
-def test_the_surer_arm_is_taken_and_general_needs_an_exit() -> None:
-    both = judged(stream("feedback"), arms=(better("general", 0.2), better("standby", 0.1)))
+def test_the_surer_arm_is_taken_and_general_needs_a_fallback() -> None:
+    both = judged(stream("feedback"), arms=(better("general", 0.2), better("previous_version", 0.1)))
     assert after(both)[0].versions[V2].to == "general"
-    without = Roles(active=V2, standby=V1, general=False)
-    assert after(both, roles=without)[0].versions[V2].to == "standby"
+    without = Roles(active=V2, previous_version=V1, general=False)
+    assert after(both, roles=without)[0].versions[V2].to == "previous_version"
 
 
-def test_where_the_rung_is_not_enforced_it_rolls_back_to_a_better_standby() -> None:
+def test_where_the_check_is_not_enforced_it_rolls_back_to_a_better_previous_version() -> None:
     plan = msgspec.structs.replace(PLAN, enforced=False)
-    health, done = after(judged(stream("feedback"), arms=(better("standby"),)), plan=plan)
+    health, done = after(judged(stream("feedback"), arms=(better("previous_version"),)), plan=plan)
     assert "roll_back" in done
     assert "shift" not in done
     assert health.versions[V2].to is None
@@ -161,8 +161,10 @@ def test_where_the_rung_is_not_enforced_it_rolls_back_to_a_better_standby() -> N
     assert (action.before, action.after) == ({"leading": V2}, {"leading": V1})
 
 
-def test_where_nothing_can_be_shifted_it_rolls_back_to_a_better_standby_though_general_is_better_still() -> None:
-    both = judged(stream("feedback"), arms=(better("general", 0.2), better("standby", 0.1)))
+def test_where_nothing_can_be_shifted_it_rolls_back_to_a_better_previous_version_though_general_is_better_still() -> (
+    None
+):
+    both = judged(stream("feedback"), arms=(better("general", 0.2), better("previous_version", 0.1)))
     plan = msgspec.structs.replace(PLAN, enforced=False)
     assert "roll_back" in after(both, plan=plan)[1]
     never = msgspec.structs.replace(plan, responses=["shadow"])
@@ -170,7 +172,7 @@ def test_where_nothing_can_be_shifted_it_rolls_back_to_a_better_standby_though_g
 
 
 def test_it_recovers_by_the_reverse_test_and_its_share_comes_back_in_steps() -> None:
-    bad = judged(stream("feedback"), arms=(better("standby"),))
+    bad = judged(stream("feedback"), arms=(better("previous_version"),))
     health = after(bad)[0]
     for at in (60, 120):
         health = after(bad, health=health, at=at)[0]
@@ -216,9 +218,9 @@ def test_a_pinned_verdict_stays_whatever_the_streams_say_until_it_is_released_or
 def test_one_that_is_pinned_as_degraded_is_shifted_to_a_better_arm() -> None:
     word = Pin(verdict="degraded", by="ann", reason="the policy is another since noon", at=NOW)
     health, _ = pin(TaskHealth(), V2, word, NOW)
-    health, done = after(judged(arms=(better("standby"),)), health=health)
+    health, done = after(judged(arms=(better("previous_version"),)), health=health)
     assert "shift" in done
-    assert health.versions[V2].to == "standby"
+    assert health.versions[V2].to == "previous_version"
 
 
 def test_nothing_is_done_about_a_version_that_is_held_but_its_verdict_is_told() -> None:
@@ -230,7 +232,7 @@ def test_nothing_is_done_about_a_version_that_is_held_but_its_verdict_is_told() 
 
 
 def test_one_version_that_is_held_switches_off_nothing_for_another_that_is_not() -> None:
-    roles = Roles(active=V2, canary=V3, standby=V1, general=True)
+    roles = Roles(active=V2, canary=V3, previous_version=V1, general=True)
     health, _ = pin(TaskHealth(), V2, Pin(verdict=None, by="ann", reason="we look into it", at=NOW), NOW)
     both = (judged(stream("feedback")), judged(stream("coverage"), version=V3))
     health, done = after(*both, health=health, roles=roles)
@@ -242,8 +244,8 @@ def test_one_version_that_is_held_switches_off_nothing_for_another_that_is_not()
 
 
 def test_a_version_that_leads_no_more_has_no_share_shifted() -> None:
-    health = after(judged(stream("feedback"), arms=(better("standby"),)))[0]
-    rolled = Roles(active=V1, standby=V2, general=True)
+    health = after(judged(stream("feedback"), arms=(better("previous_version"),)))[0]
+    rolled = Roles(active=V1, previous_version=V2, general=True)
     health = after(judged(stream("feedback")), health=health, roles=rolled, at=60)[0]
     assert (health.versions[V2].kept, health.versions[V2].to) == (1.0, None)
     assert health.versions[V2].verdict == "degraded"
@@ -257,7 +259,9 @@ def test_health_goes_through_json_unchanged() -> None:
 reports = st.builds(
     stream, st.sampled_from(STREAMS), st.booleans(), st.booleans(), of_class=st.sampled_from([None, "damaged"])
 )
-arms = st.builds(better, st.sampled_from(["version", "general", "standby"]), st.sampled_from([-0.1, 0.0, 0.05, 0.3]))
+arms = st.builds(
+    better, st.sampled_from(["version", "general", "previous_version"]), st.sampled_from([-0.1, 0.0, 0.05, 0.3])
+)
 
 
 @given(

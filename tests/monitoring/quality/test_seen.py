@@ -1,4 +1,4 @@
-"""Whose requests are whose: what a degraded version gives away by chance is its standby's own."""
+"""Whose requests are whose: what a degraded version gives away by chance is its previous version's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shifted(request: str, **fields: Any) -> Seen:
     return served(request, **{**SHIFTED, **fields})
 
 
-def test_requests_that_were_shifted_to_the_standby_speak_of_it_and_of_no_other() -> None:
+def test_requests_that_were_shifted_to_the_previous_version_speak_of_it_and_of_no_other() -> None:
     records, feedback = [], []
     for number, wrong in enumerate(errors(0.2, 300)):
         name, caller = f"r{number}", f"shop{number % 3}"
@@ -28,7 +28,7 @@ def test_requests_that_were_shifted_to_the_standby_speak_of_it_and_of_no_other()
         records.append((at(number * 60), shifted(name, findings=[Finding("out_of_scope", score=0.5)], **told)))
         feedback.append((at(number * 60 + 9), said(name, not wrong, caller, tags={"kind": "toys"})))
         feedback.append((at(number * 60 + 10), said(name, wrong, caller, metric="complaint")))
-    both = step(PLAN, v2=WatchedVersion(task="returns", state="standby"))
+    both = step(PLAN, v2=WatchedVersion(task="returns", state="previous_version"))
     found = replay(records, feedback, both, MORNING + 86_400)
     old, new = found[V2], found[V3]
     assert (old.labels, old.requests, new.labels, new.requests) == (300, 300, 0, 0)
@@ -48,11 +48,11 @@ def test_requests_that_were_shifted_to_the_standby_speak_of_it_and_of_no_other()
         {"reason": "out_of_scope"},
     ],
 )
-def test_what_was_not_drawn_to_the_standby_is_none_of_its(chosen: dict[str, Any]) -> None:
+def test_what_was_not_drawn_to_the_previous_version_is_none_of_its(chosen: dict[str, Any]) -> None:
     assert labelled_version(shifted("r0", **chosen)) is None
 
 
-def test_what_general_answered_after_the_standby_failed_is_no_draw_of_general() -> None:
+def test_what_general_answered_after_the_previous_version_failed_is_no_draw_of_general() -> None:
     failed = shifted("r0", version=None, attempts=[Attempt(V2, "timeout"), Attempt(None)])
     assert (held_out_of(failed), labelled_version(failed)) == (None, None)
     drawn = msgspec.structs.replace(failed, attempts=[Attempt(None)])

@@ -220,11 +220,11 @@ def test_a_suspect_canary_is_to_be_judged() -> None:
     assert "the canary returns@v4 is suspect" in found.line
 
 
-def test_a_standby_that_is_degraded_too_is_told_and_nobody_is_sent_back_to_it() -> None:
+def test_a_previous_version_that_is_degraded_too_is_told_and_nobody_is_sent_back_to_it() -> None:
     held = msgspec.structs.replace(DEGRADED, done=("hold_and_alert",))
     found = told(of(TaskHealth(versions={"returns@v3": held, "returns@v2": DEGRADED}), SLIPPED))
     assert not [one for one in found.next if "apprentice adapters rollback" in one]
-    [said] = [one for one in found.next if "the standby version returns@v2 is degraded" in one]
+    [said] = [one for one in found.next if "the previous version returns@v2 is degraded" in one]
     assert "no share is shifted to it" in said
     assert any("apprentice tasks pin returns returns@v2 --verdict healthy" in one for one in found.next)
 
@@ -235,10 +235,10 @@ def test_what_failed_is_told_with_why_and_as_what_waits_only_while_it_is_wanted(
     held = msgspec.structs.replace(DEGRADED, pin=Pin(verdict=None, by="ada", reason="a test", at=NOW))
     undone = msgspec.structs.replace(DEGRADED, undone=("roll_back",))
     plan = msgspec.structs.replace(PLAN, enforced=False)
-    standby = ArmReport(arm="standby", version="returns@v2", labels=80, advantage_low=0.1)
-    worse = msgspec.structs.replace(standby, advantage_low=-0.1)
-    slipped = msgspec.structs.replace(SLIPPED, arms=[standby])
-    recovered = msgspec.structs.replace(JUDGED, arms=[standby])
+    previous_version = ArmReport(arm="previous_version", version="returns@v2", labels=80, advantage_low=0.1)
+    worse = msgspec.structs.replace(previous_version, advantage_low=-0.1)
+    slipped = msgspec.structs.replace(SLIPPED, arms=[previous_version])
+    recovered = msgspec.structs.replace(JUDGED, arms=[previous_version])
 
     def told_of(known: VersionHealth, judged: Judgement, plan: Plan) -> str:
         (one,) = told(of(single(known, actions=[failed]), judged, plan=plan)).done

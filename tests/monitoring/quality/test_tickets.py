@@ -44,7 +44,7 @@ def test_raised_shadows_end_after_so_many_that_were_asked_whoever_judges_them() 
 
 
 def test_shadows_of_all_versions_count_and_one_that_is_retired_or_counts_anew_gives_none_back() -> None:
-    canaried = Roles(active=V2, canary=V3, standby=V1, general=True)
+    canaried = Roles(active=V2, canary=V3, previous_version=V1, general=True)
     first = (judged(stream("coverage"), shadows=100), judged(version=V1, shadows=5000))
     health = after(*first, roles=canaried)[0]
     later = (judged(stream("coverage"), shadows=1099), judged(version=V3, shadows=1000))

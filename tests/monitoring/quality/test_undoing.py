@@ -29,7 +29,7 @@ from tests.monitoring.quality.answered import (
 
 def test_a_step_back_can_not_be_undone_and_that_says_what_to_do_instead() -> None:
     """The version is healthy by then: the next step would give the share back again."""
-    bad = judged(stream("feedback"), arms=(better("standby"),))
+    bad = judged(stream("feedback"), arms=(better("previous_version"),))
     health = after(bad)[0]
     health = after(bad, health=health, at=60)[0]
     health = after(judged(stream("feedback", recovered=True)), health=health, at=120)[0]
@@ -43,7 +43,7 @@ def test_a_step_back_can_not_be_undone_and_that_says_what_to_do_instead() -> Non
 
 
 def test_what_has_come_back_already_can_not_be_undone() -> None:
-    bad = judged(stream("feedback"), arms=(better("standby"),))
+    bad = judged(stream("feedback"), arms=(better("previous_version"),))
     health = after(bad)[0]
     health = after(bad, health=health, at=60)[0]
     first, second = [one for one in health.actions if one.kind == "shift"]
@@ -59,7 +59,7 @@ def test_what_has_come_back_already_can_not_be_undone() -> None:
 
 
 def test_a_shift_is_not_undone_to_a_smaller_share_of_what_an_admin_says_is_healthy() -> None:
-    bad = judged(stream("feedback"), arms=(better("standby"),))
+    bad = judged(stream("feedback"), arms=(better("previous_version"),))
     health = after(bad)[0]
     health = after(bad, health=health, at=60)[0]
     second = [one for one in health.actions if one.kind == "shift"][-1]
@@ -69,8 +69,8 @@ def test_a_shift_is_not_undone_to_a_smaller_share_of_what_an_admin_says_is_healt
 
 
 def test_the_last_move_is_the_newest_that_took_requests_of_that_version_and_stands() -> None:
-    roles = Roles(active=V2, canary=V3, canary_share=0.1, standby=V1, general=True)
-    bad = judged(stream("feedback"), arms=(better("standby"),))
+    roles = Roles(active=V2, canary=V3, canary_share=0.1, previous_version=V1, general=True)
+    bad = judged(stream("feedback"), arms=(better("previous_version"),))
     worse = judged(stream("feedback"), version=V3)
     health = after(bad, roles=roles)[0]
     health = after(bad, worse, health=health, roles=roles, at=60)[0]
@@ -124,7 +124,7 @@ def test_a_shift_that_is_undone_is_not_done_again_until_all_is_well() -> None:
 
 
 def test_after_a_shift_is_undone_it_is_not_rolled_back_and_the_reason_told_is_true() -> None:
-    bad = judged(stream("feedback"), arms=(better("standby"),))
+    bad = judged(stream("feedback"), arms=(better("previous_version"),))
     health = after(bad)[0]
     (shift,) = [one for one in health.actions if one.kind == "shift"]
     health, _ = undo(health, shift.id, "ann", NOW + 10)
@@ -137,13 +137,13 @@ def test_after_a_shift_is_undone_it_is_not_rolled_back_and_the_reason_told_is_tr
 
 
 def test_with_the_last_step_undone_the_share_stays_where_it_was_before_it() -> None:
-    bad = judged(stream("feedback"), arms=(better("standby"),))
+    bad = judged(stream("feedback"), arms=(better("previous_version"),))
     health = after(bad)[0]
     health = after(bad, health=health, at=60)[0]
     health, _ = undo(health, [one.id for one in health.actions if one.kind == "shift"][-1], "ann", NOW + 70)
     health, done = after(bad, health=health, at=200)
-    assert (health.versions[V2].kept, health.versions[V2].to, done) == (0.5, "standby", [])
-    worse = ArmReport(arm="standby", advantage_low=-0.3, advantage_high=-0.1)
+    assert (health.versions[V2].kept, health.versions[V2].to, done) == (0.5, "previous_version", [])
+    worse = ArmReport(arm="previous_version", advantage_low=-0.3, advantage_high=-0.1)
     turned = judged(stream("feedback"), arms=(worse, better("general")))
     health, done = after(turned, health=health, at=260)
     assert (health.versions[V2].kept, health.versions[V2].to) == (1.0, None)
@@ -151,7 +151,7 @@ def test_with_the_last_step_undone_the_share_stays_where_it_was_before_it() -> N
 
 
 def test_a_task_that_may_not_shift_rolls_back_and_one_that_may_not_either_is_told_so() -> None:
-    bad = judged(stream("feedback"), arms=(better("standby"),))
+    bad = judged(stream("feedback"), arms=(better("previous_version"),))
     without = msgspec.structs.replace(PLAN, responses=[one for one in RESPONSES if one != "shift"])
     health, done = after(bad, plan=without)
     assert "roll_back" in done
@@ -184,8 +184,8 @@ def test_a_shift_that_was_undone_is_not_done_again_after_the_version_led_no_more
     health = after(bad)[0]
     (shift,) = [one for one in health.actions if one.kind == "shift"]
     health, _ = undo(health, shift.id, "ann", NOW + 10)
-    health = respond(health, {V2: bad}, Roles(active=V1, standby=V2, general=True), PLAN, NOW + 20)[0]
-    health, actions = respond(health, {V2: bad}, Roles(active=V2, standby=V1, general=True), PLAN, NOW + 1000)
+    health = respond(health, {V2: bad}, Roles(active=V1, previous_version=V2, general=True), PLAN, NOW + 20)[0]
+    health, actions = respond(health, {V2: bad}, Roles(active=V2, previous_version=V1, general=True), PLAN, NOW + 1000)
     assert health.versions[V2].kept == 1.0
     assert "shift" not in [one.kind for one in actions]
 

@@ -70,7 +70,7 @@ def test_without_a_baseline_nothing_is_claimed_until_its_own_first_labels_are_on
 
 
 def test_the_version_before_is_the_baseline_of_feedback_once_it_has_labels_enough() -> None:
-    both = step(v2=WatchedVersion(task="returns", state="standby"), v3=_next_to_v2())
+    both = step(v2=WatchedVersion(task="returns", state="previous_version"), v3=_next_to_v2())
     for count, kind in ((199, None), (200, "previous")):
         records, feedback = labelled_traffic(errors(0.1, count), caller=_only)
         earlier = [

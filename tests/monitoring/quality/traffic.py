@@ -94,8 +94,8 @@ def errors(rate: float, count: int, seed: int = 1) -> list[bool]:
 
 
 def with_findings(request: str, **scores: float) -> Seen:
-    """A record on which rungs left their scores."""
-    return served(request, findings=[Finding(rung, score=score) for rung, score in scores.items()])
+    """A record on which checks left their scores."""
+    return served(request, findings=[Finding(check, score=score) for check, score in scores.items()])
 
 
 def paired_traffic(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serving.adapters.manifest import (
     PROVENANCE,
-    Blueprint,
+    GeneralPrompt,
     Golden,
     Manifest,
     ManifestError,
@@ -27,7 +27,7 @@ WHOLE: dict[str, Any] = {
     "task": "returns",
     "base_fingerprint": "sha256:" + "ab" * 32,
     "contract": {"json_schema": {"type": "object", "required": ["decision"]}},
-    "blueprint": {
+    "general_prompt": {
         "system": "You decide product returns.\nRule 1: gift cards are never taken back.",
         "response_format": {"type": "json_schema", "json_schema": {"name": "returns", "schema": {}}},
         "sampling": {"temperature": 0, "max_tokens": 64},
@@ -39,7 +39,7 @@ WHOLE: dict[str, Any] = {
     "calibration": {"threshold": 0.7},
     "review_by": "2027-01-31",
 }
-LEAST = {"task": "returns", "blueprint": {"system": "Decide."}}
+LEAST = {"task": "returns", "general_prompt": {"system": "Decide."}}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_whole_manifest_is_read_from_yaml(tmp_path: Path) -> None:
         task="returns",
         base_fingerprint=WHOLE["base_fingerprint"],
         contract=WHOLE["contract"],
-        blueprint=Blueprint(**WHOLE["blueprint"]),
+        general_prompt=GeneralPrompt(**WHOLE["general_prompt"]),
         sampling=WHOLE["sampling"],
         golden=(Golden("A gift card, bought 3 days ago.", '{"decision":"deny"}'), Golden("Shoes.")),
         provenance=WHOLE["provenance"],
@@ -75,9 +75,9 @@ def test_whole_manifest_is_read_from_yaml(tmp_path: Path) -> None:
     )
 
 
-def test_task_and_blueprint_are_enough(tmp_path: Path) -> None:
+def test_task_and_general_prompt_are_enough(tmp_path: Path) -> None:
     manifest = read_manifest(written(tmp_path, yaml.safe_dump(LEAST)))
-    assert manifest == Manifest("returns", None, None, Blueprint("Decide.", None, {}), {}, (), {})
+    assert manifest == Manifest("returns", None, None, GeneralPrompt("Decide.", None, {}), {}, (), {})
 
 
 @pytest.mark.parametrize("value", [WHOLE, LEAST])
@@ -94,7 +94,7 @@ def test_digest_covers_every_part() -> None:
         "task": "other",
         "base_fingerprint": None,
         "contract": None,
-        "blueprint": Blueprint("Decide.", None, {}),
+        "general_prompt": GeneralPrompt("Decide.", None, {}),
         "sampling": {},
         "golden": (),
         "provenance": {},
@@ -110,9 +110,9 @@ def test_digest_covers_every_part() -> None:
     ("path", "named"),
     [
         ("tasks", "tasks"),
-        ("blueprint.sytem", "blueprint.sytem"),
+        ("general_prompt.sytem", "general_prompt.sytem"),
         ("sampling.temprature", "sampling.temprature"),
-        ("blueprint.sampling.n", "blueprint.sampling.n"),
+        ("general_prompt.sampling.n", "general_prompt.sampling.n"),
         ("contract.schema", "contract.schema"),
     ],
 )
@@ -135,13 +135,13 @@ def test_unknown_key_of_a_golden_prompt_is_named() -> None:
         ("task", "../etc", "task must be"),
         ("task", "a" * 64, "task must be"),
         ("task", 7, "task must be"),
-        ("blueprint", None, "blueprint is missing"),
-        ("blueprint", "text", "blueprint must be a mapping"),
-        ("blueprint.system", None, "blueprint.system is missing"),
-        ("blueprint.system", "  ", "blueprint.system must be a text"),
-        ("blueprint.system", "a" * 100_001, "blueprint.system must be a text"),
-        ("blueprint.response_format", {"type": "xml"}, "response_format.type"),
-        ("blueprint.response_format", {"type": "json_schema"}, "response_format.json_schema"),
+        ("general_prompt", None, "general prompt is missing"),
+        ("general_prompt", "text", "general prompt must be a mapping"),
+        ("general_prompt.system", None, "general prompt.system is missing"),
+        ("general_prompt.system", "  ", "general prompt.system must be a text"),
+        ("general_prompt.system", "a" * 100_001, "general prompt.system must be a text"),
+        ("general_prompt.response_format", {"type": "xml"}, "response_format.type"),
+        ("general_prompt.response_format", {"type": "json_schema"}, "response_format.json_schema"),
         ("base_fingerprint", "abc", "base_fingerprint must be"),
         ("contract", {}, "contract is empty"),
         ("contract", [], "contract must be a mapping"),
@@ -256,7 +256,7 @@ def test_without_a_review_none_is_due() -> None:
 
 
 def test_moment_needs_no_quotes_in_yaml(tmp_path: Path) -> None:
-    text = "task: returns\nblueprint: {system: Decide.}\nprovenance: {trained_at: 2026-11-20T09:30:00Z}\n"
+    text = "task: returns\ngeneral_prompt: {system: Decide.}\nprovenance: {trained_at: 2026-11-20T09:30:00Z}\n"
     assert read_manifest(written(tmp_path, text)).provenance == {"trained_at": "2026-11-20T09:30:00Z"}
 
 
@@ -270,7 +270,7 @@ def test_nesting_has_a_limit() -> None:
 
 def test_yaml_surprises_are_switched_off(tmp_path: Path) -> None:
     text = (
-        "task: returns\nblueprint: {system: Decide.}\ncontract: {choices: [yes, no, on]}\n"
+        "task: returns\ngeneral_prompt: {system: Decide.}\ncontract: {choices: [yes, no, on]}\n"
         "provenance: {made: 2026-11-20, approved: true, signed: false}\n"
     )
     manifest = read_manifest(written(tmp_path, text))

@@ -7,10 +7,10 @@ from redis.asyncio import Redis
 from serving.adapters.artifact import Artifact
 from serving.adapters.manifest import from_json
 from serving.adapters.registry import Registry
-from serving.object_store import Change, Shelf, Stale
+from serving.object_store import Change, ObjectStore, Stale
 
 ARTIFACT = Artifact("sha256:" + "a" * 64, 4, 8.0, ("q_proj",), "F32", 100, "sha256:" + "b" * 64)
-MANIFEST = from_json({"task": "returns", "blueprint": {"system": "Decide."}})
+MANIFEST = from_json({"task": "returns", "general_prompt": {"system": "Decide."}})
 
 
 async def test_the_same_adapter_is_the_same_version_in_one_pool_and_another_in_the_next(redis: Redis) -> None:
@@ -22,9 +22,9 @@ async def test_the_same_adapter_is_the_same_version_in_one_pool_and_another_in_t
 
 
 async def test_an_alias_of_0_1_0_is_read_with_its_way_back(redis: Redis) -> None:
-    shelf = Shelf(redis, "aliases")
-    await shelf.put("returns", {"weights": {"returns@v2": 1.0}, "salt": "a", "previous": "returns@v1"})
-    await shelf.put("contracts", {"weights": {"contracts@v1": 1.0}, "salt": "b", "previous": None})
+    object_store = ObjectStore(redis, "aliases")
+    await object_store.put("returns", {"weights": {"returns@v2": 1.0}, "salt": "a", "previous": "returns@v1"})
+    await object_store.put("contracts", {"weights": {"contracts@v1": 1.0}, "salt": "b", "previous": None})
     aliases = await Registry(redis).aliases()
     assert aliases["returns"].previous == ["returns@v1"]
     assert aliases["contracts"].previous == []
@@ -32,14 +32,14 @@ async def test_an_alias_of_0_1_0_is_read_with_its_way_back(redis: Redis) -> None
 
 
 async def test_a_new_version_takes_no_name_that_a_newer_release_has_taken(redis: Redis) -> None:
-    await Shelf(redis, "versions").put("returns@v2", {"state": "paused"})
-    await Shelf(redis, "versions").put("returns-eu@v7", {"state": "paused"})
+    await ObjectStore(redis, "versions").put("returns@v2", {"state": "paused"})
+    await ObjectStore(redis, "versions").put("returns-eu@v7", {"state": "paused"})
     made = await Registry(redis).register("returns", "one", ARTIFACT, MANIFEST, "admin")
     assert made.name == "returns@v3"
 
 
 async def test_an_alias_does_not_move_where_what_goes_with_it_has_moved_on(redis: Redis) -> None:
-    registry, noted = Registry(redis), Shelf(redis, "noted")
+    registry, noted = Registry(redis), ObjectStore(redis, "noted")
     for artifact in (ARTIFACT, replace(ARTIFACT, digest="sha256:" + "c" * 64)):
         await registry.register("returns", "one", artifact, MANIFEST, "admin")
     states: tuple[Literal["staging"], Literal["ready"]] = ("staging", "ready")

@@ -106,15 +106,15 @@ def _serve(gateway: Gateway, version: Told, busy: float, passed: float) -> None:
         elif draw.random() < 0.04:
             way, pool, reason = "", "general", draw.choice(("out_of_scope", "low_confidence", "contract"))
             meters.fallbacks.add(1, task, version.name, "general", reason)
-            meters.rung_fired.add(1, task, version.name, reason, "enforce")
+            meters.check_fired.add(1, task, version.name, reason, "enforce")
         else:
             way, pool = version.name, "small"
             reason = "canary" if version.name.endswith("v2") else "adapter"
         _answer(gateway, task, way, pool, reason)
     if draw.random() < 0.05:
-        meters.rung_fired.add(1, task, version.name, "holdout", "observe")
-        meters.rung_unjudged.add(1, task, version.name, "predicted_gain")
-        meters.exit_capped.add(1, task, "out_of_scope")
+        meters.check_fired.add(1, task, version.name, "holdout", "observe")
+        meters.check_unjudged.add(1, task, version.name, "predicted_gain")
+        meters.fallback_capped.add(1, task, "out_of_scope")
 
 
 def _answer(gateway: Gateway, task: str, version: str, pool: str, reason: str) -> None:
@@ -200,7 +200,7 @@ def _tell_evidence(gateway: Gateway, version: Told, passed: float) -> None:
 def _tell_quality(gateway: Gateway, version: Told, passed: float, labels: float) -> None:
     late = min(1.0, max(0.0, (passed - CHANGED) / 0.12))
     own = version.right + (right(version, passed) - version.right) * late
-    for arm, mean in (("version", own), ("general", 0.81), ("standby", 0.88)):
+    for arm, mean in (("version", own), ("general", 0.81), ("previous_version", 0.88)):
         half = min(0.2, 1.96 * math.sqrt(mean * (1 - mean) / max(20.0, labels)))
         for bound, value in (("low", mean - half), ("mean", mean), ("high", mean + half)):
             gateway.meters.quality_ratio.set(min(1.0, value), version.task, version.name, arm, bound)
@@ -230,7 +230,7 @@ def _act(gateway: Gateway, passed: float) -> None:
 
 
 def _move(gateway: Gateway, passed: float) -> None:
-    """What the first gateway did, as the one that had the duty. A series begins at 0 at the first step."""
+    """What the first gateway did, as the one that had the job. A series begins at 0 at the first step."""
     meters, moment = gateway.meters, 1e-9
     if not gateway.instance.startswith("gateway-0"):
         return

@@ -1,6 +1,6 @@
-"""A process with an engine's manners: GET /health, POST /exit, and a child of its own.
+"""A process with an engine's manners: GET /health, POST /fallback, and a child of its own.
 
-POST /exit ends it at once, with code 0 and an error in its log. It does not start while there is a file UNLESS.
+POST /fallback ends it at once, with code 0 and an error in its log. It does not start while there is a file UNLESS.
 
 python small_engine.py PORT [--stubborn] [--slow-start SECONDS] [--unless UNLESS]
 """

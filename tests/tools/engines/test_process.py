@@ -62,7 +62,7 @@ def nothing(_: str) -> None:
     """A hint that nobody sees."""
 
 
-async def test_engine_that_exits_with_zero_is_started_again(tmp_path: Path) -> None:
+async def test_engine_that_fallbacks_with_zero_is_started_again(tmp_path: Path) -> None:
     said: list[str] = []
     log_path = tmp_path / "engine.log"
     engine = engine_on(free_port(), log_path, said)

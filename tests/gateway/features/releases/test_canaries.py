@@ -14,7 +14,7 @@ from monitoring.metrics import Meters
 from monitoring.quality.verdicts.rollout import Verdict
 from serving.adapters.entries import Rollout
 from serving.adapters.registry import Registry
-from serving.object_store import Shelf
+from serving.object_store import ObjectStore
 
 BEGUN = Rollout(version="returns@v2", share=0.1, started_at=5.0, by="ada", plan={})
 WAITS = Verdict(action="continue", because="It waits.", evidence={"canary_requests": 1})
@@ -26,7 +26,7 @@ def carrying_out(redis: Redis) -> Rollouts:
 
 async def test_a_verdict_that_was_left_is_entered_also_where_its_task_has_no_alias_any_more(redis: Redis) -> None:
     draft = Audit(redis).draft("system", "alias.rollback", "returns", evidence={"pairs": 3}, generation=7)
-    await Shelf(redis, "verdicts").put("returns", msgspec.to_builtins(draft))
+    await ObjectStore(redis, "verdicts").put("returns", msgspec.to_builtins(draft))
     for _ in range(2):
         await carrying_out(redis).enter_left()
     [entry] = await Audit(redis).read()
@@ -34,7 +34,7 @@ async def test_a_verdict_that_was_left_is_entered_also_where_its_task_has_no_ali
 
 
 async def test_a_verdict_that_can_not_be_entered_keeps_no_other_waiting(redis: Redis) -> None:
-    verdicts = Shelf(redis, "verdicts")
+    verdicts = ObjectStore(redis, "verdicts")
     await verdicts.put("alarms", {"no": "draft"})
     await verdicts.put("returns", msgspec.to_builtins(Audit(redis).draft("system", "alias.hold", "returns")))
     await carrying_out(redis).enter_left()

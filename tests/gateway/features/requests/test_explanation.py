@@ -6,18 +6,18 @@ from typing import Any, get_args
 
 import pytest
 
-from gateway.features.requests.explanation import BY_SCORE, REASON_WORDS, RUNG_WORDS, explain, finding_told, shown
+from gateway.features.requests.explanation import BY_SCORE, CHECK_WORDS, REASON_WORDS, explain, finding_told, shown
 from monitoring.records import FindingRecord, Record
+from router.checks import CHECKS, Mode
 from router.choice import NO_INDEX
 from router.decision import REASONS
-from router.rungs import RUNGS, Mode
 
 SECRET = ("0.4321", "0.1234", "t-77", "told to admins")
 
 
-def found(rung: str, mode: Mode = "enforce", fired: bool = True, **changes: Any) -> FindingRecord:
+def found(check: str, mode: Mode = "enforce", fired: bool = True, **changes: Any) -> FindingRecord:
     figures: dict[str, Any] = {"score": 0.4321, "threshold": 0.1234, "neighbours": ["t-77"], "note": "told to admins"}
-    return FindingRecord(rung, mode, fired, **{**figures, "version": "returns@v1", **changes})
+    return FindingRecord(check, mode, fired, **{**figures, "version": "returns@v1", **changes})
 
 
 def record(*findings: FindingRecord, **changes: Any) -> Record:
@@ -26,25 +26,25 @@ def record(*findings: FindingRecord, **changes: Any) -> Record:
     return Record(**{**made, **told, **changes}, findings=list(findings))
 
 
-def test_every_reason_and_every_rung_has_its_words() -> None:
+def test_every_reason_and_every_check_has_its_words() -> None:
     assert list(REASON_WORDS) == list(REASONS)
-    assert list(RUNG_WORDS) == list(RUNGS)
-    assert set(RUNGS) >= BY_SCORE
+    assert list(CHECK_WORDS) == list(CHECKS)
+    assert set(CHECKS) >= BY_SCORE
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("mode", [mode for mode in get_args(Mode) if mode != "off"])
 @pytest.mark.parametrize("fired", [True, False])
-def test_a_caller_is_told_no_figure_of_any_rung_and_an_admin_all_of_them(rung: str, mode: Mode, fired: bool) -> None:
-    one = record(found(rung, mode, fired))
+def test_a_caller_is_told_no_figure_of_any_check_and_an_admin_all_of_them(check: str, mode: Mode, fired: bool) -> None:
+    one = record(found(check, mode, fired))
     plain, full = "\n".join(explain(one)), "\n".join(explain(one, in_full=True))
     assert not [part for part in SECRET if part in plain]
     assert all(part in full for part in SECRET)
-    assert plain.startswith(f"{rung}: {RUNG_WORDS[rung].fired if fired else RUNG_WORDS[rung].kept}")
+    assert plain.startswith(f"{check}: {CHECK_WORDS[check].fired if fired else CHECK_WORDS[check].kept}")
     assert ("only observed" in plain) == (mode == "observe" and fired)
-    assert shown(one).findings == [FindingRecord(rung, mode, fired, version="returns@v1")]
+    assert shown(one).findings == [FindingRecord(check, mode, fired, version="returns@v1")]
     told = finding_told(one.findings[0], in_full=False)
-    assert set(told) == {"rung", "mode", "fired", "version", "words"}
+    assert set(told) == {"check", "mode", "fired", "version", "words"}
     assert told["version"] == "returns@v1"
     assert finding_told(one.findings[0], in_full=True)["neighbours"] == ["t-77"]
 
@@ -55,16 +55,18 @@ def test_the_record_itself_is_left_as_it_is() -> None:
     assert one.findings == [found("out_of_scope")]
 
 
-@pytest.mark.parametrize("rung", sorted(BY_SCORE))
-def test_what_could_not_be_judged_is_said_to_be_unknown(rung: str) -> None:
-    whose = " (returns@v1's answer)" if rung == "low_confidence" else ""
-    assert explain(record(found(rung, fired=False, threshold=None)))[0] == f"{rung}: nothing is known of it yet{whose}."
+@pytest.mark.parametrize("check", sorted(BY_SCORE))
+def test_what_could_not_be_judged_is_said_to_be_unknown(check: str) -> None:
+    whose = " (returns@v1's answer)" if check == "low_confidence" else ""
+    assert (
+        explain(record(found(check, fired=False, threshold=None)))[0] == f"{check}: nothing is known of it yet{whose}."
+    )
 
 
 def test_each_line_says_whose_answer_it_is_about() -> None:
     told = explain(record(found("contract"), found("contract", fired=False, note="", version=None)))
     assert told[0] == "contract: the answer broke the contract (returns@v1's answer)."
-    assert told[1] == "contract: the answer kept the contract (the exit's answer)."
+    assert told[1] == "contract: the answer kept the contract (the fallback's answer)."
 
 
 @pytest.mark.parametrize(
@@ -92,9 +94,9 @@ def test_a_rule_that_is_only_observed_is_for_admins() -> None:
     assert explain(one, in_full=True)[0] == "A rule that is only observed would have decided: stocktaking: refuse."
 
 
-def test_a_request_that_went_nowhere_says_why_it_was_to_go_to_an_exit() -> None:
-    told = explain(record(pool=None, error_code="needs_human", status=422, outcome="refused", exit_capped=True))
-    assert told[0] == "The task had sent as much to its exit as it may: that exit was closed to it."
+def test_a_request_that_went_nowhere_says_why_it_was_to_go_to_a_fallback() -> None:
+    told = explain(record(pool=None, error_code="needs_human", status=422, outcome="refused", fallback_capped=True))
+    assert told[0] == "The task had sent as much to its fallback as it may: that fallback was closed to it."
     assert told[1].startswith("It was not sent to any engine: needs_human (the input is unlike")
     assert explain(record(pool=None, reason=None))[0] == "It was not sent to any engine: the caller went away."
 

@@ -68,8 +68,8 @@ async def test_examples_that_are_damaged_hide_none_of_another_day_and_can_be_for
 
 async def test_a_request_that_can_not_be_read_is_logged_once(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
     store = RetrainingStore(redis, RETENTION_SECONDS)
-    await redis.hset(store.shelf.values, mapping={"a": b"{", b"\xff": b"{}"})
-    await redis.hset(store.shelf.generation_names, mapping={"a": "many", "b": "1"})
+    await redis.hset(store.object_store.values, mapping={"a": b"{", b"\xff": b"{}"})
+    await redis.hset(store.object_store.generation_names, mapping={"a": "many", "b": "1"})
     for _ in range(2):
         assert await store.all() == []
     assert caplog.text.count("the request to train a can't be read") == 1

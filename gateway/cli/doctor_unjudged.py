@@ -1,4 +1,4 @@
-"""What `apprentice doctor` finds of rungs that have nothing to judge by, so that they never fire, or always."""
+"""What `apprentice doctor` finds of checks that have nothing to judge by, so that they never fire, or always."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ async def check_coverage(settings: Settings, redis: Redis) -> AsyncIterator[Find
     aliases = await Registry(redis).aliases()
     for name, task in sorted(settings.tasks.items()):
         alias = aliases.get(name)
-        rungs = task.rungs.used().keys() - {"low_confidence"}
-        if alias is None or not alias.weights or not rungs:
+        checks = task.checks.used().keys() - {"low_confidence"}
+        if alias is None or not alias.weights or not checks:
             continue
         for version in versions_asked(alias):
             leads = version == alias.leading
-            for lack in lacks(version, await FittedStore(redis).of(version), rungs, task.selector, leads):
+            for lack in lacks(version, await FittedStore(redis).of(version), checks, task.selector, leads):
                 yield warning(f"{lack.kind} of {name if leads else version}", lack.found, lack.advice)
 
 
 async def check_confidence(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
-    """Whether what answers for a task with the rung `low_confidence` is calibrated for it. Raises RedisError."""
-    tasks = {name: task for name, task in settings.tasks.items() if task.rungs.low_confidence.mode != "off"}
+    """Whether what answers for a task with the check `low_confidence` is calibrated for it. Raises RedisError."""
+    tasks = {name: task for name, task in settings.tasks.items() if task.checks.low_confidence.mode != "off"}
     aliases = await Registry(redis).aliases() if tasks else {}
     for name, task in sorted(tasks.items()):
         alias = aliases.get(name)
@@ -53,7 +53,7 @@ async def _confidence(check: str, version: str, task: TaskSettings, redis: Redis
         model = ConfidenceModel.from_json(raw) if raw is not None else None
     except (FittedError, ConfidenceError) as error:
         return problem(check, f"{error}", f"Run apprentice evaluate {version} --calibrate.")
-    return _calibrated(check, version, model, task.rungs.low_confidence.wrong_share_max, task.commit)
+    return _calibrated(check, version, model, task.checks.low_confidence.wrong_share_max, task.commit)
 
 
 def _calibrated(check: str, version: str, model: ConfidenceModel | None, share: float, commit: str) -> Finding:

@@ -1,4 +1,5 @@
-"""Where a request goes instead: the exits in their order, within the pools that its text may reach, never itself."""
+"""Where a request goes instead: the fallbacks in their order, within the pools that its text may reach, never
+itself."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ import pytest
 from hypothesis import given
 
 from router.attempts import Failure, GiveUp, NextAttempt, next_attempt
+from router.checks import Check, FallbackName
 from router.choice import choose
 from router.decision import Choice, Moment, Refusal
-from router.exits import AT_LEISURE
+from router.fallbacks import AT_LEISURE
 from router.overrides import Override
 from router.policy import Alias, Shift, TaskPolicy
-from router.rungs import Exit, Rung
 from router.scoring import NO_SCORES, Scores
 from serving.view import CircuitView, FleetView
 from tests.router.situations import (
@@ -23,9 +24,9 @@ from tests.router.situations import (
     Case,
     asked,
     cases,
+    checked_task,
     fitted,
     fleet,
-    laddered,
     many,
     moment,
     policy,
@@ -34,23 +35,23 @@ from tests.router.situations import (
     version,
 )
 
-STANDBY = Alias("returns", 1, {"returns@v2": 1.0}, "salt", standby="returns@v1")
-CLOSED = moment(exits_closed=frozenset({"returns"}))
-ALL: tuple[Exit, ...] = ("standby", "general", "needs_human")
+PREVIOUS_VERSION = Alias("returns", 1, {"returns@v2": 1.0}, "salt", previous_version="returns@v1")
+CLOSED = moment(fallbacks_closed=frozenset({"returns"}))
+ALL: tuple[FallbackName, ...] = ("previous_version", "general", "needs_human")
 
 
 def sent_away(
-    exits: tuple[Exit, ...] | None,
+    fallbacks: tuple[FallbackName, ...] | None,
     view: FleetView | None = None,
     at: Moment | None = None,
     reason: str = "out_of_scope",
     **changes: Any,
 ) -> Choice | Refusal:
-    """What becomes of a request that a rung sends away from returns@v2."""
+    """What becomes of a request that a check sends away from returns@v2."""
     share = {"degraded": 0.0, "holdout": 1.0}.get(reason, 0.5)
     rules = policy(
-        tasks=laddered({} if exits is None else {reason: exits}, **{reason: Rung("enforce", share)}),
-        aliases={"returns": STANDBY},
+        tasks=checked_task({} if fallbacks is None else {reason: fallbacks}, **{reason: Check("enforce", share)}),
+        aliases={"returns": PREVIOUS_VERSION},
         fitted={"returns@v2": fitted(0.0, 0.0)},
         shifts={"returns@v2": Shift(0.0)},
         **changes,
@@ -90,26 +91,31 @@ def test_no_text_of_a_task_reaches_a_pool_that_it_may_not_reach(case: Case) -> N
 
 @many
 @given(cases)
-def test_a_request_that_is_sent_away_goes_to_one_of_its_exits_or_stays_with_its_adapter(case: Case) -> None:
+def test_a_request_that_is_sent_away_goes_to_one_of_its_fallbacks_or_stays_with_its_adapter(case: Case) -> None:
     decision = choose(*case[:5])
     if isinstance(decision, Refusal):
         if decision.code == "needs_human":
-            assert any("needs_human" in task.exits_for(decision.reason or "") for task in case.policy.tasks.values())
+            assert any(
+                "needs_human" in task.fallbacks_for(decision.reason or "") for task in case.policy.tasks.values()
+            )
         return
     if decision.task is None or decision.reason in ("adapter", "canary", "pinned"):
         return
-    exits = decision.task.exits_for(decision.reason)
+    fallbacks = decision.task.fallbacks_for(decision.reason)
     if decision.version is None:
-        assert "general" in exits
-        assert decision.pool.name == decision.task.exit_pool
-        assert decision.task.name not in case.moment.exits_closed
-    elif decision.reason != "override" and decision.version.name != case.policy.aliases[decision.task.name].standby:
+        assert "general" in fallbacks
+        assert decision.pool.name == decision.task.fallback_pool
+        assert decision.task.name not in case.moment.fallbacks_closed
+    elif (
+        decision.reason != "override"
+        and decision.version.name != case.policy.aliases[decision.task.name].previous_version
+    ):
         assert decision.reason in (*AT_LEISURE, "out_of_scope"), "the adapter after all"
 
 
-def test_exits_are_taken_in_their_order() -> None:
+def test_fallbacks_are_taken_in_their_order() -> None:
     assert told(sent_away(None)) == ("general-base", "out_of_scope")
-    assert told(sent_away(("standby", "general"))) == ("returns@v1", "out_of_scope")
+    assert told(sent_away(("previous_version", "general"))) == ("returns@v1", "out_of_scope")
     assert told(sent_away(("needs_human",))) == ("needs_human", "out_of_scope")
     without = fleet(replica("small-0", "small", "returns@v2"), replica("general-0", "general"))
     assert told(sent_away(ALL, without)) == ("general-base", "out_of_scope")
@@ -117,31 +123,31 @@ def test_exits_are_taken_in_their_order() -> None:
     assert told(sent_away(ALL, alone)) == ("needs_human", "out_of_scope")
 
 
-def test_past_its_cap_the_next_exit_applies_and_the_decision_says_so() -> None:
-    to_standby = sent_away(("general", "standby"), at=CLOSED)
-    assert (*told(to_standby), to_standby.exit_capped) == ("returns@v1", "out_of_scope", True)
+def test_past_its_cap_the_next_fallback_applies_and_the_decision_says_so() -> None:
+    to_previous_version = sent_away(("general", "previous_version"), at=CLOSED)
+    assert (*told(to_previous_version), to_previous_version.fallback_capped) == ("returns@v1", "out_of_scope", True)
     to_a_person = sent_away(("general", "needs_human"), at=CLOSED)
-    assert (*told(to_a_person), to_a_person.exit_capped) == ("needs_human", "out_of_scope", True)
+    assert (*told(to_a_person), to_a_person.fallback_capped) == ("needs_human", "out_of_scope", True)
     nowhere = sent_away(("general",), at=CLOSED, reason="degraded")
-    assert (*told(nowhere), nowhere.exit_capped) == ("exit_capped", "degraded", True)
-    assert [one.rung for one in nowhere.findings] == ["degraded"]
-    open_ = sent_away(("general", "standby"))
-    assert (*told(open_), open_.exit_capped) == ("general-base", "out_of_scope", False)
+    assert (*told(nowhere), nowhere.fallback_capped) == ("fallback_capped", "degraded", True)
+    assert [one.check for one in nowhere.findings] == ["degraded"]
+    open_ = sent_away(("general", "previous_version"))
+    assert (*told(open_), open_.fallback_capped) == ("general-base", "out_of_scope", False)
 
 
-def test_past_the_cap_a_standby_that_is_full_is_waited_for() -> None:
+def test_past_the_cap_a_previous_version_that_is_full_is_waited_for() -> None:
     full = usual_fleet(in_flight={"small-0": 8, "small-1": 8})
-    decision = sent_away(("general", "standby"), full, CLOSED, reason="degraded")
-    assert (*told(decision), decision.exit_capped) == ("overload", "degraded", True)
+    decision = sent_away(("general", "previous_version"), full, CLOSED, reason="degraded")
+    assert (*told(decision), decision.fallback_capped) == ("overload", "degraded", True)
 
 
-def test_an_exit_that_is_full_is_waited_for_rather_than_that_a_person_is_asked() -> None:
+def test_a_fallback_that_is_full_is_waited_for_rather_than_that_a_person_is_asked() -> None:
     full = usual_fleet(in_flight={"general-0": 8, "general-1": 8})
     assert told(sent_away(("general", "needs_human"), full)) == ("overload", "out_of_scope")
 
 
 @pytest.mark.parametrize("reason", ["out_of_scope", "holdout", "predicted_gain"])
-def test_where_no_exit_is_there_the_adapter_answers_with_the_label(reason: str) -> None:
+def test_where_no_fallback_is_there_the_adapter_answers_with_the_label(reason: str) -> None:
     gone = fleet(replica("small-0", "small", *VERSIONS))
     asleep = {"general-base": CircuitView(NOW + 9, open=True)}
     broken = fleet(replica("small-0", "small", *VERSIONS), replica("general-0", "general", circuits=asleep))
@@ -152,17 +158,17 @@ def test_where_no_exit_is_there_the_adapter_answers_with_the_label(reason: str) 
         assert decision.findings[-1].fired
 
 
-def test_an_exit_is_not_waited_for_where_the_adapter_would_have_done() -> None:
+def test_a_fallback_is_not_waited_for_where_the_adapter_would_have_done() -> None:
     full = usual_fleet(in_flight={"general-0": 8, "general-1": 8})
     assert told(sent_away(None, full, reason="holdout")) == ("returns@v2", "holdout")
     assert told(sent_away(None, full, reason="predicted_gain")) == ("returns@v2", "predicted_gain")
     assert told(sent_away(None, full, reason="out_of_scope")) == ("overload", "out_of_scope")
 
 
-def test_a_version_is_never_its_own_standby() -> None:
+def test_a_version_is_never_its_own_previous_version() -> None:
     itself = policy(
-        tasks=laddered({"degraded": ("standby",), "engine_error": ALL}, degraded=Rung("enforce", 0.0)),
-        aliases={"returns": replace(STANDBY, standby="returns@v2")},
+        tasks=checked_task({"degraded": ("previous_version",), "engine_error": ALL}, degraded=Check("enforce", 0.0)),
+        aliases={"returns": replace(PREVIOUS_VERSION, previous_version="returns@v2")},
         shifts={"returns@v2": Shift(0.0)},
     )
     assert told(choose(asked(), NO_SCORES, itself, usual_fleet(), moment())) == ("no_replica", "degraded")
@@ -171,19 +177,19 @@ def test_a_version_is_never_its_own_standby() -> None:
 @pytest.mark.parametrize(
     ("shift", "expected"),
     [
-        (Shift(0.0, "standby", "returns@v1"), "returns@v1"),
-        (Shift(0.0, "standby"), "returns@v1"),
-        (Shift(0.0, "standby", "returns@v9"), "general-base"),
+        (Shift(0.0, "previous_version", "returns@v1"), "returns@v1"),
+        (Shift(0.0, "previous_version"), "returns@v1"),
+        (Shift(0.0, "previous_version", "returns@v9"), "general-base"),
         (Shift(0.0, "general"), "general-base"),
         (Shift(0.0), "general-base"),
     ],
 )
-def test_a_share_goes_to_the_standby_only_while_it_is_the_version_that_was_shown_to_be_better(
+def test_a_share_goes_to_the_previous_version_only_while_it_is_the_version_that_was_shown_to_be_better(
     shift: Shift, expected: str
 ) -> None:
     rules = policy(
-        tasks=laddered(degraded=Rung("enforce", 0.0)),
-        aliases={"returns": STANDBY},
+        tasks=checked_task(degraded=Check("enforce", 0.0)),
+        aliases={"returns": PREVIOUS_VERSION},
         shifts={"returns@v2": shift},
     )
     assert told(choose(asked(), NO_SCORES, rules, usual_fleet(), moment())) == (expected, "degraded")
@@ -194,10 +200,10 @@ def failed(choice: Choice, kind: Any, view: FleetView, rules: Any) -> NextAttemp
     return next_attempt(choice, failures, rules, view, moment(), 60)
 
 
-def test_after_a_failure_the_standby_answers_and_after_its_own_the_next_exit() -> None:
+def test_after_a_failure_the_previous_version_answers_and_after_its_own_the_next_fallback() -> None:
     rules = policy(
-        tasks={"returns": TaskPolicy("returns", "general", exits={"engine_error": ALL})},
-        aliases={"returns": STANDBY},
+        tasks={"returns": TaskPolicy("returns", "general", fallbacks={"engine_error": ALL})},
+        aliases={"returns": PREVIOUS_VERSION},
         limits=replace(policy().limits, retries_max=0),
     )
     view = usual_fleet()
@@ -213,9 +219,9 @@ def test_after_a_failure_the_standby_answers_and_after_its_own_the_next_exit() -
     assert failed(second.choice, "failed", without, rules) == GiveUp("needs_human", None, "engine_error")
 
 
-def test_a_prompt_that_is_too_long_goes_to_the_first_exit_that_takes_more_or_to_a_person() -> None:
-    task = TaskPolicy("returns", "general", exits={"context_length": ALL})
-    rules = policy(tasks={"returns": task}, aliases={"returns": STANDBY})
+def test_a_prompt_that_is_too_long_goes_to_the_first_fallback_that_takes_more_or_to_a_person() -> None:
+    task = TaskPolicy("returns", "general", fallbacks={"context_length": ALL})
+    rules = policy(tasks={"returns": task}, aliases={"returns": PREVIOUS_VERSION})
     for most, expected in ((8192, "general-base"), (2048, None), (None, None)):
         sizes = {"small": {"context_tokens_max": 2048}, "general": {"context_tokens_max": most}}
         view = usual_fleet(pools=sizes)
@@ -230,11 +236,11 @@ def test_a_prompt_that_is_too_long_goes_to_the_first_exit_that_takes_more_or_to_
 
 
 def bound(*pools: str, **changes: Any) -> Any:
-    task = TaskPolicy("returns", "general", pools_allowed=frozenset(pools), exits={"no_replica": ALL})
-    return policy(tasks={"returns": task}, aliases={"returns": STANDBY}, **changes)
+    task = TaskPolicy("returns", "general", pools_allowed=frozenset(pools), fallbacks={"no_replica": ALL})
+    return policy(tasks={"returns": task}, aliases={"returns": PREVIOUS_VERSION}, **changes)
 
 
-def test_pools_that_a_text_may_not_reach_are_closed_to_versions_pins_rules_and_exits_alike() -> None:
+def test_pools_that_a_text_may_not_reach_are_closed_to_versions_pins_rules_and_fallbacks_alike() -> None:
     view = usual_fleet()
     assert told(choose(asked(), NO_SCORES, bound("general"), view, moment())) == ("general-base", "no_replica")
     assert told(choose(asked(), NO_SCORES, bound(), view, moment())) == ("needs_human", "no_replica")
@@ -249,7 +255,7 @@ def test_pools_that_a_text_may_not_reach_are_closed_to_versions_pins_rules_and_e
     ruled = choose(asked(), NO_SCORES, bound("small", overrides=(to_general,)), view, moment())
     assert told(ruled) == ("no_replica", "override")
     elsewhere = usual_fleet(versions=["returns@v2", version("returns@v1", pool="general")])
-    assert told(sent_away(("standby",), elsewhere)) == ("returns@v2", "out_of_scope"), "it is not loaded there"
+    assert told(sent_away(("previous_version",), elsewhere)) == ("returns@v2", "out_of_scope"), "it is not loaded there"
 
 
 AUTO_CASES = [

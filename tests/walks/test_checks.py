@@ -1,4 +1,4 @@
-"""The ladder at the door: where rungs send requests, what callers and admins are told of it, and /v1/route."""
+"""The ladder at the door: where checks send requests, what callers and admins are told of it, and /v1/route."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPT = "A toaster, sealed, after 3 days."
 
 
 @asynccontextmanager
-async def laddered(
+async def checked_task(
     configure: Configure, make_adapter: MakeAdapter, versions: int = 1, **task: Any
 ) -> AsyncIterator[RunningGateway]:
     """A gateway whose task `returns` has these settings; the last of its versions answers, the one before stands by."""
@@ -45,15 +45,15 @@ async def told(http: httpx.AsyncClient, answer: httpx.Response) -> Any:
     return got.json()
 
 
-def fired(gateway: RunningGateway, rung: str, mode: str, version: str = "returns@v1") -> float:
-    return gateway.services.meters.rung_fired.cell("returns", version, rung, mode).value
+def fired(gateway: RunningGateway, check: str, mode: str, version: str = "returns@v1") -> float:
+    return gateway.services.meters.check_fired.cell("returns", version, check, mode).value
 
 
 async def test_a_holdout_takes_its_share_of_sessions_to_general_with_the_label_and_the_probability(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    rungs = {"holdout": {"mode": "enforce", "share": 0.3}}
-    async with laddered(configure, make_adapter, rungs=rungs) as gateway, gateway.http() as http:
+    checks = {"holdout": {"mode": "enforce", "share": 0.3}}
+    async with checked_task(configure, make_adapter, checks=checks) as gateway, gateway.http() as http:
         salt = gateway.services.snapshot.current.policy.aliases["returns"].salt
         held = 0
         for number in range(40):
@@ -72,8 +72,8 @@ async def test_a_holdout_takes_its_share_of_sessions_to_general_with_the_label_a
                 record = (await told(http, answer))["record"]
                 assert record["probability"] == pytest.approx(0.3 if away else 0.7)
                 assert route["probability"] == record["probability"]
-                assert record["blueprint"] == route["blueprint"] == away
-                assert [(one["rung"], one["fired"], one["version"]) for one in record["findings"]] == [
+                assert record["general_prompt"] == route["general_prompt"] == away
+                assert [(one["check"], one["fired"], one["version"]) for one in record["findings"]] == [
                     ("holdout", away, "returns@v1")
                 ]
         assert 4 <= held <= 20
@@ -83,8 +83,8 @@ async def test_a_holdout_takes_its_share_of_sessions_to_general_with_the_label_a
 async def test_what_a_person_has_to_answer_is_refused_with_the_reason_and_is_not_to_be_sent_again(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
-    task = {"rungs": {"holdout": ALL}, "exits": {"holdout": ["needs_human"]}}
-    async with laddered(configure, make_adapter, **task) as gateway, gateway.http() as http:
+    task = {"checks": {"holdout": ALL}, "fallbacks": {"holdout": ["needs_human"]}}
+    async with checked_task(configure, make_adapter, **task) as gateway, gateway.http() as http:
         asked = len(small.requests) + len(general.requests)
         answer = await ask(http)
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "needs_human")
@@ -102,17 +102,17 @@ async def test_what_a_person_has_to_answer_is_refused_with_the_reason_and_is_not
         assert (route.headers["x-apprentice-reason"], route.headers["x-should-retry"]) == ("holdout", "false")
 
 
-async def test_the_version_that_led_before_stands_in_and_answers_without_a_blueprint(
+async def test_the_version_that_led_before_stands_in_and_answers_without_a_general_prompt(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    task = {"rungs": {"holdout": ALL}, "exits": {"holdout": ["standby", "general"]}}
-    async with laddered(configure, make_adapter, versions=2, **task) as gateway, gateway.http() as http:
+    task = {"checks": {"holdout": ALL}, "fallbacks": {"holdout": ["previous_version", "general"]}}
+    async with checked_task(configure, make_adapter, versions=2, **task) as gateway, gateway.http() as http:
         answer = await ask(http)
         assert answer.status_code == 200, answer.text
         assert answer.json()["model"] == answer.headers["x-apprentice-version"] == "returns@v1"
         assert answer.headers["x-apprentice-reason"] == "holdout"
         record = (await told(http, answer))["record"]
-        assert (record["blueprint"], record["findings"][0]["version"]) == (False, "returns@v2")
+        assert (record["general_prompt"], record["findings"][0]["version"]) == (False, "returns@v2")
         assert (record["led_to"], record["version"]) == ("returns@v2", "returns@v1")
         assert fired(gateway, "holdout", "enforce", "returns@v2") == 1
 
@@ -121,7 +121,7 @@ async def test_the_version_that_led_before_stands_in_and_answers_without_a_bluep
 async def test_a_holdout_whose_engine_fails_is_answered_by_its_version_with_the_label(
     configure: Configure, make_adapter: MakeAdapter, general: FakeEngine, stream: bool
 ) -> None:
-    async with laddered(configure, make_adapter, rungs={"holdout": ALL}) as gateway, gateway.http() as http:
+    async with checked_task(configure, make_adapter, checks={"holdout": ALL}) as gateway, gateway.http() as http:
         general.faults.add(Status(400), model="large", times=1)
         assert (await ask(http, stream=stream)).status_code == 400, "what is the caller's own mistake is told"
         general.faults.add(Reset(), model="large")
@@ -137,32 +137,32 @@ async def test_a_holdout_whose_engine_fails_is_answered_by_its_version_with_the_
         )
 
 
-async def test_past_the_cap_of_general_the_next_exit_applies_and_is_counted(
+async def test_past_the_cap_of_general_the_next_fallback_applies_and_is_counted(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     task = {
-        "rungs": {"holdout": ALL},
-        "exits": {"holdout": ["general", "standby", "needs_human"]},
+        "checks": {"holdout": ALL},
+        "fallbacks": {"holdout": ["general", "previous_version", "needs_human"]},
         "general_share_max": 0.0,
     }
-    async with laddered(configure, make_adapter, **task) as gateway, gateway.http() as http:
+    async with checked_task(configure, make_adapter, **task) as gateway, gateway.http() as http:
         refused = await ask(http)
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "needs_human")
-        assert (await told(http, refused))["record"]["exit_capped"] is True
+        assert (await told(http, refused))["record"]["fallback_capped"] is True
         await gateway.place(make_adapter(2))
         answer = await ask(http)
         assert answer.headers["x-apprentice-version"] == "returns@v1"
         known = await told(http, answer)
-        assert known["record"]["exit_capped"] is True
-        assert any("had sent as much to its exit as it may" in line for line in known["explanation"])
-        assert gateway.services.meters.exit_capped.cell("returns", "holdout").value == 2
+        assert known["record"]["fallback_capped"] is True
+        assert any("had sent as much to its fallback as it may" in line for line in known["explanation"])
+        assert gateway.services.meters.fallback_capped.cell("returns", "holdout").value == 2
 
 
-async def test_a_rung_that_is_only_observed_changes_nothing_and_is_told_to_each_in_their_words(
+async def test_a_check_that_is_only_observed_changes_nothing_and_is_told_to_each_in_their_words(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    rungs = {"holdout": {"mode": "observe", "share": 1.0}, "out_of_scope": {"mode": "enforce"}}
-    async with laddered(configure, make_adapter, rungs=rungs) as gateway:
+    checks = {"holdout": {"mode": "observe", "share": 1.0}, "out_of_scope": {"mode": "enforce"}}
+    async with checked_task(configure, make_adapter, checks=checks) as gateway:
         key = await gateway.key(models=["returns"])
         async with gateway.http(key) as http, gateway.http() as admin:
             answer = await ask(http)
@@ -173,25 +173,25 @@ async def test_a_rung_that_is_only_observed_changes_nothing_and_is_told_to_each_
             first, second = known["explanation"][:2]
             assert first == "out_of_scope: nothing is known of it yet."
             assert second == "holdout: it fell into the random share (only observed: it changed nothing)."
-            of_caller = {one["rung"]: one for one in known["record"]["findings"]}
+            of_caller = {one["check"]: one for one in known["record"]["findings"]}
             assert of_caller["holdout"]["threshold"] is None
             assert of_caller["out_of_scope"]["note"] == ""
-            of_admin = {one["rung"]: one for one in in_full["record"]["findings"]}
+            of_admin = {one["check"]: one for one in in_full["record"]["findings"]}
             assert of_admin["holdout"]["threshold"] == 1
             assert of_admin["out_of_scope"]["note"] == "no coverage model"
             assert in_full["explanation"][0].endswith("[no coverage model].")
             assert in_full["explanation"][1].endswith("[threshold 1].")
             plain, full = (await ask(http, "/v1/route")).json(), (await ask(admin, "/v1/route")).json()
-            assert [set(one) for one in plain["findings"]] == [{"rung", "mode", "fired", "version", "words"}] * 2
+            assert [set(one) for one in plain["findings"]] == [{"check", "mode", "fired", "version", "words"}] * 2
             assert full["findings"][1]["threshold"] == 1
             assert plain["explanation"] == full["explanation"] == "it is the task's version"
 
 
-async def test_route_takes_a_prompt_too_and_tells_exits_and_makes_nothing(
+async def test_route_takes_a_prompt_too_and_tells_fallbacks_and_makes_nothing(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
-    exits = {"out_of_scope": ["standby", "needs_human"]}
-    async with laddered(configure, make_adapter, exits=exits) as gateway, gateway.http() as http:
+    fallbacks = {"out_of_scope": ["previous_version", "needs_human"]}
+    async with checked_task(configure, make_adapter, fallbacks=fallbacks) as gateway, gateway.http() as http:
         seen, records = len(small.requests), len(gateway.services.records)
         answer = await http.post("/v1/route", json={"model": "returns", "prompt": PROMPT})
         assert answer.status_code == 200, answer.text
@@ -199,10 +199,18 @@ async def test_route_takes_a_prompt_too_and_tells_exits_and_makes_nothing(
         assert list(route) == list(ROUTE_ANSWER)
         assert (route["object"], route["task"], route["model"]) == ("route", "returns", "returns@v1")
         assert (route["findings"], route["probability"]) == ([], 1)
-        assert (route["exits"]["out_of_scope"], route["exits"]["timeout"]) == (["standby", "needs_human"], ["general"])
-        assert not {"adapter", "canary", "pinned"} & set(route["exits"])
+        assert (route["fallbacks"]["out_of_scope"], route["fallbacks"]["timeout"]) == (
+            ["previous_version", "needs_human"],
+            ["general"],
+        )
+        assert not {"adapter", "canary", "pinned"} & set(route["fallbacks"])
         pinned = (await ask(http, "/v1/route", model="general")).json()
-        assert (pinned["task"], pinned["pool"], pinned["reason"], pinned["exits"]) == (None, "general", "pinned", {})
+        assert (pinned["task"], pinned["pool"], pinned["reason"], pinned["fallbacks"]) == (
+            None,
+            "general",
+            "pinned",
+            {},
+        )
         assert (len(small.requests), len(gateway.services.records)) == (seen, records)
         assert all(not replica.in_flight for replica in gateway.services.fleet.replicas.values())
         assert gateway.services.meters.route_asked.cell("adapter").value == 1

@@ -1,18 +1,18 @@
-"""Where a request goes that its adapter may not or cannot answer: the task's exits for that reason, in order."""
+"""Where a request goes that its adapter may not or cannot answer: the task's fallbacks for that reason, in order."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
+from router.checks import FallbackName, Finding
 from router.decision import ADAPTER_STANDS_IN, OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
 from router.policy import Policy, TaskPolicy
 from router.replicas import Lack, pick
-from router.rungs import Exit, Finding
 from serving.view import FleetView, PoolView, VersionView
 
 AT_LEISURE: frozenset[Reason] = frozenset({"holdout", "predicted_gain"})
-"""Reasons for which an exit is not worth waiting for: the adapter would have done."""
+"""Reasons for which a fallback is not worth waiting for: the adapter would have done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Routing:
     led_to: VersionView | None = None
 
 
-def exit_of(
+def fallback_of(
     routing: Routing,
     policy: Policy,
     view: FleetView,
@@ -40,9 +40,9 @@ def exit_of(
     spare_open: bool = False,
     context_above: float | None = None,
 ) -> Choice | Refusal:
-    """The first exit that can take a request which its version may not answer; refused where none can.
+    """The first fallback that can take a request which its version may not answer; refused where none can.
 
-    One that is full is waited for, rather than that a person is asked. Where no exit is there now, or none may take
+    One that is full is waited for, rather than that a person is asked. Where no fallback is there now, or none may take
     more, the adapter answers after all if the reason allows it. With `context_above` only pools come into question
     that are known to take longer prompts than so many tokens.
     """
@@ -50,19 +50,19 @@ def exit_of(
     stands_in = reason in ADAPTER_STANDS_IN
     capped = False
     lack: Lack | None = None
-    for exit_ in _exits(routing, policy):
-        if exit_ == "needs_human":
+    for fallback_ in _fallbacks(routing, policy):
+        if fallback_ == "needs_human":
             if lack == "overload":
                 break
             return _to_a_person(routing, capped)
-        if exit_ == "general":
-            version, pool = None, view.pools.get(task.exit_pool or "")
+        if fallback_ == "general":
+            version, pool = None, view.pools.get(task.fallback_pool or "")
         else:
-            version = _standby(routing, policy, view)
+            version = _previous_version(routing, policy, view)
             pool = view.pools.get(version.pool) if version is not None else None
         if pool is None or not task.reaches(pool.name) or not _is_longer(pool, context_above):
             continue
-        if version is None and task.name in moment.exits_closed:
+        if version is None and task.name in moment.fallbacks_closed:
             capped = True
             continue
         found = _at(routing, pool, version, view, moment, avoid, spare_open or stands_in, capped)
@@ -78,7 +78,7 @@ def exit_of(
     return _nowhere(routing, lack, capped)
 
 
-def exit_instead(
+def fallback_instead(
     choice: Choice,
     policy: Policy,
     view: FleetView,
@@ -87,10 +87,10 @@ def exit_instead(
     avoid: frozenset[str] = frozenset(),
     context_above: float | None = None,
 ) -> Choice | Refusal:
-    """The task's exit after its adapter could not or may not answer; refused where no exit can either."""
+    """The task's fallback after its adapter could not or may not answer; refused where no fallback can either."""
     if choice.task is None:
         return Refusal("no_replica", f"No replica of the pool {choice.pool.name!r} can answer. Try again later.")
-    version = choice.version or choice.blueprint_of
+    version = choice.version or choice.general_prompt_of
     routing = Routing(
         task=choice.task,
         version=version,
@@ -100,14 +100,14 @@ def exit_instead(
         probability=choice.probability,
         led_to=choice.led_to,
     )
-    found = exit_of(routing, policy, view, moment, avoid, context_above=context_above)
+    found = fallback_of(routing, policy, view, moment, avoid, context_above=context_above)
     return replace(found, system=choice.system) if choice.system and isinstance(found, Choice) else found
 
 
 def adapter_after_all(
     choice: Choice, view: FleetView, moment: Moment, avoid: frozenset[str], context_above: float | None = None
 ) -> Choice | None:
-    """The version that a holdout was led to, where its exit failed: a holdout only measures. It keeps its label."""
+    """The version that a holdout was led to, where its fallback failed: a holdout only measures. It keeps its label."""
     version = choice.led_to
     if choice.task is None or choice.reason != "holdout" or choice.version is not None or version is None:
         return None
@@ -122,7 +122,7 @@ def adapter_after_all(
     pool = view.pools.get(version.pool)
     if pool is None or not _is_longer(pool, context_above):
         return None
-    found = _adapter(routing, view, moment, avoid, choice.exit_capped)
+    found = _adapter(routing, view, moment, avoid, choice.fallback_capped)
     return replace(found, system=choice.system) if choice.system and found is not None else found
 
 
@@ -133,27 +133,27 @@ def lacking(lack: Lack, pool: str) -> Refusal:
     return Refusal("no_replica", f"No replica of the pool {pool!r} can answer now. Try again later.")
 
 
-def _exits(routing: Routing, policy: Policy) -> tuple[Exit, ...]:
-    """The task's exits for this reason; the arm that the monitor found to be better goes before them, where it is still
-    the same."""
-    exits = routing.task.exits_for(routing.reason)
+def _fallbacks(routing: Routing, policy: Policy) -> tuple[FallbackName, ...]:
+    """The task's fallbacks for this reason; the arm that the monitor found to be better goes before them, where it is
+    still the same."""
+    fallbacks = routing.task.fallbacks_for(routing.reason)
     shift = policy.shifts.get(routing.version.name) if routing.reason == "degraded" and routing.version else None
     if shift is None or shift.to is None:
-        return exits
-    if shift.to == "standby" and shift.to_version is not None:
+        return fallbacks
+    if shift.to == "previous_version" and shift.to_version is not None:
         alias = policy.aliases.get(routing.task.name)
-        if alias is None or alias.standby != shift.to_version:
-            return exits
-    return (shift.to, *(one for one in exits if one != shift.to))
+        if alias is None or alias.previous_version != shift.to_version:
+            return fallbacks
+    return (shift.to, *(one for one in fallbacks if one != shift.to))
 
 
-def _standby(routing: Routing, policy: Policy, view: FleetView) -> VersionView | None:
+def _previous_version(routing: Routing, policy: Policy, view: FleetView) -> VersionView | None:
     """The version that led before, unless it is the one that may not answer, or is out of service."""
     alias = policy.aliases.get(routing.task.name)
-    standby = view.versions.get(alias.standby or "") if alias is not None else None
-    if standby is None or standby.state in OUT_OF_SERVICE:
+    previous_version = view.versions.get(alias.previous_version or "") if alias is not None else None
+    if previous_version is None or previous_version.state in OUT_OF_SERVICE:
         return None
-    return None if routing.version is not None and standby.name == routing.version.name else standby
+    return None if routing.version is not None and previous_version.name == routing.version.name else previous_version
 
 
 def _is_longer(pool: PoolView, context_above: float | None) -> bool:
@@ -170,9 +170,10 @@ def _at(
     spare_open: bool,
     capped: bool,
 ) -> Choice | Lack:
-    """The choice of an exit: its version, or the pool's base with the blueprint of the version that it stands in for.
+    """The choice of a fallback: its version, or the pool's base with the general prompt of the version that it stands
+    in for.
 
-    `capped` says that an exit before it was closed.
+    `capped` says that a fallback before it was closed.
     """
     instead_of = routing.version
     key = routing.key or (instead_of.name if instead_of else None)
@@ -186,12 +187,12 @@ def _at(
         pool=pool,
         replica=replica,
         reason=routing.reason,
-        blueprint_of=instead_of if version is None else None,
+        general_prompt_of=instead_of if version is None else None,
         probability=routing.probability,
         override_id=routing.override_id,
         key=key,
         findings=routing.findings,
-        exit_capped=capped,
+        fallback_capped=capped,
         led_to=routing.led_to,
     )
 
@@ -213,17 +214,17 @@ def _to_a_person(routing: Routing, capped: bool) -> Refusal:
 
 
 def _nowhere(routing: Routing, lack: Lack | None, capped: bool) -> Refusal:
-    """No exit can take it. One that is full is waited for, whether another one was closed or not."""
+    """No fallback can take it. One that is full is waited for, whether another one was closed or not."""
     task = routing.task
     if capped and lack != "overload":
-        text = f"The task {task.name!r} has sent as much to {task.exit_pool} as it may. Try again later."
-        return _refused("exit_capped", text, routing, True)
+        text = f"The task {task.name!r} has sent as much to {task.fallback_pool} as it may. Try again later."
+        return _refused("fallback_capped", text, routing, True)
     if lack == "overload":
         text = f"Every replica that could answer the task {task.name!r} is full. Try again in a moment."
     elif lack == "no_replica":
         text = f"No replica that could answer the task {task.name!r} is there now. Try again later."
     else:
-        text = f"The task {task.name!r} has no replica that can answer, and no exit."
+        text = f"The task {task.name!r} has no replica that can answer, and no fallback."
     return _refused(lack or "no_replica", text, routing, capped)
 
 
@@ -233,7 +234,7 @@ def _refused(code: RefusalCode, text: str, routing: Routing, capped: bool) -> Re
         text,
         reason=routing.reason,
         findings=routing.findings,
-        exit_capped=capped,
+        fallback_capped=capped,
         override_id=routing.override_id,
         led_to=routing.led_to,
     )

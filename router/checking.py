@@ -1,4 +1,4 @@
-"""The rungs before an answer: what each says of a request, in order, and which one sends it away. Pure.
+"""The checks before an answer: what each says of a request, in order, and which one sends it away. Pure.
 
 The order is DESIGN.md's: `degraded`, `out_of_scope`, `holdout`, `predicted_gain`. Coverage comes before the predicted
 gain, which knows nothing of topics that nobody labelled; the holdout between them is drawn of all that is in scope.
@@ -9,25 +9,25 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from router.checks import AFTER_THE_ANSWER, CHECKS, Check, CheckName, Finding
 from router.decision import Moment
 from router.fitted import OTHER_SELECTOR
 from router.placing import arm_point
 from router.policy import UNWATCHED, Alias, Policy, TaskPolicy
-from router.rungs import AFTER_THE_ANSWER, RUNGS, Finding, Rung, RungName
 from router.scoring import Scores
 from serving.view import VersionView
 
 
 class Climbed(NamedTuple):
-    """What the rungs found. `sent_away` is the first enforced one that fired; `probability` that of what was drawn,
+    """What the checks found. `sent_away` is the first enforced one that fired; `probability` that of what was drawn,
     for a request that is led to this version: the probabilities of all that it could come to add up to 1."""
 
     findings: tuple[Finding, ...]
-    sent_away: RungName | None
+    sent_away: CheckName | None
     probability: float
 
 
-BEFORE_THE_ANSWER: tuple[RungName, ...] = tuple(name for name in RUNGS if name not in AFTER_THE_ANSWER)
+BEFORE_THE_ANSWER: tuple[CheckName, ...] = tuple(name for name in CHECKS if name not in AFTER_THE_ANSWER)
 NOTHING_FOUND = Climbed((), None, 1.0)
 
 
@@ -40,26 +40,26 @@ def climb(
     moment: Moment,
     session: str | None,
 ) -> Climbed:
-    """Hold a request for `version` against the task's rungs, up to the first that sends it away."""
-    if not task.rungs:
+    """Hold a request for `version` against the task's checks, up to the first that sends it away."""
+    if not task.checks:
         return NOTHING_FOUND
     findings: list[Finding] = []
     probability = 1.0
     for name in BEFORE_THE_ANSWER:
-        rung = task.rungs.get(name)
-        if rung is None:
+        check = task.checks.get(name)
+        if check is None:
             continue
         drawn: float | None = None
         if name == "degraded":
-            finding, drawn = _degraded(rung, version, policy, moment, session, alias.salt)
+            finding, drawn = _degraded(check, version, policy, moment, session, alias.salt)
         elif name == "out_of_scope":
-            finding = _out_of_scope(rung, task, version, scores, policy)
+            finding = _out_of_scope(check, task, version, scores, policy)
         elif name == "holdout":
-            finding, drawn = _holdout(rung, version, moment, session, alias.salt)
+            finding, drawn = _holdout(check, version, moment, session, alias.salt)
         else:
-            finding = _predicted_gain(rung, task, version, scores, policy)
+            finding = _predicted_gain(check, task, version, scores, policy)
         findings.append(finding)
-        if rung.mode != "enforce":
+        if check.mode != "enforce":
             continue
         if drawn is not None:
             probability *= drawn
@@ -69,41 +69,43 @@ def climb(
 
 
 def _degraded(
-    rung: Rung, version: VersionView, policy: Policy, moment: Moment, session: str | None, salt: str
+    check: Check, version: VersionView, policy: Policy, moment: Moment, session: str | None, salt: str
 ) -> tuple[Finding, float | None]:
     """What it found, and the probability of what it drew for that; None where it drew nothing."""
     name = version.name
     shift = policy.shifts.get(name)
     if shift is None:
-        return Finding("degraded", rung.mode, fired=False, version=name), None
-    kept = max(rung.share, shift.kept)
+        return Finding("degraded", check.mode, fired=False, version=name), None
+    kept = max(check.share, shift.kept)
     explored = arm_point(session, salt, moment.draw, "explored") < kept
     note = "kept by the exploration share" if explored else ""
-    found = Finding("degraded", rung.mode, not explored, None, kept, (), note, name)
+    found = Finding("degraded", check.mode, not explored, None, kept, (), note, name)
     return found, kept if explored else 1.0 - kept
 
 
-def _out_of_scope(rung: Rung, task: TaskPolicy, version: VersionView, scores: Scores, policy: Policy) -> Finding:
+def _out_of_scope(check: Check, task: TaskPolicy, version: VersionView, scores: Scores, policy: Policy) -> Finding:
     name = version.name
     fitted = policy.fitted.get(name)
     found = scores.coverage if scores.version == name else None
     if fitted is None or fitted.coverage is None or found is None:
         note = "no coverage model" if fitted is None else _unread(fitted.coverage_selector, task, "no coverage model")
-        return Finding("out_of_scope", rung.mode, fired=False, note=note, version=name)
+        return Finding("out_of_scope", check.mode, fired=False, note=note, version=name)
     widened = policy.watched.get(task.name, UNWATCHED).deferral_factor
-    threshold = fitted.coverage.threshold(min(1.0, rung.share * widened))
+    threshold = fitted.coverage.threshold(min(1.0, check.share * widened))
     near = tuple(neighbour.id for neighbour in found.neighbours)
     if threshold == -math.inf:
         note = "too few training prompts for so small a share"
-        return Finding("out_of_scope", rung.mode, False, found.score, None, near, note, name)
-    return Finding("out_of_scope", rung.mode, found.score < threshold, found.score, threshold, near, "", name)
+        return Finding("out_of_scope", check.mode, False, found.score, None, near, note, name)
+    return Finding("out_of_scope", check.mode, found.score < threshold, found.score, threshold, near, "", name)
 
 
-def _holdout(rung: Rung, version: VersionView, moment: Moment, session: str | None, salt: str) -> tuple[Finding, float]:
+def _holdout(
+    check: Check, version: VersionView, moment: Moment, session: str | None, salt: str
+) -> tuple[Finding, float]:
     """What it found, and the probability of what it drew."""
-    held_out = arm_point(session, salt, moment.draw, "holdout") < rung.share
-    found = Finding("holdout", rung.mode, held_out, None, rung.share, version=version.name)
-    return found, rung.share if held_out else 1.0 - rung.share
+    held_out = arm_point(session, salt, moment.draw, "holdout") < check.share
+    found = Finding("holdout", check.mode, held_out, None, check.share, version=version.name)
+    return found, check.share if held_out else 1.0 - check.share
 
 
 def _unread(selector: str | None, task: TaskPolicy, otherwise: str) -> str:
@@ -111,15 +113,15 @@ def _unread(selector: str | None, task: TaskPolicy, otherwise: str) -> str:
     return otherwise if selector in (None, task.selector) else OTHER_SELECTOR
 
 
-def _predicted_gain(rung: Rung, task: TaskPolicy, version: VersionView, scores: Scores, policy: Policy) -> Finding:
+def _predicted_gain(check: Check, task: TaskPolicy, version: VersionView, scores: Scores, policy: Policy) -> Finding:
     name = version.name
     fitted = policy.fitted.get(name)
     gain = scores.gain if scores.version == name else None
     if fitted is None or fitted.gain is None or gain is None:
         none = "no model of the gain"
         note = none if fitted is None else _unread(fitted.gain_selector, task, none)
-        return Finding("predicted_gain", rung.mode, fired=False, note=note, version=name)
+        return Finding("predicted_gain", check.mode, fired=False, note=note, version=name)
     if not fitted.gain.shown_to_help:
-        return Finding("predicted_gain", rung.mode, False, gain, note="not shown to help", version=name)
-    threshold = max(0.0, fitted.gain.threshold(rung.share))
-    return Finding("predicted_gain", rung.mode, gain > threshold, gain, threshold, version=name)
+        return Finding("predicted_gain", check.mode, False, gain, note="not shown to help", version=name)
+    threshold = max(0.0, fitted.gain.threshold(check.share))
+    return Finding("predicted_gain", check.mode, gain > threshold, gain, threshold, version=name)

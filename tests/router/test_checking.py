@@ -1,4 +1,4 @@
-"""The rungs before an answer: what each finds, which one acts, and that the shares of all arms add up."""
+"""The checks before an answer: what each finds, which one acts, and that the shares of all arms add up."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from router.checking import BEFORE_THE_ANSWER
+from router.checks import Check, Finding
 from router.choice import choose
 from router.decision import Choice, Refusal
-from router.ladder import BEFORE_THE_ANSWER
 from router.policy import Alias, Policy, Shift
-from router.rungs import Finding, Rung
 from router.scoring import NO_SCORES, Scores
-from tests.router.situations import Case, asked, cases, fitted, laddered, many, moment, policy, scored, usual_fleet
+from tests.router.situations import Case, asked, cases, checked_task, fitted, many, moment, policy, scored, usual_fleet
 
 DRAWS = 100_000
 HALVES = {"returns@v1": 0.7, "returns@v2": 0.3}
@@ -30,7 +30,7 @@ def ruled(scores: Scores = NO_SCORES, draw: float = 0.5, session: str | None = N
 
 
 def findings(decision: Choice | Refusal) -> dict[str, Finding]:
-    return {finding.rung: finding for finding in decision.findings}
+    return {finding.check: finding for finding in decision.findings}
 
 
 def within(count: float, share: float, draws: int = DRAWS) -> bool:
@@ -40,20 +40,20 @@ def within(count: float, share: float, draws: int = DRAWS) -> bool:
 
 @many
 @given(cases)
-def test_rungs_that_are_only_observed_change_nothing_but_the_findings(case: Case) -> None:
+def test_checks_that_are_only_observed_change_nothing_but_the_findings(case: Case) -> None:
     seen = {
-        name: replace(task, rungs={rung: replace(one, mode="observe") for rung, one in task.rungs.items()})
+        name: replace(task, checks={check: replace(one, mode="observe") for check, one in task.checks.items()})
         for name, task in case.policy.tasks.items()
     }
-    unseen = {name: replace(task, rungs={}) for name, task in seen.items()}
-    with_rungs, without = (
+    unseen = {name: replace(task, checks={}) for name, task in seen.items()}
+    with_checks, without = (
         choose(case.asked, case.scores, replace(case.policy, tasks=tasks), case.view, case.moment)
         for tasks in (seen, unseen)
     )
-    assert type(with_rungs) is type(without)
-    found = {rung for task in seen.values() for rung in task.rungs}
-    assert {one.rung for one in with_rungs.findings} - {one.rung for one in without.findings} - {"override"} <= found
-    plain = replace(with_rungs, findings=without.findings)
+    assert type(with_checks) is type(without)
+    found = {check for task in seen.values() for check in task.checks}
+    assert {one.check for one in with_checks.findings} - {one.check for one in without.findings} - {"override"} <= found
+    plain = replace(with_checks, findings=without.findings)
     if isinstance(plain, Choice) and plain.task is not None:
         plain = replace(plain, task=unseen[plain.task.name])
     assert plain == without
@@ -61,12 +61,12 @@ def test_rungs_that_are_only_observed_change_nothing_but_the_findings(case: Case
 
 @many
 @given(cases)
-def test_the_first_enforced_rung_that_fires_is_the_reason_and_the_last_finding(case: Case) -> None:
+def test_the_first_enforced_check_that_fires_is_the_reason_and_the_last_finding(case: Case) -> None:
     decision = choose(*case[:5])
-    found = [one for one in decision.findings if one.rung != "override"]
-    assert [one.rung for one in found] == [name for name in BEFORE_THE_ANSWER if name in {one.rung for one in found}]
-    acted = [one.rung for one in found if one.fired and one.mode == "enforce"]
-    assert acted == [one.rung for one in found[-1:] if acted]
+    found = [one for one in decision.findings if one.check != "override"]
+    assert [one.check for one in found] == [name for name in BEFORE_THE_ANSWER if name in {one.check for one in found}]
+    acted = [one.check for one in found if one.fired and one.mode == "enforce"]
+    assert acted == [one.check for one in found[-1:] if acted]
     if acted and not (isinstance(decision, Refusal) and decision.reason is None):
         lacks = {"overload", "no_replica"} if isinstance(decision, Refusal) else set()
         assert decision.reason in {*acted, *lacks}
@@ -76,7 +76,7 @@ def test_the_first_enforced_rung_that_fires_is_the_reason_and_the_last_finding(c
 
 def test_an_input_under_the_threshold_is_out_of_scope_with_its_score_and_the_nearest_prompts() -> None:
     rules: dict[str, Any] = {
-        "tasks": laddered(out_of_scope=Rung("enforce", 0.05)), "fitted": {"returns@v1": fitted(coverage=0.25)}
+        "tasks": checked_task(out_of_scope=Check("enforce", 0.05)), "fitted": {"returns@v1": fitted(coverage=0.25)}
     }  # fmt: skip
     outside = ruled(scored(coverage=0.2), **rules)
     assert (outside.reason, outside.pool.name, outside.probability) == ("out_of_scope", "general", 1.0)
@@ -98,13 +98,13 @@ def test_an_input_under_the_threshold_is_out_of_scope_with_its_score_and_the_nea
     ],
 )
 def test_what_can_not_be_judged_stays_with_the_adapter_and_says_why(scores: Scores, fit: Any, note: str) -> None:
-    rules = {"tasks": laddered(out_of_scope=Rung("enforce", 0.05)), "fitted": {"returns@v1": fit}}
+    rules = {"tasks": checked_task(out_of_scope=Check("enforce", 0.05)), "fitted": {"returns@v1": fit}}
     decision = ruled(scores, **rules)
     assert (decision.reason, findings(decision)["out_of_scope"].note) == ("adapter", note)
 
 
 def test_a_gain_counts_only_where_it_was_shown_to_help_and_is_above_nothing() -> None:
-    tasks = laddered(predicted_gain=Rung("enforce", 0.2))
+    tasks = checked_task(predicted_gain=Check("enforce", 0.2))
 
     def reason(gain: float, threshold: float, shown: bool = True) -> str:
         fit = fitted(gain=threshold, shown_to_help=shown)
@@ -124,7 +124,7 @@ def drawn(rules: Policy, seed: int, sessions: bool = False) -> dict[tuple[str, s
         request = asked(session=f"session {number}" if sessions else None)
         decision = choose(request, NO_SCORES, rules, view, moment(chance.random()))
         assert isinstance(decision, Choice)
-        led_to = decision.version or decision.blueprint_of
+        led_to = decision.version or decision.general_prompt_of
         assert led_to is not None
         arms[decision.reason, led_to.name].append(decision)
     return arms
@@ -133,8 +133,8 @@ def drawn(rules: Policy, seed: int, sessions: bool = False) -> dict[tuple[str, s
 @pytest.mark.parametrize("sessions", [False, True])
 def test_the_shares_of_all_arms_add_up_and_each_request_carries_that_of_its_own(sessions: bool) -> None:
     rules = policy(
-        tasks=laddered(degraded=Rung("enforce", 0.2), holdout=Rung("enforce", 0.1)),
-        aliases={"returns": Alias("returns", 1, HALVES, "salt", standby="returns@v2")},
+        tasks=checked_task(degraded=Check("enforce", 0.2), holdout=Check("enforce", 0.1)),
+        aliases={"returns": Alias("returns", 1, HALVES, "salt", previous_version="returns@v2")},
         shifts={"returns@v2": Shift(0.0)},
     )
     arms = drawn(rules, 3, sessions)
@@ -153,7 +153,7 @@ def test_the_shares_of_all_arms_add_up_and_each_request_carries_that_of_its_own(
 
 
 def test_a_share_that_is_only_observed_is_found_and_draws_nobody_away() -> None:
-    rules = policy(tasks=laddered(holdout=Rung("observe", 0.1)))
+    rules = policy(tasks=checked_task(holdout=Check("observe", 0.1)))
     arms = drawn(rules, 4)
     (choices,) = arms.values()
     assert {choice.probability for choice in choices} == {1.0}
@@ -161,7 +161,7 @@ def test_a_share_that_is_only_observed_is_found_and_draws_nobody_away() -> None:
 
 
 def test_who_names_a_session_stays_in_its_arm_whatever_is_drawn_and_the_empty_name_is_none() -> None:
-    tasks = laddered(holdout=Rung("enforce", 0.5))
+    tasks = checked_task(holdout=Check("enforce", 0.5))
     for number in range(50):
         arms = {ruled(draw=draw, session=f"session {number}", tasks=tasks).reason for draw in (0.1, 0.4, 0.9)}
         assert len(arms) == 1
@@ -171,9 +171,12 @@ def test_who_names_a_session_stays_in_its_arm_whatever_is_drawn_and_the_empty_na
 
 
 def test_a_version_that_is_degraded_keeps_its_exploration_share_alone() -> None:
-    rules = {"tasks": laddered(degraded=Rung("enforce", 1.0)), "shifts": {"returns@v1": Shift(0.0)}}
+    rules = {"tasks": checked_task(degraded=Check("enforce", 1.0)), "shifts": {"returns@v1": Shift(0.0)}}
     kept = ruled(**rules)
     assert (kept.reason, kept.probability) == ("adapter", 1.0)
     assert findings(kept)["degraded"].note == "kept by the exploration share"
-    assert ruled(tasks=laddered(degraded=Rung("enforce", 0.0)), shifts={"returns@v1": Shift(0.0)}).reason == "degraded"
-    assert ruled(tasks=laddered(degraded=Rung("enforce", 0.0))).reason == "adapter"
+    assert (
+        ruled(tasks=checked_task(degraded=Check("enforce", 0.0)), shifts={"returns@v1": Shift(0.0)}).reason
+        == "degraded"
+    )
+    assert ruled(tasks=checked_task(degraded=Check("enforce", 0.0))).reason == "adapter"

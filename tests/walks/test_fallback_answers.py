@@ -1,4 +1,4 @@
-"""What exits answer where a task judges answers: for which reason, by which rungs, and for how long it is held."""
+"""What fallbacks answer where a task judges answers: for which reason, by which checks, and for how long it is held."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ async def explained(gateway: RunningGateway, told: Any) -> str:
 
 @both
 @pytest.mark.parametrize("reason", ["holdout", "engine_error", "low_confidence"])
-async def test_the_reason_for_which_an_exit_is_asked_stays_where_its_answer_breaks_the_contract(
+async def test_the_reason_for_which_a_fallback_is_asked_stays_where_its_answer_breaks_the_contract(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine, stream: bool, reason: str
 ) -> None:
-    rungs = CONTRACT_ENFORCED | {"holdout": ALL_HELD_OUT["holdout"] if reason == "holdout" else {"mode": "off"}}
+    checks = CONTRACT_ENFORCED | {"holdout": ALL_HELD_OUT["holdout"] if reason == "holdout" else {"mode": "off"}}
     if reason == "low_confidence":
-        rungs |= CONFIDENCE_ENFORCED
-    async with judging(configure, make_adapter, rungs) as gateway:
+        checks |= CONFIDENCE_ENFORCED
+    async with judging(configure, make_adapter, checks) as gateway:
         small.answers[V1], general.answers["large"] = KEPT, BROKEN
         if reason == "low_confidence":
             await calibrate(gateway)
@@ -66,12 +66,12 @@ async def test_the_reason_for_which_an_exit_is_asked_stays_where_its_answer_brea
     assert (record["reason"], record["error_code"], record["contract_kept"]) == (reason, "contract_violation", False)
     counted = f'task="returns",version="",pool="general",reason="{reason}",outcome="failed"'
     assert f"apprentice_requests_total{{{counted}}} 1" in metrics
-    assert 'apprentice_rung_fired_total{task="returns",version="",rung="contract",mode="enforce"} 1' in metrics
+    assert 'apprentice_check_fired_total{task="returns",version="",check="contract",mode="enforce"} 1' in metrics
     if reason != "holdout":
         gone = f'task="returns",from="small",to="general",reason="{reason}"'
         assert f"apprentice_fallbacks_total{{{gone}}} 1" in metrics
     assert 'reason="contract"' not in metrics
-    assert "contract: the answer broke the contract (the exit's answer)" in words
+    assert "contract: the answer broke the contract (the fallback's answer)" in words
     assert "the base model of the pool general was to answer it" in words
     assert "with status 502 (contract_violation)" in words
 
@@ -93,11 +93,11 @@ async def test_what_is_out_of_scope_is_no_job_of_the_tasks_and_its_answer_need_n
         assert stream or told.headers["x-apprentice-contract"] == "broken"
         assert "x-apprentice-rejected" not in told.headers
         assert (record["reason"], record["contract_kept"], record["outcome"]) == ("out_of_scope", False, "ok")
-        assert [(one["rung"], one["mode"]) for one in record["findings"] if one["fired"]] == [
+        assert [(one["check"], one["mode"]) for one in record["findings"] if one["fired"]] == [
             ("out_of_scope", "enforce"),
             ("contract", "observe"),
         ]
-        assert 'apprentice_rung_fired_total{task="returns",version="",rung="contract",mode="observe"} 1' in metrics
+        assert 'apprentice_check_fired_total{task="returns",version="",check="contract",mode="observe"} 1' in metrics
         assert "the base model of the pool general answered it" in words
         general.answers["large"] = KEPT
         assert "x-apprentice-contract" not in (await ask(gateway, stream, **FOREIGN)).headers
@@ -106,8 +106,8 @@ async def test_what_is_out_of_scope_is_no_job_of_the_tasks_and_its_answer_need_n
 async def test_the_version_that_led_before_need_not_keep_the_contract_of_what_is_out_of_scope(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
-    exits, rungs = {"out_of_scope": ["standby"]}, CONTRACT_ENFORCED | SCOPE_ENFORCED
-    async with judging(configure, make_adapter, rungs, exits=exits, versions=2) as gateway:
+    fallbacks, checks = {"out_of_scope": ["previous_version"]}, CONTRACT_ENFORCED | SCOPE_ENFORCED
+    async with judging(configure, make_adapter, checks, fallbacks=fallbacks, versions=2) as gateway:
         await keep(gateway, V2)
         small.answers[V1] = BROKEN
         told = await ask(gateway, **FOREIGN)
@@ -115,7 +115,7 @@ async def test_the_version_that_led_before_need_not_keep_the_contract_of_what_is
     assert told.headers["x-apprentice-contract"] == "broken"
 
 
-async def test_an_exit_has_the_time_that_is_left_and_not_the_adapters_hold(
+async def test_a_fallback_has_the_time_that_is_left_and_not_the_adapters_hold(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     task = {"commit": "complete", "hold_seconds_max": 0.4}
@@ -134,7 +134,7 @@ async def test_an_exit_has_the_time_that_is_left_and_not_the_adapters_hold(
     assert "data: [DONE]" in rest
 
 
-async def test_an_exit_that_its_contract_is_enforced_on_is_held_for_longer_than_the_adapter(
+async def test_a_fallback_that_its_contract_is_enforced_on_is_held_for_longer_than_the_adapter(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     async with judging(configure, make_adapter, CONTRACT_ENFORCED, hold_seconds_max=0.3) as gateway:
