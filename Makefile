@@ -5,6 +5,8 @@ DEMO ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST = $(BIN)/pytest
+# Empty: bytecode is cached. Else every process of the tests compiles all of it.
+export PYTHONDONTWRITEBYTECODE :=
 LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tools tests benchmarks examples
 

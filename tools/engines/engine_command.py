@@ -67,6 +67,7 @@ def build_environment(options: EngineOptions) -> dict[str, str]:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # uv compiles nothing: without a cache each process spends 6 s on that
     }
     if options.on_gpu:
         return environment

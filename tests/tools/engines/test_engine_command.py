@@ -25,6 +25,7 @@ def test_engine_is_started_as_a_module_with_adapters_at_runtime() -> None:
     assert "--enable-lora" in command
     assert build_environment(OPTIONS)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
     assert build_environment(OPTIONS)["HF_HUB_OFFLINE"] == "1"
+    assert not build_environment(OPTIONS)["PYTHONDONTWRITEBYTECODE"], "empty: bytecode is cached"
 
 
 def test_cpu_and_gpu_engines_bound_their_memory_each_in_its_way() -> None:
