@@ -46,7 +46,7 @@ ENGINE_PORT = 8111
 ENDED = "The story came to its end"
 
 
-def arguments() -> argparse.Namespace:
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=2026, help="of the cases, and of the answers that are judged")
     parser.add_argument("--data", type=Path, help="rows with text and facts to send, instead of drawn ones")
@@ -67,7 +67,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def engine_address(
+async def start_engine(
     args: argparse.Namespace, settings: Settings, local: LocalProduct
 ) -> tuple[dict[str, str], Path]:
     """The address of the one engine that plays every pool, by pool, and the model's folder. Raises LaunchError."""
@@ -83,7 +83,7 @@ async def play(args: argparse.Namespace, settings: Settings, local: LocalProduct
     kept = args.folder / "demo"
     port = args.port or settings.listen.port
     check_port(settings.listen.host, port)
-    urls, model = await engine_address(args, settings, local)
+    urls, model = await start_engine(args, settings, local)
     shutil.rmtree(kept / "data", ignore_errors=True)
     configured = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     content = {**make_local_configuration(configured, urls, port, model, HERE), "data_folder": str(kept / "data")}
@@ -91,10 +91,10 @@ async def play(args: argparse.Namespace, settings: Settings, local: LocalProduct
     config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     admin_key = ensure_key(kept / "admin-key")
     url = await local.start_gateway(config, settings, port, admin_key, "demo.log")
-    return await told(args, settings, url, admin_key, steps)
+    return await tell(args, settings, url, admin_key, steps)
 
 
-async def placed(url: str, admin_key: str, steps: Steps) -> list[str]:
+async def place_versions(url: str, admin_key: str, steps: Steps) -> list[str]:
     """v1 and then v2 pushed, loaded and led with, so that v1 is on standby; the applications' keys.
 
     v2's feedback is held against what v2 got wrong of the held-out rows before it led, by its season's decisions.
@@ -104,7 +104,7 @@ async def placed(url: str, admin_key: str, steps: Steps) -> list[str]:
         for folder in (HERE / "adapter", HERE / "holiday"):
             with steps.step(f"Placing {folder.relative_to(ROOT)}") as step:
                 step.outcome = await place_adapter(admin, TASK, folder, step.hint)
-        await admin.ask("POST", f"/admin/v1/tasks/{TASK}/health/{LEADING}/baseline", held_out())
+        await admin.ask("POST", f"/admin/v1/tasks/{TASK}/health/{LEADING}/baseline", read_baseline())
         made = [
             await admin.ask("POST", "/admin/v1/callers", {"name": f"application {number}", "role": "caller"})
             for number in range(1, APPLICATIONS + 1)
@@ -112,7 +112,7 @@ async def placed(url: str, admin_key: str, steps: Steps) -> list[str]:
     return [str(one["key"]) for one in made]
 
 
-def held_out() -> dict[str, Any]:
+def read_baseline() -> dict[str, Any]:
     """The baseline of the holiday version's feedback: its wrong decisions of held-out rows (README.md)."""
     arms = json.loads((HERE / "holiday" / "results.json").read_text(encoding="utf-8"))["arms"]
     found = arms["holiday, holiday"]["splits"]["together"]
@@ -120,16 +120,16 @@ def held_out() -> dict[str, Any]:
     return {"stream": "feedback", "wrong": wrong, "of": found["rows"], "reason": "Wrong of the held-out rows."}
 
 
-def chapters(args: argparse.Namespace) -> Iterator[Chapter]:
+def make_chapters(args: argparse.Namespace) -> Iterator[Chapter]:
     """The seasons of the story."""
     yield Chapter("holiday season", "holiday", HEALTHY, args.calm, 0)
     yield Chapter("the season is over", "regular", DEGRADED, 0.0, args.after)
     yield Chapter("the next holiday season", "holiday", HEALTHY, 0.0, args.after)
 
 
-async def told(args: argparse.Namespace, settings: Settings, url: str, admin_key: str, steps: Steps) -> dict[str, Any]:
+async def tell(args: argparse.Namespace, settings: Settings, url: str, admin_key: str, steps: Steps) -> dict[str, Any]:
     """The whole story, as far as it comes: its series, and its figures."""
-    keys = await placed(url, admin_key, steps)
+    keys = await place_versions(url, admin_key, steps)
     cases: Iterator[Case] = cases_from(args.data, args.seed) if args.data else drawn_cases(args.seed)
     shop = Shop(
         url, keys, cases, season="holiday", rate=args.rate, told_share=args.feedback, shown_share=args.shown,
@@ -145,7 +145,7 @@ async def told(args: argparse.Namespace, settings: Settings, url: str, admin_key
         began = time.monotonic()
         trading = asyncio.create_task(shop.trade())
         try:
-            for chapter in chapters(args):
+            for chapter in make_chapters(args):
                 await story.chapter(chapter)
         except Untold as untold:
             ended = str(untold)
@@ -157,12 +157,12 @@ async def told(args: argparse.Namespace, settings: Settings, url: str, admin_key
     return {
         "title": "A version slips when its season ends, and comes back with it", "window": WINDOW, "ended": ended,
         "seed": args.seed, "versions": [LEADING, STANDBY], "seconds": round(seconds, 1),
-        "figures": figures(shop, story, seconds), "phases": story.seen.phases, "verdicts": story.seen.verdicts,
+        "figures": compute_figures(shop, story, seconds), "phases": story.seen.phases, "verdicts": story.seen.verdicts,
         "audit": [entry for entry in audit if str(entry["action"]).startswith("monitor.")], "points": story.seen.points,
     }  # fmt: skip
 
 
-def figures(shop: Shop, story: Story, seconds: float) -> dict[str, Any]:
+def compute_figures(shop: Shop, story: Story, seconds: float) -> dict[str, Any]:
     """What the story comes to, in numbers."""
     judged = shop.judged
     arms: dict[str, dict[str, Any]] = {}
@@ -179,11 +179,11 @@ def figures(shop: Shop, story: Story, seconds: float) -> dict[str, Any]:
     return {
         "answers": len(judged), "failed": shop.failed, "failures": list(shop.failures)[-3:],
         "requests_per_second": round(len(judged) / seconds, 2), "labels": sum(one.told for one in judged),
-        "seconds_until_seen": story.took, "moves": moves(shop, story), "error": arms,
+        "seconds_until_seen": story.took, "moves": list_moves(shop, story), "error": arms,
     }  # fmt: skip
 
 
-def moves(shop: Shop, story: Story) -> list[dict[str, Any]]:
+def list_moves(shop: Shop, story: Story) -> list[dict[str, Any]]:
     """Each verdict that moved: how many seconds and labels of its version after its season began."""
     found = []
     for one in story.seen.verdicts:
@@ -206,7 +206,7 @@ async def run(args: argparse.Namespace, steps: Steps) -> dict[str, Any] | None:
 
 def main() -> None:
     """Tell the story, and write what was seen; exits with 1 where it did not come to its end."""
-    args = arguments()
+    args = read_arguments()
     args.folder = args.folder.absolute()
     steps = Steps(Console())
     try:

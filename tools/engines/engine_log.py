@@ -10,6 +10,7 @@ LINE_PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]
 STAGES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), words)
     for pattern, words in (
+        (r"enforce eager set", "starting its engine"),  # the line also names what it disables
         (r"available routes|route: /|starting vllm api server|application startup complete", "opening its port"),
         (r"kv cache|memory profiling", "making its cache"),
         (r"torch\.compile|cuda graph|warming up|warmup", "warming up"),

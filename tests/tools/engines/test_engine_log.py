@@ -14,6 +14,10 @@ STARTING = """
 Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:00<00:00,  3.06it/s]
 (EngineCore pid=12) INFO 11-25 01:52:01 [default_loader.py:291] Loading weights took 0.41 seconds
 """
+EAGER = (
+    "(APIServer pid=10) WARNING 11-25 01:51:41 [vllm.py:1703] Enforce eager set, disabling torch.compile, CUDAGraphs, "
+    "and JIT kernel warmup.\n"
+)
 CACHE = "(EngineCore pid=12) INFO 11-25 01:52:07 [kv_cache_utils.py:2327] CPU KV cache size: 5,461 tokens\n"
 ROUTES = "(APIServer pid=10) INFO 11-25 01:52:20 [launcher.py:38] Route: /openapi.json, Methods: GET\n"
 DEAD = """
@@ -29,6 +33,7 @@ encountered an issue. See stack trace (above) for the root cause.
     [
         ("", ""),
         ("a warning that says nothing\n", ""),
+        (EAGER, "starting its engine"),
         (STARTING, "loading the model"),
         (STARTING + CACHE, "making its cache"),
         (STARTING + CACHE + "Could not import triton.\n", "making its cache"),
