@@ -1,11 +1,11 @@
-"""The monitor's demo on real vLLM: a version slips when its season ends, and comes back with it.
+"""Demo of the monitor on real vLLM: a version degrades when its season ends, and recovers with it.
 
     PYTHONPATH=. python examples/returns/demo.py --json var/demo/story.json --plot docs/monitor-demo.svg
 
-Starts an engine and a gateway on this machine, pushes the regular adapter as returns@v1 and the holiday one as
-returns@v2, lets v2 lead with v1 on standby, and sends cases that no training row has. A desk judges a share of the
-answers by the policy of the day. The season ends, the monitor finds that v2 slips and shifts its requests, the season
-comes back, and so do the requests.
+It starts an engine and a gateway on this machine. It pushes the regular adapter as returns@v1 and the holiday adapter
+as returns@v2. v2 leads, and v1 is the previous version. Then it sends cases that no training row has, and judges a
+share of the answers by the policy of the season. When the season ends, the monitor finds v2 degraded and shifts
+requests away from it. When the season returns, so do the requests.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from tools.up import TASK
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-LEADING, STANDBY = f"{TASK}@v2", f"{TASK}@v1"
+LEADING, PREVIOUS = f"{TASK}@v2", f"{TASK}@v1"
 APPLICATIONS = 8
-"""Keys that send cases and feedback in turn: no caller's word alone moves a verdict."""
+"""Keys that send cases and feedback in turn: one caller alone can't change a verdict."""
 ENGINE_PORT = 8111
 ENDED = "The story came to its end"
 
@@ -70,7 +70,7 @@ def read_arguments() -> argparse.Namespace:
 async def start_engine(
     args: argparse.Namespace, settings: Settings, local: LocalProduct
 ) -> tuple[dict[str, str], Path]:
-    """The address of the one engine that plays every pool, by pool, and the model's folder. Raises LaunchError."""
+    """The engine's address of each pool (one engine plays them all), and the model's folder. Raises LaunchError."""
     venv, model = await local.install()
     if args.engine:
         return dict.fromkeys(settings.pools, args.engine), model
@@ -95,9 +95,9 @@ async def play(args: argparse.Namespace, settings: Settings, local: LocalProduct
 
 
 async def place_versions(url: str, admin_key: str, steps: Steps) -> list[str]:
-    """v1 and then v2 pushed, loaded and led with, so that v1 is on standby; the applications' keys.
+    """Push and promote v1, then v2, so that v1 is the previous version. The result is the applications' keys.
 
-    v2's feedback is held against what v2 got wrong of the held-out rows before it led, by its season's decisions.
+    The baseline of v2's feedback is its errors on the held-out rows, by its own season's decisions.
     """
     async with httpx.AsyncClient(base_url=url, timeout=ADMIN_TIMEOUT_SECONDS, trust_env=False) as client:
         admin = AdminApi(client, admin_key)
@@ -113,7 +113,7 @@ async def place_versions(url: str, admin_key: str, steps: Steps) -> list[str]:
 
 
 def read_baseline() -> dict[str, Any]:
-    """The baseline of the holiday version's feedback: its wrong decisions of held-out rows (README.md)."""
+    """The baseline of the holiday version's feedback: its wrong decisions on the held-out rows (README.md)."""
     arms = json.loads((HERE / "holiday" / "results.json").read_text(encoding="utf-8"))["arms"]
     found = arms["holiday, holiday"]["splits"]["together"]
     wrong = found["rows"] - found["decision"]["right"]
@@ -128,7 +128,7 @@ def make_chapters(args: argparse.Namespace) -> Iterator[Chapter]:
 
 
 async def tell(args: argparse.Namespace, settings: Settings, url: str, admin_key: str, steps: Steps) -> dict[str, Any]:
-    """The whole story, as far as it comes: its series, and its figures."""
+    """Run the whole story. The result is its series and its figures, also when it stops early."""
     keys = await place_versions(url, admin_key, steps)
     cases: Iterator[Case] = cases_from(args.data, args.seed) if args.data else drawn_cases(args.seed)
     shop = Shop(
@@ -136,12 +136,12 @@ async def tell(args: argparse.Namespace, settings: Settings, url: str, admin_key
         seed=args.seed,
     )  # fmt: skip
     headers = {"authorization": f"Bearer {admin_key}"}
-    floor = settings.tasks[TASK].rungs.degraded.explored_share
+    floor = settings.tasks[TASK].checks.degraded.explored_share
     ended = ENDED
     async with httpx.AsyncClient(
         base_url=url, headers=headers, timeout=ADMIN_TIMEOUT_SECONDS, trust_env=False
     ) as admin:
-        story = Story(admin, shop, LEADING, STANDBY, floor, steps.say, args.wait)
+        story = Story(admin, shop, LEADING, PREVIOUS, floor, steps.say, args.wait)
         began = time.monotonic()
         trading = asyncio.create_task(shop.trade())
         try:
@@ -156,19 +156,19 @@ async def tell(args: argparse.Namespace, settings: Settings, url: str, admin_key
         audit = (await admin.get("/admin/v1/audit?limit=1000")).json()["entries"]
     return {
         "title": "A version slips when its season ends, and comes back with it", "window": WINDOW, "ended": ended,
-        "seed": args.seed, "versions": [LEADING, STANDBY], "seconds": round(seconds, 1),
+        "seed": args.seed, "versions": [LEADING, PREVIOUS], "seconds": round(seconds, 1),
         "figures": compute_figures(shop, story, seconds), "phases": story.seen.phases, "verdicts": story.seen.verdicts,
         "audit": [entry for entry in audit if str(entry["action"]).startswith("monitor.")], "points": story.seen.points,
     }  # fmt: skip
 
 
 def compute_figures(shop: Shop, story: Story, seconds: float) -> dict[str, Any]:
-    """What the story comes to, in numbers."""
+    """The figures of the story."""
     judged = shop.judged
     arms: dict[str, dict[str, Any]] = {}
     for phase in story.seen.phases:
         begun, over = story.began_at + phase["from"], story.began_at + phase["to"]
-        for arm in (LEADING, STANDBY):
+        for arm in (LEADING, PREVIOUS):
             answers = [
                 one for one in judged if one.arm == arm and begun <= one.at < over and one.season == phase["season"]
             ]
@@ -184,7 +184,7 @@ def compute_figures(shop: Shop, story: Story, seconds: float) -> dict[str, Any]:
 
 
 def list_moves(shop: Shop, story: Story) -> list[dict[str, Any]]:
-    """Each verdict that moved: how many seconds and labels of its version after its season began."""
+    """Each change of a verdict, with the seconds and labels of its version since the season began."""
     found = []
     for one in story.seen.verdicts:
         at = story.began_at + one["at"]
@@ -205,7 +205,7 @@ async def run(args: argparse.Namespace, steps: Steps) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Tell the story, and write what was seen; exits with 1 where it did not come to its end."""
+    """Run the story and write its files. Exits with 1 if it did not reach its end."""
     args = read_arguments()
     args.folder = args.folder.absolute()
     steps = Steps(Console())

@@ -213,7 +213,7 @@ def print_table(arm: str, found: dict[str, Any]) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--arm", required=True, help="base-plain, base-general prompt, adapter, routed, or your own")
+    parser.add_argument("--arm", required=True, help="base-plain, base-general-prompt, adapter, routed, or your own")
     parser.add_argument("--base-url", required=True, help="ends in /v1")
     parser.add_argument("--model", required=True, help="the engine's model or adapter name, or the gateway's task")
     parser.add_argument("--system", choices=("none", "general_prompt"), default="none")

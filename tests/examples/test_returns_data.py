@@ -159,7 +159,7 @@ def test_adapter_is_small_safetensors_and_names_its_base_neutrally() -> None:
 
 def test_results_were_measured_on_this_data_and_this_adapter_and_stand_in_the_readme() -> None:
     arms = json.loads((RETURNS / "data" / "results.json").read_text("utf-8"))["arms"]
-    assert {"base-plain", "base-general_prompt", "adapter"} <= set(arms)
+    assert {"base-plain", "base-general-prompt", "adapter"} <= set(arms)
     readme = (RETURNS / "README.md").read_text("utf-8")
     for arm, found in arms.items():
         for name, stated in found["sha256"].items():

@@ -22,7 +22,7 @@ def build_routing() -> Dashboard:
         {
             "At a glance": _at_a_glance,
             "Where requests go": _ways,
-            "Rungs and exits": _rungs,
+            "Checks and fallbacks": _checks,
             "Cost and saving": _money,
         },
     )
@@ -76,18 +76,18 @@ def _ways(board: Board) -> None:
     ), 12)  # fmt: skip
 
 
-def _rungs(board: Board) -> None:
+def _checks(board: Board) -> None:
     board.add(make_graph(
-        "Which rungs fire?", "Requests a second. One that is only observed changed nothing.", "reqps",
-        Query(sum_rate("apprentice_rung_fired_total", "rung, mode"), "{{rung}} ({{mode}})"),
+        "Which checks fire?", "Requests a second. One that is only observed changed nothing.", "reqps",
+        Query(sum_rate("apprentice_check_fired_total", "check, mode"), "{{check}} ({{mode}})"),
     ), 8).add(make_graph(
-        "Which rungs could not judge?",
-        "Requests a second that an enforced rung let pass: no model, or one for another prefix.", "reqps",
-        Query(sum_rate("apprentice_rung_unjudged_total", "rung"), "{{rung}}"), bars=True,
+        "Which checks could not judge?",
+        "Requests a second that an enforced check let pass: no model, or one for another prefix.", "reqps",
+        Query(sum_rate("apprentice_check_unjudged_total", "check"), "{{check}}"), bars=True,
     ), 8).add(make_graph(
-        "Whose exit is closed?",
+        "Whose fallback is closed?",
         "Requests a second that met a cap of their task, by why they were to go there.", "reqps",
-        Query(sum_rate("apprentice_exit_capped_total", "task, reason"), "{{task}}: {{reason}}"), bars=True,
+        Query(sum_rate("apprentice_fallback_capped_total", "task, reason"), "{{task}}: {{reason}}"), bars=True,
     ), 8)  # fmt: skip
 
 
