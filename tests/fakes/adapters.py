@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import struct
@@ -46,7 +47,8 @@ def write_safetensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] 
     path.write_bytes(len(raw).to_bytes(8, "little") + raw + b"".join(data for _, _, data in tensors.values()))
 
 
-def values(dtype: str, shape: Iterable[int], seed: str) -> bytes:
+@functools.lru_cache(maxsize=4096)  # nearly every gateway of the tests wants the same base model
+def values(dtype: str, shape: tuple[int, ...], seed: str) -> bytes:
     """Small random numbers, none of them zero, the same for the same seed."""
     dice = random.Random(seed)
     numbers = dice.choices(NUMBERS, k=prod(shape))

@@ -161,8 +161,9 @@ async def test_what_was_done_is_undone_once(gateway: RunningGateway) -> None:
     path = f"{HEALTH}/actions/19d5f0a1-0/undo"
     async with gateway.http() as http:
         found = await sent(http, "POST", path)
-        assert found["health"]["versions"]["returns@v1"]["to"] is None
-        assert found["health"]["versions"]["returns@v1"]["undone"] == ["shift"]
+        version = found["health"]["versions"]["returns@v1"]
+        assert (version["verdict"], version["kept"], version["to"]) == ("degraded", 1.0, None)
+        assert version["undone"] == ["shift"]
         assert not gateway.services.snapshot.current.policy.shifts
         done = next(one for one in found["health"]["actions"] if one["id"] == "19d5f0a1-0")
         assert done["undone_by"] == found["action"]["by"]
