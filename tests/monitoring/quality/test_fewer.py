@@ -75,14 +75,14 @@ def degraded(ratio: float, bad_hours: int, seed: int) -> World:
 
 @pytest.mark.parametrize("ratio", [2.0, 4.0])
 def test_a_recovery_takes_as_long_after_a_long_slip_as_after_a_short_one(ratio: float) -> None:
-    took = {days: sorted(degraded(ratio, 24 * days, seed).until_recovered() for seed in range(5)) for days in (1, 8)}
-    assert took[8][2] <= took[1][2] + 12
+    took = {days: sorted(degraded(ratio, 24 * days, seed).until_recovered() for seed in range(3)) for days in (1, 8)}
+    assert took[8][1] <= took[1][1] + 12
     assert max(took[8]) <= 72
 
 
 def test_while_there_are_twice_as_many_complaints_no_recovery_is_found() -> None:
-    found = [degraded(2.0, 0, seed).until_recovered(2.0, 24 * 14) for seed in range(4)]
-    assert found == [24 * 14] * 4
+    found = [degraded(2.0, 0, seed).until_recovered(2.0, 24 * 14) for seed in range(2)]
+    assert found == [24 * 14] * 2
 
 
 def test_a_recovery_that_is_none_is_found_as_rarely_as_stated() -> None:
