@@ -5,8 +5,8 @@ engine    what an engine sends, and what the caller must see: the cases of wire_
 caller    the bytes that a caller sends, and what must come back: the cases of wire_cases/caller
 process   what befalls the gateway, its Valkey, its disk and its clock: functions in wire_processes.py
 
-`--cases` adds the files of a folder to the first two groups; docs/wire.md explains their form. `holds` is true only if
-every case passes.
+`--cases` adds the files of a folder to the first two groups; benchmarks/wire_format.py explains their form. `holds` is
+true only if every case passes.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = options("wire", "All behaviours at the wire: of engines, callers and processes.", "changes nothing here")
     parser.add_argument("--only", action="append", default=[], help="a group or a case's name; may be given again")
-    parser.add_argument("--cases", type=Path, help="a folder with further cases (docs/wire.md)")
+    parser.add_argument("--cases", type=Path, help="a folder with further cases (benchmarks/wire_format.py)")
     asked = parser.parse_args(arguments)
     return conclude("wire", lambda: measure(asked), GOALS, None if asked.json else show)
 

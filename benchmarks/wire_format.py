@@ -1,7 +1,10 @@
-"""The files that describe cases at the wire: YAML or JSON, one case a document. docs/wire.md explains every key.
+"""The files that describe cases at the wire: YAML or JSON, one case a document.
 
 An engine case says what the engine sends, attempt by attempt, and what the caller must see. A caller case says what the
-caller sends, step by step, and what must come back.
+caller sends, step by step, and what must come back. A key that nobody reads is refused; a range is a number or
+`[least, most]`. `expect` may be a list, of which one suffices. `for_each: {NAME: [values]}` makes a case of each value,
+with `%NAME%` in its place. Cases with the same `settings` (sections of apprentice.yaml) share a gateway. Bytes that are
+no text are `!!binary`.
 """
 
 from __future__ import annotations
@@ -95,7 +98,14 @@ class EngineRepeat(Strict):
 
 
 class EngineStep(Step):
-    """One thing that an engine does with a request. What is sent first begins a stream, unless the answer has begun."""
+    """One thing that an engine does with a request. What is sent first begins a stream, unless the answer has begun.
+
+    `healthy`: a whole answer of 60 tokens. `event`: a mapping gets `id`, `object`, `created` and `model`; a text is
+    sent as it is. `completion`: an answer that is not streamed, with these keys changed. `text_bytes`: one event with
+    so long a text. `body`: a part of the body. `raw`: bytes on the connection, not framed from there on. `line_end`,
+    `split_bytes`, `gzip`: another line end, writes of so many bytes, compression, from there on. `end` ends the body,
+    `close` the connection, `die` the engine; `reset` resets the connection, `hang` is silence.
+    """
 
     healthy: Literal[True] = True
     begin: Begin = Begin()
@@ -124,7 +134,12 @@ class EngineStep(Step):
 
 
 class EngineExpect(Strict):
-    """What must be seen of an engine case; keys that are left out say nothing."""
+    """What must be seen of an engine case; keys that are left out say nothing.
+
+    `answer`: all of one engine's answer, or OpenAI's error shape. `by`, `then`: who answers, and who answers a second
+    later. `ends`: each choice's finish_reason. `attempts`, `attempts_fallback`, `connections`: counts at the engines.
+    `headers`: patterns by lower-case name.
+    """
 
     answer: Literal["whole", "error"] | None = None
     by: Literal["primary", "fallback"] | None = None
@@ -146,7 +161,11 @@ class EngineExpect(Strict):
 
 
 class EngineCase(Strict):
-    """One behaviour of an engine."""
+    """One behaviour of an engine: the primary of a task with an adapter, beside a `fallback`.
+
+    `engine` has the steps of the first attempt, the second, and so on; the last is for all that follow. `requests`,
+    `at_once`: how often it is asked; the last answer is judged. `connections` are counted after `idle_seconds`.
+    """
 
     group: Literal["engine"]
     name: str = Field(pattern=NAME)
@@ -257,7 +276,13 @@ class Meanwhile(Strict):
 
 
 class CallerCase(Strict):
-    """One behaviour of a caller."""
+    """One behaviour of a caller.
+
+    `connections`: so many at once, from one address. `reads: false`: it reads nothing until the end. `engine`: steps of
+    an engine that is this case's own. `alone`: not beside other cases. `seconds`: its longest time. In texts `%KEY%`,
+    `%LIMITED_KEY%` (may use no model), `%ADMIN_KEY%`, `%WRONG_KEY%`, `%HOST%`, `%MODEL%`, `%BODY%` and `%LENGTH%` are
+    filled in; `%CASE%` in the last message is how requests are counted at the engine.
+    """
 
     group: Literal["caller"]
     name: str = Field(pattern=NAME)

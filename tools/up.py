@@ -35,7 +35,7 @@ TASK = "returns"
 TASK_TEXT = "I bought a laptop 10 days ago, it is still sealed, I have the receipt and it was delivered to Germany."
 OPEN_TEXT = "How many days are in a week?"
 CPU_LIMIT = (
-    "\nOn a CPU, vLLM answers wrongly for general while it answers for an adapter in the same batch (docs/adapters.md):"
+    "\nOn a CPU, vLLM answers wrongly for general while it answers for an adapter in the same batch:"
     " ask one after another, or start two engines."
 )
 

@@ -1,6 +1,6 @@
 """Reading the configuration again while the gateway runs: it is validated, then swapped whole or not at all.
 
-What can't be changed so is named, and then nothing is changed. docs/reload.md lists what can.
+What can't be changed so is named, and then nothing is changed. docs/guides/reload.md lists what can.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def baseline(
     out: Printer,
     task: Task,
     version: Version,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Such as feedback, or length (docs/monitor.md).")],
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Such as feedback, or length.")],
     reason: Reason,
     accept: Annotated[bool, typer.Option("--accept", help="Take what was seen lately.")] = False,
     wrong: Annotated[float | None, typer.Option(metavar="N", help="So many were wrong, with --of.")] = None,

@@ -1,5 +1,5 @@
 """What a caller may take: requests and tokens a minute, US dollars a day and a month. Taken before a request is routed,
-by an estimate, and settled at its end with the truth; docs/limits.md tells what that holds and what it does not.
+by an estimate, and settled at its end with the truth (docs/guides/limits-and-keys.md).
 """
 
 from __future__ import annotations

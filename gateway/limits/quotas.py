@@ -1,5 +1,5 @@
 """Quotas of limits: what this gateway may spend without asking, leased in Redis by one script, all gateways together
-never more than the limit. docs/limits.md tells what follows from that.
+never more than the limit. docs/guides/limits-and-keys.md tells what follows from that.
 
 A gateway says how much of a window's limit it holds and how much more it wants; the script takes what it held before
 out of the window's total, adds what it holds now, and grants as much as the limit still has room for. A gateway that

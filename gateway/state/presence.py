@@ -14,7 +14,7 @@ from serving.fleet import Fleet
 KEY = "apprentice:gateways"
 GONE_SECONDS = 5.0
 """A gateway that has not told of itself for so long is gone, and engines cancel the answers of a process that is gone.
-One that is only cut off from Redis goes on by its last snapshot: docs/adapters.md tells what that means."""
+One that is only cut off from Redis goes on by its last snapshot: docs/explanation/swaps.md tells what that means."""
 SMOOTHING_SECONDS = 30.0
 
 

@@ -1,4 +1,4 @@
-"""A version on a replica: which state it is in, and what the next step is. Pure; docs/adapters.md draws the states."""
+"""A version on a replica: which state it is in, and what the next step is. Pure."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _step_to_ready(placement: Placement | None, sight: Sight) -> Step:
     ):
         return "none"
     if sight.listed == "not":
-        # vLLM 0.32 ends where a name is loaded again while answers of its unloaded copy run (docs/swap.md)
+        # vLLM 0.32 ends where a name is loaded again while answers of its unloaded copy run (docs/explanation/swaps.md)
         return "none" if placement.ghosts and not sight.idle else "load"
     if placement.state == "failed":
         return "unload" if sight.idle else "none"

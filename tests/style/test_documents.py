@@ -14,29 +14,41 @@ from gateway.access import OBJECTS_MAX
 from gateway.endpoints import FEEDBACK_BATCH_MAX
 from gateway.features.rules.dry_run import REQUESTS_MAX
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
+from monitoring.metric_table import METRICS
+from router.arguments import PARAMETERS_BYTES_MAX
+from router.contract import ANSWER_LENGTH_MAX
 from router.overrides import ADDED_MAX, Override, OverrideAction
 from tests.style.source import ROOT, SOURCES, files, shown, tracked, tree
 from tests.style.tables import code, table
+from tools.reference.settings import keys
 
 DOCUMENTS = sorted(path for path in tracked() if path.endswith(".md"))
+NOT_COUNTED = ("CHANGELOG.md", "LICENCES.md")
+WORDS_MAX = 30_000
 
 
 def test_every_condition_and_action_of_a_rule_is_in_the_document() -> None:
-    conditions = {code(row[0]) for row in table("docs/overrides.md", "Condition", "Holds where")}
+    conditions = {code(row[0]) for row in table("docs/guides/rules.md", "Condition", "Holds where")}
     fields = {field.name for field in dataclasses.fields(Override) if field.init}
     assert conditions == fields - {"id", "action", "version", "message", "system", "starts_at", "expires_at", "mode"}
-    actions = table("docs/overrides.md", "Action", "What becomes of the request", "With")
+    actions = table("docs/guides/rules.md", "Action", "Effect", "With")
     assert [code(row[0]) for row in actions] == list(typing.get_args(OverrideAction))
-    text = (ROOT / "docs" / "overrides.md").read_text()
-    assert f"At most {ADDED_MAX} are added" in text
+    text = (ROOT / "docs" / "guides" / "rules.md").read_text()
+    assert f"At most {ADDED_MAX} messages are added" in text
     assert f"the last {REQUESTS_MAX:,} requests" in text
     assert f"at most {OBJECTS_MAX:,} rules" in text
 
 
+def test_the_bounds_of_checked_answers_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "guides" / "contracts-and-checks.md").read_text()
+    assert f"over {ANSWER_LENGTH_MAX:,} characters" in text
+    assert f"over {PARAMETERS_BYTES_MAX:,} bytes" in text
+
+
 def test_the_limits_of_feedback_are_the_ones_in_the_document() -> None:
-    text = (ROOT / "docs" / "feedback.md").read_text()
-    assert f"up to {FEEDBACK_BATCH_MAX:,} of them" in text
-    assert f"has {FEEDBACK_PER_REQUEST_MAX} judgements" in text
+    text = (ROOT / "docs" / "guides" / "feedback.md").read_text()
+    assert f"up to {FEEDBACK_BATCH_MAX:,} entries" in text
+    assert f"at most {FEEDBACK_PER_REQUEST_MAX} judgements" in text
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -65,18 +77,41 @@ def test_files_that_a_document_names_exist(document: str) -> None:
         assert (ROOT / path).exists() or (ROOT / (document.rpartition("/")[0] or ".") / path).exists(), path
 
 
+def test_metrics_that_documents_name_exist() -> None:
+    known = {metric.name for metric in METRICS}
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for name in re.findall(r"`(apprentice_[a-z_]+)", text) if document != "CHANGELOG.md" else ():
+            assert re.sub(r"_(bucket|count|sum)$", "", name) in known, f"{document}: {name}"
+
+
+def test_settings_that_documents_name_exist() -> None:
+    known = set(keys())
+    sections = "|".join(key for key in known if any(other.startswith(f"{key}.") for other in known) and "." not in key)
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for name in re.findall(rf"`((?:{sections})\.[\w.]+)[`:]", text) if document != "CHANGELOG.md" else ():
+            assert name in known, f"{document}: {name}"
+
+
 def test_every_runtime_dependency_has_its_reason() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = sorted(re.split(r"[<>=~!\[]", line)[0] for line in project["dependencies"])
-    text = (ROOT / "docs" / "adr" / "0001-dependencies.md").read_text()
-    assert re.findall(r"(?m)^## (.*)$", text) == needed
+    reasons = table("docs/adr/0001-dependencies.md", "Dependency", "Reason")
+    assert [code(name) for name, _ in reasons] == needed
+    assert all(reason for _, reason in reasons)
 
 
 def test_decisions_are_numbered_without_gaps() -> None:
     numbers = sorted(int(path.name[:4]) for path in (ROOT / "docs" / "adr").glob("*.md"))
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_all_documents_together_are_short() -> None:
+    texts = [(ROOT / path).read_text(encoding="utf-8") for path in DOCUMENTS if not path.endswith(NOT_COUNTED)]
+    assert sum(len(text.split()) for text in texts) <= WORDS_MAX
 
 
 def test_the_checks_that_architecture_names_exist() -> None:

@@ -1,4 +1,4 @@
-"""The sixteen faults of an engine (docs/faults.md), each by the name of a model that shows it; limits are shrunk."""
+"""The sixteen faults of an engine, each by the name of a model that shows it; limits are shrunk."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from gateway.admin.reload import CHANGEABLE
 from gateway.callers import new_key
 from tests.fakes.engine import FakeEngine
-from tests.style.tables import code, table
+from tests.style.tables import table
 from tests.walks.conftest import Configure
 from tests.walks.gateway import RunningGateway, run_gateway
 from tools.reference.settings import keys
@@ -312,4 +313,6 @@ def test_every_key_that_can_be_changed_is_a_setting_and_is_in_the_document() -> 
     for key in CHANGEABLE:
         wanted = key.replace("pools.*", "pools.POOL").removesuffix(".*")
         assert any(one == wanted or one.startswith(f"{wanted}.") for one in known), key
-    assert [code(row[0]) for row in table("docs/reload.md", "Key", "From when on")] == list(CHANGEABLE)
+    rows = table("docs/guides/reload.md", "Applies to", "Keys")
+    shown = [key for _, cell in rows for key in re.findall(r"`([^`]+)`", cell)]
+    assert sorted(shown) == sorted(CHANGEABLE)

@@ -8,7 +8,7 @@ TASKS = "label_values(apprentice_requests_total, task)"
 """All tasks with requests."""
 INTERVAL = "$__rate_interval"
 TUNING_DAYS = 90
-"""Days over which the cost of tuning is spread (docs/estimation.md), as in monitoring/alerts/recording.yaml."""
+"""Days over which the cost of tuning is spread, as in monitoring/alerts/recording.yaml."""
 
 
 def sum_rate(metric: str, by: str = "", match: str = TASK, window: str = INTERVAL) -> str:
@@ -52,7 +52,7 @@ def compute_failed_share(window: str) -> str:
 
 
 def compute_saving(by: str, window: str, days: str) -> str:
-    """The net saving within a window in US dollars (docs/estimation.md), by `part` or `task`.
+    """The net saving within a window in US dollars, by `part` or `task`.
 
     `days` is the window's length: tuning is spread over TUNING_DAYS. The recording rule for 7 days is the same, over
     all tasks.

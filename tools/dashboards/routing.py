@@ -46,7 +46,7 @@ def _at_a_glance(board: Board) -> None:
     ), 5, 4).add(make_figure(
         "What was saved, net?",
         "The net saving in US dollars within the range that is shown: saved against general alone, less overspent, "
-        "shadows, reviews, and the range's part of the tuning, which is spread over 90 days (docs/estimation.md).",
+        "shadows, reviews, and the range's part of the tuning, which is spread over 90 days.",
         "currencyUSD", Query(compute_saving("", "$__range", "$__range_s / 86400")), steps=((None, "red"), (0, "green")),
     ), 5, 4).add(make_figure(
         "Which cost is unknown?", "Requests without a known cost: they are in no sum here.", "percentunit",

@@ -74,7 +74,7 @@ where `unknown_fields` is `drop`. The version's own sampling applies where the c
 - `prompt_logprobs`, `echo` with `logprobs`, and `echo` in a chat end vLLM processes with adapters: only pools without
   adapters can allow them.
 - Never allowed: `kv_transfer_params.prompt_token_ids`, and keys of `chat_template_kwargs` with a field of their own.
-- An [engine that is not vLLM](../engines.md) gets OpenAI's fields only.
+- An [engine that is not vLLM](../guides/engines.md) gets OpenAI's fields only.
 - guidellm and `vllm bench serve` need `parameters_allowed: [ignore_eos]`; lm-eval needs `tokenized_requests=False`
   and an `n_max` of its batch size, for likelihoods `parameters_allowed: [echo]` of a pool without adapters.
 """

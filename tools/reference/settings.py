@@ -16,7 +16,7 @@ INTRODUCTION = f"""
 API](api.md). Every key is also an environment variable, which wins over the file: `{ENVIRONMENT_PREFIX}` and the key
 in capitals, with `__` for each dot (`{ENVIRONMENT_PREFIX}LISTEN__PORT`). Lists and sections may be JSON. An unknown
 key or variable stops the start and is named, and so are settings that contradict each other. `apprentice check
---config FILE` validates a file; [reload](../reload.md) says what can change while the gateway runs.
+--config FILE` validates a file; [reload](../guides/reload.md) says what can change while the gateway runs.
 
 POOL, TASK and METRIC are names of your own: at most 63 of `a-z`, `0-9`, `-` and `_`, with a letter or digit first.
 The unit is last in a name; prices are in US dollars. *Unset* means that there is none, which is not 0: without a

@@ -22,7 +22,7 @@ import msgspec
 Side = Literal["above", "below"]
 
 # Shares of the largest stake that could lose all, and what part of the capital is staked by each. Small stakes find
-# small shifts in noisy differences, large ones large shifts in quiet ones. What they find is in docs/canary.md.
+# small shifts in noisy differences, large ones large shifts in quiet ones. What they find: docs/measurements.md.
 STAKES = (0.08, 0.3, 0.6, 0.9)
 WEIGHTS = (0.1, 0.3, 0.3, 0.3)
 LOG_OF_STAKES = math.log(len(STAKES))

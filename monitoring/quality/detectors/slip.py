@@ -27,7 +27,7 @@ __all__ = ["Side", "Slip", "alarms", "alternatives", "log_e", "mean", "observe",
 Side = Literal["above", "below"]
 
 # An alternative lies so many points above the baseline, but at most so far on the way to 1; below it, so far on the
-# way to 0. What part of the sum each has was chosen for the delays in docs/degradation.md.
+# way to 0. What part of the sum each has was chosen for the delays in docs/measurements.md.
 POINTS = (0.02, 0.05, 0.11, 0.24, 0.45)
 WAYS = (0.1, 0.25, 0.5, 0.75, 0.9)
 WEIGHTS = (0.08, 0.27, 0.17, 0.43, 0.05)

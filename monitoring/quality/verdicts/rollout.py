@@ -3,8 +3,8 @@
 A plan says how sure to be. Every outcome of either arm goes through `observe`, every judged shadow pair through
 `observe_pair`, and `verdict` may be asked at any time, by any gateway: it depends on the state alone, not on when or
 how often somebody looked. No caller and no rater decides alone: the evidence is what is left whoever is left out
-(`leaving_out.py`). Pure functions over frozen data that go through JSON unchanged; docs/canary.md has the guarantee and
-its limits.
+(`leaving_out.py`). Pure functions over frozen data that go through JSON unchanged; docs/explanation/judging.md has
+the guarantee and its limits.
 """
 
 from __future__ import annotations

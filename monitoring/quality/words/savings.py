@@ -1,7 +1,7 @@
 """What a version saves, in plain words: at present and in all, and what is not in that. Pure.
 
 It is what requests saved less what their shadows cost, which one version's streams can tell. The task's net saving
-takes reviews and tuning off as well (docs/estimation.md), and is Prometheus' alone.
+takes reviews and tuning off as well (docs/guides/alerts-and-dashboards.md), and is Prometheus' alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Draws the dashboards into docs/dashboards/*.png: `python -m tests.tools.dashboards.draw`.
 
 The made-up day (story.py) goes into a real Prometheus with our rules; each panel's query is asked of it as Grafana
-would; Grafana's own components draw the answers in a headless Chromium. docs/dashboards.md says what it needs.
+would; Grafana's own components draw the answers in a headless Chromium. It needs
+`apt-get install chromium fonts-inter nodejs npm pngquant prometheus`, and in tools/dashboards/draw
+`npm install --no-package-lock`; `npm run schema` there checks the JSON against Grafana's schema. Look at the pictures.
 """
 
 from __future__ import annotations
