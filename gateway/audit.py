@@ -41,7 +41,6 @@ async def read_audit(
     since: Annotated[float, Query(ge=0, le=2**53, description="Only from then on, in Unix seconds.")] = 0.0,
     newest: Annotated[bool, Query(description="The newest first, not the oldest.")] = False,
 ) -> dict[str, Any]:
-    """The audit, oldest first: who changed what, when, from what to what. Hash-chained. `next_after` is the `after`
-    that goes on from there, null at its end."""
+    """The audit, oldest first. Hash-chained. `next_after` is the `after` that goes on from there, null at its end."""
     found = await services_of(request).audit.find(Wanted(action, of, actor, since), after, limit, newest)
     return {"entries": [msgspec.to_builtins(entry) for entry in found.entries], "next_after": found.next_after}

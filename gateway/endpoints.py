@@ -144,7 +144,7 @@ async def live() -> dict[str, str]:
 
 @router.get("/health/ready", tags=["probes"])
 async def ready(request: Request) -> Response:
-    """The gateway takes requests: 503 while it drains, and while no replica at all is up."""
+    """Readiness: 503 while it drains, or no replica is up."""
     services = services_of(request)
     replicas = {replica.name: replica.up for replica in services.fleet.replicas.values()}
     status = "draining" if services.admission.leaving else "ready" if any(replicas.values()) else "no_replica"
@@ -154,7 +154,7 @@ async def ready(request: Request) -> Response:
 
 @router.get("/health", tags=["probes"])
 async def health(request: Request) -> Response:
-    """The same as `/health/ready`, at the address that vLLM has."""
+    """As `/health/ready`, at the address that vLLM has."""
     return await ready(request)
 
 
@@ -167,14 +167,15 @@ async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Re
 
 @router.get("/v1/usage", tags=["callers"])
 async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
-    """The key's own limits, and what was spent in their present windows."""
+    """The key's own limits, and what is spent of them."""
     return {"public": caller.public, "name": caller.name, "usage": await services_of(request).limits.usage(caller)}
 
 
 @router.get("/v1/requests/{request_id}", tags=["callers"])
 async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
-    """All that is known of a request: its record, why it went where it went, and its feedback. Scores, thresholds and
-    neighbours of checks are told to operators and admins only. It counts as a request against the key's limits."""
+    """A request's record, explanation and feedback. Scores, thresholds and neighbours of checks are for operators
+    and admins only. It counts as a request against the key's limits.
+    """
     services = services_of(request)
     async with services.limits.spending(caller) as headers:
         record = await find_record(services, await _resolve(services, caller, request_id), caller)
@@ -187,8 +188,9 @@ async def read_request(request: Request, request_id: str, caller: Identified) ->
 
 @router.post(FEEDBACK_PATH, tags=["callers"])
 async def give_feedback(request: Request, caller: Identified, body: OneOrSeveral) -> Response:
-    """Store a judgement, or several. 201 created, 200 the same again; for a batch 200 and a result for each. Each
-    judgement counts as a request against the key's limits; a refused body counts as one request."""
+    """Store one judgement or several. 201 created, 200 the same again; for a batch 200 and a result for each. Each
+    judgement counts as a request against the key's limits; a refused body counts as one request.
+    """
     services = services_of(request)
     entries, size = 1 if isinstance(body, FeedbackIn) else len(body.feedback), len(await request.body())
     async with services.limits.spending(caller, entries, size) as headers:

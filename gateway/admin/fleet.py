@@ -29,8 +29,9 @@ class CordonIn(Body):
 
 @router.get("/replicas")
 async def list_replicas(request: Request, _: Operator) -> dict[str, Any]:
-    """The fleet as this gateway sees it: load, health, adapters, and how many more each engine takes. `stale` where
-    Redis can't be reached: then placements and cordons are as they were last read."""
+    """The fleet as this gateway sees it. `stale` where Redis can't be reached: then placements and cordons are as
+    they were last read.
+    """
     services = services_of(request)
     stale = (await seen(services))[1]
     return {"replicas": [_shown(services, replica) for replica in services.fleet.replicas.values()], "stale": stale}
@@ -66,8 +67,7 @@ async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
 
 @router.post("/replicas/{name}/recycle", status_code=202)
 async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
-    """Have the replica's engine started anew, which clears its ghosts: its answers finish, then it is restarted,
-    loaded and probed again before it gets requests. One replica of a pool at a time."""
+    """Restart the replica's engine after its answers, then load and probe it again. One replica of a pool at a time."""
     services = services_of(request)
     replica = _replica(services, name)
     if replica.config.recycle_url is None:

@@ -81,7 +81,7 @@ class RotateIn(Body):
 
 @router.get("/callers")
 async def list_callers(request: Request, _: Operator) -> dict[str, Any]:
-    """All keys by their public part; secrets are not kept."""
+    """All keys by their public part."""
     snapshot = await services_of(request).snapshot.refresh()
     return {"callers": [_caller_shown(caller) for caller in snapshot.callers.values()]}
 
@@ -117,7 +117,7 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
 
 @router.get("/callers/{public}")
 async def read_caller(request: Request, public: str, _: Operator) -> dict[str, Any]:
-    """One key, with what was spent in the present windows of its limits."""
+    """One key, with what is spent of its limits."""
     services = services_of(request)
     caller = (await services.snapshot.refresh()).callers.get(public)
     if caller is None:
@@ -127,7 +127,7 @@ async def read_caller(request: Request, public: str, _: Operator) -> dict[str, A
 
 @router.patch("/callers/{public}")
 async def change_caller(request: Request, public: str, body: CallerChange, admin: Admin) -> dict[str, Any]:
-    """Change a key's limits, models, name, owner or expiry, on every gateway within the snapshot's interval."""
+    """Change a key's limits, models, name, owner or expiry."""
     services = services_of(request)
     before, generation = await _kept(services, public)
     given = body.model_fields_set
@@ -150,7 +150,7 @@ async def change_caller(request: Request, public: str, body: CallerChange, admin
 
 @router.post("/callers/{public}/rotate")
 async def rotate_caller(request: Request, public: str, admin: Admin, body: RotateIn | None = None) -> dict[str, Any]:
-    """Give a key a new secret, shown here alone. The old one works beside it until the overlap is over."""
+    """Give a key a new secret, shown once. The old one works beside it until the overlap is over."""
     services = services_of(request)
     before, generation = await _kept(services, public)
     secret, digest = new_secret()
@@ -166,7 +166,7 @@ async def rotate_caller(request: Request, public: str, admin: Admin, body: Rotat
 
 @router.post("/callers/{public}/approve")
 async def approve_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
-    """Let an admin key be used that another owner's key has made."""
+    """Approve an admin key that another owner's key has made."""
     services = services_of(request)
     before, generation = await _kept(services, public)
     if before.pending is None:
@@ -180,7 +180,7 @@ async def approve_caller(request: Request, public: str, admin: Admin) -> dict[st
 
 @router.delete("/callers/{public}")
 async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
-    """Revoke a key, on every gateway within the snapshot's interval, also one that a newer release has made."""
+    """Revoke a key on every gateway."""
     services = services_of(request)
     before = await services.callers.get(public)
     if before is None:

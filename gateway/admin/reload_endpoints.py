@@ -17,7 +17,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 async def reload_configuration(
     request: Request, admin: Admin, dry_run: Annotated[bool, Query(description="Only tell what would change.")] = False
 ) -> dict[str, Any]:
-    """Read the configuration again and go by it, whole or not at all; `dry_run` only tells what would change."""
+    """Reload the configuration, whole or not at all."""
     found = await reload(services_of(request), admin.public, dry_run)
     return {
         "outcome": found.outcome,

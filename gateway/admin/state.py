@@ -109,7 +109,7 @@ class ApplyIn(Body):
 async def export_state(
     request: Request, admin: Admin, only: Annotated[list[Kind] | None, Query(max_length=4)] = None
 ) -> dict[str, Any]:
-    """All that admins have set, as one moment had it: versions, aliases, rules, and keys without their secrets."""
+    """All that admins have set, without secrets."""
     services, scope = services_of(request), request.scope
     services.accesses.state_read(admin.public, scope.get("client"), scope.get("server"), request.url.path)
     redis = services.redis
@@ -119,7 +119,7 @@ async def export_state(
 
 @router.post("/state/diff")
 async def compare_state(request: Request, body: StateIn, admin: Admin, prune: bool = False) -> dict[str, Any]:
-    """What applying a state would do, step by step. Nothing is changed."""
+    """The steps of applying a state. Nothing is changed."""
     services = services_of(request)
     present = await _present(services.redis)
     file = await _read(services, admin, body, present)
@@ -139,7 +139,7 @@ async def compare_state(request: Request, body: StateIn, admin: Admin, prune: bo
 
 @router.post("/state/adapters", status_code=201)
 async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
-    """Verify an uploaded adapter and keep its bytes, without making a version of it: for a state to be applied."""
+    """Verify an uploaded adapter and keep its bytes, for a state."""
     services = services_of(request)
     async with services.uploads.receive(request) as upload:
         try:
@@ -160,7 +160,7 @@ async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
 
 @router.post("/state/apply")
 async def apply_state(request: Request, response: Response, body: ApplyIn, admin: Admin) -> dict[str, Any]:
-    """Bring the state to that of a file, with its generations as those expected of the present (409 on a stale one).
+    """Bring the state to that of a file.
 
     Answers 202 where versions are not placed within `wait_seconds`; the same call again goes on from there.
     """

@@ -119,7 +119,7 @@ def push(
     background: Background = None,
     wait: FitWait = 900.0,
 ) -> None:
-    """Send an adapter to the gateway, which verifies it and makes it the task's next version.
+    """Upload an adapter, which becomes the task's next version.
 
     No engine hears of it yet: `stage` loads it. The same adapter again is the same version. With --prompts its coverage
     is fitted, by which out-of-scope requests are told; the prompts themselves are not kept.
@@ -158,7 +158,7 @@ def fit(
     background: Background = None,
     wait: FitWait = 900.0,
 ) -> None:
-    """Have a version's coverage fitted from a sample of its training prompts, which are not kept.
+    """Fit a version's scope model from a sample of its training prompts.
 
     Until it is ready the version is judged by the one before, if any. Ends with exit code 1 where it can't be fitted.
     """
@@ -182,7 +182,7 @@ def list_versions(
     state: Annotated[str | None, typer.Option(help="Only versions in this state, such as active.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Retired versions too.")] = False,
 ) -> None:
-    """List the versions, with their states, their shares of the requests and where they are placed."""
+    """List the versions with their states, shares and replicas."""
     told = client.get("/adapters", task=task, state=state)
     if out.answer(told):
         return
@@ -202,7 +202,7 @@ def show(
     out: Printer,
     name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for its alias.")],
 ) -> None:
-    """Show all that is known of a version; or a task's alias: who gets which share, and the generation."""
+    """Show a version, or a task's alias."""
     if "@" not in name:
         alias = client.get(f"/aliases/{quote(name, safe='')}")
         if not out.answer(alias):
@@ -244,7 +244,7 @@ def stage(
         float, typer.Option(metavar="SECONDS", min=0.0, max=3600.0, help="How long to wait for it; 0: not at all.")
     ] = 300.0,
 ) -> None:
-    """Load a version on its replicas and probe it there. No request goes to it yet.
+    """Load a version on its replicas and probe it. No request goes to it yet.
 
     Ends with exit code 1 where it could not be placed, or not in time.
     """
@@ -300,7 +300,7 @@ def canary(
     ] = False,
     expected_generation: Generation = None,
 ) -> None:
-    """Send a share of the task's sessions to a version, and the rest to the one that leads now.
+    """Send a share of the task's sessions to a version.
 
     A session stays with the version it got. Given again, it changes the share, and without --auto the plan stays.
 
@@ -352,7 +352,7 @@ def rollback(
     ] = False,
     expected_generation: Generation = None,
 ) -> None:
-    """End the task's canary; where there is none, go back to the version that led before.
+    """End the task's canary, or go back to the previous version.
 
     At once: that version is still loaded. Whoever means the canary alone says --canary: it may have ended by itself.
     """
@@ -366,7 +366,7 @@ def rollback(
 @adapters.command()
 @asks_gateway
 def unload(client: AdminClient, out: Printer, version: VersionName) -> None:
-    """Take a version off its replicas, once its running answers are finished. `stage` brings it back.
+    """Take a version off its replicas after its running answers. `stage` brings it back.
 
     Refused while requests go to it.
     """
@@ -376,7 +376,7 @@ def unload(client: AdminClient, out: Printer, version: VersionName) -> None:
 @adapters.command()
 @asks_gateway
 def retire(client: AdminClient, out: Printer, version: VersionName, yes: Yes = False) -> None:
-    """Give a version up for good. Its number is never used again, and its bytes stay in the store.
+    """Retire a version for good. Its number is never used again, and its bytes stay in the store.
 
     Asks before it does; refused while requests go to it.
     """
@@ -391,7 +391,7 @@ def why(
     out: Printer,
     name: Annotated[str, typer.Argument(metavar="VERSION|TASK", help="A version, or a task for all that serve it.")],
 ) -> None:
-    """Tell why a version is in the state it is in: what happened to it, and what the replicas and its canary say."""
+    """Explain the state of a version."""
     if "@" in name:
         told = client.get(f"/adapters/{_quoted(name)}/why")
         if not out.answer(told):
@@ -412,7 +412,7 @@ def why(
 @adapters.command()
 @asks_gateway
 def replicas(client: AdminClient, out: Printer) -> None:
-    """List the replicas: what is placed on each, and how many adapters it can still take."""
+    """List the replicas with their adapters and free room."""
     told = client.get("/replicas")
     if not out.answer(told):
         tell_if_stale(out, told)

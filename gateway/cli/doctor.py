@@ -19,7 +19,7 @@ def doctor(
     config: Annotated[Path, typer.Option(help="The configuration.")] = Path("apprentice.yaml"),
     json_only: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> None:
-    """Check the configuration, Redis, folders, engines and limits, and say what to do. Nothing is changed.
+    """Check the configuration, Redis, folders, engines and limits. Nothing is changed.
 
     It may be run beside a gateway or before there is one. Exit code 1 where there is a problem.
     """

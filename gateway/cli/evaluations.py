@@ -92,7 +92,7 @@ def evaluate(
     report_to: Out = None,
     rows_out: RowsOut = None,
 ) -> None:
-    """Have a version, and general, answer a data set on the real engines, and report how right they are.
+    """Evaluate a version, and general, on a data set.
 
     It runs on the gateway, where callers leave room. Ctrl-C ends the watching alone; the same command again goes on, or
     shows the report that there is.
@@ -117,7 +117,7 @@ def evaluate(
 @evaluations.command("list")
 @asks_gateway
 def list_them(client: AdminClient, out: Printer) -> None:
-    """List the evaluations that are kept, the newest first."""
+    """List the evaluations, the newest first."""
     told = client.get(PATH)
     if out.answer(told):
         return
@@ -134,7 +134,7 @@ def list_them(client: AdminClient, out: Printer) -> None:
 def show(
     client: AdminClient, out: Printer, evaluation: EvaluationId, report_to: Out = None, rows_out: RowsOut = None
 ) -> None:
-    """Show an evaluation: its report, or while it runs how far it is."""
+    """Show an evaluation: its report, or its progress."""
     _see_that_it_can_be_written(report_to, rows_out)
     told = client.get(f"{PATH}/{quote(evaluation, safe='')}")
     if told["status"] == "running":
@@ -147,7 +147,7 @@ def show(
 @evaluations.command()
 @asks_gateway
 def stop(client: AdminClient, out: Printer, evaluation: EvaluationId) -> None:
-    """Stop an evaluation that runs: `evaluate` goes on with it. One that does not run is forgotten, with its report."""
+    """Stop an evaluation; `evaluate` continues it. One that does not run is forgotten, with its report."""
     told = client.delete(f"{PATH}/{quote(evaluation, safe='')}")
     if not out.answer(told):
         out.say(f"{told['id']} is {told['status']}.")

@@ -17,7 +17,7 @@ def explain(
     out: Printer,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in x-request-id, or the answer's `id`.")],
 ) -> None:
-    """Tell why a request went where it went: what each check said of it, with score and threshold, and how it ended."""
+    """Explain a request: the result of each check, its route, and its end."""
     if not request_id.strip():
         raise Unusable("REQUEST_ID is empty: give the x-request-id of an answer.")
     told = client.get(f"{client.url}/v1/requests/{quote(request_id, safe='')}")

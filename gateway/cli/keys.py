@@ -78,7 +78,7 @@ def make(
 @keys.command("list")
 @asks_gateway
 def list_keys(client: AdminClient, out: Printer) -> None:
-    """List the keys by their public part, with what they may do. Secrets are not kept."""
+    """List the keys by their public part. Secrets are not kept."""
     told = client.get("/callers")
     if not out.answer(told):
         columns = ("key", "name", "owner", "role", "models", "expires", "limits")
@@ -95,7 +95,7 @@ def _key_row(told: dict[str, Any]) -> Row:
 @keys.command()
 @asks_gateway
 def approve(client: AdminClient, out: Printer, public: Public) -> None:
-    """Let an admin key be used that an admin of another owner has made."""
+    """Approve an admin key that an admin of another owner has made."""
     told = client.post(f"/callers/{_quoted(public)}/approve")
     if not out.answer(told):
         out.say(f"{told['public']} works from now on: {told['name']!r} of {told['owner']}, {told['role']}.")
@@ -111,7 +111,7 @@ def rotate(
         str, typer.Option(metavar="SPAN", help="How long the old secret works beside the new one; 0s: not at all.")
     ] = "1h",
 ) -> None:
-    """Give a key a new secret, printed this once. The old one works beside it for a while."""
+    """Give a key a new secret, printed once. The old one works beside it for a while."""
     told = client.post(f"/callers/{_quoted(public)}/rotate", {"overlap_seconds": span_seconds(overlap)})
     if not out.answer(told):
         out.say(told["key"])
@@ -122,7 +122,7 @@ def rotate(
 @keys.command()
 @asks_gateway
 def revoke(client: AdminClient, out: Printer, public: Public) -> None:
-    """Take a key away, on every gateway at once."""
+    """Revoke a key on every gateway."""
     told = client.delete(f"/callers/{_quoted(public)}")
     if not out.answer(told):
         out.say(f"{told['public']} is revoked.")
@@ -139,7 +139,7 @@ def limits(
     usd_per_day: UsdPerDay = None,
     usd_per_month: UsdPerMonth = None,
 ) -> None:
-    """Show what a key may take and what it has taken; with options, change that first."""
+    """Show a key's limits and what is spent; options change the limits."""
     given = _limits(requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month)
     path = f"/callers/{_quoted(public)}"
     if given:

@@ -66,7 +66,7 @@ app.add_typer(records, name="records")
 def serve(
     config: Annotated[Path, typer.Option(help="The configuration.")] = Path("apprentice.yaml"),
 ) -> None:
-    """Run the gateway until it is told to stop (Ctrl-C or SIGTERM); it drains first."""
+    """Run the gateway until Ctrl-C or SIGTERM; it drains first."""
     from gateway.cli import serve as serving_command
 
     serving_command.serve(config)
@@ -76,7 +76,7 @@ def serve(
 def check(
     config: Annotated[Path, typer.Option(help="The configuration.")] = Path("apprentice.yaml"),
 ) -> None:
-    """Validate a configuration and say what it holds; nothing is started."""
+    """Validate a configuration; nothing is started."""
     from gateway.cli import serve as serving_command
 
     serving_command.check(config)
@@ -97,7 +97,7 @@ def keygen(
         typer.Option(metavar="FILE", help="Write a new key that signs adapters to FILE, and print its public key."),
     ] = None,
 ) -> None:
-    """Make a key for the setting admin_key, printed and kept nowhere; or one that signs adapters, kept in a file.
+    """Make a key for the setting admin_key, or one that signs adapters.
 
     Of a key that signs adapters the public key is printed, as signing.trusted takes it; only the file's owner can read
     the private one, which `apprentice adapters push --sign FILE` takes.

@@ -47,7 +47,7 @@ System = Annotated[str | None, typer.Option(help="With the action system: the me
 @overrides.command("list")
 @asks_gateway
 def list_rules(client: AdminClient, out: Printer) -> None:
-    """List the rules in the order in which they are tried, those that are expired among them."""
+    """List the rules in their order, expired ones too."""
     told = client.get("/overrides")
     if not out.answer(told):
         out.table(("rule", "mode", "which requests", "action", "until"), (_row(one) for one in told["overrides"]))
@@ -82,7 +82,7 @@ def set_rule(
         bool, typer.Option("--all", help="Yes, refuse every request of every task: for a refusal without conditions.")
     ] = False,
 ) -> None:
-    """Set a rule, on every gateway within a second; one of that name is replaced."""
+    """Set or replace a rule, on every gateway within a second."""
     body = _rule(action, task, contains, pattern, caller, metadata, version, message, system) | {"mode": mode}
     if expires_in is not None:
         body["expires_at"] = time.time() + span_seconds(expires_in)
@@ -115,7 +115,7 @@ def try_rule(
     message: Message = None,
     system: System = None,
 ) -> None:
-    """Tell what a rule would have changed in the last 1,000 requests. Nothing is set.
+    """Try a rule on the last 1,000 requests. Nothing is set.
 
     With no more than a NAME it is the rule of that name as it is set.
     """

@@ -54,7 +54,7 @@ def export(
     config: Config = Path("apprentice.yaml"),
     folder: Folder = None,
 ) -> None:
-    """Write archived records, or the feedback on them, to one file: Parquet, CSV or JSON lines.
+    """Write archived records, or feedback, to one file.
 
     Records that were made in the last minutes are not yet in the archive (records.archive_interval_seconds).
     """
@@ -76,7 +76,7 @@ def count(
     folder: Folder = None,
     json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
 ) -> None:
-    """Count archived records, or the feedback on them, by day."""
+    """Count archived records, or feedback, by day."""
     from monitoring import archive
 
     with _told():
@@ -113,7 +113,7 @@ def replay(
     folder: Folder = None,
     json_only: Annotated[bool, typer.Option("--json", help="As JSON, and nothing else, on stdout.")] = False,
 ) -> None:
-    """Put archived records and feedback through the monitor again: each verdict that moves, and the evidence."""
+    """Replay archived records and feedback through the monitor."""
     from gateway.cli import records_replay
     from gateway.configuration.settings import load_settings
 

@@ -17,7 +17,7 @@ def reload(
     out: Printer,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would change.")] = False,
 ) -> None:
-    """Have the gateway read its configuration again: it goes by it whole, or not at all."""
+    """Reload the gateway's configuration, whole or not at all."""
     told = client.post("/reload", dry_run="true" if dry_run else None)
     if out.answer(told):
         return

@@ -33,7 +33,7 @@ def list_requests(
 @retraining.command()
 @asks_gateway
 def show(client: AdminClient, out: Printer, name: Id) -> None:
-    """Show a request to train: why it was opened, by whom, and how many examples there are."""
+    """Show a request to train with its evidence."""
     told = client.get(f"/retraining/{quote(name, safe='')}")
     if out.answer(told):
         return
@@ -63,7 +63,7 @@ def export(
     ] = None,
     complete: Annotated[bool, typer.Option("--complete", help="Only what `apprentice evaluate --data` reads.")] = False,
 ) -> None:
-    """Write what was judged bad as JSON lines: what was asked, what was expected, and what was said of the answer."""
+    """Write the examples of a request to train as JSON lines."""
     path = target or Path(f"{name}.jsonl")
     if path.name in ("", "..") or (target is None and not name.isalnum()):
         raise Unusable(f"{name[:80]!r} is no request's id: `apprentice retraining list` has them.")
@@ -82,7 +82,7 @@ def export(
 @retraining.command()
 @asks_gateway
 def close(client: AdminClient, out: Printer, name: Id) -> None:
-    """Close a request to train: it was done, or is not wanted."""
+    """Close a request to train."""
     told = client.post(f"/retraining/{quote(name, safe='')}/close")
     if not out.answer(told):
         out.say(f"{told['id']} is closed.")

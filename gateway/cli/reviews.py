@@ -30,7 +30,7 @@ def show_next(
         str | None, typer.Argument(metavar="[TASK]", help="Of this task. Unset: of the one whose review waits longest.")
     ] = None,
 ) -> None:
-    """Show the review that has waited longest: what was asked and answered. It is leased to your key for a while."""
+    """Show the review that has waited longest, and lease it to your key."""
     told = client.get(f"{client.url}/v1/reviews/next", task=task)
     if out.answer(told):
         return
@@ -58,8 +58,9 @@ def answer(
         str | None, typer.Option(metavar="NAME", help="Who judges, where several people share the key.")
     ] = None,
 ) -> None:
-    """Judge a request that waits for review, by the metric that its task names. Its texts are then gone, or if it was
-    judged wrong kept for who retrains the version."""
+    """Judge a request that waits for review. Its texts are then gone, or if it was judged wrong kept for who
+    retrains the version.
+    """
     say, first = _asked(client, request_id)
     body = {"request_id": request_id, "metric": say["metric"], "value": _value(say, value)}
     more = {"comment": comment, "demonstration": right, "rater": rater}
@@ -90,7 +91,7 @@ def list_reviews(
     out: Printer,
     task: Annotated[str | None, typer.Option(metavar="TASK", help="Only of this task.")] = None,
 ) -> None:
-    """List for each task how many reviews wait, what was done in the last seven days, and the budget that is left."""
+    """List each task's reviews and its budget."""
     told = client.get("/reviews", task=task)
     if out.answer(told):
         return
@@ -109,7 +110,7 @@ def delete_reviews(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Whose reviews.")],
     request: Annotated[str | None, typer.Option(metavar="ID", help="Only of this request. Unset: all.")] = None,
 ) -> None:
-    """Delete the texts of a task's reviews, or of one request's, unjudged ones and those that were judged wrong."""
+    """Delete the texts of a task's reviews."""
     if request is not None and not request.strip():
         raise Unusable("--request is empty: give a request's id, or leave it out to delete all.")
     query = "" if request is None else f"?request_id={quote(request, safe='')}"

@@ -19,7 +19,7 @@ def sidecar(
     key_file: Annotated[Path, typer.Option(help="A file that holds a sidecar's key.")],
     listen: Annotated[str, typer.Option(help="HOST:PORT that the gateway reaches this at.")] = "127.0.0.1:8090",
 ) -> None:
-    """Pull adapters by digest from the gateway, for an engine that does not share its store."""
+    """Pull adapters for an engine that does not share the gateway's store."""
     from gateway.cli.sidecar_app import build_sidecar, run
     from gateway.configuration.pools import ADDRESS
     from monitoring.logs import configure

@@ -136,7 +136,7 @@ def diff(
         bool, typer.Option("--exit-code", help="End with exit code 1 where the file differs from what is there.")
     ] = False,
 ) -> None:
-    """Compare a file with what is there now, and tell what `state apply` would do. Nothing is changed."""
+    """Compare a state file with the present state. Nothing is changed."""
     told = _compare(client, read_json(file), prune)
     if not out.answer(told):
         _tell(out, told)
@@ -162,7 +162,7 @@ def apply_file(
         typer.Option(metavar="SECONDS", min=0.0, max=86_400.0, help="How long versions may take to be placed."),
     ] = 600.0,
 ) -> None:
-    """Bring what is there to what is in the file: make versions, place those that an alias needs, then move aliases.
+    """Bring the state to that of a file.
 
     Nothing is done where any of it can't be: an object that was changed since the export (--force overrules that),
     another base model, bytes that the store does not have.

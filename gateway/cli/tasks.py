@@ -28,7 +28,7 @@ Until = Annotated[
 @tasks.command("list")
 @asks_gateway
 def list_tasks(client: AdminClient, out: Printer) -> None:
-    """List the tasks: the verdict on the version that leads, since when, and what it keeps of its requests."""
+    """List the tasks with the verdict on the version that leads."""
     told = client.get("/health")
     if out.answer(told):
         return
@@ -60,7 +60,7 @@ def changed(
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take it back: rule, mark and request to train.")] = False,
 ) -> None:
-    """Say that a task's rules change: mark its versions as stale, set a rule for a while, and ask for training."""
+    """Announce a change of a task's rules. Its versions are stale, a rule is set, and training is requested."""
     path = f"/tasks/{quote(task, safe='')}/changed"
     if undo:
         if effective is not None:
@@ -94,7 +94,7 @@ def pin(
     ] = None,
     until: Until = None,
 ) -> None:
-    """Overrule the verdict on a version; or without one hold it: the monitor goes on judging, and does nothing.
+    """Overrule the verdict on a version, or hold the monitor's actions.
 
     Where a degraded version is pinned as healthy, the evidence so far is put aside: its detectors begin anew.
     """
@@ -111,7 +111,7 @@ def pin(
 @tasks.command()
 @asks_gateway
 def release(client: AdminClient, out: Printer, task: Task, version: Version) -> None:
-    """Let the monitor judge a version again, and do what follows."""
+    """Let the monitor judge a version again."""
     told = client.delete(_path(task, version, "pin"))
     if not out.answer(told):
         out.say(f"{version} is the monitor's to judge again; it is {told['health']['versions'][version]['verdict']}.")
@@ -125,7 +125,7 @@ def undo(
     task: Task,
     action: Annotated[str, typer.Argument(metavar="ACTION", help="Its id, as `apprentice why TASK` tells it.")],
 ) -> None:
-    """Undo what the monitor did. It does not do the same again until the task's versions are healthy."""
+    """Undo an action of the monitor. It does not do the same again until the task's versions are healthy."""
     told = client.post(f"/tasks/{quote(task, safe='')}/health/actions/{quote(action, safe='')}/undo")
     if not out.answer(told):
         out.say(f"Undone: {told['action']['because']}")
@@ -148,7 +148,7 @@ def baseline(
     ] = None,
     of_class: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Of this class alone.")] = None,
 ) -> None:
-    """Hold a stream of a version against another baseline from now on; its detector begins anew."""
+    """Compare a signal of a version with another baseline from now on."""
     body: dict[str, Any] = {"stream": stream, "reason": reason, "accept": accept}
     given = (("wrong", wrong), ("of", of), ("evaluation", evaluation), ("of_class", of_class))
     body |= {name: value for name, value in given if value is not None}

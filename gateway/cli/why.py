@@ -26,7 +26,7 @@ def why(
     out: Printer,
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as returns.")],
 ) -> None:
-    """Tell how a task's versions are: what is known, how sure, since when, what was done, and what to do next."""
+    """Explain the state of a task's versions: verdict, evidence, actions, and what to do next."""
     told = client.get(f"/tasks/{quote(task, safe='')}/health")
     if not out.answer(told):
         tell_why(out, told, KeyNames(client))

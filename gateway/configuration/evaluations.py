@@ -10,13 +10,11 @@ from gateway.configuration.sections import Section
 class EvaluationSettings(Section):
     """What `apprentice evaluate` may take."""
 
-    concurrency: int = Field(8, ge=1, le=256, description="Rows that are asked at the same time, beside callers.")
+    concurrency: int = Field(8, ge=1, le=256, description="Rows in progress, beside callers.")
     load_share_max: float = Field(
-        0.5, gt=0, le=1, description="Share of a replica's in_flight_max up to which an evaluation adds to its load."
+        0.5, gt=0, le=1, description="Share of a replica's in_flight_max that an evaluation may fill."
     )
-    rows_max: int = Field(20_000, ge=1, le=200_000, description="Rows of one data set.")
+    rows_max: int = Field(20_000, ge=1, le=200_000, description="Rows of a data set.")
     bytes_max: int = Field(64 << 20, ge=1024, le=1 << 30, description="Largest data set.")
-    row_bytes_max: int = Field(1 << 18, ge=256, le=16 << 20, description="Longest row of a data set.")
-    retention_days: int = Field(
-        90, ge=1, le=3660, description="How long reports and results are kept; rows' texts go when it has ended."
-    )
+    row_bytes_max: int = Field(1 << 18, ge=256, le=16 << 20, description="Longest row.")
+    retention_days: int = Field(90, ge=1, le=3660, description="Retention of reports and results, without texts.")

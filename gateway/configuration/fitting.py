@@ -13,11 +13,9 @@ class FittingSettings(Section):
     """Models that are fitted for versions, such as of their coverage."""
 
     prompts_bytes_max: int = Field(
-        64 << 20, ge=1024, le=1 << 30, description="Largest file of training prompts, and of other traffic beside it."
+        64 << 20, ge=1024, le=1 << 30, description="Largest file of training prompts or other traffic."
     )
-    fitting_seconds_max: float = Field(
-        900.0, gt=0, le=86_400, description="Longest time that one fitting takes; it has failed then."
-    )
+    fitting_seconds_max: float = Field(900.0, gt=0, le=86_400, description="Longest fitting.")
     minilm_file: Path | None = Field(
-        None, description="MiniLM, as `python -m router.fitting.minilm` writes it. Unset: word vectors alone."
+        None, description="MiniLM from `python -m router.fitting.minilm`; unset: word vectors."
     )

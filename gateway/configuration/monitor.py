@@ -11,7 +11,7 @@ from gateway.configuration.sections import Name, Seconds, Section
 from monitoring.badness import Declared
 from monitoring.evaluation.comparing import Metric
 from monitoring.evaluation.forms import Form
-from monitoring.quality.verdicts.plan import RESPONSES, Plan, ResponseName
+from monitoring.quality.verdicts.plan import Plan, ResponseName
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Usd = Annotated[float, Field(ge=0, le=1_000_000)]
@@ -22,30 +22,26 @@ DAY_SECONDS = 86_400
 class MonitorSettings(Section):
     """What holds for all tasks: the fleet's false alarms, and where the monitor's actions are told."""
 
-    interval_seconds: Seconds = Field(1.0, description="Time between two looks at what has come.")
+    interval_seconds: Seconds = Field(1.0, description="Time between two steps of the monitor.")
     false_alarms_per_month: float = Field(
-        1.0, gt=0, le=1000, description="False alarms in a month, over all tasks and versions, that are accepted."
+        1.0, gt=0, le=1000, description="Accepted false alarms over all tasks and versions."
     )
     webhook_url: str | None = Field(
-        None, pattern=r"^https?://", max_length=2000, description="Where each action is sent as JSON. Unset: nowhere."
+        None, pattern=r"^https?://", max_length=2000, description="Receiver of each action as JSON."
     )
     webhook_key: SecretStr | None = Field(
-        None, description="Key that signs what is sent there (HMAC-SHA256, header x-apprentice-signature). Unset: none."
+        None, description="Key of its signature (HMAC-SHA256, header x-apprentice-signature)."
     )
 
 
 class JudgeSettings(Section):
     """How both arms' answers to one request are compared, where no person has judged them."""
 
-    kind: JudgeKind = Field(
-        "normal", description="exact text, normal form, the fields named below, or a model that is asked."
-    )
-    fields: tuple[str, ...] = Field((), max_length=32, description="Fields of JSON answers that have to be equal.")
-    pool: Name | None = Field(None, description="Pool whose model judges. Unset: general_pool.")
-    prompt: str | None = Field(
-        None, max_length=20_000, description="What the judge is told before request and answer. Unset: our own text."
-    )
-    max_tokens: int = Field(16, ge=1, le=1024, description="Most tokens of a judge's answer.")
+    kind: JudgeKind = Field("normal", description="Comparison by exact text, normal form, named fields, or a model.")
+    fields: tuple[str, ...] = Field((), max_length=32, description="Fields of JSON answers to compare.")
+    pool: Name | None = Field(None, description="Pool of the judging model; unset: general_pool.")
+    prompt: str | None = Field(None, max_length=20_000, description="The judge's instructions; unset: our own.")
+    max_tokens: int = Field(16, ge=1, le=1024, description="Longest answer of the judge.")
 
     def faults(
         self, task: str, pools: frozenset[str], reached: frozenset[str] | None, general_pool: str | None
@@ -78,13 +74,13 @@ class JudgeSettings(Section):
 class ReviewSettings(Section):
     """Requests that are drawn for people to judge. Their texts are kept until then."""
 
-    per_week: int = Field(0, ge=0, le=1_000_000, description="Requests of the task to review in a week; 0: none.")
+    per_week: int = Field(0, ge=0, le=1_000_000, description="Requests to review in a week; 0: none.")
     per_week_suspect: int = Field(
-        0, ge=0, le=1_000_000, description="The same while a version of it is suspect or degraded; 0: as ever."
+        0, ge=0, le=1_000_000, description="The same while a version is suspect or degraded; 0: per_week."
     )
-    retention_days: float = Field(14.0, gt=0, le=366, description="How long the texts of open reviews are kept.")
-    lease_seconds: Seconds = Field(600.0, description="How long a review is one reviewer's before another gets it.")
-    usd_each: Usd = Field(0.0, description="What a review costs in US dollars, to reckon the saving net of it.")
+    retention_days: float = Field(14.0, gt=0, le=366, description="Retention of open reviews' texts.")
+    lease_seconds: Seconds = Field(600.0, description="Time until a leased review goes to another reviewer.")
+    usd_each: Usd = Field(0.0, description="Cost of a review, for the net saving.")
 
     def faults(self, task: str) -> Iterator[str]:
         """As the faults of the task's monitor are told, of which these are some."""
@@ -105,51 +101,41 @@ class TaskMonitorSettings(Section):
     """How a task's versions are watched, and what is done about what is found."""
 
     feedback_metric: Name | None = Field(
-        None, description="Declared metric whose values are labels. Unset: correct, where that is declared."
+        None, description="Declared metric whose values are labels; unset: correct, if declared."
     )
-    complaint_metric: Name | None = Field(
-        None, description="Declared metric that is mostly given to complain. Unset: none."
-    )
-    labels_min: int = Field(
-        30, ge=1, le=100_000, description="Labels of a stream before it can alarm; complaints don't go by it."
-    )
+    complaint_metric: Name | None = Field(None, description="Declared metric that is mostly given to complain.")
+    labels_min: int = Field(30, ge=1, le=100_000, description="Labels before a signal can alarm; not for complaints.")
     class_tag: str | None = Field(
-        None, max_length=64, description="Tag of feedback that names its request's class, judged each for itself."
+        None, max_length=64, description="Tag of feedback that names a class; each is judged apart."
     )
     trusted_callers: frozenset[str] = Field(
         frozenset(),
-        description="Public parts of keys whose labels count like a reviewer's: they are no sample of complaints.",
+        description="Public parts of keys whose labels count like a reviewer's.",
     )
     responses: frozenset[ResponseName] = Field(
         frozenset({"shadow", "reviews", "widen", "shift", "roll_back", "pause_canary", "retrain"}),
-        description=f"What the monitor may do by itself: {', '.join(RESPONSES)}.",
+        description="Actions that the monitor may take by itself.",
     )
-    shadow_share: Share = Field(0.0, description="Share of requests that both arms answer; the caller sees the routed.")
+    shadow_share: Share = Field(0.0, description="Share of requests that both arms answer.")
     shadow_share_suspect: Share = Field(0.1, description="The same while a version is suspect or degraded.")
-    shadow_usd_per_ticket: Usd = Field(
-        1.0, description="What raised shadows may cost in US dollars before they fall back to shadow_share."
-    )
+    shadow_usd_per_ticket: Usd = Field(1.0, description="Cost after which raised shadows fall back.")
     shadow_pairs_per_ticket: int = Field(
-        2000, ge=0, le=10_000_000, description="Pairs after which raised shadows fall back, whatever they cost."
+        2000, ge=0, le=10_000_000, description="Pairs after which raised shadows fall back."
     )
-    shadow_saving_share_max: Share = Field(
-        0.25, description="Share of the task's measured saving that shadows may cost, where prices are known."
-    )
+    shadow_saving_share_max: Share = Field(0.25, description="Share of the measured saving that shadows may cost.")
     deferral_factor_suspect: float = Field(
-        2.0, ge=1, le=20, description="How many times deferred_share is sent away while a version is suspect."
+        2.0, ge=1, le=20, description="Factor of deferred_share while a version is suspect."
     )
     kept_steps: tuple[Share, ...] = Field(
         (0.5, 0.2),
         max_length=10,
-        description="What a degraded version keeps, step by step, before explored_share.",
+        description="Shares that a degraded version keeps, before explored_share.",
     )
-    step_seconds: float = Field(60.0, ge=0, le=86_400, description="Least time between two steps, there and back.")
+    step_seconds: float = Field(60.0, ge=0, le=86_400, description="Least time between two steps.")
     suspect_clears_seconds: float = Field(
-        86_400.0, ge=0, le=86_400 * 31, description="How long a suspect version without further evidence stays suspect."
+        86_400.0, ge=0, le=86_400 * 31, description="Time without evidence after which a suspect version is healthy."
     )
-    tuning_usd: Usd = Field(
-        0.0, description="What a fine-tuning of the task costs; the net saving spreads it over 90 days."
-    )
+    tuning_usd: Usd = Field(0.0, description="Cost of a fine-tuning, spread over 90 days of net saving.")
     reviews: ReviewSettings = ReviewSettings()
     judge: JudgeSettings = JudgeSettings()
 

@@ -30,15 +30,13 @@ FOR_ADAPTERS_ON_A_REPLICA = ("store_folder", "sidecar_url", "recycle_url")
 class PriceSettings(Section):
     """What a pool's tokens or replicas cost. By token or by hour; unknown stays unknown."""
 
-    prompt_usd_per_million_tokens: Usd | None = Field(None, description="US dollars for a million prompt tokens.")
-    completion_usd_per_million_tokens: Usd | None = Field(
-        None, description="US dollars for a million completion tokens."
-    )
+    prompt_usd_per_million_tokens: Usd | None = Field(None, description="For prompt tokens.")
+    completion_usd_per_million_tokens: Usd | None = Field(None, description="For completion tokens.")
     cached_prompt_usd_per_million_tokens: Usd | None = Field(
-        None, description="US dollars for a million prompt tokens that came from the engine's cache."
+        None, description="For prompt tokens from the engine's cache."
     )
     replica_usd_per_hour: Usd | None = Field(
-        None, description="US dollars for an hour of one replica, shared by the requests on it."
+        None, description="For a replica, shared by its requests; instead of token prices."
     )
 
     @model_validator(mode="after")
@@ -54,9 +52,9 @@ class PriceSettings(Section):
 class TlsSettings(Section):
     """Certificates in PEM files, read at the start."""
 
-    ca_file: Path | None = Field(None, description="Whom to trust, and nobody else; unset: whom the system trusts.")
-    cert_file: Path | None = Field(None, description="Certificate that the gateway shows (mTLS). Unset: none.")
-    key_file: Path | None = Field(None, description="Its key, not encrypted; unset: it stands in cert_file.")
+    ca_file: Path | None = Field(None, description="The only authorities to trust; unset: the system's.")
+    cert_file: Path | None = Field(None, description="The gateway's client certificate (mTLS).")
+    key_file: Path | None = Field(None, description="Its key, not encrypted; unset: in cert_file.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -72,63 +70,57 @@ class TlsSettings(Section):
 class ReplicaSettings(Section):
     """One engine process of a pool."""
 
-    name: Name = Field(description="Name of the replica, unique in the fleet.")
+    name: Name = Field(description="Name, unique in the fleet.")
     url: str = Field(
         pattern=ENGINE_ADDRESS,
-        description="Address of the engine; with `engine: openai` all before `/chat/completions`, such as `…/v1`.",
+        description="Address of the engine; with `engine: openai` all before `/chat/completions`.",
     )
-    api_key: SecretStr | None = Field(None, description="Key that the engine wants, if it wants one.")
+    api_key: SecretStr | None = Field(None, description="Key of the engine.")
     store_folder: str | None = Field(
-        None, pattern=r"^/", description="Where this engine sees the adapter store; unset: where the gateway sees it."
+        None, pattern=r"^/", description="Path of the adapter store at this engine; unset: as at the gateway."
     )
-    in_flight_max: int = Field(256, ge=1, le=100_000, description="Requests that it may hold at the same time.")
+    in_flight_max: int = Field(256, ge=1, le=100_000, description="Most requests at the same time.")
     sidecar_url: str | None = Field(
-        None, pattern=ADDRESS, description="Address of the sidecar that fills this engine's store; unset: it is shared."
+        None, pattern=ADDRESS, description="Sidecar that fills this engine's store; unset: it is shared."
     )
     recycle_url: str | None = Field(
-        None, pattern=r"^https?://", max_length=2000, description="Where a POST has this engine started anew."
+        None, pattern=r"^https?://", max_length=2000, description="Address whose POST restarts this engine."
     )
 
 
 class PoolSettings(BodySection):
     """Replicas of one base model. What a body may hold counts where a caller names the pool as the model."""
 
-    base_model: str = Field(min_length=1, max_length=200, description="Name under which its engines serve the base.")
+    base_model: str = Field(min_length=1, max_length=200, description="The base model's name at its engines.")
     engine: EngineKind = Field(
-        "vllm", description="What its engines are: openai for any that speak OpenAI's API. Those take no adapters."
+        "vllm", description="Kind of its engines: openai is any that speaks OpenAI's API, without adapters."
     )
-    replicas: tuple[ReplicaSettings, ...] = Field(min_length=1, description="The engine processes of the pool.")
-    api_key: SecretStr | None = Field(None, description="Key that its engines want, where a replica has none itself.")
-    tls: TlsSettings | None = Field(None, description="Certificates towards https:// engines. Unset: the system's.")
+    replicas: tuple[ReplicaSettings, ...] = Field(min_length=1, description="Its engine processes.")
+    api_key: SecretStr | None = Field(None, description="Key of engines whose replica has none.")
+    tls: TlsSettings | None = Field(None, description="Certificates for https:// engines; unset: the system's.")
     health_interval_seconds: Seconds | None = Field(
-        None, description="Time between two looks at a replica. Unset: the gateway's; 15 with `engine: openai`."
+        None, description="As the gateway's; unset: that, or 15 with `engine: openai`."
     )
     base_folder: Path | None = Field(
-        None, description="Folder with the base model's config.json, for verifying adapters. Unset: no adapters here."
+        None, description="Folder with the base model's config.json; unset: no adapters here."
     )
     base_fingerprint: str | None = Field(
         None,
         pattern=r"^sha256:[0-9a-f]{64}$",
-        description="Fingerprint of the base; unset: computed from the weights in base_folder.",
+        description="Fingerprint of the base; unset: computed in base_folder.",
     )
-    price: PriceSettings | None = Field(None, description="What its answers cost. Unset: unknown.")
-    callable: bool = Field(False, description="Whether a caller may name the pool as its model.")
-    max_loras: int = Field(4, ge=1, le=10_000, description="Adapters in one batch: the engines' --max-loras.")
-    max_cpu_loras: int = Field(
-        16, ge=2, le=10_000, description="Adapters in an engine's memory: the engines' --max-cpu-loras."
-    )
-    max_lora_rank: int = Field(
-        16, ge=1, le=512, description="Highest rank of an adapter: the engines' --max-lora-rank. Checked at the push."
-    )
-    replicas_min: int = Field(0, ge=0, le=1000, description="Replicas that a version is placed on; 0: all of them.")
+    price: PriceSettings | None = Field(None, description="Price of its answers; unset: unknown.")
+    callable: bool = Field(False, description="Whether callers may name the pool as `model`.")
+    max_loras: int = Field(4, ge=1, le=10_000, description="The engines' --max-loras.")
+    max_cpu_loras: int = Field(16, ge=2, le=10_000, description="The engines' --max-cpu-loras.")
+    max_lora_rank: int = Field(16, ge=1, le=512, description="The engines' --max-lora-rank.")
+    replicas_min: int = Field(0, ge=0, le=1000, description="Replicas that a version is placed on; 0: all.")
     in_flight_target: int = Field(
-        16, ge=1, le=100_000, description="Requests under way for each replica of a version; beyond it gets one more."
+        16, ge=1, le=100_000, description="Requests for each replica of a version; above that it gets one more."
     )
-    continues: bool = Field(
-        False, description="Whether its engines go on with an assistant's message (continue_final_message)."
-    )
+    continues: bool = Field(False, description="Whether its engines know continue_final_message.")
     context_tokens_max: int | None = Field(
-        None, ge=1, le=100_000_000, description="Tokens that its engines take, prompt and answer. Unset: unknown."
+        None, ge=1, le=100_000_000, description="Tokens of prompt and answer that its engines take; unset: unknown."
     )
 
     @property

@@ -32,17 +32,16 @@ class BodySection(Section):
     """What callers may put into the body of a request."""
 
     parameters_allowed: Annotated[frozenset[str], AfterValidator(_allowable)] = Field(
-        frozenset(), description="Fields that need permission and have it, such as ignore_eos, media or roles."
+        frozenset(), description="Permitted fields, of those that need permission."
     )
-    n_max: int = Field(1, ge=1, le=128, description="Most alternatives one may ask for.")
+    n_max: int = Field(1, ge=1, le=128, description="Most alternatives of one request.")
     unknown_fields: UnknownFields = Field(
         "refuse",
-        description="What becomes of a field that is unknown or not allowed: an error, or it is left out and named in "
-        "a header.",
+        description="Unknown or forbidden fields are an error, or left out and named in a header.",
     )
     max_tokens_over: TokensOver = Field(
         "refuse",
-        description="What becomes of more tokens than one may ask for: an error, or the bound, named in a header.",
+        description="Too many requested tokens are an error, or the bound replaces them.",
     )
 
 
@@ -50,13 +49,11 @@ class AuditSettings(Section):
     """Where the audit's head goes, so that it is known outside Redis, too."""
 
     head_key_file: Path | None = Field(
-        None, description="An ed25519 key in PEM that signs heads; `apprentice keygen --signing FILE` makes one."
+        None, description="ed25519 key in PEM that signs heads, from `apprentice keygen --signing FILE`."
     )
-    head_file: Path | None = Field(None, description="File to which heads are appended. Unset: none.")
-    head_webhook_url: str | None = Field(
-        None, pattern="^https?://", description="Where each head is sent as JSON. Unset: nowhere."
-    )
-    head_interval_seconds: Seconds = Field(60.0, description="Time between two heads, where entries have come.")
+    head_file: Path | None = Field(None, description="File to which heads are appended.")
+    head_webhook_url: str | None = Field(None, pattern="^https?://", description="Receiver of each head as JSON.")
+    head_interval_seconds: Seconds = Field(60.0, description="Time between two heads, if there are new entries.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -69,84 +66,72 @@ class AuditSettings(Section):
 class OwnListenSettings(Section):
     """A listener of its own."""
 
-    host: str = Field("127.0.0.1", description="Address that it listens on.")
-    port: int = Field(ge=0, le=65535, description="Port that it listens on; 0 takes a free one.")
+    host: str = Field("127.0.0.1", description="Address of the listener.")
+    port: int = Field(ge=0, le=65535, description="Its port; 0 takes a free one.")
 
 
 class ListenTlsSettings(Section):
     """The gateway's own certificate, in PEM files."""
 
-    cert_file: Path = Field(description="The certificate, with those that lead to its root.")
+    cert_file: Path = Field(description="Certificate chain in PEM.")
     key_file: Path = Field(description="Its key, not encrypted.")
 
 
 class ListenSettings(Section):
     """Where callers and admins reach the gateway."""
 
-    host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port that the gateway listens on; 0 takes a free one.")
-    admin: OwnListenSettings | None = Field(
-        None, description="Where the admin API is reached, and then nowhere else. Unset: where callers are."
-    )
-    metrics: OwnListenSettings | None = Field(
-        None, description="Where /metrics is reached, and then nowhere else. Unset: where callers are."
-    )
-    tls: ListenTlsSettings | None = Field(None, description="The certificate of all listeners. Unset: plain HTTP.")
+    host: str = Field("127.0.0.1", description="Address of the gateway.")
+    port: int = Field(8080, ge=0, le=65535, description="Its port; 0 takes a free one.")
+    admin: OwnListenSettings | None = Field(None, description="Own listener of the admin API; unset: that of callers.")
+    metrics: OwnListenSettings | None = Field(None, description="Own listener of /metrics; unset: that of callers.")
+    tls: ListenTlsSettings | None = Field(None, description="Certificate of all listeners; unset: plain HTTP.")
     cors_origin: str | None = Field(
         None,
         pattern=r"^(\*|https?://[^\s/,]+)$",
-        description="Origin whose web pages may call the gateway from a browser, or * for all (CORS). Unset: none.",
+        description="Origin whose web pages may call the gateway, or *.",
     )
 
 
 class DoorLimits(Section):
     """What one connection may take."""
 
-    connections_max: int = Field(10_000, ge=1, le=1_000_000, description="Connections that one listener keeps open.")
+    connections_max: int = Field(10_000, ge=1, le=1_000_000, description="Open connections of one listener.")
     address_share_max: float = Field(
-        0.5, gt=0, le=1, description="Share of these that one IP address may hold; 1 where all come through one proxy."
+        0.5, gt=0, le=1, description="Share of these for one IP address; 1 behind one proxy."
     )
     connections_reserved: int = Field(
-        16, ge=0, le=1000, description="Connections beyond connections_max, for probes, operators and admins alone."
+        16, ge=0, le=1000, description="Further connections for probes, operators and admins."
     )
-    head_bytes_max: int = Field(32_768, ge=1024, le=1 << 20, description="Longest head of a request: line and headers.")
-    headers_max: int = Field(100, ge=8, le=10_000, description="Headers that a request may have.")
+    head_bytes_max: int = Field(32_768, ge=1024, le=1 << 20, description="Longest head of a request.")
+    headers_max: int = Field(100, ge=8, le=10_000, description="Most headers of a request.")
     head_seconds_max: Seconds = Field(
-        10.0, description="Longest time until a request's head is there, TLS handshake aside; then it is closed."
+        10.0, description="Longest time until the head is there, after the TLS handshake."
     )
-    body_seconds_max: Seconds = Field(
-        60.0, description="Longest time until a request's body is there, uploads of adapters aside; then it is closed."
-    )
+    body_seconds_max: Seconds = Field(60.0, description="Longest time until the body is there; not for uploads.")
     bodies_bytes_max: int = Field(
         256 << 20,
         ge=1 << 20,
         le=1 << 40,
-        description="Bytes that the bodies of all requests under way may have together.",
+        description="Bytes of all bodies in progress together.",
     )
-    unread_seconds_max: Seconds = Field(
-        60.0, description="Longest time in which a caller reads nothing of its answer; then the connection is closed."
-    )
-    keep_alive_seconds_max: Seconds = Field(
-        75.0, description="How long a connection is kept open between two requests."
-    )
+    unread_seconds_max: Seconds = Field(60.0, description="Longest time in which a caller reads nothing.")
+    keep_alive_seconds_max: Seconds = Field(75.0, description="Longest idle time of a connection.")
 
 
 class QueueLimits(Section):
     """What waits for a place, and how long."""
 
-    queue_max: int = Field(
-        1000, ge=0, le=100_000, description="Requests that may wait for a place here or on a replica; 0: none waits."
-    )
+    queue_max: int = Field(1000, ge=0, le=100_000, description="Requests that may wait for a place; 0: none.")
     queue_seconds_max: Seconds = Field(5.0, description="Longest wait for a place.")
     caller_share_max: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="Share of the queue, of places while others wait, and of bodies_bytes_max that one key may take.",
+        description="Share of the queue, of places and of bodies_bytes_max for one key.",
     )
     batch_share_min: float = Field(
-        0.05, ge=0, le=0.5, description="Share of the free places that batch requests get while interactive ones wait."
+        0.05, ge=0, le=0.5, description="Share of free places for batch while interactive requests wait."
     )
     drain_seconds_min: float = Field(
-        0.0, ge=0, le=3600, description="How long a stopping gateway still takes requests, though it is not ready."
+        0.0, ge=0, le=3600, description="Time that a stopping gateway still takes requests, not ready."
     )

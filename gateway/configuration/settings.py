@@ -49,46 +49,38 @@ COMMAND_LINE_VARIABLES = frozenset({"APPRENTICE_URL", "APPRENTICE_KEY"})
 class LimitSettings(DoorLimits, QueueLimits):
     """What one request may take, and how often it is tried."""
 
-    request_timeout_seconds: Seconds = Field(120.0, description="The whole request, attempts and waits included.")
-    answer_timeout_seconds: Seconds = Field(60.0, description="The longest silence of an answer that is not streamed.")
-    first_token_timeout_seconds: Seconds = Field(10.0, description="One attempt's wait for its first token, streamed.")
-    inter_token_timeout_seconds: Seconds = Field(20.0, description="The longest time without a token in a stream.")
-    connect_timeout_seconds: Seconds = Field(2.0, description="Making a connection to an engine.")
-    retries_max: int = Field(2, ge=0, le=10, description="Tries in one pool after the first.")
-    backoff_seconds: Seconds = Field(0.2, description="First wait before asking the same replica again; then doubled.")
-    retry_after_seconds_max: Seconds = Field(5.0, description="Longest Retry-After that is waited for.")
+    request_timeout_seconds: Seconds = Field(120.0, description="Whole request, attempts and waits included.")
+    answer_timeout_seconds: Seconds = Field(60.0, description="Longest silence of an unstreamed answer.")
+    first_token_timeout_seconds: Seconds = Field(10.0, description="Wait for the first token of an attempt, streamed.")
+    inter_token_timeout_seconds: Seconds = Field(20.0, description="Longest time without a token in a stream.")
+    connect_timeout_seconds: Seconds = Field(2.0, description="Connection to an engine.")
+    retries_max: int = Field(2, ge=0, le=10, description="Attempts in one pool after the first.")
+    backoff_seconds: Seconds = Field(0.2, description="First wait before the same replica again; then doubled.")
+    retry_after_seconds_max: Seconds = Field(5.0, description="Longest Retry-After that is observed.")
     body_bytes_max: int = Field(4 << 20, ge=1024, le=1 << 30, description="Longest body of a request.")
     feedback_body_bytes_max: int = Field(
         1 << 20, ge=1024, le=1 << 30, description="Longest body of `POST /v1/feedback`."
     )
     feedback_bytes_per_day: int = Field(
-        32 << 20, ge=1 << 16, le=1 << 40, description="Bytes of feedback that each key may send in a day of UTC."
+        32 << 20, ge=1 << 16, le=1 << 40, description="Bytes of feedback for each key in a UTC day."
     )
     answer_bytes_max: int = Field(32 << 20, ge=1024, le=1 << 30, description="Longest answer of an engine.")
     event_bytes_max: int | None = Field(
-        None, ge=1024, le=1 << 30, description="Longest event of an engine's stream; unset: answer_bytes_max."
+        None, ge=1024, le=1 << 30, description="Longest event of a stream; unset: answer_bytes_max."
     )
-    in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests under way in this gateway.")
-    drain_seconds_max: Seconds = Field(
-        60.0, description="How long a stopping gateway waits for its requests; what is left then is ended."
-    )
-    adapter_bytes_max: int = Field(2 << 30, ge=1024, le=2 << 30, description="Largest adapter that may be uploaded.")
-    uploads_max: int = Field(2, ge=1, le=100, description="Adapters that may be uploaded at the same time.")
+    in_flight_max: int = Field(4096, ge=1, le=1_000_000, description="Requests in progress in this gateway.")
+    drain_seconds_max: Seconds = Field(60.0, description="Longest wait of a stopping gateway for its requests.")
+    adapter_bytes_max: int = Field(2 << 30, ge=1024, le=2 << 30, description="Largest uploaded adapter.")
+    uploads_max: int = Field(2, ge=1, le=100, description="Uploads at the same time.")
     pool_max_tokens_max: int = Field(
-        4096, ge=1, le=1_000_000, description="Most completion tokens one may ask of a pool that is named as the model."
+        4096, ge=1, le=1_000_000, description="Most completion tokens where a pool is named as `model`."
     )
     redis_gone: RedisGone = Field(
-        "open", description="What keys' limits do without Redis, once their quotas are spent: open lets all through."
+        "open", description="Keys' limits without Redis, after their quotas: open lets all through."
     )
-    quota_share: float = Field(
-        0.02, gt=0, le=1, description="Share of a key's limit that one gateway leases at once, to spend without asking."
-    )
-    lease_timeout_seconds: float = Field(
-        0.5, gt=0, le=60, description="Longest wait for such a quota, of a request and of the job that fetches them."
-    )
-    general_share_window_seconds: Seconds = Field(
-        600.0, description="Over how long a task's general_share_max is counted."
-    )
+    quota_share: float = Field(0.02, gt=0, le=1, description="Share of a key's limit that one gateway leases at once.")
+    lease_timeout_seconds: float = Field(0.5, gt=0, le=60, description="Longest wait for such a quota.")
+    general_share_window_seconds: Seconds = Field(600.0, description="Window of general_share_max.")
 
     def attempts(self) -> AttemptLimits:
         """As the router decides with them."""
@@ -100,58 +92,52 @@ class RecordSettings(Section):
     """Records and feedback: how long and how many."""
 
     retention_seconds: int = Field(
-        7 * 86_400, ge=60, le=366 * 86_400, description="How long a request can be read and judged."
+        7 * 86_400, ge=60, le=366 * 86_400, description="Time in which a request can be read and judged."
     )
-    stream_records_max: int = Field(1_000_000, ge=1000, description="Records that the stream in Redis keeps.")
-    stream_reported_max: int = Field(
-        250_000, ge=1000, description="Reported records that Redis keeps, in a stream of their own."
-    )
+    stream_records_max: int = Field(1_000_000, ge=1000, description="Records in the stream in Redis.")
+    stream_reported_max: int = Field(250_000, ge=1000, description="Reported records in a stream of their own.")
     unarchived_records_max: int = Field(
-        250_000, ge=0, description="Records beyond these that each stream keeps as long as they are not archived."
+        250_000, ge=0, description="Further records in each stream until they are archived."
     )
     request_feedback_bytes_max: int = Field(
-        1 << 20, ge=1 << 17, le=1 << 30, description="Bytes of all judgements of one request together."
+        1 << 20, ge=1 << 17, le=1 << 30, description="Bytes of all feedback on one request."
     )
-    pending_max: int = Field(50_000, ge=100, description="Records that wait in memory where the spool takes none.")
+    pending_max: int = Field(50_000, ge=100, description="Records in memory where the spool takes none.")
     recent_bytes_max: int = Field(
-        8 << 20, ge=0, le=1 << 30, description="Bodies of the latest requests kept in memory, to try rules on; 0: none."
+        8 << 20, ge=0, le=1 << 30, description="Latest bodies in memory, to try rules on; 0: none."
     )
     flush_interval_seconds: Seconds = Field(0.02, description="Longest wait of a record in memory.")
-    spool_after_seconds: Seconds = Field(
-        0.2, description="Records that Redis has not taken after so long are spooled to disk."
-    )
+    spool_after_seconds: Seconds = Field(0.2, description="Wait for Redis before records are spooled.")
     spool_bytes_max: int = Field(
-        1 << 30, ge=1 << 16, le=1 << 40, description="Largest spool of this gateway; beyond it the oldest go."
+        1 << 30, ge=1 << 16, le=1 << 40, description="Largest spool; beyond it the oldest are dropped."
     )
-    spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between two syncs of the spool to the disk.")
-    archive: bool = Field(True, description="Whether records and feedback are written to Parquet files.")
-    archive_folder: Path | None = Field(None, description="Where to; unset: `records` in the data folder.")
-    archive_interval_seconds: Seconds = Field(300.0, description="Time between two writings of all that has come.")
-    archive_retention_days: int = Field(366, ge=1, le=36_600, description="Days of records that the archive keeps.")
+    spool_sync_interval_seconds: Seconds = Field(1.0, description="Time between two syncs of the spool.")
+    archive: bool = Field(True, description="Whether records and feedback become Parquet files.")
+    archive_folder: Path | None = Field(None, description="Their folder; unset: `records` in the data folder.")
+    archive_interval_seconds: Seconds = Field(300.0, description="Time between two writes of the archive.")
+    archive_retention_days: int = Field(366, ge=1, le=36_600, description="Days in the archive.")
 
 
 class RedisSettings(Section):
     """What an acknowledgement waits for, where a Redis is configured, and how long its file keeps what was deleted."""
 
     replicas_acked_min: int = Field(
-        0, ge=0, le=16, description="Replicas of Redis that must have it on disk before it is acknowledged."
+        0, ge=0, le=16, description="Replicas of Redis that must have a write on disk before its acknowledgement."
     )
-    acked_timeout_seconds: float = Field(
-        5.0, gt=0, le=9, description="Longest wait until what is acknowledged is on disk."
-    )
+    acked_timeout_seconds: float = Field(5.0, gt=0, le=9, description="Longest wait for a write to be on disk.")
     rewrite_interval_seconds: float = Field(
-        300.0, ge=0, le=86_400, description="Time between rewrites of its append-only file, embedded or not; 0: none."
+        300.0, ge=0, le=86_400, description="Time between rewrites of the append-only file; 0: none."
     )
 
 
 class FeedbackMetricSettings(Section):
     """A declared kind of judgement."""
 
-    kind: Literal["boolean", "float", "category"] = Field(description="What its values are.")
-    better: Literal["higher", "lower"] = Field("higher", description="Which way is good; true counts as 1.")
+    kind: Literal["boolean", "float", "category"] = Field(description="Kind of its values.")
+    better: Literal["higher", "lower"] = Field("higher", description="The good direction; true is 1.")
     minimum: float | None = Field(None, description="Least value of a float.")
     maximum: float | None = Field(None, description="Greatest value of a float.")
-    categories: tuple[str, ...] = Field((), description="The values that a category may take.")
+    categories: tuple[str, ...] = Field((), description="Values of a category.")
 
 
 def _see_that_it_is_a_key(text: str) -> str:
@@ -165,9 +151,9 @@ def _see_that_it_is_a_key(text: str) -> str:
 class SigningSettings(Section):
     """Whose signatures on adapters count."""
 
-    required: bool = Field(False, description="Whether an adapter without a trusted signature is rejected.")
+    required: bool = Field(False, description="Whether adapters need a trusted signature.")
     trusted: dict[Name, Annotated[str, AfterValidator(_see_that_it_is_a_key)]] = Field(
-        default_factory=dict, description="Signers and their ed25519 public keys, 32 bytes in base64."
+        default_factory=dict, description="Signers and their ed25519 public keys in base64."
     )
 
 
@@ -176,7 +162,7 @@ class ReleaseSettings(Section):
 
     approver_must_differ: bool = Field(
         False,
-        description="Whether nobody releases what they pushed, by any of their keys; admin keys need a second admin.",
+        description="Whether a release needs another person than the push; admin keys too.",
     )
 
 
@@ -192,26 +178,24 @@ class Settings(BaseSettings):
     )
 
     listen: ListenSettings = ListenSettings()
-    data_folder: Path = Field(Path("var/data"), description="Where the gateway keeps what must survive a restart.")
-    store_folder: Path | None = Field(None, description="The adapter store; unset: `store` in the data folder.")
+    data_folder: Path = Field(Path("var/data"), description="Folder for what must survive a restart.")
+    store_folder: Path | None = Field(None, description="Adapter store; unset: `store` in the data folder.")
     import_folders: tuple[Path, ...] = Field(
         (),
-        description="Where adapters and prompts imported by path must lie. Empty: none may; upload them.",
+        description="Folders from which adapters and prompts may be imported by path.",
     )
     redis_url: SecretStr | None = Field(None, description="Redis or Valkey; unset: an embedded one in the data folder.")
-    redis_password_file: Path | None = Field(
-        None, description="A file that holds Redis's password, where redis_url has none. It is read at the start."
-    )
+    redis_password_file: Path | None = Field(None, description="File with Redis's password, if redis_url has none.")
     redis_tls: TlsSettings | None = Field(
-        None, description="Certificates towards a rediss:// redis_url. Unset: the system's."
+        None, description="Certificates for a rediss:// redis_url; unset: the system's."
     )
     redis: RedisSettings = RedisSettings()
     admin_key: SecretStr | None = Field(
         None,
-        description="An admin key that always works; unset: the first start writes one to the data folder's admin-key.",
+        description="An admin key that always works; unset: the first start writes one to the data folder.",
     )
     pools: dict[Name, PoolSettings] = Field(min_length=1, description="Pools by name.")
-    general_pool: Name = Field("general", description="The pool whose price a saving is measured against.")
+    general_pool: Name = Field("general", description="Pool whose price is the reference for savings.")
     tasks: dict[Name, TaskSettings] = Field(default_factory=dict, description="Tasks by name.")
     limits: LimitSettings = LimitSettings()
     records: RecordSettings = RecordSettings()
@@ -225,14 +209,14 @@ class Settings(BaseSettings):
     signing: SigningSettings = SigningSettings()
     release: ReleaseSettings = ReleaseSettings()
     audit: AuditSettings = AuditSettings()
-    series_max: int = Field(32_000, ge=2000, description="Prometheus series that this gateway may have.")
+    series_max: int = Field(32_000, ge=2000, description="Prometheus series of this gateway.")
     cache_isolation: CacheIsolation = Field(
-        "caller", description="Whose prompts share an engine's prefix cache: one caller's own, or everybody's (none)."
+        "caller", description="Whose prompts share an engine's prefix cache: one caller's, or all (none)."
     )
-    health_interval_seconds: Seconds = Field(1.0, description="Time between two looks at a replica.")
-    snapshot_interval_seconds: Seconds = Field(1.0, description="Longest time until a change by an admin is active.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
-    log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for people.")
+    health_interval_seconds: Seconds = Field(1.0, description="Time between two health checks of a replica.")
+    snapshot_interval_seconds: Seconds = Field(1.0, description="Longest time until an admin's change is active.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity in the log.")
+    log_format: Literal["json", "text"] = Field("json", description="JSON lines, or text for people.")
 
     @classmethod
     def settings_customise_sources(

@@ -52,14 +52,14 @@ SELECTORS = r"^(last_user|user_turns|dialogue|field:[^\s]{1,200})$"
 class CheckSection(Section):
     """One check: whether it is asked, and acted on."""
 
-    mode: CheckMode = Field("off", description="off, observe (decided and recorded, not acted on) or enforce.")
+    mode: CheckMode = Field("off", description="`observe` decides and records, and changes nothing.")
 
 
 class DegradedSettings(CheckSection):
     """What is done where a version's verdict is degraded."""
 
     explored_share: Share = Field(
-        0.05, description="Share of requests that a degraded version keeps, so that its recovery can be seen."
+        0.05, description="Share of requests that a degraded version keeps, to show its recovery."
     )
 
 
@@ -67,30 +67,28 @@ class OutOfScopeSettings(CheckSection):
     """What is done where an input is unlike what the version was trained on."""
 
     deferred_share: Share = Field(
-        0.05, description="Share of in-scope requests that one is ready to send away too; it sets the threshold."
+        0.05, description="Share of in-scope requests that may be sent away; sets the threshold."
     )
 
 
 class HoldoutSettings(CheckSection):
     """A random share that goes to the fallback, so that both arms stay measurable."""
 
-    share: Share = Field(0.02, description="Share of the requests in scope, drawn by session.")
+    share: Share = Field(0.02, description="Share of in-scope requests, drawn by session.")
 
 
 class PredictedGainSettings(CheckSection):
     """What is done where general is expected to do better; only where that was shown by measurement."""
 
-    general_share_max: Share = Field(
-        0.2, description="Share of the requests that it may send to the fallback: the cost budget."
-    )
+    general_share_max: Share = Field(0.2, description="Largest share of requests that it sends to the fallback.")
 
 
 class ContractSettings(CheckSection):
     """What is done where an answer breaks the version's contract."""
 
-    constrained: bool = Field(False, description="Whether the engine is told to answer in no other form.")
+    constrained: bool = Field(False, description="Whether engines are constrained to the contract's form.")
     fallback_breaks: FallbackBreaks = Field(
-        "error", description="What becomes of a fallback's answer that breaks it too: an error, or a header on it."
+        "error", description="A fallback's answer that breaks it too is an error, or flagged in a header."
     )
 
 
@@ -98,7 +96,7 @@ class LowConfidenceSettings(CheckSection):
     """What is done where an answer is not sure enough."""
 
     wrong_share_max: Share = Field(
-        0.05, description="Share of all requests that may get a wrong answer from the adapter; it sets the threshold."
+        0.05, description="Share of all requests that may get a wrong answer; sets the threshold."
     )
 
 
@@ -135,52 +133,43 @@ class CheckSettings(Section):
 class TaskSettings(BodySection):
     """One task: a named, specific job that adapters are trained for."""
 
-    description: str = Field("", max_length=500, description="What the task is, for people.")
-    fallback_pool: Name | None = Field(
-        "general", description="Pool that answers where the adapter can't; null: an error."
-    )
+    description: str = Field("", max_length=500, description="Description for people.")
+    fallback_pool: Name | None = Field("general", description="Pool that answers where the adapter can't; null: none.")
     commit: str = Field(
         "first_token",
         pattern=COMMIT_POLICIES,
-        description="From when on a stream is the caller's: first_token, tokens:N or complete.",
+        description="Commit of a stream: first_token, tokens:N or complete.",
     )
     hold_seconds_max: Seconds | None = Field(
         None,
-        description="Longest hold of an adapter's stream, under limits.request_timeout_seconds; "
-        "unset: limits.answer_timeout_seconds.",
+        description="Longest hold of an adapter's stream; unset: limits.answer_timeout_seconds.",
     )
-    max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens one may ask for.")
-    previous_versions_kept: int = Field(
-        2, ge=1, le=1000, description="Previous versions that stay loaded; older ones are unloaded."
-    )
-    cache_isolation: CacheIsolation | None = Field(
-        None, description="Whose prompts share an engine's cache; unset: as the gateway's cache_isolation."
-    )
+    max_tokens_max: int = Field(4096, ge=1, le=1_000_000, description="Most completion tokens of a request.")
+    previous_versions_kept: int = Field(2, ge=1, le=1000, description="Previous versions that stay loaded.")
+    cache_isolation: CacheIsolation | None = Field(None, description="As the gateway's, for this task.")
     general_share_max: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Largest share of the task's requests for its fallback pool; no shadow counts. Unset: all.",
+        description="Largest share of its requests for the fallback pool, without shadows; unset: all.",
     )
     general_usd_per_day: float | None = Field(
         None,
         gt=0,
         le=1_000_000,
-        description="US dollars that its fallback pool may cost in a day of UTC, without shadows. Unset: no cap.",
+        description="Most money for the fallback pool in a UTC day, without shadows; unset: no cap.",
     )
 
     checks: CheckSettings = CheckSettings()
     fallbacks: dict[Annotated[Reason, BeforeValidator(_reason_of)], Fallbacks] = Field(
         default_factory=dict,
-        description="Fallbacks by reason, in order, of general, previous_version, needs_human. Else: general.",
+        description="[Fallbacks](reasons.md#fallbacks) in order, by reason.",
     )
-    pools_allowed: frozenset[Name] | None = Field(
-        None, description="Pools that the task's texts may be sent to. Unset: all."
-    )
+    pools_allowed: frozenset[Name] | None = Field(None, description="Pools that may get the task's texts; unset: all.")
     selector: str = Field(
         "user_turns",
         pattern=SELECTORS,
-        description="What of a conversation the fitted models read: last_user, user_turns, dialogue or field:PATH.",
+        description="Part of a conversation that fitted models read: last_user, user_turns, dialogue or field:PATH.",
     )
     monitor: TaskMonitorSettings = TaskMonitorSettings()
 

@@ -94,7 +94,7 @@ class _Wanted:
 
 @router.get("/evaluations")
 async def list_evaluations(request: Request, _: Operator) -> dict[str, Any]:
-    """All evaluations that are kept, the newest first, without their reports."""
+    """All evaluations, the newest first."""
     store = services_of(request).evaluations
     return {"evaluations": [await _shown(request, one, whole=False) for one in await store.all()]}
 
@@ -119,8 +119,9 @@ async def begin_evaluation(
     fit_gain: Annotated[bool, Query(description="Fit the version's learned routing from the rows.")] = False,
     again: Annotated[bool, Query(description="Begin anew, and forget the results that there are.")] = False,
 ) -> dict[str, Any]:
-    """Have a version answer a data set, JSON lines in the body, and judge its answers. The same evaluation again (200)
-    goes on where it stopped, or is there already."""
+    """Evaluate a version on a data set (JSON lines). The same evaluation again (200) goes on where it stopped, or is
+    there already.
+    """
     services = services_of(request)
     wanted = await _wanted(services, version, arms, against, metric, class_field)
     if calibrate and "adapter" not in wanted.arms:
@@ -176,7 +177,7 @@ async def _goes_by(services: Services, one: Evaluation) -> bool:
 
 @router.get("/evaluations/{evaluation}")
 async def read_evaluation(request: Request, evaluation: str, _: Operator) -> dict[str, Any]:
-    """One evaluation: how far it is, what it waits for, and its report once it is done."""
+    """One evaluation: its progress, or its report."""
     return await _shown(request, await _found(services_of(request), evaluation))
 
 
@@ -188,8 +189,9 @@ async def read_evaluation_rows(
     first: Annotated[int, Query(ge=0, le=2**31, description="The first row's number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=ROWS_AT_ONCE_MAX)] = ROWS_AT_ONCE_MAX,
 ) -> Any:
-    """What is known of each row: by arm, whether it was right and what it took. `next_first` goes on from there, null
-    at the end. Neither requests nor answers are in it."""
+    """The results of each row. `next_first` goes on from there, null at the end. Neither requests nor answers are in
+    it.
+    """
     services = services_of(request)
     one = await _found(services, evaluation)
     results = await services.evaluations.results(one, first, limit)
@@ -218,7 +220,7 @@ async def read_evaluation_rows(
 
 @router.delete("/evaluations/{evaluation}")
 async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dict[str, Any]:
-    """Stop an evaluation that runs, and keep its results so that it can go on; forget one that does not run."""
+    """Stop an evaluation that runs; forget one that does not."""
     services = services_of(request)
     one = await _found(services, evaluation)
     if one.status == "running":

@@ -30,8 +30,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 @router.put("/adapters/{name}/prompts", status_code=202)
 async def give_prompts(request: Request, name: str, admin: Admin) -> dict[str, Any]:
-    """Have the version's coverage fitted from a sample of its training prompts, sent as multipart/form-data: the file
-    `prompts.jsonl`, and perhaps `background.jsonl` with other traffic. GET /adapters/{name} shows how far it is."""
+    """Fit the version's scope model from a sample of its training prompts. GET /adapters/{name} shows how far it is."""
     services = services_of(request)
     async with services.uploads.receive(request, (PROMPTS_FILE,), (BACKGROUND_FILE,)) as upload:
         try:

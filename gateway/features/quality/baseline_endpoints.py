@@ -87,7 +87,7 @@ class BaselineIn(Body):
 
 @router.get("/tasks/{task}/health/{version}/baselines")
 async def read_baselines(request: Request, task: str, version: str, _: Operator) -> dict[str, Any]:
-    """What the streams of a version are held against, as set here and as the monitor has it, and where each is from."""
+    """The baselines of a version's signals, and their origin."""
     services = services_of(request)
     await version_of(services, task, version)
     generation = (await services.baselines.generations()).get(version, 0)
@@ -109,7 +109,7 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
 
 @router.post("/tasks/{task}/health/{version}/baseline")
 async def set_baseline(request: Request, task: str, version: str, body: BaselineIn, admin: Admin) -> dict[str, Any]:
-    """Hold a stream against another baseline from now on: its detector begins anew. What it was, is in the audit."""
+    """Compare a signal with another baseline from now on. What it was, is in the audit."""
     services = services_of(request)
     await version_of(services, task, version)
     now = await redis_time(services.redis)

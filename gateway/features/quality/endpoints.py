@@ -64,7 +64,7 @@ class PinIn(Body):
 
 @router.get("/health")
 async def list_health(request: Request, _: Operator) -> dict[str, Any]:
-    """All tasks, a line each: the verdict on the version that leads, since when, and what it does about it."""
+    """All tasks with the verdict on the version that leads."""
     services = services_of(request)
     snapshot = await services.snapshot.refresh()
     generations = await services.health.object_store.generations()
@@ -76,7 +76,7 @@ async def list_health(request: Request, _: Operator) -> dict[str, Any]:
 
 @router.get("/tasks/{task}/health")
 async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any]:
-    """All that the monitor knows of a task: in plain words, and in numbers; with the generation for changes."""
+    """All that the monitor knows of a task."""
     services = services_of(request)
     snapshot = await services.snapshot.refresh()
     return await shown(services, snapshot, known_task(services, task))
@@ -84,7 +84,7 @@ async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any
 
 @router.post("/tasks/{task}/health/{version}/pin")
 async def pin_version(request: Request, task: str, version: str, body: PinIn, admin: Admin) -> dict[str, Any]:
-    """Overrule the verdict on a version, or hold it: without a verdict the monitor goes on, and does nothing."""
+    """Overrule the verdict on a version, or hold it. Without a verdict the monitor judges, and does not act."""
     services = services_of(request)
     now = await redis_time(services.redis)
     await version_of(services, task, version)
@@ -143,7 +143,7 @@ async def _opened_by_pin(services: Services, version: str, health: TaskHealth) -
 async def undo_action(
     request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
-    """Undo what the monitor did. It does not do the same again before the version is healthy."""
+    """Undo an action of the monitor. It does not do the same again before the version is healthy."""
     services = services_of(request)
     now = await redis_time(services.redis)
     health, _ = await services.health.of(known_task(services, task))

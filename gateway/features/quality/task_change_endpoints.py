@@ -58,8 +58,9 @@ class ChangedIn(Body):
 
 @router.post("/tasks/{task}/changed")
 async def announce_change(request: Request, task: str, body: ChangedIn, admin: Admin) -> dict[str, Any]:
-    """Say that a task's rules change: its versions are stale from then on, a rule sends its requests elsewhere for a
-    while, and a request to train is opened. Said again, it replaces what was said before."""
+    """Announce a change of a task's rules. Its versions are stale from then on, a rule sends its requests elsewhere,
+    and a request to train is opened. A second announcement replaces the first.
+    """
     services = services_of(request)
     now = await redis_time(services.redis)
     known_task(services, task)
@@ -102,8 +103,7 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
 async def take_change_back(
     request: Request, task: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
-    """Take back that a task's rules change: its versions are no longer stale, the rule goes, the request to train is
-    closed."""
+    """Withdraw the announcement. Its rule goes, its versions are not stale, its request to train is closed."""
     services = services_of(request)
     now = await redis_time(services.redis)
     health, _ = await services.health.of(known_task(services, task))

@@ -73,8 +73,9 @@ async def list_adapters(
     task: Annotated[str | None, Query(max_length=63)] = None,
     state: Annotated[VersionState | None, Query()] = None,
 ) -> dict[str, Any]:
-    """All versions, with their state, where they are placed, and their share of their task's requests. `stale` where
-    Redis can't be reached: then as they were last read, without generations."""
+    """All versions with state, placement and share. `stale` where Redis can't be reached: then as they were last
+    read, without generations.
+    """
     services = services_of(request)
     snapshot, stale = await seen(services)
     generations = {} if stale else await services.registry.generations()
@@ -86,7 +87,7 @@ async def list_adapters(
 
 @router.get("/adapters/{name}")
 async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, Any]:
-    """One version with its manifest, its last evaluation, and what was fitted for it, or how far that is."""
+    """One version with its manifest, last evaluation and fitted models."""
     services = services_of(request)
     version = await version_of(services, name)
     fitted = await services.fitted.shown(name, selector_of(services, version.task))
@@ -97,7 +98,7 @@ async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, An
 
 @router.post("/adapters", status_code=201)
 async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
-    """Verify an adapter, copy it into the store and enter it as the task's next version. No engine hears of it yet.
+    """Verify an adapter and enter it as the task's next version. No engine hears of it yet.
 
     JSON imports a folder inside the setting `import_folders`; multipart/form-data uploads the files. With a sample of
     its training prompts its coverage is fitted from them; GET shows how far that is. The same adapter again is the same
@@ -180,7 +181,7 @@ def _warnings(manifest: Manifest) -> list[str]:
 async def stage_adapter(
     request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 60.0
 ) -> dict[str, Any]:
-    """Have the version loaded on its replicas and probed there; once a quorum is ready, an alias may move to it.
+    """Load the version on its replicas and probe it.
 
     Answers 202 if it is not done within `wait_seconds`: it goes on, and GET shows how far it is.
     """
@@ -207,7 +208,7 @@ async def stage_adapter(
 async def unload_adapter(
     request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 30.0
 ) -> dict[str, Any]:
-    """Take the version off every replica once its last answer has gone out. Refused while an alias sends to it."""
+    """Take the version off every replica after its last answer. Refused while an alias sends to it."""
     return await _take_off(request, response, name, admin, wait_seconds, "verified")
 
 
@@ -215,8 +216,7 @@ async def unload_adapter(
 async def retire_adapter(
     request: Request, response: Response, name: str, admin: Admin, wait_seconds: Wait = 30.0
 ) -> dict[str, Any]:
-    """Give a version up for good: it drains, is unloaded and retired. Its bytes stay in the store, since an engine
-    could still read them."""
+    """Retire a version for good. Its bytes stay in the store, since an engine could still read them."""
     return await _take_off(request, response, name, admin, wait_seconds, "draining")
 
 
@@ -248,7 +248,7 @@ async def _take_off(
 
 @router.get("/adapters/{name}/why")
 async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
-    """How the version came to be where it is: its state in words, its placements, and what the audit has on it."""
+    """The state of the version in words, with placements and audit."""
     services = services_of(request)
     version = await version_of(services, name)
     snapshot = await services.snapshot.refresh()

@@ -91,7 +91,7 @@ class RollbackIn(Body):
 
 @router.get("/aliases")
 async def list_aliases(request: Request, _: Operator) -> dict[str, Any]:
-    """All aliases with their weights, shadows, canaries and generations."""
+    """All aliases with weights, shadows and canaries."""
     services = services_of(request)
     snapshot = await services.snapshot.refresh()
     return {"aliases": {task: await _alias_shown(services, task) for task in sorted(snapshot.aliases)}}
@@ -99,7 +99,7 @@ async def list_aliases(request: Request, _: Operator) -> dict[str, Any]:
 
 @router.get("/aliases/{task}")
 async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]:
-    """One alias; while a canary is on trial, with the evidence so far."""
+    """One alias, with the evidence on its canary."""
     services = services_of(request)
     await services.snapshot.refresh()
     return await _alias_shown(services, known_task(services, task, param=None))
@@ -107,7 +107,7 @@ async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]
 
 @router.put("/aliases/{task}")
 async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -> dict[str, Any]:
-    """Swap: from now on the task's new requests go to these versions. Requests under way keep theirs."""
+    """Send the task's new requests to these versions. Requests under way keep theirs."""
     services = services_of(request)
     weights = body.weights or {body.version or "": 1.0}
     await _see_that_they_may_serve(services, known_task(services, task, param=None), admin, weights)
@@ -124,7 +124,7 @@ async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -
 async def remove_alias(
     request: Request, task: str, admin: Admin, expected_generation: Annotated[int | None, Query(ge=0, le=2**53)] = None
 ) -> dict[str, Any]:
-    """Let the task have no version: its fallback answers all of its requests."""
+    """Leave the task without a version: its fallback answers."""
     services = services_of(request)
     return await _change_alias(
         services,
@@ -137,7 +137,7 @@ async def remove_alias(
 
 @router.post("/aliases/{task}/shadow")
 async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> dict[str, Any]:
-    """Send a copy of a share of the task's requests to a version; its answers are compared, recorded and not shown."""
+    """Copy a share of the task's requests to a version."""
     services = services_of(request)
     known_task(services, task, param=None)
     if body.share:
@@ -154,7 +154,7 @@ async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> d
 
 @router.post("/aliases/{task}/canary")
 async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> dict[str, Any]:
-    """Let a version answer a share of the task's sessions. With a plan it is promoted or rolled back by itself."""
+    """Send a share of the task's sessions to a version. With a plan it is promoted or rolled back by itself."""
     services = services_of(request)
     known_task(services, task, param=None)
     plan = None if body.plan is None else _plan(services, body.plan)
@@ -173,7 +173,7 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
 
 @router.post("/aliases/{task}/promote")
 async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
-    """Make a version the task's one and only. The one that led until now goes on previous version, loaded."""
+    """Send all of the task's requests to a version. The one that led is then the previous version, and stays loaded."""
     services = services_of(request)
     await _see_that_they_may_serve(services, known_task(services, task, param=None), admin, {body.version: 1.0})
     expected = body.expected_generation
@@ -188,7 +188,7 @@ async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) ->
 
 @router.post("/aliases/{task}/rollback")
 async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn | None = None) -> dict[str, Any]:
-    """End a canary, or go back to the version that led before: a pointer swap, nothing is loaded."""
+    """End a canary, or go back to the previous version."""
     services = services_of(request)
     known_task(services, task, param=None)
     wanted = body or RollbackIn()

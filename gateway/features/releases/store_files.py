@@ -28,7 +28,7 @@ class StoreFile(FileResponse):
 
 @router.get("/store/{digest}/{file}", response_class=StoreFile)
 def read_store_file(request: Request, digest: str, file: str, _: Sidecar) -> StoreFile:
-    """The bytes of one file of an adapter, by its digest, for sidecars. They never change."""
+    """One file of an adapter by its digest. The bytes never change."""
     store = services_of(request).store
     try:
         path = store.path(digest) / file

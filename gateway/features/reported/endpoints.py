@@ -36,9 +36,9 @@ Result = dict[str, Any]
 
 @router.post("/v1/records", tags=["callers"])
 async def report_records(request: Request, caller: Identified) -> Response:
-    """Take in a request that another gateway served, or several, to be judged here. Each counts as a request against
-    the key's limits, and as nothing that was served; a refused body counts as one request. 201 stored, 200 the same
-    again; for a batch 200 and a result for each.
+    """Take in requests that another gateway served. Each counts as a request against the key's limits, and as
+    nothing that was served; a refused body counts as one request. 201 stored, 200 the same again; for a batch 200
+    and a result for each.
     """
     services = services_of(request)
     return await answered(services, request, lambda exchange: _reported(services, exchange, caller))

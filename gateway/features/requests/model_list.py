@@ -18,7 +18,7 @@ router = APIRouter()
 
 @router.get("/v1/models", tags=["callers"])
 async def models(request: Request, caller: Identified) -> dict[str, Any]:
-    """What this key may put into `model`: tasks, their loaded versions, pools, and `auto` where it can find a task."""
+    """The names that this key may put into `model`."""
     return {"object": "list", "data": list(_cards(services_of(request), caller))}
 
 

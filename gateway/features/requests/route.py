@@ -31,8 +31,8 @@ router = APIRouter()
 
 @router.post("/v1/route", tags=["callers"])
 async def route(request: Request, caller: Identified) -> Response:
-    """Where a request would go, and why: the body of a chat completion or a completion is decided on, and not sent. It
-    leaves no record, and counts as a request against the key's limits, without tokens or money.
+    """The decision on a request, without sending it. It leaves no record, and counts as a request against the key's
+    limits, without tokens or money.
     """
     services = services_of(request)
     return await answered(services, request, lambda exchange: _routed(services, exchange, caller))

@@ -42,7 +42,7 @@ async def list_retraining(
     task: Annotated[str | None, Query(max_length=63)] = None,
     state: Annotated[State | None, Query()] = None,
 ) -> dict[str, Any]:
-    """All requests to train that are kept, the newest first, without their examples."""
+    """All requests to train, the newest first."""
     found = await services_of(request).retraining.all()
     rows = [one for one in found if task in (None, one.task) and state in (None, one.state)]
     return {"retraining": [msgspec.to_builtins(one) for one in rows]}
@@ -50,8 +50,7 @@ async def list_retraining(
 
 @router.get("/retraining/{retraining}")
 async def read_retraining(request: Request, retraining: str, _: Operator) -> dict[str, Any]:
-    """One request to train, with its evidence, how many of its examples an evaluation can read, and how many of the
-    others have no text or no demonstration."""
+    """One request to train, with its evidence."""
     services = services_of(request)
     one, generation = await _found(services, retraining)
     counted = {"kept": 0, "complete": 0, "without_text": 0, "without_demonstration": 0}
@@ -71,8 +70,7 @@ async def read_examples(
     operator: Operator,
     complete: Annotated[bool, Query(description="Only those that `apprentice evaluate --data` reads.")] = False,
 ) -> StreamingResponse:
-    """What was judged bad, as JSON lines: the request where its text is still kept, what is expected where somebody
-    said so, and what was said of the answer. Who was given them is in the audit."""
+    """Its examples as JSON lines. Who was given them is in the audit."""
     services = services_of(request)
     one, _ = await _found(services, retraining)
     examples = await services.retraining.examples(one.id)
@@ -89,7 +87,7 @@ async def read_examples(
 
 @router.post("/retraining", status_code=201)
 async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> dict[str, Any]:
-    """Open a request to train by hand, with what was judged bad of the version as its examples."""
+    """Open a request to train by hand."""
     services = services_of(request)
     known_task(services, body.task)
     version = body.version
@@ -122,7 +120,7 @@ async def close_retraining(
     admin: Admin,
     expected_generation: Annotated[int | None, Query(ge=0, le=2**53, description="409 if it has moved on.")] = None,
 ) -> dict[str, Any]:
-    """Close a request to train: it was done, or is not wanted. Its examples stay as long as feedback does."""
+    """Close a request to train. Its examples stay as long as feedback does."""
     services = services_of(request)
     one, generation = await _found(services, retraining)
     if one.state == "closed":

@@ -21,8 +21,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 
 @router.get("/reviews")
 async def list_reviews(request: Request, _: Operator, task: OfTask = None) -> dict[str, Any]:
-    """Each task's reviews: how many wait and are leased, what was done in the last seven days, the budget and what is
-    left of it, and the newest that were skipped, with their reasons."""
+    """Each task's reviews, its budget, and the newest skipped ones."""
     services = services_of(request)
     return {"reviews": [_listed(services, name, await counted(services, name)) for name in tasks_of(services, task)]}
 
@@ -34,8 +33,9 @@ async def delete_reviews(
     admin: Admin,
     request_id: Annotated[str | None, Query(max_length=200, description="Only of this request; unset: all.")] = None,
 ) -> dict[str, Any]:
-    """Delete the texts of a task's reviews, or of one request's: of those that wait, which nobody can judge then, and
-    of those that were judged wrong. What was drawn stays drawn: the budget and the records are as they were."""
+    """Delete the texts of a task's reviews, or of one request's. What was drawn stays drawn: the budget and the
+    records are as they were.
+    """
     services = services_of(request)
     all_of_it = request_id is None and task in services.settings.tasks
     deleted = await services.reviews.delete(task, request_id, audited(services, admin), all_of_it)

@@ -31,9 +31,9 @@ class SkipIn(Body):
 
 @router.get("/v1/reviews/next")
 async def next_review(request: Request, reviewer: Operator, task: OfTask = None) -> Response:
-    """The review that has waited longest, leased to this key until `leased_until`: what was asked, what was answered,
-    and what to say of it. Who has one already gets that one again. Answered by `POST /v1/feedback`. Who was given it is
-    in the audit."""
+    """The review that has waited longest, leased to this key until `leased_until`. Who has one already gets that one
+    again. Answered by `POST /v1/feedback`. Who was given it is in the audit.
+    """
     services = services_of(request)
     counts = {name: await counted(services, name) for name in tasks_of(services, task)}
     none: dict[str, NoneLeft] = {}
@@ -54,7 +54,7 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
 
 @router.post("/v1/reviews/{request_id}/skip")
 async def skip_review(request: Request, request_id: str, reviewer: Operator, body: SkipIn) -> dict[str, Any]:
-    """Give a leased review back, unjudged: others get it, this key does not. It is counted, with its reason."""
+    """Give a leased review back, unjudged. It is counted, with its reason."""
     services = services_of(request)
     task = await services.reviews.task_of(request_id)
     skip = Skip(request_id=request_id, by=reviewer.public, reason=body.reason)

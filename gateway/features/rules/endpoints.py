@@ -108,8 +108,9 @@ def _is_to_come(raw: dict[str, Any], now_unix: float) -> bool:
 
 @router.get("/overrides")
 async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
-    """All rules, in the order in which they are tried. One that has not begun, or is expired, matches nothing; it stays
-    until it is deleted."""
+    """All rules, in the order in which they are tried. One that has not begun, or is expired, matches nothing; it
+    stays until it is deleted.
+    """
     services = services_of(request)
     rules, now = sorted((await services.overrides.all()).items()), time.time()
     states = {name: version.state for name, version in services.snapshot.current.versions.items()}
@@ -152,7 +153,7 @@ async def set_override(request: Request, name: str, body: OverrideIn, admin: Adm
 
 @router.post("/overrides/{name}/dry-run")
 async def try_override(request: Request, name: str, body: OverrideIn, _: Admin) -> dict[str, Any]:
-    """What the rule would have changed in the last 1,000 requests of tasks. Nothing is set."""
+    """Try a rule on the last 1,000 requests. Nothing is set."""
     services = services_of(request)
     _see_that_it_fits(services, name, body)
     tried = await try_rule(services, override_from(name, body.model_dump(exclude_none=True)))
