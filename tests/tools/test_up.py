@@ -56,10 +56,10 @@ class Installed:
     def said(self) -> str:
         return (self.home / "said").read_text()
 
-    def up(self, *options: str) -> subprocess.Popen[str]:
+    def up(self, *options: str, output: str = "said") -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tools.up", "--port", str(self.port)]
         command += ["--engine-port", str(free_port())]
-        with (self.home / "said").open("w") as said:
+        with (self.home / output).open("w") as said:
             process = subprocess.Popen(
                 [*command, "--adapter", "adapter", *options],
                 cwd=self.home,
@@ -146,7 +146,7 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
     until(lambda: not installed.processes(), lambda: "left: " + "\n".join(installed.processes()))
 
 
-def test_one_command_serves_a_task_an_open_question_and_a_feedback_and_stops_clean(installed: Installed) -> None:
+def test_up_serves_stops_clean_and_starts_again_with_the_same_key(installed: Installed) -> None:
     process = installed.up()
     installed.until_it_is_up(process)
     assert "One engine plays every pool" in installed.said
@@ -157,25 +157,36 @@ def test_one_command_serves_a_task_an_open_question_and_a_feedback_and_stops_cle
     assert task["model"] == "returns@v1"
     assert open_question["model"] == "smollm2-135m-instruct"
     assert feedback["metric"] == "correct"
+    keys = re.findall(r"^Key +(\S+)", installed.said, flags=re.MULTILINE)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0, installed.said
     assert "Draining the gateway" in installed.said
     assert not installed.processes()
+    process = installed.up()
+    installed.until_it_is_up(process)
+    assert re.findall(r"^Key +(\S+)", installed.said, flags=re.MULTILINE) == keys
+    assert installed.paste()[0]["model"] == "returns@v1"
+    process.terminate()
+    assert process.wait(30) == 0, installed.said
 
 
-def test_second_start_has_the_same_key_and_the_same_version(installed: Installed) -> None:
-    keys = []
-    for _ in range(2):
-        process = installed.up()
-        installed.until_it_is_up(process)
-        keys += re.findall(r"^Key +(\S+)", installed.said, flags=re.MULTILINE)
-        assert installed.paste()[0]["model"] == "returns@v1"
-        process.terminate()
-        assert process.wait(30) == 0, installed.said
-    assert keys[0] == keys[1]
+def test_second_up_is_refused_and_a_gateways_end_is_said_before_engines_stop(installed: Installed) -> None:
+    first = installed.up()
+    installed.until_it_is_up(first)
+    second = installed.up(output="second")
+    assert second.wait(30) == 2
+    assert "runs already" in (installed.home / "second").read_text()
+    assert first.poll() is None
+    os.kill(installed.pid_of(" serve --config "), signal.SIGKILL)
+    assert first.wait(30) == 2, installed.said
+    ended, stopping = (
+        installed.said.index(text) for text in ("The gateway ended (exit code -9)", "Stopping the engine")
+    )
+    assert ended < stopping
+    os.kill(installed.pid_of("valkey-server"), signal.SIGTERM)  # which waits for the next gateway
 
 
-def test_two_engines_play_a_pool_each(installed: Installed) -> None:
+def test_two_engines_play_a_pool_each_and_end_when_up_is_killed(installed: Installed) -> None:
     process = installed.up("--engines", "2")
     installed.until_it_is_up(process)
     assert "Two engines play the pools general, small" in installed.said
@@ -183,26 +194,9 @@ def test_two_engines_play_a_pool_each(installed: Installed) -> None:
     engines = yaml.safe_load((installed.home / "var" / "up" / "apprentice.yaml").read_text())["pools"]
     assert engines["small"]["replicas"][0]["url"] != engines["general"]["replicas"][0]["url"]
     assert [answer.get("model") for answer in installed.paste()[:2]] == ["returns@v1", "smollm2-135m-instruct"]
-
-
-def test_up_that_is_killed_leaves_nothing_running(installed: Installed) -> None:
-    process = installed.up()
-    installed.until_it_is_up(process)
     process.kill()
     process.wait()
     until(lambda: not installed.processes(), lambda: "\n".join(installed.processes()))
-
-
-def test_a_gateway_that_ends_is_said_before_the_engine_is_stopped(installed: Installed) -> None:
-    process = installed.up()
-    installed.until_it_is_up(process)
-    os.kill(installed.pid_of(" serve --config "), signal.SIGKILL)
-    assert process.wait(30) == 2, installed.said
-    ended, stopping = (
-        installed.said.index(text) for text in ("The gateway ended (exit code -9)", "Stopping the engine")
-    )
-    assert ended < stopping
-    os.kill(installed.pid_of("valkey-server"), signal.SIGTERM)  # which waits for the next gateway
 
 
 def test_ctrl_c_while_it_starts_stops_what_was_begun(installed: Installed) -> None:
@@ -223,15 +217,6 @@ def test_second_ctrl_c_ends_it_at_once_and_leaves_nothing(installed: Installed) 
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130, installed.said
     until(lambda: not installed.processes(), lambda: "\n".join(installed.processes()))
-
-
-def test_second_up_beside_the_first_is_refused(installed: Installed) -> None:
-    first = installed.up()
-    installed.until_it_is_up(first)
-    second = installed.up()
-    assert second.wait(30) == 2
-    assert "runs already" in installed.said
-    assert first.poll() is None
 
 
 def test_engine_that_does_not_start_is_said_in_one_line(installed: Installed) -> None:
