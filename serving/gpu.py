@@ -9,7 +9,7 @@ ANSWER_SECONDS_MAX = 60.0
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether an NVIDIA GPU is usable here, as `nvidia-smi` reports it."""
+    """True if an NVIDIA GPU is usable here, as `nvidia-smi` reports it."""
     if shutil.which("nvidia-smi") is None:
         return False
     command = ["nvidia-smi", "--list-gpus"]

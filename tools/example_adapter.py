@@ -39,7 +39,7 @@ class AdminApi:
         return content
 
     async def accepts(self, caller_key: str) -> bool:
-        """Whether `caller_key` may send requests."""
+        """True if `caller_key` may send requests."""
         answer = await self._client.get("/v1/models", headers={"authorization": f"Bearer {caller_key}"})
         return answer.is_success
 
@@ -97,7 +97,7 @@ async def _adapters(admin: AdminApi) -> list[dict[str, Any]]:
 
 
 def _lacks_scope(version: Mapping[str, Any]) -> bool:
-    """Whether a version has no scope model, and none that waits or is being fitted."""
+    """True if a version has no scope model and none is being made."""
     scope = version["fitted"].get("coverage")
     return scope is None or (scope["model"] is None and scope["state"] == "failed")
 

@@ -98,7 +98,7 @@ def cases_from(path: Path, seed: int) -> Iterator[Case]:
 
 
 def decides(text: str, case: Case, season: Season) -> bool:
-    """Whether an answer decides the case as the policy does in this season."""
+    """True if an answer decides the case as the policy does in this season."""
     try:
         answer = json.loads(text)
     except ValueError:

@@ -17,7 +17,7 @@ MINUTE_STEPS = (0.5, 1, 2, 5, 10, 20, 60)
 
 
 class Scale:
-    """Where a moment in seconds and a share between 0 and `top` lie in one of the two halves."""
+    """The place of a time in seconds and a share from 0 to `top` in one half of the picture."""
 
     def __init__(self, seconds: float, top: float, upper: int, lower: int) -> None:
         self._seconds, self._top, self._upper, self._lower = max(seconds, 1.0), top, upper, lower
@@ -118,7 +118,7 @@ def _line(points: Sequence[Mapping[str, Any]], scale: Scale) -> str:
 
 
 def _kept(points: Sequence[Mapping[str, Any]], version: str, scale: Scale) -> str:
-    """What the leading version keeps of its requests by the monitor's word, in steps."""
+    """The share of its requests that the leading version keeps, in steps."""
     known = [(point["at"], point["health"][version]["kept"]) for point in points if version in point["health"]]
     place = ""
     for at, kept in known:

@@ -35,7 +35,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Health:
-    """What the monitor says of a version: its verdict, why, what it keeps of its requests, its labelled evidence."""
+    """The monitor's quality of a version: verdict, reason, kept share of requests, labelled evidence."""
 
     verdict: str
     because: str
@@ -156,7 +156,7 @@ HEALTHY = "its version is healthy and keeps all of its requests"
 
 
 async def health_of(admin: httpx.AsyncClient, task: str) -> dict[str, Health]:
-    """What the monitor says of each version of a task. Raises httpx.HTTPError."""
+    """The quality of each version of a task. Raises httpx.HTTPError."""
     answer = await admin.get(f"/admin/v1/tasks/{task}/health")
     answer.raise_for_status()
     told = answer.json()

@@ -76,7 +76,7 @@ class Installed:
         assert process.poll() is None, self.said
 
     def paste(self) -> list[dict[str, Any]]:
-        """What the three printed commands answer, one pasted after another into the same shell."""
+        """The answers to the three printed commands, pasted one after another into the same shell."""
         lines = [line for line in self.said.splitlines() if line.startswith(("ID=", "curl "))]
         assert len(lines) == 3
         script = "\n".join([lines[0], "echo", lines[1], "echo", lines[2]])

@@ -59,7 +59,7 @@ def locate_marker(folder: Path) -> Path:
 
 
 def is_made(folder: Path) -> bool:
-    """Whether `folder` is whole and its weights have been checked."""
+    """True if `folder` is whole and its weights have been checked."""
     try:
         marker = json.loads(locate_marker(folder).read_text())
     except (OSError, ValueError):
@@ -68,7 +68,7 @@ def is_made(folder: Path) -> bool:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file is there and the weights have the length that their header names."""
+    """True if every file is there and the weights have the length that their header names."""
     if not all((folder / name).is_file() for name in FILES):
         return False
     weights = folder / "model.safetensors"

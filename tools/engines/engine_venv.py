@@ -66,7 +66,7 @@ def locate_python(folder: Path) -> Path:
 
 
 def has_our_python(folder: Path) -> bool:
-    """Whether `folder` is a virtual environment of CPython PYTHON with its interpreter."""
+    """True if `folder` is a virtual environment of CPython PYTHON with its interpreter."""
     try:
         configuration = (folder / "pyvenv.cfg").read_text()
     except OSError:
@@ -174,7 +174,7 @@ def find_links() -> str | None:
 
 
 def has_engine(freeze: str, kind: Kind, constraints: str) -> bool:
-    """Whether an environment, as listed by `uv pip freeze`, has the engine and keeps the constraints."""
+    """True if an environment, as listed by `uv pip freeze`, has the engine and keeps the constraints."""
     releases = dict(_pins(freeze))
     engine, _, version = REQUIREMENTS[kind].partition("==")
     wanted = {engine: version, **dict.fromkeys(ALSO)}

@@ -146,7 +146,7 @@ async def run_to_end(
 
 
 async def is_healthy(client: httpx.AsyncClient, url: str) -> bool:
-    """Whether a GET of `url` gets status 200."""
+    """True if a GET of `url` gets status 200."""
     try:
         return (await client.get(url)).status_code == httpx.codes.OK
     except httpx.HTTPError:

@@ -16,7 +16,7 @@ from monitoring.quality.verdicts.health import LABELLED, STREAMS
 
 INTERVAL_SECONDS = 30
 CHANGED, SUSPECT, DEGRADED = 0.6, 0.66, 0.7
-"""When the rules change, and when the verdict follows, as shares of the time."""
+"""Times of the change of rules and of the verdict, as shares of the day."""
 KEPT = ((0.7, 0.5), (0.74, 0.2), (0.78, 0.05))
 FLEET = (("small", "small-0"), ("small", "small-1"), ("general", "general-0"))
 
@@ -63,7 +63,7 @@ def told(begin: float, seconds: float) -> Iterator[str]:
 
 
 def sampled(gateway: Gateway, at: float) -> Iterator[str]:
-    """What Prometheus would have scraped of a gateway at this moment."""
+    """A gateway's metrics at this moment, as Prometheus would scrape them."""
     body, _ = gateway.meters.exposition()
     own = f'instance="{gateway.instance}",job="apprentice"'
     for line in body.decode().splitlines():
@@ -86,13 +86,13 @@ def live(gateway: Gateway, at: float, passed: float, begin: float, seconds: floa
 
 
 def kept(version: Told, passed: float) -> float:
-    """What a version keeps of its requests by then."""
+    """The share of its requests that a version keeps at that time."""
     shares = [share for since, share in KEPT if passed >= since]
     return shares[-1] if shares and version.name == "returns@v1" else 1.0
 
 
 def right(version: Told, passed: float) -> float:
-    """How often a version is right by then."""
+    """The share of right answers of a version at that time."""
     return 0.62 if version.name == "returns@v1" and passed >= CHANGED else version.right
 
 
@@ -157,7 +157,7 @@ def _serve_pool(gateway: Gateway, busy: float) -> None:
 
 
 def _judge(gateway: Gateway, version: Told, busy: float, passed: float, begin: float, seconds: float) -> None:
-    """What the monitor's summary says of a version: the same at every gateway."""
+    """The monitor's summary of a version, the same at every gateway."""
     meters, task, name = gateway.meters, version.task, version.name
     bad = name == "returns@v1"
     verdict = 0 if not bad or passed < SUSPECT else 1 if passed < DEGRADED else 2
@@ -230,7 +230,7 @@ def _act(gateway: Gateway, passed: float) -> None:
 
 
 def _move(gateway: Gateway, passed: float) -> None:
-    """What the first gateway did, as the one that had the job. A series begins at 0 at the first step."""
+    """Actions of the first gateway, which had the job. A series begins at 0 at the first step."""
     meters, moment = gateway.meters, 1e-9
     if not gateway.instance.startswith("gateway-0"):
         return
@@ -243,7 +243,7 @@ def _move(gateway: Gateway, passed: float) -> None:
 
 
 def _stand(gateway: Gateway, busy: float, at: float) -> None:
-    """What every gateway says of itself and of the fleet."""
+    """Metrics of every gateway, about itself and the fleet."""
     meters, draw = gateway.meters, gateway.draw
     for pool, replica in FLEET:
         meters.replica_up.set(1, pool, replica)

@@ -28,7 +28,7 @@ def small_engine(port: int, *flags: str) -> list[str]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there and not merely waiting to be reaped."""
+    """True if a process is there and not merely waiting to be reaped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
