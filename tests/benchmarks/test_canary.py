@@ -12,6 +12,8 @@ from benchmarks import canary
 from benchmarks.canary_worlds import Pairs
 from monitoring.quality.detectors import sequential
 
+pytestmark = pytest.mark.invariant("No good canary is rolled back more often than stated.")
+
 
 def test_runs_hold_as_many_pairs_as_were_asked_for_at_the_rates_of_the_world() -> None:
     pairs = Pairs.correlated(0.10, 0.1, 0.05)

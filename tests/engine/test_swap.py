@@ -36,6 +36,7 @@ def swap_and_ask(first: Desk) -> list[Swap]:
     return made
 
 
+@pytest.mark.invariant("A swap drops, breaks and mixes no answer, and loads nothing.")
 @in_a_thread
 def test_swaps_under_load_drop_break_and_mix_nothing_and_load_nothing(two_replicas: TwoReplicas) -> None:
     first, second = two_replicas.desks

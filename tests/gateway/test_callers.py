@@ -115,6 +115,7 @@ def test_no_header_at_all_breaks_the_check(said: str) -> None:
     refusal(said, holder()[1])
 
 
+@pytest.mark.invariant("No error, log or representation shows a secret.")
 def test_no_refusal_repeats_what_was_sent() -> None:
     key, caller = holder()
     for said in (f"Bearer {key}x", f"Bearer {key[:-1]}", f"Basic {key}"):

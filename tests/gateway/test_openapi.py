@@ -150,6 +150,7 @@ def test_every_endpoint_is_described_and_nothing_else(document: dict[str, Any]) 
     assert {(method, path) for method, path, _ in operations(document)} == set(FUNCTIONS)
 
 
+@pytest.mark.invariant("Every answer is one that /openapi.json names, and nothing else is named.")
 @pytest.mark.parametrize(("method", "path"), sorted(FUNCTIONS))
 def test_an_endpoint_names_the_errors_that_its_code_can_come_to_and_no_others(
     document: dict[str, Any], written: Code, method: str, path: str

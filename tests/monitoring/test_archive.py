@@ -176,6 +176,7 @@ async def test_many_entries_make_several_parts_and_each_is_in_one(redis: Redis, 
     assert [row["id"] for row in rows(parts(job))] == [one.id for one in made]
 
 
+@pytest.mark.invariant("Each record is in one file of the archive.")
 @pytest.mark.parametrize("hook", [AFTER_RENAME, BEFORE_RENAME], ids=["after a rename", "before a rename"])
 async def test_a_run_killed_at_a_rename_is_done_again_under_the_same_names(redis: Redis, job: Job, hook: str) -> None:
     made = [on(0), on(1), on(2)]

@@ -101,6 +101,7 @@ async def test_a_second_judgement_is_created_but_not_the_first(store: FeedbackSt
     assert [one.feedback_id for one in await store.of(request_id)] == ["f1", "f2"]
 
 
+@pytest.mark.invariant("Feedback is stored once, and only from those who may judge.")
 async def test_nobody_judges_anothers_request_but_operators_do(store: FeedbackStore, request_id: str) -> None:
     for young in (False, True):
         assert (await store.give(request_id, judgement(), "caller2", young=young)).given == "unknown"
@@ -132,6 +133,7 @@ async def test_a_request_is_judged_only_so_often(store: FeedbackStore, request_i
     assert (await store.give(request_id, judgement("f7"), "caller1", young=False)).given == "same"
 
 
+@pytest.mark.invariant("Feedback is stored once, and only from those who may judge.")
 async def test_one_of_many_who_send_the_same_at_once_creates_it(store: FeedbackStore, request_id: str) -> None:
     sent = [store.give(request_id, judgement(), "caller1", young=False) for _ in range(20)]
     given = [receipt.given for receipt in await asyncio.gather(*sent)]

@@ -106,6 +106,7 @@ async def test_records_go_into_the_stream_in_their_order_and_nothing_to_the_disk
     assert not list(flowing.spool._folder.iterdir())
 
 
+@pytest.mark.invariant("A record is written once.")
 async def test_a_flush_whose_answer_was_lost_stores_each_record_once(flowing: Flowing) -> None:
     flowing.door.answers_lost = 2
     async with flowing.running():

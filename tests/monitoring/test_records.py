@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
@@ -110,6 +111,7 @@ async def test_the_stream_is_bounded(redis: Redis) -> None:
     assert 1000 <= await redis.xlen(STREAM_KEY) <= 1200
 
 
+@pytest.mark.invariant("No report displaces a served record.")
 async def test_reports_displace_no_served_record(redis: Redis) -> None:
     stream = RecordStream(redis, RETENTION_SECONDS, 100, FEEDBACK_STREAM_KEY, 1_000_000, reported_max=50)
     made = [record() for _ in range(100)]

@@ -268,6 +268,7 @@ def test_the_first_caller_of_a_canary_is_not_alone_beside_those_of_the_active_ve
     assert rollout.verdict(seen(PLAN, *failing, state=beside_others), PLAN, 1.0).action == "continue"
 
 
+@pytest.mark.invariant("No caller and no rater moves a canary alone.")
 def test_one_caller_s_good_requests_promote_nothing_that_is_worse_for_the_others() -> None:
     draw, state = random.Random(4), rollout.start(PLAN)
     for number in range(4_000):

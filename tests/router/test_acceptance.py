@@ -247,6 +247,7 @@ any_offered = st.none() | st.builds(
 )
 
 
+@pytest.mark.invariant("Every answer is judged, and always in the same way.")
 @many
 @given(answers, any_terms, any_offered)
 def test_any_answer_is_judged_and_the_same_one_always_in_the_same_way(

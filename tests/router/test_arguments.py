@@ -76,6 +76,7 @@ def test_parameters_that_say_nothing_that_is_looked_at_let_any_object_pass(raw: 
     assert not parameters_of(raw).fit("[]")
 
 
+@pytest.mark.invariant("No caller's schema holds the event loop.")
 def test_parameters_that_would_take_a_schemas_reader_seconds_take_no_time() -> None:
     depth = 26
     twice: dict[str, Any] = {f"d{at}": {"allOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 2} for at in range(depth)}

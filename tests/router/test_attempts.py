@@ -84,6 +84,7 @@ def walked(case: Case) -> list[Step]:
     pytest.fail(f"no end after {len(steps)} attempts")
 
 
+@pytest.mark.invariant("Attempts end within their bounds and before the deadline.")
 @many
 @given(cases)
 def test_attempts_come_to_an_end_within_their_bounds(case: Case) -> None:
@@ -116,6 +117,7 @@ def test_what_the_engine_refused_is_never_sent_again(case: Case) -> None:
             assert (then.choice.pool.context_tokens_max or 0) > (choice.pool.context_tokens_max or 0)
 
 
+@pytest.mark.invariant("A request keeps its version, or leaves it with a label.")
 @many
 @given(cases)
 def test_a_request_keeps_its_version_or_leaves_it_for_the_labelled_fallback(case: Case) -> None:
@@ -155,6 +157,7 @@ def test_a_step_is_taken_only_where_somebody_can_answer(case: Case) -> None:
             assert case.view.in_flight[there.name] < there.in_flight_max
 
 
+@pytest.mark.invariant("Attempts end within their bounds and before the deadline.")
 @many
 @given(cases)
 def test_waits_end_before_the_deadline(case: Case) -> None:
@@ -426,6 +429,7 @@ def test_where_nobody_else_can_answer_it_is_said_why() -> None:
     assert rejected(start(rules=human), "refusal", rules=human) == GiveUp("needs_human", None, "refusal")
 
 
+@pytest.mark.invariant("No answer that an enforced check rejects is sent without a label.")
 @many
 @given(cases)
 def test_rejections_come_to_an_end_and_never_at_the_same_version(case: Case) -> None:

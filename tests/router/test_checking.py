@@ -38,6 +38,7 @@ def within(count: float, share: float, draws: int = DRAWS) -> bool:
     return abs(count - draws * share) <= 5 * math.sqrt(draws * share * (1 - share)) + 1e-9
 
 
+@pytest.mark.invariant("A check that only observes changes nothing.")
 @many
 @given(cases)
 def test_checks_that_are_only_observed_change_nothing_but_the_findings(case: Case) -> None:

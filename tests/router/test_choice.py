@@ -54,6 +54,7 @@ def refused(decision: Choice | Refusal) -> Refusal:
     return decision
 
 
+@pytest.mark.invariant("Every input is decided, and always in the same way.")
 @many
 @given(cases)
 def test_every_request_is_decided_and_the_same_one_always_in_the_same_way(case: Case) -> None:
@@ -67,6 +68,7 @@ def test_every_request_is_decided_and_the_same_one_always_in_the_same_way(case: 
         assert 0 < decision.probability <= 1
 
 
+@pytest.mark.invariant("No request goes where its version is not loaded.")
 @many
 @given(cases)
 def test_no_request_goes_where_its_version_is_not_loaded(case: Case) -> None:
@@ -91,6 +93,7 @@ def test_no_request_gets_a_model_that_its_key_does_not_name(case: Case) -> None:
         assert refused(choose(*case[:5])).code == "model_not_allowed"
 
 
+@pytest.mark.invariant("A pinned request is answered by its pin or an error.")
 @many
 @given(cases)
 def test_a_pinned_request_is_never_answered_by_anything_else(case: Case) -> None:

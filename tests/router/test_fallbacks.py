@@ -75,6 +75,7 @@ def told(decision: Choice | Refusal) -> tuple[str | None, ...]:
     return decision.engine_model, decision.reason
 
 
+@pytest.mark.invariant("No text of a task reaches a pool that the task may not use.")
 @many
 @given(cases)
 def test_no_text_of_a_task_reaches_a_pool_that_it_may_not_reach(case: Case) -> None:

@@ -134,6 +134,7 @@ def test_each_task_is_held_against_its_rules_in_the_order_of_all() -> None:
     assert both.rules_named("other@v1") == both.overrides[3:]
 
 
+@pytest.mark.invariant("No text or pattern of a rule holds the event loop.")
 def test_a_text_that_rules_take_long_to_read_is_told() -> None:
     contains = replace(policy(), overrides=(Override("a", "general", contains="vase"),))
     assert not contains.takes_long("returns", "x" * HELD_WORK_MAX, NOW_UNIX)
@@ -160,6 +161,7 @@ def test_rules_of_other_tasks_and_expired_ones_are_not_read_and_have_no_weight()
     assert rules.takes_long("auto", text, NOW_UNIX)
 
 
+@pytest.mark.invariant("No text or pattern of a rule holds the event loop.")
 def test_a_pattern_of_too_many_steps_is_refused_at_once_and_others_read_so_far_that_it_ends_soon() -> None:
     for pattern in (r"(?i)(?:\bglas\b|\pL+vase){20}", r"[\pL ]{0,20}a"):
         began = time.thread_time()
@@ -173,6 +175,7 @@ def test_a_pattern_of_too_many_steps_is_refused_at_once_and_others_read_so_far_t
     assert not matches(one, "." * far + "z")
 
 
+@pytest.mark.invariant("No text or pattern of a rule holds the event loop.")
 def test_a_text_that_is_not_long_holds_nobody_up_whatever_the_pattern() -> None:
     one = Override("a", "general", pattern="[ab]*a[ab]{900}x")
     text = "".join("ab"[(number * number // 7) % 2] for number in range(HELD_WORK_MAX // one.weight))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import random
 
+import pytest
+
 from router.placing import PLACES, arm_point, places_beside
+
+pytestmark = pytest.mark.invariant("Draws depend on neither session, routing nor answer.")
 
 REQUESTS = 20_000
 SECRET = b"a secret of this installation"

@@ -53,6 +53,7 @@ async def test_every_change_raises_the_objects_generation_and_the_whole_states(
     assert await whole(redis) == 4
 
 
+@pytest.mark.invariant("No change to state happens without its generation.")
 async def test_a_change_to_another_generation_than_expected_is_stale_and_changes_nothing(
     object_store: ObjectStore, redis: Redis
 ) -> None:

@@ -24,6 +24,7 @@ def test_a_lease_is_counted_until_it_is_given_back() -> None:
     assert there.in_flight == 0
 
 
+@pytest.mark.invariant("A lease is given back once.")
 def test_a_lease_that_is_given_back_twice_is_a_fault_and_is_counted_once() -> None:
     there = replica()
     first, _ = there.lease(1.0, "base"), there.lease(1.0, "base")

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.style.source import ROOMS, ROOT, files, shown, tree
 
 
+@pytest.mark.invariant("Imports point one way.")
 def test_import_contracts_hold() -> None:
     lint_imports = Path(sys.executable).with_name("lint-imports")
     checked = subprocess.run([lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -26,6 +29,7 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.invariant("The router never awaits and does no I/O.")
 def test_the_router_has_no_coroutine() -> None:
     awaiting = [
         shown(path, getattr(node, "lineno", 1))
@@ -48,6 +52,7 @@ def test_no_file_imports_another_ones_private_names() -> None:
     assert not private, f"make it public, with a docstring: {private}"
 
 
+@pytest.mark.invariant("Only the settings read the environment.")
 def test_only_the_settings_read_the_environment() -> None:
     """`os.environ` may be passed on whole to a process that is started; no variable of it is read by name."""
     allowed = {"gateway/configuration/settings.py"}

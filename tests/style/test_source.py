@@ -27,6 +27,7 @@ def words_of(name: str) -> set[str]:
     return {word.lower() for part in name.split("_") for word in WORDS.findall(part)}
 
 
+@pytest.mark.invariant("No function is longer than a screen.")
 def test_no_function_is_longer_than_a_screen() -> None:
     too_long = [
         f"{shown(path, node.lineno)} {node.name}: {length(node)} lines"
@@ -183,6 +184,7 @@ def is_mutable(value: ast.expr | None) -> bool:
     return isinstance(value, MUTABLE)
 
 
+@pytest.mark.invariant("No module holds state that can change.")
 def test_no_module_holds_state_that_can_change() -> None:
     bad = [f"{shown(path, line)} {name}" for path in files(*ROOMS) for line, name in mutable_state(tree(path))]
     assert not bad, f"give it an owner, or the type Mapping, tuple or frozenset and a name in capitals: {bad}"

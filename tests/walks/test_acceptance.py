@@ -417,6 +417,7 @@ async def test_calls_of_tools_are_held_against_those_that_were_offered(
     assert record["contract_kept"] is None
 
 
+@pytest.mark.invariant("No caller's schema holds the event loop.")
 async def test_a_callers_schema_holds_nobody_up_however_it_is_made(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import yaml
 
 from gateway.callers import new_key
@@ -37,6 +38,7 @@ async def test_a_swap_is_one_call_and_no_request_under_way_changes_its_version(
     assert after.model == "returns@v2"
 
 
+@pytest.mark.invariant("A swap drops, breaks and mixes no answer, and loads nothing.")
 async def test_swaps_back_and_forth_under_load_drop_and_mix_nothing(
     gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
@@ -140,6 +142,7 @@ async def test_a_second_gateway_sees_a_swap_within_its_interval(
                 await asyncio.sleep(0.02)
 
 
+@pytest.mark.invariant("A version's bytes never change under its name.")
 async def test_other_bytes_under_a_versions_name_are_never_served(
     gateway: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:

@@ -26,6 +26,7 @@ def is_of_now(at: float, now: float) -> bool:
     return now - 1 <= at <= now + 600
 
 
+@pytest.mark.invariant("No gateway's clock shifts the evidence.")
 async def test_a_pin_its_release_and_what_is_undone_are_of_redis_time(gateway: RunningGateway, ahead: float) -> None:
     async with gateway.http() as http:
         await become(gateway, SHIFT, pin=None)

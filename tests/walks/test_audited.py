@@ -51,6 +51,7 @@ def test_every_operation_of_the_document_that_is_no_reading_is_tried() -> None:
     assert found == {case.operation for case in CASES}
 
 
+@pytest.mark.invariant("Every change under /admin has its entry in the audit.")
 @pytest.mark.timeout(240)
 async def test_each_operation_with_its_largest_body_is_refused_or_audited(
     configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
@@ -77,6 +78,7 @@ def _see_that_it_is_as_expected(case: Case, answer: httpx.Response, new: list[En
         assert bool(new) == (case.expected == "audited"), told
 
 
+@pytest.mark.invariant("Every change under /admin has its entry in the audit.")
 @pytest.mark.timeout(240)
 async def test_where_the_chain_takes_no_entry_each_change_has_its_draft_and_is_entered_later(
     configure: Configure, make_adapter: MakeAdapter, tmp_path: Path, redis: Redis

@@ -25,6 +25,7 @@ async def salts(gateway: RunningGateway, engine: FakeEngine, model: str, keys: l
     return [seen.body.get("cache_salt") for seen in engine.requests]
 
 
+@pytest.mark.invariant("No caller finds another caller's prompt in an engine's cache.")
 async def test_each_caller_has_a_salt_of_its_own_which_stays_and_tells_no_name(
     gateway: RunningGateway, small: FakeEngine, general: FakeEngine
 ) -> None:

@@ -158,6 +158,7 @@ async def test_past_the_cap_of_general_the_next_fallback_applies_and_is_counted(
         assert gateway.services.meters.fallback_capped.cell("returns", "holdout").value == 2
 
 
+@pytest.mark.invariant("No caller sees scores, thresholds or ids of training prompts.")
 async def test_a_check_that_is_only_observed_changes_nothing_and_is_told_to_each_in_their_words(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

@@ -141,6 +141,7 @@ async def test_one_that_breaks_for_ever_ends_with_the_clear_error_within_the_ret
     assert not calls(general)
 
 
+@pytest.mark.invariant("No engine continues an answer where that is not safe.")
 @pytest.mark.parametrize(
     "more",
     [

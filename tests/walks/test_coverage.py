@@ -90,6 +90,7 @@ async def test_while_it_observes_the_adapter_answers_and_the_finding_is_told(
     assert (found["mode"], found["fired"]) == ("observe", True)
 
 
+@pytest.mark.invariant("No training prompt is kept once its model is fitted.")
 async def test_a_version_is_given_prompts_of_which_nothing_is_left_once_its_coverage_is_fitted(
     gateway: RunningGateway, redis: Redis
 ) -> None:
@@ -198,6 +199,7 @@ async def test_one_class_foreign_alphabets_and_long_prompts_are_fitted_and_asked
         assert gateway.services.meters.fitted_unused.cell("failed").value == 0
 
 
+@pytest.mark.invariant("No damaged or failing model refuses a request.")
 async def test_a_model_that_fails_at_a_request_is_counted_and_the_request_is_answered(
     enforcing: RunningGateway,
 ) -> None:
@@ -246,6 +248,7 @@ async def test_auto_finds_the_task_by_what_the_request_says(configure: Configure
         assert "auto" not in hidden
 
 
+@pytest.mark.invariant("No fitting is lost with its gateway.")
 async def test_a_gateway_that_is_killed_while_it_fits_leaves_the_work_to_the_next(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis, tmp_path: Path
 ) -> None:

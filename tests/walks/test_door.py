@@ -60,6 +60,7 @@ async def test_a_request_that_comes_byte_by_byte_is_answered(gateway: RunningGat
     assert "server" not in headers
 
 
+@pytest.mark.invariant("No slow caller keeps a connection open.")
 @pytest.mark.parametrize("sent", [b"", GET, b"GE"], ids=["nothing", "half a head", "half a line"])
 async def test_a_head_that_does_not_come_to_its_end_closes_the_connection(configure: Configure, sent: bytes) -> None:
     async with (
@@ -100,6 +101,7 @@ async def test_a_body_that_does_not_come_to_its_end_closes_the_connection_and_is
         assert gateway.services.admission.in_flight == 0
 
 
+@pytest.mark.invariant("No slow caller keeps a connection open.")
 async def test_an_answered_body_that_goes_on_for_ever_closes_the_connection(configure: Configure) -> None:
     async with (
         run_gateway(configure(limits={"body_seconds_max": 0.3})) as gateway,
@@ -301,6 +303,7 @@ ENGINES_OWN = (
 )  # fmt: skip
 
 
+@pytest.mark.invariant("No address of an engine is reached through the gateway.")
 @pytest.mark.parametrize("prefix", ["", "//", "/v1/..", "/v1/chat/completions/.."])
 async def test_what_engines_offer_beside_completions_is_nowhere_here(
     gateway: RunningGateway, small: FakeEngine, general: FakeEngine, prefix: str

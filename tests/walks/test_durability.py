@@ -21,6 +21,7 @@ async def engine_port() -> AsyncIterator[int]:
         yield int(engine.url.rpartition(":")[2])
 
 
+@pytest.mark.invariant("What is acknowledged is on disk.")
 @pytest.mark.parametrize(("subject", "kills"), [("gateway", 2), ("embedded_valkey", 1), ("redis", 1), ("failover", 1)])
 async def test_what_was_acknowledged_is_there_after_each_kill(subject: str, kills: int, engine_port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="dur") as place:

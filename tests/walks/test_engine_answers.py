@@ -94,6 +94,7 @@ class WaitsFor(Fault):
             await self.event.wait()
 
 
+@pytest.mark.invariant("A stream that was cut never looks whole.")
 @both_commits
 @pytest.mark.parametrize("how", ["end", "done", "close"])
 async def test_empty_finish_reason_and_a_cut_are_no_whole_answer(
@@ -286,6 +287,7 @@ async def test_engines_own_code_of_an_error_inside_a_stream_is_told(
     assert (told.error or {})["engine_code"] == "content_filter"
 
 
+@pytest.mark.invariant("Silence between tokens ends at its limit.")
 @pytest.mark.parametrize("every", [0.02, 0.13, 0.5, 0.6, 0.95])
 @pytest.mark.parametrize("after", [1, 10])
 async def test_tokens_that_stop_are_waited_for_as_long_as_the_limit_says_pings_or_not(
@@ -338,6 +340,7 @@ async def test_event_over_its_bound_after_commit_ends_with_the_clear_error(world
     assert ((told.error or {})["code"], told.done, told.words) == ("stream_broken", False, 5)
 
 
+@pytest.mark.invariant("No caller's pattern or grammar is compiled without leave, nor ends two engines.")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     "fault", [Reset(), Dies(0), Silent(), Status(500), ErrorEvent(0)], ids=["reset", "cut", "silent", "500", "event"]

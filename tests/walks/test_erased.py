@@ -30,6 +30,7 @@ def kept(folder: Path) -> bytes:
     return found
 
 
+@pytest.mark.invariant("Deleted texts leave the append-only file.")
 async def test_deleted_texts_of_reviews_leave_the_append_only_file(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

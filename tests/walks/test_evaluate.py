@@ -128,6 +128,7 @@ async def test_both_arms_are_run_judged_paid_for_and_audited(ready: RunningGatew
         assert any("adapter was right on 90.0% of 60 rows" in words for words in why["words"])
 
 
+@pytest.mark.invariant("No text of an evaluation is kept after its end.")
 async def test_no_text_is_kept_once_it_is_done(ready: RunningGateway) -> None:
     async with ready.http() as http:
         begun = await begin(http, data(12), class_field="decision")
@@ -173,6 +174,7 @@ async def test_another_version_is_an_arm_too(
     assert report["paired"][0]["difference"] == pytest.approx(0.4)
 
 
+@pytest.mark.invariant("No row of an evaluation is asked twice because a gateway was killed.")
 async def test_a_kill_in_the_middle_loses_nothing_and_the_next_gateway_goes_on(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, redis: Redis, tmp_path: Path
 ) -> None:
@@ -326,6 +328,7 @@ async def test_too_few_rows_for_a_calibration_are_refused_before_anything_is_ask
         assert (await http.get(PATH)).json()["evaluations"] == []
 
 
+@pytest.mark.invariant("No text of an evaluation is kept after its end.")
 async def test_labels_leave_no_expected_answer_behind(ready: RunningGateway) -> None:
     rows = [{"text": f"Item {n}", "expected": f"confidential {n % 60}", "label": f"kind-{n % 60}"} for n in range(120)]
     async with ready.http() as http:
@@ -442,6 +445,7 @@ async def test_it_is_for_admins_and_for_data_that_say_what_they_are(ready: Runni
         assert answer.status_code == 415
 
 
+@pytest.mark.invariant("No evaluation keeps a caller waiting.")
 async def test_while_callers_wait_no_row_is_asked(ready: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.features.evaluations.job.TOLD_SECONDS", 0.05)
     ready.services.admission.waiting += 1

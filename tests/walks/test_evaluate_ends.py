@@ -80,6 +80,7 @@ async def test_a_row_at_which_an_engine_fails_that_answers_others_ends_as_failed
     assert report["arms"]["adapter"]["failed"] == 1
 
 
+@pytest.mark.invariant("No stopped evaluation puts a model into force, and no finished one loses its models.")
 async def test_one_that_is_stopped_while_its_report_is_made_puts_nothing_into_force(
     ready: RunningGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ async def test_one_that_is_stopped_while_its_report_is_made_puts_nothing_into_fo
         assert await audit_of(http, "evaluation.end") == []
 
 
+@pytest.mark.invariant("No stopped evaluation puts a model into force, and no finished one loses its models.")
 async def test_models_of_a_gateway_that_was_killed_at_its_end_are_put_into_force_by_the_next(
     ready: RunningGateway,
 ) -> None:

@@ -27,6 +27,7 @@ async def test_one_failure_is_tried_again_and_the_caller_sees_nothing_of_it(
     assert (answer.headers["x-apprentice-reason"], answer.headers["x-apprentice-attempts"]) == ("adapter", "2")
 
 
+@pytest.mark.invariant("Every fallback is labelled.")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("fault", "reason"),

@@ -198,6 +198,7 @@ async def test_fault_14_a_fallback_that_refuses_a_prefill_is_asked_anew_or_the_c
     assert "prefill" not in json.dumps(told.error)
 
 
+@pytest.mark.invariant("No request goes to an open breaker while another replica can answer.")
 async def test_fault_15_the_circuit_opens_few_probes_go_out_and_the_primary_is_used_again_after_recovery(
     world: World, small: FakeEngine
 ) -> None:

@@ -194,6 +194,7 @@ async def test_a_judgement_waits_for_a_record_however_long_that_lies_in_another_
     assert [one["value"] for one in told["feedback"]] == [True]
 
 
+@pytest.mark.invariant("Feedback is acknowledged only when stored.")
 async def test_without_redis_requests_go_on_and_feedback_is_refused_not_lost(
     configure: Configure, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

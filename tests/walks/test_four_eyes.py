@@ -12,6 +12,8 @@ from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import V1, step
 
+pytestmark = pytest.mark.invariant("No owner approves their own release or admin key.")
+
 CALLERS = "/admin/v1/callers"
 
 

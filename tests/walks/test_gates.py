@@ -63,6 +63,7 @@ async def test_an_evaluation_before_a_version_goes_live_is_its_gate(ready: Runni
     assert (await held(ready))["reviewed"] == gate
 
 
+@pytest.mark.invariant("Only an evaluation from before a version was live sets its baseline.")
 async def test_an_evaluation_of_a_live_version_is_no_gate_and_says_what_makes_it_one(ready: RunningGateway) -> None:
     one = await evaluated(ready, 100, V1)
     assert one["gate"]["taken"] is False
@@ -86,6 +87,7 @@ async def test_an_evaluation_of_a_canary_is_no_gate(ready: RunningGateway) -> No
     assert f"{V2} was live by then" in one["gate"]["because"]
 
 
+@pytest.mark.invariant("Only an evaluation from before a version was live sets its baseline.")
 async def test_once_requests_of_a_version_were_judged_its_failures_are_no_gate(ready: RunningGateway) -> None:
     async with ready.http() as http:
         await step(http, "canary", version=V2, share=0.9)

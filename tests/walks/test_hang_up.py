@@ -78,6 +78,7 @@ async def test_before_the_first_token_the_engines_work_is_cancelled(gateway: Run
     assert (await last_record(gateway))["outcome"] == "cancelled"
 
 
+@pytest.mark.invariant("No engine works for a caller who has gone.")
 async def test_inside_a_stream_the_engines_work_is_cancelled_and_its_tokens_are_counted(
     gateway: RunningGateway, small: FakeEngine
 ) -> None:

@@ -12,6 +12,8 @@ import pytest
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import run_gateway
 
+pytestmark = pytest.mark.invariant("No path of an admin is read outside import_folders, nor a link or a device.")
+
 SECRET = "a line of another file"
 
 

@@ -48,6 +48,8 @@ from tests.walks.two_replicas import (
     with_two,
 )
 
+pytestmark = pytest.mark.invariant("A gateway's death at any step of a swap leaves engines as written down.")
+
 When = Literal["before", "after"]
 MONITOR_LEASE_KEY = "apprentice:job:monitor"
 
@@ -284,6 +286,7 @@ async def test_a_gateway_killed_at_its_verdict_on_a_wrong_adapter_leaves_it_to_t
 VERDICTS = [("alias.rollback", {"latency_ratio_max": 100}), ("alias.hold", {"seconds_max": 1})]
 
 
+@pytest.mark.invariant("Every verdict has its entry in the audit.")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("at", ["draft", "entry"])
 @pytest.mark.parametrize(("action", "plan"), VERDICTS)

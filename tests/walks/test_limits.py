@@ -151,6 +151,7 @@ async def test_answers_say_what_is_left(two: tuple[RunningGateway, RunningGatewa
     assert not [name for name in plain.headers if name.startswith("x-ratelimit")]
 
 
+@pytest.mark.invariant("Each request settles its limits once.")
 async def test_the_truth_is_settled_whatever_became_of_the_request(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
@@ -195,6 +196,7 @@ async def test_the_truth_is_settled_whatever_became_of_the_request(
         assert [one.now.reserved for one, _ in purse.allowances if one.now] == [0, 0]
 
 
+@pytest.mark.invariant("Each request settles its limits once.")
 async def test_who_hangs_up_has_everything_settled_once(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
@@ -333,6 +335,7 @@ async def test_what_was_let_through_without_redis_counts_once_it_is_back(configu
             await until(is_refused, "the budget is spent")
 
 
+@pytest.mark.invariant("Gateways together never exceed a key's limit.")
 async def test_what_a_killed_gateway_held_is_spent_until_its_window_is_over(
     configure: Configure, general: FakeEngine, redis_url: str, tmp_path: Path
 ) -> None:

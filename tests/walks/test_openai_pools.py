@@ -154,6 +154,7 @@ async def test_as_a_fallback_it_gets_the_general_prompt_in_its_own_words_and_the
         assert found["dropped"] == ["min_p", "top_k"]
 
 
+@pytest.mark.invariant("No answer has another form than its caller asked for.")
 async def test_as_a_fallback_it_never_answers_in_another_form_than_the_caller_asked_for(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, bare: FakeEngine
 ) -> None:

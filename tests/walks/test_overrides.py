@@ -60,6 +60,7 @@ async def stored(gateway: RunningGateway, count: int) -> None:
 # ---- active everywhere, until it expires ----------------------------------------------------------
 
 
+@pytest.mark.invariant("A rule holds on every gateway within a second, and ends when it expires.")
 async def test_a_rule_is_active_on_every_gateway_within_a_second_and_so_is_its_end(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
@@ -88,6 +89,7 @@ async def test_a_rule_is_active_on_every_gateway_within_a_second_and_so_is_its_e
     assert entries[1]["before"] == entries[0]["after"]
 
 
+@pytest.mark.invariant("A rule holds on every gateway within a second, and ends when it expires.")
 async def test_a_rule_ends_by_itself_when_it_expires_and_is_then_shown_as_such(gateway: RunningGateway) -> None:
     async with gateway.http() as http:
         await put(http, "a", action="refuse", message="Closed for an hour.", expires_at=time.time() + 0.7)
@@ -147,6 +149,7 @@ async def test_a_long_text_is_read_to_its_end_beside_other_requests(gateway: Run
         assert await reason(http, text) == "refused_by_override"
 
 
+@pytest.mark.invariant("One caller's long texts delay no other caller.")
 @pytest.mark.parametrize("path", ["/v1/route", "/v1/chat/completions"])
 async def test_a_flood_of_long_texts_holds_up_no_other_caller_and_ends_when_its_caller_goes(
     gateway: RunningGateway, path: str

@@ -109,6 +109,7 @@ def client(process: Process, key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=process.url, headers={"Authorization": f"Bearer {key}"}, timeout=20)
 
 
+@pytest.mark.invariant("No other user reads the data folder, and no admin key is in a log.")
 async def test_the_first_admin_key_is_in_a_private_file_and_not_in_the_log(config: Path) -> None:
     async with served(config, None) as first:
         found = re.search(r"the first admin key is in the file (\S+):", "".join(first.said))
@@ -127,6 +128,7 @@ async def test_the_first_admin_key_is_in_a_private_file_and_not_in_the_log(confi
             assert (await http.get("/admin/v1/callers")).status_code == 200
 
 
+@pytest.mark.invariant("No other user reads the data folder, and no admin key is in a log.")
 async def test_all_of_the_data_folder_is_closed_to_other_users(config: Path) -> None:
     content = yaml.safe_load(config.read_text())
     data = config.parent / "d"
@@ -187,6 +189,7 @@ async def test_sigterm_turns_ready_off_then_closes_finishes_streams_and_loses_no
     assert [record["outcome"] for record in records] == ["ok", "ok"]
 
 
+@pytest.mark.invariant("A stop leaves no stream without an end.")
 async def test_what_is_left_when_the_time_to_drain_is_over_ends_with_an_error(config: Path) -> None:
     configured(config, drain_seconds_max=0.2)
     key = new_key()[0]

@@ -70,6 +70,7 @@ async def test_a_restarted_gateway_serves_what_is_loaded_without_a_load_or_a_pro
     asked.only("returns@v1")
 
 
+@pytest.mark.invariant("Adapters that others loaded are left alone.")
 async def test_an_adapter_that_is_not_ours_is_left_alone_and_takes_a_place(
     two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
 ) -> None:
@@ -271,6 +272,7 @@ async def test_an_adapter_that_answers_as_the_base_is_quarantined_and_the_alias_
     asked.only("returns@v1")
 
 
+@pytest.mark.invariant("No adapter is unloaded under an answer.")
 async def test_an_unload_waits_for_the_stream_that_is_under_way(
     two: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
 ) -> None:
@@ -328,6 +330,7 @@ async def tight(configure: Configure, small: FakeEngine, other: FakeEngine) -> A
         yield running
 
 
+@pytest.mark.invariant("No adapter is loaded without room.")
 @pytest.mark.parametrize("strangers", [0, 1], ids=["all full", "one replica full"])
 async def test_without_room_it_is_refused_before_any_engine_hears_of_it(
     tight: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine, strangers: int
@@ -354,6 +357,7 @@ async def test_without_room_it_is_refused_before_any_engine_hears_of_it(
     assert (await shown(tight, version))["state"] == "verified"
 
 
+@pytest.mark.invariant("No adapter is loaded without room.")
 async def test_ghosts_give_way_and_what_serves_is_never_evicted(
     tight: RunningGateway, make_adapter: MakeAdapter, small: FakeEngine, other: FakeEngine
 ) -> None:

@@ -129,6 +129,7 @@ async def all_are_stored_by_the_next(world: World) -> list[str]:
     return await world.stored()
 
 
+@pytest.mark.invariant("A killed gateway loses only records of a stated window.")
 @pytest.mark.parametrize("redis", ["answers", "hangs", "is gone"])
 async def test_kill_9_under_load_loses_no_record_older_than_the_window_and_stores_none_twice(
     world: World, redis: str

@@ -142,6 +142,7 @@ async def test_a_version_whose_replica_went_down_is_not_promoted(
         await small.restart()
 
 
+@pytest.mark.invariant("A swap drops, breaks and mixes no answer, and loads nothing.")
 async def test_promotion_and_the_way_back_move_pointers_and_load_nothing(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
@@ -211,6 +212,7 @@ async def test_the_judgement_goes_on_when_the_share_is_raised_and_begins_anew_wi
 # ---- shadows -------------------------------------------------------------------------------------
 
 
+@pytest.mark.invariant("No caller sees or waits for a shadow.")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("agrees", [False, True])
 async def test_a_shadow_answers_a_copy_that_nobody_sees_and_its_cost_is_booked_as_shadow(
@@ -252,6 +254,7 @@ async def test_a_shadow_that_fails_is_recorded_and_neither_its_callers_nor_its_r
         assert await metric(http, "apprentice_shadow_requests_total", 'outcome="failed"') == 5
 
 
+@pytest.mark.invariant("No caller sees or waits for a shadow.")
 async def test_shadows_that_hang_keep_no_caller_waiting_and_what_the_queue_can_not_hold_is_counted(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:

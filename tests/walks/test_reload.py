@@ -133,6 +133,7 @@ async def test_a_dry_run_tells_the_difference_and_changes_nothing(configure: Con
         assert "configuration_reloads_total{" not in (await world.http.get("/metrics")).text
 
 
+@pytest.mark.invariant("A configuration is taken whole or not at all.")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -165,6 +166,7 @@ async def test_what_needs_a_restart_is_named_and_then_nothing_is_changed(
         assert 'configuration_reloads_total{outcome="refused"} 1' in (await world.http.get("/metrics")).text
 
 
+@pytest.mark.invariant("A configuration is taken whole or not at all.")
 async def test_a_file_that_can_not_be_used_leaves_the_old_configuration_and_names_the_key(
     configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -248,6 +248,7 @@ async def test_a_full_batch_is_taken_in_and_holds_up_nobody(gateway: RunningGate
     assert answered > 1
 
 
+@pytest.mark.invariant("Reported traffic counts as nothing that was served, and judges no canary.")
 async def test_what_is_reported_counts_as_nothing_that_was_served(gateway: RunningGateway) -> None:
     key = await gateway.key(limits={"requests_per_minute": 10, "tokens_per_minute": 1000, "usd_per_day": 1})
     async with gateway.http(key) as http, gateway.http() as admin:
@@ -268,6 +269,7 @@ def is_of_requests(line: str) -> bool:
     return line.startswith("apprentice_") and any(kind in line.partition("{")[0] for kind in kinds)
 
 
+@pytest.mark.invariant("Reported traffic counts as nothing that was served, and judges no canary.")
 async def test_a_canary_is_not_judged_by_what_is_reported_of_its_version_nor_by_feedback_on_that(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

@@ -50,6 +50,7 @@ async def test_who_hangs_up_inside_a_stream_leaves_nothing_to_review(
         assert (await counts(gateway))["waiting"] == 0
 
 
+@pytest.mark.invariant("No seven days have more reviews than the budget.")
 async def test_two_gateways_at_once_keep_to_the_budget_and_then_draw_nothing(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

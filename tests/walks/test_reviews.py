@@ -59,6 +59,7 @@ async def test_a_drawn_request_waits_with_its_texts_and_nothing_of_its_caller_bu
         assert outcomes(gateway) == {"drawn": 1, "given": 1}
 
 
+@pytest.mark.invariant("No text of a review is kept once it was judged right.")
 async def test_an_answered_review_is_marked_as_one_paid_for_and_its_texts_are_gone(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
@@ -301,6 +302,7 @@ async def test_the_audit_has_who_was_given_which_text_once_each(
         assert "toaster" not in json.dumps(told)
 
 
+@pytest.mark.invariant("Nobody is given a text that the audit could not note.")
 async def test_a_text_that_the_audit_could_not_note_is_not_given(
     configure: Configure, make_adapter: MakeAdapter, redis: Redis
 ) -> None:

@@ -129,6 +129,7 @@ def _wait_for_nothing(case: schemathesis.Case) -> None:
             waiting["wait_seconds"] = min(waiting["wait_seconds"], 0.01)
 
 
+@pytest.mark.invariant("Every answer is one that /openapi.json names, and nothing else is named.")
 @pytest.mark.timeout(900)
 async def test_whatever_is_asked_by_whomever_the_answer_is_one_that_the_document_names(gateway: RunningGateway) -> None:
     keys = {role: await gateway.key(role=role) for role in ("operator", "caller")}

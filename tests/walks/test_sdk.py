@@ -100,6 +100,7 @@ async def test_the_python_client_asks_again_where_it_may_help_and_not_before_it_
     assert loop.time() - began >= RETRIES * 0.9, "Retry-After is a second"
 
 
+@pytest.mark.invariant("A client's retries add nothing to the gateway's own attempts.")
 @pytest.mark.parametrize(
     ("fault", "code"),
     [

@@ -25,6 +25,7 @@ DROPPED = ("apprentice_shadow_requests_total", 'outcome="dropped"')
 # ---- who is drawn --------------------------------------------------------------------------------
 
 
+@pytest.mark.invariant("Draws for shadows and reviews depend on chance alone.")
 async def test_requests_are_drawn_for_shadows_and_reviews_each_for_itself_and_records_say_how_likely(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

@@ -213,6 +213,7 @@ async def test_a_judge_that_says_neither_yes_nor_no_leaves_the_pair_unjudged(
         assert await metric(http, "apprentice_pairs_total", 'outcome="unjudged"') == 1
 
 
+@pytest.mark.invariant("A judge that is down judges nothing and loses no label.")
 async def test_a_judge_that_is_down_leaves_pairs_unjudged_and_rests_and_no_label_is_lost(
     configure: Configure,
     make_adapter: MakeAdapter,

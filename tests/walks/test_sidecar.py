@@ -470,6 +470,7 @@ def addresses(document: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.invariant("A sidecar's key opens only the store.")
 async def test_a_sidecars_key_opens_nothing_but_the_store(configure: Configure) -> None:
     told = {}
     async with run_gateway(configure()) as gateway, gateway.http(await gateway.key(role="sidecar")) as http:

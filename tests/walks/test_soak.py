@@ -6,11 +6,14 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from benchmarks.soak import LEFT, World, figures_of, goals_of, soak
 
 MINUTES = 0.1
 
 
+@pytest.mark.invariant("Nothing is held once nothing is under way.")
 async def test_after_hang_ups_faults_swaps_and_streams_nothing_is_held() -> None:
     with tempfile.TemporaryDirectory(prefix="soak") as folder, ExitStack() as stack:  # a Unix socket's path is short
         world = World(stack, Path(folder))

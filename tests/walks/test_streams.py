@@ -81,6 +81,7 @@ async def test_whatever_the_framing_the_caller_gets_the_whole_answer(
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+@pytest.mark.invariant("Nothing is retried after commit.")
 @pytest.mark.parametrize("how", ["reset", "half_chunk", "done"])
 async def test_a_stream_that_breaks_after_commit_ends_with_an_error_and_without_done(
     gateway: RunningGateway, small: FakeEngine, how: str

@@ -392,6 +392,7 @@ def run_machine(
     return traces
 
 
+@pytest.mark.invariant("Engines hold what is written down, and nothing is loaded twice.")
 def test_whatever_happens_engines_hold_what_is_written_down_and_come_to_hold_what_is_wanted(
     valkey_socket: str, goods: Goods, monkeypatch: pytest.MonkeyPatch
 ) -> None:

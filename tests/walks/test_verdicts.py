@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 import yaml
 
 from gateway.callers import new_key
@@ -85,6 +86,7 @@ async def test_a_record_that_can_not_be_read_is_passed_over_and_the_canary_is_ju
         assert summary.unreadable == 2
 
 
+@pytest.mark.invariant("No caller and no rater moves a canary alone.")
 async def test_one_caller_alone_rolls_no_canary_back_and_several_do(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:

@@ -119,6 +119,7 @@ async def _sign_otherwise(world: World, redis: Redis) -> str:
     return "its signature does not hold"
 
 
+@pytest.mark.invariant("A cut or replaced audit does not fit its signed heads.")
 @pytest.mark.parametrize("harm", [_cut_off, _replace, _alter, _sign_otherwise])
 async def test_what_was_done_to_the_audit_or_its_heads_is_told(
     world: World, redis: Redis, harm: Callable[[World, Redis], Awaitable[str]]

@@ -229,6 +229,7 @@ def test_variables_of_others_are_none_of_our_business(tmp_path: Path, monkeypatc
     loaded(tmp_path, LEAST)
 
 
+@pytest.mark.invariant("No error, log or representation shows a secret.")
 def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     key = new_key()[0]
     content = {**with_pool(api_key="engine-secret"), "admin_key": key, "redis_url": "redis://:hunter2@localhost"}

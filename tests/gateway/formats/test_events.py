@@ -56,6 +56,7 @@ def split(parts: list[bytes]) -> list[bytes]:
     return found + [rest for rest in [splitter.rest()] if rest]
 
 
+@pytest.mark.invariant("No answer depends on where the network cut its bytes.")
 @given(st.lists(st.integers(0, 1 << 16), max_size=30))
 def test_any_cut_of_the_bytes_gives_the_same_events(places: list[int]) -> None:
     assert split(cut(BYTES, places)) == list(STREAM)

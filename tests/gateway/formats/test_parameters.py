@@ -39,6 +39,7 @@ HUGE = "x" * 300_000
 FUNCTION = {"type": "function", "function": {"name": "f"}}
 
 
+@pytest.mark.invariant("Every field of a body has a type and a bound.")
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -108,6 +108,7 @@ def test_no_bytes_at_all_break_the_reading(endpoint: Endpoint, raw: bytes) -> No
     holds(endpoint, raw)
 
 
+@pytest.mark.invariant("No body ends as a 500.")
 @given(endpoints, st.dictionaries(field_names, json_values, max_size=5))
 def test_no_json_at_all_breaks_the_reading(endpoint: Endpoint, fields: dict[str, Any]) -> None:
     usual: dict[str, Any] = {"model": "returns", "messages": MESSAGES, "prompt": "Sealed laptop."}

@@ -51,6 +51,7 @@ CONSTRUCTS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+@pytest.mark.invariant("No caller's pattern or grammar is compiled without leave, nor ends two engines.")
 @pytest.mark.parametrize(("fields", "permission", "param"), CONSTRUCTS)
 def test_what_an_engine_compiles_needs_its_permission(fields: dict[str, Any], permission: str, param: str) -> None:
     for limits in (TASK, replace(TASK, parameters_allowed=OF_FORMS - {permission})):

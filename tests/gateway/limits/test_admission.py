@@ -95,6 +95,7 @@ async def test_while_places_are_free_nobody_waits() -> None:
     assert crowd.admission.in_flight == 0
 
 
+@pytest.mark.invariant("One caller's flood delays no other, and batch requests do not starve.")
 async def test_one_callers_flood_holds_no_other_up() -> None:
     crowd = Crowd(in_flight_max=1)
     for number in range(5):
@@ -120,6 +121,7 @@ async def test_who_has_its_share_of_the_places_gets_no_more_while_another_waits(
     await crowd.go_all()
 
 
+@pytest.mark.invariant("One caller's flood delays no other, and batch requests do not starve.")
 async def test_interactive_goes_before_batch_which_gets_its_small_share() -> None:
     crowd = Crowd(in_flight_max=1, batch_share_min=0.25)
     await crowd.come("a-0")
@@ -279,6 +281,7 @@ async def test_larger_limits_let_those_in_who_wait() -> None:
     await crowd.go_all()
 
 
+@pytest.mark.invariant("No place in a queue is left over.")
 @pytest.mark.parametrize("seed", range(20))
 async def test_whatever_happens_nothing_is_left_over(seed: int) -> None:
     import random

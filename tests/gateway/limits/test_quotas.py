@@ -129,6 +129,7 @@ async def play(socket: str, steps: list[tuple[int, str, int]]) -> None:
             assert gone + sum(each.at_stake for each in gateways) <= LIMIT
 
 
+@pytest.mark.invariant("Gateways together never exceed a key's limit.")
 @settings(max_examples=150)
 @given(st.lists(STEPS, max_size=40))
 def test_whatever_gateways_do_together_they_hold_no_more_than_the_limit(

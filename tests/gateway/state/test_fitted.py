@@ -126,6 +126,7 @@ async def test_the_snapshot_has_the_models_of_versions_that_serve_and_parses_eac
     assert (dict(gone.fitted), gone.index) == ({}, None)
 
 
+@pytest.mark.invariant("No damaged or failing model refuses a request.")
 @pytest.mark.parametrize("harm", ["flip", "cut", "lose", "foreign", "digest"])
 async def test_a_damaged_model_is_counted_once_and_its_version_is_judged_without(redis: Redis, harm: str) -> None:
     counted: list[str] = []

@@ -160,6 +160,7 @@ async def state_of(redis: Redis, name: str) -> str:
     return str((await ObjectStore(redis, "versions").all())[name]["state"])
 
 
+@pytest.mark.invariant("An object of a newer release freezes no older gateway and is never overwritten.")
 @pytest.mark.parametrize("kind", NEWER)
 async def test_one_that_a_newer_release_has_written_keeps_no_other_from_being_read(
     keeper: SnapshotKeeper, redis: Redis, kind: str, caplog: pytest.LogCaptureFixture
@@ -205,6 +206,7 @@ async def test_one_that_a_newer_release_has_written_is_absent_where_it_was_never
     assert snapshot.unreadable == ({V2} if kind == "versions" else set())
 
 
+@pytest.mark.invariant("An object of a newer release freezes no older gateway and is never overwritten.")
 @pytest.mark.parametrize("kind", NEWER)
 async def test_what_a_newer_release_has_written_is_never_written_over(
     keeper: SnapshotKeeper, redis: Redis, kind: str

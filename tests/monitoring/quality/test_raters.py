@@ -44,6 +44,7 @@ def poisoned(share: float, seed: str, field: str = "caller", trusted: bool = Fal
     return found
 
 
+@pytest.mark.invariant("No caller and no rater decides alone.")
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("field", ["caller", "rater"])
 def test_one_caller_or_one_rater_who_sends_only_bad_labels_moves_no_verdict(share: float, field: str) -> None:

@@ -62,6 +62,7 @@ def test_labelled_streams_alone_make_it_degraded(name: str) -> None:
     assert after(judged(stream(name)))[0].versions[V2].verdict == "degraded"
 
 
+@pytest.mark.invariant("Unlabelled evidence makes no version degraded.")
 @pytest.mark.parametrize("name", [one for one in STREAMS if not stream(one).labelled])
 def test_no_unlabelled_stream_makes_it_degraded(name: str) -> None:
     assert after(judged(stream(name)))[0].versions[V2].verdict == "suspect"
@@ -264,6 +265,7 @@ arms = st.builds(
 )
 
 
+@pytest.mark.invariant("Traffic moves only to an arm shown to be better, and never under the floor.")
 @given(
     st.lists(st.tuples(st.lists(reports, max_size=4), st.lists(arms, max_size=3), st.integers(0, 2000)), max_size=12),
     st.booleans(),

@@ -181,6 +181,7 @@ def test_one_caller_alone_moves_no_verdict() -> None:
     assert found.baseline["rests_on_one"]
 
 
+@pytest.mark.invariant("No caller and no rater decides alone.")
 def test_a_caller_who_sends_nearly_all_labels_makes_it_suspect_and_not_degraded() -> None:
     quiet = labelled_traffic(errors(0.04, 232))
     burst = labelled_traffic([True] * 1950, every_seconds=0.04, caller=lambda _: "angry", begin=400_000)

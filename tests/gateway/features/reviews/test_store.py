@@ -70,6 +70,7 @@ async def test_what_is_kept_is_given_as_it_was_and_keeping_it_again_changes_noth
     assert await store.task_of("r1") == "returns"
 
 
+@pytest.mark.invariant("No seven days have more reviews than the budget.")
 async def test_no_seven_days_have_more_draws_than_the_budget_wherever_they_begin(
     store: ReviewStore, clock: Clock
 ) -> None:
