@@ -355,9 +355,8 @@ async def _resolve(services: Services, caller: Caller, said: str) -> str:
     return services.flow.latest_of(handle) or await services.record_stream.latest_of(handle) or said
 
 
-def add_to(app: FastAPI) -> None:
-    """Put the callers' endpoints, and the error shape of all endpoints, into the application."""
-    app.include_router(router)
+def add_error_handlers(app: FastAPI) -> None:
+    """Give all endpoints of the application our shape of errors."""
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
