@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/pytest
 # Empty: bytecode is cached. Else every process of the tests compiles all of it.
 export PYTHONDONTWRITEBYTECODE :=
+# Two for each core: many tests wait, for intervals or for processes of theirs.
+WORKERS = $(shell expr 2 '*' `nproc`)
 LEFT_OUT := var/left-out.txt
 SOURCES := gateway router serving monitoring tools tests benchmarks examples
 
@@ -34,7 +36,7 @@ check: $(VENV)/development ## Lint, format, types, imports
 	$(BIN)/lint-imports
 
 fast: $(VENV)/development ## All tests but those that need a real engine or build an image
-	$(PYTEST) -n auto -m "not engine and not image" tests
+	$(PYTEST) -n $(WORKERS) -m "not engine and not image" tests
 
 engine-test: $(VENV)/development ## Tests on real vLLM engines
 	$(PYTEST) -m engine --timeout 900 tests/engine tests/deploy

@@ -230,7 +230,7 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
         redoc_url=None,
         redirect_slashes=False,  # a body that is sent twice, or not at all, is worse than a 404
     )
-    endpoints.add_error_handlers(app)
+    endpoints.add_error_answers(app)
     # Not `include_router`, which analyses each endpoint again for each application, at its first request.
     app.router.routes += [route for part in PARTS for route in part.router.routes]
     app.router.routes += preflight_routes(settings.listen.cors_origin)

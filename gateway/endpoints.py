@@ -355,7 +355,7 @@ async def _resolve(services: Services, caller: Caller, said: str) -> str:
     return services.flow.latest_of(handle) or await services.record_stream.latest_of(handle) or said
 
 
-def add_error_handlers(app: FastAPI) -> None:
+def add_error_answers(app: FastAPI) -> None:
     """Give all endpoints of the application our shape of errors."""
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _refused)

@@ -491,5 +491,5 @@ def test_a_check_that_comes_too_late_for_the_commit_policy_is_refused_unless_it_
         if fits or mode == "observe":
             Settings(**configuration)
             continue
-        with pytest.raises(ValueError, match=f"tasks.returns.checks.{check}.mode: enforce looks at .* to observe"):
+        with pytest.raises(ValueError, match=f"tasks.returns.checks.{check}.mode: enforce needs .* to observe"):
             Settings(**configuration)

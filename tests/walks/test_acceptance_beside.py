@@ -207,7 +207,7 @@ async def test_a_cap_on_the_fallback_counts_what_the_fallback_cost_and_a_keys_li
             assert answer.headers["x-apprentice-reason"] == "contract"
             record = (await http.get(f"/v1/requests/{answer.headers['x-request-id']}")).json()["record"]
             spent = (await http.get("/v1/usage")).json()["usage"]["tokens_per_minute"]["spent"]
-        held = gateway.services.fallbacks._money["returns"].now
+        held = gateway.services.fallback_caps._money["returns"].now
     assert held is not None
     assert held.used == round(record["cost_usd"] * 1e9)
     assert spent == record["prompt_tokens"] + record["completion_tokens"] + record["wasted_tokens"]
