@@ -39,11 +39,11 @@ from gateway.app import freeze_garbage, share_interpreter
 from gateway.state.fitted import FittedStore
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
 from router.checks import Check
-from router.coverage import CoverageModel
 from router.decision import Asked, Moment
 from router.embedding import StaticEmbedding
-from router.fitting.coverage import TrainingPrompt, fit_coverage
+from router.fitting.scope import TrainingPrompt, fit_scope
 from router.policy import AttemptLimits, TaskPolicy
+from router.scope import ScopeModel
 from router.scoring import score
 from serving.adapters.entries import AliasEntry, Version
 from serving.object_store import ObjectStore
@@ -68,23 +68,23 @@ def texts_of(domain: str, part: str, count: int) -> list[str]:
     return [rows[at * len(rows) // count] for at in range(count)]
 
 
-def fitted(embedding: StaticEmbedding, seed: int) -> list[CoverageModel]:
+def fitted(embedding: StaticEmbedding, seed: int) -> list[ScopeModel]:
     """A model for each domain, against the others."""
     found = []
     for domain in DOMAINS:
         rows = [TrainingPrompt(str(number), text) for number, text in enumerate(texts_of(domain, "train", PROMPTS))]
         others = [text for other in DOMAINS if other != domain for text in texts_of(other, "train", PROMPTS)]
         say(f"fitting {domain}")
-        found.append(fit_coverage(rows, others, embedding, seed, lambda step, share: None))
+        found.append(fit_scope(rows, others, embedding, seed, lambda step, share: None))
     return found
 
 
-def variant(model: CoverageModel, draw: np.random.Generator) -> bytes:
+def variant(model: ScopeModel, draw: np.random.Generator) -> bytes:
     """The model with its centroids moved a little: another task's, as far as this benchmark is concerned."""
     moved = model.centroids.astype(np.float32) + draw.normal(0, 0.02, model.centroids.shape)
-    parts = {name: getattr(model, name) for name in CoverageModel.__slots__}
+    parts = {name: getattr(model, name) for name in ScopeModel.__slots__}
     lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-    return CoverageModel(**{**parts, "centroids": (moved / lengths).astype(np.float16)}).to_bytes()
+    return ScopeModel(**{**parts, "centroids": (moved / lengths).astype(np.float16)}).to_bytes()
 
 
 def version_of(task: str) -> Version:
@@ -145,7 +145,7 @@ async def watched(keeper: SnapshotKeeper) -> dict[str, float]:
     return {"hold_ms": 1e3 * loop.hold_seconds, "late_ms": 1e3 * late}
 
 
-async def written(redis: Redis, models: Sequence[CoverageModel], tasks: int, seed: int) -> list[str]:
+async def written(redis: Redis, models: Sequence[ScopeModel], tasks: int, seed: int) -> list[str]:
     """A state with so many tasks, each served by a version with a model of its own."""
     draw, store = np.random.default_rng(seed), FittedStore(redis)
     names = [f"task-{number:04}" for number in range(tasks)]
@@ -154,7 +154,7 @@ async def written(redis: Redis, models: Sequence[CoverageModel], tasks: int, see
         await ObjectStore(redis, "versions").put(version.name, msgspec.to_builtins(version))
         alias = AliasEntry(weights={version.name: 1.0}, salt=task)
         await ObjectStore(redis, "aliases").put(task, msgspec.to_builtins(alias))
-        await store.put(version.name, "coverage", variant(models[number % len(models)], draw), "admin", {})
+        await store.put(version.name, "scope", variant(models[number % len(models)], draw), "admin", {})
     return names
 
 
@@ -191,7 +191,7 @@ def resident_kb() -> float:
     return float(line.split()[1])
 
 
-async def measured(models: Sequence[CoverageModel], tasks: int, seed: int) -> dict[str, Any]:
+async def measured(models: Sequence[ScopeModel], tasks: int, seed: int) -> dict[str, Any]:
     """All figures."""
     with tempfile.TemporaryDirectory(prefix="vk") as folder:
         socket = Path(folder) / "valkey.sock"
@@ -215,7 +215,7 @@ async def measured(models: Sequence[CoverageModel], tasks: int, seed: int) -> di
                 freeze_garbage()
                 begin = await watched(keeper)
                 changed = variant(models[0], np.random.default_rng(seed + 1))
-                await FittedStore(redis).put(f"{names[0]}@v1", "coverage", changed, "admin", {})
+                await FittedStore(redis).put(f"{names[0]}@v1", "scope", changed, "admin", {})
                 change = await watched(keeper)
         finally:
             valkey.stop()

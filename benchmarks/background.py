@@ -1,7 +1,7 @@
 """Writes router/data/background.txt, what stands for other traffic: `python -m benchmarks.background --data DIR`.
 
 Of each source so many texts are drawn by the seed, from its training part. DIR is a folder with clinc150, hwu64,
-banking77 and cuad as `benchmarks.coverage` reads them, and with routellm/gsm8k.csv and routellm/mmlu/*.csv.
+banking77 and cuad as `benchmarks.scope` reads them, and with routellm/gsm8k.csv and routellm/mmlu/*.csv.
 """
 
 from __future__ import annotations

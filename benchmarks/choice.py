@@ -5,7 +5,7 @@ session      the same for a request that names a session
 checks        with all four checks before an answer enforced, none of which fires, with a session
 rules        without checks, with 100 rules of which none matches
 everything   all of that: checks, rules, a session
-covered      the score step and choose(), with a fitted coverage model, for texts of 800 characters
+covered      the score step and choose(), with a fitted scope model, for texts of 800 characters
 
 Microseconds of CPU time of the thread on one core; the best of several rounds for choose(), the median over texts for
 `covered`. The prompts that the model is fitted to are made up of the words of BANKING77, or of what --data names.
@@ -31,7 +31,7 @@ from router.choice import choose
 from router.decision import Asked, Moment
 from router.embedding import EmbeddingError, StaticEmbedding
 from router.fitted import Fitted
-from router.fitting.coverage import TrainingPrompt, fit_coverage
+from router.fitting.scope import TrainingPrompt, fit_scope
 from router.overrides import Override
 from router.policy import Alias, Policy, TaskPolicy
 from router.scoring import NO_SCORES, Scores, score
@@ -125,22 +125,22 @@ def texts_of(folder: Path, seed: int) -> list[str]:
 def measured(asked: Any) -> dict[str, float]:
     """All figures."""
     texts = texts_of(asked.data, asked.seed)
-    say(f"fitting a coverage model to {PROMPTS} prompts")
+    say(f"fitting a scope model to {PROMPTS} prompts")
     try:
         embedding = StaticEmbedding.load()
     except EmbeddingError as error:
         raise Unmeasurable(str(error)) from error
     prompts = [TrainingPrompt(f"t-{number}", text, None) for number, text in enumerate(texts[:PROMPTS])]
-    coverage = fit_coverage(prompts, (), embedding, asked.seed, lambda *_: None)
-    fitted = Fitted(coverage, None, Gain())  # type: ignore[arg-type]
+    scope = fit_scope(prompts, (), embedding, asked.seed, lambda *_: None)
+    fitted = Fitted(scope, None, Gain())  # type: ignore[arg-type]
     view, plain = fleet(), policy({}, 0, fitted)
     check, ruled, both = policy(CHECKS, 0, fitted), policy({}, RULES, fitted), policy(CHECKS, RULES, fitted)
     moment = Moment(1000.0, 1_800_000_000.0, 0.5)
     request = Asked("returns", "caller1", frozenset({"returns"}), None, {})
     named = replace(request, session="a session", selected=texts[0])
     scores = score(named, check, view, moment)
-    assert scores.coverage is not None
-    scores = replace(scores, coverage=replace(scores.coverage, score=9.0))  # it goes all the way up the ladder
+    assert scores.scope is not None
+    scores = replace(scores, scope=replace(scores.scope, score=9.0))  # it goes all the way up the ladder
     cells: dict[str, tuple[Asked, Scores, Policy]] = {
         "plain": (request, NO_SCORES, plain),
         "session": (named, NO_SCORES, plain),
@@ -161,7 +161,7 @@ def covered(
     texts: Sequence[str], asked: Asked, rules: Policy, view: FleetView, moment: Moment, count: int
 ) -> dict[str, float]:
     """The score step and the choice, for texts that are none of the prompts."""
-    only = Fitted(rules.fitted[VERSION].coverage)
+    only = Fitted(rules.fitted[VERSION].scope)
     rules = replace(rules, fitted=MappingProxyType({VERSION: only}))
     found = []
     for number in range(count):

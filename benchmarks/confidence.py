@@ -89,7 +89,7 @@ class Outcome:
 
 def taken(pool: Measured, rows: Any) -> Measured:
     """Some rows of a pool."""
-    return Measured(pool.matrix[rows], pool.right[rows], pool.coverage_mean, pool.silent[rows])
+    return Measured(pool.matrix[rows], pool.right[rows], pool.scope_mean, pool.silent[rows])
 
 
 def oracle_kept(scores: Matrix, right: Truth, target: float) -> float:
@@ -127,7 +127,7 @@ def one_draw(
     apart = weigh(sample.matrix[:cut], sample.right[:cut])
     apart_scores = scores_of(pool, *apart)
     held = calibrate(apart_scores[drawn[cut:]], sample.right[cut:], delta)
-    apart_model = ConfidenceModel(tuple(apart[0]), apart[1], pool.coverage_mean, held)
+    apart_model = ConfidenceModel(tuple(apart[0]), apart[1], pool.scope_mean, held)
     own_wrong = np.sort(scores[drawn][~sample.right])[::-1]
     found = []
     for target in targets:
@@ -205,8 +205,8 @@ def simulated(name: str, seed: int) -> list[CalibrationRow]:
         if name == "weak":
             sure = chance.normal(0.15 * right, 1.0, 8)
             logprobs = (-np.exp(-sure)).clip(-20.0, 0.0).tolist()
-            coverage = float(chance.normal(0.1 * right)) if chance.random() < 0.5 else None
-            rows.append(CalibrationRow(logprobs, coverage, bool(chance.random() < 0.9 + 0.02 * right), bool(right)))
+            scope = float(chance.normal(0.1 * right)) if chance.random() < 0.5 else None
+            rows.append(CalibrationRow(logprobs, scope, bool(chance.random() < 0.9 + 0.02 * right), bool(right)))
         else:
             step = int(chance.binomial(9, 0.75 if right else 0.45))
             rows.append(CalibrationRow([-(0.5**step)], None, None, bool(right)))

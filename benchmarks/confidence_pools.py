@@ -3,7 +3,7 @@
 No engine is asked. A ridge classifier on hashed n-grams stands for the adapter. It "writes" the words of its class's
 name, one token each and an end: a word's logprob is that of its class probabilities, given the words before it. So
 these logprobs have the form of a model's, and add up to its class's, but they are not those of a language model.
-Coverage is the cosine to the nearest of at most 1,500 training texts. What is out of scope has no right answer.
+Scope is the cosine to the nearest of at most 1,500 training texts. What is out of scope has no right answer.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ def answers(texts: Texts, seed: int) -> list[CalibrationRow]:
     gram = (learned.T @ learned).toarray()
     gram[np.diag_indices(len(gram))] += PENALTY
     probabilities = _softmax(SHARPNESS * (asked @ np.linalg.solve(gram, learned.T @ target)))
-    coverage = _nearest(asked, learned, seed)
+    scope = _nearest(asked, learned, seed)
     said = probabilities.argmax(axis=1)
     return [
         CalibrationRow(logprobs, float(near), None, labels[at] == label)
-        for logprobs, near, at, label in zip(words_logprobs(labels, probabilities), coverage, said, wanted, strict=True)
+        for logprobs, near, at, label in zip(words_logprobs(labels, probabilities), scope, said, wanted, strict=True)
     ]
 
 

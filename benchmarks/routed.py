@@ -1,7 +1,7 @@
 """The routed whole on real engines: requests in scope and out of it, by the adapter alone, by general, and routed.
 
 The gateway runs as it is deployed, in front of one vLLM that serves the demo model as both pools. The version's
-coverage is fitted from a part of its training prompts, its confidence is calibrated on held-out rows, and other
+scope is fitted from a part of its training prompts, its confidence is calibrated on held-out rows, and other
 held-out rows are asked, with as many requests that are none of the task's (CLINC150's queries out of scope, Bitext's
 customer service). Each request goes to each arm once.
 """
@@ -234,7 +234,7 @@ def set_up(
     prompts.write_text("\n".join(draw.sample(lines, min(PROMPTS, len(lines)))) + "\n", encoding="utf-8")
     body = {"task": TASK, "path": str(RETURNS / "adapter"), "prompts": str(prompts)}
     version = str(gateway.admin("POST", "adapters", body)["version"])
-    say(f"{version}: placing it, and fitting its coverage from {PROMPTS} prompts")
+    say(f"{version}: placing it, and fitting its scope from {PROMPTS} prompts")
     gateway.admin("POST", f"adapters/{version}/stage?wait_seconds=120")
     gateway.admin("PUT", f"aliases/{TASK}", {"version": version})
     fitted = gateway.until(f"adapters/{version}", "The fitting", lambda told: _ended(told["fitted"]))["fitted"]
@@ -255,10 +255,10 @@ def set_up(
 
 
 def _ended(fitted: Any) -> bool:
-    """Whether the coverage is fitted. Raises Unmeasurable where that failed."""
+    """Whether the scope is fitted. Raises Unmeasurable where that failed."""
     text = json.dumps(fitted)
     if '"failed"' in text:
-        raise Unmeasurable(f"The coverage was not fitted: {text[:400]}")
+        raise Unmeasurable(f"The scope was not fitted: {text[:400]}")
     return '"ready"' in text
 
 

@@ -74,7 +74,7 @@ class Offered:
 class Terms:
     """What an answer is held against. `checks` are those after the answer that are not off.
 
-    `threshold` is the confidence model's for the task, None where it can't certify one; `coverage` the request's score;
+    `threshold` is the confidence model's for the task, None where it can't certify one; `scope` the request's score;
     `logprobs_asked` whether the engine was asked for them, by us or by the caller. `unjudged`: why there is no
     confidence model.
     """
@@ -83,7 +83,7 @@ class Terms:
     contract: Contract | None = None
     confidence: ConfidenceModel | None = None
     threshold: float | None = None
-    coverage: float | None = None
+    scope: float | None = None
     logprobs_asked: bool = False
     unjudged: str = NO_CALIBRATION
 
@@ -163,9 +163,9 @@ def _low_confidence(check: Check, answered: Answered, terms: Terms, kept: bool |
         unknown = "calibrated for another prefix"
     if model is None or unknown:
         return Finding("low_confidence", check.mode, fired=False, note=unknown)
-    if terms.coverage is None and model.weighs_coverage:  # nothing that stands in for it keeps the promise
-        return Finding("low_confidence", check.mode, True, 0.0, terms.threshold, note="coverage is not known")
-    score = min((model.score(said.logprobs, terms.coverage, kept) for said in answered.said), default=0.0)
+    if terms.scope is None and model.weighs_scope:  # nothing that stands in for it keeps the promise
+        return Finding("low_confidence", check.mode, True, 0.0, terms.threshold, note="scope is not known")
+    score = min((model.score(said.logprobs, terms.scope, kept) for said in answered.said), default=0.0)
     if terms.threshold is None:
         return Finding("low_confidence", check.mode, True, score, note="no threshold can be certified")
     note = "" if answered.said and all(said.logprobs for said in answered.said) else "no logprobs came"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from router.coverage import CoverageModel
 from router.embedding import Embedding, Vectors, clipped
+from router.scope import ScopeModel
 
 CENTROIDS = 6
 AXES_MAX = 96
@@ -29,7 +29,7 @@ class TaskIndex:
     starts: npt.NDArray[np.intp]
 
     @classmethod
-    def build(cls, models: Mapping[str, CoverageModel]) -> TaskIndex | None:
+    def build(cls, models: Mapping[str, ScopeModel]) -> TaskIndex | None:
         """An index over tasks, from what their models keep; None where there are none. Milliseconds for 1,000."""
         if not models:
             return None

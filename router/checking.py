@@ -1,6 +1,6 @@
 """The checks before an answer: what each says of a request, in order, and which one sends it away. Pure.
 
-The order is DESIGN.md's: `degraded`, `out_of_scope`, `holdout`, `predicted_gain`. Coverage comes before the predicted
+The order is DESIGN.md's: `degraded`, `out_of_scope`, `holdout`, `predicted_gain`. Scope comes before the predicted
 gain, which knows nothing of topics that nobody labelled; the holdout between them is drawn of all that is in scope.
 """
 
@@ -86,12 +86,12 @@ def _degraded(
 def _out_of_scope(check: Check, task: TaskPolicy, version: VersionView, scores: Scores, policy: Policy) -> Finding:
     name = version.name
     fitted = policy.fitted.get(name)
-    found = scores.coverage if scores.version == name else None
-    if fitted is None or fitted.coverage is None or found is None:
-        note = "no coverage model" if fitted is None else _unread(fitted.coverage_selector, task, "no coverage model")
+    found = scores.scope if scores.version == name else None
+    if fitted is None or fitted.scope is None or found is None:
+        note = "no scope model" if fitted is None else _unread(fitted.scope_selector, task, "no scope model")
         return Finding("out_of_scope", check.mode, fired=False, note=note, version=name)
     widened = policy.watched.get(task.name, UNWATCHED).deferral_factor
-    threshold = fitted.coverage.threshold(min(1.0, check.share * widened))
+    threshold = fitted.scope.threshold(min(1.0, check.share * widened))
     near = tuple(neighbour.id for neighbour in found.neighbours)
     if threshold == -math.inf:
         note = "too few training prompts for so small a share"

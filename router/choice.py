@@ -15,7 +15,7 @@ from router.replicas import Lack, pick
 from router.scoring import Scores
 from serving.view import FleetView, PoolView, VersionView
 
-NO_INDEX = "no task has a coverage model"
+NO_INDEX = "no task has a scope model"
 """Why no task can be found for the model `auto`."""
 
 
@@ -81,7 +81,7 @@ def _choose_without_task(asked: Asked, policy: Policy, view: FleetView, moment: 
         return replace(found, reason="out_of_scope", findings=found_of) if isinstance(found, Choice) else found
     text = "The request is in the scope of no task that this key may use. GET /v1/models lists those."
     if policy.index is None:
-        text = "No task has a coverage model, so that none can be found for the request. Ask for a task by its name."
+        text = "No task has a scope model, so that none can be found for the request. Ask for a task by its name."
     return Refusal("no_task_fits", text, "out_of_scope", found_of)
 
 

@@ -1,6 +1,6 @@
 """Is this answer good enough to commit? How sure an adapter was of its tokens, and a threshold with a known risk.
 
-A small logistic model gives the probability that an answer is right, from the logprobs of its tokens, the coverage
+A small logistic model gives the probability that an answer is right, from the logprobs of its tokens, the scope
 score of its request and whether it keeps its contract. None of its weights lets a less sure answer score higher. The
 threshold comes from held-out answers whose truth is known: of all requests, at most so many are kept **and** wrong,
 with a stated confidence (risk control: Bates et al., "Distribution-Free, Risk-Controlling Prediction Sets", arXiv
@@ -13,6 +13,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,7 +26,10 @@ SURE_NATS = 1e-3
 """Logprobs closer to 0 than this say the same."""
 PLAIN_TOKENS_MAX = 512
 """Up to so many tokens Python is faster than numpy."""
-NAMES = ("minimum", "quantile_10", "mean", "length", "coverage", "contract_broken")
+NAMES = ("minimum", "quantile_10", "mean", "length", "scope", "contract_broken")
+STORED = MappingProxyType({"scope": "coverage", "scope_mean": "coverage_mean"})
+"""Names that stored models have for ours."""
+STORED_NAMES = tuple(STORED.get(name, name) for name in NAMES)
 ROWS_MAX = 10_000_000
 ROWS_MIN = 100
 """Fewest rows of a calibration: with fewer, no target under 2.3% could be certified if every answer were right."""
@@ -45,7 +49,7 @@ class Features(NamedTuple):
     quantile_10: float
     mean: float
     length: int
-    coverage: float | None
+    scope: float | None
     contract_kept: bool | None
 
 
@@ -81,35 +85,35 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceModel:
-    """A version's confidence model. `weights` go with NAMES; `coverage_mean` stands in where coverage is not known.
+    """A version's confidence model. `weights` go with NAMES; `scope_mean` stands in where scope is not known.
 
     `tokens` is how many of an answer's first tokens it judges, None where it judges them all.
     """
 
     weights: tuple[float, ...]
     bias: float
-    coverage_mean: float
+    scope_mean: float
     calibration: Calibration
     tokens: int | None = None
 
     @property
-    def weighs_coverage(self) -> bool:
-        """Whether the request's coverage score counts."""
-        return self.weights[NAMES.index("coverage")] != 0.0
+    def weighs_scope(self) -> bool:
+        """Whether the request's scope score counts."""
+        return self.weights[NAMES.index("scope")] != 0.0
 
-    def score(self, logprobs: Sequence[float], coverage: float | None, contract_kept: bool | None) -> float:
+    def score(self, logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> float:
         """The probability that the answer is right, from 0 to 1.
 
         A model of first tokens looks at these alone, and not at the contract, which is not known yet when it judges.
         0 for an answer without logprobs: nothing speaks for it. About 5 µs for 200 tokens.
         """
-        return self.score_of(features_of_first(self.tokens, logprobs, coverage, contract_kept))
+        return self.score_of(features_of_first(self.tokens, logprobs, scope, contract_kept))
 
     def score_of(self, asked: Features) -> float:
         """The same from features, which must be those of `features_of_first`."""
         if asked.length == 0:
             return 0.0
-        values = inputs(asked, self.coverage_mean)
+        values = inputs(asked, self.scope_mean)
         at = self.bias + sum(weight * value for weight, value in zip(self.weights, values, strict=True))
         return 1.0 / (1.0 + math.exp(-at)) if at > -700.0 else 0.0
 
@@ -133,7 +137,8 @@ class ConfidenceModel:
 
     def to_json(self) -> bytes:
         """The model in its versioned form."""
-        return msgspec.json.encode({"form": FORM, "names": NAMES, **msgspec.to_builtins(self)})
+        fields = {STORED.get(name, name): value for name, value in msgspec.to_builtins(self).items()}
+        return msgspec.json.encode({"form": FORM, "names": STORED_NAMES, **fields})
 
     @classmethod
     def from_json(cls, data: bytes | str) -> ConfidenceModel:
@@ -141,10 +146,11 @@ class ConfidenceModel:
         try:
             read = msgspec.json.decode(data)
             form = read.pop("form", None) if isinstance(read, dict) else None
-            if form != FORM or tuple(read.pop("names", ())) != NAMES:
+            if form != FORM or tuple(read.pop("names", ())) != STORED_NAMES:
                 raise ConfidenceError(
                     f"The confidence model is not of form {FORM}: calibrate the version again with this release."
                 )
+            read = {ours: read.pop(stored, None) for ours, stored in STORED.items() if stored in read} | read
             model: ConfidenceModel = msgspec.convert(read, cls)
         except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError) as error:
             raise ConfidenceError(f"The confidence model is damaged ({error}): calibrate the version again.") from None
@@ -166,13 +172,13 @@ class ConfidenceModel:
 # ---- features -----------------------------------------------------------------------------------
 
 
-def features(logprobs: Sequence[float], coverage: float | None, contract_kept: bool | None) -> Features:
+def features(logprobs: Sequence[float], scope: float | None, contract_kept: bool | None) -> Features:
     """What is looked at of an answer, whatever an engine said of it.
 
-    A logprob that is no number counts as LOGPROB_MIN, one above 0 as 0. Coverage that is not finite is not known.
+    A logprob that is no number counts as LOGPROB_MIN, one above 0 as 0. Scope that is not finite is not known.
     Of an `array.array` or a numpy array of floats, 100,000 tokens take about 1 ms, of a list 3 ms.
     """
-    known = coverage if coverage is not None and math.isfinite(coverage) else None
+    known = scope if scope is not None and math.isfinite(scope) else None
     count = len(logprobs)
     if count == 0:
         return Features(LOGPROB_MIN, LOGPROB_MIN, LOGPROB_MIN, 0, known, contract_kept)
@@ -197,15 +203,15 @@ def features(logprobs: Sequence[float], coverage: float | None, contract_kept: b
 
 
 def features_of_first(
-    tokens: int | None, logprobs: Sequence[float], coverage: float | None, contract_kept: bool | None
+    tokens: int | None, logprobs: Sequence[float], scope: float | None, contract_kept: bool | None
 ) -> Features:
     """The same of an answer's first tokens, without its contract; with None of all of it."""
     if tokens is None:
-        return features(logprobs, coverage, contract_kept)
-    return features(logprobs[:tokens], coverage, None)
+        return features(logprobs, scope, contract_kept)
+    return features(logprobs[:tokens], scope, None)
 
 
-def inputs(asked: Features, coverage_mean: float) -> tuple[float, ...]:
+def inputs(asked: Features, scope_mean: float) -> tuple[float, ...]:
     """The numbers that the weights are for, in the order of NAMES; each rises with what speaks for an answer.
 
     But for the length and for a broken contract. Logprobs come as -log(0.001 - logprob): between 0.9 and 0.99 lies as
@@ -216,7 +222,7 @@ def inputs(asked: Features, coverage_mean: float) -> tuple[float, ...]:
         -math.log(SURE_NATS - asked.quantile_10),
         -math.log(SURE_NATS - asked.mean),
         math.log1p(asked.length),
-        coverage_mean if asked.coverage is None else asked.coverage,
+        scope_mean if asked.scope is None else asked.scope,
         1.0 if asked.contract_kept is False else 0.0,
     )
 
@@ -299,7 +305,7 @@ def at_most(count: int, trials: int, share: float) -> float:
 def _see_that_it_is_sound(model: ConfidenceModel) -> None:
     """Raises ConfidenceError where a model was changed by something else than `to_json`."""
     held = model.calibration
-    numbers = (*model.weights, model.bias, model.coverage_mean, held.delta, *held.thresholds)
+    numbers = (*model.weights, model.bias, model.scope_mean, held.delta, *held.thresholds)
     same = len(held.wrong) == len(held.thresholds) == len(held.kept) > 0
     sound = (
         len(model.weights) == len(NAMES)

@@ -7,42 +7,42 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from router.confidence import ConfidenceModel
-    from router.coverage import CoverageModel
     from router.gain import GainModel
+    from router.scope import ScopeModel
 
 OTHER_SELECTOR = "fitted with another selector"
 NO_CALIBRATION = "no calibration"
-OTHER_COVERAGE = "no calibration: the coverage model has changed"
+OTHER_SCOPE = "no calibration: the scope model has changed"
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """A version's models, those that there are.
 
-    `coverage` tells whether an input is inside what it learned, `confidence` whether an answer is good enough to be
-    committed, `gain` how much better general would do. A model holds for what it was fitted with: `coverage_selector`
+    `scope` tells whether an input is inside what it learned, `confidence` whether an answer is good enough to be
+    committed, `gain` how much better general would do. A model holds for what it was fitted with: `scope_selector`
     and `gain_selector` say what of a conversation theirs was (None: not known, any may do), and `calibrated_apart` that
-    the confidence was calibrated beside another coverage model than `coverage`.
+    the confidence was calibrated beside another scope model than `scope`.
     """
 
-    coverage: CoverageModel | None = None
+    scope: ScopeModel | None = None
     confidence: ConfidenceModel | None = None
     gain: GainModel | None = None
-    coverage_selector: str | None = None
+    scope_selector: str | None = None
     gain_selector: str | None = None
     calibrated_apart: bool = False
 
-    def coverage_for(self, selector: str) -> CoverageModel | None:
-        """The coverage model, where it may judge what this selector takes."""
-        return self.coverage if self.coverage_selector in (None, selector) else None
+    def scope_for(self, selector: str) -> ScopeModel | None:
+        """The scope model, where it may judge what this selector takes."""
+        return self.scope if self.scope_selector in (None, selector) else None
 
     def gain_for(self, selector: str) -> GainModel | None:
         """The model of the gain, where it may judge what this selector takes."""
         return self.gain if self.gain_selector in (None, selector) else None
 
     def confidence_for(self, selector: str) -> ConfidenceModel | None:
-        """The confidence model, where its certificate holds: beside the coverage model that it was calibrated with."""
-        apart = self.calibrated_apart or self.coverage_for(selector) is not self.coverage
+        """The confidence model, where its certificate holds: beside the scope model that it was calibrated with."""
+        apart = self.calibrated_apart or self.scope_for(selector) is not self.scope
         return None if apart else self.confidence
 
 

@@ -30,7 +30,7 @@ AUTO = "auto"
 """What a caller names as the model to have the task found by what the request says."""
 AUTO_SELECTOR = "user_turns"
 READERS: frozenset[CheckName] = frozenset({"out_of_scope", "low_confidence", "predicted_gain"})
-"""Checks that need a fitted model to read what is asked; coverage is one of the features of confidence."""
+"""Checks that need a fitted model to read what is asked; scope is one of the features of confidence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from router.policy import AUTO, Policy
 from serving.view import FleetView
 
 if TYPE_CHECKING:
-    from router.coverage import CoverageModel, CoverageScore
+    from router.scope import ScopeModel, ScopeScore
 
 CANDIDATES_MAX = 5
 """Tasks whose models are asked in full for the model `auto`."""
@@ -24,8 +24,8 @@ SURE_SCORE = 0.8
 """With this score a task is taken without asking those that are less near; 1 is the middle of its training prompts."""
 DEFERRED_SHARE = 0.05
 """Share of in-scope requests that a task is ready to defer, where it does not say."""
-COVERAGE_READERS: tuple[CheckName, ...] = ("out_of_scope", "low_confidence")
-"""Checks that need the coverage score: for itself, and as one of the features of confidence."""
+SCOPE_READERS: tuple[CheckName, ...] = ("out_of_scope", "low_confidence")
+"""Checks that need the scope score: for itself, and as one of the features of confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Scores:
     """
 
     version: str | None = None
-    coverage: CoverageScore | None = None
+    scope: ScopeScore | None = None
     gain: float | None = None
     task: str | None = None
     texts: frozenset[str] = frozenset()
@@ -57,18 +57,18 @@ def score(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Scor
         return Scores(task=found, texts=texts) if found or texts else NO_SCORES
     version = live_version(policy.aliases.get(task_name), view, asked.session, moment.draw)
     fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
-    coverage = gain = None
-    covering, gaining = fitted.coverage_for(task.selector), fitted.gain_for(task.selector)
-    if covering is not None and any(name in task.checks for name in COVERAGE_READERS):
-        coverage = placed or covering.score(asked.selected_by(task.selector))
+    scope = gain = None
+    covering, gaining = fitted.scope_for(task.selector), fitted.gain_for(task.selector)
+    if covering is not None and any(name in task.checks for name in SCOPE_READERS):
+        scope = placed or covering.score(asked.selected_by(task.selector))
     if gaining is not None and "predicted_gain" in task.checks:
         gain = gaining.score(asked.selected_by(task.selector))
-    return Scores(version.name if version else None, coverage, gain, found, texts)
+    return Scores(version.name if version else None, scope, gain, found, texts)
 
 
 def task_for(
     asked: Asked, policy: Policy, view: FleetView, moment: Moment
-) -> tuple[str, CoverageScore] | tuple[None, None]:
+) -> tuple[str, ScopeScore] | tuple[None, None]:
     """The task that a request for `auto` is of, among those that its key may use, and its score there; None where it
     fits none.
 
@@ -82,12 +82,12 @@ def task_for(
     allowed = policy.tasks if "*" in asked.models_allowed else policy.tasks.keys() & asked.models_allowed
     first = index.embedding.embed([clipped(asked.selected)])[0]
     vectors = {asked.selected: first}
-    best: tuple[str, CoverageScore] | None = None
+    best: tuple[str, ScopeScore] | None = None
     for name in index.candidates(asked.selected, allowed, CANDIDATES_MAX, first):
         task = policy.tasks[name]
         version = live_version(policy.aliases.get(name), view, asked.session, moment.draw)
         fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
-        model = fitted.coverage_for(task.selector)
+        model = fitted.scope_for(task.selector)
         if model is None:
             continue
         text = asked.selected_by(task.selector)
@@ -104,7 +104,7 @@ def task_for(
     return best or (None, None)
 
 
-def _bar(model: CoverageModel, share: float) -> float:
+def _bar(model: ScopeModel, share: float) -> float:
     """From which score a task may be what a request is of. One with too few prompts for its share has the threshold of
     DEFERRED_SHARE, or of the least share that it can tell: with none it would take everything."""
     bars = model.threshold(share), model.threshold(max(share, DEFERRED_SHARE)), float(model.held_back[0])

@@ -121,7 +121,7 @@ def push(
 ) -> None:
     """Upload an adapter, which becomes the task's next version.
 
-    No engine hears of it yet: `stage` loads it. The same adapter again is the same version. With --prompts its coverage
+    No engine hears of it yet: `stage` loads it. The same adapter again is the same version. With --prompts its scope
     is fitted, by which out-of-scope requests are told; the prompts themselves are not kept.
     """
     from gateway.cli.push import find_package, upload

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.cli.doctor_checks import Finding, ok, problem, warning
-from gateway.cli.doctor_unjudged import check_confidence, check_coverage
+from gateway.cli.doctor_unjudged import check_confidence, check_scope
 from gateway.cli.tables import size
 from gateway.configuration.settings import Settings
 from gateway.errors import StateError
@@ -51,7 +51,7 @@ async def _checks(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
     yield _eviction(kept)
     yield await _memory(settings, redis, kept)
     yield await _clock(redis)
-    for check in (check_coverage, check_confidence):
+    for check in (check_scope, check_confidence):
         async for finding in check(settings, redis):
             yield finding
 

@@ -15,7 +15,7 @@ from router.confidence import ConfidenceError, ConfidenceModel
 from serving.adapters.registry import Registry
 
 
-async def check_coverage(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
+async def check_scope(settings: Settings, redis: Redis) -> AsyncIterator[Finding]:
     """Whether what answers for a task that judges scope or gain has models for its selector. Raises RedisError."""
     aliases = await Registry(redis).aliases()
     for name, task in sorted(settings.tasks.items()):

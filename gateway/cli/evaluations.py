@@ -252,7 +252,7 @@ def _rows(client: AdminClient, told: dict[str, Any]) -> Iterator[dict[str, Any]]
                 "logprobs": adapter.get("logprobs", []),
                 "sureness": adapter.get("sureness"),
                 "group": str(adapter["group"]),
-                "coverage": row["coverage"],
+                "scope": row["scope"],
                 "contract_kept": adapter.get("contract_kept"),
                 "right": adapter["right"],
             }

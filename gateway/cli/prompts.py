@@ -1,4 +1,4 @@
-"""Training prompts on this machine, their way to a gateway, and waiting until a version's coverage is fitted."""
+"""Training prompts on this machine, their way to a gateway, and waiting until a version's scope is fitted."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def until_fitted(client: AdminClient, out: Printer, version: str, wait_seconds: 
         TextColumn("[dim]{task.fields[stage]}"),
     )
     with left_alone(out, f"The fitting for {version} goes on", f"show {version}"), out.progress(*columns) as progress:
-        bar = progress.add_task("Fitting its coverage", total=1, stage="")
+        bar = progress.add_task("Fitting its scope", total=1, stage="")
         while True:
             shown: dict[str, Any] = client.get(f"/adapters/{quote(version, safe='@')}")["fitted"]
-            found = shown.get("coverage") or {"state": "ready", "progress": 1.0, "stage": ""}
+            found = shown.get("scope") or {"state": "ready", "progress": 1.0, "stage": ""}
             progress.update(bar, completed=found["progress"], stage=readable(found["stage"]).replace("[", "("))
             left = deadline - time.monotonic()
             if found["state"] in ("ready", "failed") or left <= 0:
@@ -71,14 +71,14 @@ def until_fitted(client: AdminClient, out: Printer, version: str, wait_seconds: 
 
 
 def fitted_words(version: str, shown: dict[str, Any], counts: dict[str, Any]) -> str:
-    """A sentence about the coverage that was fitted. Raises Failed where it was not."""
-    found = shown.get("coverage") or {}
+    """A sentence about the scope that was fitted. Raises Failed where it was not."""
+    found = shown.get("scope") or {}
     if found.get("state") == "failed":
-        raise Failed(f"The coverage of {version} was not fitted: {found['error']}")
+        raise Failed(f"The scope of {version} was not fitted: {found['error']}")
     aside = [f"{counts[name]} {name}" for name in ("empty", "duplicates") if counts.get(name)]
     left = f" ({', '.join(aside)} aside)" if aside else ""
     if found.get("state") != "ready":
-        on = f"The coverage of {version} is being fitted on {counts['used']} prompts{left}"
+        on = f"The scope of {version} is being fitted on {counts['used']} prompts{left}"
         return f"{on}: see `show {version}`.{_ids_told(counts)}"
     from gateway.features.fitting.prompts import barely_tells
 
@@ -86,7 +86,7 @@ def fitted_words(version: str, shown: dict[str, Any], counts: dict[str, Any]) ->
     auroc = summary.get("auroc")
     told = "" if auroc is None else f", AUROC {auroc:.3f} against other traffic"
     weak = " Warning: it barely tells the prompts from other traffic." if barely_tells(auroc) else ""
-    return f"The coverage of {version} was fitted on {counts['used']} prompts{left}{told}.{weak}{_ids_told(counts)}"
+    return f"The scope of {version} was fitted on {counts['used']} prompts{left}{told}.{weak}{_ids_told(counts)}"
 
 
 def _ids_told(counts: dict[str, Any]) -> str:
@@ -96,7 +96,7 @@ def _ids_told(counts: dict[str, Any]) -> str:
 
 def fitted_cells(shown: dict[str, Any]) -> list[tuple[str, str]]:
     """What was fitted for a version, a few words for each kind; empty where there is none."""
-    cells = [("coverage", _coverage_cell(shown))]
+    cells = [("scope", _scope_cell(shown))]
     for kind, name, words in (("confidence", "calibration", _calibration_words), ("gain", "gain", _gain_words)):
         model = (shown.get(kind) or {}).get("model")
         unused = f"; not used: {shown[kind]['unused']}" if model and shown[kind].get("unused") else ""
@@ -121,9 +121,9 @@ def _rows(summary: dict[str, Any]) -> str:
     return f"on {summary['rows']} rows" if "rows" in summary else "on rows that are not told"
 
 
-def _coverage_cell(shown: dict[str, Any]) -> str:
-    """How a version's coverage stands, in a few words; empty where none was fitted."""
-    found = shown.get("coverage")
+def _scope_cell(shown: dict[str, Any]) -> str:
+    """How a version's scope stands, in a few words; empty where none was fitted."""
+    found = shown.get("scope")
     if found is None:
         return ""
     if found["state"] == "ready":

@@ -10,7 +10,7 @@ from gateway.configuration.sections import Section
 
 
 class FittingSettings(Section):
-    """Models that are fitted for versions, such as of their coverage."""
+    """Models that are fitted for versions, such as of their scope."""
 
     prompts_bytes_max: int = Field(
         64 << 20, ge=1024, le=1 << 30, description="Largest file of training prompts or other traffic."

@@ -17,7 +17,7 @@ from router.arguments import Parameters, parameters_of
 from router.checks import AFTER_THE_ANSWER, Check, CheckName
 from router.contract import Contract, ContractError, compile_contract
 from router.decision import Choice
-from router.fitted import OTHER_COVERAGE
+from router.fitted import OTHER_SCOPE
 from router.policy import Policy
 from router.scoring import Scores
 from serving.view import VersionView
@@ -138,14 +138,14 @@ class Judging:
             return Demands(Terms(checks, contract), fields)
         model = fitted.confidence_for(selector)
         if model is None:
-            return Demands(Terms(checks, contract, unjudged=OTHER_COVERAGE), fields)
+            return Demands(Terms(checks, contract, unjudged=OTHER_SCOPE), fields)
         ours = body.logprobs_wanted()
         if ours is not None:
             fields["logprobs"] = ours
         threshold = self.threshold(version.name, model, checks["low_confidence"].share)
-        coverage = scores.coverage.score if scores.coverage is not None and scores.version == version.name else None
+        scope = scores.scope.score if scores.scope is not None and scores.version == version.name else None
         asked = ours is not None or body.asks_for_logprobs
-        return Demands(Terms(checks, contract, model, threshold, coverage, asked), fields, ours is not None)
+        return Demands(Terms(checks, contract, model, threshold, scope, asked), fields, ours is not None)
 
     def threshold(self, version: str, model: ConfidenceModel, share: float) -> float | None:
         """A confidence model's threshold for a share of wrong answers; None where it can't certify one."""

@@ -55,7 +55,7 @@ def _without_models(services: Services, asked: Asked, policy: Policy) -> Policy:
 
 
 async def scored_at(services: Services, body: RequestBody, choice: Choice, policy: Policy, scores: Scores) -> Scores:
-    """The scores that hold for the version of this choice, where they are of another: its own coverage is asked then.
+    """The scores that hold for the version of this choice, where they are of another: its own scope is asked then.
 
     Only where its confidence weighs that. A request comes there by a rule, a pin, or a fallback.
     """
@@ -63,20 +63,20 @@ async def scored_at(services: Services, body: RequestBody, choice: Choice, polic
     if task is None or version is None or version.name == scores.version or "low_confidence" not in task.checks:
         return scores
     fitted = policy.fitted.get(version.name, NOTHING_FITTED)
-    confidence, coverage = fitted.confidence_for(task.selector), fitted.coverage_for(task.selector)
-    if confidence is None or coverage is None or not confidence.weighs_coverage:
+    confidence, scope = fitted.confidence_for(task.selector), fitted.scope_for(task.selector)
+    if confidence is None or scope is None or not confidence.weighs_scope:
         return scores
     selected = body.selected(task.selector)
     try:
-        if coverage.deep is not None:
-            found = await asyncio.to_thread(coverage.score, selected)
+        if scope.deep is not None:
+            found = await asyncio.to_thread(scope.score, selected)
         else:
-            found = coverage.score(selected)
+            found = scope.score(selected)
     except Exception:  # as above
-        log.exception("the coverage model of %s failed: its confidence goes without", version.name)
+        log.exception("the scope model of %s failed: its confidence goes without", version.name)
         services.meters.fitted_unused.add(1, "failed")
         return scores
-    return replace(scores, version=version.name, coverage=found, gain=None)
+    return replace(scores, version=version.name, scope=found, gain=None)
 
 
 def _is_slow(asked: Asked, policy: Policy) -> bool:
@@ -84,5 +84,5 @@ def _is_slow(asked: Asked, policy: Policy) -> bool:
     if asked.model == AUTO:
         return True
     alias = policy.aliases.get(asked.model)
-    models = [policy.fitted[name].coverage for name in alias.weights if name in policy.fitted] if alias else []
+    models = [policy.fitted[name].scope for name in alias.weights if name in policy.fitted] if alias else []
     return any(model is not None and model.deep is not None for model in models)

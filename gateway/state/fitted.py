@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -18,10 +19,12 @@ from redis.asyncio import Redis
 from router.packing import MODEL_BYTES_MAX
 from serving.object_store import ObjectStore
 
-Kind = Literal["coverage", "confidence", "gain"]
+Kind = Literal["scope", "confidence", "gain"]
 """What a model judges: whether an input is in scope, an answer sure enough, general likelier to be right."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SELECTING: tuple[Kind, ...] = ("coverage", "gain")
+STORED_KINDS: Mapping[Kind, str] = MappingProxyType({"scope": "coverage", "confidence": "confidence", "gain": "gain"})
+"""The name of each kind in Redis."""
+SELECTING: tuple[Kind, ...] = ("scope", "gain")
 """Those that read what a selector takes of a conversation."""
 FittingState = Literal["waiting", "fitting", "ready", "failed"]
 STATES_KEY = "apprentice:fitted:states"
@@ -35,7 +38,7 @@ class FittedError(Exception):
 class FittedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a model that is kept. `digest` is the sha256 of its bytes, `fitted_at` in Unix seconds, `by`
     the key of who had it fitted; `summary` holds what people want to know of it, such as how well it tells apart, and
-    what it holds with: the `selector` by which texts were read, and the digest of the `coverage` model (None: without
+    what it holds with: the `selector` by which texts were read, and the digest of the `scope` model (None: without
     one) beside which a confidence was calibrated."""
 
     version: str
@@ -90,7 +93,7 @@ class FittedStore:
         key = _model_key(version, kind)
         before = await self.object_store.get(name_of(version, kind))
         await self._redis.hset(key, digest, data)
-        await self.object_store.put(name_of(version, kind), msgspec.to_builtins(entry))
+        await self.object_store.put(name_of(version, kind), _stored(entry))
         if before is not None and before["digest"] != digest:
             await self._redis.hdel(key, before["digest"])
         await self.say(version, kind, Fitting(state="ready", progress=1.0, by=by))
@@ -173,7 +176,7 @@ class FittedStore:
 
 def unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Kind, str]:
     """Why models of a version are not used, a sentence each: they do not go with the task's selector (None: whatever it
-    is), or with the coverage model that there is."""
+    is), or with the scope model that there is."""
     found: dict[Kind, str] = {}
     for kind in SELECTING:
         entry = entries.get(kind)
@@ -181,32 +184,36 @@ def unused(entries: Mapping[Kind, FittedEntry], selector: str | None) -> dict[Ki
         if theirs is not None and selector is not None and theirs != selector:
             found[kind] = f"It was fitted with another selector ({theirs}; the task has {selector}): fit it again."
     confidence = entries.get("confidence")
-    if confidence is not None and ("coverage" in found or calibrated_apart(confidence, entries.get("coverage"))):
-        found["confidence"] = "No calibration: the coverage model has changed. Calibrate the version again."
+    if confidence is not None and ("scope" in found or calibrated_apart(confidence, entries.get("scope"))):
+        found["confidence"] = "No calibration: the scope model has changed. Calibrate the version again."
     return found
 
 
-def calibrated_apart(confidence: FittedEntry, coverage: FittedEntry | None) -> bool:
-    """Whether a confidence was calibrated beside another coverage model than this one (None: without any)."""
-    if "coverage" not in confidence.summary:
-        return False
-    return bool(confidence.summary["coverage"] != (scores_as(coverage) if coverage is not None else None))
+def calibrated_apart(confidence: FittedEntry, scope: FittedEntry | None) -> bool:
+    """Whether a confidence was calibrated beside another scope model than this one (None: without any)."""
+    calibrated_with = confidence.summary.get("scope", confidence.summary.get("coverage", ""))  # the older name
+    return bool(calibrated_with not in ("", scores_as(scope) if scope is not None else None))
 
 
-def scores_as(coverage: FittedEntry) -> str:
-    """By which digest a calibration knows a coverage model. One whose thresholds alone were set anew scores as the one
+def scores_as(scope: FittedEntry) -> str:
+    """By which digest a calibration knows a scope model. One whose thresholds alone were set anew scores as the one
     that it was made of, whose digest its summary then has as `scores_as`."""
-    return str(coverage.summary.get("scores_as", coverage.digest))
+    return str(scope.summary.get("scores_as", scope.digest))
 
 
 def name_of(version: str, kind: Kind) -> str:
     """A model's name on the object store."""
-    return f"{version}/{kind}"
+    return f"{version}/{STORED_KINDS[kind]}"
 
 
 def entry_of(_: str, raw: Mapping[str, Any]) -> FittedEntry:
     """An entry as it stands on the object store."""
-    return msgspec.convert(raw, FittedEntry)
+    kind = next((kind for kind, stored in STORED_KINDS.items() if stored == raw.get("kind")), None)
+    return msgspec.convert({**raw, "kind": kind}, FittedEntry)
+
+
+def _stored(entry: FittedEntry) -> dict[str, Any]:
+    return {**msgspec.to_builtins(entry), "kind": STORED_KINDS[entry.kind]}
 
 
 def _model_key(version: str, kind: Kind) -> str:

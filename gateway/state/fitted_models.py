@@ -29,17 +29,17 @@ from gateway.state.fitted import (
 )
 from router.candidates import TaskIndex
 from router.confidence import ConfidenceError, ConfidenceModel
-from router.coverage import CoverageError, CoverageModel
 from router.embedding import Embedding, EmbeddingError, StaticEmbedding
 from router.fitted import NOTHING_FITTED, Fitted
 from router.gain import GainError, GainModel
 from router.policy import TaskPolicy
+from router.scope import ScopeError, ScopeModel
 from serving.object_store import Mirror
 
 log = logging.getLogger(__name__)
 LOOKED_AT_ONCE = 200
 """Versions that are looked at before others have the event loop."""
-UNUSABLE = (FittedError, CoverageError, ConfidenceError, GainError, EmbeddingError)
+UNUSABLE = (FittedError, ScopeError, ConfidenceError, GainError, EmbeddingError)
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class FittedModels:
         unsuited: Callable[[Kind], None] = lambda _: None,
     ) -> None:
         """`damaged` is told of each model that can't be read, once, and `unsuited` of each that does not go with its
-        task's selector or with its coverage model. `deep` is the neural embedding, if there is one."""
+        task's selector or with its scope model. `deep` is the neural embedding, if there is one."""
         self.store = FittedStore(redis)
         self._damaged = damaged
         self._unsuited = unsuited
@@ -120,15 +120,15 @@ class FittedModels:
                 self._unsuited(kind)
 
     async def index(self, leading: Mapping[str, str], fitted: Mapping[str, Fitted]) -> TaskIndex | None:
-        """What finds a task for `auto`, from the coverage models of the versions that lead the tasks."""
+        """What finds a task for `auto`, from the scope models of the versions that lead the tasks."""
         await asyncio.sleep(0)
-        models: dict[str, CoverageModel] = {}
+        models: dict[str, ScopeModel] = {}
         digests: dict[str, str] = {}
         for task, version in sorted(leading.items()):
-            model = fitted.get(version, NOTHING_FITTED).coverage
+            model = fitted.get(version, NOTHING_FITTED).scope
             if model is not None:
                 models[task] = model
-                digests[task] = self._fitted[version].marks["coverage"]
+                digests[task] = self._fitted[version].marks["scope"]
         if digests != self._index[0]:
             self._index = digests, await asyncio.to_thread(TaskIndex.build, models)
         return self._index[1]
@@ -171,14 +171,14 @@ class FittedModels:
             return GainModel.from_bytes(data)
         if self._embedding is None:
             self._embedding = StaticEmbedding.load()
-        return CoverageModel.from_bytes(data, self._embedding, self._deep)
+        return ScopeModel.from_bytes(data, self._embedding, self._deep)
 
 
 def _fitted(entries: Mapping[Kind, FittedEntry], models: Mapping[Kind, Any]) -> Fitted:
     """The models that could be read, with what they hold for."""
     there = {kind: model for kind, model in models.items() if model is not None}
     selectors = {f"{kind}_selector": entries[kind].summary.get("selector") for kind in SELECTING if kind in there}
-    beside = entries.get("coverage") if "coverage" in there else None
+    beside = entries.get("scope") if "scope" in there else None
     apart = "confidence" in there and calibrated_apart(entries["confidence"], beside)
     return Fitted(**there, **selectors, calibrated_apart=apart)
 

@@ -86,7 +86,7 @@ class SnapshotKeeper:
         unsuited: Callable[[Kind], None] = lambda _: None,
     ) -> None:
         """`damaged` is told of each fitted model that can't be read, `unsuited` of each that does not go with its
-        task's selector or with its coverage model; `deep` is the neural embedding, if any."""
+        task's selector or with its scope model; `deep` is the neural embedding, if any."""
         self._redis = redis
         self._deployed = deployed
         self._fixed_callers = fixed_callers

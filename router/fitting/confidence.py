@@ -63,7 +63,7 @@ class CalibrationRow:
     """
 
     logprobs: Sequence[float]
-    coverage: float | None
+    scope: float | None
     contract_kept: bool | None
     right: bool
     seen: Features | None = None
@@ -75,7 +75,7 @@ class Measured:
 
     matrix: Matrix
     right: Truth
-    coverage_mean: float
+    scope_mean: float
     silent: Truth = field(repr=False)
     """Answers without logprobs: they score 0."""
 
@@ -112,12 +112,12 @@ def measured(rows: Sequence[CalibrationRow], tokens: int | None = None) -> Measu
     if not ROWS_MIN <= len(rows) <= ROWS_MAX:
         raise FittingError(f"There are {len(rows)} calibration rows: give {ROWS_MIN} at least and {ROWS_MAX} at most.")
     seen = [_features_of(row, number, tokens) for number, row in enumerate(rows, 1)]
-    known = [one.coverage for one in seen if one.coverage is not None]
-    coverage_mean = math.fsum(known) / len(known) if known else 0.0
+    known = [one.scope for one in seen if one.scope is not None]
+    scope_mean = math.fsum(known) / len(known) if known else 0.0
     return Measured(
-        np.array([inputs(one, coverage_mean) for one in seen], dtype=np.float64),
+        np.array([inputs(one, scope_mean) for one in seen], dtype=np.float64),
         np.array([row.right for row in rows], dtype=np.bool_),
-        coverage_mean,
+        scope_mean,
         np.array([one.length == 0 for one in seen], dtype=np.bool_),
     )
 
@@ -136,7 +136,7 @@ def fit_measured(found: Measured, seed: int, delta: float = 0.1, tokens: int | N
     if _can_be_learned(found.right):
         scores = _scores_by_others(found, scores, seed)
     calibration = calibrate(scores, found.right, delta)
-    return ConfidenceModel(tuple(map(float, weights)), float(bias), found.coverage_mean, calibration, tokens)
+    return ConfidenceModel(tuple(map(float, weights)), float(bias), found.scope_mean, calibration, tokens)
 
 
 def weigh(matrix: Matrix, right: Truth) -> tuple[Matrix, float]:
@@ -217,9 +217,9 @@ def _features_of(row: CalibrationRow, number: int, tokens: int | None) -> Featur
     seen = row.seen if tokens is None else None
     logprobs: Sequence[float] = row.logprobs if seen is None else (seen.minimum, seen.quantile_10, seen.mean)
     try:
-        finite = all(map(math.isfinite, logprobs)) and (row.coverage is None or math.isfinite(row.coverage))
+        finite = all(map(math.isfinite, logprobs)) and (row.scope is None or math.isfinite(row.scope))
     except (TypeError, OverflowError):
         finite = False
     if not finite:
-        raise FittingError(f"Calibration row {number} has a logprob or a coverage that is not finite: leave it out.")
-    return features_of_first(tokens, row.logprobs, row.coverage, row.contract_kept) if seen is None else seen
+        raise FittingError(f"Calibration row {number} has a logprob or a scope that is not finite: leave it out.")
+    return features_of_first(tokens, row.logprobs, row.scope, row.contract_kept) if seen is None else seen

@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 
 from monitoring.beside import live_with_input
-from router.coverage import CoverageModel
 from router.embedding import EmbeddingError, StaticEmbedding
 from router.fitting.background import stand_in
-from router.fitting.coverage import TrainingPrompt, fit_coverage
 from router.fitting.errors import FittingError
+from router.fitting.scope import TrainingPrompt, fit_scope
 from router.fitting_job import Job, Line, Result, Step
 from router.minilm import MiniLM
+from router.scope import ScopeModel
 
 ASIDE_SHARE, ASIDE_SHARE_MAX = 0.1, 0.2
 """Of other traffic, kept from the fitting to measure it with: between ASIDE_MIN and ASIDE_MAX texts, or none."""
@@ -31,7 +31,7 @@ ASIDE_MIN, ASIDE_MAX = 20, 500
 
 
 def fit(job: Job, packed: bytes) -> tuple[Result, bytes]:
-    """Fit a coverage model. Raises FittingError and EmbeddingError."""
+    """Fit a scope model. Raises FittingError and EmbeddingError."""
     rows = [msgspec.json.decode(line, type=Line) for line in gzip.decompress(packed).splitlines()]
     prompts = [TrainingPrompt(row.id, row.text, row.label, row.group) for row in rows if not row.other]
     known = [row.text for row in rows if row.other]
@@ -43,14 +43,14 @@ def fit(job: Job, packed: bytes) -> tuple[Result, bytes]:
     aside = [others[at] for at in order[:count]] if count <= ASIDE_SHARE_MAX * len(others) else []
     kept = [others[at] for at in np.sort(order[len(aside) :])]
     seen, stands = (kept, stand_in()) if known else ((), kept)
-    model = fit_coverage(prompts, seen, embedding, job.seed, _tell, deep, stands)
+    model = fit_scope(prompts, seen, embedding, job.seed, _tell, deep, stands)
     data = model.to_bytes()
     name = embedding.name if deep is None else f"{embedding.name} and {deep.name}"
     auroc = auroc_of(model, aside)
     return Result(len(data), "", auroc, len(model.held_back), len(prompts), len(others), name), data
 
 
-def auroc_of(model: CoverageModel, others: Sequence[str]) -> float | None:
+def auroc_of(model: ScopeModel, others: Sequence[str]) -> float | None:
     """The share of pairs, of a held-back training prompt and a text of other traffic, that are in the right order."""
     if not others:
         return None

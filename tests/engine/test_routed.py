@@ -1,4 +1,4 @@
-"""The judgement on real engines: coverage fitted from training prompts, confidence calibrated on real answers."""
+"""The judgement on real engines: scope fitted from training prompts, confidence calibrated on real answers."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Near:
 
 @dataclass(frozen=True)
 class Covered:
-    """What a coverage model says of a text."""
+    """What a scope model says of a text."""
 
     score: float
     neighbours: tuple[Near, ...] = (Near("p1"), Near("p2"), Near("p3"))
@@ -114,7 +114,7 @@ class Covered:
 
 @dataclass(frozen=True)
 class Cut:
-    """A fitted model, of coverage or of the gain, as far as the router asks one: the same threshold for each share."""
+    """A fitted model, of scope or of the gain, as far as the router asks one: the same threshold for each share."""
 
     at: float
     shown_to_help: bool = True
@@ -123,16 +123,16 @@ class Cut:
         return self.at
 
 
-def fitted(coverage: float | None = None, gain: float | None = None, shown_to_help: bool = True) -> Fitted:
+def fitted(scope: float | None = None, gain: float | None = None, shown_to_help: bool = True) -> Fitted:
     """Models with these thresholds, those that are given."""
-    of_coverage = None if coverage is None else Cut(coverage)
+    of_scope = None if scope is None else Cut(scope)
     of_gain = None if gain is None else Cut(gain, shown_to_help)
-    return Fitted(of_coverage, None, of_gain)  # type: ignore[arg-type]
+    return Fitted(of_scope, None, of_gain)  # type: ignore[arg-type]
 
 
-def scored(version: str = "returns@v1", coverage: float | None = None, gain: float | None = None) -> Scores:
+def scored(version: str = "returns@v1", scope: float | None = None, gain: float | None = None) -> Scores:
     """What the models of a version say of a request."""
-    return Scores(version, None if coverage is None else Covered(coverage), gain)  # type: ignore[arg-type]
+    return Scores(version, None if scope is None else Covered(scope), gain)  # type: ignore[arg-type]
 
 
 def checked_task(
@@ -298,8 +298,8 @@ def any_fitted(chance: random.Random) -> Fitted:
 def any_scores(chance: random.Random) -> Scores:
     if chance.random() < 0.3:
         return NO_SCORES
-    coverage, gain = chance.choice([None, -2.0, 0.0, 1.0]), chance.choice([None, -0.2, 0.0, 0.9])
-    return replace(scored(chance.choice(VERSIONS), coverage, gain), task=chance.choice([None, *TASKS]))
+    scope, gain = chance.choice([None, -2.0, 0.0, 1.0]), chance.choice([None, -0.2, 0.0, 0.9])
+    return replace(scored(chance.choice(VERSIONS), scope, gain), task=chance.choice([None, *TASKS]))
 
 
 def any_faults(chance: random.Random) -> tuple[tuple[FaultKind, float | None], ...]:

@@ -107,10 +107,10 @@ def test_json_that_was_cut_off_is_broken_even_where_it_happens_to_be_valid() -> 
             {"confidence": replace(MODEL, weights=(1.0, 0.0, 0.0, 0.0, 0.1, 0.0))},
             Answered((GOOD,)),
             True,
-            "coverage is not known",
+            "scope is not known",
         ),
         (
-            {"confidence": replace(MODEL, weights=(1.0, 0.0, 0.0, 0.0, 0.1, 0.0)), "coverage": 0.9},
+            {"confidence": replace(MODEL, weights=(1.0, 0.0, 0.0, 0.0, 0.1, 0.0)), "scope": 0.9},
             Answered((GOOD,)),
             False,
             "",

@@ -77,25 +77,25 @@ def test_the_first_enforced_check_that_fires_is_the_reason_and_the_last_finding(
 
 def test_an_input_under_the_threshold_is_out_of_scope_with_its_score_and_the_nearest_prompts() -> None:
     rules: dict[str, Any] = {
-        "tasks": checked_task(out_of_scope=Check("enforce", 0.05)), "fitted": {"returns@v1": fitted(coverage=0.25)}
+        "tasks": checked_task(out_of_scope=Check("enforce", 0.05)), "fitted": {"returns@v1": fitted(scope=0.25)}
     }  # fmt: skip
-    outside = ruled(scored(coverage=0.2), **rules)
+    outside = ruled(scored(scope=0.2), **rules)
     assert (outside.reason, outside.pool.name, outside.probability) == ("out_of_scope", "general", 1.0)
     assert findings(outside)["out_of_scope"] == Finding(
         "out_of_scope", "enforce", True, 0.2, 0.25, ("p1", "p2", "p3"), "", "returns@v1"
     )
-    inside = ruled(scored(coverage=0.25), **rules)
+    inside = ruled(scored(scope=0.25), **rules)
     assert (inside.reason, findings(inside)["out_of_scope"].fired) == ("adapter", False)
 
 
 @pytest.mark.parametrize(
     ("scores", "fit", "note"),
     [
-        (NO_SCORES, fitted(coverage=0.25), "no coverage model"),
-        (scored("returns@v2", coverage=-9.0), fitted(coverage=0.25), "no coverage model"),
-        (scored(coverage=-9.0), fitted(), "no coverage model"),
-        (NO_SCORES, replace(fitted(coverage=0.25), coverage_selector="dialogue"), "fitted with another selector"),
-        (scored(coverage=-9.0), fitted(coverage=-math.inf), "too few training prompts for so small a share"),
+        (NO_SCORES, fitted(scope=0.25), "no scope model"),
+        (scored("returns@v2", scope=-9.0), fitted(scope=0.25), "no scope model"),
+        (scored(scope=-9.0), fitted(), "no scope model"),
+        (NO_SCORES, replace(fitted(scope=0.25), scope_selector="dialogue"), "fitted with another selector"),
+        (scored(scope=-9.0), fitted(scope=-math.inf), "too few training prompts for so small a share"),
     ],
 )
 def test_what_can_not_be_judged_stays_with_the_adapter_and_says_why(scores: Scores, fit: Any, note: str) -> None:

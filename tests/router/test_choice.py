@@ -156,7 +156,7 @@ def check(reason: str) -> Choice:
                 fitted={"returns@v1": fitted(0.0, 0.1)},
                 shifts={"returns@v1": Shift(0.0)},
             )
-            return chosen(choose(asked(), scored(coverage=-1.0, gain=0.2), ill, usual_fleet(), moment()))
+            return chosen(choose(asked(), scored(scope=-1.0, gain=0.2), ill, usual_fleet(), moment()))
         case "contract" | "low_confidence" | "refusal":
             begun = chosen(choose(asked(), NO_SCORES, policy(), usual_fleet(), moment()))
             then = after_rejection(begun, reason, policy(), usual_fleet(), moment(), 60)

@@ -31,15 +31,15 @@ MODEL = ConfidenceModel((0.5, 0.3, 0.8, -0.2, 1.5, -2.0), 0.4, 0.6, CALIBRATION)
 
 anything = st.one_of(st.floats(), st.integers(), st.none(), st.booleans(), st.text(max_size=3))
 logprob = st.floats(min_value=-30.0, max_value=0.0)
-coverage = st.one_of(st.none(), st.floats())
+scope = st.one_of(st.none(), st.floats())
 contract = st.sampled_from([None, True, False])
 
 
-@given(st.lists(anything, max_size=30), coverage, contract, st.sampled_from([None, 1, 5]))
+@given(st.lists(anything, max_size=30), scope, contract, st.sampled_from([None, 1, 5]))
 def test_whatever_an_engine_says_the_score_is_a_probability(
     said: list[Any], covered: float | None, kept: bool | None, tokens: int | None
 ) -> None:
-    model = ConfidenceModel(MODEL.weights, MODEL.bias, MODEL.coverage_mean, CALIBRATION, tokens)
+    model = ConfidenceModel(MODEL.weights, MODEL.bias, MODEL.scope_mean, CALIBRATION, tokens)
     for logprobs in (said, said * 20):
         seen = features(logprobs, covered, kept)
         assert LOGPROB_MIN <= seen.minimum <= 0.0
@@ -57,7 +57,7 @@ def test_a_less_sure_token_never_raises_the_score(logprobs: list[float], data: s
 
 
 @given(st.lists(logprob, min_size=1, max_size=10), st.floats(-1, 1), st.floats(0, 1))
-def test_less_coverage_and_a_broken_contract_never_raise_the_score(
+def test_less_scope_and_a_broken_contract_never_raise_the_score(
     logprobs: list[float], covered: float, less: float
 ) -> None:
     whole = MODEL.score(logprobs, covered, True)
@@ -100,11 +100,11 @@ def test_many_tokens_with_odd_ones_among_them_count_the_same_as_few() -> None:
 
 
 def test_only_the_first_tokens_are_judged_where_the_model_was_calibrated_on_them() -> None:
-    model = ConfidenceModel(MODEL.weights, MODEL.bias, MODEL.coverage_mean, CALIBRATION, tokens=2)
+    model = ConfidenceModel(MODEL.weights, MODEL.bias, MODEL.scope_mean, CALIBRATION, tokens=2)
     assert model.score([-0.1, -0.2, -9.0], 0.5, None) == MODEL.score([-0.1, -0.2], 0.5, None)
 
 
-def test_coverage_that_is_not_known_counts_as_the_mean() -> None:
+def test_scope_that_is_not_known_counts_as_the_mean() -> None:
     assert MODEL.score([-0.1], None, None) == MODEL.score([-0.1], 0.6, None)
 
 

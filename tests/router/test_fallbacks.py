@@ -61,7 +61,7 @@ def sent_away(
 
 
 class Score:
-    """What a coverage model says."""
+    """What a scope model says."""
 
     neighbours = ()
 

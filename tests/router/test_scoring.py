@@ -22,7 +22,7 @@ NAMES = ("first", "second", "third")
 
 @dataclass
 class Reader:
-    """A coverage model that knows what it says of each text, and what it was asked."""
+    """A scope model that knows what it says of each text, and what it was asked."""
 
     says: Mapping[str, float]
     at: float = 0.0
@@ -67,7 +67,7 @@ class Index:
 
 
 def many(models: Mapping[str, Reader], tasks: Mapping[str, TaskPolicy] | None = None) -> tuple[Policy, FleetView]:
-    """Tasks with a version and a coverage model each, and a fleet that has them."""
+    """Tasks with a version and a scope model each, and a fleet that has them."""
     own = {name: TaskPolicy(name, "general", checks={"out_of_scope": Check("enforce", 0.05)}) for name in models}
     view, known = usual_fleet(), usual_fleet().versions["returns@v1"]
     versions = {f"{name}@v1": replace(known, name=f"{name}@v1", task=name) for name in models}
@@ -124,7 +124,7 @@ def test_each_candidate_reads_what_its_own_tasks_selector_takes_and_the_checks_r
     request = replace(request, selections={"user_turns": "whole", "field:note": "note"})
     scores = score(request, rules, view, moment())
     assert scores.task == "second"
-    assert scores.coverage == Covered(0.4)
+    assert scores.scope == Covered(0.4)
     assert [one.read for one in models.values()] == [["note"], ["note"]]
     assert rules.index.embedded == ["whole", "note"], "each text once"  # type: ignore[union-attr]
 
@@ -132,18 +132,18 @@ def test_each_candidate_reads_what_its_own_tasks_selector_takes_and_the_checks_r
 def test_a_model_that_was_fitted_with_another_selector_is_not_asked() -> None:
     model, gain = Reader({"text": 9.0}), Reader({"text": 9.0})
     rules, view = many({"first": model})
-    fit = Fitted(model, None, gain, coverage_selector="dialogue", gain_selector="last_user")  # type: ignore[arg-type]
+    fit = Fitted(model, None, gain, scope_selector="dialogue", gain_selector="last_user")  # type: ignore[arg-type]
     checks = {"out_of_scope": Check("enforce", 0.05), "predicted_gain": Check("enforce", 0.05)}
     rules = replace(rules, fitted={"first@v1": fit}, tasks={"first": TaskPolicy("first", None, checks=checks)})  # type: ignore[arg-type]
     assert found({}, (rules, view)) is None
     scores = score(asked("first", selected="text"), rules, view, moment())
-    assert (scores.coverage, scores.gain, model.read, gain.read) == (None, None, [], [])
+    assert (scores.scope, scores.gain, model.read, gain.read) == (None, None, [], [])
 
 
-def test_a_confidence_holds_beside_the_coverage_that_it_was_calibrated_with_alone() -> None:
-    coverage, confidence = Reader({}), object()
-    fit = Fitted(coverage, confidence, coverage_selector="last_user")  # type: ignore[arg-type]
+def test_a_confidence_holds_beside_the_scope_that_it_was_calibrated_with_alone() -> None:
+    scope, confidence = Reader({}), object()
+    fit = Fitted(scope, confidence, scope_selector="last_user")  # type: ignore[arg-type]
     assert fit.confidence_for("last_user") is confidence
     assert fit.confidence_for("user_turns") is None
     assert replace(fit, calibrated_apart=True).confidence_for("last_user") is None
-    assert replace(fit, coverage=None, coverage_selector=None).confidence_for("user_turns") is confidence
+    assert replace(fit, scope=None, scope_selector=None).confidence_for("user_turns") is confidence

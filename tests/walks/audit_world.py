@@ -16,8 +16,8 @@ import yaml
 from gateway.callers import Caller, new_key
 from gateway.features.evaluations.store import LEFT_KEY
 from gateway.features.reviews.store import Review
-from tests.walks.coverage_world import form
 from tests.walks.gateway import RunningGateway
+from tests.walks.scope_world import form
 from tests.walks.test_reload import plain
 
 SMILE = "\N{SLIGHTLY SMILING FACE}"

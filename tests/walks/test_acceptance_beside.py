@@ -35,7 +35,7 @@ from tests.walks.acceptance_world import (
     with_logprobs,
 )
 from tests.walks.conftest import Configure, MakeAdapter
-from tests.walks.coverage_world import OUT_OF_SCOPE, asked, keep
+from tests.walks.scope_world import OUT_OF_SCOPE, asked, keep
 from tests.walks.test_hang_up import last_record
 
 
@@ -88,7 +88,7 @@ async def test_a_held_answer_of_two_versions_is_not_judged_as_one(
     assert f'apprentice_check_unjudged_total{{task="returns",version="{V1}",check="low_confidence"}} 1' in metrics
 
 
-async def test_a_version_that_the_request_was_not_led_to_is_judged_by_its_own_coverage(
+async def test_a_version_that_the_request_was_not_led_to_is_judged_by_its_own_scope(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, general: FakeEngine
 ) -> None:
     weighing = replace(MODEL, weights=(1.0, 0.0, 0.0, 0.0, 20.0, 0.0), bias=-10.0)
@@ -104,10 +104,10 @@ async def test_a_version_that_the_request_was_not_led_to_is_judged_by_its_own_co
             {"messages": [{"role": "user", "content": one}]} for one in (*asked("returns"), OUT_OF_SCOPE)
         )
         told = await ask(gateway, **inside)
-        assert (told.model, told.reason) == ("large", "low_confidence")  # its coverage is not known
+        assert (told.model, told.reason) == ("large", "low_confidence")  # its scope is not known
         await keep(gateway, V1)
         async with asyncio.timeout(5):
-            while gateway.services.snapshot.current.policy.fitted[V1].coverage is None:
+            while gateway.services.snapshot.current.policy.fitted[V1].scope is None:
                 await asyncio.sleep(0.01)
         told = await ask(gateway, **inside)
         assert (told.model, told.reason) == (V1, "contract")

@@ -179,8 +179,8 @@ async def test_a_check_that_is_only_observed_changes_nothing_and_is_told_to_each
             assert of_caller["out_of_scope"]["note"] == ""
             of_admin = {one["check"]: one for one in in_full["record"]["findings"]}
             assert of_admin["holdout"]["threshold"] == 1
-            assert of_admin["out_of_scope"]["note"] == "no coverage model"
-            assert in_full["explanation"][0].endswith("[no coverage model].")
+            assert of_admin["out_of_scope"]["note"] == "no scope model"
+            assert in_full["explanation"][0].endswith("[no scope model].")
             assert in_full["explanation"][1].endswith("[threshold 1].")
             plain, full = (await ask(http, "/v1/route")).json(), (await ask(admin, "/v1/route")).json()
             assert [set(one) for one in plain["findings"]] == [{"check", "mode", "fired", "version", "words"}] * 2

@@ -258,7 +258,7 @@ async def test_a_calibration_gives_the_version_a_confidence_model(ready: Running
         assert kept is not None
         assert ConfidenceModel.from_json(kept).threshold(0.2) is not None
         entry = (await FittedStore(ready.services.redis).of(V1))["confidence"]
-        assert entry.summary["coverage"] is None, "there is no coverage model that it goes with"
+        assert entry.summary["scope"] is None, "there is no scope model that it goes with"
 
         async def in_force() -> bool:
             fitted = ready.services.snapshot.current.policy.fitted.get(V1)

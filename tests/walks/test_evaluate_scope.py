@@ -1,4 +1,4 @@
-"""Calibrating a version whose coverage looks at texts through MiniLM, or can't be used."""
+"""Calibrating a version whose scope looks at texts through MiniLM, or can't be used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from gateway.state.fitted import FittedStore, unused
 from router.embedding import StaticEmbedding
 from router.fitting import minilm as fitting
-from router.fitting.coverage import TrainingPrompt, fit_coverage
+from router.fitting.scope import TrainingPrompt, fit_scope
 from router.minilm import MiniLM
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
@@ -22,58 +22,58 @@ MISSING = [name for name in ("onnx", "onnxruntime", fitting.PACKAGE) if importli
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"the optional {', '.join(MISSING)} is not installed")
-async def test_a_coverage_that_was_fitted_with_minilm_is_part_of_the_calibration(
+async def test_a_scope_that_was_fitted_with_minilm_is_part_of_the_calibration(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine, tmp_path: Path
 ) -> None:
     path = tmp_path / "minilm.onnx"
     fitting.write(path, "int8")
     prompts = [TrainingPrompt(f"{number}", f"Item {number} came back, {number * 7} days late") for number in range(40)]
-    model = fit_coverage(prompts, (), StaticEmbedding.load(), 0, lambda *_: None, MiniLM.load(path))
+    model = fit_scope(prompts, (), StaticEmbedding.load(), 0, lambda *_: None, MiniLM.load(path))
     small.answers[V1] = right_but_for(10)
     async with run_gateway(configure(fitting={"minilm_file": str(path)})) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        await running.services.fitted.put(V1, "coverage", model.to_bytes(), "somebody", {})
+        await running.services.fitted.put(V1, "scope", model.to_bytes(), "somebody", {})
         begun = await begin(http, data(120), arms="adapter", calibrate=True)
         found = (await ended(http, begun["id"]))["report"]["calibration"]
-    assert (found["error"], found["with_coverage"]) == (None, True)
+    assert (found["error"], found["with_scope"]) == (None, True)
 
 
-async def test_a_coverage_model_that_can_not_be_used_costs_the_calibration_and_not_the_report(
+async def test_a_scope_model_that_can_not_be_used_costs_the_calibration_and_not_the_report(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     small.answers[V1] = right_but_for(10)
     async with run_gateway(configure()) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        await running.services.fitted.put(V1, "coverage", b"no model", "somebody", {})
+        await running.services.fitted.put(V1, "scope", b"no model", "somebody", {})
         begun = await begin(http, data(120), arms="adapter", calibrate=True)
         told = await ended(http, begun["id"])
         assert await FittedStore(running.services.redis).get(V1, "confidence") is None
     assert (told["status"], told["report"]["arms"]["adapter"]["rows"]) == ("done", 120)
-    assert "no coverage model of this format: fit it again" in told["report"]["calibration"]["error"]
+    assert "no scope model of this format: fit it again" in told["report"]["calibration"]["error"]
 
 
 async def test_the_scopes_threshold_rests_on_the_rows_from_then_on_and_the_calibration_holds_with_it(
     configure: Configure, make_adapter: MakeAdapter, small: FakeEngine
 ) -> None:
     prompts = [TrainingPrompt(f"{number}", f"Please send me the form for parcel {number}") for number in range(60)]
-    model = fit_coverage(prompts, (), StaticEmbedding.load(), 0, lambda *_: None)
+    model = fit_scope(prompts, (), StaticEmbedding.load(), 0, lambda *_: None)
     small.answers[V1] = right_but_for(10)
     checks = {"out_of_scope": {"mode": "observe", "deferred_share": 0.1}, "low_confidence": {"mode": "observe"}}
     async with run_gateway(configure(tasks={"returns": {"checks": checks}})) as running, running.http() as http:
         await running.place(with_schema(make_adapter(1)))
-        await running.services.fitted.put(V1, "coverage", model.to_bytes(), "somebody", {"auroc": 0.9})
+        await running.services.fitted.put(V1, "scope", model.to_bytes(), "somebody", {"auroc": 0.9})
         begun = await begin(http, data(150), arms="adapter", calibrate=True)
         told = (await ended(http, begun["id"]))["report"]["calibration"]["thresholds"]
         assert (told["rows"], told["deferred_share"], told["error"]) == (150, 0.1, None)
         assert told["deferred_before"] > 0.9  # none of the rows is like the prompts
         assert told["threshold"] < told["threshold_before"]
         entries = await running.services.fitted.of(V1)
-        assert entries["coverage"].summary["auroc"] == 0.9
+        assert entries["scope"].summary["auroc"] == 0.9
         assert unused(entries, "user_turns") == {}
         await running.services.snapshot.refresh()
         fitted = running.services.snapshot.current.policy.fitted[V1]
-        assert fitted.coverage is not None
-        assert fitted.coverage.threshold(0.1) == pytest.approx(told["threshold"], abs=1e-5)
+        assert fitted.scope is not None
+        assert fitted.scope.threshold(0.1) == pytest.approx(told["threshold"], abs=1e-5)
         assert fitted.confidence is not None
 
 

@@ -26,8 +26,8 @@ from tests.walks.acceptance_world import (
     with_logprobs,
 )
 from tests.walks.conftest import Configure, MakeAdapter
-from tests.walks.coverage_world import OUT_OF_SCOPE, keep
 from tests.walks.gateway import RunningGateway
+from tests.walks.scope_world import OUT_OF_SCOPE, keep
 
 SCOPE_ENFORCED: dict[str, Any] = {"out_of_scope": {"mode": "enforce"}}
 ALL_HELD_OUT: dict[str, Any] = {"holdout": {"mode": "enforce", "share": 1.0}}

@@ -44,7 +44,7 @@ async def test_a_release_of_a_version_that_the_checks_can_not_judge_says_so(
     tasks = {"returns": {"commit": "complete", "checks": JUDGED}}
     async with two_versions(configure, make_adapter, tasks=tasks) as (gateway, http):
         store = gateway.services.fitted
-        for kind in ("coverage", "confidence"):
+        for kind in ("scope", "confidence"):
             await store.put(V1, kind, b"any", "test", {})
         if name == "move":
             told = (await http.put("/admin/v1/aliases/returns", json={"version": V2})).json()
@@ -52,18 +52,18 @@ async def test_a_release_of_a_version_that_the_checks_can_not_judge_says_so(
             told = await step(http, name, version=V2, **({"share": 0.5} if name == "canary" else {}))
         unknown = "" if name == "canary" else ", and auto does not find its task"
         assert told["warnings"] == [
-            f"{V2} has no coverage model: out_of_scope never fires for it{unknown}. Run apprentice adapters fit {V2}.",
+            f"{V2} has no scope model: out_of_scope never fires for it{unknown}. Run apprentice adapters fit {V2}.",
             f"{V2} has no confidence model: low_confidence never fires for it. "
             f"Run apprentice evaluate {V2} --calibrate.",
         ]
-        for kind in ("coverage", "confidence"):
-            await store.put(V2, kind, b"any", "test", {"selector": "dialogue"} if kind == "coverage" else {})
+        for kind in ("scope", "confidence"):
+            await store.put(V2, kind, b"any", "test", {"selector": "dialogue"} if kind == "scope" else {})
         told = await step(http, "promote", version=V2)
         assert [
             one.startswith(f"the {kind} model of {V2} is not used")
-            for one, kind in zip(told["warnings"], ("coverage", "confidence"), strict=True)
+            for one, kind in zip(told["warnings"], ("scope", "confidence"), strict=True)
         ]
-        await store.put(V2, "coverage", b"any", "test", {})
+        await store.put(V2, "scope", b"any", "test", {})
         assert (await step(http, "promote", version=V2))["warnings"] == []
 
 
@@ -72,9 +72,9 @@ async def test_a_release_of_a_version_that_auto_does_not_know_says_so_where_it_k
 ) -> None:
     async with two_versions(configure, make_adapter) as (gateway, http):
         assert (await step(http, "promote", version=V2))["warnings"] == []
-        await gateway.services.fitted.put(V2, "coverage", b"any", "test", {})
+        await gateway.services.fitted.put(V2, "scope", b"any", "test", {})
         (warned,) = (await step(http, "promote", version=V1))["warnings"]
-        assert warned.startswith(f"{V1} has no coverage model: auto does not find its task any more. Run ")
+        assert warned.startswith(f"{V1} has no scope model: auto does not find its task any more. Run ")
 
 
 @pytest.mark.parametrize("name", ["shadow", "canary", "promote", "rollback"])

@@ -14,7 +14,6 @@ from gateway.callers import new_key
 from gateway.features.reported.reports import REPORTS_MAX
 from router.confidence import Calibration, ConfidenceModel
 from tests.walks.conftest import Configure, MakeAdapter
-from tests.walks.coverage_world import OUT_OF_SCOPE, keep, prompts
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import (
     STRICT,
@@ -24,6 +23,7 @@ from tests.walks.releases import (
     two_versions,
     with_contract,
 )
+from tests.walks.scope_world import OUT_OF_SCOPE, keep, prompts
 
 MESSAGES = [{"role": "user", "content": "A toaster, sealed, after 3 days."}]
 CHECKS = {name: {"mode": "enforce"} for name in ("out_of_scope", "contract", "refusal", "holdout", "degraded")}

@@ -196,7 +196,7 @@ async def read_evaluation_rows(
     one = await _found(services, evaluation)
     results = await services.evaluations.results(one, first, limit)
     logprobs = {str(arm): await services.evaluations.logprobs(one, arm, first, limit) for arm in one.arms}
-    coverage = await services.evaluations.coverage(one)
+    scope = await services.evaluations.scope(one)
     rows: list[dict[str, Any]] = []
     for at, number in enumerate(range(first, min(first + limit, one.rows))):
         of_row = {
@@ -209,7 +209,7 @@ async def read_evaluation_rows(
             {
                 "number": number,
                 "id": None if known is None else known["id"],
-                "coverage": coverage[number] if number < len(coverage) else None,
+                "scope": scope[number] if number < len(scope) else None,
                 "arms": of_row,
             }
         )

@@ -14,11 +14,11 @@ import msgspec
 from gateway.features.evaluations.messages import Job
 from monitoring.evaluation.results import Result
 from router.confidence import ROWS_MIN, ConfidenceModel, Features
-from router.coverage import CoverageModel
 from router.fitting.confidence import CalibrationRow, fit_confidence, one_of_each
 from router.fitting.errors import FittingError
 from router.fitting.gain import GainRow, fit_gain
 from router.fitting.routed import routed
+from router.scope import ScopeModel
 from router.scoring import DEFERRED_SHARE
 
 DELTA = 0.1
@@ -28,14 +28,14 @@ Results = Mapping[str, Sequence[Result]]
 
 
 def calibrated(
-    results: Results, coverage: Sequence[float | None], logprobs: Sequence[Sequence[float]] | None, job: Job
+    results: Results, scope: Sequence[float | None], logprobs: Sequence[Sequence[float]] | None, job: Job
 ) -> tuple[dict[str, Any], bytes]:
     """The calibration's part of the report, and the model; no bytes where it could not be fitted.
 
     `logprobs` are those of the answers' first tokens, where they are judged by these. Of the rows of one group one
     counts, drawn by the seed.
     """
-    told = _untold(results, job) | {"with_coverage": any(value is not None for value in coverage)}
+    told = _untold(results, job) | {"with_scope": any(value is not None for value in scope)}
     there = _answered(results)
     if there and told["without_logprobs"] == len(there):
         return told | {"error": "The engine told no logprobs: nothing can be calibrated without them."}, b""
@@ -45,7 +45,7 @@ def calibrated(
         return told | {"error": error}, b""
     asked = len(there)
     there = [there[at] for at in one_of_each([one.group for one in there], job.seed)]
-    rows = [_row(one, coverage[one.number], None if logprobs is None else logprobs[one.number]) for one in there]
+    rows = [_row(one, scope[one.number], None if logprobs is None else logprobs[one.number]) for one in there]
     general = {one.number: one.right for one in results.get("general", ())}
     try:
         model = fit_confidence(rows, job.seed, DELTA, job.tokens)
@@ -64,7 +64,7 @@ def calibrated(
 
 
 def rested(
-    results: Results, model: CoverageModel, scores: Sequence[float | None], job: Job
+    results: Results, model: ScopeModel, scores: Sequence[float | None], job: Job
 ) -> tuple[dict[str, Any], bytes]:
     """The model of the version's scope, with thresholds that rest on these rows, which are in scope, and no more on
     training prompts; and what that changes. No bytes where the rows are too few. Of the rows of one group one counts.
@@ -123,7 +123,7 @@ def _untold(results: Results, job: Job) -> dict[str, Any]:
         "delta": DELTA,
         "tokens": job.tokens,
         "without_logprobs": sum(one.sureness is None for one in there),
-        "with_coverage": False,
+        "with_scope": False,
         "error": None,
         "target": None,
         "targets": [],
@@ -142,13 +142,13 @@ def _is_short(one: Result, logprobs: Sequence[float], tokens: int | None) -> boo
     return len(logprobs) < (length if tokens is None else min(length, tokens))
 
 
-def _row(one: Result, coverage: float | None, logprobs: Sequence[float] | None) -> CalibrationRow:
+def _row(one: Result, scope: float | None, logprobs: Sequence[float] | None) -> CalibrationRow:
     """An answer as it is judged: by its first logprobs, or by what the whole of it came to."""
     if logprobs is not None or one.sureness is None:
-        return CalibrationRow(logprobs or [], coverage, one.contract_kept, one.right)
+        return CalibrationRow(logprobs or [], scope, one.contract_kept, one.right)
     sure = one.sureness
-    seen = Features(sure.minimum, sure.quantile_10, sure.mean, sure.length, coverage, one.contract_kept)
-    return CalibrationRow([], coverage, one.contract_kept, one.right, seen)
+    seen = Features(sure.minimum, sure.quantile_10, sure.mean, sure.length, scope, one.contract_kept)
+    return CalibrationRow([], scope, one.contract_kept, one.right, seen)
 
 
 def _target(model: ConfidenceModel, wrong_share_max: float) -> dict[str, Any]:

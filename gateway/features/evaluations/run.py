@@ -24,10 +24,10 @@ from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
 from monitoring.beside import live_with_input
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import Result
-from router.coverage import CoverageError, CoverageModel
 from router.embedding import EmbeddingError, StaticEmbedding
 from router.minilm import MiniLM
 from router.packing import MODEL_BYTES_MAX
+from router.scope import ScopeError, ScopeModel
 
 BATCH = 500
 DIGITS = 6
@@ -54,19 +54,19 @@ async def close(job: Job) -> Closed:
         if one.calibrate and "adapter" in results:
             try:
                 scope = await _scope(redis, one.version, texts, job)
-            except (CoverageError, EmbeddingError, FittedError) as error:
+            except (ScopeError, EmbeddingError, FittedError) as error:
                 closed.report["calibration"] = evaluation_fits.not_calibrated(results, job, str(error))
             else:
-                await store.keep_coverage(one, scope.scores)
+                await store.keep_scope(one, scope.scores)
                 logprobs = await _logprobs(store, one) if job.tokens is not None else None
                 fitted = evaluation_fits.calibrated(results, scope.scores, logprobs, job)
-                _take(closed, one, "confidence", "calibration", *fitted, coverage=scope.digest, tokens=job.tokens)
+                _take(closed, one, "confidence", "calibration", *fitted, scope=scope.digest, tokens=job.tokens)
                 if scope.model is not None:
                     told, data = evaluation_fits.rested(results, scope.model, scope.scores, job)
                     closed.report["calibration"]["thresholds"] = told
                     if data:
                         summary = {**scope.summary, "scores_as": scope.digest, "evaluation": one.id, "thresholds": told}
-                        closed.models.insert(0, Model("coverage", data, summary))
+                        closed.models.insert(0, Model("scope", data, summary))
         if one.fit_gain and "adapter" in results and "general" in results:
             gained = evaluation_fits.gained(results, texts, job)
             _take(closed, one, "gain", "gain", *gained, selector=job.selector)
@@ -109,7 +109,7 @@ class _Scope:
     reads what the task's selector takes. `digest` is what a calibration knows it by."""
 
     scores: list[float | None]
-    model: CoverageModel | None = None
+    model: ScopeModel | None = None
     digest: str | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
 
@@ -117,15 +117,15 @@ class _Scope:
 async def _scope(redis: Redis, version: str, texts: Sequence[str], job: Job) -> _Scope:
     """Score the texts.
 
-    Raises CoverageError, EmbeddingError or FittedError where there is one, and it can't be used.
+    Raises ScopeError, EmbeddingError or FittedError where there is one, and it can't be used.
     """
     store = FittedStore(redis)
-    entry = (await store.of(version)).get("coverage")
+    entry = (await store.of(version)).get("scope")
     data = await store.bytes_of(entry) if entry is not None else None
     if entry is None or data is None or entry.summary.get("selector", job.selector) != job.selector:
         return _Scope([None] * len(texts))
     deep = MiniLM.load(Path(job.minilm)) if job.minilm else None
-    model = CoverageModel.from_bytes(data, StaticEmbedding.load(), deep)
+    model = ScopeModel.from_bytes(data, StaticEmbedding.load(), deep)
     scores = [round(model.score(text).score, DIGITS) for text in texts]
     return _Scope([*scores], model, scores_as(entry), entry.summary)
 

@@ -353,12 +353,12 @@ class EvaluationStore:
         raw = await self._redis.hmget(_key(one.id, "logprobs"), fields) if fields else []
         return [[] if packed is None else [float(f"{value:.7g}") for value in array("f", packed)] for packed in raw]
 
-    async def keep_coverage(self, one: Evaluation, scores: Sequence[float | None]) -> None:
+    async def keep_scope(self, one: Evaluation, scores: Sequence[float | None]) -> None:
         """Store how much each row was in the scope of the version."""
         key = _key(one.id, "coverage")
         await self._redis.set(key, msgspec.json.encode(scores), ex=self._retention_seconds)
 
-    async def coverage(self, one: Evaluation) -> list[float | None]:
+    async def scope(self, one: Evaluation) -> list[float | None]:
         """What was stored of that; empty where nothing was."""
         raw = await self._redis.get(_key(one.id, "coverage"))
         return [] if raw is None else msgspec.json.decode(raw, type=list[float | None])

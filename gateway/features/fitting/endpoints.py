@@ -1,4 +1,4 @@
-"""The table URL → function for admins, training prompts: what a version's coverage is fitted from.
+"""The table URL → function for admins, training prompts: what a version's scope is fitted from.
 
 They are read and checked here, and wait in Redis; the gateway with the lease fits them (features/fitting/job.py).
 """
@@ -63,10 +63,10 @@ async def sample_of(services: Services, task: str, prompts: Path | None, backgro
 
 
 async def have_fitted(services: Services, admin: Caller, version: Version, sample: Sample) -> dict[str, Any]:
-    """Have a version's coverage fitted from the sample, unless it is, or waits to be, already."""
+    """Have a version's scope fitted from the sample, unless it is, or waits to be, already."""
     name = version.name
-    entry = (await services.fitted.of(name)).get("coverage")
-    state = (await services.fitted.states(name)).get("coverage")
+    entry = (await services.fitted.of(name)).get("scope")
+    state = (await services.fitted.states(name)).get("scope")
     kept = entry is not None and entry.summary.get("sample") == sample.digest
     failed = state is not None and state.state == "failed"
     if (not kept or failed) and await services.samples.digest_of(name) != sample.digest:
@@ -76,7 +76,7 @@ async def have_fitted(services: Services, admin: Caller, version: Version, sampl
             version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts()
         )
         await services.samples.put(waiting, step)
-        await services.fitted.say(name, "coverage", Fitting(state="waiting", stage="waiting", by=admin.public))
+        await services.fitted.say(name, "scope", Fitting(state="waiting", stage="waiting", by=admin.public))
     shown = await services.fitted.shown(name, selector_of(services, version.task))
     return {"prompts": sample.counts(), "fitted": shown}
 

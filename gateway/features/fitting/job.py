@@ -31,7 +31,7 @@ FAILED_MAX = 3
 """How often a fitting is tried in which something fails that nobody foresaw."""
 BEGUN_MAX = 5
 """How often a fitting is begun whose gateway ends in the middle: it may be what ends it, for want of memory."""
-KIND: Kind = "coverage"
+KIND: Kind = "scope"
 COMMAND = (sys.executable, "-P", "-m", "router.fitting.run")
 
 

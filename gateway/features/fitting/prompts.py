@@ -25,7 +25,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PROMPTS_MIN = 20
 """Different prompts below which nothing can be learned."""
 AUROC_LOW = 0.8
-"""Under it a coverage model barely tells the prompts from other traffic."""
+"""Under it a scope model barely tells the prompts from other traffic."""
 PROMPTS_MAX = 15_000
 BACKGROUND_MAX = 6_000
 """More than these are drawn from: as many as a fitting uses."""
@@ -198,7 +198,7 @@ def _asked(messages: list[Message]) -> list[Message]:
 
 
 def barely_tells(auroc: float | None) -> bool:
-    """Whether a coverage model hardly does what it is for: it takes much other traffic for training prompts."""
+    """Whether a scope model hardly does what it is for: it takes much other traffic for training prompts."""
     return auroc is not None and auroc < AUROC_LOW
 
 

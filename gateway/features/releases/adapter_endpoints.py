@@ -101,7 +101,7 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an adapter and enter it as the task's next version. No engine hears of it yet.
 
     JSON imports a folder inside the setting `import_folders`; multipart/form-data uploads the files. With a sample of
-    its training prompts its coverage is fitted from them; GET shows how far that is. The same adapter again is the same
+    its training prompts its scope is fitted from them; GET shows how far that is. The same adapter again is the same
     version, and not `created`.
     """
     services = services_of(request)

@@ -235,9 +235,9 @@ async def _warnings(services: Services, task: str, before: AliasEntry | None, af
         entries = await services.fitted.of(version)
         found += [(lack.found, lack.advice) for lack in lacks(version, entries, checks, settings.selector, leads)]
         known = before.leading if before is not None and leads and "out_of_scope" not in checks else version
-        if "coverage" not in entries and known != version and "coverage" in await services.fitted.of(known):
-            lack = f"{version} has no coverage model: auto does not find its task any more"
-            found.append((lack, f"Run {COMMAND_OF['coverage'].format(version=version)}."))
+        if "scope" not in entries and known != version and "scope" in await services.fitted.of(known):
+            lack = f"{version} has no scope model: auto does not find its task any more"
+            found.append((lack, f"Run {COMMAND_OF['scope'].format(version=version)}."))
     now = await redis_time(services.redis)
     beside = around(services, services.snapshot.current, task, now, after.weights)
     away = in_words.known(task, beside, [name for name, weight in after.weights.items() if weight])

@@ -11,12 +11,12 @@ from router.checks import CheckName
 from serving.adapters.entries import AliasEntry
 
 CHECK_OF: Mapping[Kind, CheckName] = MappingProxyType(
-    {"coverage": "out_of_scope", "confidence": "low_confidence", "gain": "predicted_gain"}
+    {"scope": "out_of_scope", "confidence": "low_confidence", "gain": "predicted_gain"}
 )
 """The check that judges by a model of this kind."""
 COMMAND_OF: Mapping[Kind, str] = MappingProxyType(
     {
-        "coverage": "apprentice adapters fit {version}",
+        "scope": "apprentice adapters fit {version}",
         "confidence": "apprentice evaluate {version} --calibrate",
         "gain": "apprentice evaluate {version} --fit-gain",
     }
@@ -51,5 +51,5 @@ def lacks(
             yield Lack(kind, f"the {kind} model of {version} is not used: {idle[kind]}", f"Run {command}{or_back}.")
         elif kind not in entries:
             found = f"{version} has no {kind} model: {check} never fires for it"
-            found += ", and auto does not find its task" if kind == "coverage" and leads else ""
+            found += ", and auto does not find its task" if kind == "scope" and leads else ""
             yield Lack(kind, found, f"Run {command}.")

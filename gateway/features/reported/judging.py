@@ -22,9 +22,9 @@ from router.acceptance import Answered, Said, Terms, accept
 from router.checking import climb
 from router.checks import AFTER_THE_ANSWER, Check, CheckName, Finding
 from router.decision import Moment
-from router.fitted import NO_CALIBRATION, NOTHING_FITTED, OTHER_COVERAGE, Fitted
+from router.fitted import NO_CALIBRATION, NOTHING_FITTED, OTHER_SCOPE, Fitted
 from router.policy import Alias, Policy, TaskPolicy
-from router.scoring import COVERAGE_READERS, Scores
+from router.scoring import SCOPE_READERS, Scores
 from serving.view import VersionView
 
 AHEAD_SECONDS_MAX = 60.0
@@ -103,7 +103,7 @@ def _terms(
     if report.version is None:
         checks.pop("low_confidence", None)
     model = fitted.confidence_for(task.selector) if "low_confidence" in checks else None
-    unjudged = OTHER_COVERAGE if model is None and fitted.confidence is not None else NO_CALIBRATION
+    unjudged = OTHER_SCOPE if model is None and fitted.confidence is not None else NO_CALIBRATION
     threshold = None
     if model is not None:
         threshold = services.judging.threshold(version.name, model, checks["low_confidence"].share)
@@ -167,18 +167,18 @@ def _judge(due: Due, moment: Moment, record: Record) -> None:
     version, terms = due.version, due.terms
     if version is None:
         return
-    found, coverage = _before(due, version, moment)
+    found, scope = _before(due, version, moment)
     if terms is not None:
         report = due.report
         said = Said(report.answer or "", report.finish_reason, logprobs=tuple(report.logprobs or ()))
-        accepted = accept(Answered((said,)), replace(terms, coverage=coverage))
+        accepted = accept(Answered((said,)), replace(terms, scope=scope))
         found += accepted.findings
         record.contract_kept = accepted.contract_kept
     record.findings = [finding_record(one, version.name) for one in found]
 
 
 def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Finding], float | None]:
-    """What the checks before the answer say of the text, where it was told; and its coverage score."""
+    """What the checks before the answer say of the text, where it was told; and its scope score."""
     report, task, fitted = due.report, due.task, due.fitted
     if report.messages is None and report.prompt is None:
         return [], None
@@ -187,13 +187,13 @@ def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Findin
         selected = of_messages(task.selector, report.messages)
     else:
         selected = of_text(task.selector, report.prompt or "")
-    coverage = gain = None
-    covering, gaining = fitted.coverage_for(task.selector), fitted.gain_for(task.selector)
-    if covering is not None and any(name in checks for name in COVERAGE_READERS):
-        coverage = covering.score(selected)
+    scope = gain = None
+    covering, gaining = fitted.scope_for(task.selector), fitted.gain_for(task.selector)
+    if covering is not None and any(name in checks for name in SCOPE_READERS):
+        scope = covering.score(selected)
     if gaining is not None and "predicted_gain" in checks:
         gain = gaining.score(selected)
-    scores = Scores(version.name, coverage, gain)
+    scores = Scores(version.name, scope, gain)
     alias = due.policy.aliases.get(task.name) or Alias(task.name, 0, {version.name: 1.0})
     climbed = climb(replace(task, checks=checks), alias, version, scores, due.policy, moment, report.session)
-    return list(climbed.findings), coverage.score if coverage is not None else None
+    return list(climbed.findings), scope.score if scope is not None else None

@@ -183,15 +183,15 @@ async def test_models_that_do_not_go_with_the_tasks_selector_are_named(doctor: D
     entry = msgspec.to_builtins(AliasEntry(weights={"returns@v1": 1.0}))
     await ObjectStore(redis, "aliases").put("returns", entry)
     store = FittedStore(redis)
-    await store.put("returns@v1", "coverage", b"any", "test", {"selector": "dialogue"})
-    await store.put("returns@v1", "confidence", MODEL.to_json(), "test", {"coverage": None})
+    await store.put("returns@v1", "scope", b"any", "test", {"selector": "dialogue"})
+    await store.put("returns@v1", "confidence", MODEL.to_json(), "test", {"scope": None})
     checks = {"out_of_scope": {"mode": "observe"}, "low_confidence": {"mode": "enforce"}}
     told = by_check(await doctor("--json", tasks={"returns": {"commit": "complete", "checks": checks}}))
-    kind, said, advice = told["coverage of returns"]
+    kind, said, advice = told["scope of returns"]
     assert (kind, "fitted with another selector (dialogue" in said) == ("warning", True)
     assert "adapters fit returns@v1" in advice
     kind, said, advice = told["confidence of returns"]
-    assert (kind, "the coverage model has changed" in said) == ("warning", True)
+    assert (kind, "the scope model has changed" in said) == ("warning", True)
     assert "evaluate returns@v1 --calibrate" in advice
 
 
@@ -201,10 +201,10 @@ async def test_checks_that_have_no_model_for_what_leads_or_is_on_trial_are_named
     await FittedStore(redis).put("returns@v1", "gain", b"any", "test", {})
     checks = {name: {"mode": "observe"} for name in ("out_of_scope", "predicted_gain", "low_confidence")}
     told = by_check(await doctor("--json", tasks={"returns": {"commit": "complete", "checks": checks}}))
-    said = "returns@v1 has no coverage model: out_of_scope never fires for it, and auto does not find its task"
-    assert told["coverage of returns"] == ("warning", said, "Run apprentice adapters fit returns@v1.")
-    said = "returns@v2 has no coverage model: out_of_scope never fires for it"
-    assert told["coverage of returns@v2"] == ("warning", said, "Run apprentice adapters fit returns@v2.")
+    said = "returns@v1 has no scope model: out_of_scope never fires for it, and auto does not find its task"
+    assert told["scope of returns"] == ("warning", said, "Run apprentice adapters fit returns@v1.")
+    said = "returns@v2 has no scope model: out_of_scope never fires for it"
+    assert told["scope of returns@v2"] == ("warning", said, "Run apprentice adapters fit returns@v2.")
     assert told["gain of returns@v2"][1] == "returns@v2 has no gain model: predicted_gain never fires for it"
     assert "gain of returns" not in told
     assert told["confidence of returns@v2"][:2] == ("warning", "returns@v2 is not calibrated")

@@ -33,7 +33,7 @@ async def test_a_request_is_explained_check_by_check(gateway: RunningGateway, ap
     assert "reason   holdout" in lines
     table = lines.index(next(line for line in lines if line.startswith("CHECK")))
     assert lines[table].split() == ["CHECK", "VERSION", "MODE", "VERDICT", "SCORE", "THRESHOLD", "NEAREST", "NOTE"]
-    assert " ".join(lines[table + 1].split()) == "out_of_scope returns@v1 observe let pass - - - no coverage model"
+    assert " ".join(lines[table + 1].split()) == "out_of_scope returns@v1 observe let pass - - - no scope model"
     assert lines[table + 2].split() == ["holdout", "returns@v1", "enforce", "fired", "-", "1", "-", "-"]
     assert lines[-1] == "It ended as ok with status 200."
     told = (await apprentice("explain", request_id, "--json")).json

@@ -11,8 +11,8 @@ import pytest
 
 from tests.gateway.cli.conftest import Command
 from tests.walks.conftest import MakeAdapter
-from tests.walks.coverage_world import ROOT, lines, prompts
 from tests.walks.gateway import RunningGateway
+from tests.walks.scope_world import ROOT, lines, prompts
 from tools.example_adapter import sample_prompts
 
 
@@ -29,11 +29,11 @@ async def test_a_push_with_prompts_waits_for_the_fitting_and_says_how_it_went(
 ) -> None:
     pushed = await apprentice("adapters", "push", str(make_adapter(2)), "--prompts", str(sample))
     assert pushed.exit_code == 0, pushed.err
-    assert "The coverage of returns@v2 was fitted on 100 prompts (1 empty, 1 duplicates aside), AUROC " in pushed.out
+    assert "The scope of returns@v2 was fitted on 100 prompts (1 empty, 1 duplicates aside), AUROC " in pushed.out
     shown = await apprentice("adapters", "show", "returns@v2")
     assert "fitted on 100 prompts" in shown.out
     why = await apprentice("adapters", "why", "returns@v2")
-    assert "Its coverage model was fitted on 100 training prompts" in why.out
+    assert "Its scope model was fitted on 100 training prompts" in why.out
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])
@@ -51,7 +51,7 @@ async def test_prompts_are_taken_as_csv_and_as_a_list_too(
     fitted = await apprentice("adapters", "fit", "returns@v1", "--prompts", str(path), "--wait", "0", "--json")
     assert fitted.exit_code == 0, fitted.err
     assert fitted.json["prompts"]["used"] == 100
-    assert fitted.json["fitted"]["coverage"]["state"] in ("waiting", "fitting")
+    assert fitted.json["fitted"]["scope"]["state"] in ("waiting", "fitting")
 
 
 async def test_what_can_not_be_used_is_told_and_nothing_is_fitted(
@@ -90,7 +90,7 @@ async def test_what_is_doubtful_of_a_sample_is_told_with_a_warning(
 async def test_what_was_fitted_is_shown_with_its_rows_and_its_target(
     gateway: RunningGateway, apprentice: Command
 ) -> None:
-    summary = {"rows": 800, "tokens": 8, "least_certified": 0.03, "coverage": None}
+    summary = {"rows": 800, "tokens": 8, "least_certified": 0.03, "scope": None}
     await gateway.services.fitted.put("returns@v1", "confidence", b"{}", "", summary)
     summary = {"rows": 900, "shown_to_help": False, "apgr": 0.61, "apgr_low": 0.48}
     await gateway.services.fitted.put("returns@v1", "gain", b"{}", "", summary)

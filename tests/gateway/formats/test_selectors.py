@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.features.fitting import prompts
 from gateway.formats.parameters import Message
 from gateway.formats.selectors import of_messages, of_text
-from router.fitting import coverage
+from router.fitting import scope
 
 TALK = [
     ("system", "Be kind."),
@@ -78,5 +78,5 @@ def test_whatever_the_text_and_the_path_something_is_taken(text: str, path: str)
 
 
 def test_the_bounds_of_a_sample_are_those_of_the_fitting() -> None:
-    assert (prompts.PROMPTS_MIN, prompts.PROMPTS_MAX) == (coverage.PROMPTS_MIN, coverage.PROMPTS_MAX)
-    assert prompts.BACKGROUND_MAX == coverage.BACKGROUND_MAX
+    assert (prompts.PROMPTS_MIN, prompts.PROMPTS_MAX) == (scope.PROMPTS_MIN, scope.PROMPTS_MAX)
+    assert prompts.BACKGROUND_MAX == scope.BACKGROUND_MAX

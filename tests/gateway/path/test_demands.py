@@ -141,7 +141,7 @@ def test_contracts_are_compiled_once_and_one_that_can_not_be_is_none(caplog: pyt
     assert "a contract can't be checked" in caplog.text
 
 
-def test_a_coverage_score_counts_only_for_the_version_that_it_is_of() -> None:
+def test_a_scope_score_counts_only_for_the_version_that_it_is_of() -> None:
     class Score:
         score = 0.7
 
@@ -149,7 +149,7 @@ def test_a_coverage_score_counts_only_for_the_version_that_it_is_of() -> None:
         scores = Scores(version, Score())  # type: ignore[arg-type]
         demands = Judging().demands(CALIBRATED, body(), chosen(checks=UNSURE), scores)
         assert demands is not None
-        assert (demands.terms.coverage, demands.terms.threshold) == (expected, 0.9)
+        assert (demands.terms.scope, demands.terms.threshold) == (expected, 0.9)
 
 
 def test_another_model_of_a_version_has_a_threshold_of_its_own() -> None:

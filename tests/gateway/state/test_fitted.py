@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, Waiting
 from gateway.state.audited_step import AuditedStep
-from gateway.state.fitted import FittedError, FittedStore, Fitting
+from gateway.state.fitted import FittedError, FittedStore, Fitting, calibrated_apart
 from gateway.state.snapshot import Deployed, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence import NAMES, Calibration, ConfidenceModel
@@ -19,7 +19,7 @@ from router.policy import AttemptLimits, TaskPolicy
 from serving.adapters.entries import Version
 from serving.adapters.registry import Registry
 from serving.object_store import GENERATION_KEY, ObjectStore
-from tests.walks.coverage_world import model_of
+from tests.walks.scope_world import model_of
 
 V1 = "returns@v1"
 CONFIDENCE = ConfidenceModel(
@@ -66,22 +66,35 @@ async def keeper_of(
     return SnapshotKeeper(redis, deployed(), {}, lambda _: None, damaged, None, unsuited)
 
 
+async def test_models_and_entries_of_older_releases_are_read_under_their_stored_names(store: FittedStore) -> None:
+    entry = await store.put(V1, "scope", model_of("returns"), "admin", {})
+    held = await store.object_store.get(f"{V1}/coverage")
+    assert held is not None
+    assert (held["kind"], held["digest"]) == ("coverage", entry.digest)
+    assert model_of("returns").startswith(b"apprentice coverage 2\n")
+    stored = msgspec.json.decode(CONFIDENCE)
+    assert (stored["names"][4], stored["coverage_mean"]) == ("coverage", 0.5)
+    assert ConfidenceModel.from_json(CONFIDENCE).scope_mean == 0.5
+    beside = await store.put(V1, "confidence", CONFIDENCE, "admin", {"coverage": "another digest"})
+    assert calibrated_apart(beside, entry)
+
+
 async def test_a_model_comes_back_as_it_was_put_and_each_change_has_a_generation(
     store: FittedStore, redis: Redis
 ) -> None:
     before = int(await redis.get(GENERATION_KEY) or 0)
-    first = await store.put(V1, "coverage", b"one", "admin", {"rows": 3})
-    assert await store.get(V1, "coverage") == b"one"
-    assert await store.of(V1) == {"coverage": first}
-    second = await store.put(V1, "coverage", b"two", "admin", {})
-    assert await store.get(V1, "coverage") == b"two"
+    first = await store.put(V1, "scope", b"one", "admin", {"rows": 3})
+    assert await store.get(V1, "scope") == b"one"
+    assert await store.of(V1) == {"scope": first}
+    second = await store.put(V1, "scope", b"two", "admin", {})
+    assert await store.get(V1, "scope") == b"two"
     assert await store.bytes_of(first) is None, "another took its place"
-    assert (await store.states(V1))["coverage"].state == "ready"
+    assert (await store.states(V1))["scope"].state == "ready"
     assert int(await redis.get(GENERATION_KEY)) == before + 2
     assert await redis.hlen(MODEL_KEY) == 1
     assert second.digest != first.digest
     await store.delete(V1)
-    assert (await store.get(V1, "coverage"), await store.shown(V1, None), await store.versions()) == (
+    assert (await store.get(V1, "scope"), await store.shown(V1, None), await store.versions()) == (
         None,
         {},
         frozenset(),
@@ -92,7 +105,7 @@ async def test_a_model_comes_back_as_it_was_put_and_each_change_has_a_generation
 @pytest.mark.parametrize("size", [0, MODEL_BYTES_MAX + 1])
 async def test_a_model_without_bytes_or_with_too_many_is_refused(store: FittedStore, size: int) -> None:
     with pytest.raises(FittedError, match="may have 2,000,000"):
-        await store.put(V1, "coverage", bytes(size), "admin", {})
+        await store.put(V1, "scope", bytes(size), "admin", {})
     assert await store.of(V1) == {}
 
 
@@ -101,17 +114,17 @@ async def test_how_far_a_fitting_is_is_told_to_people_and_raises_no_generation(
 ) -> None:
     await store.put(V1, "confidence", b"{}", "admin", {})
     before = await redis.get(GENERATION_KEY)
-    await store.say(V1, "coverage", Fitting(state="fitting", progress=0.5, stage="fitting", by="admin"))
+    await store.say(V1, "scope", Fitting(state="fitting", progress=0.5, stage="fitting", by="admin"))
     shown = await store.shown(V1, "user_turns")
-    assert (shown["coverage"]["progress"], shown["coverage"]["model"]) == (0.5, None)
+    assert (shown["scope"]["progress"], shown["scope"]["model"]) == (0.5, None)
     assert shown["confidence"]["state"] == "ready"
     assert await redis.get(GENERATION_KEY) == before
 
 
 async def test_the_snapshot_has_the_models_of_versions_that_serve_and_parses_each_once(redis: Redis) -> None:
     store, keeper = FittedStore(redis), await keeper_of(redis)
-    await store.put(V1, "coverage", model_of("returns"), "admin", {})
-    await store.put("returns@v2", "coverage", model_of("returns"), "admin", {})
+    await store.put(V1, "scope", model_of("returns"), "admin", {})
+    await store.put("returns@v2", "scope", model_of("returns"), "admin", {})
     policy = (await keeper.refresh()).policy
     assert set(policy.fitted) == {V1}, "nothing serves by the other"
     assert policy.index is not None
@@ -134,7 +147,7 @@ async def test_a_damaged_model_is_counted_once_and_its_version_is_judged_without
     data = model_of("returns")
     if harm == "foreign":
         data = b"no model of ours"
-    entry = await store.put(V1, "coverage", data, "admin", {})
+    entry = await store.put(V1, "scope", data, "admin", {})
     if harm == "flip":
         await redis.hset(MODEL_KEY, entry.digest, data[:-9] + bytes(9))
     elif harm == "cut":
@@ -142,15 +155,15 @@ async def test_a_damaged_model_is_counted_once_and_its_version_is_judged_without
     elif harm == "lose":
         await redis.delete(MODEL_KEY)
     elif harm == "digest":
-        cut = await store.put(V1, "coverage", data[:-20], "admin", {})
+        cut = await store.put(V1, "scope", data[:-20], "admin", {})
         assert cut.digest != entry.digest
     assert (await keeper.refresh()).policy.fitted == {}
     await ObjectStore(redis, "overrides").put("a", {"action": "general"})
     assert (await keeper.refresh()).policy.fitted == {}
-    assert counted == ["coverage"]
-    state = (await store.states(V1))["coverage"]
+    assert counted == ["scope"]
+    state = (await store.states(V1))["scope"]
     assert (state.state, "fit it again" in state.error) == ("failed", True)
-    await store.put(V1, "coverage", model_of("returns"), "admin", {})
+    await store.put(V1, "scope", model_of("returns"), "admin", {})
     assert set((await keeper.refresh()).policy.fitted) == {V1}
 
 
@@ -197,38 +210,38 @@ async def test_after_a_fault_the_other_samples_go_first(redis: Redis) -> None:
 async def test_a_model_of_another_selector_is_told_once_and_again_when_the_file_says_another(redis: Redis) -> None:
     told: list[str] = []
     store, keeper = FittedStore(redis), await keeper_of(redis, unsuited=told.append)
-    await store.put(V1, "coverage", model_of("returns"), "admin", {"selector": "dialogue"})
+    await store.put(V1, "scope", model_of("returns"), "admin", {"selector": "dialogue"})
     fitted = (await keeper.refresh()).policy.fitted[V1]
-    assert (fitted.coverage_for("user_turns"), fitted.coverage_for("dialogue")) == (None, fitted.coverage)
+    assert (fitted.scope_for("user_turns"), fitted.scope_for("dialogue")) == (None, fitted.scope)
     await ObjectStore(redis, "overrides").put("a", {"action": "general"})
     await keeper.refresh()
-    assert told == ["coverage"]
-    why = (await store.shown(V1, "user_turns"))["coverage"]["unused"]
+    assert told == ["scope"]
+    why = (await store.shown(V1, "user_turns"))["scope"]["unused"]
     assert why == "It was fitted with another selector (dialogue; the task has user_turns): fit it again."
-    assert (await store.shown(V1, "dialogue"))["coverage"]["unused"] is None
+    assert (await store.shown(V1, "dialogue"))["scope"]["unused"] is None
     keeper.deploy(deployed("dialogue"))
     keeper.deploy(deployed("last_user"))
-    assert told == ["coverage", "coverage"]
+    assert told == ["scope", "scope"]
 
 
-async def test_a_confidence_is_not_used_beside_another_coverage_model_than_it_was_calibrated_with(
+async def test_a_confidence_is_not_used_beside_another_scope_model_than_it_was_calibrated_with(
     redis: Redis,
 ) -> None:
     told: list[str] = []
     store, keeper = FittedStore(redis), await keeper_of(redis, unsuited=told.append)
-    beside = await store.put(V1, "coverage", model_of("returns"), "admin", {"selector": "user_turns"})
-    await store.put(V1, "confidence", CONFIDENCE, "admin", {"coverage": beside.digest})
+    beside = await store.put(V1, "scope", model_of("returns"), "admin", {"selector": "user_turns"})
+    await store.put(V1, "confidence", CONFIDENCE, "admin", {"scope": beside.digest})
     held = (await keeper.refresh()).policy.fitted[V1]
     assert held.confidence_for("user_turns") is held.confidence is not None
     same = {"selector": "user_turns", "scores_as": beside.digest}  # with other thresholds alone
-    await store.put(V1, "coverage", model_of("travel"), "admin", same)
+    await store.put(V1, "scope", model_of("travel"), "admin", same)
     assert (await keeper.refresh()).policy.fitted[V1].confidence_for("user_turns") is held.confidence
-    await store.put(V1, "coverage", model_of("travel"), "admin", {"selector": "user_turns"})
+    await store.put(V1, "scope", model_of("travel"), "admin", {"selector": "user_turns"})
     apart = (await keeper.refresh()).policy.fitted[V1]
     assert (apart.confidence_for("user_turns"), apart.calibrated_apart, told) == (None, True, ["confidence"])
     shown = await store.shown(V1, "user_turns")
-    assert shown["confidence"]["unused"].startswith("No calibration: the coverage model has changed.")
-    await store.put(V1, "confidence", CONFIDENCE, "admin", {"coverage": None})
+    assert shown["confidence"]["unused"].startswith("No calibration: the scope model has changed.")
+    await store.put(V1, "confidence", CONFIDENCE, "admin", {"scope": None})
     assert (await keeper.refresh()).policy.fitted[V1].calibrated_apart, "it was calibrated without any"
-    await store.delete(V1, "coverage")
+    await store.delete(V1, "scope")
     assert (await keeper.refresh()).policy.fitted[V1].confidence_for("user_turns") is not None

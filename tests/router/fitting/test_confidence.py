@@ -23,21 +23,21 @@ from router.fitting.errors import FittingError
 
 
 def rows_of(count: int, seed: int, right_share: float = 0.8) -> list[CalibrationRow]:
-    """Answers whose tokens are surer where they are right, with coverage for some and a contract for most."""
+    """Answers whose tokens are surer where they are right, with scope for some and a contract for most."""
     chance = np.random.default_rng(seed)
     rows = []
     for right in chance.random(count) < right_share:
         logprobs = (-chance.exponential(0.2 if right else 0.6, int(chance.integers(1, 12)))).tolist()
-        coverage = float(chance.normal(0.8 if right else 0.5, 0.2)) if chance.random() < 0.7 else None
+        scope = float(chance.normal(0.8 if right else 0.5, 0.2)) if chance.random() < 0.7 else None
         kept = None if chance.random() < 0.2 else bool(chance.random() < (0.99 if right else 0.9))
-        rows.append(CalibrationRow(logprobs, coverage, kept, bool(right)))
+        rows.append(CalibrationRow(logprobs, scope, kept, bool(right)))
     return rows
 
 
 def test_answers_that_are_right_score_higher_and_enough_of_them_are_kept() -> None:
     model = fit_confidence(rows_of(1_000, 1), seed=1)
     fresh = rows_of(1_000, 2)
-    scores = [(model.score(row.logprobs, row.coverage, row.contract_kept), row.right) for row in fresh]
+    scores = [(model.score(row.logprobs, row.scope, row.contract_kept), row.right) for row in fresh]
     right, wrong = ([score for score, truth in scores if truth is one] for one in (True, False))
     assert sum(right) / len(right) > sum(wrong) / len(wrong) + 0.2
     threshold = model.threshold(0.05)
@@ -50,7 +50,7 @@ def test_answers_that_are_right_score_higher_and_enough_of_them_are_kept() -> No
 def test_the_score_is_a_probability_that_can_be_believed() -> None:
     model = fit_confidence(rows_of(2_000, 3), seed=1)
     fresh = rows_of(4_000, 4)
-    scores = [model.score(row.logprobs, row.coverage, row.contract_kept) for row in fresh]
+    scores = [model.score(row.logprobs, row.scope, row.contract_kept) for row in fresh]
     assert sum(scores) / len(scores) == pytest.approx(sum(row.right for row in fresh) / len(fresh), abs=0.03)
 
 
@@ -58,7 +58,7 @@ def test_no_weight_speaks_against_its_feature() -> None:
     chance = np.random.default_rng(7)
     for seed in range(20):
         rows = [
-            CalibrationRow(row.logprobs, row.coverage, row.contract_kept, bool(chance.random() < 0.7))
+            CalibrationRow(row.logprobs, row.scope, row.contract_kept, bool(chance.random() < 0.7))
             for row in rows_of(200, seed)
         ]
         weights = fit_confidence(rows, seed=1).weights
@@ -81,10 +81,9 @@ def test_a_fitted_model_is_sound_and_small() -> None:
 def test_what_the_first_tokens_do_not_tell_has_no_part_in_the_model() -> None:
     rows = rows_of(300, 8)
     longer = [
-        CalibrationRow([*(row.logprobs[:1]), -5.0 * row.right], row.coverage, row.contract_kept, row.right)
-        for row in rows
+        CalibrationRow([*(row.logprobs[:1]), -5.0 * row.right], row.scope, row.contract_kept, row.right) for row in rows
     ]
-    first = [CalibrationRow(row.logprobs[:1], row.coverage, row.contract_kept, row.right) for row in rows]
+    first = [CalibrationRow(row.logprobs[:1], row.scope, row.contract_kept, row.right) for row in rows]
     assert fit_confidence(longer, seed=1, tokens=1) == fit_confidence(first, seed=1, tokens=1)
 
 
@@ -101,7 +100,7 @@ def test_a_handful_of_wrong_answers_is_not_learned_from_but_counts() -> None:
     model = fit_confidence(rows, seed=1)
     point = model.curve()[-1]
     assert (point.rows, point.wrong, point.kept) == (205, 5, 205)
-    assert model.weights[NAMES.index("coverage")] == 0.0
+    assert model.weights[NAMES.index("scope")] == 0.0
     assert model.weights[NAMES.index("minimum")] > 0.0
 
 
@@ -172,7 +171,7 @@ def test_the_promise_is_broken_no_more_often_than_stated() -> None:
     for seed in range(draws):
         drawn = np.random.default_rng([1, seed]).integers(0, 6_000, 300)
         sample = Measured(
-            everything.matrix[drawn], everything.right[drawn], everything.coverage_mean, everything.silent[drawn]
+            everything.matrix[drawn], everything.right[drawn], everything.scope_mean, everything.silent[drawn]
         )
         model = fit_measured(sample, seed)
         scores = confidence.scores_of(everything, np.array(model.weights), model.bias)
@@ -212,7 +211,7 @@ def test_what_was_measured_of_a_whole_answer_is_as_good_as_its_logprobs() -> Non
     rows = rows_of(300, 18)
     seen = [
         CalibrationRow(
-            [], row.coverage, row.contract_kept, row.right, features(row.logprobs, row.coverage, row.contract_kept)
+            [], row.scope, row.contract_kept, row.right, features(row.logprobs, row.scope, row.contract_kept)
         )
         for row in rows
     ]
@@ -224,5 +223,5 @@ def test_scores_while_fitting_are_those_of_the_model() -> None:
     found = measured(rows)
     model = fit_measured(found, 1)
     scores = confidence.scores_of(found, np.array(model.weights), model.bias)
-    said = [model.score(row.logprobs, row.coverage, row.contract_kept) for row in rows]
+    said = [model.score(row.logprobs, row.scope, row.contract_kept) for row in rows]
     assert np.abs(scores - said).max() < confidence.TIE / 10

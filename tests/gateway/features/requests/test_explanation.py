@@ -84,7 +84,7 @@ def test_how_it_ended_is_told_with_the_errors_code() -> None:
 def test_what_is_of_no_task_is_not_compared_with_a_version() -> None:
     assert "the input is in the scope of no task that the key may use (out_of_scope)" in explain(record(task=None))[0]
     index = found("out_of_scope", fired=False, score=None, threshold=None, neighbours=[], version=None, note=NO_INDEX)
-    assert "on general-0: no task has a coverage model (out_of_scope)" in explain(record(index, task=None))[1]
+    assert "on general-0: no task has a scope model (out_of_scope)" in explain(record(index, task=None))[1]
 
 
 def test_a_rule_that_is_only_observed_is_for_admins() -> None:

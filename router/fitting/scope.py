@@ -1,4 +1,4 @@
-"""Fits what `router.coverage` scores with, from a version's training prompts. Seconds of work: for a process beside.
+"""Fits what `router.scope` scores with, from a version's training prompts. Seconds of work: for a process beside.
 
 A linear margin a class (words and runs of characters joined with the embeddings) says what a text is about; other
 traffic is a class of its own; the nearest training prompt says how far off it is. Their mix is chosen by how well each
@@ -22,12 +22,12 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from router.candidates import CENTROIDS
-from router.coverage import HELD_BACK_MAX, CoverageModel, Mix, Parts
 from router.embedding import Embedding, Vectors, clipped
-from router.fitting.coverage_mix import Groups, best_mix, folds_of, groups_of, held_out, usual
 from router.fitting.errors import FittingError
+from router.fitting.scope_mix import Groups, best_mix, folds_of, groups_of, held_out, usual
 from router.ngrams import BUCKETS, buckets_of
 from router.packing import MODEL_BYTES_MAX
+from router.scope import HELD_BACK_MAX, Mix, Parts, ScopeModel
 
 PROMPTS_MIN = 20
 PROMPTS_MAX = 15_000
@@ -115,7 +115,7 @@ class _Rows:
         )
 
 
-def fit_coverage(
+def fit_scope(
     prompts: Sequence[TrainingPrompt],
     background: Sequence[str],
     embedding: Embedding,
@@ -123,7 +123,7 @@ def fit_coverage(
     tell: Tell,
     deep: Embedding | None = None,
     stand_in: Sequence[str] = (),
-) -> CoverageModel:
+) -> ScopeModel:
     """Fit a model. The same inputs and seed give the same bytes. `tell` hears of each step and the share that is done.
 
     `background` is other traffic that was seen, `stand_in` what stands for it as long as there are not 200 texts of it
@@ -146,7 +146,7 @@ def fit_coverage(
         mix = fitter.choose(rows, draw, _Progress(tell, "choosing the mix", 0.1, 0.4))
         model = fitter.with_thresholds(rows, mix, draw, _Progress(tell, "fitting", 0.4, 1.0))
     if len(model.to_bytes()) > MODEL_BYTES_MAX:
-        raise FittingError("The coverage model is too large: give shorter ids to the training prompts.")
+        raise FittingError("The scope model is too large: give shorter ids to the training prompts.")
     tell("fitted", 1.0)
     return model
 
@@ -284,7 +284,7 @@ class _Fitter:
         self._seed = seed
         self._is_known = is_known
 
-    def fit(self, rows: _Rows, tell: _Progress) -> CoverageModel:
+    def fit(self, rows: _Rows, tell: _Progress) -> ScopeModel:
         """A model with no mix and no thresholds yet."""
         own = np.flatnonzero(rows.classes >= 0)
         seen = np.bincount(rows.counts[own].indices, minlength=BUCKETS)
@@ -309,7 +309,7 @@ class _Fitter:
         margins = joined[echoing, :BUCKETS] @ (sparse.astype(np.float32) * scale)[lines]
         margins += vectors[echoing] @ dense + bias
         middle, turned, echoes = _echoes(margins[:, :-1] if (rows.classes < 0).any() else margins)
-        return CoverageModel(
+        return ScopeModel(
             embedding=self._embedding,
             deep=self._deep,
             mix=Mix(),
@@ -342,7 +342,7 @@ class _Fitter:
             tried.append(Groups(inside, unseen, other))
         return best_mix(tried, self._is_known, self._deep is not None)
 
-    def with_thresholds(self, rows: _Rows, mix: Mix, draw: np.random.Generator, tell: _Progress) -> CoverageModel:
+    def with_thresholds(self, rows: _Rows, mix: Mix, draw: np.random.Generator, tell: _Progress) -> ScopeModel:
         """The model with its mix, scaled on training prompts that it, or a fold's model, was not fitted with."""
         own = np.flatnonzero(rows.classes >= 0)
         others = np.flatnonzero(rows.classes < 0)
@@ -405,9 +405,9 @@ class _Fitter:
         return weights, bias
 
 
-def _replaced(model: CoverageModel, **parts: Any) -> CoverageModel:
+def _replaced(model: ScopeModel, **parts: Any) -> ScopeModel:
     """The model with other parts."""
-    return CoverageModel(**{name: parts.get(name, getattr(model, name)) for name in CoverageModel.__slots__})
+    return ScopeModel(**{name: parts.get(name, getattr(model, name)) for name in ScopeModel.__slots__})
 
 
 def _packed(weights: Vectors, joined: Any) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int8], Vectors]:

@@ -1,6 +1,6 @@
 """Is this text like what a version was trained on? The score, by arithmetic on a fitted model, and its thresholds.
 
-A model is fitted by `router.fitting.coverage` when a version is registered. It keeps features, never prompts: what it
+A model is fitted by `router.fitting.scope` when a version is registered. It keeps features, never prompts: what it
 tells of the nearest training prompts are their ids. A score of 1 is the middle of what the version was trained on, and
 under 0 lie 5% of it, in every model: scores of different versions can be compared.
 """
@@ -25,8 +25,8 @@ ECHOES = 3
 HELD_BACK_MAX = 1_001
 
 
-class CoverageError(Exception):
-    """A coverage model can not be used: its bytes are damaged, foreign, or made for another embedding."""
+class ScopeError(Exception):
+    """A scope model can not be used: its bytes are damaged, foreign, or made for another embedding."""
 
 
 class Neighbour(NamedTuple):
@@ -37,7 +37,7 @@ class Neighbour(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class CoverageScore:
+class ScopeScore:
     """How much a text is like the training prompts; higher is more. The three nearest of them, nearest first."""
 
     score: float
@@ -94,8 +94,8 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _FORM = Form(
-    kind="coverage",
-    magic=b"apprentice coverage 2\n",
+    kind="scope",
+    magic=b"apprentice coverage 2\n",  # the name that stored models have
     header=_Header,
     arrays=MappingProxyType(
         {
@@ -115,14 +115,14 @@ _FORM = Form(
             "held_back": ("<f4", 1),
         }
     ),
-    error=CoverageError,
+    error=ScopeError,
     unpacked_bytes_max=16_000_000,
     header_bytes_max=1_000_000,
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CoverageModel:
+class ScopeModel:
     """A fitted model, with the embeddings that it needs. `deep`, where there is one, is a neural one beside it.
 
     `idf`, `rows`: for each bucket its weight, and its line in `sparse`, where 0 is for those that tell nothing.
@@ -155,13 +155,13 @@ class CoverageModel:
     centroids: Vectors
     held_back: npt.NDArray[np.float32]
 
-    def score(self, text: str, vector: Vectors | None = None) -> CoverageScore:
+    def score(self, text: str, vector: Vectors | None = None) -> ScopeScore:
         """Score a text by its first and last 400 characters. `vector` is its static embedding, where it is known."""
         parts, similarities = self._parts(text, vector)
         count = min(NEIGHBOURS, len(similarities))
         best = np.argpartition(similarities, -count)[-count:]
         best = best[np.lexsort((best, -similarities[best]))]
-        return CoverageScore(
+        return ScopeScore(
             score=self.mix.of(parts),
             neighbours=tuple(Neighbour(self.ids[at], float(similarities[at])) for at in best),
         )
@@ -184,7 +184,7 @@ class CoverageModel:
         place = min(rank / max(1, self.held_back_rows - 1), 1.0) * (len(self.held_back) - 1)
         return float(self.held_back[int(place)])
 
-    def resting_on(self, scores: Sequence[float]) -> CoverageModel:
+    def resting_on(self, scores: Sequence[float]) -> ScopeModel:
         """The model with thresholds that rest on these scores, of real inputs in scope, in the place of training
         prompts'. What it scores stays as it is. Raises ValueError where there is none."""
         if not len(scores):
@@ -211,16 +211,14 @@ class CoverageModel:
         )
 
     @classmethod
-    def from_bytes(cls, data: bytes, embedding: Embedding, deep: Embedding | None = None) -> CoverageModel:
-        """Read a model. Raises CoverageError if the bytes are not one, or one for other embeddings."""
+    def from_bytes(cls, data: bytes, embedding: Embedding, deep: Embedding | None = None) -> ScopeModel:
+        """Read a model. Raises ScopeError if the bytes are not one, or one for other embeddings."""
         header, arrays = _FORM.unpack(data)
         if header.embedding != embedding.name:
-            raise CoverageError(
-                f"The coverage model was fitted with {header.embedding}, not {embedding.name}: fit it again."
-            )
+            raise ScopeError(f"The scope model was fitted with {header.embedding}, not {embedding.name}: fit it again.")
         if header.deep is not None and (deep is None or deep.name != header.deep):
-            raise CoverageError(
-                f"The coverage model was fitted with {header.deep} too: install it, or fit the model again without it."
+            raise ScopeError(
+                f"The scope model was fitted with {header.deep} too: install it, or fit the model again without it."
             )
         deep = deep if header.deep is not None else None
         _check(header, arrays, embedding.dimensions, deep.dimensions if deep else 0)
@@ -289,7 +287,7 @@ def _reckoned_with(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _check(header: _Header, arrays: Mapping[str, npt.NDArray[Any]], static: int, deep: int) -> None:
-    """Raise CoverageError unless the arrays fit each other, so that no score can fail."""
+    """Raise ScopeError unless the arrays fit each other, so that no score can fail."""
     margins = len(arrays["bias"])
     fits = (
         arrays["idf"].shape == arrays["rows"].shape == (BUCKETS,)

@@ -1,4 +1,4 @@
-"""Choosing the mix of a coverage score: which rows are held out, and when another mix than the usual one is taken."""
+"""Choosing the mix of a scope score: which rows are held out, and when another mix than the usual one is taken."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from router.coverage import Mix, Parts
-from router.fitting.coverage_mix import FOLDS, Groups, best_mix, folds_of, groups_of, held_out, loss, mixes_of, usual
+from router.fitting.scope_mix import FOLDS, Groups, best_mix, folds_of, groups_of, held_out, loss, mixes_of, usual
+from router.scope import Mix, Parts
 
 
 def parts(count: int, first: float, background: float, nearest: float, echo: float, seed: int) -> Sequence[Parts]:

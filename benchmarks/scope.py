@@ -1,4 +1,4 @@
-"""Is a text inside what a version learned: `python -m benchmarks.coverage [--json] [--data DIR] [--seed N]`.
+"""Is a text inside what a version learned: `python -m benchmarks.scope [--json] [--data DIR] [--seed N]`.
 
 A model is fitted as at a version's registration; then texts inside and outside are scored, none of which it has seen.
 
@@ -53,11 +53,11 @@ from benchmarks.scores import (
     there,
 )
 from router.candidates import TaskIndex
-from router.coverage import CoverageModel
 from router.embedding import Embedding, EmbeddingError, StaticEmbedding
 from router.fitting.background import stand_in
-from router.fitting.coverage import TrainingPrompt, centroids_of, fit_coverage
 from router.fitting.errors import FittingError
+from router.fitting.scope import TrainingPrompt, centroids_of, fit_scope
+from router.scope import ScopeModel
 
 DEFERRED = 0.05
 OPEN_SET_DEFERRED = 0.10
@@ -133,7 +133,7 @@ def whole_case(data: DataSet) -> Case:
 # ---- a case measured ----------------------------------------------------------------------------------
 
 
-def fitted(case: Case, embedding: Embedding, deep: Embedding | None, seed: int) -> CoverageModel:
+def fitted(case: Case, embedding: Embedding, deep: Embedding | None, seed: int) -> ScopeModel:
     """The case's model. Raises Unmeasurable if there is too little of it."""
     prompts = [
         TrainingPrompt(str(number), one.text, one.label if case.labels else None)
@@ -141,12 +141,12 @@ def fitted(case: Case, embedding: Embedding, deep: Embedding | None, seed: int) 
     ]
     try:
         shipped = stand_in([case.source])
-        return fit_coverage(prompts, case.known, embedding, seed, lambda step, share: None, deep, shipped)
+        return fit_scope(prompts, case.known, embedding, seed, lambda step, share: None, deep, shipped)
     except FittingError as error:
         raise Unmeasurable(f"{case.name}: {error}") from error
 
 
-def row_of(case: Case, embedding: Embedding, deep: Embedding | None, seed: int) -> tuple[dict[str, Any], CoverageModel]:
+def row_of(case: Case, embedding: Embedding, deep: Embedding | None, seed: int) -> tuple[dict[str, Any], ScopeModel]:
     """All figures of a case."""
     if not case.inside or not case.outside:
         raise Unmeasurable(f"{case.name}: there is nothing to test with; name another folder with --data.")
@@ -196,7 +196,7 @@ def long_texts(texts: Sequence[str]) -> list[str]:
     return [whole[at : at + 800] for at in range(0, len(whole) - 800, 800)][:TIMED] or [(whole * 800)[:800]]
 
 
-def us_of(model: CoverageModel, texts: Sequence[str]) -> float:
+def us_of(model: ScopeModel, texts: Sequence[str]) -> float:
     """The CPU time of a score in microseconds: of each text the best of fifteen runs, of these the median."""
     asked = texts[:TIMED]
     taken = np.zeros((RUNS, len(asked)))
@@ -208,7 +208,7 @@ def us_of(model: CoverageModel, texts: Sequence[str]) -> float:
     return float(np.median(taken.min(0))) / 1e3
 
 
-def open_set(case: Case, model: CoverageModel) -> float:
+def open_set(case: Case, model: ScopeModel) -> float:
     """The share of all test texts whose class, or that they have none, is told right."""
     names = sorted({one.label for one in case.train})
     bar = model.threshold(OPEN_SET_DEFERRED)
@@ -392,15 +392,15 @@ def goals_of(sets: Path, with_minilm: bool) -> list[Goal]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 if nothing could be measured."""
     parser = options(
-        "coverage",
-        "How well coverage tells texts inside from those outside.",
+        "scope",
+        "How well scope tells texts inside from those outside.",
         "all domains, five splits and the open set; with --minilm these with MiniLM too; minutes",
     )
     parser.add_argument("--data", type=Path, default=DATA, help=f"{LAYOUT} (default benchmarks/data)")
     parser.add_argument("--minilm", action="store_true", help="the rows with MiniLM too, where it is installed")
     asked = parser.parse_args(arguments)
     wanted = asked.minilm and minilm() is not None
-    return conclude("coverage", lambda: measure(asked), goals_of(asked.data, wanted), None if asked.json else show)
+    return conclude("scope", lambda: measure(asked), goals_of(asked.data, wanted), None if asked.json else show)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Chooses how the parts of a coverage score are put together, by classes and other traffic that were held out."""
+"""Chooses how the parts of a scope score are put together, by classes and other traffic that were held out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from router.coverage import Mix, Parts
+from router.scope import Mix, Parts
 
 HELD_OUT_PROMPTS_MAX = 4_000
 GROUP_MAX = 700

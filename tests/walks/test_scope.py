@@ -1,4 +1,4 @@
-"""From training prompts to decisions: a version is given some, its coverage is fitted, requests are judged by it."""
+"""From training prompts to decisions: a version is given some, its scope is fitted, requests are judged by it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from gateway.features.fitting.samples import SAMPLE_KEY, WAITING_KEY
 from gateway.services import Services
 from gateway.state.fitted import Fitting
 from tests.walks.conftest import Configure, MakeAdapter
-from tests.walks.coverage_world import OUT_OF_SCOPE, asked, fit, fitted, form, give, keep, lines, others, prompts
 from tests.walks.gateway import RunningGateway, run_gateway
+from tests.walks.scope_world import OUT_OF_SCOPE, asked, fit, fitted, form, give, keep, lines, others, prompts
 from tests.walks.test_process import served
 from tests.walks.two_replicas import until
 from tools.example_adapter import AdminApi, place_adapter
@@ -91,16 +91,16 @@ async def test_while_it_observes_the_adapter_answers_and_the_finding_is_told(
 
 
 @pytest.mark.invariant("No training prompt is kept once its model is fitted.")
-async def test_a_version_is_given_prompts_of_which_nothing_is_left_once_its_coverage_is_fitted(
+async def test_a_version_is_given_prompts_of_which_nothing_is_left_once_its_scope_is_fitted(
     gateway: RunningGateway, redis: Redis
 ) -> None:
     await fit(gateway, "returns@v1")
     async with gateway.http() as http:
-        shown = (await http.get("/admin/v1/adapters/returns@v1")).json()["fitted"]["coverage"]
+        shown = (await http.get("/admin/v1/adapters/returns@v1")).json()["fitted"]["scope"]
         why = (await http.get("/admin/v1/adapters/returns@v1/why")).json()
         metrics = (await http.get("/metrics")).text
         # the same sample again fits nothing anew
-        again = (await give(http, "returns@v1", form("returns"))).json()["fitted"]["coverage"]
+        again = (await give(http, "returns@v1", form("returns"))).json()["fitted"]["scope"]
     assert shown["state"] == "ready"
     assert shown["model"]["summary"]["used"] == len(prompts("returns"))
     assert shown["model"]["summary"]["thresholds"] > 0
@@ -108,10 +108,10 @@ async def test_a_version_is_given_prompts_of_which_nothing_is_left_once_its_cove
     assert 0.9 < shown["model"]["summary"]["auroc"] <= 1
     assert [entry["action"] for entry in why["audit"]][-1] == "fitting.ready"
     assert why["audit"][-1]["after"]["digest"] == shown["model"]["digest"]
-    assert any("coverage model was fitted on 100 training prompts" in sentence for sentence in why["words"])
+    assert any("scope model was fitted on 100 training prompts" in sentence for sentence in why["words"])
     assert 'apprentice_fitting_total{outcome="ready"} 1' in metrics
     assert (again["state"], again["model"]["digest"]) == ("ready", shown["model"]["digest"])
-    model = gateway.services.snapshot.current.policy.fitted["returns@v1"].coverage
+    model = gateway.services.snapshot.current.policy.fitted["returns@v1"].scope
     assert model is not None
     held = b"\n".join([*[part async for part in all_of(redis)], model.to_bytes(), repr(model).encode()])
     for text in [*prompts("returns"), *others()]:
@@ -144,7 +144,7 @@ async def test_an_adapter_is_pushed_with_its_prompts(
     async with run_gateway(configure()) as gateway, gateway.http() as http:
         told = {"task": "returns", "path": str(make_adapter(1)), "prompts": str(tmp_path / "sample.jsonl")}
         told = (await http.post("/admin/v1/adapters", json=told)).json()
-        assert told["fitted"]["coverage"]["state"] in ("waiting", "fitting")
+        assert told["fitted"]["scope"]["state"] in ("waiting", "fitting")
         assert (await fitted(http, "returns@v1"))["state"] == "ready"
 
 
@@ -203,7 +203,7 @@ async def test_one_class_foreign_alphabets_and_long_prompts_are_fitted_and_asked
 async def test_a_model_that_fails_at_a_request_is_counted_and_the_request_is_answered(
     enforcing: RunningGateway,
 ) -> None:
-    model = enforcing.services.snapshot.current.policy.fitted["returns@v1"].coverage
+    model = enforcing.services.snapshot.current.policy.fitted["returns@v1"].scope
     assert model is not None
     object.__setattr__(model, "bias", model.bias[:0])
     answer = await ask(enforcing, OUT_OF_SCOPE)
@@ -376,7 +376,7 @@ async def test_up_gives_its_sample_where_a_version_has_no_model_and_leaves_one_t
         await gateway.place(folder)
         admin, services = AdminApi(http, http.headers["authorization"].removeprefix("Bearer ")), gateway.services
         for state in ("waiting", "fitting"):
-            await services.fitted.say(version, "coverage", Fitting(state=state, by="an admin"))
+            await services.fitted.say(version, "scope", Fitting(state=state, by="an admin"))
             await place_adapter(admin, "returns", folder, lambda _: None, sample)
             assert (await fitted_by(services, version)) == "an admin"
         await keep(gateway, version)
@@ -390,8 +390,8 @@ async def test_up_gives_its_sample_where_a_version_has_no_model_and_leaves_one_t
 
 
 async def fitted_by(services: Services, version: str) -> str | None:
-    """The key of who asked for the version's coverage to be fitted; None where nobody did."""
-    state = (await services.fitted.states(version)).get("coverage")
+    """The key of who asked for the version's scope to be fitted; None where nobody did."""
+    state = (await services.fitted.states(version)).get("scope")
     return None if state is None else state.by
 
 
@@ -402,7 +402,7 @@ async def test_auto_says_that_no_task_has_a_model_rather_than_what_the_input_is_
         await gateway.place(make_adapter(1))
         only = await gateway.key(models=["auto", "returns"])
         for known in (False, True):
-            said = "the input is in the scope of no task" if known else "no task has a coverage model"
+            said = "the input is in the scope of no task" if known else "no task has a scope model"
             if known:
                 await keep(gateway, "returns@v1")
             answer = await ask(gateway, OUT_OF_SCOPE, model="auto")
@@ -413,4 +413,4 @@ async def test_auto_says_that_no_task_has_a_model_rather_than_what_the_input_is_
             assert (await http.post("/v1/route", json=body)).json()["explanation"].startswith(said)
             refused = await ask(gateway, OUT_OF_SCOPE, model="auto", key=only)
             assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_task_fits")
-            assert ("No task has a coverage model" in refused.json()["error"]["message"]) is not known
+            assert ("No task has a scope model" in refused.json()["error"]["message"]) is not known

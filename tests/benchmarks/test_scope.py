@@ -1,4 +1,4 @@
-"""The coverage benchmark: its figures reckoned by hand, and its report on a small folder of the same form."""
+"""The scope benchmark: its figures reckoned by hand, and its report on a small folder of the same form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import coverage, scores
+from benchmarks import scope, scores
 from benchmarks.harness import Unmeasurable
 
 KINDS = ("lamp", "flight", "salary", "jazz", "rain", "pizza", "visa", "tyre")
@@ -74,25 +74,25 @@ def test_the_data_of_the_repository_has_its_form() -> None:
 
 def test_half_of_the_classes_are_unseen_and_the_seed_says_which(folder: Path) -> None:
     data = scores.banking77(folder)
-    case = coverage.half_unseen(data, 0.5, random.Random("1"))
+    case = scope.half_unseen(data, 0.5, random.Random("1"))
     seen, unseen = ({one.label for one in part} for part in (case.inside, case.outside))
     assert (len(seen), len(unseen)) == (4, 4)
     assert {one.label for one in case.train} == seen
-    assert {one.label for one in coverage.half_unseen(data, 0.5, random.Random("2")).inside} != seen
+    assert {one.label for one in scope.half_unseen(data, 0.5, random.Random("2")).inside} != seen
 
 
 def test_the_tested_set_is_not_in_what_stands_for_other_traffic() -> None:
     data = scores.clinc150(scores.DATA)
     tested = {one.text for one in (*data.train, *data.test)} | set(data.outside)
-    left = set(coverage.stand_in(["clinc150"]))
+    left = set(scope.stand_in(["clinc150"]))
     assert len(left & tested) <= 5  # said by people of both sets, such as "what time is it"
-    assert not set(data.outside) & set(coverage.stand_in())
+    assert not set(data.outside) & set(scope.stand_in())
 
 
 def test_the_report_is_one_line_of_json_with_the_goals_of_the_data_that_is_there(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert coverage.main(["--json", "--data", str(folder), "--seed", "3"]) == 0
+    assert scope.main(["--json", "--data", str(folder), "--seed", "3"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(told["goal"]) == {"us_800", "candidates_us", "banking77_half_high"}
     (row,) = told["rows"]
@@ -102,7 +102,7 @@ def test_the_report_is_one_line_of_json_with_the_goals_of_the_data_that_is_there
 
 
 def test_a_folder_without_data_says_what_it_should_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert coverage.main(["--json", "--data", str(tmp_path)]) == 1
+    assert scope.main(["--json", "--data", str(tmp_path)]) == 1
     assert "clinc150/data_full.json" in capsys.readouterr().out
     with pytest.raises(Unmeasurable, match="--data"):
         scores.banking77(tmp_path)

@@ -1,4 +1,4 @@
-"""Fitting coverage: the same bytes from the same inputs, of any script; or a sentence that says what to do."""
+"""Fitting scope: the same bytes from the same inputs, of any script; or a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import random
 import numpy as np
 import pytest
 
-from router.coverage import CoverageModel
 from router.embedding import StaticEmbedding, Vectors
 from router.fitting.background import stand_in
-from router.fitting.coverage import PROMPTS_MIN, TrainingPrompt, fit_coverage
 from router.fitting.errors import FittingError
+from router.fitting.scope import PROMPTS_MIN, TrainingPrompt, fit_scope
+from router.scope import ScopeModel
 
 CHINESE = ("我想退货", "什么时候退款", "这个灯坏了", "换一个尺码", "包裹没有收到")
 ARABIC = ("أريد إرجاع المنتج", "متى أسترد أموالي", "المصباح مكسور", "أريد مقاسا آخر", "لم يصل الطرد")
@@ -35,8 +35,8 @@ def made(asks: tuple[str, ...], count: int, labels: bool = True) -> list[Trainin
     ]
 
 
-def fit(prompts: list[TrainingPrompt], embedding: StaticEmbedding, seed: int = 1) -> CoverageModel:
-    return fit_coverage(prompts, (), embedding, seed, quiet, stand_in=stand_in()[::10])
+def fit(prompts: list[TrainingPrompt], embedding: StaticEmbedding, seed: int = 1) -> ScopeModel:
+    return fit_scope(prompts, (), embedding, seed, quiet, stand_in=stand_in()[::10])
 
 
 def test_the_same_prompts_and_seed_give_the_same_bytes(embedding: StaticEmbedding) -> None:
@@ -81,7 +81,7 @@ def test_one_class_is_enough(embedding: StaticEmbedding) -> None:
 
 
 def test_without_any_other_traffic_it_is_fitted_too(embedding: StaticEmbedding) -> None:
-    model = fit_coverage(made(("return the lamp", "refund please"), 40), (), embedding, 1, quiet)
+    model = fit_scope(made(("return the lamp", "refund please"), 40), (), embedding, 1, quiet)
     assert model.score("return the lamp 7").score > model.score("what is the capital of Peru").score
 
 
@@ -100,7 +100,7 @@ def test_prompts_of_a_megabyte_and_duplicates_cost_no_more(embedding: StaticEmbe
 def test_known_other_traffic_tells_more_than_what_stands_for_it(embedding: StaticEmbedding) -> None:
     prompts = made(("book a flight", "book a hotel", "rent a car"), 60)
     others = [f"{kind} {n}" for n in range(100) for kind in ("book a doctor", "rent a flat", "book a table")]
-    known = fit_coverage(prompts, others, embedding, 1, quiet)
+    known = fit_scope(prompts, others, embedding, 1, quiet)
     assert known.score("book a doctor 500").score < known.score("book a flight 500").score
     assert known.score("book a doctor 500").score < known.threshold(0.05)
 
@@ -108,13 +108,13 @@ def test_known_other_traffic_tells_more_than_what_stands_for_it(embedding: Stati
 def test_what_stands_for_other_traffic_but_is_like_the_prompts_is_left_out(embedding: StaticEmbedding) -> None:
     prompts = made(("how do I top up my card", "my card was declined", "where is my new card"), 60)
     same = [one.text.upper() + "!" for one in prompts]
-    model = fit_coverage(prompts, (), embedding, 1, quiet, stand_in=(*same, *stand_in()[::10]))
+    model = fit_scope(prompts, (), embedding, 1, quiet, stand_in=(*same, *stand_in()[::10]))
     assert model.score("my card was declined 999").score > model.threshold(0.05)
 
 
 def test_progress_rises_to_one_and_names_its_steps(embedding: StaticEmbedding) -> None:
     heard: list[tuple[str, float]] = []
-    fit_coverage(made(("a lamp", "a sofa"), 40), (), embedding, 1, lambda step, share: heard.append((step, share)))
+    fit_scope(made(("a lamp", "a sofa"), 40), (), embedding, 1, lambda step, share: heard.append((step, share)))
     shares = [share for _, share in heard]
     assert shares == sorted(shares)
     assert heard[0] == ("reading", 0.0)
@@ -125,7 +125,7 @@ def test_a_model_of_many_prompts_stays_small(embedding: StaticEmbedding) -> None
     draw = random.Random(1)
     words = [f"word{n}" for n in range(3_000)]
     prompts = [TrainingPrompt(f"{n:0200}", " ".join(draw.sample(words, 8)), str(n % 20)) for n in range(2_500)]
-    model = fit_coverage(prompts, (), embedding, 1, quiet)
+    model = fit_scope(prompts, (), embedding, 1, quiet)
     assert len(model.to_bytes()) < 2_000_000
     assert len(model.ids) == 1_500
 
@@ -142,12 +142,12 @@ class Deep:
 
 def test_a_second_embedding_is_joined_in_and_needed_from_then_on(embedding: StaticEmbedding) -> None:
     prompts = made(("return the lamp", "the lamp is broken", "refund for a lamp"), 45)
-    model = fit_coverage(prompts, (), embedding, 1, quiet, deep=Deep(), stand_in=stand_in()[::10])
+    model = fit_scope(prompts, (), embedding, 1, quiet, deep=Deep(), stand_in=stand_in()[::10])
     assert model.score("a lamp").score > model.score("a kettle").score
-    again = CoverageModel.from_bytes(model.to_bytes(), embedding, Deep())
+    again = ScopeModel.from_bytes(model.to_bytes(), embedding, Deep())
     assert again.score("a lamp") == model.score("a lamp")
     with pytest.raises(Exception, match="deep 1"):
-        CoverageModel.from_bytes(model.to_bytes(), embedding)
+        ScopeModel.from_bytes(model.to_bytes(), embedding)
 
 
 def test_what_is_shipped_names_its_sources_and_can_leave_one_out() -> None:

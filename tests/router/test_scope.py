@@ -1,4 +1,4 @@
-"""The coverage score: what it tells, what it costs to be wrong about its bytes, and the index of many tasks."""
+"""The scope score: what it tells, what it costs to be wrong about its bytes, and the index of many tasks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.candidates import TaskIndex
-from router.coverage import CoverageError, CoverageModel, Mix, Parts
 from router.embedding import StaticEmbedding, Vectors, clipped
 from router.fitting.background import stand_in
-from router.fitting.coverage import TrainingPrompt, fit_coverage
+from router.fitting.scope import TrainingPrompt, fit_scope
 from router.ngrams import BUCKETS, buckets_of
+from router.scope import Mix, Parts, ScopeError, ScopeModel
 
 ITEMS = ("lamp", "jacket", "kettle", "phone", "sofa", "drill", "tent", "bike", "mirror", "printer")
 ASKS = (
@@ -42,8 +42,8 @@ def embedding() -> StaticEmbedding:
 
 
 @pytest.fixture(scope="module")
-def model(embedding: StaticEmbedding) -> CoverageModel:
-    return fit_coverage(prompts(), (), embedding, 1, lambda step, share: None, stand_in=stand_in()[::4])
+def model(embedding: StaticEmbedding) -> ScopeModel:
+    return fit_scope(prompts(), (), embedding, 1, lambda step, share: None, stand_in=stand_in()[::4])
 
 
 class Renamed:
@@ -56,7 +56,7 @@ class Renamed:
         return np.zeros((len(texts), 256), np.float32)
 
 
-def test_a_text_of_the_task_scores_above_one_of_another_kind(model: CoverageModel) -> None:
+def test_a_text_of_the_task_scores_above_one_of_another_kind(model: ScopeModel) -> None:
     inside = model.score("I would like to return a broken toaster").score
     for other in (
         "what is the capital of France",
@@ -68,7 +68,7 @@ def test_a_text_of_the_task_scores_above_one_of_another_kind(model: CoverageMode
         assert model.score(other).score < inside
 
 
-def test_the_three_nearest_training_prompts_are_told_by_their_ids_nearest_first(model: CoverageModel) -> None:
+def test_the_three_nearest_training_prompts_are_told_by_their_ids_nearest_first(model: ScopeModel) -> None:
     found = model.score("where is the refund for the kettle that I sent back").neighbours
     assert len(found) == 3
     assert found[0].id == "row-4-kettle"
@@ -76,68 +76,66 @@ def test_the_three_nearest_training_prompts_are_told_by_their_ids_nearest_first(
     assert found[0].similarity == pytest.approx(1.0, abs=0.03)
 
 
-def test_what_is_kept_holds_no_prompt(model: CoverageModel) -> None:
+def test_what_is_kept_holds_no_prompt(model: ScopeModel) -> None:
     data = model.to_bytes()
     whole = zlib.decompress(data[data.index(b"\n") + 5 :])
     assert b"kettle" not in whole.replace(b"-kettle", b"")
     assert len(data) < 500_000
 
 
-def test_the_bytes_give_the_same_scores_and_the_same_bytes_again(
-    model: CoverageModel, embedding: StaticEmbedding
-) -> None:
-    again = CoverageModel.from_bytes(model.to_bytes(), embedding)
+def test_the_bytes_give_the_same_scores_and_the_same_bytes_again(model: ScopeModel, embedding: StaticEmbedding) -> None:
+    again = ScopeModel.from_bytes(model.to_bytes(), embedding)
     for text in ("send it back", "", "what a day", "x" * 5_000):
         assert again.score(text) == model.score(text)
     assert again.threshold(0.05) == model.threshold(0.05)
     assert again.to_bytes() == model.to_bytes()
 
 
-def test_a_model_for_another_embedding_is_refused_and_the_message_names_both(model: CoverageModel) -> None:
-    with pytest.raises(CoverageError, match=r"wordllama.*another"):
-        CoverageModel.from_bytes(model.to_bytes(), Renamed())
+def test_a_model_for_another_embedding_is_refused_and_the_message_names_both(model: ScopeModel) -> None:
+    with pytest.raises(ScopeError, match=r"wordllama.*another"):
+        ScopeModel.from_bytes(model.to_bytes(), Renamed())
 
 
 @settings(max_examples=60, deadline=None)
 @given(at=st.integers(min_value=0, max_value=10**9), bit=st.integers(min_value=0, max_value=7))
 def test_a_bit_that_flipped_anywhere_is_noticed(
-    model: CoverageModel, embedding: StaticEmbedding, at: int, bit: int
+    model: ScopeModel, embedding: StaticEmbedding, at: int, bit: int
 ) -> None:
     data = bytearray(model.to_bytes())
     data[at % len(data)] ^= 1 << bit
-    with pytest.raises(CoverageError):
-        CoverageModel.from_bytes(bytes(data), embedding)
+    with pytest.raises(ScopeError):
+        ScopeModel.from_bytes(bytes(data), embedding)
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=300))
-def test_foreign_bytes_are_refused(model: CoverageModel, embedding: StaticEmbedding, data: bytes) -> None:
+def test_foreign_bytes_are_refused(model: ScopeModel, embedding: StaticEmbedding, data: bytes) -> None:
     head = model.to_bytes()[: model.to_bytes().index(b"\n") + 1]
     packed = zlib.compress(data)
     for foreign in (data, head + data, head + struct.pack("<I", zlib.crc32(packed)) + packed):
-        with pytest.raises(CoverageError):
-            CoverageModel.from_bytes(foreign, embedding)
+        with pytest.raises(ScopeError):
+            ScopeModel.from_bytes(foreign, embedding)
 
 
 def test_half_of_a_model_and_a_model_with_something_behind_it_are_refused(
-    model: CoverageModel, embedding: StaticEmbedding
+    model: ScopeModel, embedding: StaticEmbedding
 ) -> None:
     data = model.to_bytes()
     for wrong in (b"", data[: len(data) // 2], data + b"x", data[:-1]):
-        with pytest.raises(CoverageError):
-            CoverageModel.from_bytes(wrong, embedding)
+        with pytest.raises(ScopeError):
+            ScopeModel.from_bytes(wrong, embedding)
 
 
-def test_parts_that_do_not_fit_each_other_are_refused(model: CoverageModel, embedding: StaticEmbedding) -> None:
+def test_parts_that_do_not_fit_each_other_are_refused(model: ScopeModel, embedding: StaticEmbedding) -> None:
     data = model.to_bytes()
     start = data.index(b"\n") + 1
     body = zlib.decompress(data[start + 4 :]).replace(b'"held_back_rows":50', b'"held_back_rows":10')
     packed = zlib.compress(body)
-    with pytest.raises(CoverageError, match="do not fit"):
-        CoverageModel.from_bytes(data[:start] + struct.pack("<I", zlib.crc32(packed)) + packed, embedding)
+    with pytest.raises(ScopeError, match="do not fit"):
+        ScopeModel.from_bytes(data[:start] + struct.pack("<I", zlib.crc32(packed)) + packed, embedding)
 
 
-def test_the_threshold_defers_at_most_the_share_of_the_held_back_scores(model: CoverageModel) -> None:
+def test_the_threshold_defers_at_most_the_share_of_the_held_back_scores(model: ScopeModel) -> None:
     held = model.held_back
     assert model.held_back_rows == len(prompts())
     for share in (0.02, 0.05, 0.1, 0.5, 0.9):
@@ -148,18 +146,18 @@ def test_the_threshold_defers_at_most_the_share_of_the_held_back_scores(model: C
         model.threshold(1.5)
 
 
-def test_a_score_of_nought_is_where_one_in_twenty_lies_below_and_one_is_the_middle(model: CoverageModel) -> None:
+def test_a_score_of_nought_is_where_one_in_twenty_lies_below_and_one_is_the_middle(model: ScopeModel) -> None:
     assert np.quantile(model.held_back, 0.05) == pytest.approx(0.0, abs=1e-3)
     assert np.quantile(model.held_back, 0.5) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_thresholds_can_rest_on_the_scores_of_real_inputs_and_the_score_stays(model: CoverageModel) -> None:
+def test_thresholds_can_rest_on_the_scores_of_real_inputs_and_the_score_stays(model: ScopeModel) -> None:
     other = model.resting_on([-1.0, 3.0, 0.5, *np.linspace(-3.0, 2.0, 5_000)])
     assert other.held_back_rows == 5_003
     assert len(other.held_back) == 1_001
     assert other.threshold(0.05) == pytest.approx(-2.75, abs=0.02)
     assert other.score("I want to return the lamp") == model.score("I want to return the lamp")
-    again = CoverageModel.from_bytes(other.to_bytes(), other.embedding)
+    again = ScopeModel.from_bytes(other.to_bytes(), other.embedding)
     assert again.threshold(0.05) == other.threshold(0.05)
     with pytest.raises(ValueError, match="no scores"):
         model.resting_on([])
@@ -167,24 +165,24 @@ def test_thresholds_can_rest_on_the_scores_of_real_inputs_and_the_score_stays(mo
 
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(max_size=60))
-def test_every_text_has_a_finite_score_and_always_the_same(model: CoverageModel, text: str) -> None:
+def test_every_text_has_a_finite_score_and_always_the_same(model: ScopeModel, text: str) -> None:
     found = model.score(text)
     assert np.isfinite(found.score)
     assert model.score(text) == found
 
 
-def test_halves_of_surrogate_pairs_and_nothing_at_all_are_scored(model: CoverageModel) -> None:
+def test_halves_of_surrogate_pairs_and_nothing_at_all_are_scored(model: ScopeModel) -> None:
     for text in ("\ud800 return it", "", " \n", "\x00", "a"):
         assert np.isfinite(model.score(text).score)
 
 
-def test_of_a_long_text_only_both_its_ends_count(model: CoverageModel) -> None:
+def test_of_a_long_text_only_both_its_ends_count(model: ScopeModel) -> None:
     start, end = "I want to return the lamp. " * 20, " Please refund me." * 30
     assert model.score(start + "middle " * 100_000 + end) == model.score(start + "other " * 90_000 + end)
     assert len(clipped("x" * 1_000_000)) == 801
 
 
-def test_a_megabyte_costs_no_more_than_800_characters(model: CoverageModel) -> None:
+def test_a_megabyte_costs_no_more_than_800_characters(model: ScopeModel) -> None:
     def fastest(text: str) -> int:
         taken = []
         for _ in range(30):
@@ -236,7 +234,7 @@ def test_only_tasks_that_are_allowed_are_candidates(embedding: StaticEmbedding) 
     assert index.candidates("refund", set(), 5) == ()
 
 
-def test_an_index_is_built_of_models_and_of_none_there_is_none(model: CoverageModel) -> None:
+def test_an_index_is_built_of_models_and_of_none_there_is_none(model: ScopeModel) -> None:
     assert TaskIndex.build({}) is None
     index = TaskIndex.build({"returns": model})
     assert index is not None

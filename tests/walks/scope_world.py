@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from router.embedding import StaticEmbedding
-from router.fitting.coverage import TrainingPrompt, fit_coverage
+from router.fitting.scope import TrainingPrompt, fit_scope
 from tests.walks.gateway import RunningGateway
 from tests.walks.two_replicas import until
 
@@ -96,14 +96,14 @@ async def fitted(http: httpx.AsyncClient, version: str) -> dict[str, Any]:
     async with asyncio.timeout(FIT_SECONDS_MAX):
         while True:
             shown = (await http.get(f"/admin/v1/adapters/{version}")).json()["fitted"]
-            found: dict[str, Any] = shown.get("coverage", {})
+            found: dict[str, Any] = shown.get("scope", {})
             if found.get("state") in ("ready", "failed"):
                 return found
             await asyncio.sleep(0.02)
 
 
 async def fit(gateway: RunningGateway, version: str, **own: bytes) -> dict[str, Any]:
-    """Have a version's coverage fitted, and in use in this gateway."""
+    """Have a version's scope fitted, and in use in this gateway."""
     async with gateway.http() as http:
         told = await give(http, version, form(version.partition("@")[0], **own))
         assert told.status_code == 202, told.text
@@ -115,7 +115,7 @@ async def fit(gateway: RunningGateway, version: str, **own: bytes) -> dict[str, 
 
 async def keep(gateway: RunningGateway, version: str) -> None:
     """Have a version judged by a model of its task that was fitted before."""
-    await gateway.services.fitted.put(version, "coverage", model_of(version.partition("@")[0]), "", {})
+    await gateway.services.fitted.put(version, "scope", model_of(version.partition("@")[0]), "", {})
     await until_used(gateway, version)
 
 
@@ -132,4 +132,4 @@ async def until_used(gateway: RunningGateway, version: str) -> None:
 def model_of(task: str) -> bytes:
     """A model of the task's training prompts: seconds, the first time."""
     rows = [TrainingPrompt(str(number), text) for number, text in enumerate(prompts(task), 1)]
-    return fit_coverage(rows, others(), StaticEmbedding.load(), 0, lambda step, share: None).to_bytes()
+    return fit_scope(rows, others(), StaticEmbedding.load(), 0, lambda step, share: None).to_bytes()
