@@ -18,17 +18,11 @@ import msgspec
 from benchmarks.replay_rows import Row, told
 from monitoring.quality.detectors import lately, leaving_out, raters
 from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.phases import Verdict
 from monitoring.quality.streams import tracks
 from monitoring.quality.streams.tracks import Track, Vote
 from monitoring.quality.streams.watch import CLASSES_MAX
-from monitoring.quality.verdicts.health import (
-    OTHER_CLASS,
-    Judgement,
-    StreamReport,
-    TaskHealth,
-    Verdict,
-    VersionHealth,
-)
+from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles

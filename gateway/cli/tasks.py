@@ -9,7 +9,7 @@ import typer
 
 from gateway.cli.admin_client import AdminClient, Unusable, asks_gateway
 from gateway.cli.tables import Printer, Row, moment, share, since, tell_warnings
-from monitoring.quality.verdicts.health import Verdict
+from monitoring.quality.phases import Verdict
 
 tasks = typer.Typer(
     help="List tasks as the monitor sees them; say that one changes; overrule, hold, undo.", no_args_is_help=True

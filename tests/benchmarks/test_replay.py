@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import replay, replay_rows
 from benchmarks.replay_version import Claim, Version
+from monitoring.quality.phases import Phase
 from monitoring.quality.streams import tracks
 from monitoring.quality.streams.reckoning import Reckoning
 from monitoring.quality.streams.steps import WatchedVersion
@@ -153,7 +154,9 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
             turns.append((turn.label, turn.before, turn.after))
         if found.verdict != was.verdict:
             wanted.append((label, was.verdict, found.verdict))
-            versions = {V3: WatchedVersion(task="returns", state="active", verdict=found.verdict, since=row.at)}
+            versions = {
+                V3: WatchedVersion(task="returns", state="active", phase=Phase(own=found.verdict), since=row.at)
+            }
             reckoning.begin(msgspec.structs.replace(step(), versions=versions), {})
     assert turns == wanted
     assert len(wanted) == 3

@@ -11,6 +11,7 @@ from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
+from monitoring.quality.phases import Phase
 from monitoring.quality.streams.run import Monitor
 from monitoring.quality.streams.steps import CURSORS_KEY, NOTE_KEY, WATCH_KEY, Begin, WatchedTask, WatchedVersion
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
@@ -173,7 +174,7 @@ async def test_a_state_or_a_note_of_another_version_of_the_program_is_begun_anew
     whole = json.loads(client.get(WATCH_KEY + V3) or b"")
     less = {name: value for name, value in whole.items() if name != "roll"}
     (note,) = client.scan_iter(NOTE_KEY + "*")
-    for other in (less, {**whole, "told": "of another time"}, {**whole, "form": 1, "gone": 0}):
+    for other in (less, {**whole, "course": "of another time"}, {**whole, "form": 1, "gone": 0}):
         client.set(WATCH_KEY + V3, json.dumps(other))
         client.set(note, b'{"given": 5}')
         await store_of(redis).give(one.id, said(name=f"f{len(other)}"), "caller1", young=True)
@@ -277,7 +278,10 @@ async def test_only_what_is_new_is_judged(redis: Redis, begin: Begin) -> None:
     assert monitor.step(step).judgements == {}
     await some_traffic(redis, 10, seed=2)
     assert to_the_end(monitor, step).keys() == {V3}
-    told = {**versions, "returns@v7": msgspec.structs.replace(versions["returns@v7"], verdict="degraded", since=5.0)}
+    told = {
+        **versions,
+        "returns@v7": msgspec.structs.replace(versions["returns@v7"], phase=Phase(own="degraded"), since=5.0),
+    }
     assert to_the_end(monitor, msgspec.structs.replace(step, versions=told)).keys() == {"returns@v7"}
 
 

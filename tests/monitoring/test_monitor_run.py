@@ -40,7 +40,7 @@ from tests.monitoring.test_records import RETENTION_SECONDS, stream_of
 
 KILLED = """
 import os
-from monitoring.degradation.streams import run
+from monitoring.quality.streams import run
 {hook}
 run.main()
 """

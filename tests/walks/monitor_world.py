@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from monitoring.quality.verdicts.health import Pin, TaskHealth, Verdict, VersionHealth
+from monitoring.quality.phases import Verdict
+from monitoring.quality.verdicts.health import Pin, TaskHealth, VersionHealth
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.releases import QUICK, V1, shadows, until, with_contract

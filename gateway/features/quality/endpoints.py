@@ -23,8 +23,9 @@ from gateway.features.releases.availability import around
 from gateway.services import Services
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
+from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts import responses
-from monitoring.quality.verdicts.health import Action, Judgement, Pin, TaskHealth, Verdict, VersionHealth
+from monitoring.quality.verdicts.health import Action, Judgement, Pin, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import ResponseError
 from monitoring.quality.verdicts.retraining import Retraining, closed
 from monitoring.quality.words.telling import Situation, Told, told

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.services import Services
-from monitoring.quality.verdicts.health import VERDICTS, ArmReport, Judgement, TaskHealth, VersionHealth
+from monitoring.quality.phases import VERDICTS
+from monitoring.quality.verdicts.health import ArmReport, Judgement, TaskHealth, VersionHealth
 from router.policy import Policy
 from serving.adapters.entries import PLACED, Version
 from serving.adapters.manifest import review_due

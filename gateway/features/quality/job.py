@@ -226,16 +226,15 @@ def step_of(services: Services, snapshot: Snapshot, known_at: float) -> Step:
             previous[alias.leading] = alias.previous[0]
         if roles.canary is not None:
             previous[roles.canary] = roles.active
-    verdicts = {name: one for health in snapshot.health.values() for name, one in health.versions.items()}
+    judged = {name: one for health in snapshot.health.values() for name, one in health.versions.items()}
+    unjudged = VersionHealth()
     versions = {
         name: WatchedVersion(
             task=version.task,
             state=version.state,
-            verdict=verdicts[name].verdict if name in verdicts else "healthy",
-            since=verdicts[name].since if name in verdicts else 0.0,
-            pinned=name in verdicts and _is_pinned(verdicts[name]),
-            alarmed=name in verdicts and bool(verdicts[name].alarmed),
-            stepped_at=verdicts[name].stepped_at if name in verdicts else 0.0,
+            phase=judged.get(name, unjudged).phase,
+            since=judged.get(name, unjudged).since,
+            stepped_at=judged.get(name, unjudged).stepped_at,
             previous=previous.get(name),
         )
         for name, version in snapshot.versions.items()
@@ -254,11 +253,6 @@ def _canary_of(alias: AliasEntry) -> Canary | None:
     except msgspec.ValidationError:
         return None
     return Canary(version=begun.version, active=alias.leading, started_at=begun.started_at, plan=plan)
-
-
-def _is_pinned(known: VersionHealth) -> bool:
-    """Whether the verdict is an admin's word, and not the monitor's."""
-    return known.pin is not None and known.pin.verdict is not None
 
 
 async def _answered(process: subprocess.Popen[bytes], step: Step) -> Judged:

@@ -100,8 +100,8 @@ class Reckoning:
             known = self.watches.get(name) or watch.start(name, version.task, self.epoch)
             try:
                 moved = turning.rebased(known, baselines.get(name, {}))
-                moved = turning.told(moved, version.verdict, version.since, version.pinned, version.alarmed)
-                self._put(self._with_canary(turning.stepped(moved, version.stepped_at)))
+                moved = turning.follow(moved, version.phase, version.since)
+                self._put(self._with_canary(turning.follow_step(moved, version.stepped_at)))
             except Exception:
                 self._fails(name)
         self._streams, self._all_streams = {}, Streams()

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import msgspec
 
 from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.streams.notes import KEPT_SECONDS_MAX
 from monitoring.quality.streams.reckoning import PART_SECONDS, Reckoning
 from monitoring.quality.streams.seen import Given, Seen
 from monitoring.quality.streams.steps import Step, WatchedVersion
-from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, Verdict, VersionHealth
+from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles
 
@@ -109,7 +110,7 @@ class Replaying:
             found = self.health[name] = health.versions[name]
             if found.verdict == known.verdict:
                 continue
-            self._tell(name, judged.task, found.verdict, at)
+            self._follow(name, judged.task, found.phase, at)
             streams = msgspec.convert(found.evidence.get("streams", []), list[StreamReport])
             yield Turn(name, at, known.verdict, found.verdict, found.because, judged.requests, judged.labels, streams)
 
@@ -120,10 +121,10 @@ class Replaying:
             self.reckoning.moved |= {name for name, one in self.health.items() if one.verdict != "healthy"}
             yield from self._look(at)
 
-    def _tell(self, name: str, task: str, now: Verdict, since: float) -> None:
-        known = self._step.versions.get(name) or WatchedVersion(task=task, state="active")
-        told = msgspec.structs.replace(known, verdict=now, since=since)
-        self._step = msgspec.structs.replace(self._step, versions={**self._step.versions, name: told})
+    def _follow(self, name: str, task: str, phase: Phase, since: float) -> None:
+        version = self._step.versions.get(name) or WatchedVersion(task=task, state="active")
+        version = msgspec.structs.replace(version, phase=phase, since=since)
+        self._step = msgspec.structs.replace(self._step, versions={**self._step.versions, name: version})
         self.reckoning.begin(self._step, self._baselines)
 
     def _forget(self, at: float) -> None:

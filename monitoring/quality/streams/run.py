@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +40,7 @@ from monitoring.quality.streams.reckoning import (
     entry,
     versions_in,
 )
+from monitoring.quality.streams.saved import UNREADABLE, pack, read_watch
 from monitoring.quality.streams.seen import Given, Seen
 from monitoring.quality.streams.steps import (
     BASELINES_KEY,
@@ -59,7 +59,6 @@ log = logging.getLogger(__name__)
 LOADED_AT_ONCE = 200
 REJUDGED_AT_ONCE = 100
 RACES_MAX = 3
-PACKED_FROM = 16_384
 GENERATION_KEY = "apprentice:generation"
 BEGINNING = "0-0"
 
@@ -207,14 +206,14 @@ class Monitor:
         return reckoning
 
     def _load(self, reckoning: Reckoning, versions: Iterable[str]) -> None:
-        """Read the watches of these versions that are not in memory. One that is damaged is begun anew."""
+        """Read the watches of these versions that are not in memory. One that can't be read begins again."""
         missing = sorted(set(versions) - self._loaded)
         for first in range(0, len(missing), LOADED_AT_ONCE):
             names = missing[first : first + LOADED_AT_ONCE]
             for name, raw in zip(names, self._redis.mget([WATCH_KEY + name for name in names]), strict=True):
-                found = self._decoded(raw, Watch) if raw is not None else None
-                if found is not None and (found.epoch, found.version) == (reckoning.epoch, name):
-                    reckoning.watches[name] = found
+                watch = self._read_watch(name, raw) if raw is not None else None
+                if watch is not None and (watch.epoch, watch.version) == (reckoning.epoch, name):
+                    reckoning.watches[name] = watch
             self._loaded.update(names)
 
     def _read_baselines(self) -> dict[str, dict[str, Baseline]]:
@@ -225,12 +224,25 @@ class Monitor:
                 found[name.decode()] = held
         return found
 
-    def _decoded(self, raw: bytes, kind: Any) -> Any:
-        """What was written as JSON, packed or not; None where it can't be read, which is counted."""
+    def _read_watch(self, version: str, raw: bytes) -> Watch | None:
+        """A saved watch without what can't be read, which is counted; None where nothing of it can be used."""
         try:
-            return msgspec.json.decode(raw if raw.startswith(b"{") else zlib.decompress(raw), type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error) as error:
-            log.error("a state of the monitor can't be read, and is begun anew: %s", error)
+            watch, dropped = read_watch(raw)
+        except UNREADABLE as error:
+            log.error("the saved state of %s can't be read, and begins again: %s", version, error)
+            self._unreadable += 1
+            return None
+        for name in dropped:
+            log.error("the saved state of %s: %s can't be read, and begins again", version, name)
+        self._unreadable += len(dropped)
+        return watch
+
+    def _decoded(self, raw: bytes, kind: Any) -> Any:
+        """What was written as JSON; None where it can't be read, which is counted."""
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except UNREADABLE as error:
+            log.error("a state of the monitor can't be read, and begins again: %s", error)
             self._unreadable += 1
             return None
 
@@ -331,7 +343,7 @@ class Monitor:
         if moved or watches or reckoning.noted or retired:
             after = msgspec.structs.replace(self._cursors, step=str(int(self._written.step or 0) + 1))
             keys = [CURSORS_KEY, *(WATCH_KEY + name for name in (*watches, *sorted(retired)))]
-            values: list[Any] = [_packed(msgspec.json.encode(reckoning.watches[name])) for name in watches]
+            values: list[Any] = [pack(msgspec.json.encode(reckoning.watches[name])) for name in watches]
             values += [b""] * len(retired)
             keys += [NOTE_KEY + request for request in reckoning.noted]
             values += [msgspec.json.encode(reckoning.notes[request]) for request in reckoning.noted]
@@ -378,11 +390,6 @@ def _cursors(held: Mapping[bytes, bytes]) -> Cursors:
         entry(stream, name, {})
     int(found.step)
     return found
-
-
-def _packed(written: bytes) -> bytes:
-    """JSON, compressed where it is long: that of a version with many classes has 180 KB, and takes 50."""
-    return written if len(written) < PACKED_FROM else zlib.compress(written, 1)
 
 
 def _seen(one: Entry) -> Seen:

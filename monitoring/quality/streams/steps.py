@@ -9,8 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from monitoring.badness import Metric
+from monitoring.quality.phases import Phase
 from monitoring.quality.streams.canaries import Canary
-from monitoring.quality.verdicts.health import Judgement, Verdict
+from monitoring.quality.verdicts.health import Judgement
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.rollout import Verdict as CanaryVerdict
 
@@ -48,19 +49,16 @@ class WatchedTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchedVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """A version as it stands: its task and state, the verdict on it, and since when (Unix seconds).
+    """A version as it stands: its task and state, its phase, and since when its verdict holds (Unix seconds).
 
-    `pinned`: the verdict is an admin's word. `alarmed`: streams made it degraded, or have alarmed since. `stepped_at`
-    is when its share last moved. `previous` is the version that led its task before it, with whose feedback its own is
-    compared (None: none). Of one whose state is `retired` all is forgotten.
+    `stepped_at` is when its share last moved. `previous` is the version that led its task before it, with whose
+    feedback its own is compared (None: none). Of one whose state is `retired` all is forgotten.
     """
 
     task: str
     state: str
-    verdict: Verdict = "healthy"
+    phase: Phase = Phase()
     since: float = 0.0
-    pinned: bool = False
-    alarmed: bool = False
     stepped_at: float = 0.0
     previous: str | None = None
 

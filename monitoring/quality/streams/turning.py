@@ -1,26 +1,21 @@
-"""What baselines and verdicts make of a version's streams: held against another rate, tested for a recovery, anew.
-
-While the verdict is degraded each labelled stream has its reverse test; once the monitor says that it is so no more all
-detectors begin anew. An admin's word is no recovery: while that holds instead, evidence and reverse tests go on. Once
-it is the monitor's to say again, those streams begin anew that have recovered by then, and the others' evidence stands.
-Nor is the end of an admin's own `degraded`: there reverse tests are dropped, and all evidence stands.
-"""
+"""Changes of a version's signals by a new baseline, or by a new phase of the version (`phases.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
+from monitoring.quality import phases
 from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.phases import Phase
 from monitoring.quality.streams import complaint_tracks, pair_tracks, tracks
 from monitoring.quality.streams.complaint_tracks import ComplaintTrack
 from monitoring.quality.streams.pair_tracks import PairTrack
 from monitoring.quality.streams.parting import OF_LABELS
 from monitoring.quality.streams.tracks import Track
 from monitoring.quality.streams.watch import FIRST_OF_CLASS, Watch
-from monitoring.quality.verdicts.health import Verdict
 
 
 def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
@@ -41,42 +36,34 @@ def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
             **_held_against(watch, name, baseline),
         )
         is_another = is_another or name.partition(":")[0] in OF_LABELS
-    return _tested(watch) if is_another and watch.told == "degraded" else watch
+    return _tested(watch) if is_another and watch.course.is_degraded else watch
 
 
-def told(watch: Watch, verdict: Verdict, since: float, pinned: bool = False, alarmed: bool = False) -> Watch:
-    """The watch once it is known what verdict stands since when, and whether an admin has `pinned` that. An older word
-    than the last is passed over.
-
-    Where streams have `alarmed` of a version that is pinned as degraded, the verdict is the monitor's too.
-    """
-    was, is_now = watch.told == "degraded", verdict == "degraded"
-    if was and not watch.tested_from:  # written by a gateway that did not keep it
-        watch = msgspec.structs.replace(watch, tested_from=watch.told_since)
-    was_by_admin, was_overruled = watch.by_admin, watch.overruled
-    by_admin = is_now and pinned and not alarmed and (not was or was_by_admin)
-    overruled = pinned and (was_overruled or (was and not was_by_admin and not is_now))
-    known = (watch.told, watch.told_since, was_by_admin, was_overruled)
-    if since < watch.told_since or known == (verdict, since, by_admin, overruled):
-        return watch
-    watch = msgspec.structs.replace(watch, told=verdict, told_since=since, by_admin=by_admin, overruled=overruled)
-    if overruled:
-        return watch
-    if is_now:
-        return watch if was else _tested(msgspec.structs.replace(watch, tested_from=since))
-    if was_overruled:
-        return _released(watch)
-    if was:
-        return _lifted(watch) if was_by_admin else _restored(watch)
-    return watch
+def follow(watch: Watch, phase: Phase, since: float) -> Watch:
+    """The watch once its version's phase is known, which holds since then (Unix seconds). An older phase is ignored."""
+    has_recovered = phase != watch.course.phase and _has_recovered(watch)
+    course, turn = phases.follow(watch.course, phase, since, has_recovered)
+    if course is not watch.course:
+        watch = msgspec.structs.replace(watch, course=course)
+    match turn:
+        case None:
+            return watch
+        case "test":
+            return _tested(watch)
+        case "restart":
+            return _each(watch, tracks.restored, pair_tracks.restored, complaint_tracks.restored)
+        case "restart_recovered":
+            return _each(watch, tracks.released, pair_tracks.released, complaint_tracks.released)
+        case "stop_testing":
+            return _each(watch, tracks.untested, pair_tracks.untested, complaint_tracks.lifted)
+        case _:
+            assert_never(turn)
 
 
-def stepped(watch: Watch, at: float) -> Watch:
-    """The watch once its share has moved. While it is degraded requests from before are more than those from after, so
-    that late praise of them would outweigh: they show no recovery."""
-    if watch.told != "degraded" or at <= watch.tested_from:
-        return watch
-    return msgspec.structs.replace(watch, tested_from=at)
+def follow_step(watch: Watch, stepped_at: float) -> Watch:
+    """The watch once the share of its version has moved, at `stepped_at` in Unix seconds."""
+    course = phases.follow_step(watch.course, stepped_at)
+    return watch if course is watch.course else msgspec.structs.replace(watch, course=course)
 
 
 def _held_against(watch: Watch, name: str, baseline: Baseline) -> dict[str, Any]:
@@ -98,24 +85,6 @@ def _tested(watch: Watch) -> Watch:
     return _each(watch, tracks.degraded, pair_tracks.degraded, complaint_tracks.degraded)
 
 
-def _restored(watch: Watch) -> Watch:
-    """The watch with its detectors begun anew."""
-    watch = msgspec.structs.replace(watch, restored_at=watch.told_since)
-    return _each(watch, tracks.restored, pair_tracks.restored, complaint_tracks.restored)
-
-
-def _released(watch: Watch) -> Watch:
-    """The watch with those detectors begun anew that have recovered while an admin overruled the verdict."""
-    if _has_recovered(watch):
-        watch = msgspec.structs.replace(watch, restored_at=watch.told_since)
-    return _each(watch, tracks.released, pair_tracks.released, complaint_tracks.released)
-
-
-def _lifted(watch: Watch) -> Watch:
-    """The watch without its reverse tests, once an admin's own `degraded` is over."""
-    return _each(watch, tracks.untested, pair_tracks.untested, complaint_tracks.lifted)
-
-
 def _each(
     watch: Watch,
     of_track: Callable[[Track], Track],
@@ -130,7 +99,7 @@ def _each(
         classes={name: of_track(track) for name, track in watch.classes.items()},
         shadow=of_pairs(watch.shadow),
         holdout=of_pairs(watch.holdout),
-        complaints=watch.complaints and of_complaints(watch.complaints, watch.told_since),
+        complaints=watch.complaints and of_complaints(watch.complaints, watch.course.since),
     )
 
 

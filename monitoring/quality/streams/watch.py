@@ -21,6 +21,7 @@ from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.lately import DelayCounts, Marks, Rate, Recent
 from monitoring.quality.detectors.leaving_out import Roll
 from monitoring.quality.detectors.saving import Saving
+from monitoring.quality.phases import Course
 from monitoring.quality.streams import (
     arms,
     complaint_tracks,
@@ -53,7 +54,7 @@ from monitoring.quality.streams.seen import (
 from monitoring.quality.streams.signals import Languages
 from monitoring.quality.streams.stacks import GeneralStack
 from monitoring.quality.streams.tracks import Track, Vote
-from monitoring.quality.verdicts.health import OTHER_CLASS, Verdict
+from monitoring.quality.verdicts.health import OTHER_CLASS
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.rollout import Tally
 
@@ -71,17 +72,14 @@ OF_THE_METRIC = ("reviewed", "feedback", "holdout")
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """All streams of one version and how they stand; `epoch` is the reading of the streams that it belongs to.
 
-    `form` is another with each change of what is kept here: a state of another form can't be read, and is begun anew.
-    `roll` knows which callers use the version. `stack` is the one of general that `shadow`, `holdout` and `general` go
-    by. `classes` has the streams of classes, as `STREAM:CLASS`. `told` is the verdict that was last heard of, since
-    `told_since`; requests show a recovery that came after `tested_from`: the last `degraded`, or the last step of its
-    share since. `restored_at` is when the last one ended. `by_admin`: that it is degraded is an admin's own word.
-    `overruled`: it was degraded by the monitor's, and an admin's has held instead since. `judged` is the rate of
-    requests that got their first label. `agreed` is how often the judge of pairs was of a person's opinion, the one
-    that `judge` knows. `shadows` counts the shadows that were asked for it, which cost `shadow_usd`; `saving` is what
-    it saves, and what they cost, lately. `anew` says which baseline set by an admin or an evaluation was taken for a
-    stream, by its time; `outdated` are those of them that were set for another metric. `canary` is its tally while it
-    is a canary that is judged by a plan.
+    `form` is another only where a state of before can't be read any more (`saved.py`). `roll` knows which callers use
+    the version. `stack` is the one of general that `shadow`, `holdout` and `general` are compared with. `classes` has
+    the signals of classes, as `SIGNAL:CLASS`. `course` is the version's phase, and the times from which labels count.
+    `judged` is the rate of requests that got their first label. `agreed` is the agreement of the judge of pairs with
+    people, of the judge that `judge` knows. `shadows` counts the shadows that were asked for it, which cost
+    `shadow_usd`; `saving` is what it saves, and what they cost, lately. `anew` has the times of the baselines that
+    admins and evaluations have set, by signal; `outdated` are those of them that were set for another metric. `canary`
+    is its tally while it is a canary that is judged by a plan.
     """
 
     form: Literal[3]
@@ -116,12 +114,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     saving_usd: float = 0.0
     shadow_usd: float = 0.0
     shadows: int = 0
-    told: Verdict = "healthy"
-    told_since: float = 0.0
-    by_admin: bool = False
-    overruled: bool = False
-    tested_from: float = 0.0
-    restored_at: float = 0.0
+    course: Course = Course()
     anew: dict[str, float] = {}
     outdated: tuple[str, ...] = ()
     canary: Tally | None = None
@@ -178,8 +171,8 @@ def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Wat
         earlier = previous.complaints if previous is not None and previous.complaint_metric == metric else None
         learned = earlier.detectors.whole.learned if earlier is not None else None
         track = complaint_tracks.start(watch.version, at, learned)
-    if watch.told == "degraded" and not complaint_tracks.is_tested(track):
-        track = complaint_tracks.degraded(track, watch.tested_from)
+    if watch.course.is_degraded and not complaint_tracks.is_tested(track):
+        track = complaint_tracks.degraded(track, watch.course.tested_from)
     if _teaches_complaints(watch, track, seen):
         track = complaint_tracks.served(track, seen.caller, at)
     return msgspec.structs.replace(watch, complaint_metric=metric, complaints=track)
@@ -190,7 +183,7 @@ def _teaches_complaints(watch: Watch, track: ComplaintTrack, seen: Seen) -> bool
     learned from."""
     if not complaint_tracks.learns(track):
         return True
-    return is_reported(seen) == watch.roll.reported and watch.told != "degraded"
+    return is_reported(seen) == watch.roll.reported and not watch.course.is_degraded
 
 
 # ---- pairs ---------------------------------------------------------------------------------------
@@ -244,10 +237,10 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
         noted = msgspec.structs.replace(noted, **{field: (*getattr(noted, field), version)})
     both = noted_pairs.demonstrated(noted, version, demonstrated)
     sure = both if both is not None else noted_pairs.outright(noted, version)
-    is_late, is_early = asked_at < watch.restored_at, asked_at < watch.tested_from
+    is_late, is_early = watch.course.is_late(asked_at), watch.course.is_early(asked_at)
     if sure is not None and other == GENERAL and version not in noted.tested and not is_late:
         givers = note.givers if both is not None else ()
-        alone, is_degraded = leaving_out.alone(watch.roll), watch.told == "degraded"
+        alone, is_degraded = leaving_out.alone(watch.roll), watch.course.is_degraded
         wrong, other_wrong = 1.0 - sure[0], 1.0 - sure[1]
         track = pair_tracks.paired_with(watch.shadow, wrong, other_wrong, givers, at, alone, is_degraded, is_early)
         watch = msgspec.structs.replace(watch, shadow=track)
@@ -258,7 +251,7 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
 
 def _with_stack(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:
     """The watch after one more answer of general's: a shadow, or what a caller got."""
-    is_degraded = watch.told == "degraded"
+    is_degraded = watch.course.is_degraded
     moved = stacks.after(watch.stack, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded)
     return msgspec.structs.replace(watch, **moved) if moved else watch
 
@@ -368,11 +361,11 @@ def _with_vote(
     """The watch after the first label of a request in a stream."""
     roll = watch.roll if vote.trusted else leaving_out.spoke(watch.roll, vote.caller, vote.reported, at)
     alone, moved = leaving_out.alone(roll), dict[str, Any](roll=roll)
-    is_degraded, is_late = watch.told == "degraded", seen.placed_at < watch.restored_at
+    is_degraded, is_late = watch.course.is_degraded, watch.course.is_late(seen.placed_at)
     held_out = held_out_of(seen) == watch.version and stacks.is_of(watch.stack, seen.stack)
     at_the_time = (own and not vote.reported) or held_out
     if stream == "feedback" and not is_late and at_the_time:
-        since = watch.tested_from
+        since = watch.course.tested_from
         moved["holdout"] = pair_tracks.met(
             watch.holdout, own, vote.badness, vote.caller, at, alone, is_degraded, seen.placed_at, since
         )
@@ -380,7 +373,7 @@ def _with_vote(
         track: Track = getattr(watch, stream)
         if stream == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)
-        is_early = seen.placed_at < watch.tested_from
+        is_early = watch.course.is_early(seen.placed_at)
         moved[stream] = tracks.labelled(track, vote, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
         moved["labels"] = watch.labels + 1
         moved["label_rate"] = lately.with_event(watch.label_rate, at)
@@ -415,7 +408,7 @@ def _with_class(
     if name not in watch.classes and sum(one.startswith(f"{stream}:") for one in watch.classes) >= CLASSES_MAX:
         name = f"{stream}:{OTHER_CLASS}"
     track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
-    is_degraded = watch.told == "degraded"
+    is_degraded = watch.course.is_degraded
     moved = tracks.labelled(track, vote, at, roll, is_degraded, is_late, is_early=is_early)
     return {**watch.classes, name: moved}
 

@@ -7,12 +7,11 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.verdicts.plan import RESPONSES, ResponseName
 
 OTHER_CLASS = "*"
 """The class of all labels whose class has no stream of its own. No tag names it."""
-Verdict = Literal["healthy", "suspect", "degraded"]
-VERDICTS: tuple[Verdict, ...] = ("healthy", "suspect", "degraded")
 NoteName = Literal["verdict", "recover", "hold_and_alert", "pin", "release", "changed", "undo"]
 ActionKind = ResponseName | NoteName
 """What the monitor notes: one of its responses, a verdict that moved, a share given back, that no arm is known to be
@@ -71,6 +70,15 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     undone: tuple[str, ...] = ()
     """What an admin has undone of what the monitor did about it: not done again before it is healthy, whatever its role
     is meanwhile."""
+
+    @property
+    def phase(self) -> Phase:
+        """The monitor's own verdict, and the admin's that holds instead of it."""
+        if self.pin is None or self.pin.verdict is None:
+            return Phase(own=self.verdict)
+        if self.verdict == "degraded" and self.alarmed:
+            return Phase(own="degraded", pinned=self.verdict)
+        return Phase(own=self.pin.instead_of or self.verdict, pinned=self.verdict)
 
     @property
     def looked_into(self) -> bool:

@@ -13,16 +13,15 @@ from typing import Any
 
 import msgspec
 
+from monitoring.quality.phases import Phase, Pinned, Released, Verdict, next_phase
 from monitoring.quality.verdicts.health import (
     ACTIONS_MAX,
-    VERDICTS,
     Action,
     ActionKind,
     Judgement,
     Pin,
     TaskHealth,
     Ticket,
-    Verdict,
     VersionHealth,
 )
 from monitoring.quality.verdicts.noting import AGAIN_SECONDS, Noting, with_actions
@@ -82,18 +81,11 @@ def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHe
     known = _known(health, version)
     if word.until is not None and word.until <= now:
         raise ResponseError("The pin would be over already: give a time to come.")
-    own, had_alarmed = _own(known)
+    noting = Noting(now)
     if word.verdict is None:
         after = msgspec.structs.replace(_unpinned(known, now), pin=word)
     else:
-        word = msgspec.structs.replace(word, instead_of=own, alarmed=had_alarmed)
-        after = msgspec.structs.replace(known, pin=word, quiet_since=None)  # nothing moves it while it is pinned
-    noting = Noting(now)
-    if word.verdict is not None and word.verdict != known.verdict:
-        because = f"{word.by} says so: {word.reason}"
-        after = msgspec.structs.replace(after, verdict=word.verdict, since=now, because=because, evidence={}, done=())
-        again = had_alarmed if word.verdict == own == "degraded" else ()
-        after = msgspec.structs.replace(after, alarmed=again, observed=None)
+        after = _pinned(known, word, next_phase(known.phase, Pinned(word.verdict)), now)
     if word.verdict == "healthy":
         after = msgspec.structs.replace(after, undone=())
     if word.verdict in ("healthy", "suspect"):
@@ -211,10 +203,10 @@ def _later_moves(health: TaskHealth, done: Action) -> list[str]:
 
 def _with_verdict(noting: Noting, name: str, known: VersionHealth, judged: Judgement, plan: Plan) -> VersionHealth:
     """The version with the verdict that follows; one that an admin has pinned keeps it."""
-    if known.pin is not None and known.pin.verdict is not None:
-        if known.verdict != "degraded":
-            return known
+    if known.phase.pinned == "degraded":
         return msgspec.structs.replace(known, alarmed=alarmed(known, judged))
+    if known.phase.pinned is not None:
+        return known
     found = verdict(known, judged, plan, noting.now)
     after = health_after(known, found, judged, noting.now)
     evidence = {"streams": [msgspec.to_builtins(one) for one in found.streams], "labels": judged.labels}
@@ -364,32 +356,47 @@ def _released(noting: Noting, name: str, known: VersionHealth) -> VersionHealth:
     return after
 
 
-def _unpinned(known: VersionHealth, now: float) -> VersionHealth:
-    """The version once nobody pins it: where the word was worse than what the monitor had said, that stands again.
-
-    Not where a stream has alarmed meanwhile; and a better word has put aside what there was, and stands.
-    """
-    word, own = known.pin, known.pin.instead_of if known.pin is not None else None
-    after = msgspec.structs.replace(known, pin=None)
-    if word is None or word.verdict is None or own is None or VERDICTS.index(own) > VERDICTS.index(word.verdict):
+def _pinned(known: VersionHealth, word: Pin, phase: Phase, now: float) -> VersionHealth:
+    """The version in the phase that an admin's verdict leads to."""
+    word = msgspec.structs.replace(word, instead_of=phase.own, alarmed=_own_alarms(known))
+    after = msgspec.structs.replace(known, pin=word, quiet_since=None)  # nothing moves it while it is pinned
+    if phase.verdict == known.verdict:
         return after
-    if own == word.verdict:
-        is_told = bool(known.evidence) or own == "healthy"
-        return after if is_told else msgspec.structs.replace(after, because=f"It was {own} before its pin.")
-    if known.alarmed:
-        because = f"Labels have spoken against it while it was pinned as {word.verdict} ({', '.join(known.alarmed)})."
+    after = _with_holding(after, phase.verdict, now, f"{word.by} says so: {word.reason}")
+    return msgspec.structs.replace(after, alarmed=word.alarmed) if phase.own == phase.verdict == "degraded" else after
+
+
+def _unpinned(known: VersionHealth, now: float) -> VersionHealth:
+    """The version once nobody pins it."""
+    pin, phase = known.pin, known.phase
+    after = msgspec.structs.replace(known, pin=None)
+    if pin is None or pin.verdict is None or pin.instead_of is None:
+        return after
+    stands = next_phase(phase, Released()).verdict
+    if stands != pin.verdict:
+        return _with_holding(after, stands, now, f"The pin as {known.verdict} is over.")
+    if phase.own != stands:
+        return after
+    if pin.instead_of != phase.own:
+        because = f"Labels have spoken against it while it was pinned as {pin.verdict} ({', '.join(known.alarmed)})."
         return msgspec.structs.replace(after, because=because)
-    because = f"The pin as {known.verdict} is over."
-    after = msgspec.structs.replace(after, verdict=own, since=now, because=because, evidence={}, done=())
-    return msgspec.structs.replace(after, alarmed=(), observed=None)
+    is_explained = bool(known.evidence) or stands == "healthy"
+    return after if is_explained else msgspec.structs.replace(after, because=f"It was {stands} before its pin.")
 
 
-def _own(known: VersionHealth) -> tuple[Verdict, tuple[str, ...]]:
-    """What the monitor itself has said last, whatever admins have said since, and the streams that had alarmed then."""
-    word = known.pin
-    if word is None or word.verdict is None or (known.verdict == "degraded" and known.alarmed):
-        return known.verdict, known.alarmed
-    return word.instead_of or known.verdict, word.alarmed
+def _with_holding(known: VersionHealth, verdict: Verdict, now: float, because: str) -> VersionHealth:
+    """The version with another verdict that holds, and without what belonged to the verdict before."""
+    return msgspec.structs.replace(
+        known, verdict=verdict, since=now, because=because, evidence={}, done=(), alarmed=(), observed=None
+    )
+
+
+def _own_alarms(known: VersionHealth) -> tuple[str, ...]:
+    """The signals that made the version degraded by the monitor's own verdict, whatever admins have said since."""
+    pin = known.pin
+    if pin is None or pin.verdict is None or (known.verdict == "degraded" and known.alarmed):
+        return known.alarmed
+    return pin.alarmed
 
 
 def _known(health: TaskHealth, version: str) -> VersionHealth:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport, Verdict, VersionHealth
+from monitoring.quality.phases import Judged, Verdict, next_phase
+from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
 
 
@@ -64,22 +65,23 @@ def against(judged: Judgement) -> list[StreamReport]:
 
 def health_after(known: VersionHealth, found: Found, judged: Judgement, now: float) -> VersionHealth:
     """The version once this was found: its verdict, since when and why, and what the next one has to know."""
-    turned = found.verdict != known.verdict
+    after = next_phase(known.phase, Judged(found.verdict)).verdict
+    turned = after != known.verdict
     observed = None
-    if found.verdict == "suspect":
+    if after == "suspect":
         observed = known.observed
         if turned or observed is None:
             observed = {name_of(one): one.observed for one in judged.streams if one.labelled}
     return msgspec.structs.replace(
         known,
-        verdict=found.verdict,
+        verdict=after,
         since=now if turned else known.since,
         because=found.because if turned else known.because,
         cleared=found.cleared,
-        alarmed=alarmed(known, judged) if found.verdict == "degraded" else (),
+        alarmed=alarmed(known, judged) if after == "degraded" else (),
         observed=observed,
-        undone=() if found.verdict == "healthy" else known.undone,
-        quiet_since=_quiet_since(known, found.streams, now) if found.verdict == "suspect" else None,
+        undone=() if after == "healthy" else known.undone,
+        quiet_since=_quiet_since(known, found.streams, now) if after == "suspect" else None,
     )
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from monitoring.quality.verdicts.health import Action, ArmReport, Judgement, TaskHealth, Verdict, VersionHealth
+from monitoring.quality.phases import Verdict
+from monitoring.quality.verdicts.health import Action, ArmReport, Judgement, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.responses import is_asked_again, last_move
 from monitoring.quality.verdicts.shares import Roles

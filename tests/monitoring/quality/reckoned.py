@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from monitoring.quality.detectors.baselines import Baseline, measured
+from monitoring.quality.phases import Phase, Pinned, Verdict, next_phase
 from monitoring.quality.streams.reckoning import Reckoning, replay
-from monitoring.quality.streams.steps import Step, WatchedVersion
+from monitoring.quality.streams.steps import Step
 from monitoring.quality.verdicts.health import Judgement, StreamReport
 from tests.monitoring.quality.traffic import (
     MORNING,
@@ -55,9 +56,14 @@ class Told:
         self.reckoning = Reckoning("e")
         self.reckoning.begin(self.step, baselines)
 
-    def tell(self, verdict: str, **more: object) -> None:
-        """Tell it the verdict as of now."""
-        known = WatchedVersion(task="returns", state="active", verdict=verdict, since=self.now, **more)  # type: ignore[arg-type]
+    def tell(self, verdict: Verdict, pinned: bool = False) -> None:
+        """Tell it the verdict as of now: the monitor's, or an admin's."""
+        phase = next_phase(self.step.versions[V3].phase, Pinned(verdict)) if pinned else Phase(own=verdict)
+        self.move(phase=phase, since=self.now)
+
+    def move(self, **fields: Any) -> None:
+        """Tell it something else of the version."""
+        known = msgspec.structs.replace(self.step.versions[V3], **fields)
         self.step = msgspec.structs.replace(self.step, versions={V3: known})
         self.reckoning.begin(self.step, self.baselines)
 

@@ -1,4 +1,4 @@
-"""Typical situations of a task, with what is told of each: tests/monitoring/degradation/told/ has the texts."""
+"""Typical situations of a task, with what is told of each: tests/monitoring/quality/told/ has the texts."""
 
 from __future__ import annotations
 

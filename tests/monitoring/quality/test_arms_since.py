@@ -7,6 +7,7 @@ import random
 import msgspec
 
 from monitoring.quality.detectors import leaving_out
+from monitoring.quality.phases import Phase, Verdict
 from monitoring.quality.streams import arms, judging, tracks, turning, watch
 from monitoring.quality.streams.judging import Budget
 from monitoring.quality.streams.tracks import Vote
@@ -46,10 +47,10 @@ class Labelled:
 
     def _label(self, track: tracks.Track, wrong: float, trusted: bool) -> tracks.Track:
         vote = Vote(badness=float(self.draw.random() < wrong), caller="app", trusted=trusted)
-        return tracks.labelled(track, vote, self.now, self.roll, self.watch.told == "degraded")
+        return tracks.labelled(track, vote, self.now, self.roll, self.watch.course.is_degraded)
 
-    def tell(self, verdict: str) -> None:
-        self.watch = turning.told(self.watch, verdict, self.now)  # type: ignore[arg-type]
+    def tell(self, verdict: Verdict) -> None:
+        self.watch = turning.follow(self.watch, Phase(own=verdict), self.now)
 
     def judged(self) -> tuple[dict[str, StreamReport], dict[str, ArmReport]]:
         found = judging.judgement(self.watch, PLAN, BUDGET, self.now)

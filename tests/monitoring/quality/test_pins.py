@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monitoring.quality.verdicts.health import VERDICTS, Pin, TaskHealth, Verdict
+from monitoring.quality.phases import VERDICTS, Verdict
+from monitoring.quality.verdicts.health import Pin, TaskHealth
 from monitoring.quality.verdicts.responses import pin, release
 from tests.monitoring.quality.answered import NOW, V2, after, judged, stream
 

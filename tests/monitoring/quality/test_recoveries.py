@@ -10,7 +10,9 @@ import pytest
 
 from monitoring.quality.detectors import recoveries
 from monitoring.quality.detectors.baselines import measured, stated
+from monitoring.quality.phases import Judged, Phase, Verdict, next_phase
 from monitoring.quality.streams import complaint_tracks, pair_tracks, turning, watch
+from monitoring.quality.streams.saved import read_watch
 from monitoring.quality.streams.seen import Seen
 from monitoring.quality.streams.watch import Watch
 from tests.monitoring.quality.reckoned import (
@@ -160,7 +162,7 @@ def test_an_admins_word_is_no_recovery_and_throws_no_evidence_away() -> None:
     told.tell("healthy", pinned=True)
     assert _counts(told) == (0, 0, 0)
     assert told.stream("feedback") == before
-    assert told.reckoning.watches[V3].restored_at == 0.0
+    assert told.reckoning.watches[V3].course.restarted_at == 0.0
     told.tell("degraded")
     assert _counts(told) == (0, 0, 0)
 
@@ -185,7 +187,7 @@ def test_once_a_pin_is_over_labels_of_requests_from_before_it_are_evidence_where
     told.day += 1.0
     told.tell("healthy", pinned=True)
     _release(told)
-    assert told.reckoning.watches[V3].restored_at == 0.0
+    assert told.reckoning.watches[V3].course.restarted_at == 0.0
     _heard(told, range(3, 4), True, 1.5)
     track = told.reckoning.watches[V3].feedback
     assert track.guard is not None
@@ -203,7 +205,7 @@ def test_once_a_pin_is_over_what_has_recovered_meanwhile_begins_anew() -> None:
     found = told.stream("feedback")
     assert (found.alarming, found.recovered, found.e_value) == (False, False, 0.0)
     known = told.reckoning.watches[V3]
-    assert (known.feedback.recoveries, known.restored_at) == (1, told.step.versions[V3].since)
+    assert (known.feedback.recoveries, known.course.restarted_at) == (1, told.step.versions[V3].since)
 
 
 def test_the_end_of_an_admins_degraded_is_no_recovery_and_throws_no_evidence_away() -> None:
@@ -216,7 +218,7 @@ def test_the_end_of_an_admins_degraded_is_no_recovery_and_throws_no_evidence_awa
         told.tell("healthy")
     assert told.judged().streams == before
     known = told.reckoning.watches[V3]
-    assert (_counts(told), known.restored_at, known.told) == ((0, 0, 0), 0.0, "healthy")
+    assert (_counts(told), known.course.restarted_at, known.course.phase.verdict) == ((0, 0, 0), 0.0, "healthy")
     assert (known.feedback, known.shadow) == (watched.feedback, watched.shadow)
 
 
@@ -240,9 +242,8 @@ def test_an_admins_degraded_of_which_streams_have_alarmed_is_the_monitors_too() 
     since = told.now
     told.take(labelled_traffic(errors(0.5, 200)))
     assert told.stream("feedback").alarming
-    known = msgspec.structs.replace(told.step.versions[V3], alarmed=True)
-    told.reckoning.begin(msgspec.structs.replace(told.step, versions={V3: known}), told.baselines)
-    assert told.reckoning.watches[V3].told_since == since
+    told.move(phase=next_phase(told.step.versions[V3].phase, Judged("degraded")))
+    assert told.reckoning.watches[V3].course.since == since
     told.take(labelled_traffic(errors(0.03, 300, 2)))
     assert told.stream("feedback").recovered
     told.tell("healthy")
@@ -372,20 +373,20 @@ def _recover(told: Told) -> None:
 
 def _release(told: Told) -> None:
     """The verdict stays as it is pinned, since then, and is the monitor's again."""
-    known = told.step.versions[V3]
-    told.step = msgspec.structs.replace(told.step, versions={V3: msgspec.structs.replace(known, pinned=False)})
-    told.reckoning.begin(told.step, told.baselines)
+    told.move(phase=Phase(own=told.step.versions[V3].phase.verdict))
 
 
 def test_an_older_word_is_passed_over() -> None:
     told = turning.rebased(watch.start(V3, "returns", "e"), HELD[V3])
-    for verdict, since in (("degraded", 100.0), ("healthy", 200.0), ("degraded", 300.0)):
-        told = turning.told(told, verdict, since)  # type: ignore[arg-type]
+    words: list[tuple[Verdict, float]] = [("degraded", 100.0), ("healthy", 200.0), ("degraded", 300.0)]
+    for verdict, since in words:
+        told = turning.follow(told, Phase(own=verdict), since)
     known = told
-    for verdict, since in (("healthy", 200.0), ("degraded", 100.0), ("suspect", 0.0)):
-        told = turning.told(told, verdict, since)  # type: ignore[arg-type]
+    older: list[tuple[Verdict, float]] = [("healthy", 200.0), ("degraded", 100.0), ("suspect", 0.0)]
+    for verdict, since in older:
+        told = turning.follow(told, Phase(own=verdict), since)
     assert told is known
-    assert (told.told, told.restored_at) == ("degraded", 200.0)
+    assert (told.course.phase.verdict, told.course.restarted_at) == ("degraded", 200.0)
 
 
 def test_a_baseline_of_an_unlabelled_stream_leaves_reverse_tests_and_their_count_as_they_are() -> None:
@@ -435,12 +436,11 @@ def test_a_watch_of_before_is_read_and_goes_on() -> None:
     told.take(beside_general(0.05, 300))
     told.tell("degraded")
     state = msgspec.to_builtins(told.reckoning.watches[V3])
-    for field in ("tested_from", "overruled"):
-        del state[field]
+    del state["course"]
     for field in ("placed", "other_placed"):
         del state["holdout"][field]
     found = msgspec.convert(state, Watch)
-    assert found.tested_from == 0.0
+    assert found.course.tested_from == 0.0
     told.reckoning.watches[V3] = found
     told.take(beside_general(0.05, 50))
     assert told.reckoning.watches[V3].holdout.pairs > found.holdout.pairs
@@ -451,10 +451,13 @@ def test_a_degraded_watch_of_before_goes_by_requests_from_after_its_verdict() ->
     told.take(labelled_traffic(errors(0.5, 200)))
     told.tell("degraded")
     since = told.now
-    told.reckoning.watches[V3] = msgspec.structs.replace(told.reckoning.watches[V3], tested_from=0.0)
+    state = msgspec.to_builtins(told.reckoning.watches[V3])
+    del state["course"]
+    before, dropped = read_watch(msgspec.json.encode({**state, "told": "degraded", "told_since": since}))
+    assert dropped == []
+    told.reckoning.watches[V3] = before
     told.reckoning.begin(told.step, told.baselines)
-    assert told.reckoning.watches[V3].tested_from == since
-    told.reckoning.watches[V3] = msgspec.structs.replace(told.reckoning.watches[V3], tested_from=0.0)
-    stepped = msgspec.structs.replace(told.step.versions[V3], stepped_at=since + HOUR)
-    told.reckoning.begin(msgspec.structs.replace(told.step, versions={V3: stepped}), told.baselines)
-    assert told.reckoning.watches[V3].tested_from == since + HOUR
+    assert told.reckoning.watches[V3].course.tested_from == since
+    told.reckoning.watches[V3] = before
+    told.move(stepped_at=since + HOUR)
+    assert told.reckoning.watches[V3].course.tested_from == since + HOUR

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.quality.verdicts.health import Judgement, Pin, StreamReport, TaskHealth, Verdict, VersionHealth
+from monitoring.quality.phases import Verdict
+from monitoring.quality.verdicts.health import Judgement, Pin, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.responses import pin, release, respond
 from monitoring.quality.verdicts.shares import Roles

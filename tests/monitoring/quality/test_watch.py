@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors.baselines import Baseline, measured, stated
+from monitoring.quality.phases import Phase
 from monitoring.quality.streams import judging, notes, turning, watch
 from monitoring.quality.streams.notes import Note
 from monitoring.quality.streams.reckoning import Reckoning
@@ -307,7 +308,7 @@ def test_recovery_is_found_by_the_reverse_test_and_then_the_detector_begins_anew
     _moved(reckoning, labelled_traffic(errors(0.04, 300) + errors(0.4, 80, 2)))
     found = stream(_judged(reckoning, when), "feedback")
     assert (found.alarming, found.recovered) == (True, False)
-    bad = WatchedVersion(task="returns", state="active", verdict="degraded", since=MORNING + 30_000)
+    bad = WatchedVersion(task="returns", state="active", phase=Phase(own="degraded"), since=MORNING + 30_000)
     reckoning.begin(step(v3=bad), BY_GATE)
     _moved(reckoning, labelled_traffic(errors(0.4, 150, 3), begin=1000))
     still = stream(_judged(reckoning, when), "feedback")
@@ -315,7 +316,7 @@ def test_recovery_is_found_by_the_reverse_test_and_then_the_detector_begins_anew
     _moved(reckoning, labelled_traffic(errors(0.04, 150, 4), begin=2000))
     back = stream(_judged(reckoning, when), "feedback")
     assert (back.alarming, back.recovered) == (True, True)
-    reckoning.begin(step(v3=msgspec.structs.replace(bad, verdict="healthy", since=when + 1)), BY_GATE)
+    reckoning.begin(step(v3=msgspec.structs.replace(bad, phase=Phase(), since=when + 1)), BY_GATE)
     anew = stream(_judged(reckoning, when), "feedback")
     assert (anew.alarming, anew.recovered, anew.e_value) == (False, False, 0.0)
 
@@ -324,7 +325,7 @@ def test_labels_of_a_degraded_version_are_no_baseline_of_the_next() -> None:
     reckoning = Reckoning("e")
     reckoning.begin(step(), BY_GATE)
     _moved(reckoning, labelled_traffic(errors(0.04, 300)))
-    bad = WatchedVersion(task="returns", state="active", verdict="degraded", since=1.0)
+    bad = WatchedVersion(task="returns", state="active", phase=Phase(own="degraded"), since=1.0)
     reckoning.begin(step(v3=bad), BY_GATE)
     _moved(reckoning, labelled_traffic([True] * 300, begin=1000))
     track = reckoning.watches[V3].feedback

@@ -1,0 +1,203 @@
+"""The phase of a version: the monitor's own verdict, and an admin's verdict that holds instead. Pure.
+
+One function moves a phase, `next_phase`; `make_table` shows all that it does. The gateway moves phases (`verdicts/`).
+The monitor's process follows them (`follow`): a phase says whether labels are tested for a recovery, and which labels
+count. It holds no events, so it compares the phase that it knows with the phase that it is told.
+
+Three rules:
+- While an admin's verdict holds, the monitor's own verdict moves in one case: labels alarm, and the admin's verdict is
+  degraded. Then the monitor's own verdict is degraded too.
+- When an admin's verdict ends, the better one of both verdicts is the monitor's.
+- Degraded ends with a recovery, or with an admin's verdict: never because an alarm ends.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, assert_never
+
+import msgspec
+
+Verdict = Literal["healthy", "suspect", "degraded"]
+VERDICTS: tuple[Verdict, ...] = ("healthy", "suspect", "degraded")
+"""From the best to the worst."""
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """`own` is the monitor's verdict, `pinned` an admin's verdict that holds instead of it (None: no admin's)."""
+
+    own: Verdict = "healthy"
+    pinned: Verdict | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that holds."""
+        return self.own if self.pinned is None else self.pinned
+
+    @property
+    def name(self) -> str:
+        """The name in the table."""
+        return self.own if self.pinned is None else f"{self.own}, pinned {self.pinned}"
+
+    @property
+    def is_overruled(self) -> bool:
+        """Whether the monitor's verdict is degraded, and an admin's better verdict holds."""
+        return self.own == "degraded" and self.verdict != "degraded"
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether labels are tested for a recovery: one of both verdicts is degraded."""
+        return "degraded" in (self.own, self.pinned)
+
+
+class Judged(NamedTuple):
+    """The monitor finds this verdict."""
+
+    verdict: Verdict
+
+
+class Pinned(NamedTuple):
+    """An admin sets this verdict in place of the monitor's."""
+
+    verdict: Verdict
+
+
+class Released(NamedTuple):
+    """The admin's verdict ends: by time, by an admin, or because an admin holds the version instead."""
+
+
+Event = Judged | Pinned | Released
+PHASES: tuple[Phase, ...] = tuple(
+    [Phase(own=own, pinned=pinned) for pinned in (None, *VERDICTS) for own in VERDICTS],
+)
+EVENTS: tuple[Event, ...] = (*map(Judged, VERDICTS), *map(Pinned, VERDICTS), Released())
+
+
+def next_phase(phase: Phase, event: Event) -> Phase:
+    """The phase after an event. Every event is possible in every phase."""
+    match event:
+        case Judged(verdict):
+            return _judged(phase, verdict)
+        case Pinned(verdict):
+            return Phase(own=phase.own, pinned=verdict)
+        case Released():
+            return Phase(own=min(phase.own, phase.verdict, key=VERDICTS.index))
+        case _:
+            assert_never(event)
+
+
+def _judged(phase: Phase, verdict: Verdict) -> Phase:
+    if phase.pinned is not None:
+        # Labels can confirm an admin's `degraded`. Nothing else moves a verdict that an admin holds.
+        is_confirmed = phase.pinned == verdict == "degraded"
+        return Phase(own="degraded", pinned="degraded") if is_confirmed else phase
+    if phase.own == "degraded" and verdict == "suspect":
+        return phase  # a weaker alarm is no recovery
+    return Phase(own=verdict)
+
+
+def make_table() -> str:
+    """The table of `next_phase` as Markdown: a row for each phase, a column for each event."""
+    heads = ["Phase", "Verdict that holds", *[_name_of(event) for event in EVENTS]]
+    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
+    for phase in PHASES:
+        after = [next_phase(phase, event) for event in EVENTS]
+        cells = ["·" if moved == phase else moved.name for moved in after]
+        lines.append(" | ".join([f"**{phase.name}**", phase.verdict, *cells]))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def _name_of(event: Event) -> str:
+    match event:
+        case Judged(verdict):
+            return f"judged {verdict}"
+        case Pinned(verdict):
+            return f"pinned as {verdict}"
+        case Released():
+            return "released"
+        case _:
+            assert_never(event)
+
+
+# ---- what the monitor's process makes of a phase -----------------------------------------------------
+
+Turn = Literal["test", "restart", "restart_recovered", "stop_testing"]
+"""What happens to the labelled signals of a version when its phase moves.
+
+- `test`: the reverse tests begin, which look for a recovery.
+- `restart`: all detectors begin again, since the monitor has found a recovery.
+- `restart_recovered`: those detectors begin again whose reverse test has found a recovery; the evidence of the others
+  remains. The monitor's verdict was degraded, and an admin's has held until now.
+- `stop_testing`: the reverse tests end and all evidence remains. It was an admin alone who said degraded.
+"""
+
+
+class Course(msgspec.Struct, frozen=True, kw_only=True):
+    """The phase of a version in the monitor's process, and the times from which its labels count, in Unix seconds.
+
+    `since` is when the verdict that holds began. Labels of requests from before `tested_from` show no recovery: that is
+    when the version got degraded, or the last move of its share since then. Labels of requests from before
+    `restarted_at` are no evidence: that is when detectors last began again.
+    """
+
+    phase: Phase = Phase()
+    since: float = 0.0
+    tested_from: float = 0.0
+    restarted_at: float = 0.0
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether the verdict that holds is degraded."""
+        return self.phase.verdict == "degraded"
+
+    def is_late(self, placed_at: float) -> bool:
+        """Whether a request came before detectors last began again: its label is counted, and is no evidence."""
+        return placed_at < self.restarted_at
+
+    def is_early(self, placed_at: float) -> bool:
+        """Whether a request came too early to show a recovery."""
+        return placed_at < self.tested_from
+
+
+def find_turn(before: Phase, after: Phase) -> Turn | None:
+    """The turn between two phases, of which the first was known last. Phases between them may not have been seen."""
+    if not after.is_tested:
+        if not before.is_tested:
+            return None
+        if before.own != "degraded":
+            return "stop_testing"
+        return "restart" if before.pinned is None else "restart_recovered"
+    if not before.is_tested:
+        return "test"
+    # A pin that ended, and at once the verdict degraded again: recoveries count from the new verdict on.
+    return "test" if before.is_overruled and after.pinned is None else None
+
+
+def follow(course: Course, phase: Phase, since: float, has_recovered: bool) -> tuple[Course, Turn | None]:
+    """The course once the phase is known that holds since then, and what has to be done with the labelled signals.
+
+    A phase that is older than the last one is ignored. `has_recovered`: the reverse test of any signal has found a
+    recovery.
+    """
+    if since < course.since:
+        return course, None
+    turn = find_turn(course.phase, phase)
+    moved = Course(
+        phase=phase,
+        since=since,
+        tested_from=since if turn == "test" else course.tested_from,
+        restarted_at=since
+        if turn == "restart" or (turn == "restart_recovered" and has_recovered)
+        else course.restarted_at,
+    )
+    return (course if moved == course else moved), turn
+
+
+def follow_step(course: Course, stepped_at: float) -> Course:
+    """The course after a move of the version's share.
+
+    While the version is degraded, requests from before the move outnumber those from after it. Late praise of them
+    would outweigh the others, so they show no recovery.
+    """
+    if not course.is_degraded or stepped_at <= course.tested_from:
+        return course
+    return msgspec.structs.replace(course, tested_from=stepped_at)

@@ -1,0 +1,104 @@
+"""Saved watches: what this release or the one before wrote is read, and what can't be read is dropped alone.
+
+A new field of a watch has a default. Unknown fields are ignored. A field that gets another meaning gets another name,
+and the old one is read here. So a new release keeps the evidence of weeks.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import msgspec
+
+from monitoring.quality.phases import Course, Phase, Verdict
+from monitoring.quality.streams.watch import Watch, start
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error)
+PACKED_FROM = 16_384
+BY_NAME = ("classes", "signals")
+"""Fields with several signals, by their names."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields without which nothing of a watch can be used, and those that `course` has replaced."""
+
+    version: str
+    task: str
+    epoch: str
+    course: Course | None = None
+    told: Verdict = "healthy"
+    told_since: float = 0.0
+    by_admin: bool = False
+    overruled: bool = False
+    tested_from: float = 0.0
+    restored_at: float = 0.0
+
+
+def pack(written: bytes) -> bytes:
+    """JSON, compressed where it is long: that of a version with many classes has 180 KB, and takes 50."""
+    return written if len(written) < PACKED_FROM else zlib.compress(written, 1)
+
+
+def unpack(raw: bytes) -> bytes:
+    """The JSON that `pack` was given. Raises zlib.error."""
+    return raw if raw.startswith(b"{") else zlib.decompress(raw)
+
+
+def read_watch(raw: bytes) -> tuple[Watch, list[str]]:
+    """A saved watch, and the names of its parts that can't be read and are as at the start.
+
+    Raises one of UNREADABLE where nothing of it can be used.
+    """
+    text = unpack(raw)
+    head = msgspec.json.decode(text, type=Head)
+    dropped: list[str] = []
+    try:
+        watch = msgspec.json.decode(text, type=Watch)
+    except msgspec.ValidationError:
+        watch, dropped = _read_parts(text, head)
+    if head.course is None:
+        watch = msgspec.structs.replace(watch, course=_course_of(head))
+    return watch, dropped
+
+
+def _read_parts(text: bytes, head: Head) -> tuple[Watch, list[str]]:
+    """Read each part by itself. Raises ValidationError where the form or the callers can't be read."""
+    parts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    fresh = start(head.version, head.task, head.epoch)
+    read: dict[str, Any] = {}
+    dropped: list[str] = []
+    for field in msgspec.structs.fields(Watch):
+        if field.name in ("form", "roll"):  # without them nothing of it has a meaning
+            read[field.name] = msgspec.json.decode(parts.get(field.name, msgspec.Raw(b"null")), type=field.type)
+        elif field.name in BY_NAME:
+            read[field.name] = _read_signals(parts.get(field.name, msgspec.Raw(b"{}")), field.type, dropped)
+        elif field.name in parts:
+            try:
+                read[field.name] = msgspec.json.decode(parts[field.name], type=field.type)
+            except msgspec.ValidationError:
+                dropped.append(field.name)
+    taken = {name: at for name, at in read.get("anew", {}).items() if name not in dropped}
+    return msgspec.structs.replace(fresh, **{**read, "anew": taken}), dropped  # their baselines are taken again
+
+
+def _read_signals(raw: msgspec.Raw, kind: Any, dropped: list[str]) -> dict[str, Any]:
+    """Several signals by name, without those that can't be read."""
+    read: dict[str, Any] = {}
+    for name, part in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items():
+        try:
+            read |= msgspec.json.decode(msgspec.json.encode({name: part}), type=kind)
+        except msgspec.ValidationError:
+            dropped.append(name)
+    return read
+
+
+def _course_of(head: Head) -> Course:
+    """The course in the fields of the release before. It did not keep the own verdict where an admin's held."""
+    phase = Phase(own=head.told)
+    if head.overruled:
+        phase = Phase(own="degraded", pinned=head.told)
+    elif head.by_admin:
+        phase = Phase(own="healthy", pinned=head.told)
+    tested_from = head.tested_from or (head.told_since if head.told == "degraded" else 0.0)
+    return Course(phase=phase, since=head.told_since, tested_from=tested_from, restarted_at=head.restored_at)
