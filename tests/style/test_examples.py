@@ -7,23 +7,20 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from starlette.routing import compile_path
-from typer.main import get_command
 
 from gateway.app import HOT, build_app
-from gateway.cli.main import app
 from gateway.configuration.settings import Settings, load_settings
 from gateway.formats.request_body import read_body
 from router.policy import TaskPolicy
 from tests.style.source import ROOT, tracked
+from tools.reference.cli import commands
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(path for path in tracked() if path.endswith(".md") and path != "CHANGELOG.md")
-SHELL = ("sh", "bash", "console")
 SHOWN_POOLS = {
     name: {"base_model": name, "replicas": [{"name": f"{name}-0", "url": "http://10.0.0.7:8000"}]}
     for name in ("small", "general")
@@ -42,7 +39,7 @@ def command_lines(document: str) -> Iterator[list[str]]:
         yield from (shlex.split(line) for line in re.findall(r"(?m)^\$ (.*)$", block))
     for block in blocks(document, "sh", "bash"):
         script = re.sub(r"(?ms)<<'END'\n.*?^END$", "", block).replace("\\\n", " ")
-        yield from (words for words in map(_words, _lines(script)) if words)
+        yield from filter(None, (shlex.split(line, comments=True) for line in _lines(script)))
     outside = re.sub(r"```.*?```", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.DOTALL)
     yield from (shlex.split(text) for text in re.findall(r"`((?:make|python -m|apprentice) [^`…]+)`", outside))
 
@@ -57,23 +54,11 @@ def _lines(script: str) -> Iterator[str]:
             held = ""
 
 
-def _words(line: str) -> list[str]:
-    return shlex.split(line, comments=True)
-
-
 def commands_of(*names: str) -> list[tuple[str, list[str]]]:
     """The commands of these programs, with the document that shows each."""
     return [
         (document, words) for document in DOCUMENTS for words in command_lines(document) if Path(words[0]).name in names
     ]
-
-
-def our_commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, command in (group or get_command(app)).commands.items():
-        if hasattr(command, "commands"):
-            yield from our_commands(command, (*path, name))
-        else:
-            yield (*path, name), command
 
 
 def test_every_make_target_in_a_document_exists() -> None:
@@ -87,18 +72,22 @@ def test_every_make_target_in_a_document_exists() -> None:
 
 
 def test_every_command_of_ours_in_a_document_exists_with_its_options() -> None:
-    known = dict(our_commands())
-    groups = {path[0] for path in known if len(path) > 1}
-    shown = commands_of("apprentice")
-    for document, (_, *words) in shown:
-        if (words == words[:1] and words[0] in groups) or words[0] == "COMMAND" or words[0].startswith("--"):
-            continue
-        path = tuple(words[:2]) if words[0] in groups else (words[0],)
-        assert path in known, f"{document}: apprentice {' '.join(words)}"
-        options = {option for parameter in known[path].params for option in parameter.opts}
+    known = dict(commands())
+    groups = {name.split()[1] for name in known if name.count(" ") > 1}
+    shown = [(document, words) for document, words in commands_of("apprentice") if not names_a_group(words, groups)]
+    assert len(shown) > 50
+    for document, words in shown:
+        name = " ".join(("apprentice", *words[1 : 3 if words[1] in groups else 2]))
+        assert name in known, f"{document}: there is no command {name}"
+        options = {option for parameter in known[name].params for option in parameter.opts}
         given = {word.partition("=")[0] for word in words if word.startswith("-")}
         assert given <= options, f"{document}: {' '.join(words)}: {given - options}"
-    assert len(shown) > 50
+
+
+def names_a_group(words: list[str], groups: set[str]) -> bool:
+    """Whether a sentence names a group of commands, or what all commands have, and no command that could be run."""
+    _, first, *rest = words
+    return (first in groups and not rest) or first == "COMMAND" or first.startswith("--")
 
 
 def test_every_module_that_a_document_runs_exists() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecor
 from router.checks import CHECKS, FallbackName
 from router.decision import REASONS, RefusalCode
 from tests.router.situations import ACTIVE, RESERVED
-from tests.style.source import ROOT, files, tracked, tree
+from tests.style.source import ROOT, files, tree
 from tools.reference.__main__ import FOLDER
 from tools.reference.api import MORE_HEADERS, ROLES, operations, who
 from tools.reference.cli import commands
@@ -105,27 +104,6 @@ def test_every_header_that_is_sent_has_its_meaning() -> None:
     source = "".join((ROOT / "gateway" / name).read_text() for name in ("path/relay.py", "errors.py", "path/ledger.py"))
     sent = set(re.findall(r'b"(x-apprentice-[a-z-]+|x-request-id|x-should-retry|traceparent|retry-after)"', source))
     assert {*ANSWER_HEADERS, *MORE_HEADERS} == sent
-
-
-def examples() -> Iterator[tuple[str, list[str]]]:
-    """Every command line of ours in the documents' examples, in words."""
-    for name in tracked():
-        if name.endswith(".md"):
-            for block in re.findall(r"```console\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL):
-                for line in re.findall(r"(?m)^\$ (apprentice .*)$", block.replace("\\\n", " ")):
-                    yield name, shlex.split(line, comments=True)
-
-
-def test_every_example_is_one_that_its_command_takes() -> None:
-    known = dict(commands())
-    shown = list(examples())
-    assert shown
-    for document, words in shown:
-        name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in known), None)
-        assert name, f"{document}: there is no command {words}"
-        options = {option for parameter in known[name].params for option in (*parameter.opts, "--help")}
-        given = {word.partition("=")[0] for word in words[len(name.split()) :] if word.startswith("-")}
-        assert given <= options, f"{document}: {' '.join(words)}: {given - options}"
 
 
 ASK_NO_GATEWAY = {"serve", "check", "doctor", "keygen", "sidecar", "records"}
