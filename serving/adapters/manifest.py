@@ -1,37 +1,7 @@
 """The manifest: what a version is beside its weights. An alias moves all of it together.
 
-As YAML beside the adapter:
-
-    task: returns
-    base_fingerprint: sha256:…        # optional; a claim that verification holds the adapter to
-    contract:                         # optional; what every answer must keep
-      json_schema: {…}                # and/or choices: […], regex: …, length: {characters_max: …}
-    general prompt:                        # what tells a general model what the adapter carries in its weights
-      system: |
-        …
-      response_format: {…}            # optional, as in a chat request
-      sampling: {temperature: 0}      # optional, for a general model
-    sampling: {temperature: 0}        # optional, for the adapter
-    golden:                           # optional; prompts for the probe, with the answer where it is known
-      - prompt: …
-        expected: …
-    coverage: {…}                     # optional slots for the fitted models
-    calibration: {…}
-    review_by: 2027-01-31             # optional; until when its owner has to look whether it is still right
-    provenance:                       # optional; where it comes from. Keys of one's own are kept as they are
-      trained_by: returns team        # texts: trained_by, dataset, base_model, framework, command, license, notes
-      trained_at: 2026-11-20T09:30Z   # a date or a time in ISO 8601
-      dataset_digest: sha256:…
-      source: {repository: …, commit: …}
-      run: …                          # the training run's id or address where it was tracked
-      seed: 7
-      parameters: {rank: 8, …}        # what it was trained with
-      metrics: {accuracy: 0.97, …}    # numbers measured by the trainer
-      evaluations: [ev-1, …]          # ids of evaluations
-      tags: {team: returns, …}        # texts of one's own
-
-Unknown keys are errors, but in provenance and the two slots. Dates stay texts, and only `true` and `false` are
-booleans: `no` in a list of choices is a word.
+docs/reference/manifest.md has an example and every key. Unknown keys are errors, but in provenance and the two slots.
+Dates stay texts, and only `true` and `false` are booleans: `no` in a list of choices is a word.
 """
 
 from __future__ import annotations

@@ -17,13 +17,12 @@ EITHER = re.compile(r"{{ if .*? }}.*?{{ else }}(.*?){{ end }}")
 VALUE = re.compile(r"{{ \$value.*?}}")
 INTRODUCTION = """
 The rules are in `monitoring/alerts/`. `critical` is for a person now, `warning` for somebody this day, `info` for the
-list. A query is for Prometheus, a command for a shell with `APPRENTICE_URL` and `APPRENTICE_KEY` ([command
-line](cli.md)). A setting is changed in `apprentice.yaml`; `apprentice reload --dry-run` says whether that takes a
-restart.
+list. Queries are for Prometheus, commands for a shell with `APPRENTICE_URL` and `APPRENTICE_KEY`. After a change of
+settings: `apprentice reload --dry-run`.
 
-Without a gateway there is no data, and then only GatewayDown fires, which needs the job's name `apprentice`: have
-something outside watch Prometheus. Levels over 30 days: 99.9% of requests end well, 99% of answers wait at most 20 ms
-for the gateway, 99% of a task's requests end within 30 s. Their factors are in `service.yaml` and `recording.yaml`.
+Without a gateway there is no data, and only GatewayDown fires, which needs the job's name `apprentice`. Levels over
+30 days: 99.9% of requests end well, 99% of answers wait at most 20 ms for the gateway, 99% of a task's requests end
+within 30 s. Their factors are in `service.yaml` and `recording.yaml`.
 """
 
 

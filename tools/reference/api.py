@@ -64,7 +64,7 @@ MORE_HEADERS: Mapping[str, str] = {
 FIELD_NOTES = """
 `max_tokens`, `max_completion_tokens` and `min_tokens` are bounded by the task's `max_tokens_max`; `n`, `best_of` and
 prompts times `n` by its `n_max`. A pool that is named as the model has bounds of its own. A body has at most 256
-fields. Null, and values that ask for what happens anyway (`echo: false`), are taken everywhere. *permit*:
+fields. Null and neutral values (`echo: false`) are taken everywhere. *permit*:
 `parameters_allowed` of the task or pool must name the field. What is unknown or not allowed is refused, or left out
 where `unknown_fields` is `drop`. The version's own sampling applies where the caller sets none.
 

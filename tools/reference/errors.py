@@ -10,11 +10,10 @@ Every error has OpenAI's form, `{"error": {"message", "type", "param", "code"}}`
 names the field at fault or is null; programs read `code`.
 
 - A 503 and a 429 carry `Retry-After` in seconds. OpenAI's clients repeat a 409, 429 or 5xx by themselves;
-  `x-should-retry: false` tells them not to, where a repetition is of no use (*final* below) or the wait is over 60 s.
+  `x-should-retry: false` stops them where that is of no use (*final* below) or the wait is over 60 s.
 - An error inside a stream is its last event; no `[DONE]` follows.
-- What an engine refuses as the caller's mistake (400, 409, 422, 451) is passed on in its words, with its own code in
-  `engine_code`. It is not tried again. Only a prompt that is too long goes once to the task's fallback, if that takes
-  more.
+- An engine's refusal (400, 409, 422, 451) is passed on in its words, with its own code in `engine_code`, and not
+  tried again. Only a prompt that is too long goes once to a fallback that takes more.
 - Every request whose body was read has a record: `GET /v1/requests/{id}` with the answer's `x-request-id`.
 """
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from serving.adapters import manifest
 from tools.reference.markdown import code, page, table
 
-TEXT = f"1 to {manifest.TEXT_LENGTH_MAX:,} characters"
-NOTES = f"1 to {manifest.NOTES_LENGTH_MAX:,} characters"
+TEXT = f"[1..{manifest.TEXT_LENGTH_MAX:,}]"
+NOTES = f"[1..{manifest.NOTES_LENGTH_MAX:,}]"
 DIGEST = "`sha256:` and 64 hex digits"
-PROMPT = f"1 to {manifest.PROMPT_LENGTH_MAX:,} characters"
+PROMPT = f"[1..{manifest.PROMPT_LENGTH_MAX:,}]"
 MINUS_63 = -(1 << 63)
 SAMPLING_WORDS: Mapping[str, str] = {
     "temperature": "Amount of chance in an answer.",
@@ -28,19 +28,19 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("base_fingerprint", "text", DIGEST, "The base model that it was trained on; another base is refused."),
     ("contract", "mapping", "at least one key", "The form that every answer must keep."),
     ("contract.json_schema", "JSON", "a valid schema", "JSON that fits this schema."),
-    ("contract.choices", "list", f"1 to {manifest.CHOICES_MAX:,} different texts of {TEXT}", "One of these."),
+    ("contract.choices", "list", f"[1..{manifest.CHOICES_MAX:,}] of different text{TEXT}", "One of these."),
     ("contract.regex", "text", TEXT, "The whole answer matches."),
     (
         "contract.length",
         "mapping",
-        f"`characters_min`, `characters_max`: 0 to {manifest.CHARACTERS_MAX:,}",
+        f": `characters_min`, `characters_max` [0..{manifest.CHARACTERS_MAX:,}]",
         "Length of the answer.",
     ),
     ("general_prompt", "mapping", "", "The instructions for a general model that stands in."),
     (
         "general_prompt.system",
         "text",
-        f"1 to {manifest.SYSTEM_LENGTH_MAX:,} characters",
+        f"[1..{manifest.SYSTEM_LENGTH_MAX:,}]",
         "Before the caller's system prompt.",
     ),
     (
@@ -55,14 +55,14 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
         (
             f"sampling.{key}",
             "whole number" if key in manifest.WHOLE_NUMBERS else "number",
-            "64 bits" if low == MINUS_63 else f"{low:,} to {high:,}",
+            "64 bits" if low == MINUS_63 else f"[{low:,}..{high:,}]",
             SAMPLING_WORDS[key],
         )
         for key, (low, high) in manifest.SAMPLING_BOUNDS.items()
     ),
-    ("sampling.stop", "text or list", f"1 to {manifest.STOP_MAX} texts of {TEXT}", "Ends of an answer."),
+    ("sampling.stop", "text or list", f"[1..{manifest.STOP_MAX}] of text{TEXT}", "Ends of an answer."),
     ("sampling.chat_template_kwargs", "mapping", "", "Arguments of vLLM's chat template."),
-    ("golden", "list", f"at most {manifest.GOLDEN_MAX}", "Prompts for the probe, which asks the first."),
+    ("golden", "list", f"[..{manifest.GOLDEN_MAX}]", "Prompts for the probe, which asks the first."),
     ("golden[].prompt", "text", PROMPT, "The user's message."),
     ("golden[].expected", "text", PROMPT, "The right answer, if known: another one fails the probe."),
     ("coverage", "JSON", "", "Kept, not used."),
@@ -84,12 +84,12 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     (
         "provenance.evaluations",
         "list",
-        f"at most {manifest.EVALUATIONS_MAX} texts of {TEXT}",
+        f"[..{manifest.EVALUATIONS_MAX}] of text{TEXT}",
         "Ids of evaluations.",
     ),
     ("provenance.license", "text", TEXT, "Its licence."),
     ("provenance.notes", "text", NOTES, "Anything else."),
-    ("provenance.tags", "mapping", f"texts of {TEXT}", "Texts of your own."),
+    ("provenance.tags", "mapping", f" of text{TEXT}", "Texts of your own."),
 )
 """Each key with its type, its bounds and its meaning."""
 NEEDED = frozenset({"task", "general_prompt", "general_prompt.system", "golden[].prompt"})
@@ -115,5 +115,13 @@ are booleans. A wrong or missing key is refused (422 `adapter_rejected`) by its 
 
 def manifest_page() -> str:
     """The page: an example, and every key."""
-    rows = [(f"**`{key}`**" if key in NEEDED else code(key), *rest) for key, *rest in KEYS]
-    return page("Manifest", INTRODUCTION, EXAMPLE, table(("Key", "Type", "Bounds", "Meaning"), rows))
+    rows = [
+        (f"**`{key}`**" if key in NEEDED else code(key), _joined(kind, bounds), words)
+        for key, kind, bounds, words in KEYS
+    ]
+    return page("Manifest", INTRODUCTION, EXAMPLE, table(("Key", "Type", "Meaning"), rows))
+
+
+def _joined(kind: str, bounds: str) -> str:
+    kind = {"whole number": "integer"}.get(kind, kind)
+    return f"{kind}{bounds}" if bounds[:1] in ("[", ":", "", " ") else f"{kind}, {bounds}"

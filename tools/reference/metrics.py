@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from monitoring.metric_spec import CLOSED, SCALE
+from monitoring.metric_spec import SCALE
 from monitoring.metric_table import METRICS
 from monitoring.metrics import SERIES_MAX_DEFAULT, SERIES_MAX_LEAST
 from tools.reference.markdown import code, page, table
@@ -13,13 +13,13 @@ INTRODUCTION = """
 `GET /metrics` answers in the Prometheus text format, or in OpenMetrics where `Accept` names it. Each gateway has its
 own figures: scrape every one, and add up in the query.
 
-- **Counters** begin at 0 with the process; a series appears with its first event. What is rare and matters (verdicts
-  on canaries, the monitor's actions, reviews, webhooks) begins at 0 for each task.
+- **Counters** begin at 0 with the process; a series appears with its first event, for rare and important events at
+  once (verdicts on canaries, actions of the monitor, reviews, webhooks).
 - **Gauges** are absent where their value is not known, never 0.
 - **Histograms** carry task and pool, never the version.
-- **Money** that is not known is in no sum; `apprentice_cost_unknown_total` counts those requests.
-- An empty `version` is a base model, an empty `task` a pool that was named, an empty `pool` a refusal. Labels never
-  hold a caller's text or key. A retired version's series end; gauges of the monitor cover versions with a role.
+- Unknown **money** is in no sum; `apprentice_cost_unknown_total` counts those requests.
+- An empty `version` is a base model, an empty `task` a named pool, an empty `pool` a refusal. Labels never hold a
+  caller's text or key. A retired version's series end; the monitor's gauges cover versions with a role.
 - `apprentice_measurements_lost_total` is a fault of the gateway: report it.
 """
 
@@ -35,14 +35,12 @@ def metrics_page() -> str:
 def _budget() -> str:
     total = sum(spec.series_max for spec in METRICS)
     scale = ", ".join(f"{number} {what}" for number, what in zip(SCALE.values(), SCALE_WORDS.values(), strict=True))
-    closed = ", ".join(f"`{label}` {number}" for label, number in CLOSED.items())
     return (
         f"The default budget (`series_max`) is {SERIES_MAX_DEFAULT:,} series for each gateway, made for {scale}. There "
         f"the metrics need at most {total:,}. Another budget, of at least {SERIES_MAX_LEAST:,}, is shared out in "
         "proportion. Beyond its share, a metric's further series are counted under `other`, as the sum; a gauge that "
         "can't be added up shows the worst there. `apprentice_series_overflow_total` counts that, and the alert "
-        "[SeriesOverflow](alerts.md#seriesoverflow) tells of it.\n\n"
-        f"Labels with a closed list of values, and room for each list: {closed}. All other labels are open."
+        "[SeriesOverflow](alerts.md#seriesoverflow) tells of it."
     )
 
 

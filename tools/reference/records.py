@@ -9,6 +9,7 @@ import tokenize
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 import msgspec
 from pydantic import BaseModel
@@ -18,14 +19,14 @@ from gateway.features.reported.reports import REPORTS_MAX, Report
 from monitoring.archive import SCALARS, FeedbackRow
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
 from monitoring.records import OUTCOMES, AttemptRecord, FindingRecord, PairRecord, Record
-from tools.reference.markdown import Row, code, page, table
+from serving.view import FaultKind
+from tools.reference.markdown import Row, code, codes, page, table
 from tools.reference.schema import type_words
 
 INTRODUCTION = """
-A record is all that is known of a finished request. `GET /v1/requests/{id}` reads one for
-`records.retention_seconds`; the archive keeps them as Parquet. No text of a prompt or an answer is kept, only keyed
-digests of them. Null means that a value is not known or does not apply; it is never 0. Each mark `?` below is a field
-that may be null.
+A record is all that is known of a finished request. `GET /v1/requests/{id}` reads one for `records.retention_seconds`;
+the archive keeps it as Parquet. It has no text, only keyed digests. `?` marks a field that may be null: unknown or not
+applicable, never 0.
 """
 TYPES: Mapping[type, str] = {str: "text", float: "float", int: "integer", bool: "boolean"}
 
@@ -40,6 +41,7 @@ def records_page() -> str:
         table(("Outcome", "Meaning"), [(code(name), words) for name, words in OUTCOMES.items()]),
         "## Attempts",
         _table(AttemptRecord),
+        f"Faults: {codes((*get_args(FaultKind), 'cancelled'))}.",
         "## Findings",
         "Callers see `check`, `mode`, `fired` and `version`; operators and admins see all.",
         _table(FindingRecord),

@@ -43,6 +43,8 @@ def type_words(schema: Schema) -> str:
         (held,) = schema["patternProperties"].values()
         return "sections" if is_section(held) else f"{type_words(held)} by name"
     name = FORMATS.get(schema.get("format", ""), TYPES.get(kind, kind))
+    if schema.get("pattern") == NAME_PATTERN:
+        name = "name"
     return f"{name}{_up_to(schema.get('maxProperties'))}{_bounds(schema)}"
 
 
@@ -61,14 +63,13 @@ def default_words(schema: Schema, required: bool) -> str:
 
 
 def _bounds(schema: Schema) -> str:
-    if schema.get("pattern") == NAME_PATTERN:
-        return ", a name"
-    if "pattern" in schema:
+    if "pattern" in schema and schema["pattern"] != NAME_PATTERN:
         return f" `{schema['pattern']}`" if len(schema["pattern"]) <= PATTERN_LENGTH_MAX else ""
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    end = ")" if "exclusiveMaximum" in schema else "]"
     if low is not None and high is not None and high < NUMBER_MAX:
-        return f"{'(' if 'exclusiveMinimum' in schema else '['}{number_words(low)}..{number_words(high)}]"
+        return f"{'(' if 'exclusiveMinimum' in schema else '['}{number_words(low)}..{number_words(high)}{end}"
     if low is not None and high is None:
         return f"[{number_words(low)}..]"
     return _up_to(schema.get("maxLength"))

@@ -12,15 +12,15 @@ from tools.reference.schema import Schema, default_words, is_section, type_words
 SCHEMA: Schema = Settings.model_json_schema()
 PLACEHOLDERS: Mapping[str, str] = {"pools": "POOL", "tasks": "TASK", "feedback_metrics": "METRIC"}
 INTRODUCTION = f"""
-`apprentice.yaml` holds what an operator deploys. What admins set at runtime is in Redis, through the [admin
-API](api.md). Every key is also an environment variable, which wins over the file: `{ENVIRONMENT_PREFIX}` and the key
-in capitals, with `__` for each dot (`{ENVIRONMENT_PREFIX}LISTEN__PORT`). Lists and sections may be JSON. An unknown
-key or variable stops the start and is named, and so are settings that contradict each other. `apprentice check
---config FILE` validates a file; [reload](../guides/reload.md) says what can change while the gateway runs.
+`apprentice.yaml` holds what an operator deploys; what admins set at runtime is in Redis. Every key is also an
+environment variable, which wins: `{ENVIRONMENT_PREFIX}` and the key in capitals, with `__` for each dot
+(`{ENVIRONMENT_PREFIX}LISTEN__PORT`). Lists and sections may be JSON. Unknown keys, and settings that contradict each
+other, stop the start by name. `apprentice check --config FILE` validates a file; [reload](../guides/reload.md) lists
+what can change while the gateway runs.
 
-POOL, TASK and METRIC are names of your own: at most 63 of `a-z`, `0-9`, `-` and `_`, with a letter or digit first.
-The unit is last in a name; prices are in US dollars. *Unset* means that there is none, which is not 0: without a
-price a cost is unknown.
+POOL, TASK and METRIC are names of your own: at most 63 of `a-z`, `0-9`, `-` and `_`, a letter or digit first. Units
+are last in a name; money is in US dollars. *Unset* is not 0: without a price a cost is unknown. A bound after `(` is
+excluded.
 """
 SHARED_NOTE = "The fields of `{name}` are those of `{other}`."
 
@@ -29,6 +29,7 @@ def settings_page() -> str:
     """The page: a table for each section."""
     parts: list[str] = []
     seen: dict[str, str] = {}
+    shown: set[Row] = set()
     plain = [(name, schema) for name, schema in SCHEMA["properties"].items() if _section_in(schema) is None]
     parts += ["## On the top level", _table([_row((name,), schema, SCHEMA) for name, schema in plain])]
     for name, schema in SCHEMA["properties"].items():
@@ -37,8 +38,15 @@ def settings_page() -> str:
             parts.append(f"## {name}")
             if schema.get("description") and not schema["description"].endswith("by name."):
                 parts.append(f"{schema['description']} Default: {_default(schema)}.")
-            rows = list(_rows((name, *_step(name, schema)), found, seen))
-            parts.append(_table(rows))
+            place = (name, *_step(name, schema))
+            seen[found] = ".".join(place)
+            rows = _merged(list(_rows(place, found, seen)))
+            shared = [row for row in rows if _as_in(place, row) in shown]
+            shown |= {_as_in(place, row) for row in rows}
+            if shared:
+                keys_shared = ", ".join(row[0] for row in shared)
+                parts.append(f"As in `pools.POOL`: {keys_shared}.")
+            parts.append(_table([row for row in rows if row not in shared]))
     return page("Settings", INTRODUCTION, *parts)
 
 
@@ -75,6 +83,24 @@ def _rows(place: tuple[str, ...], section: str, seen: dict[str, str]) -> Iterato
             yield _row(here, schema, model)
         seen[inner] = _key(here)
         yield from _rows((*here, *_step(name, schema)), inner, seen)
+
+
+def _as_in(place: tuple[str, ...], row: Row) -> Row:
+    """A row without its section's place, so that a field that two sections inherit is one."""
+    return (row[0].replace(f"`{_key(place)}.", "`", 1), *row[1:])
+
+
+def _merged(rows: list[Row]) -> list[Row]:
+    """The rows with those of neighbours that differ in one section's name alone as one, such as `checks.*.mode`."""
+    merged = [(_starred(row[0]), *row[1:]) for row in rows]
+    several = {row for row in merged if merged.count(row) > 1}
+    chosen = [each if each in several else row for each, row in zip(merged, rows, strict=True)]
+    return list(dict.fromkeys(chosen))
+
+
+def _starred(key: str) -> str:
+    parts = key.split(".")
+    return ".".join([*parts[:-2], "*", parts[-1]])
 
 
 def _section_in(schema: Schema) -> str | None:
