@@ -25,8 +25,8 @@ class ErrorSpec(NamedTuple):
 
 
 ERRORS: Mapping[str, ErrorSpec] = {
-    "invalid_http": ErrorSpec(400, "invalid_request_error", "What was sent is no HTTP request."),
-    "invalid_json": ErrorSpec(400, "invalid_request_error", "The body is not JSON in UTF-8, or not an object."),
+    "invalid_http": ErrorSpec(400, "invalid_request_error", "The bytes are not an HTTP request."),
+    "invalid_json": ErrorSpec(400, "invalid_request_error", "The body is not a JSON object in UTF-8."),
     "invalid_value": ErrorSpec(400, "invalid_request_error", "A field has a wrong type or is out of its bounds."),
     "missing_field": ErrorSpec(400, "invalid_request_error", "A required field is missing."),
     "unknown_parameter": ErrorSpec(400, "invalid_request_error", "The gateway does not know this field."),
@@ -41,37 +41,35 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "model_not_allowed": ErrorSpec(403, "permission_error", "The key may not use this model."),
     "role_required": ErrorSpec(403, "permission_error", "The key's role does not allow this endpoint."),
     "approver_must_differ": ErrorSpec(
-        403, "permission_error", "Who pushed a version, or made an admin key, may not release or approve it."
+        403, "permission_error", "Another person must release the version, or approve the admin key."
     ),
     "model_not_found": ErrorSpec(404, "not_found_error", "No task, version or pool has this name."),
     "request_not_found": ErrorSpec(404, "not_found_error", "No request of yours has this id."),
     "no_review": ErrorSpec(404, "not_found_error", "No request waits for this reviewer to judge it."),
-    "not_found": ErrorSpec(404, "not_found_error", "There is nothing at this address, or no such object."),
+    "not_found": ErrorSpec(404, "not_found_error", "No such address or object."),
     "method_not_allowed": ErrorSpec(405, "invalid_request_error", "The address does not take this method."),
     "feedback_conflict": ErrorSpec(409, "conflict_error", "The feedback id was used for another judgement."),
     "record_conflict": ErrorSpec(409, "conflict_error", "The source_id was used for another report."),
     "stale_generation": ErrorSpec(409, "conflict_error", "The object has changed since it was read."),
     "state_conflict": ErrorSpec(409, "conflict_error", "The object's state does not allow this step."),
     "no_capacity": ErrorSpec(409, "conflict_error", "The engines have no room for another adapter."),
-    "restart_required": ErrorSpec(409, "conflict_error", "The new configuration needs the gateway started anew."),
+    "restart_required": ErrorSpec(409, "conflict_error", "The new configuration needs a restart."),
     "feedback_window_over": ErrorSpec(410, "gone_error", "The request is too old to be judged."),
     "body_too_large": ErrorSpec(413, "invalid_request_error", "The body is longer than the gateway's limit."),
     "unsupported_media_type": ErrorSpec(415, "invalid_request_error", "The body is not declared as JSON."),
     "adapter_rejected": ErrorSpec(422, "invalid_request_error", "The adapter did not pass verification."),
-    "prompts_rejected": ErrorSpec(422, "invalid_request_error", "Nothing can be learned from the training prompts."),
-    "needs_human": ErrorSpec(422, "invalid_request_error", "The task has a person answer what its adapter may not."),
-    "no_task_fits": ErrorSpec(422, "invalid_request_error", "The request for `auto` is in the scope of no task."),
+    "prompts_rejected": ErrorSpec(422, "invalid_request_error", "The training prompts are not usable."),
+    "needs_human": ErrorSpec(422, "invalid_request_error", "The task leaves this request to a person."),
+    "no_task_fits": ErrorSpec(422, "invalid_request_error", "The request for `auto` is in no task's scope."),
     "configuration_invalid": ErrorSpec(422, "invalid_request_error", "The configuration can't be used."),
-    "feedback_full": ErrorSpec(
-        429, "rate_limit_error", "The request has been judged too often or at too great a length."
-    ),
-    "caller_busy": ErrorSpec(429, "rate_limit_error", "The key has as many requests waiting as it may."),
+    "feedback_full": ErrorSpec(429, "rate_limit_error", "The request has too much feedback."),
+    "caller_busy": ErrorSpec(429, "rate_limit_error", "The key has too many waiting requests."),
     "rate_limit_exceeded": ErrorSpec(
-        429, "rate_limit_error", "The key's requests or tokens of this minute, or its feedback of this day, are taken."
+        429, "rate_limit_error", "The key's limit of this minute, or of feedback on this day, is reached."
     ),
     "budget_exceeded": ErrorSpec(429, "insufficient_quota", "The key's money of this day or month is spent."),
     "head_too_large": ErrorSpec(431, "invalid_request_error", "The request's headers are too many or too long."),
-    "not_implemented": ErrorSpec(501, "invalid_request_error", "The request has a transfer coding but `chunked`."),
+    "not_implemented": ErrorSpec(501, "invalid_request_error", "The transfer coding is not `chunked`."),
     "internal_error": ErrorSpec(500, "api_error", "A fault of the gateway; it is logged with the request's id."),
     "engine_error": ErrorSpec(502, "api_error", "Every attempt at an engine failed."),
     "contract_violation": ErrorSpec(
@@ -81,9 +79,9 @@ ERRORS: Mapping[str, ErrorSpec] = {
     "overload": ErrorSpec(503, "overloaded_error", "The gateway or every replica is full."),
     "no_replica": ErrorSpec(503, "overloaded_error", "No replica can answer now."),
     "version_not_loaded": ErrorSpec(503, "overloaded_error", "The pinned version is not loaded on any replica."),
-    "fallback_capped": ErrorSpec(503, "overloaded_error", "The task has sent as much to its fallback as it may."),
+    "fallback_capped": ErrorSpec(503, "overloaded_error", "The task's fallback is capped."),
     "storage_unavailable": ErrorSpec(
-        503, "overloaded_error", "Redis can't be reached, or did not store it durably in time: it may be lost."
+        503, "overloaded_error", "Redis is away, or did not store it durably in time: it may be lost."
     ),
     "draining": ErrorSpec(503, "overloaded_error", "The gateway is shutting down."),
     "timeout": ErrorSpec(504, "api_error", "No engine answered within the request's time limit."),
