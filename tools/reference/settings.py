@@ -45,7 +45,7 @@ def settings_page() -> str:
             shown |= {_as_in(place, row) for row in rows}
             if shared:
                 keys_shared = ", ".join(row[0] for row in shared)
-                parts.append(f"As in `pools.POOL`: {keys_shared}.")
+                parts.append(f"As in [pools](#pools): {keys_shared}.")
             parts.append(_table([row for row in rows if row not in shared]))
     return page("Settings", INTRODUCTION, *parts)
 
