@@ -17,11 +17,10 @@ from gateway.formats.parameters import (
     OF_CHAT,
     OF_COMPLETIONS,
     ON_REQUEST,
-    UNBOUNDED,
 )
 from gateway.openapi import ANSWER_HEADERS, HOT_HEADERS
 from tools.reference.markdown import Row, code, codes, page, sentence, table
-from tools.reference.schema import Schema, type_words, without_null
+from tools.reference.schema import type_words, without_null
 
 ROOT = Path(__file__).parents[2]
 INTRODUCTION = """
@@ -164,15 +163,7 @@ def _fields(document: Mapping[str, Any]) -> Iterator[Row]:
     schemas = document["components"]["schemas"]
     both = schemas["ChatCompletionRequest"]["properties"] | schemas["CompletionRequest"]["properties"]
     for name, schema in sorted(both.items()):
-        yield code(name), _type(schemas, name, schema), _note(name)
-
-
-def _type(schemas: Mapping[str, Any], name: str, schema: Schema) -> str:
-    """The type; of what refers to a structure, that it is JSON."""
-    words = type_words(schema).replace("section", "object")
-    if words == "JSON" or name in UNBOUNDED:
-        return words
-    return words
+        yield code(name), type_words(schema).replace("section", "object"), _note(name)
 
 
 def _note(name: str) -> str:

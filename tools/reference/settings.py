@@ -22,7 +22,6 @@ POOL, TASK and METRIC are names of your own: at most 63 of `a-z`, `0-9`, `-` and
 are last in a name; money is in US dollars. *Unset* is not 0: without a price a cost is unknown. A bound after `(` is
 excluded.
 """
-SHARED_NOTE = "The fields of `{name}` are those of `{other}`."
 
 
 def settings_page() -> str:
