@@ -19,71 +19,71 @@ CHAT = "/v1/chat/completions"
 OK = {"model": "returns", "messages": [{"role": "user", "content": "A toaster"}]}
 
 
-@pytest.mark.parametrize(
-    ("change", "code", "param"),
-    [
-        ({"model": 7}, "invalid_value", "model"),
-        ({"model": ""}, "invalid_value", "model"),
-        ({"messages": "hello"}, "invalid_value", "messages"),
-        ({"messages": []}, "invalid_value", "messages"),
-        ({"messages": None}, "missing_field", "messages"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "parameter_not_allowed", "messages[0].role"),
-        ({"temperature": "hot"}, "invalid_value", "temperature"),
-        ({"temperature": 3}, "invalid_value", "temperature"),
-        ({"max_tokens": 0}, "invalid_value", "max_tokens"),
-        ({"max_tokens": 1_000_000}, "invalid_value", "max_tokens"),
-        ({"n": 16384}, "invalid_value", "n"),
-        ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
-        ({"n": 2}, "invalid_value", "n"),
-        ({"priority": 1}, "parameter_not_allowed", "priority"),
-        ({"cache_salt": "x"}, "parameter_not_allowed", "cache_salt"),
-        ({"kv_transfer_params": {"a": 1}}, "parameter_not_allowed", "kv_transfer_params"),
-        ({"vllm_xargs": {"a": 1}}, "parameter_not_allowed", "vllm_xargs"),
-        ({"frobnicate": 1}, "unknown_parameter", "frobnicate"),
-        (
-            {
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}],
-                    }
-                ]
-            },
-            "parameter_not_allowed",
-            "messages",
-        ),
-    ],
-)
-async def test_a_field_at_fault_is_named(
-    gateway: RunningGateway, small: FakeEngine, change: dict[str, Any], code: str, param: str
-) -> None:
-    before = small.requests_total
-    async with gateway.http() as http:
-        answer = await http.post(CHAT, json=OK | change)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
-    assert error["message"]
-    assert small.requests_total == before
+WRONG_FIELDS = [
+    ({"model": 7}, "invalid_value", "model"),
+    ({"model": ""}, "invalid_value", "model"),
+    ({"messages": "hello"}, "invalid_value", "messages"),
+    ({"messages": []}, "invalid_value", "messages"),
+    ({"messages": None}, "missing_field", "messages"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, "parameter_not_allowed", "messages[0].role"),
+    ({"temperature": "hot"}, "invalid_value", "temperature"),
+    ({"temperature": 3}, "invalid_value", "temperature"),
+    ({"max_tokens": 0}, "invalid_value", "max_tokens"),
+    ({"max_tokens": 1_000_000}, "invalid_value", "max_tokens"),
+    ({"n": 16384}, "invalid_value", "n"),
+    ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
+    ({"n": 2}, "invalid_value", "n"),
+    ({"priority": 1}, "parameter_not_allowed", "priority"),
+    ({"cache_salt": "x"}, "parameter_not_allowed", "cache_salt"),
+    ({"kv_transfer_params": {"a": 1}}, "parameter_not_allowed", "kv_transfer_params"),
+    ({"vllm_xargs": {"a": 1}}, "parameter_not_allowed", "vllm_xargs"),
+    ({"frobnicate": 1}, "unknown_parameter", "frobnicate"),
+    (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}],
+                }
+            ]
+        },
+        "parameter_not_allowed",
+        "messages",
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        (b"", "invalid_json"),
-        (b"{", "invalid_json"),
-        (b"[]", "invalid_value"),
-        (b'"text"', "invalid_value"),
-        (b"null", "invalid_value"),
-        (b'{"model":"returns","messages":[{"role":"user","content":"\xff"}]}', "invalid_json"),
-        (b'{"model":"returns","messages":[{"role":"user","content":"x","name":"\xff"}]}', "invalid_json"),
-        (b'{"model":"returns","messages":' + b"[" * 100_000, "invalid_json"),
-        (b'{"messages":[{"role":"user","content":"x"}]}', "missing_field"),
-    ],
-)
-async def test_a_body_that_is_no_request_is_refused(gateway: RunningGateway, body: bytes, code: str) -> None:
-    async with gateway.http() as http:
-        answer = await http.post(CHAT, content=body, headers={"content-type": "application/json"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+async def test_a_field_at_fault_is_named(gateway: RunningGateway, small: FakeEngine, subtests: pytest.Subtests) -> None:
+    for change, code, param in WRONG_FIELDS:
+        with subtests.test(change=change, code=code, param=param):
+            before = small.requests_total
+            async with gateway.http() as http:
+                answer = await http.post(CHAT, json=OK | change)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+            assert error["message"]
+            assert small.requests_total == before
+
+
+WRONG_BODIES = [
+    (b"", "invalid_json"),
+    (b"{", "invalid_json"),
+    (b"[]", "invalid_value"),
+    (b'"text"', "invalid_value"),
+    (b"null", "invalid_value"),
+    (b'{"model":"returns","messages":[{"role":"user","content":"\xff"}]}', "invalid_json"),
+    (b'{"model":"returns","messages":[{"role":"user","content":"x","name":"\xff"}]}', "invalid_json"),
+    (b'{"model":"returns","messages":' + b"[" * 100_000, "invalid_json"),
+    (b'{"messages":[{"role":"user","content":"x"}]}', "missing_field"),
+]
+
+
+async def test_a_body_that_is_no_request_is_refused(gateway: RunningGateway, subtests: pytest.Subtests) -> None:
+    for body, code in WRONG_BODIES:
+        with subtests.test(body=body, code=code):
+            async with gateway.http() as http:
+                answer = await http.post(CHAT, content=body, headers={"content-type": "application/json"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
 
 
 async def test_an_oversize_body_is_refused_before_it_is_held(configure: Configure) -> None:
@@ -116,17 +116,30 @@ async def test_the_wrong_media_type_method_and_address_are_told(gateway: Running
     assert all("error" in answer.json() for answer in [*answers, *engines_own])
 
 
-@pytest.mark.parametrize(
-    "key", ["", "nonsense", "sk-app-abcdefghijkl-wrong", "sk-app-abcdefghijkl", "sk-app-" + "x" * 300]
-)
-async def test_without_a_known_key_nothing_is_told(gateway: RunningGateway, key: str) -> None:
-    async with gateway.http(key or "") as http:
-        paths = [CHAT, "/v1/feedback"], ["/v1/models", "/v1/requests/x", "/admin/v1/adapters", "/admin/v1/callers"]
-        answers = [await http.post(path, json=OK) for path in paths[0]] + [await http.get(path) for path in paths[1]]
-    assert {answer.status_code for answer in answers} == {401}
-    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=key or "x", max_retries=0) as client:
-        with pytest.raises(openai.AuthenticationError):
-            await client.chat.completions.create(model="returns", messages=OK["messages"])
+UNKNOWN_KEYS = [
+    "",
+    "nonsense",
+    "sk-app-abcdefghijkl-wrong",
+    "sk-app-abcdefghijkl",
+    "sk-app-" + "x" * 300,
+]
+
+
+async def test_without_a_known_key_nothing_is_told(gateway: RunningGateway, subtests: pytest.Subtests) -> None:
+    for key in UNKNOWN_KEYS:
+        with subtests.test(key=key):
+            async with gateway.http(key or "") as http:
+                paths = (
+                    [CHAT, "/v1/feedback"],
+                    ["/v1/models", "/v1/requests/x", "/admin/v1/adapters", "/admin/v1/callers"],
+                )
+                answers = [await http.post(path, json=OK) for path in paths[0]] + [
+                    await http.get(path) for path in paths[1]
+                ]
+            assert {answer.status_code for answer in answers} == {401}
+            async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=key or "x", max_retries=0) as client:
+                with pytest.raises(openai.AuthenticationError):
+                    await client.chat.completions.create(model="returns", messages=OK["messages"])
 
 
 async def test_roles_keep_admins_calls_to_admins(gateway: RunningGateway) -> None:
@@ -140,34 +153,35 @@ async def test_roles_keep_admins_calls_to_admins(gateway: RunningGateway) -> Non
         assert (await operator.post("/admin/v1/callers", json={"name": "x"})).status_code == 403
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        ({"request_id": "nope", "metric": "correct", "value": True}, 404, "request_not_found"),
-        ({"request_id": "x" * 201, "metric": "correct", "value": True}, 400, "invalid_value"),
-        ({"request_id": "nope", "metric": "undeclared", "value": True}, 400, "invalid_value"),
-        ({"request_id": "nope", "metric": "correct", "value": "yes"}, 400, "invalid_value"),
-        ({"request_id": "nope", "metric": "correct", "value": 1}, 400, "invalid_value"),
-        ({"metric": "correct", "value": True}, 400, "invalid_value"),
-        ({"request_id": "nope", "metric": "correct"}, 400, "missing_field"),
-        ({"request_id": "nope", "metric": "correct", "value": True, "extra": 1}, 400, "unknown_parameter"),
-        ([], 400, "invalid_value"),
-        ({"request_id": "nope", "metric": "correct", "value": True, "tags": {"\ud800": "x"}}, 400, "invalid_value"),
-        ({"request_id": "nope", "metric": "correct", "value": True, "demonstration": "\ud800"}, 400, "invalid_value"),
-        (
-            {"request_id": "nope", "metric": "correct", "value": True, "demonstration": "x" * 70_000},
-            400,
-            "invalid_value",
-        ),
-    ],
-)
+WRONG_FEEDBACK = [
+    ({"request_id": "nope", "metric": "correct", "value": True}, 404, "request_not_found"),
+    ({"request_id": "x" * 201, "metric": "correct", "value": True}, 400, "invalid_value"),
+    ({"request_id": "nope", "metric": "undeclared", "value": True}, 400, "invalid_value"),
+    ({"request_id": "nope", "metric": "correct", "value": "yes"}, 400, "invalid_value"),
+    ({"request_id": "nope", "metric": "correct", "value": 1}, 400, "invalid_value"),
+    ({"metric": "correct", "value": True}, 400, "invalid_value"),
+    ({"request_id": "nope", "metric": "correct"}, 400, "missing_field"),
+    ({"request_id": "nope", "metric": "correct", "value": True, "extra": 1}, 400, "unknown_parameter"),
+    ([], 400, "invalid_value"),
+    ({"request_id": "nope", "metric": "correct", "value": True, "tags": {"\ud800": "x"}}, 400, "invalid_value"),
+    ({"request_id": "nope", "metric": "correct", "value": True, "demonstration": "\ud800"}, 400, "invalid_value"),
+    (
+        {"request_id": "nope", "metric": "correct", "value": True, "demonstration": "x" * 70_000},
+        400,
+        "invalid_value",
+    ),
+]
+
+
 async def test_feedback_that_can_not_be_stored_is_refused_with_the_reason(
-    gateway: RunningGateway, body: Any, status: int, code: str
+    gateway: RunningGateway, subtests: pytest.Subtests
 ) -> None:
-    async with gateway.http() as http:
-        sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
-        answer = await http.post("/v1/feedback", **sent)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    for body, status, code in WRONG_FEEDBACK:
+        with subtests.test(body=body, status=status, code=code):
+            async with gateway.http() as http:
+                sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+                answer = await http.post("/v1/feedback", **sent)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
 async def test_without_a_key_no_large_body_is_held(gateway: RunningGateway) -> None:

@@ -217,33 +217,34 @@ async def test_route_takes_a_prompt_too_and_tells_fallbacks_and_makes_nothing(
         assert gateway.services.meters.route_asked.cell("adapter").value == 1
 
 
-@pytest.mark.parametrize(
-    ("sent", "status", "code"),
-    [
-        ({"model": "returns"}, 400, "missing_field"),
-        ({"model": "nobody", "prompt": "x"}, 404, "model_not_found"),
-        ({"model": "returns@v9", "prompt": "x"}, 404, "model_not_found"),
-        ({"model": "auto", "prompt": "x"}, 200, None),
-        ({"model": "returns", "prompt": "x", "bored": 1}, 400, "unknown_parameter"),
-        ({"model": "returns", "prompt": "x", "max_tokens": 5000}, 400, "invalid_value"),
-        ({"model": "returns", "prompt": "x", "priority": 1}, 400, "parameter_not_allowed"),
-        ([], 400, "invalid_value"),
-        (b"{", 400, "invalid_json"),
-        (b"\xff", 400, "invalid_json"),
-    ],
-)
-async def test_route_refuses_as_the_walk_does(
-    gateway: RunningGateway, sent: Any, status: int, code: str | None
-) -> None:
-    extra = {"content": sent, "headers": {"content-type": "application/json"}} if isinstance(sent, bytes) else {}
-    async with gateway.http() as http:
-        for path in ("/v1/route", "/v1/completions"):
-            answer = await http.post(path, **(extra or {"json": sent}))
-            assert (answer.status_code, answer.json().get("error", {}).get("code")) == (status, code), path
-        other = await http.post("/v1/route", content=b"{}", headers={"content-type": "text/plain"})
-        assert (other.status_code, other.json()["error"]["code"]) == (415, "unsupported_media_type")
-    async with gateway.http("") as http:
-        assert (await http.post("/v1/route", json={})).status_code == 401
+ROUTE_REFUSALS = [
+    ({"model": "returns"}, 400, "missing_field"),
+    ({"model": "nobody", "prompt": "x"}, 404, "model_not_found"),
+    ({"model": "returns@v9", "prompt": "x"}, 404, "model_not_found"),
+    ({"model": "auto", "prompt": "x"}, 200, None),
+    ({"model": "returns", "prompt": "x", "bored": 1}, 400, "unknown_parameter"),
+    ({"model": "returns", "prompt": "x", "max_tokens": 5000}, 400, "invalid_value"),
+    ({"model": "returns", "prompt": "x", "priority": 1}, 400, "parameter_not_allowed"),
+    ([], 400, "invalid_value"),
+    (b"{", 400, "invalid_json"),
+    (b"\xff", 400, "invalid_json"),
+]
+
+
+async def test_route_refuses_as_the_walk_does(gateway: RunningGateway, subtests: pytest.Subtests) -> None:
+    for sent, status, code in ROUTE_REFUSALS:
+        with subtests.test(sent=sent, status=status, code=code):
+            extra = (
+                {"content": sent, "headers": {"content-type": "application/json"}} if isinstance(sent, bytes) else {}
+            )
+            async with gateway.http() as http:
+                for path in ("/v1/route", "/v1/completions"):
+                    answer = await http.post(path, **(extra or {"json": sent}))
+                    assert (answer.status_code, answer.json().get("error", {}).get("code")) == (status, code), path
+                other = await http.post("/v1/route", content=b"{}", headers={"content-type": "text/plain"})
+                assert (other.status_code, other.json()["error"]["code"]) == (415, "unsupported_media_type")
+            async with gateway.http("") as http:
+                assert (await http.post("/v1/route", json={})).status_code == 401
 
 
 async def test_route_counts_as_a_request_against_the_limits_of_its_key_and_takes_no_tokens(

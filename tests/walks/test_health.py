@@ -196,51 +196,52 @@ async def test_a_change_to_a_health_that_has_moved_on_is_stale_and_changes_nothi
     assert (found["health"]["changed"], rules) == (None, [])
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
-    [
-        ("GET", "/admin/v1/tasks/nothing/health", {}, 404),
-        ("POST", "/admin/v1/tasks/nothing/health/returns@v1/pin", {"reason": "a"}, 404),
-        ("POST", f"{HEALTH}/returns@v9/pin", {"reason": "a"}, 404),
-        ("POST", f"{HEALTH}/clauses@v1/pin", {"reason": "a"}, 404),
-        ("POST", PIN, {}, 400),
-        ("POST", PIN, {"reason": ""}, 400),
-        ("POST", PIN, {"reason": "a", "verdict": "fine"}, 400),
-        ("POST", PIN, {"reason": "a", "until": 1.0}, 400),
-        ("POST", PIN, {"reason": "a", "until": True}, 400),
-        ("POST", PIN, {"reason": "a", "until": "tomorrow"}, 400),
-        ("POST", PIN, {"reason": "a", "more": 1}, 400),
-        ("DELETE", PIN, {}, 409),
-        ("POST", f"{HEALTH}/actions/nothing/undo", {}, 404),
-        ("GET", f"{HEALTH}/returns@v9/baselines", {}, 404),
-        ("POST", f"{HEALTH}/returns@v9/baseline", {"stream": "feedback", "accept": True, "reason": "a"}, 404),
-        ("POST", BASELINE, {"stream": "weather", "accept": True, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 4, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40, "accept": True, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "length", "wrong": 5, "of": 40, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "accept": True, "reason": "a"}, 409),
-        ("POST", BASELINE, {"stream": "length", "of_class": "vases", "accept": True, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40, "reason": " \n"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": 40, "of": 40, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": 0, "of": 1e-9, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": 0, "of": 19, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": 1, "of": 40.5, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "wrong": True, "of": 40, "reason": "a"}, 400),
-        ("POST", BASELINE, {"stream": "feedback", "of_class": "a\n", "wrong": 1, "of": 40, "reason": "a"}, 400),
-    ],
-)
+REFUSED_CALLS = [
+    ("GET", "/admin/v1/tasks/nothing/health", {}, 404),
+    ("POST", "/admin/v1/tasks/nothing/health/returns@v1/pin", {"reason": "a"}, 404),
+    ("POST", f"{HEALTH}/returns@v9/pin", {"reason": "a"}, 404),
+    ("POST", f"{HEALTH}/clauses@v1/pin", {"reason": "a"}, 404),
+    ("POST", PIN, {}, 400),
+    ("POST", PIN, {"reason": ""}, 400),
+    ("POST", PIN, {"reason": "a", "verdict": "fine"}, 400),
+    ("POST", PIN, {"reason": "a", "until": 1.0}, 400),
+    ("POST", PIN, {"reason": "a", "until": True}, 400),
+    ("POST", PIN, {"reason": "a", "until": "tomorrow"}, 400),
+    ("POST", PIN, {"reason": "a", "more": 1}, 400),
+    ("DELETE", PIN, {}, 409),
+    ("POST", f"{HEALTH}/actions/nothing/undo", {}, 404),
+    ("GET", f"{HEALTH}/returns@v9/baselines", {}, 404),
+    ("POST", f"{HEALTH}/returns@v9/baseline", {"stream": "feedback", "accept": True, "reason": "a"}, 404),
+    ("POST", BASELINE, {"stream": "weather", "accept": True, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 4, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40, "accept": True, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "length", "wrong": 5, "of": 40, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "accept": True, "reason": "a"}, 409),
+    ("POST", BASELINE, {"stream": "length", "of_class": "vases", "accept": True, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": 5, "of": 40, "reason": " \n"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": 40, "of": 40, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": 0, "of": 1e-9, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": 0, "of": 19, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": 1, "of": 40.5, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "wrong": True, "of": 40, "reason": "a"}, 400),
+    ("POST", BASELINE, {"stream": "feedback", "of_class": "a\n", "wrong": 1, "of": 40, "reason": "a"}, 400),
+]
+
+
 async def test_what_can_not_be_done_is_refused_and_changes_nothing(
-    gateway: RunningGateway, method: str, path: str, body: dict[str, Any], status: int
+    gateway: RunningGateway, subtests: pytest.Subtests
 ) -> None:
-    async with gateway.http() as http:
-        answer = await http.request(method, path, **({"json": body} if method == "POST" else {}))
-        assert answer.status_code == status, answer.text
-        assert answer.json()["error"]["message"]
-        assert await entries(http, "monitor.pin") == []
-        assert await gateway.services.baselines.all() == {}
+    for method, path, body, status in REFUSED_CALLS:
+        with subtests.test(method=method, path=path, body=body, status=status):
+            async with gateway.http() as http:
+                answer = await http.request(method, path, **({"json": body} if method == "POST" else {}))
+                assert answer.status_code == status, answer.text
+                assert answer.json()["error"]["message"]
+                assert await entries(http, "monitor.pin") == []
+                assert await gateway.services.baselines.all() == {}
 
 
 # ---- baselines -----------------------------------------------------------------------------------------

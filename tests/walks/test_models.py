@@ -62,26 +62,27 @@ async def test_health_is_an_alias_of_health_ready(configure: Configure) -> None:
     assert (head.status_code, head.content) == (200, b"")
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "words"),
-    [
-        ("POST", "/v1/responses", "Use POST /v1/chat/completions"),
-        ("GET", "/v1/responses/resp_1", "Use POST /v1/chat/completions"),
-        ("POST", "/v1/messages", "Use POST /v1/chat/completions"),
-        ("POST", "/v1/embeddings", "server of embedding models"),
-        ("POST", "/chat/completions", "Did you mean /v1/chat/completions?"),
-        ("POST", "/completions", "Did you mean /v1/completions?"),
-        ("GET", "/models", "Did you mean /v1/models?"),
-        ("POST", "/v1/v1/chat/completions", "stands twice"),
-        ("POST", "/v1/chat/completions/", "the slash at its end"),
-        ("POST", "/v1/nothing", "There is nothing at this address."),
-    ],
-)
+ADDRESSES_NOT_OFFERED = [
+    ("POST", "/v1/responses", "Use POST /v1/chat/completions"),
+    ("GET", "/v1/responses/resp_1", "Use POST /v1/chat/completions"),
+    ("POST", "/v1/messages", "Use POST /v1/chat/completions"),
+    ("POST", "/v1/embeddings", "server of embedding models"),
+    ("POST", "/chat/completions", "Did you mean /v1/chat/completions?"),
+    ("POST", "/completions", "Did you mean /v1/completions?"),
+    ("GET", "/models", "Did you mean /v1/models?"),
+    ("POST", "/v1/v1/chat/completions", "stands twice"),
+    ("POST", "/v1/chat/completions/", "the slash at its end"),
+    ("POST", "/v1/nothing", "There is nothing at this address."),
+]
+
+
 async def test_an_address_that_is_not_offered_says_what_to_use(
-    gateway: RunningGateway, method: str, path: str, words: str
+    gateway: RunningGateway, subtests: pytest.Subtests
 ) -> None:
-    async with gateway.http() as http:
-        answer = await http.request(method, path, json={} if method == "POST" else None)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["type"]) == (404, "not_found", "not_found_error")
-    assert words in error["message"]
+    for method, path, words in ADDRESSES_NOT_OFFERED:
+        with subtests.test(method=method, path=path, words=words):
+            async with gateway.http() as http:
+                answer = await http.request(method, path, json={} if method == "POST" else None)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["type"]) == (404, "not_found", "not_found_error")
+            assert words in error["message"]

@@ -178,42 +178,41 @@ async def test_an_export_that_can_not_be_evaluated_says_what_it_lacks(
     assert "1 have no demonstration" in said.err
 
 
-@pytest.mark.parametrize(
-    ("words", "exit_code", "said"),
-    [
-        (("why", "nothing"), 1, "The configuration has no task 'nothing'. It has returns."),
-        (("why", "returns@v1"), 1, "The configuration has no task 'returns@v1'. It has returns."),
-        (("tasks", "changed", "returns", "--effective", "99999999999"), 1, "--effective is 5138-11-16: a change is at"),
-        (("tasks", "changed", "returns", "--effective", "1999-01-01"), 1, "is at most 1 year past and 5 years to come"),
-        (("tasks", "changed", "returns", "--effective", "soon"), 1, ": --effective: it must be a date"),
-        (("tasks", "pin", "returns", "returns@v1", "--reason", "  "), 1, "--reason: it is blank: say it in words."),
-        (("tasks", "pin", "returns", "returns@v1", "--reason", "a", "--until", "1999-01-01"), 1, "--until: A pin has"),
-        (("tasks", "changed", "returns"), 2, "Give --effective with a date"),
-        (("tasks", "changed", "returns", "--effective", "soon"), 1, "a date or a time as in 2026-12-01"),
-        (("tasks", "changed", "returns", "--effective", "nan"), 1, "a date or a time as in 2026-12-01"),
-        (("tasks", "changed", "returns", "--effective", "2099-01-01", "--undo"), 2, "either --effective or --undo"),
-        (("tasks", "changed", "returns", "--undo"), 1, "there is nothing to take back"),
-        (("tasks", "pin", "returns", "returns@v9", "--reason", "a"), 1, "returns has no version 'returns@v9'"),
-        (("tasks", "pin", "returns", "returns@v1"), 2, "--reason"),
-        (("tasks", "release", "returns", "returns@v1"), 1, "neither pinned nor held"),
-        (("tasks", "undo", "returns", "nothing"), 1, "there is no 'nothing'"),
-        (("tasks", "baseline", "returns", "returns@v1", "feedback", "--reason", "a"), 1, "give either --accept"),
-        (
-            ("tasks", "baseline", "returns", "returns@v1", "reviewed", "--evaluation", "nothing", "--reason", "a"),
-            1,
-            "There is no evaluation 'nothing' of returns@v1.",
-        ),
-        (("tasks", "baseline", "returns", "returns@v1", "weather", "--accept", "--reason", "a"), 1, "stream"),
-        (("retraining", "show", "nothing"), 1, "There is no request to train 'nothing'"),
-        (("retraining", "export", "../etc"), 2, "is no request's id"),
-        (("retraining", "export", "nothing"), 1, "There is no request to train 'nothing'"),
-        (("retraining", "close", "nothing"), 1, "There is no request to train 'nothing'"),
-    ],
-)
-async def test_what_can_not_be_done_is_one_line(
-    apprentice: Command, words: tuple[str, ...], exit_code: int, said: str
-) -> None:
-    ended = await apprentice(*words)
-    assert (ended.exit_code, ended.out) == (exit_code, "")
-    assert said in ended.err
-    assert "Traceback" not in ended.err
+REFUSED_COMMANDS = [
+    (("why", "nothing"), 1, "The configuration has no task 'nothing'. It has returns."),
+    (("why", "returns@v1"), 1, "The configuration has no task 'returns@v1'. It has returns."),
+    (("tasks", "changed", "returns", "--effective", "99999999999"), 1, "--effective is 5138-11-16: a change is at"),
+    (("tasks", "changed", "returns", "--effective", "1999-01-01"), 1, "is at most 1 year past and 5 years to come"),
+    (("tasks", "changed", "returns", "--effective", "soon"), 1, ": --effective: it must be a date"),
+    (("tasks", "pin", "returns", "returns@v1", "--reason", "  "), 1, "--reason: it is blank: say it in words."),
+    (("tasks", "pin", "returns", "returns@v1", "--reason", "a", "--until", "1999-01-01"), 1, "--until: A pin has"),
+    (("tasks", "changed", "returns"), 2, "Give --effective with a date"),
+    (("tasks", "changed", "returns", "--effective", "soon"), 1, "a date or a time as in 2026-12-01"),
+    (("tasks", "changed", "returns", "--effective", "nan"), 1, "a date or a time as in 2026-12-01"),
+    (("tasks", "changed", "returns", "--effective", "2099-01-01", "--undo"), 2, "either --effective or --undo"),
+    (("tasks", "changed", "returns", "--undo"), 1, "there is nothing to take back"),
+    (("tasks", "pin", "returns", "returns@v9", "--reason", "a"), 1, "returns has no version 'returns@v9'"),
+    (("tasks", "pin", "returns", "returns@v1"), 2, "--reason"),
+    (("tasks", "release", "returns", "returns@v1"), 1, "neither pinned nor held"),
+    (("tasks", "undo", "returns", "nothing"), 1, "there is no 'nothing'"),
+    (("tasks", "baseline", "returns", "returns@v1", "feedback", "--reason", "a"), 1, "give either --accept"),
+    (
+        ("tasks", "baseline", "returns", "returns@v1", "reviewed", "--evaluation", "nothing", "--reason", "a"),
+        1,
+        "There is no evaluation 'nothing' of returns@v1.",
+    ),
+    (("tasks", "baseline", "returns", "returns@v1", "weather", "--accept", "--reason", "a"), 1, "stream"),
+    (("retraining", "show", "nothing"), 1, "There is no request to train 'nothing'"),
+    (("retraining", "export", "../etc"), 2, "is no request's id"),
+    (("retraining", "export", "nothing"), 1, "There is no request to train 'nothing'"),
+    (("retraining", "close", "nothing"), 1, "There is no request to train 'nothing'"),
+]
+
+
+async def test_what_can_not_be_done_is_one_line(apprentice: Command, subtests: pytest.Subtests) -> None:
+    for words, exit_code, said in REFUSED_COMMANDS:
+        with subtests.test(words=words, exit_code=exit_code, said=said):
+            ended = await apprentice(*words)
+            assert (ended.exit_code, ended.out) == (exit_code, "")
+            assert said in ended.err
+            assert "Traceback" not in ended.err
