@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from redis.exceptions import RedisError
 
 from gateway.callers import Caller, Role, identify, require
-from gateway.endpoints import caller_of, services_of
 from gateway.errors import Problem
 from gateway.services import Services
 from gateway.state.snapshot import Snapshot
@@ -61,6 +60,29 @@ When = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "maxLength": 64}]}),
 ]
 """Unix seconds, which may be said as a date or a time."""
+
+
+def services_of(request: Request) -> Services:
+    """The Services of the application that serves this request."""
+    services: Services = request.app.state.services
+    return services
+
+
+def caller_of(
+    request: Request,
+    authorization: Annotated[str | None, Header(description="`Bearer sk-app-…`")] = None,
+) -> Caller:
+    """Who is calling. Raises Problem (401)."""
+    return identify(services_of(request).snapshot.current.callers, authorization, time.time())
+
+
+Identified = Annotated[Caller, Depends(caller_of)]
+
+Reason = Annotated[
+    str,
+    Field(min_length=1, max_length=1000, description="Why, for the audit and for who looks."),
+    AfterValidator(not_blank),
+]
 
 
 def admin_of(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
@@ -119,6 +141,15 @@ def known_task(services: Services, task: str, *, param: str | None = "task", of:
     there = ", ".join(names[:TASKS_TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
     text = f"The configuration has no task {task[:80]!r}. It has {there or 'none'}."
     raise Problem("not_found", text if of is None else f"{of}: {text}", param)
+
+
+async def known_version(services: Services, task: str, version: str) -> str:
+    """The version. Raises Problem (404) where the task has no such version, or no more."""
+    known_task(services, task)
+    found = (await services.snapshot.refresh()).versions.get(version)
+    if found is None or found.task != task or found.state == "retired":
+        raise Problem("not_found", f"{task} has no version {version[:80]!r}.", "version")
+    return version
 
 
 async def seen(services: Services) -> tuple[Snapshot, bool]:

@@ -27,44 +27,36 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from threadpoolctl import threadpool_limits
 
-from gateway import audit, endpoints
+from gateway import audit
 from gateway.admin import fleet, keys, state
 from gateway.admin import reload_endpoints as reload
-from gateway.admin.audit_head_job import key_of
-from gateway.background.jobs import running_jobs
+from gateway.admin.audit_head_job import keep_audit_head, key_of
+from gateway.background.jobs import Job, running_jobs
 from gateway.callers import Caller, digest_of, identify, new_key, split_key
 from gateway.configuration.settings import Settings
 from gateway.deployment import Deployment, bounds_of, caps_of, deployed_of
+from gateway.error_answers import add_error_answers
 from gateway.errors import Problem, SettingsError, StateError
-from gateway.features.evaluations import endpoints as evaluations
-from gateway.features.evaluations.store import EvaluationStore
-from gateway.features.fitting import endpoints as prompts
-from gateway.features.fitting.samples import Samples
-from gateway.features.quality import baseline_endpoints as baselines
-from gateway.features.quality import endpoints as health
-from gateway.features.quality import task_change_endpoints as changed
-from gateway.features.quality.gauges import read_monitor_gauges
-from gateway.features.quality.store import HealthStore, Monitored
-from gateway.features.quality.webhooks import Webhooks
+from gateway.feature import Feature, Features, stateless
+from gateway.features.evaluations.feature import EVALUATIONS
+from gateway.features.feedback import endpoints as feedback
+from gateway.features.fitting.feature import FITTING
+from gateway.features.probes import endpoints as probes
+from gateway.features.quality.feature import QUALITY
+from gateway.features.records.archiving import keep_archiving
 from gateway.features.records.flushing import open_flow
-from gateway.features.releases import adapter_endpoints as adapters
-from gateway.features.releases import alias_endpoints as aliases
-from gateway.features.releases import store_files
-from gateway.features.releases.canaries import Rollouts
-from gateway.features.releases.uploads import UploadLimits, Uploads, is_upload
-from gateway.features.reported import endpoints as reporting
-from gateway.features.requests import model_list
-from gateway.features.requests import route as routing
-from gateway.features.retraining import endpoints as retraining
-from gateway.features.retraining.store import RetrainingStore
-from gateway.features.reviews import endpoints as reviews
-from gateway.features.reviews import reviewer_endpoints as reviewers
-from gateway.features.reviews.store import ReviewStore
-from gateway.features.rules import endpoints as overrides
-from gateway.features.rules.recent_bodies import Recent
-from gateway.features.shadows.trials import Trials
+from gateway.features.records.rewriting import keep_rewriting
+from gateway.features.releases.feature import RELEASES
+from gateway.features.reported import endpoints as reported
+from gateway.features.requests import endpoints as requests
+from gateway.features.requests import model_list, route
+from gateway.features.retraining.feature import RETRAINING
+from gateway.features.reviews.feature import REVIEWS
+from gateway.features.rules import endpoints as rules
+from gateway.features.shadows.feature import SHADOWS
 from gateway.fleet_health import check_health
 from gateway.formats.parameters import Endpoint
+from gateway.formats.recent_bodies import RecentBodies
 from gateway.gauges import read_gauges
 from gateway.limits.admission import Admission
 from gateway.limits.fallback_caps import FallbackCaps
@@ -77,12 +69,14 @@ from gateway.server.asgi import answer_with, scope_of
 from gateway.server.cors import preflight_routes
 from gateway.server.exchange import Exchange
 from gateway.server.listener import Answers
+from gateway.server.settled_send import SettledSend
+from gateway.server.uploads import UploadLimits, Uploads, is_upload
 from gateway.server.wire import Message, Receive, Scope, Send, bounded, unstored
-from gateway.services import Services
+from gateway.service_jobs import SERVICE_JOBS
+from gateway.services import Adapters, Observers, PolicyObjects, Services
 from gateway.state.audited_step import AuditedStep
-from gateway.state.durability import Durability, SettledSend
+from gateway.state.durability import Durability
 from gateway.state.fitted import FittedStore
-from gateway.state.outbox import LeftStore
 from gateway.state.presence import Presence
 from gateway.state.private_files import keep_secret, make_private_folder
 from gateway.state.redis import Lives, open_state, shared_secret
@@ -116,11 +110,26 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 HOT: Mapping[str, Endpoint] = MappingProxyType({"/v1/chat/completions": "chat", "/v1/completions": "completions"})
 """Addresses whose requests go to the request path, as they are written."""
-PARTS = (
-    *(endpoints, model_list, routing, reporting, reviewers, reviews, overrides, keys, audit, adapters, prompts),
-    *(aliases, evaluations, health, changed, baselines, retraining, fleet, state, store_files, reload),
+FEATURES: tuple[Feature[Any], ...] = (
+    stateless(probes.router),
+    stateless(requests.router, model_list.router, route.router),
+    stateless(reported.router),
+    REVIEWS,
+    stateless(feedback.router),
+    RETRAINING,
+    FITTING,
+    EVALUATIONS,
+    RELEASES,
+    stateless(rules.router),
+    SHADOWS,
+    QUALITY,
+    stateless(jobs={"archive_records": keep_archiving, "rewrite_append_only_file": keep_rewriting}),
+    stateless(
+        keys.router, audit.router, fleet.router, state.router, reload.router, jobs={"keep_audit_head": keep_audit_head}
+    ),
 )
-"""What the addresses that are not hot are in."""
+"""All features. One may use the state of those above it."""
+ROUTERS = tuple(router for feature in FEATURES for router in feature.routers)
 
 
 class Gateway(FastAPI):
@@ -181,7 +190,7 @@ class Gateway(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document at /openapi.json."""
         if self.openapi_schema is None:
-            routes = [route for part in PARTS for route in part.router.routes]
+            routes = [route for router in ROUTERS for route in router.routes]
             self.openapi_schema = described(super().openapi(), routes, HOT)
         return self.openapi_schema
 
@@ -211,11 +220,11 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                services = await stack.enter_async_context(open_services(settings, config))
+                services, features = await stack.enter_async_context(open_gateway(settings, config))
             except (StateError, SettingsError, ArtifactError, EmbeddingError, RedisError, TlsError, OSError) as error:
                 app.state.not_started = str(error)
                 raise
-            app.state.services = services
+            app.state.services, app.state.features = services, features
             share_interpreter()
             freeze_garbage()
             yield
@@ -230,16 +239,29 @@ def build_app(settings: Settings, config: Path | None = None) -> Gateway:
         redoc_url=None,
         redirect_slashes=False,  # a body that is sent twice, or not at all, is worse than a 404
     )
-    endpoints.add_error_answers(app)
+    add_error_answers(app)
     # Not `include_router`, which analyses each endpoint again for each application, at its first request.
-    app.router.routes += [route for part in PARTS for route in part.router.routes]
+    app.router.routes += [route for router in ROUTERS for route in router.routes]
     app.router.routes += preflight_routes(settings.listen.cors_origin)
     return app
 
 
 @asynccontextmanager
+async def open_gateway(settings: Settings, config: Path | None = None) -> AsyncIterator[tuple[Services, Features]]:
+    """Build the services, then each feature, and run all background jobs. Raises StateError or SettingsError."""
+    async with open_services(settings, config) as services:
+        features = Features()
+        jobs: dict[str, Job] = {name: partial(job, services) for name, job in SERVICE_JOBS.items()}
+        for feature in FEATURES:
+            jobs |= dict(feature.start(services, features))
+        await _look_around(services)
+        async with running_jobs(jobs, services.snapshot):
+            yield services, features
+
+
+@asynccontextmanager
 async def open_services(settings: Settings, config: Path | None = None) -> AsyncIterator[Services]:
-    """Build the Services, room by room, and take up its jobs. Raises StateError or SettingsError."""
+    """Build what all features share, and tear it down in reverse. Raises StateError or SettingsError."""
     bases = _bases(settings)
     async with AsyncExitStack() as stack:
         stack.enter_context(threadpool_limits(1))  # a score's few sums wait longer for other threads than they take
@@ -255,58 +277,49 @@ async def open_services(settings: Settings, config: Path | None = None) -> Async
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         limits = Limits(redis, name, bounds_of(settings), meters, settings.limits)
         flow = await stack.enter_async_context(open_flow(settings, name, redis, meters))
-        services = Services(
-            deployment=Deployment(settings, config),
-            name=name,
-            redis=redis,
-            durability=durability,
-            digest_secret=digest_secret,
-            ids=RequestIds(digest_secret),
-            admission=Admission(settings.limits, meters, lambda one: fleet.has_room(one, time.monotonic())),
-            snapshot=snapshot,
-            fleet=fleet,
+        adapters = Adapters(
             bases=bases,
             signers=MappingProxyType({name: read_public_key(key) for name, key in settings.signing.trusted.items()}),
-            engines=engines,
-            http=http,
             store=store,
+            uploads=Uploads(store.folder, upload_limits_of(settings)),
+            reconciler=reconciler,
+            stirred=stirred,
+        )
+        yield Services(
+            deployment=Deployment(settings, config),
+            name=name,
+            digest_secret=digest_secret,
+            ids=RequestIds(digest_secret),
+            redis=redis,
+            durability=durability,
+            snapshot=snapshot,
+            objects=PolicyObjects(
+                callers=object_store_of(redis, "callers"),
+                overrides=object_store_of(redis, "overrides"),
+                cordons=ObjectStore(redis, "cordons"),
+                baselines=ObjectStore(redis, "baselines"),
+            ),
             registry=registry,
             fitted=FittedStore(redis),
-            samples=Samples(redis),
-            reconciler=reconciler,
-            callers=object_store_of(redis, "callers"),
+            audit=audit,
+            presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
+            fleet=fleet,
+            engines=engines,
+            http=http,
+            adapters=adapters,
+            stacks=stacks,
+            admission=Admission(settings.limits, meters, lambda pool: fleet.has_room(pool, time.monotonic())),
             limits=limits,
             fallback_caps=FallbackCaps(caps_of(settings), settings.limits.general_share_window_seconds, limits),
-            overrides=object_store_of(redis, "overrides"),
-            cordons=ObjectStore(redis, "cordons"),
-            health=HealthStore(redis),
-            left=LeftStore(redis, audit),
-            baselines=ObjectStore(redis, "baselines"),
-            retraining=RetrainingStore(redis, settings.records.retention_seconds),
-            webhooks=Webhooks(redis, http, meters),
-            monitored=Monitored(),
-            recent=Recent(settings.records.recent_bytes_max),
-            records=flow.buffer,
-            record_stream=flow.stream,
+            threads=stack.enter_context(Threads()),
+            judging=Judging(),
+            observers=Observers(),
+            recent=RecentBodies(settings.records.recent_bytes_max),
             flow=flow,
             feedback=feedback_of(settings, redis),
             coverage=Coverage(),
-            audit=audit,
             meters=meters,
-            stacks=stacks,
-            presence=Presence(redis, name, fleet, lambda: snapshot.current.generation),
-            judging=Judging(),
-            trials=Trials(digest_secret),
-            reviews=ReviewStore(redis),
-            rollouts=Rollouts(redis, registry, audit, meters),
-            evaluations=EvaluationStore(redis, 86_400 * settings.evaluation.retention_days),
-            uploads=Uploads(store.folder, upload_limits_of(settings)),
-            threads=stack.enter_context(Threads()),
-            stirred=stirred,
         )
-        await _look_around(services)
-        await stack.enter_async_context(running_jobs(services))
-        yield services
 
 
 async def _look_around(services: Services) -> None:
@@ -314,8 +327,7 @@ async def _look_around(services: Services) -> None:
     if services.settings.audit.head_key_file is not None:
         await asyncio.to_thread(key_of, services.settings.audit)
     read_gauges(services)
-    read_monitor_gauges(services)
-    await asyncio.to_thread(services.store.sweep, CRASHED_AFTER_SECONDS, time.time())
+    await asyncio.to_thread(services.adapters.store.sweep, CRASHED_AFTER_SECONDS, time.time())
     await services.snapshot.refresh()
     await services.fallback_caps.begin()
     await check_health(services)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -155,3 +155,13 @@ class Problem(Exception):
         if self.final:
             found.append((b"x-should-retry", b"false"))
         return found
+
+
+def problem_of_fault(fault: Mapping[str, Any], place: Sequence[Any]) -> Problem:
+    """The error for a fault that pydantic found at a place in a body."""
+    named = [str(part) for part in place if part not in ("FeedbackIn", "FeedbackBatch")]
+    code = {"missing": "missing_field", "extra_forbidden": "unknown_parameter"}.get(fault["type"], "invalid_value")
+    param = ".".join(named) or None
+    words = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    whole = param is None and fault["type"] == "value_error"  # a check of ours, which names its field itself
+    return Problem(code, f"{words}." if whole else f"{param or 'body'}: {words}.", param)

@@ -64,4 +64,4 @@ async def _look_and_adopt(services: Services, replica: Replica) -> None:
             snapshot = (
                 await services.snapshot.refresh()
             )  # what is listed newly may be being probed: read where it stands
-    services.reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)
+    services.adapters.reconciler.adopt(replica, snapshot.versions.values(), snapshot.placements)

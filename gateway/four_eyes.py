@@ -7,10 +7,8 @@ What remains to people: an admin who makes a key for somebody else knows its sec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from gateway.admin.state_file import Held, Objects
 from gateway.callers import Caller, same_owner
 from gateway.errors import Problem
 from gateway.services import Services
@@ -80,21 +78,3 @@ def see_that_it_may_change(services: Services, admin: Caller, before: Caller, af
     if not theirs and (before.secret_digest, before.former) != (after.secret_digest, after.former):
         text = f"{before.public} is of {before.person}, who alone may give it a new secret. Make another key instead."
         raise Problem("approver_must_differ", text)
-
-
-def with_pending(services: Services, admin: Caller, present: Objects, file: Objects) -> Objects:
-    """A state file as it may be applied: admin keys that it makes wait for approval, and those that are here wait as
-    they did."""
-    if not services.settings.release.approver_must_differ or "callers" not in file:
-        return file
-    callers = dict(file["callers"])
-    for name, held in callers.items():
-        if held.value is None or held.value["role"] != "admin":
-            continue
-        here = present["callers"].get(name)
-        known = here.value if here is not None else None
-        is_admin = known is not None and known["role"] == "admin"
-        pending = (known or {}).get("pending") if is_admin else admin.person
-        value = replace(Caller.from_json(name, held.value), pending=pending).to_json()
-        callers[name] = Held(held.generation, value)
-    return {**file, "callers": callers}

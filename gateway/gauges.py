@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from types import MappingProxyType
 
-from gateway.features.shadows.trials import QUEUE_MAX
 from gateway.services import Services
 from serving.adapters.placement import HELD
 from serving.breaker import BreakerState
@@ -40,7 +39,6 @@ def read_gauges(services: Services) -> None:
             and services.flow.unanswered_seconds() < WRITE_SECONDS_MAX
         )
     )
-    meters.reviews_waiting.read_from(lambda: {(task,): float(n) for task, n in services.review_queue.waiting.items()})
     meters.state_durable.read_from(lambda: float(services.durability.kept.durable))
     meters.feedback_coverage_ratio.read_from(services.coverage.ratios)
     meters.adapter_info.read_from(lambda: _adapter_info(services))
@@ -49,11 +47,6 @@ def read_gauges(services: Services) -> None:
     meters.adapter_working_set_ratio.read_from(lambda: _places_wanted(services))
     meters.replica_cordoned.read_from(
         lambda: {(r.config.pool, r.name): float(r.cordoned) for r in fleet.replicas.values()}
-    )
-    meters.shadow_queue_length.read_from(lambda: services.trials.waiting)
-    meters.shadow_queue_max.read_from(lambda: QUEUE_MAX)
-    meters.shadow_share_ratio.read_from(
-        lambda: {(task,): one.shadow_share for task, one in services.snapshot.current.policy.watched.items()}
     )
     meters.build_info.read_from(lambda: {(installed_version("apprentice-gateway"),): 1.0})
 
@@ -88,8 +81,10 @@ def _placements(services: Services) -> dict[tuple[str, ...], float]:
 def _loads_left(services: Services) -> dict[tuple[str, ...], float]:
     placements = services.snapshot.current.placements
     return {
-        (replica.config.pool, replica.name): float(services.reconciler.capacity(replica, placements).loads_left)
-        for pool in services.bases
+        (replica.config.pool, replica.name): float(
+            services.adapters.reconciler.capacity(replica, placements).loads_left
+        )
+        for pool in services.adapters.bases
         for replica in services.fleet.in_pool(pool)
         if replica.up
     }
@@ -99,12 +94,12 @@ def _places_wanted(services: Services) -> dict[tuple[str, ...], float]:
     """The working set: how full each replica is of versions that are to be loaded there, from 0 to 1."""
     snapshot = services.snapshot.current
     found: dict[tuple[str, ...], float] = {}
-    for pool in services.bases:
+    for pool in services.adapters.bases:
         for replica in services.fleet.in_pool(pool):
             wanted = sum(
                 1
                 for (on, name), placement in snapshot.placements.items()
                 if on == replica.name and placement.state in HELD and name in snapshot.versions
             )
-            found[pool, replica.name] = wanted / services.reconciler.capacity(replica, {}).places
+            found[pool, replica.name] = wanted / services.adapters.reconciler.capacity(replica, {}).places
     return found

@@ -14,13 +14,12 @@ import msgspec
 from fastapi.routing import APIRoute
 from msgspec import Raw
 
-from gateway.access import ROLES_OF
-from gateway.endpoints import caller_of
+from gateway.access import ROLES_OF, caller_of
 from gateway.errors import ERRORS, FINAL
-from gateway.features.releases.uploads import FIELDS as FORM_FIELDS
-from gateway.features.releases.uploads import FILES, NEEDED, SAMPLES
 from gateway.features.reported.reports import REPORTS_MAX, Report
 from gateway.formats.parameters import BYTES_MAX, KNOWN, ON_REQUEST, Endpoint, Fields, StructuredOutputs
+from gateway.server.uploads import FIELDS as FORM_FIELDS
+from gateway.server.uploads import FILES, NEEDED, SAMPLES
 from serving.adapters.adapter_folder import PROMPTS_FILE
 from serving.adapters.pull import FILES as STORE_FILES
 

@@ -1,4 +1,4 @@
-"""The Services: all that a gateway is made of. Built and torn down by app.py; the rooms' parts own their state."""
+"""The services: what requests and features share. Built and torn down by app.py; each part owns its state."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any, Protocol
 
 import httpx
 from redis.asyncio import Redis
@@ -17,26 +18,16 @@ from gateway.access_log import AccessLog
 from gateway.callers import Caller
 from gateway.configuration.settings import Settings
 from gateway.deployment import Deployment, Prices
-from gateway.features.evaluations.store import EvaluationStore
-from gateway.features.fitting.samples import Samples
-from gateway.features.quality.store import HealthStore, Monitored
-from gateway.features.quality.webhooks import Webhooks
-from gateway.features.releases.canaries import Rollouts
-from gateway.features.releases.uploads import Uploads
-from gateway.features.retraining.store import RetrainingStore
-from gateway.features.reviews.queue import ReviewQueue
-from gateway.features.reviews.store import ReviewStore
-from gateway.features.rules.recent_bodies import Recent
-from gateway.features.shadows.trials import Trials
+from gateway.formats.recent_bodies import RecentBodies
 from gateway.formats.request_body import RequestBody
 from gateway.limits.admission import Admission
 from gateway.limits.fallback_caps import FallbackCaps
 from gateway.limits.limits import Limits
 from gateway.limits.threads import Threads
 from gateway.path.demands import Judging
+from gateway.server.uploads import Uploads
 from gateway.state.durability import Durability
 from gateway.state.fitted import FittedStore
-from gateway.state.outbox import LeftStore
 from gateway.state.presence import Presence
 from gateway.state.snapshot import SnapshotKeeper
 from monitoring.audit import Audit
@@ -44,9 +35,9 @@ from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.flow import RecordFlow
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
-from monitoring.records import RecordBuffer, RecordStream
+from monitoring.records import Record
 from router.decision import Choice, Moment
-from router.policy import TaskPolicy
+from router.policy import Policy, TaskPolicy
 from serving.adapters.artifact import Base
 from serving.adapters.reconcile import Reconciler
 from serving.adapters.registry import Registry
@@ -57,60 +48,95 @@ from serving.object_store import ObjectStore
 from serving.stack import BaseStack, stack_of
 
 
-@dataclass(frozen=True)
-class Services:
-    """What the gateway is made of. Frozen; each part owns its own state."""
+class RequestObserver(Protocol):
+    """What a feature wants of a request on its path. Nothing that it does is waited for."""
 
-    deployment: Deployment
-    name: str
-    redis: Redis
-    durability: Durability
-    digest_secret: bytes
-    ids: RequestIds
-    admission: Admission
-    snapshot: SnapshotKeeper
-    fleet: Fleet
-    bases: Mapping[str, Base]
-    signers: Mapping[str, bytes]
-    engines: EngineClient
-    http: httpx.AsyncClient
-    store: Store
-    registry: Registry
-    fitted: FittedStore
-    samples: Samples
-    reconciler: Reconciler
+    def draw(self, policy: Policy, choice: Choice, record: Record) -> None:
+        """Draw the request for what the feature does, once it is chosen where the request goes."""
+        ...
+
+    def watches(self, policy: Policy, choice: Choice, record: Record) -> bool:
+        """Whether the text of the answer is needed once it has been sent."""
+        ...
+
+    def answered(self, policy: Policy, body: RequestBody, answer: Any, ledger: Any) -> None:
+        """An answer was sent."""
+        ...
+
+    def rejected(self, policy: Policy, body: RequestBody, answer: Any, ledger: Any) -> None:
+        """An answer was rejected before it was sent."""
+        ...
+
+
+class Observers(list[RequestObserver]):
+    """All observers of requests, in the order of the table of features."""
+
+    def watch(self, policy: Policy, choice: Choice, record: Record) -> bool:
+        """Whether one of them needs the text of the answer."""
+        return any(observer.watches(policy, choice, record) for observer in self)
+
+
+@dataclass(frozen=True)
+class PolicyObjects:
+    """What admins set, as versioned objects in Redis, beside what the registry has."""
+
     callers: ObjectStore
-    limits: Limits
-    fallback_caps: FallbackCaps
     overrides: ObjectStore
     cordons: ObjectStore
-    health: HealthStore
-    left: LeftStore
-    """What is decided and yet to be carried out."""
     baselines: ObjectStore
-    """What streams of versions are held against: a baseline a stream, by the version's name."""
-    retraining: RetrainingStore
-    webhooks: Webhooks
-    monitored: Monitored
-    recent: Recent
-    records: RecordBuffer
-    record_stream: RecordStream
+    """The baselines of each version's signals, by the version's name."""
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What takes adapters in, keeps their bytes and loads them. `bases` are base models by pool."""
+
+    bases: Mapping[str, Base]
+    signers: Mapping[str, bytes]
+    store: Store
+    uploads: Uploads
+    reconciler: Reconciler
+    stirred: asyncio.Event
+    """Set by each new snapshot: the reconciling job looks at once."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What requests and features share. Frozen; each part owns its own state. No feature has a field here."""
+
+    # What is configured, and who this gateway is
+    deployment: Deployment
+    name: str
+    digest_secret: bytes
+    ids: RequestIds
+    # State in Redis
+    redis: Redis
+    durability: Durability
+    snapshot: SnapshotKeeper
+    objects: PolicyObjects
+    registry: Registry
+    fitted: FittedStore
+    audit: Audit
+    presence: Presence
+    # Engines and adapters
+    fleet: Fleet
+    engines: EngineClient
+    http: httpx.AsyncClient
+    adapters: Adapters
+    stacks: Mapping[str, BaseStack]
+    # Limits
+    admission: Admission
+    limits: Limits
+    fallback_caps: FallbackCaps
+    threads: Threads
+    # Answers, and what is kept of them
+    judging: Judging
+    observers: Observers
+    recent: RecentBodies
     flow: RecordFlow
     feedback: FeedbackStore
     coverage: Coverage
-    audit: Audit
     meters: Meters
-    stacks: Mapping[str, BaseStack]
-    presence: Presence
-    judging: Judging
-    trials: Trials
-    reviews: ReviewStore
-    rollouts: Rollouts
-    uploads: Uploads
-    evaluations: EvaluationStore
-    threads: Threads
-    stirred: asyncio.Event
-    """Set by each new snapshot: the reconciling job looks at once."""
     accesses: AccessLog = field(default_factory=AccessLog)
 
     @property
@@ -137,11 +163,6 @@ class Services:
         """Longest body of a request to this address."""
         least = self.body_bytes_max
         return min(least, self.settings.limits.feedback_body_bytes_max) if path == "/v1/feedback" else least
-
-    @property
-    def review_queue(self) -> ReviewQueue:
-        """What was drawn for review, on its way into Redis."""
-        return self.trials.reviews
 
     def moment(self, now: float) -> Moment:
         """The time and the chance of one decision."""

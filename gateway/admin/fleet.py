@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, conflicts, seen
+from gateway.access import Admin, Body, Operator, conflicts, seen, services_of
 from gateway.audit import audited
-from gateway.endpoints import services_of
 from gateway.errors import Problem
+from gateway.feature import feature_of
 from gateway.features.releases.recycling import Busy, begin
+from gateway.features.releases.releases import Releases
 from gateway.services import Services
 from serving.adapters.placement import Placement
 from serving.object_store import Change
@@ -46,7 +47,7 @@ async def cordon(request: Request, name: str, admin: Admin, body: CordonIn | Non
     value = {"reason": reason, "by": admin.public, "at": time.time()}
     step = audited(services, admin)
     step.note("replica.cordon", name, None, {"reason": reason})
-    await step.take([Change(services.cordons, name, value)])
+    await step.take([Change(services.objects.cordons, name, value)])
     await services.snapshot.refresh()
     return _shown(services, replica)
 
@@ -56,11 +57,11 @@ async def uncordon(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Send the replica requests again."""
     services = services_of(request)
     replica = _replica(services, name)
-    before = await services.cordons.get(name)
+    before = await services.objects.cordons.get(name)
     if before is not None:
         step = audited(services, admin)
         step.note("replica.uncordon", name, before, None)
-        await step.take([Change(services.cordons, name, None)])
+        await step.take([Change(services.objects.cordons, name, None)])
         await services.snapshot.refresh()
     return _shown(services, replica)
 
@@ -78,7 +79,7 @@ async def recycle(request: Request, name: str, admin: Admin) -> dict[str, Any]:
         raise Problem("state_conflict", f"{name} is down, or does not say when its process was started: restart it.")
     try:
         with conflicts():
-            await begin(services, replica, admin.public, "it is being recycled")
+            await begin(feature_of(request, Releases), replica, admin.public, "it is being recycled")
     except Busy as busy:
         raise Problem("state_conflict", str(busy)) from None
     await services.snapshot.refresh()
@@ -99,8 +100,8 @@ def in_order(version: str) -> tuple[str, int]:
 
 def _shown(services: Services, replica: Replica) -> dict[str, Any]:
     snapshot = services.snapshot.current
-    takes_adapters = replica.config.pool in services.bases
-    full = services.reconciler.capacity(replica, snapshot.placements)
+    takes_adapters = replica.config.pool in services.adapters.bases
+    full = services.adapters.reconciler.capacity(replica, snapshot.placements)
     capacity = {
         "max_loras": full.max_loras,
         "max_cpu_loras": full.max_cpu_loras,

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts
+from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, services_of
 from gateway.audit import audited
 from gateway.callers import Caller, CallerLimits, Former, Role, limits_of, new_key, new_secret, whole_key
-from gateway.endpoints import services_of
 from gateway.errors import Problem
 from gateway.four_eyes import (
     owner_remembered,
@@ -110,7 +109,7 @@ async def make_caller(request: Request, body: CallerIn, admin: Admin) -> dict[st
     )
     step = audited(services, admin)
     step.note("caller.make", public, None, _caller_shown(caller))
-    await step.take([Change(services.callers, public, caller.to_json(), 0)])
+    await step.take([Change(services.objects.callers, public, caller.to_json(), 0)])
     await services.snapshot.refresh()
     return {**_caller_shown(caller), "key": key, "warnings": _unknown_models(services, body.models)}
 
@@ -182,7 +181,7 @@ async def approve_caller(request: Request, public: str, admin: Admin) -> dict[st
 async def delete_caller(request: Request, public: str, admin: Admin) -> dict[str, Any]:
     """Revoke a key on every gateway."""
     services = services_of(request)
-    before = await services.callers.get(public)
+    before = await services.objects.callers.get(public)
     if before is None:
         raise _no_key(public)
     step = audited(services, admin)
@@ -202,8 +201,8 @@ def _unknown_models(services: Services, models: list[str]) -> list[str]:
 
 async def _kept(services: Services, public: str) -> tuple[Caller, int]:
     """A key as it is kept in Redis, and its generation. Raises Problem (404), and Unreadable."""
-    generation = (await services.callers.generations()).get(public, 0)
-    raw = await services.callers.get(public)
+    generation = (await services.objects.callers.generations()).get(public, 0)
+    raw = await services.objects.callers.get(public)
     if raw is None:
         raise _no_key(public)
     with reading("callers", public):
@@ -214,7 +213,7 @@ async def _put(services: Services, admin: Caller, action: str, before: Caller, a
     step = audited(services, admin)
     step.note(action, after.public, _caller_shown(before), _caller_shown(after))
     with conflicts():
-        await step.take([Change(services.callers, after.public, after.to_json(), generation)])
+        await step.take([Change(services.objects.callers, after.public, after.to_json(), generation)])
 
 
 def _limits_changed(before: Caller, body: CallerChange) -> CallerLimits | None:

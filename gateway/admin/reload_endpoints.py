@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from gateway.access import Admin
+from gateway.access import Admin, services_of
 from gateway.admin.reload import reload
-from gateway.endpoints import services_of
 
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 

@@ -21,8 +21,8 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from redis.asyncio import Redis
 
-from gateway.access import OBJECTS_MAX, Admin, Body, conflicts
-from gateway.admin.state_checks import missing_bytes, see_that_it_can_be_done, valid
+from gateway.access import OBJECTS_MAX, Admin, Body, conflicts, services_of
+from gateway.admin.state_checks import missing_bytes, see_that_it_can_be_done, valid, with_pending
 from gateway.admin.state_file import (
     ABSENT,
     KINDS,
@@ -41,10 +41,9 @@ from gateway.admin.state_file import (
 )
 from gateway.audit import audited, enter_event
 from gateway.callers import Caller
-from gateway.endpoints import services_of
 from gateway.errors import Problem
 from gateway.features.releases.adapter_endpoints import limits_of, state_of
-from gateway.four_eyes import owner_remembered, owner_to_keep, with_pending
+from gateway.four_eyes import owner_remembered, owner_to_keep
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from gateway.state.redis import installation_id
@@ -141,18 +140,18 @@ async def compare_state(request: Request, body: StateIn, admin: Admin, prune: bo
 async def store_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     """Verify an uploaded adapter and keep its bytes, for a state."""
     services = services_of(request)
-    async with services.uploads.receive(request) as upload:
+    async with services.adapters.uploads.receive(request) as upload:
         try:
             told = await asyncio.to_thread(manifests.read_manifest, upload.manifest)
             pool = upload.fields.get("pool") or ""
-            if pool not in services.bases:
+            if pool not in services.adapters.bases:
                 raise Problem("not_found", f"There is no pool {pool[:80]!r} that takes adapters.", "pool")
             claimed, limits = told.base_fingerprint, limits_of(services, pool)
-            base, folder = services.bases[pool], upload.folder
+            base, folder = services.adapters.bases[pool], upload.folder
             artifact = await asyncio.to_thread(verify, folder, base, limits, claimed_fingerprint=claimed)
             told_of = {"digest": artifact.digest, "pool": pool, "size_bytes": artifact.size_bytes}
             await enter_event(services, admin, "adapter.store", artifact.digest, told_of)
-            await asyncio.to_thread(services.store.put, upload.folder, artifact)
+            await asyncio.to_thread(services.adapters.store.put, upload.folder, artifact)
         except (ArtifactError, ManifestError) as error:
             raise Problem("adapter_rejected", str(error), "path") from error
     return {"digest": artifact.digest, "size_bytes": artifact.size_bytes}
@@ -310,7 +309,7 @@ async def _switch(services: Services, admin: Caller, steps: Steps, evidence: dic
     moved = [step for step in steps if step.action in ("create", "change", "remove") and step.kind != "versions"]
     if not moved:
         return []
-    for kind, object_store in (("overrides", services.overrides), ("callers", services.callers)):
+    for kind, object_store in (("overrides", services.objects.overrides), ("callers", services.objects.callers)):
         added = sum(step.action == "create" for step in moved if step.kind == kind)
         if added and added + len(await object_store.all()) > OBJECTS_MAX:
             raise Problem("state_conflict", f"There would be more than {OBJECTS_MAX} {kind}.")

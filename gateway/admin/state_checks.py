@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
@@ -235,7 +236,7 @@ def _check_against_services(services: Services, admin: Caller, step: Difference)
 
 
 def _check_base(services: Services, version: Version) -> None:
-    base = services.bases.get(version.pool)
+    base = services.adapters.bases.get(version.pool)
     if base is None:
         raise Problem("state_conflict", f"{version.name} is for the pool {version.pool}, which takes no adapters here.")
     if base.fingerprint != version.base_fingerprint:
@@ -261,7 +262,7 @@ def _check_signature(services: Services, version: Version) -> None:
         raise Problem("state_conflict", f"{text}where it comes from, and export the state again; or push it here.")
     try:
         signature = from_text(version.signed_by or "", version.signature)
-        check(signature, version.digest, version.manifest_digest, services.signers)
+        check(signature, version.digest, version.manifest_digest, services.adapters.signers)
     except SignatureError as error:
         raise Problem("state_conflict", f"{version.name}: {error}") from error
 
@@ -289,10 +290,10 @@ async def _check_approver(services: Services, admin: Caller, step: Difference, m
 async def _check_bytes(services: Services, version: Version) -> None:
     """Whether the store's bytes are the version's, and fit the pool's base here. Raises Problem (409, 422)."""
     try:
-        if not services.store.holds(version.digest):
+        if not services.adapters.store.holds(version.digest):
             text = f"{version.name}: the store here has no {version.digest}. Upload it: state apply --adapters FOLDER."
             raise Problem("state_conflict", text)
-        folder, base = services.store.path(version.digest), services.bases[version.pool]
+        folder, base = services.adapters.store.path(version.digest), services.adapters.bases[version.pool]
         artifact = await asyncio.to_thread(verify, folder, base, claimed_fingerprint=version.base_fingerprint)
     except ArtifactError as error:
         raise Problem("adapter_rejected", f"{version.name}: {error}") from error
@@ -303,6 +304,24 @@ async def _check_bytes(services: Services, version: Version) -> None:
 def missing_bytes(services: Services, step: Difference) -> str | None:
     """The digest of the bytes that a version needs and the store has not."""
     value = step.after or {}
-    if step.kind != "versions" or value["state"] == "retired" or services.store.holds(value["digest"]):
+    if step.kind != "versions" or value["state"] == "retired" or services.adapters.store.holds(value["digest"]):
         return None
     return str(value["digest"])
+
+
+def with_pending(services: Services, admin: Caller, present: Objects, file: Objects) -> Objects:
+    """A state file as it may be applied: admin keys that it makes wait for approval, and those that are here wait as
+    they did."""
+    if not services.settings.release.approver_must_differ or "callers" not in file:
+        return file
+    callers = dict(file["callers"])
+    for name, held in callers.items():
+        if held.value is None or held.value["role"] != "admin":
+            continue
+        here = present["callers"].get(name)
+        known = here.value if here is not None else None
+        is_admin = known is not None and known["role"] == "admin"
+        pending = (known or {}).get("pending") if is_admin else admin.person
+        value = replace(Caller.from_json(name, held.value), pending=pending).to_json()
+        callers[name] = Held(held.generation, value)
+    return {**file, "callers": callers}

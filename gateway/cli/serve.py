@@ -12,7 +12,7 @@ from gateway.app import build_app
 from gateway.configuration.sections import ListenSettings
 from gateway.configuration.settings import load_settings
 from gateway.errors import SettingsError
-from gateway.server.server import OrderlyServer, addresses_of
+from gateway.orderly_server import OrderlyServer, addresses_of
 from gateway.state.private_files import UMASK
 from monitoring.logs import configure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +12,8 @@ from router.policy import TokensOver, UnknownFields
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+RedisGone = Literal["open", "closed"]
+"""Whether limits let requests through while Redis is gone."""
 
 
 class Section(BaseModel):

@@ -29,12 +29,12 @@ from gateway.configuration.sections import (
     ListenSettings,
     Name,
     QueueLimits,
+    RedisGone,
     Seconds,
     Section,
 )
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import SettingsError
-from gateway.limits.quotas import RedisGone
 from monitoring.badness import Metric
 from monitoring.quality.verdicts.plan import Plan
 from router.policy import AttemptLimits, CacheIsolation

@@ -21,7 +21,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 Span = Literal["minute", "day", "month"]
-RedisGone = Literal["open", "closed"]
 SPAN_SECONDS: Mapping[Span, int] = MappingProxyType({"minute": 60, "day": 86_400, "month": 31 * 86_400})
 PREFIX = "apprentice:limits:"
 INTERVAL_SECONDS = 0.25

@@ -321,7 +321,7 @@ def settle(services: Services, ledger: Ledger, now: float) -> None:
     _count(services, ledger)
     if ledger.body is not None and record.task is not None:
         services.recent.keep(record.id, ledger.body)
-    if not services.records.put(record):
+    if not services.flow.buffer.put(record):
         services.meters.records_dropped.add(1)
 
 
@@ -338,7 +338,7 @@ def settle_shadow(services: Services, ledger: Ledger, now: float, outcome: str) 
     if record.cost_usd is not None:
         services.meters.cost_usd.add(record.cost_usd, task, version, pool, "shadow")
         record.cost_usd += (record.pair.judge_usd or 0.0) if record.pair is not None else 0.0
-    if not services.records.put(record):
+    if not services.flow.buffer.put(record):
         services.meters.records_dropped.add(1)
 
 

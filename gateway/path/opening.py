@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gateway.features.shadows.job import offer_rejected
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.checking import judge_now
@@ -181,7 +180,8 @@ def _turned_down(
         return None
     answer.close()
     ledger.rejected(check, answer.total(), services.prices, answer.share(now))
-    offer_rejected(services, policy, body, answer, ledger)
+    for observer in services.observers:
+        observer.rejected(policy, body, answer, ledger)
     if isinstance(step, GiveUp):
         ledger.record.reason = step.reason or ledger.record.reason
         ledger.record.fallback_capped = ledger.record.fallback_capped or step.fallback_capped

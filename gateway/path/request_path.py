@@ -9,7 +9,6 @@ import time
 from gateway.access_log import REFUSED
 from gateway.callers import Caller
 from gateway.errors import Problem
-from gateway.features.shadows.job import offer_copies
 from gateway.formats.bounds import LONG_BODY_BYTES
 from gateway.formats.parameters import Endpoint
 from gateway.formats.request_body import RequestBody, asked_of, read_body
@@ -61,9 +60,10 @@ async def walk(services: Services, exchange: Exchange, endpoint: Endpoint) -> No
                 choice = _accepted(services, policy, decision, asked, scores, ledger)
                 services.fit(body, choice, caller)
                 with await open_answer(services, policy, body, choice, ledger, scores) as answer:
-                    answer.kept = [] if services.trials.watches(policy, answer.choice, ledger.record) else None
+                    answer.kept = [] if services.observers.watch(policy, answer.choice, ledger.record) else None
                     await relay(services, exchange, policy, body, answer, ledger)
-                    offer_copies(services, policy, body, answer, ledger)
+                    for observer in services.observers:
+                        observer.answered(policy, body, answer, ledger)
     except Problem as problem:
         await _tell(services, exchange, problem, ledger)
     except TimeoutError:
@@ -114,7 +114,8 @@ def _accepted(
         ledger.refused(decision, scores.task)
         raise problem_of(services, decision, asked, scores)
     if policy.watched:
-        services.trials.draw(policy, decision, ledger.record)
+        for observer in services.observers:
+            observer.draw(policy, decision, ledger.record)
     return decision
 
 

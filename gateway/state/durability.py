@@ -24,7 +24,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.errors import Problem, StateError
-from gateway.server.wire import Message, Send
 from gateway.state.redis import Lives
 
 log = logging.getLogger(__name__)
@@ -305,30 +304,3 @@ class Durability:
 def not_settled(error: NotSettled, more: str = "") -> Problem:
     """What the caller is told, who must not take it for stored."""
     return Problem("storage_unavailable", f"{error}{more}")
-
-
-class SettledSend:
-    """`send` of a change by an admin: an answer that says that it was done goes out once it is durable."""
-
-    def __init__(self, durability: Durability, send: Send, refused: Any) -> None:
-        self._durability = durability
-        self._send = send
-        self._refused = refused
-        self._mark = durability.mark()
-        self._unsettled = False
-
-    async def __call__(self, message: Message) -> None:
-        """Pass a message on; where the change did not settle in time, a 503 instead of the answer."""
-        if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
-            try:
-                await self._durability.settle(self._mark)
-            except NotSettled as error:
-                self._unsettled = True
-                await self._tell(not_settled(error))
-        if not self._unsettled:
-            await self._send(message)
-
-    async def _tell(self, problem: Problem) -> None:
-        self._refused.add(1, problem.code)
-        await self._send({"type": "http.response.start", "status": problem.status, "headers": problem.headers()})
-        await self._send({"type": "http.response.body", "body": problem.body()})

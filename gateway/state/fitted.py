@@ -50,7 +50,7 @@ class FittedEntry(msgspec.Struct, frozen=True, kw_only=True):
     summary: dict[str, Any] = {}
 
 
-class Fitting(msgspec.Struct, frozen=True, kw_only=True):
+class FittingStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How far a fitting is: `progress` from 0 to 1, `stage` in a few words, `error` a sentence where it failed.
 
     `at` (Unix seconds) is when this was so, `by` the key of who asked for it.
@@ -96,7 +96,7 @@ class FittedStore:
         await self.object_store.put(name_of(version, kind), _stored(entry))
         if before is not None and before["digest"] != digest:
             await self._redis.hdel(key, before["digest"])
-        await self.say(version, kind, Fitting(state="ready", progress=1.0, by=by))
+        await self.say(version, kind, FittingStatus(state="ready", progress=1.0, by=by))
         return entry
 
     async def get(self, version: str, kind: Kind) -> bytes | None:
@@ -142,16 +142,16 @@ class FittedStore:
             await self._redis.delete(_model_key(version, kind))
             await self._redis.hdel(STATES_KEY, name_of(version, kind))
 
-    async def say(self, version: str, kind: Kind, fitting: Fitting) -> None:
+    async def say(self, version: str, kind: Kind, fitting: FittingStatus) -> None:
         """Note how far a fitting is. No gateway is told: whoever wants to know reads it."""
         told = msgspec.structs.replace(fitting, at=time.time())
         await self._redis.hset(STATES_KEY, name_of(version, kind), msgspec.json.encode(told))
 
-    async def states(self, version: str) -> dict[Kind, Fitting]:
+    async def states(self, version: str) -> dict[Kind, FittingStatus]:
         """How far each fitting of a version is; those that nobody asked for are not in it."""
         raw = await self._redis.hmget(STATES_KEY, [name_of(version, kind) for kind in KINDS])
         return {
-            kind: msgspec.json.decode(said, type=Fitting)
+            kind: msgspec.json.decode(said, type=FittingStatus)
             for kind, said in zip(KINDS, raw, strict=True)
             if said is not None
         }
@@ -165,7 +165,7 @@ class FittedStore:
         found: dict[str, Any] = {}
         for kind in KINDS:
             if kind in entries or kind in states:
-                state = states.get(kind) or Fitting(state="ready", progress=1.0, at=entries[kind].fitted_at)
+                state = states.get(kind) or FittingStatus(state="ready", progress=1.0, at=entries[kind].fitted_at)
                 model = entries.get(kind)
                 found[kind] = msgspec.to_builtins(state) | {
                     "model": None if model is None else msgspec.to_builtins(model),

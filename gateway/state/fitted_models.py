@@ -21,7 +21,7 @@ from gateway.state.fitted import (
     FittedEntry,
     FittedError,
     FittedStore,
-    Fitting,
+    FittingStatus,
     Kind,
     calibrated_apart,
     entry_of,
@@ -149,7 +149,7 @@ class FittedModels:
             said = str(error) if known else f"The {entry.kind} model can't be read, by a fault of the gateway's."
             log.error("%s is judged without its %s model: %s", entry.version, entry.kind, said, exc_info=not known)
             self._damaged(entry.kind)
-            await self.store.say(entry.version, entry.kind, Fitting(state="failed", error=said, by=entry.by))
+            await self.store.say(entry.version, entry.kind, FittingStatus(state="failed", error=said, by=entry.by))
             self._failed.add((entry.kind, _failure(entry)))
             return None
         self._parsed[entry.kind, entry.digest] = model

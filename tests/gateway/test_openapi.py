@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.app import HOT, PARTS, build_app
+from gateway.app import HOT, ROUTERS, build_app
 from gateway.configuration.settings import load_settings
 from gateway.errors import ERRORS, Problem
 from gateway.formats.parameters import GATEWAY_ALONE, KNOWN, ON_REQUEST, Endpoint
@@ -71,7 +71,7 @@ class Part:
 class Code:
     """The gateway's code as a graph of names: who uses a name can come to what that raises.
 
-    A method is found by what it is called on, as our names go: `services.uploads.receive` is the one of Uploads.
+    A method is found by what it is called on: `services.adapters.uploads.receive` is the one of Uploads.
     """
 
     def __init__(self) -> None:
@@ -139,9 +139,9 @@ def written() -> Code:
 
 
 FUNCTIONS = {
-    (method, route.path): (part.__name__, route.endpoint.__name__)
-    for part in PARTS
-    for route in part.router.routes
+    (method, route.path): (route.endpoint.__module__, route.endpoint.__name__)
+    for router in ROUTERS
+    for route in router.routes
     for method in route.methods  # type: ignore[attr-defined]
 } | {("POST", path): (walk.__module__, walk.__name__) for path in HOT}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.access import OBJECTS_MAX
-from gateway.endpoints import FEEDBACK_BATCH_MAX
+from gateway.features.feedback.endpoints import FEEDBACK_BATCH_MAX
 from gateway.features.rules.dry_run import REQUESTS_MAX
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX
 from monitoring.metric_table import METRICS

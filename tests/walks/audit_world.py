@@ -14,7 +14,10 @@ import httpx
 import yaml
 
 from gateway.callers import Caller, new_key
+from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import LEFT_KEY
+from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Review
 from tests.walks.gateway import RunningGateway
 from tests.walks.scope_world import form
@@ -49,11 +52,11 @@ class World:
         """The name of the newest object of a kind."""
         services = self.gateway.services
         if key == "caller":
-            known = {raw["name"]: public for public, raw in (await services.callers.all()).items()}
+            known = {raw["name"]: public for public, raw in (await services.objects.callers.all()).items()}
             return known["k" + SMILE * 99] if "k" + SMILE * 99 in known else known["renamed"]
         if key == "evaluation":
-            return (await services.evaluations.all())[0].id
-        return (await services.retraining.all())[0].id
+            return (await self.gateway.features[Evaluations].store.all())[0].id
+        return (await self.gateway.features[RetrainingRequests].store.all())[0].id
 
     async def drafts(self) -> int:
         """How many entries are drafted and not yet in the chain."""
@@ -179,7 +182,7 @@ async def _evaluate(world: World) -> httpx.Response:
 async def _approve(world: World) -> httpx.Response:
     _, public, digest = new_key()
     key = Caller(public, "n" * 100, "admin", digest, frozenset(models("p")), owner=SMILE * 100, pending=SMILE * 100)
-    await world.gateway.services.callers.put(public, key.to_json(), 0)
+    await world.gateway.services.objects.callers.put(public, key.to_json(), 0)
     return await world.http.post(f"/admin/v1/callers/{public}/approve")
 
 
@@ -188,7 +191,7 @@ async def _delete_reviews(world: World) -> httpx.Response:
         request_id="r" * 200, task="returns", version=V1, pool="small", reason=None, at=time.time(), probability=0.1,
         caller="c" * 12, endpoint="chat", answer=SMILE * 1000,
     )  # fmt: skip
-    await world.gateway.services.reviews.keep(kept, 10, 1000.0)
+    await world.gateway.features[Reviews].store.keep(kept, 10, 1000.0)
     return await world.http.delete("/admin/v1/reviews/returns", params={"request_id": "r" * 200})
 
 

@@ -12,10 +12,12 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI
 
-from gateway.app import Services, build_app
+from gateway.app import build_app
 from gateway.callers import Caller, new_key
 from gateway.configuration.settings import Settings
-from gateway.server.server import OrderlyServer
+from gateway.feature import Features
+from gateway.orderly_server import OrderlyServer
+from gateway.services import Services
 
 DEADLINE_SECONDS = 20.0
 CLIENT_SECONDS_MAX = 20.0
@@ -24,11 +26,12 @@ CLIENT_SECONDS_MAX = 20.0
 
 @dataclass
 class RunningGateway:
-    """A gateway that answers at `url`; `services` is what it is made of."""
+    """A gateway that answers at `url`; `services` and `features` are what it is made of."""
 
     url: str
     admin_key: str
     services: Services
+    features: Features
     addresses: tuple[tuple[str, int], ...] = ()
     """Of all its listeners, that of callers first."""
 
@@ -54,7 +57,7 @@ class RunningGateway:
         """The key of an admin with this owner, as one that was there before `release.approver_must_differ` was set."""
         key, public, digest = new_key()
         caller = Caller(public, f"{owner}'s key", "admin", digest, frozenset({"*"}), owner=owner)
-        await self.services.callers.put(public, caller.to_json(), 0)
+        await self.services.objects.callers.put(public, caller.to_json(), 0)
         await self.services.snapshot.refresh()
         return key
 
@@ -97,7 +100,9 @@ async def run_gateway(
                     raise RuntimeError("the gateway did not start")
                 await asyncio.sleep(0.01)
         addresses = tuple(server.addresses)
-        yield RunningGateway(f"http://127.0.0.1:{addresses[0][1]}", admin_key, app.state.services, addresses)
+        yield RunningGateway(
+            f"http://127.0.0.1:{addresses[0][1]}", admin_key, app.state.services, app.state.features, addresses
+        )
     finally:
         server.should_exit = True
         await serving

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
+from gateway.features.quality.quality import Quality
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts.health import Pin, TaskHealth, VersionHealth
 from tests.walks.conftest import Configure, MakeAdapter
@@ -46,7 +47,7 @@ async def watching(
 
 async def watch(running: RunningGateway, **health: Any) -> None:
     """Set what is known of the task, and wait until the gateway goes by it."""
-    store = running.services.health
+    store = running.features[Quality].store
     _, generation = await store.of("returns")
     wanted = TaskHealth(**health)
     await store.put("returns", wanted, generation)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.quality.quality import Quality
+from gateway.features.reviews.reviews import Reviews
 from monitoring.quality.verdicts.health import TaskHealth
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
@@ -36,8 +38,8 @@ def tasks(per_week: int = 100, **reviews: Any) -> dict[str, Any]:
 
 async def watch(gateway: RunningGateway, share: float, **health: Any) -> None:
     """Have the monitor say that so many requests are drawn."""
-    _, generation = await gateway.services.health.of("returns")
-    await gateway.services.health.put("returns", TaskHealth(review_share=share, **health), generation)
+    _, generation = await gateway.features[Quality].store.of("returns")
+    await gateway.features[Quality].store.put("returns", TaskHealth(review_share=share, **health), generation)
     await gateway.services.snapshot.refresh()
 
 
@@ -64,7 +66,7 @@ async def until_settled(gateway: RunningGateway, drawn: int) -> None:
     """Wait until so many draws have come to Redis, or were dropped, and all records, so that feedback finds its own."""
     services = gateway.services
     async with asyncio.timeout(WAIT_SECONDS):
-        while outcomes(gateway).get("drawn", 0) < drawn or services.review_queue.busy:
+        while outcomes(gateway).get("drawn", 0) < drawn or gateway.features[Reviews].queue.busy:
             await asyncio.sleep(0.005)
         while services.admission.in_flight or services.flow.pending:
             await asyncio.sleep(0.005)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.app import open_services
+from gateway.app import open_gateway
 from gateway.configuration.settings import Settings
 from gateway.errors import StateError
 from gateway.state.durability import MARK_KEY
@@ -125,7 +125,7 @@ async def test_with_each_write_on_disk_before_its_answer_nothing_is_waited_for(c
 async def test_a_gateway_does_not_start_on_a_redis_that_may_drop_state(configure: Configure) -> None:
     async with valkey("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu") as at:
         with pytest.raises(StateError, match="Set maxmemory-policy noeviction"):
-            async with open_services(Settings(**configure(redis_url=at.url))):
+            async with open_gateway(Settings(**configure(redis_url=at.url))):
                 pass
 
 

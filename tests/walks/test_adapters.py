@@ -11,6 +11,7 @@ import yaml
 
 from gateway.callers import new_key
 from gateway.features.releases.reconciling import reconcile_once
+from gateway.features.releases.releases import Releases
 from tests.fakes.adapters import BASE_CONFIG, write_base
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
@@ -195,7 +196,7 @@ async def test_another_installations_adapter_of_the_same_name_is_left_alone(
         assert (await http.post("/admin/v1/adapters", json=body)).json()["version"] == "returns@v2"
     small.load("returns@v2", make_adapter(3))
     await small.until(lambda: "returns@v2" in gateway.services.fleet.replicas["small-0"].seen)
-    await reconcile_once(gateway.services)
+    await reconcile_once(gateway.features[Releases])
     assert "returns@v2" in small.adapters.registered
 
 

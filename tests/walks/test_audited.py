@@ -11,6 +11,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.retraining.retraining import RetrainingRequests
 from monitoring.audit import STREAM, Entry, verify
 from monitoring.quality.verdicts.retraining import Retraining
 from serving.object_store import change_together
@@ -112,7 +113,7 @@ async def test_a_release_has_an_entry_for_each_request_to_train_that_it_closes(g
             asked = Retraining(
                 id=name, task="returns", version=V1, opened_at=time.time() + 1, by="x", because="x", action="19d5f0a1-0"
             )
-            await change_together(services.redis, [services.retraining.change(asked, 0)])
+            await change_together(services.redis, [gateway.features[RetrainingRequests].store.change(asked, 0)])
         known = len(await services.audit.read(limit=1000))
         assert (await http.delete(path)).status_code == 200
     new = (await services.audit.read(limit=1000))[known:]

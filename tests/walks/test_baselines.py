@@ -35,7 +35,7 @@ async def test_too_few_labels_or_pairs_are_not_accepted(
         error = (await sent(http, "POST", BASELINE, 409, stream=stream, **ACCEPT))["error"]
     assert error["code"] == "state_conflict"
     assert error["message"].startswith(said)
-    assert await gateway.services.baselines.all() == {}
+    assert await gateway.services.objects.baselines.all() == {}
 
 
 async def test_what_was_not_seen_at_all_is_not_accepted(gateway: RunningGateway) -> None:
@@ -65,7 +65,7 @@ async def test_complaints_are_not_accepted_where_no_metric_complains(gateway: Ru
     async with gateway.http() as http:
         error = (await sent(http, "POST", BASELINE, 409, stream="complaints", **ACCEPT))["error"]
     assert error["message"].startswith("returns has no complaints: set tasks.returns.monitor.complaint_metric to")
-    assert await gateway.services.baselines.all() == {}
+    assert await gateway.services.objects.baselines.all() == {}
 
 
 async def test_a_baseline_of_a_class_of_which_nothing_was_seen_is_set_with_a_warning(gateway: RunningGateway) -> None:

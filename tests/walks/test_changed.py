@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from gateway.features.quality import task_change_endpoints as changed
+from gateway.features.quality.quality import Quality
+from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.retraining.store import RetrainingStore
 from monitoring.quality.verdicts.retraining import Example, Retraining
 from tests.walks.conftest import Configure, MakeAdapter
@@ -190,14 +192,16 @@ async def test_a_rule_that_somebody_else_sets_at_this_moment_is_left_alone_and_n
 
         async def set_rule() -> None:
             kept.append(await examples(gateway))
-            await gateway.services.overrides.put("changed-returns", rule)
+            await gateway.services.objects.overrides.put("changed-returns", rule)
 
         store = Meanwhile(gateway, set_rule)
-        monkeypatch.setattr(changed, "services_of", lambda _: replace(gateway.services, retraining=store))
+        quality = gateway.features[Quality]
+        ours = replace(quality, retraining=replace(quality.retraining, store=store))
+        monkeypatch.setattr(changed, "feature_of", lambda *_: ours)
         refused = await sent(http, "POST", CHANGED, wanted=409, effective_at=JANUARY)
         assert refused["error"]["code"] == "stale_generation"
         monkeypatch.undo()
-        assert await gateway.services.overrides.get("changed-returns") == rule
+        assert await gateway.services.objects.overrides.get("changed-returns") == rule
         assert await requests_to_train(http) == []
         assert (await told(http))["health"]["changed"] is None
         assert (len(kept), bool(kept[0]), await examples(gateway)) == (1, True, set())
@@ -213,8 +217,10 @@ async def test_a_request_to_train_that_is_closed_at_this_moment_is_not_taken_for
     async with gateway.http() as http:
         first = await sent(http, "POST", CHANGED, effective_at=JANUARY)
         name = first["changed"]["retraining"]
-        store = Meanwhile(gateway, lambda: gateway.services.retraining.close(name, "somebody", 1.0))
-        monkeypatch.setattr(changed, "services_of", lambda _: replace(gateway.services, retraining=store))
+        store = Meanwhile(gateway, lambda: gateway.features[RetrainingRequests].store.close(name, "somebody", 1.0))
+        quality = gateway.features[Quality]
+        ours = replace(quality, retraining=replace(quality.retraining, store=store))
+        monkeypatch.setattr(changed, "feature_of", lambda *_: ours)
         refused = await sent(http, "POST", CHANGED, wanted=409, effective_at=FEBRUARY)
         assert refused["error"]["code"] == "stale_generation"
         monkeypatch.undo()
@@ -229,7 +235,7 @@ async def test_a_task_that_is_not_known_is_refused_and_leaves_nothing(gateway: R
         refused = await sent(http, "POST", "/admin/v1/tasks/nothing/changed", wanted=404, effective_at=JANUARY)
         assert (refused["error"]["code"], refused["error"]["param"]) == ("not_found", "task")
         assert (await rules(http), await requests_to_train(http)) == ([], [])
-        assert "nothing" not in await gateway.services.health.object_store.all()
+        assert "nothing" not in await gateway.features[Quality].store.object_store.all()
 
 
 @pytest.mark.parametrize("days", [-366, 5 * 366, 1_000_000])

@@ -193,7 +193,7 @@ async def test_route_takes_a_prompt_too_and_tells_fallbacks_and_makes_nothing(
 ) -> None:
     fallbacks = {"out_of_scope": ["previous_version", "needs_human"]}
     async with checked_task(configure, make_adapter, fallbacks=fallbacks) as gateway, gateway.http() as http:
-        seen, records = len(small.requests), len(gateway.services.records)
+        seen, records = len(small.requests), len(gateway.services.flow.buffer)
         answer = await http.post("/v1/route", json={"model": "returns", "prompt": PROMPT})
         assert answer.status_code == 200, answer.text
         route = answer.json()
@@ -212,7 +212,7 @@ async def test_route_takes_a_prompt_too_and_tells_fallbacks_and_makes_nothing(
             "pinned",
             {},
         )
-        assert (len(small.requests), len(gateway.services.records)) == (seen, records)
+        assert (len(small.requests), len(gateway.services.flow.buffer)) == (seen, records)
         assert all(not replica.in_flight for replica in gateway.services.fleet.replicas.values())
         assert gateway.services.meters.route_asked.cell("adapter").value == 1
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Model
 from gateway.state.fitted import FittedStore
 from tests.fakes.engine import FakeEngine
@@ -112,12 +113,14 @@ async def test_models_of_a_gateway_that_was_killed_at_its_end_are_put_into_force
     async with ready.http() as http:
         begun = await begin(http, data(8), arms="adapter")
         await ended(http, begun["id"])
-        one = await ready.services.evaluations.get(begun["id"])
+        one = await ready.features[Evaluations].store.get(begun["id"])
         assert one is not None
-        assert await ready.services.evaluations.move(one, one, None, None, [Model("confidence", b"bytes", {"rows": 8})])
+        assert await ready.features[Evaluations].store.move(
+            one, one, None, None, [Model("confidence", b"bytes", {"rows": 8})]
+        )
 
         async def is_put() -> bool:
             return await FittedStore(ready.services.redis).get(V1, "confidence") == b"bytes"
 
         await until(is_put)
-        assert not await ready.services.evaluations.models_left()
+        assert not await ready.features[Evaluations].store.models_left()

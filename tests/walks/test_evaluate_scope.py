@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.features.evaluations.evaluations import Evaluations
 from gateway.state.fitted import FittedStore, unused
 from router.embedding import StaticEmbedding
 from router.fitting import minilm as fitting
@@ -89,7 +90,7 @@ async def test_what_was_calibrated_otherwise_since_is_calibrated_again_by_the_sa
         kept = await running.services.fitted.get(V1, "confidence")
         assert kept is not None
         await begin(http, data(120), status=200, arms="adapter", calibrate=True)
-        assert (await running.services.evaluations.get(begun["id"])).status == "done"  # it is in force
+        assert (await running.features[Evaluations].store.get(begun["id"])).status == "done"  # it is in force
         await running.services.fitted.put(V1, "confidence", kept, "somebody", {"evaluation": "another"})
         await begin(http, data(120), status=200, arms="adapter", calibrate=True)
         assert (await ended(http, begun["id"]))["status"] == "done"

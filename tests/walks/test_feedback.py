@@ -188,7 +188,7 @@ async def test_a_judgement_waits_for_a_record_however_long_that_lies_in_another_
         assert (await http.post("/v1/feedback", json={**feedback, "request_id": too_old})).status_code == 410
         assert await services.redis.xlen("apprentice:feedback") == 0
         record = Record(id=request_id, at=made_at, endpoint="chat", caller=caller, model_asked="returns")
-        await services.record_stream.append([record])
+        await services.flow.stream.append([record])
         told = (await http.get(f"/v1/requests/{request_id}")).json()
     assert await services.redis.xlen("apprentice:feedback") == 1
     assert [one["value"] for one in told["feedback"]] == [True]

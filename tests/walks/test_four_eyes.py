@@ -135,7 +135,7 @@ async def test_a_key_from_before_there_were_owners_is_of_its_name(configure: Con
     async with run_gateway(configure()) as running:
         async with running.http() as http:
             old = await made(http, name="old", owner="old")
-            assert "owner" not in (await running.services.callers.get(old["public"]) or {})
+            assert "owner" not in (await running.services.objects.callers.get(old["public"]) or {})
             assert (await http.get(f"{CALLERS}/{old['public']}")).json()["owner"] == "old"
         async with running.http(old["key"]) as http:
             assert (await made(http))["owner"] == "old"

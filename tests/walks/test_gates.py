@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.features.quality.baselining import take_gate
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.gates import take_gate
+from gateway.features.quality.quality import Quality
 from monitoring.quality.verdicts.health import TaskHealth
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
@@ -71,7 +73,7 @@ async def test_an_evaluation_of_a_live_version_is_no_gate_and_says_what_makes_it
         f"It is no baseline: {V1} was live by then, and might have been judged by what it got wrong. "
         f"`apprentice tasks baseline returns {V1} reviewed --evaluation {one['id']}` makes it one."
     )
-    await take_gate(ready.services, one["id"])
+    await take_gate(ready.features[Evaluations], one["id"])
     assert await held(ready, V1) == {}
     async with ready.http() as http:
         [entry] = await until(lambda: audit_of(http, "evaluation.end"))
@@ -94,7 +96,7 @@ async def test_once_requests_of_a_version_were_judged_its_failures_are_no_gate(r
 
         async def is_judged() -> bool:
             await ask(http, f"session {next(numbers)}")
-            known = (await ready.services.health.judgements()).get(V2)
+            known = (await ready.features[Quality].store.judgements()).get(V2)
             return known is not None and known.requests > 0
 
         numbers = itertools.count()
@@ -107,7 +109,7 @@ async def test_once_requests_of_a_version_were_judged_its_failures_are_no_gate(r
 
 
 async def test_while_a_version_is_not_healthy_an_evaluation_is_no_gate(ready: RunningGateway) -> None:
-    store = ready.services.health
+    store = ready.features[Quality].store
     _, generation = await store.of("returns")
     await store.put("returns", TaskHealth(versions={V2: found("degraded")}), generation)
     one = await evaluated(ready, 100)
@@ -120,7 +122,7 @@ async def test_a_version_that_has_a_gate_keeps_it(ready: RunningGateway) -> None
     gate = await until(lambda: is_held(ready))
     second = await evaluated(ready, 40)
     assert second["gate"]["because"].startswith(f"It is no baseline: {V2} has one already (evaluation {first['id']}). ")
-    await take_gate(ready.services, first["id"])
+    await take_gate(ready.features[Evaluations], first["id"])
     assert await held(ready) == {"reviewed": gate}
 
 
@@ -139,11 +141,11 @@ async def test_the_gate_of_a_gateway_that_was_killed_at_its_end_is_taken_by_the_
     one = await evaluated(ready, 100)
     services = ready.services
     await until(lambda: is_held(ready))
-    await services.baselines.delete(V2)
-    kept = await services.evaluations.get(one["id"])
+    await services.objects.baselines.delete(V2)
+    kept = await ready.features[Evaluations].store.get(one["id"])
     assert kept is not None
     entry = services.audit.draft("system", "evaluation.end", V2)
-    assert await services.evaluations.move(kept, kept, entry, None)
+    assert await ready.features[Evaluations].store.move(kept, kept, entry, None)
     assert (await until(lambda: is_held(ready)))["of"] == 100.0
 
 

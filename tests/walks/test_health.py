@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 
+from gateway.features.quality.quality import Quality
 from gateway.state.audited_step import Drafts
 from monitoring.quality.verdicts.health import Action, Judgement, StreamReport, Summary, TaskHealth, VersionHealth
 from serving.object_store import Change, Stale, change_together
@@ -49,9 +50,9 @@ async def become(gateway: RunningGateway, *actions: Action, **known: Any) -> Non
     services = gateway.services
     version = msgspec.structs.replace(DEGRADED, **known)
     while True:
-        _, generation = await services.health.of("returns")
+        _, generation = await gateway.features[Quality].store.of("returns")
         try:
-            await services.health.put(
+            await gateway.features[Quality].store.put(
                 "returns", TaskHealth(versions={"returns@v1": version}, actions=list(actions)), generation
             )
             break
@@ -63,13 +64,14 @@ async def become(gateway: RunningGateway, *actions: Action, **known: Any) -> Non
 async def judged(gateway: RunningGateway, *streams: StreamReport) -> None:
     """Have every gateway be told of a judgement with these streams."""
     one = Judgement(task="returns", version="returns@v1", at=time.time(), labels=100, streams=list(streams))
-    services = gateway.services
     async with asyncio.timeout(20):
         while (
-            known := services.monitored.summary.judgements.get("returns@v1")
+            known := gateway.features[Quality].monitored.summary.judgements.get("returns@v1")
         ) is None or known.streams != one.streams:
-            writing = services.monitored.summary.writing + 1_000
-            await services.health.tell(Summary(at=time.time(), writing=writing), {"returns@v1": one}, ())
+            writing = gateway.features[Quality].monitored.summary.writing + 1_000
+            await gateway.features[Quality].store.tell(
+                Summary(at=time.time(), writing=writing), {"returns@v1": one}, ()
+            )
             await asyncio.sleep(0.05)
 
 
@@ -241,7 +243,7 @@ async def test_what_can_not_be_done_is_refused_and_changes_nothing(
                 assert answer.status_code == status, answer.text
                 assert answer.json()["error"]["message"]
                 assert await entries(http, "monitor.pin") == []
-                assert await gateway.services.baselines.all() == {}
+                assert await gateway.services.objects.baselines.all() == {}
 
 
 # ---- baselines -----------------------------------------------------------------------------------------
@@ -269,7 +271,7 @@ async def test_a_baseline_is_set_with_its_evidence_and_its_reason(gateway: Runni
 async def test_what_a_killed_gateway_has_done_and_not_audited_is_entered(gateway: RunningGateway) -> None:
     services = gateway.services
     draft = services.audit.draft("ada", "monitor.baseline", "returns@v1", after={"stream": "feedback"}, generation=1)
-    step = [Change(services.baselines, "returns@v1", {}), Drafts(services.redis, services.audit).change(draft)]
+    step = [Change(services.objects.baselines, "returns@v1", {}), Drafts(services.redis, services.audit).change(draft)]
     await change_together(services.redis, step)
     async with gateway.http() as http, asyncio.timeout(20):
         while not (found := await entries(http, "monitor.baseline")):

@@ -21,6 +21,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
+from gateway.features.releases.releases import Releases
 from gateway.state.presence import KEY as PRESENCE_KEY
 from monitoring.audit import ENTER, verify
 from serving.adapters import reconcile
@@ -313,7 +314,7 @@ async def test_a_verdict_on_a_canary_is_entered_once_with_its_evidence_wherever_
 
         await until(is_entered, "entered")
         for _ in range(2):
-            await pair.gateway.services.rollouts.enter_left()
+            await pair.gateway.features[Releases].rollouts.enter_left()
         [entry] = await audit_of(http, action)
         alias = (await http.get("/admin/v1/aliases/returns")).json()
     assert (entry["object"], entry["after"]["version"]) == ("returns", version)

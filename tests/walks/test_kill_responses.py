@@ -19,6 +19,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.callers import new_key
+from gateway.features.quality.quality import Quality
 from gateway.features.quality.webhooks import KEY as MESSAGES
 from gateway.state.outbox import FAILED, FINISHED
 from gateway.state.presence import KEY as PRESENCE_KEY
@@ -87,7 +88,7 @@ class Two:
 
     async def write(self, *with_it: Change, **more: Any) -> None:
         """Have the health know of the roll back, and write what goes with it."""
-        health = self.gateway.services.health
+        health = self.gateway.features[Quality].store
         while True:
             found, generation = await health.of("returns")
             with suppress(Stale):  # the monitor has set what the task's settings say
@@ -99,7 +100,7 @@ class Two:
         """Write the roll back that is to be done, as a gateway that is killed right after that."""
         services = self.gateway.services
         draft = services.audit.draft("system", "monitor.roll_back", V2, after={"id": ROLL_BACK.id})
-        await self.write(*services.left.changes("returns", ROLL_BACK, draft), **more)
+        await self.write(*self.gateway.features[Quality].outbox.changes("returns", ROLL_BACK, draft), **more)
 
     async def leading(self) -> tuple[str, int]:
         alias, generation = await self.gateway.services.registry.alias("returns")
@@ -107,20 +108,20 @@ class Two:
         return alias.leading, generation
 
     async def is_over(self) -> bool:
-        left = self.gateway.services.left
+        left = self.gateway.features[Quality].outbox
         return not await left.actions.written() and not await self.redis.hlen(MESSAGES)
 
     async def once(self, kind: str, **more: Any) -> None:
         """See that the action was audited once and sent once, and that nothing is left of it."""
         await until(lambda: audit_of(self.http, f"monitor.{kind}"))  # the step may be on its way to Redis yet
         await until(self.is_over)
-        await asyncio.gather(*(self.gateway.services.left.enter_strays() for _ in range(2)))
+        await asyncio.gather(*(self.gateway.features[Quality].outbox.enter_strays() for _ in range(2)))
         [entry] = await audit_of(self.http, f"monitor.{kind}")
         assert verify(await self.gateway.services.audit.read(limit=1000)) is None
         assert ("not_carried_out" in entry["after"]) == more.get("failed", False)
         sent = [body["id"] for _, body in self.receiver.got if body["kind"] == kind]
         assert sent == [entry["after"]["id"]]
-        left = self.gateway.services.left
+        left = self.gateway.features[Quality].outbox
         assert not await left.drafts.object_store.written()
         assert await self.redis.hlen(left.actions.generation_names) == 0
         assert [claim async for claim in self.redis.scan_iter("apprentice:responses:claim:*")] == []
@@ -213,7 +214,7 @@ async def test_what_failed_is_told_once_and_asked_for_again_wherever_the_gateway
     await two.kill()
     await two.once("roll_back", failed=True)
     assert await two.leading() == before
-    health, _ = await two.gateway.services.health.of("returns")
+    health, _ = await two.gateway.features[Quality].store.of("returns")
     [action] = [one for one in health.actions if one.kind == "roll_back"]
     assert re.fullmatch("returns@v1 is verified: .*", action.failed or "")
     assert "roll_back" not in health.versions[V2].done
@@ -240,7 +241,7 @@ async def test_a_canary_is_not_paused_again_where_it_was_given_a_share_since(two
     services = two.gateway.services
     pause = msgspec.structs.replace(ROLL_BACK, kind="pause_canary", version=V1, before={"share": 0.25}, after={})
     draft = services.audit.draft("system", "monitor.pause_canary", V1, after={"id": pause.id})
-    await two.write(*services.left.changes("returns", pause, draft))
+    await two.write(*two.gateway.features[Quality].outbox.changes("returns", pause, draft))
     async with asyncio.timeout(20):
         await two.gate.stopped.wait()
     await two.redis.set(MONITOR_LEASE_KEY, "a test")

@@ -203,7 +203,7 @@ async def test_who_hangs_up_has_everything_settled_once(
     async with run_gateway(configure(limits=PATIENT)) as gateway:
         await gateway.place(make_adapter(1))
         key = await gateway.key(limits={**MANY, "usd_per_month": 1000})
-        caller = RunningGateway(gateway.url, key, gateway.services)
+        caller = RunningGateway(gateway.url, key, gateway.services, gateway.features)
         rule = small.faults.add(Silent(), model="returns@*")
         async with asking(caller, False):
             await small.until(lambda: small.in_flight == 1)
@@ -245,7 +245,7 @@ async def test_who_hangs_up_while_a_stream_is_held_back_has_spent_the_tokens_tha
 ) -> None:
     async with run_gateway(configure(limits=PATIENT, tasks={"returns": {"commit": "complete"}})) as gateway:
         await gateway.place(make_adapter(1))
-        caller = RunningGateway(gateway.url, await gateway.key(limits=MANY), gateway.services)
+        caller = RunningGateway(gateway.url, await gateway.key(limits=MANY), gateway.services, gateway.features)
         small.n_tokens, small.token_delay_seconds = 30, 0.05
         made = Made()
         small.faults.add(made, model="returns@*")

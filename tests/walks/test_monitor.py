@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.features.quality.baselining import STREAM
+from gateway.features.evaluations.gates import STREAM
+from gateway.features.quality.quality import Quality
 from gateway.features.quality.webhooks import KEY as MESSAGES
 from monitoring.quality.detectors.baselines import stated
 from monitoring.quality.verdicts.health import JUDGEMENTS_KEY, SUMMARY_KEY, Summary
@@ -50,7 +51,7 @@ class World:
     async def baseline(self, version: str, rate: float = 0.05) -> None:
         """Have the version's streams held against a rate that an admin states."""
         one = msgspec.to_builtins(stated(rate, time.time(), "admin", "a test"))
-        await self.running.services.baselines.put(version, {STREAM: one, "feedback": one})
+        await self.running.services.objects.baselines.put(version, {STREAM: one, "feedback": one})
 
     async def ask_and_judge(self) -> str:
         """One request, judged with its demonstration; which version answered (empty: general)."""
@@ -79,7 +80,7 @@ class World:
 
     async def health(self) -> dict[str, Any]:
         """The health of the task, as it stands in Redis."""
-        return dict(msgspec.to_builtins((await self.running.services.health.of("returns"))[0]))
+        return dict(msgspec.to_builtins((await self.running.features[Quality].store.of("returns"))[0]))
 
 
 def verdict(health: dict[str, Any], version: str = V1) -> str:
@@ -188,23 +189,23 @@ async def test_the_next_gateway_goes_on_where_one_stopped(
         for _ in range(8):
             await world.ask_and_judge()
         await until(lambda: judged_labels(running, 8))
-        before = (await running.services.health.judgements())[V1]
+        before = (await running.features[Quality].store.judgements())[V1]
     async with run_gateway(configure(**shared), admin_key=running.admin_key) as running, running.http() as http:
         world = World(running, http)
         world.right = "reject"
-        assert (await running.services.health.judgements())[V1].labels == before.labels
+        assert (await running.features[Quality].store.judgements())[V1].labels == before.labels
         await world.until(lambda health: verdict(health) == "degraded")
-        labels = (await running.services.health.judgements())[V1].labels
+        labels = (await running.features[Quality].store.judgements())[V1].labels
         assert labels >= 30, "not from too few"
 
 
 async def judged_labels(running: RunningGateway, count: int) -> bool:
-    found = (await running.services.health.judgements()).get(V1)
+    found = (await running.features[Quality].store.judgements()).get(V1)
     return found is not None and found.labels >= count
 
 
 async def judged_requests(running: RunningGateway, count: int) -> bool:
-    found = (await running.services.health.judgements()).get(V1)
+    found = (await running.features[Quality].store.judgements()).get(V1)
     return found is not None and found.requests >= count
 
 
@@ -231,7 +232,7 @@ async def test_a_webhook_that_hangs_keeps_no_judgement_waiting(
     ):
         await running.place(make_adapter(1))
         for number in range(8):
-            message = await running.services.webhooks.message(f"m{number}", {"kind": "verdict"})
+            message = await running.features[Quality].webhooks.message(f"m{number}", {"kind": "verdict"})
             await running.services.redis.hset(MESSAGES, f"m{number}", message)
         async with asyncio.timeout(SECONDS_MAX):
             await reached.wait()
@@ -266,7 +267,7 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
             await until(lambda: told_by(running, 2))
             await redis.hset("apprentice:baselines", V1, b"{")
             assert sum("the health of returns" in one.getMessage() for one in caplog.records) == 1
-            await running.services.health.object_store.delete("returns")
+            await running.features[Quality].store.object_store.delete("returns")
             await world.until(lambda health: V1 in health["versions"])
             judged = '{"feedback_id": "f", "metric": "correct", "value": false, "at": 1.0, "caller": "c"}'
             await redis.xadd("apprentice:feedback", {"request": "gone", "index": "", "feedback": judged})
@@ -275,12 +276,12 @@ async def test_what_is_damaged_in_redis_stops_the_monitor_for_no_other_task(
 
 
 async def unmatched(running: RunningGateway) -> bool:
-    told = await running.services.health.told()
+    told = await running.features[Quality].store.told()
     return told is not None and told.unmatched == 1
 
 
 async def told_by(running: RunningGateway, unreadable: int) -> bool:
     return (
-        running.services.monitored.summary.unreadable == unreadable
-        and V1 in running.services.monitored.summary.judgements
+        running.features[Quality].monitored.summary.unreadable == unreadable
+        and V1 in running.features[Quality].monitored.summary.judgements
     )

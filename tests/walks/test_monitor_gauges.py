@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from gateway.features.quality.quality import Quality
 from monitoring.quality.verdicts.health import Judgement, StreamReport, Summary
 from tests.walks.conftest import MakeAdapter
 from tests.walks.gateway import RunningGateway
@@ -16,15 +17,14 @@ V1, V2 = "returns@v1", "returns@v2"
 
 async def judged(gateway: RunningGateway, *versions: str, streams: Sequence[StreamReport] = ()) -> None:
     """Have the gateway be told of a judgement of each version with a hundred labels."""
-    services = gateway.services
     found = {
         name: Judgement(task="returns", version=name, at=time.time(), labels=100, streams=[*streams])
         for name in versions
     }
     async with asyncio.timeout(20):
-        while services.monitored.summary.judgements != found:
-            writing = services.monitored.summary.writing + 1_000
-            await services.health.tell(Summary(at=time.time(), writing=writing), found, ())
+        while gateway.features[Quality].monitored.summary.judgements != found:
+            writing = gateway.features[Quality].monitored.summary.writing + 1_000
+            await gateway.features[Quality].store.tell(Summary(at=time.time(), writing=writing), found, ())
             await asyncio.sleep(0.05)
 
 

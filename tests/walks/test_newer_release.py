@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from gateway.callers import split_key
 from gateway.features.releases.reconciling import reconcile_once
+from gateway.features.releases.releases import Releases
 from serving.object_store import ObjectStore
 from tests.fakes.engine import FakeEngine
 from tests.walks.conftest import Configure, MakeAdapter
@@ -68,7 +69,7 @@ async def test_a_version_of_a_newer_release_is_served_as_it_was_last_read_and_is
     key = await gateway.key()
     raw = await change(redis, "versions", "returns@v1", state="paused")
     await gateway.services.snapshot.refresh()
-    await reconcile_once(gateway.services)
+    await reconcile_once(gateway.features[Releases])
     assert await status_of(gateway, key) == 200
     async with gateway.http() as http:
         for path in ("adapters/returns@v1/retire", "adapters/returns@v1/unload"):
@@ -90,7 +91,7 @@ async def test_a_gateway_that_starts_beside_a_newer_one_unloads_and_forgets_noth
     async with run_gateway(configure()) as second:
         services = second.services
         await until(lambda: "returns@v2" in services.fleet.replicas["small-0"].loaded)
-        await reconcile_once(services)
+        await reconcile_once(second.features[Releases])
         assert "returns@v1" not in services.snapshot.current.versions
         assert await second.place(make_adapter(3), alias=False) == "returns@v3"
     kept = await ObjectStore(redis, "placements").all()
@@ -108,7 +109,7 @@ async def test_a_replica_is_left_alone_while_one_of_its_placements_can_not_be_re
         assert (await http.post("/admin/v1/adapters", json=told)).status_code == 201
         staged = await http.post("/admin/v1/adapters/returns@v2/stage", params={"wait_seconds": 0})
         assert staged.status_code == 202, staged.text
-        await reconcile_once(gateway.services)
+        await reconcile_once(gateway.features[Releases])
         assert len(called(small, LOAD)) == loads
         assert await ObjectStore(redis, "placements").get("small-0/returns@v1") == raw
         assert await status_of(gateway, await gateway.key()) == 200

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.callers import new_key
 from gateway.features.releases.reconciling import reconcile_once
+from gateway.features.releases.releases import Releases
 from serving.adapters import placer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Fault, Lost, Moment, Silent, SlowHeaders
@@ -63,7 +64,7 @@ async def test_a_restarted_gateway_serves_what_is_loaded_without_a_load_or_a_pro
     async with run_gateway(with_two(configure, other)) as second:
         await until_ready(second, "returns@v1")
         for _ in range(3):
-            await reconcile_once(second.services)
+            await reconcile_once(second.features[Releases])
         assert [len(called(engine, LOAD)) + engine.requests_total for engine in (small, other)] == calls
         async with callers(second) as asked:
             pass
@@ -83,7 +84,7 @@ async def test_an_adapter_that_is_not_ours_is_left_alone_and_takes_a_place(
         assert (await http.delete("/admin/v1/aliases/returns")).status_code == 200
         assert (await http.post("/admin/v1/adapters/returns@v1/retire")).status_code == 200
     await until(lambda: not lists(small, "returns@v1") and not lists(other, "returns@v1"))
-    await reconcile_once(two.services)
+    await reconcile_once(two.features[Releases])
     assert lists(small, "stranger")
     assert not called(small, UNLOAD, "stranger")
 
@@ -165,7 +166,8 @@ async def test_a_gateway_that_takes_the_job_over_looks_before_it_does_anything(
 
             await until(has_done_the_job)
             capacities = [
-                two.services.reconciler.capacity(r, two.services.snapshot.current.placements) for r in pool(two)
+                two.services.adapters.reconciler.capacity(r, two.services.snapshot.current.placements)
+                for r in pool(two)
             ]
     assert [full.ghosts for full in capacities] == [1, 1]
     assert [called(engine, UNLOAD) for engine in (small, other)] == [[200], [200]]
@@ -222,7 +224,7 @@ async def test_a_load_that_is_refused_because_the_name_is_there_counts_if_the_by
     async with two.http() as http:
         staging = asyncio.create_task(http.post(f"/admin/v1/adapters/{version}/stage"))
         await held.met.wait()
-        small.load(version, two.services.store.path(two.services.snapshot.current.versions[version].digest))
+        small.load(version, two.services.adapters.store.path(two.services.snapshot.current.versions[version].digest))
         held.let_go.set()
         assert (await staging).status_code == 200
     await until_ready(two, version)
@@ -247,7 +249,7 @@ async def test_an_engine_with_other_bytes_under_our_name_gets_no_request_for_it_
 
         await until(is_blocked, "blocked")
         for _ in range(3):
-            await reconcile_once(two.services)
+            await reconcile_once(two.features[Releases])
         assert (await shown(two, "returns@v1"))["ready"] == ["small-1"]
     asked.only("returns@v1")
     assert not [one for one in list(small.requests)[seen:] if one.model == "returns@v1"]
@@ -295,7 +297,7 @@ async def test_an_unload_waits_for_the_stream_that_is_under_way(
 
         await until(is_closing, "closing")
         for _ in range(3):
-            await reconcile_once(two.services)
+            await reconcile_once(two.features[Releases])
         assert lists(busy, "returns@v1")
         idle = other if busy is small else small
         await until(lambda: not lists(idle, "returns@v1"), "the replica without a stream is done")
@@ -386,7 +388,7 @@ async def test_a_rollback_is_no_load(
         async with callers(two) as asked:
             pass
     asked.only("returns@v1")
-    await reconcile_once(two.services)
+    await reconcile_once(two.features[Releases])
     assert [len(called(engine, LOAD)) + len(called(engine, UNLOAD)) for engine in (small, other)] == before
 
 

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
 from gateway.features.quality.webhooks import KEY as MESSAGES
+from gateway.features.releases.releases import Releases
 from gateway.state.outbox import Left
 from gateway.state.redis import redis_time
 from monitoring.quality.verdicts.health import Action, ArmReport, Judgement, StreamReport, TaskHealth
@@ -43,14 +45,14 @@ async def test_a_roll_back_is_carried_out_once_by_two_who_race_and_audited_once(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await step(http, "promote", version=V2)
-        one, two = Responding(running.services), Responding(running.services)
+        one, two = Responding(running.features[Quality]), Responding(running.features[Quality])
         done = action("roll_back", V2, before={"leading": V2}, after={"leading": V1})
         await asyncio.gather(one.move("returns", TaskHealth(actions=[done]), 0, [done]), two.carry_out())
         await until(lambda: audited(http, 1))
         alias, _ = await running.services.registry.alias("returns")
         assert alias is not None
         assert alias.leading == V1
-        left = running.services.left.actions
+        left = running.features[Quality].outbox.actions
         assert not await left.all()
         assert await running.services.redis.hlen(left.generation_names) == 0  # type: ignore[misc]
 
@@ -63,7 +65,7 @@ async def test_an_action_of_a_task_that_is_gone_is_audited_as_not_carried_out_an
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        left, out = running.services.left, Responding(running.services)
+        left, out = running.features[Quality].outbox, Responding(running.features[Quality])
         lost = Left(task="nothing", action=action("retrain"))
         await left.actions.put("nothing:0-0", msgspec.to_builtins(lost))
         draft = running.services.audit.draft("system", "monitor.retrain", V1, after={"id": "0-0"})
@@ -89,18 +91,18 @@ async def test_what_is_damaged_is_logged_once_and_keeps_nothing_waiting(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         services = running.services
-        left = services.left
+        left = running.features[Quality].outbox
         await services.redis.hset(left.actions.values, mapping={"gone:1-0": damaged, b"\xff": damaged})
         await services.redis.hset(
             left.drafts.object_store.values, mapping={"gone:2-0": damaged, "returns:1-0": damaged}
         )
         await services.redis.hset(left.by_admins.object_store.values, mapping={"a": damaged, "b": b'{"actor": {}}'})
-        await services.redis.hset(services.health.object_store.generation_names, "clauses", "damaged")
+        await services.redis.hset(running.features[Quality].store.object_store.generation_names, "clauses", "damaged")
         good = action("verdict", number=2, after={"verdict": "suspect"})
-        await Responding(services).move("returns", TaskHealth(actions=[good]), 0, [good])
+        await Responding(running.features[Quality]).move("returns", TaskHealth(actions=[good]), 0, [good])
         await left.actions.put("returns:1-0", msgspec.to_builtins(Left(task="returns", action=action("verdict"))))
         for _ in range(3):
-            await Responding(services).carry_out()
+            await Responding(running.features[Quality]).carry_out()
         assert len(await audit_of(http, "monitor.verdict")) == 1
         assert {name for name in await left.actions.written() if name != "\ufffd"} == {"gone:1-0"}
         assert set(await left.drafts.object_store.written()) == {"gone:2-0", "returns:1-0"}
@@ -113,7 +115,7 @@ async def test_what_a_newer_release_has_decided_is_left_to_it_and_audited_all_th
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        left, out = running.services.left, Responding(running.services)
+        left, out = running.features[Quality].outbox, Responding(running.features[Quality])
         told = {name: msgspec.to_builtins(Left(task="returns", action=action("verdict"))) for name in ("form", "kind")}
         told["form"]["action"]["before"] = [1]
         told["kind"]["action"]["kind"] = "translate"
@@ -136,7 +138,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
 ) -> None:
     monitor = {"monitor": {"webhook_url": "http://127.0.0.1:9/"}}
     async with two_versions(configure, make_adapter, **monitor) as (running, http):
-        services, out = running.services, Responding(running.services)
+        services, out = running.services, Responding(running.features[Quality])
         await step(http, "promote", version=V2)
         await services.redis.set(LEASE_KEY, HELD["value"])  # or else it is brought back at once
         previous_version = await services.registry._versions.get(V1) or {}
@@ -144,7 +146,7 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         now, actions = await redis_time(services.redis), list[Action]()
 
         async def respond_at(seconds: float) -> None:
-            health, generation = await services.health.of("returns")
+            health, generation = await running.features[Quality].store.of("returns")
             moved, done = respond(
                 health, {V2: SLIPPED}, Roles(active=V2, previous_version=V1), ROLLS_BACK, now + seconds
             )
@@ -171,8 +173,8 @@ async def test_a_roll_back_that_fails_for_a_moment_is_told_as_failed_and_done_la
         told = [msgspec.json.decode(one)["body"] for one in await services.redis.hvals(MESSAGES)]
         sent = {one["id"]: one["failed"] is None for one in told if one["kind"] == "roll_back"}
         assert sent == {actions[0].id: False, f"{actions[0].id}-3": True}
-        assert not await services.left.actions.all()
-        assert not await services.left.drafts.object_store.all()
+        assert not await running.features[Quality].outbox.actions.all()
+        assert not await running.features[Quality].outbox.drafts.object_store.all()
 
 
 SLIPPED = Judgement(
@@ -189,7 +191,7 @@ async def test_what_is_not_over_holds_back_what_came_after_it_of_the_same_task_a
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, _):
-        left, out = running.services.left, Responding(running.services)
+        left, out = running.features[Quality].outbox, Responding(running.features[Quality])
         for task, number in (("returns", 1), ("returns", 2), ("clauses", 3)):
             one = Left(task=task, action=action("verdict", number=number))
             await left.actions.put(f"{task}:{number}", msgspec.to_builtins(one))
@@ -205,7 +207,7 @@ async def test_who_comes_too_late_with_an_action_tells_nothing_of_it(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
-        services, left = running.services, running.services.left
+        services, left = running.services, running.features[Quality].outbox
         draft = services.audit.draft("system", "monitor.verdict", V1)
         for change in left.changes("returns", action("verdict"), draft):
             await change.object_store.put(change.name, change.value or {})
@@ -216,7 +218,7 @@ async def test_who_comes_too_late_with_an_action_tells_nothing_of_it(
         assert await left.failed(one, "It came too late.") is None
         assert await services.redis.hlen(MESSAGES) == 0
         assert not await left.actions.all()
-        await Responding(services).carry_out()
+        await Responding(running.features[Quality]).carry_out()
         [entry] = await audit_of(http, "monitor.verdict")
         assert "not_carried_out" not in (entry["after"] or {})
 
@@ -226,7 +228,7 @@ async def test_a_pause_is_taken_back_with_the_share_that_the_canary_had(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await step(http, "canary", version=V2, share=0.25)
-        out = Responding(running.services)
+        out = Responding(running.features[Quality])
         pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
         await out.move("returns", TaskHealth(actions=[pause]), 0, [pause])
         alias, _ = await running.services.registry.alias("returns")
@@ -246,7 +248,7 @@ async def test_a_canary_that_recovers_is_led_to_as_before_its_pause(
 ) -> None:
     async with two_versions(configure, make_adapter) as (running, http):
         await step(http, "canary", version=V2, share=0.25)
-        out = Responding(running.services)
+        out = Responding(running.features[Quality])
         pause = action("pause_canary", V2, before={"share": 0.25}, after={"share": 0.0})
         await out.move("returns", TaskHealth(actions=[pause]), 0, [pause])
         back = action("recover", V2, 1, before={"share": 0.0}, after={"share": 0.25})
@@ -263,6 +265,6 @@ async def test_a_canary_that_the_monitor_finds_degraded_is_not_promoted(
 ) -> None:
     async with run_gateway(configure()) as running:
         health = msgspec.convert({"versions": {V2: {"verdict": "degraded"}}}, TaskHealth)
-        await running.services.health.put("returns", health, 0)
-        assert await running.services.rollouts._is_degraded("returns", V2)
-        assert not await running.services.rollouts._is_degraded("returns", V1)
+        await running.features[Quality].store.put("returns", health, 0)
+        assert await running.features[Releases].rollouts._is_degraded("returns", V2)
+        assert not await running.features[Releases].rollouts._is_degraded("returns", V1)

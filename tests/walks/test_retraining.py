@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from gateway.features.retraining.opening import close_retraining, collect_examples, open_retraining
+from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.reviews.store import KEPT_ON, Review
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
 from monitoring.quality.verdicts.health import Action
@@ -114,37 +115,37 @@ async def test_feedback_that_can_not_be_read_is_passed_over(gateway: RunningGate
         await stored(gateway, 1)
         for fields in damaged:
             await gateway.services.redis.xadd("apprentice:feedback", fields)
-        (found,) = await collect_examples(gateway.services, "returns", "returns@v1")
+        (found,) = await collect_examples(gateway.features[RetrainingRequests], "returns", "returns@v1")
     assert found.request_id == name
 
 
 async def test_a_request_that_can_not_be_read_hides_none_of_the_others(gateway: RunningGateway) -> None:
-    store = gateway.services.retraining
+    store = gateway.features[RetrainingRequests].store
     await store.object_store.put("broken", {"id": "broken", "state": "of another time"})
     await gateway.services.redis.hset(store.object_store.values, "torn", b"{")
-    one = await open_retraining(gateway.services, "returns", RETRAIN)
+    one = await open_retraining(gateway.features[RetrainingRequests], "returns", RETRAIN)
     assert [each.id for each in await store.all()] == [one.id]
 
 
 async def test_two_gateways_that_open_what_the_monitor_asks_for_open_one(gateway: RunningGateway) -> None:
-    services = gateway.services
-    found = await asyncio.gather(*(open_retraining(services, "returns", RETRAIN) for _ in range(4)))
+    found = await asyncio.gather(
+        *(open_retraining(gateway.features[RetrainingRequests], "returns", RETRAIN) for _ in range(4))
+    )
     assert {one.id for one in found} == {found[0].id}
-    assert [one.id for one in await services.retraining.all()] == [found[0].id]
-    assert (await open_retraining(services, "clauses", RETRAIN)).id != found[0].id
+    assert [one.id for one in await gateway.features[RetrainingRequests].store.all()] == [found[0].id]
+    assert (await open_retraining(gateway.features[RetrainingRequests], "clauses", RETRAIN)).id != found[0].id
 
 
 async def test_what_the_monitor_asks_for_is_opened_once_and_closed_when_it_is_undone(gateway: RunningGateway) -> None:
-    services = gateway.services
-    one = await open_retraining(services, "returns", RETRAIN)
-    assert (await open_retraining(services, "returns", RETRAIN)).id == one.id
+    one = await open_retraining(gateway.features[RetrainingRequests], "returns", RETRAIN)
+    assert (await open_retraining(gateway.features[RetrainingRequests], "returns", RETRAIN)).id == one.id
     async with gateway.http() as http:
         other = await opened(http)
     undoing = msgspec.structs.replace(
         RETRAIN, id="b", kind="undo", by="somebody", evidence={"undone": "retrain", "action": RETRAIN.id}
     )
-    await close_retraining(services, "returns", undoing)
-    found = {each.id: each.state for each in await services.retraining.all()}
+    await close_retraining(gateway.features[RetrainingRequests], "returns", undoing)
+    found = {each.id: each.state for each in await gateway.features[RetrainingRequests].store.all()}
     assert found == {one.id: "closed", other["id"]: "open"}
 
 
@@ -171,7 +172,7 @@ async def test_requests_are_listed_newest_first_shown_and_closed_once(gateway: R
 
 
 async def test_of_too_many_requests_the_oldest_closed_ones_go_first(gateway: RunningGateway) -> None:
-    store = gateway.services.retraining
+    store = gateway.features[RetrainingRequests].store
     for number in range(RETRAININGS_MAX):
         one = Retraining(
             id=f"{number:04}",
@@ -183,7 +184,7 @@ async def test_of_too_many_requests_the_oldest_closed_ones_go_first(gateway: Run
             state="closed" if number % 2 else "open",
         )
         await store.object_store.put(one.id, msgspec.to_builtins(one))
-    one = await open_retraining(gateway.services, "returns", RETRAIN)
+    one = await open_retraining(gateway.features[RetrainingRequests], "returns", RETRAIN)
     kept = {each.id for each in await store.all()}
     assert len(kept) == RETRAININGS_MAX
     assert {one.id, "0000", "0003"} <= kept
@@ -196,11 +197,15 @@ async def test_only_the_newest_examples_are_collected_and_those_since_a_time(gat
         for request_id in ids:
             await judged(http, request_id, False)
         await stored(gateway, 3)
-        services = gateway.services
-        found = await collect_examples(services, "returns", "returns@v1", examples_max=2)
+        found = await collect_examples(gateway.features[RetrainingRequests], "returns", "returns@v1", examples_max=2)
         assert [one.request_id for one in found] == [ids[2], ids[1]]
-        assert await collect_examples(services, "returns", "returns@v2") == []
-        assert await collect_examples(services, "returns", "returns@v1", since=found[0].at + 3600) == []
+        assert await collect_examples(gateway.features[RetrainingRequests], "returns", "returns@v2") == []
+        assert (
+            await collect_examples(
+                gateway.features[RetrainingRequests], "returns", "returns@v1", since=found[0].at + 3600
+            )
+            == []
+        )
 
 
 @pytest.mark.parametrize(
@@ -223,7 +228,7 @@ async def test_what_can_not_be_done_is_refused(
     async with gateway.http() as http:
         answer = await http.request(method, path, json=body)
         assert answer.status_code == status, answer.text
-        assert await gateway.services.retraining.all() == []
+        assert await gateway.features[RetrainingRequests].store.all() == []
 
 
 async def test_the_audit_has_who_was_given_the_examples(gateway: RunningGateway) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.reviews.reviews import Reviews
 from monitoring.audit import STREAM
 from monitoring.feedback import STREAM_KEY, Feedback
 from tests.fakes.engine import FakeEngine
@@ -92,11 +93,11 @@ async def test_what_is_judged_wrong_keeps_its_texts_for_who_retrains_the_version
         async with gateway.http() as http:
             wrong = (await http.get(NEXT)).json()["examples"][1]
             assert (await http.post("/v1/feedback", json=wrong)).status_code == 201
-        kept = await gateway.services.reviews.kept_on(request_id)
+        kept = await gateway.features[Reviews].store.kept_on(request_id)
         assert kept is not None
         assert kept.messages == ASK["messages"]
         assert 0 < await gateway.services.redis.ttl(f"apprentice:reviewed:{request_id}") <= 14 * 86_400
-        assert await gateway.services.reviews.task_of(request_id) is None
+        assert await gateway.features[Reviews].store.task_of(request_id) is None
 
 
 async def test_a_reviewer_who_thinks_better_of_it_has_still_reviewed_it(
@@ -147,7 +148,7 @@ async def test_a_lease_is_one_reviewers_until_its_time_is_over_and_the_oldest_go
 ) -> None:
     async with reviewing(configure, make_adapter, lease_seconds=60) as gateway:
         now = time.time()
-        gateway.services.reviews.now = lambda: now
+        gateway.features[Reviews].store.now = lambda: now
         first = await ask(gateway)
         await until_settled(gateway, 1)
         now += 1
@@ -165,7 +166,7 @@ async def test_a_lease_is_one_reviewers_until_its_time_is_over_and_the_oldest_go
             now += 59
             assert await given(two) == second, "its lease was over, and nobody had taken it"
             now += 2
-            await gateway.services.reviews.answer("returns", second, keep_on=False, retention_seconds=60)
+            await gateway.features[Reviews].store.answer("returns", second, keep_on=False, retention_seconds=60)
             assert await given(two) == first, "the time of the other lease was over"
             assert await given(one) is None
             assert outcomes(gateway)["given"] == 3

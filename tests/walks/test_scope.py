@@ -19,11 +19,12 @@ from redis.asyncio import Redis
 
 from gateway.callers import new_key
 from gateway.features.fitting import job as fitting
+from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.job import BEGUN_MAX, FAILED_MAX
 from gateway.features.fitting.prompts import LINE_BYTES_MAX, read_sample
 from gateway.features.fitting.samples import SAMPLE_KEY, WAITING_KEY
 from gateway.services import Services
-from gateway.state.fitted import Fitting
+from gateway.state.fitted import FittingStatus
 from tests.walks.conftest import Configure, MakeAdapter
 from tests.walks.gateway import RunningGateway, run_gateway
 from tests.walks.scope_world import OUT_OF_SCOPE, asked, fit, fitted, form, give, keep, lines, others, prompts
@@ -376,13 +377,13 @@ async def test_up_gives_its_sample_where_a_version_has_no_model_and_leaves_one_t
         await gateway.place(folder)
         admin, services = AdminApi(http, http.headers["authorization"].removeprefix("Bearer ")), gateway.services
         for state in ("waiting", "fitting"):
-            await services.fitted.say(version, "scope", Fitting(state=state, by="an admin"))
+            await services.fitted.say(version, "scope", FittingStatus(state=state, by="an admin"))
             await place_adapter(admin, "returns", folder, lambda _: None, sample)
             assert (await fitted_by(services, version)) == "an admin"
         await keep(gateway, version)
         entry = await services.fitted.of(version)
         await place_adapter(admin, "returns", folder, lambda _: None, sample)
-        assert await services.samples.digest_of(version) is None
+        assert await gateway.features[Fitting].samples.digest_of(version) is None
         assert await services.fitted.of(version) == entry
         await services.fitted.delete(version)
         await place_adapter(admin, "returns", folder, lambda _: None, sample)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from gateway.features.shadows.job import AT_ONCE_MAX
+from gateway.features.shadows.shadows import Shadows
 from gateway.features.shadows.trials import QUEUE_MAX
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Silent, Status
@@ -176,7 +177,7 @@ async def test_arms_that_hang_keep_no_caller_waiting_and_what_can_not_be_held_is
         for _ in range(QUEUE_MAX):
             await ask(http)
         assert await metric(http, *DROPPED) == 0
-        assert running.services.trials.waiting == QUEUE_MAX
+        assert running.features[Shadows].trials.waiting == QUEUE_MAX
         waiting = (await http.get("/metrics")).text
         assert f"apprentice_shadow_queue_length {QUEUE_MAX}" in waiting
         assert f"apprentice_shadow_queue_max {QUEUE_MAX}" in waiting

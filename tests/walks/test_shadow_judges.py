@@ -11,6 +11,7 @@ import pytest
 
 from gateway.configuration.monitor import JudgeSettings
 from gateway.features.shadows.judges import FAILURES_MAX, JUDGED_CHARACTERS_MAX, judge_digest
+from gateway.features.shadows.shadows import Shadows
 from monitoring.feedback import STREAM_KEY as FEEDBACK_KEY
 from tests.fakes.engine import FakeEngine
 from tests.fakes.faults import Status
@@ -322,7 +323,7 @@ async def test_another_model_or_another_prompt_is_another_judge_on_the_records(
         await ask(http)
         [shadow] = await arms(running)
         others = ({}, {"pool": "general"}, {"pool": "twin"}, {"pool": "judges"}, {"prompt": "You judge."})
-        told = [judge_digest(running.services, JudgeSettings(kind="model", **one)) for one in others]
+        told = [judge_digest(running.features[Shadows], JudgeSettings(kind="model", **one)) for one in others]
         assert told[:3] == [shadow["pair"]["judge_digest"]] * 3
         assert len(set(told)) == 3
 

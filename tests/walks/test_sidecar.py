@@ -73,7 +73,7 @@ class Giving:
 
     @property
     def store(self) -> Store:
-        return self.services.store
+        return self.services.adapters.store
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def gateway(configure: Configure) -> AsyncIterator[Giving]:
 def digest(gateway: Giving, tmp_path: Path) -> str:
     """The digest of an adapter that the gateway's store holds."""
     source = write_adapter(tmp_path / "adapter", seed=1)
-    artifact = verify(source, gateway.services.bases["small"])
+    artifact = verify(source, gateway.services.adapters.bases["small"])
     gateway.store.put(source, artifact)
     return artifact.digest
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from gateway.app import open_services
+from gateway.app import open_gateway
 from gateway.configuration.settings import Settings
 from serving.tls import TlsError
 from tests.fakes.certificates import Authority, Pair
@@ -143,6 +143,6 @@ async def test_a_gateway_that_can_not_trust_its_redis_does_not_start_and_says_wh
         }[broken]
         settings = Settings(**configure(redis_url=f"rediss://127.0.0.1:{port}", redis_tls=tls))
         with pytest.raises(Exception, match=r"Redis can't be reached|nothing\.pem") as raised:
-            async with open_services(settings):
+            async with open_gateway(settings):
                 pass
         assert isinstance(raised.value, TlsError) == (broken == "missing_file")

@@ -14,7 +14,7 @@ from typing import get_args
 import msgspec
 from pydantic import BaseModel
 
-from gateway.endpoints import FEEDBACK_BATCH_MAX, FeedbackIn
+from gateway.features.feedback.endpoints import FEEDBACK_BATCH_MAX, FeedbackIn
 from gateway.features.reported.reports import REPORTS_MAX, Report
 from monitoring.archive import SCALARS, FeedbackRow
 from monitoring.feedback import FEEDBACK_PER_REQUEST_MAX

@@ -20,13 +20,13 @@ from starlette.requests import ClientDisconnect
 from gateway.access import Admin, Operator, known_task
 from gateway.audit import audited
 from gateway.callers import Caller
-from gateway.endpoints import services_of
 from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.job import tokens_of
 from gateway.features.evaluations.messages import body_of
 from gateway.features.evaluations.store import LEFT_KEY, Arm, Evaluation, ended, id_of
 from gateway.server.wire import Deadline
-from gateway.services import Services
 from gateway.state.fitted import unused
 from monitoring.evaluation.comparing import ClassFinder, Metric, MetricError, default_metric, metric_of
 from monitoring.evaluation.dataset import DatasetError, DatasetLimits, DatasetReader, Row
@@ -50,7 +50,7 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 class _Wanted:
     """What is to be evaluated, and what is known of its data while they come."""
 
-    services: Services
+    evaluations: Evaluations
     task: TaskPolicy
     version: Version
     against: Version | None
@@ -89,13 +89,13 @@ class _Wanted:
                 body.check(self.task, self.task, unknown="refuse")
             except Problem as problem:
                 raise Problem(problem.code, f"Line {row.line}: {problem.message}", problem.param) from None
-        await self.services.evaluations.take_in(self.coming, rows)
+        await self.evaluations.store.take_in(self.coming, rows)
 
 
 @router.get("/evaluations")
 async def list_evaluations(request: Request, _: Operator) -> dict[str, Any]:
     """All evaluations, the newest first."""
-    store = services_of(request).evaluations
+    store = feature_of(request, Evaluations).store
     return {"evaluations": [await _shown(request, one, whole=False) for one in await store.all()]}
 
 
@@ -122,8 +122,8 @@ async def begin_evaluation(
     """Evaluate a version on a data set (JSON lines). The same evaluation again (200) goes on where it stopped, or is
     there already.
     """
-    services = services_of(request)
-    wanted = await _wanted(services, version, arms, against, metric, class_field)
+    evaluations = feature_of(request, Evaluations)
+    wanted = await _wanted(evaluations, version, arms, against, metric, class_field)
     if calibrate and "adapter" not in wanted.arms:
         raise Problem("invalid_value", "Calibrating needs the arm adapter.", "arms")
     if fit_gain and not {"adapter", "general"} <= set(wanted.arms):
@@ -144,7 +144,7 @@ async def _begun(
     request: Request, response: Response, admin: Caller, found: Evaluation, coming: str, again: bool
 ) -> dict[str, Any]:
     """Have it run, unless it does already, or has been done; what was asked for before is kept to."""
-    store = services_of(request).evaluations
+    store = feature_of(request, Evaluations).store
     before = None if again else await store.get(found.id)
     if before is not None:
         response.status_code = 200
@@ -153,20 +153,22 @@ async def _begun(
         )
         same = (found.calibrate, found.fit_gain) == (before.calibrate, before.fit_gain)
         failed = before.status == "done" and await store.has_engine_faults(before)
-        stale = before.status == "done" and found.calibrate and not await _goes_by(services_of(request), before)
+        stale = (
+            before.status == "done" and found.calibrate and not await _goes_by(feature_of(request, Evaluations), before)
+        )
         if same and before.status in ("running", "done") and not failed and not stale:
             return await _shown(request, before)
     told: dict[str, Any] = {name: getattr(found, name) for name in TOLD}
-    step = audited(services_of(request), admin)
+    step = audited(feature_of(request, Evaluations).services, admin)
     step.note("evaluation.begin", found.version, None, told | {"again": again})
     await store.begin(found, coming, before is None, step)
     return await _shown(request, found)
 
 
-async def _goes_by(services: Services, one: Evaluation) -> bool:
+async def _goes_by(evaluations: Evaluations, one: Evaluation) -> bool:
     """Whether what is in force was calibrated by this evaluation, as the task is judged now; or nothing can be."""
-    task = services.settings.tasks.get(one.task)
-    entries = await services.fitted.of(one.version)
+    task = evaluations.services.settings.tasks.get(one.task)
+    entries = await evaluations.services.fitted.of(one.version)
     confidence = entries.get("confidence")
     if confidence is None or task is None:
         return bool(((one.report or {}).get("calibration") or {}).get("error"))
@@ -178,7 +180,7 @@ async def _goes_by(services: Services, one: Evaluation) -> bool:
 @router.get("/evaluations/{evaluation}")
 async def read_evaluation(request: Request, evaluation: str, _: Operator) -> dict[str, Any]:
     """One evaluation: its progress, or its report."""
-    return await _shown(request, await _found(services_of(request), evaluation))
+    return await _shown(request, await _found(feature_of(request, Evaluations), evaluation))
 
 
 @router.get("/evaluations/{evaluation}/rows")
@@ -192,11 +194,11 @@ async def read_evaluation_rows(
     """The results of each row. `next_first` goes on from there, null at the end. Neither requests nor answers are in
     it.
     """
-    services = services_of(request)
-    one = await _found(services, evaluation)
-    results = await services.evaluations.results(one, first, limit)
-    logprobs = {str(arm): await services.evaluations.logprobs(one, arm, first, limit) for arm in one.arms}
-    scope = await services.evaluations.scope(one)
+    evaluations = feature_of(request, Evaluations)
+    one = await _found(evaluations, evaluation)
+    results = await evaluations.store.results(one, first, limit)
+    logprobs = {str(arm): await evaluations.store.logprobs(one, arm, first, limit) for arm in one.arms}
+    scope = await evaluations.store.scope(one)
     rows: list[dict[str, Any]] = []
     for at, number in enumerate(range(first, min(first + limit, one.rows))):
         of_row = {
@@ -221,19 +223,21 @@ async def read_evaluation_rows(
 @router.delete("/evaluations/{evaluation}")
 async def end_evaluation(request: Request, evaluation: str, admin: Admin) -> dict[str, Any]:
     """Stop an evaluation that runs; forget one that does not."""
-    services = services_of(request)
-    one = await _found(services, evaluation)
+    evaluations = feature_of(request, Evaluations)
+    one = await _found(evaluations, evaluation)
     if one.status == "running":
         after = ended(one, "cancelled", f"It was stopped by {admin.public}.")
         told = {"evaluation": one.id}
-        entry = services.audit.draft(admin.public, "evaluation.cancel", one.version, before=None, after=told)
-        if not await services.evaluations.move(one, after, entry, None):
+        entry = evaluations.services.audit.draft(
+            admin.public, "evaluation.cancel", one.version, before=None, after=told
+        )
+        if not await evaluations.store.move(one, after, entry, None):
             raise Problem("state_conflict", "The evaluation has changed at this moment: look at it, then try again.")
-        await services.audit.enter(LEFT_KEY, one.id)
+        await evaluations.services.audit.enter(LEFT_KEY, one.id)
         return await _shown(request, after)
-    step = audited(services, admin)
+    step = audited(evaluations.services, admin)
     step.note("evaluation.forget", one.version, {"evaluation": one.id}, None)
-    await services.evaluations.forget(one, step)
+    await evaluations.store.forget(one, step)
     return {"id": one.id, "status": "forgotten"}
 
 
@@ -252,14 +256,16 @@ def evaluation_words(last: dict[str, Any] | None) -> list[str]:
 
 
 async def _wanted(
-    services: Services, name: str, arms: str | None, against: str | None, metric: str, class_field: str
+    evaluations: Evaluations, name: str, arms: str | None, against: str | None, metric: str, class_field: str
 ) -> _Wanted:
     """Raises Problem (400, 404, 409)."""
-    version = await _version(services, name)
-    other = await _version(services, against) if against is not None else None
+    version = await _version(evaluations, name)
+    other = await _version(evaluations, against) if against is not None else None
     if other is not None and (other.task != version.task or other.name == version.name):
         raise Problem("invalid_value", f"{other.name} is no other version of {version.task}.", "against")
-    task = services.snapshot.current.policy.tasks[known_task(services, version.task, param="version")]
+    task = evaluations.services.snapshot.current.policy.tasks[
+        known_task(evaluations.services, version.task, param="version")
+    ]
     has_fallback = task.fallback_pool is not None and task.reaches(task.fallback_pool)
     named = tuple(arm for arm in ARMS if arms is None or arm in arms.split(","))
     unknown = [arm for arm in (arms or "").split(",") if arm and arm not in ARMS]
@@ -276,11 +282,11 @@ async def _wanted(
     except MetricError as error:
         raise Problem("invalid_value", str(error), "metric") from None
     all_arms: tuple[Arm, ...] = (*named, "against") if other is not None else named
-    return _Wanted(services, task, version, other, all_arms, known, ClassFinder(class_field))
+    return _Wanted(evaluations, task, version, other, all_arms, known, ClassFinder(class_field))
 
 
-async def _version(services: Services, name: str) -> Version:
-    found = (await services.snapshot.refresh()).versions.get(name)
+async def _version(evaluations: Evaluations, name: str) -> Version:
+    found = (await evaluations.services.snapshot.refresh()).versions.get(name)
     if found is None:
         raise Problem("not_found", f"There is no version {name[:80]!r}.", "version")
     if found.state not in PLACED:
@@ -292,7 +298,7 @@ async def _version(services: Services, name: str) -> Version:
 async def _received(request: Request, wanted: _Wanted) -> AsyncIterator[DatasetReader]:
     """The data set in this request, kept for as long as the block lasts, unless it is taken over in it. Raises Problem:
     400 with the line at fault, 413 too long, 415 not declared as JSON lines."""
-    services, limits = wanted.services, wanted.services.settings.evaluation
+    evaluations, limits = wanted.evaluations, wanted.evaluations.services.settings.evaluation
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in DATA_KINDS:
         raise Problem("unsupported_media_type", "Send the data as `Content-Type: application/x-ndjson`.")
@@ -321,7 +327,7 @@ async def _received(request: Request, wanted: _Wanted) -> AsyncIterator[DatasetR
         yield reader
     finally:
         with contextlib.suppress(RedisError, OSError):  # it expires by itself
-            await services.evaluations.drop(wanted.coming)
+            await evaluations.store.drop(wanted.coming)
 
 
 def _notes(reader: DatasetReader) -> list[str]:
@@ -334,8 +340,8 @@ def _notes(reader: DatasetReader) -> list[str]:
     return notes
 
 
-async def _found(services: Services, name: str) -> Evaluation:
-    one = await services.evaluations.get(name) if name.isalnum() and len(name) <= 64 else None
+async def _found(evaluations: Evaluations, name: str) -> Evaluation:
+    one = await evaluations.store.get(name) if name.isalnum() and len(name) <= 64 else None
     if one is None:
         raise Problem("not_found", f"There is no evaluation {name[:80]!r}.")
     return one
@@ -343,7 +349,7 @@ async def _found(services: Services, name: str) -> Evaluation:
 
 async def _shown(request: Request, one: Evaluation, whole: bool = True) -> dict[str, Any]:
     """An evaluation as it is told: without what only its run needs."""
-    store = services_of(request).evaluations
+    store = feature_of(request, Evaluations).store
     told: dict[str, Any] = msgspec.to_builtins(one)
     told["classes"] = {"source": one.classes.source, "field": one.classes.field, "count": len(one.classes.names)}
     if not whole:

@@ -22,13 +22,13 @@ from gateway.background.lease import JobLease
 from gateway.configuration.tasks import TaskSettings
 from gateway.errors import Problem
 from gateway.features.evaluations.answers import said_by
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.gates import gate_of, take_gate
 from gateway.features.evaluations.messages import Closed, Job, body_of
 from gateway.features.evaluations.store import LEFT_KEY, LOGPROBS_MAX, Evaluation, Model, ended
-from gateway.features.quality.baselining import gate_of, take_gate
 from gateway.features.records.archiving import redis_address
 from gateway.formats.request_body import RequestBody
 from gateway.path.own_requests import ask_beside
-from gateway.services import Services
 from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import Result, Said, answer_rows
@@ -63,20 +63,20 @@ class Impossible(Exception):
     """The evaluation can't go on; the message is a sentence that says why and what to do."""
 
 
-async def keep_evaluating(services: Services) -> None:
+async def keep_evaluating(evaluations: Evaluations) -> None:
     """Run whatever is to be evaluated, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = JobLease(services.redis, "evaluations", services.name)
-    store = services.evaluations
+    lease = JobLease(evaluations.services.redis, "evaluations", evaluations.services.name)
+    store = evaluations.store
 
     async def run_next() -> None:
         for name in await store.models_left():
-            await put_models(services, name)
+            await put_models(evaluations, name)
         for name in await store.to_enter():
-            await take_gate(services, name)
-            await services.audit.enter(LEFT_KEY, name)
+            await take_gate(evaluations, name)
+            await evaluations.services.audit.enter(LEFT_KEY, name)
         one = await store.next()
         if one is not None:
-            await _Run(services, one).to_its_end()
+            await _Run(evaluations, one).to_its_end()
 
     try:
         while True:
@@ -91,10 +91,10 @@ async def keep_evaluating(services: Services) -> None:
 class _Run:
     """One evaluation under way here."""
 
-    def __init__(self, services: Services, one: Evaluation) -> None:
-        self._house = services
+    def __init__(self, evaluations: Evaluations, one: Evaluation) -> None:
+        self._evaluations = evaluations
         self._one = one
-        self._store = services.evaluations
+        self._store = evaluations.store
         self._told_at = 0.0
         self._answered_at: dict[str, float] = {}
 
@@ -123,7 +123,7 @@ class _Run:
 
     async def _work(self) -> Closed:
         """What the evaluation comes to; nothing of it is in force yet."""
-        one, at_once = self._one, self._house.settings.evaluation.concurrency
+        one, at_once = self._one, self._evaluations.services.settings.evaluation.concurrency
         left, metric = self._store.left(one), metric_of(one.metric)
         await answer_rows(left, self._ask, self._keep, metric, one.classes, at_once)
         return await self._closed()
@@ -136,11 +136,11 @@ class _Run:
             now = await self._store.get(self._one.id)
 
     async def _keep(self, arm: str, result: Result, logprobs: Sequence[float]) -> None:
-        task = self._house.settings.tasks.get(self._one.task)
+        task = self._evaluations.services.settings.tasks.get(self._one.task)
         first = max(LOGPROBS_MAX, 0 if task is None else tokens_of(task) or 0)
         again = result.fault is not None and result.fault not in OF_THE_ROW
         if await self._store.keep(self._one, arm, result, logprobs[:first], again):
-            self._house.meters.evaluation_rows.add(1, _counted(result))
+            self._evaluations.services.meters.evaluation_rows.add(1, _counted(result))
 
     async def _ask(self, arm: str, row: Row) -> Said:
         """One arm's answer, once there is room; asked again as long as its engine fails at all rows."""
@@ -157,7 +157,7 @@ class _Run:
                 await asyncio.sleep(waits)
                 waits = min(2 * waits, ROOM_SECONDS[1])
                 continue
-            said = await _answered(self._house, choice, body)
+            said = await _answered(self._evaluations, choice, body)
             now = time.monotonic()
             if said.fault is None or said.fault in OF_THE_ROW:
                 self._answered_at[arm] = now
@@ -176,8 +176,8 @@ class _Run:
 
     def _choice(self, arm: str) -> Choice | str:
         """Where a row goes now, or what it waits for. Raises Impossible where waiting is of no use."""
-        services, view = self._house, self._house.fleet.view()
-        task = services.snapshot.current.policy.tasks.get(self._one.task)
+        evaluations, view = self._evaluations, self._evaluations.services.fleet.view()
+        task = evaluations.services.snapshot.current.policy.tasks.get(self._one.task)
         name = self._version_of(arm)
         version = view.versions.get(name)
         if task is None or version is None:
@@ -199,23 +199,23 @@ class _Run:
         view: FleetView,
     ) -> Choice | str:
         """A replica with room to spare, or what is missing."""
-        services, now = self._house, time.monotonic()
+        evaluations, now = self._evaluations, time.monotonic()
         pool = view.pools.get(pool_name)
         if pool is None or not task.reaches(pool.name):
             raise Impossible(
                 f"The task {task.name!r} may not reach the pool {pool_name!r}: see fallback_pool, pools_allowed."
             )
-        if services.admission.waiting:
+        if evaluations.services.admission.waiting:
             return "callers wait for a place, and go first"
-        if services.admission.leaving:
+        if evaluations.services.admission.leaving:
             return "the gateway is shutting down"
         name = version.name if version else None
-        replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)
+        replica = pick(pool, name, view.in_flight, now, evaluations.services.moment(now).draw, spare_open=True)
         if replica == "no_replica":
             return f"no replica of the pool {pool.name!r} can answer" + (f" with {name}" if name else "")
         if isinstance(replica, str):
             return f"every replica of the pool {pool.name!r} is full"
-        load_max = services.settings.evaluation.load_share_max * replica.in_flight_max
+        load_max = evaluations.services.settings.evaluation.load_share_max * replica.in_flight_max
         if view.in_flight.get(replica.name, 0) + 1 > max(1.0, load_max):
             return f"the pool {pool.name!r} has no room beside its callers"
         return Choice(task, version, pool, replica, "pinned", general_prompt_of)
@@ -231,7 +231,7 @@ class _Run:
         if closed.error:
             raise Impossible(closed.error)
         after = ended(self._one, "done", "", closed.report)
-        after = msgspec.structs.replace(after, gate=await gate_of(self._house, after))
+        after = msgspec.structs.replace(after, gate=await gate_of(self._evaluations, after))
         await self._end(after, closed.models)
 
     async def _end(self, after: Evaluation, models: Sequence[Model] = ()) -> None:
@@ -240,23 +240,27 @@ class _Run:
         told |= {"data": after.data_digest, "fitted": [model.kind for model in models]}
         told |= {"gate": after.gate.because} if after.gate is not None else {}
         short = in_short(after) if after.status == "done" else None
-        entry = self._house.audit.draft("system", "evaluation.end", after.version, after=told, evidence=short)
+        entry = self._evaluations.services.audit.draft(
+            "system", "evaluation.end", after.version, after=told, evidence=short
+        )
         if await self._store.move(self._one, after, entry, short, models):
-            await put_models(self._house, after.id)
-            await take_gate(self._house, after.id)
-            await self._house.audit.enter(LEFT_KEY, after.id)
+            await put_models(self._evaluations, after.id)
+            await take_gate(self._evaluations, after.id)
+            await self._evaluations.services.audit.enter(LEFT_KEY, after.id)
 
     async def _closed(self) -> Closed:
         """What the process beside makes of the rows. It is killed where this is cancelled. Raises Impossible."""
-        services, one = self._house, self._one
-        task = services.settings.tasks.get(one.task)
+        evaluations, one = self._evaluations, self._one
+        task = evaluations.services.settings.tasks.get(one.task)
         if task is None:
             raise Impossible(f"The configuration has no task {one.task!r} any more.")
         shares = {name: check.share for name, check in task.checks.used().items()}
-        retention_seconds = 86_400 * services.settings.evaluation.retention_days
-        job = Job(redis_address(services.settings), one.id, retention_seconds, task.selector, tokens_of(task))
+        retention_seconds = 86_400 * evaluations.services.settings.evaluation.retention_days
+        job = Job(
+            redis_address(evaluations.services.settings), one.id, retention_seconds, task.selector, tokens_of(task)
+        )
         job.wrong_share_max, job.deferred_share = shares.get("low_confidence"), shares.get("out_of_scope")
-        minilm = services.settings.fitting.minilm_file
+        minilm = evaluations.services.settings.fitting.minilm_file
         job.minilm = "" if minilm is None else str(minilm.absolute())
         try:
             async with child(COMMAND) as process, asyncio.timeout(CLOSE_SECONDS_MAX):
@@ -268,17 +272,17 @@ class _Run:
         return msgspec.msgpack.decode(said, type=Closed)
 
 
-async def put_models(services: Services, evaluation: str) -> None:
+async def put_models(evaluations: Evaluations, evaluation: str) -> None:
     """Put into force the models of an evaluation that has ended; those of one that was stopped never get here.
 
     Raises RedisError: then whoever runs evaluations next does it.
     """
-    left = await services.evaluations.models(evaluation)
+    left = await evaluations.store.models(evaluation)
     if left is None:
         return
     for model in left.models:
-        await services.fitted.put(left.version, model.kind, model.data, left.by, model.summary)
-    await services.evaluations.models_done(evaluation)
+        await evaluations.services.fitted.put(left.version, model.kind, model.data, left.by, model.summary)
+    await evaluations.store.models_done(evaluation)
 
 
 def tokens_of(task: TaskSettings) -> int | None:
@@ -304,31 +308,31 @@ def in_short(one: Evaluation) -> dict[str, Any]:
     }
 
 
-async def _answered(services: Services, choice: Choice, body: RequestBody) -> Said:
+async def _answered(evaluations: Evaluations, choice: Choice, body: RequestBody) -> Said:
     """One row at one engine: sent, recorded, and paid for as evaluation. A failure is an answer like others."""
     version = choice.version or choice.general_prompt_of
     assert version is not None, "an evaluation is of a version"
     record = Record(
-        id=services.ids.make(""),
+        id=evaluations.services.ids.make(""),
         at=time.time(),
         endpoint=body.endpoint,
         caller="",
         model_asked=version.name,
         purpose="evaluation",
-        policy_generation=services.snapshot.current.policy.generation,
+        policy_generation=evaluations.services.snapshot.current.policy.generation,
     )
-    policy = services.snapshot.current.policy
-    demands = services.judging.demands(policy, body, choice, NO_SCORES)
-    body.cache_salt = services.cache_salt("evaluation", choice.task)
+    policy = evaluations.services.snapshot.current.policy
+    demands = evaluations.services.judging.demands(policy, body, choice, NO_SCORES)
+    body.cache_salt = evaluations.services.cache_salt("evaluation", choice.task)
     sent = body.for_engine(choice, demands.fields if demands is not None else None)
-    ledger, answer, fault = await ask_beside(services, choice, body, sent, record, policy.limits)
-    contract = services.judging.contract_of(version)
+    ledger, answer, fault = await ask_beside(evaluations.services, choice, body, sent, record, policy.limits)
+    contract = evaluations.services.judging.contract_of(version)
     said = Said(text=None, fault=fault) if fault is not None else said_by(answer.body, contract)
-    _settle(services, record, said, ledger.engine_seconds)
+    _settle(evaluations, record, said, ledger.engine_seconds)
     return said
 
 
-def _settle(services: Services, record: Record, said: Said, seconds: float) -> None:
+def _settle(evaluations: Evaluations, record: Record, said: Said, seconds: float) -> None:
     """Close the record; no caller's figures change."""
     record.duration_seconds = said.seconds = seconds
     record.saving_usd = None
@@ -337,9 +341,9 @@ def _settle(services: Services, record: Record, said: Said, seconds: float) -> N
         record.outcome, record.status = "ok", 200
     if record.cost_usd is not None:
         labels = (record.task or "", record.version or "", record.pool or "", "evaluation")
-        services.meters.cost_usd.add(record.cost_usd, *labels)
-    if not services.records.put(record):
-        services.meters.records_dropped.add(1)
+        evaluations.services.meters.cost_usd.add(record.cost_usd, *labels)
+    if not evaluations.services.flow.buffer.put(record):
+        evaluations.services.meters.records_dropped.add(1)
     said.prompt_tokens, said.completion_tokens = record.prompt_tokens, record.completion_tokens
     said.cost_usd, said.request_id, said.stack = record.cost_usd, record.id, record.stack or ""
 

@@ -14,12 +14,12 @@ from fastapi import APIRouter, Request
 from gateway.access import Admin
 from gateway.audit import audited
 from gateway.callers import Caller
-from gateway.endpoints import services_of
 from gateway.errors import Problem
+from gateway.feature import feature_of
+from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.prompts import PromptsError, Sample, barely_tells, read_sample
 from gateway.features.fitting.samples import Waiting
-from gateway.services import Services
-from gateway.state.fitted import Fitting
+from gateway.state.fitted import FittingStatus
 from router.policy import AUTO_SELECTOR
 from serving.adapters.adapter_folder import BACKGROUND_FILE, PROMPTS_FILE
 from serving.adapters.entries import Version
@@ -31,21 +31,21 @@ router = APIRouter(prefix="/admin/v1", tags=["admins"])
 @router.put("/adapters/{name}/prompts", status_code=202)
 async def give_prompts(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Fit the version's scope model from a sample of its training prompts. GET /adapters/{name} shows how far it is."""
-    services = services_of(request)
-    async with services.uploads.receive(request, (PROMPTS_FILE,), (BACKGROUND_FILE,)) as upload:
+    fitting = feature_of(request, Fitting)
+    async with fitting.services.adapters.uploads.receive(request, (PROMPTS_FILE,), (BACKGROUND_FILE,)) as upload:
         try:
-            version = await services.registry.version(name)
+            version = await fitting.services.registry.version(name)
         except KeyError:
             raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
         if version.state in GIVEN_UP:
             raise Problem("state_conflict", f"{name} is {version.state}: nothing is fitted for it any more.")
-        sample = await sample_of(services, version.task, upload.prompts, upload.background)
+        sample = await sample_of(fitting, version.task, upload.prompts, upload.background)
         assert sample is not None, "the form has the file"
-        told = await have_fitted(services, admin, version, sample)
+        told = await have_fitted(fitting, admin, version, sample)
     return {"version": name, **told}
 
 
-async def sample_of(services: Services, task: str, prompts: Path | None, background: Path | None) -> Sample | None:
+async def sample_of(fitting: Fitting, task: str, prompts: Path | None, background: Path | None) -> Sample | None:
     """The sample in these files, as the task's selector reads it; None where none was given.
 
     Raises Problem (422): nothing can be learned from it, or a line is at fault.
@@ -55,35 +55,37 @@ async def sample_of(services: Services, task: str, prompts: Path | None, backgro
             raise Problem("missing_field", f"{BACKGROUND_FILE} is of use beside {PROMPTS_FILE} alone.", PROMPTS_FILE)
         return None
     try:
-        return await read_sample(prompts, background, selector_of(services, task) or AUTO_SELECTOR)
+        return await read_sample(prompts, background, selector_of(fitting, task) or AUTO_SELECTOR)
     except PromptsError as error:
         raise Problem("prompts_rejected", str(error), "prompts") from error
     except OSError as error:
         raise Problem("prompts_rejected", f"The prompts can't be read: {error.strerror}.", "prompts") from error
 
 
-async def have_fitted(services: Services, admin: Caller, version: Version, sample: Sample) -> dict[str, Any]:
+async def have_fitted(fitting: Fitting, admin: Caller, version: Version, sample: Sample) -> dict[str, Any]:
     """Have a version's scope fitted from the sample, unless it is, or waits to be, already."""
     name = version.name
-    entry = (await services.fitted.of(name)).get("scope")
-    state = (await services.fitted.states(name)).get("scope")
+    entry = (await fitting.services.fitted.of(name)).get("scope")
+    state = (await fitting.services.fitted.states(name)).get("scope")
     kept = entry is not None and entry.summary.get("sample") == sample.digest
     failed = state is not None and state.state == "failed"
-    if (not kept or failed) and await services.samples.digest_of(name) != sample.digest:
-        step = audited(services, admin)
+    if (not kept or failed) and await fitting.samples.digest_of(name) != sample.digest:
+        step = audited(fitting.services, admin)
         step.note("adapter.prompts", name, None, sample.counts())
         waiting = Waiting(
             version=name, digest=sample.digest, packed=sample.packed, by=admin.public, counts=sample.counts()
         )
-        await services.samples.put(waiting, step)
-        await services.fitted.say(name, "scope", Fitting(state="waiting", stage="waiting", by=admin.public))
-    shown = await services.fitted.shown(name, selector_of(services, version.task))
+        await fitting.samples.put(waiting, step)
+        await fitting.services.fitted.say(
+            name, "scope", FittingStatus(state="waiting", stage="waiting", by=admin.public)
+        )
+    shown = await fitting.services.fitted.shown(name, selector_of(fitting, version.task))
     return {"prompts": sample.counts(), "fitted": shown}
 
 
-def selector_of(services: Services, task: str) -> str | None:
+def selector_of(fitting: Fitting, task: str) -> str | None:
     """What the task reads of a conversation; None for a task that the configuration does not have."""
-    settings = services.settings.tasks.get(task)
+    settings = fitting.services.settings.tasks.get(task)
     return settings.selector if settings is not None else None
 
 

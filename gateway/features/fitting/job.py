@@ -19,9 +19,9 @@ from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, give
 from gateway.background.lease import JobLease
+from gateway.features.fitting.fitting import Fitting
 from gateway.features.fitting.samples import WAIT_SECONDS_MAX, Waiting
-from gateway.services import Services
-from gateway.state.fitted import FittedError, Fitting, Kind
+from gateway.state.fitted import FittedError, FittingStatus, Kind
 from router.fitting_job import Job, Result, Step
 
 log = logging.getLogger(__name__)
@@ -39,10 +39,10 @@ class Failure(Exception):
     """The fitting came to nothing; the message is a sentence that says what to do."""
 
 
-async def keep_fitting(services: Services) -> None:
+async def keep_fitting(fitting: Fitting) -> None:
     """Fit whatever waits, unless another gateway does. Runs until cancelled. Raises RedisError."""
-    lease = JobLease(services.redis, "fitting", services.name)
-    work = FittingWork(services)
+    lease = JobLease(fitting.services.redis, "fitting", fitting.services.name)
+    work = FittingWork(fitting)
     try:
         while True:
             await lease.do(work.step)
@@ -55,25 +55,25 @@ async def keep_fitting(services: Services) -> None:
 class FittingWork:
     """Fits the samples that wait, one after the other."""
 
-    def __init__(self, services: Services) -> None:
-        self._house = services
+    def __init__(self, fitting: Fitting) -> None:
+        self._fitting = fitting
         self._looked_at = -1
         """The generation of the state at which retired versions were last looked for."""
 
     async def step(self) -> None:
         """Fit all that wait now, and forget what retired versions had. Raises RedisError."""
-        for version in await self._house.samples.expired():
+        for version in await self._fitting.samples.expired():
             text = f"Its prompts waited for {WAIT_SECONDS_MAX // 86_400} days and were deleted: send them again."
-            await self._house.fitted.say(version, KIND, Fitting(state="failed", error=text))
-        while (sample := await self._house.samples.first()) is not None:
+            await self._fitting.services.fitted.say(version, KIND, FittingStatus(state="failed", error=text))
+        while (sample := await self._fitting.samples.first()) is not None:
             await self._fit(sample)
         await self._forget_retired()
 
     async def _fit(self, sample: Waiting) -> None:
-        services, version, began = self._house, sample.version, time.monotonic()
-        await self._say(sample, Fitting(state="fitting", stage="starting"))
+        fitting, version, began = self._fitting, sample.version, time.monotonic()
+        await self._say(sample, FittingStatus(state="fitting", stage="starting"))
         try:
-            if await services.samples.begun(version) > BEGUN_MAX:
+            if await fitting.samples.begun(version) > BEGUN_MAX:
                 raise Failure(f"Its gateway ended in the middle {BEGUN_MAX} times: give fewer prompts, or more memory.")
             found, model = await self._ended(sample)
             seconds = time.monotonic() - began
@@ -83,7 +83,7 @@ class FittingWork:
                 "embedding": found.embedding,
                 "seconds": round(seconds, 1),
             }
-            entry = await services.fitted.put(version, KIND, model, sample.by, summary)
+            entry = await fitting.services.fitted.put(version, KIND, model, sample.by, summary)
             after: dict[str, Any] = {"digest": entry.digest, "bytes": entry.bytes, **summary}
             outcome = "ready"
         except (Failure, FittedError) as failure:
@@ -92,27 +92,27 @@ class FittingWork:
             raise
         except Exception as fault:
             log.exception("a fault while the %s model of %s was fitted", KIND, version)
-            if await services.samples.failed(version) < FAILED_MAX:
+            if await fitting.samples.failed(version) < FAILED_MAX:
                 await self._say(
-                    sample, Fitting(state="waiting", stage=f"again, after a fault ({type(fault).__name__})")
+                    sample, FittingStatus(state="waiting", stage=f"again, after a fault ({type(fault).__name__})")
                 )
                 return
             text = f"A fault of the gateway's, {FAILED_MAX} times ({type(fault).__name__}): see its log."
             after, outcome = await self._failed(sample, text), "failed"
-        await services.audit.append(sample.by, f"fitting.{outcome}", version, before=None, after=after)
-        await services.samples.drop(version, sample.digest)
-        services.meters.fitting.add(1, outcome)
-        services.meters.fitting_seconds.observe(time.monotonic() - began)
+        await fitting.services.audit.append(sample.by, f"fitting.{outcome}", version, before=None, after=after)
+        await fitting.samples.drop(version, sample.digest)
+        fitting.services.meters.fitting.add(1, outcome)
+        fitting.services.meters.fitting_seconds.observe(time.monotonic() - began)
 
     async def _failed(self, sample: Waiting, text: str) -> dict[str, Any]:
         """Say that it came to nothing, and why."""
-        await self._say(sample, Fitting(state="failed", error=text))
+        await self._say(sample, FittingStatus(state="failed", error=text))
         log.error("the %s model of %s was not fitted: %s", KIND, sample.version, text)
         return {"error": text, **sample.counts}
 
     async def _ended(self, sample: Waiting) -> tuple[Result, bytes]:
         """The result and the model of a process that fits the sample. Raises Failure."""
-        settings = self._house.settings.fitting
+        settings = self._fitting.services.settings.fitting
         minilm = "" if settings.minilm_file is None else str(settings.minilm_file.absolute())
         job = msgspec.json.encode(Job(len(sample.packed), minilm=minilm)) + b"\n" + sample.packed
         try:
@@ -135,19 +135,19 @@ class FittingWork:
                 return told, await asyncio.to_thread(process.stdout.read, told.bytes)
             if time.monotonic() - told_at >= TELL_INTERVAL_SECONDS:
                 told_at = time.monotonic()
-                await self._say(sample, Fitting(state="fitting", progress=told.share, stage=told.stage))
+                await self._say(sample, FittingStatus(state="fitting", progress=told.share, stage=told.stage))
         code = await asyncio.to_thread(process.wait)
         raise Failure(f"The process that fits it ended with exit code {code}: see the gateway's log, then try again.")
 
-    async def _say(self, sample: Waiting, fitting: Fitting) -> None:
-        await self._house.fitted.say(sample.version, KIND, msgspec.structs.replace(fitting, by=sample.by))
+    async def _say(self, sample: Waiting, status: FittingStatus) -> None:
+        await self._fitting.services.fitted.say(sample.version, KIND, msgspec.structs.replace(status, by=sample.by))
 
     async def _forget_retired(self) -> None:
         """Models of versions that were retired are let go."""
-        snapshot = self._house.snapshot.current
+        snapshot = self._fitting.services.snapshot.current
         if snapshot.generation == self._looked_at:
             return
         retired = {name for name, version in snapshot.versions.items() if version.state == "retired"}
-        for name in retired and retired & await self._house.fitted.versions():
-            await self._house.fitted.delete(name)
+        for name in retired and retired & await self._fitting.services.fitted.versions():
+            await self._fitting.services.fitted.delete(name)
         self._looked_at = snapshot.generation

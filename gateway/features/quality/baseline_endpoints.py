@@ -9,13 +9,12 @@ import msgspec
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.access import Admin, Body, Operator, conflicts
+from gateway.access import Admin, Body, Operator, Reason, conflicts, known_version
 from gateway.audit import audited
-from gateway.endpoints import services_of
 from gateway.errors import Problem
-from gateway.features.quality.baselining import counts_of
-from gateway.features.quality.endpoints import Reason, version_of
-from gateway.services import Services
+from gateway.feature import feature_of
+from gateway.features.evaluations.gates import counts_of
+from gateway.features.quality.quality import Quality
 from gateway.state.redis import redis_time
 from monitoring.quality.detectors.baselines import OF_MIN, RATE_MAX, Baseline, counted, stated
 from monitoring.quality.streams.seen import TEXT_MAX
@@ -88,13 +87,13 @@ class BaselineIn(Body):
 @router.get("/tasks/{task}/health/{version}/baselines")
 async def read_baselines(request: Request, task: str, version: str, _: Operator) -> dict[str, Any]:
     """The baselines of a version's signals, and their origin."""
-    services = services_of(request)
-    await version_of(services, task, version)
-    generation = (await services.baselines.generations()).get(version, 0)
-    held = await services.baselines.get(version) or {}
-    judged = services.monitored.summary.judgements.get(version)
-    health, _generation = await services.health.of(task)
-    now = await redis_time(services.redis)
+    quality = feature_of(request, Quality)
+    await known_version(quality.services, task, version)
+    generation = (await quality.services.objects.baselines.generations()).get(version, 0)
+    held = await quality.services.objects.baselines.get(version) or {}
+    judged = quality.monitored.summary.judgements.get(version)
+    health, _generation = await quality.store.of(task)
+    now = await redis_time(quality.services.redis)
     known = health.versions.get(version)
     stale = known is not None and known.stale_from is not None and known.stale_from <= now
     return {
@@ -110,20 +109,20 @@ async def read_baselines(request: Request, task: str, version: str, _: Operator)
 @router.post("/tasks/{task}/health/{version}/baseline")
 async def set_baseline(request: Request, task: str, version: str, body: BaselineIn, admin: Admin) -> dict[str, Any]:
     """Compare a signal with another baseline from now on. What it was, is in the audit."""
-    services = services_of(request)
-    await version_of(services, task, version)
-    now = await redis_time(services.redis)
+    quality = feature_of(request, Quality)
+    await known_version(quality.services, task, version)
+    now = await redis_time(quality.services.redis)
     if body.accept:
-        found = _accepted(services, task, version, body, admin.public, now)
+        found = _accepted(quality, task, version, body, admin.public, now)
     else:
-        found = await _counted(services, version, body, admin.public, now)
+        found = await _counted(quality, version, body, admin.public, now)
     name = body.stream if body.of_class is None else f"{body.stream}:{body.of_class}"
     with conflicts():
-        generation = (await services.baselines.generations()).get(version, 0)
-        held = await services.baselines.get(version) or {}
+        generation = (await quality.services.objects.baselines.generations()).get(version, 0)
+        held = await quality.services.objects.baselines.get(version) or {}
         after = {**held, name: msgspec.to_builtins(found)}
         expected = generation if body.expected_generation is None else body.expected_generation
-        step = audited(services, admin)
+        step = audited(quality.services, admin)
         step.note(
             "monitor.baseline",
             version,
@@ -131,12 +130,12 @@ async def set_baseline(request: Request, task: str, version: str, body: Baseline
             after={"stream": name, "reason": body.reason, **after[name]},
             generation=expected + 1,
         )
-        generation = await step.take([Change(services.baselines, version, after, expected)])
-    warnings = list(_doubts(services, task, version, body))
+        generation = await step.take([Change(quality.services.objects.baselines, version, after, expected)])
+    warnings = list(_doubts(quality, task, version, body))
     return {"task": task, "version": version, "generation": generation, "set": after, "warnings": warnings}
 
 
-async def _counted(services: Services, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
+async def _counted(quality: Quality, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
     """Raises Problem: 400 where nothing could be above it, 404 without such an evaluation, 409 where that has counted
     nothing."""
     if body.evaluation is None:
@@ -144,7 +143,7 @@ async def _counted(services: Services, version: str, body: BaselineIn, by: str, 
         assert body.of is not None, "the body has seen to it"
         wrong, of, source, param = body.wrong, body.of, body.reason, "wrong"
     else:
-        wrong, of = await _evaluated(services, version, body.evaluation)
+        wrong, of = await _evaluated(quality, version, body.evaluation)
         source, param = f"evaluation {body.evaluation}: {body.reason}", "evaluation"
     try:
         return counted("admin", wrong, of, now, by, source)
@@ -152,9 +151,9 @@ async def _counted(services: Services, version: str, body: BaselineIn, by: str, 
         raise Problem("invalid_value", str(error), param) from None
 
 
-async def _evaluated(services: Services, version: str, name: str) -> tuple[int, int]:
+async def _evaluated(quality: Quality, version: str, name: str) -> tuple[int, int]:
     """How many rows the version got wrong, and of how many. Raises Problem (404, 409)."""
-    one = await services.evaluations.get(name) if name.isalnum() else None
+    one = await quality.evaluations.store.get(name) if name.isalnum() else None
     if one is None or one.version != version:
         raise Problem("not_found", f"There is no evaluation {name[:80]!r} of {version}.", "evaluation")
     counts = counts_of(one)
@@ -163,14 +162,14 @@ async def _evaluated(services: Services, version: str, name: str) -> tuple[int, 
     return counts
 
 
-def _accepted(services: Services, task: str, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
+def _accepted(quality: Quality, task: str, version: str, body: BaselineIn, by: str, now: float) -> Baseline:
     """Raises Problem (409) where there is nothing to accept, or too little of it."""
-    if body.stream == "complaints" and services.settings.tasks[task].monitor.complaint_metric is None:
+    if body.stream == "complaints" and quality.services.settings.tasks[task].monitor.complaint_metric is None:
         text = f"{task} has no complaints: set tasks.{task}.monitor.complaint_metric to the metric that complains."
         raise Problem("state_conflict", text, "stream")
     if body.stream not in HELD:
         return Baseline(kind="admin", wrong=0.0, of=0.0, upper=1.0, at=now, by=by, source="learned anew")
-    seen = _seen(services, version, body)
+    seen = _seen(quality, version, body)
     if seen is None or seen.observed < OF_MIN or seen.low is None or seen.high is None:
         raise Problem("state_conflict", _too_few(body, version, 0.0 if seen is None else seen.observed), "stream")
     low, high = seen.low, seen.high
@@ -180,9 +179,9 @@ def _accepted(services: Services, task: str, version: str, body: BaselineIn, by:
     return stated(min(RATE_MAX, max(1.0 - RATE_MAX, high)), now, by, source)
 
 
-def _seen(services: Services, version: str, body: BaselineIn) -> StreamReport | None:
+def _seen(quality: Quality, version: str, body: BaselineIn) -> StreamReport | None:
     """The stream as it was last judged; None where nothing of it was seen."""
-    judged = services.monitored.summary.judgements.get(version)
+    judged = quality.monitored.summary.judgements.get(version)
     streams = judged.streams if judged is not None else []
     return next((one for one in streams if (one.stream, one.of_class) == (body.stream, body.of_class)), None)
 
@@ -196,13 +195,13 @@ def _too_few(body: BaselineIn, version: str, observed: float) -> str:
     return f"{stream} of {version} has {what}, and accepting takes at least {OF_MIN}: wait for more{instead}."
 
 
-def _doubts(services: Services, task: str, version: str, body: BaselineIn) -> Iterator[str]:
+def _doubts(quality: Quality, task: str, version: str, body: BaselineIn) -> Iterator[str]:
     """What may be meant otherwise: a class that no label has named yet."""
     if body.of_class is None:
         return
-    seen = _seen(services, version, body)
+    seen = _seen(quality, version, body)
     if seen is None or not seen.observed:
-        tag = services.settings.tasks[task].monitor.class_tag
+        tag = quality.services.settings.tasks[task].monitor.class_tag
         key = f"tasks.{task}.monitor.class_tag"
         named = f"Labels name theirs by the tag {tag!r}." if tag else f"{key} is not set, so that no label has a class."
         yield f"{body.stream} of {version} has no label of the class {body.of_class} yet: is that its name? {named}"

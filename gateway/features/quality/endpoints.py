@@ -11,16 +11,16 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, When, conflicts, known_task, not_blank
+from gateway.access import Admin, Body, Operator, Reason, When, conflicts, known_task, known_version
 from gateway.audit import audited
-from gateway.endpoints import services_of
 from gateway.errors import Problem
+from gateway.feature import feature_of
 from gateway.features.quality.job import roles_of
+from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
 from gateway.features.releases.availability import around
-from gateway.services import Services
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.phases import Verdict
@@ -38,11 +38,6 @@ TRIES_MAX = 5
 router = APIRouter(prefix="/admin/v1", tags=["admins"])
 Generation = Annotated[int | None, Field(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
 Expected = Annotated[int | None, Query(ge=0, le=2**53, description="409 if the task's health has moved on since.")]
-Reason = Annotated[
-    str,
-    Field(min_length=1, max_length=1000, description="Why, for the audit and for who looks."),
-    AfterValidator(not_blank),
-]
 Step = Callable[[TaskHealth], tuple[TaskHealth, Action]]
 Beside = Callable[[TaskHealth], Awaitable[Sequence[Change]]]
 """What is changed in the same step as a task's health, by the health that was found."""
@@ -66,34 +61,36 @@ class PinIn(Body):
 @router.get("/health")
 async def list_health(request: Request, _: Operator) -> dict[str, Any]:
     """All tasks with the verdict on the version that leads."""
-    services = services_of(request)
-    snapshot = await services.snapshot.refresh()
-    generations = await services.health.object_store.generations()
-    summary = services.monitored.summary
-    now = await redis_time(services.redis)
-    rows = [_row(services, snapshot, task, generations.get(task, 0), now) for task in sorted(services.settings.tasks)]
+    quality = feature_of(request, Quality)
+    snapshot = await quality.services.snapshot.refresh()
+    generations = await quality.store.object_store.generations()
+    summary = quality.monitored.summary
+    now = await redis_time(quality.services.redis)
+    rows = [
+        _row(quality, snapshot, task, generations.get(task, 0), now) for task in sorted(quality.services.settings.tasks)
+    ]
     return {"tasks": rows, "judged_at": summary.at or None, "behind_seconds": summary.behind_seconds}
 
 
 @router.get("/tasks/{task}/health")
 async def read_health(request: Request, task: str, _: Operator) -> dict[str, Any]:
     """All that the monitor knows of a task."""
-    services = services_of(request)
-    snapshot = await services.snapshot.refresh()
-    return await shown(services, snapshot, known_task(services, task))
+    quality = feature_of(request, Quality)
+    snapshot = await quality.services.snapshot.refresh()
+    return await shown(quality, snapshot, known_task(quality.services, task))
 
 
 @router.post("/tasks/{task}/health/{version}/pin")
 async def pin_version(request: Request, task: str, version: str, body: PinIn, admin: Admin) -> dict[str, Any]:
     """Overrule the verdict on a version, or hold it. Without a verdict the monitor judges, and does not act."""
-    services = services_of(request)
-    now = await redis_time(services.redis)
-    await version_of(services, task, version)
+    quality = feature_of(request, Quality)
+    now = await redis_time(quality.services.redis)
+    await known_version(quality.services, task, version)
     if body.until is not None and body.until <= now:
         raise Problem("invalid_value", "A pin has to end at a time that is yet to come.", "until")
     word = Pin(verdict=body.verdict, by=admin.public, reason=body.reason, at=now, until=body.until)
     return await changed(
-        services, task, lambda found: responses.pin(found, version, word, now), body.expected_generation
+        quality, task, lambda found: responses.pin(found, version, word, now), body.expected_generation
     )
 
 
@@ -102,22 +99,22 @@ async def release_version(
     request: Request, task: str, version: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
     """Let the monitor judge a version again. A request to train that a pin as degraded opened is closed with it."""
-    services = services_of(request)
-    now = await redis_time(services.redis)
-    by, step = admin.public, audited(services, admin)
+    quality = feature_of(request, Quality)
+    now = await redis_time(quality.services.redis)
+    by, step = admin.public, audited(quality.services, admin)
 
     async def closing(found: TaskHealth) -> list[Change]:
         changes: list[Change] = []
-        for one, generation in await _opened_by_pin(services, version, found):
+        for one, generation in await _opened_by_pin(quality, version, found):
             after = closed(one, by, now)
             before, told = msgspec.to_builtins(one), msgspec.to_builtins(after)
-            changes.append(services.retraining.change(after, generation))
+            changes.append(quality.retraining.store.change(after, generation))
             changes += step.note("retraining.close", version, before, told, generation=generation + 1)
         return changes
 
     answer = await changed(
-        services,
-        known_task(services, task),
+        quality,
+        known_task(quality.services, task),
         lambda found: responses.release(found, version, by, now),
         expected_generation,
         closing,
@@ -126,15 +123,15 @@ async def release_version(
     return answer
 
 
-async def _opened_by_pin(services: Services, version: str, health: TaskHealth) -> list[tuple[Retraining, int]]:
+async def _opened_by_pin(quality: Quality, version: str, health: TaskHealth) -> list[tuple[Retraining, int]]:
     """Requests to train that the monitor opened since a version was pinned as degraded, with their generations."""
     known = health.versions.get(version)
     pin = None if known is None else known.pin
     if pin is None or pin.verdict != "degraded" or pin.instead_of == "degraded":
         return []
     found: list[tuple[Retraining, int]] = []
-    for name in [one.id for one in await services.retraining.all() if one.version == version]:
-        one, generation = await services.retraining.get(name)
+    for name in [one.id for one in await quality.retraining.store.all() if one.version == version]:
+        one, generation = await quality.retraining.store.get(name)
         if one is not None and one.state == "open" and one.action and one.opened_at >= pin.at:
             found.append((one, generation))
     return found
@@ -145,20 +142,20 @@ async def undo_action(
     request: Request, task: str, action: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
     """Undo an action of the monitor. It does not do the same again before the version is healthy."""
-    services = services_of(request)
-    now = await redis_time(services.redis)
-    health, _ = await services.health.of(known_task(services, task))
+    quality = feature_of(request, Quality)
+    now = await redis_time(quality.services.redis)
+    health, _ = await quality.store.of(known_task(quality.services, task))
     done = next((one for one in health.actions if one.id == action), None)
     if done is None:
         raise Problem("not_found", f"Among the newest actions of {task} there is no {action[:80]!r}.")
     if done.kind == "changed":
         raise Problem("state_conflict", f"Take it back: `apprentice tasks changed {task} --undo`.")
     by = admin.public
-    return await changed(services, task, lambda found: responses.undo(found, action, by, now), expected_generation)
+    return await changed(quality, task, lambda found: responses.undo(found, action, by, now), expected_generation)
 
 
 async def changed(
-    services: Services,
+    quality: Quality,
     task: str,
     step: Step,
     expected_generation: int | None,
@@ -171,18 +168,18 @@ async def changed(
     """
     with conflicts():
         for left in reversed(range(TRIES_MAX)):
-            health, generation = await services.health.of(task)
+            health, generation = await quality.store.of(task)
             if expected_generation is not None and generation != expected_generation:
                 raise Stale(task, generation)
             after, action = _taken(step, health)
             try:
-                await Responding(services).move(task, after, generation, [action], await beside(health))
+                await Responding(quality).move(task, after, generation, [action], await beside(health))
                 break
             except Stale:
                 if not left:
                     raise
-    snapshot = await services.snapshot.refresh()
-    return {"action": msgspec.to_builtins(action), **await shown(services, snapshot, task)}
+    snapshot = await quality.services.snapshot.refresh()
+    return {"action": msgspec.to_builtins(action), **await shown(quality, snapshot, task)}
 
 
 def _taken(step: Step, health: TaskHealth) -> tuple[TaskHealth, Action]:
@@ -196,10 +193,10 @@ def _taken(step: Step, health: TaskHealth) -> tuple[TaskHealth, Action]:
 # ---- what is told ------------------------------------------------------------------------------------
 
 
-async def shown(services: Services, snapshot: Snapshot, task: str) -> dict[str, Any]:
+async def shown(quality: Quality, snapshot: Snapshot, task: str) -> dict[str, Any]:
     """A task's health as it is told. Raises RedisError."""
-    health, generation = await services.health.of(task)
-    found = situation(services, snapshot, task, await redis_time(services.redis), health)
+    health, generation = await quality.store.of(task)
+    found = situation(quality, snapshot, task, await redis_time(quality.services.redis), health)
     return {
         "task": task,
         "generation": generation,
@@ -217,10 +214,10 @@ async def shown(services: Services, snapshot: Snapshot, task: str) -> dict[str, 
 
 
 def situation(
-    services: Services, snapshot: Snapshot, task: str, now: float, health: TaskHealth | None = None
+    quality: Quality, snapshot: Snapshot, task: str, now: float, health: TaskHealth | None = None
 ) -> Situation:
     """All that there is to tell of a task at a time, by Redis's clock."""
-    summary, roles = services.monitored.summary, roles_of(services, task, snapshot)
+    summary, roles = quality.monitored.summary, roles_of(quality, task, snapshot)
     placed = {one.name: one for one in snapshot.versions.values() if one.task == task and one.state in PLACED}
     asked = [one for one in snapshot.retraining.values() if one.task == task and one.state == "open"]
     judgements: Mapping[str, Judgement] = summary.judgements
@@ -228,15 +225,15 @@ def situation(
         task=task,
         now=now,
         health=health if health is not None else snapshot.health.get(task, TaskHealth()),
-        plan=services.settings.plan(task),
+        plan=quality.services.settings.plan(task),
         roles=roles,
         around=around(
-            services,
+            quality.releases,
             snapshot,
             task,
             now,
             (roles.active, roles.canary, roles.previous_version),
-            services.review_queue.waiting.get(task),
+            quality.reviews.queue.waiting.get(task),
         ),
         judgements={name: one for name, one in judgements.items() if one.task == task and name in placed},
         judged_at=summary.at or None,
@@ -246,8 +243,8 @@ def situation(
     )
 
 
-def _row(services: Services, snapshot: Snapshot, task: str, generation: int, now: float) -> dict[str, Any]:
-    found = situation(services, snapshot, task, now)
+def _row(quality: Quality, snapshot: Snapshot, task: str, generation: int, now: float) -> dict[str, Any]:
+    found = situation(quality, snapshot, task, now)
     said: Told = told(found)
     known = found.health.versions.get(said.version or "", VersionHealth())
     return {
@@ -268,12 +265,3 @@ def _row(services: Services, snapshot: Snapshot, task: str, generation: int, now
 
 
 # ---- what is asked for ---------------------------------------------------------------------------------
-
-
-async def version_of(services: Services, task: str, version: str) -> str:
-    """Raises Problem (404) where the task has no such version, or no more."""
-    known_task(services, task)
-    found = (await services.snapshot.refresh()).versions.get(version)
-    if found is None or found.task != task or found.state == "retired":
-        raise Problem("not_found", f"{task} has no version {version[:80]!r}.", "version")
-    return version

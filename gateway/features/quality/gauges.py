@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from gateway.services import Services
+from gateway.features.quality.quality import Quality
 from monitoring.quality.phases import VERDICTS
 from monitoring.quality.verdicts.health import ArmReport, Judgement, TaskHealth, VersionHealth
 from router.policy import Policy
@@ -23,37 +23,37 @@ VERDICT_VALUES: Mapping[str, float] = MappingProxyType({name: float(at) for at, 
 Read = dict[tuple[str, ...], float]
 
 
-def read_monitor_gauges(services: Services) -> None:
+def read_monitor_gauges(quality: Quality) -> None:
     """Tell the meters where to read them."""
-    meters = services.meters
-    meters.verdict.read_from(lambda: _of_versions(services, lambda one: VERDICT_VALUES[one.verdict]))
-    meters.verdict_since_seconds.read_from(lambda: _of_versions(services, lambda one: one.since))
-    meters.kept_ratio.read_from(lambda: _of_versions(services, lambda one: one.kept))
-    meters.version_stale.read_from(lambda: _stale(services, time.time()))
-    meters.version_review_by_seconds.read_from(lambda: _review_by(services))
-    meters.retraining_open.read_from(lambda: _retraining_open(services))
-    meters.e_value.read_from(lambda: _of_streams(services, threshold=False))
-    meters.e_value_threshold.read_from(lambda: _of_streams(services, threshold=True))
-    meters.quality_ratio.read_from(lambda: _quality(services))
-    meters.label_coverage_ratio.read_from(lambda: _judged(services, lambda one: one.label_coverage))
+    meters = quality.services.meters
+    meters.verdict.read_from(lambda: _of_versions(quality, lambda one: VERDICT_VALUES[one.verdict]))
+    meters.verdict_since_seconds.read_from(lambda: _of_versions(quality, lambda one: one.since))
+    meters.kept_ratio.read_from(lambda: _of_versions(quality, lambda one: one.kept))
+    meters.version_stale.read_from(lambda: _stale(quality, time.time()))
+    meters.version_review_by_seconds.read_from(lambda: _review_by(quality))
+    meters.retraining_open.read_from(lambda: _retraining_open(quality))
+    meters.e_value.read_from(lambda: _of_streams(quality, threshold=False))
+    meters.e_value_threshold.read_from(lambda: _of_streams(quality, threshold=True))
+    meters.quality_ratio.read_from(lambda: _quality(quality))
+    meters.label_coverage_ratio.read_from(lambda: _judged(quality, lambda one: one.label_coverage))
     meters.evidence_rests_on_one.read_from(
-        lambda: _judged(services, lambda one: float(any(s.rests_on_most for s in one.streams)))
+        lambda: _judged(quality, lambda one: float(any(s.rests_on_most for s in one.streams)))
     )
-    meters.labels_per_day.read_from(lambda: _judged(services, lambda one: one.labels_per_day))
-    meters.labels.read_from(lambda: _judged(services, lambda one: float(one.labels)))
-    meters.feedback_delay_seconds.read_from(lambda: _judged(services, lambda one: one.feedback_delay_seconds))
-    meters.complaints_expected.read_from(lambda: _judged(services, lambda one: one.complaints_expected))
-    meters.complaints_seen.read_from(lambda: _judged(services, lambda one: one.complaints_seen))
-    meters.time_to_detect_seconds.read_from(lambda: _time_to_detect(services))
+    meters.labels_per_day.read_from(lambda: _judged(quality, lambda one: one.labels_per_day))
+    meters.labels.read_from(lambda: _judged(quality, lambda one: float(one.labels)))
+    meters.feedback_delay_seconds.read_from(lambda: _judged(quality, lambda one: one.feedback_delay_seconds))
+    meters.complaints_expected.read_from(lambda: _judged(quality, lambda one: one.complaints_expected))
+    meters.complaints_seen.read_from(lambda: _judged(quality, lambda one: one.complaints_seen))
+    meters.time_to_detect_seconds.read_from(lambda: _time_to_detect(quality))
     meters.labels_wanted.read_from(
-        lambda: {(name,): float(task.monitor.labels_min) for name, task in services.settings.tasks.items()}
+        lambda: {(name,): float(task.monitor.labels_min) for name, task in quality.services.settings.tasks.items()}
     )
     meters.tuning_cost_usd.read_from(
-        lambda: {(name,): task.monitor.tuning_usd for name, task in services.settings.tasks.items()}
+        lambda: {(name,): task.monitor.tuning_usd for name, task in quality.services.settings.tasks.items()}
     )
-    meters.judge_agreement_ratio.read_from(lambda: _judge_agreement(services))
-    meters.monitor_judged_at_seconds.read_from(lambda: services.monitored.summary.at)
-    meters.monitor_behind_seconds.read_from(lambda: services.monitored.summary.behind_seconds)
+    meters.judge_agreement_ratio.read_from(lambda: _judge_agreement(quality))
+    meters.monitor_judged_at_seconds.read_from(lambda: quality.monitored.summary.at)
+    meters.monitor_behind_seconds.read_from(lambda: quality.monitored.summary.behind_seconds)
 
 
 def with_a_role(policy: Policy) -> frozenset[str]:
@@ -63,64 +63,66 @@ def with_a_role(policy: Policy) -> frozenset[str]:
     return frozenset(name for name in itertools.chain(by_rules, *of_aliases) if name)
 
 
-def _of_versions(services: Services, value: Callable[[VersionHealth], float]) -> Read:
-    known = services.monitored.summary.judgements
-    told = with_a_role(services.snapshot.current.policy)
+def _of_versions(quality: Quality, value: Callable[[VersionHealth], float]) -> Read:
+    known = quality.monitored.summary.judgements
+    told = with_a_role(quality.services.snapshot.current.policy)
     return {
         (task, name): value(one)
-        for task, health in services.snapshot.current.health.items()
+        for task, health in quality.services.snapshot.current.health.items()
         for name, one in health.versions.items()
         if name in known and name in told
     }
 
 
-def _judgements(services: Services) -> list[Judgement]:
-    told = with_a_role(services.snapshot.current.policy)
-    return [one for name, one in services.monitored.summary.judgements.items() if name in told]
+def _judgements(quality: Quality) -> list[Judgement]:
+    told = with_a_role(quality.services.snapshot.current.policy)
+    return [one for name, one in quality.monitored.summary.judgements.items() if name in told]
 
 
-def _placed(services: Services) -> list[Version]:
-    told = with_a_role(services.snapshot.current.policy)
-    return [one for one in services.snapshot.current.versions.values() if one.state in PLACED and one.name in told]
+def _placed(quality: Quality) -> list[Version]:
+    told = with_a_role(quality.services.snapshot.current.policy)
+    return [
+        one for one in quality.services.snapshot.current.versions.values() if one.state in PLACED and one.name in told
+    ]
 
 
-def _stale(services: Services, now: float) -> Read:
+def _stale(quality: Quality, now: float) -> Read:
     """Of the versions that may answer and have a role: whether the organisation's rules are others by now."""
     found: Read = {}
-    for version in _placed(services):
-        health = services.snapshot.current.health.get(version.task, TaskHealth())
+    for version in _placed(quality):
+        health = quality.services.snapshot.current.health.get(version.task, TaskHealth())
         known = health.versions.get(version.name, VersionHealth())
         found[version.task, version.name] = float(known.stale_from is not None and known.stale_from <= now)
     return found
 
 
-def _review_by(services: Services) -> Read:
+def _review_by(quality: Quality) -> Read:
     found: Read = {}
-    for version in _placed(services):
+    for version in _placed(quality):
         due = review_due(version.manifest)
         if due is not None:
             found[version.task, version.name] = due
     return found
 
 
-def _retraining_open(services: Services) -> Read:
-    found: Read = {(task,): 0.0 for task in services.settings.tasks}
-    for one in services.snapshot.current.retraining.values():
+def _retraining_open(quality: Quality) -> Read:
+    found: Read = {(task,): 0.0 for task in quality.services.settings.tasks}
+    for one in quality.services.snapshot.current.retraining.values():
         if one.state == "open" and (one.task,) in found:
             found[(one.task,)] += 1.0
     return found
 
 
-def _judged(services: Services, value: Callable[[Judgement], float | None]) -> Read:
+def _judged(quality: Quality, value: Callable[[Judgement], float | None]) -> Read:
     """A value of each judgement that has one."""
-    found = {(one.task, one.version): value(one) for one in _judgements(services)}
+    found = {(one.task, one.version): value(one) for one in _judgements(quality)}
     return {labels: number for labels, number in found.items() if number is not None}
 
 
-def _of_streams(services: Services, threshold: bool) -> Read:
+def _of_streams(quality: Quality, threshold: bool) -> Read:
     """Of the classes of a stream, and the stream as a whole, that which is nearest to its threshold."""
     found: dict[tuple[str, ...], tuple[float, float]] = {}
-    for one in _judgements(services):
+    for one in _judgements(quality):
         for stream in one.streams:
             place = (one.task, one.version, stream.stream)
             pair = (stream.e_value, stream.threshold)
@@ -133,9 +135,9 @@ def _nearness(pair: tuple[float, float]) -> float:
     return pair[0] / pair[1] if pair[1] else 0.0
 
 
-def _quality(services: Services) -> Read:
+def _quality(quality: Quality) -> Read:
     found: Read = {}
-    for one in _judgements(services):
+    for one in _judgements(quality):
         for arm in one.arms:
             for bound, value in _bounds(arm):
                 if value is not None:
@@ -147,18 +149,18 @@ def _bounds(arm: ArmReport) -> tuple[tuple[str, float | None], ...]:
     return ("mean", arm.mean), ("low", arm.low), ("high", arm.high)
 
 
-def _time_to_detect(services: Services) -> Read:
+def _time_to_detect(quality: Quality) -> Read:
     """Where there are no labels it is never: +Inf."""
     return {
         (one.task, one.version, points): math.inf if seconds is None else seconds
-        for one in _judgements(services)
+        for one in _judgements(quality)
         for points, seconds in one.seconds_to_detect.items()
     }
 
 
-def _judge_agreement(services: Services) -> Read:
+def _judge_agreement(quality: Quality) -> Read:
     found: Read = {}
-    for one in _judgements(services):
+    for one in _judgements(quality):
         if one.judge_agreement is not None:
             found[(one.task,)] = min(found.get((one.task,), 1.0), one.judge_agreement)
     return found

@@ -19,9 +19,9 @@ from redis.exceptions import RedisError
 
 from gateway.background.child_process import child, give
 from gateway.background.lease import JobLease
+from gateway.features.quality.quality import Quality
 from gateway.features.quality.responding import Responding
 from gateway.features.records.archiving import redis_address
-from gateway.services import Services
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.streams.canaries import Canary
@@ -46,13 +46,13 @@ class MonitorFailed(ConnectionError):
     """The child did not do its step; nothing is lost, and it is begun again."""
 
 
-async def keep_monitoring(services: Services) -> None:
+async def keep_monitoring(quality: Quality) -> None:
     """Judge for as long as no other gateway does. Runs until cancelled. Raises RedisError and MonitorFailed."""
-    lease = JobLease(services.redis, "monitor", services.name)
+    lease = JobLease(quality.services.redis, "monitor", quality.services.name)
     try:
         while True:
-            await lease.do(Monitoring(services).run)
-            await asyncio.sleep(services.settings.monitor.interval_seconds)
+            await lease.do(Monitoring(quality).run)
+            await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
     finally:
         with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
             await lease.give_back()
@@ -61,9 +61,9 @@ async def keep_monitoring(services: Services) -> None:
 class Monitoring:
     """One gateway's turn at the job. Owner of the child, and of what was judged last."""
 
-    def __init__(self, services: Services) -> None:
-        self._house = services
-        self._responding = Responding(services)
+    def __init__(self, quality: Quality) -> None:
+        self._quality = quality
+        self._responding = Responding(quality)
         self._summary = Summary(at=0.0)
         self._judgements: dict[str, Judgement] = {}
         self._unreadable = self._unmatched = 0
@@ -72,13 +72,14 @@ class Monitoring:
 
     async def run(self) -> None:
         """Judge and respond, step after step, until cancelled. Raises RedisError and MonitorFailed."""
-        services = self._house
-        known = await services.health.summary()
+        quality = self._quality
+        known = await quality.store.summary()
         if known is not None:
             self._summary, self._judgements = known, dict(known.judgements)
             self._unreadable, self._unmatched = known.unreadable, known.unmatched
         begin = Begin(
-            redis_url=redis_address(services.settings), retention_seconds=services.settings.records.retention_seconds
+            redis_url=redis_address(quality.services.settings),
+            retention_seconds=quality.services.settings.records.retention_seconds,
         )
         try:
             async with child(COMMAND) as process, asyncio.TaskGroup() as group:
@@ -86,32 +87,32 @@ class Monitoring:
                 await give(process, msgspec.json.encode(begin) + b"\n")
                 while True:
                     if not await self.step(process):
-                        await asyncio.sleep(services.settings.monitor.interval_seconds)
+                        await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
     async def _keep_delivering(self) -> None:
         """Deliver what waits for the webhook, beside the steps: one that hangs keeps no judgement waiting."""
-        services = self._house
+        quality = self._quality
         while True:
-            await services.webhooks.deliver(services.settings.monitor)
-            await asyncio.sleep(services.settings.monitor.interval_seconds)
+            await quality.webhooks.deliver(quality.services.settings.monitor)
+            await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
 
     async def step(self, process: subprocess.Popen[bytes]) -> bool:
         """One step: judge what has come, and do what follows. Whether more has come already."""
-        services = self._house
+        quality = self._quality
         await self._responding.carry_out()
-        await services.rollouts.enter_left()
-        now = await redis_time(services.redis)
-        snapshot = await services.snapshot.refresh()
-        judged = await _answered(process, step_of(services, snapshot, now))
+        await quality.releases.rollouts.enter_left()
+        now = await redis_time(quality.services.redis)
+        snapshot = await quality.services.snapshot.refresh()
+        judged = await _answered(process, step_of(quality, snapshot, now))
         if judged.error:
             raise MonitorFailed(f"the monitor's process: {judged.error}")
         await self._tell(judged, snapshot)
         by_task: dict[str, dict[str, Judgement]] = {}
         for name, one in self._judgements.items():
             by_task.setdefault(one.task, {})[name] = one
-        for task in services.settings.tasks:
+        for task in quality.services.settings.tasks:
             try:
                 await self._respond(task, by_task.get(task, {}), snapshot, judged.at)
                 await self._carry_out_canary(task, snapshot, judged)
@@ -131,7 +132,7 @@ class Monitoring:
         if verdict is None:
             self._pass_over(task, f"the canary {begun.version} can't be judged: see its plan, and the log")
             return
-        await self._house.rollouts.carry_out(task, begun, verdict)
+        await self._quality.releases.rollouts.carry_out(task, begun, verdict)
 
     def _pass_over(self, task: str, why: str, exc_info: bool = False) -> None:
         """Nothing follows for a task at the moment: that is logged once, and holds up no other task."""
@@ -143,7 +144,7 @@ class Monitoring:
         """Let all gateways know what was judged, and that it was."""
         self._unreadable += judged.unreadable
         self._unmatched += judged.unmatched
-        self._house.meters.monitor_unmatched.add(judged.unmatched)
+        self._quality.services.meters.monitor_unmatched.add(judged.unmatched)
         states = {name: version.state for name, version in snapshot.versions.items()}
         gone = [name for name in self._judgements if states.get(name, "retired") == "retired"]
         new = {name: one for name, one in judged.judgements.items() if name not in gone}
@@ -159,20 +160,20 @@ class Monitoring:
             unreadable=self._unreadable,
             unmatched=self._unmatched,
         )
-        await self._house.health.tell(self._summary, new, gone)
+        await self._quality.store.tell(self._summary, new, gone)
 
     async def _respond(self, task: str, judgements: Mapping[str, Judgement], snapshot: Snapshot, now: float) -> None:
         """Do what follows for a task. Where its health has moved on meanwhile, the next step sees to it."""
-        services = self._house
-        plan = services.settings.plan(task)
-        roles = roles_of(services, task, snapshot)
+        quality = self._quality
+        plan = quality.services.settings.plan(task)
+        roles = roles_of(quality, task, snapshot)
         requests = DAYS_A_WEEK * sum(one.requests_per_day for one in judgements.values())
         shares = review_share(plan, requests, False), review_share(plan, requests, True)
         seen = snapshot.health.get(task, TaskHealth())
         if respond(seen, judgements, roles, plan, now, shares)[0] == seen:
             return
         try:
-            health, generation = await services.health.of(task)
+            health, generation = await quality.store.of(task)
         except UNREADABLE as error:
             self._pass_over(task, f"the health of {task} can't be read, and nothing follows for it: {error}")
             return
@@ -183,14 +184,14 @@ class Monitoring:
             except Stale as stale:
                 log.info("the health of %s is looked at again: %s", task, stale)
                 return
-            await services.snapshot.refresh()
+            await quality.services.snapshot.refresh()
         self._passed_over.discard(task)
 
 
-def roles_of(services: Services, task: str, snapshot: Snapshot) -> Roles:
+def roles_of(quality: Quality, task: str, snapshot: Snapshot) -> Roles:
     """What the task's versions are now."""
     alias = snapshot.aliases.get(task)
-    general = services.settings.tasks[task].fallback_pool is not None
+    general = quality.services.settings.tasks[task].fallback_pool is not None
     there = tuple(name for name, one in snapshot.versions.items() if one.task == task and one.state != "retired")
     there += tuple(name for name in snapshot.unreadable - snapshot.versions.keys() if name.partition("@")[0] == task)
     if alias is None:
@@ -209,15 +210,15 @@ def roles_of(services: Services, task: str, snapshot: Snapshot) -> Roles:
     )
 
 
-def step_of(services: Services, snapshot: Snapshot, known_at: float) -> Step:
+def step_of(quality: Quality, snapshot: Snapshot, known_at: float) -> Step:
     """What the child has to know of tasks, versions and metrics for a step."""
     tasks: dict[str, WatchedTask] = {}
     previous: dict[str, str | None] = {}
-    for task in services.settings.tasks:
-        roles = roles_of(services, task, snapshot)
+    for task in quality.services.settings.tasks:
+        roles = roles_of(quality, task, snapshot)
         alias = snapshot.aliases.get(task)
         tasks[task] = WatchedTask(
-            plan=services.settings.plan(task),
+            plan=quality.services.settings.plan(task),
             active=roles.active,
             previous_version=roles.previous_version,
             canary=_canary_of(alias) if alias is not None else None,
@@ -239,7 +240,7 @@ def step_of(services: Services, snapshot: Snapshot, known_at: float) -> Step:
         )
         for name, version in snapshot.versions.items()
     }
-    metrics = services.settings.judged_metrics()
+    metrics = quality.services.settings.judged_metrics()
     return Step(tasks=tasks, versions=versions, metrics=metrics, known_at=known_at)
 
 

@@ -12,21 +12,21 @@ from redis.exceptions import RedisError
 from monitoring.quality.verdicts.health import Judgement, Summary
 
 if TYPE_CHECKING:
-    from gateway.services import Services
+    from gateway.features.quality.quality import Quality
 
 
-async def follow_judgements(services: Services) -> None:
+async def follow_judgements(quality: Quality) -> None:
     """Read what was judged, again and again. Runs until cancelled; while Redis is away what was read last stands."""
     while True:
         with contextlib.suppress(RedisError, OSError):
-            told = await services.health.told()
-            if told is not None and told.writing != services.monitored.summary.writing:
-                whole = await services.health.summary()
-                services.monitored.summary = whole if whole is not None else told
+            told = await quality.store.told()
+            if told is not None and told.writing != quality.monitored.summary.writing:
+                whole = await quality.store.summary()
+                quality.monitored.summary = whole if whole is not None else told
             elif told is not None:
-                judgements = services.monitored.summary.judgements
-                services.monitored.summary = _with(told, judgements)
-        await asyncio.sleep(services.settings.monitor.interval_seconds)
+                judgements = quality.monitored.summary.judgements
+                quality.monitored.summary = _with(told, judgements)
+        await asyncio.sleep(quality.services.settings.monitor.interval_seconds)
 
 
 def _with(told: Summary, judgements: dict[str, Judgement]) -> Summary:

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
+from gateway.features.quality.quality import Quality
 from gateway.features.quality.webhooks import KEY as MESSAGES
 from gateway.features.retraining.opening import close_retraining, open_retraining
-from gateway.services import Services
 from gateway.state.outbox import Waiting
 from monitoring.quality.verdicts.health import Action, TaskHealth
 from monitoring.quality.verdicts.noting import not_carried_out
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class Responding:
     """Moves the health of tasks, and carries out what goes with it. Every method raises RedisError."""
 
-    def __init__(self, services: Services) -> None:
-        self._house = services
+    def __init__(self, quality: Quality) -> None:
+        self._quality = quality
 
     async def move(
         self,
@@ -46,7 +46,7 @@ class Responding:
         beside: list[Change] = [*with_it]
         for action in actions:
             again = {"again": action.again} if action.again else {}
-            draft = self._house.audit.draft(
+            draft = self._quality.services.audit.draft(
                 action.by,
                 f"monitor.{action.kind}",
                 action.version or task,
@@ -55,25 +55,27 @@ class Responding:
                 evidence=action.evidence or None,
                 generation=generation + 1,
             )
-            beside += self._house.left.changes(task, action, draft)
-        moved = await self._house.health.put(task, health, generation, beside)
+            beside += self._quality.outbox.changes(task, action, draft)
+        moved = await self._quality.store.put(task, health, generation, beside)
         if actions:
             await self._carry_out(task)
         return moved
 
     async def carry_out(self) -> None:
         """Carry out what is left of all tasks, and enter into the audit what is left for nobody to carry out."""
-        await self._house.left.enter_strays()
+        await self._quality.outbox.enter_strays()
         await self._carry_out()
 
     async def _carry_out(self, task: str | None = None) -> None:
         """Carry out what is left, each task's in order: what is not over holds back what came after it, of that task
         alone. One that fails is over: the audit, the task's health and the log have why."""
         held: set[str] = set()
-        for one in await self._house.left.waiting(task):
+        for one in await self._quality.outbox.waiting(task):
             if one.left.task in held:
                 continue
-            if not await self._house.left.claim(one.name, self._house.name) or not await self._is_over(one):
+            if not await self._quality.outbox.claim(one.name, self._quality.services.name) or not await self._is_over(
+                one
+            ):
                 held.add(one.left.task)
 
     async def _is_over(self, one: Waiting) -> bool:
@@ -86,7 +88,7 @@ class Responding:
         except RedisError:
             raise
         except Stale:
-            await self._house.left.let_go(one.name)
+            await self._quality.outbox.let_go(one.name)
             return False
         except Exception:
             log.exception("what is to be done is tried again: %s", one.name)
@@ -95,7 +97,7 @@ class Responding:
 
     async def _carry_out_one(self, one: Waiting) -> None:
         """Raises Stale."""
-        services = self._house
+        quality = self._quality
         if one.left.action.failed is None and not one.left.effected:
             tried = await self._tried(one)
             if tried is None:
@@ -106,17 +108,17 @@ class Responding:
             await self._mark(one.left.task, action)
         is_news = action.failed is None or not action.again
         if is_news:
-            await services.left.drafts.enter_left([one.name])
+            await quality.outbox.drafts.enter_left([one.name])
         name, message = f"{one.left.task}-{_id(action)}", b""
-        if is_news and services.settings.monitor.webhook_url is not None:
+        if is_news and quality.services.settings.monitor.webhook_url is not None:
             body = {"task": one.left.task, **msgspec.to_builtins(action), "id": _id(action)}
-            message = await services.webhooks.message(name, body)
-        if await services.left.finished(one, MESSAGES, name, message, unaudited=not is_news) and is_news:
+            message = await quality.webhooks.message(name, body)
+        if await quality.outbox.finished(one, MESSAGES, name, message, unaudited=not is_news) and is_news:
             self._tell(one.left.task, action)
 
     def _tell(self, task: str, action: Action) -> None:
         if not action.again:
-            self._house.meters.monitor_actions.add(1, task, action.kind)
+            self._quality.services.meters.monitor_actions.add(1, task, action.kind)
         if action.failed is not None:
             log.warning("%s of %s was not carried out: %s", action.kind, action.version or task, action.failed)
             return
@@ -127,7 +129,7 @@ class Responding:
         gateway was first. Raises Stale."""
         task, action = one.left.task, one.left.action
         try:
-            if task not in self._house.settings.tasks:
+            if task not in self._quality.services.settings.tasks:
                 raise RegistryError(f"the configuration has no task {task!r} any more.")
             return await self._effect(one, task, action)
         except (Stale, RedisError):
@@ -135,18 +137,18 @@ class Responding:
         except Exception as fault:
             if not isinstance(fault, RegistryError) and not action.again:
                 log.exception("%s of %s failed", action.kind, action.version)
-            return await self._house.left.failed(one, str(fault) or type(fault).__name__)
+            return await self._quality.outbox.failed(one, str(fault) or type(fault).__name__)
 
     async def _mark(self, task: str, action: Action) -> None:
         """Have the task's health say that the action was not carried out, so that it is asked for again where it is
         still wanted. Raises Stale."""
         try:
-            health, generation = await self._house.health.of(task)
+            health, generation = await self._quality.store.of(task)
         except UNREADABLE:
             return  # the health of a task that can't be read is never written over
         marked = not_carried_out(health, action, action.failed or "")
         if marked != health:
-            await self._house.health.put(task, marked, generation)
+            await self._quality.store.put(task, marked, generation)
 
     async def _effect(self, one: Waiting, task: str, action: Action) -> Waiting:
         """What an action does beside the task's health; as it is left then. Raises Stale, RegistryError."""
@@ -158,7 +160,7 @@ class Responding:
             case "roll_back":
                 return await self._roll_back(one, action.version, action.after.get("leading"))
             case "retrain":
-                await open_retraining(self._house, task, action)
+                await open_retraining(self._quality.retraining, task, action)
             case "undo" if "failed" not in action.evidence:
                 return await self._undo(one, task, action)
             case _:
@@ -172,7 +174,7 @@ class Responding:
             case "roll_back":
                 return await self._roll_back(one, str(action.before.get("leading")), action.after.get("leading"))
             case "retrain":
-                await close_retraining(self._house, task, action)
+                await close_retraining(self._quality.retraining, task, action)
             case _:
                 pass
         return one
@@ -180,22 +182,22 @@ class Responding:
     async def _set_canary(self, one: Waiting, version: str, share: float) -> Waiting:
         """A canary's share of the requests, by the plan that it has, once: that is noted in the same step, so that it
         is not set again where an admin has set another one since. Nothing where it is no canary any more."""
-        registry, task = self._house.registry, one.left.task
+        registry, task = self._quality.services.registry, one.left.task
         alias, generation = await registry.alias(task)
         begun = alias.rollout if alias is not None else None
         if begun is None or begun.version != version:
             return one
-        noted, effected = await self._house.left.effected(one)
+        noted, effected = await self._quality.outbox.effected(one)
         await registry.canary(task, version, share, begun.by, begun.plan, generation, noted)
         return effected
 
     async def _roll_back(self, one: Waiting, leading: str, to: Any) -> Waiting:
         """Have another version lead the task, once, likewise. Nothing where it is led by another one by now."""
-        alias, generation = await self._house.registry.alias(one.left.task)
+        alias, generation = await self._quality.services.registry.alias(one.left.task)
         if alias is None or alias.leading != leading or not isinstance(to, str) or to == leading:
             return one
-        noted, effected = await self._house.left.effected(one)
-        await self._house.registry.roll_back(one.left.task, to, generation, beside=noted)
+        noted, effected = await self._quality.outbox.effected(one)
+        await self._quality.services.registry.roll_back(one.left.task, to, generation, beside=noted)
         return effected
 
 

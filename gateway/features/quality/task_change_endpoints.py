@@ -14,12 +14,12 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from gateway.access import OBJECTS_MAX, Admin, Body, When, known_task
-from gateway.endpoints import services_of
 from gateway.errors import Problem
+from gateway.feature import feature_of
 from gateway.features.quality.endpoints import Expected, Generation, changed
+from gateway.features.quality.quality import Quality
 from gateway.features.retraining.opening import draft_retraining
 from gateway.features.rules.endpoints import fallback_fault
-from gateway.services import Services
 from gateway.state.redis import redis_time
 from monitoring.quality.verdicts import changing
 from monitoring.quality.verdicts.health import Action, Changed, TaskHealth
@@ -61,16 +61,16 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
     """Announce a change of a task's rules. Its versions are stale from then on, a rule sends its requests elsewhere,
     and a request to train is opened. A second announcement replaces the first.
     """
-    services = services_of(request)
-    now = await redis_time(services.redis)
-    known_task(services, task)
+    quality = feature_of(request, Quality)
+    now = await redis_time(quality.services.redis)
+    known_task(quality.services, task)
     _see_that_it_can_be(body.effective_at, now)
-    snapshot = await services.snapshot.refresh()
+    snapshot = await quality.services.snapshot.refresh()
     versions = [one.name for one in snapshot.versions.values() if one.task == task]
     live = [name for name in versions if snapshot.versions[name].state in PLACED]
-    before, _ = await services.health.of(task)
-    rule = await _rule(services, task, body, before.changed, now)
-    asked, opening = await _retraining(services, task, live, body, before.changed, admin.public)
+    before, _ = await quality.store.of(task)
+    rule = await _rule(quality, task, body, before.changed, now)
+    asked, opening = await _retraining(quality, task, live, body, before.changed, admin.public)
     word = Changed(
         effective_at=body.effective_at,
         by=admin.public,
@@ -79,7 +79,7 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
         override=None if rule is None else rule.name,
         retraining=None if asked is None else asked.id,
     )
-    changes = [one for one in (rule, opening, *_left_behind(services, before.changed, word)) if one is not None]
+    changes = [one for one in (rule, opening, *_left_behind(quality, before.changed, word)) if one is not None]
 
     def step(found: TaskHealth) -> tuple[TaskHealth, Action]:
         if found.changed != before.changed:
@@ -90,12 +90,12 @@ async def announce_change(request: Request, task: str, body: ChangedIn, admin: A
         return changes
 
     try:
-        answer = await changed(services, task, step, body.expected_generation, together)
+        answer = await changed(quality, task, step, body.expected_generation, together)
     except Problem:
         if opening is not None and opening.expected_generation == 0:
-            await services.retraining.forget_examples(opening.name)  # nobody else knows of them
+            await quality.retraining.store.forget_examples(opening.name)  # nobody else knows of them
         raise
-    await services.retraining.tidy()
+    await quality.retraining.store.tidy()
     return {**answer, "changed": msgspec.to_builtins(word), "stale": live, "rule": None if rule is None else rule.value}
 
 
@@ -104,16 +104,18 @@ async def take_change_back(
     request: Request, task: str, admin: Admin, expected_generation: Expected = None
 ) -> dict[str, Any]:
     """Withdraw the announcement. Its rule goes, its versions are not stale, its request to train is closed."""
-    services = services_of(request)
-    now = await redis_time(services.redis)
-    health, _ = await services.health.of(known_task(services, task))
+    quality = feature_of(request, Quality)
+    now = await redis_time(quality.services.redis)
+    health, _ = await quality.store.of(known_task(quality.services, task))
     word = health.changed
     changes: list[Change] = []
     if word is not None:
-        changes += [Change(services.overrides, word.override, None)] if word.override is not None else []
-        asked, generation = await services.retraining.get(word.retraining or "")
+        changes += (
+            [Change(quality.services.objects.overrides, word.override, None)] if word.override is not None else []
+        )
+        asked, generation = await quality.retraining.store.get(word.retraining or "")
         if asked is not None and asked.state == "open":
-            changes.append(services.retraining.change(closed(asked, admin.public, now), generation))
+            changes.append(quality.retraining.store.change(closed(asked, admin.public, now), generation))
 
     def step(found: TaskHealth) -> tuple[TaskHealth, Action]:
         if word is not None and found.changed != word:
@@ -124,7 +126,7 @@ async def take_change_back(
     async def together(_: TaskHealth) -> list[Change]:
         return changes
 
-    return await changed(services, task, step, expected_generation, together)
+    return await changed(quality, task, step, expected_generation, together)
 
 
 def _see_that_it_can_be(effective_at: float, now: float) -> None:
@@ -138,17 +140,17 @@ def _see_that_it_can_be(effective_at: float, now: float) -> None:
         raise Problem("invalid_value", text, "effective_at")
 
 
-async def _rule(services: Services, task: str, body: ChangedIn, before: Changed | None, now: float) -> Change | None:
+async def _rule(quality: Quality, task: str, body: ChangedIn, before: Changed | None, now: float) -> Change | None:
     """The rule for the requests meanwhile; None where they go on to the versions. Raises Problem (400, 409)."""
     starts_at = body.effective_at
     action = body.override
     if "override" not in body.model_fields_set:
-        action = "general" if fallback_fault(services, "general", task) is None else None
+        action = "general" if fallback_fault(quality.services, "general", task) is None else None
     if action is None:
         if body.message is not None or body.expires_at is not None:
             raise Problem("invalid_value", "Without a rule there is nothing to end, or to say.", "override")
         return None
-    if (fault := fallback_fault(services, action, task)) is not None:
+    if (fault := fallback_fault(quality.services, action, task)) is not None:
         raise Problem("invalid_value", fault, "override")
     if body.message is not None and action != "refuse":
         raise Problem("invalid_value", "message goes with the override refuse, and only with it.", "message")
@@ -156,42 +158,42 @@ async def _rule(services: Services, task: str, body: ChangedIn, before: Changed 
     if ends_at <= max(starts_at, now):
         raise Problem("invalid_value", "expires_at has to be after effective_at, and to come.", "expires_at")
     name = rule_name(task)
-    generation = (await services.overrides.generations()).get(name, 0)
-    known = await services.overrides.get(name)
+    generation = (await quality.services.objects.overrides.generations()).get(name, 0)
+    known = await quality.services.objects.overrides.get(name)
     if known is not None and (before is None or before.override != name):
         raise Problem("state_conflict", f"There is a rule {name} already: delete it, or name it otherwise.")
-    if known is None and len(await services.overrides.all()) >= OBJECTS_MAX:
+    if known is None and len(await quality.services.objects.overrides.all()) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
     value: dict[str, Any] = {"action": action, "task": task, "metadata": {}, "mode": "enforce"}
     value |= {"starts_at": starts_at, "expires_at": ends_at}
     value |= {} if body.message is None else {"message": body.message}
-    return Change(services.overrides, name, value, generation)
+    return Change(quality.services.objects.overrides, name, value, generation)
 
 
-def _left_behind(services: Services, before: Changed | None, word: Changed) -> list[Change]:
+def _left_behind(quality: Quality, before: Changed | None, word: Changed) -> list[Change]:
     """What goes of a word that was given before."""
     if before is None or before.override is None or before.override == word.override:
         return []
-    return [Change(services.overrides, before.override, None)]
+    return [Change(quality.services.objects.overrides, before.override, None)]
 
 
 async def _retraining(
-    services: Services, task: str, live: list[str], body: ChangedIn, before: Changed | None, by: str
+    quality: Quality, task: str, live: list[str], body: ChangedIn, before: Changed | None, by: str
 ) -> tuple[Retraining, Change] | tuple[None, None]:
     """The request to train, and what the step makes of it: that of the word before, while it is open and nobody closes
     it meanwhile, else a new one, whose examples are kept before it is there; None without a version."""
-    known, generation = await services.retraining.get(before.retraining or "") if before is not None else (None, 0)
+    known, generation = await quality.retraining.store.get(before.retraining or "") if before is not None else (None, 0)
     if known is not None and known.state == "open":
-        return known, services.retraining.change(known, generation)
-    alias = (await services.snapshot.refresh()).aliases.get(task)
+        return known, quality.retraining.store.change(known, generation)
+    alias = (await quality.services.snapshot.refresh()).aliases.get(task)
     version = alias.leading if alias is not None else next(iter(live), None)
     if version is None:
         return None, None
     because = f"The task's rules change: {body.note}" if body.note else "The task's rules change."
     evidence = {"effective_at": body.effective_at}
-    asked, examples = await draft_retraining(services, task, version, because, evidence, by)
-    await services.retraining.keep(asked.id, examples)
-    return asked, services.retraining.change(asked, 0)
+    asked, examples = await draft_retraining(quality.retraining, task, version, because, evidence, by)
+    await quality.retraining.store.keep(asked.id, examples)
+    return asked, quality.retraining.store.change(asked, 0)
 
 
 def rule_name(task: str) -> str:

@@ -20,14 +20,15 @@ from pydantic import Field, ValidationError
 from gateway.access import Admin, Body, Operator, conflicts, known_task, seen
 from gateway.audit import audited, enter_event
 from gateway.callers import Caller
-from gateway.endpoints import services_of
 from gateway.errors import Problem
+from gateway.feature import feature_of
 from gateway.features.evaluations.endpoints import evaluation_words
 from gateway.features.fitting.endpoints import have_fitted, sample_of, selector_of, sentence_of
 from gateway.features.releases.import_folders import import_path
-from gateway.features.releases.uploads import OPTIONAL, SAMPLES, Upload, is_upload
+from gateway.features.releases.releases import Releases
 from gateway.features.rules.endpoints import rules_to
 from gateway.four_eyes import owner_to_keep
+from gateway.server.uploads import OPTIONAL, SAMPLES, Upload, is_upload
 from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from router.contract import ContractError, compile_contract
@@ -76,24 +77,24 @@ async def list_adapters(
     """All versions with state, placement and share. `stale` where Redis can't be reached: then as they were last
     read, without generations.
     """
-    services = services_of(request)
-    snapshot, stale = await seen(services)
-    generations = {} if stale else await services.registry.generations()
+    releases = feature_of(request, Releases)
+    snapshot, stale = await seen(releases.services)
+    generations = {} if stale else await releases.services.registry.generations()
     ordered = sorted(snapshot.versions.values(), key=lambda version: (version.task, version.number))
     found = [v for v in ordered if task in (None, v.task) and state in (None, v.state)]
-    rows = [_shown(services, version, None if stale else generations.get(version.name, 0)) for version in found]
-    return {"adapters": rows, "stale": stale, "upload_bytes_max": services.settings.limits.adapter_bytes_max}
+    rows = [_shown(releases, version, None if stale else generations.get(version.name, 0)) for version in found]
+    return {"adapters": rows, "stale": stale, "upload_bytes_max": releases.services.settings.limits.adapter_bytes_max}
 
 
 @router.get("/adapters/{name}")
 async def read_adapter(request: Request, name: str, _: Operator) -> dict[str, Any]:
     """One version with its manifest, last evaluation and fitted models."""
-    services = services_of(request)
-    version = await version_of(services, name)
-    fitted = await services.fitted.shown(name, selector_of(services, version.task))
-    evaluation = await services.evaluations.latest(name)
+    releases = feature_of(request, Releases)
+    version = await version_of(releases, name)
+    fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
+    evaluation = await releases.evaluations.store.latest(name)
     told = {"manifest": version.manifest, "evaluation": evaluation, "fitted": fitted}
-    return {**await _told(services, version), **told}
+    return {**await _told(releases, version), **told}
 
 
 @router.post("/adapters", status_code=201)
@@ -104,40 +105,42 @@ async def add_adapter(request: Request, admin: Admin) -> dict[str, Any]:
     its training prompts its scope is fitted from them; GET shows how far that is. The same adapter again is the same
     version, and not `created`.
     """
-    services = services_of(request)
+    releases = feature_of(request, Releases)
     if is_upload(request.scope):
-        async with services.uploads.receive(request, optional=(*OPTIONAL, *SAMPLES)) as upload:
-            return await _add(services, admin, upload, upload.fields.get("task", ""), upload.fields.get("pool"))
+        async with releases.services.adapters.uploads.receive(request, optional=(*OPTIONAL, *SAMPLES)) as upload:
+            return await _add(releases, admin, upload, upload.fields.get("task", ""), upload.fields.get("pool"))
     try:
         body = AdapterIn.model_validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
-    found = await asyncio.to_thread(_imported, services.settings.import_folders, body)
-    return await _add(services, admin, found, body.task, body.pool)
+    found = await asyncio.to_thread(_imported, releases.services.settings.import_folders, body)
+    return await _add(releases, admin, found, body.task, body.pool)
 
 
-async def _add(services: Services, admin: Caller, found: Upload, task: str, pool: str | None) -> dict[str, Any]:
-    known_task(services, task)
-    sample = await sample_of(services, task, found.prompts, found.background)
+async def _add(releases: Releases, admin: Caller, found: Upload, task: str, pool: str | None) -> dict[str, Any]:
+    known_task(releases.services, task)
+    sample = await sample_of(releases.fitting, task, found.prompts, found.background)
     folder = found.folder
     try:
         manifest = await asyncio.to_thread(read_manifest, found.manifest)
         if manifest.task != task:
             raise Problem("adapter_rejected", f"The manifest is for the task {manifest.task!r}.", "task")
-        _check_bounds(services, task, manifest)
+        _check_bounds(releases, task, manifest)
         if manifest.contract is not None:
             compile_contract(manifest.contract)
-        pool = _pool_for(services, pool, manifest.base_fingerprint)
-        claimed, limits = manifest.base_fingerprint, limits_of(services, pool)
-        artifact = await asyncio.to_thread(verify, folder, services.bases[pool], limits, claimed_fingerprint=claimed)
-        signer, proof = _signer(services, found.signature, artifact, manifest)
-        await asyncio.to_thread(services.store.put, folder, artifact)
+        pool = _pool_for(releases, pool, manifest.base_fingerprint)
+        claimed, limits = manifest.base_fingerprint, limits_of(releases.services, pool)
+        artifact = await asyncio.to_thread(
+            verify, folder, releases.services.adapters.bases[pool], limits, claimed_fingerprint=claimed
+        )
+        signer, proof = _signer(releases, found.signature, artifact, manifest)
+        await asyncio.to_thread(releases.services.adapters.store.put, folder, artifact)
     except (ArtifactError, ContractError, ManifestError, SignatureError) as error:
-        await enter_event(services, admin, "adapter.reject", task, str(error)[:2000])
+        await enter_event(releases.services, admin, "adapter.reject", task, str(error)[:2000])
         raise Problem("adapter_rejected", str(error), "path") from error
     except OSError as error:
         raise Problem("adapter_rejected", f"The adapter can't be read or stored: {error.strerror}.", "path") from error
-    step = audited(services, admin)
+    step = audited(releases.services, admin)
     created = False
 
     def added(before: Version | None, after: Version, generation: int) -> list[Change]:
@@ -145,14 +148,14 @@ async def _add(services: Services, admin: Caller, found: Upload, task: str, pool
         created = before is None
         return _added(step, before, after, generation)
 
-    owner = owner_to_keep(services, admin)
+    owner = owner_to_keep(releases.services, admin)
     with conflicts():
-        version = await services.registry.register(
+        version = await releases.services.registry.register(
             task, pool, artifact, manifest, admin.public, signer, proof, added, owner
         )
     await step.enter()
-    fitting = {} if sample is None else await have_fitted(services, admin, version, sample)
-    return await _told(services, version) | fitting | {"created": created, "warnings": _warnings(manifest)}
+    fitting = {} if sample is None else await have_fitted(releases.fitting, admin, version, sample)
+    return await _told(releases, version) | fitting | {"created": created, "warnings": _warnings(manifest)}
 
 
 def _added(step: AuditedStep, before: Version | None, after: Version, generation: int) -> list[Change]:
@@ -185,23 +188,25 @@ async def stage_adapter(
 
     Answers 202 if it is not done within `wait_seconds`: it goes on, and GET shows how far it is.
     """
-    services = services_of(request)
-    version = await version_of(services, name)
-    if not services.reconciler.fits(version):
+    releases = feature_of(request, Releases)
+    version = await version_of(releases, name)
+    if not releases.services.adapters.reconciler.fits(version):
         said = f"{name} was trained on another base model than the pool {version.pool} serves."
         raise Problem("state_conflict", said)
     if version.state not in PLACED:
-        step = audited(services, admin)
+        step = audited(releases.services, admin)
         with conflicts():
-            version = await services.registry.move(name, "staging", noted=step.noted("adapter.stage", name, state_of))
+            version = await releases.services.registry.move(
+                name, "staging", noted=step.noted("adapter.stage", name, state_of)
+            )
         await step.enter()
-        version = await _until(services, name, wait_seconds, lambda found: found.state != "staging")
+        version = await _until(releases, name, wait_seconds, lambda found: found.state != "staging")
     if version.state == "staging":
         response.status_code = 202
     elif version.state not in PLACED:
         code = "no_capacity" if NO_ROOM in version.note else "state_conflict"
         raise Problem(code, f"{name} was not loaded and is {version.state}: {version.note.rstrip('.')}.")
-    return await _told(services, version)
+    return await _told(releases, version)
 
 
 @router.post("/adapters/{name}/unload")
@@ -228,60 +233,60 @@ async def _take_off(
     wait_seconds: float,
     state: Literal["verified", "draining"],
 ) -> dict[str, Any]:
-    services = services_of(request)
-    before = await version_of(services, name)
+    releases = feature_of(request, Releases)
+    before = await version_of(releases, name)
     if not (state == "draining" and before.state == "retired"):
         action = "adapter.retire" if state == "draining" else "adapter.unload"
-        step = audited(services, admin)
+        step = audited(releases.services, admin)
         with conflicts():
-            await services.registry.withdraw(name, state, noted=step.noted(action, name, state_of))
+            await releases.services.registry.withdraw(name, state, noted=step.noted(action, name, state_of))
         await step.enter()
     version = await _until(
-        services, name, wait_seconds, lambda found: found.state != "draining" and not _held(services, found)
+        releases, name, wait_seconds, lambda found: found.state != "draining" and not _held(releases, found)
     )
-    if version.state == "draining" or _held(services, version):
+    if version.state == "draining" or _held(releases, version):
         response.status_code = 202
-    rules = await rules_to(services, name)
+    rules = await rules_to(releases.services, name)
     said = f"The rules that send to it are left to the task's fallback: {', '.join(rules[:20])}."
-    return {**await _told(services, version), "warnings": [said] if rules else []}
+    return {**await _told(releases, version), "warnings": [said] if rules else []}
 
 
 @router.get("/adapters/{name}/why")
 async def why(request: Request, name: str, _: Operator) -> dict[str, Any]:
     """The state of the version in words, with placements and audit."""
-    services = services_of(request)
-    version = await version_of(services, name)
-    snapshot = await services.snapshot.refresh()
+    releases = feature_of(request, Releases)
+    version = await version_of(releases, name)
+    snapshot = await releases.services.snapshot.refresh()
     alias = snapshot.aliases.get(version.task)
     begun = alias.rollout if alias is not None else None
-    rollout = await rollout_shown(services, version.task, begun) if begun and begun.version == name else None
-    fitted = await services.fitted.shown(name, selector_of(services, version.task))
-    evaluation = await services.evaluations.latest(name)
-    words = [*_words(services, version, rollout), *evaluation_words(evaluation)]
+    rollout = await rollout_shown(releases, version.task, begun) if begun and begun.version == name else None
+    fitted = await releases.services.fitted.shown(name, selector_of(releases.fitting, version.task))
+    evaluation = await releases.evaluations.store.latest(name)
+    words = [*_words(releases, version, rollout), *evaluation_words(evaluation)]
     return {
         "version": name,
         "state": version.state,
         "words": words + [sentence_of(kind, one) for kind, one in fitted.items()],
         "evaluation": evaluation,
         "fitted": fitted,
-        "audit": await _audit_of(services, version),
-        "placements": _placements(services, version),
+        "audit": await _audit_of(releases, version),
+        "placements": _placements(releases, version),
         "rollout": rollout,
     }
 
 
 def _signer(
-    services: Services, signature: Path | None, artifact: Artifact, manifest: Manifest
+    releases: Releases, signature: Path | None, artifact: Artifact, manifest: Manifest
 ) -> tuple[str, str] | tuple[None, None]:
     """Whose trusted signature the adapter has, and the signature. Raises SignatureError for a wrong one, or a missing
     one that must be."""
-    signing = services.settings.signing
+    signing = releases.services.settings.signing
     if signature is None:
         if signing.required:
             raise SignatureError("The adapter is not signed: push it with a signature of a trusted signer.")
         return None, None
     proof = read_signature(signature)
-    return check(proof, artifact.digest, manifest.digest(), services.signers), as_text(proof)
+    return check(proof, artifact.digest, manifest.digest(), releases.services.adapters.signers), as_text(proof)
 
 
 def limits_of(services: Services, pool: str) -> ArtifactLimits:
@@ -308,72 +313,75 @@ def _beside(folders: Sequence[Path], folder: Path, name: str) -> Path | None:
     return None if found is None else import_path(folders, found, "adapter_rejected", "path")
 
 
-def _check_bounds(services: Services, task: str, manifest: Manifest) -> None:
+def _check_bounds(releases: Releases, task: str, manifest: Manifest) -> None:
     """The version's own sampling keeps the bounds that the operator set. Raises Problem (422)."""
-    most = services.settings.tasks[task].max_tokens_max
+    most = releases.services.settings.tasks[task].max_tokens_max
     for sampling in (manifest.sampling, manifest.general_prompt.sampling):
         if sampling.get("max_tokens", 0) > most:
             raise Problem("adapter_rejected", f"The manifest samples more than the task's {most} tokens.", "path")
 
 
-def _pool_for(services: Services, named: str | None, fingerprint: str | None) -> str:
+def _pool_for(releases: Releases, named: str | None, fingerprint: str | None) -> str:
     """The pool whose base model the adapter was trained on. Raises Problem (404, 422)."""
-    if named is not None and named not in services.bases:
+    if named is not None and named not in releases.services.adapters.bases:
         raise Problem("not_found", f"There is no pool {named[:80]!r} that takes adapters.", "pool")
-    candidates = [named] if named else list(services.bases)
-    fitting = [pool for pool in candidates if fingerprint in (None, services.bases[pool].fingerprint)]
+    candidates = [named] if named else list(releases.services.adapters.bases)
+    fitting = [pool for pool in candidates if fingerprint in (None, releases.services.adapters.bases[pool].fingerprint)]
     if not fitting:
         raise Problem("adapter_rejected", f"No pool serves the adapter's base model ({fingerprint}).", "path")
     return fitting[0]
 
 
-async def version_of(services: Services, name: str) -> Version:
+async def version_of(releases: Releases, name: str) -> Version:
     """A version. Raises Problem (404)."""
     try:
-        return await services.registry.version(name)
+        return await releases.services.registry.version(name)
     except KeyError:
         raise Problem("not_found", f"There is no version {name[:80]!r}.") from None
 
 
-async def _until(services: Services, name: str, seconds: float, done: Callable[[Version], bool]) -> Version:
+async def _until(releases: Releases, name: str, seconds: float, done: Callable[[Version], bool]) -> Version:
     """The version once `done` holds of it, or as it is when the time is over."""
     until = time.monotonic() + seconds
     while True:
-        await services.snapshot.refresh()
-        version = await version_of(services, name)
+        await releases.services.snapshot.refresh()
+        version = await version_of(releases, name)
         if done(version) or time.monotonic() >= until:
             return version
-        await services.snapshot.next(POLL_SECONDS)
+        await releases.services.snapshot.next(POLL_SECONDS)
 
 
-def _held(services: Services, version: Version) -> bool:
+def _held(releases: Releases, version: Version) -> bool:
     """Whether a replica that is up still has the version, or is on its way to it or off it."""
-    return any(p["state"] not in ("ghost", "failed") for p in _placements(services, version) if p["up"])
+    return any(p["state"] not in ("ghost", "failed") for p in _placements(releases, version) if p["up"])
 
 
-def _placements(services: Services, version: Version) -> list[dict[str, Any]]:
-    found: list[Placement] = [p for p in services.snapshot.current.placements.values() if p.version == version.name]
+def _placements(releases: Releases, version: Version) -> list[dict[str, Any]]:
+    found: list[Placement] = [
+        p for p in releases.services.snapshot.current.placements.values() if p.version == version.name
+    ]
     return [
         {
             "replica": placement.replica,
             "state": placement.state,
             "since": placement.since,
-            "up": placement.replica in services.fleet.replicas and services.fleet.replicas[placement.replica].up,
+            "up": placement.replica in releases.services.fleet.replicas
+            and releases.services.fleet.replicas[placement.replica].up,
             "note": placement.note,
         }
         for placement in sorted(found, key=lambda placement: placement.replica)
     ]
 
 
-async def _told(services: Services, version: Version) -> dict[str, Any]:
-    await services.snapshot.refresh()
-    return _shown(services, version, (await services.registry.generations()).get(version.name, 0))
+async def _told(releases: Releases, version: Version) -> dict[str, Any]:
+    await releases.services.snapshot.refresh()
+    return _shown(releases, version, (await releases.services.registry.generations()).get(version.name, 0))
 
 
-def _shown(services: Services, version: Version, generation: int | None) -> dict[str, Any]:
-    alias = services.snapshot.current.policy.aliases.get(version.task)
-    placements = _placements(services, version)
-    health = services.snapshot.current.health.get(version.task)
+def _shown(releases: Releases, version: Version, generation: int | None) -> dict[str, Any]:
+    alias = releases.services.snapshot.current.policy.aliases.get(version.task)
+    placements = _placements(releases, version)
+    health = releases.services.snapshot.current.health.get(version.task)
     known = health.versions.get(version.name) if health is not None else None
     return {
         "version": version.name,
@@ -396,22 +404,22 @@ def _shown(services: Services, version: Version, generation: int | None) -> dict
         "generation": generation,
         "placements": placements,
         "wanted": [p["replica"] for p in placements if p["state"] in HELD or p["state"] == "failed"],
-        "ready": [r.name for r in services.fleet.in_pool(version.pool) if r.up and version.name in r.loaded],
+        "ready": [r.name for r in releases.services.fleet.in_pool(version.pool) if r.up and version.name in r.loaded],
     }
 
 
-async def rollout_shown(services: Services, task: str, begun: Rollout) -> dict[str, Any]:
+async def rollout_shown(releases: Releases, task: str, begun: Rollout) -> dict[str, Any]:
     """A canary under way, with what its verdict rests on so far."""
-    return {**msgspec.to_builtins(begun), **await services.rollouts.shown(task, begun)}
+    return {**msgspec.to_builtins(begun), **await releases.rollouts.shown(task, begun)}
 
 
-def _words(services: Services, version: Version, rollout: dict[str, Any] | None) -> list[str]:
+def _words(releases: Releases, version: Version, rollout: dict[str, Any] | None) -> list[str]:
     """The version's situation, one sentence a fact."""
-    alias = services.snapshot.current.policy.aliases.get(version.task)
+    alias = releases.services.snapshot.current.policy.aliases.get(version.task)
     share = alias.weights.get(version.name, 0.0) if alias else 0.0
     words = [f"{version.name} is {version.state}" + (f": {version.note.rstrip('.')}." if version.note else ".")]
     words.append(f"It gets {100 * share:.4g} % of the requests of {version.task}.")
-    for placement in _placements(services, version):
+    for placement in _placements(releases, version):
         note = f" ({placement['note'].rstrip('.')})" if placement["note"] else ""
         up = "" if placement["up"] else ", which is down"
         words.append(f"On {placement['replica']}{up} it is {placement['state']}{note}.")
@@ -421,10 +429,10 @@ def _words(services: Services, version: Version, rollout: dict[str, Any] | None)
     return words
 
 
-async def _audit_of(services: Services, version: Version) -> list[dict[str, Any]]:
+async def _audit_of(releases: Releases, version: Version) -> list[dict[str, Any]]:
     """The newest entries of the audit that speak of the version, oldest first."""
     found: list[dict[str, Any]] = []
-    async for entry in services.audit.naming(version.name, AUDIT_SEARCHED_MAX):
+    async for entry in releases.services.audit.naming(version.name, AUDIT_SEARCHED_MAX):
         if entry.object in (version.name, version.task):
             found.append(msgspec.to_builtins(entry))
         if len(found) == AUDIT_SHOWN_MAX:

@@ -15,14 +15,14 @@ from pydantic import Field, model_validator
 from gateway.access import Admin, Body, Operator, conflicts, known_task
 from gateway.audit import audited
 from gateway.callers import Caller
-from gateway.endpoints import services_of
 from gateway.errors import Problem
+from gateway.feature import feature_of
 from gateway.features.releases.adapter_endpoints import rollout_shown, version_of
 from gateway.features.releases.availability import around, ready_and_up
+from gateway.features.releases.releases import Releases
 from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, versions_asked
 from gateway.fleet_health import check_health
 from gateway.four_eyes import see_that_another_pushed
-from gateway.services import Services
 from gateway.state.redis import redis_time
 from monitoring.quality.verdicts.rollout import Plan
 from monitoring.quality.words import around as in_words
@@ -92,31 +92,31 @@ class RollbackIn(Body):
 @router.get("/aliases")
 async def list_aliases(request: Request, _: Operator) -> dict[str, Any]:
     """All aliases with weights, shadows and canaries."""
-    services = services_of(request)
-    snapshot = await services.snapshot.refresh()
-    return {"aliases": {task: await _alias_shown(services, task) for task in sorted(snapshot.aliases)}}
+    releases = feature_of(request, Releases)
+    snapshot = await releases.services.snapshot.refresh()
+    return {"aliases": {task: await _alias_shown(releases, task) for task in sorted(snapshot.aliases)}}
 
 
 @router.get("/aliases/{task}")
 async def read_alias(request: Request, task: str, _: Operator) -> dict[str, Any]:
     """One alias, with the evidence on its canary."""
-    services = services_of(request)
-    await services.snapshot.refresh()
-    return await _alias_shown(services, known_task(services, task, param=None))
+    releases = feature_of(request, Releases)
+    await releases.services.snapshot.refresh()
+    return await _alias_shown(releases, known_task(releases.services, task, param=None))
 
 
 @router.put("/aliases/{task}")
 async def move_alias(request: Request, task: str, body: AliasIn, admin: Admin) -> dict[str, Any]:
     """Send the task's new requests to these versions. Requests under way keep theirs."""
-    services = services_of(request)
+    releases = feature_of(request, Releases)
     weights = body.weights or {body.version or "": 1.0}
-    await _see_that_they_may_serve(services, known_task(services, task, param=None), admin, weights)
+    await _see_that_they_may_serve(releases, known_task(releases.services, task, param=None), admin, weights)
     return await _change_alias(
-        services,
+        releases,
         admin,
         task,
         "alias.move",
-        lambda noted: services.registry.point(task, weights, body.expected_generation, noted),
+        lambda noted: releases.services.registry.point(task, weights, body.expected_generation, noted),
     )
 
 
@@ -125,47 +125,47 @@ async def remove_alias(
     request: Request, task: str, admin: Admin, expected_generation: Annotated[int | None, Query(ge=0, le=2**53)] = None
 ) -> dict[str, Any]:
     """Leave the task without a version: its fallback answers."""
-    services = services_of(request)
+    releases = feature_of(request, Releases)
     return await _change_alias(
-        services,
+        releases,
         admin,
-        known_task(services, task, param=None),
+        known_task(releases.services, task, param=None),
         "alias.remove",
-        lambda noted: services.registry.remove_alias(task, expected_generation, noted),
+        lambda noted: releases.services.registry.remove_alias(task, expected_generation, noted),
     )
 
 
 @router.post("/aliases/{task}/shadow")
 async def shadow(request: Request, task: str, body: ShadowIn, admin: Admin) -> dict[str, Any]:
     """Copy a share of the task's requests to a version."""
-    services = services_of(request)
-    known_task(services, task, param=None)
+    releases = feature_of(request, Releases)
+    known_task(releases.services, task, param=None)
     if body.share:
-        await _see_that_they_may_serve(services, task, None, {body.version: body.share})
+        await _see_that_they_may_serve(releases, task, None, {body.version: body.share})
     expected = body.expected_generation
     return await _change_alias(
-        services,
+        releases,
         admin,
         task,
         "alias.shadow",
-        lambda noted: services.registry.shadow(task, body.version, body.share, expected, noted),
+        lambda noted: releases.services.registry.shadow(task, body.version, body.share, expected, noted),
     )
 
 
 @router.post("/aliases/{task}/canary")
 async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> dict[str, Any]:
     """Send a share of the task's sessions to a version. With a plan it is promoted or rolled back by itself."""
-    services = services_of(request)
-    known_task(services, task, param=None)
-    plan = None if body.plan is None else _plan(services, body.plan)
-    await _see_that_they_may_serve(services, task, admin, {body.version: body.share})
+    releases = feature_of(request, Releases)
+    known_task(releases.services, task, param=None)
+    plan = None if body.plan is None else _plan(releases, body.plan)
+    await _see_that_they_may_serve(releases, task, admin, {body.version: body.share})
     expected, keeps_plan = body.expected_generation, "plan" not in body.model_fields_set
     return await _change_alias(
-        services,
+        releases,
         admin,
         task,
         "alias.canary",
-        lambda noted: services.registry.canary(
+        lambda noted: releases.services.registry.canary(
             task, body.version, body.share, admin.public, plan, expected, keeps_plan=keeps_plan, noted=noted
         ),
     )
@@ -174,116 +174,118 @@ async def canary(request: Request, task: str, body: CanaryIn, admin: Admin) -> d
 @router.post("/aliases/{task}/promote")
 async def promote(request: Request, task: str, body: PromoteIn, admin: Admin) -> dict[str, Any]:
     """Send all of the task's requests to a version. The one that led is then the previous version, and stays loaded."""
-    services = services_of(request)
-    await _see_that_they_may_serve(services, known_task(services, task, param=None), admin, {body.version: 1.0})
+    releases = feature_of(request, Releases)
+    await _see_that_they_may_serve(
+        releases, known_task(releases.services, task, param=None), admin, {body.version: 1.0}
+    )
     expected = body.expected_generation
     return await _change_alias(
-        services,
+        releases,
         admin,
         task,
         "alias.promote",
-        lambda noted: services.registry.promote(task, body.version, expected, noted=noted),
+        lambda noted: releases.services.registry.promote(task, body.version, expected, noted=noted),
     )
 
 
 @router.post("/aliases/{task}/rollback")
 async def roll_back(request: Request, task: str, admin: Admin, body: RollbackIn | None = None) -> dict[str, Any]:
     """End a canary, or go back to the previous version."""
-    services = services_of(request)
-    known_task(services, task, param=None)
+    releases = feature_of(request, Releases)
+    known_task(releases.services, task, param=None)
     wanted = body or RollbackIn()
-    alias, _ = await services.registry.alias(task)
+    alias, _ = await releases.services.registry.alias(task)
     if wanted.version is not None and (alias is None or wanted.version not in alias.previous):
-        await _see_that_they_may_serve(services, task, admin, {wanted.version: 1.0})  # it has not led: no way back
+        await _see_that_they_may_serve(releases, task, admin, {wanted.version: 1.0})  # it has not led: no way back
     return await _change_alias(
-        services,
+        releases,
         admin,
         task,
         "alias.rollback",
-        lambda noted: services.registry.roll_back(
+        lambda noted: releases.services.registry.roll_back(
             task, wanted.version, wanted.expected_generation, canary_only=wanted.canary_only, noted=noted
         ),
     )
 
 
 async def _change_alias(
-    services: Services, admin: Caller, task: str, action: str, change: Callable[[Noted], Awaitable[int]]
+    releases: Releases, admin: Caller, task: str, action: str, change: Callable[[Noted], Awaitable[int]]
 ) -> dict[str, Any]:
     """Take one step of a release together with its audit entry, and show the alias as it is then. `changed` is false
     where it was so already; `warnings` say which checks have nothing to judge its versions by, and what keeps requests
     from them."""
-    before, was_at = await services.registry.alias(task)
-    step = audited(services, admin)
+    before, was_at = await releases.services.registry.alias(task)
+    step = audited(releases.services, admin)
     with conflicts():
         generation = await change(step.noted(action, task))
     await step.enter()
-    after, _ = await services.registry.alias(task)
-    await services.snapshot.refresh()
-    warnings = [] if after is None else await _warnings(services, task, before, after)
-    return {**await _alias_shown(services, task), "changed": generation != was_at, "warnings": warnings}
+    after, _ = await releases.services.registry.alias(task)
+    await releases.services.snapshot.refresh()
+    warnings = [] if after is None else await _warnings(releases, task, before, after)
+    return {**await _alias_shown(releases, task), "changed": generation != was_at, "warnings": warnings}
 
 
-async def _warnings(services: Services, task: str, before: AliasEntry | None, after: AliasEntry) -> list[str]:
+async def _warnings(releases: Releases, task: str, before: AliasEntry | None, after: AliasEntry) -> list[str]:
     """What the task's checks, and the model `auto`, lack for the versions that answer now, a sentence or two each; and
     what keeps requests from these versions."""
-    settings = services.settings.tasks.get(task)
+    settings = releases.services.settings.tasks.get(task)
     if settings is None or not after.weights:
         return []
     checks, found = settings.checks.used(), []
     for version in versions_asked(after):
         leads = version == after.leading
-        entries = await services.fitted.of(version)
+        entries = await releases.services.fitted.of(version)
         found += [(lack.found, lack.advice) for lack in lacks(version, entries, checks, settings.selector, leads)]
         known = before.leading if before is not None and leads and "out_of_scope" not in checks else version
-        if "scope" not in entries and known != version and "scope" in await services.fitted.of(known):
+        if "scope" not in entries and known != version and "scope" in await releases.services.fitted.of(known):
             lack = f"{version} has no scope model: auto does not find its task any more"
             found.append((lack, f"Run {COMMAND_OF['scope'].format(version=version)}."))
-    now = await redis_time(services.redis)
-    beside = around(services, services.snapshot.current, task, now, after.weights)
+    now = await redis_time(releases.services.redis)
+    beside = around(releases, releases.services.snapshot.current, task, now, after.weights)
     away = in_words.known(task, beside, [name for name, weight in after.weights.items() if weight])
     return [*(f"{lack.rstrip('.')}. {advice}" for lack, advice in found), *away]
 
 
 async def _see_that_they_may_serve(
-    services: Services, task: str, admin: Caller | None, weights: dict[str, Any]
+    releases: Releases, task: str, admin: Caller | None, weights: dict[str, Any]
 ) -> None:
     """Raises Problem for a version that is not ready on a quorum of its replicas now, or that its pusher may not
     release (`admin`; None: nobody will see its answers)."""
-    snapshot = await services.snapshot.refresh()
+    snapshot = await releases.services.snapshot.refresh()
     for name in weights:
-        version = await version_of(services, name)
+        version = await version_of(releases, name)
         if admin is not None:
-            await see_that_another_pushed(services, admin, version, "release it")
+            await see_that_another_pushed(releases.services, admin, version, "release it")
         if version.task != task or version.state not in PLACED:
             continue  # the registry says it better
-        ready, up = ready_and_up(services, snapshot, version)
+        ready, up = ready_and_up(releases, snapshot, version)
         if ready < quorum(up):
-            await check_health(services)  # another gateway has loaded it, and this one has not looked since
-            ready, up = ready_and_up(services, snapshot, version)
+            await check_health(releases.services)  # another gateway has loaded it, and this one has not looked since
+            ready, up = ready_and_up(releases, snapshot, version)
         if ready < quorum(up):
             said = f"{name} is ready on {ready} of its {up} replicas only: wait, or see `why`."
             raise Problem("state_conflict", said)
 
 
-def _plan(services: Services, given: dict[str, Any]) -> dict[str, Any]:
+def _plan(releases: Releases, given: dict[str, Any]) -> dict[str, Any]:
     """The plan with its defaults filled in. Raises Problem where it can't be used."""
     try:
         plan = msgspec.convert(given, Plan)
     except (msgspec.ValidationError, ValueError) as error:
         raise Problem("invalid_value", f"The plan can't be used: {str(error).rstrip('.')}.", "plan") from None
-    if plan.feedback_metric is not None and plan.feedback_metric not in services.settings.feedback_metrics:
+    if plan.feedback_metric is not None and plan.feedback_metric not in releases.services.settings.feedback_metrics:
         raise Problem("invalid_value", f"The metric {plan.feedback_metric!r} is not declared.", "plan")
     built: dict[str, Any] = msgspec.to_builtins(plan)
     return built
 
 
-async def _alias_shown(services: Services, task: str) -> dict[str, Any]:
-    alias, generation = await services.registry.alias(task)
+async def _alias_shown(releases: Releases, task: str) -> dict[str, Any]:
+    alias, generation = await releases.services.registry.alias(task)
     return {
         "task": task,
         "weights": alias.weights if alias else {},
         "shadow": alias.shadow if alias else {},
         "previous": alias.previous if alias else [],
-        "rollout": await rollout_shown(services, task, alias.rollout) if alias and alias.rollout else None,
+        "rollout": await rollout_shown(releases, task, alias.rollout) if alias and alias.rollout else None,
         "generation": generation,
     }

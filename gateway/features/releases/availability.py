@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.services import Services
+from gateway.features.releases.releases import Releases
 from gateway.state.snapshot import Snapshot
 from monitoring.quality.words.around import Around, Rule
 from serving.adapters.entries import Version
 from serving.adapters.placement import HELD
 
 
-def ready_and_up(services: Services, snapshot: Snapshot, version: Version) -> tuple[int, int]:
+def ready_and_up(releases: Releases, snapshot: Snapshot, version: Version) -> tuple[int, int]:
     """On how many replicas the version is ready, and how many of those that are to have it are up."""
     held = [p for p in snapshot.placements.values() if p.version == version.name and p.state in HELD | {"failed"}]
-    there = (services.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
-    ready = sum(version.name in replica.loaded and replica.up for replica in services.fleet.in_pool(version.pool))
+    there = (releases.services.fleet.replicas.get(p.replica) for p in held)  # None: it is configured no more
+    ready = sum(
+        version.name in replica.loaded and replica.up for replica in releases.services.fleet.in_pool(version.pool)
+    )
     return ready, sum(replica is not None and replica.up for replica in there)
 
 
@@ -35,7 +37,7 @@ def rules_away(snapshot: Snapshot, task: str, now: float) -> list[Rule]:
 
 
 def around(
-    services: Services,
+    releases: Releases,
     snapshot: Snapshot,
     task: str,
     now: float,
@@ -46,6 +48,6 @@ def around(
     there = [snapshot.versions[name] for name in names if name is not None and name in snapshot.versions]
     return Around(
         rules=rules_away(snapshot, task, now),
-        ready={one.name: ready_and_up(services, snapshot, one) for one in there},
+        ready={one.name: ready_and_up(releases, snapshot, one) for one in there},
         reviews=reviews,
     )

@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.features.quality.store import HealthStore
+from gateway.state.quality_store import HealthStore
 from monitoring.audit import Audit
 from monitoring.metrics import Meters
 from monitoring.quality.verdicts.rollout import Verdict

@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 
 from gateway.background.lease import JobLease
 from gateway.features.releases.recycling import recycle_some
+from gateway.features.releases.releases import Releases
 from gateway.fleet_health import check_health
-from gateway.services import Services
 from gateway.state.audited_step import AuditedStep
 from gateway.state.snapshot import Snapshot
 from serving.adapters.placer import World
@@ -21,51 +21,51 @@ RECONCILE_INTERVAL_SECONDS = 1.0
 NOTE_CHARACTERS_MAX = 2000
 
 
-async def keep_reconciling(services: Services) -> None:
+async def keep_reconciling(releases: Releases) -> None:
     """One pass a second, and one at each new snapshot, while this gateway has the lease. Raises RedisError."""
-    lease = JobLease(services.redis, "reconcile", services.name)
+    lease = JobLease(releases.services.redis, "reconcile", releases.services.name)
 
     async def pass_over_fleet() -> None:
         if lease.taken_anew:
             lease.taken_anew = False
-            await check_health(services)  # what was last seen may be from before the other's last step
-        await reconcile_once(services)
+            await check_health(releases.services)  # what was last seen may be from before the other's last step
+        await reconcile_once(releases)
 
     try:
         while True:
-            services.stirred.clear()
+            releases.services.adapters.stirred.clear()
             if not await lease.do(pass_over_fleet):
-                await services.reconciler.stop()
+                await releases.services.adapters.reconciler.stop()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RECONCILE_INTERVAL_SECONDS):
-                    await services.stirred.wait()
+                    await releases.services.adapters.stirred.wait()
     finally:
-        await services.reconciler.stop()
+        await releases.services.adapters.reconciler.stop()
         with contextlib.suppress(RedisError, OSError):  # it runs out by itself; the cancellation has to go on
             await lease.give_back()
 
 
-async def reconcile_once(services: Services) -> None:
+async def reconcile_once(releases: Releases) -> None:
     """One pass of the reconciler over what the gateways want and have under way. Raises RedisError."""
-    snapshot = await services.snapshot.refresh()
-    await services.presence.tell()
-    roll = await services.presence.present()
+    snapshot = await releases.services.snapshot.refresh()
+    await releases.services.presence.tell()
+    roll = await releases.services.presence.present()
     world = World(
         idle=lambda replica, version: roll.idle(replica, version, snapshot.generation),
         in_flight=roll.in_flight,
     )
-    for version in await services.reconciler.step(snapshot.versions, world, snapshot.unreadable):
+    for version in await releases.services.adapters.reconciler.step(snapshot.versions, world, snapshot.unreadable):
         after = {"state": version.state, "note": version.note[:NOTE_CHARACTERS_MAX]}
-        await services.audit.append(
+        await releases.services.audit.append(
             "system", "adapter.stage_failed", version.name, before={"state": "staging"}, after=after
         )
-    await recycle_some(services)
-    await _keep_few_previous_versions(services, snapshot)
+    await recycle_some(releases)
+    await _keep_few_previous_versions(releases, snapshot)
 
 
-async def _keep_few_previous_versions(services: Services, snapshot: Snapshot) -> None:
+async def _keep_few_previous_versions(releases: Releases, snapshot: Snapshot) -> None:
     """Unload the versions that have been on previous version the longest, so that releases do not fill the engines."""
-    for task, settings in services.settings.tasks.items():
+    for task, settings in releases.services.settings.tasks.items():
         previous_versions = sorted(
             (v for v in snapshot.versions.values() if v.task == task and v.state == "previous_version"),
             key=lambda version: version.changed_at,
@@ -75,7 +75,7 @@ async def _keep_few_previous_versions(services: Services, snapshot: Snapshot) ->
             note = f"{settings.previous_versions_kept} newer versions are on previous version"
             # an alias has taken it up meanwhile, or a newer release has moved it
             with contextlib.suppress(RegistryError, Unreadable):
-                step = AuditedStep(services.redis, services.audit, "system")
+                step = AuditedStep(releases.services.redis, releases.services.audit, "system")
                 noted = step.noted("adapter.unload", version.name, lambda one: {"state": one.state, "note": one.note})
-                await services.registry.withdraw(version.name, note=note, noted=noted)
+                await releases.services.registry.withdraw(version.name, note=note, noted=noted)
                 await step.enter()

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from gateway.services import Services
+from gateway.features.releases.releases import Releases
 from gateway.state.audited_step import AuditedStep
 from serving.adapters.placement import HELD, Placement
 from serving.object_store import Change, Stale, Unchanged
@@ -56,41 +56,43 @@ class Busy(Exception):
         super().__init__(f"{', '.join(names)} gets no requests already: one replica of a pool at a time.")
 
 
-async def recycle_some(services: Services) -> None:
+async def recycle_some(releases: Releases) -> None:
     """One step for each replica that is being recycled; begins with one where ghosts take the last room. Raises
     RedisError."""
-    kept = await services.cordons.generations()
-    raw = await services.cordons.all()
-    cordons = {name: msgspec.convert(told, Cordon) for name, told in raw.items() if name in services.fleet.replicas}
-    generation = (await services.snapshot.refresh()).generation  # at least that of the cordons
+    kept = await releases.services.objects.cordons.generations()
+    raw = await releases.services.objects.cordons.all()
+    cordons = {
+        name: msgspec.convert(told, Cordon) for name, told in raw.items() if name in releases.services.fleet.replicas
+    }
+    generation = (await releases.services.snapshot.refresh()).generation  # at least that of the cordons
     for name, cordon in cordons.items():
         if cordon.recycle and not cordon.stuck:
             with contextlib.suppress(Stale):  # an admin has changed it meanwhile
-                await _go_on(services, generation, services.fleet.replicas[name], cordon, kept.get(name, 0))
-    for pool in services.bases:
-        replicas = services.fleet.in_pool(pool)
+                await _go_on(releases, generation, releases.services.fleet.replicas[name], cordon, kept.get(name, 0))
+    for pool in releases.services.adapters.bases:
+        replicas = releases.services.fleet.in_pool(pool)
         if not any(replica.name in cordons for replica in replicas):
-            full = _fullest(services, replicas)
+            full = _fullest(releases, replicas)
             if full is not None:
                 with contextlib.suppress(Stale, Busy):  # an admin was faster
-                    await begin(services, full, "system", "ghosts take its last room: it is being recycled")
+                    await begin(releases, full, "system", "ghosts take its last room: it is being recycled")
 
 
-async def begin(services: Services, replica: Replica, by: str, reason: str) -> None:
+async def begin(releases: Releases, replica: Replica, by: str, reason: str) -> None:
     """Have a replica recycled. Raises Busy if another of its pool gets no requests, also if that begins at this very
     moment, Stale if the replica's own cordon changes, RedisError."""
-    kept = await services.cordons.generations()
-    cordons = await services.cordons.all()
-    others = [other.name for other in services.fleet.in_pool(replica.config.pool) if other is not replica]
+    kept = await releases.services.objects.cordons.generations()
+    cordons = await releases.services.objects.cordons.all()
+    others = [other.name for other in releases.services.fleet.in_pool(replica.config.pool) if other is not replica]
     if busy := [name for name in others if name in cordons]:
         raise Busy(busy)
     was = msgspec.convert(cordons.get(replica.name, {}), Cordon)
     told = Cordon(reason=reason, by=by, at=time.time(), recycle=True, was="" if was.recycle else was.reason)
     changes: list[Change | Unchanged] = [
-        Change(services.cordons, replica.name, msgspec.to_builtins(told), kept.get(replica.name, 0)),
-        *(Unchanged(services.cordons, name, kept.get(name, 0)) for name in others),
+        Change(releases.services.objects.cordons, replica.name, msgspec.to_builtins(told), kept.get(replica.name, 0)),
+        *(Unchanged(releases.services.objects.cordons, name, kept.get(name, 0)) for name in others),
     ]
-    step = AuditedStep(services.redis, services.audit, by)
+    step = AuditedStep(releases.services.redis, releases.services.audit, by)
     step.note("replica.recycle", replica.name, after={"reason": reason})
     try:
         await step.take(changes)
@@ -100,11 +102,11 @@ async def begin(services: Services, replica: Replica, by: str, reason: str) -> N
         raise Busy([stale.name]) from None
 
 
-def _fullest(services: Services, replicas: list[Replica]) -> Replica | None:
+def _fullest(releases: Releases, replicas: list[Replica]) -> Replica | None:
     """A replica that takes no more loads because of ghosts, if the others of its pool serve all that it does."""
-    placements = services.snapshot.current.placements
+    placements = releases.services.snapshot.current.placements
     for replica in replicas:
-        full = services.reconciler.capacity(replica, placements)
+        full = releases.services.adapters.reconciler.capacity(replica, placements)
         others = [other for other in replicas if other is not replica and other.up]
         if not replica.up or replica.config.recycle_url is None or full.loads_left or not full.ghosts or not others:
             continue
@@ -113,32 +115,34 @@ def _fullest(services: Services, replicas: list[Replica]) -> Replica | None:
     return None
 
 
-async def _go_on(services: Services, generation: int, replica: Replica, cordon: Cordon, kept: int) -> None:
+async def _go_on(releases: Releases, generation: int, replica: Replica, cordon: Cordon, kept: int) -> None:
     """Restart it once nobody has anything under way there; give it requests again once all of it is back."""
     now = time.time()
     unheard = replica.up and replica.life == cordon.life and now - cordon.restarted_at > UNHEARD_SECONDS
     if not cordon.restarted_at or (unheard and cordon.tries < TRIES_MAX):
-        overdue = now - cordon.at > services.fleet.pools[replica.config.pool].drain_seconds_max
-        await services.presence.tell()
-        roll = await services.presence.present()
+        overdue = now - cordon.at > releases.services.fleet.pools[replica.config.pool].drain_seconds_max
+        await releases.services.presence.tell()
+        roll = await releases.services.presence.present()
         if roll.idle(replica.name, None, generation) or overdue:
             told = msgspec.structs.replace(cordon, life=replica.life, restarted_at=now, tries=cordon.tries + 1)
-            kept = await _note(services, replica.name, told, kept)
-            if why := await _restart(services, replica):
-                await _give_up(services, replica, told, kept, f"the call to its recycle_url failed ({why})")
-    elif replica.up and replica.life != cordon.life and _is_whole(services.snapshot.current.placements, replica):
+            kept = await _note(releases, replica.name, told, kept)
+            if why := await _restart(releases, replica):
+                await _give_up(releases, replica, told, kept, f"the call to its recycle_url failed ({why})")
+    elif (
+        replica.up and replica.life != cordon.life and _is_whole(releases.services.snapshot.current.placements, replica)
+    ):
         was = msgspec.to_builtins(Cordon(reason=cordon.was, by=cordon.by, at=now)) if cordon.was else None
-        step = AuditedStep(services.redis, services.audit, "system")
+        step = AuditedStep(releases.services.redis, releases.services.audit, "system")
         step.note("replica.recycled", replica.name, after={"seconds": round(now - cordon.at, 1)})
-        await step.take([Change(services.cordons, replica.name, was, kept)])
+        await step.take([Change(releases.services.objects.cordons, replica.name, was, kept)])
     elif now - cordon.restarted_at > BACK_SECONDS_MAX:
-        await _give_up(services, replica, cordon, kept, "it did not come back from being recycled")
+        await _give_up(releases, replica, cordon, kept, "it did not come back from being recycled")
 
 
-async def _give_up(services: Services, replica: Replica, cordon: Cordon, generation: int, why: str) -> None:
+async def _give_up(releases: Releases, replica: Replica, cordon: Cordon, generation: int, why: str) -> None:
     reason = f"{why}: look at its engine, then uncordon it"
     log.error("replica %s: %s", replica.name, reason)
-    await _note(services, replica.name, msgspec.structs.replace(cordon, reason=reason, stuck=True), generation)
+    await _note(releases, replica.name, msgspec.structs.replace(cordon, reason=reason, stuck=True), generation)
 
 
 def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica) -> bool:
@@ -147,10 +151,10 @@ def _is_whole(placements: Mapping[tuple[str, str], Placement], replica: Replica)
     return all(p.state == "ready" and p.life == replica.life for p in held)
 
 
-async def _restart(services: Services, replica: Replica) -> str:
+async def _restart(releases: Releases, replica: Replica) -> str:
     """Why it could not be asked to; empty where it was, also if the answer is slow to come."""
     try:
-        answer = await services.http.post(replica.config.recycle_url or "", timeout=RESTART_TIMEOUT_SECONDS)
+        answer = await releases.services.http.post(replica.config.recycle_url or "", timeout=RESTART_TIMEOUT_SECONDS)
         answer.raise_for_status()
     except httpx.ReadTimeout:
         return ""
@@ -159,6 +163,6 @@ async def _restart(services: Services, replica: Replica) -> str:
     return ""
 
 
-async def _note(services: Services, name: str, cordon: Cordon, generation: int) -> int:
+async def _note(releases: Releases, name: str, cordon: Cordon, generation: int) -> int:
     told: dict[str, Any] = msgspec.to_builtins(cordon)
-    return await services.cordons.put(name, told, generation)
+    return await releases.services.objects.cordons.put(name, told, generation)

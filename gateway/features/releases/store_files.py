@@ -5,8 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
-from gateway.access import Sidecar
-from gateway.endpoints import services_of
+from gateway.access import Sidecar, services_of
 from gateway.errors import Problem
 from gateway.server.wire import Receive, Scope, Send
 from serving.adapters.errors import ArtifactError
@@ -29,7 +28,7 @@ class StoreFile(FileResponse):
 @router.get("/store/{digest}/{file}", response_class=StoreFile)
 def read_store_file(request: Request, digest: str, file: str, _: Sidecar) -> StoreFile:
     """One file of an adapter by its digest. The bytes never change."""
-    store = services_of(request).store
+    store = services_of(request).adapters.store
     try:
         path = store.path(digest) / file
     except ArtifactError as error:

@@ -16,8 +16,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from msgspec import Raw
 
+from gateway.access import Identified, services_of
 from gateway.callers import Caller
-from gateway.endpoints import Identified, services_of
 from gateway.errors import Problem
 from gateway.features.reported.judging import Due, due_of, records_of
 from gateway.features.reported.reports import batch_of, read_report
@@ -100,7 +100,7 @@ async def _stored(
     if due:
         records = await services.threads.run(caller.public, length, records_of, services, caller, due, moment)
     named = [(one.source, record.id, one.said) for one, record in zip(due, records, strict=True)]
-    known = await services.record_stream.claim(named)
+    known = await services.flow.stream.claim(named)
     told: list[Result | Problem] = []
     to_store: list[Record] = []
     for one, record, had in zip(due, records, known, strict=True):
@@ -112,7 +112,7 @@ async def _stored(
         to_store.append(record)  # again too: the first time may have come no further than its name
         told.append({"status": 201 if had is None else 200, "request_id": record.id, "source_id": one.report.source_id})
     if to_store:
-        await services.record_stream.append(to_store)
+        await services.flow.stream.append(to_store)
     for one, result in zip(due, told, strict=True):
         outcome = "conflict" if isinstance(result, Problem) else "created" if result["status"] == 201 else "same"
         services.meters.reported_records.add(1, one.task.name, one.report.version or "", outcome)

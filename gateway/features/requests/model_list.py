@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from gateway.access import Identified, services_of
 from gateway.callers import Caller
-from gateway.endpoints import Identified, services_of
 from gateway.errors import Problem
 from gateway.services import Services
 from router.policy import AUTO

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from gateway.access import Identified, services_of
 from gateway.callers import Caller
-from gateway.endpoints import Identified, services_of
 from gateway.features.requests.explanation import finding_told, reason_words, told_to_callers
 from gateway.formats.bounds import LONG_BODY_BYTES, MANY_RAW
 from gateway.formats.parameters import Endpoint

@@ -10,13 +10,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from gateway.access import Admin, Body, Operator, When, conflicts, known_task
+from gateway.access import Admin, Body, Operator, Reason, When, conflicts, known_task, known_version
 from gateway.audit import audited, enter_event
-from gateway.endpoints import services_of
 from gateway.errors import Problem
-from gateway.features.quality.endpoints import Reason, version_of
+from gateway.feature import feature_of
 from gateway.features.retraining.opening import draft_retraining
-from gateway.services import Services
+from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.state.redis import redis_time
 from monitoring.quality.verdicts.retraining import Example, Retraining, closed, is_complete, row_of
 
@@ -43,7 +42,7 @@ async def list_retraining(
     state: Annotated[State | None, Query()] = None,
 ) -> dict[str, Any]:
     """All requests to train, the newest first."""
-    found = await services_of(request).retraining.all()
+    found = await feature_of(request, RetrainingRequests).store.all()
     rows = [one for one in found if task in (None, one.task) and state in (None, one.state)]
     return {"retraining": [msgspec.to_builtins(one) for one in rows]}
 
@@ -51,10 +50,10 @@ async def list_retraining(
 @router.get("/retraining/{retraining}")
 async def read_retraining(request: Request, retraining: str, _: Operator) -> dict[str, Any]:
     """One request to train, with its evidence."""
-    services = services_of(request)
-    one, generation = await _found(services, retraining)
+    requests = feature_of(request, RetrainingRequests)
+    one, generation = await _found(requests, retraining)
     counted = {"kept": 0, "complete": 0, "without_text": 0, "without_demonstration": 0}
-    async for row in _rows(services, await services.retraining.examples(one.id)):
+    async for row in _rows(requests, await requests.store.examples(one.id)):
         counted["kept"] += 1
         counted["complete"] += is_complete(row)
         counted["without_text"] += "messages" not in row and "prompt" not in row
@@ -71,14 +70,14 @@ async def read_examples(
     complete: Annotated[bool, Query(description="Only those that `apprentice evaluate --data` reads.")] = False,
 ) -> StreamingResponse:
     """Its examples as JSON lines. Who was given them is in the audit."""
-    services = services_of(request)
-    one, _ = await _found(services, retraining)
-    examples = await services.retraining.examples(one.id)
+    requests = feature_of(request, RetrainingRequests)
+    one, _ = await _found(requests, retraining)
+    examples = await requests.store.examples(one.id)
     told = {"id": one.id, "examples": len(examples)}
-    await enter_event(services, operator, "retraining.give", one.version, told)
+    await enter_event(requests.services, operator, "retraining.give", one.version, told)
 
     async def lines() -> AsyncIterator[bytes]:
-        async for row in _rows(services, examples):
+        async for row in _rows(requests, examples):
             if not complete or is_complete(row):
                 yield msgspec.json.encode(row) + b"\n"
 
@@ -88,28 +87,28 @@ async def read_examples(
 @router.post("/retraining", status_code=201)
 async def ask_retraining(request: Request, body: RetrainingIn, admin: Admin) -> dict[str, Any]:
     """Open a request to train by hand."""
-    services = services_of(request)
-    known_task(services, body.task)
+    requests = feature_of(request, RetrainingRequests)
+    known_task(requests.services, body.task)
     version = body.version
     if version is None:
-        alias = (await services.snapshot.refresh()).aliases.get(body.task)
+        alias = (await requests.services.snapshot.refresh()).aliases.get(body.task)
         if alias is None:
             raise Problem("not_found", f"No version leads {body.task}: name one.", "version")
         version = alias.leading
-    await version_of(services, body.task, version)
-    one, examples = await draft_retraining(services, body.task, version, body.reason, {}, admin.public, body.since)
-    await services.retraining.keep(one.id, examples)
+    await known_version(requests.services, body.task, version)
+    one, examples = await draft_retraining(requests, body.task, version, body.reason, {}, admin.public, body.since)
+    await requests.store.keep(one.id, examples)
     told: dict[str, Any] = msgspec.to_builtins(one)
-    step = audited(services, admin)
+    step = audited(requests.services, admin)
     step.note("retraining.open", version, after=told)
     try:
-        await step.take([services.retraining.change(one, 0)])
+        await step.take([requests.store.change(one, 0)])
     except Exception:
-        if await services.retraining.object_store.get(one.id) is None:
-            await services.retraining.forget_examples(one.id)  # it was not opened: nobody else knows of them
+        if await requests.store.object_store.get(one.id) is None:
+            await requests.store.forget_examples(one.id)  # it was not opened: nobody else knows of them
         raise
-    await services.retraining.tidy()
-    await services.snapshot.refresh()
+    await requests.store.tidy()
+    await requests.services.snapshot.refresh()
     return told
 
 
@@ -121,34 +120,34 @@ async def close_retraining(
     expected_generation: Annotated[int | None, Query(ge=0, le=2**53, description="409 if it has moved on.")] = None,
 ) -> dict[str, Any]:
     """Close a request to train. Its examples stay as long as feedback does."""
-    services = services_of(request)
-    one, generation = await _found(services, retraining)
+    requests = feature_of(request, RetrainingRequests)
+    one, generation = await _found(requests, retraining)
     if one.state == "closed":
         raise Problem("state_conflict", f"It was closed already, by {one.closed_by}.")
-    after = closed(one, admin.public, await redis_time(services.redis))
+    after = closed(one, admin.public, await redis_time(requests.services.redis))
     told: dict[str, Any] = msgspec.to_builtins(after)
     before = msgspec.to_builtins(one)
-    step = audited(services, admin)
+    step = audited(requests.services, admin)
     step.note("retraining.close", one.version, before, told)
     with conflicts():
         expected = generation if expected_generation is None else expected_generation
-        await step.take([services.retraining.change(after, expected)])
-    await services.snapshot.refresh()
+        await step.take([requests.store.change(after, expected)])
+    await requests.services.snapshot.refresh()
     return told
 
 
-async def _found(services: Services, name: str) -> tuple[Retraining, int]:
+async def _found(retraining: RetrainingRequests, name: str) -> tuple[Retraining, int]:
     """Raises Problem (404)."""
-    one, generation = await services.retraining.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
+    one, generation = await retraining.store.get(name) if name.isalnum() and len(name) <= 64 else (None, 0)
     if one is None:
         raise Problem("not_found", f"There is no request to train {name[:80]!r}, or no more.")
     return one, generation
 
 
-async def _rows(services: Services, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:
+async def _rows(retraining: RetrainingRequests, examples: list[Example]) -> AsyncIterator[dict[str, Any]]:
     """The examples as rows of a data set, each with its texts where they are still kept as a whole."""
     for example in examples:
-        kept = await services.reviews.kept_on(example.request_id)
+        kept = await retraining.reviews.store.kept_on(example.request_id)
         asked: dict[str, Any] | None = None
         if kept is not None and not kept.cut:
             asked = {"messages": kept.messages} if kept.messages else None

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.features.retraining.retraining import RetrainingRequests
 from gateway.features.retraining.store import id_of, new_id
-from gateway.services import Services
 from gateway.state.redis import redis_time
 from monitoring.badness import badness, is_bad
 from monitoring.feedback import STREAM_KEY, Feedback
@@ -30,35 +30,35 @@ BYTES_MAX = 4 << 20
 """JSON of one request's examples."""
 
 
-async def open_retraining(services: Services, task: str, action: Action) -> Retraining:
+async def open_retraining(retraining: RetrainingRequests, task: str, action: Action) -> Retraining:
     """Open the request that an action of the monitor asks for; the one that it has opened already, where it has.
 
     Its id follows from the action's, so that two gateways that carry it out at the same time open one. Raises
     RedisError.
     """
-    for one in await services.retraining.all():
+    for one in await retraining.store.all():
         if one.action == action.id and one.task == task:
             return one
     one, examples = await draft_retraining(
-        services, task, action.version, action.because, action.evidence, action.by, action=action.id
+        retraining, task, action.version, action.because, action.evidence, action.by, action=action.id
     )
     one = msgspec.structs.replace(one, id=id_of(task, action.id, action.at))
-    await services.retraining.keep(one.id, examples)
+    await retraining.store.keep(one.id, examples)
     with contextlib.suppress(Stale):  # another gateway has opened it at this moment
-        await services.retraining.open(one)
+        await retraining.store.open(one)
     return one
 
 
-async def close_retraining(services: Services, task: str, undoing: Action) -> None:
+async def close_retraining(retraining: RetrainingRequests, task: str, undoing: Action) -> None:
     """Close what the action that is undone has opened. Raises RedisError, and Stale where it moves at this moment."""
     done = undoing.evidence.get("action")
-    for one in await services.retraining.all():
+    for one in await retraining.store.all():
         if one.task == task and one.state == "open" and one.action is not None and one.action == done:
-            await services.retraining.close(one.id, undoing.by, undoing.at)
+            await retraining.store.close(one.id, undoing.by, undoing.at)
 
 
 async def draft_retraining(
-    services: Services,
+    retraining: RetrainingRequests,
     task: str,
     version: str,
     because: str,
@@ -69,8 +69,8 @@ async def draft_retraining(
 ) -> tuple[Retraining, list[Example]]:
     """A request to train a version's successor, not yet entered, and its examples: the requests judged bad since then
     (Unix seconds; None: of all that is kept). `action` is what of the task's health asks for it. Raises RedisError."""
-    examples = await collect_examples(services, task, version, since)
-    now = await redis_time(services.redis)
+    examples = await collect_examples(retraining, task, version, since)
+    now = await redis_time(retraining.services.redis)
     one = Retraining(
         id=new_id(now),
         task=task,
@@ -86,12 +86,16 @@ async def draft_retraining(
 
 
 async def collect_examples(
-    services: Services, task: str, version: str, since: float | None = None, examples_max: int = EXAMPLES_MAX
+    retraining: RetrainingRequests,
+    task: str,
+    version: str,
+    since: float | None = None,
+    examples_max: int = EXAMPLES_MAX,
 ) -> list[Example]:
     """The version's requests that were judged bad, the newest first: by the task's own metrics where it has any, else
     by all that are declared. Of several judgements of one rater the latest counts. Raises RedisError."""
-    found = _Found(services, task, version)
-    redis: Any = services.redis  # replies are bytes; redis-py's types say bytes or str
+    found = _Found(retraining, task, version)
+    redis: Any = retraining.services.redis  # replies are bytes; redis-py's types say bytes or str
     first, last = "-" if since is None else str(int(since * 1000)), "+"
     for _ in range(READ_MAX // AT_ONCE):
         rows = await redis.xrevrange(STREAM_KEY, max=last, min=first, count=AT_ONCE)
@@ -110,9 +114,9 @@ async def collect_examples(
 class _Found:
     """What the feedback says of a version's requests, read from the newest back."""
 
-    def __init__(self, services: Services, task: str, version: str) -> None:
-        plan = services.settings.plan(task) if task in services.settings.tasks else Plan()
-        declared = services.settings.feedback_metrics
+    def __init__(self, retraining: RetrainingRequests, task: str, version: str) -> None:
+        plan = retraining.services.settings.plan(task) if task in retraining.services.settings.tasks else Plan()
+        declared = retraining.services.settings.feedback_metrics
         ours = [name for name in (plan.feedback_metric, plan.complaint_metric) if name is not None]
         self._metrics = {name: declared[name] for name in ours or declared if name in declared}
         self._class_tag = plan.class_tag

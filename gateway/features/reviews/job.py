@@ -16,11 +16,11 @@ from redis.exceptions import RedisError
 from gateway.callers import Caller
 from gateway.configuration.monitor import ReviewSettings
 from gateway.features.reviews.queue import Drawn
+from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, Review
 from gateway.features.reviews.texts import answered, asked
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
-from gateway.services import Services
 from monitoring.badness import badness, is_bad
 from monitoring.feedback import Feedback, Receipt
 from monitoring.quality.verdicts.reviewing import are_raised, reviews_per_week
@@ -39,15 +39,15 @@ FIELDS_MAX = 64
 # ---- beside the request ---------------------------------------------------------------------------------
 
 
-def offer_review(services: Services, body: RequestBody, answer: Answer, record: Record) -> None:
+def offer_review(reviews: Reviews, body: RequestBody, answer: Answer, record: Record) -> None:
     """Have a drawn request wait for a reviewer, once its answer has been sent. Nothing is waited for."""
     task = record.task or ""
-    services.meters.reviews.add(1, task, "drawn")
+    reviews.services.meters.reviews.add(1, task, "drawn")
     if answer.kept is not None:
         fields = _fields(answer.choice)
-        if services.review_queue.offer(Drawn(record, body.raw, tuple(answer.kept), body.stream, fields)):
+        if reviews.queue.offer(Drawn(record, body.raw, tuple(answer.kept), body.stream, fields)):
             return
-    services.meters.reviews.add(1, task, "dropped")
+    reviews.services.meters.reviews.add(1, task, "dropped")
 
 
 def _fields(choice: Choice) -> tuple[str, ...]:
@@ -61,41 +61,41 @@ def _fields(choice: Choice) -> tuple[str, ...]:
 # ---- the job -------------------------------------------------------------------------------------------
 
 
-async def keep_reviewing(services: Services) -> None:
+async def keep_reviewing(reviews: Reviews) -> None:
     """Keep what was drawn, and count what waits. Runs until cancelled."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(_keep_one_by_one(services))
-        group.create_task(_count(services))
+        group.create_task(_keep_one_by_one(reviews))
+        group.create_task(_count(reviews))
 
 
-async def _keep_one_by_one(services: Services) -> None:
+async def _keep_one_by_one(reviews: Reviews) -> None:
     while True:
-        drawn = await services.review_queue.next()
+        drawn = await reviews.queue.next()
         kept = False
         try:
-            kept = await _keep(services, drawn)
+            kept = await _keep(reviews, drawn)
         except (RedisError, OSError):  # the snapshot's job tells of that
             pass
         except Exception:
             log.exception("a review was not kept", extra={"request_id": drawn.record.id})
         finally:
             if not kept:
-                services.meters.reviews.add(1, drawn.record.task or "", "dropped")
-            services.review_queue.done()
+                reviews.services.meters.reviews.add(1, drawn.record.task or "", "dropped")
+            reviews.queue.done()
 
 
-async def _keep(services: Services, drawn: Drawn) -> bool:
+async def _keep(reviews: Reviews, drawn: Drawn) -> bool:
     """Whether it waits in Redis now. Raises RedisError and OSError."""
     task = drawn.record.task or ""
-    if task not in services.settings.tasks or not services.review_queue.open(task):
+    if task not in reviews.services.settings.tasks or not reviews.queue.open(task):
         return False
     review = _review(drawn) if drawn.size <= READ_AT_ONCE_BYTES_MAX else await asyncio.to_thread(_review, drawn)
-    told = await services.reviews.keep(review, budget_of(services, task), retention_seconds(services, task))
+    told = await reviews.store.keep(review, budget_of(reviews, task), retention_seconds(reviews, task))
     if told.outcome == "spent":
-        services.review_queue.spent(task, min(told.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
+        reviews.queue.spent(task, min(told.spent_seconds or SPENT_SECONDS_MAX, SPENT_SECONDS_MAX))
     for count, outcome in ((told.dropped, "dropped"), (told.expired, "expired")):
         if count:
-            services.meters.reviews.add(count, task, outcome)
+            reviews.services.meters.reviews.add(count, task, outcome)
     return told.outcome != "spent"
 
 
@@ -122,83 +122,83 @@ def _review(drawn: Drawn) -> Review:
     )
 
 
-async def _count(services: Services) -> None:
+async def _count(reviews: Reviews) -> None:
     while True:
         with contextlib.suppress(RedisError, OSError):
-            for gone in services.review_queue.waiting.keys() - services.settings.tasks.keys():
-                del services.review_queue.waiting[gone]
-            for task in tuple(services.settings.tasks):
-                if has_reviews(services, task):
-                    await counted(services, task)
+            for gone in reviews.queue.waiting.keys() - reviews.services.settings.tasks.keys():
+                del reviews.queue.waiting[gone]
+            for task in tuple(reviews.services.settings.tasks):
+                if has_reviews(reviews, task):
+                    await counted(reviews, task)
         await asyncio.sleep(COUNT_INTERVAL_SECONDS)
 
 
-def has_reviews(services: Services, task: str) -> bool:
+def has_reviews(reviews: Reviews, task: str) -> bool:
     """Whether requests of the task may be drawn for review, or some wait that were."""
-    settings = settings_of(services, task)
-    return settings.per_week > 0 or settings.per_week_suspect > 0 or services.review_queue.waiting.get(task, 0) > 0
+    settings = settings_of(reviews, task)
+    return settings.per_week > 0 or settings.per_week_suspect > 0 or reviews.queue.waiting.get(task, 0) > 0
 
 
-async def counted(services: Services, task: str) -> Counts:
+async def counted(reviews: Reviews, task: str) -> Counts:
     """How the task's reviews stand; the gauge of those that wait is set by it. Raises RedisError."""
-    counts = await services.reviews.counts(task, retention_seconds(services, task))
-    services.review_queue.waiting[task] = counts.waiting
+    counts = await reviews.store.counts(task, retention_seconds(reviews, task))
+    reviews.queue.waiting[task] = counts.waiting
     if counts.expired_now:
-        services.meters.reviews.add(counts.expired_now, task, "expired")
+        reviews.services.meters.reviews.add(counts.expired_now, task, "expired")
     return counts
 
 
 # ---- what the settings and the monitor say --------------------------------------------------------------
 
 
-def settings_of(services: Services, task: str) -> ReviewSettings:
+def settings_of(reviews: Reviews, task: str) -> ReviewSettings:
     """The task's settings of reviews; the defaults for a task that is no longer configured."""
-    found = services.settings.tasks.get(task)
+    found = reviews.services.settings.tasks.get(task)
     return found.monitor.reviews if found is not None else ReviewSettings()
 
 
-def retention_seconds(services: Services, task: str) -> float:
+def retention_seconds(reviews: Reviews, task: str) -> float:
     """How long the task's reviews are kept."""
-    return 86_400.0 * settings_of(services, task).retention_days
+    return 86_400.0 * settings_of(reviews, task).retention_days
 
 
-def budget_of(services: Services, task: str) -> int:
+def budget_of(reviews: Reviews, task: str) -> int:
     """How many requests of the task may be drawn in seven days, as the monitor says now."""
-    plan = services.settings.plan(task)
-    return reviews_per_week(plan, is_raised(services, task))
+    plan = reviews.services.settings.plan(task)
+    return reviews_per_week(plan, is_raised(reviews, task))
 
 
-def is_raised(services: Services, task: str) -> bool:
+def is_raised(reviews: Reviews, task: str) -> bool:
     """Whether the raised budget is in force."""
-    snapshot = services.snapshot.current
+    snapshot = reviews.services.snapshot.current
     health, alias = snapshot.health.get(task), snapshot.aliases.get(task)
     if health is None or alias is None:
         return False
     canary = [alias.rollout.version] if alias.rollout is not None else []
-    return are_raised(health, [alias.leading, *canary], services.settings.plan(task))
+    return are_raised(health, [alias.leading, *canary], reviews.services.settings.plan(task))
 
 
 # ---- what is answered -----------------------------------------------------------------------------------
 
 
-async def task_of_review(services: Services, caller: Caller, request_id: str, metric: str) -> str | None:
+async def task_of_review(reviews: Reviews, caller: Caller, request_id: str, metric: str) -> str | None:
     """The task of a request that waits for review or has been reviewed, where this is an operator's or admin's
     judgement on it by the metric that reviewers are asked for; else None. Raises RedisError."""
     if caller.judges != "*":
         return None
-    task = await services.reviews.task_of(request_id) or await services.reviews.answered_task_of(request_id)
-    if task is None or task not in services.settings.tasks:
+    task = await reviews.store.task_of(request_id) or await reviews.store.answered_task_of(request_id)
+    if task is None or task not in reviews.services.settings.tasks:
         return None
-    wanted = services.settings.plan(task).feedback_metric
+    wanted = reviews.services.settings.plan(task).feedback_metric
     return task if wanted in (None, metric) else None
 
 
-async def note_answered(services: Services, task: str, request_id: str, feedback: Feedback, receipt: Receipt) -> None:
+async def note_answered(reviews: Reviews, task: str, request_id: str, feedback: Feedback, receipt: Receipt) -> None:
     """A review was judged, and that is stored: it waits no longer. Raises RedisError; sent again, it is noted then."""
     if receipt.given not in ("created", "same", "pending"):
         return
-    wrong = is_bad(badness(services.settings.feedback_metrics[feedback.metric], feedback.value))
-    known_seconds = services.settings.records.retention_seconds
-    if await services.reviews.answer(task, request_id, wrong, retention_seconds(services, task), known_seconds):
-        services.meters.reviews.add(1, task, "answered")
-        services.meters.review_cost_usd.add(settings_of(services, task).usd_each, task)
+    wrong = is_bad(badness(reviews.services.settings.feedback_metrics[feedback.metric], feedback.value))
+    known_seconds = reviews.services.settings.records.retention_seconds
+    if await reviews.store.answer(task, request_id, wrong, retention_seconds(reviews, task), known_seconds):
+        reviews.services.meters.reviews.add(1, task, "answered")
+        reviews.services.meters.review_cost_usd.add(settings_of(reviews, task).usd_each, task)

@@ -11,11 +11,11 @@ from pydantic import AfterValidator, Field
 from gateway.access import Body, Operator, known_task, not_blank
 from gateway.audit import enter_event
 from gateway.configuration.settings import FeedbackMetricSettings
-from gateway.endpoints import services_of
 from gateway.errors import Problem
+from gateway.feature import feature_of
 from gateway.features.reviews.job import budget_of, counted, retention_seconds, settings_of
+from gateway.features.reviews.reviews import Reviews
 from gateway.features.reviews.store import Counts, Leased, NoneLeft, Skip
-from gateway.services import Services
 
 router = APIRouter(tags=["reviewers"])
 TOLD_TASKS_MAX = 5
@@ -34,46 +34,46 @@ async def next_review(request: Request, reviewer: Operator, task: OfTask = None)
     """The review that has waited longest, leased to this key until `leased_until`. Who has one already gets that one
     again. Answered by `POST /v1/feedback`. Who was given it is in the audit.
     """
-    services = services_of(request)
-    counts = {name: await counted(services, name) for name in tasks_of(services, task)}
+    reviews = feature_of(request, Reviews)
+    counts = {name: await counted(reviews, name) for name in tasks_of(reviews, task)}
     none: dict[str, NoneLeft] = {}
     for name in sorted(counts, key=lambda name: counts[name].oldest_at or float("inf")):
-        lease_seconds, kept_seconds = settings_of(services, name).lease_seconds, retention_seconds(services, name)
-        found = await services.reviews.next(name, reviewer.public, lease_seconds, kept_seconds)
+        lease_seconds, kept_seconds = settings_of(reviews, name).lease_seconds, retention_seconds(reviews, name)
+        found = await reviews.store.next(name, reviewer.public, lease_seconds, kept_seconds)
         if isinstance(found, Leased):
             if found.new:
-                services.meters.reviews.add(1, name, "given")
+                reviews.services.meters.reviews.add(1, name, "given")
             if not found.entered:  # before its text is given: nobody reads one of whom the audit does not say so
-                await enter_event(services, reviewer, "review.give", found.review.request_id, {"task": name})
-                await services.reviews.note_entered(name, reviewer.public, found.review.request_id, kept_seconds)
-            told = _told(services, name, found, counts[name])
+                await enter_event(reviews.services, reviewer, "review.give", found.review.request_id, {"task": name})
+                await reviews.store.note_entered(name, reviewer.public, found.review.request_id, kept_seconds)
+            told = _told(reviews, name, found, counts[name])
             return Response(msgspec.json.encode(told), media_type="application/json")
         none[name] = found
-    raise Problem("no_review", _why_none(services, counts, none), None if task is None else "task")
+    raise Problem("no_review", _why_none(reviews, counts, none), None if task is None else "task")
 
 
 @router.post("/v1/reviews/{request_id}/skip")
 async def skip_review(request: Request, request_id: str, reviewer: Operator, body: SkipIn) -> dict[str, Any]:
     """Give a leased review back, unjudged. It is counted, with its reason."""
-    services = services_of(request)
-    task = await services.reviews.task_of(request_id)
+    reviews = feature_of(request, Reviews)
+    task = await reviews.store.task_of(request_id)
     skip = Skip(request_id=request_id, by=reviewer.public, reason=body.reason)
-    told = "gone" if task is None else await services.reviews.skip(task, skip, retention_seconds(services, task))
+    told = "gone" if task is None else await reviews.store.skip(task, skip, retention_seconds(reviews, task))
     if task is None or told == "gone":
         raise Problem("no_review", f"No request with the id {request_id[:80]!r} waits for review.", "request_id")
     if told == "other":
         raise Problem("state_conflict", "This review is not leased to you: ask /v1/reviews/next for one.", "request_id")
-    services.meters.reviews.add(1, task, "skipped")
+    reviews.services.meters.reviews.add(1, task, "skipped")
     return {"request_id": request_id, "task": task, "skipped": True}
 
 
-def tasks_of(services: Services, task: str | None) -> list[str]:
+def tasks_of(reviews: Reviews, task: str | None) -> list[str]:
     """The one that is named, or all. Raises Problem (404)."""
-    return sorted(services.settings.tasks) if task is None else [known_task(services, task)]
+    return sorted(reviews.services.settings.tasks) if task is None else [known_task(reviews.services, task)]
 
 
-def _told(services: Services, task: str, found: Leased, counts: Counts) -> dict[str, Any]:
-    name, metric = metric_of(services, task)
+def _told(reviews: Reviews, task: str, found: Leased, counts: Counts) -> dict[str, Any]:
+    name, metric = metric_of(reviews, task)
     return {
         "review": msgspec.to_builtins(found.review),
         "leased_until": found.until,
@@ -83,10 +83,10 @@ def _told(services: Services, task: str, found: Leased, counts: Counts) -> dict[
     }
 
 
-def metric_of(services: Services, task: str) -> tuple[str, FeedbackMetricSettings | None]:
+def metric_of(reviews: Reviews, task: str) -> tuple[str, FeedbackMetricSettings | None]:
     """What reviewers are asked to say: the task's labels; where it names none, the first metric that is declared."""
-    declared = services.settings.feedback_metrics
-    name = services.settings.plan(task).feedback_metric or next(iter(declared), "")
+    declared = reviews.services.settings.feedback_metrics
+    name = reviews.services.settings.plan(task).feedback_metric or next(iter(declared), "")
     return name, declared.get(name)
 
 
@@ -110,25 +110,25 @@ def _examples(request_id: str, name: str, metric: FeedbackMetricSettings | None)
     return [{**body, "value": right}, {**body, "value": wrong, **said}]
 
 
-def _why_none(services: Services, counts: dict[str, Counts], none: dict[str, NoneLeft]) -> str:
+def _why_none(reviews: Reviews, counts: dict[str, Counts], none: dict[str, NoneLeft]) -> str:
     """Why no review waits, in sentences."""
-    budgets = {task: budget_of(services, task) for task in none}
+    budgets = {task: budget_of(reviews, task) for task in none}
     told = [task for task in none if budgets[task] or counts[task].waiting] or list(none)[:1]
     if len(told) > TOLD_TASKS_MAX:
         return f"None of {len(told)} tasks has a review that waits for you. Name one to be told why."
     return (
-        " ".join(_why(services, task, budgets[task], counts[task], none[task]) for task in told) or "There is no task."
+        " ".join(_why(reviews, task, budgets[task], counts[task], none[task]) for task in told) or "There is no task."
     )
 
 
-def _why(services: Services, task: str, budget: int, counts: Counts, none: NoneLeft) -> str:
+def _why(reviews: Reviews, task: str, budget: int, counts: Counts, none: NoneLeft) -> str:
     if none.leased or none.skipped:
         return f"Of {task} {none.leased} reviews are leased to others, and {none.skipped} you have skipped."
     if not budget:
         return f"No request of {task} is drawn: tasks.{task}.monitor.reviews.per_week is 0."
     if counts.drawn >= budget:
         return f"No review of {task} waits, and the {budget} of seven days are drawn."
-    watched = services.snapshot.current.policy.watched.get(task)
+    watched = reviews.services.snapshot.current.policy.watched.get(task)
     if watched is None or not watched.review_share:
         return f"No request of {task} is drawn yet: the monitor has first to see how many come in a week."
     return f"No review of {task} waits: {100 * watched.review_share:.3g}% of its requests are drawn."

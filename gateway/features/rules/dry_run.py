@@ -73,7 +73,7 @@ async def try_rule(services: Services, one: Override) -> Tried:
     policy = services.snapshot.current.policy
     place: str | None = None
     for _ in range(READ_MAX // AT_ONCE):
-        records, place = await services.record_stream.newest(AT_ONCE, place)
+        records, place = await services.flow.stream.newest(AT_ONCE, place)
         part = [record for record in records if record.purpose == "serve" and record.task is not None]
         part = part[: REQUESTS_MAX - tried.looked_at]
         bodies = [services.recent.get(record.id) for record in part]

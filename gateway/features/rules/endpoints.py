@@ -8,9 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, known_task
+from gateway.access import OBJECTS_MAX, Admin, Body, Moment, Operator, Short, conflicts, known_task, services_of
 from gateway.audit import audited
-from gateway.endpoints import services_of
 from gateway.errors import Problem
 from gateway.features.rules.dry_run import try_rule
 from gateway.four_eyes import see_that_another_pushed
@@ -85,7 +84,7 @@ def _doubts(services: Services, body: OverrideIn) -> list[str]:
 
 async def rules_to(services: Services, version: str) -> list[str]:
     """The names of rules that are not over and send to a version. Raises RedisError."""
-    rules, now = await services.overrides.all(), time.time()
+    rules, now = await services.objects.overrides.all(), time.time()
     return sorted(name for name, raw in rules.items() if raw.get("version") == version and not _is_over(raw, now))
 
 
@@ -112,7 +111,7 @@ async def list_overrides(request: Request, _: Operator) -> dict[str, Any]:
     stays until it is deleted.
     """
     services = services_of(request)
-    rules, now = sorted((await services.overrides.all()).items()), time.time()
+    rules, now = sorted((await services.objects.overrides.all()).items()), time.time()
     states = {name: version.state for name, version in services.snapshot.current.versions.items()}
     return {
         "overrides": [
@@ -138,15 +137,15 @@ async def set_override(request: Request, name: str, body: OverrideIn, admin: Adm
     version = services.snapshot.current.versions.get(body.version or "")
     if version is not None:
         await see_that_another_pushed(services, admin, version, "send to it")
-    generation = await services.overrides.generation(name)
-    before = await services.overrides.get(name)
-    if before is None and len(await services.overrides.all()) >= OBJECTS_MAX:
+    generation = await services.objects.overrides.generation(name)
+    before = await services.objects.overrides.get(name)
+    if before is None and len(await services.objects.overrides.all()) >= OBJECTS_MAX:
         raise Problem("state_conflict", f"There are {OBJECTS_MAX} rules already.")
     value = body.model_dump(exclude_none=True)
     step = audited(services, admin)
     step.note("override.set", name, before, value, generation=generation + 1)
     with conflicts():
-        generation = await step.take([Change(services.overrides, name, value, generation)])
+        generation = await step.take([Change(services.objects.overrides, name, value, generation)])
     await services.snapshot.refresh()
     return {"id": name, **value, "generation": generation, "warnings": _doubts(services, body)}
 
@@ -164,13 +163,13 @@ async def try_override(request: Request, name: str, body: OverrideIn, _: Admin) 
 async def delete_override(request: Request, name: str, admin: Admin) -> dict[str, Any]:
     """Remove a rule."""
     services = services_of(request)
-    generation = await services.overrides.generation(name)
-    before = await services.overrides.get(name)
+    generation = await services.objects.overrides.generation(name)
+    before = await services.objects.overrides.get(name)
     if before is None:
         raise Problem("not_found", f"There is no rule {name[:80]!r}.")
     step = audited(services, admin)
     step.note("override.delete", name, before, None, generation=generation + 1)
     with conflicts():
-        generation = await step.take([Change(services.overrides, name, None, generation)])
+        generation = await step.take([Change(services.objects.overrides, name, None, generation)])
     await services.snapshot.refresh()
     return {"id": name, "generation": generation}

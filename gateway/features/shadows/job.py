@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from gateway.errors import Problem
 from gateway.features.reviews.job import offer_review
 from gateway.features.shadows.judges import Judges
+from gateway.features.shadows.shadows import Shadows
 from gateway.features.shadows.trials import ShadowJob, text_of
 from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.demands import is_foreign
 from gateway.path.ledger import Ledger, settle_shadow
 from gateway.path.own_requests import ask_beside, has_room
-from gateway.services import Services
 from monitoring.evaluation.comparing import normal
 from monitoring.ids import digest
 from monitoring.records import PairRecord, Record
@@ -37,75 +37,75 @@ LOOKED_INTO = frozenset({"suspect", "degraded"})
 """Verdicts on a version for which its previous version is to have evidence of its own."""
 
 
-def offer_copies(services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+def offer_copies(shadows: Shadows, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
     """Have shadows answer a request too whose answer was watched, once that has been sent; note what it says."""
     choice, record = answer.choice, ledger.record
     if record.reviewed:
-        offer_review(services, body, answer, record)
+        offer_review(shadows.reviews, body, answer, record)
     text = text_of(answer.kept, body.stream) if answer.kept is not None and body.choices == 1 else None
     if record.shadowed and (text is None or answer.mixed):
-        _drop(services, choice, None)
+        _drop(shadows, choice, None)
     if text is None:
         return
     if record.contract_kept is None and not is_foreign(choice):
         version = choice.version or choice.general_prompt_of
-        record.contract_kept = services.judging.contract_kept(version, text) if version is not None else None
-    record.text_digest = digest(services.digest_secret, normal(text))
-    if services.trials.on_trial(policy, choice):
-        offer_to_shadows(services, policy, body, choice, record, text)
+        record.contract_kept = shadows.services.judging.contract_kept(version, text) if version is not None else None
+    record.text_digest = digest(shadows.services.digest_secret, normal(text))
+    if shadows.trials.on_trial(policy, choice):
+        offer_to_shadows(shadows, policy, body, choice, record, text)
     if record.shadowed and not answer.mixed:
-        _offer_to_other_arms(services, policy, body, choice, ledger, text)
+        _offer_to_other_arms(shadows, policy, body, choice, ledger, text)
 
 
 def offer_to_shadows(
-    services: Services, policy: Policy, body: RequestBody, choice: Choice, record: Record, text: str
+    shadows: Shadows, policy: Policy, body: RequestBody, choice: Choice, record: Record, text: str
 ) -> None:
     """Have the task's shadows answer a request too that this choice's version has answered with `text`."""
     assert choice.task is not None, "that is what on_trial() looks for"
     assert choice.version is not None, "that is what on_trial() looks for"
-    told = digest(services.digest_secret, normal(text))
+    told = digest(shadows.services.digest_secret, normal(text))
     pair = PairRecord(choice.version.name, record.contract_kept, told, served_stack=record.stack, caller=record.caller)
     for name, share in policy.aliases[choice.task.name].shadow.items():
-        if name == choice.version.name or services.moment(0.0).draw >= share:
+        if name == choice.version.name or shadows.services.moment(0.0).draw >= share:
             continue
-        if not services.trials.offer(ShadowJob(name, share, policy, body, choice, record, text, pair)):
-            _drop(services, choice, name)
+        if not shadows.trials.offer(ShadowJob(name, share, policy, body, choice, record, text, pair)):
+            _drop(shadows, choice, name)
 
 
-def offer_rejected(services: Services, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
+def offer_rejected(shadows: Shadows, policy: Policy, body: RequestBody, answer: Answer, ledger: Ledger) -> None:
     """The same for an answer that was rejected before it was sent: else shadows would meet only what was answered well.
 
     Only for one that was there as a whole, and is a text. Where both arms are to answer, it is that of its version.
     """
     choice, record = answer.choice, ledger.record
-    if body.choices != 1 or not answer.judged_whole or not services.trials.watches(policy, choice, record):
+    if body.choices != 1 or not answer.judged_whole or not shadows.trials.watches(policy, choice, record):
         return
     said = answer.reading.answered(True).said if answer.reading is not None else ()
     if not said or said[0].calls:
         return
     if record.shadowed and choice.version is not None and not answer.mixed:
         ledger.turned_down = (choice.version.name, said[0].text)
-    if services.trials.on_trial(policy, choice):
-        offer_to_shadows(services, policy, body, choice, record, said[0].text)
+    if shadows.trials.on_trial(policy, choice):
+        offer_to_shadows(shadows, policy, body, choice, record, said[0].text)
 
 
 def _offer_to_other_arms(
-    services: Services, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, text: str
+    shadows: Shadows, policy: Policy, body: RequestBody, choice: Choice, ledger: Ledger, text: str
 ) -> None:
     """Have those answer a request too that could have answered it in the place of who did."""
     record, turned_down = ledger.record, ledger.turned_down
     served = choice.version.name if choice.version is not None else None
     kept, told = record.contract_kept, record.text_digest
-    for name in _other_arms(services, policy, choice, served):
+    for name in _other_arms(shadows, policy, choice, served):
         arm = "general" if name is None else "version"
         pair = PairRecord(served or "", kept, told, arm, served_stack=record.stack, caller=record.caller)
         said = turned_down[1] if turned_down is not None and turned_down[0] == name else None
         probability = record.shadow_probability or 0.0
-        if not services.trials.offer(ShadowJob(name, probability, policy, body, choice, record, text, pair, said)):
-            _drop(services, choice, name)
+        if not shadows.trials.offer(ShadowJob(name, probability, policy, body, choice, record, text, pair, said)):
+            _drop(shadows, choice, name)
 
 
-def _other_arms(services: Services, policy: Policy, choice: Choice, served: str | None) -> Iterator[str | None]:
+def _other_arms(shadows: Shadows, policy: Policy, choice: Choice, served: str | None) -> Iterator[str | None]:
     """The versions that are to answer beside the one that was `served`, None for general.
 
     They are general where the version that it was led to answered, else that version; and the previous version, where
@@ -118,7 +118,7 @@ def _other_arms(services: Services, policy: Policy, choice: Choice, served: str 
         yield led_to.name
     elif task.fallback_pool is not None:
         yield None
-    health = services.snapshot.current.health.get(task.name)
+    health = shadows.services.snapshot.current.health.get(task.name)
     found = health.versions.get(led_to.name) if health is not None else None
     alias = policy.aliases.get(task.name)
     previous_version = alias.previous_version if alias is not None else None
@@ -129,64 +129,66 @@ def _other_arms(services: Services, policy: Policy, choice: Choice, served: str 
         or found.verdict not in LOOKED_INTO
     ):
         return
-    if any(previous_version in replica.loaded for replica in services.fleet.replicas.values()):
+    if any(previous_version in replica.loaded for replica in shadows.services.fleet.replicas.values()):
         yield previous_version
 
 
-def _drop(services: Services, choice: Choice, version: str | None) -> None:
-    services.meters.shadow_requests.add(1, choice.task.name if choice.task else "", version or "", "dropped")
+def _drop(shadows: Shadows, choice: Choice, version: str | None) -> None:
+    shadows.services.meters.shadow_requests.add(1, choice.task.name if choice.task else "", version or "", "dropped")
 
 
-async def run_shadows(services: Services) -> None:
+async def run_shadows(shadows: Shadows) -> None:
     """Have shadows answer what is queued. Runs until cancelled."""
-    judges = Judges(services)
+    judges = Judges(shadows)
     async with asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE_MAX):
-            group.create_task(_run_one_by_one(services, judges))
+            group.create_task(_run_one_by_one(shadows, judges))
 
 
-async def _run_one_by_one(services: Services, judges: Judges) -> None:
+async def _run_one_by_one(shadows: Shadows, judges: Judges) -> None:
     while True:
-        job = await services.trials.next()
+        job = await shadows.trials.next()
         try:
-            await _run(services, judges, job)
+            await _run(shadows, judges, job)
         except Exception:
             log.exception("a shadow request failed", extra={"request_id": job.record.id})
 
 
-async def _run(services: Services, judges: Judges, job: ShadowJob) -> None:
+async def _run(shadows: Shadows, judges: Judges, job: ShadowJob) -> None:
     """One shadow request: sent, compared, recorded and paid for as a shadow. Its failure is an outcome like others."""
-    view = services.fleet.view()
+    view = shadows.services.fleet.view()
     version = view.versions.get(job.version) if job.version is not None else None
     if job.version is not None and version is None:
         return  # it was deleted meanwhile
-    found = _known(services, job, version) if job.said is not None else await _asked(services, job, view, version)
+    found = _known(shadows, job, version) if job.said is not None else await _asked(shadows, job, view, version)
     if found is None:
-        _drop(services, job.choice, job.version)
+        _drop(shadows, job.choice, job.version)
         return
     ledger, text = found
     if text is not None:
-        outcome = _compare(services, job, version, text, ledger.record)
+        outcome = _compare(shadows, job, version, text, ledger.record)
     else:  # a call of a tool, which is no text: it differs from one
         outcome = "differed" if ledger.record.outcome == "ok" else "failed"
     if job.pair.arm is not None:
         await judges.judge(job, text, ledger.record)
-    settle_shadow(services, ledger, time.monotonic(), outcome)
+    settle_shadow(shadows.services, ledger, time.monotonic(), outcome)
 
 
 async def _asked(
-    services: Services, job: ShadowJob, view: FleetView, version: VersionView | None
+    shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None
 ) -> tuple[Ledger, str | None] | None:
     """What the shadow says, None where it failed or says no text; None at all where it can't be asked now."""
-    choice = _choice(services, job, view, version)
+    choice = _choice(shadows, job, view, version)
     if choice is None:
         return None
     body = job.body.whole()
     try:
-        sent = body.for_engine(choice, services.judging.form(body, choice))
+        sent = body.for_engine(choice, shadows.services.judging.form(body, choice))
     except Problem:  # its engine can't give the answer the form that was asked for
         return None
-    ledger, answer, fault = await ask_beside(services, choice, body, sent, _record(services, job), job.policy.limits)
+    ledger, answer, fault = await ask_beside(
+        shadows.services, choice, body, sent, _record(shadows, job), job.policy.limits
+    )
     ledger.record.probability = job.probability
     if fault is not None:
         return ledger, None
@@ -194,15 +196,15 @@ async def _asked(
     return ledger, text_of([answer.body], stream=False)
 
 
-def _choice(services: Services, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:
+def _choice(shadows: Shadows, job: ShadowJob, view: FleetView, version: VersionView | None) -> Choice | None:
     """Where a shadow request goes now; None where it may go nowhere, or there is no room for it."""
     pool = view.pools.get((version.pool if version is not None else job.task.fallback_pool) or "")
     if pool is None or not job.task.reaches(pool.name) or (version is not None and version.state in OUT_OF_SERVICE):
         return None
     now = time.monotonic()
     name = version.name if version is not None else None
-    replica = pick(pool, name, view.in_flight, now, services.moment(now).draw, spare_open=True)
-    if isinstance(replica, str) or not has_room(services, view, replica):
+    replica = pick(pool, name, view.in_flight, now, shadows.services.moment(now).draw, spare_open=True)
+    if isinstance(replica, str) or not has_room(shadows.services, view, replica):
         return None
     general_prompt_of = job.choice.led_to if version is None else None
     return dataclasses.replace(
@@ -210,9 +212,9 @@ def _choice(services: Services, job: ShadowJob, view: FleetView, version: Versio
     )
 
 
-def _known(services: Services, job: ShadowJob, version: VersionView | None) -> tuple[Ledger, str | None]:
+def _known(shadows: Shadows, job: ShadowJob, version: VersionView | None) -> tuple[Ledger, str | None]:
     """What a version has said already, and was not sent: it costs nothing more."""
-    record = _record(services, job)
+    record = _record(shadows, job)
     record.task, record.reason = job.task.name, job.choice.reason
     record.version = version.name if version is not None else None
     record.pool = version.pool if version is not None else None
@@ -222,10 +224,10 @@ def _known(services: Services, job: ShadowJob, version: VersionView | None) -> t
     return Ledger(record, time.monotonic(), None), job.said
 
 
-def _record(services: Services, job: ShadowJob) -> Record:
+def _record(shadows: Shadows, job: ShadowJob) -> Record:
     primary = job.record
     return Record(
-        id=services.ids.make(""),
+        id=shadows.services.ids.make(""),
         at=time.time(),
         endpoint=primary.endpoint,
         caller="",
@@ -237,10 +239,10 @@ def _record(services: Services, job: ShadowJob) -> Record:
     )
 
 
-def _compare(services: Services, job: ShadowJob, version: VersionView | None, text: str, record: Record) -> str:
+def _compare(shadows: Shadows, job: ShadowJob, version: VersionView | None, text: str, record: Record) -> str:
     of_contract = version or job.choice.led_to
     if of_contract is not None and not is_foreign(job.choice):
-        record.contract_kept = services.judging.contract_kept(of_contract, text)
-    record.text_digest = digest(services.digest_secret, normal(text))
+        record.contract_kept = shadows.services.judging.contract_kept(of_contract, text)
+    record.text_digest = digest(shadows.services.digest_secret, normal(text))
     record.agrees = normal(text) == normal(job.text)
     return "agreed" if record.agrees else "differed"

@@ -18,12 +18,12 @@ from typing import Literal
 import msgspec
 
 from gateway.configuration.monitor import JudgeSettings
+from gateway.features.shadows.shadows import Shadows
 from gateway.features.shadows.trials import ShadowJob, text_of
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.formats.selectors import text_of as text_in
 from gateway.path.demands import is_foreign
 from gateway.path.own_requests import ask_beside, has_room
-from gateway.services import Services
 from monitoring.evaluation.forms import Form
 from monitoring.ids import digest
 from monitoring.records import PairRecord, Record
@@ -60,21 +60,21 @@ class Rest:
 class Judges:
     """Judges pairs. Owner of how each task's model that judges has done lately; one for each gateway."""
 
-    def __init__(self, services: Services) -> None:
-        self._house = services
+    def __init__(self, shadows: Shadows) -> None:
+        self._shadows = shadows
         self._rests: dict[str, Rest] = {}
 
     async def judge(self, job: ShadowJob, text: str | None, shadow: Record) -> None:
         """Note in a pair what is known of both its answers. `text` is the shadow's; None: it failed, or says none."""
-        task = self._house.settings.tasks.get(job.task.name)
+        task = self._shadows.services.settings.tasks.get(job.task.name)
         settings = task.monitor.judge if task is not None else JudgeSettings()
         form, pair = settings.form(), job.pair
         pair.judge = form.name
-        pair.served_digest = form.digest(self._house.digest_secret, job.text) or ""
-        pair.judge_digest = judge_digest(self._house, settings) if settings.kind == "model" else None
+        pair.served_digest = form.digest(self._shadows.services.digest_secret, job.text) or ""
+        pair.judge_digest = judge_digest(self._shadows, settings) if settings.kind == "model" else None
         outcome = "passed_over" if shadow.outcome == "ok" else "failed"
         if text is not None:
-            pair.digest = form.digest(self._house.digest_secret, text) or ""
+            pair.digest = form.digest(self._shadows.services.digest_secret, text) or ""
             if not is_foreign(job.choice):
                 _by_contract(pair, shadow)
             if settings.kind == "model":
@@ -82,13 +82,13 @@ class Judges:
             else:
                 outcome = _by_agreement(pair, form.of(text), form.of(job.text))
         version = job.choice.led_to.name if job.choice.led_to is not None else ""
-        self._house.meters.pairs.add(1, job.task.name, job.version or version, outcome)
+        self._shadows.services.meters.pairs.add(1, job.task.name, job.version or version, outcome)
 
     async def _by_model(self, job: ShadowJob, settings: JudgeSettings, form: Form, text: str) -> str:
         """Have a model judge each arm's answer for itself, in the order that is drawn; the same answers as one."""
         pair, same = job.pair, form.of(text) == form.of(job.text)
         found: dict[bool, bool | None] = {False: pair.right, True: pair.served_right}
-        served_first = self._house.moment(0.0).draw < 0.5
+        served_first = self._shadows.services.moment(0.0).draw < 0.5
         for served in (served_first, not served_first):
             if found[served] is None:
                 answer = job.text if served else text
@@ -129,25 +129,25 @@ class Judges:
 
     async def _verdict(self, job: ShadowJob, settings: JudgeSettings, answer: str) -> bool | str | None:
         """Its verdict, else a word on its failure; None where it has no room, or the texts are too long for it."""
-        services, task = self._house, job.task
-        pool = services.fleet.view().pools.get(settings.pool or services.settings.general_pool)
+        shadows, task = self._shadows, job.task
+        pool = shadows.services.fleet.view().pools.get(settings.pool or shadows.services.settings.general_pool)
         if pool is None or not task.reaches(pool.name):
-            return f"the task may not reach the pool {settings.pool or services.settings.general_pool!r}"
+            return f"the task may not reach the pool {settings.pool or shadows.services.settings.general_pool!r}"
         general_prompt = job.choice.led_to.general_prompt.system if job.choice.led_to is not None else ""
         asked = conversation(job.body)
         if len(general_prompt) + len(asked) + len(answer) > JUDGED_CHARACTERS_MAX:
             return None
-        view, now = services.fleet.view(), time.monotonic()
-        replica = pick(pool, None, view.in_flight, now, services.moment(now).draw, spare_open=True)
+        view, now = shadows.services.fleet.view(), time.monotonic()
+        replica = pick(pool, None, view.in_flight, now, shadows.services.moment(now).draw, spare_open=True)
         if isinstance(replica, str):
             return None if replica == "overload" else f"no replica of the pool {pool.name!r} can be asked"
-        if not has_room(services, view, replica):
+        if not has_room(shadows.services, view, replica):
             return None
         choice = dataclasses.replace(
             job.choice, version=None, pool=pool, replica=replica, general_prompt_of=None, system=None, findings=()
         )
-        request_id = services.ids.make("")
-        number = digest(services.digest_secret, f"judged {request_id}".encode())[:16]
+        request_id = shadows.services.ids.make("")
+        number = digest(shadows.services.digest_secret, f"judged {request_id}".encode())[:16]
         return await self._say(job, choice, settings, request_id, question_of(number, general_prompt, asked, answer))
 
     async def _say(
@@ -155,7 +155,7 @@ class Judges:
     ) -> bool | str | None:
         """Ask it once, at no temperature; its verdict, or a word on its failure; None where the texts do not fit its
         engine. The cost is booked as shadow."""
-        services = self._house
+        shadows = self._shadows
         fields = {
             "model": choice.engine_model,
             "messages": [
@@ -169,10 +169,10 @@ class Judges:
         body.cache_salt = job.body.cache_salt
         record = Record(id=request_id, at=time.time(), endpoint="chat", caller="", model_asked="", purpose="shadow")
         sent = body.for_engine(choice, constraint(choice.pool.engine))
-        ledger, answer, fault = await ask_beside(services, choice, body, sent, record, job.policy.limits)
+        ledger, answer, fault = await ask_beside(shadows.services, choice, body, sent, record, job.policy.limits)
         cost = ledger.record.cost_usd
         if cost is not None:
-            services.meters.cost_usd.add(cost, job.task.name, "", choice.pool.name, "shadow")
+            shadows.services.meters.cost_usd.add(cost, job.task.name, "", choice.pool.name, "shadow")
             job.pair.judge_usd = (job.pair.judge_usd or 0.0) + cost
         if fault == "too_long":
             return None
@@ -182,13 +182,13 @@ class Judges:
         return "it says neither yes nor no" if verdict is None else verdict
 
 
-def judge_digest(services: Services, settings: JudgeSettings) -> str | None:
+def judge_digest(shadows: Shadows, settings: JudgeSettings) -> str | None:
     """`sha256:<hex>` of the model that judges and of what it is told; None where there is no such pool.
 
     The build of its engine is no part of that: replicas of one pool may have several, whose word is the same judge's.
     """
-    name = settings.pool or services.settings.general_pool
-    pool, base = services.fleet.view().pools.get(name), services.stacks.get(name)
+    name = settings.pool or shadows.services.settings.general_pool
+    pool, base = shadows.services.fleet.view().pools.get(name), shadows.services.stacks.get(name)
     if pool is None or base is None:
         return None
     parts = (pool.base_model, base.base_fingerprint, base.chat_template, settings.prompt or PROMPT)

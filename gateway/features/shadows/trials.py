@@ -59,11 +59,10 @@ class ShadowJob:
 class Trials:
     """Which answers are looked at. Owner of the queue of shadow requests."""
 
-    def __init__(self, secret: bytes = b"") -> None:
-        """`secret` is what requests are drawn with."""
+    def __init__(self, secret: bytes, reviews: ReviewQueue) -> None:
+        """`secret` is what requests are drawn with; `reviews` knows whether a task's budget is spent."""
         self._secret = secret
-        self.reviews = ReviewQueue()
-        """What was drawn for review; it knows whether a task's budget is spent."""
+        self._reviews = reviews
         self._jobs: asyncio.Queue[ShadowJob] = asyncio.Queue(QUEUE_MAX)
         self._bytes = 0
 
@@ -86,7 +85,7 @@ class Trials:
         if watched.shadow_share > 0.0:
             record.shadow_probability = watched.shadow_share
             record.shadowed = shadow < watched.shadow_share
-        if watched.review_share > 0.0 and self.reviews.open(task.name):
+        if watched.review_share > 0.0 and self._reviews.open(task.name):
             record.review_probability = watched.review_share
             record.reviewed = review < watched.review_share
 

@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.admin.audit_heads import Head, line_of, signed
-from gateway.app import open_services
+from gateway.app import open_gateway
 from gateway.configuration.settings import Settings
 from gateway.errors import SettingsError
 from monitoring.audit import STREAM
@@ -155,5 +155,5 @@ async def test_a_key_that_can_not_sign_is_told_at_the_start(configure: Configure
     for path in (key, tmp_path / "missing.pem"):
         audit = {"head_key_file": path, "head_file": tmp_path / "heads.jsonl"}
         with pytest.raises(SettingsError, match="head_key_file"):
-            async with open_services(Settings(**configure(audit=audit))):
+            async with open_gateway(Settings(**configure(audit=audit))):
                 pass

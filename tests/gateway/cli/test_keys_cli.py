@@ -69,8 +69,8 @@ async def test_a_key_may_have_unknown_fields_dropped(gateway: RunningGateway, ap
 
 async def test_an_admin_key_of_another_owner_is_approved(gateway: RunningGateway, apprentice: Command) -> None:
     public = (await gateway.admin_of("bert"))[7:19]
-    raw = await gateway.services.callers.get(public)
-    await gateway.services.callers.put(public, {**(raw or {}), "pending": "bert"})
+    raw = await gateway.services.objects.callers.get(public)
+    await gateway.services.objects.callers.put(public, {**(raw or {}), "pending": "bert"})
     row = next(line for line in (await ok(apprentice, "keys", "list")).out.splitlines() if line.startswith(public))
     assert "bert" in row
     assert "admin, not approved" in row
@@ -151,7 +151,7 @@ async def test_keys_from_before_there_were_limits_are_read_and_differ_in_nothing
 ) -> None:
     key = await gateway.key(name="shop", owner="shop")
     public = key.split("-")[2]
-    raw = await gateway.services.callers.get(public)
+    raw = await gateway.services.objects.callers.get(public)
     assert raw is not None
     assert sorted(raw) == ["expires_at", "models", "name", "role", "secret_digest"]
     path = tmp_path / "state.json"

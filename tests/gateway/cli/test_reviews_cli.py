@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from gateway.features.quality.quality import Quality
+from gateway.features.reviews.reviews import Reviews
 from monitoring.quality.verdicts.health import TaskHealth, VersionHealth
 from tests.fakes.engine import FakeEngine
 from tests.gateway.cli.conftest import Command, command_for, ok
@@ -31,7 +33,7 @@ async def gateway(
     small.answers["returns@v1"] = "No.\nIt is cracked."
     async with run_gateway(configure(tasks=tasks)) as running:
         await running.place(make_adapter(1))
-        await running.services.health.put("returns", TaskHealth(review_share=1.0), 0)
+        await running.features[Quality].store.put("returns", TaskHealth(review_share=1.0), 0)
         await running.services.snapshot.refresh()
         yield running
 
@@ -46,7 +48,7 @@ async def drawn(gateway: RunningGateway) -> str:
     async with gateway.http() as http:
         request_id: str = (await http.post("/v1/chat/completions", json=ASK)).headers["x-request-id"]
     async with asyncio.timeout(10):
-        while await gateway.services.reviews.task_of(request_id) is None:
+        while await gateway.features[Reviews].store.task_of(request_id) is None:
             await asyncio.sleep(0.005)
     return request_id
 
@@ -106,9 +108,9 @@ async def test_a_budget_that_nothing_raises_is_not_called_raised(
     monitor = services.settings.tasks["returns"].monitor.model_copy(update={"reviews": reviews})
     task = services.settings.tasks["returns"].model_copy(update={"monitor": monitor})
     services.settings.tasks["returns"] = task
-    _, generation = await services.health.of("returns")
+    _, generation = await gateway.features[Quality].store.of("returns")
     suspected = TaskHealth(versions={"returns@v1": VersionHealth(verdict="suspect")})
-    await services.health.put("returns", suspected, generation)
+    await gateway.features[Quality].store.put("returns", suspected, generation)
     await services.snapshot.refresh()
     said = await ok(apprentice, "reviews", "list")
     assert ("(raised)" in said.out) == raised

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.features.retraining.retraining import RetrainingRequests
 from monitoring.evaluation.dataset import DatasetLimits, DatasetReader
 from monitoring.quality.verdicts.health import StreamReport
 from monitoring.quality.verdicts.retraining import Retraining
@@ -71,7 +72,7 @@ async def test_release_closes_the_request_to_train_that_the_pin_opened(
 ) -> None:
     pin = ("tasks", "pin", "returns", "returns@v1", "--verdict", "degraded", "--reason", "The season.")
     await ok(apprentice, *pin)
-    store = gateway.services.retraining
+    store = gateway.features[RetrainingRequests].store
     for name, action in (("by-the-pin", "19d5f0a1-0"), ("by-a-person", None)):
         one = Retraining(
             id=name, task="returns", version="returns@v1", opened_at=time.time() + 1, by="x", because="x", action=action

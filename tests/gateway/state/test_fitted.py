@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.features.fitting.samples import SAMPLE_KEY, WAIT_SECONDS_MAX, Samples, Waiting
 from gateway.state.audited_step import AuditedStep
-from gateway.state.fitted import FittedError, FittedStore, Fitting, calibrated_apart
+from gateway.state.fitted import FittedError, FittedStore, FittingStatus, calibrated_apart
 from gateway.state.snapshot import Deployed, SnapshotKeeper
 from monitoring.audit import Audit
 from router.confidence import NAMES, Calibration, ConfidenceModel
@@ -114,7 +114,7 @@ async def test_how_far_a_fitting_is_is_told_to_people_and_raises_no_generation(
 ) -> None:
     await store.put(V1, "confidence", b"{}", "admin", {})
     before = await redis.get(GENERATION_KEY)
-    await store.say(V1, "scope", Fitting(state="fitting", progress=0.5, stage="fitting", by="admin"))
+    await store.say(V1, "scope", FittingStatus(state="fitting", progress=0.5, stage="fitting", by="admin"))
     shown = await store.shown(V1, "user_turns")
     assert (shown["scope"]["progress"], shown["scope"]["model"]) == (0.5, None)
     assert shown["confidence"]["state"] == "ready"

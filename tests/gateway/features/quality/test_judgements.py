@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from gateway.features.quality.store import HealthStore
+from gateway.state.quality_store import HealthStore
 from monitoring.quality.verdicts.health import STREAMS, ArmReport, Judgement, StreamReport, Summary
 
 MANY = 300

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.features.evaluations.evaluations import Evaluations
 from gateway.features.evaluations.store import Evaluation, Gate
-from gateway.services import Services
 from gateway.state.audited_step import Drafts
 from gateway.state.redis import redis_time
 from monitoring.quality.detectors.baselines import Baseline, counted
@@ -33,7 +33,7 @@ def counts_of(one: Evaluation) -> tuple[int, int] | None:
     return (of - right, of) if isinstance(right, int) and isinstance(of, int) and one.status == "done" else None
 
 
-async def gate_of(services: Services, one: Evaluation) -> Gate | None:
+async def gate_of(evaluations: Evaluations, one: Evaluation) -> Gate | None:
     """Whether an evaluation that has ended is its version's gate; None where it did not ask it. Raises RedisError."""
     counts = counts_of(one)
     if counts is None:
@@ -42,7 +42,7 @@ async def gate_of(services: Services, one: Evaluation) -> Gate | None:
         found = counted("gate", *counts, 0.0, "system", "")
     except ValueError as error:
         return Gate(taken=False, because=f"It is no baseline: {error}")
-    why_not = await _why_not(services, one)
+    why_not = await _why_not(evaluations, one)
     if why_not is not None:
         command = f"apprentice tasks baseline {one.task} {one.version} {STREAM} --evaluation {one.id}"
         return Gate(taken=False, because=f"{why_not} `{command}` makes it one.")
@@ -50,16 +50,16 @@ async def gate_of(services: Services, one: Evaluation) -> Gate | None:
     return Gate(taken=True, because=f"It is the baseline of {one.version}'s {STREAM} labels: {most}.")
 
 
-async def _why_not(services: Services, one: Evaluation) -> str | None:
+async def _why_not(evaluations: Evaluations, one: Evaluation) -> str | None:
     """Why no evaluation becomes the version's baseline by itself now, as a sentence. Raises RedisError."""
-    snapshot = await services.snapshot.refresh()
+    snapshot = await evaluations.services.snapshot.refresh()
     version, alias = snapshot.versions.get(one.version), snapshot.aliases.get(one.task)
-    held = await _held(services, one.version)
+    held = await _held(evaluations, one.version)
     if version is None or held is None:
         return f"It is no baseline: {one.version}, or what is set for it, can't be read."
     if STREAM in held:
         return f"It is no baseline: {one.version} has one already ({held[STREAM].source})."
-    judged = (await services.health.judgements()).get(one.version)
+    judged = (await evaluations.quality_store.judgements()).get(one.version)
     has_led = alias is not None and one.version in alias.previous
     if version.state in LIVE or has_led or (judged is not None and judged.requests + judged.labels > 0):
         return f"It is no baseline: {one.version} was live by then, and might have been judged by what it got wrong."
@@ -69,39 +69,44 @@ async def _why_not(services: Services, one: Evaluation) -> str | None:
     return None
 
 
-async def take_gate(services: Services, evaluation: str) -> None:
+async def take_gate(evaluations: Evaluations, evaluation: str) -> None:
     """Hold a version's reviewed labels against this evaluation, if it is the gate and there is nothing else yet.
 
     Done again it changes nothing. Raises RedisError: then whoever runs evaluations next does it.
     """
-    one = await services.evaluations.get(evaluation)
+    one = await evaluations.store.get(evaluation)
     counts = counts_of(one) if one is not None and one.gate is not None and one.gate.taken else None
     if one is None or counts is None:
         return
-    drafts = Drafts(services.redis, services.audit)
+    drafts = Drafts(evaluations.services.redis, evaluations.services.audit)
     while True:
-        generation = (await services.baselines.generations()).get(one.version, 0)
-        held = await _held(services, one.version)
+        generation = (await evaluations.services.objects.baselines.generations()).get(one.version, 0)
+        held = await _held(evaluations, one.version)
         if held is None or STREAM in held:
             return
-        found = counted("gate", *counts, await redis_time(services.redis), "system", f"evaluation {one.id}")
+        found = counted("gate", *counts, await redis_time(evaluations.services.redis), "system", f"evaluation {one.id}")
         after = msgspec.to_builtins({**held, STREAM: found})
         told = {"stream": STREAM, **after[STREAM]}
         noted = drafts.change(
-            services.audit.draft("system", "monitor.baseline", one.version, after=told, generation=generation + 1)
+            evaluations.services.audit.draft(
+                "system", "monitor.baseline", one.version, after=told, generation=generation + 1
+            )
         )
         try:
-            await change_together(services.redis, [Change(services.baselines, one.version, after, generation), noted])
+            await change_together(
+                evaluations.services.redis,
+                [Change(evaluations.services.objects.baselines, one.version, after, generation), noted],
+            )
         except Stale:
             continue  # an admin has set one at this moment: it is looked at again
         await drafts.enter(noted.name)
         return
 
 
-async def _held(services: Services, version: str) -> dict[str, Baseline] | None:
+async def _held(evaluations: Evaluations, version: str) -> dict[str, Baseline] | None:
     """What is set for a version, by stream; None where it can't be read."""
     try:
-        return msgspec.convert(await services.baselines.get(version) or {}, dict[str, Baseline])
+        return msgspec.convert(await evaluations.services.objects.baselines.get(version) or {}, dict[str, Baseline])
     except UNREADABLE as error:
         log.warning("what is set for %s can't be read, and no gate is taken: %s", version, error)
         return None

@@ -11,7 +11,7 @@ BODIES_MAX = 1000
 """A rule is tried on no more requests than that."""
 
 
-class Recent:
+class RecentBodies:
     """The bodies of this gateway's latest requests by their ids, up to so many bytes as sent; 0 keeps none.
 
     Bytes are kept, and read again by who asks: what was made of them would cost each later request some 10 µs.

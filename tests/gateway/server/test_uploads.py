@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Problem
-from gateway.features.releases.uploads import FIELDS, FILES, UploadLimits, Uploads, is_upload
+from gateway.server.uploads import FIELDS, FILES, UploadLimits, Uploads, is_upload
 from gateway.server.wire import Message
 from serving.adapters.store import Store
 from tests.fakes.adapters import write_adapter

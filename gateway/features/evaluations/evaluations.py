@@ -1,0 +1,18 @@
+"""The state of evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.features.evaluations.store import EvaluationStore
+from gateway.services import Services
+from gateway.state.quality_store import HealthStore
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """`store` keeps evaluations in Redis; `quality_store` says whether a version was judged before its gate."""
+
+    services: Services
+    store: EvaluationStore
+    quality_store: HealthStore

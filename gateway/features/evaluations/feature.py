@@ -1,0 +1,19 @@
+"""Evaluations, as the table of features has them."""
+
+from __future__ import annotations
+
+from gateway.feature import Feature, Features
+from gateway.features.evaluations import endpoints
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.evaluations.job import keep_evaluating
+from gateway.features.evaluations.store import EvaluationStore
+from gateway.services import Services
+from gateway.state.quality_store import HealthStore
+
+
+def _open(services: Services, _: Features) -> Evaluations:
+    store = EvaluationStore(services.redis, 86_400 * services.settings.evaluation.retention_days)
+    return Evaluations(services, store, HealthStore(services.redis))
+
+
+EVALUATIONS = Feature(Evaluations, _open, (endpoints.router,), {"run_evaluations": keep_evaluating})

@@ -1,0 +1,259 @@
+"""`POST /v1/feedback`: judgements of callers, one or several."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from gateway.access import Identified
+from gateway.callers import Caller
+from gateway.configuration.settings import FeedbackMetricSettings
+from gateway.error_answers import FEEDBACK_PATH
+from gateway.errors import Problem, problem_of_fault
+from gateway.feature import feature_of
+from gateway.features.requests.endpoints import resolve_id
+from gateway.features.reviews.job import note_answered, task_of_review
+from gateway.features.reviews.reviews import Reviews
+from gateway.services import Services
+from gateway.state.durability import NotSettled, not_settled
+from monitoring.evaluation.forms import said_by
+from monitoring.feedback import Feedback, Receipt, handle_of
+from monitoring.ids import made_at
+
+FEEDBACK_BATCH_MAX = 1000
+DEMONSTRATION_BYTES_MAX = 65_536
+FLOAT_MAX = 10**300
+router = APIRouter()
+
+
+def _a_value(value: Any) -> Any:
+    """Raises ValueError for what no metric takes, in one sentence."""
+    if not isinstance(value, (bool, int, float, str)):
+        raise ValueError("it is true or false, a number or a text, as its metric declares")
+    return value
+
+
+def _so_many(entries: list[Any]) -> list[Any]:
+    """Raises ValueError for a batch that holds nothing, or too much."""
+    if not 1 <= len(entries) <= FEEDBACK_BATCH_MAX:
+        raise ValueError(f"it holds 1 to {FEEDBACK_BATCH_MAX} entries")
+    return entries
+
+
+def _form_of(body: Any) -> str:
+    """Whether a body is one judgement or several: what is wrong with it is said of that form."""
+    return "FeedbackBatch" if isinstance(body, dict) and "feedback" in body else "FeedbackIn"
+
+
+Value = Annotated[StrictBool | StrictInt | StrictFloat | StrictStr, BeforeValidator(_a_value)]
+
+
+class FeedbackIn(BaseModel):
+    """One judgement, of a request, of the latest request of a session, or of the latest one about a subject."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: str | None = Field(None, max_length=200, description="Our id, or the `id` in the answer's body.")
+    session: str | None = Field(None, min_length=1, max_length=512, description="As in `x-apprentice-session`.")
+    subject: str | None = Field(None, min_length=1, max_length=512, description="As in `x-apprentice-subject`.")
+    metric: str = Field(max_length=64, description="A declared metric, such as `correct`.")
+    value: Value = Field(description="As its metric declares.")
+    rater: str | None = Field(None, max_length=200, description="Who judges, if not the caller itself.")
+    feedback_id: str | None = Field(None, min_length=1, max_length=200, description="Makes a second sending harmless.")
+    comment: str | None = Field(None, max_length=4000, description="Why, in words.")
+    demonstration: Any = Field(None, description="What the answer should have been.")
+    tags: dict[str, str] | None = Field(None, max_length=32, description="Texts of your own, by name.")
+
+
+class FeedbackBatch(BaseModel):
+    """Several judgements; each gets its own result."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    feedback: Annotated[
+        list[Any],
+        AfterValidator(_so_many),
+        WithJsonSchema(
+            {
+                "type": "array",
+                "items": {"$ref": "#/components/schemas/FeedbackIn"},
+                "minItems": 1,
+                "maxItems": FEEDBACK_BATCH_MAX,
+            }
+        ),
+    ]
+
+
+OneOrSeveral = Annotated[
+    Annotated[FeedbackIn, Tag("FeedbackIn")] | Annotated[FeedbackBatch, Tag("FeedbackBatch")], Discriminator(_form_of)
+]
+
+
+@router.post(FEEDBACK_PATH, tags=["callers"])
+async def give_feedback(request: Request, caller: Identified, body: OneOrSeveral) -> Response:
+    """Store one judgement or several. 201 created, 200 the same again; for a batch 200 and a result for each. Each
+    judgement counts as a request against the key's limits; a refused body counts as one request.
+    """
+    reviews = feature_of(request, Reviews)
+    services = reviews.services
+    entries, size = 1 if isinstance(body, FeedbackIn) else len(body.feedback), len(await request.body())
+    async with services.limits.spending(caller, entries, size) as headers:
+        if isinstance(body, FeedbackIn):
+            result, status = await _given_one(reviews, caller, body)
+        else:
+            result, status = {"results": await _given_several(reviews, caller, body)}, 200
+    return JSONResponse(result, status, headers)
+
+
+async def _given_one(reviews: Reviews, caller: Caller, body: FeedbackIn) -> tuple[dict[str, Any], int]:
+    services = reviews.services
+    mark = services.durability.mark()
+    status, result = await _give(reviews, caller, body)
+    try:
+        await services.durability.settle(mark)
+    except NotSettled as error:
+        raise not_settled(error, f" Its feedback_id is {result['feedback_id']!r}.") from error
+    return result, status
+
+
+async def _given_several(reviews: Reviews, caller: Caller, body: FeedbackBatch) -> list[dict[str, Any]]:
+    services = reviews.services
+    mark = services.durability.mark()
+    results: list[dict[str, Any]] = []
+    for one in body.feedback:
+        try:
+            status, result = await _give(reviews, caller, _one_of_batch(one))
+            results.append({"status": status, **result})
+        except Problem as problem:
+            results.append({"status": problem.status, "error": problem.content()})
+    try:
+        await services.durability.settle(mark)
+    except NotSettled as error:
+        lost = not_settled(error)
+        services.meters.refusals.add(1, lost.code)
+        refused = {"status": lost.status, "error": lost.content()}
+        results = [one if "error" in one else {**one, **refused} for one in results]
+    return results
+
+
+def _one_of_batch(raw: Any) -> FeedbackIn:
+    """One judgement of several: what is wrong with it is its own result. Raises Problem (400)."""
+    try:
+        return FeedbackIn.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise problem_of_fault(first, first["loc"]) from None
+
+
+async def _give(reviews: Reviews, caller: Caller, given: FeedbackIn) -> tuple[int, dict[str, Any]]:
+    services = reviews.services
+    value = _checked(given, services.settings.feedback_metrics)
+    request_id = await _named(services, caller, given)
+    now = time.time()
+    genuine = services.ids.genuine(request_id, caller.judges)
+    if genuine and now - made_at(request_id) > services.settings.records.retention_seconds:
+        raise Problem("feedback_window_over", "The request is too old to be judged.", "request_id")
+    if len(msgspec.json.encode((given.demonstration, given.tags))) > DEMONSTRATION_BYTES_MAX:
+        text = f"The demonstration and tags are longer than {DEMONSTRATION_BYTES_MAX} bytes together."
+        raise Problem("invalid_value", text, "demonstration")
+    of_review = await task_of_review(reviews, caller, request_id, given.metric)
+    demonstrated = {} if given.demonstration is None else _demonstrated(services, given.demonstration)
+    feedback = Feedback(
+        feedback_id=given.feedback_id or uuid.uuid4().hex,
+        named=given.feedback_id is not None,
+        metric=given.metric,
+        value=value,
+        at=now,
+        caller=caller.public,
+        rater=given.rater,
+        comment=given.comment,
+        demonstration=given.demonstration,
+        tags=given.tags,
+        demonstration_digests=demonstrated,
+        reviewed=of_review is not None,
+    )
+    receipt = await services.feedback.give(request_id, feedback, caller.judges, genuine)
+    services.meters.feedback.add(1, receipt.task or "", receipt.version or "", given.metric, _counted(receipt))
+    if receipt.first and not receipt.reported and receipt.given != "pending":  # whose task nobody knows yet
+        services.coverage.judged(receipt.task or "")
+    if of_review is not None:
+        await note_answered(reviews, of_review, request_id, feedback, receipt)
+    return _told(receipt, request_id, feedback)
+
+
+def _demonstrated(services: Services, demonstration: Any) -> dict[str, str]:
+    """The digests by which shadow pairs are held against what somebody says that the answer should have been."""
+    text = said_by(demonstration)
+    told = {form.name: form.digest(services.digest_secret, text) for form in services.deployment.judge_forms}
+    return {judge: found for judge, found in told.items() if found is not None}
+
+
+def _told(receipt: Receipt, request_id: str, feedback: Feedback) -> tuple[int, dict[str, Any]]:
+    if receipt.given == "unknown":
+        raise Problem("request_not_found", f"No request of yours has the id {request_id[:80]!r}.", "request_id")
+    if receipt.given == "conflict":
+        raise Problem("feedback_conflict", "This feedback_id was used for another judgement.", "feedback_id")
+    if receipt.given == "full":
+        text = "This request has been judged too often, or at too great a length."
+        raise Problem("feedback_full", text, "request_id")
+    result = {"request_id": request_id, "feedback_id": receipt.feedback_id, "metric": feedback.metric}
+    return (200 if receipt.given == "same" else 201), result
+
+
+def _counted(receipt: Receipt) -> str:
+    return receipt.given if receipt.given in ("created", "same", "pending") else "refused"
+
+
+def _checked(given: FeedbackIn, metrics: dict[str, FeedbackMetricSettings]) -> bool | float | str:
+    spec = metrics.get(given.metric)
+    if spec is None:
+        raise Problem("invalid_value", f"No such metric. Declared are: {', '.join(sorted(metrics))}.", "metric")
+    value = given.value
+    if spec.kind == "boolean" and isinstance(value, bool):
+        return value
+    if spec.kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, int) and abs(value) > FLOAT_MAX:
+            raise Problem("invalid_value", "The value is too large.", "value")
+        low = spec.minimum if spec.minimum is not None else float("-inf")
+        high = spec.maximum if spec.maximum is not None else float("inf")
+        if low <= value <= high and abs(value) != float("inf"):
+            return float(value)
+        raise Problem("invalid_value", f"{given.metric} lies between {low:g} and {high:g}.", "value")
+    if spec.kind == "category" and value in spec.categories:
+        return str(value)
+    wanted = f"one of {', '.join(spec.categories)}" if spec.kind == "category" else f"a {spec.kind}"
+    raise Problem("invalid_value", f"The value of {given.metric} is {wanted}.", "value")
+
+
+async def _named(services: Services, caller: Caller, given: FeedbackIn) -> str:
+    names = [name for name in ("request_id", "session", "subject") if getattr(given, name) is not None]
+    if len(names) != 1:
+        raise Problem("invalid_value", "Name one of request_id, session and subject.", "request_id")
+    if given.request_id is not None:
+        return await resolve_id(services, caller, given.request_id)
+    kind: Literal["session", "subject"] = "session" if given.session is not None else "subject"
+    handle = handle_of(services.digest_secret, caller.public, kind, given.session or given.subject or "")
+    found = services.flow.latest_of(handle) or await services.flow.stream.latest_of(handle)
+    if found is None:
+        raise Problem("request_not_found", f"No request of yours names this {kind}.", kind)
+    return found

@@ -1,0 +1,41 @@
+"""`/health` and `/metrics`: for probes and Prometheus, without a key."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+
+from gateway.access import services_of
+
+router = APIRouter()
+
+
+@router.get("/health/live", tags=["probes"])
+async def live() -> dict[str, str]:
+    """The process runs."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready", tags=["probes"])
+async def ready(request: Request) -> Response:
+    """Readiness: 503 while it drains, or no replica is up."""
+    services = services_of(request)
+    replicas = {replica.name: replica.up for replica in services.fleet.replicas.values()}
+    status = "draining" if services.admission.leaving else "ready" if any(replicas.values()) else "no_replica"
+    told = {"status": status, "replicas": replicas, "state_durable": services.durability.kept.durable}
+    return JSONResponse(told, 200 if status == "ready" else 503)
+
+
+@router.get("/health", tags=["probes"])
+async def health(request: Request) -> Response:
+    """As `/health/ready`, at the address that vLLM has."""
+    return await ready(request)
+
+
+@router.get("/metrics", tags=["probes"])
+async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+    """All metrics, for Prometheus."""
+    body, content_type = services_of(request).meters.exposition(accept)
+    return Response(body, headers={"content-type": content_type})

@@ -1,0 +1,41 @@
+"""Quality, as the table of features has it."""
+
+from __future__ import annotations
+
+from gateway.feature import Feature, Features
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.quality import baseline_endpoints, endpoints, task_change_endpoints
+from gateway.features.quality.gauges import read_monitor_gauges
+from gateway.features.quality.job import keep_monitoring
+from gateway.features.quality.judgements import follow_judgements
+from gateway.features.quality.quality import Quality
+from gateway.features.quality.webhooks import Webhooks
+from gateway.features.releases.releases import Releases
+from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.reviews.reviews import Reviews
+from gateway.services import Services
+from gateway.state.outbox import LeftStore
+from gateway.state.quality_store import HealthStore, Monitored
+
+
+def _open(services: Services, features: Features) -> Quality:
+    return Quality(
+        services,
+        HealthStore(services.redis),
+        Monitored(),
+        LeftStore(services.redis, services.audit),
+        Webhooks(services.redis, services.http, services.meters),
+        features[Reviews],
+        features[RetrainingRequests],
+        features[Evaluations],
+        features[Releases],
+    )
+
+
+QUALITY = Feature(
+    Quality,
+    _open,
+    (endpoints.router, task_change_endpoints.router, baseline_endpoints.router),
+    {"monitor": keep_monitoring, "follow_judgements": follow_judgements},
+    read_monitor_gauges,
+)

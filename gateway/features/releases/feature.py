@@ -1,0 +1,25 @@
+"""Releases, as the table of features has them."""
+
+from __future__ import annotations
+
+from gateway.feature import Feature, Features
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.fitting.fitting import Fitting
+from gateway.features.releases import adapter_endpoints, alias_endpoints, store_files
+from gateway.features.releases.canaries import Rollouts
+from gateway.features.releases.reconciling import keep_reconciling
+from gateway.features.releases.releases import Releases
+from gateway.services import Services
+
+
+def _open(services: Services, features: Features) -> Releases:
+    rollouts = Rollouts(services.redis, services.registry, services.audit, services.meters)
+    return Releases(services, rollouts, features[Fitting], features[Evaluations])
+
+
+RELEASES = Feature(
+    Releases,
+    _open,
+    (adapter_endpoints.router, alias_endpoints.router, store_files.router),
+    {"reconcile": keep_reconciling},
+)

@@ -1,0 +1,20 @@
+"""The state of releases: adapters, aliases and canaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.features.evaluations.evaluations import Evaluations
+from gateway.features.fitting.fitting import Fitting
+from gateway.features.releases.canaries import Rollouts
+from gateway.services import Services
+
+
+@dataclass(frozen=True)
+class Releases:
+    """`rollouts` carries out verdicts on canaries. The registry of versions is in the services."""
+
+    services: Services
+    rollouts: Rollouts
+    fitting: Fitting
+    evaluations: Evaluations

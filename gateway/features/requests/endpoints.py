@@ -1,0 +1,69 @@
+"""`GET /v1/requests/{id}` and `GET /v1/usage`: a caller's own requests and limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from gateway.access import Identified, services_of
+from gateway.callers import Caller
+from gateway.errors import Problem
+from gateway.features.requests.explanation import explain, shown
+from gateway.services import Services
+from monitoring.feedback import handle_of
+from monitoring.ids import bare, made_at
+from monitoring.records import Record
+
+log = logging.getLogger(__name__)
+YOUNG_SECONDS = 60.0
+RECORD_WAIT_SECONDS = 1.0
+router = APIRouter()
+
+
+@router.get("/v1/usage", tags=["callers"])
+async def read_usage(request: Request, caller: Identified) -> dict[str, Any]:
+    """The key's own limits, and what is spent of them."""
+    return {"public": caller.public, "name": caller.name, "usage": await services_of(request).limits.usage(caller)}
+
+
+@router.get("/v1/requests/{request_id}", tags=["callers"])
+async def read_request(request: Request, request_id: str, caller: Identified) -> Response:
+    """A request's record, explanation and feedback. Scores, thresholds and neighbours of checks are for operators
+    and admins only. It counts as a request against the key's limits.
+    """
+    services = services_of(request)
+    async with services.limits.spending(caller) as headers:
+        record = await find_record(services, await resolve_id(services, caller, request_id), caller)
+        feedback = await services.feedback.of(record.id)
+    in_full = caller.judges == "*"
+    told = record if in_full else shown(record)
+    body = {"record": told, "explanation": explain(record, in_full), "feedback": feedback}
+    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
+
+
+async def find_record(services: Services, request_id: str, caller: Caller) -> Record:
+    """A record that this caller may read; one that was just made is waited for. Raises Problem (404, 503)."""
+    until = time.monotonic() + RECORD_WAIT_SECONDS
+    young_seconds = YOUNG_SECONDS + services.settings.limits.request_timeout_seconds + services.flow.oldest_seconds()
+    young = services.ids.genuine(request_id, caller.judges) and time.time() - made_at(request_id) < young_seconds
+    while True:
+        record = services.flow.buffer.find(request_id) or await services.flow.stream.read(request_id)
+        if record is not None and caller.judges in ("*", record.caller):
+            return record
+        if record is not None or not young or time.monotonic() > until:
+            raise Problem("request_not_found", f"No request of yours has the id {request_id[:80]!r}.", "request_id")
+        await asyncio.sleep(0.05)
+
+
+async def resolve_id(services: Services, caller: Caller, said: str) -> str:
+    """Our id from what a caller has: our id, an answer's id with ours in it, or an id of the engine's own."""
+    request_id = bare(said)
+    if request_id != said or services.ids.genuine(said):
+        return request_id
+    handle = handle_of(services.digest_secret, caller.public, "answer", said)
+    return services.flow.latest_of(handle) or await services.flow.stream.latest_of(handle) or said

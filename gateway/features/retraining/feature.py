@@ -1,0 +1,18 @@
+"""Retraining, as the table of features has it."""
+
+from __future__ import annotations
+
+from gateway.feature import Feature, Features
+from gateway.features.retraining import endpoints
+from gateway.features.retraining.retraining import RetrainingRequests
+from gateway.features.retraining.store import RetrainingStore
+from gateway.features.reviews.reviews import Reviews
+from gateway.services import Services
+
+
+def _open(services: Services, features: Features) -> RetrainingRequests:
+    store = RetrainingStore(services.redis, services.settings.records.retention_seconds)
+    return RetrainingRequests(services, store, features[Reviews])
+
+
+RETRAINING = Feature(RetrainingRequests, _open, (endpoints.router,))

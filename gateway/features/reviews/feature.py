@@ -1,0 +1,25 @@
+"""Reviews, as the table of features has them."""
+
+from __future__ import annotations
+
+from gateway.feature import Feature, Features
+from gateway.features.reviews import endpoints, reviewer_endpoints
+from gateway.features.reviews.job import keep_reviewing
+from gateway.features.reviews.queue import ReviewQueue
+from gateway.features.reviews.reviews import Reviews
+from gateway.features.reviews.store import ReviewStore
+from gateway.services import Services
+
+
+def _open(services: Services, _: Features) -> Reviews:
+    return Reviews(services, ReviewStore(services.redis), ReviewQueue())
+
+
+def _read_gauges(reviews: Reviews) -> None:
+    waiting = reviews.queue.waiting
+    reviews.services.meters.reviews_waiting.read_from(lambda: {(task,): float(n) for task, n in waiting.items()})
+
+
+REVIEWS = Feature(
+    Reviews, _open, (reviewer_endpoints.router, endpoints.router), {"keep_reviews": keep_reviewing}, _read_gauges
+)

@@ -1,0 +1,18 @@
+"""The state of reviews: requests that were drawn for people to judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.features.reviews.queue import ReviewQueue
+from gateway.features.reviews.store import ReviewStore
+from gateway.services import Services
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """`store` keeps reviews in Redis; `queue` holds those on their way there."""
+
+    services: Services
+    store: ReviewStore
+    queue: ReviewQueue

@@ -1,0 +1,30 @@
+"""Shadows, as the table of features has them."""
+
+from __future__ import annotations
+
+from gateway.feature import Feature, Features
+from gateway.features.reviews.reviews import Reviews
+from gateway.features.shadows.job import run_shadows
+from gateway.features.shadows.observer import ShadowObserver
+from gateway.features.shadows.shadows import Shadows
+from gateway.features.shadows.trials import QUEUE_MAX, Trials
+from gateway.services import Services
+
+
+def _open(services: Services, features: Features) -> Shadows:
+    reviews = features[Reviews]
+    shadows = Shadows(services, Trials(services.digest_secret, reviews.queue), reviews)
+    services.observers.append(ShadowObserver(shadows))
+    return shadows
+
+
+def _read_gauges(shadows: Shadows) -> None:
+    meters, snapshot = shadows.services.meters, shadows.services.snapshot
+    meters.shadow_queue_length.read_from(lambda: shadows.trials.waiting)
+    meters.shadow_queue_max.read_from(lambda: QUEUE_MAX)
+    meters.shadow_share_ratio.read_from(
+        lambda: {(task,): watched.shadow_share for task, watched in snapshot.current.policy.watched.items()}
+    )
+
+
+SHADOWS = Feature(Shadows, _open, jobs={"run_shadows": run_shadows}, read_gauges=_read_gauges)

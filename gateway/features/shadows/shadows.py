@@ -1,0 +1,18 @@
+"""The state of shadows: requests that a second arm answers too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.features.reviews.reviews import Reviews
+from gateway.features.shadows.trials import Trials
+from gateway.services import Services
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """`trials` draws requests and holds those that wait for a shadow; drawn reviews go to `reviews`."""
+
+    services: Services
+    trials: Trials
+    reviews: Reviews
