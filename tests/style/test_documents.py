@@ -104,9 +104,14 @@ def test_every_runtime_dependency_has_its_reason() -> None:
     assert all(reason for _, reason in reasons)
 
 
-def test_decisions_are_numbered_without_gaps() -> None:
-    numbers = sorted(int(path.name[:4]) for path in (ROOT / "docs" / "adr").glob("*.md"))
-    assert numbers == list(range(1, len(numbers) + 1))
+def test_decisions_are_short_and_numbered_without_gaps() -> None:
+    decisions = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(path.name[:4]) for path in decisions] == list(range(1, len(decisions) + 1))
+    assert not [path.name for path in decisions if len(path.read_text(encoding="utf-8").split()) > 150]
+
+
+def test_architecture_is_one_page() -> None:
+    assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split()) <= 600
 
 
 def test_all_documents_together_are_short() -> None:
