@@ -18,7 +18,7 @@ from gateway.features.quality.webhooks import KEY as MESSAGES
 from gateway.features.retraining.opening import close_retraining, open_retraining
 from gateway.state.outbox import Waiting
 from monitoring.quality.verdicts.health import Action, TaskHealth
-from monitoring.quality.verdicts.noting import not_carried_out
+from monitoring.quality.verdicts.noting import mark_failed
 from serving.adapters.registry import RegistryError
 from serving.object_store import UNREADABLE, Change, Stale
 
@@ -146,7 +146,7 @@ class Responding:
             health, generation = await self._quality.store.of(task)
         except UNREADABLE:
             return  # the health of a task that can't be read is never written over
-        marked = not_carried_out(health, action, action.failed or "")
+        marked = mark_failed(health, action, action.failed or "")
         if marked != health:
             await self._quality.store.put(task, marked, generation)
 

@@ -14,19 +14,19 @@ from monitoring.quality.verdicts.health import ACTIONS_MAX, Action, Changed, Tas
 from monitoring.quality.verdicts.responses import ResponseError
 
 
-def announce(health: TaskHealth, versions: Sequence[str], word: Changed) -> tuple[TaskHealth, Action]:
+def announce(task: TaskHealth, versions: Sequence[str], word: Changed) -> tuple[TaskHealth, Action]:
     """The health once the organisation has said that the task changes: these versions are stale from then on.
 
     A version that was stale from an earlier time stays so. A word that was given before is replaced, as if it had never
     been said.
     """
-    moved = _unmarked(health)
+    moved = _unmarked(task)
     before: dict[str, float | None] = {}
     for name in versions:
-        known = moved.get(name, VersionHealth(since=word.at))
-        before[name] = known.stale_from
-        first = word.effective_at if known.stale_from is None else min(known.stale_from, word.effective_at)
-        moved[name] = msgspec.structs.replace(known, stale_from=first)
+        quality = moved.get(name, VersionHealth(since=word.at))
+        before[name] = quality.stale_from
+        first = word.effective_at if quality.stale_from is None else min(quality.stale_from, word.effective_at)
+        moved[name] = msgspec.structs.replace(quality, stale_from=first)
     word = msgspec.structs.replace(word, stale_before=before)
     action = Action(
         id=_id(word.at),
@@ -34,24 +34,24 @@ def announce(health: TaskHealth, versions: Sequence[str], word: Changed) -> tupl
         kind="changed",
         version="",
         because=word.note or "The task's rules change.",
-        before={"stale_from": _marks(health.versions, versions), "changed": msgspec.to_builtins(health.changed)},
+        before={"stale_from": _marks(task.versions, versions), "changed": msgspec.to_builtins(task.changed)},
         after={"stale_from": _marks(moved, versions), "changed": msgspec.to_builtins(word)},
         by=word.by,
     )
-    return _noted(msgspec.structs.replace(health, versions=moved, changed=word), action), action
+    return _noted(msgspec.structs.replace(task, versions=moved, changed=word), action), action
 
 
-def take_back(health: TaskHealth, by: str, now: float) -> tuple[TaskHealth, Changed, Action]:
+def take_back(task: TaskHealth, by: str, now: float) -> tuple[TaskHealth, Changed, Action]:
     """The health as if nobody had said that the task changes, the word that was taken back, and the action.
 
     Raises ResponseError where nobody has said so.
     """
-    if health.changed is None:
+    if task.changed is None:
         raise ResponseError("Nobody has said that the task changes: there is nothing to take back.")
-    word = health.changed
-    said = [one.id for one in health.actions if one.kind == "changed" and one.undone_at is None]
+    word = task.changed
+    said = [one.id for one in task.actions if one.kind == "changed" and one.undone_at is None]
     marked = [
-        msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in said else one for one in health.actions
+        msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in said else one for one in task.actions
     ]
     action = Action(
         id=_id(now),
@@ -64,20 +64,20 @@ def take_back(health: TaskHealth, by: str, now: float) -> tuple[TaskHealth, Chan
         after={"changed": None},
         by=by,
     )
-    found = msgspec.structs.replace(health, versions=_unmarked(health), changed=None, actions=marked)
+    found = msgspec.structs.replace(task, versions=_unmarked(task), changed=None, actions=marked)
     return _noted(found, action), word, action
 
 
-def _unmarked(health: TaskHealth) -> dict[str, VersionHealth]:
+def _unmarked(task: TaskHealth) -> dict[str, VersionHealth]:
     """The versions as they were before anybody said that the task changes."""
-    word = health.changed
+    word = task.changed
     if word is None:
-        return dict(health.versions)
+        return dict(task.versions)
     return {
-        name: msgspec.structs.replace(known, stale_from=word.stale_before.get(name))
-        if name in word.stale_before or known.stale_from == word.effective_at
-        else known
-        for name, known in health.versions.items()
+        name: msgspec.structs.replace(quality, stale_from=word.stale_before.get(name))
+        if name in word.stale_before or quality.stale_from == word.effective_at
+        else quality
+        for name, quality in task.versions.items()
     }
 
 
@@ -86,8 +86,8 @@ def _marks(versions: Mapping[str, VersionHealth], names: Sequence[str]) -> dict[
     return {name: versions[name].stale_from if name in versions else None for name in names}
 
 
-def _noted(health: TaskHealth, action: Action) -> TaskHealth:
-    return msgspec.structs.replace(health, actions=[*health.actions, action][-ACTIONS_MAX:])
+def _noted(task: TaskHealth, action: Action) -> TaskHealth:
+    return msgspec.structs.replace(task, actions=[*task.actions, action][-ACTIONS_MAX:])
 
 
 def _id(now: float) -> str:

@@ -1,4 +1,4 @@
-"""What the monitor has found of a task and done about it: one object a task, on the object store `health` in Redis."""
+"""The quality of a task's versions, and the actions of the monitor: one object a task in the object store `health`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ ACTIONS_MAX = 100
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
-    """An admin's word on a version. `verdict` is what holds instead of the monitor's (None: its verdict stands, but
-    nothing is done about it); until `until` in Unix seconds (None: until it is released). `instead_of` is what the
-    monitor itself had said last before admins pinned anything else, and `alarmed` are the streams that had alarmed by
-    then: where the word is a worse one, that stands again once the pin is over."""
+    """An admin's verdict on a version, which holds instead of the monitor's.
+
+    `verdict` None: the monitor's verdict holds, and nothing is done about it. `until` is in Unix seconds (None: until
+    it is released). `instead_of` is the monitor's own verdict when admins began to pin, and `alarmed` are the signals
+    that had alarmed by then. `VersionHealth.phase` says what both verdicts are now.
+    """
 
     verdict: Verdict | None
     by: str
@@ -37,18 +39,20 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """A version's verdict, since when (Unix seconds) and why, and what it keeps of its requests.
+    """A version's verdict that holds, with its time (Unix seconds), reason and evidence, and its share of requests.
 
-    `kept` is the share of its requests that it answers, `to` the arm that gets the rest: `general` or
-    `previous_version` (None: nothing is shifted), `to_version` the version that this is, if it is one; `stepped_at` is
-    when the share was last moved. `evidence` is that on which the verdict rests. `stale_from` says from when on (Unix
-    seconds) the organisation's rules are others than those that it was trained on. `cleared` are unlabelled streams
-    whose alarm labels have refuted; `done` is what was done once and for all while the verdict lasts. `alarmed` are the
-    labelled streams (`feedback`, or `feedback:CLASS`) that made it degraded, or have alarmed since; `observed` is what
-    each labelled stream had seen when it became suspect (None: not known, or it is not). `quiet_since` is since when
-    nothing that is not `cleared` alarms of a suspect one (None: something does). `paused_share` is the share of its
-    task's requests that a canary had when the monitor paused it, which is given back once it is healthy, and is known
-    until the canary has it again (None: it was not paused, or an admin has said something else since).
+    Share: `kept` is the part of its requests that it answers. `to` is the arm that gets the rest (None: nothing is
+    shifted), `to_version` the version of that arm, if it is one. `stepped_at` is when the share last moved.
+    `paused_share` is the share that a canary had when the monitor paused it (None: not paused, or an admin has set
+    another one since). The canary gets it back once it is healthy.
+
+    Degraded: `alarmed` are the labelled signals (`feedback`, or `feedback:CLASS`) that made it degraded, or have
+    alarmed since. Suspect: `observed` is the number of labels of each labelled signal when it became suspect (None: not
+    known). `quiet_since` is when its last alarm ended (None: one goes on), without the alarms of `cleared`: those of
+    unlabelled signals that labels have refuted.
+
+    `done` are the actions that are done once while a verdict holds. `stale_from` is when the organisation's rules
+    become others than those that it was trained on, in Unix seconds.
     """
 
     verdict: Verdict = "healthy"
@@ -68,15 +72,14 @@ class VersionHealth(msgspec.Struct, frozen=True, kw_only=True):
     quiet_since: float | None = None
     paused_share: float | None = None
     undone: tuple[str, ...] = ()
-    """What an admin has undone of what the monitor did about it: not done again before it is healthy, whatever its role
-    is meanwhile."""
+    """Actions of the monitor that an admin has undone. They are not repeated before the version is healthy."""
 
     @property
     def phase(self) -> Phase:
-        """The monitor's own verdict, and the admin's that holds instead of it."""
+        """The monitor's own verdict, and the pinned one. It moves by `phases.next_phase` alone."""
         if self.pin is None or self.pin.verdict is None:
             return Phase(own=self.verdict)
-        if self.verdict == "degraded" and self.alarmed:
+        if self.verdict == "degraded" and self.alarmed:  # labels have confirmed the pin
             return Phase(own="degraded", pinned=self.verdict)
         return Phase(own=self.pin.instead_of or self.verdict, pinned=self.verdict)
 

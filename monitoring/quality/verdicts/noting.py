@@ -55,48 +55,48 @@ class Noting:
         self,
         kind: ActionKind,
         version: str,
-        known: VersionHealth,
+        quality: VersionHealth,
         because: str,
         before: Mapping[str, Any],
         after: Mapping[str, Any],
     ) -> VersionHealth:
         """The version after what is done but once while its verdict lasts; what failed is done again after a while."""
-        if kind in known.done:
-            return known
-        failed = self._failed(kind, version, known)
+        if kind in quality.done:
+            return quality
+        failed = self._failed(kind, version, quality)
         if failed is not None and 0.0 <= self.now - failed.at < AGAIN_SECONDS:
-            return known
-        self.note(kind, version, because, before, after, evidence=known.evidence)
+            return quality
+        self.note(kind, version, because, before, after, evidence=quality.evidence)
         if failed is not None:
             self.actions[-1] = msgspec.structs.replace(self.actions[-1], id=failed.id, again=failed.again + 1)
-        return msgspec.structs.replace(known, done=(*known.done, kind))
+        return msgspec.structs.replace(quality, done=(*quality.done, kind))
 
-    def _failed(self, kind: ActionKind, version: str, known: VersionHealth) -> Action | None:
+    def _failed(self, kind: ActionKind, version: str, quality: VersionHealth) -> Action | None:
         """The action that was last asked for since the version has its verdict, if it failed."""
         last = self._newest.get((kind, version))
-        return last if last is not None and last.failed is not None and last.at >= known.since else None
+        return last if last is not None and last.failed is not None and last.at >= quality.since else None
 
 
-def with_actions(health: TaskHealth, actions: Sequence[Action]) -> TaskHealth:
+def add_actions(task: TaskHealth, actions: Sequence[Action]) -> TaskHealth:
     """The health with these actions as its newest; one that is asked for again moves to them."""
     if not actions:
-        return health
+        return task
     new = {one.id for one in actions}
-    kept = [one for one in health.actions if one.id not in new]
-    return msgspec.structs.replace(health, actions=[*kept, *actions][-ACTIONS_MAX:])
+    kept = [one for one in task.actions if one.id not in new]
+    return msgspec.structs.replace(task, actions=[*kept, *actions][-ACTIONS_MAX:])
 
 
-def not_carried_out(health: TaskHealth, action: Action, why: str) -> TaskHealth:
+def mark_failed(task: TaskHealth, action: Action, why: str) -> TaskHealth:
     """The health once an action of its has failed: it says so, and is asked for again in a later step. The same where
     it says so already, or knows the action no more."""
-    noted = next((one for one in health.actions if one.id == action.id), None)
+    noted = next((one for one in task.actions if one.id == action.id), None)
     if noted is None or noted.again != action.again or noted.failed is not None:
-        return health
-    marked = [msgspec.structs.replace(one, failed=why) if one.id == action.id else one for one in health.actions]
-    versions, known = dict(health.versions), health.versions.get(action.version)
-    if known is not None:
-        known = msgspec.structs.replace(known, done=tuple(kind for kind in known.done if kind != action.kind))
+        return task
+    marked = [msgspec.structs.replace(one, failed=why) if one.id == action.id else one for one in task.actions]
+    versions, quality = dict(task.versions), task.versions.get(action.version)
+    if quality is not None:
+        quality = msgspec.structs.replace(quality, done=tuple(kind for kind in quality.done if kind != action.kind))
         if action.kind == "pause_canary":  # it has its share still: there is nothing to give back
-            known = msgspec.structs.replace(known, paused_share=None)
-        versions[action.version] = known
-    return msgspec.structs.replace(health, versions=versions, actions=marked)
+            quality = msgspec.structs.replace(quality, paused_share=None)
+        versions[action.version] = quality
+    return msgspec.structs.replace(task, versions=versions, actions=marked)

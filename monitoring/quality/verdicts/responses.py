@@ -1,8 +1,8 @@
-"""What follows from the judgements of a task's versions: verdicts, and what is done about them. Pure.
+"""The verdicts and responses that follow from the judgements of a task's versions. Pure.
 
-One function moves a task's health, `respond`; admins overrule it by `pin`, `release` and `undo`. Whatever is done is an
-Action with its evidence and with what was there before. The verdicts' error rates are those of the streams (slip.py);
-here is only hysteresis: a version gets healthy by other evidence than that whose absence would leave it degraded.
+`respond` moves a task's quality; admins overrule it by `pin`, `release` and `undo`. Each change is an Action with its
+evidence and the state before it. The error rates of verdicts are those of the signals (slip.py). Phases of versions
+move by `phases.next_phase`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from monitoring.quality.verdicts.health import (
     Ticket,
     VersionHealth,
 )
-from monitoring.quality.verdicts.noting import AGAIN_SECONDS, Noting, with_actions
+from monitoring.quality.verdicts.noting import AGAIN_SECONDS, Noting, add_actions
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.verdicts.shares import Lines, Roles, share_of, unpaused, with_share
-from monitoring.quality.verdicts.verdict import alarmed, health_after, verdict, worse
+from monitoring.quality.verdicts.shares import Lines, Roles, describe_share, forget_pause, move_share
+from monitoring.quality.verdicts.verdict import apply_conclusion, explain_degraded, find_verdict, list_alarmed
 
 SAVING_HYSTERESIS = 0.8
 """Shadows that cost more than they may are drawn again once they cost less than this part of it."""
@@ -49,117 +49,122 @@ class ResponseError(Exception):
 
 
 def respond(
-    health: TaskHealth,
+    task: TaskHealth,
     judgements: Mapping[str, Judgement],
     roles: Roles,
     plan: Plan,
     now: float,
     review_shares: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[TaskHealth, list[Action]]:
-    """The task's health after these judgements, and what is to be done, in order. `now` is in Unix seconds.
+    """The task's quality after these judgements, and the actions to carry out, in order. `now` is in Unix seconds.
 
-    `review_shares` are the probabilities of a review that the weekly budgets give: as ever, and while a version is
-    suspect. Asked again with the same judgements and time it does nothing more.
+    `review_shares` are the probabilities of a review by the weekly budgets: the usual one, and the one while a version
+    is suspect. A second call with the same judgements and time does nothing more.
     """
-    noting = Noting(now, health.actions)
-    may = _may(health, plan)
-    versions = {name: one for name, one in health.versions.items() if not roles.there or name in roles.there}
+    noting = Noting(now, task.actions)
+    may = _may(task, plan)
+    versions = {name: one for name, one in task.versions.items() if not roles.there or name in roles.there}
     for name, judgement in sorted(judgements.items()):
-        known = _released(noting, name, versions.get(name, VersionHealth(since=now)))
-        versions[name] = _with_verdict(noting, name, known, judgement, plan)
+        quality = _released(noting, name, versions.get(name, VersionHealth(since=now)))
+        versions[name] = _with_verdict(noting, name, quality, judgement, plan)
     for name, judgement in sorted(judgements.items()):  # once all verdicts are there: one version's arm is another one
-        versions[name] = with_share(noting, name, versions[name], judgement, Lines(versions, roles, plan, may))
+        versions[name] = move_share(noting, name, versions[name], judgement, Lines(versions, roles, plan, may))
     watched = [name for name in (roles.active, roles.canary) if name in versions]
-    after = msgspec.structs.replace(health, versions=versions)
+    after = msgspec.structs.replace(task, versions=versions)
     after = _with_ticket(noting, after, watched, judgements, plan)
     after = _with_levers(noting, after, watched, judgements, plan, review_shares)
-    return with_actions(after, noting.actions), noting.actions
+    return add_actions(after, noting.actions), noting.actions
 
 
-def pin(health: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHealth, Action]:
-    """The health once an admin has pinned a version's verdict, or held it. Raises ResponseError."""
-    known = _known(health, version)
+def pin(task: TaskHealth, version: str, word: Pin, now: float) -> tuple[TaskHealth, Action]:
+    """The task's quality once an admin has pinned a version's verdict, or held it. Raises ResponseError."""
+    quality = _quality_of(task, version)
     if word.until is not None and word.until <= now:
         raise ResponseError("The pin would be over already: give a time to come.")
     noting = Noting(now)
     if word.verdict is None:
-        after = msgspec.structs.replace(_unpinned(known, now), pin=word)
+        after = msgspec.structs.replace(_unpinned(quality, now), pin=word)
     else:
-        after = _pinned(known, word, next_phase(known.phase, Pinned(word.verdict)), now)
+        after = _pinned(quality, word, next_phase(quality.phase, Pinned(word.verdict)), now)
     if word.verdict == "healthy":
         after = msgspec.structs.replace(after, undone=())
     if word.verdict in ("healthy", "suspect"):
         after = msgspec.structs.replace(after, kept=1.0, to=None, to_version=None, stepped_at=now)
-    noting.note("pin", version, word.reason, _told(known), _told(after), by=word.by)
-    return _with(health, version, after, noting), noting.actions[0]
+    noting.note("pin", version, word.reason, _describe(quality), _describe(after), by=word.by)
+    return _with(task, version, after, noting), noting.actions[0]
 
 
-def release(health: TaskHealth, version: str, by: str, now: float) -> tuple[TaskHealth, Action]:
-    """The health once a version is the monitor's to judge again. Raises ResponseError where it is not pinned."""
-    known = _known(health, version)
-    if known.pin is None:
+def release(task: TaskHealth, version: str, by: str, now: float) -> tuple[TaskHealth, Action]:
+    """The task's quality once an admin lets the monitor judge a version again.
+
+    Raises ResponseError where it is not pinned.
+    """
+    quality = _quality_of(task, version)
+    if quality.pin is None:
         raise ResponseError(f"{version} is neither pinned nor held: there is nothing to release.")
-    after = _unpinned(known, now)
+    after = _unpinned(quality, now)
     noting = Noting(now)
-    noting.note("release", version, f"{by} lets the monitor judge it again.", _told(known), _told(after), by=by)
-    return _with(health, version, after, noting), noting.actions[0]
+    noting.note(
+        "release", version, f"{by} lets the monitor judge it again.", _describe(quality), _describe(after), by=by
+    )
+    return _with(task, version, after, noting), noting.actions[0]
 
 
-def undo(health: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskHealth, Action]:
-    """The health before an action, as far as it was the task's own; and the action of undoing, whose `after` says what
-    is to be put back elsewhere (an alias, a request to train). Raises ResponseError."""
-    done = next((one for one in health.actions if one.id == action_id), None)
+def undo(task: TaskHealth, action_id: str, by: str, now: float) -> tuple[TaskHealth, Action]:
+    """The task's quality without an action of its own, and the action of undoing. The `after` of that says what has to
+    be put back elsewhere (an alias, a request to train). Raises ResponseError."""
+    done = next((one for one in task.actions if one.id == action_id), None)
     if done is None:
         raise ResponseError(f"There is no action {action_id[:80]!r} among the newest {ACTIONS_MAX} of this task.")
-    if (why := _refusal(health, done)) is not None:
+    if (why := _refusal(task, done)) is not None:
         raise ResponseError(why)
-    versions, known = dict(health.versions), health.versions.get(done.version)
-    before, later = done.after, _later_moves(health, done) if done.kind == "shift" else []
-    if done.kind == "shift" and known is not None:
-        before = share_of(known)
+    versions, quality = dict(task.versions), task.versions.get(done.version)
+    before, later = done.after, _later_moves(task, done) if done.kind == "shift" else []
+    if done.kind == "shift" and quality is not None:
+        before = describe_share(quality)
         share = {field: done.before[field] for field in ("kept", "to", "to_version") if field in done.before}
-        versions[done.version] = msgspec.structs.replace(known, **share, stepped_at=now)
-    if done.kind == "pause_canary" and known is not None:
-        versions[done.version] = unpaused(known)
+        versions[done.version] = msgspec.structs.replace(quality, **share, stepped_at=now)
+    if done.kind == "pause_canary" and quality is not None:
+        versions[done.version] = forget_pause(quality)
     levers: dict[str, Any] = {}
     if done.kind in ("shadow", "reviews", "widen"):
         field = {"shadow": "shadow_share", "reviews": "review_share", "widen": "deferral_factor"}[done.kind]
         levers = {field: done.before[field]} if field in done.before else {}
     marked = [
         msgspec.structs.replace(one, undone_at=now, undone_by=by) if one.id in {action_id, *later} else one
-        for one in health.actions
+        for one in task.actions
     ]
-    of_task = health.undone
+    of_task = task.undone
     if done.kind not in OF_VERSIONS:
         of_task = tuple(dict.fromkeys((*of_task, done.kind)))
     elif (moved := versions.get(done.version)) is not None:
         kinds = tuple(dict.fromkeys((*moved.undone, done.kind)))
         versions[done.version] = msgspec.structs.replace(moved, undone=kinds)
-    after = msgspec.structs.replace(health, versions=versions, actions=marked, undone=of_task, **levers)
+    after = msgspec.structs.replace(task, versions=versions, actions=marked, undone=of_task, **levers)
     noting = Noting(now)
     with_later = f" and what was done to the share since ({', '.join(later)})" if later else ""
     text = f"{by} undid {done.kind} ({action_id}){with_later}."
     evidence = {"undone": done.kind, "action": action_id}
     evidence |= {"failed": done.failed} if done.failed is not None else {}
     noting.note("undo", done.version, text, before, done.before, by=by, evidence=evidence)
-    return with_actions(after, noting.actions), noting.actions[0]
+    return add_actions(after, noting.actions), noting.actions[0]
 
 
 def is_asked_again(
-    health: TaskHealth, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: Plan, now: float
+    task: TaskHealth, failed: Action, judgements: Mapping[str, Judgement], roles: Roles, plan: Plan, now: float
 ) -> bool:
     """Whether an action that was not carried out still follows from what is known, so that it is asked for again."""
     at = max(now, failed.at + AGAIN_SECONDS)
-    return any(one.id == failed.id for one in respond(health, judgements, roles, plan, at)[1])
+    return any(one.id == failed.id for one in respond(task, judgements, roles, plan, at)[1])
 
 
-def last_move(health: TaskHealth, version: str) -> Action | None:
+def last_move(task: TaskHealth, version: str) -> Action | None:
     """The newest action that took requests from a version and can be undone; None without one."""
-    found = (one for one in reversed(health.actions) if one.version == version and one.kind in AWAY)
-    return next((one for one in found if _refusal(health, one) is None), None)
+    found = (one for one in reversed(task.actions) if one.version == version and one.kind in AWAY)
+    return next((one for one in found if _refusal(task, one) is None), None)
 
 
-def _refusal(health: TaskHealth, done: Action) -> str | None:
+def _refusal(task: TaskHealth, done: Action) -> str | None:
     """Why an action can't be undone, and what to do instead; None where it can."""
     if done.undone_at is not None:
         return f"It was undone already, by {done.undone_by}."
@@ -171,7 +176,7 @@ def _refusal(health: TaskHealth, done: Action) -> str | None:
         )
     if done.kind not in UNDOABLE:
         return f"An action of the kind {done.kind} can't be undone: pin the version's verdict instead."
-    if done.kind in ("shift", "pause_canary") and _has_come_back(health, done):
+    if done.kind in ("shift", "pause_canary") and _has_come_back(task, done):
         return (
             f"{done.version} has as much of its share again as before that: there is nothing to undo. To have nothing "
             f"more done about it, hold it ({pinning})."
@@ -179,63 +184,65 @@ def _refusal(health: TaskHealth, done: Action) -> str | None:
     return None
 
 
-def _has_come_back(health: TaskHealth, done: Action) -> bool:
+def _has_come_back(task: TaskHealth, done: Action) -> bool:
     """Whether what a shift or a pause took from a version was given back since."""
     if done.kind == "pause_canary":
-        after = health.actions[health.actions.index(done) + 1 :]
+        after = task.actions[task.actions.index(done) + 1 :]
         back = (one for one in after if one.version == done.version and one.kind == "recover" and one.failed is None)
         return any("share" in one.after for one in back)
-    known = health.versions.get(done.version)
-    if known is None or known.to is None:
+    quality = task.versions.get(done.version)
+    if quality is None or quality.to is None:
         return True
     kept = done.before.get("kept", 1.0)
-    return known.kept > kept or (known.kept == kept and known.to == done.before.get("to"))
+    return quality.kept > kept or (quality.kept == kept and quality.to == done.before.get("to"))
 
 
-def _later_moves(health: TaskHealth, done: Action) -> list[str]:
+def _later_moves(task: TaskHealth, done: Action) -> list[str]:
     """The moves of the version's share since then that were not undone."""
-    after = health.actions[health.actions.index(done) + 1 :]
+    after = task.actions[task.actions.index(done) + 1 :]
     return [one.id for one in after if one.version == done.version and one.kind in MOVES and one.undone_at is None]
 
 
 # ---- verdicts --------------------------------------------------------------------------------------
 
 
-def _with_verdict(noting: Noting, name: str, known: VersionHealth, judged: Judgement, plan: Plan) -> VersionHealth:
+def _with_verdict(noting: Noting, name: str, quality: VersionHealth, judged: Judgement, plan: Plan) -> VersionHealth:
     """The version with the verdict that follows; one that an admin has pinned keeps it."""
-    if known.phase.pinned == "degraded":
-        return msgspec.structs.replace(known, alarmed=alarmed(known, judged))
-    if known.phase.pinned is not None:
-        return known
-    found = verdict(known, judged, plan, noting.now)
-    after = health_after(known, found, judged, noting.now)
-    evidence = {"streams": [msgspec.to_builtins(one) for one in found.streams], "labels": judged.labels}
-    moved = {"verdict": known.verdict}, {"verdict": found.verdict}
-    if found.verdict == known.verdict:
-        if found.verdict != "degraded" or known.evidence or not found.streams:
+    if quality.phase.pinned == "degraded":
+        return msgspec.structs.replace(quality, alarmed=list_alarmed(quality, judged))
+    if quality.phase.pinned is not None:
+        return quality
+    conclusion = find_verdict(quality, judged, plan, noting.now)
+    after = apply_conclusion(quality, conclusion, judged, noting.now)
+    evidence = {"streams": [msgspec.to_builtins(one) for one in conclusion.streams], "labels": judged.labels}
+    moved = {"verdict": quality.verdict}, {"verdict": conclusion.verdict}
+    if conclusion.verdict == quality.verdict:
+        if conclusion.verdict != "degraded" or quality.evidence or not conclusion.streams:
             return after
-        because = worse(found.streams)  # what labels say takes the place of an admin's word
+        because = explain_degraded(conclusion.streams)  # what labels say takes the place of an admin's word
         noting.note("verdict", name, because, *moved, evidence=evidence)
         return msgspec.structs.replace(after, because=because, evidence=evidence)
-    noting.note("verdict", name, found.because, *moved, evidence=evidence)
-    return msgspec.structs.replace(after, evidence=evidence, done=() if found.verdict == "healthy" else known.done)
+    noting.note("verdict", name, conclusion.because, *moved, evidence=evidence)
+    return msgspec.structs.replace(
+        after, evidence=evidence, done=() if conclusion.verdict == "healthy" else quality.done
+    )
 
 
 # ---- what is set for the task -----------------------------------------------------------------------
 
 
 def _with_ticket(
-    noting: Noting, health: TaskHealth, watched: list[str], judgements: Mapping[str, Judgement], plan: Plan
+    noting: Noting, task: TaskHealth, watched: list[str], judgements: Mapping[str, Judgement], plan: Plan
 ) -> TaskHealth:
     """A suspicion opens a ticket, which bounds what looking into it may cost; it is closed once all is well."""
-    worse = [name for name in watched if health.versions[name].verdict != "healthy"]
-    ticket = health.ticket
+    worse = [name for name in watched if task.versions[name].verdict != "healthy"]
+    ticket = task.ticket
     if not worse:
         if ticket is not None and ticket.closed_at is None:
             ticket = msgspec.structs.replace(ticket, closed_at=noting.now)
-        return msgspec.structs.replace(health, ticket=ticket, undone=())
+        return msgspec.structs.replace(task, ticket=ticket, undone=())
     if ticket is None or ticket.closed_at is not None:
-        first = health.versions[worse[0]]
+        first = task.versions[worse[0]]
         ticket = Ticket(
             id=f"{int(noting.now * 1000):x}",
             version=worse[0],
@@ -248,12 +255,12 @@ def _with_ticket(
         )
     else:
         ticket = _spent(ticket, judgements)
-    return msgspec.structs.replace(health, ticket=ticket)
+    return msgspec.structs.replace(task, ticket=ticket)
 
 
 def _with_levers(
     noting: Noting,
-    health: TaskHealth,
+    task: TaskHealth,
     watched: list[str],
     judgements: Mapping[str, Judgement],
     plan: Plan,
@@ -264,11 +271,11 @@ def _with_levers(
     Only that one is raised is an answer to a verdict, and noted: what is usual, and how far it is raised, follow the
     settings and the traffic.
     """
-    worse = health.looked_into(watched)
-    suspect = bool(worse) and all(health.versions[name].verdict == "suspect" for name in worse)
-    may = _may(health, plan) if worse else frozenset()
-    usual = _shadow_share(health, judgements, plan, False)
-    shadow = _shadow_share(health, judgements, plan, "shadow" in may)
+    worse = task.looked_into(watched)
+    suspect = bool(worse) and all(task.versions[name].verdict == "suspect" for name in worse)
+    may = _may(task, plan) if worse else frozenset()
+    usual = _shadow_share(task, judgements, plan, False)
+    shadow = _shadow_share(task, judgements, plan, "shadow" in may)
     review = review_shares[1] if "reviews" in may else review_shares[0]
     deferral = plan.deferral_factor_suspect if suspect and "widen" in may else 1.0
     levers: list[tuple[ActionKind, str, float, float]] = [
@@ -279,24 +286,24 @@ def _with_levers(
     moved: dict[str, float] = {}
     raised: list[str] = []
     for kind, field, as_ever, value in levers:
-        before = getattr(health, field)
+        before = getattr(task, field)
         stays = value == before or (field == "review_share" and abs(value - before) < SHARE_MOVED_MIN * value)
         if not stays:
             moved[field] = value
-        if value <= as_ever or (stays and value != before and kind not in health.raised):
+        if value <= as_ever or (stays and value != before and kind not in task.raised):
             continue
         raised.append(kind)
-        if value > before and kind not in health.raised:
-            noting.note(kind, worse[0], health.versions[worse[0]].because, {field: before}, {field: value})
-    if not moved and tuple(raised) == health.raised:
-        return health
-    return msgspec.structs.replace(health, **moved, raised=tuple(raised))
+        if value > before and kind not in task.raised:
+            noting.note(kind, worse[0], task.versions[worse[0]].because, {field: before}, {field: value})
+    if not moved and tuple(raised) == task.raised:
+        return task
+    return msgspec.structs.replace(task, **moved, raised=tuple(raised))
 
 
-def _shadow_share(health: TaskHealth, judgements: Mapping[str, Judgement], plan: Plan, raised: bool) -> float:
+def _shadow_share(task: TaskHealth, judgements: Mapping[str, Judgement], plan: Plan, raised: bool) -> float:
     """The probability of a shadow: raised while a ticket has money for it. All shadows together may cost as much as one
     ticket and a share of the saving; where no saving is known nothing bounds the usual share."""
-    ticket = health.ticket
+    ticket = task.ticket
     share = plan.shadow_share
     if raised and ticket is not None and ticket.shadow_usd_spent < ticket.shadow_usd_max:
         over = _shadows_asked(ticket, judgements) >= plan.shadow_pairs_per_ticket
@@ -304,7 +311,7 @@ def _shadow_share(health: TaskHealth, judgements: Mapping[str, Judgement], plan:
     saving = math.fsum(one.saving_usd for one in judgements.values())
     spent = math.fsum(one.shadow_usd for one in judgements.values())
     most = plan.shadow_usd_per_ticket + plan.shadow_saving_share_max * max(0.0, saving)
-    if saving != 0.0 and spent > (most if health.shadow_share > 0.0 else SAVING_HYSTERESIS * most):
+    if saving != 0.0 and spent > (most if task.shadow_share > 0.0 else SAVING_HYSTERESIS * most):
         return 0.0
     return share
 
@@ -342,71 +349,71 @@ def _since(before: Mapping[str, float], now: Mapping[str, float]) -> float:
 # ---- small steps -------------------------------------------------------------------------------------
 
 
-def _may(health: TaskHealth, plan: Plan) -> frozenset[str]:
+def _may(task: TaskHealth, plan: Plan) -> frozenset[str]:
     """What may be done now, as far as that is not up to a version."""
-    return frozenset(plan.responses) - frozenset(health.undone)
+    return frozenset(plan.responses) - frozenset(task.undone)
 
 
-def _released(noting: Noting, name: str, known: VersionHealth) -> VersionHealth:
+def _released(noting: Noting, name: str, quality: VersionHealth) -> VersionHealth:
     """The version without a pin that is over."""
-    if known.pin is None or known.pin.until is None or known.pin.until > noting.now:
-        return known
-    after = _unpinned(known, noting.now)
-    noting.note("release", name, "The pin is over.", _told(known), _told(after))
+    if quality.pin is None or quality.pin.until is None or quality.pin.until > noting.now:
+        return quality
+    after = _unpinned(quality, noting.now)
+    noting.note("release", name, "The pin is over.", _describe(quality), _describe(after))
     return after
 
 
-def _pinned(known: VersionHealth, word: Pin, phase: Phase, now: float) -> VersionHealth:
+def _pinned(quality: VersionHealth, word: Pin, phase: Phase, now: float) -> VersionHealth:
     """The version in the phase that an admin's verdict leads to."""
-    word = msgspec.structs.replace(word, instead_of=phase.own, alarmed=_own_alarms(known))
-    after = msgspec.structs.replace(known, pin=word, quiet_since=None)  # nothing moves it while it is pinned
-    if phase.verdict == known.verdict:
+    word = msgspec.structs.replace(word, instead_of=phase.own, alarmed=_own_alarms(quality))
+    after = msgspec.structs.replace(quality, pin=word, quiet_since=None)  # nothing moves it while it is pinned
+    if phase.verdict == quality.verdict:
         return after
     after = _with_holding(after, phase.verdict, now, f"{word.by} says so: {word.reason}")
     return msgspec.structs.replace(after, alarmed=word.alarmed) if phase.own == phase.verdict == "degraded" else after
 
 
-def _unpinned(known: VersionHealth, now: float) -> VersionHealth:
+def _unpinned(quality: VersionHealth, now: float) -> VersionHealth:
     """The version once nobody pins it."""
-    pin, phase = known.pin, known.phase
-    after = msgspec.structs.replace(known, pin=None)
+    pin, phase = quality.pin, quality.phase
+    after = msgspec.structs.replace(quality, pin=None)
     if pin is None or pin.verdict is None or pin.instead_of is None:
         return after
     stands = next_phase(phase, Released()).verdict
     if stands != pin.verdict:
-        return _with_holding(after, stands, now, f"The pin as {known.verdict} is over.")
+        return _with_holding(after, stands, now, f"The pin as {quality.verdict} is over.")
     if phase.own != stands:
         return after
     if pin.instead_of != phase.own:
-        because = f"Labels have spoken against it while it was pinned as {pin.verdict} ({', '.join(known.alarmed)})."
+        because = f"Labels have spoken against it while it was pinned as {pin.verdict} ({', '.join(quality.alarmed)})."
         return msgspec.structs.replace(after, because=because)
-    is_explained = bool(known.evidence) or stands == "healthy"
+    is_explained = bool(quality.evidence) or stands == "healthy"
     return after if is_explained else msgspec.structs.replace(after, because=f"It was {stands} before its pin.")
 
 
-def _with_holding(known: VersionHealth, verdict: Verdict, now: float, because: str) -> VersionHealth:
+def _with_holding(quality: VersionHealth, verdict: Verdict, now: float, because: str) -> VersionHealth:
     """The version with another verdict that holds, and without what belonged to the verdict before."""
     return msgspec.structs.replace(
-        known, verdict=verdict, since=now, because=because, evidence={}, done=(), alarmed=(), observed=None
+        quality, verdict=verdict, since=now, because=because, evidence={}, done=(), alarmed=(), observed=None
     )
 
 
-def _own_alarms(known: VersionHealth) -> tuple[str, ...]:
+def _own_alarms(quality: VersionHealth) -> tuple[str, ...]:
     """The signals that made the version degraded by the monitor's own verdict, whatever admins have said since."""
-    pin = known.pin
-    if pin is None or pin.verdict is None or (known.verdict == "degraded" and known.alarmed):
-        return known.alarmed
+    pin = quality.pin
+    if pin is None or pin.verdict is None or (quality.verdict == "degraded" and quality.alarmed):
+        return quality.alarmed
     return pin.alarmed
 
 
-def _known(health: TaskHealth, version: str) -> VersionHealth:
-    return health.versions.get(version, VersionHealth())
+def _quality_of(task: TaskHealth, version: str) -> VersionHealth:
+    return task.versions.get(version, VersionHealth())
 
 
-def _with(health: TaskHealth, version: str, after: VersionHealth, noting: Noting) -> TaskHealth:
-    whole = msgspec.structs.replace(health, versions={**health.versions, version: after})
-    return with_actions(whole, noting.actions)
+def _with(task: TaskHealth, version: str, after: VersionHealth, noting: Noting) -> TaskHealth:
+    whole = msgspec.structs.replace(task, versions={**task.versions, version: after})
+    return add_actions(whole, noting.actions)
 
 
-def _told(known: VersionHealth) -> dict[str, Any]:
-    return {"verdict": known.verdict, "pin": msgspec.to_builtins(known.pin), **share_of(known)}
+def _describe(quality: VersionHealth) -> dict[str, Any]:
+    return {"verdict": quality.verdict, "pin": msgspec.to_builtins(quality.pin), **describe_share(quality)}

@@ -37,148 +37,152 @@ class Lines(NamedTuple):
     may: frozenset[str]
 
 
-def with_share(noting: Noting, name: str, known: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:
+def move_share(noting: Noting, name: str, quality: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:
     """The version with what follows from its verdict for its requests; nothing is done about one that is held."""
     if name != lines.roles.active:
-        known = _given_back(noting, name, known, "It leads its task no more.")
-    if name != lines.roles.canary or lines.roles.canary_share not in (0.0, known.paused_share):
-        known = unpaused(known)
+        quality = _given_back(noting, name, quality, "It leads its task no more.")
+    if name != lines.roles.canary or lines.roles.canary_share not in (0.0, quality.paused_share):
+        quality = forget_pause(quality)
     if name not in (lines.roles.active, lines.roles.canary):
-        return known
-    if known.pin is not None and known.pin.verdict is None:
-        return known
-    lines = lines._replace(may=lines.may - _undone(known))
-    if known.verdict != "degraded":
-        known = _resumed(noting, name, known, lines.roles)
-        return _step_back(noting, name, known, lines.plan)
+        return quality
+    if quality.pin is not None and quality.pin.verdict is None:
+        return quality
+    lines = lines._replace(may=lines.may - _undone(quality))
+    if quality.verdict != "degraded":
+        quality = _resumed(noting, name, quality, lines.roles)
+        return _step_back(noting, name, quality, lines.plan)
     if "retrain" in lines.may:
-        known = noting.once("retrain", name, known, known.because, {}, {})
+        quality = noting.once("retrain", name, quality, quality.because, {}, {})
     if name == lines.roles.canary:
-        return _paused(noting, name, known, lines)
-    return _step_away(noting, name, known, judged, lines)
+        return _paused(noting, name, quality, lines)
+    return _step_away(noting, name, quality, judged, lines)
 
 
-def _undone(known: VersionHealth) -> frozenset[str]:
+def _undone(quality: VersionHealth) -> frozenset[str]:
     """What is not done to the version: who has undone a shift wants no roll back either, which moves all requests."""
-    return frozenset(known.undone) | (frozenset({"roll_back"}) if "shift" in known.undone else frozenset())
+    return frozenset(quality.undone) | (frozenset({"roll_back"}) if "shift" in quality.undone else frozenset())
 
 
-def share_of(known: VersionHealth) -> dict[str, Any]:
+def describe_share(quality: VersionHealth) -> dict[str, Any]:
     """What a version keeps, as actions note it."""
-    return {"kept": known.kept, "to": known.to, "to_version": known.to_version}
+    return {"kept": quality.kept, "to": quality.to, "to_version": quality.to_version}
 
 
-def _paused(noting: Noting, name: str, known: VersionHealth, lines: Lines) -> VersionHealth:
+def _paused(noting: Noting, name: str, quality: VersionHealth, lines: Lines) -> VersionHealth:
     """A degraded canary, which gets no requests any more. Done once: an admin may give it a share again."""
     share = lines.roles.canary_share
-    if "pause_canary" not in lines.may or "pause_canary" in known.done or share == 0.0:
-        return known
-    known = noting.once("pause_canary", name, known, known.because, {"share": share}, {"share": 0.0})
-    return msgspec.structs.replace(known, paused_share=share) if "pause_canary" in known.done else known
+    if "pause_canary" not in lines.may or "pause_canary" in quality.done or share == 0.0:
+        return quality
+    quality = noting.once("pause_canary", name, quality, quality.because, {"share": share}, {"share": 0.0})
+    return msgspec.structs.replace(quality, paused_share=share) if "pause_canary" in quality.done else quality
 
 
-def _resumed(noting: Noting, name: str, known: VersionHealth, roles: Roles) -> VersionHealth:
+def _resumed(noting: Noting, name: str, quality: VersionHealth, roles: Roles) -> VersionHealth:
     """A canary that is no longer degraded, with the share that it had before the monitor paused it: that is known until
     the canary has it, and asked for again where it could not be given back."""
-    if known.paused_share is None:
-        return known
+    if quality.paused_share is None:
+        return quality
     if roles.canary_share != 0.0:
-        return unpaused(known)
-    return noting.once("recover", name, known, known.because, {"share": 0.0}, {"share": known.paused_share})
+        return forget_pause(quality)
+    return noting.once("recover", name, quality, quality.because, {"share": 0.0}, {"share": quality.paused_share})
 
 
-def unpaused(known: VersionHealth) -> VersionHealth:
+def forget_pause(quality: VersionHealth) -> VersionHealth:
     """The version without a share that is to be given back."""
-    if known.paused_share is None:
-        return known
-    done = tuple(kind for kind in known.done if kind != "recover")
-    return msgspec.structs.replace(known, paused_share=None, done=done)
+    if quality.paused_share is None:
+        return quality
+    done = tuple(kind for kind in quality.done if kind != "recover")
+    return msgspec.structs.replace(quality, paused_share=None, done=done)
 
 
-def _step_away(noting: Noting, name: str, known: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:
+def _step_away(noting: Noting, name: str, quality: VersionHealth, judged: Judgement, lines: Lines) -> VersionHealth:
     """One step of a degraded version's share to the better arm; held where none is known to be better."""
     present_previous_version = (None, lines.roles.previous_version)  # a judgement may be older than the roles
     able = [arm for arm in judged.arms if _is_able(arm.arm, lines) and arm.version in present_previous_version]
-    if known.to is not None and _is_able(known.to, lines) and _is_same(known, known.to, lines.roles):
-        present = next((arm for arm in able if arm.arm == known.to), None)
+    if quality.to is not None and _is_able(quality.to, lines) and _is_same(quality, quality.to, lines.roles):
+        present = next((arm for arm in able if arm.arm == quality.to), None)
         if present is None or present.advantage_high is None or present.advantage_high >= 0.0:
             if present is None or not _is_better(present):
-                return known  # what was shifted stays where it was shown to be better, and goes no further
-            return _to(noting, name, known, present, lines)
+                return quality  # what was shifted stays where it was shown to be better, and goes no further
+            return _to(noting, name, quality, present, lines)
     better = max(_of_use(able, lines), key=lambda arm: arm.advantage_low or 0.0, default=None)
     if better is not None:
-        return _to(noting, name, known, better, lines)
-    known = _taken_from_arm(noting, name, known)
-    text = f"{known.because} No other arm is known to be better on this task: it goes on, and people are told."
-    return noting.once("hold_and_alert", name, known, text, {}, {})
+        return _to(noting, name, quality, better, lines)
+    quality = _taken_from_arm(noting, name, quality)
+    text = f"{quality.because} No other arm is known to be better on this task: it goes on, and people are told."
+    return noting.once("hold_and_alert", name, quality, text, {}, {})
 
 
-def _to(noting: Noting, name: str, known: VersionHealth, better: ArmReport, lines: Lines) -> VersionHealth:
+def _to(noting: Noting, name: str, quality: VersionHealth, better: ArmReport, lines: Lines) -> VersionHealth:
     """A step to this arm, as far as the task's settings and its admins let it."""
     plan = lines.plan
     lead = f"{_words(better.arm)} is better by at least {100 * (better.advantage_low or 0.0):.1f} points"
     if "shift" in plan.responses and plan.enforced:
         if "shift" in lines.may:
-            return _shifted(noting, name, known, better, lines, f"{lead}.")
+            return _shifted(noting, name, quality, better, lines, f"{lead}.")
         why = "an admin has undone the shift"
     elif "roll_back" in lines.may and better.arm == "previous_version":
         text = f"{lead}, and shares are not shifted by the check degraded."
-        return noting.once("roll_back", name, known, text, {"leading": name}, {"leading": lines.roles.previous_version})
+        return noting.once(
+            "roll_back", name, quality, text, {"leading": name}, {"leading": lines.roles.previous_version}
+        )
     elif "roll_back" in plan.responses and better.arm == "previous_version":
         why = "an admin has undone the way back to it"
     else:
         why = "the task's settings let nothing be shifted"
-    if known.to == better.arm and _is_same(known, known.to, lines.roles):
-        return known
-    known = _taken_from_arm(noting, name, known)
-    return noting.once("hold_and_alert", name, known, f"{lead}, but {why}.", {}, {})
+    if quality.to == better.arm and _is_same(quality, quality.to, lines.roles):
+        return quality
+    quality = _taken_from_arm(noting, name, quality)
+    return noting.once("hold_and_alert", name, quality, f"{lead}, but {why}.", {}, {})
 
 
 def _shifted(
-    noting: Noting, name: str, known: VersionHealth, better: ArmReport, lines: Lines, because: str
+    noting: Noting, name: str, quality: VersionHealth, better: ArmReport, lines: Lines, because: str
 ) -> VersionHealth:
     """The next step of the share to this arm, once it is time."""
     assert better.arm != "version", "it is no other arm"
     plan, roles = lines.plan, lines.roles
-    another = known.to is not None and not (better.arm == known.to and _is_same(known, known.to, roles))
-    kept = known.kept if another else _next_down(known.kept, plan)
-    waits = known.to is not None and noting.now - known.stepped_at < plan.step_seconds
-    if waits or (kept >= known.kept and not another):
-        return known
+    another = quality.to is not None and not (better.arm == quality.to and _is_same(quality, quality.to, roles))
+    kept = quality.kept if another else _next_down(quality.kept, plan)
+    waits = quality.to is not None and noting.now - quality.stepped_at < plan.step_seconds
+    if waits or (kept >= quality.kept and not another):
+        return quality
     to_version = roles.previous_version if better.arm == "previous_version" else None
-    after = msgspec.structs.replace(known, kept=kept, to=better.arm, to_version=to_version, stepped_at=noting.now)
-    evidence = {"arm": msgspec.to_builtins(better), **known.evidence}
-    noting.note("shift", name, because, share_of(known), share_of(after), evidence=evidence)
+    after = msgspec.structs.replace(quality, kept=kept, to=better.arm, to_version=to_version, stepped_at=noting.now)
+    evidence = {"arm": msgspec.to_builtins(better), **quality.evidence}
+    noting.note("shift", name, because, describe_share(quality), describe_share(after), evidence=evidence)
     return after
 
 
-def _step_back(noting: Noting, name: str, known: VersionHealth, plan: Plan) -> VersionHealth:
+def _step_back(noting: Noting, name: str, quality: VersionHealth, plan: Plan) -> VersionHealth:
     """One step of a version's share back to it, once it is no longer degraded."""
-    if known.to is None or noting.now - known.stepped_at < plan.step_seconds:
-        return known
-    kept = min([step for step in (*plan.kept_steps, 1.0) if step > known.kept], default=1.0)
+    if quality.to is None or noting.now - quality.stepped_at < plan.step_seconds:
+        return quality
+    kept = min([step for step in (*plan.kept_steps, 1.0) if step > quality.kept], default=1.0)
     if kept >= 1.0:
-        return _given_back(noting, name, known, known.because)
-    after = msgspec.structs.replace(known, kept=kept, stepped_at=noting.now)
-    noting.note("recover", name, known.because, share_of(known), share_of(after), evidence=known.evidence)
+        return _given_back(noting, name, quality, quality.because)
+    after = msgspec.structs.replace(quality, kept=kept, stepped_at=noting.now)
+    noting.note(
+        "recover", name, quality.because, describe_share(quality), describe_share(after), evidence=quality.evidence
+    )
     return after
 
 
-def _given_back(noting: Noting, name: str, known: VersionHealth, because: str) -> VersionHealth:
+def _given_back(noting: Noting, name: str, quality: VersionHealth, because: str) -> VersionHealth:
     """The version with all of its requests."""
-    if known.to is None:
-        return known
-    after = msgspec.structs.replace(known, kept=1.0, to=None, to_version=None, stepped_at=noting.now)
-    noting.note("recover", name, because, share_of(known), share_of(after), evidence=known.evidence)
+    if quality.to is None:
+        return quality
+    after = msgspec.structs.replace(quality, kept=1.0, to=None, to_version=None, stepped_at=noting.now)
+    noting.note("recover", name, because, describe_share(quality), describe_share(after), evidence=quality.evidence)
     return after
 
 
-def _taken_from_arm(noting: Noting, name: str, known: VersionHealth) -> VersionHealth:
+def _taken_from_arm(noting: Noting, name: str, quality: VersionHealth) -> VersionHealth:
     """The version with all of its requests, where another arm had some and may not go on with them."""
-    if known.to is None:
-        return known
-    text = f"{_words(known.to)}, which had the rest of its requests, can't answer them, isn't healthy or is worse."
-    return _given_back(noting, name, known, text)
+    if quality.to is None:
+        return quality
+    text = f"{_words(quality.to)}, which had the rest of its requests, can't answer them, isn't healthy or is worse."
+    return _given_back(noting, name, quality, text)
 
 
 def _is_able(arm: str, lines: Lines) -> bool:
@@ -207,9 +211,9 @@ def _is_better(arm: ArmReport) -> bool:
     return arm.advantage_low is not None and arm.advantage_low > 0.0
 
 
-def _is_same(known: VersionHealth, arm: str, roles: Roles) -> bool:
+def _is_same(quality: VersionHealth, arm: str, roles: Roles) -> bool:
     """Whether the arm that has the rest of the version's requests is still the same version."""
-    return arm != "previous_version" or known.to_version in (None, roles.previous_version)
+    return arm != "previous_version" or quality.to_version in (None, roles.previous_version)
 
 
 def _next_down(kept: float, plan: Plan) -> float:

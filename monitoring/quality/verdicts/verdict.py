@@ -1,12 +1,13 @@
-"""The verdict that follows from a version's streams, and why. Pure.
+"""The verdict that follows from a version's signals, with its reason. Pure. `phases.py` has the table of phases.
 
-Labelled streams alone make a version degraded; unlabelled ones make it suspect. So do labels that would make it
-degraded and rest on one caller or rater, who gave most of them: somebody has to look.
+Only labelled signals make a version degraded. Unlabelled signals make it suspect. So do labels that would make it
+degraded, but rest on one caller or rater who gave most of them: a person has to look.
 
-A degraded version gets healthy by the reverse tests of the labelled streams that have alarmed, a suspect one by labels
-that show it to be as good as before, or by time in which nothing more speaks against it: by other evidence than what
-made it so, so that it does not go back and forth. That a stream alarms no more shows nothing: its threshold rises with
-labels and streams, of which the monitor itself makes more.
+A verdict ends by other evidence than what began it, so that it does not go back and forth:
+- Degraded ends with the reverse tests of the labelled signals that have alarmed.
+- Suspect ends with labels that show the version to be as good as before, or after a time without an alarm.
+An alarm that ends shows nothing. Its threshold rises with the number of labels and signals, and the monitor itself
+causes more of them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamRep
 from monitoring.quality.verdicts.plan import Plan
 
 
-class Found(NamedTuple):
-    """A verdict, why, the streams that it rests on, and the names of those whose suspicion labels have refuted."""
+class Conclusion(NamedTuple):
+    """A verdict, its reason, the signals that show it, and the names of those whose suspicion labels have refuted."""
 
     verdict: Verdict
     because: str
@@ -31,8 +32,10 @@ class Found(NamedTuple):
 
 
 class ReverseTest(NamedTuple):
-    """A reverse test of a labelled stream: whose, whether it has found a recovery, whether there is one at all (the
-    stream is held against something), and whether that is from before the version was degraded."""
+    """The reverse test of a labelled signal `name`: `alarming` and `recovered` as in its report.
+
+    `is_there`: the signal has a baseline. `from_before`: its baseline is from before the version was degraded.
+    """
 
     name: str
     alarming: bool
@@ -41,21 +44,21 @@ class ReverseTest(NamedTuple):
     from_before: bool
 
 
-def verdict(known: VersionHealth, judged: Judgement, plan: Plan, now: float) -> Found:
-    """The verdict on a version whose verdict was `known`, at `now` in Unix seconds."""
+def find_verdict(quality: VersionHealth, judged: Judgement, plan: Plan, now: float) -> Conclusion:
+    """The verdict that follows from a version's quality until now and its judgement, at `now` in Unix seconds."""
     labelled = against(judged)
     speaking = [one for one in judged.streams if one.rests_on_most or (one.alarming and not one.labelled)]
-    cleared = tuple(name for name in known.cleared if any(name_of(one) == name for one in speaking))
+    cleared = tuple(name for name in quality.cleared if any(name_of(one) == name for one in speaking))
     fresh = [one for one in speaking if name_of(one) not in cleared]
-    if known.verdict == "degraded":
-        return _of_degraded(known, judged, labelled, fresh, cleared)
+    if quality.verdict == "degraded":
+        return _of_degraded(quality, judged, labelled, fresh, cleared)
     if labelled:
-        return Found("degraded", worse(labelled), labelled, cleared)
-    if known.verdict == "suspect":
-        return _of_suspect(known, judged, fresh, cleared, plan, now)
+        return Conclusion("degraded", explain_degraded(labelled), labelled, cleared)
+    if quality.verdict == "suspect":
+        return _of_suspect(quality, judged, fresh, cleared, plan, now)
     if fresh:
-        return Found("suspect", _suspicion(fresh), fresh, cleared)
-    return Found("healthy", known.because, [], cleared)
+        return Conclusion("suspect", _suspicion(fresh), fresh, cleared)
+    return Conclusion("healthy", quality.because, [], cleared)
 
 
 def against(judged: Judgement) -> list[StreamReport]:
@@ -63,46 +66,46 @@ def against(judged: Judgement) -> list[StreamReport]:
     return [one for one in judged.streams if one.labelled and one.alarming and not one.recovered]
 
 
-def health_after(known: VersionHealth, found: Found, judged: Judgement, now: float) -> VersionHealth:
-    """The version once this was found: its verdict, since when and why, and what the next one has to know."""
-    after = next_phase(known.phase, Judged(found.verdict)).verdict
-    turned = after != known.verdict
+def apply_conclusion(quality: VersionHealth, conclusion: Conclusion, judged: Judgement, now: float) -> VersionHealth:
+    """The version's quality after a conclusion: the verdict with its time and reason, and what the next one needs."""
+    after = next_phase(quality.phase, Judged(conclusion.verdict)).verdict
+    turned = after != quality.verdict
     observed = None
     if after == "suspect":
-        observed = known.observed
+        observed = quality.observed
         if turned or observed is None:
             observed = {name_of(one): one.observed for one in judged.streams if one.labelled}
     return msgspec.structs.replace(
-        known,
+        quality,
         verdict=after,
-        since=now if turned else known.since,
-        because=found.because if turned else known.because,
-        cleared=found.cleared,
-        alarmed=alarmed(known, judged) if after == "degraded" else (),
+        since=now if turned else quality.since,
+        because=conclusion.because if turned else quality.because,
+        cleared=conclusion.cleared,
+        alarmed=list_alarmed(quality, judged) if after == "degraded" else (),
         observed=observed,
-        undone=() if after == "healthy" else known.undone,
-        quiet_since=_quiet_since(known, found.streams, now) if after == "suspect" else None,
+        undone=() if after == "healthy" else quality.undone,
+        quiet_since=_quiet_since(quality, conclusion.streams, now) if after == "suspect" else None,
     )
 
 
-def alarmed(known: VersionHealth, judged: Judgement) -> tuple[str, ...]:
+def list_alarmed(quality: VersionHealth, judged: Judgement) -> tuple[str, ...]:
     """The labelled streams that made a version degraded, or have alarmed since."""
-    now = [test.name for test in _tests(judged, known.since) if test.alarming]
-    return tuple(dict.fromkeys((*known.alarmed, *now)))
+    now = [test.name for test in _tests(judged, quality.since) if test.alarming]
+    return tuple(dict.fromkeys((*quality.alarmed, *now)))
 
 
-def unrecovered(known: VersionHealth, judged: Judgement) -> list[str]:
+def unrecovered(quality: VersionHealth, judged: Judgement) -> list[str]:
     """The streams that have alarmed, are still held against something, and have not recovered."""
     return [
         test.name
-        for test in _tests(judged, known.since)
-        if test.name in known.alarmed and test.is_there and not test.recovered
+        for test in _tests(judged, quality.since)
+        if test.name in quality.alarmed and test.is_there and not test.recovered
     ]
 
 
-def shows_recovery(known: VersionHealth, judged: Judgement) -> bool:
-    """Whether any stream could show that a degraded version has recovered: it is held against something from before."""
-    return any(test.from_before for test in _tests(judged, known.since))
+def shows_recovery(quality: VersionHealth, judged: Judgement) -> bool:
+    """Whether any signal could show a recovery of a degraded version: its baseline is from before."""
+    return any(test.from_before for test in _tests(judged, quality.since))
 
 
 def name_of(one: StreamReport) -> str:
@@ -116,8 +119,8 @@ def words(streams: list[StreamReport]) -> str:
     return "; ".join(_word(one) for one in ordered[:3])
 
 
-def worse(streams: list[StreamReport]) -> str:
-    """Why a version is degraded, by the labelled streams that say so."""
+def explain_degraded(streams: list[StreamReport]) -> str:
+    """The reason of a degraded verdict, by the labelled signals that show it."""
     return f"It got worse: {words(streams)}."
 
 
@@ -130,21 +133,21 @@ def _suspicion(streams: list[StreamReport]) -> str:
 
 
 def _of_degraded(
-    known: VersionHealth,
+    quality: VersionHealth,
     judged: Judgement,
     labelled: list[StreamReport],
     fresh: list[StreamReport],
     cleared: tuple[str, ...],
-) -> Found:
+) -> Conclusion:
     """Healthy again where the reverse test of each stream that has alarmed shows it, of those that are still tested; at
     least one test shows it, and nothing else alarms."""
-    shown = any(test.from_before and test.recovered for test in _tests(judged, known.since))
-    if labelled or not shown or unrecovered(known, judged):
-        return Found("degraded", known.because, labelled, cleared)
+    shown = any(test.from_before and test.recovered for test in _tests(judged, quality.since))
+    if labelled or not shown or unrecovered(quality, judged):
+        return Conclusion("degraded", quality.because, labelled, cleared)
     recovered = [one for one in judged.streams if one.labelled and one.recovered]
     names = ", ".join(dict.fromkeys(one.stream for one in recovered))
     text = f"It has recovered: labels since then show it ({names})."
-    return Found("healthy", text, recovered, _with(cleared, fresh))
+    return Conclusion("healthy", text, recovered, _with(cleared, fresh))
 
 
 def _tests(judged: Judgement, since: float) -> Iterator[ReverseTest]:
@@ -163,37 +166,37 @@ def _is_before(baseline: Mapping[str, Any], since: float) -> bool:
 
 
 def _of_suspect(
-    known: VersionHealth,
+    quality: VersionHealth,
     judged: Judgement,
     fresh: list[StreamReport],
     cleared: tuple[str, ...],
     plan: Plan,
     now: float,
-) -> Found:
-    refuting = _refuting(known, judged, plan)
+) -> Conclusion:
+    refuting = _refuting(quality, judged, plan)
     if refuting:
-        count = max(_since(known, one) for one in refuting)
+        count = max(_since(quality, one) for one in refuting)
         names = ", ".join(one.stream for one in refuting)
         text = f"{count:.0f} labels since then show that it is as good as before ({names})."
-        return Found("healthy", text, refuting, _with(cleared, fresh))
-    quiet_since = _quiet_since(known, fresh, now)
+        return Conclusion("healthy", text, refuting, _with(cleared, fresh))
+    quiet_since = _quiet_since(quality, fresh, now)
     if quiet_since is not None and now - quiet_since >= plan.suspect_clears_seconds:
-        return Found("healthy", "Nothing has spoken against it since then.", [], cleared)
-    return Found("suspect", known.because, fresh, cleared)
+        return Conclusion("healthy", "Nothing has spoken against it since then.", [], cleared)
+    return Conclusion("suspect", quality.because, fresh, cleared)
 
 
-def _quiet_since(known: VersionHealth, fresh: list[StreamReport], now: float) -> float | None:
+def _quiet_since(quality: VersionHealth, fresh: list[StreamReport], now: float) -> float | None:
     """Since when nothing alarms of a suspect version; None while something does."""
     if fresh:
         return None
-    return now if known.quiet_since is None else known.quiet_since
+    return now if quality.quiet_since is None else quality.quiet_since
 
 
 def _with(cleared: tuple[str, ...], fresh: list[StreamReport]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*cleared, *map(name_of, fresh))))
 
 
-def _refuting(known: VersionHealth, judged: Judgement, plan: Plan) -> list[StreamReport]:
+def _refuting(quality: VersionHealth, judged: Judgement, plan: Plan) -> list[StreamReport]:
     """The labelled streams that show a suspect version to be as good as before: each has enough labels since, and the
     interval of its errors lately is not above what it is held against, whichever caller is left out; where that is not
     known it refutes nothing. None does while another one lies wholly above that, but for one that rests on who gave
@@ -210,13 +213,13 @@ def _refuting(known: VersionHealth, judged: Judgement, plan: Plan) -> list[Strea
         and one.high <= upper
         and one.high_without_one is not None
         and one.high_without_one <= upper
-        and _since(known, one) >= 2 * plan.labels_min
+        and _since(quality, one) >= 2 * plan.labels_min
     ]
 
 
-def _since(known: VersionHealth, one: StreamReport) -> float:
+def _since(quality: VersionHealth, one: StreamReport) -> float:
     """How many labels this stream has had since its version became suspect; none where that is not known."""
-    return 0.0 if known.observed is None else one.observed - known.observed.get(name_of(one), 0.0)
+    return 0.0 if quality.observed is None else one.observed - quality.observed.get(name_of(one), 0.0)
 
 
 def _upper(baseline: Mapping[str, Any]) -> float | None:

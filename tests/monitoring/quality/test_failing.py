@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from monitoring.quality.verdicts.health import Action, Pin, TaskHealth
-from monitoring.quality.verdicts.noting import AGAIN_SECONDS, not_carried_out
+from monitoring.quality.verdicts.noting import AGAIN_SECONDS, mark_failed
 from monitoring.quality.verdicts.responses import last_move, pin, undo
 from monitoring.quality.verdicts.shares import Roles
 from tests.monitoring.quality.answered import (
@@ -37,16 +37,16 @@ def test_a_roll_back_that_failed_is_asked_for_again_after_a_while_as_the_same_ac
     first = rolled_back(health)
     for again in (1, 2):
         tried = rolled_back(health)
-        health = not_carried_out(health, tried, "returns@v1 is staging: stage it first.")
+        health = mark_failed(health, tried, "returns@v1 is staging: stage it first.")
         assert rolled_back(health).failed == "returns@v1 is staging: stage it first."
-        assert not_carried_out(health, tried, "another") == health
+        assert mark_failed(health, tried, "another") == health
         at = tried.at - NOW
         assert after(slip, health=health, plan=plan, at=at + AGAIN_SECONDS - 1)[1] == []
         health, done = after(slip, health=health, plan=plan, at=at + AGAIN_SECONDS)
         assert done == ["roll_back"]
         asked = rolled_back(health)
         assert (asked.id, asked.failed, asked.again, asked.at) == (first.id, None, again, tried.at + AGAIN_SECONDS)
-        assert not_carried_out(health, tried, "too late") == health
+        assert mark_failed(health, tried, "too late") == health
         assert after(slip, health=health, plan=plan, at=at + 5 * AGAIN_SECONDS)[1] == []
 
 
@@ -56,7 +56,7 @@ def test_what_failed_is_not_asked_for_again_once_it_was_undone_or_the_version_is
         judged(stream("feedback"), arms=(better("previous_version"),)),
     )
     health, _ = after(slip, plan=plan)
-    failed = not_carried_out(health, rolled_back(health), "No.")
+    failed = mark_failed(health, rolled_back(health), "No.")
     undone, undoing = undo(failed, rolled_back(failed).id, "ada", NOW + 1)
     assert undoing.evidence["failed"] == "No."
     assert "roll_back" not in after(slip, health=undone, plan=plan, at=1000)[1]
@@ -68,7 +68,7 @@ def test_what_failed_while_it_was_degraded_before_is_no_try_of_what_is_asked_for
     roles = Roles(active=V1, canary=V2, canary_share=0.25, general=True)
     health, _ = after(judged(stream("feedback")), roles=roles)
     (pause,) = [one for one in health.actions if one.kind == "pause_canary"]
-    health = not_carried_out(health, pause, "No.")
+    health = mark_failed(health, pause, "No.")
     health, _ = after(judged(stream("feedback", alarming=False, recovered=True)), health=health, roles=roles, at=10)
     assert health.versions[V2].verdict == "healthy"
     health, done = after(judged(stream("feedback")), health=health, roles=roles, at=20)
@@ -81,7 +81,7 @@ def test_a_canarys_share_that_could_not_be_given_back_is_asked_for_again_until_i
     assert done == ["verdict", "recover"]
     first, at = health.actions[-1], 100.0
     for again in (1, 2):
-        health = not_carried_out(health, health.actions[-1], "returns@v1 is staging: stage it first.")
+        health = mark_failed(health, health.actions[-1], "returns@v1 is staging: stage it first.")
         assert after(RECOVERED, health=health, roles=canaried(0.0), at=at + AGAIN_SECONDS - 1)[1] == []
         at += AGAIN_SECONDS
         health, done = after(RECOVERED, health=health, roles=canaried(0.0), at=at)
@@ -97,7 +97,7 @@ def test_a_canarys_share_that_could_not_be_given_back_is_asked_for_again_until_i
 def test_a_pause_can_be_undone_while_its_share_could_not_be_given_back() -> None:
     health = after(RECOVERED, health=paused(), roles=canaried(0.0), at=100)[0]
     assert last_move(health, V2) is None
-    failed = not_carried_out(health, health.actions[-1], "No.")
+    failed = mark_failed(health, health.actions[-1], "No.")
     pause = last_move(failed, V2)
     assert pause is not None
     assert pause.kind == "pause_canary"
@@ -117,7 +117,7 @@ def test_a_canary_that_gets_worse_before_its_share_is_back_is_paused_again_and_g
 def test_a_pause_that_failed_leaves_nothing_to_give_back() -> None:
     health = paused()
     (pause,) = [one for one in health.actions if one.kind == "pause_canary"]
-    health = not_carried_out(health, pause, "No.")
+    health = mark_failed(health, pause, "No.")
     health, done = after(judged(stream("feedback")), health=health, roles=canaried(0.1), at=5)
     assert (health.versions[V2].paused_share, done) == (None, []), "it waits"
     assert "recover" not in after(RECOVERED, health=health, roles=canaried(0.0), at=10)[1], "an admin has paused it"
