@@ -38,9 +38,9 @@ from benchmarks.harness import Goal, conclude, options, say, table
 from gateway.app import freeze_garbage, share_interpreter
 from gateway.state.fitted import FittedStore
 from gateway.state.snapshot import Deployed, Snapshot, SnapshotKeeper
-from router.checks import Check
-from router.decision import Asked, Moment
+from router.decision import Moment, RoutingRequest
 from router.embedding import StaticEmbedding
+from router.findings import CheckPolicy
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.policy import AttemptLimits, TaskPolicy
 from router.scope import ScopeModel
@@ -177,7 +177,7 @@ def timed(snapshot: Snapshot, model: str, view: FleetView, texts: Sequence[str])
     """CPU time of the score step, in microseconds."""
     seconds = []
     for text in texts:
-        asked = Asked(model, "caller", frozenset({"*"}), selected=text)
+        asked = RoutingRequest(model, "caller", frozenset({"*"}), selected=text)
         began = time.thread_time()
         score(asked, snapshot.policy, view, Moment(0.0, 0.0, 0.5))
         seconds.append(time.thread_time() - began)
@@ -201,7 +201,7 @@ async def measured(models: Sequence[ScopeModel], tasks: int, seed: int) -> dict[
             async with Redis(unix_socket_path=str(socket)) as redis:
                 say(f"writing {tasks} tasks")
                 names = await written(redis, models, tasks, seed)
-                checks = {"out_of_scope": Check("enforce", 0.05)}
+                checks = {"out_of_scope": CheckPolicy("enforce", 0.05)}
                 policies = {name: TaskPolicy(name, "general", checks=checks) for name in names}  # type: ignore[arg-type]
                 deployed = Deployed(policies, frozenset({"general"}), AttemptLimits(), "general")
                 keeper = SnapshotKeeper(redis, deployed, {}, lambda _: None)

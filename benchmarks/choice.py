@@ -26,15 +26,15 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.harness import ROOT, Goal, Unmeasurable, conclude, options, say, table
-from router.checks import Check, CheckName
 from router.choice import choose
-from router.decision import Asked, Moment
+from router.decision import NO_SCORES, Moment, RoutingRequest, Scores
 from router.embedding import EmbeddingError, StaticEmbedding
+from router.findings import CheckName, CheckPolicy
 from router.fitted import Fitted
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.overrides import Override
 from router.policy import Alias, Policy, TaskPolicy
-from router.scoring import NO_SCORES, Scores, score
+from router.scoring import score
 from serving.view import FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 
 DATA = ROOT / "benchmarks" / "data" / "banking77"
@@ -44,11 +44,11 @@ RULES = 100
 CHOOSE_US_GOAL = 20.0
 COVERED_US_GOAL = 500.0
 VERSION = "returns@v1"
-CHECKS: Mapping[CheckName, Check] = {
-    "degraded": Check("enforce", 0.05),
-    "out_of_scope": Check("enforce", 0.05),
-    "holdout": Check("enforce", 1e-9),
-    "predicted_gain": Check("enforce", 0.2),
+CHECKS: Mapping[CheckName, CheckPolicy] = {
+    "degraded": CheckPolicy("enforce", 0.05),
+    "out_of_scope": CheckPolicy("enforce", 0.05),
+    "holdout": CheckPolicy("enforce", 1e-9),
+    "predicted_gain": CheckPolicy("enforce", 0.2),
 }
 
 
@@ -83,7 +83,7 @@ def fleet() -> FleetView:
     return FleetView(MappingProxyType(pools), MappingProxyType({VERSION: version}), MappingProxyType({}))
 
 
-def policy(checks: Mapping[CheckName, Check], rules: int, fitted: Fitted) -> Policy:
+def policy(checks: Mapping[CheckName, CheckPolicy], rules: int, fitted: Fitted) -> Policy:
     """One task with these checks, and so many rules that look at metadata and at who asks."""
     some = tuple(
         Override(str(number), "general", task="returns", caller=f"other-{number}", metadata={"shop": "de"})
@@ -136,12 +136,12 @@ def measured(asked: Any) -> dict[str, float]:
     view, plain = fleet(), policy({}, 0, fitted)
     check, ruled, both = policy(CHECKS, 0, fitted), policy({}, RULES, fitted), policy(CHECKS, RULES, fitted)
     moment = Moment(1000.0, 1_800_000_000.0, 0.5)
-    request = Asked("returns", "caller1", frozenset({"returns"}), None, {})
+    request = RoutingRequest("returns", "caller1", frozenset({"returns"}), None, {})
     named = replace(request, session="a session", selected=texts[0])
     scores = score(named, check, view, moment)
     assert scores.scope is not None
     scores = replace(scores, scope=replace(scores.scope, score=9.0))  # it goes all the way up the ladder
-    cells: dict[str, tuple[Asked, Scores, Policy]] = {
+    cells: dict[str, tuple[RoutingRequest, Scores, Policy]] = {
         "plain": (request, NO_SCORES, plain),
         "session": (named, NO_SCORES, plain),
         "checks": (named, scores, check),
@@ -158,7 +158,7 @@ def measured(asked: Any) -> dict[str, float]:
 
 
 def covered(
-    texts: Sequence[str], asked: Asked, rules: Policy, view: FleetView, moment: Moment, count: int
+    texts: Sequence[str], asked: RoutingRequest, rules: Policy, view: FleetView, moment: Moment, count: int
 ) -> dict[str, float]:
     """The score step and the choice, for texts that are none of the prompts."""
     only = Fitted(rules.fitted[VERSION].scope)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from router.checks import CheckName
 from router.decision import Choice, Moment, Reason, Refusal
 from router.fallbacks import adapter_after_all, fallback_instead
+from router.findings import CheckName
 from router.policy import AttemptLimits, Policy
 from router.replicas import pick
 from serving.view import FaultKind, FleetView

@@ -1,55 +1,57 @@
-"""The decision: where a request goes, and why. Pure; the ladder is DESIGN.md's, the first check that applies wins."""
+"""The decision: where a request goes, and why. The first rule or check that applies decides. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from router.checking import climb
-from router.checks import Finding
-from router.decision import OUT_OF_SERVICE, Asked, Choice, Moment, Reason, Refusal
+from router.checking import judge_request
+from router.checks import CheckedRequest
+from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RoutingRequest, Scores
 from router.fallbacks import Routing, fallback_of, lacking
+from router.findings import Finding
 from router.overrides import NO_RULE, Override, Ruled, Subject, rule
 from router.placing import live_version
 from router.policy import AUTO, Alias, Policy, TaskPolicy
 from router.replicas import Lack, pick
-from router.scoring import Scores
 from serving.view import FleetView, PoolView, VersionView
 
 NO_INDEX = "no task has a scope model"
 """Why no task can be found for the model `auto`."""
 
 
-def choose(asked: Asked, scores: Scores, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
+def choose(
+    request: RoutingRequest, scores: Scores, policy: Policy, view: FleetView, moment: Moment
+) -> Choice | Refusal:
     """Decide one request. Total: every input yields a Choice or a Refusal, and the same input the same one."""
-    task_name, at, _ = asked.model.partition("@")
-    refusal = not_allowed(asked.model, asked.models_allowed)
+    task_name, at, _ = request.model.partition("@")
+    refusal = not_allowed(request.model, request.models_allowed)
     if refusal is not None:
         return refusal
-    if asked.model == AUTO:
-        found = found_task(asked, scores)
+    if request.model == AUTO:
+        found = found_task(request, scores)
         if found is None:
-            return _choose_without_task(asked, policy, view, moment)
+            return _choose_without_task(request, policy, view, moment)
         task_name = found
     task = policy.tasks.get(task_name)
     if task is None:
-        return _choose_pool(asked, policy, view, moment)
+        return _choose_pool(request, policy, view, moment)
     alias = policy.aliases.get(task_name)
-    live = live_version(alias, view, asked.session, moment.draw)
+    live = live_version(alias, view, request.session, moment.draw)
     rules = policy.rules_for(task_name) if policy.overrides else ()
-    ruled = rule(rules, subject_of(asked, task_name), scores.texts, moment.now_unix) if rules else NO_RULE
+    ruled = rule(rules, subject_of(request, task_name), scores.texts, moment.now_unix) if rules else NO_RULE
     if ruled.deciding is not None:
-        decision = _choose_overruled(ruled.deciding, task, live, policy, view, moment, asked.session)
+        decision = _choose_overruled(ruled.deciding, task, live, policy, view, moment, request.session)
     elif at:
-        decision = _choose_pinned(asked, task, policy, view, moment)
+        decision = _choose_pinned(request, task, policy, view, moment)
     else:
-        decision = _choose_live(task, alias, live, scores, policy, view, moment, asked.session)
+        decision = _choose_live(task, alias, live, scores, policy, view, moment, request.session)
     return decision if ruled is NO_RULE else _as_ruled(decision, ruled)
 
 
-def found_task(asked: Asked, scores: Scores) -> str | None:
+def found_task(request: RoutingRequest, scores: Scores) -> str | None:
     """The task that a request for `auto` is of, if its key names it."""
     name = scores.task
-    return None if name is None or asked.models_allowed.isdisjoint(("*", name)) else name
+    return None if name is None or request.models_allowed.isdisjoint(("*", name)) else name
 
 
 def not_allowed(model: str, models_allowed: frozenset[str]) -> Refusal | None:
@@ -59,25 +61,25 @@ def not_allowed(model: str, models_allowed: frozenset[str]) -> Refusal | None:
     return None
 
 
-def _choose_pool(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
-    pool = view.pools.get(asked.model) if asked.model in policy.callable_pools else None
+def _choose_pool(request: RoutingRequest, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
+    pool = view.pools.get(request.model) if request.model in policy.callable_pools else None
     if pool is None:
         return Refusal(
-            "model_not_found", f"The model {asked.model!r} does not exist. GET /v1/models lists those you can use."
+            "model_not_found", f"The model {request.model!r} does not exist. GET /v1/models lists those you can use."
         )
-    key = asked.session or None
+    key = request.session or None
     replica = pick(pool, None, view.in_flight, moment.now, moment.draw, key=key)
     if isinstance(replica, str):
         return lacking(replica, pool.name)
     return Choice(task=None, version=None, pool=pool, replica=replica, reason="pinned", key=key)
 
 
-def _choose_without_task(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
+def _choose_without_task(request: RoutingRequest, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
     """The pool for what is in no task's scope, where the caller may use it."""
     found_of = () if policy.index is not None else (Finding("out_of_scope", "enforce", fired=False, note=NO_INDEX),)
     name = policy.auto_pool or ""
-    if not asked.models_allowed.isdisjoint(("*", name)) and name in view.pools and name in policy.callable_pools:
-        found = _choose_pool(replace(asked, model=name), policy, view, moment)
+    if not request.models_allowed.isdisjoint(("*", name)) and name in view.pools and name in policy.callable_pools:
+        found = _choose_pool(replace(request, model=name), policy, view, moment)
         return replace(found, reason="out_of_scope", findings=found_of) if isinstance(found, Choice) else found
     text = "The request is in the scope of no task that this key may use. GET /v1/models lists those."
     if policy.index is None:
@@ -85,9 +87,9 @@ def _choose_without_task(asked: Asked, policy: Policy, view: FleetView, moment: 
     return Refusal("no_task_fits", text, "out_of_scope", found_of)
 
 
-def subject_of(asked: Asked, task: str | None) -> Subject:
+def subject_of(request: RoutingRequest, task: str | None) -> Subject:
     """What rules are held against."""
-    return Subject(task, asked.caller, asked.metadata or {})
+    return Subject(task, request.caller, request.metadata or {})
 
 
 def _as_ruled(decision: Choice | Refusal, ruled: Ruled) -> Choice | Refusal:
@@ -140,32 +142,34 @@ def _choose_live(
 ) -> Choice | Refusal:
     if alias is None or live is None:
         return fallback_of(Routing(task, None, "no_replica", key=session), policy, view, moment)
-    climbed = climb(task, alias, live, scores, policy, moment, session)
-    reason: Reason = climbed.sent_away or ("adapter" if live.name == alias.leading else "canary")
+    judgement = judge_request(CheckedRequest(task, alias, live, scores, policy, moment, session))
+    reason: Reason = judgement.sent_away or ("adapter" if live.name == alias.leading else "canary")
     routing = Routing(
         task=task,
         version=live,
         reason=reason,
         key=session,
-        probability=alias.weights[live.name] * climbed.probability,
-        findings=climbed.findings,
+        probability=alias.weights[live.name] * judgement.probability,
+        findings=judgement.findings,
         led_to=live,
     )
-    if climbed.sent_away is not None:
+    if judgement.sent_away is not None:
         return fallback_of(routing, policy, view, moment)
     return _serve(routing, policy, view, moment)
 
 
-def _choose_pinned(asked: Asked, task: TaskPolicy, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:
-    version = view.versions.get(asked.model)
+def _choose_pinned(
+    request: RoutingRequest, task: TaskPolicy, policy: Policy, view: FleetView, moment: Moment
+) -> Choice | Refusal:
+    version = view.versions.get(request.model)
     if version is None:
-        return Refusal("model_not_found", f"The version {asked.model!r} does not exist.")
+        return Refusal("model_not_found", f"The version {request.model!r} does not exist.")
     if version.state in OUT_OF_SERVICE:
         return Refusal("version_not_loaded", f"{version.name} is {version.state}: it answers nobody.")
     if not task.reaches(version.pool):
         text = f"The task {task.name!r} may not send its texts to the pool {version.pool!r}, where {version.name} is."
         return Refusal("version_not_loaded", text)
-    return _serve(Routing(task, version, "pinned", key=asked.session, led_to=version), policy, view, moment)
+    return _serve(Routing(task, version, "pinned", key=request.session, led_to=version), policy, view, moment)
 
 
 def _serve(routing: Routing, policy: Policy, view: FleetView, moment: Moment) -> Choice | Refusal:

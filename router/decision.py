@@ -1,27 +1,24 @@
-"""What the router decides on and what it says: a request, the moment, a choice or a refusal. Data only."""
+"""The input and the output of the router: a request, its scores, the moment; a choice or a refusal. Data only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from router.checks import Finding
+from router.findings import CheckName, Finding
 from router.policy import TaskPolicy
 from serving.view import PoolView, ReplicaView, VersionView
+
+if TYPE_CHECKING:
+    from router.scope import ScopeScore
 
 Reason = Literal[
     "override",
     "pinned",
-    "degraded",
-    "out_of_scope",
-    "holdout",
+    CheckName,
     "adapter",
     "canary",
-    "contract",
-    "low_confidence",
-    "refusal",
-    "predicted_gain",
     "no_replica",
     "overload",
     "timeout",
@@ -32,8 +29,6 @@ REASONS: tuple[str, ...] = get_args(Reason)
 WITHOUT_FALLBACKS: frozenset[Reason] = frozenset({"adapter", "canary", "pinned"})
 """Reasons for which nothing goes to a fallback."""
 OUT_OF_SERVICE = frozenset({"quarantined", "draining", "retired"})
-ADAPTER_STANDS_IN: frozenset[Reason] = frozenset({"out_of_scope", "holdout", "predicted_gain"})
-"""Reasons for the fallback for which the adapter answers all the same where the fallback is closed, or is not there."""
 
 RefusalCode = Literal[
     "model_not_found",
@@ -49,11 +44,14 @@ RefusalCode = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as the router sees it. `session` is None where the caller named none; `models_allowed` holds the
-    names the caller's key may ask for, or `*`; `text` is empty unless a rule looks at it, and `selected`, what
-    the task's selector takes of the conversation, unless a model does. Where the task is yet to be found, `selected`
-    is what the first look for it reads, and `selections` has what each task's selector takes."""
+class RoutingRequest:
+    """A request as the router sees it.
+
+    `session` is None where the caller named none. `models_allowed` holds the names that the caller's key may use, or
+    `*`. `text` is empty unless a rule reads it. `selected` is the text that the task's selector takes of the
+    conversation; it is empty unless a model reads it. Where the task is not known yet, `selected` is the text by which
+    it is found, and `selections` has the text of each task's selector.
+    """
 
     model: str
     caller: str
@@ -65,8 +63,27 @@ class Asked:
     selections: Mapping[str, str] | None = None
 
     def selected_by(self, selector: str) -> str:
-        """What the selector of the task that is asked for, or was found, takes of the conversation."""
+        """The text that this selector, of the task that was named or found, takes of the conversation."""
         return self.selected if self.selections is None else self.selections[selector]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The scores of a request by fitted models.
+
+    `version` is the version whose models they are; `task` is the task that was found for `auto`. `gain` is how much
+    likelier general is right than the adapter, from -1 to 1. `texts` are the ids of the admin's rules whose conditions
+    on the text hold.
+    """
+
+    version: str | None = None
+    scope: ScopeScore | None = None
+    gain: float | None = None
+    task: str | None = None
+    texts: frozenset[str] = frozenset()
+
+
+NO_SCORES = Scores()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from router.checks import FallbackName, Finding
-from router.decision import ADAPTER_STANDS_IN, OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
+from router.checks import names_of
+from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
+from router.findings import FallbackName, Finding
 from router.policy import Policy, TaskPolicy
 from router.replicas import Lack, pick
 from serving.view import FleetView, PoolView, VersionView
 
-AT_LEISURE: frozenset[Reason] = frozenset({"holdout", "predicted_gain"})
-"""Reasons for which a fallback is not worth waiting for: the adapter would have done."""
+ADAPTER_STANDS_IN: frozenset[str] = names_of(lambda check: check.stands_in != "never")
+"""Reasons for which the adapter answers after all where the fallback is closed or absent."""
+AT_LEISURE: frozenset[str] = names_of(lambda check: check.stands_in == "if_full")
+"""Reasons for which a full fallback is not waited for: the adapter answers."""
 
 
 @dataclass(frozen=True, slots=True)

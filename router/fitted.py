@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from router.confidence import ConfidenceModel
     from router.gain import GainModel
     from router.scope import ScopeModel
 
+ModelKind = Literal["scope", "confidence", "gain"]
+"""What a fitted model judges: whether an input is in scope, an answer sure enough, general likelier to be right."""
 OTHER_SELECTOR = "fitted with another selector"
 NO_CALIBRATION = "no calibration"
 OTHER_SCOPE = "no calibration: the scope model has changed"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from router.checks import DEFAULT_FALLBACKS, Check, CheckName, FallbackName
+from router.findings import DEFAULT_FALLBACKS, CheckName, CheckPolicy, FallbackName
 from router.overrides import HELD_WORK_MAX, Override, by_task
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ COMMIT_POLICIES = r"^(first_token|complete|tokens:[1-9][0-9]{0,5})$"
 AUTO = "auto"
 """What a caller names as the model to have the task found by what the request says."""
 AUTO_SELECTOR = "user_turns"
-READERS: frozenset[CheckName] = frozenset({"out_of_scope", "low_confidence", "predicted_gain"})
-"""Checks that need a fitted model to read what is asked; scope is one of the features of confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class TaskPolicy:
     n_max: int = 1
     hold_seconds_max: float | None = None
     cache_isolation: CacheIsolation = "caller"
-    checks: Mapping[CheckName, Check] = field(default_factory=dict)
+    checks: Mapping[CheckName, CheckPolicy] = field(default_factory=dict)
     fallbacks: Mapping[str, tuple[FallbackName, ...]] = field(default_factory=dict)
     pools_allowed: frozenset[str] | None = None
     selector: str = "user_turns"
@@ -86,11 +84,6 @@ class TaskPolicy:
     unknown_fields: UnknownFields = "refuse"
     max_tokens_over: TokensOver = "refuse"
     adapters: bool = True
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether a fitted model reads what is asked."""
-        return not self.checks.keys().isdisjoint(READERS)
 
     def fallbacks_for(self, reason: str) -> tuple[FallbackName, ...]:
         """Where a request goes for this reason, in order."""
@@ -214,10 +207,3 @@ class Policy:
         if len(text) * most <= HELD_WORK_MAX:
             return False
         return len(text) * sum(one.weight for one in self.rules_reading(model, now_unix)) > HELD_WORK_MAX
-
-    def selector(self, model: str) -> str | None:
-        """What of a conversation a fitted model reads, where one does; None where none has to."""
-        task = self.tasks.get(model.partition("@")[0])
-        if task is not None:
-            return task.selector if task.reads_text else None
-        return AUTO_SELECTOR if self.index is not None and model == AUTO else None

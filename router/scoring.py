@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from router.checks import CheckName
-from router.decision import Asked, Moment
+from router.checks import READERS, SCOPE_READERS
+from router.decision import NO_SCORES, Moment, RoutingRequest, Scores
 from router.embedding import clipped
 from router.fitted import NOTHING_FITTED
 from router.overrides import texts_matched
@@ -24,50 +23,30 @@ SURE_SCORE = 0.8
 """With this score a task is taken without asking those that are less near; 1 is the middle of its training prompts."""
 DEFERRED_SHARE = 0.05
 """Share of in-scope requests that a task is ready to defer, where it does not say."""
-SCOPE_READERS: tuple[CheckName, ...] = ("out_of_scope", "low_confidence")
-"""Checks that need the scope score: for itself, and as one of the features of confidence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What is known of a request by models. `version` is whose models they are; `task` is what `auto` found.
-
-    `gain` is how much likelier general is right than the adapter, from -1 to 1. `texts` are the ids of the admin's
-    rules whose conditions on the text hold.
-    """
-
-    version: str | None = None
-    scope: ScopeScore | None = None
-    gain: float | None = None
-    task: str | None = None
-    texts: frozenset[str] = frozenset()
-
-
-NO_SCORES = Scores()
-
-
-def score(asked: Asked, policy: Policy, view: FleetView, moment: Moment) -> Scores:
+def score(request: RoutingRequest, policy: Policy, view: FleetView, moment: Moment) -> Scores:
     """Ask the models that the task's checks need. `moment` is the one that the request is decided with."""
-    rules = policy.rules_reading(asked.model, moment.now_unix) if policy.text_needed else ()
-    texts = texts_matched(rules, asked.text) if rules else frozenset()
-    found, placed = task_for(asked, policy, view, moment) if asked.model == AUTO else (None, None)
-    task_name = asked.model if found is None else found
+    rules = policy.rules_reading(request.model, moment.now_unix) if policy.text_needed else ()
+    texts = texts_matched(rules, request.text) if rules else frozenset()
+    found, placed = task_for(request, policy, view, moment) if request.model == AUTO else (None, None)
+    task_name = request.model if found is None else found
     task = policy.tasks.get(task_name)
-    if task is None or not task.reads_text:
+    if task is None or task.checks.keys().isdisjoint(READERS):
         return Scores(task=found, texts=texts) if found or texts else NO_SCORES
-    version = live_version(policy.aliases.get(task_name), view, asked.session, moment.draw)
+    version = live_version(policy.aliases.get(task_name), view, request.session, moment.draw)
     fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
     scope = gain = None
     covering, gaining = fitted.scope_for(task.selector), fitted.gain_for(task.selector)
-    if covering is not None and any(name in task.checks for name in SCOPE_READERS):
-        scope = placed or covering.score(asked.selected_by(task.selector))
+    if covering is not None and not task.checks.keys().isdisjoint(SCOPE_READERS):
+        scope = placed or covering.score(request.selected_by(task.selector))
     if gaining is not None and "predicted_gain" in task.checks:
-        gain = gaining.score(asked.selected_by(task.selector))
+        gain = gaining.score(request.selected_by(task.selector))
     return Scores(version.name if version else None, scope, gain, found, texts)
 
 
 def task_for(
-    asked: Asked, policy: Policy, view: FleetView, moment: Moment
+    request: RoutingRequest, policy: Policy, view: FleetView, moment: Moment
 ) -> tuple[str, ScopeScore] | tuple[None, None]:
     """The task that a request for `auto` is of, among those that its key may use, and its score there; None where it
     fits none.
@@ -79,18 +58,18 @@ def task_for(
     index = policy.index
     if index is None:
         return None, None
-    allowed = policy.tasks if "*" in asked.models_allowed else policy.tasks.keys() & asked.models_allowed
-    first = index.embedding.embed([clipped(asked.selected)])[0]
-    vectors = {asked.selected: first}
+    allowed = policy.tasks if "*" in request.models_allowed else policy.tasks.keys() & request.models_allowed
+    first = index.embedding.embed([clipped(request.selected)])[0]
+    vectors = {request.selected: first}
     best: tuple[str, ScopeScore] | None = None
-    for name in index.candidates(asked.selected, allowed, CANDIDATES_MAX, first):
+    for name in index.candidates(request.selected, allowed, CANDIDATES_MAX, first):
         task = policy.tasks[name]
-        version = live_version(policy.aliases.get(name), view, asked.session, moment.draw)
+        version = live_version(policy.aliases.get(name), view, request.session, moment.draw)
         fitted = policy.fitted.get(version.name, NOTHING_FITTED) if version is not None else NOTHING_FITTED
         model = fitted.scope_for(task.selector)
         if model is None:
             continue
-        text = asked.selected_by(task.selector)
+        text = request.selected_by(task.selector)
         if text not in vectors:
             vectors[text] = index.embedding.embed([clipped(text)])[0]
         check = task.checks.get("out_of_scope")

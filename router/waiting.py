@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from router.choice import found_task, subject_of
-from router.decision import OUT_OF_SERVICE, Asked
+from router.decision import OUT_OF_SERVICE, RoutingRequest, Scores
 from router.overrides import rule
 from router.policy import AUTO, Policy
-from router.scoring import Scores
 from serving.view import FleetView
 
 
 def awaited_replicas(
-    asked: Asked, scores: Scores, policy: Policy, view: FleetView, now_unix: float, loaded_only: bool = True
+    request: RoutingRequest, scores: Scores, policy: Policy, view: FleetView, now_unix: float, loaded_only: bool = True
 ) -> frozenset[str]:
     """The names of the replicas of which one with room could change `choose`'s mind about a refusal for overload.
 
     They may be some more than that: who waits looks again, and waits on. Without `loaded_only` those are among them
     that would have to come back first, or to load a version.
     """
-    model = asked.model if asked.model != AUTO else found_task(asked, scores) or policy.auto_pool or ""
+    model = request.model if request.model != AUTO else found_task(request, scores) or policy.auto_pool or ""
     task = policy.tasks.get(model.partition("@")[0])
     if task is None:
         pool = view.pools.get(model)
         return frozenset(replica.name for replica in pool.replicas) if pool else frozenset()
     alias = policy.aliases.get(task.name)
-    deciding = rule(policy.overrides, subject_of(asked, task.name), scores.texts, now_unix).deciding
+    deciding = rule(policy.overrides, subject_of(request, task.name), scores.texts, now_unix).deciding
     if deciding is not None:
         versions: Iterable[str] = [deciding.version or "", alias.previous_version or "" if alias is not None else ""]
     elif model != task.name:

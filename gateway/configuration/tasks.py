@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, Field
 from gateway.configuration.monitor import TaskMonitorSettings
 from gateway.configuration.sections import BodySection, Name, Seconds, Section
 from gateway.formats.parameters import NEVER_WITH_ADAPTERS
-from router.checks import CHECKS, Check, CheckName, FallbackName, Mode
+from router.checks import CHECKS, AnswerCheck
 from router.decision import WITHOUT_FALLBACKS, Reason
+from router.findings import CHECK_NAMES, CheckName, CheckPolicy, FallbackName, Mode
 from router.policy import AUTO, COMMIT_POLICIES, CacheIsolation, FallbackBreaks, TaskPolicy
 
 
@@ -115,19 +116,15 @@ class CheckSettings(Section):
     low_confidence: LowConfidenceSettings = LowConfidenceSettings()
     refusal: RefusalSettings = RefusalSettings()
 
-    def used(self) -> Mapping[CheckName, Check]:
-        """Those that are not off, in their order, as the router goes by them."""
-        shares: Mapping[str, float] = {
-            "degraded": self.degraded.explored_share,
-            "out_of_scope": self.out_of_scope.deferred_share,
-            "holdout": self.holdout.share,
-            "predicted_gain": self.predicted_gain.general_share_max,
-            "low_confidence": self.low_confidence.wrong_share_max,
-        }
-        modes: dict[CheckName, Mode] = {name: getattr(self, name).mode for name in CHECKS}
-        return MappingProxyType(
-            {name: Check(mode, shares.get(name, 0.0)) for name, mode in modes.items() if mode != "off"}
-        )
+    def used(self) -> Mapping[CheckName, CheckPolicy]:
+        """The checks that are not off, in their order, as the router uses them."""
+        used: dict[CheckName, CheckPolicy] = {}
+        for check in CHECKS:
+            section: CheckSection = getattr(self, check.name)
+            if section.mode != "off":
+                share = 0.0 if check.share is None else getattr(section, check.share)
+                used[check.name] = CheckPolicy(section.mode, share)
+        return MappingProxyType(used)
 
 
 class TaskSettings(BodySection):
@@ -209,7 +206,7 @@ class TaskSettings(BodySection):
                 yield f"{key}: needs_human is the last fallback, since a person can always be asked"
             if "general" in fallbacks and self.fallback_pool is None:
                 yield f"{key}: general is the fallback_pool, and there is none"
-        for check in CHECKS:
+        for check in CHECK_NAMES:
             if getattr(self.checks, check).mode == "enforce" and not self.has_fallback(check):
                 yield f"tasks.{name}.checks.{check}: it has no fallback: set fallback_pool, or fallbacks.{check}"
 
@@ -230,17 +227,17 @@ class TaskSettings(BodySection):
         """Checks after the answer can be enforced only as long as the answer is not the caller's."""
         if self.commit == "complete":
             return
-        for check in ("contract", "low_confidence", "refusal"):
-            if getattr(self.checks, check).mode != "enforce":
+        for check in CHECKS:
+            if not isinstance(check, AnswerCheck) or getattr(self.checks, check.name).mode != "enforce":
                 continue
-            some = check == "low_confidence"
+            some = "whole_answer" not in check.needs
             if some and self.commit != "first_token":
                 continue
             what = "the answer's first tokens" if some else "the whole answer"
             instead = "complete or tokens:N" if some else "complete"
             yield (
-                f"tasks.{name}.checks.{check}.mode: enforce needs {what}, and with commit: {self.commit} a stream is "
-                f"the caller's before that: set tasks.{name}.commit to {instead}, or the mode to observe"
+                f"tasks.{name}.checks.{check.name}.mode: enforce needs {what}, and with commit: {self.commit} a stream "
+                f"is the caller's before that: set tasks.{name}.commit to {instead}, or the mode to observe"
             )
 
     def _faults_of_hold(self, name: str, request_timeout_seconds: float) -> Iterator[str]:

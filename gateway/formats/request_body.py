@@ -27,7 +27,8 @@ from gateway.formats.parameters import (
 from gateway.formats.permissions import check_messages, has_media, is_neutral, refusal_of, shown_name
 from gateway.formats.selectors import SYSTEM_ROLES, of_messages, of_text, text_of
 from gateway.formats.structured_outputs import check_forms
-from router.decision import Asked, Choice
+from router.checks import selector_of
+from router.decision import Choice, RoutingRequest
 from router.policy import AUTO, Policy, TaskPolicy, UnknownFields
 from serving.view import EngineKind
 
@@ -430,15 +431,17 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= WHOLE_MAX else value
 
 
-def asked_of(body: RequestBody, caller: str, models: frozenset[str], session: str | None, policy: Policy) -> Asked:
+def make_routing_request(
+    body: RequestBody, caller: str, models: frozenset[str], session: str | None, policy: Policy
+) -> RoutingRequest:
     """The request as the router sees it."""
     text = body.text() if policy.text_needed else ""
-    selector = policy.selector(body.read.model)
+    selector = selector_of(policy, body.read.model)
     if selector is None:
-        return Asked(body.read.model, caller, models, session, body.metadata(), text)
+        return RoutingRequest(body.read.model, caller, models, session, body.metadata(), text)
     selected = body.selected(selector)
     selections = Selections(body, {selector: selected}) if body.read.model == AUTO else None
-    return Asked(body.read.model, caller, models, session, body.metadata(), text, selected, selections)
+    return RoutingRequest(body.read.model, caller, models, session, body.metadata(), text, selected, selections)
 
 
 def invalid(message: str) -> Problem:

@@ -19,9 +19,8 @@ from gateway.path.reading import Reading
 from gateway.server.wire import Deadline
 from gateway.services import Services
 from router.attempts import Failure
-from router.decision import Choice
+from router.decision import NO_SCORES, Choice, Scores
 from router.policy import AttemptLimits
-from router.scoring import NO_SCORES, Scores
 from serving.engine_client import EngineAnswer
 from serving.errors import EngineError, Failed, Late, Oversize, Silent, Truncated
 from serving.health import engine_headers

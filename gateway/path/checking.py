@@ -6,8 +6,9 @@ from gateway.formats.request_body import RequestBody
 from gateway.path.answer import Answer
 from gateway.path.ledger import Ledger
 from gateway.services import Services
-from router.acceptance import Terms, accept
-from router.checks import CheckName
+from router.answers import Terms
+from router.checking import judge_answer
+from router.findings import CheckName
 
 
 def judge_now(services: Services, body: RequestBody, answer: Answer, ledger: Ledger) -> CheckName | None:
@@ -37,13 +38,13 @@ def _judge(
     answered = answer.reading.answered(whole, answer.mixed)
     offered = None
     if "refusal" in terms.checks and body.endpoint == "chat":
-        called = frozenset(call.name for said in answered.said for call in said.calls)
+        called = frozenset(call.name for one in answered.alternatives for call in one.calls)
         if called or body.read.tool_choice not in (None, "auto", "none"):
             offered = services.judging.offered(body, called)
-    accepted = accept(answered, terms, offered, answer.judged_by)
-    ledger.found(accepted.findings)
-    answer.judged_by |= frozenset(finding.check for finding in accepted.findings)
+    judgement = judge_answer(answered, terms, offered, answer.judged_by)
+    ledger.found(judgement.findings)
+    answer.judged_by |= frozenset(finding.check for finding in judgement.findings)
     answer.judged_whole = whole
-    if accepted.contract_kept is not None:
-        ledger.record.contract_kept = accepted.contract_kept
-    return accepted.rejected_by
+    if judgement.contract_kept is not None:
+        ledger.record.contract_kept = judgement.contract_kept
+    return judgement.rejected_by

@@ -12,14 +12,14 @@ import msgspec
 from msgspec import Raw
 
 from gateway.formats.request_body import RequestBody
-from router.acceptance import Offered, Terms
+from router.answers import Offered, Terms
 from router.arguments import Parameters, parameters_of
-from router.checks import AFTER_THE_ANSWER, Check, CheckName
+from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME
 from router.contract import Contract, ContractError, compile_contract
-from router.decision import Choice
+from router.decision import Choice, Scores
+from router.findings import CheckName, CheckPolicy
 from router.fitted import OTHER_SCOPE
 from router.policy import Policy
-from router.scoring import Scores
 from serving.view import VersionView
 
 if TYPE_CHECKING:
@@ -111,7 +111,11 @@ class Judging:
             return None
         checks = {name: check for name, check in task.checks.items() if name in AFTER_THE_ANSWER}
         if choice.version is None:
-            checks = {name: check for name, check in checks.items() if name == "contract" and check.mode == "enforce"}
+            checks = {
+                name: check
+                for name, check in checks.items()
+                if CHECK_BY_NAME[name].judges_fallbacks and check.mode == "enforce"
+            }
         if is_foreign(choice) and "contract" in checks:
             checks["contract"] = replace(checks["contract"], mode="observe")
         fields = dict(_form(task, body, choice, version))
@@ -128,7 +132,7 @@ class Judging:
         selector: str,
         body: RequestBody,
         version: VersionView,
-        checks: Mapping[CheckName, Check],
+        checks: Mapping[CheckName, CheckPolicy],
         contract: Contract | None,
         scores: Scores,
         fields: dict[str, Any],

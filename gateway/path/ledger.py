@@ -17,17 +17,16 @@ from monitoring.cost import cost, saving
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import AttemptRecord, FindingRecord, Record
-from router.acceptance import NO_CONTRACT
-from router.checks import AFTER_THE_ANSWER, BY_SCORE, CheckName, Finding
-from router.decision import Asked, Choice, Refusal
+from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME, names_of
+from router.decision import Choice, Refusal, RoutingRequest, Scores
+from router.findings import CheckName, Finding
 from router.language import language_of
 from router.policy import Policy
-from router.scoring import Scores
 from router.waiting import awaited_replicas
 
 FALLBACK_REASONS = frozenset(
     {"no_replica", "overload", "timeout", "engine_error", "context_length"}
-    | {"degraded", "out_of_scope", "contract", "low_confidence", "refusal", "predicted_gain"}
+    | names_of(lambda check: not check.is_random)
 )
 """Reasons for which a task's fallback answers in its adapter's place, because that could not or may not."""
 
@@ -281,12 +280,12 @@ def finding_record(found: Finding, version: str | None) -> FindingRecord:
     )
 
 
-def problem_of(services: Services, decision: Refusal, asked: Asked, scores: Scores) -> Problem:
+def problem_of(services: Services, decision: Refusal, request: RoutingRequest, scores: Scores) -> Problem:
     """What the caller is told of the router's refusal, and when one of those who could answer should be back."""
     wait_seconds = None
     if decision.code in ("no_replica", "version_not_loaded"):
         policy, view, now = services.snapshot.current.policy, services.fleet.view(), time.monotonic()
-        awaited = awaited_replicas(asked, scores, policy, view, time.time(), loaded_only=False)
+        awaited = awaited_replicas(request, scores, policy, view, time.time(), loaded_only=False)
         wait_seconds = min((services.fleet.replicas[name].back_in_seconds(now) for name in awaited), default=None)
     param = "model" if decision.code.startswith("model") else None
     return Problem(decision.code, decision.message, param, wait_seconds)
@@ -391,10 +390,9 @@ def _count(services: Services, ledger: Ledger) -> None:
 
 
 def _could_not_judge(finding: FindingRecord) -> bool:
-    """Whether a check let something pass for want of what it judges by."""
-    if finding.check in BY_SCORE:
-        return finding.threshold is None
-    return finding.check == "contract" and finding.note == NO_CONTRACT
+    """Whether a check let a request pass since it lacks its model or its contract."""
+    check = CHECK_BY_NAME.get(finding.check)
+    return check is not None and check.lacks_basis(finding.threshold, finding.note)
 
 
 def _count_rejected(rejected: Rejection, meters: Any, wasted: float | None) -> float | None:

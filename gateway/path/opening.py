@@ -16,9 +16,8 @@ from gateway.path.reading import Reading
 from gateway.path.scoring import scored_at
 from gateway.services import Services
 from router.attempts import Failure, GiveUp, NextAttempt, SendAnyway, after_rejection, next_attempt
-from router.decision import Choice
+from router.decision import Choice, Scores
 from router.policy import Policy
-from router.scoring import Scores
 from serving.errors import EngineError, Missing, RefusedByEngine
 
 OF_REQUEST = frozenset({"failed", "truncated"})

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.formats.events import payload_of
-from router.acceptance import Answered, Said, ToolCall
+from router.answers import Alternative, ReceivedAnswer, ToolCall
 
 NAMED_BEFORE = b'"logprobs"'
 NAME_BYTES_MAX = 64
@@ -91,12 +91,12 @@ class _Alternative:
         """How many tokens of it can be judged by; infinity once it has ended. Without logprobs its events count."""
         return math.inf if self.finish_reason is not None else len(self.logprobs) or self.events
 
-    def said(self) -> Said:
-        """What it says so far."""
+    def read(self) -> Alternative:
+        """The alternative as far as it was read."""
         calls = tuple(
             ToolCall(name, None if parts is None else "".join(parts)) for _, (name, parts) in sorted(self.calls.items())
         )
-        return Said("".join(self.text), self.finish_reason, "".join(self.refusal), calls, self.logprobs)
+        return Alternative("".join(self.text), self.finish_reason, "".join(self.refusal), calls, self.logprobs)
 
 
 class Reading:
@@ -140,10 +140,10 @@ class Reading:
             return 0
         return min(one.tokens for one in self._alternatives.values())
 
-    def answered(self, whole: bool, mixed: bool = False) -> Answered:
+    def answered(self, whole: bool, mixed: bool = False) -> ReceivedAnswer:
         """What there is of the answer, as the checks judge it. `mixed`: a part of it is another model's."""
-        said = tuple(one.said() for _, one in sorted(self._alternatives.items()))
-        return Answered(said, whole, mixed, self.tokens)
+        alternatives = tuple(one.read() for _, one in sorted(self._alternatives.items()))
+        return ReceivedAnswer(alternatives, whole, mixed, self.tokens)
 
     def _part(self, part: bytes) -> bytes:
         events = part.split(b"\n\n")

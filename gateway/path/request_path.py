@@ -11,7 +11,7 @@ from gateway.callers import Caller
 from gateway.errors import Problem
 from gateway.formats.bounds import LONG_BODY_BYTES
 from gateway.formats.parameters import Endpoint
-from gateway.formats.request_body import RequestBody, asked_of, read_body
+from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.path.ledger import Ledger, problem_of, settle
 from gateway.path.opening import open_answer
 from gateway.path.problems import too_late
@@ -23,9 +23,8 @@ from gateway.server.wire import Deadline, HungUp
 from gateway.services import Services
 from monitoring.records import Record
 from router.choice import choose
-from router.decision import Asked, Choice, Refusal
+from router.decision import Choice, Refusal, RoutingRequest, Scores
 from router.policy import Policy
-from router.scoring import Scores
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +50,13 @@ async def walk(services: Services, exchange: Exchange, endpoint: Endpoint) -> No
             with services.admission.admit(caller.public, priority) as place, exchange.hang_up_cancels():
                 if not place.held:
                     await wait_for_place(place, ledger)
-                asked = asked_of(body, caller.public, caller.models, session, policy)
+                request = make_routing_request(body, caller.public, caller.models, session, policy)
                 moment = services.moment(now)
-                scores = await scored(services, asked, policy, moment)
-                decision = choose(asked, scores, policy, services.fleet.view(), moment)
+                scores = await scored(services, request, policy, moment)
+                decision = choose(request, scores, policy, services.fleet.view(), moment)
                 if decision.__class__ is Refusal:
-                    decision = await wait_for_room(services, place, asked, scores, policy, decision, moment, ledger)
-                choice = _accepted(services, policy, decision, asked, scores, ledger)
+                    decision = await wait_for_room(services, place, request, scores, policy, decision, moment, ledger)
+                choice = _accepted(services, policy, decision, request, scores, ledger)
                 services.fit(body, choice, caller)
                 with await open_answer(services, policy, body, choice, ledger, scores) as answer:
                     answer.kept = [] if services.observers.watch(policy, answer.choice, ledger.record) else None
@@ -107,12 +106,17 @@ async def _tell(services: Services, exchange: Exchange, problem: Problem, ledger
 
 
 def _accepted(
-    services: Services, policy: Policy, decision: Choice | Refusal, asked: Asked, scores: Scores, ledger: Ledger
+    services: Services,
+    policy: Policy,
+    decision: Choice | Refusal,
+    request: RoutingRequest,
+    scores: Scores,
+    ledger: Ledger,
 ) -> Choice:
     ledger.found(decision.findings)
     if isinstance(decision, Refusal):
         ledger.refused(decision, scores.task)
-        raise problem_of(services, decision, asked, scores)
+        raise problem_of(services, decision, request, scores)
     if policy.watched:
         for observer in services.observers:
             observer.draw(policy, decision, ledger.record)

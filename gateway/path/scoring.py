@@ -12,44 +12,44 @@ from dataclasses import replace
 
 from gateway.formats.request_body import RequestBody
 from gateway.services import Services
-from router.decision import Asked, Choice, Moment
+from router.decision import Choice, Moment, RoutingRequest, Scores
 from router.fitted import NOTHING_FITTED
 from router.policy import AUTO, Policy
-from router.scoring import Scores, score
+from router.scoring import score
 
 log = logging.getLogger(__name__)
 
 
-async def scored(services: Services, asked: Asked, policy: Policy, moment: Moment) -> Scores:
+async def scored(services: Services, request: RoutingRequest, policy: Policy, moment: Moment) -> Scores:
     """The request's scores. Models that fail are logged and counted: it is then decided as if there were none.
 
     Raises Problem (429) where its caller has too much waiting to be read.
     """
     view = services.fleet.view()
-    if asked.text and policy.takes_long(asked.model, asked.text, moment.now_unix):
-        return await _read_in_turn(services, asked, policy, moment)
+    if request.text and policy.takes_long(request.model, request.text, moment.now_unix):
+        return await _read_in_turn(services, request, policy, moment)
     try:
-        if asked.selected and services.settings.fitting.minilm_file is not None and _is_slow(asked, policy):
-            return await asyncio.to_thread(score, asked, policy, view, moment)
-        return score(asked, policy, view, moment)
+        if request.selected and services.settings.fitting.minilm_file is not None and _is_slow(request, policy):
+            return await asyncio.to_thread(score, request, policy, view, moment)
+        return score(request, policy, view, moment)
     except Exception:  # a fault of ours in a model is no reason to refuse a request
-        bare = _without_models(services, asked, policy)
-        return await asyncio.to_thread(score, asked, bare, view, moment)
+        bare = _without_models(services, request, policy)
+        return await asyncio.to_thread(score, request, bare, view, moment)
 
 
-async def _read_in_turn(services: Services, asked: Asked, policy: Policy, moment: Moment) -> Scores:
-    view, caller, length = services.fleet.view(), asked.caller, len(asked.text)
+async def _read_in_turn(services: Services, request: RoutingRequest, policy: Policy, moment: Moment) -> Scores:
+    view, caller, length = services.fleet.view(), request.caller, len(request.text)
     if not services.threads.has_room(caller, length):
         raise services.admission.shed("caller_busy")
     try:
-        return await services.threads.run(caller, length, score, asked, policy, view, moment)
+        return await services.threads.run(caller, length, score, request, policy, view, moment)
     except Exception:  # as above
-        bare = _without_models(services, asked, policy)
-        return await services.threads.run(caller, length, score, asked, bare, view, moment)
+        bare = _without_models(services, request, policy)
+        return await services.threads.run(caller, length, score, request, bare, view, moment)
 
 
-def _without_models(services: Services, asked: Asked, policy: Policy) -> Policy:
-    log.exception("a fitted model of %r failed: the request is decided without", asked.model[:80])
+def _without_models(services: Services, request: RoutingRequest, policy: Policy) -> Policy:
+    log.exception("a fitted model of %r failed: the request is decided without", request.model[:80])
     services.meters.fitted_unused.add(1, "failed")
     return replace(policy, fitted={}, index=None)
 
@@ -79,10 +79,10 @@ async def scored_at(services: Services, body: RequestBody, choice: Choice, polic
     return replace(scores, version=version.name, scope=found, gain=None)
 
 
-def _is_slow(asked: Asked, policy: Policy) -> bool:
+def _is_slow(request: RoutingRequest, policy: Policy) -> bool:
     """Whether a model that may be asked needs a neural net."""
-    if asked.model == AUTO:
+    if request.model == AUTO:
         return True
-    alias = policy.aliases.get(asked.model)
+    alias = policy.aliases.get(request.model)
     models = [policy.fitted[name].scope for name in alias.weights if name in policy.fitted] if alias else []
     return any(model is not None and model.deep is not None for model in models)

@@ -11,9 +11,8 @@ from gateway.limits.admission import Place, Priority
 from gateway.path.ledger import Ledger
 from gateway.services import Services
 from router.choice import choose
-from router.decision import Asked, Choice, Moment, Refusal
+from router.decision import Choice, Moment, Refusal, RoutingRequest, Scores
 from router.policy import Policy
-from router.scoring import Scores
 from router.waiting import awaited_replicas
 
 
@@ -36,7 +35,7 @@ async def wait_for_place(place: Place, ledger: Ledger) -> None:
 async def wait_for_room(
     services: Services,
     place: Place,
-    asked: Asked,
+    request: RoutingRequest,
     scores: Scores,
     policy: Policy,
     decision: Choice | Refusal,
@@ -50,7 +49,7 @@ async def wait_for_room(
     waited = False
     while isinstance(decision, Refusal) and decision.code == "overload":
         try:
-            await place.turn(awaited_replicas(asked, scores, policy, services.fleet.view(), moment.now_unix))
+            await place.turn(awaited_replicas(request, scores, policy, services.fleet.view(), moment.now_unix))
         except BaseException:  # it goes nowhere: what is known of it is noted
             ledger.found(decision.findings)
             ledger.refused(decision, scores.task)
@@ -59,7 +58,7 @@ async def wait_for_room(
         moment = replace(
             moment, now=time.monotonic(), now_unix=time.time(), fallbacks_closed=services.fallback_caps.closed
         )
-        decision = choose(asked, scores, policy, services.fleet.view(), moment)
+        decision = choose(request, scores, policy, services.fleet.view(), moment)
     if waited:
         ledger.waited_seconds = place.waited_seconds
         place.go_on()

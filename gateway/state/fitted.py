@@ -16,11 +16,11 @@ from typing import Any, Literal, get_args
 import msgspec
 from redis.asyncio import Redis
 
+from router.fitted import ModelKind
 from router.packing import MODEL_BYTES_MAX
 from serving.object_store import ObjectStore
 
-Kind = Literal["scope", "confidence", "gain"]
-"""What a model judges: whether an input is in scope, an answer sure enough, general likelier to be right."""
+Kind = ModelKind
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STORED_KINDS: Mapping[Kind, str] = MappingProxyType({"scope": "coverage", "confidence": "confidence", "gain": "gain"})
 """The name of each kind in Redis."""

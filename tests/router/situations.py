@@ -12,12 +12,11 @@ from typing import Any, NamedTuple, get_args
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from router.checks import CHECKS, Check, CheckName, FallbackName
-from router.decision import Asked, Moment
+from router.decision import NO_SCORES, Moment, RoutingRequest, Scores
+from router.findings import CHECK_NAMES, CheckName, CheckPolicy, FallbackName
 from router.fitted import Fitted
 from router.overrides import Override
 from router.policy import Alias, AttemptLimits, Policy, Shift, TaskPolicy
-from router.scoring import NO_SCORES, Scores
 from serving.adapters.entries import VERSION_STATES
 from serving.view import CircuitView, FaultKind, FleetView, GeneralPromptView, PoolView, ReplicaView, VersionView
 
@@ -88,8 +87,8 @@ def policy(**changes: Any) -> Policy:
     )
 
 
-def asked(model: str = "returns", **changes: Any) -> Asked:
-    return replace(Asked(model, "caller1", EVERYTHING), **changes)
+def asked(model: str = "returns", **changes: Any) -> RoutingRequest:
+    return replace(RoutingRequest(model, "caller1", EVERYTHING), **changes)
 
 
 def moment(draw: float = 0.5, now: float = NOW, fallbacks_closed: frozenset[str] = frozenset()) -> Moment:
@@ -136,7 +135,7 @@ def scored(version: str = "returns@v1", scope: float | None = None, gain: float 
 
 
 def checked_task(
-    fallbacks: Mapping[str, tuple[FallbackName, ...]] | None = None, **checks: Check
+    fallbacks: Mapping[str, tuple[FallbackName, ...]] | None = None, **checks: CheckPolicy
 ) -> dict[str, TaskPolicy]:
     """The task `returns` with these checks and fallbacks."""
     return {"returns": TaskPolicy("returns", "general", checks=checks, fallbacks=fallbacks or {})}  # type: ignore[arg-type]
@@ -148,7 +147,7 @@ draws = st.floats(0, 1, exclude_max=True)
 class Case(NamedTuple):
     """One request on some fleet under some policy, and what goes wrong at each attempt: kind and Retry-After."""
 
-    asked: Asked
+    asked: RoutingRequest
     scores: Scores
     policy: Policy
     view: FleetView
@@ -173,9 +172,9 @@ def some(chance: random.Random, names: Sequence[str], least: int = 0) -> list[st
     return chance.sample(names, chance.randint(least, len(names)))
 
 
-def any_request(chance: random.Random) -> Asked:
+def any_request(chance: random.Random) -> RoutingRequest:
     models = [*TASKS * 12, *POOLS, *VERSIONS * 2, "auto", "auto", "returns@v9", "nobody", "@", ""]
-    return Asked(
+    return RoutingRequest(
         chance.choice(models),
         chance.choice(["caller1", "caller2"]),
         chance.choice(
@@ -267,11 +266,14 @@ def any_policy(chance: random.Random) -> Policy:
     )
 
 
-def any_checks(chance: random.Random) -> dict[CheckName, Check]:
+def any_checks(chance: random.Random) -> dict[CheckName, CheckPolicy]:
     if chance.random() < 0.4:
         return {}
     shares = [0.0, 0.05, 0.5, 1.0]
-    return {name: Check(chance.choice(["observe", "enforce"]), chance.choice(shares)) for name in some(chance, CHECKS)}
+    return {
+        name: CheckPolicy(chance.choice(["observe", "enforce"]), chance.choice(shares))
+        for name in some(chance, CHECK_NAMES)
+    }
 
 
 def any_fallbacks(chance: random.Random) -> dict[str, tuple[FallbackName, ...]]:

@@ -18,11 +18,10 @@ from router.attempts import (
     after_rejection,
     next_attempt,
 )
-from router.checks import Check, CheckName
 from router.choice import choose
-from router.decision import Choice
+from router.decision import NO_SCORES, Choice
+from router.findings import CheckName, CheckPolicy
 from router.policy import AttemptLimits, Policy, TaskPolicy
-from router.scoring import NO_SCORES
 from serving.view import FaultKind, FleetView
 from tests.router.situations import NOW, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet, version
 
@@ -448,7 +447,7 @@ def test_rejections_come_to_an_end_and_never_at_the_same_version(case: Case) -> 
         choice = step.choice
 
 
-HELD_OUT = policy(tasks={"returns": TaskPolicy("returns", "general", checks={"holdout": Check("enforce", 1.0)})})
+HELD_OUT = policy(tasks={"returns": TaskPolicy("returns", "general", checks={"holdout": CheckPolicy("enforce", 1.0)})})
 
 
 def test_a_holdout_whose_fallback_fails_goes_back_to_the_version_that_it_was_led_to_once() -> None:

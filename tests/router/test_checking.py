@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from router.checking import BEFORE_THE_ANSWER
-from router.checks import Check, Finding
+from router.checks import REQUEST_CHECKS
 from router.choice import choose
-from router.decision import Choice, Refusal
+from router.decision import NO_SCORES, Choice, Refusal, Scores
+from router.findings import CheckPolicy, Finding
 from router.policy import Alias, Policy, Shift
-from router.scoring import NO_SCORES, Scores
 from tests.router.situations import Case, asked, cases, checked_task, fitted, many, moment, policy, scored, usual_fleet
 
+REQUEST_NAMES = tuple(check.name for check in REQUEST_CHECKS)
 DRAWS = 100_000
 HALVES = {"returns@v1": 0.7, "returns@v2": 0.3}
 
@@ -65,19 +65,19 @@ def test_checks_that_are_only_observed_change_nothing_but_the_findings(case: Cas
 def test_the_first_enforced_check_that_fires_is_the_reason_and_the_last_finding(case: Case) -> None:
     decision = choose(*case[:5])
     found = [one for one in decision.findings if one.check != "override"]
-    assert [one.check for one in found] == [name for name in BEFORE_THE_ANSWER if name in {one.check for one in found}]
+    assert [one.check for one in found] == [name for name in REQUEST_NAMES if name in {one.check for one in found}]
     acted = [one.check for one in found if one.fired and one.mode == "enforce"]
     assert acted == [one.check for one in found[-1:] if acted]
     if acted and not (isinstance(decision, Refusal) and decision.reason is None):
         lacks = {"overload", "no_replica"} if isinstance(decision, Refusal) else set()
         assert decision.reason in {*acted, *lacks}
     elif isinstance(decision, Choice):
-        assert decision.reason not in BEFORE_THE_ANSWER or decision.task is None
+        assert decision.reason not in REQUEST_NAMES or decision.task is None
 
 
 def test_an_input_under_the_threshold_is_out_of_scope_with_its_score_and_the_nearest_prompts() -> None:
     rules: dict[str, Any] = {
-        "tasks": checked_task(out_of_scope=Check("enforce", 0.05)), "fitted": {"returns@v1": fitted(scope=0.25)}
+        "tasks": checked_task(out_of_scope=CheckPolicy("enforce", 0.05)), "fitted": {"returns@v1": fitted(scope=0.25)}
     }  # fmt: skip
     outside = ruled(scored(scope=0.2), **rules)
     assert (outside.reason, outside.pool.name, outside.probability) == ("out_of_scope", "general", 1.0)
@@ -99,13 +99,13 @@ def test_an_input_under_the_threshold_is_out_of_scope_with_its_score_and_the_nea
     ],
 )
 def test_what_can_not_be_judged_stays_with_the_adapter_and_says_why(scores: Scores, fit: Any, note: str) -> None:
-    rules = {"tasks": checked_task(out_of_scope=Check("enforce", 0.05)), "fitted": {"returns@v1": fit}}
+    rules = {"tasks": checked_task(out_of_scope=CheckPolicy("enforce", 0.05)), "fitted": {"returns@v1": fit}}
     decision = ruled(scores, **rules)
     assert (decision.reason, findings(decision)["out_of_scope"].note) == ("adapter", note)
 
 
 def test_a_gain_counts_only_where_it_was_shown_to_help_and_is_above_nothing() -> None:
-    tasks = checked_task(predicted_gain=Check("enforce", 0.2))
+    tasks = checked_task(predicted_gain=CheckPolicy("enforce", 0.2))
 
     def reason(gain: float, threshold: float, shown: bool = True) -> str:
         fit = fitted(gain=threshold, shown_to_help=shown)
@@ -134,7 +134,7 @@ def drawn(rules: Policy, seed: int, sessions: bool = False) -> dict[tuple[str, s
 @pytest.mark.parametrize("sessions", [False, True])
 def test_the_shares_of_all_arms_add_up_and_each_request_carries_that_of_its_own(sessions: bool) -> None:
     rules = policy(
-        tasks=checked_task(degraded=Check("enforce", 0.2), holdout=Check("enforce", 0.1)),
+        tasks=checked_task(degraded=CheckPolicy("enforce", 0.2), holdout=CheckPolicy("enforce", 0.1)),
         aliases={"returns": Alias("returns", 1, HALVES, "salt", previous_version="returns@v2")},
         shifts={"returns@v2": Shift(0.0)},
     )
@@ -154,7 +154,7 @@ def test_the_shares_of_all_arms_add_up_and_each_request_carries_that_of_its_own(
 
 
 def test_a_share_that_is_only_observed_is_found_and_draws_nobody_away() -> None:
-    rules = policy(tasks=checked_task(holdout=Check("observe", 0.1)))
+    rules = policy(tasks=checked_task(holdout=CheckPolicy("observe", 0.1)))
     arms = drawn(rules, 4)
     (choices,) = arms.values()
     assert {choice.probability for choice in choices} == {1.0}
@@ -162,7 +162,7 @@ def test_a_share_that_is_only_observed_is_found_and_draws_nobody_away() -> None:
 
 
 def test_who_names_a_session_stays_in_its_arm_whatever_is_drawn_and_the_empty_name_is_none() -> None:
-    tasks = checked_task(holdout=Check("enforce", 0.5))
+    tasks = checked_task(holdout=CheckPolicy("enforce", 0.5))
     for number in range(50):
         arms = {ruled(draw=draw, session=f"session {number}", tasks=tasks).reason for draw in (0.1, 0.4, 0.9)}
         assert len(arms) == 1
@@ -172,12 +172,12 @@ def test_who_names_a_session_stays_in_its_arm_whatever_is_drawn_and_the_empty_na
 
 
 def test_a_version_that_is_degraded_keeps_its_exploration_share_alone() -> None:
-    rules = {"tasks": checked_task(degraded=Check("enforce", 1.0)), "shifts": {"returns@v1": Shift(0.0)}}
+    rules = {"tasks": checked_task(degraded=CheckPolicy("enforce", 1.0)), "shifts": {"returns@v1": Shift(0.0)}}
     kept = ruled(**rules)
     assert (kept.reason, kept.probability) == ("adapter", 1.0)
     assert findings(kept)["degraded"].note == "kept by the exploration share"
     assert (
-        ruled(tasks=checked_task(degraded=Check("enforce", 0.0)), shifts={"returns@v1": Shift(0.0)}).reason
+        ruled(tasks=checked_task(degraded=CheckPolicy("enforce", 0.0)), shifts={"returns@v1": Shift(0.0)}).reason
         == "degraded"
     )
-    assert ruled(tasks=checked_task(degraded=Check("enforce", 0.0))).reason == "adapter"
+    assert ruled(tasks=checked_task(degraded=CheckPolicy("enforce", 0.0))).reason == "adapter"

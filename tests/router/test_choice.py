@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.attempts import REASON_OF, Failure, NextAttempt, after_rejection, next_attempt
-from router.checks import AFTER_THE_ANSWER, Check
+from router.checks import AFTER_THE_ANSWER
 from router.choice import choose
-from router.decision import ADAPTER_STANDS_IN, OUT_OF_SERVICE, REASONS, Choice, Moment, Reason, Refusal, RefusalCode
-from router.fallbacks import fallback_instead
+from router.decision import NO_SCORES, OUT_OF_SERVICE, REASONS, Choice, Moment, Reason, Refusal, RefusalCode
+from router.fallbacks import ADAPTER_STANDS_IN, fallback_instead
+from router.findings import CheckPolicy
 from router.overrides import Override, needs_text, pattern_fault
 from router.placing import sticky_point
 from router.policy import Alias, Policy, Shift, TaskPolicy
-from router.scoring import NO_SCORES, score
+from router.scoring import score
 from serving.view import CircuitView
 from tests.router.situations import (
     ACTIVE,
@@ -152,7 +153,7 @@ def check(reason: str) -> Choice:
         case "degraded" | "out_of_scope" | "holdout" | "predicted_gain":
             share = {"holdout": 1.0, "degraded": 0.0}.get(reason, 0.05)
             ill = policy(
-                tasks=checked_task(**{reason: Check("enforce", share)}),
+                tasks=checked_task(**{reason: CheckPolicy("enforce", share)}),
                 fitted={"returns@v1": fitted(0.0, 0.1)},
                 shifts={"returns@v1": Shift(0.0)},
             )

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 
 from router.attempts import Failure, GiveUp, NextAttempt, next_attempt
-from router.checks import Check, FallbackName
 from router.choice import choose
-from router.decision import Choice, Moment, Refusal
+from router.decision import NO_SCORES, Choice, Moment, Refusal, Scores
 from router.fallbacks import AT_LEISURE
+from router.findings import CheckPolicy, FallbackName
 from router.overrides import Override
 from router.policy import Alias, Shift, TaskPolicy
-from router.scoring import NO_SCORES, Scores
 from serving.view import CircuitView, FleetView
 from tests.router.situations import (
     NOW,
@@ -50,7 +49,7 @@ def sent_away(
     """What becomes of a request that a check sends away from returns@v2."""
     share = {"degraded": 0.0, "holdout": 1.0}.get(reason, 0.5)
     rules = policy(
-        tasks=checked_task({} if fallbacks is None else {reason: fallbacks}, **{reason: Check("enforce", share)}),
+        tasks=checked_task({} if fallbacks is None else {reason: fallbacks}, **{reason: CheckPolicy("enforce", share)}),
         aliases={"returns": PREVIOUS_VERSION},
         fitted={"returns@v2": fitted(0.0, 0.0)},
         shifts={"returns@v2": Shift(0.0)},
@@ -168,7 +167,9 @@ def test_a_fallback_is_not_waited_for_where_the_adapter_would_have_done() -> Non
 
 def test_a_version_is_never_its_own_previous_version() -> None:
     itself = policy(
-        tasks=checked_task({"degraded": ("previous_version",), "engine_error": ALL}, degraded=Check("enforce", 0.0)),
+        tasks=checked_task(
+            {"degraded": ("previous_version",), "engine_error": ALL}, degraded=CheckPolicy("enforce", 0.0)
+        ),
         aliases={"returns": replace(PREVIOUS_VERSION, previous_version="returns@v2")},
         shifts={"returns@v2": Shift(0.0)},
     )
@@ -189,7 +190,7 @@ def test_a_share_goes_to_the_previous_version_only_while_it_is_the_version_that_
     shift: Shift, expected: str
 ) -> None:
     rules = policy(
-        tasks=checked_task(degraded=Check("enforce", 0.0)),
+        tasks=checked_task(degraded=CheckPolicy("enforce", 0.0)),
         aliases={"returns": PREVIOUS_VERSION},
         shifts={"returns@v2": shift},
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.choice import choose
-from router.decision import Choice
+from router.decision import NO_SCORES, Choice
 from router.overrides import (
     ADDED_MAX,
     HELD_WORK_MAX,
@@ -25,7 +25,6 @@ from router.overrides import (
     rule,
     texts_matched,
 )
-from router.scoring import NO_SCORES
 from tests.router.situations import NOW_UNIX, asked, moment, policy, usual_fleet
 
 SUBJECT = Subject("returns", "caller1", {"shop": "de"})

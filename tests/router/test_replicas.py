@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from router.attempts import Failure, NextAttempt, next_attempt
 from router.choice import choose
-from router.decision import Choice
+from router.decision import NO_SCORES, Choice
 from router.replicas import BALANCE_MAX, pick
-from router.scoring import NO_SCORES
 from serving.view import CircuitView, PoolView, ReplicaView
 from tests.router.situations import NOW, VERSIONS, Case, asked, cases, fleet, many, moment, policy, replica, usual_fleet
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.checks import Check
+from router.findings import CheckPolicy
 from router.fitted import Fitted
 from router.policy import Alias, Policy, TaskPolicy
 from router.scoring import score, task_for
@@ -68,7 +68,7 @@ class Index:
 
 def many(models: Mapping[str, Reader], tasks: Mapping[str, TaskPolicy] | None = None) -> tuple[Policy, FleetView]:
     """Tasks with a version and a scope model each, and a fleet that has them."""
-    own = {name: TaskPolicy(name, "general", checks={"out_of_scope": Check("enforce", 0.05)}) for name in models}
+    own = {name: TaskPolicy(name, "general", checks={"out_of_scope": CheckPolicy("enforce", 0.05)}) for name in models}
     view, known = usual_fleet(), usual_fleet().versions["returns@v1"]
     versions = {f"{name}@v1": replace(known, name=f"{name}@v1", task=name) for name in models}
     rules = policy(
@@ -101,7 +101,7 @@ def test_auto_asks_no_further_once_a_task_is_sure_enough() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.01])
 def test_a_task_with_too_few_prompts_for_its_share_does_not_take_everything(share: float) -> None:
     models = {"first": Reader({"mine": 0.3, "theirs": -1.0}), "second": Reader({"theirs": 0.1})}
-    small = TaskPolicy("first", "general", checks={"out_of_scope": Check("enforce", share)})
+    small = TaskPolicy("first", "general", checks={"out_of_scope": CheckPolicy("enforce", share)})
     rules = many(models, {"first": small})
     assert found(models, rules, selected="theirs") == "second"
     assert found(models, rules, selected="nobody's") is None
@@ -117,7 +117,8 @@ def test_a_task_with_too_few_prompts_for_any_share_takes_what_is_like_the_farthe
 def test_each_candidate_reads_what_its_own_tasks_selector_takes_and_the_checks_reuse_that() -> None:
     models = {"first": Reader({"note": -1.0, "whole": 3.0}), "second": Reader({"note": 0.4})}
     noted = [
-        TaskPolicy(name, None, checks={"out_of_scope": Check("enforce", 0.05)}, selector="field:note") for name in NAMES
+        TaskPolicy(name, None, checks={"out_of_scope": CheckPolicy("enforce", 0.05)}, selector="field:note")
+        for name in NAMES
     ]
     rules, view = many(models, {task.name: task for task in noted[:2]})
     request = asked("auto", models_allowed=frozenset({"*"}), selected="whole")
@@ -133,7 +134,7 @@ def test_a_model_that_was_fitted_with_another_selector_is_not_asked() -> None:
     model, gain = Reader({"text": 9.0}), Reader({"text": 9.0})
     rules, view = many({"first": model})
     fit = Fitted(model, None, gain, scope_selector="dialogue", gain_selector="last_user")  # type: ignore[arg-type]
-    checks = {"out_of_scope": Check("enforce", 0.05), "predicted_gain": Check("enforce", 0.05)}
+    checks = {"out_of_scope": CheckPolicy("enforce", 0.05), "predicted_gain": CheckPolicy("enforce", 0.05)}
     rules = replace(rules, fitted={"first@v1": fit}, tasks={"first": TaskPolicy("first", None, checks=checks)})  # type: ignore[arg-type]
     assert found({}, (rules, view)) is None
     scores = score(asked("first", selected="text"), rules, view, moment())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import get_args
 
-from gateway.configuration.tasks import CheckSettings
-from gateway.features.requests.explanation import CHECK_WORDS, REASON_WORDS
-from router.checks import AFTER_THE_ANSWER, CHECKS, FallbackName
+from gateway.features.requests.explanation import REASON_WORDS
+from router.checks import CHECKS, AnswerCheck, Check
 from router.decision import REASONS, WITHOUT_FALLBACKS
+from router.findings import FallbackName
 from router.refusals import REFUSAL_LENGTH_MAX, WORDINGS
 from tools.reference.markdown import code, codes, page, table
 
@@ -51,9 +51,6 @@ def reasons_page() -> str:
     )
 
 
-def _check(name: str) -> tuple[str, ...]:
-    kind = CheckSettings.model_fields[name].annotation
-    assert kind is not None
-    shares = [field for field, info in kind.model_fields.items() if info.annotation is float]
-    looks_at = "answer" if name in AFTER_THE_ANSWER else "request"
-    return code(name), looks_at, codes(shares) or "", CHECK_WORDS[name].fired, CHECK_WORDS[name].kept
+def _check(check: Check) -> tuple[str, ...]:
+    looks_at = "answer" if isinstance(check, AnswerCheck) else "request"
+    return code(check.name), looks_at, code(check.share) if check.share else "", check.fired, check.kept

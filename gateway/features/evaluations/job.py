@@ -33,10 +33,9 @@ from monitoring.evaluation.comparing import metric_of
 from monitoring.evaluation.dataset import Row
 from monitoring.evaluation.results import Result, Said, answer_rows
 from monitoring.records import Record
-from router.decision import OUT_OF_SERVICE, Choice
+from router.decision import NO_SCORES, OUT_OF_SERVICE, Choice
 from router.policy import TaskPolicy
 from router.replicas import pick
-from router.scoring import NO_SCORES
 from serving.adapters.entries import PLACED
 from serving.view import FleetView, VersionView
 

@@ -7,11 +7,12 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from gateway.state.fitted import KINDS, FittedEntry, Kind, unused
-from router.checks import CheckName
+from router.checks import CHECKS
+from router.findings import CheckName
 from serving.adapters.entries import AliasEntry
 
 CHECK_OF: Mapping[Kind, CheckName] = MappingProxyType(
-    {"scope": "out_of_scope", "confidence": "low_confidence", "gain": "predicted_gain"}
+    {check.model: check.name for check in CHECKS if check.model is not None}
 )
 """The check that judges by a model of this kind."""
 COMMAND_OF: Mapping[Kind, str] = MappingProxyType(

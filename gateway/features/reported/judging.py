@@ -18,19 +18,17 @@ from monitoring.evaluation.comparing import normal
 from monitoring.feedback import handle_of
 from monitoring.ids import digest
 from monitoring.records import Record
-from router.acceptance import Answered, Said, Terms, accept
-from router.checking import climb
-from router.checks import AFTER_THE_ANSWER, Check, CheckName, Finding
-from router.decision import Moment
+from router.answers import Alternative, ReceivedAnswer, Terms
+from router.checking import judge_answer, judge_request
+from router.checks import ABOUT_THE_REQUEST, AFTER_THE_ANSWER, SCOPE_READERS, CheckedRequest
+from router.decision import Moment, Scores
+from router.findings import CheckName, CheckPolicy, Finding
 from router.fitted import NO_CALIBRATION, NOTHING_FITTED, OTHER_SCOPE, Fitted
 from router.policy import Alias, Policy, TaskPolicy
-from router.scoring import SCOPE_READERS, Scores
 from serving.view import VersionView
 
 AHEAD_SECONDS_MAX = 60.0
 """How far another gateway's clock may be ahead of ours."""
-DECIDED_ELSEWHERE: frozenset[CheckName] = frozenset({"degraded", "holdout"})
-"""Checks that say nothing of a request that was decided elsewhere: by today's verdict, or by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +110,8 @@ def _terms(
     return Terms(checks, contract, model, threshold, logprobs_asked=asked, unjudged=unjudged)
 
 
-def _observed(task: TaskPolicy) -> dict[CheckName, Check]:
-    return {
-        name: replace(check, mode="observe") for name, check in task.checks.items() if name not in DECIDED_ELSEWHERE
-    }
+def _observed(task: TaskPolicy) -> dict[CheckName, CheckPolicy]:
+    return {name: replace(check, mode="observe") for name, check in task.checks.items() if name in ABOUT_THE_REQUEST}
 
 
 def records_of(services: Services, caller: Caller, due: Sequence[Due], moment: Moment) -> list[Record]:
@@ -170,10 +166,10 @@ def _judge(due: Due, moment: Moment, record: Record) -> None:
     found, scope = _before(due, version, moment)
     if terms is not None:
         report = due.report
-        said = Said(report.answer or "", report.finish_reason, logprobs=tuple(report.logprobs or ()))
-        accepted = accept(Answered((said,)), replace(terms, scope=scope))
-        found += accepted.findings
-        record.contract_kept = accepted.contract_kept
+        alternative = Alternative(report.answer or "", report.finish_reason, logprobs=tuple(report.logprobs or ()))
+        judgement = judge_answer(ReceivedAnswer((alternative,)), replace(terms, scope=scope))
+        found += judgement.findings
+        record.contract_kept = judgement.contract_kept
     record.findings = [finding_record(one, version.name) for one in found]
 
 
@@ -189,11 +185,11 @@ def _before(due: Due, version: VersionView, moment: Moment) -> tuple[list[Findin
         selected = of_text(task.selector, report.prompt or "")
     scope = gain = None
     covering, gaining = fitted.scope_for(task.selector), fitted.gain_for(task.selector)
-    if covering is not None and any(name in checks for name in SCOPE_READERS):
+    if covering is not None and not checks.keys().isdisjoint(SCOPE_READERS):
         scope = covering.score(selected)
     if gaining is not None and "predicted_gain" in checks:
         gain = gaining.score(selected)
     scores = Scores(version.name, scope, gain)
     alias = due.policy.aliases.get(task.name) or Alias(task.name, 0, {version.name: 1.0})
-    climbed = climb(replace(task, checks=checks), alias, version, scores, due.policy, moment, report.session)
-    return list(climbed.findings), scope.score if scope is not None else None
+    request = CheckedRequest(replace(task, checks=checks), alias, version, scores, due.policy, moment, report.session)
+    return list(judge_request(request).findings), scope.score if scope is not None else None

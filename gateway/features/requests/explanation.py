@@ -4,66 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from monitoring.records import REPORTED, FindingRecord, Record
-from router.acceptance import NOT_HELD
-from router.checks import AFTER_THE_ANSWER, BY_SCORE
+from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME
 from router.choice import NO_INDEX
+from router.decision import REASONS
 
-REASON_WORDS: Mapping[str, str] = {
-    "override": "an admin's rule decided",
-    "pinned": "the caller asked for it by name",
-    "degraded": "the version is degraded, or its requests come back to it in steps",
-    "out_of_scope": "the input is unlike what the version was trained on",
-    "holdout": "a random share goes there so that both arms stay measurable",
-    "adapter": "it is the task's version",
-    "canary": "the task's alias gives this version a share",
-    "contract": "the version's answer broke the task's contract",
-    "low_confidence": "the version's answer was not sure enough",
-    "refusal": "the version's answer was a refusal or empty",
-    "predicted_gain": "the other arm is expected to do better",
-    "no_replica": "no replica of the version could take it",
-    "overload": "every replica of the version was full or said that it was",
-    "timeout": "the version's engine was silent for too long",
-    "engine_error": "the version's engine failed",
-    "context_length": "the prompt was too long for the version's engine",
-}
+OTHER_REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "override": "an admin's rule decided",
+        "pinned": "the caller asked for it by name",
+        "adapter": "it is the task's version",
+        "canary": "the task's alias gives this version a share",
+        "no_replica": "no replica of the version could take it",
+        "overload": "every replica of the version was full or said that it was",
+        "timeout": "the version's engine was silent for too long",
+        "engine_error": "the version's engine failed",
+        "context_length": "the prompt was too long for the version's engine",
+    }
+)
+REASON_WORDS: Mapping[str, str] = MappingProxyType(
+    {reason: CHECK_BY_NAME[reason].reason if reason in CHECK_BY_NAME else OTHER_REASONS[reason] for reason in REASONS}
+)
+"""Why a request went where it went, by its reason; docs/reference/reasons.md has them."""
 NO_TASK = "the input is in the scope of no task that the key may use"
 DID: Mapping[str, str] = MappingProxyType({"ok": "answered it", "truncated": "began to answer it"})
 """What the last to be asked did, by how it ended."""
-
-
-class Verdict(NamedTuple):
-    """What a check says where it fires, where it does not, and where it could not judge."""
-
-    fired: str
-    kept: str
-    unjudged: str = "nothing is known of it yet"
-
-
-CHECK_WORDS: Mapping[str, Verdict] = MappingProxyType(
-    {
-        "degraded": Verdict(
-            "the version is degraded, or its requests come back to it in steps", "the version may answer"
-        ),
-        "out_of_scope": Verdict(
-            "the input is unlike what the version was trained on", "the input is like what the version was trained on"
-        ),
-        "holdout": Verdict("it fell into the random share", "it did not fall into the random share"),
-        "predicted_gain": Verdict("general is expected to do better", "general is not expected to do better"),
-        "contract": Verdict(
-            "the answer broke the contract",
-            "the answer kept the contract",
-            "there is no contract, or no text to hold to it",
-        ),
-        "low_confidence": Verdict("the answer was not sure enough", "the answer was sure enough"),
-        "refusal": Verdict("the answer was a refusal, empty or not usable", "the answer was an answer"),
-    }
-)
-"""By the check's name; docs/reference/reasons.md has them."""
 
 
 def explain(record: Record, in_full: bool = False) -> list[str]:
@@ -115,7 +84,7 @@ def reason_words(reason: str | None, task: str | None, findings: Iterable[Findin
 def findings_in_words(findings: list[FindingRecord], in_full: bool) -> Iterator[str]:
     """A sentence for each check that was asked."""
     for found in findings:
-        if found.check in CHECK_WORDS:
+        if found.check in CHECK_BY_NAME:
             yield f"{found.check}: {_words(found)}{_whose(found)}{_figures(found) if in_full else ''}."
         elif in_full:
             yield f"{_rule_words(found)}: {found.note}."
@@ -128,7 +97,7 @@ def shown(record: Record) -> Record:
 
 def told_to_callers(findings: list[FindingRecord]) -> Iterator[FindingRecord]:
     """The findings of checks; what an admin's rule would have done is for admins."""
-    return (found for found in findings if found.check in CHECK_WORDS)
+    return (found for found in findings if found.check in CHECK_BY_NAME)
 
 
 def without_figures(found: FindingRecord) -> FindingRecord:
@@ -159,15 +128,13 @@ def _rule_words(found: FindingRecord) -> str:
 
 
 def _words(found: FindingRecord) -> str:
-    verdict = CHECK_WORDS.get(found.check)
-    if verdict is None:
-        said = _rule_words(found)
-        return said[0].lower() + said[1:]
+    check = CHECK_BY_NAME.get(found.check)
+    if check is None:
+        words = _rule_words(found)
+        return words[0].lower() + words[1:]
     if found.fired:
-        return verdict.fired + (" (only observed: it changed nothing)" if found.mode == "observe" else "")
-    unjudged = found.check in BY_SCORE and found.threshold is None
-    unjudged = unjudged or (found.check == "contract" and found.note in NOT_HELD)
-    return verdict.unjudged if unjudged else verdict.kept
+        return check.fired + (" (only observed: it changed nothing)" if found.mode == "observe" else "")
+    return check.unjudged if check.could_not_judge(found.threshold, found.note) else check.kept
 
 
 def _figures(found: FindingRecord) -> str:

@@ -17,7 +17,7 @@ from gateway.callers import Caller
 from gateway.features.requests.explanation import finding_told, reason_words, told_to_callers
 from gateway.formats.bounds import LONG_BODY_BYTES, MANY_RAW
 from gateway.formats.parameters import Endpoint
-from gateway.formats.request_body import RequestBody, asked_of, read_body
+from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.path.ledger import finding_record, problem_of
 from gateway.path.scoring import scored
 from gateway.path.side_requests import answered, in_turn
@@ -64,7 +64,7 @@ def _endpoint_of(raw: bytes) -> Endpoint:
 async def _decided(services: Services, caller: Caller, body: RequestBody, session: str | None) -> Choice:
     """The choice, as the walk would make it. Raises Problem where it would refuse."""
     policy = services.snapshot.current.policy
-    asked = asked_of(body, caller.public, caller.models, session, policy)
+    asked = make_routing_request(body, caller.public, caller.models, session, policy)
     moment = services.moment(time.monotonic())
     scores = await scored(services, asked, policy, moment)
     decision = choose(asked, scores, policy, services.fleet.view(), moment)

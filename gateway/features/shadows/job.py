@@ -80,13 +80,13 @@ def offer_rejected(shadows: Shadows, policy: Policy, body: RequestBody, answer: 
     choice, record = answer.choice, ledger.record
     if body.choices != 1 or not answer.judged_whole or not shadows.trials.watches(policy, choice, record):
         return
-    said = answer.reading.answered(True).said if answer.reading is not None else ()
-    if not said or said[0].calls:
+    alternatives = answer.reading.answered(True).alternatives if answer.reading is not None else ()
+    if not alternatives or alternatives[0].calls:
         return
     if record.shadowed and choice.version is not None and not answer.mixed:
-        ledger.turned_down = (choice.version.name, said[0].text)
+        ledger.turned_down = (choice.version.name, alternatives[0].text)
     if shadows.trials.on_trial(policy, choice):
-        offer_to_shadows(shadows, policy, body, choice, record, said[0].text)
+        offer_to_shadows(shadows, policy, body, choice, record, alternatives[0].text)
 
 
 def _offer_to_other_arms(

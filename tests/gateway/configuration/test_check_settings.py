@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gateway.deployment import deployed_of
-from router.checks import Check
+from router.findings import CheckPolicy
 from tests.gateway.configuration.test_settings import POOL, loaded, said
 
 
@@ -33,9 +33,9 @@ def test_checks_that_are_not_off_reach_the_router_in_their_order_with_their_shar
     }
     task = deployed_of(loaded(tmp_path, with_task(checks=checks))).tasks["returns"]
     assert list(task.checks.items()) == [
-        ("out_of_scope", Check("enforce", 0.02)),
-        ("holdout", Check("observe", 0.1)),
-        ("predicted_gain", Check("observe", 0.2)),
+        ("out_of_scope", CheckPolicy("enforce", 0.02)),
+        ("holdout", CheckPolicy("observe", 0.1)),
+        ("predicted_gain", CheckPolicy("observe", 0.2)),
     ]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import Problem
 from gateway.formats.parameters import GATEWAY_ALONE, HINTS, KEPT_HERE, KNOWN, ON_REQUEST, OPENAI, Endpoint
-from gateway.formats.request_body import RequestBody, asked_of, read_body
+from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from router.decision import Choice
 from router.policy import TaskPolicy
 from serving.view import GeneralPromptView, PoolView
@@ -100,7 +100,7 @@ def holds(endpoint: Endpoint, raw: bytes) -> None:
         assert found.keys() <= KNOWN[endpoint]
     with contextlib.suppress(Problem):
         assert json.loads(body.for_engine(by_openai()).decode()).keys() <= OPENAI[endpoint]
-    asked_of(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
+    make_routing_request(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
 
 
 @given(endpoints, st.binary(max_size=80))
@@ -412,7 +412,7 @@ def test_rules_see_the_text_of_the_conversation() -> None:
     body = read(messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}])
     assert body.text() == "Be brief.\nA  FRAGILE\nVase\n"
     assert read("completions", prompt=["One", "Two"]).text() == "One Two"
-    assert asked_of(body, "c", frozenset(), None, policy()).text == ""
+    assert make_routing_request(body, "c", frozenset(), None, policy()).text == ""
 
 
 def test_metadata_are_what_is_text() -> None:
@@ -424,8 +424,8 @@ def test_for_auto_the_text_is_taken_by_each_selector_that_is_asked_for_and_once(
     said = [{"role": "user", "content": '{"note": "torn"}'}, {"role": "user", "content": '{"note": "lost"}'}]
     body = read(messages=said, model="auto")
     with_index = policy(index=object())
-    found = asked_of(body, "c", frozenset(), None, with_index)
+    found = make_routing_request(body, "c", frozenset(), None, with_index)
     assert found.selected == '{"note": "torn"}\n{"note": "lost"}' == found.selected_by("user_turns")
     assert found.selected_by("field:note") == "lost"
     assert found.selected_by("field:note") is found.selected_by("field:note")
-    assert asked_of(body, "c", frozenset(), None, policy()).selections is None
+    assert make_routing_request(body, "c", frozenset(), None, policy()).selections is None

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from gateway.errors import Problem
 from gateway.formats.parameters import GATEWAY_ALONE, KEPT_HERE, KNOWN, ON_REQUEST
-from gateway.formats.request_body import RequestBody, asked_of, read_body
+from gateway.formats.request_body import RequestBody, make_routing_request, read_body
 from gateway.path.partial_answer import Begun
 from router.choice import choose
-from router.decision import Choice
+from router.decision import NO_SCORES, Choice
 from router.policy import TaskPolicy
-from router.scoring import NO_SCORES
 from tests.router.situations import asked, moment, policy, usual_fleet
 
 BODY_BYTES = 1 << 20
@@ -66,7 +65,7 @@ def use(raw: bytes) -> None:
     """All that is done with a body on its way to an engine."""
     body = read_body("chat", raw)
     body.check(TASK, DEFAULTS)
-    asked_of(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
+    make_routing_request(body, "caller1", frozenset({"*"}), body.session(None), policy(text_needed=True))
     for choice in CHOICES:
         body.for_engine(choice)
 

@@ -11,14 +11,13 @@ import pytest
 from gateway.formats.request_body import RequestBody, read_body
 from gateway.path.demands import Judging
 from router.arguments import ANY_OBJECT
-from router.checks import Check
 from router.choice import choose
 from router.confidence import Calibration, ConfidenceModel
 from router.contract import Contract
-from router.decision import Choice
+from router.decision import NO_SCORES, Choice, Scores
+from router.findings import CheckPolicy
 from router.fitted import Fitted
 from router.policy import Policy
-from router.scoring import NO_SCORES, Scores
 from serving.view import EngineKind
 from tests.router.situations import asked, moment, policy, usual_fleet
 
@@ -27,7 +26,7 @@ MODEL = ConfidenceModel(
     (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.0, 0.5, Calibration(100, 0.1, (0, 100), (0.9, 0.0), (50, 100))
 )
 CALIBRATED = policy(fitted={"returns@v1": Fitted(confidence=MODEL)})
-UNSURE = {"low_confidence": Check("enforce", 0.05)}
+UNSURE = {"low_confidence": CheckPolicy("enforce", 0.05)}
 
 
 def chosen(engine: EngineKind = "vllm", contract: Any = None, general: bool = False, **task: Any) -> Choice:
@@ -54,7 +53,7 @@ def sent(choice: Choice, asking: RequestBody, rules: Policy = CALIBRATED) -> dic
 
 def test_a_task_without_such_checks_demands_nothing() -> None:
     assert Judging().demands(policy(), body(), chosen(), NO_SCORES) is None
-    before = chosen(checks={"out_of_scope": Check("enforce", 0.05)})
+    before = chosen(checks={"out_of_scope": CheckPolicy("enforce", 0.05)})
     assert Judging().demands(policy(), body(), before, NO_SCORES) is None
 
 
@@ -84,13 +83,13 @@ def test_logprobs_are_asked_for_where_the_caller_does_not(
 
 
 def test_a_fallback_is_asked_for_no_logprobs_and_judged_by_an_enforced_contract_alone() -> None:
-    checks = {**UNSURE, "contract": Check("enforce"), "refusal": Check("enforce")}
+    checks = {**UNSURE, "contract": CheckPolicy("enforce"), "refusal": CheckPolicy("enforce")}
     choice = chosen(contract={"json_schema": SCHEMA}, general=True, checks=checks)
     demands = Judging().demands(CALIBRATED, body(), choice, NO_SCORES)
     assert demands is not None
     assert list(demands.terms.checks) == ["contract"]
     assert "logprobs" not in sent(choice, body())
-    observed = chosen(contract={"json_schema": SCHEMA}, general=True, checks={"contract": Check("observe")})
+    observed = chosen(contract={"json_schema": SCHEMA}, general=True, checks={"contract": CheckPolicy("observe")})
     assert Judging().demands(CALIBRATED, body(), observed, NO_SCORES) is None
 
 

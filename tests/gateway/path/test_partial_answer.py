@@ -11,8 +11,7 @@ from gateway.formats.events import Progress, Usage
 from gateway.formats.request_body import read_body
 from gateway.path.partial_answer import Begun, head_of
 from router.choice import choose
-from router.decision import Choice
-from router.scoring import NO_SCORES
+from router.decision import NO_SCORES, Choice
 from tests.router.situations import asked, moment, policy, usual_fleet
 
 HEAD = {"id": "chatcmpl-1", "model": "returns@v1", "created": 7}

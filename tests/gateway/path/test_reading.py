@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.path.reading import Reading
-from router.acceptance import Said, ToolCall
+from router.answers import Alternative, ToolCall
 from tests.fakes.answers import Said as Saying
 from tests.fakes.answers import Shape, Speaker, say
 
@@ -52,7 +52,7 @@ def test_without_the_logprobs_an_answer_is_byte_by_byte_what_it_is_where_nobody_
     in_steps = Reading(strips=True)
     assert asyncio.run(in_steps.take_long(whole[0])) == whole[1]
     assert in_steps.answered(True) == reading.answered(True)
-    assert [len(one.logprobs) for one in reading.answered(True).said] == [len(said[0].tokens)] * count
+    assert [len(one.logprobs) for one in reading.answered(True).alternatives] == [len(said[0].tokens)] * count
     streamed = Reading(strips=True)
     assert b"".join(streamed.take(events(asked, said))) == b"".join(events(plain, said))
     assert streamed.answered(True) == reading.answered(True)
@@ -67,7 +67,7 @@ def test_logprobs_that_the_caller_asked_for_stay_and_the_bytes_are_the_same_obje
     reading = Reading(strips=False)
     told = events(asked, said)
     assert all(one is other for one, other in zip(reading.take(told), told, strict=True))
-    assert list(reading.answered(True).said[0].logprobs) == said[0].logprobs
+    assert list(reading.answered(True).alternatives[0].logprobs) == said[0].logprobs
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -79,21 +79,23 @@ def test_a_tool_call_is_read_whole_or_from_its_parts(stream: bool) -> None:
         reading.take(events(shape(body, chat=True), said))
     else:
         reading.take_whole(json.dumps(shape(body, chat=True).whole(said, 7)).encode())
-    assert reading.answered(True).said == (Said("", "tool_calls", "", (ToolCall("decide", said[0].text),), []),)
+    assert reading.answered(True).alternatives == (
+        Alternative("", "tool_calls", "", (ToolCall("decide", said[0].text),), []),
+    )
 
 
 def test_a_tool_that_takes_text_has_a_name_and_no_arguments() -> None:
     told = {"choices": [{"message": {"tool_calls": [{"type": "custom", "custom": {"name": "run", "input": "x"}}]}}]}
     reading = Reading(strips=False)
     reading.take_whole(json.dumps(told).encode())
-    assert reading.answered(True).said[0].calls == (ToolCall("run", None),)
+    assert reading.answered(True).alternatives[0].calls == (ToolCall("run", None),)
 
 
 def test_a_refusal_is_read_apart_from_the_text() -> None:
     reading = Reading(strips=False)
     reading.take([b'data: {"choices":[{"index":0,"delta":{"refusal":"No"}}]}\n\n'])
     reading.take([b'data: {"choices":[{"index":0,"delta":{"refusal":"."},"finish_reason":"stop"}]}\n\n'])
-    assert reading.answered(True).said == (Said("", "stop", "No.", (), []),)
+    assert reading.answered(True).alternatives == (Alternative("", "stop", "No.", (), []),)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The checks after the answer: what each finds, and that they find something of any answer."""
+"""The table of checks, and the judges of answers: what each finds, and that they find something of any answer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.acceptance import ORDER, Accepted, Answered, Offered, Said, Terms, ToolCall, accept
+from router.answers import Alternative, Offered, ReceivedAnswer, Terms, ToolCall
 from router.arguments import parameters_of
-from router.checks import Check, CheckName, Finding, Mode
+from router.checking import AnswerJudgement, judge_answer
+from router.checks import ANSWER_CHECKS, CHECK_BY_NAME, CHECKS
 from router.confidence import Calibration, ConfidenceModel
 from router.contract import compile_contract
+from router.findings import CHECK_NAMES, CheckName, CheckPolicy, Finding, Mode
 from router.refusals import REFUSAL_LENGTH_MAX, WORDINGS, is_refusal
 
 MODEL = ConfidenceModel(
@@ -21,25 +23,33 @@ MODEL = ConfidenceModel(
 )
 SURE, UNSURE = (-0.01,) * 8, (-0.01,) * 7 + (-6.0,)
 CHOICES = compile_contract({"choices": ["accept", "refuse"]})
+ANSWER_NAMES = tuple(check.name for check in ANSWER_CHECKS)
 many = settings(max_examples=max(300, settings().max_examples))
 
 
 def terms(mode: Mode = "enforce", **changes: Any) -> Terms:
-    checks: dict[CheckName, Check] = {name: Check(mode, 0.05) for name in ORDER}
+    checks: dict[CheckName, CheckPolicy] = {name: CheckPolicy(mode, 0.05) for name in ANSWER_NAMES}
     return replace(Terms(checks, CHOICES, MODEL, 0.9, None, logprobs_asked=True), **changes)
 
 
-def judged(said: Said | Answered, held: Terms | None = None, offered: Offered | None = None) -> Accepted:
-    answered = said if isinstance(said, Answered) else Answered((said,))
-    return accept(answered, held or terms(), offered)
+def judged(
+    said: Alternative | ReceivedAnswer, held: Terms | None = None, offered: Offered | None = None
+) -> AnswerJudgement:
+    answered = said if isinstance(said, ReceivedAnswer) else ReceivedAnswer((said,))
+    return judge_answer(answered, held or terms(), offered)
 
 
-def finding(found: Accepted, check: CheckName) -> Finding:
+def finding(found: AnswerJudgement, check: CheckName) -> Finding:
     (one,) = (one for one in found.findings if one.check == check)
     return one
 
 
-GOOD = Said("accept", "stop", logprobs=SURE)
+GOOD = Alternative("accept", "stop", logprobs=SURE)
+
+
+def test_every_name_of_a_check_has_its_row_in_the_same_order() -> None:
+    assert tuple(check.name for check in CHECKS) == CHECK_NAMES == tuple(CHECK_BY_NAME)
+    assert len({check.share for check in CHECKS if check.share}) == sum(check.share is not None for check in CHECKS)
 
 
 def test_a_good_answer_passes_every_check_in_their_order() -> None:
@@ -60,7 +70,7 @@ def test_a_good_answer_passes_every_check_in_their_order() -> None:
         (replace(GOOD, text=""), "contract", False),
     ],
 )
-def test_the_first_enforced_check_that_fires_rejects(said: Said, rejected_by: str, kept: bool) -> None:
+def test_the_first_enforced_check_that_fires_rejects(said: Alternative, rejected_by: str, kept: bool) -> None:
     found = judged(said)
     assert (found.rejected_by, found.contract_kept) == (rejected_by, kept)
     assert judged(said, terms("observe")).rejected_by is None
@@ -69,76 +79,76 @@ def test_the_first_enforced_check_that_fires_rejects(said: Said, rejected_by: st
 
 def test_json_that_was_cut_off_is_broken_even_where_it_happens_to_be_valid() -> None:
     number = compile_contract({"json_schema": {"type": "integer"}})
-    assert judged(Said("12", "stop", logprobs=SURE), terms(contract=number)).contract_kept is True
-    assert judged(Said("12", "length", logprobs=SURE), terms(contract=number)).contract_kept is False
+    assert judged(Alternative("12", "stop", logprobs=SURE), terms(contract=number)).contract_kept is True
+    assert judged(Alternative("12", "length", logprobs=SURE), terms(contract=number)).contract_kept is False
     text = compile_contract({"length": {"characters_max": 3}})
-    assert judged(Said("12", "length", logprobs=SURE), terms(contract=text)).contract_kept is True
+    assert judged(Alternative("12", "length", logprobs=SURE), terms(contract=text)).contract_kept is True
 
 
 @pytest.mark.parametrize(
     ("changes", "answered", "fired", "note"),
     [
-        ({"confidence": None}, Answered((GOOD,)), False, "no calibration"),
-        ({"threshold": None}, Answered((GOOD,)), True, "no threshold can be certified"),
-        ({"logprobs_asked": False}, Answered((GOOD,)), False, "logprobs could not be asked for"),
-        ({}, Answered((replace(GOOD, logprobs=()),)), True, "no logprobs came"),
-        ({}, Answered((GOOD,), mixed=True), False, "another engine went on with it"),
-        ({}, Answered((GOOD,), whole=False), False, "calibrated for another prefix"),
-        ({"confidence": replace(MODEL, tokens=8)}, Answered((GOOD,), whole=False, tokens=8), False, ""),
+        ({"confidence": None}, ReceivedAnswer((GOOD,)), False, "no calibration"),
+        ({"threshold": None}, ReceivedAnswer((GOOD,)), True, "no threshold can be certified"),
+        ({"logprobs_asked": False}, ReceivedAnswer((GOOD,)), False, "logprobs could not be asked for"),
+        ({}, ReceivedAnswer((replace(GOOD, logprobs=()),)), True, "no logprobs came"),
+        ({}, ReceivedAnswer((GOOD,), mixed=True), False, "another engine went on with it"),
+        ({}, ReceivedAnswer((GOOD,), whole=False), False, "calibrated for another prefix"),
+        ({"confidence": replace(MODEL, tokens=8)}, ReceivedAnswer((GOOD,), whole=False, tokens=8), False, ""),
         (
             {"confidence": replace(MODEL, tokens=9)},
-            Answered((GOOD,), whole=False, tokens=8),
+            ReceivedAnswer((GOOD,), whole=False, tokens=8),
             False,
             "calibrated for another prefix",
         ),
         (
             {"confidence": replace(MODEL, tokens=8)},
-            Answered((replace(GOOD, logprobs=UNSURE),), whole=False, tokens=8),
+            ReceivedAnswer((replace(GOOD, logprobs=UNSURE),), whole=False, tokens=8),
             True,
             "",
         ),
         (
             {"confidence": replace(MODEL, tokens=8)},
-            Answered((replace(GOOD, logprobs=()),), whole=False, tokens=8),
+            ReceivedAnswer((replace(GOOD, logprobs=()),), whole=False, tokens=8),
             True,
             "no logprobs came",
         ),
         (
             {"confidence": replace(MODEL, weights=(1.0, 0.0, 0.0, 0.0, 0.1, 0.0))},
-            Answered((GOOD,)),
+            ReceivedAnswer((GOOD,)),
             True,
             "scope is not known",
         ),
         (
             {"confidence": replace(MODEL, weights=(1.0, 0.0, 0.0, 0.0, 0.1, 0.0)), "scope": 0.9},
-            Answered((GOOD,)),
+            ReceivedAnswer((GOOD,)),
             False,
             "",
         ),
-        ({"confidence": replace(MODEL, tokens=4)}, Answered((replace(GOOD, logprobs=UNSURE),)), False, ""),
+        ({"confidence": replace(MODEL, tokens=4)}, ReceivedAnswer((replace(GOOD, logprobs=UNSURE),)), False, ""),
     ],
 )
 def test_confidence_says_why_it_can_not_judge(
-    changes: dict[str, Any], answered: Answered, fired: bool, note: str
+    changes: dict[str, Any], answered: ReceivedAnswer, fired: bool, note: str
 ) -> None:
     found = finding(judged(answered, terms(**changes)), "low_confidence")
     assert (found.fired, found.note) == (fired, note)
 
 
 def test_the_least_sure_of_several_alternatives_decides_and_so_does_the_one_that_breaks() -> None:
-    assert judged(Answered((GOOD, replace(GOOD, logprobs=UNSURE)))).rejected_by == "low_confidence"
-    assert judged(Answered((GOOD, replace(GOOD, text="keep")))).rejected_by == "contract"
+    assert judged(ReceivedAnswer((GOOD, replace(GOOD, logprobs=UNSURE)))).rejected_by == "low_confidence"
+    assert judged(ReceivedAnswer((GOOD, replace(GOOD, text="keep")))).rejected_by == "contract"
 
 
 def test_of_a_prefix_only_the_confidence_is_judged() -> None:
-    prefix = Answered((Said("acc", logprobs=SURE),), whole=False, tokens=8)
+    prefix = ReceivedAnswer((Alternative("acc", logprobs=SURE),), whole=False, tokens=8)
     found = judged(prefix, terms(confidence=replace(MODEL, tokens=8)))
     assert [one.check for one in found.findings] == ["low_confidence"]
     assert found.contract_kept is None
 
 
 def test_what_was_judged_before_is_left_out() -> None:
-    found = accept(Answered((GOOD,)), terms(), None, frozenset({"low_confidence"}))
+    found = judge_answer(ReceivedAnswer((GOOD,)), terms(), None, frozenset({"low_confidence"}))
     assert [one.check for one in found.findings] == ["contract", "refusal"]
 
 
@@ -165,18 +175,18 @@ ANSWERED = (
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_begins_as_refusals_do_or_is_empty_fires(text: str) -> None:
-    assert judged(Said(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by == "refusal"
+    assert judged(Alternative(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by == "refusal"
 
 
 @pytest.mark.parametrize("text", ANSWERED)
 def test_what_an_answer_may_begin_with_does_not(text: str) -> None:
-    assert judged(Said(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by is None
+    assert judged(Alternative(text, "stop", logprobs=SURE), terms(contract=None)).rejected_by is None
 
 
 def test_an_answer_that_keeps_its_contract_is_no_refusal_whatever_it_says() -> None:
     free = compile_contract({"length": {"characters_max": 500}})
     for text in REFUSED:
-        assert judged(Said(text, "stop", logprobs=SURE), terms(contract=free)).rejected_by is None
+        assert judged(Alternative(text, "stop", logprobs=SURE), terms(contract=free)).rejected_by is None
 
 
 def test_every_wording_is_folded_and_found_with_and_without_its_apology() -> None:
@@ -212,7 +222,7 @@ TOOLS = {"decide": parameters_of(b'{"type": "object", "required": ["days"]}'), "
 def test_calls_are_held_against_the_tools_that_were_offered(
     calls: tuple[ToolCall, ...], offered: Offered, note: str
 ) -> None:
-    said = Said("" if calls else "accept", "tool_calls", calls=calls, logprobs=SURE)
+    said = Alternative("" if calls else "accept", "tool_calls", calls=calls, logprobs=SURE)
     found = judged(said, offered=offered)
     assert finding(found, "refusal").note == note
     assert found.rejected_by == ("refusal" if note else None)
@@ -222,7 +232,7 @@ def test_calls_are_held_against_the_tools_that_were_offered(
 texts = st.text(max_size=20) | st.sampled_from([*REFUSED, *ANSWERED, "accept"])
 calls = st.builds(ToolCall, st.sampled_from(["decide", "free", "x", ""]), st.none() | st.text(max_size=6))
 alternatives = st.builds(
-    Said,
+    Alternative,
     texts,
     st.none() | st.sampled_from(["stop", "length", "content_filter", "tool_calls", "x"]),
     st.sampled_from(["", "No."]),
@@ -230,12 +240,12 @@ alternatives = st.builds(
     st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=6),
 )
 answers = st.builds(
-    Answered, st.lists(alternatives, max_size=3).map(tuple), st.booleans(), st.booleans(), st.integers(0, 6)
+    ReceivedAnswer, st.lists(alternatives, max_size=3).map(tuple), st.booleans(), st.booleans(), st.integers(0, 6)
 )
 modes = st.sampled_from(["observe", "enforce"])
 any_terms = st.builds(
     Terms,
-    st.dictionaries(st.sampled_from(ORDER), st.builds(Check, modes, st.floats(0, 1))),
+    st.dictionaries(st.sampled_from(ANSWER_NAMES), st.builds(CheckPolicy, modes, st.floats(0, 1))),
     st.sampled_from([None, CHOICES, DECIDE]),
     st.sampled_from([None, MODEL, replace(MODEL, tokens=3)]),
     st.none() | st.floats(0, 1),
@@ -251,12 +261,12 @@ any_offered = st.none() | st.builds(
 @many
 @given(answers, any_terms, any_offered)
 def test_any_answer_is_judged_and_the_same_one_always_in_the_same_way(
-    answered: Answered, held: Terms, offered: Offered | None
+    answered: ReceivedAnswer, held: Terms, offered: Offered | None
 ) -> None:
-    found = accept(answered, held, offered)
-    assert found == accept(answered, held, offered)
+    found = judge_answer(answered, held, offered)
+    assert found == judge_answer(answered, held, offered)
     names = [one.check for one in found.findings]
-    wanted = [name for name in ORDER if name in held.checks]
+    wanted = [name for name in ANSWER_NAMES if name in held.checks]
     assert names == (wanted if answered.whole else [name for name in wanted if name == "low_confidence"])
     fired = [one.check for one in found.findings if one.fired and one.mode == "enforce"]
     assert found.rejected_by == (fired[0] if fired else None)

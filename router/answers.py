@@ -1,0 +1,90 @@
+"""An answer as the checks see it, and the terms that it is held against. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from router.findings import CheckName, CheckPolicy
+from router.fitted import NO_CALIBRATION
+
+if TYPE_CHECKING:
+    from router.arguments import Parameters
+    from router.confidence import ConfidenceModel
+    from router.contract import Contract
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool in an answer; `arguments` are JSON as the engine wrote it, None for a tool that takes text."""
+
+    name: str
+    arguments: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One alternative of an answer: its text, how it ended, and the logprobs (nats) of its tokens, if there are any."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    refusal: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    logprobs: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedAnswer:
+    """All of an answer, or its first tokens (`whole` is False).
+
+    `mixed`: another model continued it. `tokens` is the number of first tokens that each alternative has which has not
+    ended.
+    """
+
+    alternatives: tuple[Alternative, ...]
+    whole: bool = True
+    mixed: bool = False
+    tokens: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The tools that an answer may call, each with the form of its arguments (None: any).
+
+    `may_call` is False where the caller allows no call; `must_call` is True where the caller requires one, and
+    `must_call_tool` names the tool that is required.
+    """
+
+    tools: Mapping[str, Parameters | None] = field(default_factory=dict)
+    may_call: bool = True
+    must_call: bool = False
+    must_call_tool: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of one answer. `checks` are the checks after the answer that are not off.
+
+    `threshold` is the confidence model's for the task, None where it can't certify one; `scope` is the request's score;
+    `logprobs_asked` says whether the engine was asked for them, by us or by the caller. `unjudged` says why there is no
+    confidence model.
+    """
+
+    checks: Mapping[CheckName, CheckPolicy]
+    contract: Contract | None = None
+    confidence: ConfidenceModel | None = None
+    threshold: float | None = None
+    scope: float | None = None
+    logprobs_asked: bool = False
+    unjudged: str = NO_CALIBRATION
+
+    @property
+    def enforced(self) -> bool:
+        """Whether the result of any check is acted on."""
+        return any(used.mode == "enforce" for used in self.checks.values())
+
+    def enforces(self, name: CheckName) -> bool:
+        """Whether the result of this check is acted on."""
+        used = self.checks.get(name)
+        return used is not None and used.mode == "enforce"

@@ -1,0 +1,42 @@
+"""The names of the checks, how a task uses each of them, and what a check says of one request. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+Mode = Literal["off", "observe", "enforce"]
+"""Whether a check is asked, and whether its result is acted on: `observe` decides and records only."""
+FallbackName = Literal["general", "previous_version", "needs_human"]
+"""Where a request goes that its adapter may not answer: the fallback pool, the version that led before, or a person."""
+CheckName = Literal["degraded", "out_of_scope", "holdout", "predicted_gain", "contract", "low_confidence", "refusal"]
+"""The name of a check is also the reason that it gives. `router/checks.py` has a row for each."""
+CHECK_NAMES: tuple[CheckName, ...] = get_args(CheckName)
+DEFAULT_FALLBACKS: tuple[FallbackName, ...] = ("general",)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPolicy:
+    """How a task uses one check. `share` is the check's number, from 0 to 1; 0 for a check that has none."""
+
+    mode: Mode = "off"
+    share: float = 0.0
+
+
+class Finding(NamedTuple):  # made for every check of every request: four times as fast as a frozen dataclass
+    """The result of one check for one request.
+
+    `fired`: the adapter should not answer, or its answer should not be sent. `score` and `threshold` are in the check's
+    own unit, None where it has none. `neighbours` are the ids of the nearest training prompts. `note` says in a few
+    words whatever else matters, such as why the check could not judge. `version` is the version whose models judged:
+    the one that the request was led to. It is None after an answer, where it is the version that answered.
+    """
+
+    check: CheckName | Literal["override"]
+    mode: Mode
+    fired: bool
+    score: float | None = None
+    threshold: float | None = None
+    neighbours: tuple[str, ...] = ()
+    note: str = ""
+    version: str | None = None
