@@ -113,7 +113,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     shadowed: bool = False  # Whether both arms were to answer.
     review_probability: float | None = None  # Probability of the draw for review; null: not watched.
     reviewed: bool = False  # Whether it was drawn for review.
-    language: str | None = None  # Language of the user's text in ISO 639-1, `und` if unknown; null: not examined.
+    language: str | None = None  # Language (ISO 639) that the caller names in `metadata.language`; null: none.
     policy_generation: int = 0  # Generation of the policy that decided.
     adapter_digest: str | None = None  # `sha256:` of the adapter's configuration and tensors.
     stack: str | None = None  # `sha256:` of adapter, base, engine build, dtype, chat template and manifest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 from router.checking import judge_request
 from router.checks import CheckedRequest
@@ -116,18 +117,18 @@ def _choose_overruled(
     moment: Moment,
     session: str | None,
 ) -> Choice | Refusal:
-    if one.action == "refuse":
-        text = one.message or "An admin's rule refuses this request."
-        return Refusal("refused_by_override", text, override_id=one.id)
-    if one.action == "general":
-        decision = fallback_of(
-            Routing(task, live, "override", key=session, override_id=one.id, led_to=live), policy, view, moment
-        )
-    else:
-        version = view.versions.get(one.version or "")
-        routing = Routing(task, version, "override", key=session, override_id=one.id, led_to=version)
-        decision = _serve(routing, policy, view, moment)
-    return decision
+    match one.action:
+        case "refuse":
+            text = one.message or "An admin's rule refuses this request."
+            return Refusal("refused_by_override", text, override_id=one.id)
+        case "general":
+            routing = Routing(task, live, "override", key=session, override_id=one.id, led_to=live)
+            return fallback_of(routing, policy, view, moment)
+        case "version" | "system":  # a rule that adds a message never decides
+            version = view.versions.get(one.version or "")
+            routing = Routing(task, version, "override", key=session, override_id=one.id, led_to=version)
+            return _serve(routing, policy, view, moment)
+    assert_never(one.action)
 
 
 def _choose_live(

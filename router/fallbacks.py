@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from router.checks import names_of
 from router.decision import OUT_OF_SERVICE, Choice, Moment, Reason, Refusal, RefusalCode
@@ -60,9 +61,11 @@ def fallback_of(
             return _to_a_person(routing, capped)
         if fallback_ == "general":
             version, pool = None, view.pools.get(task.fallback_pool or "")
-        else:
+        elif fallback_ == "previous_version":
             version = _previous_version(routing, policy, view)
             pool = view.pools.get(version.pool) if version is not None else None
+        else:
+            assert_never(fallback_)
         if pool is None or not task.reaches(pool.name) or not _is_longer(pool, context_above):
             continue
         if version is None and task.name in moment.fallbacks_closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -20,7 +21,6 @@ from monitoring.records import AttemptRecord, FindingRecord, Record
 from router.checks import AFTER_THE_ANSWER, CHECK_BY_NAME, names_of
 from router.decision import Choice, Refusal, RoutingRequest, Scores
 from router.findings import CheckName, Finding
-from router.language import language_of
 from router.policy import Policy
 from router.waiting import awaited_replicas
 
@@ -35,9 +35,8 @@ USD_MIN = 1e-12
 """Less money than this is what adding and taking away leaves."""
 
 
-RANDOM_DIGIT = 35
-"""Where in an id its last random hexadecimal digit is; so many of 16 requests have their language read."""
-LANGUAGES_READ_OF_16 = 2
+LANGUAGE = re.compile(r"[a-z]{2,3}")
+"""A code of ISO 639, as callers say it in `metadata.language`."""
 
 
 class Rejection(NamedTuple):
@@ -342,12 +341,13 @@ def settle_shadow(services: Services, ledger: Ledger, now: float, outcome: str) 
 
 
 def _note_language(services: Services, ledger: Ledger) -> None:
-    """Note the language of a few of a watched task's requests, drawn by a random digit of their ids."""
+    """Note the language that the caller of a watched task's request names."""
     record, body = ledger.record, ledger.body
     if body is None or record.task not in services.snapshot.current.policy.watched:
         return
-    if int(record.id[RANDOM_DIGIT], 16) < LANGUAGES_READ_OF_16:
-        record.language = language_of(body.selected("user_turns"))
+    language = (body.read.metadata or {}).get("language")
+    if isinstance(language, str) and LANGUAGE.fullmatch(language):
+        record.language = language
 
 
 def _token_seconds(ledger: Ledger) -> float | None:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, assert_never
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -169,9 +169,11 @@ class FittedModels:
             return ConfidenceModel.from_json(data)
         if kind == "gain":
             return GainModel.from_bytes(data)
-        if self._embedding is None:
-            self._embedding = StaticEmbedding.load()
-        return ScopeModel.from_bytes(data, self._embedding, self._deep)
+        if kind == "scope":
+            if self._embedding is None:
+                self._embedding = StaticEmbedding.load()
+            return ScopeModel.from_bytes(data, self._embedding, self._deep)
+        assert_never(kind)
 
 
 def _fitted(entries: Mapping[Kind, FittedEntry], models: Mapping[Kind, Any]) -> Fitted:

@@ -52,13 +52,13 @@ async def test_a_task_that_is_not_watched_draws_nothing_nor_does_who_pins_a_vers
         assert await shadows(running) == []
 
 
-async def test_the_language_of_some_requests_of_a_watched_task_is_noted(
+async def test_the_language_that_a_caller_names_is_noted_for_watched_tasks(
     configure: Configure, make_adapter: MakeAdapter
 ) -> None:
-    told = [{"role": "user", "content": "Ich habe einen Toaster gekauft, und er ist nicht mehr ganz neu."}]
+    named: list[Any] = [{"language": "de"}, {"language": "German, as spoken"}, {"language": 7}, None]
     async with watching(configure, make_adapter, shadow_share=0.0) as (running, http):
-        records = [await record_of(http, await ask(http, messages=told)) for _ in range(80)]
-        assert {one["language"] for one in records} == {None, "de"}
+        records = [await record_of(http, await ask(http, metadata=one)) for one in named]
+        assert [one["language"] for one in records] == ["de", None, None, None]
         assert await shadows(running) == []
 
 
