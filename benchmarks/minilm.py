@@ -27,8 +27,7 @@ import uvloop
 
 from benchmarks.harness import FOLDER, Goal, Unmeasurable, conclude, options, say, table
 from router.embedding import EmbeddingError, Vectors
-from router.fitting.minilm import write
-from router.minilm import MiniLM
+from router.minilm import MiniLM, write
 
 CHARACTERS = (40, 200, 800)
 TEXTS = 100

@@ -287,8 +287,7 @@ def cases_of(sets: Mapping[str, DataSet], full: bool, seed: int) -> dict[str, li
 def minilm() -> Embedding | None:
     """MiniLM, where it is installed."""
     try:
-        from router.fitting.minilm import write  # noqa: PLC0415 - an extra that may be missing
-        from router.minilm import MiniLM  # noqa: PLC0415
+        from router.minilm import MiniLM, write  # noqa: PLC0415 - an extra that may be missing
 
         path = FOLDER / "minilm" / "int8.onnx"
         write(path, "int8")

@@ -86,8 +86,7 @@ from monitoring.feedback import STREAM_MAX as FEEDBACK_STREAM_MAX
 from monitoring.feedback import Coverage, FeedbackStore
 from monitoring.ids import RequestIds
 from monitoring.metrics import Meters
-from router.embedding import EmbeddingError
-from router.minilm import MiniLM
+from router.embedding import EmbeddingError, load_deep
 from serving.adapters.artifact import ArtifactError, Base, read_base
 from serving.adapters.placer import Placer
 from serving.adapters.reconcile import Reconciler
@@ -402,7 +401,7 @@ async def _snapshot_keeper(
     served, since that holds the interpreter. Raises EmbeddingError where it is missing or damaged."""
     fixed = await _fixed_callers(settings, redis, audit)
     path = settings.fitting.minilm_file
-    deep = None if path is None else await asyncio.to_thread(MiniLM.load, path)
+    deep = None if path is None else await asyncio.to_thread(load_deep, path)
     damaged = lambda _: meters.fitted_unused.add(1, "damaged")  # noqa: E731
     unsuited = lambda _: meters.fitted_unused.add(1, "unsuited")  # noqa: E731
     return SnapshotKeeper(redis, deployed_of(settings), fixed, changed, damaged, deep, unsuited)

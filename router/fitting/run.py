@@ -17,12 +17,11 @@ import msgspec
 import numpy as np
 
 from monitoring.beside import live_with_input
-from router.embedding import EmbeddingError, StaticEmbedding
+from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.fitting.background import stand_in
 from router.fitting.errors import FittingError
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.fitting_job import Job, Line, Result, Step
-from router.minilm import MiniLM
 from router.scope import ScopeModel
 
 ASIDE_SHARE, ASIDE_SHARE_MAX = 0.1, 0.2
@@ -37,7 +36,7 @@ def fit(job: Job, packed: bytes) -> tuple[Result, bytes]:
     known = [row.text for row in rows if row.other]
     others: Sequence[str] = known or stand_in()
     embedding = StaticEmbedding.load()
-    deep = MiniLM.load(Path(job.minilm)) if job.minilm else None
+    deep = load_deep(Path(job.minilm)) if job.minilm else None
     order = np.random.default_rng(job.seed).permutation(len(others))
     count = min(max(int(ASIDE_SHARE * len(others)), ASIDE_MIN), ASIDE_MAX)
     aside = [others[at] for at in order[:count]] if count <= ASIDE_SHARE_MAX * len(others) else []

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router import minilm as fitting
 from router.embedding import EmbeddingError, Vectors, clipped
-from router.fitting import minilm as fitting
 from router.minilm import DIMENSIONS, TOKENS_MAX, MiniLM, seal_beside
 
 MISSING = [
@@ -141,7 +141,7 @@ def test_a_file_that_was_cut_short_is_never_used(folder: Path, tmp_path: Path, k
     path = copied(folder, tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
     assert not fitting.ready(path)
-    with pytest.raises(EmbeddingError, match=r"is damaged: write it by `python -m router.fitting.minilm` anew"):
+    with pytest.raises(EmbeddingError, match=r"is damaged: write it by `python -m router.minilm` again"):
         MiniLM.load(path)
 
 

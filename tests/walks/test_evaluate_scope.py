@@ -9,8 +9,8 @@ import pytest
 
 from gateway.features.evaluations.evaluations import Evaluations
 from gateway.state.fitted import FittedStore, unused
+from router import minilm as fitting
 from router.embedding import StaticEmbedding
-from router.fitting import minilm as fitting
 from router.fitting.scope import TrainingPrompt, fit_scope
 from router.minilm import MiniLM
 from tests.fakes.engine import FakeEngine

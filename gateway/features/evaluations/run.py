@@ -24,8 +24,7 @@ from gateway.state.fitted import FittedError, FittedStore, Kind, scores_as
 from monitoring.beside import live_with_input
 from monitoring.evaluation.report import report
 from monitoring.evaluation.results import Result
-from router.embedding import EmbeddingError, StaticEmbedding
-from router.minilm import MiniLM
+from router.embedding import EmbeddingError, StaticEmbedding, load_deep
 from router.packing import MODEL_BYTES_MAX
 from router.scope import ScopeError, ScopeModel
 
@@ -124,7 +123,7 @@ async def _scope(redis: Redis, version: str, texts: Sequence[str], job: Job) -> 
     data = await store.bytes_of(entry) if entry is not None else None
     if entry is None or data is None or entry.summary.get("selector", job.selector) != job.selector:
         return _Scope([None] * len(texts))
-    deep = MiniLM.load(Path(job.minilm)) if job.minilm else None
+    deep = load_deep(Path(job.minilm)) if job.minilm else None
     model = ScopeModel.from_bytes(data, StaticEmbedding.load(), deep)
     scores = [round(model.score(text).score, DIGITS) for text in texts]
     return _Scope([*scores], model, scores_as(entry), entry.summary)
