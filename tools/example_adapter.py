@@ -98,7 +98,7 @@ async def _adapters(admin: AdminApi) -> list[dict[str, Any]]:
 
 def _lacks_scope(version: Mapping[str, Any]) -> bool:
     """True if a version has no scope model and none is being made."""
-    scope = version["fitted"].get("coverage")
+    scope = version["fitted"].get("scope")
     return scope is None or (scope["model"] is None and scope["state"] == "failed")
 
 
