@@ -18,7 +18,7 @@ from benchmarks.degradation_worlds import drawing
 from benchmarks.harness import say, table
 from benchmarks.replay_rows import Row
 from benchmarks.replay_version import Claim, Version
-from monitoring.quality.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.plan import Plan
 
 HEALTHY_BEFORE, HEALTHY_AFTER = 400, 2_000

@@ -3,7 +3,7 @@
 For each healthy error rate and each number of first labels, drawn anew for each run: how often the detector alarms
 within so many labels while nothing changes; how many alarms there are on average where it is begun anew after each; and
 the median of labels until a change is found that comes after 1,000 healthy labels. The baseline is the upper 99% bound
-of the first labels of one caller (`monitoring/quality/streams/tracks.py`).
+of the first labels of one caller (`monitoring/quality/signals/tracks.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.degradation_figures import delays, median_of
 from benchmarks.degradation_fleet import false_verdicts, own_bounds
 from benchmarks.degradation_worlds import WORLDS, drawing, labels_of
 from benchmarks.harness import say, table
-from monitoring.quality.streams.watch import FIRST_OF_CLASS
+from monitoring.quality.signals.watch import FIRST_OF_CLASS
 
 FIRSTS = (FIRST_OF_CLASS // 2, FIRST_OF_CLASS)
 POINTS = {0.10: 4_000, 0.20: 2_000}

@@ -2,7 +2,7 @@
 
 Two arms answer the same requests, and a person judges both: the other arm is right and the version wrong in a part of
 them, and the other way round in another. After each pair the bound of the advantage is looked at, and the first one
-above 0 counts for good, as the monitor acts on it (monitoring/quality/streams/arms.py, with the blocks that it
+above 0 counts for good, as the monitor acts on it (monitoring/quality/signals/arms.py, with the blocks that it
 would keep).
 
 fixed     the 95% interval that is for one look (monitoring/quality/detectors/estimates.py, `difference`)
@@ -29,8 +29,8 @@ from benchmarks.canary import rate_of
 from benchmarks.harness import Goal, conclude, options, say, table
 from monitoring.quality.detectors import estimates
 from monitoring.quality.detectors.estimates import ADDED_DIFFERENCE, DIFFERENCES, Sums
-from monitoring.quality.streams import arms
-from monitoring.quality.streams.arms import Arm
+from monitoring.quality.signals import arms
+from monitoring.quality.signals.arms import Arm
 
 PAIRS = 2_000
 DIFFERENT = (0.02, 0.1, 0.3)

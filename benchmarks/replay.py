@@ -16,7 +16,7 @@ nothing is said). A class is held against its own first 100. P(any false alarm w
 `--alpha` while the error keeps to that, over all classes together.
 
 It goes on as the monitor does: after an alarm the version is degraded, until the reverse test finds that its error came
-down; then its detectors begin anew. It is the monitor's code: `monitoring/quality/streams/tracks.py` and
+down; then its detectors begin anew. It is the monitor's code: `monitoring/quality/signals/tracks.py` and
 `responses.py`.
 """
 
@@ -37,7 +37,7 @@ from benchmarks.replay_version import Claim, Stream, Turn, Version
 from monitoring.quality.detectors import baselines
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.slip import BASELINE_MIN
-from monitoring.quality.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.plan import Plan
 
 LABELS_MIN = Plan().labels_min

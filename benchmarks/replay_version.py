@@ -1,6 +1,6 @@
 """A version as the monitor judges it, fed from a stream of labels: for `benchmarks.replay`.
 
-Each stream is a track (`monitoring/quality/streams/tracks.py`), over all labels and over those of each class. The
+Each stream is a track (`monitoring/quality/signals/tracks.py`), over all labels and over those of each class. The
 verdict is the version's (`responses.py`): where one stream alarms, the reverse tests of all begin, and where they find
 a recovery, all detectors begin anew; labels of requests from before that are then no evidence.
 """
@@ -19,9 +19,9 @@ from benchmarks.replay_rows import Row, told
 from monitoring.quality.detectors import lately, leaving_out, raters
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Verdict
-from monitoring.quality.streams import tracks
-from monitoring.quality.streams.tracks import Track, Vote
-from monitoring.quality.streams.watch import CLASSES_MAX
+from monitoring.quality.signals import tracks
+from monitoring.quality.signals.tracks import Track, Vote
+from monitoring.quality.signals.watch import CLASSES_MAX
 from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.responses import respond

@@ -17,9 +17,9 @@ import duckdb
 import msgspec
 
 from monitoring.archive import Asked, Nothing, connected, files, read
-from monitoring.quality.streams.reckoning import FEEDBACK, RECORDS, REPORTED
-from monitoring.quality.streams.replaying import Placed
-from monitoring.quality.streams.seen import Given, Seen, is_reported
+from monitoring.quality.signals.entries import Given, Seen, is_reported
+from monitoring.quality.signals.reckoning import FEEDBACK, RECORDS, REPORTED
+from monitoring.quality.signals.replay import Placed
 
 FETCHED = 2_000
 SEEN = tuple(field.name for field in msgspec.structs.fields(Seen) if field.name != "placed_at")

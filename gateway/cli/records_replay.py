@@ -19,8 +19,8 @@ from gateway.errors import SettingsError
 from monitoring.quality.detectors import baselines
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.detectors.slip import BASELINE_MIN
-from monitoring.quality.streams.replaying import Placed, Replaying, Turn
-from monitoring.quality.streams.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.replay import Placed, Replaying, Turn
+from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.health import Judgement
 
 LABELLED = ("reviewed", "feedback")

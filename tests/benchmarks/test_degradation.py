@@ -25,7 +25,7 @@ from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawi
 from monitoring.quality.detectors import leaving_out, raters, slip
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.restarts import LOG_FLOOR
-from monitoring.quality.streams import tracks
+from monitoring.quality.signals import tracks
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import looking
 from monitoring.quality.detectors import estimates
-from monitoring.quality.streams import arms
-from monitoring.quality.streams.arms import Arm
+from monitoring.quality.signals import arms
+from monitoring.quality.signals.arms import Arm
 
 
 def test_bounds_of_many_runs_are_those_of_the_monitor_after_each_pair() -> None:

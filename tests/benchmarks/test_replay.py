@@ -14,11 +14,11 @@ import pytest
 from benchmarks import replay, replay_rows
 from benchmarks.replay_version import Claim, Version
 from monitoring.quality.phases import Phase
-from monitoring.quality.streams import tracks
-from monitoring.quality.streams.reckoning import Reckoning
-from monitoring.quality.streams.steps import WatchedVersion
-from monitoring.quality.streams.tracks import Track
-from monitoring.quality.streams.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
+from monitoring.quality.signals import tracks
+from monitoring.quality.signals.reckoning import Reckoning
+from monitoring.quality.signals.steps import WatchedVersion
+from monitoring.quality.signals.tracks import Track
+from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles

@@ -18,8 +18,8 @@ from redis.asyncio import Redis
 from monitoring.badness import Metric
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.feedback import Feedback, FeedbackStore
-from monitoring.quality.streams.run import Monitor
-from monitoring.quality.streams.steps import WATCH_KEY, Begin, Judged, Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.run import Monitor
+from monitoring.quality.signals.steps import WATCH_KEY, Begin, Judged, Step, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.health import Judgement, StreamReport
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
@@ -33,7 +33,7 @@ STEP = Step(
     versions={V3: WatchedVersion(task="returns", state="active")},
     metrics=METRICS,
 )
-COMMAND = [sys.executable, "-P", "-m", "monitoring.quality.streams.run"]
+COMMAND = [sys.executable, "-P", "-m", "monitoring.quality.signals.run"]
 
 
 @contextmanager

@@ -16,11 +16,11 @@ from redis.asyncio import Redis
 from monitoring import archive, archive_entries, archive_run
 from monitoring.archive import Asked, Nothing, columns_of
 from monitoring.quality.detectors.baselines import stated
-from monitoring.quality.streams.replaying import Placed, Replaying, Turn
-from monitoring.quality.streams.run import Monitor
-from monitoring.quality.streams.seen import Given
-from monitoring.quality.streams.steps import WATCH_KEY, Begin, Step, WatchedTask, WatchedVersion
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals.entries import Given
+from monitoring.quality.signals.replay import Placed, Replaying, Turn
+from monitoring.quality.signals.run import Monitor
+from monitoring.quality.signals.steps import WATCH_KEY, Begin, Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts.health import TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from monitoring.feedback import STREAM_KEY as FEEDBACK_STREAM_KEY
 from monitoring.quality.phases import Phase
-from monitoring.quality.streams.run import Monitor
-from monitoring.quality.streams.steps import CURSORS_KEY, NOTE_KEY, WATCH_KEY, Begin, WatchedTask, WatchedVersion
+from monitoring.quality.signals.run import Monitor
+from monitoring.quality.signals.steps import CURSORS_KEY, NOTE_KEY, WATCH_KEY, Begin, WatchedTask, WatchedVersion
 from monitoring.records import REPORTED_STREAM_KEY, STREAM_KEY, AttemptRecord, Record
 from tests.monitoring.monitor_child import (
     PLAN,

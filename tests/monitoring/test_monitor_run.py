@@ -17,10 +17,10 @@ from redis import Redis as Client
 from redis.asyncio import Redis
 
 from monitoring import archive_run
-from monitoring.quality.streams.reckoning import replay
-from monitoring.quality.streams.run import Monitor
-from monitoring.quality.streams.seen import Given, Seen
-from monitoring.quality.streams.steps import Begin, Judged
+from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.reckoning import replay
+from monitoring.quality.signals.run import Monitor
+from monitoring.quality.signals.steps import Begin, Judged
 from tests.fakes.valkey import Valkey
 from tests.monitoring.monitor_child import (
     STEP,
@@ -40,7 +40,7 @@ from tests.monitoring.test_records import RETENTION_SECONDS, stream_of
 
 KILLED = """
 import os
-from monitoring.quality.streams import run
+from monitoring.quality.signals import run
 {hook}
 run.main()
 """

@@ -17,7 +17,7 @@ from gateway.features.evaluations.gates import counts_of
 from gateway.features.quality.quality import Quality
 from gateway.state.redis import redis_time
 from monitoring.quality.detectors.baselines import OF_MIN, RATE_MAX, Baseline, counted, stated
-from monitoring.quality.streams.seen import TEXT_MAX
+from monitoring.quality.signals.entries import TEXT_MAX
 from monitoring.quality.verdicts.health import StreamReport
 from monitoring.quality.verdicts.verdict import name_of
 from serving.object_store import Change

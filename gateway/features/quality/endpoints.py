@@ -23,12 +23,12 @@ from gateway.features.quality.responding import Responding
 from gateway.features.releases.availability import around
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
+from monitoring.quality.explanations.report import Situation, Told, told
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts import responses
 from monitoring.quality.verdicts.health import Action, Judgement, Pin, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import ResponseError
 from monitoring.quality.verdicts.retraining import Retraining, closed
-from monitoring.quality.words.telling import Situation, Told, told
 from serving.adapters.entries import PLACED
 from serving.adapters.manifest import review_due
 from serving.object_store import Change, Stale

@@ -1,6 +1,6 @@
 """The monitor: one gateway's job judges every version from records and feedback, and does what follows.
 
-Reading and reckoning is a child process's (monitoring/quality/streams/run.py), so that it holds no event loop. Here
+Reading and reckoning is a child process's (monitoring/quality/signals/run.py), so that it holds no event loop. Here
 its judgements are told to all gateways, and what follows from them (monitoring/quality/verdicts/responses.py) is
 carried out.
 """
@@ -24,8 +24,8 @@ from gateway.features.quality.responding import Responding
 from gateway.features.records.archiving import redis_address
 from gateway.state.redis import redis_time
 from gateway.state.snapshot import Snapshot
-from monitoring.quality.streams.canaries import Canary
-from monitoring.quality.streams.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.canaries import Canary
+from monitoring.quality.signals.steps import Begin, Judged, Step, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.health import Judgement, Summary, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.reviewing import review_share
@@ -35,7 +35,7 @@ from serving.adapters.entries import PLACED, AliasEntry
 from serving.object_store import UNREADABLE, Stale
 
 log = logging.getLogger(__name__)
-COMMAND = (sys.executable, "-P", "-m", "monitoring.quality.streams.run")
+COMMAND = (sys.executable, "-P", "-m", "monitoring.quality.signals.run")
 ANSWER_SECONDS_MAX = 60.0
 TOLD_SECONDS = 5.0
 """How often all gateways are told that the monitor judges, though nothing is new."""

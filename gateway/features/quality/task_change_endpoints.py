@@ -21,10 +21,10 @@ from gateway.features.quality.quality import Quality
 from gateway.features.retraining.opening import draft_retraining
 from gateway.features.rules.endpoints import fallback_fault
 from gateway.state.redis import redis_time
+from monitoring.quality.explanations.phrases import day
 from monitoring.quality.verdicts import changing
 from monitoring.quality.verdicts.health import Action, Changed, TaskHealth
 from monitoring.quality.verdicts.retraining import Retraining, closed
-from monitoring.quality.words.phrases import day
 from serving.adapters.entries import PLACED
 from serving.object_store import Change
 

@@ -24,8 +24,8 @@ from gateway.features.releases.unjudged_checks import COMMAND_OF, lacks, version
 from gateway.fleet_health import check_health
 from gateway.four_eyes import see_that_another_pushed
 from gateway.state.redis import redis_time
+from monitoring.quality.explanations import obstacles as in_words
 from monitoring.quality.verdicts.rollout import Plan
-from monitoring.quality.words import around as in_words
 from serving.adapters.entries import PLACED, AliasEntry
 from serving.adapters.reconcile import quorum
 from serving.adapters.registry import Noted

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from gateway.features.releases.releases import Releases
 from gateway.state.snapshot import Snapshot
-from monitoring.quality.words.around import Around, Rule
+from monitoring.quality.explanations.obstacles import Around, Rule
 from serving.adapters.entries import Version
 from serving.adapters.placement import HELD
 

@@ -1,6 +1,6 @@
 """The verdicts on canaries that are judged by a plan are carried out: promote, roll back, or hold.
 
-The judging is the monitor's (`monitoring/quality/streams/canaries.py`). Here a verdict is carried out once, in one
+The judging is the monitor's (`monitoring/quality/signals/canaries.py`). Here a verdict is carried out once, in one
 step with the draft of its entry in the audit, and kept in Redis for all gateways to show.
 """
 

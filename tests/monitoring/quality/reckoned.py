@@ -9,8 +9,8 @@ import msgspec
 
 from monitoring.quality.detectors.baselines import Baseline, measured
 from monitoring.quality.phases import Phase, Pinned, Verdict, next_phase
-from monitoring.quality.streams.reckoning import Reckoning, replay
-from monitoring.quality.streams.steps import Step
+from monitoring.quality.signals.reckoning import Reckoning, replay
+from monitoring.quality.signals.steps import Step
 from monitoring.quality.verdicts.health import Judgement, StreamReport
 from tests.monitoring.quality.traffic import (
     MORNING,

@@ -1,4 +1,4 @@
-"""Typical situations of a task, with what is told of each: tests/monitoring/quality/told/ has the texts."""
+"""Typical situations of a task, with what is told of each: tests/monitoring/quality/reports/ has the texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from monitoring.quality.explanations.obstacles import Around, Rule
+from monitoring.quality.explanations.report import Situation, Told
 from monitoring.quality.verdicts.health import (
     Action,
     ArmReport,
@@ -20,8 +22,6 @@ from monitoring.quality.verdicts.health import (
 )
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.shares import Roles
-from monitoring.quality.words.around import Around, Rule
-from monitoring.quality.words.telling import Situation, Told
 
 NOW = 1_795_680_000.0
 """2026-11-26 08:00 UTC."""

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import estimates
-from monitoring.quality.streams import arms, noted_pairs
-from monitoring.quality.streams.arms import Arm, Found
-from monitoring.quality.streams.noted_pairs import Noted, Right
-from monitoring.quality.streams.reckoning import Reckoning, replay
-from monitoring.quality.streams.steps import Step
+from monitoring.quality.signals import arms, noted_pairs
+from monitoring.quality.signals.arms import Arm, Found
+from monitoring.quality.signals.noted_pairs import Noted, Right
+from monitoring.quality.signals.reckoning import Reckoning, replay
+from monitoring.quality.signals.steps import Step
 from monitoring.quality.verdicts.health import ArmReport
 from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, Traffic, at, said, served, shadow, step
 

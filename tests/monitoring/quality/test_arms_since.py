@@ -8,9 +8,9 @@ import msgspec
 
 from monitoring.quality.detectors import leaving_out
 from monitoring.quality.phases import Phase, Verdict
-from monitoring.quality.streams import arms, judging, tracks, turning, watch
-from monitoring.quality.streams.judging import Budget
-from monitoring.quality.streams.tracks import Vote
+from monitoring.quality.signals import arms, judging, tracks, turning, watch
+from monitoring.quality.signals.judging import Budget
+from monitoring.quality.signals.tracks import Vote
 from monitoring.quality.verdicts.health import ArmReport, StreamReport
 from tests.monitoring.quality.reckoned import GATE
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3

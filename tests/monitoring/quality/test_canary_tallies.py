@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.quality.streams.canaries import Canary
-from monitoring.quality.streams.reckoning import Reckoning
-from monitoring.quality.streams.seen import Attempt, Given, Seen
-from monitoring.quality.streams.steps import Step, WatchedTask, WatchedVersion
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals.canaries import Canary
+from monitoring.quality.signals.entries import Attempt, Given, Seen
+from monitoring.quality.signals.reckoning import Reckoning
+from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts.rollout import Plan, Tally
 from tests.monitoring.quality.traffic import METRICS, PLAN, V2, V3, said, served, shadow
 

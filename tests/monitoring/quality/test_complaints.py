@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors import complaints, delays, leaving_out
 from monitoring.quality.detectors.complaints import RATIOS, Complaints
 from monitoring.quality.detectors.delays import AGES, DAY_SECONDS, HOURS, TICK_SECONDS, Delays
-from monitoring.quality.streams import complaint_tracks
-from monitoring.quality.streams.complaint_tracks import ComplaintTrack
+from monitoring.quality.signals import complaint_tracks
+from monitoring.quality.signals.complaint_tracks import ComplaintTrack
 
 NOON = 20_000 * DAY_SECONDS
 HOUR = 3600.0

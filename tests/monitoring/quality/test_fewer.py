@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors import complaints, fewer
 from monitoring.quality.detectors.delays import DAY_SECONDS
 from monitoring.quality.detectors.fewer import Fewer
-from monitoring.quality.streams import complaint_tracks
-from monitoring.quality.streams.complaint_tracks import ComplaintTrack
+from monitoring.quality.signals import complaint_tracks
+from monitoring.quality.signals.complaint_tracks import ComplaintTrack
 from tests.monitoring.quality.reckoned import Told, complained
 from tests.monitoring.quality.test_complaints import HOUR, NOON, known
 from tests.monitoring.quality.traffic import V3, step

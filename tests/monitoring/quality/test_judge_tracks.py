@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors.baselines import measured
-from monitoring.quality.streams.reckoning import Reckoning, replay
-from monitoring.quality.streams.seen import Given, Seen
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.explanations.report import told
+from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.reckoning import Reckoning, replay
+from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts.health import Judgement, JudgeReport
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.words.telling import told
 from tests.monitoring.quality import situations
 from tests.monitoring.quality.situations import HEALTHY, JUDGED, of, single
 from tests.monitoring.quality.traffic import MORNING, V3, at, said, served, shadow, step

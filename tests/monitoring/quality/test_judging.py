@@ -10,10 +10,10 @@ import pytest
 
 from monitoring.quality.detectors import leaving_out, raters
 from monitoring.quality.detectors.baselines import stated
-from monitoring.quality.streams import tracks, watch
-from monitoring.quality.streams.noted_pairs import Noted
-from monitoring.quality.streams.notes import Note
-from monitoring.quality.streams.reckoning import replay
+from monitoring.quality.signals import tracks, watch
+from monitoring.quality.signals.noted_pairs import Noted
+from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.reckoning import replay
 from tests.monitoring.quality.reckoned import DAY, GATE, HELD, Told, beside_general, shadowed, task_step
 from tests.monitoring.quality.traffic import (
     MORNING,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.quality.streams import arms
-from monitoring.quality.streams.arms import Arm, Found
-from monitoring.quality.streams.noted_pairs import Right
-from monitoring.quality.streams.reckoning import replay
+from monitoring.quality.signals import arms
+from monitoring.quality.signals.arms import Arm, Found
+from monitoring.quality.signals.noted_pairs import Right
+from monitoring.quality.signals.reckoning import replay
 from tests.monitoring.quality.traffic import MORNING, V3, Traffic, at, said, served, shadow, step
 
 PAIRS = 1_000

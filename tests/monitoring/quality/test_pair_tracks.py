@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import estimates
-from monitoring.quality.streams import pair_tracks
-from monitoring.quality.streams.pair_tracks import FIRST_PAIRS, PairTrack
+from monitoring.quality.signals import pair_tracks
+from monitoring.quality.signals.pair_tracks import FIRST_PAIRS, PairTrack
 
 CALLERS = tuple(f"shop{number}" for number in range(5))
 SPOILER = CALLERS[0]

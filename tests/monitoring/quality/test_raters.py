@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors import leaving_out, raters, slip
 from monitoring.quality.detectors.baselines import measured, stated
 from monitoring.quality.detectors.raters import Guarded
-from monitoring.quality.streams import pair_tracks, tracks
-from monitoring.quality.streams.tracks import Track, Vote
+from monitoring.quality.signals import pair_tracks, tracks
+from monitoring.quality.signals.tracks import Track, Vote
 
 LABELS, ALPHA = 10_000, 0.05
 names = st.sampled_from([f"caller-{n}" for n in range(20)])

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors.baselines import measured
-from monitoring.quality.streams.looking import unpacked
-from monitoring.quality.streams.notes import Note
-from monitoring.quality.streams.reckoning import (
+from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.reckoning import (
     FEEDBACK,
     RECORDS,
     REPORTED,
@@ -21,9 +21,9 @@ from monitoring.quality.streams.reckoning import (
     in_order,
     replay,
 )
-from monitoring.quality.streams.seen import Given, Seen
-from monitoring.quality.streams.steps import WatchedVersion
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals.steps import WatchedVersion
+from monitoring.quality.signals.stream_reader import unpacked
+from monitoring.quality.signals.watch import Watch
 from tests.monitoring.quality.test_watch import Traffic, paired_traffic, together
 from tests.monitoring.quality.traffic import MORNING, V2, V3, at, held_out, said, served, step
 

@@ -11,10 +11,10 @@ import pytest
 from monitoring.quality.detectors import recoveries
 from monitoring.quality.detectors.baselines import measured, stated
 from monitoring.quality.phases import Judged, Phase, Verdict, next_phase
-from monitoring.quality.streams import complaint_tracks, pair_tracks, turning, watch
-from monitoring.quality.streams.saved import read_watch
-from monitoring.quality.streams.seen import Seen
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals import complaint_tracks, pair_tracks, turning, watch
+from monitoring.quality.signals.entries import Seen
+from monitoring.quality.signals.saved import read_watch
+from monitoring.quality.signals.watch import Watch
 from tests.monitoring.quality.reckoned import (
     DAY,
     GATE,

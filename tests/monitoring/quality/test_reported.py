@@ -9,7 +9,7 @@ import pytest
 
 from monitoring.quality.detectors import leaving_out, raters
 from monitoring.quality.detectors.leaving_out import REPORTS_COUNT_AFTER_SECONDS
-from monitoring.quality.streams.reckoning import replay
+from monitoring.quality.signals.reckoning import replay
 from monitoring.quality.verdicts.health import Judgement, StreamReport
 from tests.monitoring.quality.reckoned import BY_GATE
 from tests.monitoring.quality.test_watch import complaint_traffic

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from monitoring.quality.phases import Phase
-from monitoring.quality.streams import judging, turning
-from monitoring.quality.streams.judging import Budget
-from monitoring.quality.streams.saved import UNREADABLE, pack, read_watch
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals import judging, turning
+from monitoring.quality.signals.judging import Budget
+from monitoring.quality.signals.saved import UNREADABLE, pack, read_watch
+from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts.health import TaskHealth
 from tests.monitoring.quality.answered import V2
 from tests.monitoring.quality.traffic import PLAN

@@ -10,11 +10,11 @@ import pytest
 from monitoring.quality.detectors import saving
 from monitoring.quality.detectors.lately import RATE_SECONDS
 from monitoring.quality.detectors.saving import Saving
-from monitoring.quality.streams.reckoning import replay
-from monitoring.quality.streams.seen import Seen
+from monitoring.quality.explanations.phrases import dollars
+from monitoring.quality.explanations.report import Told, told
+from monitoring.quality.signals.entries import Seen
+from monitoring.quality.signals.reckoning import replay
 from monitoring.quality.verdicts.health import Judgement, SavingReport, TaskHealth
-from monitoring.quality.words.phrases import dollars
-from monitoring.quality.words.telling import Told, told
 from tests.monitoring.quality import situations
 from tests.monitoring.quality.situations import HEALTHY, JUDGED, SHIFTED, of, single
 from tests.monitoring.quality.traffic import MORNING, V3, at, served, shadow, step

@@ -8,12 +8,12 @@ import pytest
 
 from monitoring.quality.detectors.baselines import Baseline, measured, stated
 from monitoring.quality.phases import Phase
-from monitoring.quality.streams import judging, notes, turning, watch
-from monitoring.quality.streams.notes import Note
-from monitoring.quality.streams.reckoning import Reckoning
-from monitoring.quality.streams.seen import Attempt, Finding
-from monitoring.quality.streams.steps import Step, WatchedTask, WatchedVersion
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals import judging, notes, turning, watch
+from monitoring.quality.signals.entries import Attempt, Finding
+from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.reckoning import Reckoning
+from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts.health import Judgement, TaskHealth
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles

@@ -6,7 +6,7 @@ import msgspec
 
 from monitoring.quality.detectors import recoveries
 from monitoring.quality.detectors.baselines import measured
-from monitoring.quality.streams.steps import WatchedTask
+from monitoring.quality.signals.steps import WatchedTask
 from tests.monitoring.quality.reckoned import GATE, Told, beside_general, complained, shadowed, together
 from tests.monitoring.quality.traffic import (
     PLAN,

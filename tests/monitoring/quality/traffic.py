@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from monitoring.badness import Metric
-from monitoring.quality.streams.seen import Attempt, Finding, Given, Pair, Seen
-from monitoring.quality.streams.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.entries import Attempt, Finding, Given, Pair, Seen
+from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.plan import Plan
 
 V3, V2 = "returns@v3", "returns@v2"

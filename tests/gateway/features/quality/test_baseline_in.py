@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.features.quality.baseline_endpoints import BaselineIn
-from monitoring.quality.streams.seen import TEXT_MAX
+from monitoring.quality.signals.entries import TEXT_MAX
 
 
 def test_a_class_is_named_by_no_more_than_feedback_tells_it_by() -> None:

@@ -31,7 +31,7 @@ import msgspec
 
 from monitoring.quality.detectors import estimates
 from monitoring.quality.detectors.estimates import Estimate, Sums
-from monitoring.quality.streams.noted_pairs import Right
+from monitoring.quality.signals.noted_pairs import Right
 
 BLOCK_PAIRS = 8
 BLOCKS_PER_SIZE = 3

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from monitoring.quality.explanations.phrases import count, dollars, percent
 from monitoring.quality.verdicts.health import Judgement, SavingReport, TaskHealth
-from monitoring.quality.words.phrases import count, dollars, percent
 
 REQUESTS_MIN = 200.0
 """So many requests of the last days before it is told that they cost more than they save."""

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from monitoring.quality.streams.reckoning import replay
-from monitoring.quality.streams.seen import Attempt, Finding, Seen, held_out_of, labelled_version
-from monitoring.quality.streams.steps import WatchedVersion
+from monitoring.quality.signals.entries import Attempt, Finding, Seen, held_out_of, labelled_version
+from monitoring.quality.signals.reckoning import replay
+from monitoring.quality.signals.steps import WatchedVersion
 from tests.monitoring.quality.traffic import MORNING, PLAN, V2, V3, at, errors, said, served, step
 
 SHIFTED: dict[str, Any] = {"version": V2, "led_to": V3, "reason": "degraded", "attempts": [Attempt(V2)]}

@@ -9,7 +9,7 @@ import msgspec
 
 from monitoring.quality.detectors import lately
 from monitoring.quality.detectors.lately import Recent
-from monitoring.quality.streams.seen import Pair
+from monitoring.quality.signals.entries import Pair
 
 
 class JudgeTrack(msgspec.Struct, frozen=True, array_like=True):

@@ -1,4 +1,4 @@
-"""What is told of a task in typical situations, word for word: told/NAME.txt, one file a situation."""
+"""What is told of a task in typical situations, word for word: reports/NAME.txt, one file a situation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from monitoring.quality.explanations.report import Told, told
 from monitoring.quality.verdicts.health import (
     Action,
     ArmReport,
@@ -19,7 +20,6 @@ from monitoring.quality.verdicts.health import (
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import words
-from monitoring.quality.words.telling import Told, told
 from tests.monitoring.quality.situations import (
     DEGRADED,
     FEEDBACK,
@@ -36,7 +36,7 @@ from tests.monitoring.quality.situations import (
     text_of,
 )
 
-FOLDER = Path(__file__).with_name("told")
+FOLDER = Path(__file__).with_name("reports")
 
 
 @pytest.mark.parametrize("name", SITUATIONS)

@@ -22,12 +22,12 @@ from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
 from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.detectors.slip import BASELINE_MIN
-from monitoring.quality.streams import arms, complaint_tracks, pair_tracks, tracks
-from monitoring.quality.streams.complaint_tracks import ComplaintTrack
-from monitoring.quality.streams.pair_tracks import PairTrack
-from monitoring.quality.streams.signals import KINDS
-from monitoring.quality.streams.tracks import BASELINE_MAX, Track
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals import arms, complaint_tracks, pair_tracks, tracks
+from monitoring.quality.signals.complaint_tracks import ComplaintTrack
+from monitoring.quality.signals.pair_tracks import PairTrack
+from monitoring.quality.signals.tracks import BASELINE_MAX, Track
+from monitoring.quality.signals.unlabelled import KINDS
+from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts.health import ArmReport, Judgement, JudgeReport, SavingReport, StreamReport
 from monitoring.quality.verdicts.plan import Plan
 

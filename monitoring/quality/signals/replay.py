@@ -14,10 +14,10 @@ import msgspec
 
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase, Verdict
-from monitoring.quality.streams.notes import KEPT_SECONDS_MAX
-from monitoring.quality.streams.reckoning import PART_SECONDS, Reckoning
-from monitoring.quality.streams.seen import Given, Seen
-from monitoring.quality.streams.steps import Step, WatchedVersion
+from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.notes import KEPT_SECONDS_MAX
+from monitoring.quality.signals.reckoning import PART_SECONDS, Reckoning
+from monitoring.quality.signals.steps import Step, WatchedVersion
 from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import respond
 from monitoring.quality.verdicts.shares import Roles

@@ -10,12 +10,12 @@ import msgspec
 from monitoring.quality import phases
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase
-from monitoring.quality.streams import complaint_tracks, pair_tracks, tracks
-from monitoring.quality.streams.complaint_tracks import ComplaintTrack
-from monitoring.quality.streams.pair_tracks import PairTrack
-from monitoring.quality.streams.parting import OF_LABELS
-from monitoring.quality.streams.tracks import Track
-from monitoring.quality.streams.watch import FIRST_OF_CLASS, Watch
+from monitoring.quality.signals import complaint_tracks, pair_tracks, tracks
+from monitoring.quality.signals.alarm_shares import OF_LABELS
+from monitoring.quality.signals.complaint_tracks import ComplaintTrack
+from monitoring.quality.signals.pair_tracks import PairTrack
+from monitoring.quality.signals.tracks import Track
+from monitoring.quality.signals.watch import FIRST_OF_CLASS, Watch
 
 
 def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:

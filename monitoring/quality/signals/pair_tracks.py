@@ -31,7 +31,7 @@ from monitoring.quality.detectors.leaving_out import OTHERS_MIN, LeaveOneOut, Ro
 from monitoring.quality.detectors.paired import PairedSlip
 from monitoring.quality.detectors.planning import BETWEEN_MIN
 from monitoring.quality.detectors.restarts import LOG_FLOOR
-from monitoring.quality.streams.tracks import STEP_UP_MIN
+from monitoring.quality.signals.tracks import STEP_UP_MIN
 
 FIRST_PAIRS = 100
 TWO_SIDED, TWO_SIDED_WITHOUT = 0.9, 0.8

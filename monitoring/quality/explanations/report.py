@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from monitoring.quality.explanations import caveats, certainty, obstacles
+from monitoring.quality.explanations.obstacles import Around
+from monitoring.quality.explanations.phrases import count, digits, listed, moment, part, percent, span
+from monitoring.quality.explanations.savings import net_of_shadows
 from monitoring.quality.phases import Verdict
 from monitoring.quality.verdicts.health import Action, ArmReport, Judgement, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.responses import is_asked_again, last_move
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import shows_recovery, unrecovered
-from monitoring.quality.words import around, doubts, sureness
-from monitoring.quality.words.around import Around
-from monitoring.quality.words.phrases import count, digits, listed, moment, part, percent, span
-from monitoring.quality.words.savings import net_of_shadows
 
 ACTIONS_TOLD_MAX = 10
 """The newest actions that are told; the audit has all of them."""
@@ -82,7 +82,7 @@ def told(of: Situation) -> Told:
         sure=list(_sure(of, name, known, judged)),
         done=list(_done(of)),
         next=list(dict.fromkeys(_next(of, name, known, judged))) or ["Nothing: it is watched."],
-        caveats=doubts.doubts(
+        caveats=caveats.doubts(
             of.health, of.plan, of.roles, of.judgements, of.judged_at, of.behind_seconds, of.review_by, of.now
         ),
     )
@@ -92,7 +92,7 @@ def _line(of: Situation, known: VersionHealth | None, judged: Judgement | None) 
     """The whole of it in one line."""
     if of.roles.active is None:
         return f"{of.task} has no version: there is nothing to judge."
-    around_it = around.line(of.around, of.roles.active)
+    around_it = obstacles.line(of.around, of.roles.active)
     if known is None and judged is None:
         return "; ".join([f"{of.roles.active} has not been judged yet", *around_it]) + "."
     known = known or VersionHealth()
@@ -143,7 +143,7 @@ def _known(of: Situation) -> Iterator[str]:
         )
     if of.health.changed is not None:
         yield _changed(of)
-    yield from around.known(of.task, of.around, [one for _, one in roles if one is not None])
+    yield from obstacles.known(of.task, of.around, [one for _, one in roles if one is not None])
 
 
 def _of_version(name: str, role: str, of: Situation, known: VersionHealth, judged: Judgement | None) -> Iterator[str]:
@@ -216,13 +216,13 @@ def _sure(of: Situation, name: str | None, known: VersionHealth | None, judged: 
         yield "Nothing was measured yet."
         return
     stale = known is not None and known.stale_from is not None and known.stale_from <= of.now
-    yield from sureness.streams(judged, of.plan, stale)
+    yield from certainty.streams(judged, of.plan, stale)
     for arm in judged.arms:
         yield from _arm(arm, name or "the version")
     yield from _sure_of_canary(of)
     if judged.judge_agreement is not None:
         yield f"The judge of pairs agrees with people on {percent(judged.judge_agreement)} of what both have judged."
-    yield from sureness.detection(judged)
+    yield from certainty.detection(judged)
     yield (
         f"Over all tasks and versions, {count(of.plan.false_alarms_per_month, 'false alarm', 'false alarms')} a month "
         "is the most that is to be expected."
@@ -235,7 +235,7 @@ def _sure_of_canary(of: Situation) -> Iterator[str]:
     if name is None or name not in of.judgements or (known := _known_of(of, name)).verdict == "healthy":
         return
     stale = known.stale_from is not None and known.stale_from <= of.now
-    for one in sureness.streams(of.judgements[name], of.plan, stale):
+    for one in certainty.streams(of.judgements[name], of.plan, stale):
         yield f"{name}, the canary: {one}"
 
 
@@ -295,7 +295,7 @@ def _next(of: Situation, name: str | None, known: VersionHealth | None, judged: 
     known = known or VersionHealth()
     stale = known.stale_from is not None and known.stale_from <= of.now
     set_for_change = of.health.changed.override if of.health.changed is not None else None
-    kept_away = list(around.steps(of.task, of.around, name, stale, set_for_change))
+    kept_away = list(obstacles.steps(of.task, of.around, name, stale, set_for_change))
     yield from kept_away
     if known.verdict == "degraded":
         yield from _next_of_degraded(of, name, known, judged)
@@ -325,7 +325,7 @@ def _nothing(
     """What there is to do where nothing is wrong with the version, or not known to be; `beside`: there is something to
     do about another one."""
     quiet = VersionHealth(since=known.since, because=known.because, cleared=known.cleared)
-    if doubts.has_stopped(of.judged_at, of.now):
+    if caveats.has_stopped(of.judged_at, of.now):
         yield "Bring the monitor back: one gateway has its job; `apprentice doctor` and the gateways' logs say why."
     elif judged is None:
         yield "Wait: it is judged once its first requests are served."
@@ -361,9 +361,9 @@ def _next_of_degraded(of: Situation, name: str, known: VersionHealth, judged: Ju
         yield f"Decide now: {name} still answers its callers, and is known to be worse than it was."
         previous_version = of.roles.previous_version
         can_help = previous_version is not None and _known_of(of, previous_version).verdict != "degraded"
-        if can_help and not around.is_nowhere(of.around, previous_version):
+        if can_help and not obstacles.is_nowhere(of.around, previous_version):
             yield f"Go back to {of.roles.previous_version} if you trust it: `apprentice adapters rollback {of.task}`."
-        if of.roles.general and around.takes_all(of.around) is None:
+        if of.roles.general and obstacles.takes_all(of.around) is None:
             rule = f"apprentice overrides set {of.task}-away --action general --task {of.task} --expires-in 1d"
             yield f"Send its requests to the general model if you trust that more: `{rule}`."
         if judged is None or not _better_arms(judged):

@@ -22,24 +22,20 @@ from monitoring.quality.detectors.lately import DelayCounts, Marks, Rate, Recent
 from monitoring.quality.detectors.leaving_out import Roll
 from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.phases import Course
-from monitoring.quality.streams import (
+from monitoring.quality.signals import (
     arms,
     complaint_tracks,
+    fingerprints,
     judge_tracks,
     noted_pairs,
     notes,
     pair_tracks,
-    signals,
-    stacks,
     tracks,
+    unlabelled,
 )
-from monitoring.quality.streams.arms import Arm
-from monitoring.quality.streams.complaint_tracks import ComplaintTrack
-from monitoring.quality.streams.judge_tracks import JudgeTrack
-from monitoring.quality.streams.noted_pairs import Noted
-from monitoring.quality.streams.notes import Note
-from monitoring.quality.streams.pair_tracks import PairTrack
-from monitoring.quality.streams.seen import (
+from monitoring.quality.signals.arms import Arm
+from monitoring.quality.signals.complaint_tracks import ComplaintTrack
+from monitoring.quality.signals.entries import (
     GENERAL,
     Given,
     Pair,
@@ -51,9 +47,13 @@ from monitoring.quality.streams.seen import (
     labelled_version,
     sides,
 )
-from monitoring.quality.streams.signals import Languages
-from monitoring.quality.streams.stacks import GeneralStack
-from monitoring.quality.streams.tracks import Track, Vote
+from monitoring.quality.signals.fingerprints import GeneralStack
+from monitoring.quality.signals.judge_tracks import JudgeTrack
+from monitoring.quality.signals.noted_pairs import Noted
+from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.pair_tracks import PairTrack
+from monitoring.quality.signals.tracks import Track, Vote
+from monitoring.quality.signals.unlabelled import Languages
 from monitoring.quality.verdicts.health import OTHER_CLASS
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.rollout import Tally
@@ -156,8 +156,10 @@ def take_record(watch: Watch, seen: Seen, plan: Plan, at: float, previous: Watch
             moved["saving_usd"] = watch.saving_usd + (seen.saving_usd or 0.0)
         if plan.complaint_metric is not None:
             watch = _with_served(watch, seen, plan.complaint_metric, at, previous)
-    if signals.is_looked_at(seen.id, watch.requests, lately.per_day(watch.request_rate, at, signals.KNOWN_SECONDS_MIN)):
-        found, languages = signals.after(watch.signals, watch.languages, seen, watch.version, at)
+    if unlabelled.is_looked_at(
+        seen.id, watch.requests, lately.per_day(watch.request_rate, at, unlabelled.KNOWN_SECONDS_MIN)
+    ):
+        found, languages = unlabelled.after(watch.signals, watch.languages, seen, watch.version, at)
         moved.update(looked_at=watch.looked_at + 1, signals=found, languages=languages)
     if seen.version is None and seen.led_to == watch.version:
         watch = _with_stack(watch, seen.stack, at)
@@ -209,7 +211,7 @@ def take_pair(
     arm = _arm(watch, noted, previous_version) if noted is not None else None
     if place is None or noted is None or arm is None or watch.version in noted.counted:
         return watch, note
-    if not stacks.is_of(watch.stack, noted.stack):
+    if not fingerprints.is_of(watch.stack, noted.stack):
         return watch, note
     says_right = noted_pairs.outright(noted, watch.version) is not None
     arm = arms.with_pair(arm, at, noted_pairs.guesses(noted, watch.version), says_right)
@@ -252,7 +254,9 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
 def _with_stack(watch: Watch, digest: str | None, at: float, is_shadow: bool = False) -> Watch:
     """The watch after one more answer of general's: a shadow, or what a caller got."""
     is_degraded = watch.course.is_degraded
-    moved = stacks.after(watch.stack, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded)
+    moved = fingerprints.after(
+        watch.stack, digest, watch.shadow, watch.holdout, watch.general, at, is_shadow, is_degraded
+    )
     return msgspec.structs.replace(watch, **moved) if moved else watch
 
 
@@ -342,7 +346,7 @@ def take_feedback(
             delays=lately.with_delay(watch.delays, max(0.0, at - seen.placed_at)),
         )
     for place, noted in enumerate(note.pairs):
-        if watch.version in noted.counted and stacks.is_of(watch.stack, noted.stack):
+        if watch.version in noted.counted and fingerprints.is_of(watch.stack, noted.stack):
             watch, note = _judged(watch, note, place, noted, at, seen.placed_at)
     return watch, note
 
@@ -362,7 +366,7 @@ def _with_vote(
     roll = watch.roll if vote.trusted else leaving_out.spoke(watch.roll, vote.caller, vote.reported, at)
     alone, moved = leaving_out.alone(roll), dict[str, Any](roll=roll)
     is_degraded, is_late = watch.course.is_degraded, watch.course.is_late(seen.placed_at)
-    held_out = held_out_of(seen) == watch.version and stacks.is_of(watch.stack, seen.stack)
+    held_out = held_out_of(seen) == watch.version and fingerprints.is_of(watch.stack, seen.stack)
     at_the_time = (own and not vote.reported) or held_out
     if stream == "feedback" and not is_late and at_the_time:
         since = watch.course.tested_from

@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.streams import arms, pair_tracks
-from monitoring.quality.streams.arms import Arm
-from monitoring.quality.streams.pair_tracks import PairTrack
+from monitoring.quality.signals import arms, pair_tracks
+from monitoring.quality.signals.arms import Arm
+from monitoring.quality.signals.pair_tracks import PairTrack
 
 IN_A_ROW = 20
 """With a half of the answers from either stack, so many in a row are of one of them once in two million."""

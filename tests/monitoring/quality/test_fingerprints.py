@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors.baselines import stated
-from monitoring.quality.streams import arms, pair_tracks, stacks, watch
-from monitoring.quality.streams.reckoning import Reckoning
-from monitoring.quality.streams.stacks import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals import arms, fingerprints, pair_tracks, watch
+from monitoring.quality.signals.fingerprints import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
+from monitoring.quality.signals.reckoning import Reckoning
+from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts.health import Judgement
 from tests.monitoring.quality.reckoned import HELD, Told, stream, task_step
 from tests.monitoring.quality.traffic import MORNING, V3, held_out, said, served, shadow, step
@@ -35,7 +35,7 @@ def after(
     is_degraded: bool = False,
 ) -> Watch:
     for digest in digests:
-        moved = stacks.after(one.stack, digest, one.shadow, one.holdout, one.general, at, is_shadow, is_degraded)
+        moved = fingerprints.after(one.stack, digest, one.shadow, one.holdout, one.general, at, is_shadow, is_degraded)
         one = msgspec.structs.replace(one, **moved)
     return one
 

@@ -20,7 +20,7 @@ import msgspec
 from monitoring.quality.detectors import drift, planning, slip
 from monitoring.quality.detectors.drift import Kind, Sides, Signal
 from monitoring.quality.detectors.restarts import LOG_FLOOR
-from monitoring.quality.streams.seen import (
+from monitoring.quality.signals.entries import (
     Seen,
     asked_version,
     contract_broken,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from monitoring.quality.explanations.phrases import count, day, digits, evidence, listed, moment, percent, span
 from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport
 from monitoring.quality.verdicts.plan import Plan
-from monitoring.quality.words.phrases import count, day, digits, evidence, listed, moment, percent, span
 
 KINDS: Mapping[str, str] = {
     "gate": "its evaluation before it was released",

@@ -12,10 +12,10 @@ import msgspec
 
 from monitoring.badness import Metric, badness
 from monitoring.quality.detectors.leaving_out import Roll
-from monitoring.quality.streams import noted_pairs, notes
-from monitoring.quality.streams.noted_pairs import Noted
-from monitoring.quality.streams.notes import Note
-from monitoring.quality.streams.seen import Given, Seen, asked_version, contract_broken, labelled_version
+from monitoring.quality.signals import noted_pairs, notes
+from monitoring.quality.signals.entries import Given, Seen, asked_version, contract_broken, labelled_version
+from monitoring.quality.signals.noted_pairs import Noted
+from monitoring.quality.signals.notes import Note
 from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.rollout import Arm, Outcome, ShadowPair, Tally

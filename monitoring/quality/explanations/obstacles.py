@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from monitoring.quality.words.phrases import count, moment
+from monitoring.quality.explanations.phrases import count, moment
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):

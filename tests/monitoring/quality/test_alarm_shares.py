@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors.baselines import Baseline, stated
-from monitoring.quality.streams.reckoning import Reckoning
-from monitoring.quality.streams.seen import Given, Seen
-from monitoring.quality.streams.steps import Step, WatchedTask, WatchedVersion
+from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.reckoning import Reckoning
+from monitoring.quality.signals.steps import Step, WatchedTask, WatchedVersion
 from monitoring.quality.verdicts.health import StreamReport
 from tests.monitoring.quality.traffic import METRICS, MORNING, PLAN, V3, at, errors, labelled_traffic, said, served
 

@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 
 from monitoring.badness import Metric, badness
-from monitoring.quality.streams.noted_pairs import Noted
-from monitoring.quality.streams.seen import (
+from monitoring.quality.signals.entries import (
     Given,
     Seen,
     contracts_kept,
@@ -22,6 +21,7 @@ from monitoring.quality.streams.seen import (
     sides,
     stack_of_general,
 )
+from monitoring.quality.signals.noted_pairs import Noted
 from monitoring.quality.verdicts.plan import Plan
 
 PAIRS_MAX = 4

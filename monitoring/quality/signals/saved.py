@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from monitoring.quality.phases import Course, Phase, Verdict
-from monitoring.quality.streams.watch import Watch, start
+from monitoring.quality.signals.watch import Watch, start
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error)
 PACKED_FROM = 16_384

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import msgspec
 
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.streams import canaries, judging, notes, parting, turning, watch
-from monitoring.quality.streams.canaries import Canary
-from monitoring.quality.streams.judging import Budget
-from monitoring.quality.streams.notes import Note
-from monitoring.quality.streams.parting import Streams
-from monitoring.quality.streams.seen import GENERAL, Given, Seen, held_out_of, labelled_version, sides
-from monitoring.quality.streams.steps import Step, WatchedTask
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals import alarm_shares, canaries, judging, notes, turning, watch
+from monitoring.quality.signals.alarm_shares import Streams
+from monitoring.quality.signals.canaries import Canary
+from monitoring.quality.signals.entries import GENERAL, Given, Seen, held_out_of, labelled_version, sides
+from monitoring.quality.signals.judging import Budget
+from monitoring.quality.signals.notes import Note
+from monitoring.quality.signals.steps import Step, WatchedTask
+from monitoring.quality.signals.watch import Watch
 from monitoring.quality.verdicts import rollout
 from monitoring.quality.verdicts.health import Judgement
 from monitoring.quality.verdicts.rollout import Tally
@@ -170,7 +170,7 @@ class Reckoning:
     def judged(self, names: Iterable[str], at: float) -> dict[str, Judgement]:
         """The judgements of these versions at `at`. The fleet's false alarms are parted among its streams: those of the
         tasks that are watched."""
-        parts = [parting.streams_of(one) for one in self.watches.values() if one.task in self._step.tasks]
+        parts = [alarm_shares.streams_of(one) for one in self.watches.values() if one.task in self._step.tasks]
         labelled, unlabelled = sum(one for one, _ in parts), sum(one for _, one in parts)
         found = {}
         for name in names:
@@ -258,13 +258,13 @@ class Reckoning:
         known = self.watches.get(moved.version)
         if moved is not known:
             self._count(moved)
-            self._put(parting.with_most(known, moved, self._all_streams, at))
+            self._put(alarm_shares.with_most(known, moved, self._all_streams, at))
 
     def _count(self, one: Watch) -> None:
         """Count its streams among those of all versions that are told of, so that whoever reads counts the same."""
         if one.version not in self._step.versions or one.task not in self._step.tasks:
             return
-        before, now = self._streams.get(one.version, Streams()), parting.streams_of(one)
+        before, now = self._streams.get(one.version, Streams()), alarm_shares.streams_of(one)
         if now != before:
             self._streams[one.version] = now
             labelled, unlabelled = self._all_streams

@@ -1,6 +1,6 @@
 """The monitor's child: it reads all streams, moves the watches of all versions, and judges them.
 
-`python -m monitoring.quality.streams.run` reads lines of JSON, `Begin` and then a `Step` each, and answers every
+`python -m monitoring.quality.signals.run` reads lines of JSON, `Begin` and then a `Step` each, and answers every
 step with a `Judged`. It ends at once when its input is closed: it never outlives the gateway that began it.
 
 How far the streams are reckoned with stands in Redis with the watches. Both are written in one step, and only if nobody
@@ -27,9 +27,9 @@ from redis.exceptions import RedisError
 
 from monitoring.beside import NICENESS
 from monitoring.quality.detectors.baselines import Baseline
-from monitoring.quality.streams.looking import LOOK, Look, look
-from monitoring.quality.streams.notes import KEPT_SECONDS_MAX, Note
-from monitoring.quality.streams.reckoning import (
+from monitoring.quality.signals.entries import Given, Seen
+from monitoring.quality.signals.notes import KEPT_SECONDS_MAX, Note
+from monitoring.quality.signals.reckoning import (
     FEEDBACK,
     PART_SECONDS,
     RECORDS,
@@ -40,9 +40,8 @@ from monitoring.quality.streams.reckoning import (
     entry,
     versions_in,
 )
-from monitoring.quality.streams.saved import UNREADABLE, pack, read_watch
-from monitoring.quality.streams.seen import Given, Seen
-from monitoring.quality.streams.steps import (
+from monitoring.quality.signals.saved import UNREADABLE, pack, read_watch
+from monitoring.quality.signals.steps import (
     BASELINES_KEY,
     CURSORS_KEY,
     NOTE_KEY,
@@ -52,7 +51,8 @@ from monitoring.quality.streams.steps import (
     Judged,
     Step,
 )
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals.stream_reader import LOOK, Look, look
+from monitoring.quality.signals.watch import Watch
 from monitoring.records import streams_of
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import msgspec
 
 from monitoring.quality.detectors import drift, lately
 from monitoring.quality.detectors.drift import Signal
-from monitoring.quality.streams.watch import Watch
+from monitoring.quality.signals.watch import Watch
 
 OF_LABELS = ("reviewed", "feedback", "shadow", "holdout", "complaints")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from monitoring.quality.streams.arms import LABELS_MIN
+from monitoring.quality.explanations import savings
+from monitoring.quality.explanations.phrases import count, listed, moment, percent, span
+from monitoring.quality.signals.arms import LABELS_MIN
 from monitoring.quality.verdicts.health import Judgement, TaskHealth
 from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.shares import Roles
 from monitoring.quality.verdicts.verdict import against, shows_recovery
-from monitoring.quality.words import savings
-from monitoring.quality.words.phrases import count, listed, moment, percent, span
 
 STOPPED_SECONDS = 60.0
 """A monitor that has judged nothing for longer has stopped."""
