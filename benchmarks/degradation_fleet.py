@@ -23,7 +23,7 @@ from benchmarks.degradation_figures import CONFIDENCE, delays, median_of
 from benchmarks.degradation_worlds import BEFORE, Floats, Labels, drawing, poisoned, uneven
 from benchmarks.harness import say, table
 from monitoring.quality.detectors import planning, slip
-from monitoring.quality.signals import tracks
+from monitoring.quality.signals import label_signal
 
 LABELS_MEDIAN = 300.0
 LABELS_SPREAD = 1.0
@@ -80,10 +80,10 @@ def fleet(versions: int, months: int, budget: float, seed: int) -> dict[str, Any
 
 
 def own_bounds(first: int, rates: Floats, draw: np.random.Generator) -> Floats:
-    """The baselines that `monitoring/quality/signals/tracks.py` takes from the first labels of a version's
+    """The baselines that `monitoring/quality/signals/label_signal.py` takes from the first labels of a version's
     only caller."""
     wrong = draw.binomial(first, rates)
-    bounds: Floats = np.minimum(1.0 - slip.BASELINE_MIN, beta.ppf(tracks.CONFIDENCE, wrong + 1, first - wrong))
+    bounds: Floats = np.minimum(1.0 - slip.BASELINE_MIN, beta.ppf(label_signal.CONFIDENCE, wrong + 1, first - wrong))
     return bounds
 
 

@@ -3,7 +3,7 @@
 For each healthy error rate and each number of first labels, drawn anew for each run: how often the detector alarms
 within so many labels while nothing changes; how many alarms there are on average where it is begun anew after each; and
 the median of labels until a change is found that comes after 1,000 healthy labels. The baseline is the upper 99% bound
-of the first labels of one caller (`monitoring/quality/signals/tracks.py`).
+of the first labels of one caller (`monitoring/quality/signals/label_signal.py`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ nothing is said). A class is held against its own first 100. P(any false alarm w
 `--alpha` while the error keeps to that, over all classes together.
 
 It goes on as the monitor does: after an alarm the version is degraded, until the reverse test finds that its error came
-down; then its detectors begin anew. It is the monitor's code: `monitoring/quality/signals/tracks.py` and
+down; then its detectors begin anew. It is the monitor's code: `monitoring/quality/signals/label_signal.py` and
 `responses.py`.
 """
 

@@ -1,6 +1,6 @@
 """A version as the monitor judges it, fed from a stream of labels: for `benchmarks.replay`.
 
-Each stream is a track (`monitoring/quality/signals/tracks.py`), over all labels and over those of each class. The
+Each stream is a track (`monitoring/quality/signals/label_signal.py`), over all labels and over those of each class. The
 verdict is the version's (`responses.py`): where one stream alarms, the reverse tests of all begin, and where they find
 a recovery, all detectors begin anew; labels of requests from before that are then no evidence.
 """
@@ -19,8 +19,8 @@ from benchmarks.replay_rows import Row, told
 from monitoring.quality.detectors import lately, leaving_out, raters
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Verdict
-from monitoring.quality.signals import tracks
-from monitoring.quality.signals.tracks import Track, Vote
+from monitoring.quality.signals import label_signal
+from monitoring.quality.signals.label_signal import Label, LabelSignal
 from monitoring.quality.signals.watch import CLASSES_MAX
 from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan
@@ -95,7 +95,7 @@ class Stream:
     """One labelled stream: all labels, or those of a class. `places` are where its labels stand in the file, `tested`
     which of them its reverse test has seen."""
 
-    def __init__(self, of_class: str | None, track: Track, labels_min: int) -> None:
+    def __init__(self, of_class: str | None, track: LabelSignal, labels_min: int) -> None:
         self.name = ALL if of_class is None else f"class {of_class}"
         self.of_class = of_class
         self.track = track
@@ -111,17 +111,17 @@ class Stream:
             self._tested.append(len(self._places))
         self._places.append(label)
         self._wrong.append(self._wrong[-1] + row.wrong)
-        vote = Vote(badness=float(row.wrong), caller=CALLER, rater=row.rater)
-        self.track = tracks.labelled(self.track, vote, row.at, self._roll, is_degraded, is_late, is_early=is_early)
+        label = Label(badness=float(row.wrong), caller=CALLER, rater=row.rater)
+        self.track = self.track.take(label, row.at, self._roll, is_degraded, is_late, is_early=is_early)
 
     def turn(self, is_degraded: bool) -> None:
         """The version is degraded from now on, or no longer."""
         self._tested = array("L")
-        self.track = tracks.degraded(self.track) if is_degraded else tracks.restored(self.track)
+        self.track = self.track.begin_reverse_test() if is_degraded else self.track.restart()
 
     def stands(self, labels: float, alpha: float) -> tuple[bool, bool]:
         """Whether it alarms, and whether its reverse test has found a recovery."""
-        return tracks.alarms(self.track, self._labels_min, labels, alpha), tracks.recovered(self.track)
+        return self.track.alarms(self._labels_min, labels, alpha), self.track.has_recovered
 
     def rests_on_one(self, labels: float, alpha: float) -> bool:
         """Whether all labels would alarm, and do not without one rater alone."""
@@ -139,7 +139,7 @@ class Stream:
             wrong=self.track.wrong,
             estimate=lately.mean(self.track.recent),
             baseline={} if baseline is None else msgspec.to_builtins(baseline),
-            e_value=math.exp(min(LOG_E_TOLD_MAX, tracks.evidence(self.track, alarming))),
+            e_value=math.exp(min(LOG_E_TOLD_MAX, self.track.find_evidence(alarming))),
             threshold=labels / alpha,
             alarming=alarming,
             recovered=recovered,
@@ -165,12 +165,12 @@ class Version:
     ) -> None:
         """`warm_up` and `class_warm_up` are how many first labels of all, and of a class, make a baseline; `baseline`
         is what all labels are held against instead."""
-        whole = tracks.start(warm_up, "replay")
-        whole = whole if baseline is None else tracks.held_against(whole, baseline)
+        whole = label_signal.start(warm_up, "replay")
+        whole = whole if baseline is None else whole.hold_against(baseline)
         self._streams: dict[str | None, Stream] = {None: Stream(None, whole, claim.labels_min)}
         own = [*classes[:CLASSES_MAX], *([OTHER_CLASS] if len(classes) > CLASSES_MAX else [])]
         for kind in own:
-            self._streams[kind] = Stream(kind, tracks.start(class_warm_up, "replay"), claim.labels_min)
+            self._streams[kind] = Stream(kind, label_signal.start(class_warm_up, "replay"), claim.labels_min)
         self._labels, self._alpha = claim.labels * len(self._streams), claim.alpha
         self._health = VersionHealth()
         self._restored_at = self._degraded_since = 0.0

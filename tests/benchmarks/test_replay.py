@@ -14,10 +14,9 @@ import pytest
 from benchmarks import replay, replay_rows
 from benchmarks.replay_version import Claim, Version
 from monitoring.quality.phases import Phase
-from monitoring.quality.signals import tracks
+from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.reckoning import Reckoning
 from monitoring.quality.signals.steps import WatchedVersion
-from monitoring.quality.signals.tracks import Track
 from monitoring.quality.signals.watch import FIRST_FEEDBACK, FIRST_OF_CLASS
 from monitoring.quality.verdicts.health import Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.responses import respond
@@ -166,18 +165,18 @@ def test_it_is_the_monitors_own_state_that_moves(tmp_path: Path, classes: tuple[
     for name, stream in version.streams.items():
         one = tracked[name]
         assert (stream.track.labels, stream.track.wrong, stream.track.begun) == (one.labels, one.wrong, one.begun)
-        assert tracks.evidence(stream.track, False) == tracks.evidence(one, False)
+        assert stream.track.find_evidence(False) == one.find_evidence(False)
 
 
-def reported(name: str, track: Track, streams: int) -> StreamReport:
+def reported(name: str, track: LabelSignal, streams: int) -> StreamReport:
     return StreamReport(
         stream="feedback",
         of_class=name.partition(" ")[2] or None,
         labelled=True,
         observed=float(track.labels),
         baseline={} if track.baseline is None else msgspec.to_builtins(track.baseline),
-        alarming=tracks.alarms(track, PLAN.labels_min, 10_000.0 * streams, 0.05),
-        recovered=tracks.recovered(track),
+        alarming=track.alarms(PLAN.labels_min, 10_000.0 * streams, 0.05),
+        recovered=track.has_recovered,
     )
 
 

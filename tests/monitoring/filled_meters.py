@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from monitoring.metric_spec import CLOSED, SCALE, Spec
 from monitoring.metric_table import METRICS
 from monitoring.metrics import Counter, Gauge, Histogram, Meters
-from monitoring.quality.verdicts.health import STREAMS
+from monitoring.quality.signal_table import LABELLED, UNLABELLED
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 POOLS = ("small", "general")
@@ -107,7 +107,7 @@ def fill_as_the_monitor_does(meters: Meters) -> None:
         for version in (f"{task}@v{number}" for number in range(SCALE["V"])):
             for gauge in (*by_version, *later, "version_review_by_seconds"):
                 getattr(meters, gauge).set(1, task, version)
-            for stream in STREAMS:
+            for stream in (*LABELLED, *UNLABELLED):
                 meters.e_value.set(1, task, version, stream)
                 meters.e_value_threshold.set(1, task, version, stream)
             for arm, bound in itertools.product(("version", "general", "previous_version"), ("mean", "low", "high")):

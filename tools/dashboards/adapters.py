@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring.quality.verdicts.health import LABELLED
+from monitoring.quality.signal_table import LABELLED
 from tools.dashboards.panels import VERDICTS, Board, Column, Query, make_dashboard, make_figure, make_graph, make_table
 from tools.dashboards.queries import (
     TASK,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 from monitoring.quality.explanations.phrases import count, day, digits, evidence, listed, moment, percent, span
+from monitoring.quality.signal_table import LABELLED, measure_of
 from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport
 from monitoring.quality.verdicts.plan import Plan
 
@@ -53,7 +54,7 @@ def detection(judged: Judgement) -> Iterator[str]:
 def _why_never(judged: Judgement) -> str:
     if judged.labels_per_day <= 0.0:
         return "no labels come"
-    of_all = [one for one in judged.streams if one.stream in ("reviewed", "feedback") and one.of_class is None]
+    of_all = [one for one in judged.streams if measure_of(one.stream) == "share" and one.of_class is None]
     if all(one.baseline.get("upper") is None for one in of_all):
         return "labels are held against nothing yet"
     return (
@@ -66,12 +67,7 @@ def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
     name = _name(one)
     if not one.observed:
         return f"{name}: nothing came in this stream{_outdated(one)}."
-    if one.stream == "complaints":
-        parts = [f"{name}: {_complaints(one)}"]
-    elif one.baseline.get("difference"):
-        parts = [f"{name}: {_difference(one)}"]
-    else:
-        parts = [f"{name}: {_amount(one)}"]
+    parts = [f"{name}: {_seen(one)}"]
     if held := _held(one.baseline):
         parts.append(f"held against {held}")
     elif wanted := one.baseline.get("wanted"):
@@ -81,6 +77,19 @@ def _labelled(one: StreamReport, task: str, plan: Plan) -> str:
     if one.baseline.get("rests_on_one"):
         parts.append("it would alarm, but rests on one caller or rater, whose labels alone make nothing degraded")
     return "; ".join([*parts, _evidence(one)]) + _outdated(one) + "."
+
+
+def _seen(one: StreamReport) -> str:
+    measure = measure_of(one.stream)
+    match measure:
+        case "complaints":
+            return _complaints(one)
+        case "difference":
+            return _difference(one)
+        case "share" | None:  # None: a signal that a newer release reports
+            return _amount(one)
+        case _:
+            assert_never(measure)
 
 
 def _name(one: StreamReport) -> str:
@@ -111,9 +120,8 @@ def _interval(one: StreamReport) -> str:
 
 def _difference(one: StreamReport) -> str:
     """A stream of pairs: how much more often the version is wrong than the other arm, on the same requests."""
-    pairs, other = count(one.observed, "pair", "pairs"), "general on the same requests"
-    if one.stream == "holdout":
-        other = "general was on what was held out for it at the same time"
+    pairs = count(one.observed, "pair", "pairs")
+    other = next((row.compared_with for name, row in LABELLED.items() if name == one.stream), "")
     if one.estimate is None:
         return f"{pairs} so far"
     than = "more often" if one.estimate >= 0 else "less often"

@@ -17,9 +17,7 @@ import msgspec
 
 from monitoring.quality.detectors import drift, lately
 from monitoring.quality.detectors.drift import Signal
-from monitoring.quality.signals.watch import Watch
-
-OF_LABELS = ("reviewed", "feedback", "shadow", "holdout", "complaints")
+from monitoring.quality.signals.watch import Watch, get_labelled, replace_labelled
 
 
 class Streams(NamedTuple):
@@ -30,34 +28,24 @@ class Streams(NamedTuple):
 
 
 def streams_of(watch: Watch) -> Streams:
-    """The streams of one version."""
-    of_labels = (watch.reviewed.labels > 0) + (watch.feedback.labels > 0) + (watch.complaints is not None)
-    of_classes = sum([one.labels > 0 for one in watch.classes.values()])
-    of_pairs = (watch.shadow.pairs > 0) + (watch.holdout.pairs > 0)
-    return Streams(of_labels + of_classes + of_pairs, len(watch.signals))
+    """The signals of one version."""
+    return Streams(sum([one.is_counted for one in get_labelled(watch).values()]), len(watch.signals))
 
 
 def with_most(known: Watch | None, moved: Watch, streams: Streams, at: float) -> Watch:
-    """A watch that an entry at `at` has moved, once it is known how many streams of all versions there are now."""
-    found: dict[str, Any] = {}
-    for name in OF_LABELS:
-        track, before = getattr(moved, name), known and getattr(known, name)
-        if track is not None and track is not before and track.streams < streams.labelled:
-            found[name] = msgspec.structs.replace(track, streams=streams.labelled)
-    if known is None or moved.classes is not known.classes:
-        before = known.classes if known is not None else {}
-        classes = {
-            name: msgspec.structs.replace(track, streams=streams.labelled)
-            for name, track in moved.classes.items()
-            if track is not before.get(name) and track.streams < streams.labelled
-        }
-        if classes:
-            found["classes"] = {**moved.classes, **classes}
+    """A watch that an entry at `at` has moved, with the number of signals of all versions now."""
+    before = get_labelled(known) if known is not None else {}
+    more: dict[str, Any] = {
+        name: msgspec.structs.replace(signal, streams=streams.labelled)  # type: ignore[type-var]
+        for name, signal in get_labelled(moved).items()
+        if signal is not before.get(name) and signal.streams < streams.labelled
+    }
+    moved = replace_labelled(moved, more)
     if known is None or moved.signals is not known.signals:
         signals = _of_signals(known.signals if known is not None else {}, moved, streams.unlabelled, at)
         if signals:
-            found["signals"] = {**moved.signals, **signals}
-    return msgspec.structs.replace(moved, **found) if found else moved
+            return msgspec.structs.replace(moved, signals={**moved.signals, **signals})
+    return moved
 
 
 def _of_signals(before: Mapping[str, Signal], moved: Watch, streams: int, at: float) -> dict[str, Signal]:

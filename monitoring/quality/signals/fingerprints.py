@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from monitoring.quality.signals import arms, pair_tracks
+from monitoring.quality.signals import arms
 from monitoring.quality.signals.arms import Arm
-from monitoring.quality.signals.pair_tracks import PairTrack
+from monitoring.quality.signals.pair_signal import PairSignal
 
 IN_A_ROW = 20
 """With a half of the answers from either stack, so many in a row are of one of them once in two million."""
@@ -46,8 +46,8 @@ def is_of(stack: GeneralStack, digest: str | None) -> bool:
 def after(
     stack: GeneralStack,
     digest: str | None,
-    shadow: PairTrack,
-    holdout: PairTrack,
+    shadow: PairSignal,
+    holdout: PairSignal,
     general: Arm,
     at: float,
     is_shadow: bool,
@@ -68,8 +68,8 @@ def after(
         return {"stack": moved}
     return {
         "stack": moved,
-        "shadow": pair_tracks.against(shadow, moved.digest),
-        "holdout": pair_tracks.against(holdout, moved.digest),
+        "shadow": shadow.compare_with(moved.digest),
+        "holdout": holdout.compare_with(moved.digest),
         "general": arms.against(general, moved.digest),
     }
 

@@ -10,30 +10,26 @@ Pure functions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from monitoring.quality.detectors import baselines, delays, drift, lately, leaving_out, planning, raters, saving
-from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors import baselines, drift, lately, planning, saving
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.estimates import Estimate
-from monitoring.quality.detectors.restarts import LOG_FLOOR
 from monitoring.quality.detectors.slip import BASELINE_MIN
-from monitoring.quality.signals import arms, complaint_tracks, pair_tracks, tracks
-from monitoring.quality.signals.complaint_tracks import ComplaintTrack
-from monitoring.quality.signals.pair_tracks import PairTrack
-from monitoring.quality.signals.tracks import BASELINE_MAX, Track
-from monitoring.quality.signals.unlabelled import KINDS
-from monitoring.quality.signals.watch import Watch
+from monitoring.quality.signal_table import UNLABELLED, measure_of
+from monitoring.quality.signals import arms
+from monitoring.quality.signals.label_signal import BASELINE_MAX, LabelSignal
+from monitoring.quality.signals.labelled import ALPHA, LabelledSignal, Terms, e_value_of
+from monitoring.quality.signals.pair_signal import PairSignal
+from monitoring.quality.signals.watch import Watch, get_labelled
 from monitoring.quality.verdicts.health import ArmReport, Judgement, JudgeReport, SavingReport, StreamReport
 from monitoring.quality.verdicts.plan import Plan
+from monitoring.quality.verdicts.verdict import name_of
 
-ALPHA = 0.05
 MONTH_DAYS = 30.0
-E_VALUE_MAX = 1e12
 POINTS = (5, 10)
 GUESSED_FROM = 20
 """With so many of its first labels, a baseline that is yet to come is guessed, to say how soon a slip will be found."""
@@ -108,151 +104,47 @@ def between(false_alarms_per_month: float, streams: int, labels_per_day: float) 
     return planning.labels_between_false_alarms(part, (labels_per_day * MONTH_DAYS,))[0]
 
 
-def _wanted(track: Track | PairTrack | ComplaintTrack, budget: Budget, at: float) -> float:
-    """The same for a stream: by the most streams and labels a day since its detector began, or by those of now."""
-    streams, per_day = max(track.streams, budget.labelled), lately.busiest(track.busiest, track.rate, at)
+def _threshold(signal: LabelledSignal, budget: Budget, at: float) -> float:
+    """The same for a labelled signal, by the most signals and labels a day since its detector began."""
+    streams, per_day = max(signal.streams, budget.labelled), lately.busiest(signal.busiest, signal.rate, at)
     return between(budget.false_alarms_per_month, streams, per_day)
 
 
-# ---- labelled streams ------------------------------------------------------------------------------
+# ---- labelled signals ------------------------------------------------------------------------------
 
 
 def _labelled(watch: Watch, plan: Plan, budget: Budget, at: float) -> Iterator[StreamReport]:
-    if watch.reviewed.labels or watch.reviewed.baseline is not None or "reviewed" in watch.outdated:
-        yield _of_track(watch, watch.reviewed, "reviewed", None, plan, budget, at)
-    if watch.feedback.labels or watch.feedback.baseline is not None or "feedback" in watch.outdated:
-        yield _of_track(watch, watch.feedback, "feedback", None, plan, budget, at)
-    if watch.holdout.pairs or watch.holdout.baseline is not None:
-        holdout = _of_pairs(watch, watch.holdout, "holdout", plan, budget, at)
-        if holdout.alarming or not _is_over(watch.holdout, watch.feedback):
-            yield holdout
-    if watch.shadow.pairs or watch.shadow.baseline is not None:
-        yield _of_pairs(watch, watch.shadow, "shadow", plan, budget, at)
-    if watch.complaints is not None:
-        yield _of_complaints(watch, budget, at)
-    for name, track in sorted(watch.classes.items()):
+    signals = get_labelled(watch)
+    for name in (*[one for one in signals if one not in watch.classes], *sorted(watch.classes)):
+        signal = signals[name]
         stream, _, of_class = name.partition(":")
-        yield _of_track(watch, track, stream, of_class, plan, budget, at)
+        is_outdated = name in watch.outdated
+        if not (of_class or signal.is_reported or (is_outdated and measure_of(stream) == "share")):
+            continue
+        terms = Terms(
+            at=at,
+            labels_min=plan.labels_min,
+            threshold=_threshold(signal, budget, at),
+            roll=watch.roll,
+            requests_per_day=lately.per_day(watch.request_rate, at),
+            is_outdated=is_outdated,
+        )
+        report = signal.report(stream, of_class or None, terms)
+        if stream != "holdout" or report.alarming or not _is_over(watch.holdout, watch.feedback):
+            yield report
 
 
-def _of_track(
-    watch: Watch, track: Track, stream: str, of_class: str | None, plan: Plan, budget: Budget, at: float
-) -> StreamReport:
-    wanted = _wanted(track, budget, at)
-    alarming = tracks.alarms(track, plan.labels_min, wanted * ALPHA, ALPHA)
-    recent = tracks.seen_lately(track, alarming)
-    interval = lately.share_interval(recent)
-    told = _told(track.baseline, track.first, track.wanted)
-    if track.guard is not None and raters.rests_on_one(track.guard, wanted * ALPHA, ALPHA):
-        told["rests_on_one"] = True
-    if (stream if of_class is None else f"{stream}:{of_class}") in watch.outdated:
-        told["set_for_another_metric"] = True
-    return StreamReport(
-        stream=stream,
-        of_class=of_class,
-        labelled=True,
-        observed=float(track.labels),
-        wrong=track.wrong,
-        estimate=lately.mean(recent),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        high_without_one=tracks.high_without_one(track, set(leaving_out.believed(watch.roll))),
-        baseline=told,
-        e_value=_e_value(tracks.evidence(track, alarming)),
-        threshold=wanted,
-        alarming=alarming,
-        rests_on_most=tracks.rests_on_most(track, plan.labels_min, wanted * ALPHA, ALPHA),
-        recovered=tracks.recovered(track),
-        since=tracks.begins(track),
-    )
-
-
-def _of_pairs(watch: Watch, track: PairTrack, stream: str, plan: Plan, budget: Budget, at: float) -> StreamReport:
-    """A stream of pairs: estimate and baseline are differences of badness, the version's less the other's."""
-    wanted = _wanted(track, budget, at)
-    alarming = pair_tracks.alarms(track, plan.labels_min, wanted * ALPHA, ALPHA)
-    recent = pair_tracks.seen_lately(track, alarming)
-    interval = lately.mean_interval(recent)
-    told = _told(track.baseline, track.first.labelled, pair_tracks.FIRST_PAIRS)
-    told |= {"difference": True, "other_wrong": track.other_wrong, "against": track.against}
-    return StreamReport(
-        stream=stream,
-        labelled=True,
-        observed=float(track.pairs),
-        wrong=track.wrong,
-        estimate=lately.mean(recent),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        high_without_one=interval[1] if interval and _is_of_nobody(watch, track) else None,
-        baseline=told,
-        e_value=_e_value(pair_tracks.evidence(track, alarming)),
-        threshold=wanted,
-        alarming=alarming,
-        recovered=pair_tracks.recovered(track),
-        since=pair_tracks.begins(track),
-    )
-
-
-def _is_of_nobody(watch: Watch, track: PairTrack) -> bool:
-    """Whether pairs rest on the word of nobody who could be left out: a judge, reviewers, or the only caller of
-    the version."""
-    return {*track.givers.known} <= {leaving_out.alone(watch.roll)}
-
-
-def _is_over(holdout: PairTrack, feedback: Track) -> bool:
+def _is_over(holdout: PairSignal, feedback: LabelSignal) -> bool:
     """Whether the last pair is older than the labels of which feedback's share lately is: nothing is held out now."""
     begins = lately.time_of(feedback.marks, max(0, feedback.labels - lately.WINDOW))
     return begins is not None and bool(holdout.marks) and holdout.marks[-1][1] < begins
-
-
-def _of_complaints(watch: Watch, budget: Budget, at: float) -> StreamReport:
-    track = watch.complaints
-    assert track is not None, "it is looked for"
-    wanted = _wanted(track, budget, at)
-    alarming = complaint_tracks.alarms(track, wanted * ALPHA, ALPHA)
-    whole = track.detectors.whole
-    learned = whole.learned
-    told: dict[str, Any] = {"kind": "own", "learning": learned is None}
-    if learned is not None:
-        told |= {
-            "rate": delays.complaint_rate(learned),
-            "delay_seconds": delays.delay_quantile(learned, 0.5),
-            "from": learned.began,
-            "to": learned.ended,
-        }
-    requests = lately.per_day(watch.request_rate, at)
-    share = min(1.0, lately.per_day(track.rate, at) / requests) if requests else None
-    return StreamReport(
-        stream="complaints",
-        labelled=True,
-        observed=float(whole.served),
-        wrong=float(whole.seen),
-        estimate=share,
-        low=None,
-        high=share,
-        baseline=told,
-        e_value=_e_value(complaint_tracks.evidence(track, alarming)),
-        threshold=wanted,
-        alarming=alarming,
-        recovered=complaint_tracks.recovered(track),
-        since=complaint_tracks.begins(track),
-    )
-
-
-def _told(baseline: Baseline | None, first: int, wanted: int) -> dict[str, Any]:
-    """What a stream is held against; where that is nothing yet, how many it has of the first ones that it wants."""
-    if baseline is None:
-        return {"labels": first, "wanted": wanted}
-    told: dict[str, Any] = msgspec.to_builtins(baseline)
-    rate = baselines.rate(baseline)
-    return told if rate is None else {**told, "rate": rate}
 
 
 # ---- unlabelled streams ----------------------------------------------------------------------------
 
 
 def _unlabelled(watch: Watch, budget: Budget, at: float) -> Iterator[StreamReport]:
-    for stream in KINDS:
+    for stream in UNLABELLED:
         signal = watch.signals.get(stream)
         if signal is not None:
             streams = max(signal.streams, budget.unlabelled)
@@ -277,7 +169,7 @@ def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> Stre
         labelled=False,
         observed=float(signal.observed),
         baseline=told,
-        e_value=_e_value(signal.log_max if alarming else drift.log_e(signal)),
+        e_value=e_value_of(signal.log_max if alarming else drift.log_e(signal)),
         threshold=wanted,
         alarming=alarming,
         since=since,
@@ -290,20 +182,12 @@ def _of_signal(stream: str, signal: Signal, watch: Watch, wanted: float) -> Stre
 def _slips_since(watch: Watch, streams: Sequence[StreamReport]) -> float | None:
     """When the first evidence began to grow that makes the version degraded still; None where there is none.
 
-    That of a stream which has recovered, or whose evidence is gone, begins anew all the time: no pair came since then.
+    Evidence of a signal that has recovered, or that is gone, begins again all the time: no pair came since then.
     """
-    slipping = [one for one in streams if one.labelled and one.alarming and not one.recovered and _stands(watch, one)]
-    return min([one.since for one in slipping if one.since is not None], default=None)
-
-
-def _stands(watch: Watch, report: StreamReport) -> bool:
-    """Whether the evidence of a labelled stream would be an alarm as it stands, and not only as it once was."""
-    if report.stream in ("holdout", "shadow"):
-        return pair_tracks.doubted(getattr(watch, report.stream))
-    if report.stream == "complaints":
-        return watch.complaints is not None and complaint_tracks.doubted(watch.complaints)
-    of_class = None if report.of_class is None else watch.classes.get(f"{report.stream}:{report.of_class}")
-    return tracks.doubted(of_class if of_class is not None else getattr(watch, report.stream))
+    signals = get_labelled(watch)
+    slipping = [one for one in streams if one.labelled and one.alarming and not one.recovered]
+    times = [one.since for one in slipping if signals[name_of(one)].is_doubted]
+    return min([at for at in times if at is not None], default=None)
 
 
 def _arms(watch: Watch, since: float | None, previous_version: str | None) -> Iterator[ArmReport]:
@@ -351,11 +235,11 @@ def _seconds_to_detect(watch: Watch, budget: Budget, at: float, points: float) -
     return min((one for one in found if one is not None), default=None)
 
 
-def _seconds_by(track: Track, budget: Budget, at: float, points: float) -> float | None:
+def _seconds_by(track: LabelSignal, budget: Budget, at: float, points: float) -> float | None:
     per_day = lately.per_day(track.rate, at)
     if per_day <= 0.0:
         return None
-    wanted = _wanted(track, budget, at)
+    wanted = _threshold(track, budget, at)
     if track.guard is not None and track.baseline is not None:
         held, rate, missing = track.guard.detectors.whole.baseline, baselines.rate(track.baseline), 0
     elif track.first >= GUESSED_FROM:
@@ -366,7 +250,3 @@ def _seconds_by(track: Track, budget: Budget, at: float, points: float) -> float
     held = min(BASELINE_MAX, max(BASELINE_MIN, held))
     found = planning.seconds_to_detect(per_day, held, points, wanted * ALPHA, ALPHA, rate)
     return None if found is None else found + missing / per_day * lately.DAY_SECONDS
-
-
-def _e_value(log: float) -> float:
-    return 0.0 if log <= LOG_FLOOR else min(E_VALUE_MAX, math.exp(min(log, 700.0)))

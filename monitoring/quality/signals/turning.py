@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, assert_never
+from typing import assert_never
 
 import msgspec
 
 from monitoring.quality import phases
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Phase
-from monitoring.quality.signals import complaint_tracks, pair_tracks, tracks
-from monitoring.quality.signals.alarm_shares import OF_LABELS
-from monitoring.quality.signals.complaint_tracks import ComplaintTrack
-from monitoring.quality.signals.pair_tracks import PairTrack
-from monitoring.quality.signals.tracks import Track
-from monitoring.quality.signals.watch import FIRST_OF_CLASS, Watch
+from monitoring.quality.signal_table import measure_of
+from monitoring.quality.signals import label_signal
+from monitoring.quality.signals.labelled import LabelledSignal
+from monitoring.quality.signals.watch import FIRST_OF_CLASS, Watch, get_labelled, replace_labelled
 
 
 def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
@@ -30,12 +28,11 @@ def rebased(watch: Watch, baselines: Mapping[str, Baseline]) -> Watch:
         if watch.anew.get(name) == baseline.at:
             continue
         watch = msgspec.structs.replace(
-            watch,
+            _held_against(watch, name, baseline),
             anew={**watch.anew, name: baseline.at},
             outdated=tuple([one for one in watch.outdated if one != name]),
-            **_held_against(watch, name, baseline),
         )
-        is_another = is_another or name.partition(":")[0] in OF_LABELS
+        is_another = is_another or measure_of(name.partition(":")[0]) is not None
     return _tested(watch) if is_another and watch.course.is_degraded else watch
 
 
@@ -51,11 +48,11 @@ def follow(watch: Watch, phase: Phase, since: float) -> Watch:
         case "test":
             return _tested(watch)
         case "restart":
-            return _each(watch, tracks.restored, pair_tracks.restored, complaint_tracks.restored)
+            return _each(watch, lambda signal, at: signal.restart(at))
         case "restart_recovered":
-            return _each(watch, tracks.released, pair_tracks.released, complaint_tracks.released)
+            return _each(watch, lambda signal, at: signal.restart_if_recovered(at))
         case "stop_testing":
-            return _each(watch, tracks.untested, pair_tracks.untested, complaint_tracks.lifted)
+            return _each(watch, lambda signal, at: signal.end_reverse_test(at))
         case _:
             assert_never(turn)
 
@@ -66,45 +63,31 @@ def follow_step(watch: Watch, stepped_at: float) -> Watch:
     return watch if course is watch.course else msgspec.structs.replace(watch, course=course)
 
 
-def _held_against(watch: Watch, name: str, baseline: Baseline) -> dict[str, Any]:
-    stream, _, of_class = name.partition(":")
-    if of_class and stream in ("reviewed", "feedback"):
-        track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
-        return {"classes": {**watch.classes, name: tracks.held_against(track, baseline)}}
-    if stream in ("reviewed", "feedback"):
-        return {stream: tracks.held_against(getattr(watch, stream), baseline)}
-    if stream in ("holdout", "shadow"):
-        return {stream: pair_tracks.held_against(getattr(watch, stream), baseline)}
-    if stream == "complaints":
-        return {stream: None}
-    return {"signals": {known: signal for known, signal in watch.signals.items() if known != stream}}
+def _held_against(watch: Watch, name: str, baseline: Baseline) -> Watch:
+    """The watch whose signal of this name, or `SIGNAL:CLASS`, is held against the baseline, or learns it again."""
+    signal, _, of_class = name.partition(":")
+    measure = measure_of(signal)
+    if measure is None:
+        left = {known: state for known, state in watch.signals.items() if known != signal}
+        return msgspec.structs.replace(watch, signals=left)
+    if of_class and measure == "share":
+        fresh = label_signal.start(FIRST_OF_CLASS, watch.version)
+        return replace_labelled(watch, {name: watch.classes.get(name, fresh).hold_against(baseline)})
+    state: LabelledSignal | None = getattr(watch, signal)
+    return replace_labelled(watch, {signal: state and state.hold_against(baseline)})
 
 
 def _tested(watch: Watch) -> Watch:
     """The watch with its reverse tests begun."""
-    return _each(watch, tracks.degraded, pair_tracks.degraded, complaint_tracks.degraded)
+    return _each(watch, lambda signal, at: signal.begin_reverse_test(at))
 
 
-def _each(
-    watch: Watch,
-    of_track: Callable[[Track], Track],
-    of_pairs: Callable[[PairTrack], PairTrack],
-    of_complaints: Callable[[ComplaintTrack, float], ComplaintTrack],
-) -> Watch:
-    """The watch with all of its labelled streams moved; complaints by the time of the verdict."""
-    return msgspec.structs.replace(
-        watch,
-        reviewed=of_track(watch.reviewed),
-        feedback=of_track(watch.feedback),
-        classes={name: of_track(track) for name, track in watch.classes.items()},
-        shadow=of_pairs(watch.shadow),
-        holdout=of_pairs(watch.holdout),
-        complaints=watch.complaints and of_complaints(watch.complaints, watch.course.since),
-    )
+def _each(watch: Watch, move: Callable[[LabelledSignal, float], LabelledSignal]) -> Watch:
+    """The watch with all of its labelled signals moved, at the time of the verdict."""
+    at = watch.course.since
+    return replace_labelled(watch, {name: move(signal, at) for name, signal in get_labelled(watch).items()})
 
 
 def _has_recovered(watch: Watch) -> bool:
-    """Whether any of its streams has, by its own reverse test."""
-    of_pairs = pair_tracks.recovered(watch.shadow) or pair_tracks.recovered(watch.holdout)
-    of_labels = any(map(tracks.recovered, (watch.reviewed, watch.feedback, *watch.classes.values())))
-    return of_labels or of_pairs or (watch.complaints is not None and complaint_tracks.recovered(watch.complaints))
+    """Whether any of its signals has, by its own reverse test."""
+    return any(signal.has_recovered for signal in get_labelled(watch).values())

@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 
 import msgspec
 
 from monitoring.quality.detectors import drift, planning, slip
-from monitoring.quality.detectors.drift import Kind, Sides, Signal
+from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.signal_table import UNLABELLED, UnlabelledName
 from monitoring.quality.signals.entries import (
     Seen,
     asked_version,
@@ -30,20 +30,6 @@ from monitoring.quality.signals.entries import (
     shifted_to,
 )
 
-KINDS: Mapping[str, tuple[Kind, Sides]] = MappingProxyType(
-    {
-        "coverage": ("value", "below"),
-        "confidence": ("value", "below"),
-        "contract": ("rate", "above"),
-        "escalation": ("rate", "above"),
-        "length": ("value", "both"),
-        "refusal": ("rate", "above"),
-        "language": ("rate", "above"),
-        "latency": ("value", "above"),
-        "cost": ("value", "above"),
-    }
-)
-"""What each of them is, and on which side a change counts."""
 LOOKED_AT_PER_DAY = 100_000.0
 KNOWN_SECONDS_MIN = 60.0
 SHARE_MIN = 1.0 / 16
@@ -75,7 +61,7 @@ def is_looked_at(request: str, requests: int, per_day: float) -> bool:
     return hashlib.blake2b(request.encode(), digest_size=2).digest() < int(65535 * share).to_bytes(2, "big")
 
 
-def values_of(seen: Seen, version: str) -> Iterator[tuple[str, float]]:
+def values_of(seen: Seen, version: str) -> Iterator[tuple[UnlabelledName, float]]:
     """What a record says of a version, by stream, but for its language."""
     ours = seen.purpose != "reported"
     if led_version(seen) == version:
@@ -135,12 +121,12 @@ def after(
     return found, languages
 
 
-def with_value(signals: Mapping[str, Signal], stream: str, value: float, at: float) -> Signal:
+def with_value(signals: Mapping[str, Signal], stream: UnlabelledName, value: float, at: float) -> Signal:
     """The stream after a value that came at `at`, in Unix seconds.
 
     Its reference spans an hour at least: what is learned in a moment, such as at a start, is not like the rest.
     """
-    signal = signals.get(stream) or drift.start(*KINDS[stream])
+    signal = signals.get(stream) or drift.start(*UNLABELLED[stream])
     if drift.learns(signal):
         if at - signal.taken_at < REFERENCE_SPACING_SECONDS:
             return signal
@@ -152,7 +138,7 @@ def with_value(signals: Mapping[str, Signal], stream: str, value: float, at: flo
         return _anew(signal)
     begun = drift.since(signal)
     if begun is not None and signal.observed - begun >= RELEARNED_AFTER:
-        return drift.start(*KINDS[stream])
+        return drift.start(*UNLABELLED[stream])
     return signal
 
 

@@ -22,19 +22,20 @@ from monitoring.quality.detectors.lately import DelayCounts, Marks, Rate, Recent
 from monitoring.quality.detectors.leaving_out import Roll
 from monitoring.quality.detectors.saving import Saving
 from monitoring.quality.phases import Course
+from monitoring.quality.signal_table import LABELLED, is_of_feedback_metric
 from monitoring.quality.signals import (
     arms,
-    complaint_tracks,
+    complaint_signal,
     fingerprints,
-    judge_tracks,
+    label_signal,
     noted_pairs,
     notes,
-    pair_tracks,
-    tracks,
+    pair_judge,
+    pair_signal,
     unlabelled,
 )
 from monitoring.quality.signals.arms import Arm
-from monitoring.quality.signals.complaint_tracks import ComplaintTrack
+from monitoring.quality.signals.complaint_signal import ComplaintSignal
 from monitoring.quality.signals.entries import (
     GENERAL,
     Given,
@@ -48,11 +49,12 @@ from monitoring.quality.signals.entries import (
     sides,
 )
 from monitoring.quality.signals.fingerprints import GeneralStack
-from monitoring.quality.signals.judge_tracks import JudgeTrack
+from monitoring.quality.signals.label_signal import Label, LabelSignal
+from monitoring.quality.signals.labelled import LabelledSignal
 from monitoring.quality.signals.noted_pairs import Noted
 from monitoring.quality.signals.notes import Note
-from monitoring.quality.signals.pair_tracks import PairTrack
-from monitoring.quality.signals.tracks import Track, Vote
+from monitoring.quality.signals.pair_judge import PairJudge
+from monitoring.quality.signals.pair_signal import PairSignal
 from monitoring.quality.signals.unlabelled import Languages
 from monitoring.quality.verdicts.health import OTHER_CLASS
 from monitoring.quality.verdicts.plan import Plan
@@ -65,8 +67,6 @@ PREVIOUS_MIN = 200
 """Labels that another version has at least, so that this one may be held against it."""
 CLASSES_MAX = 20
 MARKED_EVERY = 16
-OF_THE_METRIC = ("reviewed", "feedback", "holdout")
-"""The streams of the task's feedback metric."""
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,17 +87,17 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     epoch: str
     roll: Roll
-    reviewed: Track
-    feedback: Track
-    shadow: PairTrack
-    holdout: PairTrack
+    reviewed: LabelSignal
+    feedback: LabelSignal
+    shadow: PairSignal
+    holdout: PairSignal
     general: Arm
     stack: GeneralStack = GeneralStack()
     previous_version: Arm | None = None
     metric: str | None = None
     complaint_metric: str | None = None
-    classes: dict[str, Track] = {}
-    complaints: ComplaintTrack | None = None
+    classes: dict[str, LabelSignal] = {}
+    complaints: ComplaintSignal | None = None
     signals: dict[str, Signal] = {}
     languages: Languages = Languages()
     requests: int = 0
@@ -109,7 +109,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     judged: Rate | None = None
     delays: DelayCounts = DelayCounts()
     agreed: Recent = Recent()
-    judge: JudgeTrack = JudgeTrack()
+    judge: PairJudge = PairJudge()
     saving: Saving | None = None
     saving_usd: float = 0.0
     shadow_usd: float = 0.0
@@ -128,12 +128,33 @@ def start(version: str, task: str, epoch: str) -> Watch:
         task=task,
         epoch=epoch,
         roll=raters.roll(version),
-        reviewed=tracks.start(FIRST_REVIEWED, version),
-        feedback=tracks.start(FIRST_FEEDBACK, version),
-        shadow=pair_tracks.start(version),
-        holdout=pair_tracks.start(version),
+        reviewed=label_signal.start(FIRST_REVIEWED, version),
+        feedback=label_signal.start(FIRST_FEEDBACK, version),
+        shadow=pair_signal.start(version),
+        holdout=pair_signal.start(version),
         general=Arm(other=GENERAL),
     )
+
+
+def get_labelled(watch: Watch) -> dict[str, LabelledSignal]:
+    """The labelled signals of a version by name; those of its classes, as `SIGNAL:CLASS`, come last."""
+    signals: dict[str, LabelledSignal] = {}
+    for name in LABELLED:
+        signal = getattr(watch, name)
+        if signal is not None:
+            signals[name] = signal
+    return {**signals, **watch.classes}
+
+
+def replace_labelled(watch: Watch, signals: Mapping[str, LabelledSignal | None]) -> Watch:
+    """The watch with these labelled signals instead, by the names of `get_labelled`. None: it begins again."""
+    if not signals:
+        return watch
+    moved: dict[str, Any] = {name: signal for name, signal in signals.items() if ":" not in name}
+    classes = {name: signal for name, signal in signals.items() if ":" in name}
+    if classes:
+        moved["classes"] = {**watch.classes, **classes}
+    return msgspec.structs.replace(watch, **moved)
 
 
 # ---- records -------------------------------------------------------------------------------------
@@ -172,18 +193,18 @@ def _with_served(watch: Watch, seen: Seen, metric: str, at: float, previous: Wat
     if track is None or watch.complaint_metric != metric:
         earlier = previous.complaints if previous is not None and previous.complaint_metric == metric else None
         learned = earlier.detectors.whole.learned if earlier is not None else None
-        track = complaint_tracks.start(watch.version, at, learned)
-    if watch.course.is_degraded and not complaint_tracks.is_tested(track):
-        track = complaint_tracks.degraded(track, watch.course.tested_from)
+        track = complaint_signal.start(watch.version, at, learned)
+    if watch.course.is_degraded and not track.is_tested:
+        track = track.begin_reverse_test(watch.course.tested_from)
     if _teaches_complaints(watch, track, seen):
-        track = complaint_tracks.served(track, seen.caller, at)
+        track = track.take_request(seen.caller, at)
     return msgspec.structs.replace(watch, complaint_metric=metric, complaints=track)
 
 
-def _teaches_complaints(watch: Watch, track: ComplaintTrack, seen: Seen) -> bool:
+def _teaches_complaints(watch: Watch, track: ComplaintSignal, seen: Seen) -> bool:
     """Whether complaints may take a request, or a complaint about it: while they learn, none of what is not to be
     learned from."""
-    if not complaint_tracks.learns(track):
+    if not track.learns:
         return True
     return is_reported(seen) == watch.roll.reported and not watch.course.is_degraded
 
@@ -244,7 +265,7 @@ def _judged(watch: Watch, note: Note, place: int, noted: Noted, at: float, asked
         givers = note.givers if both is not None else ()
         alone, is_degraded = leaving_out.alone(watch.roll), watch.course.is_degraded
         wrong, other_wrong = 1.0 - sure[0], 1.0 - sure[1]
-        track = pair_tracks.paired_with(watch.shadow, wrong, other_wrong, givers, at, alone, is_degraded, is_early)
+        track = watch.shadow.take_pair(wrong, other_wrong, givers, at, alone, is_degraded, is_early)
         watch = msgspec.structs.replace(watch, shadow=track)
         noted = msgspec.structs.replace(noted, tested=(*noted.tested, version))
     pairs = (*note.pairs[:place], noted, *note.pairs[place + 1 :])
@@ -270,17 +291,17 @@ def _with_cost(watch: Watch, usd: float | None, at: float) -> Watch:
 
 def _with_judge(watch: Watch, pair: Pair) -> Watch:
     """The watch once it is known which judge its pairs have: what another one has agreed with says nothing of it."""
-    judge = judge_tracks.after(watch.judge, pair)
+    judge = pair_judge.after(watch.judge, pair)
     if judge is watch.judge:
         return watch
-    agreed = watch.agreed if judge_tracks.is_of(watch.judge, judge.judge, judge.digest) else Recent()
+    agreed = watch.agreed if pair_judge.is_of(watch.judge, judge.judge, judge.digest) else Recent()
     return msgspec.structs.replace(watch, judge=judge, agreed=agreed)
 
 
 def _with_agreement(watch: Watch, noted: Noted, right: float) -> Watch:
     """How the judge's word on the version's answer compares with a person's; that of an earlier judge is left out."""
     guessed = noted_pairs.guesses(noted, watch.version)
-    if guessed is None or not judge_tracks.is_of(watch.judge, noted.judge, noted.judge_digest):
+    if guessed is None or not pair_judge.is_of(watch.judge, noted.judge, noted.judge_digest):
         return watch
     agrees = float((guessed[0] >= 0.5) == (right >= 0.5))
     return msgspec.structs.replace(watch, agreed=lately.with_value(watch.agreed, agrees))
@@ -334,11 +355,11 @@ def take_feedback(
     if bad is not None and given.metric == plan.complaint_metric and own:
         watch, note = _with_complaint(watch, given, seen, note, bad, at)
     if bad is not None and given.metric == plan.feedback_metric:
-        vote = Vote(badness=bad, caller=given.caller, rater=given.rater, trusted=trusted, reported=is_reported(seen))
+        label = Label(badness=bad, caller=given.caller, rater=given.rater, trusted=trusted, reported=is_reported(seen))
         stream = "reviewed" if trusted else "feedback"
         if stream not in note.given:
             note = msgspec.structs.replace(note, given={**note.given, stream: bad})
-            watch = _with_vote(watch, vote, stream, given, seen, plan, at, previous, own)
+            watch = _with_label(watch, label, stream, given, seen, plan, at, previous, own)
     if note is not known and own and not known.given:
         watch = msgspec.structs.replace(
             watch,
@@ -351,9 +372,9 @@ def take_feedback(
     return watch, note
 
 
-def _with_vote(
+def _with_label(
     watch: Watch,
-    vote: Vote,
+    label: Label,
     stream: str,
     given: Given,
     seen: Seen,
@@ -363,57 +384,56 @@ def _with_vote(
     own: bool,
 ) -> Watch:
     """The watch after the first label of a request in a stream."""
-    roll = watch.roll if vote.trusted else leaving_out.spoke(watch.roll, vote.caller, vote.reported, at)
+    roll = watch.roll if label.trusted else leaving_out.spoke(watch.roll, label.caller, label.reported, at)
     alone, moved = leaving_out.alone(roll), dict[str, Any](roll=roll)
     is_degraded, is_late = watch.course.is_degraded, watch.course.is_late(seen.placed_at)
     held_out = held_out_of(seen) == watch.version and fingerprints.is_of(watch.stack, seen.stack)
-    at_the_time = (own and not vote.reported) or held_out
+    at_the_time = (own and not label.reported) or held_out
     if stream == "feedback" and not is_late and at_the_time:
         since = watch.course.tested_from
-        moved["holdout"] = pair_tracks.met(
-            watch.holdout, own, vote.badness, vote.caller, at, alone, is_degraded, seen.placed_at, since
+        moved["holdout"] = watch.holdout.take_label(
+            own, label.badness, label.caller, at, alone, is_degraded, seen.placed_at, since
         )
     if own:
-        track: Track = getattr(watch, stream)
+        track: LabelSignal = getattr(watch, stream)
         if stream == "feedback" and track.guard is None:
             track = _with_previous(track, previous, plan, at)
         is_early = watch.course.is_early(seen.placed_at)
-        moved[stream] = tracks.labelled(track, vote, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
+        moved[stream] = track.take(label, at, roll, is_degraded, is_late, _is_doubted(watch), is_early)
         moved["labels"] = watch.labels + 1
         moved["label_rate"] = lately.with_event(watch.label_rate, at)
         of_class = class_of(given, plan.class_tag)
         if of_class is not None:
-            moved["classes"] = _with_class(watch, stream, of_class, vote, at, roll, is_late, is_early)
+            moved["classes"] = _with_class(watch, stream, of_class, label, at, roll, is_late, is_early)
     return msgspec.structs.replace(watch, **moved)
 
 
 def _is_doubted(watch: Watch) -> bool:
     """Whether the evidence of any of its streams would make it degraded, whatever an admin says of it."""
-    of_pairs = pair_tracks.doubted(watch.shadow) or pair_tracks.doubted(watch.holdout)
-    return of_pairs or tracks.doubted(watch.reviewed) or tracks.doubted(watch.feedback)
+    return any(one.is_doubted for one in (watch.reviewed, watch.feedback, watch.shadow, watch.holdout))
 
 
-def _with_previous(track: Track, previous: Watch | None, plan: Plan, at: float) -> Track:
+def _with_previous(track: LabelSignal, previous: Watch | None, plan: Plan, at: float) -> LabelSignal:
     """The stream held against the version before, once that has labels enough of the same metric."""
     if previous is None or previous.metric != plan.feedback_metric or previous.feedback.steady < PREVIOUS_MIN:
         return track
-    found = tracks.evidence_of(previous.feedback, at, "monitor", previous.version)
-    return track if found is None else tracks.held_against(track, found)
+    found = previous.feedback.make_baseline(at, "monitor", previous.version)
+    return track if found is None else track.hold_against(found)
 
 
 def _with_class(
-    watch: Watch, stream: str, of_class: str, vote: Vote, at: float, roll: Roll, is_late: bool, is_early: bool
-) -> dict[str, Track]:
+    watch: Watch, stream: str, of_class: str, label: Label, at: float, roll: Roll, is_late: bool, is_early: bool
+) -> dict[str, LabelSignal]:
     """The streams of classes after a label: the first twenty by themselves, all others together. A report beside what
     is served here begins none."""
     name = f"{stream}:{of_class}"
-    if name not in watch.classes and not tracks.teaches(vote, roll):
+    if name not in watch.classes and not label_signal.may_teach(label, roll):
         return watch.classes
     if name not in watch.classes and sum(one.startswith(f"{stream}:") for one in watch.classes) >= CLASSES_MAX:
         name = f"{stream}:{OTHER_CLASS}"
-    track = watch.classes.get(name) or tracks.start(FIRST_OF_CLASS, watch.version)
+    track = watch.classes.get(name) or label_signal.start(FIRST_OF_CLASS, watch.version)
     is_degraded = watch.course.is_degraded
-    moved = tracks.labelled(track, vote, at, roll, is_degraded, is_late, is_early=is_early)
+    moved = track.take(label, at, roll, is_degraded, is_late, is_early=is_early)
     return {**watch.classes, name: moved}
 
 
@@ -425,7 +445,7 @@ def _with_complaint(watch: Watch, given: Given, seen: Seen, note: Note, bad: flo
     if not is_bad(bad) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
         return watch, note
     roll = leaving_out.spoke(watch.roll, given.caller, is_reported(seen), at)
-    track = complaint_tracks.complained(watch.complaints, given.caller, seen.placed_at, at, leaving_out.alone(roll))
+    track = watch.complaints.take_complaint(given.caller, seen.placed_at, at, leaving_out.alone(roll))
     return msgspec.structs.replace(watch, roll=roll, complaints=track), note
 
 
@@ -433,7 +453,7 @@ def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
     """The watch without the labels of the metric that it went by before, if any, and what was set for these."""
     if watch.metric is None:
         return msgspec.structs.replace(watch, metric=metric)
-    fresh, holdout = start(watch.version, watch.task, watch.epoch), pair_tracks.start(watch.version, watch.stack.digest)
+    fresh, holdout = start(watch.version, watch.task, watch.epoch), pair_signal.start(watch.version, watch.stack.digest)
     return msgspec.structs.replace(
         watch,
         metric=metric,
@@ -441,7 +461,7 @@ def _of_another_metric(watch: Watch, metric: str | None) -> Watch:
         feedback=fresh.feedback,
         holdout=holdout,
         classes={},
-        outdated=tuple(sorted([name for name in watch.anew if name.partition(":")[0] in OF_THE_METRIC])),
+        outdated=tuple(sorted([name for name in watch.anew if is_of_feedback_metric(name)])),
     )
 
 
@@ -452,5 +472,5 @@ def tick(watch: Watch, at: float) -> Watch:
     """The watch at a later moment at which nothing came. Asked more or less often, the same comes of it."""
     if watch.complaints is None:
         return watch
-    track = complaint_tracks.ticked(watch.complaints, at)
+    track = watch.complaints.tick(at)
     return watch if track is watch.complaints else msgspec.structs.replace(watch, complaints=track)

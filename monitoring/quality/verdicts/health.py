@@ -182,10 +182,10 @@ class TaskHealth(msgspec.Struct, frozen=True, kw_only=True):
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one stream of evidence on a version stands.
 
-    `stream` is its name (STREAMS), `of_class` the class that it is of (None: all). `estimate` is the share of bad ones
-    seen lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out
-    (None: not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline
-    or of the reference.
+    `stream` is its name (`signal_table.py`), `of_class` its class (None: all). `estimate` is the share of bad ones seen
+    lately, with its 95% interval; `high_without_one` the greatest upper end of that whichever caller is left out (None:
+    not known, as of pairs that callers have judged); `baseline` what it is held against, as JSON of a Baseline or of
+    the reference.
     `e_value` is held against `threshold`; `since` is when the evidence began to grow, in Unix seconds. `rests_on_most`
     says that it would alarm by the word alone of the caller or rater who gave most of its labels.
     """
@@ -283,14 +283,6 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """How often the judge of pairs agrees with people, from 0 to 1; None without any that both judged."""
     judge: JudgeReport | None = None
     """None where no model was asked."""
-
-
-STREAMS = (
-    *("reviewed", "feedback", "holdout", "shadow", "complaints"),
-    *("coverage", "confidence", "contract", "escalation", "length", "refusal", "language", "latency", "cost"),
-)
-LABELLED = frozenset({"reviewed", "feedback", "holdout", "shadow", "complaints"})
-"""Streams that can make a version degraded; the others make it suspect at most."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ import msgspec
 
 from monitoring.quality.detectors import leaving_out
 from monitoring.quality.phases import Phase, Verdict
-from monitoring.quality.signals import arms, judging, tracks, turning, watch
+from monitoring.quality.signals import arms, judging, label_signal, turning, watch
 from monitoring.quality.signals.judging import Budget
-from monitoring.quality.signals.tracks import Vote
+from monitoring.quality.signals.label_signal import Label
 from monitoring.quality.verdicts.health import ArmReport, StreamReport
 from tests.monitoring.quality.reckoned import GATE
 from tests.monitoring.quality.traffic import MORNING, PLAN, V3
@@ -45,9 +45,9 @@ class Labelled:
             arm = arms.with_label(arm, arm.blocks[-1].begins, right, None)
             self.watch = msgspec.structs.replace(self.watch, general=arm)
 
-    def _label(self, track: tracks.Track, wrong: float, trusted: bool) -> tracks.Track:
-        vote = Vote(badness=float(self.draw.random() < wrong), caller="app", trusted=trusted)
-        return tracks.labelled(track, vote, self.now, self.roll, self.watch.course.is_degraded)
+    def _label(self, track: label_signal.LabelSignal, wrong: float, trusted: bool) -> label_signal.LabelSignal:
+        label = Label(badness=float(self.draw.random() < wrong), caller="app", trusted=trusted)
+        return track.take(label, self.now, self.roll, self.watch.course.is_degraded)
 
     def tell(self, verdict: Verdict) -> None:
         self.watch = turning.follow(self.watch, Phase(own=verdict), self.now)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors import complaints, delays, leaving_out
 from monitoring.quality.detectors.complaints import RATIOS, Complaints
 from monitoring.quality.detectors.delays import AGES, DAY_SECONDS, HOURS, TICK_SECONDS, Delays
-from monitoring.quality.signals import complaint_tracks
-from monitoring.quality.signals.complaint_tracks import ComplaintTrack
+from monitoring.quality.signals import complaint_signal
+from monitoring.quality.signals.complaint_signal import ComplaintSignal
 
 NOON = 20_000 * DAY_SECONDS
 HOUR = 3600.0
@@ -62,18 +62,15 @@ def after(state: Complaints, events: Iterator[tuple[float, float | None]]) -> Co
     return state
 
 
-def tracked() -> ComplaintTrack:
+def tracked() -> ComplaintSignal:
     """A stream of one caller's, whose delays are known."""
-    return complaint_tracks.start("returns@v3", NOON, known())
+    return complaint_signal.start("returns@v3", NOON, known())
 
 
-def heard(track: ComplaintTrack, events: Iterator[tuple[float, float | None]]) -> ComplaintTrack:
+def heard(track: ComplaintSignal, events: Iterator[tuple[float, float | None]]) -> ComplaintSignal:
     alone = leaving_out.digest(track.complainers, "only")
     for now, about in events:
-        if about is None:
-            track = complaint_tracks.served(track, "only", now)
-        else:
-            track = complaint_tracks.complained(track, "only", about, now, alone)
+        track = track.take_request("only", now) if about is None else track.take_complaint("only", about, now, alone)
     return track
 
 
@@ -163,18 +160,17 @@ def test_the_bets_stand_as_reckoned_by_hand() -> None:
 
 def test_versions_that_do_not_change_alarm_as_rarely_as_stated() -> None:
     alarmed = sum(
-        complaint_tracks.alarms(heard(tracked(), traffic(random.Random(seed), 72, 60, 0.05)), 60 * 72 * 0.055, 0.05)
-        for seed in range(30)
+        heard(tracked(), traffic(random.Random(seed), 72, 60, 0.05)).alarms(60 * 72 * 0.055, 0.05) for seed in range(30)
     )
     assert alarmed <= 4
 
 
 def test_more_complaints_alarm_and_it_is_told_since_when() -> None:
     track = heard(tracked(), traffic(random.Random(2), 48, 100, 0.05))
-    assert not complaint_tracks.alarms(track, 3_600, 0.01)
+    assert not track.alarms(3_600, 0.01)
     worse = heard(track, traffic(random.Random(3), 24, 100, 0.12, begins=track.last))
-    assert complaint_tracks.alarms(worse, 3_600, 0.01)
-    begins = complaint_tracks.begins(worse)
+    assert worse.alarms(3_600, 0.01)
+    begins = worse.evidence_since
     assert begins is not None
     assert abs(begins - track.last) < 6 * HOUR
     assert worse.detectors.whole.seen > worse.detectors.whole.expected
@@ -183,11 +179,11 @@ def test_more_complaints_alarm_and_it_is_told_since_when() -> None:
 def test_its_evidence_stands_no_more_once_complaints_are_as_few_as_they_were() -> None:
     track = heard(tracked(), traffic(random.Random(2), 48, 100, 0.05))
     worse = heard(track, traffic(random.Random(3), 24, 100, 0.12, begins=track.last))
-    assert (complaint_tracks.doubted(track), complaint_tracks.doubted(worse)) == (False, True)
+    assert (track.is_doubted, worse.is_doubted) == (False, True)
     silent = [(worse.last + number * 36.0, None) for number in range(1, 4_800)]
     later = heard(worse, iter(silent))
-    assert complaint_tracks.alarms(later, 3_600, 0.01)
-    assert not complaint_tracks.doubted(later)
+    assert later.alarms(3_600, 0.01)
+    assert not later.is_doubted
 
 
 def test_what_an_outage_of_the_feedback_held_back_is_no_alarm() -> None:
@@ -197,7 +193,7 @@ def test_what_an_outage_of_the_feedback_held_back_is_no_alarm() -> None:
     held = [(now + 24 * HOUR, about) for _, about in events if about is not None]
     assert len(held) > 80
     asked = [(at, about) for at, about in events if about is None]
-    assert not complaint_tracks.alarms(heard(track, iter([*asked, *held])), 3_600, 0.05)
+    assert not heard(track, iter([*asked, *held])).alarms(3_600, 0.05)
 
 
 def test_a_version_with_few_requests_does_not_alarm_by_a_few_complaints() -> None:
@@ -205,7 +201,7 @@ def test_a_version_with_few_requests_does_not_alarm_by_a_few_complaints() -> Non
     track = heard(tracked(), iter(few))
     assert track.detectors.whole.expected < complaints.EXPECTED_MIN
     assert track.detectors.whole.seen >= complaints.SEEN_MIN
-    assert not complaint_tracks.alarms(track, 100, 0.05)
+    assert not track.alarms(100, 0.05)
 
 
 def test_complaints_about_what_is_not_waited_for_are_set_aside() -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors import complaints, fewer
 from monitoring.quality.detectors.delays import DAY_SECONDS
 from monitoring.quality.detectors.fewer import Fewer
-from monitoring.quality.signals import complaint_tracks
-from monitoring.quality.signals.complaint_tracks import ComplaintTrack
+from monitoring.quality.signals import complaint_signal
+from monitoring.quality.signals.complaint_signal import ComplaintSignal
 from tests.monitoring.quality.reckoned import Told, complained
 from tests.monitoring.quality.test_complaints import HOUR, NOON, known
 from tests.monitoring.quality.traffic import V3, step
@@ -29,7 +29,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
         self.now = NOON
-        self.track = complaint_tracks.start("returns@v3", NOON, known(RATE, DELAY, 400.0))
+        self.track = complaint_signal.start("returns@v3", NOON, known(RATE, DELAY, 400.0))
         self._due: list[tuple[float, float]] = []
 
     def hours(self, count: int, ratio: float = 1.0) -> None:
@@ -40,7 +40,7 @@ class World:
     def until_recovered(self, ratio: float = 1.0, most: int = 24 * 30) -> int:
         """Hours until a recovery is found."""
         for hour in range(most):
-            if complaint_tracks.recovered(self.track):
+            if self.track.has_recovered:
                 return hour
             self._hour(ratio)
         return most
@@ -49,18 +49,18 @@ class World:
         for number in range(PER_HOUR):
             at = self.now + (number + 0.5) * HOUR / PER_HOUR
             self._complain(at)
-            self.track = complaint_tracks.served(self.track, f"shop{number % 5}", at)
+            self.track = self.track.take_request(f"shop{number % 5}", at)
             if self.draw.random() < ratio * RATE:
                 heapq.heappush(self._due, (at + self.draw.expovariate(1 / (DELAY * HOUR)), at))
         self.now += HOUR
         self._complain(self.now)
-        self.track = complaint_tracks.ticked(self.track, self.now)
+        self.track = self.track.tick(self.now)
 
     def _complain(self, until: float) -> None:
         while self._due and self._due[0][0] <= until:
             at, about = heapq.heappop(self._due)
             caller = f"shop{self.draw.randrange(5)}"
-            self.track = complaint_tracks.complained(self.track, caller, about, at, None)
+            self.track = self.track.take_complaint(caller, about, at, None)
 
 
 def degraded(ratio: float, bad_hours: int, seed: int) -> World:
@@ -68,7 +68,7 @@ def degraded(ratio: float, bad_hours: int, seed: int) -> World:
     world = World(seed)
     world.hours(48)
     world.hours(24, ratio)
-    world.track = complaint_tracks.degraded(world.track, world.now)
+    world.track = world.track.begin_reverse_test(world.now)
     world.hours(bad_hours, ratio)
     return world
 
@@ -146,12 +146,12 @@ def test_what_is_heard_of_requests_from_before_the_verdict_shows_nothing() -> No
 
 def test_it_does_not_matter_how_often_time_is_told() -> None:
     one, other = (degraded(2.0, 0, 3) for _ in range(2))
-    one.track = complaint_tracks.ticked(one.track, one.now + 20 * HOUR)
+    one.track = one.track.tick(one.now + 20 * HOUR)
     for tick in range(1, 20 * 12 + 1):
-        other.track = complaint_tracks.ticked(other.track, other.now + 300.0 * tick)
+        other.track = other.track.tick(other.now + 300.0 * tick)
     assert one.track == other.track
     stored = msgspec.json.encode(one.track)
-    assert msgspec.json.decode(stored, type=ComplaintTrack) == one.track
+    assert msgspec.json.decode(stored, type=ComplaintSignal) == one.track
 
 
 def test_a_state_of_before_gets_a_reverse_test_with_the_next_request() -> None:
@@ -167,4 +167,4 @@ def test_a_state_of_before_gets_a_reverse_test_with_the_next_request() -> None:
     told.take(complained(0.1))
     after = told.reckoning.watches[V3].complaints
     assert after is not None
-    assert complaint_tracks.is_tested(after)
+    assert after.is_tested

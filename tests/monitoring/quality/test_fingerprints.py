@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.quality.detectors.baselines import stated
-from monitoring.quality.signals import arms, fingerprints, pair_tracks, watch
+from monitoring.quality.signals import arms, fingerprints, watch
 from monitoring.quality.signals.fingerprints import IN_A_ROW, SHADOWS_LATELY_SECONDS, GeneralStack
 from monitoring.quality.signals.reckoning import Reckoning
 from monitoring.quality.signals.watch import Watch
@@ -44,8 +44,8 @@ def with_pairs(one: Watch) -> Watch:
     """A watch that has a pair in each stream, and in the arm."""
     return msgspec.structs.replace(
         one,
-        shadow=pair_tracks.paired_with(one.shadow, 1.0, 0.0, (), MORNING, None),
-        holdout=pair_tracks.paired_with(one.holdout, 1.0, 0.0, (), MORNING, None),
+        shadow=one.shadow.take_pair(1.0, 0.0, (), MORNING, None),
+        holdout=one.holdout.take_pair(1.0, 0.0, (), MORNING, None),
         general=arms.with_pair(one.general, MORNING, (0.0, 1.0), True),
     )
 
@@ -127,7 +127,7 @@ def test_what_was_served_counts_while_degraded_where_there_never_was_a_shadow() 
 def test_what_an_admin_has_set_stays() -> None:
     known = after(fresh(), [ONE])
     baseline = stated(0.1, 1.0, "admin", "known")
-    known = msgspec.structs.replace(known, shadow=pair_tracks.held_against(known.shadow, baseline))
+    known = msgspec.structs.replace(known, shadow=known.shadow.hold_against(baseline))
     assert after(known, [TWO] * IN_A_ROW).shadow.baseline == baseline
 
 

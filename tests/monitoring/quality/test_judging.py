@@ -10,7 +10,7 @@ import pytest
 
 from monitoring.quality.detectors import leaving_out, raters
 from monitoring.quality.detectors.baselines import stated
-from monitoring.quality.signals import tracks, watch
+from monitoring.quality.signals import label_signal, watch
 from monitoring.quality.signals.noted_pairs import Noted
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.reckoning import replay
@@ -125,7 +125,7 @@ def test_one_caller_who_spoils_the_first_labels_hides_no_slip() -> None:
     told = Told({V3: {}})
     told.take(first)
     assert told.stream("feedback").baseline["upper"] < 0.2
-    previous = tracks.evidence_of(told.reckoning.watches[V3].feedback, 1.0, "monitor", V3)
+    previous = told.reckoning.watches[V3].feedback.make_baseline(1.0, "monitor", V3)
     assert previous is not None
     assert previous.upper < 0.2
     told.take(labelled_traffic(errors(0.4, 150, 2)))
@@ -141,13 +141,13 @@ def test_the_bound_of_first_labels_is_under_the_truth_at_most_once_in_a_hundred_
         draw = random.Random(f"first {run}")
         parts = [[float(draw.random() < 0.15) for _ in range(25 - (place == 7))] for place in range(8)]
         track = msgspec.structs.replace(
-            tracks.start(200, V3),
+            label_signal.start(200, V3),
             first=199,
             first_wrong=sum(sum(part) for part in parts),
             firsts=tuple((len(part), sum(part)) for part in parts),
         )
-        last = tracks.Vote(badness=float(draw.random() < 0.15), caller="shop7")
-        track = tracks.labelled(track, last, 0.0, roll, False)
+        last = label_signal.Label(badness=float(draw.random() < 0.15), caller="shop7")
+        track = track.take(last, 0.0, roll, False)
         assert track.baseline is not None
         under += track.baseline.upper < 0.15
     assert under <= 0.01 * runs + 3.1 * math.sqrt(0.01 * runs)

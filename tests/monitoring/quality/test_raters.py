@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from monitoring.quality.detectors import leaving_out, raters, slip
 from monitoring.quality.detectors.baselines import measured, stated
 from monitoring.quality.detectors.raters import Guarded
-from monitoring.quality.signals import pair_tracks, tracks
-from monitoring.quality.signals.tracks import Track, Vote
+from monitoring.quality.signals import label_signal, pair_signal
+from monitoring.quality.signals.label_signal import Label, LabelSignal
 
 LABELS, ALPHA = 10_000, 0.05
 names = st.sampled_from([f"caller-{n}" for n in range(20)])
@@ -241,44 +241,44 @@ def test_shares_that_can_not_be_are_refused() -> None:
 # ---- one who is first ---------------------------------------------------------------------------------
 
 
-def _labels(track: Track, count: int, seed: int, rater: str | None = None, rate: float = 0.05) -> Track:
+def _labels(track: LabelSignal, count: int, seed: int, rater: str | None = None, rate: float = 0.05) -> LabelSignal:
     """Labels of one caller's eight raters, or of one of them alone."""
     draw, who = random.Random(seed), leaving_out.spoke(leaving_out.served(raters.roll("v"), "app", 1.0), "app")
     for number in range(count):
         named = rater or f"r{draw.randrange(8)}"
-        vote = Vote(badness=float(draw.random() < rate), caller="app", rater=named)
-        track = tracks.labelled(track, vote, float(number), who, False)
+        label = Label(badness=float(draw.random() < rate), caller="app", rater=named)
+        track = track.take(label, float(number), who, False)
     return track
 
 
-def _alarmed(track: Track) -> bool:
-    return tracks.alarms(track, 30, 26_000 * ALPHA, ALPHA)
+def _alarmed(track: LabelSignal) -> bool:
+    return track.alarms(30, 26_000 * ALPHA, ALPHA)
 
 
 def test_one_rater_of_eight_who_speaks_first_once_the_baseline_is_known_moves_no_verdict() -> None:
     for seed in range(5):
-        track = _labels(tracks.start(200, "v"), 200, seed)
+        track = _labels(label_signal.start(200, "v"), 200, seed)
         assert track.guard is not None
         assert not _alarmed(_labels(track, 60, seed, "r0", 1.0))
 
 
 def test_nor_does_it_once_the_version_has_recovered_or_gets_another_baseline() -> None:
-    track = _labels(tracks.start(200, "v"), 300, 1)
+    track = _labels(label_signal.start(200, "v"), 300, 1)
     other = measured("admin", 50, 1000, 2.0, "key", "counted")
-    for anew in (tracks.restored(track), tracks.held_against(track, other)):
-        assert tracks.observed(anew) == 0
+    for anew in (track.restart(), track.hold_against(other)):
+        assert anew.observed == 0
         assert not _alarmed(_labels(anew, 60, 2, "r0", 1.0))
 
 
 def test_nor_does_its_praise_show_a_recovery() -> None:
-    track = tracks.degraded(_labels(_labels(tracks.start(200, "v"), 300, 1), 100, 2, rate=0.5))
-    assert not tracks.recovered(_labels(track, 200, 3, "r0", 0.0))
-    assert tracks.recovered(_labels(track, 200, 3, rate=0.0))
+    track = _labels(_labels(label_signal.start(200, "v"), 300, 1), 100, 2, rate=0.5).begin_reverse_test()
+    assert not _labels(track, 200, 3, "r0", 0.0).has_recovered
+    assert _labels(track, 200, 3, rate=0.0).has_recovered
 
 
 def test_what_rested_on_the_word_of_one_who_was_there_alone_is_void_once_there_are_others() -> None:
     """The stream of a gate: nothing is known of its raters when the first of them speaks."""
-    track = tracks.held_against(tracks.start(200, "v"), measured("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
+    track = label_signal.start(200, "v").hold_against(measured("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
     burst = _labels(track, 45, 1, "r0", 1.0)
     assert _alarmed(burst)
     others = _labels(burst, 100, 2)
@@ -287,25 +287,25 @@ def test_what_rested_on_the_word_of_one_who_was_there_alone_is_void_once_there_a
 
 
 def test_one_rater_alone_is_still_believed() -> None:
-    track = tracks.held_against(tracks.start(200, "v"), measured("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
+    track = label_signal.start(200, "v").hold_against(measured("gate", 50, 1000, 1.0, "gate", "evaluation-1"))
     for _ in range(3):
         track = _labels(track, 45, 1, "r0", 1.0)
         assert _alarmed(track)
-        track = tracks.restored(track)
+        track = track.restart()
 
 
 def test_pairs_of_one_caller_who_was_there_alone_are_void_once_there_are_others() -> None:
-    track = pair_tracks.held_against(pair_tracks.start("v"), stated(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
     alone = leaving_out.digest(track.givers, "a")
     for number in range(60):
-        track = pair_tracks.paired_with(track, 1.0, 0.0, ("a",), float(number), alone)
-    assert pair_tracks.alarms(track, 30, 1_000.0, ALPHA)
+        track = track.take_pair(1.0, 0.0, ("a",), float(number), alone)
+    assert track.alarms(30, 1_000.0, ALPHA)
     for number in range(60):
-        track = pair_tracks.paired_with(track, 0.0, 0.0, ("bcdef"[number % 5],), float(number), None)
-    assert not pair_tracks.alarms(track, 30, 1_000.0, ALPHA)
+        track = track.take_pair(0.0, 0.0, ("bcdef"[number % 5],), float(number), None)
+    assert not track.alarms(30, 1_000.0, ALPHA)
 
 
 def test_shares_go_through_json_unchanged() -> None:
-    track = _labels(tracks.start(200, "v"), 50, 1)
+    track = _labels(label_signal.start(200, "v"), 50, 1)
     assert track.shares is not None
-    assert msgspec.json.decode(msgspec.json.encode(track), type=Track) == track
+    assert msgspec.json.decode(msgspec.json.encode(track), type=LabelSignal) == track

@@ -11,7 +11,7 @@ import pytest
 from monitoring.quality.detectors import recoveries
 from monitoring.quality.detectors.baselines import measured, stated
 from monitoring.quality.phases import Judged, Phase, Verdict, next_phase
-from monitoring.quality.signals import complaint_tracks, pair_tracks, turning, watch
+from monitoring.quality.signals import complaint_signal, pair_signal, turning, watch
 from monitoring.quality.signals.entries import Seen
 from monitoring.quality.signals.saved import read_watch
 from monitoring.quality.signals.watch import Watch
@@ -106,39 +106,39 @@ def test_late_praise_of_requests_from_before_the_last_step_of_its_share_is_no_re
 
 def test_pairs_about_requests_from_before_the_verdict_are_no_recovery() -> None:
     for early, recovered in ((True, False), (False, True)):
-        track = pair_tracks.held_against(pair_tracks.start("v"), stated(0.05, 1.0, "admin", "word"))
+        track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
         for number in range(60):
-            track = pair_tracks.paired_with(track, 1.0, 0.0, (f"shop{number % 3}",), float(number), None)
-        track = pair_tracks.degraded(track)
+            track = track.take_pair(1.0, 0.0, (f"shop{number % 3}",), float(number), None)
+        track = track.begin_reverse_test()
         for number in range(60, 260):
             shop = f"shop{number % 3}"
-            track = pair_tracks.paired_with(track, 0.0, 0.0, (shop,), float(number), None, True, early)
+            track = track.take_pair(0.0, 0.0, (shop,), float(number), None, True, early)
         assert track.guard is not None
         assert track.guard.whole.observed == 260
-        assert pair_tracks.recovered(track) is recovered
+        assert track.has_recovered is recovered
 
 
 def test_a_pair_of_two_labels_is_as_old_as_its_older_request() -> None:
-    track = pair_tracks.held_against(pair_tracks.start("v"), stated(0.05, 1.0, "admin", "word"))
-    track = pair_tracks.met(track, True, 0.0, "a", 1.0, None, False, 1.0)
-    track = pair_tracks.degraded(track)
-    track = pair_tracks.met(track, False, 0.0, "b", 20.0, None, True, 15.0, 10.0)
+    track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
+    track = track.take_label(True, 0.0, "a", 1.0, None, False, 1.0)
+    track = track.begin_reverse_test()
+    track = track.take_label(False, 0.0, "b", 20.0, None, True, 15.0, 10.0)
     assert track.reverse is not None
     assert (track.pairs, track.reverse.whole.observed) == (1, 0)
-    track = pair_tracks.met(track, True, 0.0, "a", 21.0, None, True, 16.0, 10.0)
-    track = pair_tracks.met(track, False, 0.0, "b", 22.0, None, True, 17.0, 10.0)
+    track = track.take_label(True, 0.0, "a", 21.0, None, True, 16.0, 10.0)
+    track = track.take_label(False, 0.0, "b", 22.0, None, True, 17.0, 10.0)
     assert track.reverse is not None
     assert (track.pairs, track.reverse.whole.observed) == (2, 1)
     assert (track.waiting, track.other_waiting, track.placed, track.other_placed) == ((), (), (), ())
 
 
 def test_labels_that_wait_are_dropped_with_a_recovery() -> None:
-    track = pair_tracks.held_against(pair_tracks.start("v"), stated(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
     for _ in range(6):
-        track = pair_tracks.met(track, True, 1.0, "a", 1.0, None, True)
-    assert len(track.waiting) == pair_tracks.WAITING_MAX
-    assert pair_tracks.restored(track).waiting == ()
-    assert pair_tracks.restored(pair_tracks.met(pair_tracks.start("v"), False, 1.0, "a", 1.0, None)).other_waiting == ()
+        track = track.take_label(True, 1.0, "a", 1.0, None, True)
+    assert len(track.waiting) == pair_signal.WAITING_MAX
+    assert track.restart().waiting == ()
+    assert pair_signal.start("v").take_label(False, 1.0, "a", 1.0, None).restart().other_waiting == ()
 
 
 # ---- what is no recovery ----------------------------------------------------------------------------
@@ -317,13 +317,13 @@ def test_after_an_admins_word_labels_of_while_it_was_degraded_are_none_for_which
 
 
 def test_pairs_of_while_it_was_degraded_are_none_for_which_a_recovery_stood() -> None:
-    track = pair_tracks.held_against(pair_tracks.start("v"), stated(0.05, 1.0, "admin", "word"))
+    track = pair_signal.start("v").hold_against(stated(0.05, 1.0, "admin", "word"))
     track = msgspec.structs.replace(track, recoveries=1)
     for count, of_these, is_degraded in ((1, 100, False), (1, 1000, True), (1, 600, False), (0, 100, False)):
-        track = pair_tracks.untested(track)
+        track = track.end_reverse_test()
         for number in range(of_these):
-            track = pair_tracks.paired_with(track, 1.0, 0.0, ("shop",), float(number), None, is_degraded)
-        track = pair_tracks.degraded(track)
+            track = track.take_pair(1.0, 0.0, ("shop",), float(number), None, is_degraded)
+        track = track.begin_reverse_test()
         assert track.recoveries == count
 
 
@@ -333,7 +333,7 @@ def test_complaints_of_while_it_was_degraded_are_none_for_which_a_recovery_stood
         _complained_in_turn(told, 0.3)
     before = told.reckoning.watches[V3]
     assert before.complaints is not None
-    track = complaint_tracks.start(V3, told.now, before.complaints.detectors.whole.learned)
+    track = complaint_signal.start(V3, told.now, before.complaints.detectors.whole.learned)
     known = msgspec.structs.replace(before, complaints=msgspec.structs.replace(track, recoveries=1))
     told.reckoning.watches[V3] = known
     told.tell("degraded")

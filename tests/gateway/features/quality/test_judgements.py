@@ -8,14 +8,18 @@ from typing import Any
 from redis.asyncio import Redis
 
 from gateway.state.quality_store import HealthStore
-from monitoring.quality.verdicts.health import STREAMS, ArmReport, Judgement, StreamReport, Summary
+from monitoring.quality.signal_table import LABELLED, UNLABELLED
+from monitoring.quality.verdicts.health import ArmReport, Judgement, StreamReport, Summary
 
 MANY = 300
 
 
 def judged(number: int, labels: int = 100) -> Judgement:
     """A judgement of the size that real ones have."""
-    streams = [StreamReport(stream=name, labelled=True, observed=1000.0, baseline={"upper": 0.1}) for name in STREAMS]
+    streams = [
+        StreamReport(stream=name, labelled=True, observed=1000.0, baseline={"upper": 0.1})
+        for name in (*LABELLED, *UNLABELLED)
+    ]
     arms = [ArmReport(arm="version", mean=0.9, low=0.8, high=0.95), ArmReport(arm="general", mean=0.9)]
     return Judgement(
         task=f"task-{number}", version=f"task-{number}@v1", at=1.0, labels=labels, streams=streams, arms=arms

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from monitoring.quality.detectors import estimates
-from monitoring.quality.signals import pair_tracks
-from monitoring.quality.signals.pair_tracks import FIRST_PAIRS, PairTrack
+from monitoring.quality.signals import pair_signal
+from monitoring.quality.signals.pair_signal import FIRST_PAIRS, PairSignal
 
 CALLERS = tuple(f"shop{number}" for number in range(5))
 SPOILER = CALLERS[0]
@@ -18,13 +18,13 @@ LABELS, ALPHA = 10_000.0, 0.05
 
 
 def after(
-    track: PairTrack,
+    track: PairSignal,
     count: int,
     seed: int,
     slip: float = 0.0,
     spoilt: tuple[float, float] | None = None,
     callers: tuple[str, ...] = CALLERS,
-) -> PairTrack:
+) -> PairSignal:
     """Pairs of five callers, both arms equally often wrong but for a slip; the first caller may say what it likes."""
     draw = random.Random(seed)
     for number in range(count):
@@ -33,16 +33,16 @@ def after(
         if spoilt is not None and caller == SPOILER:
             wrong, other = spoilt
         givers = (caller,) if caller is not None else ()
-        track = pair_tracks.paired_with(track, wrong, other, givers, float(number), None)
+        track = track.take_pair(wrong, other, givers, float(number), None)
     return track
 
 
-def alarmed(track: PairTrack) -> bool:
-    return pair_tracks.alarms(track, 20, LABELS, ALPHA)
+def alarmed(track: PairSignal) -> bool:
+    return track.alarms(20, LABELS, ALPHA)
 
 
-def fresh() -> PairTrack:
-    return pair_tracks.start("returns@v3")
+def fresh() -> PairSignal:
+    return pair_signal.start("returns@v3")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -67,7 +67,7 @@ def test_both_ends_hold_for_labels_that_wait_for_one_of_the_other_arm() -> None:
     assert sum(alarmed(met(seed, 0.0, 0.0)) for seed in range(8)) <= 1
 
 
-def met(seed: int, spoilt: float, slip: float) -> PairTrack:
+def met(seed: int, spoilt: float, slip: float) -> PairSignal:
     """Labels of both arms' answers. One caller of five says so of the version's at first, the contrary of others."""
     track, draw = fresh(), random.Random(seed)
     for number in range(5_000):
@@ -75,7 +75,7 @@ def met(seed: int, spoilt: float, slip: float) -> PairTrack:
         bad = float(draw.random() < (RATE if first or not own else RATE + slip))
         if caller == SPOILER and first:
             bad = spoilt if own else 1.0 - spoilt
-        track = pair_tracks.met(track, own, bad, caller, float(number), None)
+        track = track.take_label(own, bad, caller, float(number), None)
     return track
 
 
@@ -99,14 +99,14 @@ def test_where_one_caller_gives_all_pairs_they_are_the_reference() -> None:
     assert track.baseline is not None
     assert found is not None
     assert track.baseline.upper == found.high
-    alone = pair_tracks.paired_with(track, 1.0, 0.0, ("only",), 0.0, None)
+    alone = track.take_pair(1.0, 0.0, ("only",), 0.0, None)
     assert alone.guard is not None
     assert alone.guard.without[0] is not None, "it began with what all have seen"
 
 
 def test_a_detector_begins_anew_at_the_references_that_it_had() -> None:
     first = after(fresh(), FIRST_PAIRS, 3, spoilt=(0.0, 1.0))
-    anew = pair_tracks.restored(after(first, 50, 4))
+    anew = after(first, 50, 4).restart()
     assert first.guard is not None
     assert anew.guard == first.guard
     assert len({left.margin for left in anew.guard.without if left is not None}) > 1
@@ -118,6 +118,6 @@ def test_its_state_goes_through_json_unchanged_and_stays_small() -> None:
     for pairs in (99, 300):
         track = after(track, pairs - track.pairs, pairs, callers=many)
         raw = msgspec.json.encode(track)
-        assert msgspec.json.decode(raw, type=PairTrack, strict=True) == track
+        assert msgspec.json.decode(raw, type=PairSignal, strict=True) == track
         assert len(raw) < 6_000
-    assert len(track.firsts) <= 1 + pair_tracks.GROUPS
+    assert len(track.firsts) <= 1 + pair_signal.GROUPS

@@ -12,7 +12,7 @@ from monitoring.quality.detectors.lately import Recent
 from monitoring.quality.signals.entries import Pair
 
 
-class JudgeTrack(msgspec.Struct, frozen=True, array_like=True):
+class PairJudge(msgspec.Struct, frozen=True, array_like=True):
     """The judge by its name, and by the digest of the model that it is (None: not known, or no model).
 
     `silent` has a 1 for each pair of which that model gave no word, and a 0 for each other that it was asked of;
@@ -25,7 +25,7 @@ class JudgeTrack(msgspec.Struct, frozen=True, array_like=True):
     answered_since: int = 0
 
 
-def after(track: JudgeTrack, pair: Pair) -> JudgeTrack:
+def after(track: PairJudge, pair: Pair) -> PairJudge:
     """The track after a pair; that of another judge is begun anew. The same object where nothing is new.
 
     A pair with a version on trial has no judge. One of an older gateway does not say which model judged it.
@@ -33,16 +33,16 @@ def after(track: JudgeTrack, pair: Pair) -> JudgeTrack:
     if pair.judge is None or pair.arm is None:
         return track
     if not is_of(track, pair.judge, pair.judge_digest):
-        track = JudgeTrack(pair.judge, pair.judge_digest)
+        track = PairJudge(pair.judge, pair.judge_digest)
     elif track.judge is None or (track.digest is None and pair.judge_digest is not None):
-        track = JudgeTrack(pair.judge, pair.judge_digest, track.silent, track.answered_since)
+        track = PairJudge(pair.judge, pair.judge_digest, track.silent, track.answered_since)
     if pair.judge_answered is None:
         return track
     silent = lately.with_value(track.silent, float(not pair.judge_answered))
-    return JudgeTrack(track.judge, track.digest, silent, track.answered_since + 1 if pair.judge_answered else 0)
+    return PairJudge(track.judge, track.digest, silent, track.answered_since + 1 if pair.judge_answered else 0)
 
 
-def is_of(track: JudgeTrack, judge: str | None, digest: str | None) -> bool:
+def is_of(track: PairJudge, judge: str | None, digest: str | None) -> bool:
     """Whether a pair has the track's judge, as far as is known."""
     if None not in (track.judge, judge) and track.judge != judge:
         return False

@@ -1,0 +1,237 @@
+"""The signal of complaints: the detector of `complaints.py`, guarded so that no caller alone makes it alarm.
+
+Each caller who complains is left out in turn (`leaving_out.py`), with its requests: up to four by themselves. Nothing
+is learned while the version is degraded. What was being learned by then begins again when that ends, or goes on where
+it was an admin's own verdict. The reverse test (`fewer.py`) has to refute that half as many complaints again as
+expected still come, about requests from after the verdict. It leaves nobody out. The expected number was learned of all
+callers: if one of those who rarely complain is left out, the others would never come down to it.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from monitoring.quality.detectors import complaints, delays, fewer, lately, leaving_out, recoveries
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.complaints import EXPECTED_MIN, SEEN_MIN, Complaints
+from monitoring.quality.detectors.delays import HORIZON_TICKS, TICK_SECONDS, Delays
+from monitoring.quality.detectors.lately import Rate
+from monitoring.quality.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.quality.detectors.planning import BETWEEN_MIN
+from monitoring.quality.signals.labelled import ALPHA, Terms, e_value_of
+from monitoring.quality.verdicts.health import StreamReport
+
+GROUPS = 4
+HORIZON_SECONDS = HORIZON_TICKS * TICK_SECONDS
+
+
+class ComplaintSignal(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the complaints. `last` is when a request or complaint last came (Unix seconds).
+
+    `detectors` leave out the groups of `complainers`. `busiest` are the most complaints a day since it began, `streams`
+    and `recoveries` are as in `BaselinedSignal`. `apart` of the expected complaints were expected while there was an
+    earlier reverse test; the present one began when `tested_at` were expected.
+    """
+
+    detectors: LeaveOneOut[Complaints]
+    complainers: Roll
+    last: float
+    rate: Rate | None = None
+    busiest: float = 0.0
+    streams: int = 0
+    recoveries: int = 0
+    apart: float = 0.0
+    tested_at: float = 0.0
+
+    @property
+    def learns(self) -> bool:
+        """Whether it still learns how many complaints are usual, and how late they come."""
+        return complaints.learns(self.detectors.whole)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it shares the accepted false alarms: always, since requests alone are evidence."""
+        return True
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether there is anything to report: always."""
+        return True
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there is a reverse test."""
+        return self.detectors.whole.back is not None
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether its evidence now would be an alarm of the signal that may alarm most often.
+
+        Time without a complaint takes evidence away too.
+        """
+        now = min(self.detectors.log_now, complaints.log_e(self.detectors.whole))
+        return leaving_out.stands_between(msgspec.structs.replace(self.detectors, log_now=now), BETWEEN_MIN)
+
+    @property
+    def has_recovered(self) -> bool:
+        """Whether the reverse test finds that complaints came down. More of them take that back."""
+        back = self.detectors.whole.back
+        return back is not None and fewer.log_e(back) >= math.log(recoveries.asked(self.recoveries))
+
+    @property
+    def evidence_since(self) -> float | None:
+        """The time from which on requests likeliest bring more complaints (Unix seconds); None while it learns."""
+        return None if self.learns else complaints.since(self.detectors.whole)
+
+    def take_request(self, caller: str, at: float) -> ComplaintSignal:
+        """The signal after a request that was answered."""
+        last, at = self.last, max(at, self.last)
+        own = list[int]()
+        if any(self.detectors.without):
+            place = leaving_out.group(self.complainers, caller)
+            own = [place] if self.detectors.without[place] is not None else []
+        moved = leaving_out.moved(self.detectors, lambda one: complaints.served(_catch_up(one, last, at), at), own)
+        return msgspec.structs.replace(self, detectors=moved, last=at)
+
+    def take_complaint(self, caller: str, request_at: float, at: float, alone: str | None) -> ComplaintSignal:
+        """The signal after the first complaint about a request. `alone` is as in `leaving_out.py`."""
+        last, at, rate = self.last, max(at, self.last), lately.with_event(self.rate, at)
+        whole = _catch_up(self.detectors.whole, last, at)
+        detectors = msgspec.structs.replace(self.detectors, whole=whole)
+        roll, own = self.complainers, list[int]()
+        if not complaints.learns(whole):
+            roll = leaving_out.met(roll, caller)
+            own = [leaving_out.group(roll, caller)]
+        moved = leaving_out.moved(
+            detectors, lambda one: complaints.complained(_catch_up(one, last, at), request_at, at), own
+        )
+        believed = () if alone is None else (leaving_out.group_of(roll, alone),)
+        return msgspec.structs.replace(
+            self,
+            detectors=leaving_out.judged(moved, complaints.log_e, believed) if own else moved,
+            complainers=roll,
+            last=at,
+            rate=rate,
+            busiest=lately.busiest(self.busiest, rate, at),
+        )
+
+    def tick(self, at: float) -> ComplaintSignal:
+        """The signal at a later moment, to whole ticks. The result is the same however often this is called.
+
+        No time passes for one that may learn nothing, as its version is degraded.
+        """
+        until = _tick_before(min(at, self.last + HORIZON_SECONDS))
+        if until <= self.detectors.whole.at or (self.learns and self.is_tested):
+            return self
+        detectors = leaving_out.moved(self.detectors, lambda one: complaints.advanced(one, until))
+        return msgspec.structs.replace(self, detectors=detectors)
+
+    def alarms(self, labels: float, alpha: float) -> bool:
+        """Whether the evidence ever reached the threshold for so many expected complaints, once enough were."""
+        whole = self.detectors.whole
+        enough = whole.seen >= SEEN_MIN and whole.expected >= EXPECTED_MIN
+        return enough and leaving_out.alarms(self.detectors, labels, alpha)
+
+    def hold_against(self, baseline: Baseline) -> None:
+        """No baseline can be set: it begins again, and learns what is usual."""
+
+    def begin_reverse_test(self, since: float) -> ComplaintSignal:
+        """Begin the reverse test of a version that is degraded `since` then."""
+        whole, signal = self.detectors.whole, self
+        if not self.is_tested:
+            left = recoveries.left(self.recoveries, whole.expected - self.apart)
+            signal = msgspec.structs.replace(self, recoveries=left, tested_at=whole.expected)
+        return signal._with_whole(complaints.turned(whole, since))
+
+    def restart(self, at: float) -> ComplaintSignal:
+        """Begin again from `at` on, with the delays that it knows, since the version is no longer degraded.
+
+        Where it knows none, it learns nothing of the time before. A recovery is counted where its reverse test has
+        found it.
+        """
+        learned = self.detectors.whole.learned
+        fresh = start(self.complainers.salt, self.last if learned is not None else max(self.last, at), learned)
+        count = recoveries.one_more(self.recoveries) if self.has_recovered else self.recoveries
+        return msgspec.structs.replace(fresh, rate=self.rate, recoveries=count)
+
+    def restart_if_recovered(self, at: float) -> ComplaintSignal:
+        """Begin again if the reverse test has found a recovery. What was being learned begins again in any case."""
+        return self.restart(at) if self.learns or self.has_recovered else self._without_test()
+
+    def end_reverse_test(self, at: float) -> ComplaintSignal:
+        """End the reverse test; the evidence remains.
+
+        What was being learned goes on at `at`, without the time between: complaints that came then were not taken.
+        """
+        signal = self._without_test()
+        if not signal.learns:
+            return signal
+        at = max(signal.last, at)
+        resumed = signal._with_whole(complaints.resumed(signal.detectors.whole, at))
+        return msgspec.structs.replace(resumed, last=at)
+
+    def report(self, name: str, of_class: str | None, terms: Terms) -> StreamReport:
+        """Report it with its evidence."""
+        whole = self.detectors.whole
+        alarming = self.alarms(terms.threshold * ALPHA, ALPHA)
+        baseline: dict[str, Any] = {"kind": "own", "learning": whole.learned is None}
+        if whole.learned is not None:
+            baseline |= {
+                "rate": delays.complaint_rate(whole.learned),
+                "delay_seconds": delays.delay_quantile(whole.learned, 0.5),
+                "from": whole.learned.began,
+                "to": whole.learned.ended,
+            }
+        share = None
+        if terms.requests_per_day:
+            share = min(1.0, lately.per_day(self.rate, terms.at) / terms.requests_per_day)
+        return StreamReport(
+            stream=name,
+            of_class=of_class,
+            labelled=True,
+            observed=float(whole.served),
+            wrong=float(whole.seen),
+            estimate=share,
+            low=None,
+            high=share,
+            baseline=baseline,
+            e_value=e_value_of(self.detectors.log_max if alarming else complaints.log_e(whole)),
+            threshold=terms.threshold,
+            alarming=alarming,
+            recovered=self.has_recovered,
+            since=self.evidence_since,
+        )
+
+    def _with_whole(self, whole: Complaints) -> ComplaintSignal:
+        return msgspec.structs.replace(self, detectors=msgspec.structs.replace(self.detectors, whole=whole))
+
+    def _without_test(self) -> ComplaintSignal:
+        """The signal without its reverse test; the evidence remains."""
+        if not self.is_tested:
+            return self
+        whole = self.detectors.whole
+        apart = self.apart + whole.expected - self.tested_at
+        return msgspec.structs.replace(self._with_whole(complaints.untested(whole)), apart=apart)
+
+
+def start(salt: str, at: float, learned: Delays | None) -> ComplaintSignal:
+    """A signal without complaints, with the delays that another version's signal has learned, if any."""
+    detectors = leaving_out.start(complaints.start(at, learned), GROUPS)
+    return ComplaintSignal(detectors=detectors, complainers=Roll(salt=salt, groups=GROUPS), last=at)
+
+
+def _catch_up(state: Complaints, last: float, at: float) -> Complaints:
+    """The state after a long pause as `tick` leaves it, so that it does not matter whether that was called."""
+    if at - last <= HORIZON_SECONDS:
+        return state
+    until = _tick_before(last + HORIZON_SECONDS)
+    return complaints.advanced(state, until) if until > state.at else state
+
+
+def _tick_before(at: float) -> float:
+    return at // TICK_SECONDS * TICK_SECONDS

@@ -1,0 +1,288 @@
+"""A signal of labels: its baseline, the guarded detector against that, and the reverse test.
+
+Until there is a baseline nothing is claimed. An admin's or the gate's baseline holds at once, and another version's as
+soon as that has enough labels. Else the signal's own first labels become the baseline. While the version is degraded
+none are learned: the reverse test would be held against the slipped state, and find a recovery that is none.
+
+A degraded version is held against the rate half-way between its baseline and its error then. The reverse test has to
+refute that the error is still at least so high (`raters.py` with side `below`). The error then is the lower bound of
+the labels since the likeliest change, because that is chosen where errors are most frequent. A degraded version that
+gets another baseline, or its first, begins the reverse test with the next label. The test sees labels of requests from
+after the verdict alone: once traffic is shifted, late praise of earlier requests would show a recovery.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from monitoring.quality.detectors import baselines, lately, leaving_out, raters, recoveries
+from monitoring.quality.detectors.baselines import Baseline, Kind
+from monitoring.quality.detectors.lately import Recent
+from monitoring.quality.detectors.leaving_out import OTHERS_MIN, LeaveOneOut, Roll
+from monitoring.quality.detectors.raters import Guarded, Shares
+from monitoring.quality.detectors.slip import BASELINE_MIN, Slip
+from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, Terms, begin, describe
+
+BASELINE_MAX = 1.0 - BASELINE_MIN
+CONFIDENCE = 0.99
+"""Of the bound from a version's own first labels, or the version before's: they are few, and versions are many."""
+PART_MIN = 0.5
+"""Labels that weigh less than this together are none."""
+
+
+Parts = tuple[tuple[int, float], ...]
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True):
+    """A label as a detector takes it: its badness, its caller and rater, and whether its giver is trusted.
+
+    `reported`: its request was not served here.
+    """
+
+    badness: float
+    caller: str = ""
+    rater: str | None = None
+    trusted: bool = False
+    reported: bool = False
+
+
+class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):
+    """The state of a signal of labels.
+
+    `labels` and `wrong` count all labels. `steady` and `steady_wrong` count those that another version may be held
+    against: they may teach a baseline (`may_teach`), and came while the version was neither degraded nor doubted.
+    `first` and `first_wrong` are the labels that become its own baseline, of `wanted`. `firsts` and `steadies` have
+    number and badness of either by groups of callers. `shares` are its raters as long as it has no detector.
+    `by_caller` is the part of each group of callers in `recent`.
+    """
+
+    wanted: int
+    salt: str
+    labels: int = 0
+    steady: int = 0
+    steady_wrong: float = 0.0
+    first: int = 0
+    first_wrong: float = 0.0
+    firsts: Parts = ()
+    steadies: Parts = ()
+    guard: Guarded | None = None
+    reverse: Guarded | None = None
+    by_caller: tuple[Recent, ...] = ()
+    shares: Shares | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of its labels."""
+        return self.labels
+
+    @property
+    def detectors(self) -> LeaveOneOut[Slip] | None:
+        """Its detectors; None as long as it has no baseline."""
+        return self.guard.detectors if self.guard is not None else None
+
+    @property
+    def reverse_detectors(self) -> LeaveOneOut[Slip] | None:
+        """Those of its reverse test; None without one."""
+        return self.reverse.detectors if self.reverse is not None else None
+
+    @property
+    def changed_after(self) -> int:
+        """The number of labels after which the change likeliest began."""
+        assert self.guard is not None, "it has a detector"
+        return self.begun + raters.since(self.guard)
+
+    def log_e(self) -> float:
+        """The logarithm of the evidence now, whichever caller or rater is left out."""
+        assert self.guard is not None, "it has a detector"
+        return raters.log_e(self.guard)
+
+    def hold_against(self, baseline: Baseline) -> LabelSignal:
+        """Hold it against this baseline from now on; the same object if it is already."""
+        if self.baseline == baseline:
+            return self
+        upper = min(BASELINE_MAX, max(BASELINE_MIN, baseline.upper))
+        if self.guard is not None:
+            guard = raters.anew(self.guard, upper)
+        else:
+            guard = raters.start_knowing(upper, self.salt, self.shares or raters.shares(self.salt))
+        return begin(msgspec.structs.replace(self, baseline=baseline, guard=guard, shares=None))
+
+    def take(
+        self,
+        label: Label,
+        at: float,
+        roll: Roll,
+        is_degraded: bool,
+        is_late: bool = False,
+        is_doubted: bool = False,
+        is_early: bool = False,
+    ) -> LabelSignal:
+        """The signal after a label at `at` (Unix seconds). `roll` knows which callers use the version.
+
+        `is_late`: its request came before the version recovered. It counts, and no detector sees it. `is_early`: its
+        request came before the version was degraded. It shows no recovery. `is_doubted`: the version is doubted now.
+        No other version is held against the label.
+        """
+        own = None if label.trusted else leaving_out.group(roll, label.caller)
+        if is_late:
+            return self._with_count(label.badness, own, at)
+        signal = self.begin_reverse_test() if is_degraded and self.reverse is None else self
+        bad, counts = label.badness, may_teach(label, roll) and not is_degraded
+        is_steady = counts and not is_doubted
+        guard = signal.guard and _observe(signal.guard, label, at, roll)
+        reverse = signal.reverse if is_early or signal.reverse is None else _observe(signal.reverse, label, at, roll)
+        signal = msgspec.structs.replace(
+            signal._with_count(bad, own, at),
+            steady=signal.steady + is_steady,
+            steady_wrong=signal.steady_wrong + (bad if is_steady else 0.0),
+            steadies=_with_part(signal.steadies, own, bad) if is_steady else signal.steadies,
+            begun=signal.begun,
+            apart=signal.apart + (reverse is not None),
+            guard=guard,
+            reverse=reverse,
+            shares=signal._shares_after(label, at, roll) if guard is None else None,
+        )
+        return signal._learn(own, bad, at) if guard is None and counts else signal
+
+    def make_baseline(self, at: float, by: str, source: str) -> Baseline | None:
+        """The baseline of another version that follows from these labels; None without any."""
+        if not self.steady:
+            return None
+        return _measure("previous", self.steady_wrong, self.steady, self.steadies, at, by, source)
+
+    def begin_reverse_test(self, since: float = 0.0) -> LabelSignal:
+        """Begin the reverse test, since the version is degraded."""
+        if self.guard is None or self.baseline is None:
+            return self
+        held = self.guard.detectors.whole.baseline
+        since_then = lately.since_then(self.marks, self.changed_after)
+        error = held + STEP_UP_MIN
+        if since_then is not None:
+            wrong, of = since_then
+            error = max(error, baselines.lower_bound(min(of, max(0.0, wrong)), of))
+        half_way = min(BASELINE_MAX, (held + error) / 2)
+        left = recoveries.left(self.recoveries, self.observed - self.apart)
+        return msgspec.structs.replace(self, reverse=raters.anew(self.guard, half_way, "below"), recoveries=left)
+
+    def restart(self, at: float = 0.0) -> LabelSignal:
+        """Begin the detector again at its baseline, since the version is no longer degraded.
+
+        A recovery is counted where its own reverse test has found it.
+        """
+        if self.guard is None:
+            return self
+        guard = raters.anew(self.guard, self.guard.detectors.whole.baseline)
+        count = recoveries.one_more(self.recoveries) if self.has_recovered else self.recoveries
+        return msgspec.structs.replace(begin(self), guard=guard, recoveries=count)
+
+    def rests_on_most(self, labels_min: int, labels: float, alpha: float) -> bool:
+        """Whether it would alarm now by the labels alone of a caller or rater who gave most of them, once it has seen
+        enough labels."""
+        enough = self.guard is not None and self.observed >= labels_min
+        return enough and self.guard is not None and raters.rests_on_most(self.guard, labels, alpha)
+
+    def sums_since(self, total: float, of: int) -> Recent:
+        """The sums of the newest `of` labels, whose badness has this total."""
+        return Recent(float(of), float(of), max(0.0, total), total)
+
+    def find_interval(self, recent: Recent) -> tuple[float, float] | None:
+        """The 95% interval of its errors lately."""
+        return lately.share_interval(recent)
+
+    def high_without_one(self, roll: Roll, high: float | None) -> float | None:
+        """The greatest upper end of the interval of its errors lately, whichever caller is left out who may be."""
+        if not self.recent.weight:
+            return None
+        believed = set(leaving_out.believed(roll))
+        parts = [one for place, one in enumerate(self.by_caller) if place not in believed and one.weight >= PART_MIN]
+        left = [self.recent, *[lately.without(self.recent, part) for part in parts]]
+        intervals = [lately.share_interval(one) if one.weight >= PART_MIN else (0.0, 1.0) for one in left]
+        return max([one[1] for one in intervals if one is not None], default=None)
+
+    def describe_baseline(self, terms: Terms) -> dict[str, Any]:
+        """What it is held against, as JSON, with what makes its labels doubtful."""
+        described = describe(self.baseline, self.first, self.wanted)
+        if self.guard is not None and raters.rests_on_one(self.guard, terms.threshold * ALPHA, ALPHA):
+            described["rests_on_one"] = True
+        if terms.is_outdated:
+            described["set_for_another_metric"] = True
+        return described
+
+    def _with_count(self, bad: float, own: int | None, at: float) -> LabelSignal:
+        """The signal with a label that no detector has seen."""
+        parts = self.by_caller or (() if own is None else (Recent(),) * raters.GROUPS)
+        count, wrong, rate = self.labels + 1, self.wrong + bad, lately.with_event(self.rate, at)
+        return msgspec.structs.replace(
+            self,
+            labels=count,
+            wrong=wrong,
+            begun=self.begun + 1,
+            recent=lately.with_value(self.recent, bad),
+            by_caller=lately.with_value_of(parts, own, bad),
+            rate=rate,
+            busiest=lately.busiest(self.busiest, rate, at),
+            marks=lately.with_mark(self.marks, count, at, wrong),
+        )
+
+    def _shares_after(self, label: Label, at: float, roll: Roll) -> Shares | None:
+        """The shares of its raters after a label that no detector has seen."""
+        if label.trusted:
+            return self.shares
+        shares = self.shares or raters.shares(self.salt)
+        shares = msgspec.structs.replace(shares, raters=leaving_out.of_kind(shares.raters, roll.reported))
+        return raters.heard(shares, label.caller, label.rater, label.reported, at=at)[0]
+
+    def _learn(self, own: int | None, bad: float, at: float) -> LabelSignal:
+        """The signal after one of the first labels; with the last of them its baseline is known."""
+        first, wrong = self.first + 1, self.first_wrong + bad
+        firsts = _with_part(self.firsts, own, bad)
+        signal = msgspec.structs.replace(self, first=first, first_wrong=wrong, firsts=firsts)
+        if first < self.wanted:
+            return signal
+        return signal.hold_against(_measure("own", wrong, first, firsts, at, "monitor", "its first labels"))
+
+
+def start(wanted: int, salt: str) -> LabelSignal:
+    """A signal without labels. `wanted` of its own make a baseline, if there is no other."""
+    return LabelSignal(wanted=wanted, salt=salt)
+
+
+def may_teach(label: Label, roll: Roll) -> bool:
+    """Whether a label may become part of a baseline. A label on a report may where reports are all that there is."""
+    return label.trusted or label.reported == roll.reported
+
+
+def _observe(guard: Guarded, label: Label, at: float, roll: Roll) -> Guarded:
+    guard = raters.used_by(guard, roll)
+    return raters.observe(
+        guard, label.badness, label.caller, label.trusted, rater=label.rater, reported=label.reported, at=at
+    )
+
+
+def _with_part(parts: Parts, own: int | None, bad: float) -> Parts:
+    if own is None:
+        return parts
+    known = parts or ((0, 0.0),) * raters.GROUPS
+    return tuple([(of + 1, wrong + bad) if place == own else (of, wrong) for place, (of, wrong) in enumerate(known)])
+
+
+def _measure(kind: Kind, wrong: float, of: int, parts: Parts, at: float, by: str, source: str) -> Baseline:
+    """The baseline that follows from these labels: the least one, whichever caller is left out.
+
+    So nobody raises it. The least of several bounds is under the truth more often than each of them. Half of the error
+    is that of all labels' bound, and those without a caller share the other half.
+    """
+    without = [
+        (max(0.0, wrong - wrong_part), of - part) for part, wrong_part in parts if part and of - part >= OTHERS_MIN * of
+    ]
+    error = (1.0 - CONFIDENCE) / 2
+    confidences = [1.0 - error, *[1.0 - error / len(without)] * len(without)] if without else [CONFIDENCE]
+    bounds = [
+        baselines.measured(kind, bad, count, at, by, source, confidence)
+        for (bad, count), confidence in zip(((wrong, of), *without), confidences, strict=True)
+    ]
+    return min(bounds, key=lambda one: one.upper)

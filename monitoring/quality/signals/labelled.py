@@ -1,0 +1,270 @@
+"""Labelled signals: what the monitor asks of each, and the part that those with a baseline share.
+
+`LabelledSignal` is all that the monitor asks of the state of such a signal. `BaselinedSignal` is the shared part:
+evidence against a baseline, and a reverse test that looks for a recovery while the version is degraded.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
+
+import msgspec
+
+from monitoring.quality.detectors import baselines, lately, leaving_out, recoveries
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.lately import Marks, Rate, Recent
+from monitoring.quality.detectors.leaving_out import LeaveOneOut, Roll
+from monitoring.quality.detectors.planning import BETWEEN_MIN
+from monitoring.quality.detectors.restarts import LOG_FLOOR
+from monitoring.quality.verdicts.health import StreamReport
+
+ALPHA = 0.05
+E_VALUE_MAX = 1e12
+STEP_UP_MIN = 0.02
+"""The error of a degraded version lies at least so far above its baseline, for the reverse test."""
+
+
+class Terms(NamedTuple):
+    """The terms of a report at `at` (Unix seconds).
+
+    `labels_min` is the least number of labels for an alarm, `threshold` the e-value that is an alarm: the number of
+    labels between two false alarms. `roll` knows the version's callers. `is_outdated`: its baseline was set for another
+    metric.
+    """
+
+    at: float
+    labels_min: int
+    threshold: float
+    roll: Roll
+    requests_per_day: float
+    is_outdated: bool = False
+
+
+class LabelledSignal(Protocol):
+    """The state of one labelled signal of a version. Times are Unix seconds."""
+
+    @property
+    def streams(self) -> int:
+        """The most signals of all versions since its detector began."""
+
+    @property
+    def busiest(self) -> float:
+        """The most labels a day since its detector began."""
+
+    @property
+    def rate(self) -> Rate | None:
+        """The rate of its labels."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it shares the accepted false alarms: something of it was seen."""
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether there is anything to report."""
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether its evidence now would be an alarm of the signal that may alarm most often."""
+
+    @property
+    def has_recovered(self) -> bool:
+        """Whether the reverse test finds a recovery. New errors take that back."""
+
+    def hold_against(self, baseline: Baseline) -> Self | None:
+        """Hold it against this baseline from now on. None: it begins again, and learns what is usual."""
+
+    def begin_reverse_test(self, since: float) -> Self:
+        """Begin the reverse test of a version that is degraded since then."""
+
+    def restart(self, at: float) -> Self:
+        """Begin the detectors again, since the version is no longer degraded."""
+
+    def restart_if_recovered(self, at: float) -> Self:
+        """Begin them again if the reverse test has found a recovery; else the evidence remains."""
+
+    def end_reverse_test(self, at: float) -> Self:
+        """End the reverse test; the evidence remains."""
+
+    def report(self, name: str, of_class: str | None, terms: Terms) -> StreamReport:
+        """Report it with its evidence. The same state and terms give the same report."""
+
+
+class BaselinedSignal(msgspec.Struct, frozen=True, kw_only=True):
+    """The shared part of signals that have a baseline and a reverse test.
+
+    `begun` is the number of labels before the detector last began, `busiest` the most labels a day since then, and
+    `streams` the most signals of all versions (`alarm_shares.py`): evidence and threshold are of the same time.
+    `recoveries` counts recoveries in a row that have not held (`recoveries.py`). `apart` counts what the detector saw
+    while there was a reverse test: the recovery before it was over by then.
+    """
+
+    wrong: float = 0.0
+    baseline: Baseline | None = None
+    begun: int = 0
+    busiest: float = 0.0
+    streams: int = 0
+    recoveries: int = 0
+    apart: int = 0
+    recent: Recent = Recent()
+    rate: Rate | None = None
+    marks: Marks = ()
+
+    # ---- what each kind says of itself
+
+    @property
+    def count(self) -> int:
+        """The number of its labels."""
+        raise NotImplementedError
+
+    @property
+    def detectors(self) -> LeaveOneOut[Any] | None:
+        """Its detectors; None as long as it has no baseline."""
+        raise NotImplementedError
+
+    @property
+    def reverse_detectors(self) -> LeaveOneOut[Any] | None:
+        """Those of its reverse test; None without one."""
+        raise NotImplementedError
+
+    @property
+    def changed_after(self) -> int:
+        """The number of labels after which the change likeliest began. Only with detectors."""
+        raise NotImplementedError
+
+    def log_e(self) -> float:
+        """The logarithm of the evidence now. Only with detectors."""
+        raise NotImplementedError
+
+    def restart(self, at: float = 0.0) -> Self:
+        """Begin the detectors again at their baseline, since the version is no longer degraded."""
+        raise NotImplementedError
+
+    # ---- what they share
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it shares the accepted false alarms."""
+        return self.count > 0
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether there is anything to report."""
+        return self.count > 0 or self.baseline is not None
+
+    @property
+    def observed(self) -> int:
+        """The number of labels that its detector has seen."""
+        return self.detectors.whole.observed if self.detectors is not None else 0
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether its evidence now would be an alarm of the signal that may alarm most often."""
+        return self.detectors is not None and leaving_out.stands_between(self.detectors, BETWEEN_MIN)
+
+    @property
+    def has_recovered(self) -> bool:
+        """Whether the reverse test finds that errors came down. Errors that rise again take that back."""
+        labels = recoveries.asked(self.recoveries)
+        return self.reverse_detectors is not None and leaving_out.stands_between(self.reverse_detectors, labels)
+
+    @property
+    def evidence_since(self) -> float | None:
+        """The time when the evidence of now began to grow, in Unix seconds; None without a detector."""
+        return None if self.detectors is None else lately.time_of(self.marks, self.changed_after)
+
+    def alarms(self, labels_min: int, labels: float, alpha: float) -> bool:
+        """Whether its evidence ever reached the threshold for so many labels, once it has seen enough of them."""
+        enough = self.detectors is not None and self.observed >= labels_min
+        return enough and self.detectors is not None and leaving_out.alarms(self.detectors, labels, alpha)
+
+    def find_evidence(self, alarming: bool) -> float:
+        """The logarithm of its evidence: the largest so far where that alarms, else the one of now."""
+        if self.detectors is None:
+            return LOG_FLOOR
+        return self.detectors.log_max if alarming else self.log_e()
+
+    def restart_if_recovered(self, at: float = 0.0) -> Self:
+        """Begin the detectors again if the reverse test has found a recovery; else the evidence remains."""
+        return self.restart(at) if self.has_recovered else self.end_reverse_test(at)
+
+    def end_reverse_test(self, at: float = 0.0) -> Self:
+        """End the reverse test; the evidence remains."""
+        return msgspec.structs.replace(self, reverse=None)
+
+    def find_recent(self, alarming: bool) -> Recent:
+        """Its values lately; of the time since its evidence began where that is an alarm, and still is one now."""
+        since = None
+        if alarming and self.is_doubted:
+            since = lately.since_then(self.marks, self.changed_after)
+        return self.recent if since is None else self.sums_since(*since)
+
+    def sums_since(self, total: float, of: int) -> Recent:
+        """The sums of the newest `of` values, which have this total."""
+        raise NotImplementedError
+
+    def report(self, name: str, of_class: str | None, terms: Terms) -> StreamReport:
+        """Report it with its evidence."""
+        alarming = self.alarms(terms.labels_min, terms.threshold * ALPHA, ALPHA)
+        recent = self.find_recent(alarming)
+        interval = self.find_interval(recent)
+        low, high = interval or (None, None)
+        return StreamReport(
+            stream=name,
+            of_class=of_class,
+            labelled=True,
+            observed=float(self.count),
+            wrong=self.wrong,
+            estimate=lately.mean(recent),
+            low=low,
+            high=high,
+            high_without_one=self.high_without_one(terms.roll, high),
+            baseline=self.describe_baseline(terms),
+            e_value=e_value_of(self.find_evidence(alarming)),
+            threshold=terms.threshold,
+            alarming=alarming,
+            rests_on_most=self.rests_on_most(terms.labels_min, terms.threshold * ALPHA, ALPHA),
+            recovered=self.has_recovered,
+            since=self.evidence_since,
+        )
+
+    def find_interval(self, recent: Recent) -> tuple[float, float] | None:
+        """The 95% interval of its values lately; None without any."""
+        raise NotImplementedError
+
+    def high_without_one(self, roll: Roll, high: float | None) -> float | None:
+        """The greatest upper end of that interval, whichever caller is left out; None where it is not known."""
+        raise NotImplementedError
+
+    def describe_baseline(self, terms: Terms) -> dict[str, Any]:
+        """What it is held against, as JSON."""
+        raise NotImplementedError
+
+    def rests_on_most(self, labels_min: int, labels: float, alpha: float) -> bool:
+        """Whether the giver of most labels alone would make it alarm."""
+        return False
+
+
+AnySignal = TypeVar("AnySignal", bound=BaselinedSignal)
+
+
+def begin(signal: AnySignal) -> AnySignal:
+    """The signal whose detector has just begun."""
+    return msgspec.structs.replace(
+        signal, begun=signal.count, busiest=0.0, streams=0, recoveries=0, apart=0, reverse=None
+    )
+
+
+def describe(baseline: Baseline | None, first: int, wanted: int) -> dict[str, Any]:
+    """A baseline as JSON; where there is none yet, how many of the wanted first labels are there."""
+    if baseline is None:
+        return {"labels": first, "wanted": wanted}
+    described: dict[str, Any] = msgspec.to_builtins(baseline)
+    rate = baselines.rate(baseline)
+    return described if rate is None else {**described, "rate": rate}
+
+
+def e_value_of(log: float) -> float:
+    """An e-value from its natural logarithm: at most 1e12."""
+    return 0.0 if log <= LOG_FLOOR else min(E_VALUE_MAX, math.exp(min(log, 700.0)))

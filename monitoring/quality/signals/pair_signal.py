@@ -1,0 +1,312 @@
+"""A signal of pairs: the version's badness less another arm's on the same, or on concurrent, requests.
+
+The reference is the mean difference of the first pairs, at its one-sided upper 95% bound. A specialist differs from a
+general model from the first day on; a growing difference is what counts. Once another build of general has taken over,
+the reference is learned again (`fingerprints.py`). Pairs that came while the version was degraded are no part of it:
+its slip would be the reference. Nobody moves it alone: each giver is left out in turn (`leaving_out.py`), up to four by
+themselves.
+
+Nor does anybody make the reference alone. One giver can move a difference both ways: a reference that is too high hides
+a slip, and one that is too low makes a slip of others' healthy pairs. So the detector that leaves somebody out is held
+against the reference without that one's pairs, and each of these references is the least whoever else is left out.
+The bound of a reference without somebody is that of 90%. A false alarm comes more often only if all of them are under
+the truth, and that is at most as rare as with one reference at 95%.
+
+Pure functions over frozen data that go through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+
+from monitoring.quality.detectors import delays, estimates, lately, leaving_out, paired, recoveries
+from monitoring.quality.detectors.baselines import Baseline
+from monitoring.quality.detectors.estimates import Sums
+from monitoring.quality.detectors.lately import Recent
+from monitoring.quality.detectors.leaving_out import OTHERS_MIN, LeaveOneOut, Roll
+from monitoring.quality.detectors.paired import PairedSlip
+from monitoring.quality.signals.labelled import STEP_UP_MIN, BaselinedSignal, Terms, begin, describe
+
+FIRST_PAIRS = 100
+TWO_SIDED, TWO_SIDED_WITHOUT = 0.9, 0.8
+"""Of the intervals whose upper ends are the reference, and one without somebody: bounds of 95% and 90%."""
+GROUPS = 4
+MARGIN_MAX = 0.9
+WAITING_MAX = 4
+"""So few that labels from before an outage of feedback matter little."""
+
+
+class First(msgspec.Struct, frozen=True, array_like=True):
+    """Those of the first pairs that rest on the word of these groups of givers."""
+
+    givers: tuple[int, ...]
+    sums: Sums
+
+
+class Reference(NamedTuple):
+    """A sum of so many differences, and the upper bound of their mean."""
+
+    wrong: float
+    of: float
+    upper: float
+
+
+class PairSignal(BaselinedSignal, frozen=True, kw_only=True):
+    """The state of a signal of pairs. `against` is the digest of the other arm (None: not known).
+
+    `wrong` and `other_wrong` sum the badness of either arm. `first` are the differences that become its reference,
+    `firsts` the same by their givers; the detectors leave out one group of givers each. `waiting` and `other_waiting`
+    are labels with their givers that wait for a label of the other arm, `placed` and `other_placed` the times of their
+    requests.
+    """
+
+    givers: Roll
+    against: str | None = None
+    pairs: int = 0
+    other_wrong: float = 0.0
+    first: Sums = Sums()
+    firsts: tuple[First, ...] = ()
+    guard: LeaveOneOut[PairedSlip] | None = None
+    reverse: LeaveOneOut[PairedSlip] | None = None
+    waiting: tuple[tuple[float, str], ...] = ()
+    other_waiting: tuple[tuple[float, str], ...] = ()
+    placed: tuple[float, ...] = ()
+    other_placed: tuple[float, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """The number of its pairs."""
+        return self.pairs
+
+    @property
+    def detectors(self) -> LeaveOneOut[PairedSlip] | None:
+        """Its detectors; None as long as it has no reference."""
+        return self.guard
+
+    @property
+    def reverse_detectors(self) -> LeaveOneOut[PairedSlip] | None:
+        """Those of its reverse test; None without one."""
+        return self.reverse
+
+    @property
+    def changed_after(self) -> int:
+        """The number of pairs after which the change likeliest began."""
+        assert self.guard is not None, "it has a detector"
+        return self.begun + paired.since(self.guard.whole)
+
+    def log_e(self) -> float:
+        """The logarithm of the evidence of all pairs now."""
+        assert self.guard is not None, "it has a detector"
+        return paired.log_e(self.guard.whole)
+
+    def hold_against(self, baseline: Baseline) -> PairSignal:
+        """Hold it against this difference from now on; the same object if it is already."""
+        if self.baseline == baseline:
+            return self
+        guard = leaving_out.start(paired.start(_bound(baseline.upper)), GROUPS)
+        return begin(msgspec.structs.replace(self, baseline=baseline, guard=guard))
+
+    def compare_with(self, digest: str | None) -> PairSignal:
+        """Compare it with this arm from now on. If that is another, it starts again, but keeps an admin's baseline."""
+        if digest is None or digest == self.against:
+            return self
+        if self.against is None:
+            return msgspec.structs.replace(self, against=digest)
+        fresh = start(self.givers.salt, digest)
+        kept = self.baseline if self.baseline is not None and self.baseline.kind == "admin" else None
+        return fresh.hold_against(kept) if kept is not None else fresh
+
+    def take_pair(
+        self,
+        wrong: float,
+        other_wrong: float,
+        givers: tuple[str, ...],
+        at: float,
+        alone: str | None,
+        is_degraded: bool = False,
+        is_early: bool = False,
+    ) -> PairSignal:
+        """The signal after a pair. `givers` are the callers who judged it, `alone` is as in `leaving_out.py`.
+
+        `is_early`: its request came before the version was degraded. The reverse test does not see it.
+        """
+        signal = self.begin_reverse_test() if is_degraded and self.reverse is None else self
+        difference, count = wrong - other_wrong, signal.pairs + 1
+        total = signal.wrong - signal.other_wrong + difference
+        roll = _meet(signal.givers, givers)
+        own = tuple(sorted({leaving_out.group(roll, one) for one in givers}))
+        believed = () if alone is None else (leaving_out.group_of(roll, alone),)
+        guard = signal.guard and _observe(signal.guard, difference, own, believed)
+        reverse = signal.reverse
+        if reverse is not None and not is_early:
+            reverse = _observe(reverse, difference, own, believed)
+        rate = lately.with_event(signal.rate, at)
+        signal = msgspec.structs.replace(
+            signal,
+            givers=roll,
+            pairs=count,
+            wrong=signal.wrong + wrong,
+            other_wrong=signal.other_wrong + other_wrong,
+            guard=guard,
+            apart=signal.apart + (reverse is not None),
+            reverse=reverse,
+            recent=lately.with_value(signal.recent, difference),
+            rate=rate,
+            busiest=lately.busiest(signal.busiest, rate, at),
+            marks=lately.with_mark(signal.marks, count, at, total),
+        )
+        return signal._learn(difference, own, at) if guard is None and not is_degraded else signal
+
+    def take_label(
+        self,
+        own: bool,
+        bad: float,
+        giver: str,
+        at: float,
+        alone: str | None,
+        is_degraded: bool = False,
+        placed_at: float = 0.0,
+        tested_from: float = 0.0,
+    ) -> PairSignal:
+        """The signal after a label of either arm, which waits for one of the other arm; of too many the oldest goes.
+
+        `placed_at` is when its request came; of a pair the older one counts.
+        """
+        others = self.other_waiting if own else self.waiting
+        if others:
+            (other, other_giver), other_placed_at = others[0], self._placed(not own)[0]
+            signal = self._with_waiting(not own, others[1:], self._placed(not own)[1:])
+            wrong, other_wrong = (bad, other) if own else (other, bad)
+            is_early = min(placed_at, other_placed_at) < tested_from
+            return signal.take_pair(wrong, other_wrong, (giver, other_giver), at, alone, is_degraded, is_early)
+        waiting = (*(self.waiting if own else self.other_waiting), (bad, giver))
+        placed = (*self._placed(own), placed_at)
+        return self._with_waiting(own, waiting[-WAITING_MAX:], placed[-WAITING_MAX:])
+
+    def begin_reverse_test(self, since: float = 0.0) -> PairSignal:
+        """Begin the reverse test, since the version is degraded."""
+        if self.guard is None:
+            return self
+        margin, since_then = self.guard.whole.margin, lately.since_then(self.marks, self.changed_after)
+        error = margin + STEP_UP_MIN
+        if since_then is not None:
+            total, of = since_then
+            error = max(error, total / of - delays.Z_UPPER * math.sqrt(self._spread() / of))
+        reverse = leaving_out.start(paired.start(_bound((margin + error) / 2), "below"), GROUPS)
+        left = recoveries.left(self.recoveries, self.observed - self.apart)
+        return msgspec.structs.replace(self, reverse=reverse, recoveries=left)
+
+    def restart(self, at: float = 0.0) -> PairSignal:
+        """Begin the detectors again at their margins, without the labels that wait from before.
+
+        A recovery is counted where its own reverse test has found it.
+        """
+        signal = msgspec.structs.replace(self, waiting=(), other_waiting=(), placed=(), other_placed=())
+        if self.guard is None:
+            return signal
+        without = tuple([left and paired.start(left.margin) for left in self.guard.without])
+        guard = LeaveOneOut(whole=paired.start(self.guard.whole.margin), without=without)
+        count = recoveries.one_more(self.recoveries) if self.has_recovered else self.recoveries
+        return msgspec.structs.replace(begin(signal), guard=guard, recoveries=count)
+
+    def sums_since(self, total: float, of: int) -> Recent:
+        """The sums of the newest `of` differences, which have this total."""
+        return Recent(float(of), float(of), total, of * (self._spread() + (total / of) ** 2))
+
+    def find_interval(self, recent: Recent) -> tuple[float, float] | None:
+        """The 95% interval of its differences lately."""
+        return lately.mean_interval(recent)
+
+    def high_without_one(self, roll: Roll, high: float | None) -> float | None:
+        """The upper end of the interval, where nobody gave a label who could be left out: a judge or reviewers did, or
+        the version's only caller."""
+        return high if {*self.givers.known} <= {leaving_out.alone(roll)} else None
+
+    def describe_baseline(self, terms: Terms) -> dict[str, Any]:
+        """What it is held against, as JSON: a difference, against which arm."""
+        described = describe(self.baseline, self.first.labelled, FIRST_PAIRS)
+        return {**described, "difference": True, "other_wrong": self.other_wrong, "against": self.against}
+
+    def _learn(self, difference: float, own: tuple[int, ...], at: float) -> PairSignal:
+        """The signal after one of the first pairs; with the last of them its references are known."""
+        by_givers = {one.givers: one.sums for one in self.firsts}
+        by_givers[own] = estimates.labelled(by_givers.get(own, Sums()), difference)
+        signal = msgspec.structs.replace(
+            self,
+            first=estimates.labelled(self.first, difference),
+            firsts=tuple([First(*one) for one in sorted(by_givers.items())]),
+        )
+        if signal.first.labelled < FIRST_PAIRS:
+            return signal
+        reference = _reference(signal.firsts, ())
+        assert reference is not None, "there are enough pairs"
+        wrong, of, upper = reference
+        baseline = Baseline(kind="own", wrong=wrong, of=of, upper=upper, at=at, by="monitor", source="its first pairs")
+        signal = signal.hold_against(baseline)
+        assert signal.guard is not None, "it has just begun"
+        left = [_reference(signal.firsts, (place,)) for place in range(GROUPS)]
+        without = tuple([one and paired.start(_bound(one.upper)) for one in left])
+        return msgspec.structs.replace(signal, guard=msgspec.structs.replace(signal.guard, without=without))
+
+    def _placed(self, own: bool) -> tuple[float, ...]:
+        """The times of the requests whose labels wait; long ago where a gateway of another release has not kept it."""
+        waiting, placed = (self.waiting, self.placed) if own else (self.other_waiting, self.other_placed)
+        return placed if len(placed) == len(waiting) else (0.0,) * len(waiting)
+
+    def _with_waiting(self, own: bool, waiting: tuple[tuple[float, str], ...], placed: tuple[float, ...]) -> PairSignal:
+        if own:
+            return msgspec.structs.replace(self, waiting=waiting, placed=placed)
+        return msgspec.structs.replace(self, other_waiting=waiting, other_placed=placed)
+
+    def _spread(self) -> float:
+        """The variance of its differences lately."""
+        return max(0.0, self.recent.total_squares / self.recent.weight - (lately.mean(self.recent) or 0.0) ** 2)
+
+
+def start(salt: str, against: str | None = None) -> PairSignal:
+    """A signal without pairs; `salt` is the version."""
+    return PairSignal(givers=Roll(salt=salt, groups=GROUPS), against=against)
+
+
+def _reference(firsts: tuple[First, ...], left_out: tuple[int, ...]) -> Reference | None:
+    """The reference of the first pairs without these givers: the least one, whoever else is left out.
+
+    None where too few are left without these; whoever else would leave too few is not left out.
+    """
+    two_sided = TWO_SIDED_WITHOUT if left_out else TWO_SIDED
+    others = ((), *[(place,) for place in range(GROUPS)])
+    references = [_measure(firsts, {*left_out, *more}, two_sided) for more in others]
+    there = [one for one in references if one is not None]
+    return min(there, key=lambda one: one.upper) if references[0] is not None else None
+
+
+def _measure(firsts: tuple[First, ...], left_out: set[int], two_sided: float) -> Reference | None:
+    """The mean difference of the first pairs without these givers, with its bound; None where too few are left."""
+    sums = [one.sums for one in firsts if left_out.isdisjoint(one.givers)]
+    of = sum([one.labelled for one in sums])
+    if of < OTHERS_MIN * sum([one.sums.labelled for one in firsts]):
+        return None
+    wrong = math.fsum([one.y for one in sums])
+    mean = estimates.difference(Sums(labelled=of, y=wrong, yy=math.fsum([one.yy for one in sums])), two_sided)
+    return None if mean is None else Reference(wrong, float(of), mean.high)
+
+
+def _meet(roll: Roll, givers: tuple[str, ...]) -> Roll:
+    for one in sorted(givers, key=partial(leaving_out.digest, roll)):
+        roll = leaving_out.met(roll, one)
+    return roll
+
+
+def _observe(
+    guard: LeaveOneOut[PairedSlip], difference: float, own: tuple[int, ...], believed: tuple[int, ...]
+) -> LeaveOneOut[PairedSlip]:
+    moved = leaving_out.moved(guard, lambda slip: paired.observe(slip, difference), own)
+    return leaving_out.judged(moved, paired.log_e, believed)
+
+
+def _bound(margin: float) -> float:
+    return min(MARGIN_MAX, max(-MARGIN_MAX, margin))
