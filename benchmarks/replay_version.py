@@ -20,7 +20,8 @@ from monitoring.quality.detectors import lately, leaving_out, raters
 from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.phases import Verdict
 from monitoring.quality.signals import label_signal
-from monitoring.quality.signals.label_signal import Label, LabelSignal
+from monitoring.quality.signals.entries import Label
+from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.watch import CLASSES_MAX
 from monitoring.quality.verdicts.health import OTHER_CLASS, Judgement, StreamReport, TaskHealth, VersionHealth
 from monitoring.quality.verdicts.plan import Plan

@@ -25,7 +25,7 @@ from benchmarks.degradation_worlds import COMPLAINTS_FIRST, WORLDS, World, drawi
 from monitoring.quality.detectors import leaving_out, raters, slip
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.detectors.restarts import LOG_FLOOR
-from monitoring.quality.signals import label_signal
+from monitoring.quality.signals import entries, label_signal
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -166,7 +166,7 @@ def test_false_verdicts_of_a_fleet_are_those_of_the_monitors_detector_begun_anew
 def test_bounds_of_first_labels_are_the_baselines_that_the_monitor_takes(wrong: int) -> None:
     track, roll = label_signal.start(50, "returns@v3"), raters.roll("returns@v3")
     for n in range(50):
-        track = track.take(label_signal.Label(badness=float(n < wrong), caller="shop"), float(n), roll, False)
+        track = track.take(entries.Label(badness=float(n < wrong), caller="shop"), float(n), roll, False)
     assert track.baseline is not None
 
     class Fixed:

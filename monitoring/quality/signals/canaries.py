@@ -6,18 +6,14 @@ counts for no canary. The verdict is `verdicts/rollout.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
-from monitoring.badness import Metric, badness
 from monitoring.quality.detectors.leaving_out import Roll
-from monitoring.quality.signals import noted_pairs, notes
-from monitoring.quality.signals.entries import Given, Seen, asked_version, contract_broken, labelled_version
+from monitoring.quality.signals import noted_pairs
+from monitoring.quality.signals.entries import Label, Seen, asked_version, contract_broken, labelled_version
 from monitoring.quality.signals.noted_pairs import Noted
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.verdicts import rollout
-from monitoring.quality.verdicts.plan import Plan
 from monitoring.quality.verdicts.rollout import Arm, Outcome, ShadowPair, Tally
 
 
@@ -64,28 +60,20 @@ def with_record(tally: Tally, canary: Canary, seen: Seen, at: float) -> Tally:
     return rollout.observe(tally, canary.plan, outcome, at)
 
 
-def with_feedback(
-    tally: Tally,
-    canary: Canary,
-    given: Given,
-    seen: Seen,
-    note: Note,
-    plan: Plan,
-    metrics: Mapping[str, Metric],
-    at: float,
+def with_label(
+    tally: Tally, canary: Canary, label: Label | None, seen: Seen, note: Note, at: float
 ) -> tuple[Tally, Note]:
-    """The tally after a feedback at `at` that the request's note has heard, and the note. `plan` is the task's.
+    """The tally after a feedback at `at` that the request's note has heard, and the note. `label` is the feedback's.
 
     The first value of the canary's metric counts, and a demonstration judges the request's pair.
     """
     tally, note = with_pairs(tally, canary, note)
-    metric = metrics.get(given.metric) if given.metric == canary.plan.feedback_metric else None
-    bad = badness(metric, given.value) if metric is not None else None
     arm = canary.arm(labelled_version(seen)) if seen.purpose == "serve" else None
-    if bad is None or arm is None or note.canary or seen.placed_at < canary.started_at:
+    if label is None or label.metric != canary.plan.feedback_metric or arm is None:
         return tally, note
-    trusted = notes.is_trusted(given, plan)
-    outcome = Outcome(arm=arm, badness=bad, caller=given.caller, rater=given.rater, trusted=trusted)
+    if note.canary or seen.placed_at < canary.started_at:
+        return tally, note
+    outcome = Outcome(arm=arm, badness=label.badness, caller=label.caller, rater=label.rater, trusted=label.trusted)
     return rollout.observe(tally, canary.plan, outcome, at), msgspec.structs.replace(note, canary=True)
 
 

@@ -8,11 +8,14 @@ as is known, but neither its time nor its price is ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from monitoring.badness import Metric, badness
 from monitoring.quality.verdicts.health import OTHER_CLASS
+from monitoring.quality.verdicts.plan import Plan
 
 GENERAL = "general"
 OUR_FAULTS = frozenset({"cancelled", "refused", "overloaded"})
@@ -104,6 +107,41 @@ class Given(msgspec.Struct):
     reviewed: bool = False
     demonstration_digests: dict[str, str] = {}
     request: str = ""
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True):
+    """A label: a value of a metric as badness, from 0 (right) to 1 (wrong), with its giver.
+
+    `trusted`: its giver counts like a reviewer. `reported`: its request was not served here.
+    """
+
+    metric: str = ""
+    badness: float
+    caller: str = ""
+    rater: str | None = None
+    trusted: bool = False
+    reported: bool = False
+
+
+def read_label(given: Given, seen: Seen, plan: Plan, metrics: Mapping[str, Metric]) -> Label | None:
+    """The label in a feedback on this request; None where its metric is not declared, or has no order."""
+    metric = metrics.get(given.metric)
+    bad = badness(metric, given.value) if metric is not None else None
+    if bad is None:
+        return None
+    return Label(
+        metric=given.metric,
+        badness=bad,
+        caller=given.caller,
+        rater=given.rater,
+        trusted=is_trusted(given, plan),
+        reported=is_reported(seen),
+    )
+
+
+def is_trusted(given: Given, plan: Plan) -> bool:
+    """Whether this feedback counts like a reviewer's."""
+    return given.reviewed or given.caller in plan.trusted_callers
 
 
 def is_drawn(seen: Seen) -> bool:

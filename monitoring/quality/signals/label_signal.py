@@ -25,6 +25,7 @@ from monitoring.quality.detectors.lately import Recent
 from monitoring.quality.detectors.leaving_out import OTHERS_MIN, LeaveOneOut, Roll
 from monitoring.quality.detectors.raters import Guarded, Shares
 from monitoring.quality.detectors.slip import BASELINE_MIN, Slip
+from monitoring.quality.signals.entries import Label
 from monitoring.quality.signals.labelled import ALPHA, STEP_UP_MIN, BaselinedSignal, Terms, begin, describe
 
 BASELINE_MAX = 1.0 - BASELINE_MIN
@@ -35,19 +36,6 @@ PART_MIN = 0.5
 
 
 Parts = tuple[tuple[int, float], ...]
-
-
-class Label(msgspec.Struct, frozen=True, kw_only=True):
-    """A label as a detector takes it: its badness, its caller and rater, and whether its giver is trusted.
-
-    `reported`: its request was not served here.
-    """
-
-    badness: float
-    caller: str = ""
-    rater: str | None = None
-    trusted: bool = False
-    reported: bool = False
 
 
 class LabelSignal(BaselinedSignal, frozen=True, kw_only=True):

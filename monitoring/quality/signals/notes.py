@@ -7,16 +7,16 @@ Pure functions over frozen data that go through JSON unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from monitoring.badness import Metric, badness
 from monitoring.quality.signals.entries import (
     Given,
+    Label,
     Seen,
     contracts_kept,
+    is_trusted,
     says_nothing,
     sides,
     stack_of_general,
@@ -75,15 +75,14 @@ def noted_pair(note: Note, shadow: Seen) -> Note:
     return msgspec.structs.replace(note, pairs=(*note.pairs, found))
 
 
-def heard(note: Note, given: Given, plan: Plan, metrics: Mapping[str, Metric]) -> Note:
+def heard(note: Note, given: Given, plan: Plan, label: Label | None) -> Note:
     """The note with the first label and the first demonstration that may judge pairs.
 
     Where the task has reviews or trusted callers, only their word judges pairs: it is the less biased one. Elsewhere
     it takes the place of what other callers have said of the request.
     """
     trusted = is_trusted(given, plan)
-    metric = metrics.get(given.metric) if given.metric == plan.feedback_metric else None
-    bad = badness(metric, given.value) if metric is not None else None
+    bad = label.badness if label is not None and label.metric == plan.feedback_metric else None
     known = note.bad is not None or bool(note.right)
     if not trusted and (plan.reviews_per_week or plan.trusted_callers or (known and not note.givers)):
         return note
@@ -99,8 +98,3 @@ def heard(note: Note, given: Given, plan: Plan, metrics: Mapping[str, Metric]) -
     if not trusted and given.caller not in note.givers:
         moved["givers"] = (*note.givers, given.caller)
     return msgspec.structs.replace(note, **moved)
-
-
-def is_trusted(given: Given, plan: Plan) -> bool:
-    """Whether this feedback counts like a reviewer's."""
-    return given.reviewed or given.caller in plan.trusted_callers

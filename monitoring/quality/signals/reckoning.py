@@ -16,7 +16,7 @@ from monitoring.quality.detectors.baselines import Baseline
 from monitoring.quality.signals import alarm_shares, canaries, judging, notes, turning, watch
 from monitoring.quality.signals.alarm_shares import Streams
 from monitoring.quality.signals.canaries import Canary
-from monitoring.quality.signals.entries import GENERAL, Given, Seen, held_out_of, labelled_version, sides
+from monitoring.quality.signals.entries import GENERAL, Given, Seen, held_out_of, labelled_version, read_label, sides
 from monitoring.quality.signals.judging import Budget
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.steps import Step, WatchedTask
@@ -128,17 +128,17 @@ class Reckoning:
         task = self._task(seen.task)
         if task is None:
             return
-        metrics = self._step.metrics
+        label = read_label(given, seen, task.plan, self._step.metrics)
         note = self.notes.get(given.request) or Note(epoch=self.epoch)
-        note, all_moved = notes.heard(note, given, task.plan, metrics), dict[str, Watch]()
+        note, all_moved = notes.heard(note, given, task.plan, label), dict[str, Watch]()
         for name in dict.fromkeys((labelled_version(seen), held_out_of(seen), *_sides(note))):
             known = self._watch(name, seen.task)
             if known is not None:
                 previous = self._previous(known)
-                moved, note = watch.take_feedback(known, given, seen, note, task.plan, metrics, at, previous)
+                moved, note = watch.take_feedback(known, given, label, seen, note, task.plan, at, previous)
                 all_moved[known.version] = moved
         for canary, known, before in self._canaries(task):
-            tally, note = canaries.with_feedback(before, canary, given, seen, note, task.plan, metrics, at)
+            tally, note = canaries.with_label(before, canary, label, seen, note, at)
             all_moved[known.version] = _with_tally(all_moved.get(known.version, known), tally)
         for moved in all_moved.values():
             self._move(moved, at)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from monitoring.badness import Metric, badness, is_bad
+from monitoring.badness import is_bad
 from monitoring.quality.detectors import lately, leaving_out, raters, saving
 from monitoring.quality.detectors.drift import Signal
 from monitoring.quality.detectors.lately import DelayCounts, Marks, Rate, Recent
@@ -29,7 +29,6 @@ from monitoring.quality.signals import (
     fingerprints,
     label_signal,
     noted_pairs,
-    notes,
     pair_judge,
     pair_signal,
     unlabelled,
@@ -39,6 +38,7 @@ from monitoring.quality.signals.complaint_signal import ComplaintSignal
 from monitoring.quality.signals.entries import (
     GENERAL,
     Given,
+    Label,
     Pair,
     Seen,
     class_of,
@@ -49,7 +49,7 @@ from monitoring.quality.signals.entries import (
     sides,
 )
 from monitoring.quality.signals.fingerprints import GeneralStack
-from monitoring.quality.signals.label_signal import Label, LabelSignal
+from monitoring.quality.signals.label_signal import LabelSignal
 from monitoring.quality.signals.labelled import LabelledSignal
 from monitoring.quality.signals.noted_pairs import Noted
 from monitoring.quality.signals.notes import Note
@@ -333,32 +333,28 @@ def _with_roll(watch: Watch, roll: Roll) -> Watch:
 def take_feedback(
     watch: Watch,
     given: Given,
+    label: Label | None,
     seen: Seen,
     note: Note,
     plan: Plan,
-    metrics: Mapping[str, Metric],
     at: float,
     previous: Watch | None = None,
 ) -> tuple[Watch, Note]:
     """The watch after a feedback that its request's note has heard, and the note. It counts where the request is one of
-    this version, or was held out of it.
+    this version, or was held out of it. `label` is the feedback's (`entries.read_label`).
 
-    The first value of a stream counts. One of a metric that is not declared, or has no order, says nothing.
+    The first value of a signal counts.
     """
     if watch.metric != plan.feedback_metric:
         watch = _of_another_metric(watch, plan.feedback_metric)
-    trusted = notes.is_trusted(given, plan)
-    metric = metrics.get(given.metric)
-    bad = badness(metric, given.value) if metric is not None else None
     own = labelled_version(seen) == watch.version
     known = note
-    if bad is not None and given.metric == plan.complaint_metric and own:
-        watch, note = _with_complaint(watch, given, seen, note, bad, at)
-    if bad is not None and given.metric == plan.feedback_metric:
-        label = Label(badness=bad, caller=given.caller, rater=given.rater, trusted=trusted, reported=is_reported(seen))
-        stream = "reviewed" if trusted else "feedback"
+    if label is not None and label.metric == plan.complaint_metric and own:
+        watch, note = _with_complaint(watch, label, seen, note, at)
+    if label is not None and label.metric == plan.feedback_metric:
+        stream = "reviewed" if label.trusted else "feedback"
         if stream not in note.given:
-            note = msgspec.structs.replace(note, given={**note.given, stream: bad})
+            note = msgspec.structs.replace(note, given={**note.given, stream: label.badness})
             watch = _with_label(watch, label, stream, given, seen, plan, at, previous, own)
     if note is not known and own and not known.given:
         watch = msgspec.structs.replace(
@@ -437,15 +433,15 @@ def _with_class(
     return {**watch.classes, name: moved}
 
 
-def _with_complaint(watch: Watch, given: Given, seen: Seen, note: Note, bad: float, at: float) -> tuple[Watch, Note]:
+def _with_complaint(watch: Watch, label: Label, seen: Seen, note: Note, at: float) -> tuple[Watch, Note]:
     """The watch after the first value of the complaint metric for a request; only a bad one is a complaint."""
     if "complaints" in note.given:
         return watch, note
-    note = msgspec.structs.replace(note, given={**note.given, "complaints": bad})
-    if not is_bad(bad) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
+    note = msgspec.structs.replace(note, given={**note.given, "complaints": label.badness})
+    if not is_bad(label.badness) or watch.complaints is None or not _teaches_complaints(watch, watch.complaints, seen):
         return watch, note
-    roll = leaving_out.spoke(watch.roll, given.caller, is_reported(seen), at)
-    track = watch.complaints.take_complaint(given.caller, seen.placed_at, at, leaving_out.alone(roll))
+    roll = leaving_out.spoke(watch.roll, label.caller, label.reported, at)
+    track = watch.complaints.take_complaint(label.caller, seen.placed_at, at, leaving_out.alone(roll))
     return msgspec.structs.replace(watch, roll=roll, complaints=track), note
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from monitoring.quality.detectors import leaving_out, raters
 from monitoring.quality.detectors.baselines import stated
-from monitoring.quality.signals import label_signal, watch
+from monitoring.quality.signals import entries, label_signal, watch
 from monitoring.quality.signals.noted_pairs import Noted
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.reckoning import replay
@@ -146,7 +146,7 @@ def test_the_bound_of_first_labels_is_under_the_truth_at_most_once_in_a_hundred_
             first_wrong=sum(sum(part) for part in parts),
             firsts=tuple((len(part), sum(part)) for part in parts),
         )
-        last = label_signal.Label(badness=float(draw.random() < 0.15), caller="shop7")
+        last = entries.Label(badness=float(draw.random() < 0.15), caller="shop7")
         track = track.take(last, 0.0, roll, False)
         assert track.baseline is not None
         under += track.baseline.upper < 0.15

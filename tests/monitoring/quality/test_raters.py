@@ -14,7 +14,8 @@ from monitoring.quality.detectors import leaving_out, raters, slip
 from monitoring.quality.detectors.baselines import measured, stated
 from monitoring.quality.detectors.raters import Guarded
 from monitoring.quality.signals import label_signal, pair_signal
-from monitoring.quality.signals.label_signal import Label, LabelSignal
+from monitoring.quality.signals.entries import Label
+from monitoring.quality.signals.label_signal import LabelSignal
 
 LABELS, ALPHA = 10_000, 0.05
 names = st.sampled_from([f"caller-{n}" for n in range(20)])

@@ -8,7 +8,7 @@ import pytest
 
 from monitoring.quality.detectors.baselines import Baseline, measured, stated
 from monitoring.quality.phases import Phase
-from monitoring.quality.signals import judging, notes, turning, watch
+from monitoring.quality.signals import entries, judging, notes, turning, watch
 from monitoring.quality.signals.entries import Attempt, Finding
 from monitoring.quality.signals.notes import Note
 from monitoring.quality.signals.reckoning import Reckoning
@@ -474,7 +474,10 @@ def test_a_judgement_is_the_same_for_the_same_watch() -> None:
 
 def test_a_note_says_nothing_where_nothing_was_said() -> None:
     note = Note(epoch="e")
-    assert notes.heard(note, said("r0", "mood", metric="mood"), PLAN, METRICS) is note
+    mood = said("r0", "mood", metric="mood")
+    label = entries.read_label(mood, served("r0"), PLAN, METRICS)
+    assert label is None
+    assert notes.heard(note, mood, PLAN, label) is note
 
 
 def test_baselines_are_told_with_their_evidence() -> None:
